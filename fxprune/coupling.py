@@ -1,0 +1,215 @@
+"""What the analysis found: groups of channels that must live and die together.
+
+A *channel* of a group is a number from 0 to ``width - 1``. Over all groups of a network every channel
+has one *code*, ``group.offset + channel``; -1 stands for a position that never changes. Codes are what
+the labels of graph nodes hold, so that a plan is one boolean vector over codes.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from fxprune.table import table
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Where a group's channels lie on one axis of one parameter or buffer.
+
+    Attributes:
+        parameter: qualified name, as in ``model.state_dict()``.
+        dim: axis of the tensor, from 0.
+        positions: int64 [width, occurrences]; channel i lies at ``positions[i, k]`` for its k-th
+            occurrence. Merging channel j into i maps the k-th occurrence of j onto the k-th of i.
+    """
+
+    parameter: str
+    dim: int
+    positions: Codes
+
+    def __str__(self) -> str:
+        occurrences = self.positions.shape[1]
+        return f"{self.parameter}:{self.dim}" + (f" x{occurrences}" if occurrences > 1 else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels with the same uses: any two of them may merge, and merge in all these axes at once.
+
+    Attributes:
+        name: qualified name of the first tied parameter (``#2``, ``#3`` where one parameter starts several groups).
+        width: number of channels.
+        tied: axes whose rows are pulled together while training, and of which one per cluster is kept.
+        readers: axes whose columns are summed over a cluster.
+        domain: groups of one domain (>= 0) must keep clusters of one common size, since a normalisation,
+            a mean over channels or a dot product runs over all of them; -1: clusters of any size.
+        offset: code of channel 0.
+    """
+
+    name: str
+    width: int
+    tied: tuple[Axis, ...]
+    readers: tuple[Axis, ...]
+    domain: int
+    offset: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every cluster must have the same size."""
+        return self.domain >= 0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Channels that may not merge, and why.
+
+    Attributes:
+        what: parameter axes concerned, as ``name:dim``.
+        why: the reason, in words.
+        node: fx node at which it arose.
+        source: line of the model's source code, where known.
+        weights: number of weights in the parameters concerned that no group can narrow.
+    """
+
+    what: tuple[str, ...]
+    why: str
+    node: str
+    source: str
+    weights: int
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """Sizes of a tensor in the graph and the codes on each axis (None: the axis carries no channels)."""
+
+    sizes: tuple[int, ...]
+    axes: tuple[Codes | None, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any axis carries channels, prunable or frozen."""
+        return any(axis is not None for axis in self.axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Multiply-accumulates of one contraction at the analysed input: they scale with the kept share of each axis."""
+
+    macs: int
+    axes: tuple[Codes, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NodeFacts:
+    """What the analysis knows of one fx node.
+
+    Attributes:
+        value: the node's value with every tensor replaced by its :class:`Shape`, ints and None kept.
+        products: codes of the contracted axes of products of two activations: the narrow product must be multiplied
+            by the cluster size.
+        works: contractions inside the node.
+    """
+
+    value: Any
+    products: tuple[Codes, ...]
+    works: tuple[Work, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Which channels of a network are one channel; prints as a table."""
+
+    groups: Mapping[str, Group]
+    frozen: tuple[Frozen, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    graph_module: fx.GraphModule = field(repr=False)
+    nodes: Mapping[str, NodeFacts] = field(repr=False)
+    example_inputs: tuple[Any, ...] = field(repr=False)
+    model: weakref.ref[torch.nn.Module] = field(repr=False)
+    shared: Mapping[str, str] = field(repr=False, default_factory=dict)
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """Number of codes."""
+        return sum(group.width for group in self.groups.values())
+
+    @functools.cached_property
+    def share_prunable(self) -> float:
+        """Share of the weights whose rows or columns belong to a group, 0 to 1."""
+        total = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        return sum(self.prunable_weights.values()) / total if total else 0.0
+
+    @functools.cached_property
+    def prunable_weights(self) -> dict[str, int]:
+        """Parameter name -> number of its weights that lie in a row or column of some group."""
+        covered: dict[str, list[NDArray[np.bool_] | None]] = {}
+        for group in self.groups.values():
+            for axis in (*group.tied, *group.readers):
+                shape = self.shapes[axis.parameter]
+                masks = covered.setdefault(axis.parameter, [None] * len(shape))
+                mask = masks[axis.dim]
+                if mask is None:
+                    mask = masks[axis.dim] = np.zeros(shape[axis.dim], bool)
+                mask[axis.positions.ravel()] = True
+        weights = {}
+        for name, masks in covered.items():
+            untouched = 1.0
+            for mask in masks:
+                untouched *= 1.0 if mask is None else 1.0 - float(mask.mean())
+            weights[name] = round((1.0 - untouched) * int(np.prod(self.shapes[name])))
+        return weights
+
+    def graph(self) -> nx.MultiGraph:
+        """The coupled layers: modules are nodes, and an edge joins a module that makes a group's channels to one that uses them."""
+        graph = nx.MultiGraph()
+        for group in self.groups.values():
+            producers = _owners(group.tied)
+            readers = _owners(group.readers)
+            for owner in (*producers, *readers):
+                graph.add_node(owner)
+            first = producers[0] if producers else readers[0]
+            for role, owners in (("tied", producers[1:]), ("reader", readers)):
+                for owner in owners:
+                    graph.add_edge(first, owner, group=group.name, role=role, width=group.width)
+        return graph
+
+    def __str__(self) -> str:
+        rows = [
+            (group.name, group.width, _join(group.tied), _join(group.readers), _domain(group))
+            for group in self.groups.values()
+        ]
+        text = table(("group", "width", "tied", "readers", "balanced"), rows, right="width")
+        if self.frozen:
+            reasons = [
+                (_clip(", ".join(cold.what)), cold.why, cold.node, cold.source, cold.weights) for cold in self.frozen
+            ]
+            text += "\n\n" + table(("frozen", "why", "node", "source", "weights"), reasons, right="weights")
+        return text + f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"
+
+
+def _owners(axes: tuple[Axis, ...]) -> list[str]:
+    return list(dict.fromkeys(axis.parameter.rpartition(".")[0] or axis.parameter for axis in axes))
+
+
+def _join(axes: tuple[Axis, ...]) -> str:
+    return _clip(", ".join(map(str, axes)))
+
+
+def _clip(text: str, limit: int = 90) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _domain(group: Group) -> str:
+    return f"yes ({group.domain})" if group.balanced else "no"

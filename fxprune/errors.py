@@ -1,0 +1,81 @@
+"""Every error that fxprune raises on purpose says what, where, which numbers and what to do.
+
+::
+
+    FxpruneError
+    |-- InputError              what the user gave cannot be used          exit code 2
+    |   |-- ModelError            unknown model, or one that cannot be built
+    |   |-- CaptureError          a model that cannot be traced
+    |   |-- PlanError             a plan that is corrupt, or for another network
+    |   |-- NothingToPruneError   no group has two channels that may merge
+    |   |-- DataError             data that is missing or unreadable
+    |   |-- CheckpointError       a checkpoint that is corrupt, or for another network
+    |   `-- OptionError           an option outside its range
+    `-- ProofError              a check of our own did not hold            exit code 1
+        |-- AnalysisError         a rule broke its own promise
+        |-- RewriteError          the narrow graph is not the one that the plan demands
+        |-- VerifyError           narrow and wide network disagree
+        `-- ExportError           the exported file and the network disagree
+"""
+
+from __future__ import annotations
+
+
+class FxpruneError(Exception):
+    """Root of the tree; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(FxpruneError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(InputError):
+    """A model that is unknown or cannot be built."""
+
+
+class CaptureError(InputError):
+    """A model that cannot be traced."""
+
+
+class PlanError(InputError):
+    """A plan that is corrupt, impossible, or made for another network."""
+
+
+class NothingToPruneError(InputError):
+    """No group has two channels that may merge."""
+
+
+class DataError(InputError):
+    """Data that is missing or unreadable."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is corrupt, or made for another network."""
+
+
+class OptionError(InputError):
+    """An option outside its range."""
+
+
+class ProofError(FxpruneError):
+    """A check of our own did not hold."""
+
+
+class AnalysisError(ProofError):
+    """A rule broke its own promise."""
+
+
+class RewriteError(ProofError):
+    """The narrow graph is not the one that the plan demands."""
+
+
+class VerifyError(ProofError):
+    """Narrow and wide network disagree."""
+
+
+class ExportError(ProofError):
+    """The exported file and the network disagree."""

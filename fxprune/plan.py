@@ -1,0 +1,242 @@
+"""A plan gives each group a partition of its channels into clusters, one of which is kept per cluster.
+
+Everything that acts on a network (training, snapping, merging, rewriting) reads the same two things from a plan:
+:meth:`Plan.partitions`, which cuts an axis of a parameter into clusters of positions, and :attr:`Plan.kept`,
+one boolean per channel code.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fxprune.coupling import Axis, Coupling
+from fxprune.errors import PlanError
+from fxprune.files import write_text
+from fxprune.table import table
+
+FORMAT = "fxprune-plan"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """One axis of one parameter, cut into clusters of positions; positions that never merge are clusters of one.
+
+    Attributes:
+        parameter: qualified name.
+        dim: axis.
+        tied: True: rows of a cluster are made equal and one is kept; False: columns of a cluster are summed.
+        cluster: int64 [length of the axis], the cluster of each position; clusters are numbered in the order of
+            their kept positions, so cluster c becomes position c of the narrow axis.
+        kept: int64 [number of clusters], ascending: the position that stays for each cluster.
+    """
+
+    parameter: str
+    dim: int
+    tied: bool
+    cluster: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Clusters of every group of a network.
+
+    Attributes:
+        coupling: the analysis that the plan was made on.
+        clusters: group name -> int64 [width], the cluster of each channel, numbered from 0 without gaps. A group
+            that is missing keeps its width.
+        method: how the clusters were found.
+        seed: seed of the search.
+    """
+
+    coupling: Coupling = field(repr=False)
+    clusters: Mapping[str, NDArray[np.int64]]
+    method: str = "given"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the clusters against the coupling."""
+        _check(self)
+
+    @functools.cached_property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Group name -> (channels before, channels after)."""
+        return {
+            name: (group.width, int(self.clusters[name].max()) + 1 if name in self.clusters else group.width)
+            for name, group in self.coupling.groups.items()
+        }
+
+    @functools.cached_property
+    def representative(self) -> NDArray[np.int64]:
+        """Code -> code of the channel that stands for its cluster (the first one), int64 [channels]."""
+        stands = np.arange(self.coupling.channels)
+        for name, cluster in self.clusters.items():
+            group = self.coupling.groups[name]
+            _, first = np.unique(cluster, return_index=True)
+            stands[group.offset : group.offset + group.width] = group.offset + first[cluster]
+        return stands
+
+    @functools.cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """Code -> whether the channel stays, bool [channels + 1]; the last entry answers for code -1."""
+        kept = self.representative == np.arange(self.coupling.channels)
+        return np.append(kept, True)
+
+    @functools.cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Code -> number of channels in its cluster, int64 [channels + 1]; the last entry, 1, answers for code -1."""
+        count = np.bincount(self.representative, minlength=self.coupling.channels)
+        return np.append(count[self.representative], 1)
+
+    def partitions(self) -> Iterator[Partition]:
+        """Every axis of every parameter that the plan changes."""
+        axes: dict[tuple[str, int, bool], list[tuple[str, Axis]]] = {}
+        for name in self.coupling.groups:
+            before, after = self.widths[name]
+            if before == after:
+                continue
+            group = self.coupling.groups[name]
+            for tied, members in ((True, group.tied), (False, group.readers)):
+                for axis in members:
+                    axes.setdefault((axis.parameter, axis.dim, tied), []).append((name, axis))
+        for (parameter, dim, tied), members_of_axis in axes.items():
+            stands = np.arange(self.coupling.shapes[parameter][dim])
+            for name, axis in members_of_axis:
+                cluster = self.clusters[name]
+                _, first = np.unique(cluster, return_index=True)
+                stands[axis.positions] = axis.positions[first[cluster]]
+            kept, cluster_of = np.unique(stands, return_inverse=True)
+            yield Partition(parameter, dim, tied, cluster_of.astype(np.int64), kept.astype(np.int64))
+
+    def restrict(self, names: set[str]) -> Plan:
+        """The same clusters, for the named groups only."""
+        return Plan(self.coupling, {k: v for k, v in self.clusters.items() if k in names}, self.method, self.seed)
+
+    def __eq__(self, other: object) -> bool:
+        """Plans are equal when they cut the same network into the same clusters."""
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return (
+            dict(self.coupling.shapes) == dict(other.coupling.shapes)
+            and self.clusters.keys() == other.clusters.keys()
+            and all(np.array_equal(self.clusters[name], other.clusters[name]) for name in self.clusters)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        rows = [
+            (name, before, after, "yes" if self.coupling.groups[name].balanced else "no")
+            for name, (before, after) in self.widths.items()
+        ]
+        text = table(("group", "before", "after", "balanced"), rows, right="before after")
+        total = [sum(width[i] for width in self.widths.values()) for i in (0, 1)]
+        return text + f"\n\n{self.method}, seed {self.seed}: {total[0]} channels become {total[1]}"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, aside and renamed, so that no half-written plan is ever seen."""
+        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON value: format, version, method, seed, input shapes, tensor shapes, clusters."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "method": self.method,
+            "seed": self.seed,
+            "inputs": [[str(x.dtype).removeprefix("torch."), list(x.shape)] for x in self.coupling.example_inputs],
+            "tensors": {name: list(shape) for name, shape in self.coupling.shapes.items()},
+            "clusters": {name: cluster.tolist() for name, cluster in self.clusters.items()},
+        }
+
+
+def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
+    """Plan from a file that :meth:`Plan.save` wrote, checked against the model it is to be used on.
+
+    Raises:
+        PlanError: no such file, not a plan, half-written, of a later version, or made for another network.
+    """
+    from fxprune.propagate import couple
+
+    value = _read(path)
+    check_shapes(value["tensors"], model, str(path))
+    inputs = tuple(torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for dtype, shape in value["inputs"])
+    clusters = {name: np.asarray(cluster, dtype=np.int64) for name, cluster in value["clusters"].items()}
+    try:
+        return Plan(couple(model, inputs), clusters, value["method"], value["seed"])
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str) -> None:
+    """Raise PlanError with the first tensors that differ, where a model is not the one that ``tensors`` describes."""
+    here = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    there = {name: tuple(shape) for name, shape in tensors.items()}
+    differ = [
+        f"{name}: {there.get(name, 'absent')} in the plan, {here.get(name, 'absent')} in the model"
+        for name in dict.fromkeys([*there, *here])
+        if there.get(name) != here.get(name)
+    ]
+    if differ:
+        raise PlanError(
+            f"{where} was made for another network: {len(differ)} of {len(here)} tensors differ, first "
+            + "; ".join(differ[:3])
+            + ". Make a new plan for this model."
+        )
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise PlanError(f"{path} is not a whole plan file: {error}. Make it again with `fxprune plan`.") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise PlanError(f"{path} is not an fxprune plan (no `format: {FORMAT}` in it).")
+    if value.get("version") != VERSION:
+        raise PlanError(f"{path} has plan version {value.get('version')}; this fxprune reads version {VERSION}.")
+    fields = {"method": str, "seed": int, "inputs": list, "tensors": dict, "clusters": dict}
+    for name, kind in fields.items():
+        if not isinstance(value.get(name), kind):
+            raise PlanError(f"{path} is damaged: `{name}` is missing or not a {kind.__name__}.")
+    return value
+
+
+def _check(plan: Plan) -> None:
+    groups = plan.coupling.groups
+    sizes: dict[int, dict[int, str]] = {}
+    for name, cluster in plan.clusters.items():
+        if name not in groups:
+            raise PlanError(f"the plan names a group `{name}` that this network does not have.")
+        group = groups[name]
+        if cluster.shape != (group.width,):
+            raise PlanError(f"group `{name}` has {group.width} channels; the plan gives clusters for {cluster.shape}.")
+        count = np.bincount(cluster) if cluster.size and cluster.min() >= 0 else np.zeros(1, np.int64)
+        if not count.all():
+            raise PlanError(f"the clusters of group `{name}` are not numbered from 0 without gaps.")
+        if group.balanced:
+            if (count != count[0]).any():
+                raise PlanError(
+                    f"group `{name}` feeds a normalisation or a dot product and needs clusters of one size; "
+                    f"the plan has sizes {count.min()} to {count.max()}."
+                )
+            sizes.setdefault(group.domain, {}).setdefault(int(count[0]), name)
+    for name, group in groups.items():
+        if group.balanced and name not in plan.clusters and group.domain in sizes:
+            sizes[group.domain].setdefault(1, name)
+    for members in sizes.values():
+        if len(members) > 1:
+            parts = ", ".join(f"`{name}` of {size}" for size, name in members.items())
+            raise PlanError(f"groups under one normalisation need clusters of one common size; the plan has {parts}.")

@@ -1,0 +1,1 @@
+"""Channel rules, one operator family per file."""

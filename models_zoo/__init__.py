@@ -1,0 +1,1 @@
+"""Networks, recipes and data."""

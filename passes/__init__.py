@@ -1,0 +1,1 @@
+"""Passes act on a coupling: one verb per file, each a function on values."""
