@@ -1,0 +1,283 @@
+"""From one walk's ids and marks to groups: channels that occur in the same way in the same axes form a group."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.capture import source_of
+from fxprune.channels import Ids, signatures
+from fxprune.coupling import Axis, Coupling, Frozen, Group, NodeFacts, Shape, Work
+from fxprune.walk import Event, Label, Walk
+
+
+def conclude(
+    walk: Walk,
+    values: Mapping[str, Any],
+    graph_module: fx.GraphModule,
+    shapes: Mapping[str, tuple[int, ...]],
+    example_inputs: tuple[Any, ...],
+    model: weakref.ref[torch.nn.Module],
+    names: Mapping[str, str],
+) -> Coupling:
+    """Group the channels of a walk and state what is frozen and why."""
+    order = {name: place for place, name in enumerate(shapes)}
+    axes = [
+        _ParameterAxis(source.name, dim, ids)
+        for source in sorted(walk.sources.values(), key=lambda source: order.get(source.name, len(order)))
+        for dim, ids in enumerate(source.axes)
+        if ids is not None
+    ]
+    freezes = [*walk.freezes, *_roles(walk, axes)]
+    blame = _Blame(walk, freezes)
+    grouped = _group(walk, axes, blame)
+    domains = _domains(walk, grouped, blame)
+    read = _mask(walk, walk.read)
+    live = [not blame.frozen(channels).any() for channels in grouped]
+    domains = {index: domain for index, domain in domains.items() if live[index]}
+    kept = [channels if alive else channels[:0] for channels, alive in zip(grouped, live, strict=True)]
+    groups, code = _number(walk, axes, kept, domains, read)
+    nodes = {
+        name: NodeFacts(
+            _shapes(walk, value, code),
+            tuple(code[walk.channels.channel(ids)] for ids in walk.products.get(name, ())),
+            tuple(
+                Work(macs, tuple(code[walk.channels.channel(ids)] for ids in on))
+                for macs, on in walk.works.get(name, ())
+            ),
+        )
+        for name, value in values.items()
+    }
+    coupling = Coupling(groups, (), shapes, graph_module, nodes, example_inputs, model, names)
+    return Coupling(
+        groups, blame.report(axes, code, coupling), shapes, graph_module, nodes, example_inputs, model, names
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _ParameterAxis:
+    name: str
+    dim: int
+    ids: Ids
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.dim}"
+
+
+class _Blame:
+    """The first reason why each channel froze."""
+
+    def __init__(self, walk: Walk, events: list[Event]) -> None:
+        self._walk = walk
+        self._reason: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
+        self._events: list[Event] = []
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Freeze the channels of an event that are not frozen yet."""
+        channels = self._walk.channels.channel(event.ids)
+        new = channels[self._reason[channels] < 0]
+        if len(new):
+            self._reason[new] = len(self._events)
+            self._events.append(event)
+
+    def frozen(self, ids: Ids) -> NDArray[np.bool_]:
+        """Whether each id's channel is frozen."""
+        return self._reason[self._walk.channels.channel(ids)] >= 0
+
+    def report(self, axes: list[_ParameterAxis], code: NDArray[np.int64], coupling: Coupling) -> tuple[Frozen, ...]:
+        """One entry per event that froze an axis of some parameter; events without words are not told."""
+        concerned: dict[int, list[_ParameterAxis]] = defaultdict(list)
+        for axis in axes:
+            for reason in np.unique(self._reason[self._walk.channels.channel(axis.ids)]):
+                concerned[int(reason)].append(axis)
+        covered = coupling.prunable_weights
+        report = []
+        for reason, members in sorted(concerned.items()):
+            if reason < 0 or not self._events[reason].why:
+                continue
+            event = self._events[reason]
+            weights = sum(
+                math.prod(coupling.shapes.get(name, (0,))) - covered.get(name, 0)
+                for name in dict.fromkeys(axis.name for axis in members)
+            )
+            node = event.node.name if event.node is not None else "output"
+            source = source_of(event.node) if event.node is not None else "-"
+            report.append(Frozen(tuple(map(str, members)), event.why, node, source, weights))
+        return tuple(report)
+
+
+def _mask(walk: Walk, vectors: list[Ids]) -> NDArray[np.bool_]:
+    mask = np.zeros(walk.channels.count, bool)
+    for ids in vectors:
+        mask[ids] = True
+    return mask
+
+
+def _roles(walk: Walk, axes: list[_ParameterAxis]) -> list[Event]:
+    """Freeze axes without a use, and those that are read by columns and used by rows."""
+    read, tied = _mask(walk, walk.read), _mask(walk, walk.tied)
+    used = np.zeros(walk.channels.count, bool)
+    every = np.arange(walk.channels.count)
+    used[walk.channels.channel(every[read | tied])] = True
+    events = []
+    for axis in axes:
+        columns, rows = read[axis.ids], tied[axis.ids]
+        if (columns & rows).any() or (columns.any() and not columns.all()):
+            events.append(Event(axis.ids, "read by columns and used by rows", None))
+        unused = axis.ids[~used[walk.channels.channel(axis.ids)]]
+        if len(unused):
+            events.append(Event(unused, "", None))
+    return events
+
+
+def _group(walk: Walk, axes: list[_ParameterAxis], blame: _Blame) -> list[Ids]:
+    """Groups as vectors of channels, each at least two, in the order of their first occurrence."""
+    vectors = [axis.ids for axis in axes]
+    seen = {ids.tobytes() for ids in vectors}
+    for ids in walk.vectors.values():
+        channel = walk.channels.channel(ids)
+        if len(np.unique(channel)) < len(channel) and ids.tobytes() not in seen:
+            # Pairing matters wherever a channel occurs more than once, in activations too.
+            seen.add(ids.tobytes())
+            vectors.append(ids)
+    signature = signatures(walk.channels, vectors)
+    members: dict[bytes, list[int]] = defaultdict(list)
+    known: set[int] = set()
+    for axis in axes:
+        for channel in walk.channels.channel(axis.ids[~blame.frozen(axis.ids)]):
+            if int(channel) not in known:
+                known.add(int(channel))
+                members[signature[int(channel)]].append(int(channel))
+    for lone in [channels for channels in members.values() if len(channels) == 1]:
+        blame.add(Event(np.array(lone), _why_alone(walk, lone[0]), _bundling(walk, lone[0])))
+    return [np.array(channels) for channels in members.values() if len(channels) > 1]
+
+
+def _bundling(walk: Walk, channel: int) -> fx.Node | None:
+    return next((e.node for e in walk.bundles if (walk.channels.channel(e.ids) == channel).any()), None)
+
+
+def _why_alone(walk: Walk, channel: int) -> str:
+    """Name the bundlings that left one channel with its uses."""
+    events = [event for event in walk.bundles if (walk.channels.channel(event.ids) == channel).any()]
+    told = dict.fromkeys(f"{event.why} at `{event.node}`" for event in events)
+    if not told:
+        return "no other channel has the same uses"
+    return "bundled into one channel by " + " and ".join(list(told)[:2])
+
+
+def _domains(walk: Walk, groups: list[Ids], blame: _Blame) -> dict[int, int]:
+    """Group -> domain: groups that some average runs over together; freeze those that can have no common cluster size."""
+    owner: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
+    for index, channels in enumerate(groups):
+        owner[channels] = index
+    events = [(event, np.unique(owner[walk.channels.channel(event.ids)])) for event in walk.balances]
+    domain = {index: index for _, met in events for index in map(int, met) if index >= 0}
+
+    def root(index: int) -> int:
+        while domain[index] != index:
+            index = domain[index]
+        return index
+
+    for _, met in events:
+        present = [int(index) for index in met if index >= 0]
+        for index in present[1:]:
+            domain[root(index)] = root(present[0])
+    members: dict[int, list[int]] = defaultdict(list)
+    for index in domain:
+        members[root(index)].append(index)
+    for event, met in events:
+        present = [int(index) for index in met if index >= 0]
+        if not present:
+            continue
+        domain_of = root(present[0])
+        together = members[domain_of]
+        alone = met[0] < 0
+        if alone or math.gcd(*(len(groups[index]) for index in together)) == 1:
+            why = "frozen channels" if alone else "groups whose widths have no common divisor"
+            for index in together:
+                blame.add(Event(groups[index], f"{event.why} together with {why}", event.node))
+    return {index: root(index) for index in domain}
+
+
+def _number(
+    walk: Walk, axes: list[_ParameterAxis], grouped: list[Ids], domains: dict[int, int], read: NDArray[np.bool_]
+) -> tuple[dict[str, Group], NDArray[np.int64]]:
+    """Name groups, give their channels codes, and find their positions on every axis."""
+    owner: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
+    for index, channels in enumerate(grouped):
+        owner[channels] = index
+    uses: dict[int, list[tuple[_ParameterAxis, Ids, Ids, bool]]] = defaultdict(list)
+    for axis in axes:
+        channel = walk.channels.channel(axis.ids)
+        on = owner[channel]
+        for index in np.unique(on[on >= 0]):
+            positions = np.flatnonzero(on == index)
+            uses[int(index)].append((axis, positions, channel[positions], bool(read[axis.ids[positions[0]]])))
+    # A group that no parameter makes consists of constants, such as zeros from padding: nothing to train or merge.
+    made = {index: found for index, found in uses.items() if not all(columns for *_, columns in found)}
+    place = {id(axis): i for i, axis in enumerate(axes)}
+    first = {index: next(use for use in found if not use[3]) for index, found in made.items()}
+    ordered = sorted(made, key=lambda index: (place[id(first[index][0])], first[index][1][0]))
+    code: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
+    groups: dict[str, Group] = {}
+    offset = 0
+    for index in ordered:
+        axis, _, channels, _ = first[index]
+        _, start = np.unique(channels, return_index=True)
+        members = channels[np.sort(start)]
+        code[members] = offset + np.arange(len(members))
+        placed = [(Axis(on.name, on.dim, _positions(at, code[channel])), columns) for on, at, channel, columns in made[index]]
+        name = _free_name(axis.name, groups)
+        groups[name] = Group(
+            name,
+            len(members),
+            tuple(each for each, columns in placed if not columns),
+            tuple(each for each, columns in placed if columns),
+            domains.get(index, -1),
+            offset,
+        )
+        offset += len(members)
+    return groups, code
+
+
+def _positions(at: Ids, codes: Ids) -> Ids:
+    """Positions [n * occurrences] and their codes -> positions [n, occurrences], channels in the order of codes."""
+    order = np.argsort(codes, kind="stable")
+    return at[order].reshape(len(np.unique(codes)), -1)
+
+
+def _free_name(name: str, taken: Mapping[str, Group]) -> str:
+    if name not in taken:
+        return name
+    return next(other for n in range(2, len(taken) + 2) if (other := f"{name}#{n}") not in taken)
+
+
+def _shapes(walk: Walk, value: Any, code: NDArray[np.int64]) -> Any:
+    """Replace (sizes, label) by a Shape of codes."""
+
+    def shape(pair: tuple[torch.Size, Label]) -> Shape:
+        sizes, label = pair
+        return Shape(
+            tuple(sizes), tuple(None if ids is None else code[walk.channels.channel(ids)] for ids in label.axes)
+        )
+
+    return pytree.tree_map(
+        lambda leaf: shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)

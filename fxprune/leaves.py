@@ -1,0 +1,28 @@
+"""Layers whose own attributes state their widths: they stay whole in the graph, and the rewrite keeps them truthful."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+SHAPED: tuple[type[nn.Module], ...] = (
+    _ConvNd,
+    _NormBase,
+    nn.Linear,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.PReLU,
+    nn.Embedding,
+)
+
+
+def is_shaped(module: nn.Module) -> bool:
+    """Whether a module is one of these layers or of a class derived from one (and not a container of others)."""
+    return isinstance(module, SHAPED)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a convolution's weight is laid out as [in, out / groups, ...]."""
+    return isinstance(module, _ConvTransposeNd)

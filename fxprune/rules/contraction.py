@@ -1,0 +1,172 @@
+"""Operators that sum products over an axis: with a weight, its columns read; with another activation, nobody does."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from fxprune.channels import Ids
+from fxprune.rules.registry import rule
+from fxprune.walk import Axes, Call, Label
+
+
+@rule("convolution", weighs=True)
+def convolution(call: Call) -> Axes:
+    """Sum over input channels of weight times input: weight columns read the input, weight rows are the output."""
+    x, weight, bias = call.args[0], call.args[1], call.arg(2)
+    transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
+    inner, outer = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    label, on_x = call.label(weight), call.axes(x)
+    for ids in (*on_x[2:], *label.axes[2:]):
+        call.freeze(ids if ids is not None and not label.raw else None, "a kernel axis of a computed weight")
+    for ids in on_x[2:]:
+        call.freeze(ids, "convolved over")
+    if groups == 1:
+        columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
+        read_by(call, on_x[1], columns, label)
+        axes = (columns, rows)
+    elif transposed:
+        for ids in (on_x[1], *label.axes[:2]):
+            call.freeze(ids, "grouped transposed convolution")
+        # The output has groups * shape[1] channels: rows [shape[1]] serve every group.
+        rows = call.channels.fresh(outer)
+        call.freeze(rows, "grouped transposed convolution")
+        axes = (on_x[1], rows)
+    else:
+        rows = grouped(call, on_x[1], label, groups, inner, outer)
+        axes = (label.axes[1], rows)
+    call.tie(rows)
+    if bias is not None:
+        on_bias = call.axes(bias)[0]
+        call.tie(on_bias)
+        rows = call.same(rows, on_bias) if rows is not None else _unpaired(call, on_bias)
+    kernel = math.prod(weight.shape[2:])
+    positions = x.numel() // max(inner, 1) if transposed else call.out.numel() // max(outer, 1)
+    call.work(positions * kernel * inner * outer // groups, *axes, on_x[0])
+    return (on_x[0], rows, *(None for _ in range(call.out.dim() - 2)))
+
+
+def grouped(call: Call, x: Ids | None, label: Label, groups: int, inner: int, outer: int) -> Ids | None:
+    """Ids of the output of a grouped convolution, as long as the weight's axis 0.
+
+    With one input or one output channel per group (depthwise), whole groups merge: the input channels and the
+    output channels of a group are one channel. Otherwise channel j of every group is one channel, and columns read.
+    """
+    columns, rows = label.axes[1], label.axes[0]
+    per_in, per_out = inner // groups, outer // groups
+    if x is None or rows is None or not label.raw:
+        for ids in (x, rows, columns):
+            call.freeze(ids, "grouped convolution of an input without channels or with a computed weight")
+        return rows
+    if min(per_in, per_out) == 1:
+        call.freeze(columns, "columns of a convolution whose whole groups merge")
+        inside = call.bundle(x.reshape(groups, per_in).T, "input channels of a group")
+        outside = call.bundle(rows.reshape(groups, per_out).T, "output channels of a group")
+        if per_in == per_out:
+            call.channels.same(inside, outside)
+        else:
+            call.channels.bundle(inside, outside)
+        call.literal(None if _is_layer(call) else x, "a number of groups")
+        return rows
+    inside = call.bundle(x.reshape(groups, per_in), f"{groups} groups of {per_in} input channels")
+    call.bundle(rows.reshape(groups, per_out), f"{groups} groups of {per_out} output channels")
+    assert columns is not None
+    call.channels.bundle(inside, columns)
+    call.read(columns)
+    return rows
+
+
+def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> None:
+    """An activation's channels are read by a weight's columns."""
+    if x is None or columns is None:
+        call.freeze(x, "read by a weight without channels there")
+        call.freeze(columns, "reads positions that carry no channels")
+    elif not weight.raw:
+        call.channels.same(x, columns)
+        call.freeze(x, "read by a weight that is computed, not stored")
+    else:
+        call.channels.same(x, columns)
+        call.read(columns)
+
+
+def contract(call: Call, left: Label, right: Label, l: Ids | None, r: Ids | None) -> None:
+    """Sum of products over one axis of each operand, with ids ``l`` and ``r``."""
+    if left.raw and right.raw:
+        for ids in (l, r):
+            call.freeze(ids, "product of two parameters")
+    elif left.raw:
+        read_by(call, r, l, left)
+    elif right.raw:
+        read_by(call, l, r, right)
+    elif l is not None and r is not None:
+        call.channels.same(l, r)
+        call.product(l)
+    else:
+        for ids in (l, r):
+            call.freeze(ids, "summed against positions that carry no channels")
+
+
+@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", weighs=True)
+def matmul(call: Call) -> Axes:
+    """Matrix product ``[b, p, q] @ [b, q, r]``, with an addend where the operator has one."""
+    added = call.op._schema.name.split("::")[1] in ("addmm", "baddbmm")
+    a, b = call.args[1:3] if added else call.args[:2]
+    left, right = call.label(a), call.label(b)
+    contracted_r = right.axes[-2] if b.dim() > 1 else right.axes[-1]
+    contract(call, left, right, left.axes[-1], contracted_r)
+    rows = left.axes[-2] if a.dim() > 1 else None
+    columns = right.axes[-1] if b.dim() > 1 else None
+    for label, ids in ((left, rows), (right, columns)):
+        call.tie(ids if label.raw else None)
+    batch = _batch(call, left, right) if a.dim() == 3 else ()
+    out = call.out
+    axes: Axes = (*batch, *((rows,) if a.dim() > 1 else ()), *((columns,) if b.dim() > 1 else ()))
+    call.work(out.numel() * a.shape[-1], left.axes[-1] if left.axes[-1] is not None else contracted_r, *axes)
+    return _add(call, call.args[0], axes, out) if added else axes
+
+
+def _batch(call: Call, left: Label, right: Label) -> Axes:
+    l, r = left.axes[0], right.axes[0]
+    if (l is None) != (r is None):
+        call.freeze(l if r is None else r, "batched product with positions that carry no channels")
+    for label, ids in ((left, l), (right, r)):
+        call.tie(ids if label.raw else None)
+    return (call.same(l, r),)
+
+
+def _add(call: Call, addend: torch.Tensor, axes: Axes, out: torch.Tensor) -> Axes:
+    """Add a bias, broadcast from the right."""
+    label = call.label(addend)
+    result = list(axes)
+    for behind in range(1, addend.dim() + 1):
+        ids = label.axes[-behind]
+        if addend.shape[-behind] != out.shape[-behind] or addend.shape[-behind] == 1:
+            continue
+        call.tie(ids if label.raw else None)
+        if ids is None or result[-behind] is None:
+            call.freeze(ids, "meets positions that carry no channels")
+            call.freeze(result[-behind], "meets positions that carry no channels")
+        else:
+            result[-behind] = call.same(result[-behind], ids)
+    return tuple(result)
+
+
+def _unpaired(call: Call, ids: Ids | None) -> Ids | None:
+    call.freeze(ids, "meets positions that carry no channels")
+    return None
+
+
+def _is_layer(call: Call) -> bool:
+    node = call.walk.node
+    return node is not None and node.op == "call_module"
+
+
+@rule("embedding", weighs=True)
+def embedding(call: Call) -> Axes:
+    """Rows of a table by index: its columns are the result's channels, its rows are no channels."""
+    table, index = call.args[0], call.args[1]
+    rows, columns = call.axes(table)
+    call.freeze(rows, "rows of a table that an index picks")
+    call.tie(columns)
+    return (*(None for _ in index.shape), columns)

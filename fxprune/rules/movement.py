@@ -1,0 +1,239 @@
+"""Operators that move whole axes, cut them or put them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fxprune.channels import Ids
+from fxprune.rules.registry import rule
+from fxprune.walk import Axes, Call
+
+
+@rule(
+    "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive",
+    "_conj", "resolve_conj", "fill_", "zero_", "dropout", "feature_dropout", "alpha_dropout", "view_as", moves=True,
+)  # fmt: skip
+def identity(call: Call) -> Axes:
+    """The same positions."""
+    return call.axes(call.args[0])
+
+
+@rule("permute", moves=True)
+def permute(call: Call) -> Axes:
+    """Axes in another order."""
+    axes = call.axes(call.args[0])
+    return tuple(axes[dim % len(axes)] for dim in call.args[1])
+
+
+@rule("transpose.int", "transpose_", "swapaxes", "swapdims", "t", "t_", "numpy_T", "mT", moves=True)
+def transpose(call: Call) -> Axes:
+    """Two axes change places (by default the last two)."""
+    axes = list(call.axes(call.args[0]))
+    if len(axes) > 1:
+        a, b = call.args[1:3] if len(call.args) > 2 else (-1, -2)
+        axes[a], axes[b] = axes[b], axes[a]
+    return tuple(axes)
+
+
+@rule("unsqueeze", "unsqueeze_", moves=True)
+def unsqueeze(call: Call) -> Axes:
+    """A new axis of length 1."""
+    axes = list(call.axes(call.args[0]))
+    axes.insert(call.args[1] % (len(axes) + 1), None)
+    return tuple(axes)
+
+
+@rule("squeeze", "squeeze_", moves=True)
+def squeeze(call: Call) -> Axes:
+    """Axes of length 1 go; those carry no channels."""
+    x, dims = call.args[0], call.args[1] if len(call.args) > 1 else range(call.args[0].dim())
+    gone = {dim % max(x.dim(), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
+    return tuple(ids for dim, ids in enumerate(call.axes(x)) if dim not in gone or x.shape[dim] != 1)
+
+
+@rule("expand", moves=True)
+def expand(call: Call) -> Axes:
+    """New axes in front, axes of length 1 repeated."""
+    axes = call.axes(call.args[0])
+    return (*(None for _ in range(call.out.dim() - len(axes))), *axes)
+
+
+@rule("slice.Tensor", moves=True)
+def cut(call: Call) -> Axes:
+    """A range of one axis."""
+    x, dim = call.args[0], call.arg(1, 0)
+    axes = list(call.axes(x))
+    start, stop, step = call.arg(2, 0), call.arg(3, x.shape[dim]), call.arg(4, 1)
+    ids = axes[dim]
+    if ids is not None and (taken := ids[start:stop:step]) is not ids:
+        if len(taken) != len(ids):
+            call.literal(ids, "a slice of channels")
+            axes[dim] = taken
+        if len(taken) <= 1:
+            call.freeze(ids, "one channel is sliced out")
+            axes[dim] = None
+    return tuple(axes)
+
+
+@rule("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", moves=True)
+def split(call: Call) -> list[Axes]:
+    """Consecutive pieces of one axis."""
+    x, dim = call.args[0], call.arg(2, 0)
+    axes = list(call.axes(x))
+    ids = axes[dim]
+    if ids is None:
+        return [tuple(axes) for _ in call.out]
+    if len(call.out) > 1:
+        call.literal(ids, "a split of channels")
+    ends = np.cumsum([piece.shape[dim] for piece in call.out])
+    pieces = np.split(ids, ends[:-1])
+    if min(map(len, pieces)) <= 1 < len(ids):
+        call.freeze(ids, "split into single channels")
+    result = []
+    for piece in pieces:
+        own = list(axes)
+        own[dim] = piece if len(piece) > 1 else None
+        result.append(tuple(own))
+    return result
+
+
+@rule("select.int", moves=True)
+def select(call: Call) -> Axes:
+    """One position of an axis."""
+    axes = list(call.axes(call.args[0]))
+    call.freeze(axes[call.args[1]], "one channel is picked by its index")
+    del axes[call.args[1]]
+    return tuple(axes)
+
+
+@rule("unbind.int", moves=True)
+def unbind(call: Call) -> list[Axes]:
+    """Every position of an axis on its own."""
+    axes = list(call.axes(call.args[0]))
+    dim = call.arg(1, 0)
+    call.freeze(axes[dim], "an axis of channels is taken apart")
+    del axes[dim]
+    return [tuple(axes) for _ in call.out]
+
+
+@rule("flip", moves=True)
+def flip(call: Call) -> Axes:
+    """Axes back to front."""
+    axes = list(call.axes(call.args[0]))
+    for dim in call.args[1]:
+        ids = axes[dim]
+        axes[dim] = None if ids is None else np.ascontiguousarray(ids[::-1])
+    return tuple(axes)
+
+
+@rule("roll")
+def roll(call: Call) -> Axes:
+    """Axes rotated: an offset among channels is a number that only holds at full width."""
+    axes = call.axes(call.args[0])
+    dims = call.args[2] if len(call.args) > 2 and call.args[2] else range(len(axes))
+    for dim in [dims] if isinstance(dims, int) else dims:
+        call.freeze(axes[dim], "channels are rotated")
+    return axes
+
+
+@rule("cat", "concat", moves=True)
+def cat(call: Call) -> Axes:
+    """Axes end to end; on the other axes the operands meet."""
+    operands = [x for x in call.args[0] if x.dim() == call.out.dim()]
+    dim = call.arg(1, 0) % call.out.dim()
+    axes: list[Ids | None] = [_together(call, [call.axes(x)[other] for x in operands]) for other in range(call.out.dim())]
+    axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).raw) for x in operands])
+    return tuple(axes)
+
+
+@rule("stack", moves=True)
+def stack(call: Call) -> Axes:
+    """A new axis to put operands side by side; on the others they meet."""
+    operands = call.args[0]
+    rank = operands[0].dim()
+    axes = [_together(call, [call.axes(x)[dim] for x in operands]) for dim in range(rank)]
+    axes.insert(call.arg(1, 0) % (rank + 1), None)
+    return tuple(axes)
+
+
+def _together(call: Call, vectors: list[Ids | None]) -> Ids | None:
+    met: Ids | None = None
+    mixed = any(ids is None for ids in vectors) and any(ids is not None for ids in vectors)
+    for ids in vectors:
+        if mixed:
+            call.freeze(ids, "meets positions that carry no channels")
+        if ids is not None:
+            met = call.same(met, ids)
+    return met
+
+
+def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | None:
+    if all(ids is None for size, ids, _ in parts if size > 0):
+        return None
+    if any(ids is None and size > 0 for size, ids, _ in parts):
+        if all(raw for _, ids, raw in parts if ids is not None):
+            # Tokens of a parameter in front of tokens of the input: no axis of channels at all.
+            for _, ids, _ in parts:
+                call.freeze(ids, "joined with positions that carry no channels")
+            return None
+        fixed = [call.channels.fresh(size) if ids is None else ids for size, ids, _ in parts]
+        for (_, ids, _), vector in zip(parts, fixed, strict=True):
+            if ids is None:
+                call.freeze(vector, "")
+        return np.concatenate(fixed)
+    return np.concatenate([ids for _, ids, _ in parts if ids is not None])
+
+
+@rule("constant_pad_nd", "pad")
+def pad(call: Call) -> Axes:
+    """Constant positions before and after an axis; they are channels like any other, and all carry one number."""
+    x, amounts = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    for i in range(len(amounts) // 2):
+        dim, (before, after) = x.dim() - 1 - i, amounts[2 * i : 2 * i + 2]
+        ids = axes[dim]
+        if ids is None or not (before or after):
+            continue
+        call.literal(ids, "padding among channels")
+        ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
+        parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
+        axes[dim] = np.concatenate(parts)
+    return tuple(axes)
+
+
+@rule("index.Tensor", "_unsafe_index.Tensor")
+def index(call: Call) -> Axes:
+    """Positions picked by tables: channels there freeze, other axes pass."""
+    x, tables = call.args[0], list(call.args[1])
+    axes = call.axes(x)
+    tables += [None] * (x.dim() - len(tables))
+    picked = [dim for dim, table in enumerate(tables) if table is not None]
+    for dim in picked:
+        call.freeze(axes[dim], "an index picks positions")
+    if any(table is not None and table.dtype in (torch.bool, torch.uint8) for table in tables):
+        for ids in axes:
+            call.freeze(ids, "a mask picks positions")
+        return (None,) * call.out.dim()
+    rank = call.out.dim() - (x.dim() - len(picked))
+    new: list[Any] = [None] * rank
+    kept = [ids for dim, ids in enumerate(axes) if dim not in picked]
+    together = picked == list(range(picked[0], picked[0] + len(picked))) if picked else True
+    place = picked[0] if picked and together else 0
+    return (*kept[:place], *new, *kept[place:])
+
+
+@rule("index_select", "gather")
+def index_select(call: Call) -> Axes:
+    """Positions of one axis picked by a table."""
+    x, dim = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    call.freeze(axes[dim], "an index picks positions")
+    axes[dim] = None
+    if call.op._schema.name.endswith("gather"):
+        for ids in axes:
+            call.freeze(ids, "an index picks positions")
+        return (None,) * call.out.dim()
+    return tuple(axes)

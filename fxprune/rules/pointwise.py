@@ -1,0 +1,68 @@
+"""Operators that act position by position: ids that meet on an axis are the same channel."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.channels import Ids
+from fxprune.rules.registry import rule
+from fxprune.walk import Axes, Call, tensors_in
+
+
+@rule("native_dropout", "copy_", "where.self", "native_dropout_backward", "lerp", "masked_fill", "masked_fill_")
+def pointwise(call: Call) -> Axes:
+    """Equal operands give equal results: broadcast, and unite the ids that meet.
+
+    Every operator that PyTorch tags as pointwise comes here.
+    """
+    out = next(iter(tensors_in(call.out)))
+    return meet(call, list(tensors_in(call.args)), out.shape)
+
+
+def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
+    """Ids on the axes of a broadcast of ``operands`` to ``shape``, united where they meet."""
+    axes: list[Ids | None] = []
+    for dim, size in enumerate(shape):
+        behind = len(shape) - dim
+        here = [x for x in operands if x.dim() >= behind and x.shape[x.dim() - behind] == size]
+        axes.append(_meet_axis(call, [(x, x.dim() - behind) for x in here]) if size > 1 else None)
+    return tuple(axes)
+
+
+def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
+    labels = [(call.label(tensor), dim) for tensor, dim in here]
+    if any(label.axes[dim] is None for label, dim in labels):
+        # Somebody's positions differ for another reason: tokens against a position embedding, a fixed table.
+        for label, dim in labels:
+            call.freeze(label.axes[dim], "meets positions that carry no channels")
+        carried = [label.axes[dim] for label, dim in labels if not label.raw]
+        return next((ids for ids in carried if ids is not None), None)
+    met: Ids | None = None
+    for label, dim in labels:
+        met = call.same(met, label.axes[dim])
+    return met
+
+
+@rule("glu")
+def glu(call: Call) -> Axes:
+    """The first half is gated by the second: position i meets position n/2 + i."""
+    x, dim = call.args[0], call.arg(1, -1) % call.args[0].dim()
+    axes = list(call.axes(x))
+    ids = axes[dim]
+    if ids is not None:
+        half = len(ids) // 2
+        call.channels.bundle(ids[:half], ids[half:])
+        axes[dim] = ids[:half]
+    return tuple(axes)
+
+
+@rule("_prelu_kernel", "prelu")
+def prelu(call: Call) -> Axes:
+    """A slope per channel of axis 1, or one for all."""
+    x, slope = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    slopes = call.axes(slope)
+    ids = slopes[0] if slope.dim() == 1 else (slopes[1] if slope.dim() > 1 else None)
+    if ids is not None and len(axes) > 1:
+        axes[1] = call.same(axes[1], ids)
+    return tuple(axes)

@@ -1,0 +1,40 @@
+"""Operators that mix positions in space and nothing else: channels pass on the leading axes."""
+
+from __future__ import annotations
+
+from fxprune.rules.registry import rule
+from fxprune.walk import Axes, Call, tensors_in
+
+_POOL_1D = ("max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "upsample_linear1d")
+_POOL_2D = (
+    "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_bilinear2d",
+    "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_nearest2d",
+    "_upsample_nearest_exact2d", "reflection_pad2d", "replication_pad2d", "fractional_max_pool2d",
+)  # fmt: skip
+_NEAREST_1D = ("upsample_nearest1d", "_upsample_nearest_exact1d", "reflection_pad1d", "replication_pad1d")
+
+
+@rule(*_POOL_2D)
+def spatial_2d(call: Call) -> list[Axes]:
+    """The last two axes are space."""
+    return _spatial(call, 2)
+
+
+@rule(*_POOL_1D, *_NEAREST_1D)
+def spatial_1d(call: Call) -> list[Axes]:
+    """The last axis is space."""
+    return _spatial(call, 1)
+
+
+@rule("avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "upsample_trilinear3d", "upsample_nearest3d")
+def spatial_3d(call: Call) -> list[Axes]:
+    """The last three axes are space."""
+    return _spatial(call, 3)
+
+
+def _spatial(call: Call, rank: int) -> list[Axes]:
+    axes = call.axes(call.args[0])
+    for ids in axes[len(axes) - rank :]:
+        call.freeze(ids, "an axis with channels is treated as space")
+    kept: Axes = (*axes[: len(axes) - rank], *(None,) * rank)
+    return [kept for _ in tensors_in(call.out)]

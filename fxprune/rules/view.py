@@ -1,0 +1,147 @@
+"""Views: merging axes repeats a channel, splitting an axis with channels bundles them along all new axes but one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fxprune.channels import Ids
+from fxprune.rules.registry import rule
+from fxprune.rules.segments import segments
+from fxprune.walk import Axes, Call
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", moves=True)
+def view(call: Call) -> Axes:
+    """The same elements in the same order under other sizes."""
+    x, out = call.args[0], call.out
+    if x.numel() == 0:
+        return _frozen(call, call.axes(x), out.dim())
+    axes: list[Ids | None] = [None] * out.dim()
+    on_x = call.axes(x)
+    for left, right in segments(x.shape, out.shape):
+        wide_left = [dim for dim in left if x.shape[dim] > 1]
+        wide_right = [dim for dim in right if out.shape[dim] > 1]
+        if len(wide_left) == 1 and len(wide_right) == 1:
+            axes[wide_right[0]] = on_x[wide_left[0]]
+        elif wide_left:
+            whole = merged(call, [(x.shape[dim], on_x[dim]) for dim in wide_left])
+            if whole is not None:
+                dim, ids = split(call, whole, [out.shape[dim] for dim in wide_right])
+                axes[wide_right[dim]] = ids
+    return tuple(axes)
+
+
+def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> Ids | None:
+    """Ids of several axes merged into one: each channel once per position of the other axes, every time with a new value."""
+    carriers = [i for i, (_, ids) in enumerate(parts) if ids is not None]
+    if not carriers:
+        return None
+    # Two axes with channels cannot both shrink a product: the longest stays, the others freeze.
+    chosen = max(carriers, key=lambda i: parts[i][0])
+    for i in carriers:
+        if i != chosen:
+            call.freeze(parts[i][1], "merged with another axis of channels")
+    ids = parts[chosen][1]
+    assert ids is not None
+    if len(parts) == 1:
+        return ids
+    shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
+    every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
+    return call.channels.copies(every)
+
+
+def split(call: Call, ids: Ids, sizes: list[int]) -> tuple[int, Ids]:
+    """Index of the new axis that carries the channels, and its ids.
+
+    That is an axis along which the channels already repeat, if there is one (an earlier merge is undone);
+    else the longest, the later one on a tie.
+    """
+    if len(sizes) == 1:
+        return 0, ids
+    channel = call.channels.channel(ids).reshape(sizes)
+    undone = [dim for dim in range(len(sizes)) if (_rows(channel, dim) == _rows(channel, dim)[0]).all()]
+    chosen = undone[-1] if undone else max(range(len(sizes)), key=lambda dim: (sizes[dim], dim))
+    if not undone:
+        call.literal(ids, "a view that splits channels")
+    shape = " x ".join(map(str, sizes))
+    return chosen, call.bundle(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
+
+
+def _rows(ids: Ids, dim: int) -> Ids:
+    """[..., n, ...] -> [others, n]."""
+    return np.moveaxis(ids, dim, -1).reshape(-1, ids.shape[dim])
+
+
+def _frozen(call: Call, axes: Axes, rank: int) -> Axes:
+    for ids in axes:
+        call.freeze(ids, "view of an empty tensor")
+    return (None,) * rank
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Axes:
+    """``[b, c r r, h, w] -> [b, c, h r, w r]``: the r r sub-pixels of a channel are bundled."""
+    x, factor = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    ids = axes[-3]
+    if ids is not None:
+        rows = ids.reshape(-1, factor * factor).T
+        axes[-3] = call.bundle(rows, f"pixel shuffle by {factor}")
+    return _space_frozen(call, axes)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Axes:
+    """``[b, c, h r, w r] -> [b, c r r, h, w]``: each channel r r times."""
+    x, factor = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    ids = axes[-3]
+    if ids is not None:
+        axes[-3] = call.channels.copies(np.repeat(ids, factor * factor))
+    return _space_frozen(call, axes)
+
+
+def _space_frozen(call: Call, axes: list[Ids | None]) -> Axes:
+    for ids in axes[-2:]:
+        call.freeze(ids, "an axis with channels is treated as space")
+    return (*axes[:-2], None, None)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Axes:
+    """``[b, g n] -> [b, n g]``: position j of every group is bundled, then interleaved."""
+    x, groups = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    ids = axes[1]
+    if ids is not None:
+        rows = ids.reshape(groups, -1)
+        call.bundle(rows, f"channel shuffle over {groups} groups")
+        axes[1] = np.ascontiguousarray(rows.T).ravel()
+    return tuple(axes)
+
+
+@rule("repeat", moves=True)
+def repeat(call: Call) -> Axes:
+    """Each axis several times over; new axes in front."""
+    x, counts = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    lead = len(counts) - len(axes)
+    result: list[Ids | None] = [None] * lead
+    for count, ids in zip(counts[lead:], axes, strict=True):
+        result.append(ids if ids is None or count == 1 else call.channels.copies(np.tile(ids, count)))
+    return tuple(result)
+
+
+@rule("repeat_interleave.self_int")
+def repeat_interleave(call: Call) -> Axes:
+    """Each position of one axis several times in a row."""
+    x, count, dim = call.args[0], call.args[1], call.arg(2)
+    axes = list(call.axes(x))
+    if dim is None:
+        return _frozen(call, tuple(axes), call.out.dim())
+    ids = axes[dim]
+    if ids is not None:
+        axes[dim] = call.channels.copies(np.repeat(ids, count))
+    return tuple(axes)
+
+

@@ -1,0 +1,210 @@
+"""What one walk over a graph collects, and what a rule sees of it.
+
+Mutable while the walk lasts, never returned: :mod:`fxprune.conclude` turns it into a coupling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.channels import Channels, Ids
+
+Axes = tuple[Ids | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """Ids on each axis of a tensor.
+
+    Attributes:
+        axes: per axis, int64 ids as long as the axis, or None where the axis carries no channels.
+        raw: the tensor is a parameter that has only been moved since: it may be read by summing its columns.
+    """
+
+    axes: Axes
+    raw: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A parameter or running statistic, and the ids that it started with on each axis longer than 1."""
+
+    name: str
+    axes: Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Something that happened to ids at a node: they froze, were bundled, or must stay balanced."""
+
+    ids: Ids
+    why: str
+    node: fx.Node | None
+
+
+@dataclass
+class Walk:
+    """State of one walk: ids, labels and marks."""
+
+    channels: Channels = field(default_factory=Channels)
+    sources: dict[str, Source] = field(default_factory=dict)
+    freezes: list[Event] = field(default_factory=list)
+    bundles: list[Event] = field(default_factory=list)
+    balances: list[Event] = field(default_factory=list)
+    products: dict[str, list[Ids]] = field(default_factory=dict)
+    works: dict[str, list[tuple[int, list[Ids]]]] = field(default_factory=dict)
+    read: list[Ids] = field(default_factory=list)
+    tied: list[Ids] = field(default_factory=list)
+    vectors: dict[int, Ids] = field(default_factory=dict)
+    node: fx.Node | None = None
+    rewritable: bool = False
+    _labels: dict[int, tuple[torch.Tensor, Label]] = field(default_factory=dict)
+    _statistics: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
+
+    def start(self, name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
+        """Introduce a parameter (it carries ids from now on) or a buffer (it does once a normalisation reads it)."""
+        if is_parameter:
+            self.label(tensor, Label(self.source(name, tensor), raw=True))
+        else:
+            self._statistics[id(tensor)] = (tensor, name)
+
+    def source(self, name: str, tensor: torch.Tensor) -> Axes:
+        """The ids that a parameter or running statistic starts with."""
+        if name not in self.sources:
+            axes = tuple(self.channels.fresh(size) if size > 1 else None for size in tensor.shape)
+            self.sources[name] = Source(name, axes)
+        return self.sources[name].axes
+
+    def label_of(self, tensor: torch.Tensor) -> Label:
+        """The label of a tensor; a tensor never seen carries no channels."""
+        found = self._labels.get(id(tensor))
+        return found[1] if found else Label((None,) * tensor.dim())
+
+    def statistic(self, tensor: torch.Tensor | None) -> Ids | None:
+        """Ids of a running statistic [channels], which ties like a parameter; None where there is none."""
+        if tensor is None:
+            return None
+        found = self._statistics.get(id(tensor))
+        return self.source(found[1], tensor)[0] if found else self.label_of(tensor).axes[0]
+
+    def label(self, tensor: torch.Tensor, label: Label) -> None:
+        """Attach a label; the tensor is kept alive, so that its identity stays its own."""
+        self._labels[id(tensor)] = (tensor, label)
+        for axis in label.axes:
+            if axis is not None:
+                self.vectors[id(axis)] = axis
+
+    def freeze(self, ids: Ids | None, why: str) -> None:
+        """These channels may not merge."""
+        if ids is not None and len(ids):
+            self.freezes.append(Event(ids, why, self.node))
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One ATen operation as its rule sees it: ``op`` applied to ``args``, which returned ``out``.
+
+    ``args`` has one entry per argument of the operator's schema, defaults filled in.
+    """
+
+    walk: Walk
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    out: Any
+
+    @property
+    def channels(self) -> Channels:
+        """The algebra."""
+        return self.walk.channels
+
+    def arg(self, index: int, default: Any = None) -> Any:
+        """Argument by its place in the schema, or ``default`` where it is None or absent."""
+        return self.args[index] if index < len(self.args) and self.args[index] is not None else default
+
+    def takes(self, name: str) -> bool:
+        """Whether the operator has an argument of this name."""
+        return any(argument.name == name for argument in self.op._schema.arguments)
+
+    def named(self, name: str) -> Any:
+        """Argument by the name that the operator's schema gives it."""
+        return self.args[[argument.name for argument in self.op._schema.arguments].index(name)]
+
+    def label(self, tensor: torch.Tensor) -> Label:
+        """Label of an operand."""
+        return self.walk.label_of(tensor)
+
+    def axes(self, tensor: torch.Tensor) -> Axes:
+        """Ids on the axes of an operand."""
+        return self.walk.label_of(tensor).axes
+
+    def freeze(self, ids: Ids | None, why: str) -> None:
+        """These channels may not merge."""
+        self.walk.freeze(ids, why)
+
+    def same(self, left: Ids | None, right: Ids | None) -> Ids | None:
+        """Tie two axes of one length position by position; an axis without channels ties nothing."""
+        if left is None or right is None:
+            return right if left is None else left
+        self.channels.same(left, right)
+        return left
+
+    def bundle(self, rows: Ids, why: str) -> Ids:
+        """Ids [n, k] -> ids [k]: position j of every row belongs to one channel; the first row stands for all."""
+        if len(rows) > 1:
+            first = np.broadcast_to(rows[0], rows[1:].shape)
+            self.channels.bundle(first.ravel(), rows[1:].ravel())
+            self.walk.bundles.append(Event(rows.ravel(), why, self.walk.node))
+        return np.ascontiguousarray(rows[0])
+
+    def balance(self, ids: Ids | None, why: str) -> None:
+        """An average runs over these positions: it is kept if all clusters have one size."""
+        if ids is not None:
+            self.walk.balances.append(Event(ids, why, self.walk.node))
+
+    def product(self, ids: Ids) -> None:
+        """A product of two activations sums over these positions: narrow, it is too small by the cluster size."""
+        self.balance(ids, "dot product")
+        self.literal(ids, "a product of activations")
+        if self.walk.node is not None:
+            self.walk.products.setdefault(self.walk.node.name, []).append(ids)
+
+    def literal(self, ids: Ids | None, what: str) -> None:
+        """The operation depends on a number that only the rewrite could change: out of its reach, the ids freeze."""
+        if ids is not None and not self.walk.rewritable:
+            self.freeze(ids, f"{what} inside {_target(self.walk.node)}, which is kept whole")
+
+    def read(self, ids: Ids | None) -> None:
+        """These positions of a weight are columns: a merge sums them."""
+        if ids is not None:
+            self.walk.read.append(ids)
+
+    def tie(self, ids: Ids | None) -> None:
+        """These positions of a parameter are rows: a merge keeps one."""
+        if ids is not None:
+            self.walk.tied.append(ids)
+
+    def work(self, macs: int, *axes: Ids | None) -> None:
+        """Count multiply-accumulates that scale with the width of each of these axes."""
+        if self.walk.node is not None:
+            self.walk.works.setdefault(self.walk.node.name, []).append((macs, [a for a in axes if a is not None]))
+
+
+def tensors_in(values: Any) -> Iterable[torch.Tensor]:
+    """Every tensor in a nest of tuples, lists and dicts."""
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _target(node: fx.Node | None) -> str:
+    if node is None:
+        return "an operation"
+    if isinstance(node.target, str):
+        return f"`{node.target}`"
+    target: Callable[..., Any] = node.target
+    return f"`{getattr(target, '__name__', target)}`"

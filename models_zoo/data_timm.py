@@ -1,0 +1,169 @@
+"""Everything that timm reads: a folder of images, ``torch/NAME``, ``hfds/NAME``.
+
+The first training image decides how many channels there are and, unless it is asked for, how large the images become.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import DataError
+
+from .data import Data, Loader
+
+TRAIN = ("train", "training")
+TEST = ("val", "validation", "valid", "eval", "test")
+LARGEST = 224
+# Up to this many pixels per side a picture is the object: no cropping to test, little cropping to train.
+SMALL = 64
+
+
+def load_timm(name: str, *, image_size: int | None, batch_size: int, workers: int, root: Path) -> Data:
+    """Loaders by ``timm.data.create_dataset`` and ``create_loader``, over the same classes in both splits.
+
+    Args:
+        name: a folder, or timm's name of a data set.
+        image_size: pixels per side; None: the shorter side of the first image, at most 224.
+        batch_size: images per batch; fewer where there are fewer images to train on.
+        workers: processes that decode images.
+        root: where timm looks for a named data set, or puts it.
+
+    Raises:
+        DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
+    """
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    train, test = _folders(Path(name)) if _is_folder(name) else _named(name, root)
+    classes = _classes(name, train)
+    _compare(name, classes, _classes(name, test))
+    image = _first_image(name, train)
+    size = image_size or min(LARGEST, *image.size)
+    grey = len(image.getbands()) == 1
+    mean, std = ((0.5,), (0.5,)) if grey else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+    def loader(dataset: Any, *, training: bool) -> Loader:
+        return _loader(dataset, training, size, min(batch_size, len(train)), workers, mean, std)
+
+    return Data(
+        name=name,
+        num_classes=len(classes),
+        in_chans=len(mean),
+        image_size=size,
+        train=loader(train, training=True),
+        test=loader(test, training=False),
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).is_dir() or not name.startswith(("torch/", "hfds/"))
+
+
+def _folders(root: Path) -> tuple[Any, Any]:
+    from timm.data import create_dataset
+
+    if not root.is_dir():
+        raise DataError(
+            f"there is no data called `{root}`: it is neither `digits` nor `mnist5k`, and no such folder exists "
+            f"(looked for {root.absolute()}). Also possible are `torch/NAME` and `hfds/NAME`."
+        )
+    found = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+    datasets = []
+    for splits in (TRAIN, TEST):
+        split = next((split for split in splits if split in found), None)
+        if split is None:
+            raise DataError(
+                f"{root} has no sub-folder {' or '.join(f'`{s}`' for s in splits)}, "
+                f"only {', '.join(found) or 'none at all'}: put the images into `train/CLASS/` and `val/CLASS/`."
+            )
+        try:
+            datasets.append(create_dataset("", root=str(root / split), search_split=False))
+        except RuntimeError as error:
+            raise DataError(f"there are no images in {root / split}: {error}") from error
+    return datasets[0], datasets[1]
+
+
+def _named(name: str, root: Path) -> tuple[Any, Any]:
+    """Training and test split, the latter under the first of its names that the data set knows."""
+    root.mkdir(parents=True, exist_ok=True)
+    train = _create(name, root, ["train"])
+    return train, _create(name, root, ["validation", "test"])
+
+
+def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
+    from timm.data import create_dataset
+
+    # only torchvision's data sets ask whether they may download themselves
+    download = {"download": True} if name.startswith("torch/") else {}
+    try:
+        return create_dataset(name, root=str(root), split=splits[0], **download)
+    except ValueError as error:  # what the hub says to a split that a data set does not have
+        if len(splits) > 1:
+            return _create(name, root, splits[1:])
+        raise DataError(f"cannot read `{name}`: {error}") from error
+    except Exception as error:  # torchvision, the hub's reader and timm raise whatever they like
+        raise DataError(
+            f"cannot read `{name}` into {root}: {type(error).__name__}: {error}. "
+            "Check the name and the network connection; `hfds/` needs the package datasets."
+        ) from error
+
+
+def _classes(name: str, dataset: Any) -> list[str]:
+    """Names of the classes in the order of their numbers: timm's readers say class -> number, torchvision's say a list."""
+    numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    classes: Iterable[Any] = sorted(numbers, key=numbers.__getitem__) if numbers else getattr(dataset, "classes", ())
+    if not (names := [str(label) for label in classes]):
+        raise DataError(f"`{name}` does not say which classes it has, so that no network can be built for it.")
+    return names
+
+
+def _compare(name: str, train: list[str], test: list[str]) -> None:
+    if train == test:
+        return
+    lost, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
+    raise DataError(
+        f"the classes of `{name}` differ: {len(train)} to train, {len(test)} to test; "
+        f"only to train: {_some(lost)}; only to test: {_some(extra)}. Both need the same sub-folders, none without images."
+    )
+
+
+def _some(names: list[str]) -> str:
+    return (", ".join(names[:5]) + (", ..." if len(names) > 5 else "")) or "none"
+
+
+def _first_image(name: str, dataset: Any) -> Any:
+    try:
+        return dataset[0][0]
+    except Exception as error:
+        raise DataError(f"the first image of `{name}` cannot be read: {error}") from error
+
+
+def _loader(
+    dataset: Any,
+    training: bool,
+    size: int,
+    batch_size: int,
+    workers: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Loader:
+    from timm.data import create_loader
+
+    gentle = {"scale": (0.7, 1.0), "ratio": (0.9, 1.1), "color_jitter": 0.0, "crop_pct": 1.0} if size <= SMALL else {}
+    if len(mean) == 1:
+        gentle["color_jitter"] = 0.0  # grey has no colour
+    loader: Loader = create_loader(
+        dataset,
+        input_size=(len(mean), size, size),
+        batch_size=batch_size,
+        is_training=training,
+        mean=tuple(mean),
+        std=tuple(std),
+        num_workers=workers,
+        use_prefetcher=False,
+        **gentle,
+    )
+    return loader

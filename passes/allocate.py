@@ -1,0 +1,187 @@
+"""How wide each group shall be: from a share of channels, from a budget of the whole network, or as given."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.cost import cost, widths_cost
+from fxprune.coupling import Coupling, Group
+from fxprune.errors import NothingToPruneError, OptionError, PlanError
+
+Budget = Literal["macs", "params"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """Groups whose widths depend on each other: one group, or all groups of a domain.
+
+    Attributes:
+        groups: n groups.
+        widths: int64 [choices, n], ascending; every row is a set of widths that the groups may have.
+    """
+
+    groups: tuple[Group, ...]
+    widths: NDArray[np.int64]
+
+    def nearest(self, keep: float) -> dict[str, int]:
+        """Widths of the choice nearest to the share ``keep``; of two equally near, the wider."""
+        distance = np.abs(self.widths[:, 0] / self.groups[0].width - keep)
+        best = len(distance) - 1 - int(distance[::-1].argmin())
+        return {group.name: int(width) for group, width in zip(self.groups, self.widths[best], strict=True)}
+
+
+def widths_for(coupling: Coupling, keep: float, round_to: int = 1) -> dict[str, int]:
+    """Each group gets the width nearest to keep * width among those that it can have.
+
+    A balanced group can have width / m for every m that divides all widths of its domain. With ``round_to``, width
+    times occurrences on the group's first tied axis is a multiple of it, for groups that can have such a width.
+
+    Args:
+        coupling: the analysis.
+        keep: share of the channels to keep, above 0, up to 1.
+        round_to: 1 and more.
+
+    Returns:
+        Group name -> width, from 1 to the present one.
+
+    Raises:
+        NothingToPruneError: the coupling has no groups.
+        OptionError: ``keep`` or ``round_to`` outside its range.
+    """
+    _check_share("keep", keep)
+    return _widths_at(_units(coupling, round_to), keep)
+
+
+def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: int = 1) -> tuple[dict[str, int], str]:
+    """cost(widths) = share * cost(network) as nearly as it can be, with one ``keep`` for all groups.
+
+    Where the two nearest keeps lie on both sides of the target, groups go from one to the other one by one.
+
+    Args:
+        coupling: the analysis.
+        budget: what to count.
+        share: of the network's total, above 0, up to 1.
+        round_to: as in :func:`widths_for`.
+
+    Returns:
+        Group name -> width, and what was reached, in words: it is the nearest reachable where it is not within 1 %.
+
+    Raises:
+        NothingToPruneError: the coupling has no groups.
+        OptionError: ``share`` or ``round_to`` outside its range.
+    """
+    _check_share(budget, share)
+    units = _units(coupling, round_to)
+    total: int = getattr(cost(coupling), budget)
+
+    def above(widths: Mapping[str, int]) -> float:
+        return float(getattr(widths_cost(coupling, widths), budget)) / total - share
+
+    low, high = 0.0, 1.0
+    for _ in range(30):  # narrower than any two widths lie apart
+        keep = (low + high) / 2
+        low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
+    best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
+    reached = above(best) + share
+    near = abs(reached - share) <= 0.01 * share  # the promise to the user: within 1 % of the target
+    return best, f"{budget} {share:g}: " + (f"{reached:.4f}" if near else f"{reached:.4f} is the nearest reachable")
+
+
+def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int]:
+    """The widths that the user names; other groups keep theirs, save those of the same domain, which follow.
+
+    Raises:
+        NothingToPruneError: the coupling has no groups.
+        PlanError: a group that does not exist, a width that it cannot have, or widths that do not go together.
+    """
+    units = _units(coupling, 1)
+    for name in widths:
+        if name not in coupling.groups:
+            near = difflib.get_close_matches(name, list(coupling.groups), n=3, cutoff=0.0)
+            raise PlanError(f"there is no group `{name}`; the closest names are {', '.join(f'`{n}`' for n in near)}.")
+    given: dict[str, int] = {}
+    for unit in units:
+        asked = {i: widths[group.name] for i, group in enumerate(unit.groups) if group.name in widths}
+        if not asked:
+            continue
+        for i, width in asked.items():
+            _check_width(unit, i, width)
+        rows = np.all([unit.widths[:, i] == width for i, width in asked.items()], axis=0)
+        if not rows.any():
+            shown = ", ".join(f"`{unit.groups[i].name}` {unit.groups[i].width} -> {n}" for i, n in asked.items())
+            raise PlanError(f"groups under one normalisation need clusters of one common size, unlike {shown}.")
+        given |= {group.name: int(n) for group, n in zip(unit.groups, unit.widths[rows][0], strict=True)}
+    return given
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0.0 < share <= 1.0:
+        raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share:g}.")
+
+
+def _check_width(unit: _Unit, index: int, width: int) -> None:
+    group, reachable = unit.groups[index], unit.widths[:, index]
+    if width in reachable:
+        return
+    if not group.balanced:
+        raise PlanError(f"group `{group.name}` can have 1 to {group.width} channels, not {width}.")
+    shown = ", ".join(map(str, reachable))
+    raise PlanError(
+        f"group `{group.name}` needs clusters of one size, common to all groups under the same normalisation: it can "
+        f"have {shown} channels, not {width}."
+    )
+
+
+def _units(coupling: Coupling, round_to: int) -> list[_Unit]:
+    if round_to < 1:
+        raise OptionError(f"`round_to` must be 1 or more, not {round_to}.")
+    if not coupling.groups:
+        raise NothingToPruneError(_why_nothing(coupling))
+    members: dict[str | int, list[Group]] = {}
+    for name, group in coupling.groups.items():
+        members.setdefault(group.domain if group.balanced else name, []).append(group)
+    return [_unit(tuple(groups), round_to) for groups in members.values()]
+
+
+def _unit(groups: tuple[Group, ...], round_to: int) -> _Unit:
+    full = np.array([group.width for group in groups])
+    if groups[0].balanced:
+        common = math.gcd(*full.tolist())
+        widths = np.stack([full // size for size in range(common, 0, -1) if common % size == 0])
+    else:
+        widths = np.arange(1, full[0] + 1)[:, None]
+    occurrences = np.array([(*group.tied, *group.readers)[0].positions.shape[1] for group in groups])
+    round_ones = (widths * occurrences % round_to == 0).all(axis=1)
+    return _Unit(groups, widths[round_ones] if round_ones.any() else widths)
+
+
+def _widths_at(units: list[_Unit], keep: float) -> dict[str, int]:
+    widths: dict[str, int] = {}
+    for unit in units:
+        widths |= unit.nearest(keep)
+    return widths
+
+
+def _between(units: list[_Unit], low: float, high: float) -> list[dict[str, int]]:
+    """From the widths at keep ``low`` to those at ``high``, one unit changed at a time."""
+    steps = [_widths_at(units, low)]
+    for unit in units:
+        wider = unit.nearest(high)
+        if wider[unit.groups[0].name] != steps[-1][unit.groups[0].name]:
+            steps.append(steps[-1] | wider)
+    return steps
+
+
+def _why_nothing(coupling: Coupling) -> str:
+    counts: dict[str, int] = {}
+    for cold in coupling.frozen:
+        counts[cold.why] = counts.get(cold.why, 0) + 1
+    reasons = "; ".join(f"{n} x {why}" for why, n in sorted(counts.items(), key=lambda item: -item[1]))
+    return f"no two channels of this network may merge. Frozen: {reasons or 'nothing, it has no weights'}."

@@ -1,0 +1,146 @@
+"""Which channels merge: a plan, from an analysis and a share, a budget or widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fxprune.coupling import Coupling, Group
+from fxprune.errors import OptionError, PlanError
+from fxprune.plans import Plan
+
+from .allocate import widths_for, widths_given, widths_within
+from .kmeans import Labels, Points, balanced_kmeans, kmeans
+
+# k-means costs channels * clusters * features; projected on this many, distances are off by sqrt(2 / 512) = 6 %.
+_MOST_FEATURES = 2048
+_PROJECTED = 512
+
+
+def plan(
+    coupling: Coupling,
+    keep: float | None = None,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    widths: Mapping[str, int] | None = None,
+    method: str = "kmeans",
+    round_to: int = 1,
+    seed: int = 0,
+) -> Plan:
+    """Each group is cut into as many clusters as it shall have channels.
+
+    Args:
+        coupling: the analysis, with its model still alive.
+        keep: share of the channels to keep in every group, above 0, up to 1; 0.5 where nothing is asked for.
+        macs: instead: share of the network's multiply-accumulates to end at.
+        params: instead: share of the network's parameters to end at.
+        widths: instead: group name -> channels to keep; other groups stay as they are, save those under the same
+            normalisation, which follow.
+        method: ``kmeans`` on the rows of all coupled producers; ``even``: runs of consecutive channels;
+            ``imbalanced``: one cluster takes all that must go (Ding et al. 2019, section 3.1). Balanced groups are
+            cut evenly instead of imbalanced.
+        round_to: make widths multiples of this, where a group can.
+        seed: of the search; the same seed gives the same plan.
+
+    Raises:
+        NothingToPruneError: the coupling has no groups.
+        OptionError: an option outside its range, or more than one of ``keep``, ``macs``, ``params`` and ``widths``.
+        PlanError: widths that cannot be had, or a model that is gone.
+    """
+    if method not in _METHODS:
+        raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
+    after, how = _widths(coupling, keep, macs, params, widths, round_to)
+    clusters = {}
+    for name, group in coupling.groups.items():
+        if after.get(name, group.width) < group.width:
+            clusters[name] = _numbered(_METHODS[method](coupling, group, after[name], seed))
+    return Plan(coupling, clusters, f"{method}, {how}", seed)
+
+
+def _widths(
+    coupling: Coupling,
+    keep: float | None,
+    macs: float | None,
+    params: float | None,
+    widths: Mapping[str, int] | None,
+    round_to: int,
+) -> tuple[dict[str, int], str]:
+    wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
+    asked = [name for name, wish in wishes.items() if wish is not None]
+    if len(asked) > 1:
+        raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
+    if macs is not None:
+        return widths_within(coupling, "macs", macs, round_to)
+    if params is not None:
+        return widths_within(coupling, "params", params, round_to)
+    if widths is not None:
+        return widths_given(coupling, widths), "widths given"
+    keep = 0.5 if keep is None else keep
+    return widths_for(coupling, keep, round_to), f"keep {keep:g}"
+
+
+def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:
+    points = _features(coupling, group, seed)
+    return (balanced_kmeans if group.balanced else kmeans)(points, clusters, seed)
+
+
+def _even(_: Coupling, group: Group, clusters: int, __: int) -> Labels:
+    return np.arange(group.width) * clusters // group.width
+
+
+def _imbalanced(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:
+    if group.balanced:
+        return _even(coupling, group, clusters, seed)
+    return np.minimum(np.arange(group.width), clusters - 1)
+
+
+_METHODS: dict[str, Callable[[Coupling, Group, int, int], Labels]] = {
+    "kmeans": _by_kmeans,
+    "even": _even,
+    "imbalanced": _imbalanced,
+}
+
+
+def _features(coupling: Coupling, group: Group, seed: int) -> Points:
+    """What makes two channels alike: their rows in all coupled producers, each producer scaled to rows of unit size.
+
+    Returns:
+        float64 [width, features]; running statistics do not count.
+    """
+    model = coupling.model()
+    if model is None:
+        raise PlanError("the model of this coupling is gone: keep a reference to it, or use the method `even`.")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    blocks = [np.zeros((group.width, 1))]
+    for axis in group.tied:
+        if axis.parameter in parameters:
+            block = _rows(parameters[axis.parameter], axis.dim, axis.positions)
+            scale = np.sqrt((block**2).sum(axis=1).mean())
+            if scale > 0.0:
+                blocks.append(block / scale)
+    points = np.concatenate(blocks, axis=1)
+    if points.shape[1] <= _MOST_FEATURES:
+        return points
+    from sklearn.random_projection import GaussianRandomProjection
+
+    projected: Points = GaussianRandomProjection(_PROJECTED, random_state=seed).fit_transform(points)
+    return projected
+
+
+def _rows(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> Points:
+    """[width, occurrences * rest]: the slices along ``dim`` in which each channel occurs, side by side."""
+    width = positions.shape[0]
+    rows = parameter.detach().double().cpu().movedim(dim, 0)[torch.as_tensor(positions)]
+    result: Points = rows.reshape(width, -1).numpy()
+    return result
+
+
+def _numbered(labels: Labels) -> Labels:
+    """The same clusters, numbered by their first channels."""
+    _, first, cluster = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    return rank[cluster].astype(np.int64)

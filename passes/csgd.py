@@ -1,0 +1,237 @@
+"""C-SGD inside the user's own loop: a hook before and a hook after each step of the user's own optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxprune.errors import OptionError
+from fxprune.plans import Partition, Plan, check_shapes
+
+from .segments import Segments, cluster_mean, even, is_even, largest_change, segments, spread
+from .strength import solve_strength
+
+
+class Deviation(NamedTuple):
+    """How far clusters are from equal; see :meth:`Csgd.deviation`."""
+
+    largest: float
+    median: float
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Tied:
+    """A trainable tensor, the axes along which its rows are pulled together, its place in optimizer.param_groups."""
+
+    name: str
+    parameter: nn.Parameter
+    partitions: tuple[Partition, ...]
+    group: int
+
+
+def csgd(
+    model: nn.Module,
+    plan: Plan,
+    optimizer: Optimizer,
+    strength: float = 3e-3,
+    *,
+    deviation: float | None = None,
+    lrs: Sequence[float] | None = None,
+) -> Csgd:
+    """Train clusters to be equal: step by the mean gradient of a cluster, then p <- p - lr * eps * (p - mean).
+
+    The deviation p - mean shrinks by exactly 1 - lr * eps per step, on top of what weight decay does to it, under every
+    optimizer that treats equal gradients equally. (Ding et al. 2019, "Centripetal SGD", equation 3; here the pull
+    is decoupled from the optimizer as AdamW's weight decay is.) Needs as much memory as one momentum buffer.
+
+    Args:
+        model: the network that the optimizer trains.
+        plan: its clusters.
+        optimizer: any torch optimizer; its learning rate is read from the parameter's own group at every step.
+        strength: eps; lr * eps must stay below 1.
+        deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, in units of
+            the weights' present size. float32 rounds at about 1e-6.
+        lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
+
+    Returns:
+        The hook, to be used as a context manager or removed with ``remove()``.
+
+    Raises:
+        PlanError: the plan was made for another network.
+        OptionError: a strength outside its range, or a parameter that the optimizer does not hold.
+    """
+    check_shapes(plan.coupling.shapes, model, "the plan")
+    if (deviation is None) != (lrs is None):
+        raise OptionError(
+            "`deviation`, the one to end at, and `lrs`, the learning rate of every step to come, go together."
+        )
+    tied = _tied(model, plan, optimizer)
+    if deviation is not None and lrs is not None:
+        now = _deviation(tied).largest
+        strength = solve_strength(lrs, deviation / now) if now else 0.0
+    return Csgd(optimizer, tied, strength)
+
+
+class Csgd:
+    """The two hooks on an optimizer; ``strength`` may be changed between steps."""
+
+    def __init__(self, optimizer: Optimizer, tied: Sequence[_Tied], strength: float) -> None:
+        """Hook into ``optimizer``; use :func:`csgd`."""
+        self.strength = strength
+        self._optimizer = optimizer
+        self._tied = tied
+        self._cuts: dict[tuple[Partition, torch.device], Segments] = {}
+        self._rests: dict[nn.Parameter, Tensor] = {}
+        self._pulls = self._read_pulls()
+        self._even_state()
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def deviation(self) -> Deviation:
+        """max_i |row_i - mean of its cluster| / sqrt(mean_i |row_i|^2) of each tied axis: the largest and the median.
+
+        Rows run along the tied axis, norms are Euclidean, and running statistics do not count, since no step trains
+        them. ``where`` is the axis with the largest, as ``name:dim``.
+        """
+        return _deviation(self._tied)
+
+    def remove(self) -> None:
+        """Take the hooks off the optimizer; a second time does nothing."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> Csgd:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._pulls = self._read_pulls()  # now: the step, or a scheduler after it, may change the learning rates
+        self._even_gradients()
+        # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
+        if len(args) > 1 and args[1] is not None:
+            return (args[0], self._evened(args[1]), *args[2:]), kwargs
+        if kwargs.get("closure") is not None:
+            return args, {**kwargs, "closure": self._evened(kwargs["closure"])}
+        return None
+
+    def _evened(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def evened() -> Any:
+            loss = closure()
+            self._even_gradients()
+            return loss
+
+        return evened
+
+    def _after(self, *_: object) -> None:
+        for level in range(max((len(tied.partitions) for tied in self._tied), default=0)):
+            for index, pull in enumerate(self._pulls):
+                members = [tied for tied in self._tied if tied.group == index and len(tied.partitions) > level]
+                self._pull(members, [self._cut(tied.partitions[level], tied.parameter) for tied in members], 1.0 - pull)
+
+    @torch.no_grad()
+    def _pull(self, members: Sequence[_Tied], cuts: Sequence[Segments], shrink: float) -> None:
+        """Set p <- mean + shrink * (p - mean), and carry what rounding takes over to the next pull.
+
+        A pull of less than half a unit in the last place would otherwise vanish: at lr * eps = 1e-3, float32 would
+        stop at a relative deviation of 2e-5 after any number of steps. (Kahan 1965, compensated summation.)
+        """
+        parameters: list[Tensor] = [tied.parameter for tied in members]
+        rests = [self._rests.setdefault(tied.parameter, torch.zeros_like(tied.parameter)) for tied in members]
+        means = [spread(cluster_mean(p, [cut]), [cut]) for p, cut in zip(parameters, cuts, strict=True)]
+        away = torch._foreach_sub(parameters, means)
+        torch._foreach_add_(away, rests)
+        torch._foreach_mul_(away, shrink)
+        torch._foreach_copy_(parameters, torch._foreach_add(means, away))
+        torch._foreach_copy_(rests, torch._foreach_sub(means, parameters))
+        torch._foreach_add_(rests, away)
+
+    def _read_pulls(self) -> list[float]:
+        """Return lr * eps of every parameter group, each checked to lie in [0, 1)."""
+        pulls = []
+        for index, group in enumerate(self._optimizer.param_groups):
+            lr = float(group["lr"])
+            pulls.append(lr * self.strength)
+            if not 0.0 <= pulls[-1] < 1.0:
+                raise OptionError(
+                    f"lr * strength = {lr:g} * {self.strength:g} = {pulls[-1]:g} in parameter group {index} of the "
+                    f"optimizer: it must lie in [0, 1), or the pull overshoots. Take a smaller strength."
+                )
+        return pulls
+
+    @torch.no_grad()
+    def _even_gradients(self) -> None:
+        for tied in self._tied:
+            gradient = tied.parameter.grad
+            if gradient is None:
+                continue
+            if gradient.layout != torch.strided:
+                raise OptionError(
+                    f"`{tied.name}` has a sparse gradient, which cannot be averaged over clusters. Build its layer "
+                    f"with sparse=False."
+                )
+            self._even(tied, gradient)
+
+    @torch.no_grad()
+    def _even_state(self) -> None:
+        """Average momentum gathered before, once: it would push the members of a cluster apart."""
+        for tied in self._tied:
+            for value in self._optimizer.state.get(tied.parameter, {}).values():
+                if torch.is_tensor(value) and value.shape == tied.parameter.shape and value.is_floating_point():
+                    self._even(tied, value)
+
+    def _even(self, tied: _Tied, value: Tensor) -> None:
+        value.copy_(even(value, [self._cut(partition, value) for partition in tied.partitions]))
+
+    def _cut(self, partition: Partition, like: Tensor) -> Segments:
+        key = partition, like.device
+        if key not in self._cuts:
+            self._cuts[key] = segments(partition, like.device)
+        return self._cuts[key]
+
+
+def _tied(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[_Tied]:
+    """Trainable tensors of the plan, each once though it may have several names; buffers are left to the snap."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    axes: dict[nn.Parameter, dict[tuple[int, bytes], Partition]] = {}
+    for partition in plan.partitions():
+        if partition.tied and partition.parameter in parameters:
+            same = partition.dim, partition.cluster.tobytes()
+            axes.setdefault(parameters[partition.parameter], {}).setdefault(same, partition)
+    held = {p: index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    tied = []
+    for parameter, partitions in axes.items():
+        cuts = tuple(partitions.values())
+        if parameter in held:
+            tied.append(_Tied(cuts[0].parameter, parameter, cuts, held[parameter]))
+        elif not all(is_even(parameter, segments(cut, parameter.device)) for cut in cuts):
+            raise OptionError(
+                f"the plan merges rows of `{cuts[0].parameter}`, but the optimizer does not hold that parameter, so "
+                f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
+            )
+    return tied
+
+
+def _deviation(tied: Sequence[_Tied]) -> Deviation:
+    names, values = [], []
+    for each in tied:
+        for partition in each.partitions:
+            cuts = [segments(partition, each.parameter.device)]
+            value = each.parameter.detach().double()
+            values.append(largest_change(value, even(value, cuts), partition.dim))
+            names.append(f"{partition.parameter}:{partition.dim}")
+    if not values:
+        return Deviation(0.0, 0.0, "")
+    every = torch.stack([value.cpu() for value in values]).numpy()
+    worst = int(every.argmax())
+    return Deviation(float(every[worst]), float(np.median(every)), names[worst])

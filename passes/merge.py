@@ -1,0 +1,83 @@
+"""Merge: once the members of a cluster are equal, one of them does the work of all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.plans import Plan
+
+from .segments import cluster_sum
+from .snap import cuts_of, snap, tensors_of
+
+
+def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
+    """W x = W' x where the members of a cluster in x are equal: W' has a cluster's columns summed on its kept one.
+
+    The other columns of W' are zero, so the outputs must be those of ``snap(model, plan)``: if they are not, the coupling
+    is wrong. Sums are taken in float64.
+
+    Args:
+        model: the network; it is not changed.
+        plan: its clusters.
+
+    Returns:
+        A snapped copy of the same class and the same widths.
+
+    Raises:
+        PlanError: the plan was made for another network.
+    """
+    wide = snap(model, plan)
+    tensors = tensors_of(wide)
+    for name, cuts in cuts_of(plan, tensors, tied=False).items():
+        columns = tensors[name].detach().double()
+        for cut in cuts:
+            columns = torch.zeros_like(columns).index_copy_(cut.dim, cut.kept, cluster_sum(columns, cut))
+        with torch.no_grad():
+            tensors[name].copy_(columns)
+    return wide
+
+
+def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Narrow tensors are the kept positions of the concentrated ones: one row, and the sum of the columns, per cluster.
+
+    Args:
+        model: the network; it is not changed.
+        plan: its clusters.
+
+    Returns:
+        The narrow network's state dict, name by name as in ``model.state_dict()``; no tensor shares memory with
+        ``model``, and a tensor with two names is the same object under both.
+
+    Raises:
+        PlanError: the plan was made for another network.
+    """
+    wide = concentrate(model, plan)
+    kept = _kept(plan, tensors_of(wide))
+    merged: dict[int, Tensor] = {}
+    state = {}
+    for name, tensor in wide.state_dict(keep_vars=True).items():
+        if not torch.is_tensor(tensor):  # the extra state of a module
+            continue
+        if id(tensor) not in merged:
+            merged[id(tensor)] = _select(tensor.detach(), kept.get(id(tensor), {}))
+        state[name] = merged[id(tensor)]
+    return state
+
+
+def _kept(plan: Plan, tensors: dict[str, Tensor]) -> dict[int, dict[int, Tensor]]:
+    """id of a tensor -> axis -> bool [length], the positions that stay; by id, since a tensor may have several names."""
+    stays: dict[int, dict[int, Tensor]] = {}
+    for partition in plan.partitions():
+        tensor = tensors[partition.parameter]
+        mask = torch.zeros(tensor.shape[partition.dim], dtype=torch.bool)
+        mask[partition.kept] = True
+        axes = stays.setdefault(id(tensor), {})
+        axes[partition.dim] = axes.get(partition.dim, mask) & mask
+    return stays
+
+
+def _select(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:
+    for dim, mask in stays.items():
+        tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+    return tensor

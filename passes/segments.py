@@ -1,0 +1,86 @@
+"""Sums and means over the clusters of an axis, spread back over it: the primitive of training, snap and merge.
+
+With S the 0/1 matrix of clusters [clusters, length]: sum(x) = S x, spread(y) = S^T y, mean(x) = diag(S 1)^-1 S x.
+S is never formed: an index vector stands for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.plans import Partition
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """A partition as index tensors on one device.
+
+    Attributes:
+        dim: axis that they cut.
+        cluster: int64 [length], the cluster of each position.
+        kept: int64 [clusters], the position that stays for each cluster.
+        count: float64 [clusters], the positions in each cluster.
+    """
+
+    dim: int
+    cluster: Tensor
+    kept: Tensor
+    count: Tensor
+
+
+def segments(partition: Partition, device: torch.device) -> Segments:
+    """Move a partition to a device."""
+    cluster = torch.as_tensor(partition.cluster, device=device)
+    kept = torch.as_tensor(partition.kept, device=device)
+    count = torch.bincount(cluster, minlength=len(kept)).to(torch.float64)
+    return Segments(partition.dim, cluster, kept, count)
+
+
+def cluster_sum(x: Tensor, cut: Segments) -> Tensor:
+    """sum[c] = sum of x[i] over the positions i of cluster c; the axis gets one entry per cluster."""
+    shape = list(x.shape)
+    shape[cut.dim] = len(cut.kept)
+    return x.new_zeros(shape).index_add_(cut.dim, cut.cluster, x)
+
+
+def cluster_mean(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
+    """mean[c] = sum[c] / count[c], along every axis in ``cuts``; accumulated in float32 at least."""
+    mean = x.to(torch.promote_types(x.dtype, torch.float32))
+    for cut in cuts:
+        shape = [1] * x.dim()
+        shape[cut.dim] = -1
+        mean = cluster_sum(mean, cut).div_(cut.count.to(mean.dtype).view(shape))
+    return mean.to(x.dtype)
+
+
+def spread(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
+    """spread[i] = x[cluster of i], along every axis in ``cuts``: one entry per cluster becomes one per position."""
+    for cut in cuts:
+        x = x.index_select(cut.dim, cut.cluster)
+    return x
+
+
+def even(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
+    """even[i] = mean of x over the cluster of i: members of a cluster come out bit-identical.
+
+    All axes are averaged before any is spread, so that the order of summation cannot tell two members apart.
+    """
+    return spread(cluster_mean(x, cuts), cuts)
+
+
+def is_even(x: Tensor, cut: Segments) -> bool:
+    """Whether the members of every cluster are bit-identical."""
+    return torch.equal(x, x.index_select(cut.dim, cut.kept).index_select(cut.dim, cut.cluster))
+
+
+def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
+    """Return max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, a float64 scalar."""
+    old, new = old.detach().double(), new.detach().double()
+    others = [axis for axis in range(old.dim()) if axis != dim]
+    change, size = (x.square().sum(others) if others else x.square() for x in (new - old, old))
+    largest, scale = change.max().sqrt(), size.mean().sqrt()
+    return torch.where(largest == 0, largest, largest / scale)

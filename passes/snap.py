@@ -1,0 +1,62 @@
+"""Snap: set the members of every cluster to their mean, so that any one of them can stand for all."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.plans import Plan, check_shapes
+
+from .segments import Segments, even, largest_change, segments
+
+
+def snap(model: nn.Module, plan: Plan) -> nn.Module:
+    """Every tied row becomes the mean of its cluster: members of a cluster are bit-identical, running statistics too.
+
+    The one lossy step of a compression; what it loses is written on the copy.
+
+    Args:
+        model: the network; it is not changed.
+        plan: its clusters.
+
+    Returns:
+        A copy of the same class. ``copy.changes`` maps the name of each tensor to the largest change of one of its
+        rows over the root mean square norm of its rows, and ``copy.max_change`` is the largest of these.
+
+    Raises:
+        PlanError: the plan was made for another network.
+    """
+    check_shapes(plan.coupling.shapes, model, "the plan")
+    snapped = copy.deepcopy(model)
+    tensors = tensors_of(snapped)
+    changes = {}
+    for name, cuts in cuts_of(plan, tensors, tied=True).items():
+        changes[name] = _snap(tensors[name], cuts)
+    vars(snapped).update(changes=changes, max_change=max(changes.values(), default=0.0))
+    return snapped
+
+
+@torch.no_grad()
+def _snap(tensor: Tensor, cuts: list[Segments]) -> float:
+    old = tensor.double()
+    tensor.copy_(even(old, cuts))
+    return max(float(largest_change(old, tensor, cut.dim)) for cut in cuts)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tensor with two names is there twice."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Segments]]:
+    """Tensor name -> its axes that the plan cuts in the one role or the other, on the tensor's device."""
+    cuts: dict[str, list[Segments]] = {}
+    for partition in plan.partitions():
+        if partition.tied == tied:
+            cuts.setdefault(partition.parameter, []).append(segments(partition, tensors[partition.parameter].device))
+    return cuts
