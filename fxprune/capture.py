@@ -7,6 +7,7 @@ names, everything around them becomes nodes of the graph.
 from __future__ import annotations
 
 import copy
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
     """
     skeleton = share_copy(model).eval()
-    tracer = _Tracer()
+    tracer = _Tracer(len(example_inputs))
     try:
         graph = tracer.trace(skeleton)
     except Exception as error:
@@ -44,7 +45,6 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> fx.GraphModule
             "Make the line independent of tensor values, or register the module as a leaf with "
             "`timm.layers.register_notrace_module`."
         ) from error
-    _drop_defaults(graph, len(example_inputs), model)
     return fx.GraphModule(skeleton, graph, class_name=type(model).__name__)
 
 
@@ -99,33 +99,27 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int) -> None:
         import timm.models  # noqa: F401  (its modules register what must stay whole when they are imported)
         from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
 
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=False)
         # DropPath reads the training flag, which tracing would bake in.
         self._whole = (*get_notrace_modules(), DropPath)
+        self._inputs = inputs
         self.proxy_buffer_attributes = True
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Placeholders for the inputs that the caller gives; all other arguments keep their defaults."""
+        names = list(inspect.signature(root_fn).parameters.values())[1:]
+        positional = [p.name for p in names if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        named = [*positional, *(f"input_{i}" for i in range(len(positional), self._inputs))][: self._inputs]
+        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in named)]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_shaped(m) or isinstance(m, self._whole) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _drop_defaults(graph: fx.Graph, given: int, model: nn.Module) -> None:
-    """Arguments that the caller does not give keep their defaults and leave the graph."""
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in placeholders[given:]:
-        if not node.args and not node.target.startswith("*"):
-            raise CaptureError(
-                f"{type(model).__name__}.forward needs `{node.target}` too: {given} example inputs were given."
-            )
-        if node.users:
-            raise CaptureError(
-                f"{type(model).__name__}.forward uses its argument `{node.target}` while tracing; "
-                "give it as an example input, or wrap the model in a module without it."
-            )
-        graph.erase_node(node)
 
 
 def _source_of(error: BaseException) -> str:

@@ -93,6 +93,7 @@ class _Interpreter(fx.Interpreter):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, walk: Walk) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False
         self.walk = walk
         self.values: dict[str, Any] = {}
 

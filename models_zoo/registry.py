@@ -80,7 +80,9 @@ def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any
     try:
         return build(*args, **kwargs)
     except Exception as error:  # builders of three packages raise whatever they like
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+        reason = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+        )
         if kwargs.get("pretrained") or kwargs.get("weights"):
             raise ModelError(
                 f"`{name}` could not be had with its published weights ({asked}): {reason} "

@@ -14,8 +14,8 @@ from .snap import cuts_of, snap, tensors_of
 def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
     """W x = W' x where the members of a cluster in x are equal: W' has a cluster's columns summed on its kept one.
 
-    The other columns of W' are zero, so the outputs must be those of ``snap(model, plan)``: if they are not, the coupling
-    is wrong. Sums are taken in float64.
+    The other columns of W' are zero. The outputs must be those of ``snap(model, plan)``: if they are not, the coupling is
+    wrong. Sums are taken in float64.
 
     Args:
         model: the network; it is not changed.
@@ -66,7 +66,7 @@ def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
 
 def _kept(plan: Plan, tensors: dict[str, Tensor]) -> dict[int, dict[int, Tensor]]:
-    """id of a tensor -> axis -> bool [length], the positions that stay; by id, since a tensor may have several names."""
+    """Positions that stay, bool [length] by id of the tensor and axis: by id, since a tensor may have several names."""
     stays: dict[int, dict[int, Tensor]] = {}
     for partition in plan.partitions():
         tensor = tensors[partition.parameter]

@@ -34,13 +34,13 @@ def learning_rates(*, lr: float, epochs: int, steps_per_epoch: int, warmup_epoch
 
 
 def cosine(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup_epochs: float) -> Any:
-    """Scheduler under which step t of T has the rate ``lr (1 + cos(pi (t - w) / (T - w))) / 2``, rising from 0 before w.
+    """Scheduler under which step t of T has the rate ``lr (1 + cos(pi (t - w) / (T - w))) / 2``; before w, ``lr (t + 1) / (w + 1)``.
 
     Args:
         optimizer: its own rates are the largest ones.
         epochs: passes over the data.
         steps_per_epoch: batches of one pass.
-        warmup_epochs: w, in epochs.
+        warmup_epochs: w, in epochs, rounded to steps.
 
     Returns:
         timm's scheduler; ``step_update(t)`` comes before step t.
@@ -61,7 +61,7 @@ def cosine(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup_ep
         optimizer,
         t_initial=steps - warmup,
         warmup_t=warmup,
-        # The first step is one part in w of the way up: a step at rate 0 would be lost.
+        # timm would begin at a rate of its own; a step at rate 0 would be lost
         warmup_lr_init=float(optimizer.param_groups[0]["lr"]) / (warmup + 1),
         warmup_prefix=True,
         t_in_epochs=False,

@@ -144,7 +144,10 @@ def cat(call: Call) -> Axes:
     """Axes end to end; on the other axes the operands meet."""
     operands = [x for x in call.args[0] if x.dim() == call.out.dim()]
     dim = call.arg(1, 0) % call.out.dim()
-    axes: list[Ids | None] = [_together(call, [call.axes(x)[other] for x in operands]) for other in range(call.out.dim())]
+    axes: list[Ids | None] = [
+        None if other == dim else _together(call, [call.axes(x)[other] for x in operands])
+        for other in range(call.out.dim())
+    ]
     axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).raw) for x in operands])
     return tuple(axes)
 

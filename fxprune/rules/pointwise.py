@@ -9,14 +9,22 @@ from fxprune.rules.registry import rule
 from fxprune.walk import Axes, Call, tensors_in
 
 
-@rule("native_dropout", "copy_", "where.self", "native_dropout_backward", "lerp", "masked_fill", "masked_fill_")
-def pointwise(call: Call) -> Axes:
+# Pointwise operators that PyTorch does not tag as such.
+_UNTAGGED = (
+    "copy_", "gelu_", "hardswish", "hardswish_", "lerp", "log_sigmoid_forward", "masked_fill", "masked_fill_", "mish_",
+    "native_dropout", "rrelu_with_noise", "rsub", "threshold_", "where.self",
+)  # fmt: skip
+
+
+@rule(*_UNTAGGED)
+def pointwise(call: Call) -> list[Axes]:
     """Equal operands give equal results: broadcast, and unite the ids that meet.
 
     Every operator that PyTorch tags as pointwise comes here.
     """
-    out = next(iter(tensors_in(call.out)))
-    return meet(call, list(tensors_in(call.args)), out.shape)
+    outs = list(tensors_in(call.out))
+    axes = meet(call, list(tensors_in(call.args)), outs[0].shape)
+    return [axes if out.dim() == len(axes) else (None,) * out.dim() for out in outs]
 
 
 def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:

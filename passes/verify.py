@@ -1,0 +1,175 @@
+"""Verify: the narrow network computes what the wide one computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.capture import copy_with
+from fxprune.table import table
+
+from .batches import as_inputs, batch_of, random_batch, repeat_to
+from .outputs import named_outputs, relative_error
+
+
+@dataclass(frozen=True)
+class Report:
+    """Whether two networks agree, output by output; prints as a sentence and a table.
+
+    Attributes:
+        passed: every output of every batch agrees.
+        max_rel_error: the largest of ``errors``; inf where the two cannot be compared.
+        tolerance: what ``max_rel_error`` was held against.
+        errors: path of an output -> its largest relative error over all batches.
+        first_differing: path of the first output that disagrees, None where all agree.
+        reason: why they disagree, empty where they agree.
+        notes: what weakens the proof: a reference that is constant, or that refuses a batch size itself.
+    """
+
+    passed: bool
+    max_rel_error: float
+    tolerance: float
+    errors: Mapping[str, float]
+    first_differing: str | None
+    reason: str
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        verdict = "agree" if self.passed else "DISAGREE"
+        head = f"the networks {verdict}: relative error {self.max_rel_error:.2g}, tolerance {self.tolerance:.2g}"
+        lines = [head, *([self.reason] if self.reason else []), *(f"note: {note}" for note in self.notes)]
+        if self.errors:
+            lines += ["", table(("output", "relative error"), self.errors.items(), right="relative error")]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one output of one batch says: an error, a reason to fail, or a remark."""
+
+    path: str = "output"
+    error: float | None = None
+    failure: str = ""
+    note: str = ""
+
+
+_Outcome = dict[str, Tensor] | Exception
+
+
+def verify(
+    reference: nn.Module,
+    candidate: nn.Module,
+    example_inputs: Any,
+    *,
+    tolerance: float = 1e-9,
+    batches: Sequence[int] = (1, 3),
+) -> Report:
+    """In eval mode and in float64, max |a - b| / max |a| is at most the tolerance in every output, at every batch size.
+
+    Both networks run as float64 copies, one after the other; neither is changed. A disagreement is a report, never an
+    exception.
+
+    Args:
+        reference: the network that is right, say the snapped wide one.
+        candidate: the network to check; it may live on another device.
+        example_inputs: tensor [N, ...] or tuple of tensors, axis 0 the batch; random numbers where they are meta.
+        tolerance: bound on the relative error. Sums of a million float64 terms keep 1e-12; a coupling that is wrong
+            moves an output by 1e-3 and more. 1e-9 lies between the two.
+        batches: further batch sizes, made by repeating the example: a candidate in which the batch was baked in fails.
+
+    Raises:
+        OptionError: the example inputs are not tensors with one common batch size.
+    """
+    inputs = as_inputs(example_inputs)
+    if any(x.is_meta for x in inputs):
+        inputs = random_batch(inputs, batch_of(inputs), seed=0)
+    sizes = dict.fromkeys([batch_of(inputs), *batches])
+    trials = {size: repeat_to(inputs, size) for size in sizes}
+    wanted, got = _run(reference, trials), _run(candidate, trials)
+    findings = [finding for size in trials for finding in _judge(size, wanted[size], got[size], tolerance)]
+    if isinstance(refusal := wanted[batch_of(inputs)], Exception):
+        why = f"the reference does not run in float64 at the example inputs: {_say(refusal)}"
+        findings.insert(0, _Finding(failure=why))
+    return _report(findings, tolerance)
+
+
+@torch.no_grad()
+def _run(module: nn.Module, trials: Mapping[int, tuple[Tensor, ...]]) -> dict[int, _Outcome]:
+    """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
+    double = copy_with(module, lambda _, tensor: _float64(tensor.detach(), tensor.device)).eval()
+    device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
+    outcomes: dict[int, _Outcome] = {}
+    for size, inputs in trials.items():
+        try:
+            outputs = named_outputs(double(*(_float64(x, device) for x in inputs)))
+            outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
+        except Exception as error:  # the code of a network raises whatever it likes
+            outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive
+    return outcomes
+
+
+def _float64(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy, so that nothing in-place reaches the caller's tensor."""
+    kind = torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(device, kind, copy=True)
+
+
+def _judge(size: int, wanted: _Outcome, got: _Outcome, tolerance: float) -> Iterator[_Finding]:
+    if isinstance(wanted, Exception):
+        yield _Finding(note=f"the reference itself refuses a batch of {size}: {_say(wanted)}")
+    elif isinstance(got, Exception):
+        yield _Finding(failure=f"the candidate fails at a batch of {size}: {_say(got)}")
+    elif not wanted or wanted.keys() != got.keys():
+        odd = next(iter([*(wanted.keys() ^ got.keys())]), "output")
+        yield _Finding(odd, failure=f"the reference returns {_list(wanted)}, the candidate {_list(got)}")
+    else:
+        for path, a in wanted.items():
+            yield _compare(path, size, a, got[path], tolerance)
+
+
+def _compare(path: str, size: int, a: Tensor, b: Tensor, tolerance: float) -> _Finding:
+    error = relative_error(a, b)
+    where = f"{path} at a batch of {size}"
+    if error <= tolerance:
+        flat = a.numel() > 1 and bool((a == a.flatten()[0]).all())
+        return _Finding(
+            path, error, note=f"{where} is {a.flatten()[0]:.3g} everywhere, which proves nothing" if flat else ""
+        )
+    if a.shape != b.shape:
+        return _Finding(path, error, f"{where} has shape {list(b.shape)} instead of {list(a.shape)}")
+    nans = ", ".join(f"{int(x.isnan().sum())} NaN in the {name}" for name, x in (("reference", a), ("candidate", b)))
+    if a.isnan().any() or b.isnan().any():
+        return _Finding(path, error, f"{where} is not a number: {nans}")
+    return _Finding(path, error, f"{where} differs by {error:.3g} of its largest value, above {tolerance:.3g}")
+
+
+def _report(findings: list[_Finding], tolerance: float) -> Report:
+    errors: dict[str, float] = {}
+    for finding in findings:
+        if finding.error is not None:
+            errors[finding.path] = max(errors.get(finding.path, 0.0), finding.error)
+    failed = next((finding for finding in findings if finding.failure), None)
+    incomparable = any(finding.failure and finding.error is None for finding in findings)
+    return Report(
+        passed=failed is None,
+        max_rel_error=math.inf if incomparable else max(errors.values(), default=0.0),
+        tolerance=tolerance,
+        errors=errors,
+        first_differing=failed.path if failed else None,
+        reason=failed.failure if failed else "",
+        notes=tuple(dict.fromkeys(finding.note for finding in findings if finding.note)),
+    )
+
+
+def _say(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+def _list(outputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{path} {list(x.shape)}" for path, x in outputs.items()) or "no tensor"

@@ -1,0 +1,170 @@
+"""Snap, concentrate and merge: law by law, on couplings written down by hand."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hand_made import Normed, Plain, normed, plain, square
+
+import fxprune
+from fxprune.coupling import Group
+from fxprune.errors import PlanError
+from fxprune.passes.merge import concentrate, merge_state
+from fxprune.passes.snap import snap
+from fxprune.plans import Plan
+
+CLUSTERS = {
+    plain: {"conv1.weight": [0, 1, 0, 2, 1, 3, 0, 0], "conv2.weight": [0, 1, 2, 1, 0, 2]},
+    normed: {"up.weight": [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0], "mid.weight": [0, 0, 1, 1, 2, 2, 3, 3]},
+    square: {"rows.weight": [0, 1, 1, 0, 2, 1], "columns.weight": [0, 0, 1, 2, 3, 2, 1, 4]},
+}
+CASES = pytest.mark.parametrize("make", list(CLUSTERS), ids=lambda make: make.__name__)
+
+
+def plan_of(case, make):
+    return Plan(case.coupling, {name: np.array(labels) for name, labels in CLUSTERS[make].items()})
+
+
+def outputs(model, case):
+    with torch.no_grad():
+        return model(*case.inputs)
+
+
+@CASES
+def test_snapped_rows_are_identical_and_the_model_is_untouched(make):
+    case = make()
+    before = copy.deepcopy(case.model.state_dict())
+    snapped = snap(case.model, plan_of(case, make))
+    assert type(snapped) is type(case.model)
+    state = snapped.state_dict()
+    tied = [partition for partition in plan_of(case, make).partitions() if partition.tied]
+    for partition in tied:
+        new, old = state[partition.parameter], before[partition.parameter]
+        for label in np.unique(partition.cluster):
+            members = torch.as_tensor(np.flatnonzero(partition.cluster == label))
+            rows = new.index_select(partition.dim, members)
+            assert torch.equal(rows, rows.narrow(partition.dim, 0, 1).expand_as(rows))
+            if old.dim() == 1:
+                torch.testing.assert_close(rows[0], old[members].mean(), rtol=1e-14, atol=1e-14)  # float64 rounding
+    for name, tensor in case.model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        if name not in {partition.parameter for partition in tied}:
+            assert torch.equal(state[name], tensor)
+
+
+def test_float32_and_bfloat16_clusters_are_bit_identical_too():
+    case = square()
+    for dtype in (torch.float32, torch.bfloat16):
+        table = snap(case.model.to(dtype), plan_of(case, square)).table.detach()
+        rows, columns = (torch.tensor(labels) for labels in CLUSTERS[square].values())
+        assert len(torch.unique(rows[:, None] * 5 + columns + 0 * table.long())) == 15
+        assert len(torch.unique(table)) <= 15
+
+
+def test_max_change_is_the_largest_row_change_over_the_rms_row_norm():
+    case = plain()
+    with torch.no_grad():
+        case.model.conv1.bias.copy_(torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 1]))
+        case.model.bn1.bias.copy_(torch.tensor([3.0, 0, 1, 0, 0, 0, 0, 0]))
+        case.model.bn1.running_mean.zero_()
+    plan = Plan(case.coupling, {"conv1.weight": np.array([0, 1, 0, 2, 3, 4, 5, 6])})
+    snapped = snap(case.model, plan)
+    assert snapped.changes["conv1.bias"] == 0.0
+    assert snapped.changes["bn1.running_mean"] == 0.0
+    assert snapped.changes["bn1.bias"] == pytest.approx(1.0 / (10 / 8) ** 0.5, rel=1e-12)  # 3 and 1 become 2
+    assert snapped.max_change == max(snapped.changes.values())
+    assert snap(snapped, plan).max_change == 0.0
+
+
+@CASES
+def test_concentrated_network_computes_what_the_snapped_one_does(make):
+    case = make()
+    plan = plan_of(case, make)
+    if make is normed:  # concentrating leaves the widths, hence any norm, as they are
+        assert case.model.down.weight is case.model.again.weight
+    snapped, concentrated = snap(case.model, plan), concentrate(case.model, plan)
+    wanted = outputs(snapped, case)
+    assert not torch.allclose(wanted, outputs(case.model, case))  # the plan does something
+    torch.testing.assert_close(outputs(concentrated, case), wanted, rtol=1e-12, atol=1e-12)  # channels.md, oracle one
+    for partition in plan.partitions():
+        if not partition.tied:
+            gone = np.setdiff1d(np.arange(len(partition.cluster)), partition.kept)
+            columns = dict(concentrated.named_parameters(remove_duplicate=False))[partition.parameter]
+            assert not columns.index_select(partition.dim, torch.as_tensor(gone)).any()
+
+
+BROKEN = {
+    "a reader is missing": lambda group: replace(group, readers=()),
+    "a tied axis is missing": lambda group: replace(group, tied=(group.tied[0],)),
+    "a reader is wrong": lambda group: replace(
+        group, readers=(replace(group.readers[0], positions=np.roll(group.readers[0].positions, 1)),)
+    ),
+    "roles are swapped": lambda group: replace(group, tied=group.tied[1:] + group.readers, readers=group.tied[:1]),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_oracle_one_fails_on_a_broken_coupling(how):
+    case = plain()
+    groups = dict(case.coupling.groups)
+    groups["conv1.weight"] = BROKEN[how](groups["conv1.weight"])
+    assert isinstance(groups["conv1.weight"], Group)
+    plan = plan_of(replace_coupling(case, groups), plain)
+    gap = (outputs(concentrate(case.model, plan), case) - outputs(snap(case.model, plan), case)).abs().max()
+    missing_reader_is_seen_by_the_merge_only = how == "a reader is missing"
+    assert (gap > 1e-3) != missing_reader_is_seen_by_the_merge_only
+    if missing_reader_is_seen_by_the_merge_only:
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            Plain(4, 3).double().load_state_dict(merge_state(case.model, plan))
+
+
+def replace_coupling(case, groups):
+    return replace(case, coupling=replace(case.coupling, groups=groups))
+
+
+NARROW = {plain: lambda: Plain(4, 3), normed: lambda: Normed(6, 4)}
+
+
+@pytest.mark.parametrize("make", list(NARROW), ids=lambda make: make.__name__)
+def test_merged_state_fits_the_network_built_narrow_and_computes_the_same(make):
+    case = make()
+    plan = plan_of(case, make)
+    state = merge_state(case.model, plan)
+    narrow = NARROW[make]().double().eval()
+    assert narrow.load_state_dict(state, strict=True)
+    wanted = outputs(snap(case.model, plan), case)
+    torch.testing.assert_close(outputs(narrow, case), wanted, rtol=1e-9, atol=1e-9)  # channels.md, oracle two
+
+
+def test_merged_tensors_are_the_models_own_and_shared_ones_stay_shared():
+    case = normed()
+    state = merge_state(case.model, plan_of(case, normed))
+    assert state["down.weight"] is state["again.weight"]
+    assert state["down.weight"].shape == (5, 4)
+    mine = {tensor.data_ptr() for tensor in case.model.state_dict().values()}
+    assert mine.isdisjoint(tensor.data_ptr() for tensor in state.values())
+    assert torch.equal(state["down.bias"], case.model.down.bias)
+    assert not any(tensor.requires_grad for tensor in state.values())
+
+
+def test_columns_are_summed_in_float64():
+    case = plain()
+    weight = case.model.float().conv2.weight
+    with torch.no_grad():
+        weight[0, [0, 2, 6, 7]] = torch.tensor([2.0**24, 1.0, 1.0, 2.0])[:, None, None]
+    plan = Plan(case.coupling, {"conv1.weight": np.array(CLUSTERS[plain]["conv1.weight"])})
+    assert (merge_state(case.model, plan)["conv2.weight"][0, 0] == 2.0**24 + 4).all()  # float32 would lose each 1
+
+
+@pytest.mark.parametrize("act", [snap, concentrate, merge_state])
+def test_a_plan_for_another_network_is_refused(act):
+    with pytest.raises(PlanError, match=r"another network.*conv1.weight: \(8, 3, 3, 3\) in the plan, \(9, 3, 3, 3\)"):
+        act(Plain(9), plan_of(plain(), plain))
+
+
+def test_public_name():
+    assert fxprune.snap is snap
