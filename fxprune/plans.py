@@ -118,6 +118,19 @@ class Plan:
             kept, cluster_of = np.unique(stands, return_inverse=True)
             yield Partition(parameter, dim, tied, cluster_of.astype(np.int64), kept.astype(np.int64))
 
+    def on(self, model: torch.nn.Module) -> Plan:
+        """The plan itself if it was made on this very model, else the same clusters on an analysis of ``model``.
+
+        Raises:
+            PlanError: ``model`` is another network.
+        """
+        if self.coupling.model() is model:
+            return self
+        from fxprune.propagate import couple
+
+        check_shapes(self.coupling.shapes, model, "the plan")
+        return Plan(couple(model, self.coupling.example_inputs), self.clusters, self.method, self.seed)
+
     def restrict(self, names: set[str]) -> Plan:
         """The same clusters, for the named groups only."""
         return Plan(self.coupling, {k: v for k, v in self.clusters.items() if k in names}, self.method, self.seed)

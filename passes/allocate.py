@@ -33,8 +33,16 @@ class _Unit:
     def nearest(self, keep: float) -> dict[str, int]:
         """Widths of the choice nearest to the share ``keep``; of two equally near, the wider."""
         distance = np.abs(self.widths[:, 0] / self.groups[0].width - keep)
-        best = len(distance) - 1 - int(distance[::-1].argmin())
-        return {group.name: int(width) for group, width in zip(self.groups, self.widths[best], strict=True)}
+        return self.choice(len(distance) - 1 - int(distance[::-1].argmin()))
+
+    def beside(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
+        """The choices next to the one in ``widths``, at most two."""
+        here = int(self.widths[:, 0].searchsorted(widths[self.groups[0].name]))
+        return [self.choice(row) for row in (here - 1, here + 1) if 0 <= row < len(self.widths)]
+
+    def choice(self, row: int) -> dict[str, int]:
+        """Group name -> width."""
+        return {group.name: int(width) for group, width in zip(self.groups, self.widths[row], strict=True)}
 
 
 def widths_for(coupling: Coupling, keep: float, round_to: int = 1) -> dict[str, int]:
@@ -60,9 +68,10 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1) -> dict[str, 
 
 
 def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: int = 1) -> tuple[dict[str, int], str]:
-    """cost(widths) = share * cost(network) as nearly as it can be, with one ``keep`` for all groups.
+    """cost(widths) = share * cost(network) within 1 %, or as nearly as it can be, with one ``keep`` for all groups.
 
-    Where the two nearest keeps lie on both sides of the target, groups go from one to the other one by one.
+    Between the two nearest keeps groups go from one to the other one by one; where that is not near enough, single
+    groups become one step wider or narrower as long as that helps.
 
     Args:
         coupling: the analysis.
@@ -84,14 +93,21 @@ def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: in
     def above(widths: Mapping[str, int]) -> float:
         return float(getattr(widths_cost(coupling, widths), budget)) / total - share
 
+    def miss(widths: Mapping[str, int]) -> float:
+        return abs(above(widths))
+
     low, high = 0.0, 1.0
     for _ in range(30):  # narrower than any two widths lie apart
         keep = (low + high) / 2
         low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
-    best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
-    reached = above(best) + share
-    near = abs(reached - share) <= 0.01 * share  # the promise to the user: within 1 % of the target
-    return best, f"{budget} {share:g}: " + (f"{reached:.4f}" if near else f"{reached:.4f} is the nearest reachable")
+    best = min(_between(units, low, high), key=miss)
+    while miss(best) > 0.01 * share:  # the promise to the user: within 1 %
+        nearest = min((best | step for unit in units for step in unit.beside(best)), key=miss, default=best)
+        if miss(nearest) >= miss(best):
+            break
+        best = nearest
+    near = "" if miss(best) <= 0.01 * share else " is the nearest reachable"
+    return best, f"{budget} {share:g}: {above(best) + share:.4f}{near}"
 
 
 def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int]:

@@ -22,9 +22,8 @@ def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     odd = [type(x).__name__ for x in inputs if not torch.is_tensor(x)]
     if odd or not inputs:
-        raise OptionError(
-            f"example inputs must be tensors, not {', '.join(odd) or 'an empty tuple'}: give a tuple of them."
-        )
+        found = ", ".join(odd) or "an empty tuple"
+        raise OptionError(f"example inputs must be tensors, not {found}: give a tensor or a tuple of tensors.")
     if len({len(x) for x in inputs if x.dim()}) != 1 or batch_of(inputs) == 0:
         shapes = ", ".join(str(list(x.shape)) for x in inputs)
         raise OptionError(

@@ -14,8 +14,8 @@ from .snap import cuts_of, snap, tensors_of
 def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
     """W x = W' x where the members of a cluster in x are equal: W' has a cluster's columns summed on its kept one.
 
-    The other columns of W' are zero. The outputs must be those of ``snap(model, plan)``: if they are not, the coupling is
-    wrong. Sums are taken in float64.
+    The other columns of W' are zero. The outputs must be those of ``snap(model, plan)``, or the coupling is wrong. Sums
+    are taken in float64.
 
     Args:
         model: the network; it is not changed.

@@ -41,7 +41,7 @@ def _parts(leaf: Any) -> dict[str, Any] | None:
 
 
 def relative_error(reference: Tensor, candidate: Tensor) -> float:
-    """max |a - b| / max |a|, taken in float64: 0 where the two are equal, inf where no number can tell.
+    """Largest |a - b| over largest |a|, taken in float64: 0 where the two are equal, inf where no number can tell.
 
     No number can tell for a NaN in either, for shapes that differ, for an infinity on one side only, and where the
     reference is zero and the candidate is not. Infinities at the same places are equal.

@@ -40,16 +40,16 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
 
 @torch.no_grad()
 def _snap(tensor: Tensor, cuts: list[Segments]) -> float:
-    old = tensor.double()
-    tensor.copy_(even(old, cuts))
-    return max(float(largest_change(old, tensor, cut.dim)) for cut in cuts)
+    new = even(tensor.double(), cuts).to(tensor.dtype)
+    change = max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)
+    tensor.copy_(new)
+    return change
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; a tensor with two names is there twice."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
     }
 
 

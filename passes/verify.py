@@ -40,7 +40,7 @@ class Report:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        verdict = "agree" if self.passed else "DISAGREE"
+        verdict = "agree" if self.passed else "disagree"
         head = f"the networks {verdict}: relative error {self.max_rel_error:.2g}, tolerance {self.tolerance:.2g}"
         lines = [head, *([self.reason] if self.reason else []), *(f"note: {note}" for note in self.notes)]
         if self.errors:
@@ -91,10 +91,10 @@ def verify(
     sizes = dict.fromkeys([batch_of(inputs), *batches])
     trials = {size: repeat_to(inputs, size) for size in sizes}
     wanted, got = _run(reference, trials), _run(candidate, trials)
-    findings = [finding for size in trials for finding in _judge(size, wanted[size], got[size], tolerance)]
     if isinstance(refusal := wanted[batch_of(inputs)], Exception):
-        why = f"the reference does not run in float64 at the example inputs: {_say(refusal)}"
-        findings.insert(0, _Finding(failure=why))
+        why = f"the reference itself does not run in float64 on the example inputs: {_say(refusal)}"
+        return _report([_Finding(failure=why)], tolerance)
+    findings = [finding for size in trials for finding in _judge(size, wanted[size], got[size], tolerance)]
     return _report(findings, tolerance)
 
 
@@ -137,9 +137,8 @@ def _compare(path: str, size: int, a: Tensor, b: Tensor, tolerance: float) -> _F
     where = f"{path} at a batch of {size}"
     if error <= tolerance:
         flat = a.numel() > 1 and bool((a == a.flatten()[0]).all())
-        return _Finding(
-            path, error, note=f"{where} is {a.flatten()[0]:.3g} everywhere, which proves nothing" if flat else ""
-        )
+        note = f"{path} is {a.flatten()[0]:.3g} everywhere in the reference, which proves nothing" if flat else ""
+        return _Finding(path, error, note=note)
     if a.shape != b.shape:
         return _Finding(path, error, f"{where} has shape {list(b.shape)} instead of {list(a.shape)}")
     nans = ", ".join(f"{int(x.isnan().sum())} NaN in the {name}" for name, x in (("reference", a), ("candidate", b)))

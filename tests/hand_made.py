@@ -32,16 +32,12 @@ def coupling_of(model, inputs, groups, works=(), frozen=()):
             None, (), (*nodes[node].works, Work(macs, codes)) if node in nodes else (Work(macs, codes),)
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
-    graph_module = fx.symbolic_trace(model)
-    return Coupling(
-        made,
-        tuple(Frozen((), why, "node", "-", 0) for why in frozen),
-        shapes,
-        graph_module,
-        nodes,
-        inputs,
-        weakref.ref(model),
-    )
+    graph_module, first = fx.symbolic_trace(model), {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        first.setdefault(id(tensor), name)
+    shared = {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
+    cold = tuple(Frozen((), why, "node", "-", 0) for why in frozen)
+    return Coupling(made, cold, shapes, graph_module, nodes, inputs, weakref.ref(model), shared)
 
 
 def _axis(text, width):
@@ -91,7 +87,7 @@ class Normed(nn.Module):
 
 
 class Square(nn.Module):
-    """A weight with two tied axes: a table [height, width] that is added to the outer product of two layers' outputs."""
+    """A weight with two tied axes: a table [height, width], added to the outer product of two layers' outputs."""
 
     def __init__(self, height=6, width=8):
         super().__init__()

@@ -1,0 +1,148 @@
+"""Export: an ONNX file that is checked before anybody else sees it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxprune.errors import ExportError
+from fxprune.files import written_aside
+from fxprune.table import table
+
+from .batches import as_inputs, batch_of, random_batch
+from .onnx_check import check_onnx
+from .onnx_program import eager_on_cpu, onnx_program, quiet
+
+if TYPE_CHECKING:
+    from torch.onnx import ONNXProgram
+
+# A protobuf message ends at 2 GiB; the graph itself needs some of that.
+INLINE_BYTES = 1_900_000_000
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how far it is from the network; prints as a sentence and a table.
+
+    Attributes:
+        path: the ``.onnx`` file.
+        opset: version of the ONNX operators, as read back from the file.
+        size: bytes on disk, weights beside the file included.
+        errors: batch size -> relative error of onnxruntime against eager float32.
+        same_argmax: onnxruntime chooses the same classes.
+        inputs: names of the file's inputs.
+        outputs: names of the file's outputs, in the order of the network's.
+    """
+
+    path: Path
+    opset: int
+    size: int
+    errors: Mapping[int, float]
+    same_argmax: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def max_rel_error(self) -> float:
+        """The worst batch."""
+        return max(self.errors.values())
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.path}: opset {self.opset}, {self.size} bytes, {', '.join(self.inputs)} -> {', '.join(self.outputs)}"
+        )
+        return head + "\n\n" + table(("batch", "relative error"), self.errors.items(), right="batch relative error")
+
+
+def export_onnx(
+    module: nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    opset: int = 18,
+    tolerance: float = 1e-4,
+    batches: Sequence[int] = (1, 2, 3, 5),
+) -> ExportReport:
+    """The file computes what the network computes in eval mode, for any number of samples.
+
+    The file is written aside and renamed, so that a failed export leaves nothing behind; only a file that disagrees
+    with the network stays, to be looked at. Weights of 1.9 GB and more go into ``NAME.onnx.data`` beside it.
+
+    Args:
+        module: the network; neither its weights nor its training flag change.
+        example_inputs: tensor [N, ...] or tuple of tensors, axis 0 the batch; only shapes and kinds matter.
+        path: the ``.onnx`` file.
+        opset: version of the ONNX operators. 18 is what PyTorch's exporter is written in: later ones hold as well,
+            earlier ones are a conversion that may fail.
+        tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx_check.check_onnx`.
+        batches: batch sizes at which onnxruntime and eager are compared.
+
+    Raises:
+        ExportError: the network cannot be exported, the file has another opset or is not valid, or it disagrees with
+            the network: then the first diverging value is named.
+        OptionError: the example inputs are not tensors with one common batch size.
+    """
+    inputs = as_inputs(example_inputs)
+    eager, path = eager_on_cpu(module), Path(path)
+    # A batch of one would be frozen as a constant.
+    program = onnx_program(eager, random_batch(inputs, max(2, batch_of(inputs)), seed=0), opset)
+    size = _write(program, path, opset)
+    names = [
+        tuple(value.name for value in values) for values in (program.model.graph.inputs, program.model.graph.outputs)
+    ]
+    del program  # holds a second graph of the network
+    agreement = check_onnx(eager, path, inputs, tolerance=tolerance, batches=batches)
+    return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, *names)
+
+
+def _write(program: ONNXProgram, path: Path, opset: int) -> int:
+    """Number of bytes written; nothing is renamed to its place before the file is valid."""
+    import onnx_ir
+
+    model = program.model
+    for node in model.graph:  # the paths of whoever exports are no part of the network
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
+        aside = Path(folder) / path.name
+        with quiet():
+            onnx_ir.save(model, aside, external_data=f"{path.name}.data" if weights >= INLINE_BYTES else None)
+        _check_file(aside, opset)
+        files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: a file without them is no file
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            with written_aside(path.parent / file.name) as part:
+                os.replace(file, part)
+    return size
+
+
+def _check_file(path: Path, opset: int) -> None:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    found = {entry.domain: entry.version for entry in model.opset_import}
+    if (version := found.get("", found.get("ai.onnx"))) != opset:
+        raise ExportError(
+            f"opset {opset} was asked for and the exporter wrote opset {version}: it could not convert {path.name}. "
+            f"Ask for opset {version}."
+        )
+    for value in model.graph.input:
+        first = value.type.tensor_type.shape.dim[:1]
+        if first and not first[0].dim_param:
+            raise ExportError(
+                f"the exporter froze the batch of input `{value.name}` at {first[0].dim_value}: some layer has "
+                "that size baked in. Compute it from the input's shape instead."
+            )
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # the checker and its shape inference have an exception each
+        raise ExportError(f"the exporter wrote a {path.name} that is not valid ONNX: {error}") from error

@@ -1,0 +1,101 @@
+"""An exported file computes what the network computes, at every batch size, in the runtime that will run it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxprune.errors import ExportError, FxpruneError
+
+from .batches import as_inputs, random_batch
+from .onnx_divergence import first_divergence
+from .onnx_program import eager_on_cpu, run_eager
+from .onnx_runner import onnx_runner
+from .outputs import relative_error
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the file and the network are apart.
+
+    Attributes:
+        errors: batch size -> largest |eager - onnxruntime| over the largest |eager|, the worst output.
+        same_argmax: both choose the same class for every sample whose choice is clear.
+    """
+
+    errors: Mapping[int, float]
+    same_argmax: bool
+
+    @property
+    def max_rel_error(self) -> float:
+        """The worst batch."""
+        return max(self.errors.values())
+
+
+def check_onnx(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: Any,
+    *,
+    tolerance: float = 1e-4,
+    batches: Sequence[int] = (1, 2, 3, 5),
+) -> Agreement:
+    """On random inputs, onnxruntime's outputs are eager float32's up to the tolerance, and choose the same classes.
+
+    The class of a sample is the arg-max over axis 1 of an output [N, classes, ...]. It is clear where the network's
+    best value leads the next by more than the tolerance times the largest output; else either is right.
+
+    Args:
+        module: the network, which is run as a copy in eval mode on the CPU.
+        path: the ``.onnx`` file.
+        example_inputs: tensor [N, ...] or tuple of tensors.
+        tolerance: bound on the relative error. Two float32 kernels that sum in different orders differ by 1e-6 in the
+            networks measured; a wrong weight moves the output by 1e-2.
+        batches: batch sizes to try. 1 finds what broadcasts by accident, 2, 3 and 5 what was baked in.
+
+    Raises:
+        ExportError: they disagree; names the first value in the file that does.
+        CheckpointError: onnxruntime cannot load the file.
+    """
+    eager, run = eager_on_cpu(module), onnx_runner(path)
+    inputs = as_inputs(example_inputs)
+    errors: dict[int, float] = {}
+    for batch in batches:
+        drawn = random_batch(inputs, batch, seed=batch)
+        wanted, got = run_eager(eager, drawn), run(*drawn)
+        if len(wanted) != len(got):
+            raise ExportError(
+                f"{os.fspath(path)} has {len(got)} outputs, the network {len(wanted)}: {', '.join(wanted)}."
+            )
+        apart = {name: relative_error(a, b) for (name, a), b in zip(wanted.items(), got)}
+        errors[batch] = max(apart.values())
+        swapped = [name for (name, a), b in zip(wanted.items(), got) if not _same_class(a, b, tolerance)]
+        if errors[batch] > tolerance or swapped:
+            worst = max(apart, key=lambda name: apart[name]) if errors[batch] > tolerance else swapped[0]
+            raise ExportError(
+                f"{os.fspath(path)} and the network disagree at a batch of {batch}: `{worst}` differs by "
+                f"{apart[worst]:.3g} of its largest value (tolerance {tolerance:.3g})"
+                f"{', and a sample changes its class' if swapped else ''}. {_where(eager, path, drawn, tolerance)} "
+                "The file is kept to be looked at; do not use it."
+            )
+    return Agreement(errors, same_argmax=True)
+
+
+def _same_class(eager: Tensor, other: Tensor, tolerance: float) -> bool:
+    if eager.dim() < 2 or eager.shape[1] < 2 or eager.shape != other.shape or not eager.is_floating_point():
+        return True
+    best = eager.topk(2, dim=1).values
+    clear = best.select(1, 0) - best.select(1, 1) > tolerance * eager.abs().max()
+    return bool((eager.argmax(1) == other.argmax(1))[clear].all())
+
+
+def _where(eager: nn.Module, path: str | os.PathLike[str], inputs: tuple[Tensor, ...], tolerance: float) -> str:
+    try:
+        divergence = first_divergence(eager, path, inputs, tolerance)
+    except FxpruneError as error:  # the disagreement is the news, not that it cannot be traced back
+        return f"The first diverging value could not be found: {error}"
+    return str(divergence or "No value diverges while it is looked at: onnxruntime goes wrong in a fused kernel.")

@@ -1,0 +1,134 @@
+"""Where an exported file leaves the network: the first value in graph order that is not the network's."""
+
+from __future__ import annotations
+
+import ast
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .batches import batch_of, repeat_to
+from .onnx_program import onnx_program, run_eager
+from .onnx_runner import onnx_runner
+from .outputs import named_outputs, relative_error
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first value that differs; prints as a sentence.
+
+    Attributes:
+        value: its name in the file.
+        operator: the ONNX operator that makes it.
+        module: qualified name of the network's module in which that happens, empty for the network itself.
+        error: relative error of the value.
+        culprit: which step made it wrong.
+    """
+
+    value: str
+    operator: str
+    module: str
+    error: float
+    culprit: str
+
+    def __str__(self) -> str:
+        where = f"module `{self.module}`" if self.module else "the network's own forward"
+        return (
+            f"The first diverging value is `{self.value}` ({self.operator}, in {where}), off by {self.error:.3g} of "
+            f"its largest value; it went wrong in {self.culprit}."
+        )
+
+
+def first_divergence(
+    eager: nn.Module, path: str | os.PathLike[str], inputs: tuple[Tensor, ...], tolerance: float
+) -> Divergence | None:
+    """All values before it agree: graph order, first as the file is written, then as onnxruntime optimises it.
+
+    The exporter names the file's values after the nodes of the traced program, also where it fuses several into one,
+    so the program is traced again and run beside the file.
+
+    Args:
+        eager: the network, in eval mode on the CPU.
+        path: the ``.onnx`` file.
+        inputs: inputs on which the two disagree; a batch of at least 2 is made of them for tracing.
+        tolerance: relative error above which a value diverges.
+
+    Returns:
+        None where a value is only wrong while it is not looked at, inside a fused kernel.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    truth = list(run_eager(eager, inputs).values())
+    traced, traced_truth = _trace(eager, inputs, opset)
+    outputs = dict(zip((value.name for value in model.graph.output), truth))
+    expected = traced | outputs
+    faithful = all(relative_error(a, b) <= tolerance for a, b in zip(truth, traced_truth))
+    suspects = {
+        False: "the conversion to ONNX" if faithful else "the trace by torch.export",
+        True: "the graph optimisations of onnxruntime",
+    }
+    for optimise, culprit in suspects.items():
+        for value, tensor in _values(model, Path(path), inputs, set(expected), optimise):
+            error = relative_error(expected[value], tensor)
+            # A value of another shape is the same thing in another form, unless it is an output.
+            if error > tolerance and (value in outputs or tensor.shape == expected[value].shape):
+                node = next(node for node in model.graph.node if value in node.output)
+                return Divergence(value, node.op_type, _module_of(node), error, culprit)
+    return None
+
+
+def _trace(eager: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Node name -> value of the program that the exporter converts, and the program's outputs."""
+    program = onnx_program(eager, repeat_to(inputs, max(2, batch_of(inputs))), opset).exported_program
+    assert program is not None
+    recorder = _Recorder(program.module())
+    with torch.no_grad():
+        outputs = recorder.run(*(x.clone() for x in inputs))
+    return recorder.values, list(named_outputs(outputs).values())
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and remembers what each operation made."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function" and torch.is_tensor(value):
+            self.values[n.name] = value.clone()
+        return value
+
+
+def _values(
+    model: Any, path: Path, inputs: tuple[Tensor, ...], wanted: set[str], optimise: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The file's own values of these names, in graph order."""
+    import onnx
+
+    order = [name for node in model.graph.node for name in node.output if name in wanted]
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.output[:]
+    bare.graph.output.extend(onnx.ValueInfoProto(name=name) for name in order)
+    # Beside the file, since weights outside it are found by their relative name.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as file:
+        file.write(bare.SerializeToString())
+        file.flush()
+        yield from zip(order, onnx_runner(file.name, optimise=optimise)(*inputs))
+
+
+def _module_of(node: Any) -> str:
+    """Qualified name of the innermost module, from the scopes that the exporter writes: root, modules, operation."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "[]")
+    modules = ast.literal_eval(scopes)[:-1]
+    return str(modules[-1]) if modules else ""

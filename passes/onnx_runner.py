@@ -1,0 +1,60 @@
+"""An ONNX file is a function of tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import CheckpointError, ExportError, OptionError
+
+
+def onnx_runner(
+    path: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True
+) -> Callable[..., tuple[Tensor, ...]]:
+    """``run(*inputs)`` gives the file's outputs, in the file's order, computed by onnxruntime on the CPU.
+
+    Args:
+        path: the ``.onnx`` file; weights beside it are found.
+        threads: threads of one operator; as many as PyTorch uses, if not given, so that times compare.
+        optimise: let onnxruntime rewrite the graph first.
+
+    Returns:
+        A function from tensors on any device, in the order of the file's inputs, to a tuple of CPU tensors. It raises
+        OptionError for another number of inputs, and ExportError where onnxruntime cannot run the file on them.
+
+    Raises:
+        CheckpointError: no such file, or not one that onnxruntime can load.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # whatever is an error is raised, too
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not os.path.isfile(path):
+        raise CheckpointError(f"there is no ONNX file {os.fspath(path)}: export the network first.")
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common class but this
+        raise CheckpointError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {os.fspath(path)} ({os.path.getsize(path)} bytes): "
+            f"{str(error).splitlines()[0]}. Export it again."
+        ) from error
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if len(inputs) != len(names):
+            raise OptionError(f"{os.fspath(path)} takes {len(names)} inputs ({', '.join(names)}), not {len(inputs)}.")
+        feed = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs)}
+        try:
+            return tuple(torch.from_numpy(value) for value in session.run(None, feed))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(x.shape)} {x.dtype}" for name, x in zip(names, inputs))
+            raise ExportError(f"onnxruntime cannot run {os.fspath(path)} on {shapes}: {error}") from error
+
+    return run

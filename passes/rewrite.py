@@ -1,0 +1,146 @@
+"""The narrow graph: every literal that depends on a number of channels says the new number, all else is as it was.
+
+Three rules make it exact. A *read* of the length of an axis with channels becomes the old number, so that arithmetic on
+sizes computes what it did (heads, scales, factors). A *size argument* for an axis with channels becomes the new
+number. A *position* among channels (slice, split, padding) becomes the position among the kept ones. Batch
+and space stay computed.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.coupling import Coupling, Shape
+from fxprune.errors import RewriteError
+from fxprune.plans import Plan
+from fxprune.propagate import on_meta
+
+from .rewrite_calls import CASES, Site
+
+
+def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
+    """Sizes of a tensor of the graph in the narrow network, at the analysed input."""
+    return tuple(
+        size if codes is None else int(plan.kept[codes].sum())
+        for size, codes in zip(shape.sizes, shape.axes, strict=True)
+    )
+
+
+def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
+    """Copy of the captured graph, adapted to a plan."""
+    graph = fx.Graph(tracer_cls=getattr(coupling.graph_module.graph, "_tracer_cls", None))
+    env: dict[fx.Node, Any] = {}
+    for node in coupling.graph_module.graph.nodes:
+        env[node] = _copy(graph, node, env, coupling, plan)
+    return graph
+
+
+def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Coupling, plan: Plan) -> Any:
+    if node.op == "output":
+        return graph.output(fx.map_arg(node.args[0], env.__getitem__))
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    if _reads_sizes(node):
+        return _sizes_read(graph, node, args, kwargs, coupling)
+    folded = _fold(node, args, kwargs)
+    if folded is not None:
+        return folded[0]
+    site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)
+    case = CASES.get(node.target) if node.op in ("call_function", "call_method") else None
+    made = case(site) if case is not None else None
+    return site.copy(tuple(args), dict(kwargs)) if made is None else made
+
+
+def _reads_sizes(node: fx.Node) -> bool:
+    return (node.op == "call_method" and node.target in ("size", "numel", "dim", "__len__")) or (
+        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
+    )
+
+
+def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:
+    """Lengths of axes with channels as literals, of other axes as nodes."""
+    (tensor, *rest), name = args, node.target if isinstance(node.target, str) else node.args[1]
+    shape = coupling.nodes[node.args[0].name].value  # type: ignore[union-attr]
+    if not isinstance(shape, Shape):
+        raise RewriteError(f"node `{node}` reads the sizes of something that is no tensor.")
+
+    def length(dim: int) -> Any:
+        if shape.axes[dim] is not None:
+            return shape.sizes[dim]
+        return graph.call_method("size", (tensor, dim))
+
+    if name in ("dim", "ndim"):
+        return len(shape.sizes)
+    if name == "__len__":
+        return length(0)
+    if name == "numel":
+        total: Any = 1
+        for dim in range(len(shape.sizes)):
+            factor = length(dim)
+            both_known = isinstance(total, int) and isinstance(factor, int)
+            total = total * factor if both_known else graph.call_function(operator.mul, (total, factor))
+        return total
+    dim = kwargs.get("dim", rest[0] if name == "size" and rest else None)
+    return tuple(map(length, range(len(shape.sizes)))) if dim is None else length(dim % len(shape.sizes))
+
+
+def _fold(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] | None:
+    """The value of a call on numbers and tuples that are known by now, in a tuple; None if it must stay a call."""
+    if node.op != "call_function" or node.target is getattr or not args:
+        return None
+    known = not any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves((args, kwargs)))
+    is_tuple = isinstance(args[0], tuple)
+    if is_tuple and node.target is operator.getitem and not isinstance(args[1], fx.Node):
+        return (args[0][args[1]],)
+    if is_tuple and node.target is operator.add and isinstance(args[1], tuple):
+        return (args[0] + args[1],)
+    if known and getattr(node.target, "__module__", "") in ("_operator", "math", "builtins"):
+        return (node.target(*args, **kwargs),)  # type: ignore[operator]
+    return None
+
+
+def check_shapes_of(module: fx.GraphModule, plan: Plan) -> None:
+    """Run the narrow graph on the meta device: every node must have the shape that the plan demands.
+
+    Raises:
+        RewriteError: naming the first node that does not, with both shapes and the line it comes from.
+    """
+    coupling = plan.coupling
+    interpreter = _ShapeCheck(on_meta(module), module.graph, plan)
+    try:
+        with torch.no_grad():
+            interpreter.run(*coupling.example_inputs)
+    except RewriteError:
+        raise
+    except Exception as error:
+        raise RewriteError(
+            f"the narrow graph does not run: node `{interpreter.now}` ({interpreter.now.format_node()}): "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+
+
+class _ShapeCheck(fx.Interpreter):
+    def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan) -> None:
+        super().__init__(root, garbage_collect_values=True, graph=graph)
+        self.extra_traceback = False
+        self.plan = plan
+        self.now: fx.Node = next(iter(graph.nodes))
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.now = n
+        with torch.device("meta"):
+            value = super().run_node(n)
+        facts = self.plan.coupling.nodes.get(n.name)
+        if facts is None or n.op == "output":
+            return value
+        wanted = [narrow_sizes(self.plan, leaf) for leaf in pytree.tree_leaves(facts.value) if isinstance(leaf, Shape)]
+        found = [tuple(leaf.shape) for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        if wanted != found:
+            raise RewriteError(
+                f"node `{n}` ({n.format_node()}) has shape {found} in the narrow graph; the plan demands {wanted}."
+            )
+        return value

@@ -1,0 +1,289 @@
+"""One case per kind of call whose literals depend on channels; :mod:`fxprune.surface` lists the kinds.
+
+A case takes a :class:`Site` and returns what stands in the narrow graph for the call, or None where the call
+can be copied as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune import surface
+from fxprune.coupling import Codes, Coupling, Shape
+from fxprune.errors import RewriteError
+from fxprune.plans import Plan
+from fxprune.rules.segments import segments
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A call of the wide graph and the place where it goes in the narrow one.
+
+    Attributes:
+        graph: the narrow graph, under construction.
+        node: the call in the wide graph.
+        args: positional arguments in the narrow graph: nodes, and numbers where they are known.
+        kwargs: keyword arguments, likewise.
+        coupling: what is known of every wide node.
+        plan: what is kept.
+    """
+
+    graph: fx.Graph
+    node: fx.Node
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    coupling: Coupling
+    plan: Plan
+
+    def shape_of(self, index: int) -> Shape:
+        """Shape of the tensor that the wide call takes as argument ``index``."""
+        given = self.node.args[index]
+        value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
+        if not isinstance(value, Shape):
+            raise RewriteError(f"argument {index} of node `{self.node}` is not a tensor of the graph.")
+        return value
+
+    @property
+    def value(self) -> Any:
+        """What the wide call returns, tensors as shapes."""
+        return self.coupling.nodes[self.node.name].value
+
+    def kept(self, codes: Codes) -> Any:
+        """Which positions of an axis stay, bool [length]."""
+        return self.plan.kept[codes]
+
+    def copy(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any = None) -> fx.Node:
+        """The call with other arguments, under its old name."""
+        made = self.graph.create_node(
+            self.node.op, target or self.node.target, args, kwargs, self.node.name, self.node.type
+        )
+        made.meta = dict(self.node.meta)
+        return made
+
+    def parameter(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument given by place or by name."""
+        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
+
+
+def resized(site: Site) -> fx.Node | None:
+    """view, reshape, expand, unflatten: sizes of axes with channels become the kept numbers."""
+    out = site.value
+    if not isinstance(out, Shape) or not out.labelled:
+        return None
+    if site.node.target in ("unflatten", torch.unflatten):
+        return _unflattened(site, out)
+    flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
+    sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes, flat = list(sizes[0]), False
+    for dim, codes in enumerate(out.axes):
+        if codes is not None and not _is_open(sizes[dim]):
+            sizes[dim] = _length(site, dim, codes, sizes[dim])
+    return site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {})
+
+
+def _is_open(size: Any) -> bool:
+    """-1 finds the right number by itself."""
+    return isinstance(size, int) and size == -1
+
+
+def _length(site: Site, dim: int, codes: Codes, size: Any) -> Any:
+    """A literal, or where channels were merged with batch or space, a product computed from the narrow input."""
+    if isinstance(size, int):
+        return int(site.kept(codes).sum())
+    before, after = site.shape_of(0), site.value
+    runs = [run for run in segments(before.sizes, after.sizes) if dim in run[1]]
+    inside = [d for d in runs[0][0]] if runs else []
+    others = [d for d in runs[0][1] if d != dim and after.sizes[d] > 1] if runs else [dim]
+    if others or site.node.target == "expand":
+        if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1):
+            return int(site.kept(codes).sum())
+        raise RewriteError(
+            f"size {dim} of node `{site.node}` mixes channels with batch or space, and splits them again; "
+            "write it as -1 in the model."
+        )
+    total: Any = 1
+    for d in inside:
+        factor = site.graph.call_method("size", (site.args[0], d))
+        total = factor if total == 1 else site.graph.call_function(operator.mul, (total, factor))
+    return total
+
+
+def _unflattened(site: Site, out: Shape) -> fx.Node:
+    rank = len(site.shape_of(0).sizes)
+    dim, sizes = site.parameter(1, "dim") % rank, list(site.parameter(2, "sizes"))
+    for place in range(len(sizes)):
+        codes = out.axes[dim + place]
+        if codes is not None and not _is_open(sizes[place]):
+            sizes[place] = int(site.kept(codes).sum())
+    return site.copy((site.args[0], dim, tuple(sizes)), {})
+
+
+def pieces(site: Site) -> fx.Node | None:
+    """split, chunk: the length of each piece among the kept positions."""
+    on_x = site.shape_of(0)
+    dim = site.parameter(2, "dim", 0)
+    if on_x.axes[dim] is None:
+        return None
+    lengths = [int(site.kept(piece.axes[dim]).sum()) if piece.axes[dim] is not None else piece.sizes[dim] for piece in site.value]
+    return site.graph.create_node(
+        "call_function", torch.split, (site.args[0], lengths, dim), {}, site.node.name, site.node.type
+    )
+
+
+def sliced(site: Site) -> fx.Node | None:
+    """getitem, narrow: bounds among channels become bounds among the kept ones."""
+    given = site.node.args[0]
+    on_x = site.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
+    if not isinstance(on_x, Shape) or not on_x.labelled:
+        return None
+    if site.node.target in ("narrow", torch.narrow):
+        return _narrowed(site, on_x)
+    items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
+    items = _without_ellipsis(items, len(on_x.sizes))
+    dim, new = 0, []
+    for item in items:
+        if item is None:
+            new.append(item)
+            continue
+        codes = on_x.axes[dim]
+        new.append(_bounds(site, codes, item) if isinstance(item, slice) and codes is not None else item)
+        dim += 1
+    return site.copy((site.args[0], tuple(new)), {})
+
+
+def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    taken = sum(item is not None and item is not Ellipsis for item in items)
+    if Ellipsis not in [item for item in items if not isinstance(item, fx.Node)]:
+        return items
+    place = next(i for i, item in enumerate(items) if item is Ellipsis)
+    return (*items[:place], *(slice(None) for _ in range(rank - taken)), *items[place + 1 :])
+
+
+def _bounds(site: Site, codes: Codes, item: slice) -> Any:
+    if item == slice(None):
+        return item
+    bounds = (item.start, item.stop, item.step)
+    if any(isinstance(bound, fx.Node) for bound in bounds):
+        raise RewriteError(f"a slice among channels at node `{site.node}` has bounds that are computed.")
+    kept = site.kept(codes)
+    taken = np.arange(len(codes))[item]
+    places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1, None)
+    return [int(place) for place in places]
+
+
+def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
+    dim = site.parameter(1, "dim") % len(on_x.sizes)
+    start, length = site.parameter(2, "start"), site.parameter(3, "length")
+    codes = on_x.axes[dim]
+    if codes is None:
+        return None
+    kept = site.kept(codes)
+    before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
+    return site.copy((site.args[0], dim, before, inside), {})
+
+
+def padded(site: Site) -> fx.Node | None:
+    """pad: constant channels before and after, as many as are kept."""
+    on_x, out = site.shape_of(0), site.value
+    amounts = list(site.parameter(1, "pad"))
+    for i in range(len(amounts) // 2):
+        dim = len(on_x.sizes) - 1 - i
+        inner, outer = on_x.axes[dim], out.axes[dim]
+        before, after = amounts[2 * i : 2 * i + 2]
+        if inner is None or outer is None or not (before or after):
+            continue
+        kept_in, kept_out = site.kept(inner), site.kept(outer)
+        for side, amount in enumerate((before, after)):
+            gone = kept_in[: max(-amount, 0)] if side == 0 else kept_in[len(kept_in) - max(-amount, 0) :]
+            come = kept_out[: max(amount, 0)] if side == 0 else kept_out[len(kept_out) - max(amount, 0) :]
+            amounts[2 * i + side] = int(come.sum()) - int(gone.sum())
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "pad"}
+    return site.copy((site.args[0], tuple(amounts), *site.args[2:]), kwargs)
+
+
+def _multiplicity(site: Site) -> int:
+    """Cluster size on the axes that a product of activations sums over; 1 where there is no such product."""
+    sizes = {
+        int(size)
+        for codes in site.coupling.nodes[site.node.name].products
+        for size in np.unique(site.plan.sizes[codes])
+    }
+    if len(sizes) > 1:
+        raise RewriteError(f"node `{site.node}` sums over clusters of different sizes: {sorted(sizes)}.")
+    return sizes.pop() if sizes else 1
+
+
+def multiplied(site: Site) -> fx.Node | None:
+    """matmul, einsum: a sum over merged channels is too small by the size of their clusters."""
+    size = _multiplicity(site)
+    if size == 1:
+        return None
+    product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
+    return site.graph.create_node("call_function", operator.mul, (product, size), {}, site.node.name, site.node.type)
+
+
+def attention(site: Site) -> fx.Node | None:
+    """Scaled dot product: the scale is written out (by default it follows the head dim) and takes the factor."""
+    size, query = _multiplicity(site), site.shape_of(0)
+    if query.axes[-1] is None:
+        return None
+    scale = site.kwargs.get("scale")
+    if scale is None:
+        scale = query.sizes[-1] ** -0.5
+    if isinstance(scale, fx.Node):
+        scale = scale if size == 1 else site.graph.call_function(operator.mul, (scale, size))
+    else:
+        scale = scale * size
+    return site.copy(site.args, {**site.kwargs, "scale": scale})
+
+
+def convolved(site: Site) -> fx.Node | None:
+    """Functional convolution: the number of groups follows from the input and what a group reads."""
+    on_x, weight = site.shape_of(0), site.shape_of(1)
+    groups = site.parameter(6, "groups", 1)
+    if groups == 1 or on_x.axes[1] is None:
+        return None
+    per_group = weight.sizes[1] if weight.axes[1] is None else int(site.kept(weight.axes[1]).sum())
+    groups = int(site.kept(on_x.axes[1]).sum()) // per_group
+    if len(site.args) > 6:
+        return site.copy((*site.args[:6], groups), site.kwargs)
+    return site.copy(site.args, {**site.kwargs, "groups": groups})
+
+
+def normalised(site: Site) -> fx.Node | None:
+    """Functional layer norm: the normalised shape."""
+    on_x = site.shape_of(0)
+    shape = list(site.parameter(1, "normalized_shape"))
+    lead = len(on_x.sizes) - len(shape)
+    for place in range(len(shape)):
+        codes = on_x.axes[lead + place]
+        if codes is not None:
+            shape[place] = int(site.kept(codes).sum())
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "normalized_shape"}
+    return site.copy((site.args[0], tuple(shape), *site.args[2:]), kwargs)
+
+
+def _table(*cases: tuple[Iterable[surface.Target], Callable[[Site], fx.Node | None]]) -> dict[Any, Callable[[Site], fx.Node | None]]:
+    return {target: case for targets, case in cases for target in targets}
+
+
+CASES = _table(
+    (surface.VIEWS | surface.EXPANSIONS, resized),
+    (surface.SPLITS, pieces),
+    (surface.SLICES, sliced),
+    (surface.PADS, padded),
+    (surface.PRODUCTS, multiplied),
+    (surface.ATTENTION, attention),
+    (surface.CONVOLUTIONS, convolved),
+    (surface.NORMS, normalised),
+)

@@ -1,0 +1,148 @@
+"""Weights on disk are plain numbers under names: safetensors, no pickle; read whole or refused with a reason."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.capture import canonical_names
+from fxprune.errors import CheckpointError
+from fxprune.files import written_aside
+
+SUFFIX = ".safetensors"
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, also those outside the state dict, under the first of its names."""
+    first = canonical_names(model)
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor.detach() for name, tensor in named if first[name] == name}
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Write a safetensors file at once or not at all; views of one memory become tensors of their own."""
+    from safetensors.torch import save_file
+
+    seen: set[tuple[torch.device, int]] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        memory = (tensor.device, tensor.untyped_storage().data_ptr())
+        plain[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
+        seen.add(memory)
+    with written_aside(path) as aside:
+        save_file(plain, aside)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: no such file, or one that is cut short or not in this format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a training checkpoint that :func:`load_weights` puts back: the state dict, each shared tensor once.
+
+    Args:
+        model: any module.
+        path: the file, by custom ``NAME.safetensors``.
+    """
+    first = canonical_names(model)
+    write_tensors({name: tensor for name, tensor in model.state_dict().items() if first[name] == name}, path)
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Every tensor of the model's state dict gets the file's values; where one does not fit, none is touched.
+
+    Args:
+        model: the network to fill.
+        path: a ``.safetensors`` file, or what ``torch.save`` wrote of a state dict: by itself, or under
+            ``state_dict`` or ``model``, with or without the prefix of DistributedDataParallel. No code in it is run.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds no tensors, or is of another network: then the first
+            tensors that differ are named.
+    """
+    state = read_tensors(path) if Path(path).suffix == SUFFIX else _read_torch(path)
+    fill(model, state, os.fspath(path))
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
+    """Put tensors into a model's state dict: all of them, or none and an error that names the first that differ.
+
+    A tensor that the model shares under several names may be given under any of them.
+
+    Args:
+        model: the network to fill; with ``assign`` it takes the tensors themselves, and may be on the meta device.
+        state: name -> tensor.
+        where: the file, for the error.
+        assign: replace the model's tensors instead of copying into them.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    first = canonical_names(model)
+    given = {first.get(name, name): tensor for name, tensor in state.items()}
+    if assign:  # one Parameter object under all its names, so that they stay tied
+        grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        given = {
+            name: nn.Parameter(tensor, requires_grad=grads[name]) if name in grads else tensor
+            for name, tensor in given.items()
+        }
+    here = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)}
+    full = {name: given[first[name]] for name in here if first[name] in given}
+    full |= {name: tensor for name, tensor in given.items() if name not in first}
+    _compare(here, full, where)
+    model.load_state_dict(full, strict=True, assign=assign)
+
+
+def _compare(here: Mapping[str, Tensor], there: Mapping[str, Tensor], where: str) -> None:
+    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
+        return str(list(tensors[name].shape)) if name in tensors else "absent"
+
+    names = dict.fromkeys([*here, *there])
+    differ = [name for name in names if shape(here, name) != shape(there, name)]
+    if differ:
+        raise CheckpointError(
+            f"{where} holds the weights of another network: {len(differ)} of {len(here)} tensors differ, first "
+            + "; ".join(
+                f"{name}: {shape(there, name)} in the file, {shape(here, name)} in the model" for name in differ[:3]
+            )
+            + ". Build the model that the weights were saved from."
+        )
+
+
+def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    from timm.models import load_state_dict
+
+    try:
+        state = load_state_dict(os.fspath(path), use_ema=False)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        raise _unreadable(path, error) from error
+    tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
+    if not tensors:
+        raise CheckpointError(f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top.")
+    return tensors
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
+    if not os.path.isfile(path):
+        return CheckpointError(f"there is no file {os.fspath(path)}.")
+    text = str(error).strip()
+    return CheckpointError(
+        f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {type(error).__name__}: "
+        f"{text.splitlines()[0] if text else 'no message'}. It may be cut short or of another format: save it again."
+    )

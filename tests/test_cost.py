@@ -1,0 +1,66 @@
+"""Cost: what a plan promises is what the network built narrow has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hand_made import Normed, Plain, normed, plain
+from torch import nn
+
+from fxprune.cost import Cost, cost, latency, measure_cost, plan_cost, widths_cost
+from fxprune.passes.cluster import plan
+
+CASES = [
+    (plain, Plain, {"conv1.weight": 4, "conv2.weight": 3}),
+    (plain, Plain, {"conv1.weight": 1, "conv2.weight": 6}),
+    (plain, Plain, {"conv1.weight": 8, "conv2.weight": 6}),
+    (normed, Normed, {"up.weight": 6, "mid.weight": 4}),
+    (normed, Normed, {"up.weight": 3, "mid.weight": 2}),
+]
+
+
+@pytest.mark.parametrize(("make", "network", "widths"), CASES)
+def test_cost_of_a_plan_is_the_cost_of_the_narrow_network(make, network, widths):
+    case = make()
+    measured = measure_cost(network(*widths.values()), tuple(x.float() for x in case.inputs))
+    assert widths_cost(case.coupling, widths) == measured
+    assert plan_cost(plan(case.coupling, widths=widths, method="even")) == measured
+    assert cost(case.coupling) == measure_cost(case.model, case.inputs)
+
+
+def test_figures_worked_out_by_hand():
+    case = plain()
+    assert cost(case.coupling) == Cost(params=224 + 16 + 432 + 12 + 485, macs=2 * (16 * 8 * 27 + 16 * 6 * 72 + 480))
+    assert cost(normed().coupling).params == 72 + 24 + 104 + 16 + 45  # the shared weight counts once
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"),
+    [
+        (nn.Linear(3, 4), (5, 3), Cost(16, 60)),
+        (nn.Conv2d(4, 8, 3, groups=4, padding=1), (2, 4, 5, 5), Cost(80, 2 * 25 * 72)),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False), (1, 4, 3, 3), Cost(96, 9 * 96)),
+        (nn.BatchNorm2d(4), (1, 4, 1, 1), Cost(8, 0)),
+        (nn.MultiheadAttention(4, 2, batch_first=True), None, Cost(80, 3 * 64 + 2 * 36)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_measured_cost_of_single_layers(layer, shape, expected):
+    inputs = torch.randn(shape) if shape else (torch.randn(1, 3, 4),) * 3
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    assert measure_cost(layer, inputs) == expected
+    assert layer.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_latency_is_the_median_time_of_a_call_without_gradients():
+    calls = []
+
+    def call(x, y):
+        assert torch.is_inference_mode_enabled()
+        calls.append(x + y)
+
+    assert 0.0 < latency(call, (torch.ones(2), torch.ones(2)), seconds=0.01) < 1.0
+    assert len(calls) > 1
+    assert np.isfinite(latency(nn.Linear(2, 2), torch.ones(1, 2), seconds=0.01))
