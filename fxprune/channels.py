@@ -114,6 +114,4 @@ def signatures(channels: Channels, vectors: list[Ids]) -> dict[int, bytes]:
     by_channel = np.argsort(channel, kind="stable")
     names, begin = np.unique(channel[by_channel], return_index=True)
     end = np.r_[begin[1:], len(by_channel)]
-    return {
-        int(name): tokens[by_channel[b:e]].tobytes() for name, b, e in zip(names, begin, end, strict=True)
-    }
+    return {int(name): tokens[by_channel[b:e]].tobytes() for name, b, e in zip(names, begin, end, strict=True)}

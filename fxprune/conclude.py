@@ -239,7 +239,9 @@ def _number(
         _, start = np.unique(channels, return_index=True)
         members = channels[np.sort(start)]
         code[members] = offset + np.arange(len(members))
-        placed = [(Axis(on.name, on.dim, _positions(at, code[channel])), columns) for on, at, channel, columns in made[index]]
+        placed = [
+            (Axis(on.name, on.dim, _positions(at, code[channel])), columns) for on, at, channel, columns in made[index]
+        ]
         name = _free_name(axis.name, groups)
         groups[name] = Group(
             name,
@@ -274,9 +276,7 @@ def _shapes(walk: Walk, value: Any, code: NDArray[np.int64]) -> Any:
             tuple(sizes), tuple(None if ids is None else code[walk.channels.channel(ids)] for ids in label.axes)
         )
 
-    return pytree.tree_map(
-        lambda leaf: shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair
-    )
+    return pytree.tree_map(lambda leaf: shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair)
 
 
 def _is_pair(value: Any) -> bool:

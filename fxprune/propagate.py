@@ -171,7 +171,8 @@ def _checked(call: Call, entry: Entry) -> list[Axes]:
     axes = answer if isinstance(answer, list) else [answer]
     found = [[None if ids is None else len(ids) for ids in on_tensor] for on_tensor in axes]
     fits = len(outs) == len(axes) and all(
-        len(on_tensor) == out.dim() and all(n is None or n == size for n, size in zip(on_tensor, out.shape, strict=True))
+        len(on_tensor) == out.dim()
+        and all(n is None or n == size for n, size in zip(on_tensor, out.shape, strict=True))
         for on_tensor, out in zip(found, outs, strict=True)
     )
     if not fits:

@@ -20,7 +20,16 @@ Target = str | Callable[..., Any]
 VIEWS: frozenset[Target] = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
 EXPANSIONS: frozenset[Target] = frozenset({"expand"})
 SPLITS: frozenset[Target] = frozenset(
-    {"split", "chunk", "split_with_sizes", "tensor_split", torch.split, torch.chunk, torch.split_with_sizes, torch.tensor_split}
+    {
+        "split",
+        "chunk",
+        "split_with_sizes",
+        "tensor_split",
+        torch.split,
+        torch.chunk,
+        torch.split_with_sizes,
+        torch.tensor_split,
+    }
 )
 SLICES: frozenset[Target] = frozenset({operator.getitem, "narrow", torch.narrow})
 PADS: frozenset[Target] = frozenset({F.pad, torch.constant_pad_nd})

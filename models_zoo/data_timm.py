@@ -112,7 +112,7 @@ def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
 
 
 def _classes(name: str, dataset: Any) -> list[str]:
-    """Names of the classes in the order of their numbers: timm's readers say class -> number, torchvision's say a list."""
+    """Names of the classes by number: timm's readers hold class -> number, torchvision's data sets a list."""
     numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     classes: Iterable[Any] = sorted(numbers, key=numbers.__getitem__) if numbers else getattr(dataset, "classes", ())
     if not (names := [str(label) for label in classes]):
@@ -126,7 +126,8 @@ def _compare(name: str, train: list[str], test: list[str]) -> None:
     lost, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
     raise DataError(
         f"the classes of `{name}` differ: {len(train)} to train, {len(test)} to test; "
-        f"only to train: {_some(lost)}; only to test: {_some(extra)}. Both need the same sub-folders, none without images."
+        f"only to train: {_some(lost)}; only to test: {_some(extra)}. "
+        "Both need the same classes, none without images."
     )
 
 

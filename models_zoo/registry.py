@@ -19,7 +19,7 @@ OWN: Mapping[str, Callable[..., nn.Module]] = {
 }
 TORCHVISION = "torchvision/"
 
-# Without these, torchvision draws the first weights from scipy's truncated normal (a minute) and adds training-only outputs.
+# Otherwise torchvision draws weights from a truncated normal, which is slow and warns, and adds outputs to train on.
 _TORCHVISION_ARGS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False},
     "inception_v3": {"aux_logits": False, "init_weights": False},
@@ -80,9 +80,8 @@ def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any
     try:
         return build(*args, **kwargs)
     except Exception as error:  # builders of three packages raise whatever they like
-        reason = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
-        )
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        reason = f"{type(error).__name__}: {first}"
         if kwargs.get("pretrained") or kwargs.get("weights"):
             raise ModelError(
                 f"`{name}` could not be had with its published weights ({asked}): {reason} "

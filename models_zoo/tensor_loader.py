@@ -39,7 +39,7 @@ class TensorLoader:
         """One pass: images [batch, C, H, W] and classes [batch]."""
         count = len(self.images)
         order = torch.randperm(count) if self.shuffle else torch.arange(count)
-        for chosen in order.split(self.batch_size)[: len(self)]:
+        for chosen in torch.split(order, self.batch_size)[: len(self)]:
             images = self.images[chosen]
             yield shifted(images, self.shift) if self.shift else images, self.labels[chosen]
 

@@ -32,7 +32,7 @@ class _Unit:
 
     def nearest(self, keep: float) -> dict[str, int]:
         """Widths of the choice nearest to the share ``keep``; of two equally near, the wider."""
-        distance = np.abs(self.widths[:, 0] / self.groups[0].width - keep)
+        distance = np.abs(self.widths[:, 0] - keep * self.groups[0].width)
         return self.choice(len(distance) - 1 - int(distance[::-1].argmin()))
 
     def beside(self, widths: Mapping[str, int]) -> list[dict[str, int]]:

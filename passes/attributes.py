@@ -63,7 +63,9 @@ def _statistics_norm(layer: nn.Module, width: int) -> None:
 
 def _layer_norm(layer: nn.Module, width: int) -> None:
     assert isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-    layer.normalized_shape = tuple(layer.weight.shape) if layer.weight is not None else (*layer.normalized_shape[:-1], width)
+    layer.normalized_shape = (
+        tuple(layer.weight.shape) if layer.weight is not None else (*layer.normalized_shape[:-1], width)
+    )
 
 
 def _group_norm(layer: nn.Module, width: int) -> None:

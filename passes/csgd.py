@@ -201,22 +201,21 @@ class Csgd:
 
 
 def _tied(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[_Tied]:
-    """Trainable tensors of the plan, each once though it may have several names; buffers are left to the snap."""
+    """Parameters that the plan makes equal, with their places in the optimizer; buffers are left to the snap."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    axes: dict[nn.Parameter, dict[tuple[int, bytes], Partition]] = {}
+    axes: dict[nn.Parameter, list[Partition]] = {}
     for partition in plan.partitions():
         if partition.tied and partition.parameter in parameters:
-            same = partition.dim, partition.cluster.tobytes()
-            axes.setdefault(parameters[partition.parameter], {}).setdefault(same, partition)
+            axes.setdefault(parameters[partition.parameter], []).append(partition)
     held = {p: index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
     tied = []
-    for parameter, partitions in axes.items():
-        cuts = tuple(partitions.values())
+    for parameter, cuts in axes.items():
+        name = cuts[0].parameter
         if parameter in held:
-            tied.append(_Tied(cuts[0].parameter, parameter, cuts, held[parameter]))
+            tied.append(_Tied(name, parameter, tuple(cuts), held[parameter]))
         elif not all(is_even(parameter, segments(cut, parameter.device)) for cut in cuts):
             raise OptionError(
-                f"the plan merges rows of `{cuts[0].parameter}`, but the optimizer does not hold that parameter, so "
+                f"the plan merges rows of `{name}`, but the optimizer does not hold that parameter, so "
                 f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
             )
     return tied

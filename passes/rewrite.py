@@ -20,7 +20,7 @@ from fxprune.errors import RewriteError
 from fxprune.plans import Plan
 from fxprune.propagate import on_meta
 
-from .rewrite_calls import CASES, Site
+from .rewrite_calls import CASES, WIDE, Site
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling
     def length(dim: int) -> Any:
         if shape.axes[dim] is not None:
             return shape.sizes[dim]
-        return graph.call_method("size", (tensor, dim))
+        return graph.create_node("call_method", "size", (tensor, dim), {}, f"{node.name}_size")
 
     if name in ("dim", "ndim"):
         return len(shape.sizes)
@@ -82,7 +82,7 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling
         for dim in range(len(shape.sizes)):
             factor = length(dim)
             both_known = isinstance(total, int) and isinstance(factor, int)
-            total = total * factor if both_known else graph.call_function(operator.mul, (total, factor))
+            total = total * factor if both_known else graph.create_node("call_function", operator.mul, (total, factor))
         return total
     dim = kwargs.get("dim", rest[0] if name == "size" and rest else None)
     return tuple(map(length, range(len(shape.sizes)))) if dim is None else length(dim % len(shape.sizes))
@@ -134,7 +134,7 @@ class _ShapeCheck(fx.Interpreter):
         self.now = n
         with torch.device("meta"):
             value = super().run_node(n)
-        facts = self.plan.coupling.nodes.get(n.name)
+        facts = self.plan.coupling.nodes.get(n.meta.get(WIDE, ""))
         if facts is None or n.op == "output":
             return value
         wanted = [narrow_sizes(self.plan, leaf) for leaf in pytree.tree_leaves(facts.value) if isinstance(leaf, Shape)]

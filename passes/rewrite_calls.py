@@ -21,6 +21,14 @@ from fxprune.errors import RewriteError
 from fxprune.plans import Plan
 from fxprune.rules.segments import segments
 
+WIDE = "fxprune_wide"
+
+
+def standing_for(wide: fx.Node, made: fx.Node) -> fx.Node:
+    """Note which wide node a narrow one stands for: names may differ, since helpers take names too."""
+    made.meta = {**wide.meta, WIDE: wide.name}
+    return made
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -64,8 +72,15 @@ class Site:
         made = self.graph.create_node(
             self.node.op, target or self.node.target, args, kwargs, self.node.name, self.node.type
         )
-        made.meta = dict(self.node.meta)
-        return made
+        return standing_for(self.node, made)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
+        """A further call that has no counterpart in the wide graph."""
+        return self.graph.create_node("call_function", function, args, {}, f"{self.node.name}_narrow")
+
+    def length(self, dim: int) -> fx.Node:
+        """The length of an axis of the first argument, read while the narrow graph runs."""
+        return self.graph.create_node("call_method", "size", (self.args[0], dim), {}, f"{self.node.name}_size")
 
     def parameter(self, index: int, name: str, default: Any = None) -> Any:
         """An argument given by place or by name."""
@@ -111,8 +126,7 @@ def _length(site: Site, dim: int, codes: Codes, size: Any) -> Any:
         )
     total: Any = 1
     for d in inside:
-        factor = site.graph.call_method("size", (site.args[0], d))
-        total = factor if total == 1 else site.graph.call_function(operator.mul, (total, factor))
+        total = site.length(d) if isinstance(total, int) else site.call(operator.mul, total, site.length(d))
     return total
 
 
@@ -132,10 +146,12 @@ def pieces(site: Site) -> fx.Node | None:
     dim = site.parameter(2, "dim", 0)
     if on_x.axes[dim] is None:
         return None
-    lengths = [int(site.kept(piece.axes[dim]).sum()) if piece.axes[dim] is not None else piece.sizes[dim] for piece in site.value]
-    return site.graph.create_node(
-        "call_function", torch.split, (site.args[0], lengths, dim), {}, site.node.name, site.node.type
-    )
+    lengths = [
+        int(site.kept(piece.axes[dim]).sum()) if piece.axes[dim] is not None else piece.sizes[dim]
+        for piece in site.value
+    ]
+    made = site.graph.create_node("call_function", torch.split, (site.args[0], lengths, dim), {}, site.node.name)
+    return standing_for(site.node, made)
 
 
 def sliced(site: Site) -> fx.Node | None:
@@ -229,7 +245,7 @@ def multiplied(site: Site) -> fx.Node | None:
     if size == 1:
         return None
     product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
-    return site.graph.create_node("call_function", operator.mul, (product, size), {}, site.node.name, site.node.type)
+    return standing_for(site.node, site.call(operator.mul, product, size))
 
 
 def attention(site: Site) -> fx.Node | None:
@@ -241,7 +257,7 @@ def attention(site: Site) -> fx.Node | None:
     if scale is None:
         scale = query.sizes[-1] ** -0.5
     if isinstance(scale, fx.Node):
-        scale = scale if size == 1 else site.graph.call_function(operator.mul, (scale, size))
+        scale = scale if size == 1 else site.call(operator.mul, scale, size)
     else:
         scale = scale * size
     return site.copy(site.args, {**site.kwargs, "scale": scale})
@@ -273,7 +289,9 @@ def normalised(site: Site) -> fx.Node | None:
     return site.copy((site.args[0], tuple(shape), *site.args[2:]), kwargs)
 
 
-def _table(*cases: tuple[Iterable[surface.Target], Callable[[Site], fx.Node | None]]) -> dict[Any, Callable[[Site], fx.Node | None]]:
+def _table(
+    *cases: tuple[Iterable[surface.Target], Callable[[Site], fx.Node | None]],
+) -> dict[Any, Callable[[Site], fx.Node | None]]:
     return {target: case for targets, case in cases for target in targets}
 
 

@@ -50,6 +50,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; a tensor with two names is there twice."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
     }
 
 

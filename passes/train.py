@@ -157,7 +157,7 @@ def _one_pass(
                 "or look for images or weights that are not numbers."
             )
         engine.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         engine.step()
         total += value
         images_seen += len(images)

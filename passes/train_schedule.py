@@ -34,7 +34,7 @@ def learning_rates(*, lr: float, epochs: int, steps_per_epoch: int, warmup_epoch
 
 
 def cosine(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup_epochs: float) -> Any:
-    """Scheduler under which step t of T has the rate ``lr (1 + cos(pi (t - w) / (T - w))) / 2``; before w, ``lr (t + 1) / (w + 1)``.
+    """Step t of T has the rate ``lr (1 + cos(pi (t - w) / (T - w))) / 2``, and ``lr (t + 1) / (w + 1)`` before w.
 
     Args:
         optimizer: its own rates are the largest ones.

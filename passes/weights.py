@@ -17,8 +17,8 @@ from fxprune.files import written_aside
 SUFFIX = ".safetensors"
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer, also those outside the state dict, under the first of its names."""
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, also those outside the state dict, once, under the first of its names."""
     first = canonical_names(model)
     named = (*model.named_parameters(), *model.named_buffers())
     return {name: tensor.detach() for name, tensor in named if first[name] == name}
@@ -77,51 +77,28 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors that differ are named.
     """
     state = read_tensors(path) if Path(path).suffix == SUFFIX else _read_torch(path)
-    fill(model, state, os.fspath(path))
-
-
-def fill(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
-    """Put tensors into a model's state dict: all of them, or none and an error that names the first that differ.
-
-    A tensor that the model shares under several names may be given under any of them.
-
-    Args:
-        model: the network to fill; with ``assign`` it takes the tensors themselves, and may be on the meta device.
-        state: name -> tensor.
-        where: the file, for the error.
-        assign: replace the model's tensors instead of copying into them.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
     first = canonical_names(model)
     given = {first.get(name, name): tensor for name, tensor in state.items()}
-    if assign:  # one Parameter object under all its names, so that they stay tied
-        grads = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        given = {
-            name: nn.Parameter(tensor, requires_grad=grads[name]) if name in grads else tensor
-            for name, tensor in given.items()
-        }
-    here = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)}
+    here = {name: tensor for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
     full = {name: given[first[name]] for name in here if first[name] in given}
     full |= {name: tensor for name, tensor in given.items() if name not in first}
-    _compare(here, full, where)
-    model.load_state_dict(full, strict=True, assign=assign)
+    check_names(here, full, os.fspath(path))
+    model.load_state_dict(full)
 
 
-def _compare(here: Mapping[str, Tensor], there: Mapping[str, Tensor], where: str) -> None:
+def check_names(here: Mapping[str, Tensor], there: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError with the first tensors that differ, where a file does not hold what the model has."""
+
     def shape(tensors: Mapping[str, Tensor], name: str) -> str:
         return str(list(tensors[name].shape)) if name in tensors else "absent"
 
     names = dict.fromkeys([*here, *there])
     differ = [name for name in names if shape(here, name) != shape(there, name)]
     if differ:
+        first = (f"{name}: {shape(there, name)} in the file, {shape(here, name)} in the model" for name in differ[:3])
         raise CheckpointError(
-            f"{where} holds the weights of another network: {len(differ)} of {len(here)} tensors differ, first "
-            + "; ".join(
-                f"{name}: {shape(there, name)} in the file, {shape(here, name)} in the model" for name in differ[:3]
-            )
-            + ". Build the model that the weights were saved from."
+            f"{where} holds the weights of another network: {len(differ)} of {len(names)} tensors differ, first "
+            f"{'; '.join(first)}. Build the model that the weights were saved from."
         )
 
 

@@ -16,7 +16,9 @@ def convolution(call: Call) -> Axes:
     """Sum over input channels of weight times input: weight columns read the input, weight rows are the output."""
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
     transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
-    inner, outer = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    inner, outer = (
+        (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
+    )
     label, on_x = call.label(weight), call.axes(x)
     for ids in (*on_x[2:], *label.axes[2:]):
         call.freeze(ids if ids is not None and not label.raw else None, "a kernel axis of a computed weight")

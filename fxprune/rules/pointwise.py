@@ -8,7 +8,6 @@ from fxprune.channels import Ids
 from fxprune.rules.registry import rule
 from fxprune.walk import Axes, Call, tensors_in
 
-
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
     "copy_", "gelu_", "hardswish", "hardswish_", "lerp", "log_sigmoid_forward", "masked_fill", "masked_fill_", "mish_",

@@ -143,5 +143,3 @@ def repeat_interleave(call: Call) -> Axes:
     if ids is not None:
         axes[dim] = call.channels.copies(np.repeat(ids, count))
     return tuple(axes)
-
-

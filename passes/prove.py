@@ -1,0 +1,181 @@
+"""Both oracles on any network, with random weights, without data and without training.
+
+*Concentrate* checks the analysis: with the clusters' rows equal, the column sums on one column must do what all columns did.
+*Narrow* checks the rewrite: the narrow network must compute what the snapped one computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxprune.capture import copy_with
+from fxprune.coupling import Coupling
+from fxprune.errors import FxpruneError
+from fxprune.plans import Plan
+from fxprune.propagate import as_tuple, couple
+from fxprune.table import table
+
+from .batches import batch_of, random_batch
+from .cluster import plan as make_plan
+from .diverge import first_divergence
+from .merge import concentrate
+from .narrow import narrow
+from .randomise import randomised
+from .snap import snap
+from .verify import Report, verify
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """Verdict of both oracles; prints as a table.
+
+    Attributes:
+        passed: both oracles hold.
+        concentrate: report on the analysis (tolerance 1e-12).
+        narrow: report on the rewrite (tolerance 1e-9); None where the rewrite stopped with an error.
+        plan: the clusters that were tried.
+        change: how far snapping moved the output, relative: a proof on an output that nothing moves shows nothing.
+        culprits: groups that fail when they alone are merged.
+        nodes: for each culprit, the first node that differs, with its source line.
+        error: what the rewrite said, where it stopped.
+    """
+
+    passed: bool
+    concentrate: Report
+    narrow: Report | None
+    plan: Plan
+    change: float
+    culprits: tuple[str, ...]
+    nodes: tuple[str, ...]
+    error: str
+
+    def __str__(self) -> str:
+        before, after = (sum(width[i] for width in self.plan.widths.values()) for i in (0, 1))
+        narrow = self.error or (f"{self.narrow.max_rel_error:.1e}" if self.narrow else "not run")
+        rows = [
+            (
+                "concentrate (analysis)",
+                f"{self.concentrate.max_rel_error:.1e}",
+                "1e-12",
+                _word(self.concentrate.passed),
+            ),
+            ("narrow (rewrite)", narrow, "1e-9", _word(self.narrow is not None and self.narrow.passed)),
+        ]
+        text = table(("oracle", "relative error", "bound", "verdict"), rows)
+        text += f"\n\n{len(self.plan.widths)} groups, {before} channels merged into {after}; "
+        text += f"merging moves the output by {self.change:.1e}"
+        for name, node in zip(self.culprits, self.nodes, strict=True):
+            text += f"\nculprit: group `{name}`, first at node {node}"
+        return text + ("\nproved" if self.passed else "\nNOT proved")
+
+
+def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", keep: float = 0.5, seed: int = 0) -> Proof:
+    """Run both oracles in float64 on every prunable group at once, and name the culprit where one fails.
+
+    Args:
+        model: any module; not modified.
+        example_inputs: tensor or tuple of tensors, axis 0 the batch; may be on the meta device.
+        weights: ``random``: random weights and running statistics; ``given``: those of the model.
+        keep: share of every group's channels to keep.
+        seed: of weights, inputs and clusters.
+
+    Raises:
+        CaptureError: the model cannot be traced.
+        NothingToPruneError: no group to merge.
+    """
+    subject = randomised(model, seed=seed) if weights == "random" else model
+    # Clusters scattered over a group show what runs of neighbours could hide; float64 from the start.
+    subject = copy_with(subject, lambda _, tensor: _double(tensor)).eval()
+    given = as_tuple(example_inputs)
+    inputs = tuple(_double(x) for x in random_batch(given, max(2, batch_of(given)), seed=seed))
+    plan = scattered(couple(subject, inputs), keep=keep, seed=seed)
+    snapped = snap(subject, plan)
+    change = verify(subject, snapped, inputs, batches=()).max_rel_error
+    # Nothing but the order of a sum differs: some 1e-15 per layer.
+    on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=())
+    on_rewrite, error = _try_narrow(subject, snapped, plan, inputs)
+    passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
+    found = [] if passed else list(_culprits(subject, plan, inputs))
+    return Proof(
+        passed,
+        on_analysis,
+        on_rewrite,
+        plan,
+        change,
+        tuple(name for name, _ in found),
+        tuple(at for _, at in found),
+        error,
+    )
+
+
+def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
+    """Plan whose clusters are drawn at random: of one size where a group is balanced, of any size elsewhere."""
+    even = make_plan(coupling, keep, method="even")
+    draw = np.random.default_rng(seed)
+    clusters = {}
+    for name, cluster in even.clusters.items():
+        count = int(cluster.max()) + 1
+        if coupling.groups[name].balanced:
+            clusters[name] = draw.permutation(cluster)
+        else:
+            any_size = np.concatenate([np.arange(count), draw.integers(count, size=len(cluster) - count)])
+            clusters[name] = draw.permutation(any_size)
+    return Plan(coupling, clusters, f"scattered, keep {keep:g}", seed)
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
+def _try_narrow(
+    subject: nn.Module, snapped: nn.Module, plan: Plan, inputs: tuple[Any, ...]
+) -> tuple[Report | None, str]:
+    try:
+        return verify(snapped, narrow(subject, plan), inputs, tolerance=1e-9, batches=(1, 3)), ""
+    except FxpruneError as error:
+        return None, str(error)
+
+
+def _culprits(subject: nn.Module, plan: Plan, inputs: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+    """Merge domain by domain, and report those that fail alone, with the first node that differs."""
+    domains: dict[object, set[str]] = {}
+    for name in plan.clusters:
+        group = plan.coupling.groups[name]
+        domains.setdefault(group.domain if group.balanced else name, set()).add(name)
+    for names in domains.values():
+        part = plan.restrict(names)
+        reference = _graph_with(plan.coupling, snap(subject, part))
+        makers: tuple[tuple[float, Callable[[], nn.Module]], ...] = (
+            (1e-12, lambda part=part: _graph_with(plan.coupling, concentrate(subject, part))),  # type: ignore[misc]
+            (1e-9, lambda part=part: narrow(subject, part)),  # type: ignore[misc]
+        )
+        for tolerance, make in makers:
+            try:
+                candidate = make()
+            except FxpruneError as error:
+                yield ", ".join(sorted(names)), str(error)
+                break
+            if verify(reference, candidate, inputs, tolerance=tolerance, batches=()).passed:
+                continue
+            node = first_divergence(reference, candidate, part, inputs, tolerance=tolerance)
+            yield ", ".join(sorted(names)), node or "output"
+            break
+
+
+def _graph_with(coupling: Coupling, model: nn.Module) -> nn.Module:
+    """The captured graph with the tensors of ``model``."""
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    return copy_with(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
+
+
+def _word(holds: bool) -> str:
+    return "holds" if holds else "FAILS"

@@ -1,0 +1,146 @@
+"""Verify: what must agree, what must be found, and what must be left alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from hand_made import Plain, randomise
+from torch import nn
+
+from fxprune.passes.verify import verify
+
+X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+class Returns(nn.Module):
+    """One linear layer, whose output is dressed up by a function."""
+
+    def __init__(self, dress, seed=0):
+        super().__init__()
+        self.layer = randomise(nn.Linear(3, 5), seed).float()
+        self.dress = dress
+
+    def forward(self, x):
+        return self.dress(self.layer(x.mean((2, 3))))
+
+
+def refuse(x):
+    if len(x) == 3:
+        raise ValueError("no threes")
+    return x
+
+
+def in_place(model):
+    return nn.Sequential(nn.ReLU(inplace=True), model)
+
+
+def nudged(by):
+    model = randomise(Plain(), 0)
+    with torch.no_grad():
+        model.conv2.weight += by
+    return model
+
+
+def plain():
+    return randomise(Plain(), 0)
+
+
+AGREE = {
+    "itself": (plain, plain),
+    "float32 against the same in float64": (lambda: plain().float(), lambda: plain().float().double()),
+    "training against eval": (lambda: plain().train(), plain),
+    "rounding": (plain, lambda: nudged(1e-13)),
+    "tuple against list": (lambda: Returns(lambda y: (y, y.relu())), lambda: Returns(lambda y: [y, y.relu()])),
+    "the reference refuses, too": (lambda: Returns(refuse), lambda: Returns(refuse)),
+    "only the reference refuses": (lambda: Returns(refuse), lambda: Returns(lambda y: y)),
+}
+
+
+@pytest.mark.parametrize("name", AGREE)
+def test_agree(name):
+    report = verify(*(make() for make in AGREE[name]), X)
+    assert report.passed, str(report)
+    assert report.max_rel_error <= 1e-9
+    assert report.first_differing is None
+
+
+DISAGREE = {
+    "a weight": (plain, lambda: nudged(1e-5), "output", "above 1e-09"),
+    "another network": (plain, lambda: randomise(Plain(), 1), "output", "of its largest value"),
+    "NaN": (plain, lambda: nudged(math.nan), "output", "10 NaN in the candidate"),
+    "NaN in both": (lambda: nudged(math.nan), lambda: nudged(math.nan), "output", "10 NaN in the reference"),
+    "a shape": (plain, lambda: Returns(lambda y: y[:, :4]), "output", r"\[2, 4\] instead of \[2, 5\]"),
+    "a missing output": (
+        lambda: Returns(lambda y: (y, y)),
+        lambda: Returns(lambda y: (y,)),
+        "output[1]",
+        r"returns output\[0\] \[2, 5\], output\[1\] \[2, 5\], the candidate output\[0\] \[2, 5\]",
+    ),
+    "the second output": (
+        lambda: Returns(lambda y: {"a": y, "b": y}),
+        lambda: Returns(lambda y: {"a": y, "b": y + 1e-6}),
+        "output['b']",
+        "above 1e-09",
+    ),
+    "a baked-in batch": (
+        lambda: Returns(lambda y: y),
+        lambda: Returns(lambda y: y.reshape(2, -1)),
+        "output",
+        r"batch of 1 has shape \[2, 2\]|candidate fails at a batch of 1",
+    ),
+    "only the candidate refuses": (
+        lambda: Returns(lambda y: y),
+        lambda: Returns(refuse),
+        "output",
+        "candidate fails at a batch of 3: ValueError: no threes",
+    ),
+    "no tensor at all": (lambda: Returns(lambda y: None), lambda: Returns(lambda y: None), "output", "no tensor"),
+    "a reference that does not run": (lambda: nn.Linear(9, 9), plain, "output", "does not run in float64"),
+}
+
+
+@pytest.mark.parametrize("name", DISAGREE)
+def test_disagree(name):
+    *makers, path, words = DISAGREE[name]
+    report = verify(*(make() for make in makers), X)
+    assert not report.passed
+    assert report.max_rel_error > report.tolerance
+    assert report.first_differing == path
+    assert re.search(words, report.reason), report.reason
+    assert report.reason in str(report)
+
+
+def test_a_constant_reference_proves_nothing_and_the_report_says_so():
+    report = verify(Returns(torch.zeros_like), Returns(torch.zeros_like), X)
+    assert report.passed
+    assert report.notes == ("output is 0 everywhere in the reference, which proves nothing",)
+    assert "proves nothing" in str(report)
+
+
+def test_a_refusal_of_the_reference_is_noted():
+    assert verify(Returns(refuse), Returns(refuse), X).notes == (
+        "the reference itself refuses a batch of 3: ValueError: no threes",
+    )
+
+
+def test_inputs_on_the_meta_device_are_drawn_at_random():
+    assert verify(plain(), plain(), X.to("meta")).errors == {"output": 0.0}
+    assert not verify(plain(), nudged(1e-3), X.to("meta")).passed
+
+
+def test_neither_the_models_nor_the_inputs_change():
+    reference, candidate, x = plain().float().train(), in_place(plain()), X.double()
+    before = [copy.deepcopy(reference.state_dict()), copy.deepcopy(candidate.state_dict()), x.clone()]
+    verify(reference, candidate, x)
+    for model, state in zip((reference, candidate), before):
+        for name, tensor in model.state_dict().items():
+            assert tensor.dtype == state[name].dtype
+            assert tensor.equal(state[name])
+    assert x.equal(before[2])
+    assert reference.training
+    assert not candidate[1].training
+    assert all(parameter.grad is None for parameter in reference.parameters())

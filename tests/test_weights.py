@@ -1,0 +1,139 @@
+"""Weights on disk: what comes back, what is refused and why, and that a refusal touches nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hand_made import Normed, Plain, randomise
+from safetensors.torch import load_file
+from torch import nn
+
+from fxprune.errors import CheckpointError
+from fxprune.passes.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
+
+
+def filled(model, seed=0):
+    return randomise(model, seed).float()
+
+
+def same(one, other):
+    state = other.state_dict()
+    return all(tensor.equal(state[name]) for name, tensor in one.state_dict().items())
+
+
+WRITERS = {
+    "ours": ("w.safetensors", save_weights),
+    "a state dict": ("w.pth", lambda model, path: torch.save(model.state_dict(), path)),
+    "under state_dict": ("w.pt", lambda model, path: torch.save({"epoch": 3, "state_dict": model.state_dict()}, path)),
+    "under model": ("w.pth", lambda model, path: torch.save({"model": model.state_dict()}, path)),
+    "of DataParallel": (
+        "w.pth",
+        lambda model, path: torch.save({f"module.{k}": v for k, v in model.state_dict().items()}, path),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", [Plain, Normed])  # Normed has one weight under two names
+@pytest.mark.parametrize("name", WRITERS)
+def test_round_trip(name, make, tmp_path):
+    file, write = WRITERS[name]
+    model, other = filled(make()), filled(make(), 1)
+    write(model, tmp_path / file)
+    assert not same(model, other)
+    load_weights(other, tmp_path / file)
+    assert same(model, other)
+
+
+def test_a_shared_tensor_is_written_once_and_stays_shared(tmp_path):
+    model, other = filled(Normed()), filled(Normed(), 1)
+    save_weights(model, tmp_path / "w.safetensors")
+    assert "again.weight" not in load_file(tmp_path / "w.safetensors")
+    load_weights(other, tmp_path / "w.safetensors")
+    assert other.again.weight is other.down.weight
+
+
+def test_odd_memory_is_written_as_plain_tensors(tmp_path):
+    table = torch.randn(4, 6)
+    tensors = {"transposed": table.T, "part": table[1:, ::2], "scalar": torch.tensor(3), "empty": torch.zeros(0, 2)}
+    write_tensors(tensors, tmp_path / "t.safetensors")
+    back = read_tensors(tmp_path / "t.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all(back[name].equal(tensor) for name, tensor in tensors.items())
+
+
+def test_buffers_outside_the_state_dict_are_distinct_tensors_too():
+    model = nn.Linear(2, 2)
+    model.register_buffer("index", torch.arange(3), persistent=False)
+    assert list(distinct_tensors(model)) == ["weight", "bias", "index"]
+    assert list(distinct_tensors(Normed())).count("down.weight") == 1
+
+
+class Payload:
+    """What a pickle could run."""
+
+    def __reduce__(self):
+        return (print, ("run!",))
+
+
+def half(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+REFUSED = {
+    "missing": ("w.safetensors", lambda path: None, "there is no file"),
+    "missing pth": ("w.pth", lambda path: None, "there is no file"),
+    "empty": ("w.safetensors", lambda path: path.write_bytes(b""), r"\(0 bytes\) cannot be read as weights"),
+    "text": ("w.pth", lambda path: path.write_text("hello"), r"\(5 bytes\) cannot be read as weights"),
+    "code": ("w.pth", lambda path: torch.save(Payload(), path), "cannot be read as weights"),
+    "cut short": (
+        "w.safetensors",
+        lambda path: (save_weights(filled(Plain()), path), half(path)),
+        "cannot be read as weights: SafetensorError",
+    ),
+    "cut short pth": (
+        "w.pth",
+        lambda path: (torch.save(filled(Plain()).state_dict(), path), half(path)),
+        "cannot be read as weights",
+    ),
+    "no tensors": ("w.pth", lambda path: torch.save({"epoch": 3}, path), "holds no tensors"),
+    "a list": ("w.pth", lambda path: torch.save([1, 2], path), "cannot be read as weights|holds no tensors"),
+    "another width": (
+        "w.safetensors",
+        lambda path: save_weights(Plain(first=10), path),
+        r"7 of 14 tensors differ, first conv1.weight: \[10, 3, 3, 3\] in the file, \[8, 3, 3, 3\] in the model; conv1.bias",
+    ),
+    "a layer less": (
+        "w.pth",
+        lambda path: torch.save({k: v for k, v in Plain().state_dict().items() if "head" not in k}, path),
+        r"2 of 14 tensors differ, first head.weight: absent in the file, \[5, 96\] in the model; head.bias",
+    ),
+    "a layer more": (
+        "w.safetensors",
+        lambda path: write_tensors({**Plain().state_dict(), "more": torch.zeros(2)}, path),
+        r"1 of 15 tensors differ, first more: \[2\] in the file, absent in the model",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_touches_nothing(name, tmp_path, capfd):
+    file, write, words = REFUSED[name]
+    write(tmp_path / file)
+    model = filled(Plain(), 1)
+    before = copy.deepcopy(model)
+    with pytest.raises(CheckpointError, match=words):
+        load_weights(model, tmp_path / file)
+    assert same(model, before)
+    assert "run!" not in capfd.readouterr().out
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(filled(Plain()), path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="sparse"):
+        write_tensors({"x": torch.eye(3).to_sparse()}, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
