@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxprune import surface
 from fxprune.coupling import Codes, Coupling, Shape
@@ -51,17 +52,23 @@ class Site:
     plan: Plan
 
     def shape_of(self, index: int) -> Shape:
-        """Shape of the tensor that the wide call takes as argument ``index``."""
+        """Shape of the tensor that the wide call takes as argument ``index``; codes on axes that get narrow only."""
         given = self.node.args[index]
         value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
         if not isinstance(value, Shape):
             raise RewriteError(f"argument {index} of node `{self.node}` is not a tensor of the graph.")
-        return value
+        return self._narrowing(value)
 
     @property
     def value(self) -> Any:
-        """What the wide call returns, tensors as shapes."""
-        return self.coupling.nodes[self.node.name].value
+        """What the wide call returns, tensors as shapes, with codes on axes that get narrow only."""
+        is_shape = lambda leaf: isinstance(leaf, Shape)  # noqa: E731
+        value = self.coupling.nodes[self.node.name].value
+        return pytree.tree_map(lambda leaf: self._narrowing(leaf) if is_shape(leaf) else leaf, value)
+
+    def _narrowing(self, shape: Shape) -> Shape:
+        axes = tuple(None if codes is None or self.plan.kept[codes].all() else codes for codes in shape.axes)
+        return Shape(shape.sizes, axes)
 
     def kept(self, codes: Codes) -> Any:
         """Which positions of an axis stay, bool [length]."""
@@ -113,7 +120,7 @@ def _length(site: Site, dim: int, codes: Codes, size: Any) -> Any:
     """A literal, or where channels were merged with batch or space, a product computed from the narrow input."""
     if isinstance(size, int):
         return int(site.kept(codes).sum())
-    before, after = site.shape_of(0), site.value
+    before, after = site.coupling.nodes[site.node.args[0].name].value, site.value  # type: ignore[union-attr]
     runs = [run for run in segments(before.sizes, after.sizes) if dim in run[1]]
     inside = [d for d in runs[0][0]] if runs else []
     others = [d for d in runs[0][1] if d != dim and after.sizes[d] > 1] if runs else [dim]
@@ -157,8 +164,10 @@ def pieces(site: Site) -> fx.Node | None:
 def sliced(site: Site) -> fx.Node | None:
     """getitem, narrow: bounds among channels become bounds among the kept ones."""
     given = site.node.args[0]
-    on_x = site.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
-    if not isinstance(on_x, Shape) or not on_x.labelled:
+    if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
+        return None
+    on_x = site.shape_of(0)
+    if not on_x.labelled:
         return None
     if site.node.target in ("narrow", torch.narrow):
         return _narrowed(site, on_x)
@@ -251,7 +260,7 @@ def multiplied(site: Site) -> fx.Node | None:
 def attention(site: Site) -> fx.Node | None:
     """Scaled dot product: the scale is written out (by default it follows the head dim) and takes the factor."""
     size, query = _multiplicity(site), site.shape_of(0)
-    if query.axes[-1] is None:
+    if query.axes[-1] is None and size == 1:
         return None
     scale = site.kwargs.get("scale")
     if scale is None:
