@@ -60,6 +60,7 @@ class Channels:
         self.count = 0
         self._values = Forest()
         self._channels = Forest()
+        self._origins: list[tuple[Ids, Ids]] = []
 
     def fresh(self, count: int) -> Ids:
         """Ids [count] that are related to nothing yet."""
@@ -81,7 +82,17 @@ class Channels:
         """Fresh ids, each of the channel of ``ids[i]`` and each with a value of its own."""
         fresh = self.fresh(len(ids))
         self._channels.union(fresh, ids)
+        self._origins.append((fresh, ids))
         return fresh
+
+    def marked(self, vectors: list[Ids]) -> NDArray[np.bool_]:
+        """Mask over all ids of those in ``vectors`` and of those that they are copies of."""
+        mask = np.zeros(self.count, bool)
+        for ids in vectors:
+            mask[ids] = True
+        for fresh, ids in reversed(self._origins):
+            mask[ids[mask[fresh]]] = True
+        return mask
 
     def channel(self, ids: Ids) -> Ids:
         """The channel of each id, named by its smallest member."""

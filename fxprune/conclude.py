@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import weakref
 from collections import defaultdict
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.capture import source_of
 from fxprune.channels import Ids, signatures
 from fxprune.coupling import Axis, Coupling, Frozen, Group, NodeFacts, Shape, Work
+from fxprune.source import source_of
 from fxprune.walk import Event, Label, Walk
 
 
@@ -42,7 +43,7 @@ def conclude(
     blame = _Blame(walk, freezes)
     grouped = _group(walk, axes, blame)
     domains = _domains(walk, grouped, blame)
-    read = _mask(walk, walk.read)
+    read = walk.channels.marked(walk.read)
     live = [not blame.frozen(channels).any() for channels in grouped]
     domains = {index: domain for index, domain in domains.items() if live[index]}
     kept = [channels if alive else channels[:0] for channels, alive in zip(grouped, live, strict=True)]
@@ -58,10 +59,9 @@ def conclude(
         )
         for name, value in values.items()
     }
-    coupling = Coupling(groups, (), shapes, graph_module, nodes, example_inputs, model, names)
-    return Coupling(
-        groups, blame.report(axes, code, coupling), shapes, graph_module, nodes, example_inputs, model, names
-    )
+    layers = {name: tuple(_shapes(walk, call, code) for call in calls) for name, calls in walk.layers.items()}
+    coupling = Coupling(groups, (), shapes, graph_module, nodes, layers, example_inputs, model, names)
+    return dataclasses.replace(coupling, frozen=blame.report(axes, coupling))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class _Blame:
         """Whether each id's channel is frozen."""
         return self._reason[self._walk.channels.channel(ids)] >= 0
 
-    def report(self, axes: list[_ParameterAxis], code: NDArray[np.int64], coupling: Coupling) -> tuple[Frozen, ...]:
+    def report(self, axes: list[_ParameterAxis], coupling: Coupling) -> tuple[Frozen, ...]:
         """One entry per event that froze an axis of some parameter; events without words are not told."""
         concerned: dict[int, list[_ParameterAxis]] = defaultdict(list)
         for axis in axes:
@@ -118,16 +118,9 @@ class _Blame:
         return tuple(report)
 
 
-def _mask(walk: Walk, vectors: list[Ids]) -> NDArray[np.bool_]:
-    mask = np.zeros(walk.channels.count, bool)
-    for ids in vectors:
-        mask[ids] = True
-    return mask
-
-
 def _roles(walk: Walk, axes: list[_ParameterAxis]) -> list[Event]:
-    """Freeze axes without a use, and those that are read by columns and used by rows."""
-    read, tied = _mask(walk, walk.read), _mask(walk, walk.tied)
+    """Freeze axes without a use, those that are read by columns and used by rows, and columns that read constants."""
+    read, tied = walk.channels.marked(walk.read), walk.channels.marked(walk.tied)
     used = np.zeros(walk.channels.count, bool)
     every = np.arange(walk.channels.count)
     used[walk.channels.channel(every[read | tied])] = True
@@ -137,20 +130,25 @@ def _roles(walk: Walk, axes: list[_ParameterAxis]) -> list[Event]:
         if (columns & rows).any() or (columns.any() and not columns.all()):
             events.append(Event(axis.ids, "read by columns and used by rows", None))
         unused = axis.ids[~used[walk.channels.channel(axis.ids)]]
-        if len(unused):
-            events.append(Event(unused, "", None))
-    return events
+        events.append(Event(unused, "", None))
+    # What is read and made by no parameter is constant, such as zeros from padding: nothing to train or merge.
+    made = np.zeros(walk.channels.count, bool)
+    for axis in axes:
+        made[walk.channels.channel(axis.ids[~read[axis.ids]])] = True
+    for axis in axes:
+        events.append(Event(axis.ids[~made[walk.channels.channel(axis.ids)]], "", None))
+    return [event for event in events if len(event.ids)]
 
 
 def _group(walk: Walk, axes: list[_ParameterAxis], blame: _Blame) -> list[Ids]:
     """Groups as vectors of channels, each at least two, in the order of their first occurrence."""
     vectors = [axis.ids for axis in axes]
-    seen = {ids.tobytes() for ids in vectors}
+    # Channels that part in an activation, or occur in it in another order, may not merge either.
+    seen = {walk.channels.value(ids).tobytes() for ids in vectors}
     for ids in walk.vectors.values():
-        channel = walk.channels.channel(ids)
-        if len(np.unique(channel)) < len(channel) and ids.tobytes() not in seen:
-            # Pairing matters wherever a channel occurs more than once, in activations too.
-            seen.add(ids.tobytes())
+        values = walk.channels.value(ids).tobytes()
+        if values not in seen:
+            seen.add(values)
             vectors.append(ids)
     signature = signatures(walk.channels, vectors)
     members: dict[bytes, list[int]] = defaultdict(list)
@@ -179,7 +177,7 @@ def _why_alone(walk: Walk, channel: int) -> str:
 
 
 def _domains(walk: Walk, groups: list[Ids], blame: _Blame) -> dict[int, int]:
-    """Group -> domain: groups that some average runs over together; freeze those that can have no common cluster size."""
+    """Group -> domain: groups that an average runs over together; those without a common cluster size freeze."""
     owner: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
     for index, channels in enumerate(groups):
         owner[channels] = index
@@ -226,11 +224,9 @@ def _number(
         for index in np.unique(on[on >= 0]):
             positions = np.flatnonzero(on == index)
             uses[int(index)].append((axis, positions, channel[positions], bool(read[axis.ids[positions[0]]])))
-    # A group that no parameter makes consists of constants, such as zeros from padding: nothing to train or merge.
-    made = {index: found for index, found in uses.items() if not all(columns for *_, columns in found)}
     place = {id(axis): i for i, axis in enumerate(axes)}
-    first = {index: next(use for use in found if not use[3]) for index, found in made.items()}
-    ordered = sorted(made, key=lambda index: (place[id(first[index][0])], first[index][1][0]))
+    first = {index: next(use for use in found if not use[3]) for index, found in uses.items()}
+    ordered = sorted(uses, key=lambda index: (place[id(first[index][0])], first[index][1][0]))
     code: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
     groups: dict[str, Group] = {}
     offset = 0
@@ -240,7 +236,7 @@ def _number(
         members = channels[np.sort(start)]
         code[members] = offset + np.arange(len(members))
         placed = [
-            (Axis(on.name, on.dim, _positions(at, code[channel])), columns) for on, at, channel, columns in made[index]
+            (Axis(on.name, on.dim, _positions(at, code[channel])), columns) for on, at, channel, columns in uses[index]
         ]
         name = _free_name(axis.name, groups)
         groups[name] = Group(

@@ -129,13 +129,26 @@ class NodeFacts:
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """Which channels of a network are one channel; prints as a table."""
+    """Which channels of a network are one channel; prints as a table.
+
+    Attributes:
+        groups: name -> group, in the order of their first tied parameter.
+        frozen: what may not merge, and why.
+        shapes: name -> shape of every tensor of the state dict.
+        graph_module: the captured graph.
+        nodes: name of an fx node -> what is known of it.
+        layers: name of a layer with shape attributes -> shape of its input, for each time it is called.
+        example_inputs: what was analysed, on the meta device.
+        model: the analysed model, as long as it lives.
+        shared: every name of a parameter or buffer -> the first name of the same tensor.
+    """
 
     groups: Mapping[str, Group]
     frozen: tuple[Frozen, ...]
     shapes: Mapping[str, tuple[int, ...]]
     graph_module: fx.GraphModule = field(repr=False)
     nodes: Mapping[str, NodeFacts] = field(repr=False)
+    layers: Mapping[str, tuple[Shape, ...]] = field(repr=False)
     example_inputs: tuple[Any, ...] = field(repr=False)
     model: weakref.ref[torch.nn.Module] = field(repr=False)
     shared: Mapping[str, str] = field(repr=False, default_factory=dict)
@@ -172,7 +185,7 @@ class Coupling:
         return weights
 
     def graph(self) -> nx.MultiGraph:
-        """The coupled layers: modules are nodes, and an edge joins a module that makes a group's channels to one that uses them."""
+        """The coupled layers: an edge joins a module that makes a group's channels to one that uses them."""
         graph = nx.MultiGraph()
         for group in self.groups.values():
             producers = _owners(group.tied)

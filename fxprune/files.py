@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path next to ``path`` to write to; it replaces ``path`` when the block ends well and vanishes otherwise."""
+    """Give a path next to ``path``; it replaces ``path`` when the block ends well and vanishes otherwise."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")

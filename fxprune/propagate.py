@@ -7,22 +7,22 @@ by node over the captured graph, so that each fx node remembers the channels of 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.capture import canonical_names, capture, copy_with
+from fxprune.capture import capture
 from fxprune.conclude import conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
+from fxprune.leaves import is_shaped
+from fxprune.meta import MetaMode, canonical_names, on_meta
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import Entry
-from fxprune.surface import is_rewritable
+from fxprune.surface import is_opaque, is_rewritable, is_trusted
 from fxprune.walk import Axes, Call, Label, Walk, tensors_in
 
 
@@ -51,23 +51,10 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
-def on_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
-    """Copy of a module without storage; ``seen(name, meta tensor, is parameter)`` is told of every tensor."""
-
-    def replace(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(tensor, device="meta")
-
-    copy = copy_with(root, replace)
-    for name, parameter in copy.named_parameters():
-        seen(name, parameter, True)
-    for name, buffer in copy.named_buffers():
-        seen(name, buffer, False)
-    return copy
-
-
 def _walk(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Walk, dict[str, Any]]:
     walk = Walk()
     root = on_meta(graph_module, walk.start)
+    _watch_layers(root, walk)
     interpreter = _Interpreter(root, graph_module.graph, walk)
     try:
         with torch.no_grad(), _Watch(walk):
@@ -77,7 +64,7 @@ def _walk(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Walk, 
     except Exception as error:
         node = walk.node
         raise CaptureError(
-            f"{graph_module._get_name()} does not run on inputs of shape {[tuple(x.shape) for x in tensors_in(inputs)]}: "
+            f"{graph_module._get_name()} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
             f"{type(error).__name__} at node `{node}`: {str(error).splitlines()[0] if str(error) else ''}. "
             "Give example inputs that the model accepts; operations on tensor values cannot be analysed."
         ) from error
@@ -86,6 +73,18 @@ def _walk(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Walk, 
         for ids in walk.label_of(tensor).axes:
             walk.freeze(ids, "graph output")
     return walk, interpreter.values
+
+
+def _watch_layers(root: nn.Module, walk: Walk) -> None:
+    """Note the input of every layer with shape attributes, also of those inside modules that are kept whole."""
+
+    def watch(name: str, layer: nn.Module) -> None:
+        layer.register_forward_pre_hook(lambda _, args, kwargs: walk.enter(name, args, kwargs), with_kwargs=True)
+        layer.register_forward_hook(lambda *_: walk.leave())
+
+    for name, module in root.named_modules():
+        if is_shaped(module):
+            watch(name, module)
 
 
 class _Interpreter(fx.Interpreter):
@@ -100,27 +99,31 @@ class _Interpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.walk.node = n
         self.walk.rewritable = is_rewritable(n)
+        self.walk.trusted = is_trusted(n, self.submodules)
         value = super().run_node(n)
+        if is_opaque(n, self.submodules):
+            self._freeze_around(n, value)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.walk.label_of(tensor)), value
         )
         return value
 
+    def _freeze_around(self, n: fx.Node, value: Any) -> None:
+        """What goes into and comes out of a module that knows its own width."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        for tensor in tensors_in((args, kwargs, value)):
+            for ids in self.walk.label_of(tensor).axes:
+                self.walk.freeze(ids, f"enters or leaves `{n.target}`, which is kept whole and knows its own width")
 
-class _Watch(TorchDispatchMode):
+
+class _Watch(MetaMode):
     """Shows every ATen operation to its rule."""
 
     def __init__(self, walk: Walk) -> None:
         super().__init__()
         self.walk = walk
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        args, kwargs = pytree.tree_map_only(torch.Tensor, _to_meta, (args, kwargs or {}))
-        if kwargs.get("device") is not None:
-            kwargs["device"] = torch.device("meta")
-        out = func(*args, **kwargs)
+    def done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         arguments = [
             args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
             for i, argument in enumerate(func._schema.arguments)
@@ -136,19 +139,15 @@ class _Watch(TorchDispatchMode):
         entry = RULES.get(call.op)
         if entry is None and torch.Tag.pointwise in call.op.tags:
             entry = Entry(pointwise)
-        raw = entry is not None and entry.moves and all(label.raw for label in labels)
+        raw = entry is not None and entry.moves and len(labels) == 1 and labels[0].raw
+        parametric = not (entry is not None and entry.weighs) and all(label.parametric for label in labels)
         if entry is None or not (entry.weighs or raw):
             for label in labels:
                 for ids in label.axes if label.raw else ():
                     call.tie(ids)
         axes = _freeze_all(call, labels) if entry is None else _checked(call, entry)
         for tensor, on_tensor in zip(tensors_in(call.out), axes, strict=True):
-            self.walk.label(tensor, Label(on_tensor, raw))
-
-
-def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
-    """Constants made while tracing live on a real device."""
-    return tensor if tensor.device.type == "meta" else tensor.to("meta")
+            self.walk.label(tensor, Label(on_tensor, raw, parametric))
 
 
 def _freeze_all(call: Call, labels: list[Label]) -> list[Axes]:

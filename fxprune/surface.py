@@ -8,17 +8,19 @@ for each of these calls, and a test holds the two lists against each other.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import fx, nn
+
+from fxprune.leaves import is_shaped
 
 Target = str | Callable[..., Any]
 
 VIEWS: frozenset[Target] = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
-EXPANSIONS: frozenset[Target] = frozenset({"expand"})
+EXPANSIONS: frozenset[Target] = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 SPLITS: frozenset[Target] = frozenset(
     {
         "split",
@@ -45,6 +47,51 @@ REWRITABLE: frozenset[Target] = (
 )
 
 
+# Leading arguments of functions that may be given by name; those not listed here start with `input`.
+_LEADING: dict[Target, tuple[str, ...]] = {
+    F.scaled_dot_product_attention: ("query", "key", "value"),
+    torch.split: ("tensor", "split_size_or_sections", "dim"),
+    torch.matmul: ("input", "other"),
+    torch.bmm: ("input", "mat2"),
+    F.conv1d: ("input", "weight"),
+    F.conv2d: ("input", "weight"),
+    F.conv3d: ("input", "weight"),
+}
+
+
+def positional(
+    target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call with its leading ones given by place."""
+    given, rest = list(args), dict(kwargs)
+    for name in _LEADING.get(target, ("input",))[len(given) :]:
+        if name not in rest:
+            break
+        given.append(rest.pop(name))
+    return tuple(given), rest
+
+
 def is_rewritable(node: fx.Node) -> bool:
     """Whether the rewrite has a case for this call."""
     return node.op in ("call_function", "call_method") and node.target in REWRITABLE
+
+
+def is_trusted(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the sizes that a call uses inside are computed from its input, as PyTorch's own functions do."""
+    if node.op == "call_module":
+        return _is_torch(type(modules[str(node.target)]).__module__)
+    return node.op != "call_function" or _is_torch(getattr(node.target, "__module__", None))
+
+
+def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a call has weights inside and states their width in its own way (recurrent nets, attention)."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return (
+            _is_torch(type(module).__module__) and not is_shaped(module) and next(module.parameters(), None) is not None
+        )
+    return node.target is F.multi_head_attention_forward
+
+
+def _is_torch(module: str | None) -> bool:
+    return module is None or module.partition(".")[0] in ("torch", "_operator", "math", "builtins")

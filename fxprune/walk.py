@@ -5,7 +5,8 @@ Mutable while the walk lasts, never returned: :mod:`fxprune.conclude` turns it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +27,12 @@ class Label:
     Attributes:
         axes: per axis, int64 ids as long as the axis, or None where the axis carries no channels.
         raw: the tensor is a parameter that has only been moved since: it may be read by summing its columns.
+        parametric: only parameters went into it, so its axes may be tokens or kernels, which carry no channels.
     """
 
     axes: Axes
     raw: bool = False
+    parametric: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +66,18 @@ class Walk:
     read: list[Ids] = field(default_factory=list)
     tied: list[Ids] = field(default_factory=list)
     vectors: dict[int, Ids] = field(default_factory=dict)
+    layers: dict[str, list[tuple[torch.Size, Label]]] = field(default_factory=dict)
     node: fx.Node | None = None
     rewritable: bool = False
+    trusted: bool = True
+    inside: list[str] = field(default_factory=list)
     _labels: dict[int, tuple[torch.Tensor, Label]] = field(default_factory=dict)
     _statistics: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
 
     def start(self, name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
         """Introduce a parameter (it carries ids from now on) or a buffer (it does once a normalisation reads it)."""
         if is_parameter:
-            self.label(tensor, Label(self.source(name, tensor), raw=True))
+            self.label(tensor, Label(self.source(name, tensor), raw=True, parametric=True))
         else:
             self._statistics[id(tensor)] = (tensor, name)
 
@@ -100,6 +106,16 @@ class Walk:
         for axis in label.axes:
             if axis is not None:
                 self.vectors[id(axis)] = axis
+
+    def enter(self, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A layer with shape attributes is called; until it is left, its attributes can be adapted."""
+        given = tensors_in((args, kwargs))[0]
+        self.layers.setdefault(layer, []).append((given.shape, self.label_of(given)))
+        self.inside.append(layer)
+
+    def leave(self) -> None:
+        """The call of a layer is over."""
+        self.inside.pop()
 
     def freeze(self, ids: Ids | None, why: str) -> None:
         """These channels may not merge."""
@@ -180,6 +196,11 @@ class Call:
         if ids is not None and not self.walk.rewritable:
             self.freeze(ids, f"{what} inside {_target(self.walk.node)}, which is kept whole")
 
+    def computed(self, ids: Ids | None, what: str) -> None:
+        """The operation depends on a number that PyTorch's own code computes, and other code may state."""
+        if not self.walk.trusted:
+            self.literal(ids, what)
+
     def read(self, ids: Ids | None) -> None:
         """These positions of a weight are columns: a merge sums them."""
         if ids is not None:
@@ -196,9 +217,17 @@ class Call:
             self.walk.works.setdefault(self.walk.node.name, []).append((macs, [a for a in axes if a is not None]))
 
 
-def tensors_in(values: Any) -> Iterable[torch.Tensor]:
-    """Every tensor in a nest of tuples, lists and dicts."""
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """Every tensor in a nest of tuples, lists, mappings and dataclasses."""
+    found: list[torch.Tensor] = []
+    for leaf in pytree.tree_leaves(values):
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += tensors_in(list(leaf.values()))
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_in([getattr(leaf, each.name) for each in dataclasses.fields(leaf)])
+    return found
 
 
 def _target(node: fx.Node | None) -> str:

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.capture import copy_with
 from fxprune.errors import CheckpointError, OptionError, PlanError
 from fxprune.files import written_aside
+from fxprune.meta import copy_with
 from fxprune.plans import Plan, load_plan
 
 from .narrow import narrow as apply_plan
@@ -54,7 +54,8 @@ class ModelSpec:
         from fxprune.models_zoo.registry import create_model
 
         with torch.random.fork_rng(devices=[]):
-            return create_model(self.name, **{**self.kwargs, "pretrained": False})
+            model: nn.Module = create_model(self.name, **{**self.kwargs, "pretrained": False})
+        return model
 
 
 def save(

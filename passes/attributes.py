@@ -1,4 +1,4 @@
-"""Layers tell the truth: their shape attributes follow from their narrow tensors and from the channels they are given."""
+"""Layers tell the truth: shape attributes follow from the narrow tensors and from the channels that come in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from fxprune.coupling import Shape
 from fxprune.errors import RewriteError
 from fxprune.leaves import is_transposed
 from fxprune.plans import Plan
@@ -17,73 +16,71 @@ from .rewrite import narrow_sizes
 
 
 def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
-    """Set the shape attributes of every layer that the graph calls, in place.
+    """Set the shape attributes of every layer that was called, in place.
 
     Raises:
         RewriteError: one layer is called on inputs of different widths.
     """
-    seen: dict[str, tuple[str, int]] = {}
-    for node in plan.coupling.graph_module.graph.nodes:
-        if node.op != "call_module" or not isinstance(node.args[0] if node.args else None, fx.Node):
-            continue
-        layer = module.get_submodule(str(node.target))
-        given = plan.coupling.nodes[node.args[0].name].value
+    layers = dict(module.named_modules())
+    for name, shapes in plan.coupling.layers.items():
+        layer = layers[name]
         case = next((ADAPT[kind] for kind in type(layer).__mro__ if kind in ADAPT), None)
-        if case is None or not isinstance(given, Shape):
+        every = [narrow_sizes(plan, shape) for shape in shapes]
+        if case is None or not every:
             continue
-        sizes = narrow_sizes(plan, given)
-        width = sizes[-1] if isinstance(layer, (nn.Linear, nn.LayerNorm, nn.RMSNorm)) else sizes[min(1, len(sizes) - 1)]
-        before = seen.setdefault(str(node.target), (node.name, width))
-        if before[1] != width:
-            raise RewriteError(
-                f"`{node.target}` reads {before[1]} channels at node `{before[0]}` and {width} at `{node.name}`; "
-                "one layer cannot have two widths."
-            )
-        case(layer, width)
+        widths = {sizes[_channel_axis(layer, len(sizes))] for sizes in every if sizes}
+        if len(widths) > 1 and not isinstance(layer, (nn.PReLU, nn.Embedding)):
+            raise RewriteError(f"layer `{name}` is called on {sorted(widths)} channels; it cannot have several widths.")
+        case(layer, max(every, key=len))
 
 
-def _convolution(layer: nn.Module, width: int) -> None:
+def _channel_axis(layer: nn.Module, rank: int) -> int:
+    if isinstance(layer, _ConvNd):
+        return rank - len(layer.kernel_size) - 1
+    return -1 if isinstance(layer, (nn.Linear, nn.LayerNorm, nn.RMSNorm)) else min(1, rank - 1)
+
+
+def _convolution(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, _ConvNd)
     first, second = layer.weight.shape[:2]
+    width = sizes[_channel_axis(layer, len(sizes))]
     # The part of the input that one group reads tells how many groups there are.
     layer.groups = width // (first // layer.groups if is_transposed(layer) else second)
     layer.in_channels = width
     layer.out_channels = second * layer.groups if is_transposed(layer) else first
 
 
-def _linear(layer: nn.Module, width: int) -> None:
+def _linear(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, nn.Linear)
     layer.out_features, layer.in_features = layer.weight.shape
 
 
-def _statistics_norm(layer: nn.Module, width: int) -> None:
+def _statistics_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, _NormBase)
-    layer.num_features = width
+    layer.num_features = sizes[1]
 
 
-def _layer_norm(layer: nn.Module, width: int) -> None:
+def _layer_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-    layer.normalized_shape = (
-        tuple(layer.weight.shape) if layer.weight is not None else (*layer.normalized_shape[:-1], width)
-    )
+    layer.normalized_shape = sizes[len(sizes) - len(layer.normalized_shape) :]
 
 
-def _group_norm(layer: nn.Module, width: int) -> None:
+def _group_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, nn.GroupNorm)
-    layer.num_channels = width
+    layer.num_channels = sizes[1]
 
 
-def _prelu(layer: nn.Module, width: int) -> None:
+def _prelu(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, nn.PReLU)
     layer.num_parameters = layer.weight.numel()
 
 
-def _embedding(layer: nn.Module, width: int) -> None:
+def _embedding(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, nn.Embedding)
     layer.num_embeddings, layer.embedding_dim = layer.weight.shape
 
 
-ADAPT: dict[type[nn.Module], Callable[[nn.Module, int], None]] = {
+ADAPT: dict[type[nn.Module], Callable[[nn.Module, tuple[int, ...]], None]] = {
     _ConvNd: _convolution,
     nn.Linear: _linear,
     _NormBase: _statistics_norm,

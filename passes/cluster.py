@@ -16,7 +16,7 @@ from .allocate import widths_for, widths_given, widths_within
 from .kmeans import Labels, Points, balanced_kmeans, kmeans
 
 # k-means costs channels * clusters * features; projected on this many, distances are off by sqrt(2 / 512) = 6 %.
-_MOST_FEATURES = 2048
+_MOST_FEATURES = 1024
 _PROJECTED = 512
 
 
@@ -41,7 +41,7 @@ def plan(
         widths: instead: group name -> channels to keep; other groups stay as they are, save those under the same
             normalisation, which follow.
         method: ``kmeans`` on the rows of all coupled producers; ``even``: runs of consecutive channels;
-            ``imbalanced``: one cluster takes all that must go (Ding et al. 2019, section 3.1). Balanced groups are
+            ``imbalanced``: one cluster takes all that must go (Ding et al. 2019, section 3). Balanced groups are
             cut evenly instead of imbalanced.
         round_to: make widths multiples of this, where a group can.
         seed: of the search; the same seed gives the same plan.

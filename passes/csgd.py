@@ -48,8 +48,9 @@ def csgd(
     """Train clusters to be equal: step by the mean gradient of a cluster, then p <- p - lr * eps * (p - mean).
 
     The deviation p - mean shrinks by exactly 1 - lr * eps per step, on top of what weight decay does to it, under every
-    optimizer that treats equal gradients equally. (Ding et al. 2019, "Centripetal SGD", equation 3; here the pull
-    is decoupled from the optimizer as AdamW's weight decay is.) Needs as much memory as one momentum buffer.
+    optimizer that treats equal gradients equally. (Ding et al. 2019, "Centripetal SGD for pruning very
+    deep convolutional networks with complicated structure", section 3; there the pull is part of the gradient, here it
+    is decoupled, as weight decay is in AdamW.) Needs as much memory as one momentum buffer.
 
     Args:
         model: the network that the optimizer trains.
@@ -152,9 +153,11 @@ class Csgd:
         away = torch._foreach_sub(parameters, means)
         torch._foreach_add_(away, rests)
         torch._foreach_mul_(away, shrink)
-        torch._foreach_copy_(parameters, torch._foreach_add(means, away))
-        torch._foreach_copy_(rests, torch._foreach_sub(means, parameters))
-        torch._foreach_add_(rests, away)
+        torch._foreach_copy_(parameters, means)
+        torch._foreach_add_(parameters, away)
+        torch._foreach_sub_(means, parameters)
+        torch._foreach_add_(means, away)
+        self._rests.update(zip([tied.parameter for tied in members], means, strict=True))
 
     def _read_pulls(self) -> list[float]:
         """Return lr * eps of every parameter group, each checked to lie in [0, 1)."""

@@ -8,9 +8,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.capture import source_of
 from fxprune.coupling import Shape
 from fxprune.plans import Plan
+from fxprune.source import source_of
 
 from .outputs import relative_error
 from .rewrite_calls import WIDE

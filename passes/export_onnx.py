@@ -90,15 +90,14 @@ def export_onnx(
     """
     inputs = as_inputs(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)
-    # A batch of one would be frozen as a constant.
+    # Tracing may take a batch of one for a constant.
     program = onnx_program(eager, random_batch(inputs, max(2, batch_of(inputs)), seed=0), opset)
     size = _write(program, path, opset)
-    names = [
-        tuple(value.name for value in values) for values in (program.model.graph.inputs, program.model.graph.outputs)
-    ]
-    del program  # holds a second graph of the network
+    graph = program.model.graph
+    names, outputs = (tuple(str(value.name) for value in values) for values in (graph.inputs, graph.outputs))
+    del program, graph  # hold a second graph of the network
     agreement = check_onnx(eager, path, inputs, tolerance=tolerance, batches=batches)
-    return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, *names)
+    return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, names, outputs)
 
 
 def _write(program: ONNXProgram, path: Path, opset: int) -> int:

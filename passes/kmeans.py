@@ -24,10 +24,12 @@ def kmeans(points: Points, clusters: int, seed: int) -> Labels:
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     if clusters in (1, len(points)):
         return np.arange(len(points)) % clusters
-    with warnings.catch_warnings():
+    # One thread: thousands of small products gain nothing from more, and the order of sums cannot change the labels.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: split below
         found = KMeans(clusters, n_init=2, max_iter=100, random_state=seed).fit(points)
     _, labels = np.unique(found.labels_, return_inverse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from fxprune.capture import copy_with
+from fxprune.meta import copy_with
 from fxprune.plans import Plan
 
 from .attributes import adapt_layers
@@ -41,7 +41,6 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)
-    module.graph.eliminate_dead_code()
     module.recompile()
     module.graph.lint()
     check_shapes_of(module, plan)

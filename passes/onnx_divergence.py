@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -75,13 +76,15 @@ def first_divergence(
         False: "the conversion to ONNX" if faithful else "the trace by torch.export",
         True: "the graph optimisations of onnxruntime",
     }
-    for optimise, culprit in suspects.items():
-        for value, tensor in _values(model, Path(path), inputs, set(expected), optimise):
-            error = relative_error(expected[value], tensor)
-            # A value of another shape is the same thing in another form, unless it is an output.
-            if error > tolerance and (value in outputs or tensor.shape == expected[value].shape):
-                node = next(node for node in model.graph.node if value in node.output)
-                return Divergence(value, node.op_type, _module_of(node), error, culprit)
+    order = [name for node in model.graph.node for name in node.output if name in expected]
+    makers = {name: node for node in model.graph.node for name in node.output}
+    with _exposing(model, order, Path(path)) as exposed:
+        for optimise, culprit in suspects.items():
+            for value, tensor in zip(order, onnx_runner(exposed, optimise=optimise)(*inputs)):
+                error = relative_error(expected[value], tensor)
+                # A value of another shape is the same thing in another form, unless it is an output.
+                if error > tolerance and (value in outputs or tensor.shape == expected[value].shape):
+                    return Divergence(value, makers[value].op_type, _module_of(makers[value]), error, culprit)
     return None
 
 
@@ -109,22 +112,17 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _values(
-    model: Any, path: Path, inputs: tuple[Tensor, ...], wanted: set[str], optimise: bool
-) -> Iterator[tuple[str, Tensor]]:
-    """The file's own values of these names, in graph order."""
+@contextlib.contextmanager
+def _exposing(model: Any, names: list[str], path: Path) -> Iterator[str]:
+    """A file for the length of the block whose outputs are these values; beside ``path``, where outside weights are."""
     import onnx
 
-    order = [name for node in model.graph.node for name in node.output if name in wanted]
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.output[:]
-    bare.graph.output.extend(onnx.ValueInfoProto(name=name) for name in order)
-    # Beside the file, since weights outside it are found by their relative name.
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as file:
-        file.write(bare.SerializeToString())
+        file.write(model.SerializeToString())
         file.flush()
-        yield from zip(order, onnx_runner(file.name, optimise=optimise)(*inputs))
+        yield file.name
 
 
 def _module_of(node: Any) -> str:

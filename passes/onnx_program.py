@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fxprune.capture import copy_with
 from fxprune.errors import ExportError
+from fxprune.meta import copy_with
 
 from .outputs import named_outputs
 
@@ -42,7 +42,7 @@ def onnx_program(module: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> O
 
     Args:
         module: from :func:`eager_on_cpu`.
-        inputs: tensors [N, ...] on the CPU; N at least 2, since a size of 1 would be taken for a constant.
+        inputs: tensors [N, ...] on the CPU; N at least 2, since tracing may take a size of 1 for a constant.
         opset: version of the ONNX operators.
 
     Raises:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.capture import copy_with
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
+from fxprune.meta import copy_with
 from fxprune.plans import Plan
 from fxprune.propagate import as_tuple, couple
 from fxprune.table import table

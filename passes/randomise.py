@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxprune.capture import copy_with
+from fxprune.meta import copy_with
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:

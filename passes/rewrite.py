@@ -9,6 +9,7 @@ and space stay computed.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
+from fxprune.meta import on_meta
 from fxprune.plans import Plan
-from fxprune.propagate import on_meta
+from fxprune.surface import positional
 
 from .rewrite_calls import CASES, WIDE, Site
 
@@ -37,6 +39,10 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
     env: dict[fx.Node, Any] = {}
     for node in coupling.graph_module.graph.nodes:
         env[node] = _copy(graph, node, env, coupling, plan)
+    for made in reversed(graph.nodes):
+        # Sizes that turned out not to be needed. Whatever the model itself computes stays, used or not.
+        if WIDE not in made.meta and not made.users and made.op not in ("placeholder", "output"):
+            graph.erase_node(made)
     return graph
 
 
@@ -44,29 +50,31 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     if node.op == "output":
         return graph.output(fx.map_arg(node.args[0], env.__getitem__))
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    if _reads_sizes(node):
+    if _reads_sizes(node, coupling):
         return _sizes_read(graph, node, args, kwargs, coupling)
-    folded = _fold(node, args, kwargs)
+    folded = _fold(graph, node, args, kwargs)
     if folded is not None:
         return folded[0]
-    site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)
     case = CASES.get(node.target) if node.op in ("call_function", "call_method") else None
+    if case is not None:
+        args, kwargs = positional(node.target, args, kwargs)
+    site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)
     made = case(site) if case is not None else None
     return site.copy(tuple(args), dict(kwargs)) if made is None else made
 
 
-def _reads_sizes(node: fx.Node) -> bool:
-    return (node.op == "call_method" and node.target in ("size", "numel", "dim", "__len__")) or (
+def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
+    read = (node.op == "call_method" and node.target in ("size", "numel", "dim", "__len__")) or (
         node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
     )
+    tensor = node.args[0] if node.args else None
+    return read and isinstance(tensor, fx.Node) and isinstance(coupling.nodes[tensor.name].value, Shape)
 
 
 def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:
     """Lengths of axes with channels as literals, of other axes as nodes."""
     (tensor, *rest), name = args, node.target if isinstance(node.target, str) else node.args[1]
-    shape = coupling.nodes[node.args[0].name].value  # type: ignore[union-attr]
-    if not isinstance(shape, Shape):
-        raise RewriteError(f"node `{node}` reads the sizes of something that is no tensor.")
+    shape: Shape = coupling.nodes[node.args[0].name].value  # type: ignore[union-attr]
 
     def length(dim: int) -> Any:
         if shape.axes[dim] is not None:
@@ -78,18 +86,23 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling
     if name == "__len__":
         return length(0)
     if name == "numel":
-        total: Any = 1
-        for dim in range(len(shape.sizes)):
-            factor = length(dim)
-            both_known = isinstance(total, int) and isinstance(factor, int)
-            total = total * factor if both_known else graph.create_node("call_function", operator.mul, (total, factor))
-        return total
+        return _product(graph, [length(dim) for dim in range(len(shape.sizes))])
     dim = kwargs.get("dim", rest[0] if name == "size" and rest else None)
     return tuple(map(length, range(len(shape.sizes)))) if dim is None else length(dim % len(shape.sizes))
 
 
-def _fold(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] | None:
+def _product(graph: fx.Graph, factors: Sequence[Any]) -> Any:
+    total: Any = 1
+    for factor in factors:
+        known = isinstance(total, int) and isinstance(factor, int)
+        total = total * factor if known else graph.create_node("call_function", operator.mul, (total, factor))
+    return total
+
+
+def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] | None:
     """The value of a call on numbers and tuples that are known by now, in a tuple; None if it must stay a call."""
+    if node.op == "call_method" and node.target == "numel" and isinstance(args[0], tuple):
+        return (_product(graph, args[0]),)
     if node.op != "call_function" or node.target is getattr or not args:
         return None
     known = not any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves((args, kwargs)))

@@ -53,7 +53,7 @@ class Site:
 
     def shape_of(self, index: int) -> Shape:
         """Shape of the tensor that the wide call takes as argument ``index``; codes on axes that get narrow only."""
-        given = self.node.args[index]
+        given = surface.positional(self.node.target, self.node.args, self.node.kwargs)[0][index]
         value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
         if not isinstance(value, Shape):
             raise RewriteError(f"argument {index} of node `{self.node}` is not a tensor of the graph.")
@@ -120,9 +120,10 @@ def _length(site: Site, dim: int, codes: Codes, size: Any) -> Any:
     """A literal, or where channels were merged with batch or space, a product computed from the narrow input."""
     if isinstance(size, int):
         return int(site.kept(codes).sum())
-    before, after = site.coupling.nodes[site.node.args[0].name].value, site.value  # type: ignore[union-attr]
+    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    before, after = site.coupling.nodes[given.name].value, site.value
     runs = [run for run in segments(before.sizes, after.sizes) if dim in run[1]]
-    inside = [d for d in runs[0][0]] if runs else []
+    inside = list(runs[0][0]) if runs else []
     others = [d for d in runs[0][1] if d != dim and after.sizes[d] > 1] if runs else [dim]
     if others or site.node.target == "expand":
         if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1):
@@ -163,7 +164,7 @@ def pieces(site: Site) -> fx.Node | None:
 
 def sliced(site: Site) -> fx.Node | None:
     """getitem, narrow: bounds among channels become bounds among the kept ones."""
-    given = site.node.args[0]
+    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
         return None
     on_x = site.shape_of(0)
@@ -212,7 +213,7 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
     codes = on_x.axes[dim]
     if codes is None:
         return None
-    kept = site.kept(codes)
+    kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
     return site.copy((site.args[0], dim, before, inside), {})
 
@@ -237,15 +238,14 @@ def padded(site: Site) -> fx.Node | None:
 
 
 def _multiplicity(site: Site) -> int:
-    """Cluster size on the axes that a product of activations sums over; 1 where there is no such product."""
-    sizes = {
-        int(size)
-        for codes in site.coupling.nodes[site.node.name].products
-        for size in np.unique(site.plan.sizes[codes])
-    }
-    if len(sizes) > 1:
-        raise RewriteError(f"node `{site.node}` sums over clusters of different sizes: {sorted(sizes)}.")
-    return sizes.pop() if sizes else 1
+    """Product of the cluster sizes on the axes that products of activations sum over; 1 where there is none."""
+    factor = 1
+    for codes in site.coupling.nodes[site.node.name].products:
+        sizes = np.unique(site.plan.sizes[codes])
+        if len(sizes) > 1:
+            raise RewriteError(f"node `{site.node}` sums over clusters of different sizes: {sizes.tolist()}.")
+        factor *= int(sizes[0])
+    return factor
 
 
 def multiplied(site: Site) -> fx.Node | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.capture import copy_with
+from fxprune.meta import copy_with
 from fxprune.table import table
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to

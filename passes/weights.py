@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fxprune.capture import canonical_names
 from fxprune.errors import CheckpointError
 from fxprune.files import written_aside
+from fxprune.meta import canonical_names
 
 SUFFIX = ".safetensors"
 
@@ -48,9 +48,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
+    return tensors
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,8 @@ from torch import fx, nn
 
 from fxprune.coupling import Axis, Coupling, Frozen, Group, NodeFacts, Work
 
+torch.set_num_threads(1)  # tensors are tiny here, and threads of several test processes would wait for each other
+
 
 def coupling_of(model, inputs, groups, works=(), frozen=()):
     """Coupling from lines of text.
@@ -37,7 +39,17 @@ def coupling_of(model, inputs, groups, works=(), frozen=()):
         first.setdefault(id(tensor), name)
     shared = {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
     cold = tuple(Frozen((), why, "node", "-", 0) for why in frozen)
-    return Coupling(made, cold, shapes, graph_module, nodes, inputs, weakref.ref(model), shared)
+    return Coupling(
+        groups=made,
+        frozen=cold,
+        shapes=shapes,
+        graph_module=graph_module,
+        nodes=nodes,
+        layers={},
+        example_inputs=inputs,
+        model=weakref.ref(model),
+        shared=shared,
+    )
 
 
 def _axis(text, width):

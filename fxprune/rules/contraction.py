@@ -13,7 +13,10 @@ from fxprune.walk import Axes, Call, Label
 
 @rule("convolution", weighs=True)
 def convolution(call: Call) -> Axes:
-    """Sum over input channels of weight times input: weight columns read the input, weight rows are the output."""
+    """Sum over input channels of weight times input: weight columns read the input, weight rows are the output.
+
+    A kernel of one position leaves the other axes as they are; any larger one mixes their positions.
+    """
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
     transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
     inner, outer = (
@@ -22,7 +25,10 @@ def convolution(call: Call) -> Axes:
     label, on_x = call.label(weight), call.axes(x)
     for ids in (*on_x[2:], *label.axes[2:]):
         call.freeze(ids if ids is not None and not label.raw else None, "a kernel axis of a computed weight")
-    for ids in on_x[2:]:
+    passes = (
+        not transposed and set(weight.shape[2:]) | set(call.named("stride")) == {1} and not any(call.named("padding"))
+    )
+    for ids in () if passes else on_x[2:]:
         call.freeze(ids, "convolved over")
     if groups == 1:
         columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
@@ -46,7 +52,7 @@ def convolution(call: Call) -> Axes:
     kernel = math.prod(weight.shape[2:])
     positions = x.numel() // max(inner, 1) if transposed else call.out.numel() // max(outer, 1)
     call.work(positions * kernel * inner * outer // groups, *axes, on_x[0])
-    return (on_x[0], rows, *(None for _ in range(call.out.dim() - 2)))
+    return (on_x[0], rows, *(on_x[2:] if passes else (None,) * (call.out.dim() - 2)))
 
 
 def grouped(call: Call, x: Ids | None, label: Label, groups: int, inner: int, outer: int) -> Ids | None:
@@ -69,7 +75,7 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int, inner: int, ou
             call.channels.same(inside, outside)
         else:
             call.channels.bundle(inside, outside)
-        call.literal(None if _is_layer(call) else x, "a number of groups")
+        call.literal(None if call.walk.inside else x, "a number of groups")
         return rows
     inside = call.bundle(x.reshape(groups, per_in), f"{groups} groups of {per_in} input channels")
     call.bundle(rows.reshape(groups, per_out), f"{groups} groups of {per_out} output channels")
@@ -92,20 +98,20 @@ def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> No
         call.read(columns)
 
 
-def contract(call: Call, left: Label, right: Label, l: Ids | None, r: Ids | None) -> None:
-    """Sum of products over one axis of each operand, with ids ``l`` and ``r``."""
+def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_right: Ids | None) -> None:
+    """Sum of products over one axis of each operand, with their ids."""
     if left.raw and right.raw:
-        for ids in (l, r):
+        for ids in (on_left, on_right):
             call.freeze(ids, "product of two parameters")
     elif left.raw:
-        read_by(call, r, l, left)
+        read_by(call, on_right, on_left, left)
     elif right.raw:
-        read_by(call, l, r, right)
-    elif l is not None and r is not None:
-        call.channels.same(l, r)
-        call.product(l)
+        read_by(call, on_left, on_right, right)
+    elif on_left is not None and on_right is not None:
+        call.channels.same(on_left, on_right)
+        call.product(on_left)
     else:
-        for ids in (l, r):
+        for ids in (on_left, on_right):
             call.freeze(ids, "summed against positions that carry no channels")
 
 
@@ -129,12 +135,12 @@ def matmul(call: Call) -> Axes:
 
 
 def _batch(call: Call, left: Label, right: Label) -> Axes:
-    l, r = left.axes[0], right.axes[0]
-    if (l is None) != (r is None):
-        call.freeze(l if r is None else r, "batched product with positions that carry no channels")
-    for label, ids in ((left, l), (right, r)):
+    on_left, on_right = left.axes[0], right.axes[0]
+    if (on_left is None) != (on_right is None):
+        call.freeze(on_left if on_right is None else on_right, "batched product with positions without channels")
+    for label, ids in ((left, on_left), (right, on_right)):
         call.tie(ids if label.raw else None)
-    return (call.same(l, r),)
+    return (call.same(on_left, on_right),)
 
 
 def _add(call: Call, addend: torch.Tensor, axes: Axes, out: torch.Tensor) -> Axes:
@@ -157,11 +163,6 @@ def _add(call: Call, addend: torch.Tensor, axes: Axes, out: torch.Tensor) -> Axe
 def _unpaired(call: Call, ids: Ids | None) -> Ids | None:
     call.freeze(ids, "meets positions that carry no channels")
     return None
-
-
-def _is_layer(call: Call) -> bool:
-    node = call.walk.node
-    return node is not None and node.op == "call_module"
 
 
 @rule("embedding", weighs=True)

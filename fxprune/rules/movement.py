@@ -14,11 +14,23 @@ from fxprune.walk import Axes, Call
 
 @rule(
     "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive",
-    "_conj", "resolve_conj", "fill_", "zero_", "dropout", "feature_dropout", "alpha_dropout", "view_as", moves=True,
+    "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", moves=True,
 )  # fmt: skip
 def identity(call: Call) -> Axes:
     """The same positions."""
     return call.axes(call.args[0])
+
+
+@rule("as_strided", "as_strided_", moves=True)
+def as_strided(call: Call) -> Axes:
+    """The same sizes with other strides are the same tensor in another memory order; all else is arbitrary."""
+    x = call.args[0]
+    axes = call.axes(x)
+    if x.shape == call.out.shape:
+        return axes
+    for ids in axes:
+        call.freeze(ids, "arbitrary strides")
+    return (None,) * call.out.dim()
 
 
 @rule("permute", moves=True)
@@ -148,7 +160,7 @@ def cat(call: Call) -> Axes:
         None if other == dim else _together(call, [call.axes(x)[other] for x in operands])
         for other in range(call.out.dim())
     ]
-    axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).raw) for x in operands])
+    axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).parametric) for x in operands])
     return tuple(axes)
 
 
@@ -177,7 +189,7 @@ def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | 
     if all(ids is None for size, ids, _ in parts if size > 0):
         return None
     if any(ids is None and size > 0 for size, ids, _ in parts):
-        if all(raw for _, ids, raw in parts if ids is not None):
+        if all(parametric for _, ids, parametric in parts if ids is not None):
             # Tokens of a parameter in front of tokens of the input: no axis of channels at all.
             for _, ids, _ in parts:
                 call.freeze(ids, "joined with positions that carry no channels")

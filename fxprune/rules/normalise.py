@@ -26,7 +26,10 @@ def batch_norm(call: Call) -> list[Axes]:
     mean, variance = call.args[3:5] if isinstance(call.args[3], torch.Tensor) else (None, None)
     axes = list(call.axes(x))
     vectors = [call.axes(v)[0] for v in (weight, bias) if v is not None]
-    vectors += [call.walk.statistic(v) for v in (mean, variance)]
+    statistics = [call.walk.statistic(v) for v in (mean, variance) if v is not None and v.shape[0] > 1]
+    if any(ids is None for ids in statistics):
+        call.freeze(axes[1], "running statistics that are computed")
+    vectors += statistics
     for ids in vectors:
         call.tie(ids)
         if axes[1] is None:

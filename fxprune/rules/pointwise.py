@@ -42,7 +42,7 @@ def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
         # Somebody's positions differ for another reason: tokens against a position embedding, a fixed table.
         for label, dim in labels:
             call.freeze(label.axes[dim], "meets positions that carry no channels")
-        carried = [label.axes[dim] for label, dim in labels if not label.raw]
+        carried = [label.axes[dim] for label, dim in labels if not label.parametric]
         return next((ids for ids in carried if ids is not None), None)
     met: Ids | None = None
     for label, dim in labels:
@@ -73,3 +73,15 @@ def prelu(call: Call) -> Axes:
     if ids is not None and len(axes) > 1:
         axes[1] = call.same(axes[1], ids)
     return tuple(axes)
+
+
+@rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero_")
+def constant(call: Call) -> Axes:
+    """One number everywhere: as long as the operand, and the same in every channel."""
+    return call.axes(call.args[0])
+
+
+@rule("empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+def unrelated(call: Call) -> Axes:
+    """Only sizes and types are taken from the operand."""
+    return (None,) * call.out.dim()

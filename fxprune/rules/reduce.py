@@ -1,4 +1,4 @@
-"""Reductions: over other axes channels pass; over channels an average needs balance, a maximum nothing, a sum freezes."""
+"""Reductions: over other axes channels pass; over channels averages need balance, maxima nothing, sums freeze."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A view of contiguous memory factors into segments: runs of input axes and of output axes with the same number of elements."""
+"""A view factors into segments: runs of input axes and of output axes with the same number of elements."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fxprune.channels import Ids
@@ -24,18 +26,21 @@ def view(call: Call) -> Axes:
         if len(wide_left) == 1 and len(wide_right) == 1:
             axes[wide_right[0]] = on_x[wide_left[0]]
         elif wide_left:
-            whole = merged(call, [(x.shape[dim], on_x[dim]) for dim in wide_left])
+            whole, inside = merged(call, [(x.shape[dim], on_x[dim]) for dim in wide_left])
             if whole is not None:
-                dim, ids = split(call, whole, [out.shape[dim] for dim in wide_right])
+                dim, ids = split(call, whole, [out.shape[dim] for dim in wide_right], inside)
                 axes[wide_right[dim]] = ids
     return tuple(axes)
 
 
-def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> Ids | None:
-    """Ids of several axes merged into one: each channel once per position of the other axes, every time with a new value."""
+def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None, tuple[int, int]]:
+    """Ids of several axes merged into one, and the strides (from, to) between which the channels lie.
+
+    Each channel occurs once per position of the other axes, every time with a new value.
+    """
     carriers = [i for i, (_, ids) in enumerate(parts) if ids is not None]
     if not carriers:
-        return None
+        return None, (0, 0)
     # Two axes with channels cannot both shrink a product: the longest stays, the others freeze.
     chosen = max(carriers, key=lambda i: parts[i][0])
     for i in carriers:
@@ -43,25 +48,31 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> Ids | None:
             call.freeze(parts[i][1], "merged with another axis of channels")
     ids = parts[chosen][1]
     assert ids is not None
+    stride = math.prod(size for size, _ in parts[chosen + 1 :])
     if len(parts) == 1:
-        return ids
+        return ids, (1, len(ids))
+    call.computed(ids, "a view that merges channels")
     shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
     every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
-    return call.channels.copies(every)
+    return call.channels.copies(every), (stride, stride * len(ids))
 
 
-def split(call: Call, ids: Ids, sizes: list[int]) -> tuple[int, Ids]:
+def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
     """Index of the new axis that carries the channels, and its ids.
 
-    That is an axis along which the channels already repeat, if there is one (an earlier merge is undone);
-    else the longest, the later one on a tie.
+    That is an axis along which the channels already repeat, if there is one (an earlier merge is undone); else the
+    longest of those that lie within the axis of channels and mix nothing else into it, the later one on a tie.
     """
     if len(sizes) == 1:
         return 0, ids
     channel = call.channels.channel(ids).reshape(sizes)
     undone = [dim for dim in range(len(sizes)) if (_rows(channel, dim) == _rows(channel, dim)[0]).all()]
-    chosen = undone[-1] if undone else max(range(len(sizes)), key=lambda dim: (sizes[dim], dim))
-    if not undone:
+    strides = [math.prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
+    within = [d for d, stride in enumerate(strides) if inside[0] <= stride and stride * sizes[d] <= inside[1]]
+    chosen = undone[-1] if undone else max(within or range(len(sizes)), key=lambda dim: (sizes[dim], dim))
+    if undone:
+        call.computed(ids, "a view that splits channels")
+    else:
         call.literal(ids, "a view that splits channels")
     shape = " x ".join(map(str, sizes))
     return chosen, call.bundle(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")

@@ -1,0 +1,58 @@
+# Every target sets itself up in .venv, once per pyproject.toml. Needs Python 3.11 or newer and nothing else.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+TYPED := build/types
+
+.SILENT:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types export bench clean
+
+help:
+	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
+	echo 'make test     run the tests'
+	echo 'make lint     check style and format'
+	echo 'make types    check types'
+	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
+	echo 'make bench    time the networks in out/, wide and narrow'
+	echo 'make clean    remove everything that was made, but not .venv'
+
+demo: $(READY)
+	$(BIN)/python -m fxprune compress --model resnet18 --data digits --keep 0.5 --output out/
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+
+# mypy knows nothing of the mapping of fxprune.passes to passes/, so it is shown the packages where Python sees them.
+types: $(READY)
+	rm -rf $(TYPED)
+	mkdir -p $(TYPED)/fxprune
+	ln -s $(CURDIR)/fxprune/* $(CURDIR)/passes $(CURDIR)/models_zoo $(CURDIR)/cli $(TYPED)/fxprune/
+	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --no-error-summary --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache fxprune
+
+export: out/network.json
+	$(BIN)/python -m fxprune export out/
+
+bench: out/network.json
+	$(BIN)/python -m fxprune bench out/
+
+out/network.json:
+	$(MAKE) demo
+
+clean:
+	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	test -n '$(PYTHON)' || { echo 'fxprune needs Python 3.11 or newer; none is on the PATH.' >&2; exit 1; }
+	echo 'setting up .venv (once; torch is large)' >&2
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data]'
+	touch $@

@@ -1,0 +1,20 @@
+"""Time the narrow network in a folder of results and the wide one, in PyTorch and in onnxruntime."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A folder that `fxprune compress` wrote, and batch sizes."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], metavar="N", help="default: 1 8 64")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table."""
+    from fxprune.passes.bench import bench
+
+    print(bench(args.folder, args.batch))
+    return 0

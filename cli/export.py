@@ -1,0 +1,25 @@
+"""Export the narrow network in a folder of results to ONNX, and check the file in onnxruntime."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .options import default_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A folder that `fxprune compress` or `fxprune.save` wrote, and a file."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: DIR/narrow.onnx")
+    parser.add_argument("--opset", type=int, default=default_of("opset"), metavar="N", help="default: %(default)s")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report."""
+    import fxprune
+
+    network = fxprune.load(args.folder)
+    example = network.meta["plan"].coupling.example_inputs
+    print(fxprune.export_onnx(network, example, args.output or args.folder / "narrow.onnx", opset=args.opset))
+    return 0

@@ -1,0 +1,98 @@
+"""Parse the command line, run the command, and turn every error into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fxprune import __version__
+from fxprune.errors import FxpruneError
+
+from . import bench, compress, export, inspect, plan, prove, report, verify
+
+COMMANDS = {
+    "compress": compress,
+    "inspect": inspect,
+    "plan": plan,
+    "prove": prove,
+    "verify": verify,
+    "export": export,
+    "bench": bench,
+    "report": report,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done; 1 a check did not hold; 2 the input cannot be used; 130 interrupted.
+
+    Args:
+        argv: arguments; those of the process, if not given.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        _unwind_on_sigterm()
+        args = _parser().parse_args(arguments)
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written.", 130)
+    except BrokenPipeError:  # the reader of our output has gone: `fxprune inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        return _fail(*_explain(error))
+    return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    if isinstance(error, FxpruneError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"cannot read or write: {place}{error.strerror or error}. Nothing was written.", 2
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    return f"unexpected {type(error).__name__}: {first} Run again with --debug to see where.", 1
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"fxprune: {message}", file=sys.stderr)
+    return code
+
+
+def _unwind_on_sigterm() -> None:
+    """Leave by an exception, so that files aside are removed; only the main thread may ask for that."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of printing every option."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("fxprune", description="Train filters to be identical (C-SGD), then merge them at no loss.")
+    parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, module in COMMANDS.items():
+        about = (module.__doc__ or "").strip()
+        command = commands.add_parser(name, help=_first_line(about), description=about)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def _first_line(text: str) -> str:
+    line = text.partition("\n")[0].rstrip(".")
+    return line[:1].lower() + line[1:]

@@ -1,0 +1,43 @@
+"""Decide which channels of a network are to merge, and write that as JSON.
+
+With --data the network is built for that data, as `fxprune compress` builds it, so that its --plan takes the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_network, add_target, network_from, target_from
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A network, a target and a file."""
+    add_network(parser)
+    add_target(parser)
+    parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan and what it costs."""
+    target = target_from(args)
+    import fxprune
+    from fxprune.cost import cost, plan_cost
+
+    if args.data is not None:
+        from fxprune.models_zoo.data import load_data
+
+        data = load_data(args.data, image_size=args.image_size)
+        args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
+    network = network_from(args)
+    coupling = fxprune.couple(network.model, network.example[:1])
+    plan = target.plan(coupling)
+    before, after = cost(coupling), plan_cost(plan)
+    if args.output is not None:
+        plan.save(args.output)
+    print(plan)
+    print(
+        f"parameters {before.params:,} -> {after.params:,} (x {after.params / before.params:.3f}), "
+        f"MACs {before.macs:,} -> {after.macs:,} (x {after.macs / before.macs:.3f})"
+    )
+    return 0

@@ -1,0 +1,27 @@
+"""Prove on random weights that a network can be narrowed without a loss.
+
+Needs no data and no training. The exit code is 1 where the proof fails, and the group and the nodes are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_network, add_seed, network_from
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A network."""
+    add_network(parser)
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the verdict."""
+    network = network_from(args)
+    import fxprune
+
+    given = "random" if args.checkpoint is None else "given"
+    proof = fxprune.prove(network.model, network.example, weights=given, seed=args.seed)
+    print(proof)
+    return 0 if proof.passed else 1

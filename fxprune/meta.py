@@ -1,0 +1,74 @@
+"""Copies of modules that hold no numbers, and a mode in which everything happens on the meta device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def copy_with(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
+    """Copy of the modules in which every parameter and buffer is replaced by ``replace(name, tensor)``.
+
+    A tensor that is shared under several names is replaced once, under its first name. Parameters stay
+    parameters with their ``requires_grad``.
+    """
+    memo: dict[int, Any] = {}
+    for name, tensor in named_tensors(model):
+        if id(tensor) not in memo:
+            new = replace(name, tensor)
+            if isinstance(tensor, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+            memo[id(tensor)] = new
+    return copy.deepcopy(model, memo)
+
+
+def share_copy(model: nn.Module) -> nn.Module:
+    """Copy of the modules that shares every parameter and buffer with the original."""
+    return copy.deepcopy(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
+
+
+def on_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
+    """Copy of a module without storage; ``seen(name, meta tensor, is parameter)`` is told of every tensor."""
+    twin = copy_with(root, lambda _, tensor: torch.empty_like(tensor, device="meta"))
+    for name, parameter in twin.named_parameters():
+        seen(name, parameter, True)
+    for name, buffer in twin.named_buffers():
+        seen(name, buffer, False)
+    return twin
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters, then buffers, under all their names."""
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+class MetaMode(TorchDispatchMode):
+    """Every operation runs on the meta device, also on constants and in calls that name another device."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = pytree.tree_map_only(torch.Tensor, _to_meta, (args, kwargs or {}))
+        if any(argument.name == "device" for argument in func._schema.arguments):
+            kwargs["device"] = torch.device("meta")
+        return self.done(func, args, kwargs, func(*args, **kwargs))
+
+    def done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """Look at a finished operation; returns what it returned."""
+        return out
+
+
+def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.device.type == "meta" else torch.empty_like(tensor, device="meta")

@@ -1,0 +1,47 @@
+"""Where in the model's own source something happened."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import fx
+
+# Frames below these folders are machinery, not the model's own source.
+_MACHINERY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def is_machinery(path: str) -> bool:
+    """Whether a file belongs to PyTorch or to fxprune."""
+    return path.startswith(_MACHINERY) or path.startswith("<")
+
+
+def source_of(node: fx.Node) -> str:
+    """``file.py:line`` of the model's source that made a node, or ``-``."""
+    frames = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
+    for frame in reversed(frames):
+        path, _, rest = frame.removeprefix('File "').partition('", line ')
+        if not is_machinery(path):
+            return f"{_short(path)}:{rest.partition(',')[0]}"
+    return "-"
+
+
+def line_of(frame: FrameType | None) -> str:
+    """``file.py:line`` of the innermost frame of the model's own source, from ``frame`` outwards."""
+    while frame is not None and is_machinery(frame.f_code.co_filename):
+        frame = frame.f_back
+    return "an unknown line" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+def source_of_error(error: BaseException) -> str:
+    """``file.py:line (`code`)`` of the model's source that raised."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not is_machinery(frame.filename):
+            return f"{_short(frame.filename)}:{frame.lineno} (`{frame.line}`)"
+    return "an unknown line"
+
+
+def _short(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])

@@ -1,0 +1,86 @@
+"""What narrowing gains in time: the wide and the narrow network of a folder of results, side by side."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxprune.errors import OptionError
+from fxprune.table import table
+
+from .batches import random_batch
+from .compress_measure import milliseconds
+from .export_onnx import export_onnx
+from .onnx_runner import onnx_runner
+from .reopen import reopen
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median time for one batch, on the CPU.
+
+    Attributes:
+        runtime: ``PyTorch`` or ``onnxruntime``.
+        batch: images at once.
+        wide_ms: milliseconds of the wide network.
+        narrow_ms: milliseconds of the narrow one.
+    """
+
+    runtime: str
+    batch: int
+    wide_ms: float
+    narrow_ms: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All timings; prints as a table.
+
+    Attributes:
+        timings: per runtime and batch size.
+        threads: how many were used.
+    """
+
+    timings: tuple[Timing, ...]
+    threads: int
+
+    def __str__(self) -> str:
+        rows = [(t.runtime, t.batch, t.wide_ms, t.narrow_ms, f"{t.wide_ms / t.narrow_ms:.2f}") for t in self.timings]
+        header = ("", "batch", "wide ms", "narrow ms", "speed-up")
+        return table(header, rows, right="batch") + f"\n\nmedian times on the CPU, {self.threads} threads"
+
+
+def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
+    """Time both networks on random images of the size that they were made for.
+
+    Args:
+        folder: what ``fxprune compress`` wrote.
+        batches: images at once, each 1 or more.
+
+    Raises:
+        OptionError: a batch below 1.
+        CheckpointError: the folder is missing, unfinished or damaged.
+    """
+    if min(batches, default=0) < 1:
+        raise OptionError(f"batch sizes are 1 or more, not {list(batches)}.")
+    files = reopen(folder)
+    with tempfile.TemporaryDirectory() as aside:
+        calls: dict[tuple[str, str], Callable[..., Any]] = {}
+        for name, network in (("wide", files.snapped), ("narrow", files.narrow)):
+            path = Path(aside) / f"{name}.onnx"
+            export_onnx(network, files.example, path)
+            calls["PyTorch", name] = network
+            calls["onnxruntime", name] = onnx_runner(path)
+        timings = []
+        for runtime in ("PyTorch", "onnxruntime"):
+            for batch in batches:
+                (images,) = random_batch((files.example,), batch, seed=0)
+                wide, narrow = (milliseconds(calls[runtime, name], images) for name in ("wide", "narrow"))
+                timings.append(Timing(runtime, batch, wide, narrow))
+    return Bench(tuple(timings), torch.get_num_threads())

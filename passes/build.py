@@ -1,0 +1,89 @@
+"""A network by name, with the inputs that it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import OptionError
+
+from .artifact import ModelSpec
+from .train_seed import seeded
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network and what is known of how it was made.
+
+    Attributes:
+        model: maps [N, C, H, W] to [N, classes].
+        spec: how to build it again; None where it was given as a module.
+        example: [2, C, H, W] on the meta device: the shape and kind of its inputs.
+    """
+
+    model: nn.Module
+    spec: ModelSpec | None
+    example: Tensor
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    in_chans: int | None = None,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+) -> Network:
+    """The same name, sizes and seed give the same network, weights included.
+
+    Args:
+        name: as ``fxprune.models_zoo.registry.create_model`` takes it.
+        num_classes: length of the output.
+        in_chans: channels of the image; None: as many as the network is known for.
+        image_size: height and width of the image; None: what the network was made for. A network with position
+            embeddings is built for it.
+        pretrained: begin with published weights.
+        seed: of the first weights.
+
+    Raises:
+        ModelError: the name is unknown, the network cannot be built, or its weights cannot be had.
+    """
+    from fxprune.models_zoo.registry import create_model, model_input_size
+
+    channels, height, width = model_input_size(name)
+    channels = in_chans or channels
+    size = (image_size, image_size) if image_size else (height, width)
+    kwargs = {"num_classes": num_classes, "in_chans": channels}
+    with seeded(seed):
+        model = create_model(name, pretrained=pretrained, **kwargs)
+    if _embeds_positions(model) and model_input_size(model)[1:] != size:
+        kwargs |= {"img_size": size[0]}
+        with seeded(seed):
+            model = create_model(name, pretrained=pretrained, **kwargs)
+    elif not image_size:
+        size = model_input_size(model)[1:]
+    return Network(model, ModelSpec(name, kwargs), torch.empty(2, channels, *size, device="meta"))
+
+
+def on_device(name: str) -> torch.device:
+    """Device by torch's name for it; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.") from error
+    return device
+
+
+def _embeds_positions(model: nn.Module) -> bool:
+    return getattr(getattr(model, "patch_embed", None), "img_size", None) is not None

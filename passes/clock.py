@@ -1,0 +1,31 @@
+"""Each phase of a long run is announced when it begins and timed when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class Clock:
+    """Seconds per phase, in order.
+
+    Attributes:
+        loud: announce phases on stderr.
+        seconds: name of a phase -> wall-clock seconds.
+    """
+
+    loud: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str, detail: str = "") -> Iterator[None]:
+        """Time the block under the name of the phase."""
+        if self.loud:
+            print(f"{phase:<8} {detail}".rstrip(), file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start

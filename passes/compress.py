@@ -1,0 +1,103 @@
+"""The main job: a network and data go in, a narrow network that was proven and exported comes out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fxprune.plans import Plan, load_plan
+from fxprune.propagate import couple
+
+from .artifact import NETWORK, PLAN, WEIGHTS, save
+from .build import on_device
+from .clock import Clock
+from .compress_measure import measure_stages, versions
+from .compress_train import prepare, train_csgd, train_wide
+from .compress_trim import check_trim, trim
+from .export_onnx import export_onnx
+from .folder import folder_aside
+from .job import Job
+from .results import ROWS, SUMMARY, Result
+from .weights import save_weights
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+WIDE, SNAPPED, ONNX = "wide.safetensors", "snapped.safetensors", "narrow.onnx"
+FILES = (WIDE, SNAPPED, f"{ONNX}.data", ONNX, WEIGHTS, PLAN, NETWORK, ROWS, SUMMARY)
+
+
+def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
+    """After the trim not one test image has another class than in the snapped wide network, or this raises.
+
+    Build the network and train it if it has no weights for this data; find coupled channels and cluster them; train
+    with C-SGD until clusters are equal; snap, merge and rewrite; verify in float64; export to ONNX and check that in
+    onnxruntime; write everything to a folder, from which ``fxprune.load`` takes the narrow network.
+
+    Args:
+        model: name of a network, or a network with one input (it is copied).
+        data: name of a data set, or a :class:`fxprune.models_zoo.data.Data`.
+        **options: attributes of :class:`fxprune.passes.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
+
+    Raises:
+        InputError: an option, the model, the data, a plan or a checkpoint cannot be used; nothing is written then.
+        VerifyError: narrow and wide network disagree; names the worst group. The weights and the plan are kept.
+        ExportError: the exported file and the network disagree; names the first value. The file is kept.
+        OSError: the results cannot be written.
+    """
+    job = Job(model=model, data=data, **options)
+    device, clock = on_device(job.device), Clock(loud=job.progress is not False)
+    with folder_aside(job.output, files=FILES) as folder:
+        with clock("build", f"{_named(job.model)} for {_named(job.data)}"):
+            network, images = prepare(job, device)
+        with clock("couple"):
+            coupling = couple(network.model, network.example)
+            # What cannot be pruned as asked is to fail now, not after the training; clusters wait for the weights.
+            plan = _plan_from_file(job, network.model) or job.plan(coupling, method="even")
+        with clock("train", "the wide network"):
+            train_wide(job, network.model, images, device)
+            wide = copy.deepcopy(network.model)
+            save_weights(wide, folder / WIDE)
+        with clock("plan"):
+            plan = plan if job.plan_file is not None else job.plan(coupling)
+            plan.save(folder / PLAN)
+        with clock("csgd", "until clusters are equal"):
+            deviation = train_csgd(job, network.model, plan, images, device)
+        with clock("trim", "snap, merge, rewrite"):
+            nets = trim(wide, network.model, plan)
+            save_weights(nets.snapped, folder / SNAPPED)
+        with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
+            report = check_trim(nets, plan, images)
+            save(nets.narrow, folder, model=network.spec, plan=plan)
+        with clock("export", "ONNX, checked in onnxruntime"):
+            exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
+        with clock("measure"):
+            stages = measure_stages(nets, network.example, images, folder)
+        result = Result(
+            stages=stages,
+            output=Path(job.output),
+            deviation=deviation.largest,
+            median_deviation=deviation.median,
+            snap_change=nets.snap_change,
+            max_rel_error=report.max_rel_error,
+            onnx_rel_error=exported.max_rel_error,
+            opset=exported.opset,
+            widths=plan.widths,
+            seconds=clock.seconds,
+            options=job.options(),
+            versions=versions(),
+        )
+        (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
+        (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+    return result
+
+
+def _plan_from_file(job: Job, model: nn.Module) -> Plan | None:
+    return None if job.plan_file is None else load_plan(job.plan_file, model)
+
+
+def _named(given: object) -> str:
+    return given if isinstance(given, str) else str(getattr(given, "name", type(given).__name__))

@@ -1,0 +1,121 @@
+"""The table of the main job: what each form of the network costs and how well it does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.cost import latency, measure_cost
+from fxprune.errors import ExportError
+
+from .compress_trim import Nets
+from .evaluate import predict
+from .export_onnx import export_onnx
+from .onnx_program import quiet
+from .onnx_runner import onnx_runner
+from .results import Stage
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+
+def measure_stages(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple[Stage, ...]:
+    """One row per stage; ``folder`` holds ``wide.safetensors``, ``weights.safetensors`` and ``narrow.onnx``.
+
+    Args:
+        nets: on one device.
+        example: [N, C, H, W] on the meta device.
+        data: whose test images are classified.
+        folder: the files of the results.
+    """
+    labels = torch.cat([classes for _, classes in data.test])
+    device = next(nets.snapped.parameters()).device
+    reference = predict(nets.snapped, data.test, device)
+    image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    run = onnx_runner(folder / "narrow.onnx")
+
+    def row(name: str, network: nn.Module, *, classes: Tensor | None = None, **measured: Any) -> Stage:
+        classes = predict(network, data.test, device) if classes is None else classes
+        cost = measure_cost(network, example[:1])
+        return Stage(
+            name=name,
+            params=cost.params,
+            macs=cost.macs,
+            correct=int((classes == labels).sum()),
+            count=len(labels),
+            changed=int((classes != reference).sum()),
+            **measured,
+        )
+
+    return (
+        row(
+            "wide, before C-SGD",
+            nets.wide,
+            bytes=os.path.getsize(folder / "wide.safetensors"),
+            eager_ms=milliseconds(nets.wide, image.to(device)),
+            onnxruntime_ms=_exported_ms(nets.wide, example, image),
+        ),
+        row("merged without C-SGD", nets.merged),
+        row("wide, after C-SGD", nets.trained),
+        row(
+            "narrow, after the trim",
+            nets.narrow,
+            bytes=os.path.getsize(folder / "weights.safetensors"),
+            eager_ms=milliseconds(nets.narrow, image.to(device)),
+        ),
+        row(
+            "narrow, in onnxruntime",
+            nets.narrow,
+            classes=predict(_Runner(run), data.test),
+            bytes=sum(file.stat().st_size for file in folder.glob("narrow.onnx*")),
+            onnxruntime_ms=milliseconds(run, image),
+        ),
+    )
+
+
+def milliseconds(call: Callable[..., Any], images: Tensor) -> float:
+    """Median time of a call on a batch of images [N, C, H, W]."""
+    with quiet():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
+        return 1e3 * latency(call, images)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a measurement depends on."""
+    packages = ("fxprune", "torch", "timm", "onnx", "onnxruntime", "scikit-learn")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+            continue
+    return found
+
+
+class _Runner(nn.Module):
+    """An ONNX file where a network is expected."""
+
+    def __init__(self, run: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] -> the file's first output."""
+        return self._run(images)[0]
+
+
+def _exported_ms(network: nn.Module, example: Tensor, image: Tensor) -> float | None:
+    """Time of the wide network in onnxruntime, for comparison only: None where it cannot be exported."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export_onnx(network, example, Path(folder) / "wide.onnx")
+        except ExportError:
+            return None
+        return milliseconds(onnx_runner(Path(folder) / "wide.onnx"), image)

@@ -1,0 +1,90 @@
+"""The second half of the main job: merge, and hold the narrow network against the snapped wide one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import VerifyError
+from fxprune.meta import copy_with
+from fxprune.plans import Plan
+from fxprune.propagate import couple
+
+from .culprit import worst_group
+from .evaluate import predict
+from .narrow import narrow
+from .snap import snap
+from .verify import Report, verify
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+
+@dataclass(frozen=True, eq=False)
+class Nets:
+    """One network in every form that the table compares.
+
+    Attributes:
+        wide: before C-SGD.
+        merged: the same plan applied to ``wide``: what the trim would do without C-SGD.
+        trained: after C-SGD.
+        snapped: ``trained`` with equal clusters.
+        narrow: ``snapped`` with one channel per cluster.
+        snap_change: largest relative change of a row from ``trained`` to ``snapped``.
+    """
+
+    wide: nn.Module
+    merged: fx.GraphModule
+    trained: nn.Module
+    snapped: nn.Module
+    narrow: fx.GraphModule
+    snap_change: float
+
+
+def trim(wide: nn.Module, trained: nn.Module, plan: Plan) -> Nets:
+    """Snap, merge and rewrite; the networks given are not changed."""
+    snapped = snap(trained, plan)
+    return Nets(wide, narrow(wide, plan), trained, snapped, narrow(trained, plan), float(snapped.max_change))  # type: ignore[arg-type]
+
+
+def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:
+    """Narrow equals snapped: to 1e-9 in float64, and in the class of every test image.
+
+    Args:
+        nets: on one device.
+        plan: the clusters.
+        data: whose test images are used.
+
+    Raises:
+        VerifyError: they are not equal; names the group whose merge does the most harm.
+    """
+    images = next(iter(data.test))[0][:8]
+    # In float64 before the merge, not after it: the merge sums columns, and float32 would round the sums.
+    snapped, wide_plan = in_float64(nets.snapped, plan)
+    # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
+    report = verify(snapped, narrow(snapped, wide_plan), images, tolerance=1e-9)
+    device = next(snapped.parameters()).device
+    differ = predict(nets.narrow, data.test, device) != predict(nets.snapped, data.test, device)
+    if report.passed and not differ.any():
+        return report
+    culprit = worst_group(snapped, wide_plan, images.to(device, torch.float64))
+    reason = f" ({report.reason})" if report.reason else ""
+    raise VerifyError(
+        f"the trim changed the network: {int(differ.sum())} of {len(differ)} test images get another class than from "
+        f"the snapped wide network, and outputs differ by {report.max_rel_error:.2g} in float64{reason}; {culprit}. "
+        "This is an error in fxprune: do not use the narrow network. Leave that group out with --widths."
+    )
+
+
+def in_float64(model: nn.Module, plan: Plan) -> tuple[nn.Module, Plan]:
+    """Copy of a network in float64, and the plan on that copy."""
+    double = copy_with(model, lambda _, tensor: _as_float64(tensor))
+    coupling = couple(double, tuple(_as_float64(x) for x in plan.coupling.example_inputs))
+    return double, Plan(coupling, plan.clusters, plan.method, plan.seed)
+
+
+def _as_float64(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)

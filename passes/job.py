@@ -1,0 +1,163 @@
+"""What the main job is to do: checked when it is made, and free of torch, so that a command line can make it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from fxprune.errors import OptionError
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+    from torch import nn
+
+    from fxprune.coupling import Coupling
+    from fxprune.plans import Plan
+
+METHODS = ("kmeans", "even", "imbalanced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """How narrow a network shall become; see :func:`fxprune.plan`.
+
+    Attributes:
+        keep: share of the channels of every group to keep, above 0, up to 1; 0.5 where nothing is asked for.
+        macs: instead: share of the network's multiply-accumulates to end at.
+        params: instead: share of the network's parameters to end at.
+        widths: instead: group name -> channels to keep.
+        method: how clusters are found, one of ``METHODS``.
+        round_to: make widths multiples of this, where a group can.
+        seed: of everything that is drawn at random.
+    """
+
+    keep: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    widths: Mapping[str, int] | None = None
+    method: str = "kmeans"
+    round_to: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every option; the widths wait for the network."""
+        for name in ("keep", "macs", "params"):
+            _check(self, name, "a share above 0 and up to 1", lambda share: 0.0 < share <= 1.0)
+        _check(self, "round_to", "1 or more", lambda n: n >= 1)
+        _check(self, "seed", "0 or more", lambda n: n >= 0)
+        _check(self, "method", f"one of {', '.join(METHODS)}", METHODS.__contains__)
+        exclude(self, "keep", "macs", "params", "widths")
+
+    def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
+        """Clusters that reach the target, as :func:`fxprune.plan` finds them.
+
+        Args:
+            coupling: the analysis.
+            method: instead of the target's own.
+
+        Raises:
+            NothingToPruneError: the coupling has no groups.
+            PlanError: widths that cannot be had.
+        """
+        import fxprune
+
+        return fxprune.plan(
+            coupling,
+            self.keep,
+            macs=self.macs,
+            params=self.params,
+            widths=self.widths,
+            method=method or self.method,
+            round_to=self.round_to,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Target):
+    """The options of :func:`fxprune.compress`, beside those of :class:`Target`.
+
+    Attributes:
+        model: name for ``fxprune.models_zoo.registry.create_model``, or a network with one input, which is copied.
+        data: name for ``fxprune.models_zoo.data.load_data``, or the data itself.
+        output: folder for the results; what another run left there is replaced.
+        plan_file: a plan made earlier, instead of ``keep`` and its like.
+        checkpoint: weights of the wide network for this data; it is not trained then, unless ``epochs`` says so.
+        pretrained: begin with published weights.
+        image_size: height and width of the images in pixels; None: what suits the data.
+        batch_size: images per training step.
+        epochs: passes over the data before C-SGD; None: ``EPOCHS``, or 0 with a checkpoint.
+        csgd_epochs: passes over the data with C-SGD.
+        lr: largest learning rate before C-SGD.
+        csgd_lr: largest learning rate with C-SGD.
+        strength: of the pull; instead of ``deviation``.
+        deviation: largest relative deviation within a cluster to end at, above 0; ``DEVIATION`` where neither is given.
+        device: ``auto`` (CUDA where there is one), or any name that torch knows.
+        opset: version of the ONNX operators.
+        workers: processes that decode images.
+        data_root: where data sets are looked for or put.
+        progress: bars and phases on stderr; None: bars only on a terminal.
+    """
+
+    model: str | nn.Module
+    data: str | Data
+    output: str | os.PathLike[str] = "out"
+    plan_file: str | os.PathLike[str] | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    pretrained: bool = False
+    image_size: int | None = None
+    batch_size: int = 64
+    epochs: int | None = None
+    csgd_epochs: int = 8
+    lr: float = 0.05
+    csgd_lr: float = 0.05
+    strength: float | None = None
+    deviation: float | None = None
+    device: str = "auto"
+    opset: int = 18
+    workers: int = 0
+    data_root: str | os.PathLike[str] | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option that can be checked before anything is loaded."""
+        super().__post_init__()
+        for name, least in {"image_size": 8, "batch_size": 2, "epochs": 0, "csgd_epochs": 1, "workers": 0}.items():
+            _check(self, name, f"{least} or more", lambda n, least=least: n >= least)
+        for name in ("lr", "csgd_lr", "strength", "deviation"):
+            _check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
+        exclude(self, "strength", "deviation")
+        exclude(self, "keep", "macs", "params", "widths", "plan_file")
+
+    def options(self) -> dict[str, Any]:
+        """Every option that JSON can hold; a network or data that was given as such is named by its class."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+
+EPOCHS = 6
+# float32 rounds at about 1e-7 per weight; below 1e-6 the snap changes nothing that a prediction could show.
+DEVIATION = 1e-6
+
+
+def exclude(options: object, *names: str) -> None:
+    """Raise OptionError where more than one of these options is given."""
+    given = [f"`{name}`" for name in names if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
+
+
+def _check(options: object, name: str, range_: str, holds: Any) -> None:
+    value = getattr(options, name)
+    if value is not None and not holds(value):
+        raise OptionError(f"`{name}` must be {range_}, not {value}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if value is None or isinstance(value, str | int | float) else type(value).__name__

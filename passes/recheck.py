@@ -1,0 +1,97 @@
+"""The checks of the main job once more, on nothing but the files that it left."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fxprune.errors import FxpruneError
+from fxprune.table import table
+
+from .compress_trim import in_float64
+from .narrow import narrow
+from .onnx_check import check_onnx
+from .reopen import reopen
+from .snap import snap
+from .verify import verify
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was compared.
+
+    Attributes:
+        what: the two sides.
+        rel_error: how far they are apart; None where that could not be told.
+        bound: how far they may be.
+        reason: why they disagree, empty where they agree.
+    """
+
+    what: str
+    rel_error: float | None
+    bound: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """All that was compared; prints as a table."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything agrees."""
+        return not any(finding.reason for finding in self.findings)
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                finding.what,
+                "" if finding.rel_error is None else f"{finding.rel_error:.1e}",
+                f"{finding.bound:.0e}" if finding.bound else "0",
+                "FAILS" if finding.reason else "holds",
+            )
+            for finding in self.findings
+        ]
+        text = table(("compared", "relative error", "bound", "verdict"), rows, right="bound")
+        return "\n".join(
+            [text, *(f"\n{finding.what}: {finding.reason}" for finding in self.findings if finding.reason)]
+        )
+
+
+def recheck(folder: str | os.PathLike[str]) -> Recheck:
+    """Clusters are equal, the rewrite is exact, the stored narrow network is its result, and so is the ONNX file.
+
+    Raises:
+        CheckpointError: the folder is missing, unfinished or damaged.
+    """
+    files = reopen(folder)
+    change = float(snap(files.snapped, files.plan).max_change)  # type: ignore[arg-type]
+    equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
+    double, plan = in_float64(files.snapped, files.plan)
+    # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
+    rewrite = verify(double, narrow(double, plan), files.example, tolerance=1e-9)
+    # The same graph with the same numbers in it: nothing may differ.
+    stored = verify(narrow(files.snapped, files.plan), files.narrow, files.example, tolerance=0.0)
+    findings = [
+        equal,
+        Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
+        Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
+    ]
+    if files.onnx.exists():
+        findings.append(_on_onnx(files.narrow, files.onnx, files.example))
+    return Recheck(tuple(findings))
+
+
+def _on_onnx(network: nn.Module, path: Path, example: Tensor) -> Finding:
+    what = "onnxruntime with PyTorch, in float32"
+    try:
+        # Two float32 kernels that sum in different orders differ by 1e-6; a wrong weight moves the output by 1e-2.
+        agreement = check_onnx(network, path, example, tolerance=1e-4)
+    except FxpruneError as error:
+        return Finding(what, None, 1e-4, str(error))
+    return Finding(what, agreement.max_rel_error, 1e-4, "")

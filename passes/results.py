@@ -1,0 +1,167 @@
+"""What a run of the main job came to: one row per stage, as a table, as JSON and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import CheckpointError
+from fxprune.table import table
+
+SUMMARY, ROWS = "summary.json", "summary.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A network on its way from wide to narrow; None where nothing was measured.
+
+    Attributes:
+        name: what was done to it.
+        params: trainable numbers.
+        macs: multiply-accumulates for one image.
+        bytes: size of its file.
+        eager_ms: median time for one image in PyTorch.
+        onnxruntime_ms: median time for one image in onnxruntime, on the CPU.
+        correct: test images that it gives their own class.
+        count: test images.
+        changed: test images that it gives another class than the snapped wide network does.
+    """
+
+    name: str
+    params: int
+    macs: int
+    bytes: int | None = None
+    eager_ms: float | None = None
+    onnxruntime_ms: float | None = None
+    correct: int
+    count: int
+    changed: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test images that are given their own class, 0 to 1."""
+        return self.correct / self.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Outcome of :func:`fxprune.compress`; prints as a table.
+
+    Attributes:
+        stages: from the wide network to the exported one.
+        output: folder of the files.
+        deviation: largest relative deviation within a cluster after C-SGD, see ``Csgd.deviation``.
+        median_deviation: the median over all tied axes.
+        snap_change: largest relative change of a row in the snap, running statistics included.
+        max_rel_error: narrow against snapped wide network, in float64.
+        onnx_rel_error: onnxruntime against PyTorch, in float32.
+        opset: of the exported file.
+        widths: group -> channels before and after.
+        seconds: phase -> wall-clock seconds.
+        options: what was asked for.
+        versions: of the packages that took part.
+    """
+
+    stages: tuple[Stage, ...]
+    output: Path
+    deviation: float
+    median_deviation: float
+    snap_change: float
+    max_rel_error: float
+    onnx_rel_error: float
+    opset: int
+    widths: Mapping[str, tuple[int, int]] = field(repr=False)
+    seconds: Mapping[str, float] = field(repr=False)
+    options: Mapping[str, Any] = field(repr=False)
+    versions: Mapping[str, str] = field(repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join([stage_table(self.stages), "", *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        first, last = self.stages[0], self.stages[-1]
+        phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in self.seconds.items() if seconds >= 0.5)
+        return [
+            f"parameters x {last.params / first.params:.3f}, MACs x {last.macs / first.macs:.3f}, "
+            f"accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; "
+            "`changed`: test images whose class is not the snapped wide network's",
+            f"deviation within a cluster after C-SGD: {self.deviation:.1e} at most, {self.median_deviation:.1e} in the "
+            f"median; the snap moved a row by {self.snap_change:.1e} at most",
+            f"narrow against wide: {self.max_rel_error:.1e} in float64; "
+            f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
+            f"{sum(self.seconds.values()):.0f} s: {phases}",
+            f"written to {self.output}",
+        ]
+
+    def to_json(self) -> str:
+        """Everything as JSON, raw numbers in the units that the attributes have."""
+        stages = [asdict(stage) | {"accuracy": stage.accuracy} for stage in self.stages]
+        value = {
+            name: stages if name == "stages" else getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name != "output"
+        }
+        return json.dumps(value, indent=1) + "\n"
+
+    def to_csv(self) -> str:
+        """One line per stage under a header, nothing in the cells that were not measured."""
+        text = io.StringIO()
+        rows = [asdict(stage) | {"accuracy": stage.accuracy} for stage in self.stages]
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def read_result(folder: str | os.PathLike[str]) -> Result:
+    """The result that a run left in a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = Path(folder) / SUMMARY
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        stages = tuple(Stage(**{k: v for k, v in row.items() if k != "accuracy"}) for row in value.pop("stages"))
+        return Result(stages=stages, output=Path(folder), **value)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}. Is {folder} a folder of results?") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged, or of another version of fxprune: {error}.") from error
+
+
+def stage_table(stages: Sequence[Stage]) -> str:
+    """Table of the stages: sizes in millions (MACs of one image), files in megabytes, times in milliseconds."""
+    header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", "accuracy", "changed")
+    rows = [
+        (
+            stage.name,
+            f"{_three(stage.params / 1e6)} M",
+            f"{_three(stage.macs / 1e6)} M",
+            _or_blank(stage.bytes, 1e-6, "MB"),
+            _or_blank(stage.eager_ms, 1, "ms"),
+            _or_blank(stage.onnxruntime_ms, 1, "ms"),
+            f"{stage.accuracy:.2%}",
+            stage.changed,
+        )
+        for stage in stages
+    ]
+    return table(header, rows, right=" ".join(header[1:]))
+
+
+def _or_blank(value: float | None, scale: float, unit: str) -> str:
+    return "" if value is None else f"{_three(value * scale)} {unit}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value == 0.0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

@@ -1,0 +1,53 @@
+"""Layers that stay whole although more than one thing happens inside."""
+
+from __future__ import annotations
+
+from timm.layers import register_notrace_module
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from .table import A, B, conv, image, linear, tokens
+
+
+@register_notrace_module
+class _Mixer(nn.Module):
+    """Depthwise, then normalised by groups, then pointwise."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.d, self.n, self.p = conv(width, width, 3, groups=width), nn.GroupNorm(2, width), conv(width, width)
+
+    def forward(self, x):
+        return self.p(self.n(self.d(x)))
+
+
+@register_notrace_module
+class _Literal(nn.Module):
+    """A width in the source code."""
+
+    def forward(self, x):
+        n, _, h, w = x.shape
+        return x.flatten(2).transpose(1, 2).reshape(n, h, w, 8).permute(0, 3, 1, 2)
+
+
+def _attention(**options):
+    layer = nn.MultiheadAttention(8, 2, batch_first=True)
+    return lambda s, y: s.d(s.m(y, y, y, **options)[0]), {"m": layer, "d": linear(8, 6)}
+
+
+image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, B: 6}, m=_Mixer(8))
+image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
+image("kept whole, a split inside", lambda s, y: s.m(y).mean(1), {B: 6}, out=4, m=nn.Unflatten(1, (2, 4)), frozen="kept whole")
+image("flatten as a layer", lambda s, y: s.f(y)[:, :, None, None], {A: 8, B: 6, "f.1.weight": 5}, out=5, fixed=True,
+      f=nn.Sequential(nn.Flatten(), linear(512, 5)))  # fmt: skip
+image("local response", lambda s, y: s.m(y), {B: 6}, m=nn.LocalResponseNorm(3), frozen="kept whole")
+image("bilinear", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, None], {B: 6}, out=5, m=nn.Bilinear(8, 8, 5),
+      frozen="no rule for aten._trilinear")  # fmt: skip
+image("weight norm", lambda s, y: s.m(y), {B: 6}, out=5, m=weight_norm(conv(8, 5)), frozen="_weight_norm_interface")
+tokens("attention as a layer", *_attention()[:1], {"d.weight": 6}, out=6, frozen="m", **_attention()[1])
+tokens("attention as a layer, fused", *_attention(need_weights=False)[:1], {"d.weight": 6}, out=6, frozen="m", **_attention()[1])
+tokens("recurrent", lambda s, y: s.d(s.m(y)[0]), {"d.weight": 6}, out=6, m=nn.LSTM(8, 5, batch_first=True), d=linear(5, 6),
+       frozen="m")  # fmt: skip
+tokens("transformer layer", lambda s, y: s.d(s.m(y)), {"m.linear1.weight": 16, "d.weight": 6}, out=6, d=linear(8, 6),
+       m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), frozen="m")  # fmt: skip
+tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8}, m=nn.Sequential(linear(8, 6), nn.GELU(), linear(6, 8)))

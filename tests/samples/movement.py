@@ -1,0 +1,103 @@
+"""Axes moved, cut and put together."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .table import A, B, conv, free, image, linear, net, tokens
+
+A2 = f"{A}#2"
+
+
+def _uneven(s, y):
+    u, v = y.split([3, 5], 1)
+    return torch.cat([s.c(u), v.relu()], 1)
+
+
+def _option_a(s, y):
+    shortcut = F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+    return s.c(y) + shortcut
+
+
+def _padded_average(s, y):
+    y = F.pad(y, (0, 0, 0, 0, 2, 2))
+    return y * y.mean(1, keepdim=True)
+
+
+def _tokens_first(s, y):
+    return torch.cat([s.t.expand(y.shape[0], -1, -1), y], 1) + s.p
+
+
+def _stacked(s, y):
+    return torch.stack([y, s.c(y)], 1).mean(1)
+
+
+def _strips(s, y):
+    u, v = y.split([4, 4], 1)
+    return torch.cat([F.max_pool2d(u, 3, 1, 1), F.avg_pool2d(v, 3, 1, 1)], 1)
+
+
+def _rotary(s, y):
+    return torch.cat([-y[..., 4:], y[..., :4]], -1) * s.g + y
+
+
+def _dense(s, y):
+    for layer in (s.c, s.d):
+        y = torch.cat([y, layer(y).relu()], 1)
+    return y
+
+
+def _swaps(s, y):
+    return s.c(y.permute(0, 2, 3, 1).transpose(-1, 1).swapaxes(1, 3).movedim(-1, 1))
+
+
+image("permuted and back", _swaps, {A: 8, B: 6, "c.weight": 5}, out=5, c=conv(8, 5))
+image("axes of length 1", lambda s, y: y.unsqueeze(1).squeeze(1)[:, None].squeeze((1,)), {A: 8, B: 6})
+image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
+      {A: 8, B: 6}, g=linear(8, 8))  # fmt: skip
+image("copies", lambda s, y: y.contiguous().clone().detach().float().to(y.dtype), {A: 8, B: 6})
+image("slice", lambda s, y: y[:, 2:6], {A: 4, A2: 4, B: 6}, out=4)
+image("negative slice", lambda s, y: y[:, -3:], {A: 5, A2: 3, B: 6}, out=3)
+image("slice to a computed end", lambda s, y: y[:, : y.shape[1] // 2], {A: 4, A2: 4, B: 6}, out=4)
+image("strided slice", lambda s, y: y[:, ::2], {A: 4, A2: 4, B: 6}, out=4)
+image("slices treated differently", lambda s, y: torch.cat([y[:, :4].relu(), y[:, 4:]], 1), {A: 4, A2: 4, B: 6})
+image("slices pooled differently", _strips, {A: 4, A2: 4, B: 6})
+image("one channel", lambda s, y: y * y[:, 3:4], {B: 6}, frozen="one channel is sliced out")
+image("one channel by its index", lambda s, y: y * y[:, 3][:, None], {B: 6}, frozen="picked by its index")
+image("every channel alone", lambda s, y: torch.stack(y.unbind(1), 1), {B: 6}, frozen="taken apart")
+image("narrow", lambda s, y: y.narrow(1, 2, 3), {A: 5, A2: 3, B: 6}, out=3)
+image("narrow from the end", lambda s, y: torch.narrow(y, 1, -4, 4), {A: 4, A2: 4, B: 6}, out=4)
+image("uneven split", _uneven, {A: 3, A2: 5, B: 6, "c.weight": 7}, out=12, c=conv(3, 7))
+image("split and turned round", lambda s, y: torch.cat(torch.split(y, 4, dim=1)[::-1], 1), {A: 4, A2: 4, B: 6})
+image("chunk of uneven parts", lambda s, y: torch.cat(y.chunk(3, 1)[::2], 1), {A: 3, A2: 3, f"{A}#3": 2, B: 6}, out=5)
+image("split into single channels", lambda s, y: torch.cat(y.split(1, 1)[::-1], 1), {B: 6}, frozen="single channels")
+image("flip", lambda s, y: y.flip(1), {A: 8, B: 6})
+image("flip against itself", lambda s, y: y + y.flip(1), {A: 4, B: 6})
+image("roll", lambda s, y: y.roll(1, 1), {B: 6}, frozen="channels are rotated")
+image("roll in space", lambda s, y: torch.roll(y, (1, 2), (2, 3)), {A: 8, B: 6})
+image("cat", lambda s, y: torch.cat([y, s.c(y)], 1), {A: 8, B: 6, "c.weight": 5}, out=13, c=conv(8, 5))
+image("cat with itself", lambda s, y: torch.cat([y, y.relu()], 1), {A: 8, B: 6}, out=16)
+image("cat with a part of itself", lambda s, y: torch.cat([y, y[:, :3]], 1), {A: 3, A2: 5, B: 6}, out=11)
+image("cat with one map", lambda s, y: torch.cat([y, y.mean(1, keepdim=True)], 1), {A: 8, B: 6}, out=9)
+image("cat with a constant", lambda s, y: torch.cat([y, y[:, :1] * 0 + torch.ones(3, 1, 1)], 1), {B: 6}, out=11,
+      frozen="one channel is sliced out")  # fmt: skip
+image("dense", _dense, {A: 8, B: 6, "c.weight": 5, "d.weight": 4}, out=17, c=conv(8, 5), d=conv(13, 4))
+image("cat in space", lambda s, y: torch.cat([y, s.c(y)], 2), {A: 8, B: 6}, c=conv(8, 8))
+image("stack", _stacked, {A: 8, B: 6}, c=conv(8, 8))
+image("padded shortcut", _option_a, {"c.weight": 4, A: 8, B: 6}, out=12, c=conv(8, 12, 3, stride=2))
+image("padding read", lambda s, y: F.pad(y, (1, 1, 1, 1, 2, 3)), {A: 8, B: 6}, out=13)
+image("padding by a value", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 4), value=2.0), {A: 8, B: 6}, out=12)
+image("negative padding", lambda s, y: F.pad(y, (0, 0, 0, 0, -2, 3)), {A: 2, A2: 6, B: 6}, out=9)
+image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over channels")
+image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
+image("index", lambda s, y: y[:, [0, 2, 4, 6]], {B: 6}, out=4, frozen="an index picks positions")
+image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
+image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {B: 6}, frozen="index picks")
+image("index_select in space", lambda s, y: y.index_select(2, torch.tensor([1, 3])), {A: 8, B: 6})
+tokens("gather", lambda s, y: s.c(y).gather(1, s.c(y).argsort(1)), {A: 8}, c=linear(8, 8), frozen="index picks")
+tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))
+tokens("rotary halves", _rotary, {"g": 4}, g=free(8))
+net("turned over", lambda s, x: s.head(s.a(x).t().t_().T.T), (torch.zeros(2, 3),), (torch.zeros(5, 3),), {A: 8},
+    a=linear(3, 8), head=linear(8, 4))  # fmt: skip

@@ -1,0 +1,65 @@
+"""Position by position: what meets is one channel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .table import A, B, conv, free, image, linear
+
+NO = "meets positions that carry no channels"
+
+
+def _se(s, y):
+    return y * s.e(s.d(y.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+
+
+def _many(s, y):
+    y = F.hardswish(F.mish(y)) + F.gelu(y) - F.elu(y) / 2 + F.softplus(y).sqrt() + F.silu(y) ** 2
+    return F.logsigmoid(y) + F.threshold(y, 0.1, 2.0) + F.leaky_relu(y).clamp(-3, 3) + F.relu6(1 - y)
+
+
+def _in_place(s, y):
+    y.relu_().mul_(2)
+    y += s.c(y)
+    return F.hardswish(F.gelu(y), inplace=True).clamp_(max=4)
+
+
+def _in_place_on_some(s, y):
+    y[:, :4].mul_(2)
+    return y
+
+
+def _zeroed(s, y):
+    y[:, 4:].zero_()
+    return y
+
+
+image("relu", lambda s, y: y.relu(), {A: 8, B: 6})
+image("many activations", _many, {A: 8, B: 6})
+image("leaky at random", lambda s, y: F.rrelu(y), {B: 6}, frozen=NO)
+image("dropout", lambda s, y: F.dropout2d(s.drop(y), 0.5, s.training), {A: 8, B: 6}, drop=nn.Dropout(0.5))
+image("residual", lambda s, y: y + s.c(y), {A: 8, B: 6}, c=conv(8, 8))
+image("residual with a scale", lambda s, y: torch.add(y, s.c(y), alpha=0.5), {A: 8, B: 6}, c=conv(8, 8))
+image("squeeze and excitation", _se, {A: 8, B: 6, "d.weight": 4}, d=linear(8, 4), e=linear(4, 8))
+image("one gate for all channels", lambda s, y: y * s.g(y).sigmoid(), {A: 8, B: 6}, g=conv(8, 1))
+image("a gate from outside", lambda s, y: y * s.g.exp(), {A: 8, B: 6}, g=free(1))
+image("layer scale", lambda s, y: y * s.g[:, None, None], {"g": 8, B: 6}, g=free(8))
+image("two scales multiplied first", lambda s, y: y * (s.g * s.h), {"g": 8, B: 6}, g=free(8, 1, 1), h=free(8, 1, 1))
+image("choice", lambda s, y: torch.where(y > 0, y, s.g * y), {"g": 8, B: 6}, g=free(8, 1, 1))
+image("interpolation", lambda s, y: torch.lerp(y, s.c(y), s.g), {"g": 8, B: 6}, c=conv(8, 8), g=free(8, 1, 1))
+image("largest of two", lambda s, y: torch.maximum(y, s.c(y)), {A: 8, B: 6}, c=conv(8, 8))
+image("masked", lambda s, y: y.masked_fill(y > 1, 0.5), {A: 8, B: 6})
+image("in place", _in_place, {A: 8, B: 6}, c=conv(8, 8))
+image("in place on some channels", _in_place_on_some, {A: 4, f"{A}#2": 4, B: 6})
+image("some channels zeroed", _zeroed, {A: 4, f"{A}#2": 4, B: 6})
+image("constant per channel", lambda s, y: y * torch.arange(8.0)[:, None, None], {B: 6}, frozen=NO)
+image("constant per pixel", lambda s, y: y + torch.arange(8.0), {A: 8, B: 6}, fixed=True)
+image("zeros like", lambda s, y: torch.maximum(y, torch.zeros_like(y)), {A: 8, B: 6})
+image("glu", lambda s, y: F.glu(y, 1), {A: 8, B: 6}, width=16, out=8)
+image("glu as a layer", lambda s, y: s.glu(y) + y[:, 8:], {A: 8, B: 6}, width=16, out=8, glu=nn.GLU(1))
+image("gate by chunk", lambda s, y: y.chunk(2, 1)[0] * y.chunk(2, 1)[1].sigmoid(), {A: 8, B: 6}, width=16, out=8)
+image("prelu", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.PReLU(8))
+image("one slope for all", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.PReLU())
+image("functional prelu", lambda s, y: F.prelu(y, s.p), {"p": 8, B: 6}, p=free(8))

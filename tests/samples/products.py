@@ -1,0 +1,103 @@
+"""Sums of products of two activations: exact for clusters of one size, with the size as a factor."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .table import A, free, linear, net, tokens
+
+Q, V = "q.weight", "v.weight"
+
+
+def _layers(width=8, value=8):
+    return {"q": linear(8, width), "k": linear(8, width), "v": linear(8, value)}
+
+
+def _heads(y, heads=2):
+    return y.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _plain(s, y):
+    attention = s.q(y) @ s.k(y).transpose(-2, -1) * s.q(y).shape[-1] ** -0.5
+    return attention.softmax(-1) @ s.v(y)
+
+
+def _viewed(s, y):
+    n, t, c = y.shape
+    q, k, v = (layer(y).view(n, t, 2, c // 2).transpose(1, 2) for layer in (s.q, s.k, s.v))
+    return (torch.matmul(q, k.mT) / 4).softmax(-1).matmul(v).transpose(1, 2).reshape(n, t, c)
+
+
+def _packed(s, y):
+    n, t, c = y.shape
+    q, k, v = s.qkv(y).reshape(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, c) + y
+
+
+def _wide_heads(s, y):
+    q, k, v = (_heads(layer(y)) for layer in (s.q, s.k, s.v))
+    return F.scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2).flatten(2)
+
+
+def _by_keyword(s, y):
+    return F.scaled_dot_product_attention(query=s.q(y), key=s.k(y), value=s.v(y))
+
+
+def _einsum(s, y):
+    q, k, v = (_heads(layer(y)) for layer in (s.q, s.k, s.v))
+    attention = torch.einsum("bhnd,bhmd->bhnm", q, k).softmax(-1)
+    return torch.einsum("bhnm,bhmd->bnhd", attention, v).flatten(2)
+
+
+def _linear_attention(s, y):
+    return s.q(y).relu() @ (s.k(y).relu().mT @ s.v(y))
+
+
+def _channel_attention(s, y):
+    return ((s.q(y).mT @ s.k(y)).softmax(-1) @ s.v(y).mT).mT
+
+
+def _learned(s, y):
+    return (s.p @ s.k(y).mT).softmax(-1) @ s.v(y)
+
+
+def _learned_fused(s, y):
+    return F.scaled_dot_product_attention(s.p.expand(y.shape[0], -1, -1), s.k(y), s.v(y))
+
+
+def _relative(s, y):
+    q = s.q(y)
+    return (q @ s.k(y).mT + (q @ s.table.mT)).softmax(-1) @ s.v(y)
+
+
+def _half(s, y):
+    q, k = s.q(y), s.k(y)
+    return (q[..., :4] @ k[..., :4].mT).softmax(-1) @ s.v(y) + q
+
+
+def _two_in_one(s, y):
+    return torch.einsum("bnc,bmc,bmd,bkd->bnk", s.q(y), s.k(y), s.v(y), s.u(y)) @ s.v(y)
+
+
+def _gram(s, x):
+    y = s.a(x)
+    return s.head(torch.bmm(y, y.mT))
+
+
+tokens("attention", _plain, {A: 8, Q: 8, V: 8}, **_layers())
+tokens("attention with heads by view", _viewed, {A: 8, Q: 4, V: 4}, **_layers())
+tokens("attention with packed heads", _packed, {A: 4}, qkv=linear(8, 24))
+tokens("fused attention, scale given", _wide_heads, {A: 8, Q: 4, V: 4}, **_layers())
+tokens("fused attention by keyword", _by_keyword, {A: 8, Q: 8, V: 6}, out=6, **_layers(value=6))
+tokens("attention by einsum", _einsum, {A: 8, Q: 4, V: 4}, **_layers())
+tokens("linear attention", _linear_attention, {A: 8, Q: 8, V: 6}, out=6, **_layers(value=6))
+tokens("attention among channels", _channel_attention, {A: 8, Q: 8}, **_layers(), frozen="softmax over channels")
+tokens("learned queries", _learned, {A: 8, "k.weight": 8, V: 8}, p=free(7, 8), k=linear(8, 8), v=linear(8, 8))
+tokens("learned queries, fused", _learned_fused, {A: 8, "p": 8, V: 8}, p=free(1, 7, 8), k=linear(8, 8), v=linear(8, 8))
+tokens("relative positions beside keys", _relative, {A: 8, Q: 8, V: 8}, fixed=True, table=free(5, 8), **_layers())
+tokens("product over some channels", _half, {A: 8, Q: 4, f"{Q}#2": 4, "k.weight": 4}, **_layers())
+tokens("two products in one call", _two_in_one, {A: 8, Q: 8, V: 8}, **_layers(), u=linear(8, 8))
+net("gram matrix", _gram, (torch.zeros(2, 5, 3),), None, {A: 8}, a=linear(3, 8), head=linear(5, 4))
+tokens("product and sum", lambda s, y: (s.q(y) * s.k(y)).sum(-1, keepdim=True) * s.v(y), {A: 8, V: 8}, **_layers(),
+       frozen="sum over channels")  # fmt: skip

@@ -1,0 +1,313 @@
+"""The command line on real digits, and on everything that a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from fxprune.cli import main
+from fxprune.models_zoo import registry
+from fxprune.passes import compress, compress_trim, culprit
+from fxprune.passes.narrow import narrow
+from fxprune.passes.weights import save_weights
+from torch import nn
+
+import fxprune
+from fxprune.errors import ExportError
+
+RESULTS = {
+    "wide.safetensors",
+    "snapped.safetensors",
+    "plan.json",
+    "weights.safetensors",
+    "network.json",
+    "narrow.onnx",
+    "summary.json",
+    "summary.csv",
+}
+
+
+class Small(nn.Module):
+    """Groups `first.weight` and `second.weight`."""
+
+    def __init__(self, num_classes, in_chans=1):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(in_chans, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = self.second(self.norm(self.first(x)).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+
+class Branching(Small):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+class Flat(nn.Module):
+    """Nothing to prune: the only layer reads pixels and writes classes."""
+
+    def __init__(self, num_classes, in_chans=1):
+        super().__init__()
+        self.head = nn.Linear(in_chans * 64, num_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"small": Small, "branching": Branching, "flat": Flat}
+    monkeypatch.setattr(registry, "OWN", {**registry.OWN, **models})
+    return tmp_path
+
+
+def run(capsys, line):
+    """Exit code, stdout and stderr of a command; `small` and 8 x 8 pixels keep it short."""
+    try:
+        code = main(line.split())
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def left(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+SMALL = "compress --model small --data digits --image-size 8 --epochs 0 --csgd-epochs 1"
+
+
+def test_digits_in_two_epochs_from_end_to_end(capsys, place):
+    line = "compress --model resnet20 --data digits --image-size 16 --keep 0.5 --epochs 2 --csgd-epochs 2 --output out/"
+    code, out, err = run(capsys, line)
+    assert (code, set(left(place / "out")), left(place)[0]) == (0, RESULTS, "out"), err
+    for phase in ("build", "couple", "train", "plan", "csgd", "trim", "verify", "export", "measure"):
+        assert f"\n{phase} " in f"\n{err}".replace("\n", " \n")
+    rows = ("wide, before C-SGD", "merged without C-SGD", "wide, after C-SGD", "narrow, after", "narrow, in onnx")
+    assert all(any(text.startswith(row) for text in out.splitlines()) for row in rows)
+
+    summary = json.loads((place / "out" / "summary.json").read_text())
+    wide, _, _, narrow_, onnx = summary["stages"]
+    assert narrow_["changed"] == onnx["changed"] == 0
+    assert narrow_["count"] == 360
+    assert 0.24 < narrow_["params"] / wide["params"] < 0.27  # half the width: a quarter, and the ends of the network
+    assert narrow_["macs"] / wide["macs"] < 0.27
+    assert summary["max_rel_error"] < 1e-9
+    assert summary["onnx_rel_error"] < 1e-4
+    assert summary["widths"]["conv1.weight"] == [16, 8]
+    assert fxprune.load("out")(torch.zeros(3, 1, 16, 16)).shape == (3, 10)
+
+    assert out.startswith(run(capsys, "report out")[1].split("\n\n")[0])
+    code, out, err = run(capsys, "verify out")
+    assert (code, out.count("holds")) == (0, 4), err
+    code, out, err = run(capsys, "export out -o again.onnx")
+    assert (code, (place / "again.onnx").stat().st_size) == (0, (place / "out" / "narrow.onnx").stat().st_size), err
+
+    # From a checkpoint there is no training, and the files of the earlier run are replaced.
+    line = "compress --model resnet20 --data digits --image-size 16 --checkpoint out/wide.safetensors --csgd-epochs 1"
+    code, out, err = run(capsys, line + " --keep 0.25 --quiet")
+    assert (code, err, set(left(place / "out"))) == (0, "", RESULTS)
+    assert json.loads((place / "out" / "summary.json").read_text())["stages"][0]["correct"] == wide["correct"]
+
+
+def test_bench_prints_both_networks_in_both_runtimes(capsys):
+    assert run(capsys, SMALL + " --output out")[0] == 0
+    code, out, err = run(capsys, "bench out --batch 1 4")
+    assert (code, out.count("PyTorch"), out.count("onnxruntime")) == (0, 2, 2), err
+
+
+def test_inspect_prints_the_coupling_and_draws_it(capsys, place):
+    drawings = "--dot a.dot --graphml a.xml --mermaid a.mmd"
+    code, out, _ = run(capsys, f"inspect small --in-chans 1 --image-size 8 {drawings}")
+    assert code == 0
+    assert "first.weight" in out
+    assert "2 groups" in out
+    starts = {"a.dot": "graph coupling {", "a.xml": "<graphml", "a.mmd": "flowchart TD"}
+    assert {name: (place / name).read_text()[: len(start)] for name, start in starts.items()} == starts
+
+
+def test_a_plan_that_was_written_is_used(capsys, place):
+    line = "plan small --data digits --image-size 8 --widths first.weight=3 --method even -o plan.json"
+    code, out, _ = run(capsys, line)
+    assert code == 0
+    assert re.search(r"first.weight +8 +3 ", out)
+    assert run(capsys, SMALL + " --plan plan.json --output out")[0] == 0
+    widths = json.loads((place / "out" / "summary.json").read_text())["widths"]
+    assert widths == {"first.weight": [8, 3], "second.weight": [8, 8]}
+
+
+def test_prove_prints_the_verdict(capsys):
+    code, out, _ = run(capsys, "prove small --in-chans 1 --image-size 8")
+    assert (code, out.rstrip().endswith("\nproved")) == (0, True)
+
+
+BAD = [
+    # what the user types after SMALL, or a whole command, and what the answer must name
+    ("{small} --model resnt18", ["`resnt18`", "`resnet18`"]),
+    ("{small} --model torchvision/resnt18", ["`torchvision/resnt18`", "`torchvision/resnet18`"]),
+    ("{small} --model branching", ["Branching", "test_cli.py:", "Make the line independent"]),
+    ("{small} --model flat", ["may merge", "1 x"]),
+    ("{small} --data nowhere/images", ["nowhere/images", "no such folder"]),
+    ("{small} --data empty", ["empty", "train"]),
+    ("{small} --checkpoint absent.safetensors", ["absent.safetensors", "no file"]),
+    ("{small} --checkpoint cut.safetensors", ["cut.safetensors", "bytes", "cut short"]),
+    ("{small} --checkpoint garbage.pt", ["garbage.pt", "cut short"]),
+    ("{small} --checkpoint other.safetensors", ["other.safetensors", "another network", "first.weight"]),
+    ("{small} --plan absent.json", ["absent.json"]),
+    ("{small} --plan cut.json", ["cut.json", "not a whole plan"]),
+    ("{small} --plan list.json", ["list.json", "not an fxprune plan"]),
+    ("{small} --plan other.json", ["other.json", "another network", "conv1.weight: [16, 1, 3, 3] in the plan"]),
+    ("{small} --widths third.weight=2", ["`third.weight`", "`first.weight`"]),
+    ("{small} --widths first.weight=99", ["`first.weight`", "1 to 8", "99"]),
+    ("{small} --widths first.weight", ["GROUP=N", "`first.weight`"]),
+    ("{small} --keep 0", ["`keep`", "0.0"]),
+    ("{small} --keep half", ["--keep", "half"]),
+    ("{small} --keep 0.5 --macs 0.5", ["--macs", "--keep"]),
+    ("{small} --keep 0.5 --plan other.json", ["`keep`", "`plan_file`"]),
+    ("{small} --method magic", ["magic", "kmeans"]),
+    ("{small} --seed -1", ["`seed`", "-1"]),
+    ("{small} --lr 0", ["`lr`", "above 0"]),
+    ("{small} --strength 1e9", ["lr * strength", "1e+09"]),
+    ("{small} --device gpu", ["`gpu`"]),
+    ("{small} --opset 99", ["opset 99"]),
+    ("{small} --image-size 4", ["`image_size`", "8 or more"]),
+    ("{small} --output file/out", ["file", "is a file"]),
+    ("{small} --output /proc/nowhere/out", ["/proc"]),
+    ("compress --data digits", ["--model"]),
+    ("shrink", ["shrink", "compress"]),
+    ("inspect small --in-chans 1 --image-size 8 --dot /proc/nowhere/a.dot", ["/proc/nowhere"]),
+    ("inspect small --in-chans 3 --image-size 8 --checkpoint other.safetensors", ["other.safetensors"]),
+    ("plan small --in-chans 1 --image-size 8 --macs 2", ["`macs`", "2.0"]),
+    ("prove flat --in-chans 1 --image-size 8", ["may merge"]),
+    ("verify absent", ["absent", "not a saved network"]),
+    ("export empty", ["empty", "not a saved network"]),
+    ("bench empty", ["empty"]),
+    ("report empty", ["summary.json"]),
+]
+
+
+@pytest.fixture(scope="module")
+def rubbish(tmp_path_factory):
+    """Damaged files of every kind."""
+    folder = tmp_path_factory.mktemp("rubbish")
+    other = registry.create_model("resnet20", num_classes=10, in_chans=1)
+    save_weights(other, folder / "other.safetensors")
+    whole = (folder / "other.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "garbage.pt").write_bytes(b"\x80\x02garbage")
+    plan = fxprune.plan(fxprune.couple(other, torch.empty(2, 1, 8, 8, device="meta")), method="even")
+    plan.save(folder / "other.json")
+    text = (folder / "other.json").read_text()
+    (folder / "cut.json").write_text(text[: len(text) // 2])
+    (folder / "list.json").write_text("[]")
+    (folder / "file").write_text("")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(("line", "names"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, rubbish, line, names):
+    monkeypatch.chdir(rubbish)
+    before = left(rubbish)
+    code, out, err = run(capsys, line.replace("{small}", SMALL))
+    message = err.strip().splitlines()[-1]
+    assert (code, out) == (2, "")
+    assert message.startswith("fxprune")
+    assert "Traceback" not in err
+    for name in names:
+        assert name in message
+    assert left(rubbish) == before
+
+
+def test_debug_shows_where_an_error_arose(capsys, rubbish, monkeypatch):
+    monkeypatch.chdir(rubbish)
+    code, _, err = run(capsys, SMALL + " --plan cut.json --debug")
+    assert (code, "Traceback" in err, "JSONDecodeError" in err) == (2, True, True)
+
+
+class Full(OSError):
+    def __init__(self):
+        super().__init__(28, "No space left on device", "out/wide.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt, 130, "interrupted"),
+        (Full, 2, "out/wide.safetensors: No space left on device"),
+        (ZeroDivisionError, 1, "unexpected ZeroDivisionError: no message"),
+    ],
+)
+def test_a_run_that_breaks_off_leaves_nothing(capsys, monkeypatch, place, error, code, says):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(compress, "trim", fail)
+    got, _, err = run(capsys, SMALL + " --output deep/out")
+    assert (got, left(place), "Traceback" in err) == (code, [], False)
+    assert says in err.splitlines()[-1]
+
+
+def test_a_run_that_is_terminated_leaves_nothing(place):
+    line = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet20", "--data", "digits", "--output", "out"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=place) as process:
+        for text in process.stderr:
+            if text.startswith("train"):
+                break
+        assert any(name.endswith(".part") for name in left(place))
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+    assert (process.returncode, left(place)) == (143, [])
+
+
+def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, place):
+    def wrong(model, plan):
+        net = narrow(model, plan)
+        if "second.weight" in plan.clusters:
+            with torch.no_grad():
+                net.head.weight.neg_()
+        return net
+
+    monkeypatch.setattr(compress_trim, "narrow", wrong)
+    monkeypatch.setattr(culprit, "narrow", wrong)
+    code, _, err = run(capsys, SMALL + " --output out")
+    assert (code, "Traceback" in err) == (1, False)
+    assert re.search(r"[1-9]\d* of 360 test images", err)
+    assert "the worst group is `second.weight`" in err
+    assert set(left(place / "out")) == {"wide.safetensors", "snapped.safetensors", "plan.json"}
+
+
+def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
+    def wrong(module, example, path, **_):
+        path.write_bytes(b"wrong")
+        raise ExportError(f"{path} and the network disagree.")
+
+    monkeypatch.setattr(compress, "export_onnx", wrong)
+    code, _, err = run(capsys, SMALL + " --output out")
+    assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
+    assert set(left(place / "out")) == RESULTS - {"summary.json", "summary.csv"}
+    assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"
+
+
+def test_verify_sees_a_network_that_was_tampered_with(capsys, place):
+    assert run(capsys, SMALL + " --output out")[0] == 0
+    model = Small(10)
+    save_weights(model, place / "out" / "snapped.safetensors")  # clusters are not equal, and it is another network
+    code, out, _ = run(capsys, "verify out")
+    assert (code, out.count("FAILS")) == (1, 2)
+    assert "they are not equal" in out
+
+
+def test_an_epoch_is_told_of_where_there_is_no_terminal(capsys):
+    _, _, err = run(capsys, SMALL)
+    assert re.search(r"epoch 1: loss \d", err)

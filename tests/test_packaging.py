@@ -1,0 +1,146 @@
+"""One name in site-packages, the core knows nothing of what is built on it, and a command line that starts fast."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTER = ("passes", "models_zoo", "cli")
+FOLDERS = ("fxprune", *OUTER)
+LAZY = {"fxprune/__init__.py", "fxprune/__main__.py"}  # shortcuts, resolved on first use
+
+
+def imports(source):
+    """Every absolute module that a source text imports, in functions and `if TYPE_CHECKING` too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield f"{node.module}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reaches(name, packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def bare(source):
+    return {name for name in imports(source) if reaches(name, OUTER)}
+
+
+def outward(source):
+    return {name for name in imports(source) if reaches(name, [f"fxprune.{package}" for package in OUTER])}
+
+
+def sources(*folders):
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+
+
+@pytest.mark.parametrize(
+    ("source", "finds", "expected"),
+    [
+        ("import passes.snap", bare, {"passes.snap"}),
+        ("def f():\n    from cli import main", bare, {"cli", "cli.main"}),
+        ("from .passes import snap\nimport passes_of_time", bare, set()),
+        ("from fxprune import passes", outward, {"fxprune.passes"}),
+        ("if TYPE_CHECKING:\n    import fxprune.models_zoo.data", outward, {"fxprune.models_zoo.data"}),
+        ("from fxprune.plans import Plan", outward, set()),
+    ],
+)
+def test_the_two_searches_find_what_they_look_for(source, finds, expected):
+    assert finds(source) == expected
+
+
+def test_nothing_imports_passes_models_zoo_or_cli_by_their_bare_names():
+    everything = sources(*FOLDERS, "tests", "examples", "benchmarks")
+    assert len(everything) > 60
+    assert {path: bare(text) for path, text in everything.items() if bare(text)} == {}
+
+
+def test_the_core_imports_nothing_that_is_built_on_it():
+    core = {path: text for path, text in sources("fxprune").items() if path not in LAZY}
+    assert len(core) > 15
+    assert {path: outward(text) for path, text in core.items() if outward(text)} == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["compress", "--help"], 0),
+        (["compress", "--model", "resnet18", "--data", "digits", "--keep", "1.5"], 2),
+        (["compress", "--model", "resnet18", "--data", "digits", "--method", "magic"], 2),
+        (["inspect", "resnet18", "--image-size", "0"], 2),
+    ],
+)
+def test_help_and_bad_options_are_answered_without_torch(arguments, code):
+    script = (
+        "import sys\nfrom fxprune.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "slow = {'torch', 'timm', 'numpy', 'onnx', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'imported {slow}' if slow else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """Names of the files in a wheel and in a source archive, built from a copy of the checkout."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed, and tests download nothing")
+    copy = tmp_path_factory.mktemp("checkout")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, copy)
+    script = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", script], cwd=copy, check=True, capture_output=True)
+    (wheel,), (sdist,) = (copy / "dist").glob("*.whl"), (copy / "dist").glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_wheel_and_source_archive_hold_every_module_under_one_name(archives):
+    modules = set(sources(*FOLDERS))
+    inside = {path if path.startswith("fxprune/") else f"fxprune/{path}" for path in modules}
+    with zipfile.ZipFile(archives[0]) as wheel:
+        names = set(wheel.namelist())
+    assert {name for name in names if name.endswith(".py")} == inside
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fxprune"}
+    assert "fxprune/py.typed" in names
+    with tarfile.open(archives[1]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    assert modules <= names
+
+
+def test_the_wheel_runs_without_the_checkout(archives, tmp_path):
+    with zipfile.ZipFile(archives[0]) as wheel:
+        wheel.extractall(tmp_path)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import fxprune.passes.job as job, fxprune.models_zoo.data as data, fxprune.cli as cli\n"
+        "assert all(module.__file__.startswith(sys.path[0]) for module in (job, data, cli)), job.__file__\n"
+        "cli.main(['--version'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", f"import site; site.addsitedir({_site()!r})\n{script}", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.stdout.startswith("fxprune "), done.stderr
+
+
+def _site():
+    return str(Path(pytest.__file__).parent.parent)
