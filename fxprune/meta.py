@@ -63,10 +63,14 @@ class MetaMode(TorchDispatchMode):
         args, kwargs = pytree.tree_map_only(torch.Tensor, _to_meta, (args, kwargs or {}))
         if any(argument.name == "device" for argument in func._schema.arguments):
             kwargs["device"] = torch.device("meta")
-        return self.done(func, args, kwargs, func(*args, **kwargs))
+        first = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        layout = (first.shape, first.stride()) if first is not None else None
+        return self.done(func, args, kwargs, func(*args, **kwargs), layout)
 
-    def done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        """Look at a finished operation; returns what it returned."""
+    def done(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
+    ) -> Any:
+        """Look at a finished operation; ``layout``: sizes and strides that its first argument had; returns ``out``."""
         return out
 
 

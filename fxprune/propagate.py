@@ -123,12 +123,14 @@ class _Watch(MetaMode):
         super().__init__()
         self.walk = walk
 
-    def done(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    def done(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
+    ) -> Any:
         arguments = [
             args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
             for i, argument in enumerate(func._schema.arguments)
         ]
-        self._apply(Call(self.walk, func, tuple(arguments), out))
+        self._apply(Call(self.walk, func, tuple(arguments), out, layout))
         return out
 
     def _apply(self, call: Call) -> None:

@@ -127,13 +127,15 @@ class Walk:
 class Call:
     """One ATen operation as its rule sees it: ``op`` applied to ``args``, which returned ``out``.
 
-    ``args`` has one entry per argument of the operator's schema, defaults filled in.
+    ``args`` has one entry per argument of the operator's schema, defaults filled in. ``layout`` holds the sizes and
+    strides that the first argument had before: operations in place have changed them by the time the rule runs.
     """
 
     walk: Walk
     op: torch._ops.OpOverload
     args: tuple[Any, ...]
     out: Any
+    layout: tuple[Any, Any] | None = None
 
     @property
     def channels(self) -> Channels:

@@ -109,7 +109,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     content = _read(folder)
     for name, expected in content["files"].items():
         _check_file(folder / name, expected)
-    wide = model or _build(content["model"], folder)
+    wide = model if model is not None else _build(content["model"], folder)
     try:
         skeleton = apply_plan(wide, load_plan(folder / PLAN, wide))
     except PlanError as error:

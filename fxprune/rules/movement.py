@@ -23,11 +23,13 @@ def identity(call: Call) -> Axes:
 
 @rule("as_strided", "as_strided_", moves=True)
 def as_strided(call: Call) -> Axes:
-    """The same sizes with other strides are the same tensor in another memory order; all else is arbitrary."""
-    x = call.args[0]
-    axes = call.axes(x)
-    if x.shape == call.out.shape:
-        return axes
+    """The same sizes and the same strides, save on axes of length 1, are the same tensor; all else is arbitrary."""
+    axes = call.axes(call.args[0])
+    sizes, strides = call.layout or ((), ())
+    if sizes == call.out.shape:
+        pairs = zip(sizes, strides, call.out.stride(), strict=True)
+        if all(size == 1 or before == after for size, before, after in pairs):
+            return axes
     for ids in axes:
         call.freeze(ids, "arbitrary strides")
     return (None,) * call.out.dim()
@@ -61,9 +63,10 @@ def unsqueeze(call: Call) -> Axes:
 @rule("squeeze", "squeeze_", moves=True)
 def squeeze(call: Call) -> Axes:
     """Axes of length 1 go; those carry no channels."""
-    x, dims = call.args[0], call.args[1] if len(call.args) > 1 else range(call.args[0].dim())
-    gone = {dim % max(x.dim(), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
-    return tuple(ids for dim, ids in enumerate(call.axes(x)) if dim not in gone or x.shape[dim] != 1)
+    axes, sizes = call.axes(call.args[0]), call.layout[0] if call.layout else ()
+    dims = call.args[1] if len(call.args) > 1 else range(len(sizes))
+    gone = {dim % max(len(sizes), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
+    return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
 
 
 @rule("expand", moves=True)

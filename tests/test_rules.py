@@ -1,0 +1,95 @@
+"""Every sample has the widths that it must have, and both oracles hold on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from samples import SAMPLES
+
+import fxprune
+from fxprune import surface
+from fxprune.capture import capture
+from fxprune.passes.batches import random_batch
+from fxprune.passes.narrow import narrow
+from fxprune.passes.randomise import randomised
+from fxprune.passes.rewrite_calls import CASES
+from fxprune.passes.snap import snap
+from fxprune.passes.verify import verify
+from fxprune.rules import RULES, pointwise
+from fxprune.rules.registry import rule
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_widths_and_both_oracles(name):
+    sample = SAMPLES[name]
+    proof = fxprune.prove(sample.net, sample.inputs)
+    coupling = proof.plan.coupling
+    assert {group.name: group.width for group in coupling.groups.values()} == sample.widths, coupling
+    assert sample.frozen in " ".join(cold.why for cold in coupling.frozen), coupling
+    assert proof.passed, proof
+    assert proof.change > 1e-3  # what is merged matters to the output: the proof can fail
+    if sample.other is not None:
+        assert_same_at(sample, proof.plan)
+
+
+def assert_same_at(sample, plan):
+    """At another batch and another image size too."""
+    model = randomised(sample.net).double().eval()
+    inputs = random_batch(sample.other, len(sample.other[0]), seed=1)
+    report = verify(snap(model, plan), narrow(model, plan), inputs, tolerance=1e-9, batches=())  # channels.md, oracle two
+    assert report.passed, report
+
+
+def test_every_rule_has_a_sample(monkeypatch):
+    rules = {entry.rule for entry in RULES.values()} | {pointwise.pointwise}
+    called = set()
+
+    def heard(function):
+        def call(*args):
+            called.add(function)
+            return function(*args)
+
+        return call
+
+    for operator, entry in list(RULES.items()):
+        monkeypatch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
+    monkeypatch.setattr("fxprune.propagate.pointwise", heard(pointwise.pointwise))
+    for sample in SAMPLES.values():
+        fxprune.couple(sample.net, sample.inputs)
+    assert {function.__qualname__ for function in rules - called} == set()
+
+
+def test_the_rewrite_has_one_case_for_every_call_that_the_analysis_relies_on():
+    assert CASES.keys() == surface.REWRITABLE
+
+
+def test_every_call_that_is_rewritten_has_a_sample():
+    called = {
+        node.target
+        for sample in SAMPLES.values()
+        for node in capture(sample.net, sample.inputs).graph.nodes
+        if node.op in ("call_function", "call_method")
+    }
+    assert {str(target) for target in surface.REWRITABLE - called} == set()
+
+
+def test_two_rules_for_one_operator_are_refused():
+    with pytest.raises(ValueError, match=r"two rules for aten.convolution.default"):
+        rule("convolution")(pointwise.pointwise)
+
+
+def test_names_that_this_pytorch_does_not_have_are_passed_over():
+    before = dict(RULES)
+    rule("operator_of_another_version")(pointwise.pointwise)
+    assert before == RULES
+
+
+def test_a_rule_that_breaks_its_promise_is_named(monkeypatch):
+    entry = RULES[torch.ops.aten.permute.default]
+    sample = SAMPLES["linear on the last axis"]
+    for answer, words in ((lambda call: (None,), "labelled axes of length"), (lambda call: 1 / 0, "failed at node")):
+        monkeypatch.setitem(RULES, torch.ops.aten.permute.default, dataclasses.replace(entry, rule=answer))
+        with pytest.raises(fxprune.errors.AnalysisError, match=f"the rule for aten.permute.default {words}"):
+            fxprune.couple(sample.net, sample.inputs)
