@@ -23,10 +23,10 @@ demo: $(READY)
 	$(BIN)/python -m fxprune compress --model resnet18 --data digits --keep 0.5 --output out/
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(READY)
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/ruff format --quiet --check .
 
 # mypy knows nothing of the mapping of fxprune.passes to passes/, so it is shown the packages where Python sees them.

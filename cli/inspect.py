@@ -22,10 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the coupling."""
     network = network_from(args)
-    from fxprune.passes.drawing import DRAWINGS
-
     import fxprune
     from fxprune.files import write_text
+    from fxprune.passes.drawing import DRAWINGS
 
     coupling = fxprune.couple(network.model, network.example)
     for name in FORMATS:

@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; those of the process, if not given.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    # Threads that wait must sleep: spinning ones make a step ten times as long where others use the cores, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
         _unwind_on_sigterm()
         args = _parser().parse_args(arguments)

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fxprune.passes.job import METHODS, Job, Target
-
 from fxprune.errors import OptionError
+from fxprune.passes.job import METHODS, Job, Target
 
 if TYPE_CHECKING:
     from fxprune.passes.build import Network

@@ -60,7 +60,9 @@ def conclude(
         for name, value in values.items()
     }
     layers = {name: tuple(_shapes(walk, call, code) for call in calls) for name, calls in walk.layers.items()}
-    coupling = Coupling(groups, (), shapes, graph_module, nodes, layers, example_inputs, model, names)
+    owner = model()
+    parameters = tuple(name for name, _ in owner.named_parameters()) if owner is not None else ()
+    coupling = Coupling(groups, (), shapes, graph_module, nodes, layers, example_inputs, model, names, parameters)
     return dataclasses.replace(coupling, frozen=blame.report(axes, coupling))
 
 

@@ -8,6 +8,7 @@ the labels of graph nodes hold, so that a plan is one boolean vector over codes.
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -134,13 +135,14 @@ class Coupling:
     Attributes:
         groups: name -> group, in the order of their first tied parameter.
         frozen: what may not merge, and why.
-        shapes: name -> shape of every tensor of the state dict.
+        shapes: name -> shape of every parameter and buffer.
         graph_module: the captured graph.
         nodes: name of an fx node -> what is known of it.
         layers: name of a layer with shape attributes -> shape of its input, for each time it is called.
         example_inputs: what was analysed, on the meta device.
         model: the analysed model, as long as it lives.
         shared: every name of a parameter or buffer -> the first name of the same tensor.
+        parameters: first names of all parameters.
     """
 
     groups: Mapping[str, Group]
@@ -152,6 +154,7 @@ class Coupling:
     example_inputs: tuple[Any, ...] = field(repr=False)
     model: weakref.ref[torch.nn.Module] = field(repr=False)
     shared: Mapping[str, str] = field(repr=False, default_factory=dict)
+    parameters: tuple[str, ...] = field(repr=False, default=())
 
     @functools.cached_property
     def channels(self) -> int:
@@ -161,12 +164,12 @@ class Coupling:
     @functools.cached_property
     def share_prunable(self) -> float:
         """Share of the weights whose rows or columns belong to a group, 0 to 1."""
-        total = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        return sum(self.prunable_weights.values()) / total if total else 0.0
+        total = sum(math.prod(self.shapes[name]) for name in self.parameters)
+        return sum(self.prunable_weights.get(name, 0) for name in self.parameters) / total if total else 0.0
 
     @functools.cached_property
     def prunable_weights(self) -> dict[str, int]:
-        """Parameter name -> number of its weights that lie in a row or column of some group."""
+        """Name of a parameter or buffer -> number of its weights that lie in a row or column of some group."""
         covered: dict[str, list[NDArray[np.bool_] | None]] = {}
         for group in self.groups.values():
             for axis in (*group.tied, *group.readers):
@@ -181,7 +184,7 @@ class Coupling:
             untouched = 1.0
             for mask in masks:
                 untouched *= 1.0 if mask is None else 1.0 - float(mask.mean())
-            weights[name] = round((1.0 - untouched) * int(np.prod(self.shapes[name])))
+            weights[name] = round((1.0 - untouched) * math.prod(self.shapes[name]))
         return weights
 
     def graph(self) -> nx.MultiGraph:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fxprune.coupling import Axis, Coupling
 from fxprune.errors import PlanError
 from fxprune.files import write_text
+from fxprune.meta import named_tensors
 from fxprune.table import table
 
 FORMAT = "fxprune-plan"
@@ -193,7 +194,7 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
 
 def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str) -> None:
     """Raise PlanError with the first tensors that differ, where a model is not the one that ``tensors`` describes."""
-    here = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    here = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     there = {name: tuple(shape) for name, shape in tensors.items()}
     differ = [
         f"{name}: {there.get(name, 'absent')} in the plan, {here.get(name, 'absent')} in the model"

@@ -18,7 +18,7 @@ from fxprune.conclude import conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
 from fxprune.leaves import is_shaped
-from fxprune.meta import MetaMode, canonical_names, on_meta
+from fxprune.meta import MetaMode, canonical_names, named_tensors, on_meta
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import Entry
@@ -42,7 +42,7 @@ def couple(model: nn.Module, example_inputs: Any) -> Coupling:
     graph_module = capture(model, inputs)
     meta_inputs = tuple(torch.empty_like(x, device="meta") if isinstance(x, torch.Tensor) else x for x in inputs)
     walk, values = _walk(graph_module, meta_inputs)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     return conclude(walk, values, graph_module, shapes, meta_inputs, weakref.ref(model), canonical_names(model))
 
 
@@ -53,7 +53,8 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
 
 def _walk(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Walk, dict[str, Any]]:
     walk = Walk()
-    root = on_meta(graph_module, walk.start)
+    uniform = {name for name, buffer in graph_module.named_buffers() if _is_uniform(buffer)}
+    root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in uniform))
     _watch_layers(root, walk)
     interpreter = _Interpreter(root, graph_module.graph, walk)
     try:
@@ -73,6 +74,13 @@ def _walk(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Walk, 
         for ids in walk.label_of(tensor).axes:
             walk.freeze(ids, "graph output")
     return walk, interpreter.values
+
+
+def _is_uniform(buffer: torch.Tensor) -> bool:
+    """Whether a buffer holds one number everywhere (a bias fixed at zero): then it has channels like a parameter."""
+    if buffer.is_meta or not buffer.is_floating_point() or buffer.numel() < 2:
+        return False
+    return bool((buffer == buffer.flatten()[0]).all())
 
 
 def _watch_layers(root: nn.Module, walk: Walk) -> None:

@@ -72,14 +72,13 @@ class Walk:
     trusted: bool = True
     inside: list[str] = field(default_factory=list)
     _labels: dict[int, tuple[torch.Tensor, Label]] = field(default_factory=dict)
-    _statistics: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
+    _names: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
 
-    def start(self, name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
+    def start(self, name: str, tensor: torch.Tensor, has_channels: bool) -> None:
         """Introduce a parameter (it carries ids from now on) or a buffer (it does once a normalisation reads it)."""
-        if is_parameter:
+        if has_channels:
             self.label(tensor, Label(self.source(name, tensor), raw=True, parametric=True))
-        else:
-            self._statistics[id(tensor)] = (tensor, name)
+        self._names[id(tensor)] = (tensor, name)
 
     def source(self, name: str, tensor: torch.Tensor) -> Axes:
         """The ids that a parameter or running statistic starts with."""
@@ -97,7 +96,7 @@ class Walk:
         """Ids of a running statistic [channels], which ties like a parameter; None where there is none."""
         if tensor is None:
             return None
-        found = self._statistics.get(id(tensor))
+        found = self._names.get(id(tensor))
         return self.source(found[1], tensor)[0] if found else self.label_of(tensor).axes[0]
 
     def label(self, tensor: torch.Tensor, label: Label) -> None:

@@ -62,7 +62,12 @@ def _statistics_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
 
 def _layer_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     assert isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
-    layer.normalized_shape = sizes[len(sizes) - len(layer.normalized_shape) :]
+    if layer.weight is not None:
+        layer.normalized_shape = tuple(layer.weight.shape)
+    elif type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward):
+        layer.normalized_shape = sizes[len(sizes) - len(layer.normalized_shape) :]
+    elif len(layer.normalized_shape) == 1:  # derived classes that normalise axis 1 of [n, c, h, w]
+        layer.normalized_shape = (sizes[1],)
 
 
 def _group_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from fxprune.errors import OptionError
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
     from torch import nn
 
     from fxprune.coupling import Coupling
+    from fxprune.models_zoo.data import Data
     from fxprune.plans import Plan
 
 METHODS = ("kmeans", "even", "imbalanced")

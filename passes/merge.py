@@ -46,8 +46,8 @@ def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
         plan: its clusters.
 
     Returns:
-        The narrow network's state dict, name by name as in ``model.state_dict()``; no tensor shares memory with
-        ``model``, and a tensor with two names is the same object under both.
+        Parameters and buffers, those that are not saved with a model too, by all their names; no tensor shares memory
+        with ``model``, and a tensor with two names is the same object under both.
 
     Raises:
         PlanError: the plan was made for another network.
@@ -56,9 +56,7 @@ def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     kept = _kept(plan, tensors_of(wide))
     merged: dict[int, Tensor] = {}
     state = {}
-    for name, tensor in wide.state_dict(keep_vars=True).items():
-        if not torch.is_tensor(tensor):  # the extra state of a module
-            continue
+    for name, tensor in tensors_of(wide).items():
         if id(tensor) not in merged:
             merged[id(tensor)] = _select(tensor.detach(), kept.get(id(tensor), {}))
         state[name] = merged[id(tensor)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import fx, nn
 
 from fxprune.meta import copy_with
@@ -30,14 +29,8 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     plan = plan.on(model)
     coupling = plan.coupling
     state = merge_state(model, plan)
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-
-    def replace(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if name in state:
-            return state[name]
-        return buffers.get(name, tensor).detach().clone()
-
-    module = copy_with(coupling.graph_module, replace)
+    # Constants that tracing made are no tensors of the model.
+    module = copy_with(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from fxprune.meta import named_tensors
 from fxprune.coupling import Axis, Coupling, Frozen, Group, NodeFacts, Work
 
 torch.set_num_threads(1)  # tensors are tiny here, and threads of several test processes would wait for each other
@@ -33,11 +34,11 @@ def coupling_of(model, inputs, groups, works=(), frozen=()):
         nodes[node] = NodeFacts(
             None, (), (*nodes[node].works, Work(macs, codes)) if node in nodes else (Work(macs, codes),)
         )
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     graph_module, first = fx.symbolic_trace(model), {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), name)
-    shared = {name: first[id(tensor)] for name, tensor in model.state_dict(keep_vars=True).items()}
+    shared = {name: first[id(tensor)] for name, tensor in named_tensors(model)}
     cold = tuple(Frozen((), why, "node", "-", 0) for why in frozen)
     return Coupling(
         groups=made,

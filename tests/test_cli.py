@@ -11,15 +11,15 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+
+import fxprune
 from fxprune.cli import main
+from fxprune.errors import ExportError
 from fxprune.models_zoo import registry
 from fxprune.passes import compress, compress_trim, culprit
 from fxprune.passes.narrow import narrow
 from fxprune.passes.weights import save_weights
-from torch import nn
-
-import fxprune
-from fxprune.errors import ExportError
 
 RESULTS = {
     "wide.safetensors",

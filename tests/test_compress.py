@@ -11,6 +11,10 @@ from pathlib import Path
 import networkx as nx
 import pytest
 import torch
+from torch import nn
+
+import fxprune
+from fxprune.errors import CheckpointError, InputError, OptionError, PlanError, VerifyError
 from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.tensor_loader import TensorLoader
 from fxprune.passes import compress_trim, culprit
@@ -23,10 +27,6 @@ from fxprune.passes.folder import folder_aside
 from fxprune.passes.job import DEVIATION, Job, Target
 from fxprune.passes.narrow import narrow
 from fxprune.passes.results import Result, Stage, read_result
-from torch import nn
-
-import fxprune
-from fxprune.errors import CheckpointError, InputError, OptionError, PlanError, VerifyError
 
 
 class Tiny(nn.Module):
@@ -275,6 +275,16 @@ def test_a_trim_that_goes_wrong_names_the_group(trimmed, monkeypatch, group, par
     monkeypatch.setattr(culprit, "narrow", wrong)
     with pytest.raises(VerifyError, match=f"worst group is `{group}`"):
         check_trim(trim(model, model, plan), plan, tiny_data())
+
+
+def test_a_prediction_that_changes_in_float32_alone_is_not_overlooked(trimmed):
+    model, plan = trimmed
+    nets = trim(model, model, plan)
+    with torch.no_grad():
+        nets.narrow.head.weight.neg_()
+        nets.narrow.head.bias.neg_()
+    with pytest.raises(VerifyError, match=r"24 of 24 test images .* differ by \d\.?\d*e-1\d in float64"):
+        check_trim(nets, plan, tiny_data())
 
 
 def test_the_job_on_ones_own_network_and_data(tmp_path):

@@ -71,6 +71,9 @@ image("linear after pooling to 2x2", lambda s, y: s.f(F.adaptive_avg_pool2d(y, 2
       {A: 8, "f.weight": 5, B: 6}, out=5, f=linear(8 * 4, 5))  # fmt: skip
 image("linear on the last axis", lambda s, y: s.f(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
       {A: 8, "f.weight": 5, B: 6}, out=5, f=linear(8, 5))  # fmt: skip
+tokens("functional line", lambda s, y: F.conv1d(y.mT, s.w, groups=2).mT, {A: 4, "w": 3}, out=6, w=free(6, 4, 1))
+image("functional volume", lambda s, y: F.conv3d(y[:, :, None], s.w, None, 1, 0, 1, 8)[:, :, 0], {"w": 8, B: 6},
+      w=free(8, 1, 1, 3, 3))  # fmt: skip
 tokens("functional linear", lambda s, y: F.linear(y, s.w, s.v), {A: 8, "w": 6}, out=6, w=free(6, 8), v=free(6))
 tokens("product with a parameter", lambda s, y: y @ s.w + s.v, {A: 8, "w": 6}, out=6, w=free(8, 6), v=free(6))
 tokens("parameter on the left", lambda s, y: (s.w @ y.mT).mT, {A: 8, "w": 6}, out=6, w=free(6, 8))

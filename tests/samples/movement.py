@@ -49,6 +49,24 @@ def _dense(s, y):
     return y
 
 
+def _two_scales(s, y):
+    return (torch.cat([y, y], 1) * torch.cat([s.p, s.q]))[:, 4:12]
+
+
+def _halves_met(s, y):
+    u, v = y.chunk(2, 1)
+    return torch.cat([u * v, y[:, 1:5]], 1)
+
+
+def _halves_read(s, y):
+    return torch.cat([s.c(y[:, :4]) + s.c(y[:, 4:]), y[:, 1:5]], 1)
+
+
+def _stack_taken_apart(s, y):
+    both = torch.stack([y, y.relu()], 1)
+    return torch.cat([both[:, 0], both[:, 1]], 1)[:, 4:12]
+
+
 def _swaps(s, y):
     return s.c(y.permute(0, 2, 3, 1).transpose(-1, 1).swapaxes(1, 3).movedim(-1, 1))
 
@@ -64,6 +82,11 @@ image("slice to a computed end", lambda s, y: y[:, : y.shape[1] // 2], {A: 4, A2
 image("strided slice", lambda s, y: y[:, ::2], {A: 4, A2: 4, B: 6}, out=4)
 image("slices treated differently", lambda s, y: torch.cat([y[:, :4].relu(), y[:, 4:]], 1), {A: 4, A2: 4, B: 6})
 image("slices pooled differently", _strips, {A: 4, A2: 4, B: 6})
+image("slice across two kinds of copies", lambda s, y: torch.cat([y, y.relu()], 1)[:, 4:12], {A: 4, A2: 4, B: 6})
+image("slice across two scales", _two_scales, {"p": 4, "p#2": 4, B: 6}, p=free(8, 1, 1), q=free(8, 1, 1))
+image("slice across halves that met", _halves_met, {A: 3, B: 6})
+image("slice across halves under one layer", _halves_read, {A: 3, "c.weight": 4, B: 6}, c=conv(4, 4))
+image("slice across a stack", _stack_taken_apart, {A: 4, A2: 4, B: 6})
 image("one channel", lambda s, y: y * y[:, 3:4], {B: 6}, frozen="one channel is sliced out")
 image("one channel by its index", lambda s, y: y * y[:, 3][:, None], {B: 6}, frozen="picked by its index")
 image("every channel alone", lambda s, y: torch.stack(y.unbind(1), 1), {B: 6}, frozen="taken apart")
@@ -92,6 +115,10 @@ image("padding by a value", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 4), value=2.0)
 image("negative padding", lambda s, y: F.pad(y, (0, 0, 0, 0, -2, 3)), {A: 2, A2: 6, B: 6}, out=9)
 image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over channels")
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
+image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
+      frozen="arbitrary strides")  # fmt: skip
+tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
+       length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")  # fmt: skip
 image("index", lambda s, y: y[:, [0, 2, 4, 6]], {B: 6}, out=4, frozen="an index picks positions")
 image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
 image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {B: 6}, frozen="index picks")

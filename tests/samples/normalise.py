@@ -61,6 +61,8 @@ tokens("functional layer norm", lambda s, y: F.layer_norm(y, (8,), s.w, s.v), {"
 tokens("functional layer norm of its shape", lambda s, y: F.layer_norm(y, y.shape[-1:], s.w), {"w": 8}, w=free(8))
 tokens("functional layer norm by keyword", lambda s, y: F.layer_norm(y, normalized_shape=[8], weight=s.w), {"w": 8},
        w=free(8))  # fmt: skip
+tokens("layer norm, torch's own", lambda s, y: torch.layer_norm(y, [8], s.w, None, 1e-5), {"w": 8}, w=free(8))
+tokens("root mean square norm, torch's own", lambda s, y: torch.rms_norm(y, (8,), s.w), {"w": 8}, w=free(8))
 tokens("root mean square norm", lambda s, y: s.n(y), {A: 8}, n=nn.RMSNorm(8))
 tokens("functional root mean square norm", lambda s, y: F.rms_norm(y, (8,), s.w, 1e-6), {"w": 8}, w=free(8))
 tokens("normalised by hand", _by_hand, {A: 8})

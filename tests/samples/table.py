@@ -95,15 +95,16 @@ def tokens(
     *,
     width: int = 8,
     out: int | None = None,
+    length: int = 5,
     fixed: bool = False,
     frozen: str = "",
     **layers: Any,
 ) -> None:
-    """``op`` on [N, 5, width], between two layers: a -> op -> head."""
+    """``op`` on [N, length, width], between two layers: a -> op -> head."""
 
     def forward(s: Any, x: Tensor) -> Tensor:
         return s.head(op(s, s.a(x)))
 
-    inputs, other = (torch.zeros(2, 5, 3),), (torch.zeros(3, 7, 3),)
+    inputs, other = (torch.zeros(2, length, 3),), (torch.zeros(3, 7, 3),)
     layers = {"a": linear(3, width), "head": linear(out or width, 4), **layers}
     net(name, forward, inputs, None if fixed else other, widths, frozen=frozen, **layers)
