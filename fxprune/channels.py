@@ -1,10 +1,8 @@
-"""The algebra of channels: ids, and which of them are the same.
+"""The algebra of channels: ids, and which of them are one channel.
 
-Two relations hold between ids. *Same value*: the two positions carry the same numbers in every network, as the
-two operands of a residual sum do once they are one. *Same channel*: they live and die together although their
-values differ, as channel j of every attention head does. Same value implies same channel. The first is needed
-to pair the positions of two channels that merge: when channel b is merged into a, each value of b must find its
-partner among the values of a, and find the same one in every parameter.
+An id names the numbers at one position of an axis. Ids of one *channel* live and die together: the two operands of
+a residual sum, channel j of every attention head. When channel b merges into channel a, each id of b must find its
+partner among the ids of a, and find the same one on every axis of the network; :func:`signatures` sees to that.
 """
 
 from __future__ import annotations
@@ -54,36 +52,43 @@ class Forest:
 
 
 class Channels:
-    """The ids of one walk over one network, and both relations between them."""
+    """The ids of one walk over one network, and which of them are one channel."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._values = Forest()
         self._channels = Forest()
         self._origins: list[tuple[Ids, Ids]] = []
 
     def fresh(self, count: int) -> Ids:
         """Ids [count] that are related to nothing yet."""
         start, self.count = self.count, self.count + count
-        self._values.grow(self.count)
         self._channels.grow(self.count)
         return np.arange(start, self.count)
 
-    def same(self, left: Ids, right: Ids) -> None:
-        """``left[i]`` and ``right[i]`` carry the same value."""
-        self._values.union(left, right)
-        self._channels.union(left, right)
-
-    def bundle(self, left: Ids, right: Ids) -> None:
-        """``left[i]`` and ``right[i]`` belong to the same channel, with values of their own."""
+    def unite(self, left: Ids, right: Ids) -> None:
+        """``left[i]`` and ``right[i]`` are one channel."""
         self._channels.union(left, right)
 
     def copies(self, ids: Ids) -> Ids:
-        """Fresh ids, each of the channel of ``ids[i]`` and each with a value of its own."""
+        """Fresh ids, each of the channel of ``ids[i]``: the same channel at another position, with other numbers."""
         fresh = self.fresh(len(ids))
         self._channels.union(fresh, ids)
         self._origins.append((fresh, ids))
         return fresh
+
+    def distinct(self, ids: Ids) -> Ids:
+        """The vector with every second and later occurrence of an id replaced by a copy.
+
+        An operator's result keeps the ids of its operand, so the occurrences may hold different numbers.
+        """
+        _, first = np.unique(ids, return_index=True)
+        if len(first) == len(ids):
+            return ids
+        again = np.ones(len(ids), bool)
+        again[first] = False
+        result = ids.copy()
+        result[again] = self.copies(ids[again])
+        return result
 
     def marked(self, vectors: list[Ids]) -> NDArray[np.bool_]:
         """Mask over all ids of those in ``vectors`` and of those that they are copies of."""
@@ -98,30 +103,27 @@ class Channels:
         """The channel of each id, named by its smallest member."""
         return self._channels.find(ids)
 
-    def value(self, ids: Ids) -> Ids:
-        """The value of each id, named by its smallest member."""
-        return self._values.find(ids)
-
 
 def signatures(channels: Channels, vectors: list[Ids]) -> dict[int, bytes]:
-    """Channel -> where its values occur, such that two channels of equal signature may merge.
+    """Channel -> where its ids occur, such that two channels of equal signature may merge.
 
-    A signature lists, axis by axis in the order of ``vectors``, the slot of every occurrence: values of a channel are
-    numbered by first occurrence, so the signatures of two channels are equal only if pairing their k-th
-    occurrences on each axis pairs the same values on all axes.
+    ``vectors`` holds the ids on every axis of every parameter and activation. A signature lists, axis by axis, the slot
+    of every occurrence; the ids of a channel are numbered by first occurrence. So the signatures of two channels are
+    equal only if pairing their k-th occurrences on each axis pairs the same ids on all axes. Axes that meet position
+    by position have their channels united position by position, so what is paired on one is paired on the other.
     """
     if not vectors:
         return {}
     ids = np.concatenate(vectors)
     axis = np.repeat(np.arange(len(vectors)), [len(vector) for vector in vectors])
-    channel, value = channels.channel(ids), channels.value(ids)
-    _, first, inverse = np.unique(value, return_index=True, return_inverse=True)
+    channel = channels.channel(ids)
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     order = np.lexsort((first, channel[first]))
     owner = channel[first][order]
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    tokens = np.stack([axis, rank[inverse]], axis=1)
+    slot = np.empty(len(order), np.int64)
+    slot[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    tokens = np.stack([axis, slot[inverse]], axis=1)
     by_channel = np.argsort(channel, kind="stable")
     names, begin = np.unique(channel[by_channel], return_index=True)
     end = np.r_[begin[1:], len(by_channel)]

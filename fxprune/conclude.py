@@ -17,53 +17,85 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxprune.channels import Ids, signatures
-from fxprune.coupling import Axis, Coupling, Frozen, Group, NodeFacts, Shape, Work
+from fxprune.coupling import Axis, Codes, Coupling, Frozen, Group, NodeFacts, Shape, Work
+from fxprune.meta import canonical_names, named_tensors
 from fxprune.source import source_of
 from fxprune.walk import Event, Label, Walk
+
+
+@dataclass(frozen=True, eq=False)
+class Conclusion:
+    """A coupling, and for each place where channels got stuck in the way they were bundled, the next way to try."""
+
+    coupling: Coupling
+    stuck: dict[str, int]
 
 
 def conclude(
     walk: Walk,
     values: Mapping[str, Any],
     graph_module: fx.GraphModule,
-    shapes: Mapping[str, tuple[int, ...]],
     example_inputs: tuple[Any, ...],
-    model: weakref.ref[torch.nn.Module],
-    names: Mapping[str, str],
-) -> Coupling:
+    model: torch.nn.Module,
+) -> Conclusion:
     """Group the channels of a walk and state what is frozen and why."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     order = {name: place for place, name in enumerate(shapes)}
     axes = [
         _ParameterAxis(source.name, dim, ids)
-        for source in sorted(walk.sources.values(), key=lambda source: order.get(source.name, len(order)))
+        for source in sorted(walk.sources.values(), key=lambda source: order[source.name])
         for dim, ids in enumerate(source.axes)
         if ids is not None
     ]
-    freezes = [*walk.freezes, *_roles(walk, axes)]
-    blame = _Blame(walk, freezes)
+    blame = _Blame(walk, [*walk.freezes, *_roles(walk, axes)])
     grouped = _group(walk, axes, blame)
     domains = _domains(walk, grouped, blame)
-    read = walk.channels.marked(walk.read)
-    live = [not blame.frozen(channels).any() for channels in grouped]
-    domains = {index: domain for index, domain in domains.items() if live[index]}
-    kept = [channels if alive else channels[:0] for channels, alive in zip(grouped, live, strict=True)]
-    groups, code = _number(walk, axes, kept, domains, read)
-    nodes = {
+    grouped = [channels[~blame.frozen(channels)] for channels in grouped]
+    groups, code = _number(walk, axes, grouped, domains)
+    coupling = Coupling(
+        groups=groups,
+        frozen=(),
+        shapes=shapes,
+        graph_module=graph_module,
+        nodes=_facts(walk, values, code),
+        layers={name: tuple(_shapes(walk, call, code) for call in calls) for name, calls in walk.layers.items()},
+        example_inputs=example_inputs,
+        model=weakref.ref(model),
+        shared=canonical_names(model),
+        parameters=tuple(name for name, _ in model.named_parameters()),
+    )
+    return Conclusion(dataclasses.replace(coupling, frozen=blame.report(axes, coupling)), _stuck(walk, groups, code))
+
+
+def _facts(walk: Walk, values: Mapping[str, Any], code: NDArray[np.int64]) -> dict[str, NodeFacts]:
+    def codes(ids: Ids) -> Codes:
+        return code[walk.channels.channel(ids)]
+
+    return {
         name: NodeFacts(
             _shapes(walk, value, code),
-            tuple(code[walk.channels.channel(ids)] for ids in walk.products.get(name, ())),
-            tuple(
-                Work(macs, tuple(code[walk.channels.channel(ids)] for ids in on))
-                for macs, on in walk.works.get(name, ())
-            ),
+            tuple(map(codes, walk.products.get(name, ()))),
+            tuple(Work(macs, tuple(map(codes, on))) for macs, on in walk.works.get(name, ())),
         )
         for name, value in values.items()
     }
-    layers = {name: tuple(_shapes(walk, call, code) for call in calls) for name, calls in walk.layers.items()}
-    owner = model()
-    parameters = tuple(name for name, _ in owner.named_parameters()) if owner is not None else ()
-    coupling = Coupling(groups, (), shapes, graph_module, nodes, layers, example_inputs, model, names, parameters)
-    return dataclasses.replace(coupling, frozen=blame.report(axes, coupling))
+
+
+def _stuck(walk: Walk, groups: Mapping[str, Group], code: NDArray[np.int64]) -> dict[str, int]:
+    """Next choices for forks none of whose channels can merge, or only in clusters far larger than anyone asks for."""
+    mergeable = np.zeros(sum(group.width for group in groups.values()) + 1, bool)
+    widths: dict[int, list[int]] = defaultdict(list)
+    for group in groups.values():
+        widths[group.domain].append(group.width)
+    for group in groups.values():
+        common = math.gcd(*widths[group.domain])
+        usual = not group.balanced or any(common % size == 0 for size in (2, 3, 4))
+        mergeable[group.offset : group.offset + group.width] = usual
+    return {
+        fork.key: fork.choice + 1
+        for fork in walk.forks
+        if fork.choice + 1 < fork.options and not mergeable[code[walk.channels.channel(fork.ids)]].any()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +178,8 @@ def _group(walk: Walk, axes: list[_ParameterAxis], blame: _Blame) -> list[Ids]:
     """Groups as vectors of channels, each at least two, in the order of their first occurrence."""
     vectors = [axis.ids for axis in axes]
     # Channels that part in an activation, or occur in it in another order, may not merge either.
-    seen = {walk.channels.value(ids).tobytes() for ids in vectors}
-    for ids in walk.vectors.values():
-        values = walk.channels.value(ids).tobytes()
-        if values not in seen:
-            seen.add(values)
-            vectors.append(ids)
+    distinct = {ids.tobytes(): ids for ids in (*vectors, *walk.vectors.values())}
+    vectors = list(distinct.values())
     signature = signatures(walk.channels, vectors)
     members: dict[bytes, list[int]] = defaultdict(list)
     known: set[int] = set()
@@ -213,9 +241,10 @@ def _domains(walk: Walk, groups: list[Ids], blame: _Blame) -> dict[int, int]:
 
 
 def _number(
-    walk: Walk, axes: list[_ParameterAxis], grouped: list[Ids], domains: dict[int, int], read: NDArray[np.bool_]
+    walk: Walk, axes: list[_ParameterAxis], grouped: list[Ids], domains: dict[int, int]
 ) -> tuple[dict[str, Group], NDArray[np.int64]]:
     """Name groups, give their channels codes, and find their positions on every axis."""
+    read = walk.channels.marked(walk.read)
     owner: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
     for index, channels in enumerate(grouped):
         owner[channels] = index

@@ -6,33 +6,40 @@ by node over the captured graph, so that each fx node remembers the channels of 
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 
 from fxprune.capture import capture
 from fxprune.conclude import conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
 from fxprune.leaves import is_shaped
-from fxprune.meta import MetaMode, canonical_names, named_tensors, on_meta
+from fxprune.meta import MetaMode, on_meta
+from fxprune.probe import adapts
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import Entry
-from fxprune.surface import is_opaque, is_rewritable, is_trusted
+from fxprune.surface import is_foreign, is_opaque, is_rewritable
 from fxprune.walk import Axes, Call, Label, Walk, tensors_in
 
+# Ways to bundle that are tried after the first got stuck; a split into n axes has n of them.
+_MOST_RETRIES = 3
 
-def couple(model: nn.Module, example_inputs: Any) -> Coupling:
+
+def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Coupling:
     """Find which channels of a network must live and die together.
 
     Args:
         model: any module; it is not modified. It is analysed as it computes in eval mode.
         example_inputs: a tensor or a tuple of tensors for ``model.forward``; only shapes and dtypes matter, and
             tensors on the meta device serve.
+        whole: merge whole heads and whole groups where there is a choice, instead of the channels within each of
+            them. Without it that is done only where the channels within get stuck.
 
     Raises:
         CaptureError: the model cannot be traced, or does not run on these inputs.
@@ -41,9 +48,16 @@ def couple(model: nn.Module, example_inputs: Any) -> Coupling:
     inputs = as_tuple(example_inputs)
     graph_module = capture(model, inputs)
     meta_inputs = tuple(torch.empty_like(x, device="meta") if isinstance(x, torch.Tensor) else x for x in inputs)
-    walk, values = _walk(graph_module, meta_inputs)
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    return conclude(walk, values, graph_module, shapes, meta_inputs, weakref.ref(model), canonical_names(model))
+    best = latest = conclude(*_walk(graph_module, meta_inputs, {}, whole), graph_module, meta_inputs, model)
+    choices: dict[str, int] = {}
+    for _ in range(_MOST_RETRIES):
+        if not latest.stuck:
+            break
+        choices |= latest.stuck
+        latest = conclude(*_walk(graph_module, meta_inputs, choices, whole), graph_module, meta_inputs, model)
+        if latest.coupling.share_prunable > best.coupling.share_prunable:
+            best = latest
+    return best.coupling
 
 
 def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
@@ -51,9 +65,13 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
-def _walk(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[Walk, dict[str, Any]]:
-    walk = Walk()
-    uniform = {name for name, buffer in graph_module.named_buffers() if _is_uniform(buffer)}
+def _walk(
+    graph_module: fx.GraphModule, inputs: tuple[Any, ...], choices: Mapping[str, int], whole: bool
+) -> tuple[Walk, dict[str, Any]]:
+    walk = Walk(choices=choices, first_choice=int(whole))
+    constants = set(graph_module.__dict__["_buffers"])  # made while tracing, with names of no meaning to the model
+    named = {name: buffer for name, buffer in graph_module.named_buffers() if name not in constants}
+    uniform = {name for name, buffer in named.items() if _is_uniform(buffer)}
     root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in uniform))
     _watch_layers(root, walk)
     interpreter = _Interpreter(root, graph_module.graph, walk)
@@ -107,14 +125,19 @@ class _Interpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.walk.node = n
         self.walk.rewritable = is_rewritable(n)
-        self.walk.trusted = is_trusted(n, self.submodules)
         value = super().run_node(n)
-        if is_opaque(n, self.submodules):
+        if is_opaque(n, self.submodules) or (is_foreign(n, self.submodules) and not self._adapts(n, value)):
             self._freeze_around(n, value)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.walk.label_of(tensor)), value
         )
         return value
+
+    def _adapts(self, n: fx.Node, value: Any) -> bool:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        call = self.submodules[str(n.target)] if n.op == "call_module" else n.target
+        with no_dispatch(), torch.device("meta"):
+            return adapts(self.walk, lambda a, k: call(*a, **k), args, kwargs, value)  # type: ignore[operator]
 
     def _freeze_around(self, n: fx.Node, value: Any) -> None:
         """What goes into and comes out of a module that knows its own width."""

@@ -35,9 +35,7 @@ SPLITS: frozenset[Target] = frozenset(
 )
 SLICES: frozenset[Target] = frozenset({operator.getitem, "narrow", torch.narrow})
 PADS: frozenset[Target] = frozenset({F.pad, torch.constant_pad_nd})
-PRODUCTS: frozenset[Target] = frozenset(
-    {operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum, "__matmul__"}
-)
+PRODUCTS: frozenset[Target] = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
 ATTENTION: frozenset[Target] = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: frozenset[Target] = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 NORMS: frozenset[Target] = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
@@ -76,11 +74,12 @@ def is_rewritable(node: fx.Node) -> bool:
     return node.op in ("call_function", "call_method") and node.target in REWRITABLE
 
 
-def is_trusted(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether the sizes that a call uses inside are computed from its input, as PyTorch's own functions do."""
+def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a call is kept whole and has no weights, but is no code of PyTorch: it may state a width inside."""
     if node.op == "call_module":
-        return _is_torch(type(modules[str(node.target)]).__module__)
-    return node.op != "call_function" or _is_torch(getattr(node.target, "__module__", None))
+        module = modules[str(node.target)]
+        return not _is_torch(type(module).__module__) and next(module.parameters(), None) is None
+    return node.op == "call_function" and not _is_torch(getattr(node.target, "__module__", None))
 
 
 def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

@@ -52,12 +52,25 @@ class Event:
     node: fx.Node | None
 
 
+@dataclass(frozen=True, eq=False)
+class Fork:
+    """A place where channels can be bundled in several ways: within heads or by whole heads."""
+
+    key: str
+    ids: Ids
+    choice: int
+    options: int
+
+
 @dataclass
 class Walk:
     """State of one walk: ids, labels and marks."""
 
     channels: Channels = field(default_factory=Channels)
     sources: dict[str, Source] = field(default_factory=dict)
+    choices: Mapping[str, int] = field(default_factory=dict)
+    first_choice: int = 0
+    forks: list[Fork] = field(default_factory=list)
     freezes: list[Event] = field(default_factory=list)
     bundles: list[Event] = field(default_factory=list)
     balances: list[Event] = field(default_factory=list)
@@ -69,7 +82,6 @@ class Walk:
     layers: dict[str, list[tuple[torch.Size, Label]]] = field(default_factory=dict)
     node: fx.Node | None = None
     rewritable: bool = False
-    trusted: bool = True
     inside: list[str] = field(default_factory=list)
     _labels: dict[int, tuple[torch.Tensor, Label]] = field(default_factory=dict)
     _names: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
@@ -169,14 +181,14 @@ class Call:
         """Tie two axes of one length position by position; an axis without channels ties nothing."""
         if left is None or right is None:
             return right if left is None else left
-        self.channels.same(left, right)
+        self.channels.unite(left, right)
         return left
 
     def bundle(self, rows: Ids, why: str) -> Ids:
         """Ids [n, k] -> ids [k]: position j of every row belongs to one channel; the first row stands for all."""
         if len(rows) > 1:
             first = np.broadcast_to(rows[0], rows[1:].shape)
-            self.channels.bundle(first.ravel(), rows[1:].ravel())
+            self.channels.unite(first.ravel(), rows[1:].ravel())
             self.walk.bundles.append(Event(rows.ravel(), why, self.walk.node))
         return np.ascontiguousarray(rows[0])
 
@@ -197,10 +209,13 @@ class Call:
         if ids is not None and not self.walk.rewritable:
             self.freeze(ids, f"{what} inside {_target(self.walk.node)}, which is kept whole")
 
-    def computed(self, ids: Ids | None, what: str) -> None:
-        """The operation depends on a number that PyTorch's own code computes, and other code may state."""
-        if not self.walk.trusted:
-            self.literal(ids, what)
+    def choose(self, ids: Ids, options: int) -> int:
+        """Which of several sound ways to bundle ``ids`` to take: the first, unless the walk was told another."""
+        name = str(self.walk.node)
+        key = f"{name}:{sum(fork.key.startswith(name + ':') for fork in self.walk.forks)}"
+        choice = min(self.walk.choices.get(key, self.walk.first_choice), options - 1)
+        self.walk.forks.append(Fork(key, ids, choice, options))
+        return choice
 
     def read(self, ids: Ids | None) -> None:
         """These positions of a weight are columns: a merge sums them."""

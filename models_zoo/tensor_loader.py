@@ -33,7 +33,7 @@ class TensorLoader:
     def __len__(self) -> int:
         """Number of batches of one pass."""
         full, rest = divmod(len(self.images), self.batch_size)
-        return max(full, 1) if self.shuffle else full + (rest > 0)
+        return max(full, int(rest > 0)) if self.shuffle else full + (rest > 0)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: images [batch, C, H, W] and classes [batch]."""

@@ -32,7 +32,8 @@ class _Unit:
 
     def nearest(self, keep: float) -> dict[str, int]:
         """Widths of the choice nearest to the share ``keep``; of two equally near, the wider."""
-        distance = np.abs(self.widths[:, 0] - keep * self.groups[0].width)
+        # As ratios: of 19 channels that can only stay or become 1, half is nearer to all.
+        distance = np.abs(np.log(self.widths[:, 0] / (keep * self.groups[0].width)))
         return self.choice(len(distance) - 1 - int(distance[::-1].argmin()))
 
     def beside(self, widths: Mapping[str, int]) -> list[dict[str, int]]:

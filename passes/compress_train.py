@@ -58,9 +58,16 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
 
 
 def check_schedule(job: Job, data: Data) -> None:
-    """Raise OptionError where C-SGD has too few steps, or too small a learning rate, to end at the deviation."""
-    # Rows that are not related at all deviate by about 1 of their size.
-    solve_strength(csgd_rates(job, data), min(1.0, _deviation(job)))
+    """Raise OptionError where the strength is too large, or the steps are too few to end at the deviation."""
+    rates = csgd_rates(job, data)
+    if job.strength is None:
+        # Rows that are not related at all deviate by about 1 of their size.
+        solve_strength(rates, min(1.0, _deviation(job)))
+    elif max(rates) * job.strength >= 1.0:
+        raise OptionError(
+            f"lr * strength = {max(rates):g} * {job.strength:g} = {max(rates) * job.strength:g}: it must stay below 1, or "
+            f"the pull overshoots. Take a strength below {1.0 / max(rates):.3g}."
+        )
 
 
 def csgd_rates(job: Job, data: Data) -> list[float]:

@@ -233,6 +233,7 @@ def rubbish(tmp_path_factory):
 @pytest.mark.parametrize(("line", "names"), BAD, ids=[line for line, _ in BAD])
 def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, rubbish, line, names):
     monkeypatch.chdir(rubbish)
+    monkeypatch.setattr(compress, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
     before = left(rubbish)
     code, out, err = run(capsys, line.replace("{small}", SMALL))
     message = err.strip().splitlines()[-1]

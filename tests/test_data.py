@@ -93,6 +93,8 @@ NUMBERED = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 4, 4).contiguous()
         (8, 4, True, [4, 4]),
         (3, 4, False, [3]),
         (3, 4, True, [3]),
+        (0, 4, False, []),
+        (0, 4, True, []),
     ],
 )
 def test_batches(count, batch_size, shuffle, sizes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from fxprune.channels import Ids
@@ -67,20 +68,17 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int, inner: int, ou
         for ids in (x, rows, columns):
             call.freeze(ids, "grouped convolution of an input without channels or with a computed weight")
         return rows
-    if min(per_in, per_out) == 1:
+    if min(per_in, per_out) == 1 or call.choose(np.concatenate([x, rows]), 2) == 1:
         call.freeze(columns, "columns of a convolution whose whole groups merge")
         inside = call.bundle(x.reshape(groups, per_in).T, "input channels of a group")
         outside = call.bundle(rows.reshape(groups, per_out).T, "output channels of a group")
-        if per_in == per_out:
-            call.channels.same(inside, outside)
-        else:
-            call.channels.bundle(inside, outside)
+        call.channels.unite(inside, outside)
         call.literal(None if call.walk.inside else x, "a number of groups")
         return rows
     inside = call.bundle(x.reshape(groups, per_in), f"{groups} groups of {per_in} input channels")
     call.bundle(rows.reshape(groups, per_out), f"{groups} groups of {per_out} output channels")
     assert columns is not None
-    call.channels.bundle(inside, columns)
+    call.channels.unite(inside, columns)
     call.read(columns)
     return rows
 
@@ -91,10 +89,10 @@ def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> No
         call.freeze(x, "read by a weight without channels there")
         call.freeze(columns, "reads positions that carry no channels")
     elif not weight.raw:
-        call.channels.same(x, columns)
+        call.channels.unite(x, columns)
         call.freeze(x, "read by a weight that is computed, not stored")
     else:
-        call.channels.same(x, columns)
+        call.channels.unite(x, columns)
         call.read(columns)
 
 
@@ -108,7 +106,7 @@ def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_righ
     elif right.raw:
         read_by(call, on_left, on_right, right)
     elif on_left is not None and on_right is not None:
-        call.channels.same(on_left, on_right)
+        call.channels.unite(on_left, on_right)
         call.product(on_left)
     else:
         for ids in (on_left, on_right):

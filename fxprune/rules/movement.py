@@ -201,8 +201,8 @@ def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | 
         for (_, ids, _), vector in zip(parts, fixed, strict=True):
             if ids is None:
                 call.freeze(vector, "")
-        return np.concatenate(fixed)
-    return np.concatenate([ids for _, ids, _ in parts if ids is not None])
+        return call.channels.distinct(np.concatenate(fixed))
+    return call.channels.distinct(np.concatenate([ids for _, ids, _ in parts if ids is not None]))
 
 
 @rule("constant_pad_nd", "pad")

@@ -35,7 +35,7 @@ def batch_norm(call: Call) -> list[Axes]:
         if axes[1] is None:
             call.freeze(ids, "normalises positions that carry no channels")
         elif ids is not None:
-            call.channels.same(axes[1], ids)
+            call.channels.unite(axes[1], ids)
     if mean is None or (call.takes("training") and call.named("training")):
         average(call, [ids for dim, ids in enumerate(axes) if dim != 1], "batch statistics")
     return _with_statistics(call, tuple(axes))

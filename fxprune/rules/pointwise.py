@@ -58,7 +58,7 @@ def glu(call: Call) -> Axes:
     ids = axes[dim]
     if ids is not None:
         half = len(ids) // 2
-        call.channels.bundle(ids[:half], ids[half:])
+        call.channels.unite(ids[:half], ids[half:])
         axes[dim] = ids[:half]
     return tuple(axes)
 

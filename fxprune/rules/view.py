@@ -51,7 +51,6 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None,
     stride = math.prod(size for size, _ in parts[chosen + 1 :])
     if len(parts) == 1:
         return ids, (1, len(ids))
-    call.computed(ids, "a view that merges channels")
     shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
     every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
     return call.channels.copies(every), (stride, stride * len(ids))
@@ -61,7 +60,8 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
     """Index of the new axis that carries the channels, and its ids.
 
     That is an axis along which the channels already repeat, if there is one (an earlier merge is undone); else the
-    longest of those that lie within the axis of channels and mix nothing else into it, the later one on a tie.
+    longest of those that lie within the axis of channels and mix nothing else into it, the later one on a tie;
+    the next longest, if that gets stuck (heads, where a rotary table holds on to the head dim).
     """
     if len(sizes) == 1:
         return 0, ids
@@ -69,11 +69,12 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
     undone = [dim for dim in range(len(sizes)) if (_rows(channel, dim) == _rows(channel, dim)[0]).all()]
     strides = [math.prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
     within = [d for d, stride in enumerate(strides) if inside[0] <= stride and stride * sizes[d] <= inside[1]]
-    chosen = undone[-1] if undone else max(within or range(len(sizes)), key=lambda dim: (sizes[dim], dim))
     if undone:
-        call.computed(ids, "a view that splits channels")
+        chosen = undone[-1]
     else:
         call.literal(ids, "a view that splits channels")
+        ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
+        chosen = ranked[call.choose(ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
     return chosen, call.bundle(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
@@ -141,16 +142,3 @@ def repeat(call: Call) -> Axes:
     for count, ids in zip(counts[lead:], axes, strict=True):
         result.append(ids if ids is None or count == 1 else call.channels.copies(np.tile(ids, count)))
     return tuple(result)
-
-
-@rule("repeat_interleave.self_int")
-def repeat_interleave(call: Call) -> Axes:
-    """Each position of one axis several times in a row."""
-    x, count, dim = call.args[0], call.args[1], call.arg(2)
-    axes = list(call.axes(x))
-    if dim is None:
-        return _frozen(call, tuple(axes), call.out.dim())
-    ids = axes[dim]
-    if ids is not None:
-        axes[dim] = call.channels.copies(np.repeat(ids, count))
-    return tuple(axes)

@@ -22,7 +22,7 @@ class Net(nn.Module):
         for name, layer in layers.items():
             setattr(self, name, layer)
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs):
         return self.run(self, *inputs)
 
 

@@ -1,0 +1,51 @@
+"""A call that is kept whole adapts to a narrow input, or it has a width of its own written inside.
+
+Nothing but a try can tell the two apart: the call runs once more on the meta device, with half the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxprune.walk import Label, Walk, tensors_in
+
+
+def adapts(walk: Walk, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:
+    """Whether ``run`` on narrow inputs returns narrow outputs.
+
+    Args:
+        walk: holds the labels of ``args``, ``kwargs`` and ``value``; nothing is added to it.
+        run: the call, free of effects on ``walk``.
+        args: positional arguments of the wide call, tensors on the meta device.
+        kwargs: its keyword arguments.
+        value: what it returned.
+    """
+    given = tensors_in((args, kwargs))
+    ids = [axis for tensor in given for axis in walk.label_of(tensor).axes if axis is not None]
+    if not ids:
+        return True
+    every = np.unique(walk.channels.channel(np.concatenate(ids)))
+    kept = every[::2]
+
+    def sizes(shape: torch.Size, label: Label) -> list[int]:
+        lengths = []
+        for size, axis in zip(shape, label.axes, strict=True):
+            inside = None if axis is None else walk.channels.channel(axis)
+            # Channels that come from elsewhere, say a parameter inside, do not change in this trial.
+            lengths.append(size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, every)).sum()))
+        return lengths
+
+    def narrow(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty(sizes(tensor.shape, walk.label_of(tensor)), dtype=tensor.dtype, device="meta")
+
+    try:
+        result = run(*pytree.tree_map_only(torch.Tensor, narrow, (args, kwargs)))
+    except Exception:  # whatever a width of its own provokes
+        return False
+    wanted = [sizes(tensor.shape, walk.label_of(tensor)) for tensor in tensors_in(value)]
+    return wanted == [list(tensor.shape) for tensor in tensors_in(result)]

@@ -1,0 +1,142 @@
+"""The captured graph computes what the model computes, on real layers under their old names, at any batch and size."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import SAMPLES, Net, conv, linear
+from torch import nn
+
+from fxprune.capture import WAY, capture
+from fxprune.errors import CaptureError
+from fxprune.guards import SpecialisedError
+
+IMAGES = torch.zeros(2, 3, 8, 8)
+
+
+def small(forward, **layers):
+    return Net(forward, a=conv(3, 8), bn=nn.BatchNorm2d(8), drop=nn.Dropout(0.5), head=linear(8, 4), **layers)
+
+
+def plain(s, x):
+    return s.head(s.drop(s.bn(s.a(x)).relu()).mean((2, 3)))
+
+
+def test_layers_stay_under_their_names_and_share_their_weights():
+    model = small(plain)
+    captured = capture(model, (IMAGES,))
+    layers = [node.target for node in captured.graph.nodes if node.op == "call_module"]
+    assert layers == ["a", "bn", "drop", "head"]
+    assert {name: type(layer) for name, layer in captured.named_children()} == {
+        "a": nn.Conv2d, "bn": nn.BatchNorm2d, "drop": nn.Dropout, "head": nn.Linear,
+    }  # fmt: skip
+    assert {name: id(p) for name, p in captured.named_parameters()} == {name: id(p) for name, p in model.named_parameters()}
+    assert all(captured.get_submodule(name) is not layer for name, layer in model.named_children())
+    assert captured.meta[WAY] == "plain"
+
+
+def test_the_model_is_not_touched():
+    model = small(plain).train()
+    model.bn.eval()
+    before = copy.deepcopy(model.state_dict())
+    modes = {name: module.training for name, module in model.named_modules()}
+    capture(model, (IMAGES,))
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 3, 8, 8), (5, 3, 4, 12)], ids=str)
+def test_batch_and_image_size_stay_free(shape):
+    model = small(plain).eval()
+    images = torch.randn(shape)
+    assert torch.equal(capture(model, (IMAGES,))(images), model(images))
+
+
+def test_train_and_eval_reach_the_layers():
+    captured = capture(small(plain), (IMAGES,))
+    assert not captured.bn.training
+    assert captured.train().bn.training and captured.drop.training
+
+
+def test_arguments_that_are_not_given_keep_their_defaults():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = conv(3, 8)
+
+        def forward(self, x, scale=2.0, mask=None):
+            return self.a(x) * scale if mask is None else self.a(x) * mask
+
+    model, images = Optional(), torch.randn(2, 3, 8, 8)
+    assert torch.equal(capture(model, (images,))(images), model(images))
+    mask = torch.rand(2, 8, 1, 1)
+    assert torch.equal(capture(model, (images, 1.0, mask))(images, 1.0, mask), model(images, 1.0, mask))
+
+
+def test_names_that_are_numbers_and_attributes_that_are_no_tensors_survive():
+    model = Net(lambda s, x: s.layers[1](s.layers[0](x)) * s.factor, layers=nn.ModuleList([conv(3, 8), conv(8, 4)]))
+    model.factor = 3
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(capture(model, (IMAGES,))(images), model(images))
+
+
+def branches(s, x):
+    y = s.a(x)
+    if y.shape[-1] % 2:
+        y = F.pad(y, (0, 1))
+    parts = [part for part in y.chunk(2, 1) if part.shape[1] == 4]
+    return s.head(torch.cat(parts, 1).mean((2, 3)))
+
+
+def test_a_branch_on_a_size_is_taken_as_the_example_takes_it_and_guarded():
+    model = small(branches).eval()
+    captured = capture(model, (IMAGES,))
+    assert captured.meta[WAY] == "values"
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(captured(images), model(images))
+    with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was 0, run where it is 1|was False, run where it is True"):
+        captured(torch.randn(3, 3, 8, 7))
+
+
+def test_sequences_of_sizes_may_be_spread():
+    model = Net(lambda s, x: s.a(x).reshape(*x.shape[:-1], 2, 4).sum(-1), a=linear(3, 8))
+    for shape in ((2, 5, 3), (4, 7, 3)):
+        x = torch.randn(shape)
+        assert torch.equal(capture(model, (torch.zeros(2, 5, 3),))(x), model(x))
+
+
+UNTRACEABLE = {
+    "a branch on values": lambda s, x: s.a(x) if x.sum() > 0 else x,
+    "a number out of a tensor": lambda s, x: s.a(x) * float(x.max()),
+    "a loop over values": lambda s, x: sum(s.a(x) for _ in range(int(x.argmax()))),
+}
+
+
+@pytest.mark.parametrize("why", UNTRACEABLE)
+def test_what_depends_on_values_is_refused_with_module_line_and_remedy(why):
+    model = nn.Sequential(conv(3, 3), Net(UNTRACEABLE[why], a=conv(3, 3)))
+    with pytest.raises(CaptureError) as caught:
+        capture(model, (IMAGES,))
+    text = str(caught.value)
+    assert "cannot trace Sequential" in text
+    assert "in module `1`" in text
+    assert "test_capture.py" in text and "lambda s, x" in text
+    assert "Make the line independent of tensor values" in text
+    assert caught.value.__cause__ is not None
+
+
+def test_every_sample_computes_the_same_when_captured():
+    for name, sample in SAMPLES.items():
+        if any(not x.is_floating_point() for x in sample.inputs):
+            continue
+        inputs = tuple(torch.randn(x.shape) for x in sample.inputs)
+        captured = capture(sample.net, sample.inputs)
+        with torch.no_grad():
+            wanted, got = sample.net(*inputs), captured(*inputs)
+        for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
+            if torch.is_tensor(a):
+                assert torch.equal(a, b), name

@@ -1,0 +1,101 @@
+"""The algebra of channels against plain loops over sets."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fxprune.channels import Channels, Forest, signatures
+
+
+def merged(size, pairs):
+    """Smallest member of each id's set, by repeated union of sets."""
+    sets = [{i} for i in range(size)]
+    for a, b in pairs:
+        joined = next(s for s in sets if a in s) | next(s for s in sets if b in s)
+        sets = [s for s in sets if not s & joined] + [joined]
+    return [min(next(s for s in sets if i in s)) for i in range(size)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_forest_is_union_of_sets(seed):
+    draw = np.random.default_rng(seed)
+    size = int(draw.integers(2, 60))
+    forest, pairs = Forest(), []
+    forest.grow(size)
+    for _ in range(int(draw.integers(1, 6))):
+        left, right = draw.integers(size, size=(2, int(draw.integers(1, 12))))
+        forest.union(left, right)
+        pairs += list(zip(left.tolist(), right.tolist()))
+        assert forest.find(np.arange(size)).tolist() == merged(size, pairs)
+
+
+def test_a_forest_that_grows_keeps_its_sets():
+    forest = Forest()
+    forest.grow(3)
+    forest.union(np.array([0]), np.array([2]))
+    forest.grow(5000)
+    assert forest.find(np.array([0, 1, 2, 3, 4999])).tolist() == [0, 1, 0, 3, 4999]
+
+
+def test_long_chains_end():
+    forest, ids = Forest(), np.arange(10_000)
+    forest.grow(10_000)
+    forest.union(ids[1:], ids[:-1])
+    assert not forest.find(ids).any()
+
+
+def test_copies_are_of_the_channel_and_marks_reach_the_originals():
+    channels = Channels()
+    weight = channels.fresh(4)
+    twice = channels.copies(np.tile(weight, 2))
+    again = channels.copies(twice[:3])
+    assert not set(twice) & set(weight) and len(set(twice)) == 8
+    assert channels.channel(twice).tolist() == [0, 1, 2, 3] * 2
+    assert channels.marked([again]).nonzero()[0].tolist() == [0, 1, 2, *twice[:3], *again]
+    assert channels.marked([twice[5:6]]).nonzero()[0].tolist() == [1, twice[5]]
+    assert not channels.marked([]).any()
+
+
+def built(relations, vectors):
+    """Signatures of ids 0..n-1 after relations (left, right) by ``bundle``."""
+    channels = Channels()
+    channels.fresh(1 + max(itertools.chain.from_iterable(vectors)))
+    for left, right in relations:
+        channels.bundle(np.array([left]), np.array([right]))
+    return signatures(channels, [np.array(vector) for vector in vectors])
+
+
+def classes(relations, vectors):
+    """Sets of channels of one signature."""
+    by_signature = {}
+    for channel, signature in built(relations, vectors).items():
+        by_signature.setdefault(signature, set()).add(channel)
+    return sorted(map(sorted, by_signature.values()))
+
+
+HALVES = [(0, 2), (1, 3)]
+TABLE = {
+    "one axis": ([], [[0, 1, 2]], [[0, 1, 2]]),
+    "two axes": ([], [[0, 1], [2, 3, 4]], [[0, 1], [2, 3, 4]]),
+    "a part of an axis": ([], [[0, 1, 2, 3], [1, 2]], [[0, 3], [1, 2]]),
+    "the order does not matter": ([], [[0, 1, 2], [2, 0, 1]], [[0, 1, 2]]),
+    "once and twice": ([], [[0, 1, 2], [0, 1, 2, 2]], [[0, 1], [2]]),
+    "halves bundled": (HALVES, [[0, 1, 2, 3]], [[0, 1]]),
+    "halves bundled, read alike": (HALVES, [[0, 1, 2, 3], [0, 1]], [[0, 1]]),
+    "halves bundled, one half read from each": (HALVES, [[0, 1, 2, 3], [0, 3]], [[0], [1]]),
+    "halves bundled, turned over for one": (HALVES, [[0, 1, 2, 3], [0, 3, 2, 1]], [[0], [1]]),
+    "halves bundled, turned over for both": (HALVES, [[0, 1, 2, 3], [2, 3, 0, 1]], [[0, 1]]),
+    "all bundled": ([(0, 1), (1, 2)], [[0, 1, 2]], [[0]]),
+}
+
+
+@pytest.mark.parametrize(("relations", "vectors", "found"), TABLE.values(), ids=TABLE)
+def test_channels_of_one_signature(relations, vectors, found):
+    assert classes(relations, vectors) == found
+
+
+def test_no_axes_no_signatures():
+    assert signatures(Channels(), []) == {}

@@ -1,0 +1,213 @@
+"""From ids to groups: names, positions, codes, domains, what is frozen and why, and how it prints."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES, Net, conv, linear
+from torch import nn
+
+import fxprune
+from fxprune.coupling import Shape
+
+A, B = "a.weight", "b.weight"
+
+
+def couple(name):
+    sample = SAMPLES[name]
+    return fxprune.couple(sample.net, sample.inputs)
+
+
+def axes(group):
+    return {str(axis) for axis in group.tied}, {str(axis) for axis in group.readers}
+
+
+ROLES = {
+    "residual": (A, "a.weight:0 a.bias:0 c.weight:0 c.bias:0", "c.weight:1 b.weight:1"),
+    "batch norm": (A, "a.weight:0 a.bias:0 n.weight:0 n.bias:0 n.running_mean:0 n.running_var:0", "b.weight:1"),
+    "depthwise": (A, "a.weight:0 a.bias:0 d.weight:0 d.bias:0", "b.weight:1"),
+    "depth multiplier": (A, "a.weight:0 a.bias:0 d.weight:0 x2 d.bias:0 x2", "b.weight:1 x2"),
+    "grouped": (A, "a.weight:0 x2 a.bias:0 x2", "d.weight:1"),
+    "transposed": ("d.weight", "d.weight:1 d.bias:0", "b.weight:1"),
+    "linear after flatten": (A, "a.weight:0 a.bias:0", "f.weight:1 x64"),
+    "layer scale": ("g", "g:0 a.weight:0 a.bias:0", "b.weight:1"),
+    "embedding": ("e.weight", "e.weight:1", "head.weight:1"),
+    "channel shuffle by view": (A, "a.weight:0 x2 a.bias:0 x2", "b.weight:1 x2"),
+    "attention with heads by view": ("q.weight", "q.weight:0 x2 q.bias:0 x2 k.weight:0 x2 k.bias:0 x2", ""),
+    "learned queries": ("k.weight", "k.weight:0 k.bias:0", "p:1"),
+    "one layer twice in a row": (A, "a.weight:0 a.bias:0 c.weight:0 c.bias:0", "c.weight:1 b.weight:1"),
+    "class token and positions": ("t", "t:2 p:2 a.weight:0 a.bias:0", "head.weight:1"),
+}
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_who_is_tied_and_who_reads(name):
+    group, tied, readers = ROLES[name]
+    found = couple(name).groups[group]
+    words = (set(text.replace(" x", "*x").split()) for text in (tied, readers))
+    assert axes(found) == tuple({word.replace("*x", " x") for word in side} for side in words)
+
+
+def test_positions_pair_the_occurrences_of_channels():
+    group = couple("channel shuffle by view").groups[A]
+    assert {str(axis): axis.positions.tolist() for axis in group.tied} == {
+        "a.weight:0 x2": [[0, 4], [1, 5], [2, 6], [3, 7]], "a.bias:0 x2": [[0, 4], [1, 5], [2, 6], [3, 7]],
+    }  # fmt: skip
+    assert group.readers[0].positions.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def assert_positions_are_a_partition(coupling):
+    taken = {}
+    for group in coupling.groups.values():
+        assert group.tied and group.width > 1
+        for axis in (*group.tied, *group.readers):
+            places = axis.positions.ravel()
+            assert axis.positions.shape[0] == group.width
+            assert places.min() >= 0 and places.max() < coupling.shapes[axis.parameter][axis.dim]
+            taken.setdefault((axis.parameter, axis.dim), []).extend(places.tolist())
+    for places in taken.values():
+        assert len(places) == len(set(places))
+
+
+def test_codes_number_the_channels_of_all_groups_in_a_row():
+    coupling = couple("dense")
+    starts = [group.offset for group in coupling.groups.values()]
+    widths = [group.width for group in coupling.groups.values()]
+    assert starts == np.cumsum([0, *widths[:-1]]).tolist()
+    assert coupling.channels == sum(widths)
+
+
+def test_nodes_know_their_channels():
+    coupling = couple("cat")
+    shape = coupling.nodes["cat"].value
+    assert isinstance(shape, Shape) and shape.sizes == (2, 13, 8, 8) and shape.labelled
+    assert [None if codes is None else codes.tolist() for codes in shape.axes] == [None, [*range(8), *range(14, 19)], None, None]
+    assert not coupling.nodes["input_0"].value.labelled
+
+
+def test_a_node_that_returns_no_tensor_keeps_its_value():
+    nodes = couple("sizes of another tensor").nodes
+    assert nodes["getattr_1"].value == (2, 5, 8)
+
+
+def test_work_scales_with_the_axes_that_it_names():
+    coupling = couple("residual")
+    (work,) = coupling.nodes["c"].works
+    assert work.macs == 2 * 64 * 8 * 8
+    assert [codes.tolist() for codes in work.axes] == [list(range(8)), list(range(8))]
+    (work,) = couple("depthwise").nodes["d"].works
+    assert work.macs == 2 * 64 * 9 * 8 and [len(codes) for codes in work.axes] == [8]
+    (work,) = couple("grouped").nodes["d"].works
+    assert work.macs == 2 * 64 * 9 * 12 * 4
+
+
+def test_products_of_activations_are_noted_at_their_nodes():
+    nodes = couple("attention").nodes
+    assert {name: [len(codes) for codes in facts.products] for name, facts in nodes.items() if facts.products} == {"matmul": [8]}
+
+
+DOMAINS = {
+    "group norm after cat": [{A, "c.weight"}],
+    "mean over a cat": [{A, "c.weight"}],
+    "layer norm": [{A}],
+    "attention": [{"q.weight"}],
+    "batch norm after cat": [],
+    "residual": [],
+}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_groups_under_one_average_are_one_domain(name):
+    domains = {}
+    for group in couple(name).groups.values():
+        assert group.balanced == (group.domain >= 0)
+        if group.balanced:
+            domains.setdefault(group.domain, set()).add(group.name)
+    assert sorted(map(sorted, domains.values())) == sorted(map(sorted, DOMAINS[name]))
+
+
+def test_names_are_of_the_first_tied_parameter_and_numbered():
+    assert list(couple("strided slice").groups) == [A, f"{A}#2", B]
+    assert list(couple("layer scale").groups) == ["g", B]
+
+
+def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
+    coupling = couple("softmax over channels")
+    found = next(cold for cold in coupling.frozen if "a.weight:0" in cold.what)
+    assert found.why == "softmax over channels" and found.node == "softmax"
+    assert found.source.startswith("samples/reduce.py:")
+    assert found.weights == 0 or found.weights == 8 * 3 + 8
+    output = next(cold for cold in coupling.frozen if cold.node == "output")
+    assert output.why == "graph output" and output.source == "-" and output.what == ("head.weight:0", "head.bias:0")
+
+
+def test_views_that_disagree_are_both_named():
+    (why,) = [cold.why for cold in couple("views that disagree").frozen if "a.weight:0" in cold.what]
+    assert why == "bundled into one channel by view as 2 x 4, channels on 4 at `view` and view as 4 x 2, channels on 4 at `view_1`"
+
+
+def test_reasons_count_the_weights_that_nothing_can_narrow():
+    coupling = couple("constant per channel")
+    shapes = coupling.shapes
+    assert {cold.what: cold.weights for cold in coupling.frozen} == {
+        ("a.weight:1",): np.prod(shapes[A]),
+        ("a.weight:0", "a.bias:0", "b.weight:1"): np.prod(shapes[A]) + np.prod(shapes["a.bias"]),
+        ("head.weight:0", "head.bias:0"): np.prod(shapes["head.bias"]),
+    }
+
+
+def test_share_prunable_counts_rows_and_columns_once():
+    model = Net(lambda s, x: s.head(s.a(x)), a=linear(3, 8, bias=False), head=linear(8, 4, bias=False))
+    assert fxprune.couple(model, torch.zeros(2, 3)).share_prunable == 1.0
+    model = Net(lambda s, x: (s.head(s.a(x)), s.c(x)), a=linear(3, 8), head=linear(8, 4), c=linear(3, 4))
+    whole, free = 24 + 8 + 32 + 4 + 12 + 4, 4 + 12 + 4
+    assert fxprune.couple(model, torch.zeros(2, 3)).share_prunable == pytest.approx((whole - free) / whole, rel=1e-12)
+
+
+def test_a_table_says_it_all():
+    text = str(couple("group norm"))
+    assert text.splitlines()[0].split() == ["group", "width", "tied", "readers", "balanced"]
+    assert "a.weight:0 x2, a.bias:0 x2, n.weight:0 x2, n.bias:0 x2" in text
+    assert "yes (" in text and "graph output" in text
+    assert text.splitlines()[-1].startswith("2 groups; ")
+
+
+def test_a_graph_joins_the_layers_of_a_group():
+    graph = couple("residual").graph()
+    assert isinstance(graph, nx.MultiGraph)
+    assert {frozenset(edge[:2]) for edge in graph.edges} == {frozenset(pair) for pair in (("a", "c"), ("a", "b"), ("b", "head"))}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_widths_do_not_depend_on_the_batch_of_the_example(batch):
+    for name, sample in SAMPLES.items():
+        inputs = tuple(torch.zeros((batch, *x.shape[1:]), dtype=x.dtype) for x in sample.inputs)
+        if name in ("gram matrix",) or sample.other is None:
+            continue
+        coupling = fxprune.couple(sample.net, inputs)
+        assert {group.name: group.width for group in coupling.groups.values()} == sample.widths, name
+        assert_positions_are_a_partition(coupling)
+
+
+def test_an_example_on_the_meta_device_serves():
+    sample = SAMPLES["residual"]
+    coupling = fxprune.couple(sample.net, sample.inputs[0].to("meta"))
+    assert {group.name: group.width for group in coupling.groups.values()} == sample.widths
+
+
+def test_training_mode_and_weights_do_not_matter_and_stay():
+    sample = SAMPLES["batch norm"]
+    sample.net.train()
+    before = {name: tensor.clone() for name, tensor in sample.net.state_dict().items()}
+    assert {group.name: group.width for group in couple("batch norm").groups.values()} == sample.widths
+    assert sample.net.training and sample.net.n.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in sample.net.state_dict().items())
+    sample.net.eval()
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    model = nn.Sequential(conv(3, 8), conv(8, 4))
+    with pytest.raises(fxprune.errors.CaptureError, match=r"does not run on inputs \[\(2, 5, 8, 8\)\].* node `_0`"):
+        fxprune.couple(model, torch.zeros(2, 5, 8, 8))

@@ -1,0 +1,140 @@
+"""The narrow graph says the new numbers where channels are concerned, and is as it was elsewhere."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES, Net, conv, linear
+from torch import nn
+
+import fxprune
+from fxprune.errors import RewriteError
+from fxprune.passes import rewrite_calls
+from fxprune.passes.narrow import narrow
+from fxprune.passes.rewrite import narrow_sizes
+from fxprune.plans import Plan
+
+A, B = "a.weight", "b.weight"
+
+
+def halved(name, **clusters):
+    """The narrow graph of a sample, clusters of neighbours unless given."""
+    sample = SAMPLES[name]
+    return narrow(sample.net, plan_of(fxprune.couple(sample.net, sample.inputs), **clusters))
+
+
+def plan_of(coupling, **clusters):
+    given = {f"{name}.weight": np.array(labels) for name, labels in clusters.items()}
+    even = {name: np.arange(group.width) // 2 for name, group in coupling.groups.items() if group.width % 2 == 0}
+    return Plan(coupling, given or even)
+
+
+def call(graph_module, name):
+    """Arguments of a node, nodes by name."""
+    node = next(node for node in graph_module.graph.nodes if node.name == name)
+    return torch.fx.map_arg((node.args, node.kwargs), str)
+
+
+# Sample, node of the narrow graph, its arguments there.
+ARGUMENTS = {
+    "slice": ("getitem", (("a", (slice(None), slice(1, 3))), {})),
+    "strided slice": ("getitem", (("a", (slice(None), [0, 2])), {})),
+    "narrow from the end": ("narrow", (("a", 1, 2, 2), {})),
+    "split and turned round": ("split", (("a", [2, 2], 1), {})),
+    "padding by a value": ("pad", (("a", (0, 0, 0, 0, 0, 4)), {"mode": "constant", "value": 2.0})),
+    "padded shortcut": ("pad", (("getitem", (0, 0, 0, 0, 1, 1)), {"mode": "constant", "value": None})),
+    "functional depthwise": ("conv2d", (("a", "w", None, 1, 1, 1, 4), {})),
+    "functional layer norm": ("layer_norm", (("a", (4,)), {"weight": "w", "bias": "v", "eps": 1e-05})),
+    "leading sizes kept": ("reshape", (("a", ("getattr_1_size", "getattr_1_size_1", 2, 2)), {})),
+    "all sizes given": ("reshape", (("a", -1, 4), {})),
+    "fused attention, scale given": ("scaled_dot_product_attention", (("transpose", "transpose_1", "transpose_2"), {"scale": 0.6})),
+    "fused attention by keyword": ("scaled_dot_product_attention", (("q", "k", "v"), {"scale": 2 * 8**-0.5})),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_literals_among_channels_are_rewritten(name):
+    node, arguments = ARGUMENTS[name]
+    assert call(halved(name), node) == arguments
+
+
+@pytest.mark.parametrize("name", ["cat", "residual", "dense", "max pool", "squeeze and excitation"])
+def test_graphs_without_such_literals_stay_as_they_are(name):
+    sample = SAMPLES[name]
+    wide = fxprune.couple(sample.net, sample.inputs).graph_module
+    assert halved(name).code == wide.code
+
+
+def test_what_does_not_get_narrow_stays_as_it_is():
+    sample = SAMPLES["slice"]
+    coupling = fxprune.couple(sample.net, sample.inputs)
+    made = narrow(sample.net, Plan(coupling, {B: np.array([0, 0, 1, 1, 2, 2])}))
+    assert made.code == coupling.graph_module.code
+
+
+def test_batch_and_space_stay_computed():
+    code = halved("channel shuffle by view").code
+    assert code.count(".size(0)") >= 1 and code.count(".size(2)") >= 1 and code.count(".size(3)") >= 1
+    assert "view(" in code and ", 2, 2, " in code.replace("_", "")
+
+
+def test_a_length_that_is_used_as_a_number_keeps_its_old_value():
+    wide, made = SAMPLES["sizes as numbers"].net, halved("sizes as numbers")
+    assert "0.3535533905932738" in made.code  # 8 ** -0.5, folded
+    assert wide.a.out_channels == 8 and made.a.out_channels == 4
+
+
+def test_products_of_activations_are_multiplied_by_the_size_of_clusters():
+    made = halved("attention", q=[0, 0, 0, 0, 1, 1, 1, 1])
+    (factor,) = [node for node in made.graph.nodes if node.target is operator.mul and node.args[1] == 4]
+    assert factor.args[0].target is operator.matmul
+    made = halved("linear attention", q=[0, 1, 2, 3, 0, 1, 2, 3])
+    assert [node.args[1] for node in made.graph.nodes if node.target is operator.mul] == [2]
+
+
+def test_nodes_remember_the_wide_node_that_they_stand_for():
+    made = halved("attention")
+    wide = {node.meta[rewrite_calls.WIDE] for node in made.graph.nodes if rewrite_calls.WIDE in node.meta}
+    coupling = made.meta["plan"].coupling
+    assert wide <= set(coupling.nodes)
+    assert {"matmul", "softmax", "q", "k"} <= wide
+
+
+def test_shapes_of_the_narrow_graph_follow_from_the_plan():
+    sample = SAMPLES["dense"]
+    coupling = fxprune.couple(sample.net, sample.inputs)
+    plan = Plan(coupling, {A: np.array([0, 0, 1, 1, 2, 2, 3, 3]), "c.weight": np.array([0, 0, 0, 0, 1])})
+    assert narrow_sizes(plan, coupling.nodes["cat_1"].value) == (2, 4 + 2 + 4, 8, 8)
+
+
+def test_a_node_of_another_shape_than_the_plan_demands_is_named(monkeypatch):
+    monkeypatch.setitem(rewrite_calls.CASES, operator.getitem, lambda site: site.copy((site.args[0], (slice(None), slice(0, 3))), {}))
+    with pytest.raises(RewriteError, match=r"node `getitem` .* has shape \[\(2, 3, 8, 8\)\] in the narrow graph; the plan demands \[\(2, 2, 8, 8\)\]"):
+        halved("slice")
+
+
+def test_a_graph_that_does_not_run_is_named(monkeypatch):
+    monkeypatch.setitem(rewrite_calls.CASES, "reshape", lambda site: site.copy((site.args[0], (3, 3)), {}))
+    with pytest.raises(RewriteError, match=r"does not run: node `reshape`"):
+        halved("leading sizes kept")
+
+
+def test_a_computed_bound_among_channels_is_refused():
+    net = Net(lambda s, x: s.head(s.a(x)[..., x.shape[1] :]), a=linear(3, 8), head=linear(6, 4)).eval()
+    coupling = fxprune.couple(net, torch.zeros(3, 2, 3))
+    with pytest.raises(RewriteError, match=r"slice among channels at node `getitem.*` has bounds that are computed"):
+        narrow(net, plan_of(coupling))
+
+
+def test_one_layer_cannot_have_two_widths():
+    def forward(s, x):
+        return s.head((s.n(s.a(x)) + s.c(s.n(s.b(x)))).mean((2, 3)))
+
+    layers = {"a": conv(3, 8), "b": conv(3, 8), "c": conv(8, 8), "n": nn.InstanceNorm2d(8), "head": linear(8, 4)}
+    net = Net(forward, **layers).eval()
+    coupling = fxprune.couple(net, torch.zeros(2, 3, 8, 8))
+    with pytest.raises(RewriteError, match=r"layer `n` is called on \[4, 8\] channels; it cannot have several widths"):
+        narrow(net, plan_of(coupling, a=[0, 0, 1, 1, 2, 2, 3, 3]))
