@@ -183,13 +183,26 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
     from fxprune.propagate import couple
 
     value = _read(path)
-    check_shapes(value["tensors"], model, str(path))
-    inputs = tuple(torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for dtype, shape in value["inputs"])
-    clusters = {name: np.asarray(cluster, dtype=np.int64) for name, cluster in value["clusters"].items()}
+    try:
+        inputs = tuple(torch.empty(shape, dtype=_DTYPES[dtype], device="meta") for dtype, shape in value["inputs"])
+        clusters = {name: _integers(cluster) for name, cluster in value["clusters"].items()}
+        tensors = {name: tuple(shape) for name, shape in value["tensors"].items()}
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise PlanError(f"{path} is damaged: {error!r}. Make it again with `fxprune plan`.") from error
+    check_shapes(tensors, model, str(path))
     try:
         return Plan(couple(model, inputs), clusters, value["method"], value["seed"])
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
+
+
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+def _integers(values: Any) -> NDArray[np.int64]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise ValueError("clusters are lists of whole numbers")
+    return np.array(values, dtype=np.int64)
 
 
 def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str) -> None:

@@ -65,8 +65,8 @@ def check_schedule(job: Job, data: Data) -> None:
         solve_strength(rates, min(1.0, _deviation(job)))
     elif max(rates) * job.strength >= 1.0:
         raise OptionError(
-            f"lr * strength = {max(rates):g} * {job.strength:g} = {max(rates) * job.strength:g}: it must stay below 1, or "
-            f"the pull overshoots. Take a strength below {1.0 / max(rates):.3g}."
+            f"lr * strength = {max(rates):g} * {job.strength:g} = {max(rates) * job.strength:g}: it must stay below 1, "
+            f"or the pull overshoots. Take a strength below {1.0 / max(rates):.3g}."
         )
 
 

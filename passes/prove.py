@@ -1,6 +1,7 @@
 """Both oracles on any network, with random weights, without data and without training.
 
-*Concentrate* checks the analysis: with the clusters' rows equal, the column sums on one column must do what all columns did.
+*Concentrate* checks the analysis: where the rows of a cluster are equal, the column sums on one column must do what all
+columns did.
 *Narrow* checks the rewrite: the narrow network must compute what the snapped one computes.
 """
 

@@ -1,9 +1,10 @@
-"""A network with random weights in which nothing is zero, equal or neutral by construction, so that a proof can fail."""
+"""A network with random weights in which nothing is zero, equal or neutral by construction: a proof on it can fail."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from fxprune.meta import copy_with
 
@@ -11,22 +12,25 @@ from fxprune.meta import copy_with
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """Copy of a model on the CPU with random parameters and random running statistics.
 
-    Matrices and kernels [out, ...] are normal with the variance 1 / fan-in, so that signals neither vanish nor explode; vectors
-    and running statistics are moved by up to one half from where they are (ones, zeros, a layer scale of 1e-6).
-    Other buffers keep their values; on the meta device they have none, which is an error for those that matter.
+    Matrices and kernels [out, ...] are normal with variance 1 / fan-in, so that signals neither vanish nor explode;
+    vectors are moved by up to one half from where they are (ones, zeros, a layer scale of 1e-6), running statistics
+    by up to one. Other buffers keep their values; those on the meta device have none, and become zero.
     """
     draw = torch.Generator().manual_seed(seed)
-    parameters = {id(parameter) for parameter in model.parameters()}
+    weights = {id(parameter) for parameter in model.parameters()}
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    statistics = {id(buffer) for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()}
 
     def replace(name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or (id(tensor) not in parameters and tensor.dim() != 1):
-            return tensor.detach().cpu().clone()
-        if id(tensor) in parameters and tensor.dim() > 1:
-            # A token or a position embedding has no fan-in.
-            fan_in = tensor.numel() / tensor.shape[0] if tensor.shape[0] > 1 else 4.0
-            return (torch.randn(tensor.shape, generator=draw) * fan_in**-0.5).to(tensor.dtype)
-        start = tensor.detach().cpu() if id(tensor) in parameters else tensor.detach().cpu().abs()
-        shift = 0.5 if id(tensor) in parameters else 0.0
-        return start + (torch.rand(tensor.shape, generator=draw) - shift).to(tensor.dtype)
+        start = torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().cpu().clone()
+        if id(tensor) in statistics:
+            return start.abs() + torch.rand(tensor.shape, generator=draw).to(tensor.dtype)
+        if id(tensor) not in weights or not tensor.is_floating_point():
+            return start
+        if tensor.dim() < 2:
+            return start + (torch.rand(tensor.shape, generator=draw) - 0.5).to(tensor.dtype)
+        # A token or a position embedding [1, ...] has no fan-in.
+        fan_in = tensor.numel() / tensor.shape[0] if tensor.shape[0] > 1 else 4.0
+        return (torch.randn(tensor.shape, generator=draw) * fan_in**-0.5).to(tensor.dtype)
 
     return copy_with(model, replace)
