@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fxprune.coupling import Axis, Coupling
 from fxprune.errors import PlanError
 from fxprune.files import write_text
-from fxprune.meta import named_tensors
+from fxprune.meta import inputs_for, named_tensors
 from fxprune.table import table
 
 FORMAT = "fxprune-plan"
@@ -130,7 +130,8 @@ class Plan:
         from fxprune.propagate import couple
 
         check_shapes(self.coupling.shapes, model, "the plan")
-        return Plan(couple(model, self.coupling.example_inputs), self.clusters, self.method, self.seed)
+        coupling = couple(model, inputs_for(model, self.coupling.example_inputs))
+        return Plan(coupling, self.clusters, self.method, self.seed)
 
     def restrict(self, names: set[str]) -> Plan:
         """The same clusters, for the named groups only."""

@@ -83,7 +83,7 @@ def _walk(
     except Exception as error:
         node = walk.node
         raise CaptureError(
-            f"{graph_module._get_name()} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
+            f"{type(graph_module).__name__} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
             f"{type(error).__name__} at node `{node}`: {str(error).splitlines()[0] if str(error) else ''}. "
             "Give example inputs that the model accepts; operations on tensor values cannot be analysed."
         ) from error
@@ -151,7 +151,7 @@ class _Watch(MetaMode):
     """Shows every ATen operation to its rule."""
 
     def __init__(self, walk: Walk) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.walk = walk
 
     def done(

@@ -81,6 +81,7 @@ class ValueTracer(PlainTracer):
         super().__init__(len(example_inputs), whole)
         self._examples = iter(example_inputs)
         self._meta_root = on_meta(root)
+        self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
@@ -102,7 +103,7 @@ class ValueTracer(PlainTracer):
         """What a node returns at the example's sizes, tensors on the meta device."""
         if node not in self._values:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
-            with fx._symbolic_trace._maybe_revert_all_patches(), torch._C.DisableTorchFunction(), MetaMode():
+            with fx._symbolic_trace._maybe_revert_all_patches(), torch._C.DisableTorchFunction(), self._meta:
                 self._values[node] = self._run(node, args, kwargs)
         return self._values[node]
 

@@ -233,6 +233,11 @@ class Call:
             self.walk.works.setdefault(self.walk.node.name, []).append((macs, [a for a in axes if a is not None]))
 
 
+def unlabelled(tensor: torch.Tensor) -> Axes:
+    """Axes without channels."""
+    return (None,) * tensor.dim()
+
+
 def tensors_in(values: Any) -> list[torch.Tensor]:
     """Every tensor in a nest of tuples, lists, mappings and dataclasses."""
     found: list[torch.Tensor] = []

@@ -111,7 +111,7 @@ class Job(Target):
     image_size: int | None = None
     batch_size: int = 64
     epochs: int | None = None
-    csgd_epochs: int = 8
+    csgd_epochs: int = 16
     lr: float = 0.05
     csgd_lr: float = 0.05
     strength: float | None = None
@@ -137,7 +137,7 @@ class Job(Target):
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
-EPOCHS = 6
+EPOCHS = 10
 # float32 rounds at about 1e-7 per weight; below 1e-6 the snap changes nothing that a prediction could show.
 DEVIATION = 1e-6
 

@@ -31,6 +31,7 @@ def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
             return start + (torch.rand(tensor.shape, generator=draw) - 0.5).to(tensor.dtype)
         # A token or a position embedding [1, ...] has no fan-in.
         fan_in = tensor.numel() / tensor.shape[0] if tensor.shape[0] > 1 else 4.0
-        return (torch.randn(tensor.shape, generator=draw) * fan_in**-0.5).to(tensor.dtype)
+        scale: float = fan_in**-0.5
+        return torch.randn(tensor.shape, generator=draw).to(tensor.dtype) * scale
 
     return copy_with(model, replace)

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
-from fxprune.meta import on_meta
+from fxprune.meta import inputs_for, on_meta
 from fxprune.plans import Plan
 from fxprune.surface import positional
 
@@ -74,7 +74,9 @@ def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
 def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:
     """Lengths of axes with channels as literals, of other axes as nodes."""
     (tensor, *rest), name = args, node.target if isinstance(node.target, str) else node.args[1]
-    shape: Shape = coupling.nodes[node.args[0].name].value  # type: ignore[union-attr]
+    wide = node.args[0]
+    assert isinstance(wide, fx.Node)
+    shape: Shape = coupling.nodes[wide.name].value
 
     def length(dim: int) -> Any:
         if shape.axes[dim] is not None:
@@ -126,7 +128,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> None:
     interpreter = _ShapeCheck(on_meta(module), module.graph, plan)
     try:
         with torch.no_grad():
-            interpreter.run(*coupling.example_inputs)
+            interpreter.run(*inputs_for(module, coupling.example_inputs))
     except RewriteError:
         raise
     except Exception as error:

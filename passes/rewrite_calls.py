@@ -62,9 +62,7 @@ class Site:
     @property
     def value(self) -> Any:
         """What the wide call returns, tensors as shapes, with codes on axes that get narrow only."""
-        is_shape = lambda leaf: isinstance(leaf, Shape)  # noqa: E731
-        value = self.coupling.nodes[self.node.name].value
-        return pytree.tree_map(lambda leaf: self._narrowing(leaf) if is_shape(leaf) else leaf, value)
+        return pytree.tree_map_only(Shape, self._narrowing, self.coupling.nodes[self.node.name].value)
 
     def _narrowing(self, shape: Shape) -> Shape:
         axes = tuple(None if codes is None or self.plan.kept[codes].all() else codes for codes in shape.axes)
@@ -174,7 +172,7 @@ def sliced(site: Site) -> fx.Node | None:
         return _narrowed(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
-    dim, new = 0, []
+    dim, new = 0, list[Any]()
     for item in items:
         if item is None:
             new.append(item)

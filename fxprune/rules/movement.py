@@ -9,7 +9,7 @@ import torch
 
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call
+from fxprune.walk import Axes, Call, unlabelled
 
 
 @rule(
@@ -32,7 +32,7 @@ def as_strided(call: Call) -> Axes:
             return axes
     for ids in axes:
         call.freeze(ids, "arbitrary strides")
-    return (None,) * call.out.dim()
+    return unlabelled(call.out)
 
 
 @rule("permute", moves=True)
@@ -234,7 +234,7 @@ def index(call: Call) -> Axes:
     if any(table is not None and table.dtype in (torch.bool, torch.uint8) for table in tables):
         for ids in axes:
             call.freeze(ids, "a mask picks positions")
-        return (None,) * call.out.dim()
+        return unlabelled(call.out)
     rank = call.out.dim() - (x.dim() - len(picked))
     new: list[Any] = [None] * rank
     kept = [ids for dim, ids in enumerate(axes) if dim not in picked]
@@ -253,5 +253,5 @@ def index_select(call: Call) -> Axes:
     if call.op._schema.name.endswith("gather"):
         for ids in axes:
             call.freeze(ids, "an index picks positions")
-        return (None,) * call.out.dim()
+        return unlabelled(call.out)
     return tuple(axes)

@@ -6,7 +6,7 @@ import torch
 
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call, tensors_in
+from fxprune.walk import Axes, Call, tensors_in, unlabelled
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
@@ -84,4 +84,4 @@ def constant(call: Call) -> Axes:
 @rule("empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 def unrelated(call: Call) -> Axes:
     """Only sizes and types are taken from the operand."""
-    return (None,) * call.out.dim()
+    return unlabelled(call.out)

@@ -1,0 +1,101 @@
+"""One line per model class of timm, derived from timm itself: the entry point with the fewest parameters.
+
+``python -m benchmarks.coverage_classes`` writes ``timm_classes.csv`` anew. It builds every entry point once, on the meta
+device; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fxprune.files import write_text
+
+CLASSES = Path(__file__).with_name("timm_classes.csv")
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """A network of timm.
+
+    Attributes:
+        module: timm's module that defines the entry point.
+        cls: class of the network.
+        name: the entry point.
+        parameters: number of parameters.
+        input_size: height and width of the images that it is made for.
+    """
+
+    module: str
+    cls: str
+    name: str
+    parameters: int
+    input_size: int
+
+
+def entry_points() -> Iterable[tuple[str, str]]:
+    """(module, name) of every entry point, in timm's order."""
+    import timm
+
+    return ((module, name) for module in sorted(timm.list_modules()) for name in timm.list_models(module=module))
+
+
+def weightless(name: str, **kwargs: object) -> nn.Module:
+    """A network on the meta device, in eval mode."""
+    import timm
+
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model(name, **kwargs)
+    return network.eval()
+
+
+def describe(module: str, name: str) -> EntryPoint:
+    """What the line of an entry point says."""
+    network = weightless(name)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return EntryPoint(module, type(network).__name__, name, parameters, network.pretrained_cfg["input_size"][-1])
+
+
+def smallest(found: Iterable[EntryPoint]) -> list[EntryPoint]:
+    """The first with the fewest parameters of each (module, class)."""
+    best: dict[tuple[str, str], EntryPoint] = {}
+    for point in found:
+        key = point.module, point.cls
+        if key not in best or point.parameters < best[key].parameters:
+            best[key] = point
+    return [best[key] for key in sorted(best)]
+
+
+def read(path: Path = CLASSES) -> list[EntryPoint]:
+    """The lines of a file that :func:`write` wrote."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            EntryPoint(line["module"], line["cls"], line["name"], int(line["parameters"]), int(line["input_size"]))
+            for line in csv.DictReader(file)
+        ]
+
+
+def write(points: Iterable[EntryPoint], path: Path = CLASSES) -> None:
+    """One line per entry point, under a line of column names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(EntryPoint))
+    writer.writerows(map(astuple, points))
+    write_text(path, text.getvalue())
+
+
+def main() -> None:
+    """Build everything once and write the smallest."""
+    from tqdm import tqdm
+
+    write(smallest(describe(*each) for each in tqdm(list(entry_points()), unit="model")))
+
+
+if __name__ == "__main__":
+    main()
