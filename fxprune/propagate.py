@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 
@@ -69,10 +70,8 @@ def _walk(
     graph_module: fx.GraphModule, inputs: tuple[Any, ...], choices: Mapping[str, int], whole: bool
 ) -> tuple[Walk, dict[str, Any]]:
     walk = Walk(choices=choices, first_choice=int(whole))
-    constants = set(graph_module.__dict__["_buffers"])  # made while tracing, with names of no meaning to the model
-    named = {name: buffer for name, buffer in graph_module.named_buffers() if name not in constants}
-    uniform = {name for name, buffer in named.items() if _is_uniform(buffer)}
-    root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in uniform))
+    carriers = _buffers_with_channels(graph_module)
+    root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
     _watch_layers(root, walk)
     interpreter = _Interpreter(root, graph_module.graph, walk)
     try:
@@ -94,8 +93,21 @@ def _walk(
     return walk, interpreter.values
 
 
+def _buffers_with_channels(graph_module: fx.GraphModule) -> set[str]:
+    """Names of buffers that have channels like a parameter: running statistics, and those that hold a single number.
+
+    A bias fixed at zero is of the second kind; tables, masks and indices are of neither.
+    """
+    made = set(graph_module.__dict__["_buffers"])  # while tracing, under names of no meaning to the model
+    norms = {f"{name}." for name, module in graph_module.named_modules() if isinstance(module, _NormBase)}
+    return {
+        name
+        for name, buffer in graph_module.named_buffers()
+        if name not in made and (name.rpartition(".")[0] + "." in norms or _is_uniform(buffer))
+    }
+
+
 def _is_uniform(buffer: torch.Tensor) -> bool:
-    """Whether a buffer holds one number everywhere (a bias fixed at zero): then it has channels like a parameter."""
     if buffer.is_meta or not buffer.is_floating_point() or buffer.numel() < 2:
         return False
     return bool((buffer == buffer.flatten()[0]).all())

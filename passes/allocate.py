@@ -97,7 +97,7 @@ def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: in
     def miss(widths: Mapping[str, int]) -> float:
         return abs(above(widths))
 
-    low, high = 0.0, 1.0
+    low, high = 1e-9, 1.0
     for _ in range(30):  # narrower than any two widths lie apart
         keep = (low + high) / 2
         low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)

@@ -105,7 +105,7 @@ def resized(site: Site) -> fx.Node | None:
         sizes, flat = list(sizes[0]), False
     for dim, codes in enumerate(out.axes):
         if codes is not None and not _is_open(sizes[dim]):
-            sizes[dim] = _length(site, dim, codes, sizes[dim])
+            sizes[dim] = _length(site, dim, codes, sizes)
     return site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {})
 
 
@@ -114,25 +114,29 @@ def _is_open(size: Any) -> bool:
     return isinstance(size, int) and size == -1
 
 
-def _length(site: Site, dim: int, codes: Codes, size: Any) -> Any:
-    """A literal, or where channels were merged with batch or space, a product computed from the narrow input."""
-    if isinstance(size, int):
-        return int(site.kept(codes).sum())
+def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
+    """A literal, or where channels were merged with batch or space, a quotient computed from the narrow input.
+
+    The elements of a run of input axes stay together: the axis is as long as these axes, over the run's other new axes.
+    """
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     before, after = site.coupling.nodes[given.name].value, site.value
-    runs = [run for run in segments(before.sizes, after.sizes) if dim in run[1]]
-    inside = list(runs[0][0]) if runs else []
-    others = [d for d in runs[0][1] if d != dim and after.sizes[d] > 1] if runs else [dim]
-    if others or site.node.target == "expand":
-        if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1):
-            return int(site.kept(codes).sum())
+    if isinstance(sizes[dim], int) or site.node.target in surface.EXPANSIONS:
+        return int(site.kept(codes).sum())
+    inside, new = next(run for run in segments(before.sizes, after.sizes) if dim in run[1])
+    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1):
+        return int(site.kept(codes).sum())
+    others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
+    if any(_is_open(size) for size in others):
         raise RewriteError(
-            f"size {dim} of node `{site.node}` mixes channels with batch or space, and splits them again; "
-            "write it as -1 in the model."
+            f"size {dim} of node `{site.node}` mixes channels with batch or space, and another size is left open; "
+            "write that one out in the model."
         )
-    total: Any = 1
-    for d in inside:
-        total = site.length(d) if isinstance(total, int) else site.call(operator.mul, total, site.length(d))
+    total: Any = site.length(inside[0])
+    for d in inside[1:]:
+        total = site.call(operator.mul, total, site.length(d))
+    for size in others:
+        total = site.call(operator.floordiv, total, size)
     return total
 
 

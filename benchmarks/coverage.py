@@ -1,0 +1,121 @@
+"""Check networks of timm, one process each, and write ``docs/coverage.md`` and ``docs/coverage.csv``.
+
+Without options: the smallest network of each model class, from capture to the exported file. A run that was stopped
+goes on where it was; networks whose result is of earlier sources are checked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fxprune.files import write_text
+
+from .coverage_check import Task, check
+from .coverage_classes import entry_points, read
+from .coverage_journal import ROOT, Journal, digest
+from .coverage_process import Limits, run_each
+from .coverage_report import page
+from .coverage_result import DEPTHS, Result, result_from
+
+WORK = ROOT / "build" / "coverage"
+GIB = 2**30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 1 if a network failed."""
+    args = _parser().parse_args(argv)
+    depth = args.depth or ("couple" if args.all else "onnx")
+    names = [name for _, name in entry_points()] if args.all else _classes()
+    names = fnmatch.filter(names, args.only)
+    if not names:
+        print(f"no network is called `{args.only}`; leave out --only, or add --all", file=sys.stderr)
+        return 2
+    journal, sources = Journal(WORK / "results.jsonl"), digest()
+    todo = names if args.again else journal.missing(names, depth, sources)
+    todo = [] if args.report else todo
+    failed = _run(todo, depth, args, journal, sources)
+    write_report(journal, sources)
+    print(f"{len(todo)} networks checked, {failed} failed; see docs/coverage.md")
+    return 1 if failed else 0
+
+
+def _classes() -> list[str]:
+    return [point.name for point in sorted(read(), key=lambda point: point.parameters)]
+
+
+def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal, sources: str) -> int:
+    """Number of networks that failed."""
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
+    limits = Limits(args.seconds, int(args.memory * GIB))
+    failed = 0
+    with tqdm(total=len(tasks), unit="network", disable=None) as bar:
+        for task, facts in run_each(check, tasks, limits, jobs=args.jobs):
+            bar.set_postfix_str(task.model)
+            bar.update()
+            if facts.get("too_large"):
+                continue
+            result = result_from({"model": task.model, "depth": depth, "digest": sources, **facts})
+            journal.append(result)
+            if result.error:
+                failed += 1
+                bar.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
+    return failed
+
+
+def write_report(journal: Journal, sources: str, folder: Path = ROOT / "docs") -> None:
+    """Write the page and the lines of all newest results."""
+    results = {depth: journal.newest(depth) for depth in DEPTHS}
+    write_text(folder / "coverage.md", page(read(), results, sources))
+    write_text(folder / "coverage.csv", lines(results))
+
+
+def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
+    """CSV: one line per depth and network."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [field.name for field in fields(Result)]
+    writer.writerow([*names, "verdict"])
+    for of_depth in results.values():
+        for result in sorted(of_depth.values(), key=lambda result: result.model):
+            cells = {
+                **result.to_json(),
+                "frozen": "; ".join(f"{cold.weights} {cold.why} ({cold.source})" for cold in result.frozen),
+                "culprits": "; ".join(result.culprits),
+                "seconds": round(result.seconds, 1),
+            }
+            writer.writerow([*(cells[name] for name in names), result.verdict])
+    return text.getvalue()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coverage", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--all", action="store_true", help="every entry point, by default only analysed, without weights"
+    )
+    parser.add_argument("--depth", choices=DEPTHS, help="how far to go (default: onnx; with --all: couple)")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
+    parser.add_argument(
+        "--limit-params", type=float, default=float("inf"), metavar="N", help="no larger ones, as in 30e6"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="networks at a time (default: 1)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of each (default: processors / jobs)")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="time for one network (default: 1800)")
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="memory for one network (default: 8)")
+    parser.add_argument("--again", action="store_true", help="also those whose result is up to date")
+    parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

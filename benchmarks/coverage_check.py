@@ -1,0 +1,141 @@
+"""One network, from capture to the exported file; every fact is told as soon as it is known.
+
+A check may be killed at any time, for its time or its memory: what it told before remains.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.cost import cost, plan_cost
+from fxprune.coupling import Coupling
+from fxprune.errors import AnalysisError, NothingToPruneError, RewriteError
+from fxprune.passes.batches import random_batch
+from fxprune.passes.merge import concentrate
+from fxprune.passes.prove import scattered
+from fxprune.passes.randomise import randomised
+from fxprune.plans import Plan
+
+from .coverage_network import native_form, small_form
+from .coverage_result import Cold
+
+Tell = Callable[..., None]
+
+# A reason that costs less than this share of a network's weights is not told: every bias of a classifier is one.
+WORTH_TELLING = 1e-4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to check.
+
+    Attributes:
+        model: entry point of timm.
+        depth: how far to go.
+        most_parameters: larger networks are left out.
+        threads: of PyTorch and of onnxruntime.
+    """
+
+    model: str
+    depth: str = "onnx"
+    most_parameters: float = float("inf")
+    threads: int = 1
+
+
+def check(task: Task, tell: Tell) -> None:
+    """Build a network of timm and examine it."""
+    torch.set_num_threads(task.threads)
+    tell(stage="build")
+    form = native_form(task.model) if task.depth == "couple" else small_form(task.model)
+    tell(parameters=form.parameters, image=form.image)
+    if form.parameters > task.most_parameters:
+        tell(too_large=True)
+        return
+    if task.depth == "couple":
+        with torch.device("meta"):
+            network = form.build()
+        tell(stage="couple")
+        tell(**facts_of(fxprune.couple(network, form.example)))
+    else:
+        examine(form.build(), form.example, tell, onnx=task.depth == "onnx")
+
+
+def examine(network: nn.Module, example: Tensor, tell: Tell, *, onnx: bool) -> None:
+    """Both oracles at half width on random weights, and the exported file of the narrow network.
+
+    The parts of :func:`fxprune.prove`, one by one, so that it can be told how far a network came.
+    """
+    tell(stage="couple")
+    subject = randomised(network).double()
+    inputs = tuple(x.double() for x in random_batch((example,), 2, seed=0))
+    coupling = fxprune.couple(subject, inputs)
+    tell(**facts_of(coupling))
+    try:
+        plan = scattered(coupling, keep=0.5, seed=0)
+    except NothingToPruneError:
+        return
+    if not oracles_hold(subject, plan, inputs, tell):
+        tell(stage="culprits")
+        tell(culprits=culprits(network, example))
+    elif onnx:
+        tell(stage="onnx")
+        del subject  # float64 copies are most of the memory
+        tell(error_onnx=exported_error(randomised(network), plan, example))
+
+
+def oracles_hold(subject: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], tell: Tell) -> bool:
+    """Analysis to 1e-12 and rewrite to 1e-9, as the theory has it; the error is told where one does not hold."""
+    tell(stage="concentrate")
+    snapped = fxprune.snap(subject, plan)
+    analysis = fxprune.verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=())
+    if not analysis.passed:
+        tell(error=f"{AnalysisError.__name__}: {analysis.reason}")
+        return False
+    tell(stage="narrow")
+    narrow = fxprune.narrow(subject, plan)
+    parameters = sum(parameter.numel() for parameter in narrow.parameters())
+    tell(parameters_after=parameters, macs_after=plan_cost(plan).macs // len(inputs[0]))
+    rewrite = fxprune.verify(snapped, narrow, inputs, tolerance=1e-9, batches=(1, 3))
+    tell(error64=rewrite.max_rel_error)
+    if not rewrite.passed:
+        tell(error=f"{RewriteError.__name__}: {rewrite.reason}")
+    return rewrite.passed
+
+
+def exported_error(subject: nn.Module, plan: Plan, example: Tensor) -> float:
+    """Relative error of onnxruntime on the narrow network in float32, made anew: as a user makes it."""
+    narrow = fxprune.narrow(subject, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        # One batch that was not there while tracing, and the one that broadcasts by accident.
+        return fxprune.export_onnx(narrow, example, Path(folder) / "narrow.onnx", batches=(1, 3)).max_rel_error
+
+
+def culprits(network: nn.Module, example: Tensor) -> list[str]:
+    """Groups that fail alone, with the node where it shows."""
+    proof = fxprune.prove(network, example)
+    return [f"{group} at {node}" for group, node in zip(proof.culprits, proof.nodes)]
+
+
+def facts_of(coupling: Coupling) -> dict[str, Any]:
+    """What the analysis says."""
+    weights = sum(parameter.numel() for parameter in coupling.graph_module.parameters())
+    frozen = sorted(coupling.frozen, key=lambda cold: -cold.weights)
+    return {
+        "capture": coupling.graph_module.meta["fxprune_capture"],
+        "groups": len(coupling.groups),
+        "share": coupling.share_prunable,
+        "macs": cost(coupling).macs // len(coupling.example_inputs[0]),
+        "frozen": [
+            Cold(cold.weights, cold.why, cold.node, cold.source)
+            for cold in frozen
+            if cold.weights > WORTH_TELLING * weights
+        ],
+    }

@@ -1,0 +1,59 @@
+"""Results on disk, one JSON line each, only ever appended: what is there after a crash or a stop is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from .coverage_result import Result, result_from
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKED = ("fxprune", "passes")
+
+
+def digest(root: Path = ROOT) -> str:
+    """Which sources are checked: a hash over the Python files of the core and the passes, and over what they run on."""
+    sha = hashlib.sha256(" ".join(version(name) for name in ("torch", "timm", "onnxruntime")).encode())
+    for path in sorted(path for folder in CHECKED for path in (root / folder).rglob("*.py")):
+        sha.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return sha.hexdigest()[:12]
+
+
+class Journal:
+    """The newest result of each (model, depth)."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there; a last line that was cut off counts as not written."""
+        self._path = path
+        self._newest: dict[tuple[str, str], Result] = {}
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for line in text.splitlines():
+            try:
+                self._take(result_from(json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        self._separator = "" if not text or text.endswith("\n") else "\n"
+
+    def append(self, result: Result) -> None:
+        """Write a result and remember it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(self._separator + json.dumps(result.to_json()) + "\n")
+        self._separator = ""
+        self._take(result)
+
+    def missing(self, models: Iterable[str], depth: str, sources: str) -> list[str]:
+        """Models without a result of these sources; those that failed or were never tried come first."""
+        found = {model: self._newest.get((model, depth)) for model in models}
+        todo = [model for model, result in found.items() if result is None or result.digest != sources]
+        return sorted(todo, key=lambda model: (result := found[model]) is not None and not result.error)
+
+    def newest(self, depth: str) -> dict[str, Result]:
+        """Model -> its newest result of this depth, of whatever sources."""
+        return {model: result for (model, on), result in self._newest.items() if on == depth}
+
+    def _take(self, result: Result) -> None:
+        self._newest[result.model, result.depth] = result

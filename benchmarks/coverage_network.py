@@ -1,0 +1,76 @@
+"""A network of timm at the smallest image that serves, so that a check in float64 takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.meta import MetaMode
+
+from .coverage_classes import weightless
+
+# Every stride of timm's networks divides this.
+STEP = 32
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a network is built and fed.
+
+    Attributes:
+        name: entry point.
+        arguments: for timm's builder.
+        image: height and width.
+        parameters: number of parameters.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    image: int
+    parameters: int
+
+    def build(self) -> nn.Module:
+        """The network, with timm's own random weights, in eval mode."""
+        import timm
+
+        network: nn.Module = timm.create_model(self.name, **self.arguments)
+        return network.eval()
+
+    @property
+    def example(self) -> torch.Tensor:
+        """Two images on the meta device [2, 3, image, image]."""
+        return torch.empty(2, 3, self.image, self.image, device="meta")
+
+
+def native_form(name: str) -> Form:
+    """As the network is published."""
+    network = weightless(name)
+    return _form(name, {}, network.pretrained_cfg["input_size"][-1], network)
+
+
+def small_form(name: str) -> Form:
+    """At half the published image or the next size above it that the network takes, as it is or built for it."""
+    native = native_form(name)
+    for image, arguments in _candidates(native.image):
+        try:
+            network = weightless(name, **arguments)
+            with MetaMode(), torch.no_grad():
+                network(torch.empty(2, 3, image, image, device="meta"))
+        except Exception:  # the code of a network raises whatever it likes at a size that it does not take
+            continue
+        return _form(name, arguments, image, network)
+    return native
+
+
+def _candidates(native: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    for image in range(-(-native // 2 // STEP) * STEP, native, STEP):
+        yield image, {}
+        yield image, {"img_size": image}
+
+
+def _form(name: str, arguments: dict[str, Any], image: int, network: nn.Module) -> Form:
+    return Form(name, arguments, image, sum(parameter.numel() for parameter in network.parameters()))

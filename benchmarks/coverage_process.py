@@ -1,0 +1,146 @@
+"""One process per task, with a limit on its memory and on its time; whatever it told before it died is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+Facts = dict[str, Any]
+T = TypeVar("T")
+
+# Imported once, in the process that all others are forked from: 10 s for each of them saved, and all of them run the
+# sources as they were at the start.
+PRELOAD = ["onnxscript", "onnxruntime", "fxprune.passes.export_onnx", "benchmarks.coverage_check"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one process may use.
+
+    Attributes:
+        seconds: wall-clock time.
+        memory: bytes of data, imported libraries included; exceeding it raises an error where it happens.
+    """
+
+    seconds: float
+    memory: int
+
+
+@dataclass(eq=False)
+class _Running(Generic[T]):
+    """A process at work, and what it told."""
+
+    task: T
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    start: float
+    facts: Facts
+
+    def listen(self) -> bool:
+        """Take in what was told; False when the process is done."""
+        try:
+            while self.connection.poll():
+                self.facts |= self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return False
+        return True
+
+    def end(self, limits: Limits) -> Facts:
+        """Stop the process and say how it ended."""
+        overdue = self.process.is_alive() and time.monotonic() - self.start >= limits.seconds
+        if overdue:
+            self.process.kill()
+        self.process.join()
+        code = self.process.exitcode or 0
+        if overdue:
+            self.facts.setdefault("error", f"took longer than the limit of {limits.seconds:g} s")
+        elif code:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            self.facts.setdefault("error", f"the process {how}")
+        return {**self.facts, "seconds": time.monotonic() - self.start}
+
+
+def run_each(
+    work: Callable[[T, Callable[..., None]], None],
+    tasks: Iterable[tuple[T, Path]],
+    limits: Limits,
+    *,
+    jobs: int = 1,
+) -> Iterator[tuple[T, Facts]]:
+    """Each task with the facts that its process told, in the order in which they end.
+
+    Args:
+        work: ``work(task, tell)``, a function of a module; ``tell(name=value, ...)`` adds to the facts, and an
+            exception adds ``error`` and ``source``, the line of the network's own code.
+        tasks: task, and the file that takes what its process prints.
+        limits: for each of them.
+        jobs: how many at a time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    waiting, running = iter(tasks), dict[Any, _Running[T]]()
+    try:
+        while True:
+            while len(running) < jobs and (next_one := next(waiting, None)) is not None:
+                one = _start(context, work, *next_one, limits)
+                running[one.connection] = one
+            if not running:
+                return
+            deadline = min(one.start for one in running.values()) + limits.seconds
+            multiprocessing.connection.wait(list(running), max(0.0, deadline - time.monotonic()))
+            for one in list(running.values()):
+                if one.listen() and time.monotonic() - one.start < limits.seconds:
+                    continue
+                del running[one.connection]
+                yield one.task, one.end(limits)
+    finally:
+        for one in running.values():
+            one.process.kill()
+
+
+def _start(context: Any, work: Any, task: T, log: Path, limits: Limits) -> _Running[T]:
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(there, work, task, log, limits.memory), daemon=True)
+    process.start()
+    there.close()
+    return _Running(task, process, here, time.monotonic(), {})
+
+
+def _serve(connection: Connection, work: Any, task: Any, log: Path, memory: int) -> None:
+    """In the process: do the work, and turn an exception into facts."""
+    _print_into(log)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
+    try:
+        work(task, lambda **facts: connection.send(facts))
+    except Exception as error:
+        from fxprune.source import source_of_error
+
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(BrokenPipeError):
+            connection.send({"error": text, "source": source_of_error(error)})
+    finally:
+        connection.close()
+
+
+def _print_into(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

@@ -1,0 +1,161 @@
+"""What all results come to, as a page for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from statistics import median
+
+from .coverage_classes import EntryPoint
+from .coverage_reasons import reasons, reasons_of
+from .coverage_result import Result
+
+# A network of which less can be pruned needs a mathematical reason.
+LOW = 0.6
+
+HEAD = """# Coverage of timm
+
+The smallest network of each model class of timm {timm}, checked with PyTorch {torch} and onnxruntime {onnxruntime}:
+random weights and running statistics, every group of channels merged to half its width in clusters drawn at random.
+*float64* is the largest difference between the narrow and the snapped wide network at batches of 1, 2 and 3, over the
+largest output, and has to stay below 1e-9; *ONNX* that between onnxruntime and PyTorch on the narrow network in float32,
+below 1e-4. *Prunable* is the share of the weights that lie in a row or column of some group.
+`make coverage` repeats what has changed and writes this page and `coverage.csv`, which has all columns and all networks.
+"""
+
+
+def page(points: Sequence[EntryPoint], results: Mapping[str, Mapping[str, Result]], sources: str) -> str:
+    """The page.
+
+    Args:
+        points: the smallest network of each class.
+        results: depth -> model -> newest result.
+        sources: digest of the sources as they are; other results are marked as of earlier ones.
+    """
+    main = results["onnx"]
+    here = [main[point.name] for point in points if point.name in main]
+    parts = [
+        HEAD.format_map({name: version(name) for name in ("timm", "torch", "onnxruntime")}),
+        _section("Summary", ("", ""), _summary(here, len(points), sources)),
+        _section("Failed", ("model", "stage", "error", "culprits"), _failures(here)),
+        _section("Why weights may not merge", REASONS, _reasons(here)),
+        _section(f"Less than {LOW:.0%} prunable", ("model", "prunable", "reasons"), _low(here)),
+        _section("Networks", NETWORKS, (_row(point, main.get(point.name), sources) for point in points)),
+    ]
+    for depth, title in (("couple", "analysed without weights"), ("exact", "checked in float64")):
+        if all_of_depth := list(results[depth].values()):
+            parts.append(_section(f"Every entry point, {title}", ("", ""), _summary(all_of_depth, None, sources)))
+            parts.append(_section("Failed", ("model", "stage", "error", "culprits"), _failures(all_of_depth)))
+            parts.append(_section("Why weights may not merge", REASONS, _reasons(all_of_depth)))
+            parts.append(
+                _section(f"Less than {LOW:.0%} prunable", ("model", "prunable", "reasons"), _low(all_of_depth))
+            )
+    return "\n".join(part for part in parts if part)
+
+
+REASONS = ("reason", "weights", "networks", "most of them in")
+NETWORKS = (
+    *("model", "class", "parameters", "image", "capture", "groups", "prunable", "parameters after", "MACs after"),
+    *("float64", "ONNX", "seconds", "verdict", "reasons"),
+)
+
+
+def _summary(results: Sequence[Result], expected: int | None, sources: str) -> Iterable[tuple[str, str]]:
+    verdicts = Counter(result.verdict for result in results)
+    if expected is not None:
+        yield "networks", str(expected)
+    yield from ((verdict, str(count)) for verdict, count in verdicts.most_common())
+    if expected is not None and len(results) < expected:
+        yield "not checked yet", str(expected - len(results))
+    if stale := sum(result.digest != sources for result in results):
+        yield "of earlier sources (†)", str(stale)
+    yield from _statistic(results, "prunable, median", lambda r: r.share, median, _percent)
+    yield from _statistic(results, "prunable, least", lambda r: r.share, min, _percent)
+    yield from _statistic(results, "parameters after, median", _parameters_after, median, _percent)
+    yield from _statistic(results, "MACs after, median", _macs_after, median, _percent)
+    yield from _statistic(results, "float64, largest", lambda r: r.error64, max, _error)
+    yield from _statistic(results, "ONNX, largest", lambda r: r.error_onnx, max, _error)
+    ways = Counter(result.capture for result in results if result.capture)
+    yield "capture", ", ".join(f"{way} {count}" for way, count in ways.most_common())
+    yield from _statistic(results, "seconds, median", lambda r: r.seconds, median, "{:.0f}".format)
+
+
+def _statistic(
+    results: Iterable[Result],
+    name: str,
+    of: Callable[[Result], float | None],
+    over: Callable[[list[float]], float],
+    text: Callable[[float], str],
+) -> Iterable[tuple[str, str]]:
+    values = [value for result in results if (value := of(result)) is not None]
+    if values:
+        yield name, text(over(values))
+
+
+def _failures(results: Iterable[Result]) -> Iterable[Sequence[str]]:
+    for result in results:
+        if result.error:
+            yield result.model, result.stage, _clip(result.error, 300), _clip("; ".join(result.culprits), 200)
+
+
+def _reasons(results: Sequence[Result], most: int = 40) -> Iterable[Sequence[str]]:
+    for reason in reasons(results)[:most]:
+        yield reason.why, f"{reason.weights:,}", str(reason.models), reason.dearest
+
+
+def _low(results: Iterable[Result]) -> Iterable[Sequence[str]]:
+    low = [result for result in results if result.share is not None and result.share < LOW]
+    for result in sorted(low, key=lambda result: result.share or 0.0):
+        yield result.model, _percent(result.share), reasons_of(result, most=4)
+
+
+def _row(point: EntryPoint, result: Result | None, sources: str) -> Sequence[str]:
+    known = result or Result(model=point.name, depth="onnx", digest=sources)
+    return (
+        point.name + ("" if known.digest == sources else " †"),
+        f"{point.module}.{point.cls}",
+        f"{(known.parameters or point.parameters) / 1e6:.2f} M",
+        str(known.image or point.input_size),
+        known.capture or "",
+        "" if known.groups is None else str(known.groups),
+        _percent(known.share),
+        _percent(_parameters_after(known)),
+        _percent(_macs_after(known)),
+        _error(known.error64),
+        _error(known.error_onnx),
+        f"{known.seconds:.0f}" if result else "",
+        known.verdict if result else "not checked yet",
+        reasons_of(known),
+    )
+
+
+def _parameters_after(result: Result) -> float | None:
+    return None if result.parameters_after is None else result.parameters_after / (result.parameters or 1)
+
+
+def _macs_after(result: Result) -> float | None:
+    return None if result.macs_after is None else result.macs_after / (result.macs or 1)
+
+
+def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A heading and a table; nothing where there is no row."""
+    lines = [_line(row) for row in rows]
+    rule = _line(["---"] * len(header))
+    return f"## {title}\n\n" + "\n".join([_line(header), rule, *lines]) + "\n" if lines else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.1e}"
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

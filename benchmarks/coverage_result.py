@@ -1,0 +1,93 @@
+"""What is known of one network: measured, or why it was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+# How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too.
+DEPTHS = ("couple", "exact", "onnx")
+
+
+@dataclass(frozen=True)
+class Cold:
+    """A reason why weights may not merge.
+
+    Attributes:
+        weights: number of weights that no group can narrow, in the parameters concerned.
+        why: the reason, in words.
+        node: where it arose in the graph.
+        source: line of the model's source.
+    """
+
+    weights: int
+    why: str
+    node: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Outcome for one network; None where the check did not get that far.
+
+    Attributes:
+        model: entry point.
+        depth: how far the check was to go, one of ``DEPTHS``.
+        digest: which sources were checked.
+        parameters: of the wide network.
+        image: height and width that it was checked at.
+        capture: way of capture.
+        groups: number of groups that may merge.
+        share: share of the weights in a row or column of some group, 0 to 1.
+        frozen: reasons that cost weights, the dearest first.
+        macs: of the wide network, for one image.
+        parameters_after: of the narrow network.
+        macs_after: of the narrow network, for one image.
+        error64: narrow against snapped network in float64, relative.
+        error_onnx: onnxruntime against PyTorch in float32, relative.
+        stage: where the check was when it ended.
+        error: what went wrong; empty if nothing did.
+        culprits: groups that fail alone, with the node where it shows.
+        seconds: of the whole check.
+    """
+
+    model: str
+    depth: str
+    digest: str
+    parameters: int | None = None
+    image: int | None = None
+    capture: str | None = None
+    groups: int | None = None
+    share: float | None = None
+    frozen: tuple[Cold, ...] = ()
+    macs: int | None = None
+    parameters_after: int | None = None
+    macs_after: int | None = None
+    error64: float | None = None
+    error_onnx: float | None = None
+    stage: str = ""
+    error: str = ""
+    culprits: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """``failed``, ``nothing merges``, or what was shown: ``coupled``, ``exact``, ``exact, exported``."""
+        if self.error:
+            return "failed"
+        if self.groups == 0:
+            return "nothing merges"
+        return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported"}[self.depth]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON value."""
+        return asdict(self)
+
+
+def result_from(value: Mapping[str, Any]) -> Result:
+    """Result from :meth:`Result.to_json`, or from what a check told of itself; what has no field is left out."""
+    known = {field.name: value[field.name] for field in fields(Result) if field.name in value}
+    known["frozen"] = tuple(cold if isinstance(cold, Cold) else Cold(**cold) for cold in known.get("frozen", ()))
+    known["culprits"] = tuple(known.get("culprits", ()))
+    return Result(**known)
