@@ -1,7 +1,7 @@
 """One line per model class of timm, derived from timm itself: the entry point with the fewest parameters.
 
-``python -m benchmarks.coverage_classes`` writes ``timm_classes.csv`` anew. It builds every entry point once, on the meta
-device; nothing is downloaded.
+``python -m benchmarks.coverage_classes`` writes ``timm_classes.csv`` anew. It builds every entry point once, on the
+meta device; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+import timm
 import torch
 from torch import nn
 
@@ -41,14 +42,12 @@ class EntryPoint:
 
 def entry_points() -> Iterable[tuple[str, str]]:
     """(module, name) of every entry point, in timm's order."""
-    import timm
 
     return ((module, name) for module in sorted(timm.list_modules()) for name in timm.list_models(module=module))
 
 
 def weightless(name: str, **kwargs: object) -> nn.Module:
     """A network on the meta device, in eval mode."""
-    import timm
 
     with torch.device("meta"):
         network: nn.Module = timm.create_model(name, **kwargs)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -35,7 +36,6 @@ class Form:
 
     def build(self) -> nn.Module:
         """The network, with timm's own random weights, in eval mode."""
-        import timm
 
         network: nn.Module = timm.create_model(self.name, **self.arguments)
         return network.eval()

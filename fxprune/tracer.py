@@ -153,6 +153,9 @@ class ValueTracer(PlainTracer):
         return (obj[i] for i in range(length))  # type: ignore[index]
 
 
+_FIXED = ("ndim", "dtype", "layout", "is_meta", "is_cuda", "is_sparse", "requires_grad")
+
+
 class ValueProxy(fx.Proxy):
     """A proxy that can be asked for what it is at the example's sizes."""
 
@@ -160,10 +163,9 @@ class ValueProxy(fx.Proxy):
 
     def __getattr__(self, k: str) -> Any:
         value = self.tracer.value(self.node)
-        if k in ("ndim", "dtype", "is_meta", "is_cuda", "layout", "is_sparse", "requires_grad") and isinstance(
-            value, torch.Tensor
-        ):
-            return False if k in ("is_meta",) else getattr(value, k)
+        # What no size changes is told at once: the kind of a device, but not which one, since a network may move.
+        if isinstance(value, torch.device) or (isinstance(value, torch.Tensor) and k in _FIXED):
+            return False if k == "is_meta" else getattr(value, k)
         if callable(getattr(value, k)):
             return fx.proxy.Attribute(self, k)
         return self.tracer.create_proxy("call_function", getattr, (self, k), {})

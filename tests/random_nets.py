@@ -1,6 +1,6 @@
 """Random networks, one per seed: a pool of feature maps grows by operations on its members, and much of it is read.
 
-As a script, ``python tests/random_nets.py FIRST LAST`` proves the networks of a range of seeds and prints those that fail.
+As a script, ``python tests/random_nets.py FIRST LAST`` proves the networks of a range of seeds and prints failures.
 """
 
 from __future__ import annotations

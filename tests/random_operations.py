@@ -1,6 +1,6 @@
-"""What a random network is made of: each takes (net, draw, width, width of a further map), and gives a step and its width.
+"""What a random network is made of: each takes (net, draw, width, width of another map), gives a step and its width.
 
-A step takes the network, two more maps of the width of the first, and one of any width. None: not possible at this width.
+A step takes the network, three maps of one width and one of any width. None: not possible at this width.
 """
 
 from __future__ import annotations
@@ -220,6 +220,6 @@ def reduced(net, draw, c, _):
 
 
 OPERATIONS = (
-    activation, attention, combined, combined, convolution, convolution, cut, functional, gate, grouped, halved, in_place,
-    joined, joined_thrice, moved, normalised, normalised, parted, reduced, same_layer_again, shuffled,
+    activation, attention, combined, combined, convolution, convolution, cut, functional, gate, grouped, halved,
+    in_place, joined, joined_thrice, moved, normalised, normalised, parted, reduced, same_layer_again, shuffled,
 )  # fmt: skip

@@ -33,7 +33,9 @@ def test_layers_stay_under_their_names_and_share_their_weights():
     assert {name: type(layer) for name, layer in captured.named_children()} == {
         "a": nn.Conv2d, "bn": nn.BatchNorm2d, "drop": nn.Dropout, "head": nn.Linear,
     }  # fmt: skip
-    assert {name: id(p) for name, p in captured.named_parameters()} == {name: id(p) for name, p in model.named_parameters()}
+    assert {name: id(p) for name, p in captured.named_parameters()} == {
+        name: id(p) for name, p in model.named_parameters()
+    }
     assert all(captured.get_submodule(name) is not layer for name, layer in model.named_children())
     assert captured.meta[WAY] == "plain"
 
@@ -98,7 +100,9 @@ def test_a_branch_on_a_size_is_taken_as_the_example_takes_it_and_guarded():
     assert captured.meta[WAY] == "values"
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(captured(images), model(images))
-    with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was 0, run where it is 1|was False, run where it is True"):
+    with pytest.raises(
+        SpecialisedError, match=r"test_capture.py:\d+ was 0, run where it is 1|was False, run where it is True"
+    ):
         captured(torch.randn(3, 3, 8, 7))
 
 

@@ -60,11 +60,11 @@ def test_copies_are_of_the_channel_and_marks_reach_the_originals():
 
 
 def built(relations, vectors):
-    """Signatures of ids 0..n-1 after relations (left, right) by ``bundle``."""
+    """Signatures of ids 0..n-1 after relations (left, right) by ``unite``."""
     channels = Channels()
     channels.fresh(1 + max(itertools.chain.from_iterable(vectors)))
     for left, right in relations:
-        channels.bundle(np.array([left]), np.array([right]))
+        channels.unite(np.array([left]), np.array([right]))
     return signatures(channels, [np.array(vector) for vector in vectors])
 
 

@@ -83,7 +83,12 @@ def test_nodes_know_their_channels():
     coupling = couple("cat")
     shape = coupling.nodes["cat"].value
     assert isinstance(shape, Shape) and shape.sizes == (2, 13, 8, 8) and shape.labelled
-    assert [None if codes is None else codes.tolist() for codes in shape.axes] == [None, [*range(8), *range(14, 19)], None, None]
+    assert [None if codes is None else codes.tolist() for codes in shape.axes] == [
+        None,
+        [*range(8), *range(14, 19)],
+        None,
+        None,
+    ]
     assert not coupling.nodes["input_0"].value.labelled
 
 
@@ -105,7 +110,9 @@ def test_work_scales_with_the_axes_that_it_names():
 
 def test_products_of_activations_are_noted_at_their_nodes():
     nodes = couple("attention").nodes
-    assert {name: [len(codes) for codes in facts.products] for name, facts in nodes.items() if facts.products} == {"matmul": [8]}
+    assert {name: [len(codes) for codes in facts.products] for name, facts in nodes.items() if facts.products} == {
+        "matmul": [8]
+    }
 
 
 DOMAINS = {
@@ -145,7 +152,8 @@ def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
 
 def test_views_that_disagree_are_both_named():
     (why,) = [cold.why for cold in couple("views that disagree").frozen if "a.weight:0" in cold.what]
-    assert why == "bundled into one channel by view as 2 x 4, channels on 4 at `view` and view as 4 x 2, channels on 4 at `view_1`"
+    views = "view as 2 x 4, channels on 4 at `view`", "view as 4 x 2, channels on 4 at `view_1`"
+    assert why == f"bundled into one channel by {views[0]} and {views[1]}"
 
 
 def test_reasons_count_the_weights_that_nothing_can_narrow():
@@ -177,7 +185,9 @@ def test_a_table_says_it_all():
 def test_a_graph_joins_the_layers_of_a_group():
     graph = couple("residual").graph()
     assert isinstance(graph, nx.MultiGraph)
-    assert {frozenset(edge[:2]) for edge in graph.edges} == {frozenset(pair) for pair in (("a", "c"), ("a", "b"), ("b", "head"))}
+    assert {frozenset(edge[:2]) for edge in graph.edges} == {
+        frozenset(pair) for pair in (("a", "c"), ("a", "b"), ("b", "head"))
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -17,7 +17,9 @@ A, B = "a.weight", "b.weight"
 
 
 def chain(width=8):
-    return Net(lambda s, x: s.head(s.b(s.a(x).relu()).mean((2, 3))), a=conv(3, width), b=conv(width, 6), head=linear(6, 4))
+    return Net(
+        lambda s, x: s.head(s.b(s.a(x).relu()).mean((2, 3))), a=conv(3, width), b=conv(width, 6), head=linear(6, 4)
+    )
 
 
 IMAGES = torch.zeros(2, 3, 8, 8)
@@ -112,7 +114,9 @@ def test_on_another_instance_the_clusters_are_the_same():
     assert given.on(MODEL) is given
     moved = given.on(twin)
     assert moved == given and moved.coupling.model() is twin and moved.seed == 7
-    with pytest.raises(PlanError, match=r"another network: 3 of 6 tensors differ, first a.weight: \(8, 3, 1, 1\) in the plan"):
+    with pytest.raises(
+        PlanError, match=r"another network: 3 of 6 tensors differ, first a.weight: \(8, 3, 1, 1\) in the plan"
+    ):
         given.on(chain(9))
 
 
@@ -141,7 +145,10 @@ DAMAGED = {
     "a later version": ({"version": 99}, "has plan version 99"),
     "no clusters": ({"clusters": None}, "damaged: `clusters` is missing or not a dict"),
     "wrong clusters": ({"clusters": {A: [0, 1]}}, r"plan.json: group `a.weight` has 8 channels"),
-    "another network": ({"tensors": {A: [5, 3, 1, 1]}}, r"plan.json was made for another network: 6 of 6 tensors differ"),
+    "another network": (
+        {"tensors": {A: [5, 3, 1, 1]}},
+        r"plan.json was made for another network: 6 of 6 tensors differ",
+    ),
 }
 
 
@@ -176,3 +183,19 @@ INSIDE = {
 def test_a_file_damaged_inside_is_refused_too(tmp_path, changes):
     with pytest.raises(fxprune.errors.InputError):
         load_plan(altered(tmp_path, **changes), MODEL)
+
+
+def test_whole_heads_stay_whole_on_another_instance_and_in_a_file(tmp_path):
+    """Four heads of four: both ways to bundle give a group of four, of other channels."""
+
+    def heads():
+        return Net(
+            lambda s, x: s.head(s.a(x).unflatten(-1, (4, 4)).mT.flatten(-2)), a=linear(3, 16), head=linear(16, 4)
+        )
+
+    model, twin = heads(), heads()
+    plan = Plan(fxprune.couple(model, torch.zeros(2, 3), whole=True), {A: np.array([0, 0, 1, 1])})
+    plan.save(tmp_path / "plan.json")
+    rows = {cut.parameter: cut.cluster.tolist() for cut in plan.partitions() if cut.tied}
+    for again in (plan.on(twin), load_plan(tmp_path / "plan.json", twin)):
+        assert {cut.parameter: cut.cluster.tolist() for cut in again.partitions() if cut.tied} == rows

@@ -34,67 +34,71 @@ def _standardised_layer(s, x):
     return F.conv2d(x, weight, s.bias, s.stride, s.padding, s.dilation, s.groups)
 
 
+# fmt: off
 image("kernel, stride, no bias", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
-      c=conv(8, 5, 3, stride=2, bias=False), out=5)  # fmt: skip
+      c=conv(8, 5, 3, stride=2, bias=False), out=5)
 image("depthwise", lambda s, y: s.d(y), {A: 8, B: 6}, d=conv(8, 8, 3, groups=8))
 image("depth multiplier", lambda s, y: s.d(y), {A: 8, B: 6}, out=16, d=conv(8, 16, 3, groups=8))
 image("one output per group", lambda s, y: s.d(y), {A: 4, B: 6}, out=4, d=conv(8, 4, 3, groups=4))
 image("grouped", lambda s, y: s.d(y), {A: 4, B: 6, "d.weight": 6}, out=12, d=conv(8, 12, 3, groups=2))
 image("grouped twice", lambda s, y: s.e(s.d(y)), {A: 4, B: 6, "d.weight": 4, "e.weight": 3}, out=6,
-      d=conv(8, 8, 3, groups=2), e=conv(8, 6, groups=2))  # fmt: skip
+      d=conv(8, 8, 3, groups=2), e=conv(8, 6, groups=2))
 image("one channel read", lambda s, y: s.d(y[:, :1]), {B: 6, "d.weight": 8}, frozen="one channel is sliced out",
-      d=conv(1, 8, 3))  # fmt: skip
+      d=conv(1, 8, 3))
 image("transposed", lambda s, y: s.d(y), {A: 8, B: 6, "d.weight": 5}, out=5, d=nn.ConvTranspose2d(8, 5, 2, 2))
 image("grouped transposed", lambda s, y: s.d(y), {B: 6}, d=nn.ConvTranspose2d(8, 8, 2, 2, groups=2),
-      frozen="grouped transposed convolution")  # fmt: skip
+      frozen="grouped transposed convolution")
 image("depthwise transposed", lambda s, y: s.d(y), {B: 6}, d=nn.ConvTranspose2d(8, 8, 2, 2, groups=8),
-      frozen="grouped transposed convolution")  # fmt: skip
+      frozen="grouped transposed convolution")
 image("padding of another mode", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
-      c=conv(8, 5, 3, padding_mode="reflect"), out=5)  # fmt: skip
+      c=conv(8, 5, 3, padding_mode="reflect"), out=5)
 net("line", _line, (torch.zeros(2, 3, 9),), (torch.zeros(3, 3, 12),), {A: 8, B: 6},
-    a=nn.Conv1d(3, 8, 3), b=nn.Conv1d(8, 6, 3), head=linear(6, 4))  # fmt: skip
+    a=nn.Conv1d(3, 8, 3), b=nn.Conv1d(8, 6, 3), head=linear(6, 4))
 net("volume", _volume, (torch.zeros(2, 3, 5, 5, 5),), (torch.zeros(1, 3, 6, 5, 7),), {A: 8, B: 6},
-    a=nn.Conv3d(3, 8, 3), b=nn.Conv3d(8, 6, 3), head=linear(6, 4))  # fmt: skip
+    a=nn.Conv3d(3, 8, 3), b=nn.Conv3d(8, 6, 3), head=linear(6, 4))
 image("channels as length", lambda s, y: y * s.k(y.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None], {B: 6},
-      k=nn.Conv1d(1, 1, 3, padding=1), frozen="convolved over")  # fmt: skip
+      k=nn.Conv1d(1, 1, 3, padding=1), frozen="convolved over")
 image("functional", lambda s, y: F.conv2d(y, s.w, s.v), {A: 8, B: 6, "w": 5}, out=5, w=free(5, 8, 1, 1), v=free(5))
 image("functional depthwise", lambda s, y: F.conv2d(y, s.w, None, 1, 1, 1, 8), {"w": 8, B: 6}, w=free(8, 1, 3, 3))
 image("functional depthwise by keyword", lambda s, y: F.conv2d(y, s.w, padding=1, groups=y.shape[1]),
-      {"w": 8, B: 6}, w=free(8, 1, 3, 3))  # fmt: skip
+      {"w": 8, B: 6}, w=free(8, 1, 3, 3))
 image("functional grouped", lambda s, y: F.conv2d(y, s.w, groups=2), {A: 4, "w": 3, B: 6}, out=6, w=free(6, 4, 1, 1))
 image("computed weight", _standardised, {"w": 5, B: 6}, out=5, w=free(5, 8, 3, 3), frozen=COMPUTED)
 image("computed weight in a layer", lambda s, y: s.c(y), {"c.weight": 5, B: 6}, out=5, c=_Standardised(8, 5, 3),
-      frozen=COMPUTED)  # fmt: skip
+      frozen=COMPUTED)
 image("linear after flatten", lambda s, y: s.f(y.flatten(1))[:, :, None, None], {A: 8, "f.weight": 5, B: 6}, out=5,
-      fixed=True, f=linear(8 * 64, 5))  # fmt: skip
+      fixed=True, f=linear(8 * 64, 5))
 image("linear after pooling to 2x2", lambda s, y: s.f(F.adaptive_avg_pool2d(y, 2).flatten(1))[:, :, None, None],
-      {A: 8, "f.weight": 5, B: 6}, out=5, f=linear(8 * 4, 5))  # fmt: skip
+      {A: 8, "f.weight": 5, B: 6}, out=5, f=linear(8 * 4, 5))
 image("linear on the last axis", lambda s, y: s.f(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
-      {A: 8, "f.weight": 5, B: 6}, out=5, f=linear(8, 5))  # fmt: skip
+      {A: 8, "f.weight": 5, B: 6}, out=5, f=linear(8, 5))
 tokens("functional line", lambda s, y: F.conv1d(y.mT, s.w, groups=2).mT, {A: 4, "w": 3}, out=6, w=free(6, 4, 1))
 image("functional volume", lambda s, y: F.conv3d(y[:, :, None], s.w, None, 1, 0, 1, 8)[:, :, 0], {"w": 8, B: 6},
-      w=free(8, 1, 1, 3, 3))  # fmt: skip
+      w=free(8, 1, 1, 3, 3))
 tokens("functional linear", lambda s, y: F.linear(y, s.w, s.v), {A: 8, "w": 6}, out=6, w=free(6, 8), v=free(6))
 tokens("product with a parameter", lambda s, y: y @ s.w + s.v, {A: 8, "w": 6}, out=6, w=free(8, 6), v=free(6))
 tokens("parameter on the left", lambda s, y: (s.w @ y.mT).mT, {A: 8, "w": 6}, out=6, w=free(6, 8))
 tokens("parameter turned over", lambda s, y: torch.matmul(y, s.w.t()), {A: 8, "w": 6}, out=6, w=free(6, 8))
 tokens("addmm", lambda s, y: torch.addmm(s.v, y.flatten(0, 1), s.w, beta=2, alpha=3), {A: 8, "w": 6}, out=6,
-       w=free(8, 6), v=free(6))  # fmt: skip
+       w=free(8, 6), v=free(6))
 tokens("matrix times vector", lambda s, y: (y.mean((0, 1)) @ s.w).relu() + torch.mv(s.u, y.mean((0, 1))),
-       {A: 8, "w": 6}, out=6, fixed=True, w=free(8, 6), u=free(6, 8))  # fmt: skip
-tokens("a matrix per head", lambda s, y: (y.unflatten(-1, (2, 4)).mT.mT.transpose(1, 2) @ s.w).transpose(1, 2).flatten(2),
-       {A: 4, "w": 6}, out=12, w=free(2, 4, 6))  # fmt: skip
+       {A: 8, "w": 6}, out=6, fixed=True, w=free(8, 6), u=free(6, 8))
+tokens("a matrix per head", lambda s, y: (y.unflatten(-1, (2, 4)).mT.mT.transpose(1, 2) @ s.w).transpose(1,
+       2).flatten(2),
+       {A: 4, "w": 6}, out=12, w=free(2, 4, 6))
 tokens("einsum with a parameter", lambda s, y: torch.einsum("bnc,ce->bne", y, s.w), {A: 8, "w": 6}, out=6, w=free(8, 6))
-tokens("einsum with a matrix per head", lambda s, y: torch.einsum("bnhd,hde->bnhe", y.unflatten(-1, (2, 4)), s.w).flatten(2),
-       {A: 4, "w": 6}, out=12, w=free(2, 4, 6))  # fmt: skip
+tokens("einsum with a matrix per head", lambda s, y: torch.einsum("bnhd,hde->bnhe", y.unflatten(-1, (2, 4)),
+       s.w).flatten(2),
+       {A: 4, "w": 6}, out=12, w=free(2, 4, 6))
 tokens("flattened weight", lambda s, y: F.linear(y, s.w.flatten(1)), {A: 8, "w": 6}, out=6, w=free(6, 8, 1))
 image("weights put together", lambda s, y: F.conv2d(y, torch.cat([s.w, s.v])), {"w": 5, "v": 4, B: 6}, out=9,
-      w=free(5, 8, 1, 1), v=free(4, 8, 1, 1), frozen=COMPUTED)  # fmt: skip
+      w=free(5, 8, 1, 1), v=free(4, 8, 1, 1), frozen=COMPUTED)
 image("weight flattened with its kernel", lambda s, y: F.linear(y.flatten(1), s.w.flatten(1))[:, :, None, None],
-      {A: 8, "w": 5, B: 6}, out=5, fixed=True, w=free(5, 8, 8, 8))  # fmt: skip
+      {A: 8, "w": 5, B: 6}, out=5, fixed=True, w=free(5, 8, 8, 8))
 tokens("weight used twice over", lambda s, y: F.linear(torch.cat([y, y.relu()], -1), s.w.repeat(1, 2)), {A: 8, "w": 6},
-       out=6, w=free(6, 8))  # fmt: skip
+       out=6, w=free(6, 8))
 image("weight read and averaged", lambda s, y: F.conv2d(y, s.w) + s.w.flatten(1).mean(1)[:, None, None],
-      {"w": 5, B: 6}, out=5, w=free(5, 8, 3, 3), frozen="read by columns and used by rows")  # fmt: skip
-net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),),
-    {"e.weight": 8}, e=nn.Embedding(10, 8), head=linear(8, 4), frozen="rows of a table")  # fmt: skip
+      {"w": 5, B: 6}, out=5, w=free(5, 8, 3, 3), frozen="read by columns and used by rows")
+net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
+    dtype=torch.long),),
+    {"e.weight": 8}, e=nn.Embedding(10, 8), head=linear(8, 4), frozen="rows of a table")

@@ -35,19 +35,25 @@ def _attention(**options):
     return lambda s, y: s.d(s.m(y, y, y, **options)[0]), {"m": layer, "d": linear(8, 6)}
 
 
+# fmt: off
 image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, B: 6}, m=_Mixer(8))
 image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
-image("kept whole, a split inside", lambda s, y: s.m(y).mean(1), {B: 6}, out=4, m=nn.Unflatten(1, (2, 4)), frozen="kept whole")
+image("kept whole, a split inside", lambda s, y: s.m(y).mean(1), {B: 6}, out=4, m=nn.Unflatten(1, (2, 4)),
+      frozen="kept whole")
 image("flatten as a layer", lambda s, y: s.f(y)[:, :, None, None], {A: 8, B: 6, "f.1.weight": 5}, out=5, fixed=True,
-      f=nn.Sequential(nn.Flatten(), linear(512, 5)))  # fmt: skip
+      f=nn.Sequential(nn.Flatten(), linear(512, 5)))
 image("local response", lambda s, y: s.m(y), {B: 6}, m=nn.LocalResponseNorm(3), frozen="kept whole")
-image("bilinear", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, None], {B: 6}, out=5, m=nn.Bilinear(8, 8, 5),
-      frozen="no rule for aten._trilinear")  # fmt: skip
+image("bilinear", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, None], {B: 6}, out=5,
+      m=nn.Bilinear(8, 8, 5),
+      frozen="no rule for aten._trilinear")
 image("weight norm", lambda s, y: s.m(y), {B: 6}, out=5, m=weight_norm(conv(8, 5)), frozen="_weight_norm_interface")
 tokens("attention as a layer", *_attention()[:1], {"d.weight": 6}, out=6, frozen="m", **_attention()[1])
-tokens("attention as a layer, fused", *_attention(need_weights=False)[:1], {"d.weight": 6}, out=6, frozen="m", **_attention()[1])
-tokens("recurrent", lambda s, y: s.d(s.m(y)[0]), {"d.weight": 6}, out=6, m=nn.LSTM(8, 5, batch_first=True), d=linear(5, 6),
-       frozen="m")  # fmt: skip
+tokens("attention as a layer, fused", *_attention(need_weights=False)[:1], {"d.weight": 6}, out=6, frozen="m",
+       **_attention()[1])
+tokens("recurrent", lambda s, y: s.d(s.m(y)[0]), {"d.weight": 6}, out=6, m=nn.LSTM(8, 5, batch_first=True),
+       d=linear(5, 6),
+       frozen="m")
 tokens("transformer layer", lambda s, y: s.d(s.m(y)), {"m.linear1.weight": 16, "d.weight": 6}, out=6, d=linear(8, 6),
-       m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), frozen="m")  # fmt: skip
-tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8}, m=nn.Sequential(linear(8, 6), nn.GELU(), linear(6, 8)))
+       m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), frozen="m")
+tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8},
+       m=nn.Sequential(linear(8, 6), nn.GELU(), linear(6, 8)))

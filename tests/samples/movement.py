@@ -21,6 +21,12 @@ def _option_a(s, y):
     return s.c(y) + shortcut
 
 
+def _option_a_told(s, x):
+    shortcut = s.a(x)
+    y = s.c(x) + F.pad(shortcut[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+    return s.head(s.b(y).mean((2, 3))), shortcut
+
+
 def _padded_average(s, y):
     y = F.pad(y, (0, 0, 0, 0, 2, 2))
     return y * y.mean(1, keepdim=True)
@@ -71,10 +77,11 @@ def _swaps(s, y):
     return s.c(y.permute(0, 2, 3, 1).transpose(-1, 1).swapaxes(1, 3).movedim(-1, 1))
 
 
+# fmt: off
 image("permuted and back", _swaps, {A: 8, B: 6, "c.weight": 5}, out=5, c=conv(8, 5))
 image("axes of length 1", lambda s, y: y.unsqueeze(1).squeeze(1)[:, None].squeeze((1,)), {A: 8, B: 6})
 image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
-      {A: 8, B: 6}, g=linear(8, 8))  # fmt: skip
+      {A: 8, B: 6}, g=linear(8, 8))
 image("copies", lambda s, y: y.contiguous().clone().detach().float().to(y.dtype), {A: 8, B: 6})
 image("slice", lambda s, y: y[:, 2:6], {A: 4, A2: 4, B: 6}, out=4)
 image("negative slice", lambda s, y: y[:, -3:], {A: 5, A2: 3, B: 6}, out=3)
@@ -105,20 +112,22 @@ image("cat with itself", lambda s, y: torch.cat([y, y.relu()], 1), {A: 8, B: 6},
 image("cat with a part of itself", lambda s, y: torch.cat([y, y[:, :3]], 1), {A: 3, A2: 5, B: 6}, out=11)
 image("cat with one map", lambda s, y: torch.cat([y, y.mean(1, keepdim=True)], 1), {A: 8, B: 6}, out=9)
 image("cat with a constant", lambda s, y: torch.cat([y, y[:, :1] * 0 + torch.ones(3, 1, 1)], 1), {B: 6}, out=11,
-      frozen="one channel is sliced out")  # fmt: skip
+      frozen="one channel is sliced out")
 image("dense", _dense, {A: 8, B: 6, "c.weight": 5, "d.weight": 4}, out=17, c=conv(8, 5), d=conv(13, 4))
 image("cat in space", lambda s, y: torch.cat([y, s.c(y)], 2), {A: 8, B: 6}, c=conv(8, 8))
 image("stack", _stacked, {A: 8, B: 6}, c=conv(8, 8))
 image("padded shortcut", _option_a, {"c.weight": 4, A: 8, B: 6}, out=12, c=conv(8, 12, 3, stride=2))
+net("padded shortcut that is an output", _option_a_told, (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 6, 4),),
+    {"c.weight": 4, B: 6}, a=conv(3, 8), c=conv(3, 12, 3, stride=2), b=conv(12, 6), head=linear(6, 4))
 image("padding read", lambda s, y: F.pad(y, (1, 1, 1, 1, 2, 3)), {A: 8, B: 6}, out=13)
 image("padding by a value", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 4), value=2.0), {A: 8, B: 6}, out=12)
 image("negative padding", lambda s, y: F.pad(y, (0, 0, 0, 0, -2, 3)), {A: 2, A2: 6, B: 6}, out=9)
 image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over channels")
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
 image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
-      frozen="arbitrary strides")  # fmt: skip
+      frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
-       length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")  # fmt: skip
+       length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 image("index", lambda s, y: y[:, [0, 2, 4, 6]], {B: 6}, out=4, frozen="an index picks positions")
 image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
 image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {B: 6}, frozen="index picks")
@@ -127,4 +136,4 @@ tokens("gather", lambda s, y: s.c(y).gather(1, s.c(y).argsort(1)), {A: 8}, c=lin
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))
 tokens("rotary halves", _rotary, {"g": 4}, g=free(8))
 net("turned over", lambda s, x: s.head(s.a(x).t().t_().T.T), (torch.zeros(2, 3),), (torch.zeros(5, 3),), {A: 8},
-    a=linear(3, 8), head=linear(8, 4))  # fmt: skip
+    a=linear(3, 8), head=linear(8, 4))

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .table import A, B, conv, free, image, linear
+from .table import A, B, conv, free, image, linear, net
 
 NO = "meets positions that carry no channels"
 
 
 def _se(s, y):
-    return y * s.e(s.d(y.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+    return y * s.e(F.silu(s.d(y.mean((2, 3))))).sigmoid()[:, :, None, None]
 
 
 def _many(s, y):
@@ -36,6 +36,7 @@ def _zeroed(s, y):
     return y
 
 
+# fmt: off
 image("relu", lambda s, y: y.relu(), {A: 8, B: 6})
 image("many activations", _many, {A: 8, B: 6})
 image("leaky at random", lambda s, y: F.rrelu(y), {B: 6}, frozen=NO)
@@ -61,5 +62,8 @@ image("glu", lambda s, y: F.glu(y, 1), {A: 8, B: 6}, width=16, out=8)
 image("glu as a layer", lambda s, y: s.glu(y) + y[:, 8:], {A: 8, B: 6}, width=16, out=8, glu=nn.GLU(1))
 image("gate by chunk", lambda s, y: y.chunk(2, 1)[0] * y.chunk(2, 1)[1].sigmoid(), {A: 8, B: 6}, width=16, out=8)
 image("prelu", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.PReLU(8))
+net("slopes for the image", lambda s, x: s.head(s.a(s.p(x)).mean((2, 3))), (torch.zeros(2, 3, 8, 8),), (torch.zeros(3,
+    3, 6, 5),),
+    {A: 8}, p=nn.PReLU(3), a=conv(3, 8), head=linear(8, 4), frozen=NO)
 image("one slope for all", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.PReLU())
 image("functional prelu", lambda s, y: F.prelu(y, s.p), {"p": 8, B: 6}, p=free(8))

@@ -26,16 +26,19 @@ def _resampled(s, y):
     return F.interpolate(small, size=y.shape[-2:], mode="nearest") + F.interpolate(y, y.shape[2:], mode="bicubic")
 
 
+# fmt: off
 image("max pool", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.MaxPool2d(2))
 image("average pool", lambda s, y: F.avg_pool2d(y, 3, 2), {A: 8, B: 6})
 image("adaptive pools", lambda s, y: F.adaptive_avg_pool2d(y, 2) + F.adaptive_max_pool2d(y, 2), {A: 8, B: 6})
 image("pooled to the size of another", lambda s, y: s.c(y) + F.adaptive_avg_pool2d(y, s.c(y).shape[-2:]), {A: 8, B: 6},
-      c=conv(8, 8, 3, stride=2))  # fmt: skip
+      c=conv(8, 8, 3, stride=2))
 image("resampled", _resampled, {A: 8, B: 6})
-image("padded by reflection", lambda s, y: s.p(F.pad(y, (1, 1, 1, 1), "replicate")), {A: 8, B: 6}, p=nn.ReflectionPad2d(1))
+image("padded by reflection", lambda s, y: s.p(F.pad(y, (1, 1, 1, 1), "replicate")), {A: 8, B: 6},
+      p=nn.ReflectionPad2d(1))
 image("pool over channels", lambda s, y: F.max_pool2d(y.permute(0, 2, 3, 1), (1, 2)).permute(0, 3, 1, 2), {B: 6}, out=4,
-      frozen="treated as space")  # fmt: skip
-_net("pools of a line", 1, lambda y: F.max_pool1d(y, 2) + F.avg_pool1d(y, 2) + F.adaptive_avg_pool1d(y, y.shape[2] // 2))
+      frozen="treated as space")
+_net("pools of a line", 1, lambda y: F.max_pool1d(y, 2) + F.avg_pool1d(y, 2) + F.adaptive_avg_pool1d(y,
+     y.shape[2] // 2))
 _net("resampled line", 1, lambda y: F.interpolate(F.interpolate(y, scale_factor=2.0), scale_factor=0.5, mode="linear"))
 _net("pools of a volume", 3, lambda y: F.max_pool3d(y, 2) + F.avg_pool3d(y, 2))
 _net("resampled volume", 3, lambda y: F.interpolate(F.adaptive_avg_pool3d(y, 2), scale_factor=2.0, mode="trilinear"))

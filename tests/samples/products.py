@@ -85,6 +85,7 @@ def _gram(s, x):
     return s.head(torch.bmm(y, y.mT))
 
 
+# fmt: off
 tokens("attention", _plain, {A: 8, Q: 8, V: 8}, **_layers())
 tokens("attention with heads by view", _viewed, {A: 8, Q: 4, V: 4}, **_layers())
 tokens("attention with packed heads", _packed, {A: 4}, qkv=linear(8, 24))
@@ -100,4 +101,4 @@ tokens("product over some channels", _half, {A: 8, Q: 4, f"{Q}#2": 4, "k.weight"
 tokens("two products in one call", _two_in_one, {A: 8, Q: 8, V: 8}, **_layers(), u=linear(8, 8))
 net("gram matrix", _gram, (torch.zeros(2, 5, 3),), None, {A: 8}, a=linear(3, 8), head=linear(5, 4))
 tokens("product and sum", lambda s, y: (s.q(y) * s.k(y)).sum(-1, keepdim=True) * s.v(y), {A: 8, V: 8}, **_layers(),
-       frozen="sum over channels")  # fmt: skip
+       frozen="sum over channels")

@@ -25,16 +25,18 @@ def _variance(unbiased):
     return lambda s, y: y * y.var(1, keepdim=True, unbiased=unbiased) + torch.var_mean(y, (2, 3), keepdim=True)[1]
 
 
+# fmt: off
 image("mean over channels", lambda s, y: y * y.mean(1, keepdim=True), {A: 8, B: 6})
 image("mean over all", lambda s, y: y * y.mean((1, 2, 3), keepdim=True), {A: 8, B: 6})
 image("mean of everything", lambda s, y: y * y.mean(), {A: 8, B: 6}, fixed=True)
 image("mean over some channels", lambda s, y: y * y[:, :4].mean(1, keepdim=True), {A: 4, f"{A}#2": 4, B: 6})
-image("mean over a cat", lambda s, y: s.c(y) * torch.cat([y, s.c(y)], 1).mean(1, keepdim=True), {A: 8, "c.weight": 4, B: 6},
-      out=4, c=conv(8, 4))  # fmt: skip
+image("mean over a cat", lambda s, y: s.c(y) * torch.cat([y, s.c(y)], 1).mean(1, keepdim=True),
+      {A: 8, "c.weight": 4, B: 6},
+      out=4, c=conv(8, 4))
 image("mean with a constant", lambda s, y: y * torch.cat([y, s.c(y)], 1).mean(1, keepdim=True), {B: 6}, c=conv(8, 1),
-      frozen="mean over channels together with frozen channels")  # fmt: skip
+      frozen="mean over channels together with frozen channels")
 image("mean over uneven repeats", lambda s, y: y * torch.cat([y, y[:, :4]], 1).mean(1, keepdim=True),
-      {A: 4, f"{A}#2": 4, B: 6})  # fmt: skip
+      {A: 4, f"{A}#2": 4, B: 6})
 image("variance over channels", _variance(False), {A: 8, B: 6})
 image("unbiased variance over channels", _variance(True), {B: 6}, frozen="unbiased variance over channels")
 image("spatial gate", _spatial_gate, {A: 8, B: 6}, g=conv(2, 1, 3))
@@ -49,4 +51,4 @@ image("cumulative sum over channels", lambda s, y: y.cumsum(1), {B: 6}, frozen="
 image("cumulative sum over space", lambda s, y: y.cumsum(2), {A: 8, B: 6})
 tokens("sorted along tokens", lambda s, y: y.sort(1)[0] + y.topk(5, dim=1)[0], {A: 8}, fixed=True)
 tokens("sorted along channels", lambda s, y: s.c(y.sort(-1)[0]), {"c.weight": 6}, out=6, c=linear(8, 6),
-       frozen="sort over channels")  # fmt: skip
+       frozen="sort over channels")

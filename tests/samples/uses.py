@@ -52,26 +52,30 @@ def _tied_table(s, i):
     return F.linear(s.c(s.e(i)).relu(), s.e.weight)
 
 
+# fmt: off
 image("one layer twice in a row", lambda s, y: s.c(s.c(y).relu()), {A: 8, B: 6}, c=conv(8, 8))
-image("one layer on two inputs", lambda s, y: s.c(y) + s.c(s.d(y)), {A: 8, "c.weight": 8, B: 6}, c=conv(8, 8), d=conv(8, 8))
+image("one layer on two inputs", lambda s, y: s.c(y) + s.c(s.d(y)), {A: 8, "c.weight": 8, B: 6}, c=conv(8, 8),
+      d=conv(8, 8))
 image("one weight in two layers", lambda s, y: s.c(y) * s.d(y), {A: 8, "c.weight": 8, B: 6},
-      **_shared(conv(8, 8), conv(8, 8)))  # fmt: skip
+      **_shared(conv(8, 8), conv(8, 8)))
 image("one weight in two layers in a row", lambda s, y: s.d(s.c(y)), {A: 8, B: 6}, **_shared(conv(8, 8), conv(8, 8)))
 image("layers in a row", lambda s, y: s.c(y), {A: 8, "c.0.weight": 5, "c.3.weight": 7, B: 6}, out=7,
-      c=nn.Sequential(conv(8, 5), nn.BatchNorm2d(5), nn.ReLU(), conv(5, 7)))  # fmt: skip
+      c=nn.Sequential(conv(8, 5), nn.BatchNorm2d(5), nn.ReLU(), conv(5, 7)))
 image("never used", lambda s, y: y, {A: 8, B: 6}, c=conv(8, 5), p=free(8))
 image("used without an effect", lambda s, y: y + 0 * s.c(y).mean((1, 2, 3), keepdim=True), {A: 8, "c.weight": 6, B: 6},
-      c=conv(8, 6))  # fmt: skip
-tokens("there and back", lambda s, y: s.c(F.linear(F.linear(y, s.w).relu(), s.w.t())), {"c.weight": 6}, out=6, w=free(6, 8),
-       c=linear(8, 6), frozen="read by columns and used by rows")  # fmt: skip
+      c=conv(8, 6))
+tokens("there and back", lambda s, y: s.c(F.linear(F.linear(y, s.w).relu(), s.w.t())), {"c.weight": 6}, out=6,
+       w=free(6, 8),
+       c=linear(8, 6), frozen="read by columns and used by rows")
 net("two inputs", _two_inputs, IMAGES, OTHER, {A: 8, B: 6}, a=conv(3, 8), c=conv(2, 8), b=conv(8, 6), head=linear(6, 4))
 net("two inputs joined", _two_inputs_joined, IMAGES, OTHER, {A: 8, B: 6}, a=conv(5, 8), b=conv(8, 6), head=linear(6, 4))
 net("several outputs", _several_outputs, IMAGES[:1], OTHER[:1], {A: 8}, a=conv(3, 8), b=conv(8, 6), head=linear(6, 4),
-    frozen="graph output")  # fmt: skip
+    frozen="graph output")
 net("outputs in a dataclass", _answer, IMAGES[:1], OTHER[:1], {B: 6}, a=conv(3, 8), b=conv(8, 6), head=linear(6, 4),
-    frozen="graph output")  # fmt: skip
+    frozen="graph output")
 net("one network in another", lambda s, x: s.inner(s.a(x)).flatten(1), IMAGES[:1], None, {A: 8, "inner.c.weight": 5},
-    a=conv(3, 8), inner=Net(lambda s, y: s.d(s.c(y)), c=conv(8, 5), d=conv(5, 2)))  # fmt: skip
-net("table tied to the output", _tied_table, (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),),
+    a=conv(3, 8), inner=Net(lambda s, y: s.d(s.c(y)), c=conv(8, 5), d=conv(5, 2)))
+net("table tied to the output", _tied_table, (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
+    dtype=torch.long),),
     {"c.0.weight": 6}, e=nn.Embedding(10, 8), c=nn.Sequential(linear(8, 6), nn.ReLU(), linear(6, 8)),
-    frozen="read by columns and used by rows")  # fmt: skip
+    frozen="read by columns and used by rows")

@@ -15,7 +15,7 @@ def _shuffle(s, y):
 
 
 def _disagree(s, y):
-    n, c, h, w = y.shape
+    n, _, h, w = y.shape
     return y.view(n, 2, 4, h, w).mean(1) * y.view(n, 4, 2, h, w).mean(2)
 
 
@@ -64,6 +64,7 @@ def _merged_and_split_again(s, y):
     return y.reshape(n, c * h * w).reshape(n, c, h, w)
 
 
+# fmt: off
 image("merged with space and back", lambda s, y: y.flatten(2).unflatten(2, y.shape[2:]), {A: 8, B: 6})
 image("merged whole and back", _merged_and_split_again, {A: 8, B: 6})
 image("tokens and back", lambda s, y: y.flatten(2).mT.mT.reshape(y.shape), {A: 8, B: 6})
@@ -71,7 +72,7 @@ image("ravel", lambda s, y: y.ravel().view_as(y), {A: 8, B: 6})
 image("channel shuffle by view", _shuffle, {A: 4, B: 6})
 image("channel shuffle", lambda s, y: s.s(y), {A: 4, B: 6}, s=nn.ChannelShuffle(2))
 image("channel shuffle after groups", lambda s, y: F.channel_shuffle(s.d(y), 2), {A: 4, "d.weight": 4, B: 6},
-      d=conv(8, 8, groups=2))  # fmt: skip
+      d=conv(8, 8, groups=2))
 image("views that disagree", _disagree, {B: 6}, out=4, frozen="view as 2 x 4")
 image("batch and channels merged", _per_image_and_channel, {A: 8, B: 6}, k=conv(1, 1, 3))
 image("batch and channels merged, open", _per_image_and_channel_open, {A: 8, B: 6}, out=16, k=conv(1, 2, 3))
@@ -84,12 +85,14 @@ image("space to depth by view", _space_to_depth, {A: 8, B: 6}, out=32)
 image("repeat and tile", _repeated, {A: 8, B: 6}, out=16)
 image("repeat_interleave", lambda s, y: y.repeat_interleave(2, dim=1), {A: 8, B: 6}, out=16)
 image("repeat_interleave in space", lambda s, y: torch.repeat_interleave(y, 2, 3), {A: 8, B: 6})
-image("repeat_interleave of all", lambda s, y: y.repeat_interleave(2).view(y.shape[0], -1, 1, 1), {A: 8, B: 6}, out=1024,
-      fixed=True)  # fmt: skip
+image("repeat_interleave of all", lambda s, y: y.repeat_interleave(2).view(y.shape[0], -1, 1, 1), {A: 8, B: 6},
+      out=1024,
+      fixed=True)
 tokens("tokens in the batch", _windows, {A: 8, "c.weight": 6}, out=6, c=linear(8, 6))
 tokens("heads mixed", lambda s, y: y.unflatten(-1, (2, 4)).mean(-2), {A: 4}, out=4)
 tokens("whole heads", lambda s, y: y.reshape(*y.shape[:-1], 4, 2).transpose(-1, -2).flatten(-2), {A: 4})
 tokens("outer product", lambda s, y: (y[..., :, None] * s.c(y)[..., None, :]).flatten(-2), {A: 8}, out=48,
-       c=linear(8, 6), frozen="merged with another axis of channels")  # fmt: skip
-net("sizes of another tensor", _of_another, (torch.zeros(2, 5, 3),), (torch.zeros(3, 7, 3),), {A: 4, "u.weight": 8}, a=linear(3, 8),
-    u=linear(3, 8), head=linear(8, 4), c=free(1))  # fmt: skip
+       c=linear(8, 6), frozen="merged with another axis of channels")
+net("sizes of another tensor", _of_another, (torch.zeros(2, 5, 3),), (torch.zeros(3, 7, 3),), {A: 4, "u.weight": 8},
+    a=linear(3, 8),
+    u=linear(3, 8), head=linear(8, 4), c=free(1))

@@ -1,0 +1,253 @@
+"""At half width, the narrow network computes what the snapped one does, and its layers tell the truth."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+import fxprune
+from fxprune.errors import PlanError
+from fxprune.models_zoo.registry import create_model
+from fxprune.passes.narrow import narrow
+from fxprune.passes.prove import scattered
+from fxprune.passes.randomise import randomised
+from fxprune.passes.snap import snap
+from fxprune.passes.verify import verify
+from fxprune.plans import Plan
+
+# Network: image size (the smallest that it takes), number of groups, share of the weights that can be pruned at least.
+NETWORKS = {
+    "resnet20": (32, 12, 0.99),
+    "resnet56": (32, 30, 0.99),
+    "resnet110": (32, 57, 0.99),
+    "resnet164": (32, 84, 0.99),
+    "vgg16_cifar": (32, 13, 0.99),
+    "densenet40": (32, 39, 0.99),
+    "resnet18": (64, 12, 0.99),
+    "resnet50": (64, 37, 0.99),
+    "resnext50_32x4d": (64, 37, 0.99),
+    "vgg11_bn": (32, 10, 0.99),
+    "densenet121": (64, 120, 0.99),
+    "mobilenetv2_100": (64, 25, 0.99),
+    "mobilenetv3_small_100": (64, 27, 0.99),
+    "efficientnet_b0": (64, 40, 0.99),
+    "regnety_002": (64, 44, 0.99),
+    "dla34": (64, 25, 0.99),
+    "hrnet_w18_small": (64, 45, 0.99),
+    "res2net50_14w_8s": (64, 173, 0.99),
+    "ghostnet_100": (64, 31, 0.99),
+    "repvgg_a0": (64, 5, 0.99),
+    "convnext_atto": (64, 16, 0.99),
+    "vit_tiny_patch16_224": (224, 25, 0.99),
+    "torchvision/shufflenet_v2_x0_5": (64, 30, 0.99),
+    "torchvision/googlenet": (64, 57, 0.99),
+    "torchvision/inception_v3": (96, 94, 0.99),
+    "torchvision/squeezenet1_1": (64, 25, 0.99),
+    "torchvision/mnasnet0_5": (64, 25, 0.99),
+}
+# The classifier of this one has a hundred million weights, which take long and show nothing more.
+SMALLER = {"vgg11_bn": {"mlp_ratio": 0.0625}}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_half_as_wide_and_the_same(name):
+    size, groups, share = NETWORKS[name]
+    model = randomised(create_model(name, num_classes=10, **SMALLER.get(name, {}))).double().eval()
+    images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coupling = fxprune.couple(model, images)
+    assert len(coupling.groups) == groups and coupling.share_prunable >= share
+    plan = scattered(coupling, keep=0.5, seed=0)
+    assert all(
+        after == -(-before // 2) or group_has_odd_width(coupling, name) for name, (before, after) in plan.widths.items()
+    )
+    made = narrow(model, plan)
+    report = verify(snap(model, plan), made, images, tolerance=1e-9, batches=(3,))  # channels.md, oracle two
+    assert report.passed, report
+    assert_layers_tell_the_truth(made)
+    assert sum(p.numel() for p in made.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
+
+
+def group_has_odd_width(coupling, name):
+    return coupling.groups[name].width % 2 == 1
+
+
+def assert_layers_tell_the_truth(module):
+    for name, layer in module.named_modules():
+        kind = next((kind for kind in TRUTH if isinstance(layer, kind)), None)
+        assert kind is None or TRUTH[kind](layer), f"{name}: {layer}"
+
+
+def convolution_tells(layer):
+    first, second = layer.weight.shape[:2]
+    told = (layer.in_channels, layer.out_channels // layer.groups)
+    if not isinstance(layer, _ConvTransposeNd):
+        told = (layer.out_channels, layer.in_channels // layer.groups)
+    return told == (first, second) and layer.in_channels % layer.groups == 0 and layer.out_channels % layer.groups == 0
+
+
+def of_width(layer, width):
+    tensors = [layer.weight, layer.bias, getattr(layer, "running_mean", None), getattr(layer, "running_var", None)]
+    return all(tensor is None or tensor.shape == (width,) for tensor in tensors)
+
+
+TRUTH = {
+    _ConvNd: convolution_tells,
+    nn.Linear: lambda layer: (layer.out_features, layer.in_features) == tuple(layer.weight.shape),
+    _NormBase: lambda layer: of_width(layer, layer.num_features),
+    nn.LayerNorm: lambda layer: layer.weight is None or tuple(layer.normalized_shape) == tuple(layer.weight.shape),
+    nn.GroupNorm: lambda layer: of_width(layer, layer.num_channels) and layer.num_channels % layer.num_groups == 0,
+    nn.PReLU: lambda layer: layer.num_parameters == layer.weight.numel(),
+    nn.Embedding: lambda layer: (layer.num_embeddings, layer.embedding_dim) == tuple(layer.weight.shape),
+}
+
+
+def halved(name):
+    sample = SAMPLES[name]
+    return narrow(sample.net, even(fxprune.couple(sample.net, sample.inputs)))
+
+
+def even(coupling):
+    return Plan(coupling, {name: np.arange(g.width) // 2 for name, g in coupling.groups.items() if g.width % 2 == 0})
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_layers_of_samples_tell_the_truth(name):
+    assert_layers_tell_the_truth(halved(name))
+
+
+ATTRIBUTES = {
+    "depthwise": ("d", {"in_channels": 4, "out_channels": 4, "groups": 4}),
+    "depth multiplier": ("d", {"in_channels": 4, "out_channels": 8, "groups": 4}),
+    "one output per group": ("d", {"in_channels": 4, "out_channels": 2, "groups": 2}),
+    "grouped": ("d", {"in_channels": 4, "out_channels": 6, "groups": 2}),
+    "transposed": ("b", {"in_channels": 5, "out_channels": 3, "groups": 1}),
+    "batch norm": ("n", {"num_features": 4}),
+    "instance norm without affine": ("n", {"num_features": 4}),
+    "group norm": ("n", {"num_channels": 4, "num_groups": 2}),
+    "layer norm": ("n", {"normalized_shape": (4,)}),
+    "layer norm without affine": ("n", {"normalized_shape": (4,)}),
+    "layer norm over channels and space": ("n", {"normalized_shape": (4, 8, 8)}),
+    "layer norm over all, no affine": ("n", {"normalized_shape": (4, 8, 8)}),
+    "channels last": ("n", {"normalized_shape": (4,)}),
+    "root mean square norm": ("n", {"normalized_shape": (4,)}),
+    "prelu": ("p", {"num_parameters": 4}),
+    "one slope for all": ("p", {"num_parameters": 1}),
+    "embedding": ("e", {"num_embeddings": 10, "embedding_dim": 4}),
+    "linear after flatten": ("f", {"in_features": 256, "out_features": 5}),
+    "kept whole, layers inside": ("m.d", {"in_channels": 4, "groups": 4}),
+    "layer by keyword": ("d", {"in_channels": 4, "groups": 4}),
+    "one image": ("c", {"in_channels": 4, "out_channels": 5}),
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_follow_the_widths(name):
+    path, wanted = ATTRIBUTES[name]
+    layer = halved(name).get_submodule(path)
+    assert {key: getattr(layer, key) for key in wanted} == wanted
+
+
+def test_layers_keep_their_kind_and_names():
+    sample, made = SAMPLES["layers in a row"], halved("layers in a row")
+    kinds = {name: type(layer) for name, layer in sample.net.named_modules() if name}
+    # A container that only held layers is a plain module now.
+    assert {name: type(layer) for name, layer in made.named_modules() if name} == {
+        **kinds,
+        "c": nn.Module,
+        "c.2": nn.ReLU,
+    }
+    assert set(made.state_dict()) == set(sample.net.state_dict())
+
+
+def test_the_model_is_not_touched():
+    sample = SAMPLES["batch norm"]
+    sample.net.train()
+    sample.net.n.eval()
+    before, modes = copy.deepcopy(sample.net.state_dict()), [module.training for module in sample.net.modules()]
+    coupling = fxprune.couple(sample.net, sample.inputs)
+    made = narrow(sample.net, even(coupling))
+    with torch.no_grad():
+        for tensor in made.state_dict().values():
+            tensor.zero_()
+    assert [module.training for module in sample.net.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in sample.net.state_dict().items())
+    assert made.training and made.a.training and not made.n.training
+    sample.net.eval()
+
+
+def test_parameters_keep_their_gradient_flags_and_types():
+    sample = SAMPLES["one weight in two layers"]
+    model = copy.deepcopy(sample.net)
+    model.b.weight.requires_grad_(False)
+    made = narrow(model, even(fxprune.couple(model, sample.inputs)))
+    assert not made.b.weight.requires_grad and made.a.weight.requires_grad
+    assert made.c.weight is made.d.weight
+    model.half()
+    assert narrow(model, even(fxprune.couple(model, sample.inputs[0].half()))).a.weight.dtype == torch.float16
+
+
+def test_the_narrow_network_trains():
+    made = halved("batch norm").train()
+    assert made.n.training
+    before = made.n.running_mean.clone()
+    made(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+    assert not torch.equal(made.n.running_mean, before)
+    assert not made.eval().n.training
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["residual", "depthwise", "grouped", "squeeze and excitation", "attention", "cat", "group norm of one group"],
+)
+def test_the_narrow_network_can_be_narrowed_again(name):
+    sample = SAMPLES[name]
+    wide = randomised(sample.net).double().eval()
+    inputs = tuple(torch.randn(x.shape, dtype=torch.float64) for x in sample.inputs)
+    once = narrow(wide, even(fxprune.couple(wide, inputs)))
+    coupling = fxprune.couple(once, inputs)
+    plan = even(coupling)
+    assert {group.name: group.width for group in coupling.groups.values()}.items() >= {
+        group: -(-width // 2) for group, width in sample.widths.items() if width % 4 == 0
+    }.items()
+    twice = narrow(once, plan)
+    report = verify(snap(once, plan), twice, inputs, tolerance=1e-9, batches=(1, 3))  # channels.md, oracle two
+    assert report.passed, report
+    assert_layers_tell_the_truth(twice)
+
+
+def test_a_plan_serves_other_weights_and_other_instances():
+    sample = SAMPLES["residual"]
+    plan = even(fxprune.couple(sample.net, sample.inputs))
+    other = randomised(sample.net, seed=3).double().eval()
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    assert verify(snap(other, plan), narrow(other, plan), images, tolerance=1e-9).passed
+    with pytest.raises(PlanError, match="another network"):
+        narrow(SAMPLES["depthwise"].net, plan)
+
+
+def test_what_is_never_used_is_left_out_and_what_does_not_narrow_is_the_same():
+    sample = SAMPLES["never used"]
+    made = halved("never used")
+    assert {name.partition(".")[0] for name in made.state_dict()} == {"a", "b", "head"}
+    assert torch.equal(made.head.bias, sample.net.head.bias) and made.head.bias is not sample.net.head.bias
+
+
+def test_the_plan_goes_with_the_narrow_network():
+    sample = SAMPLES["residual"]
+    plan = even(fxprune.couple(sample.net, sample.inputs))
+    assert narrow(sample.net, plan).meta["plan"] == plan
+
+
+def test_a_plan_that_merges_nothing_gives_the_same_network():
+    sample = SAMPLES["residual"]
+    images = torch.randn(2, 3, 8, 8)
+    made = narrow(sample.net, Plan(fxprune.couple(sample.net, sample.inputs), {}))
+    assert torch.equal(made(images), sample.net(images))
