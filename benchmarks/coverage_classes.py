@@ -42,13 +42,11 @@ class EntryPoint:
 
 def entry_points() -> Iterable[tuple[str, str]]:
     """(module, name) of every entry point, in timm's order."""
-
     return ((module, name) for module in sorted(timm.list_modules()) for name in timm.list_models(module=module))
 
 
 def weightless(name: str, **kwargs: object) -> nn.Module:
     """A network on the meta device, in eval mode."""
-
     with torch.device("meta"):
         network: nn.Module = timm.create_model(name, **kwargs)
     return network.eval()

@@ -36,7 +36,6 @@ class Form:
 
     def build(self) -> nn.Module:
         """The network, with timm's own random weights, in eval mode."""
-
         network: nn.Module = timm.create_model(self.name, **self.arguments)
         return network.eval()
 

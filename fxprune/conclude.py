@@ -37,6 +37,8 @@ def conclude(
     graph_module: fx.GraphModule,
     example_inputs: tuple[Any, ...],
     model: torch.nn.Module,
+    *,
+    whole: bool,
 ) -> Conclusion:
     """Group the channels of a walk and state what is frozen and why."""
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
@@ -63,6 +65,7 @@ def conclude(
         model=weakref.ref(model),
         shared=canonical_names(model),
         parameters=tuple(name for name, _ in model.named_parameters()),
+        whole=whole,
     )
     return Conclusion(dataclasses.replace(coupling, frozen=blame.report(axes, coupling)), _stuck(walk, groups, code))
 

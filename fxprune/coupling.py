@@ -8,6 +8,7 @@ the labels of graph nodes hold, so that a plan is one boolean vector over codes.
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import weakref
 from collections.abc import Mapping
@@ -143,6 +144,7 @@ class Coupling:
         model: the analysed model, as long as it lives.
         shared: every name of a parameter or buffer -> the first name of the same tensor.
         parameters: first names of all parameters.
+        whole: whether whole heads and whole groups were preferred.
     """
 
     groups: Mapping[str, Group]
@@ -155,6 +157,7 @@ class Coupling:
     model: weakref.ref[torch.nn.Module] = field(repr=False)
     shared: Mapping[str, str] = field(repr=False, default_factory=dict)
     parameters: tuple[str, ...] = field(repr=False, default=())
+    whole: bool = False
 
     @functools.cached_property
     def channels(self) -> int:
@@ -186,6 +189,17 @@ class Coupling:
                 untouched *= 1.0 if mask is None else 1.0 - float(mask.mean())
             weights[name] = round((1.0 - untouched) * math.prod(self.shapes[name]))
         return weights
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Fingerprint of the groups: equal where every group has the same channels at the same positions."""
+        found = hashlib.sha256()
+        for group in self.groups.values():
+            found.update(f"{group.name} {group.width} {group.domain >= 0}".encode())
+            for axis in (*group.tied, *group.readers):
+                found.update(f"{axis.parameter}:{axis.dim}".encode())
+                found.update(np.ascontiguousarray(axis.positions, dtype="<i8").tobytes())
+        return found.hexdigest()
 
     def graph(self) -> nx.MultiGraph:
         """The coupled layers: an edge joins a module that makes a group's channels to one that uses them."""

@@ -130,7 +130,8 @@ class Plan:
         from fxprune.propagate import couple
 
         check_shapes(self.coupling.shapes, model, "the plan")
-        coupling = couple(model, inputs_for(model, self.coupling.example_inputs))
+        coupling = couple(model, inputs_for(model, self.coupling.example_inputs), whole=self.coupling.whole)
+        _check_digest(self.coupling.digest, coupling, "the plan")
         return Plan(coupling, self.clusters, self.method, self.seed)
 
     def restrict(self, names: set[str]) -> Plan:
@@ -171,6 +172,8 @@ class Plan:
             "seed": self.seed,
             "inputs": [[str(x.dtype).removeprefix("torch."), list(x.shape)] for x in self.coupling.example_inputs],
             "tensors": {name: list(shape) for name, shape in self.coupling.shapes.items()},
+            "whole": self.coupling.whole,
+            "groups": self.coupling.digest,
             "clusters": {name: cluster.tolist() for name, cluster in self.clusters.items()},
         }
 
@@ -192,12 +195,22 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
         raise PlanError(f"{path} is damaged: {error!r}. Make it again with `fxprune plan`.") from error
     check_shapes(tensors, model, str(path))
     try:
-        return Plan(couple(model, inputs), clusters, value["method"], value["seed"])
+        coupling = couple(model, inputs_for(model, inputs), whole=value["whole"])
+        _check_digest(value["groups"], coupling, str(path))
+        return Plan(coupling, clusters, value["method"], value["seed"])
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
 
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+def _check_digest(digest: str, coupling: Coupling, where: str) -> None:
+    if digest != coupling.digest:
+        raise PlanError(
+            f"{where} was made where the same tensors form other groups: the code of the network or the version of "
+            "fxprune differs, or buffers hold other values. Make a new plan for this model."
+        )
 
 
 def _integers(values: Any) -> NDArray[np.int64]:
@@ -235,8 +248,16 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PlanError(f"{path} is not an fxprune plan (no `format: {FORMAT}` in it).")
     if value.get("version") != VERSION:
         raise PlanError(f"{path} has plan version {value.get('version')}; this fxprune reads version {VERSION}.")
-    fields = {"method": str, "seed": int, "inputs": list, "tensors": dict, "clusters": dict}
-    for name, kind in fields.items():
+    kinds = {
+        "method": str,
+        "seed": int,
+        "inputs": list,
+        "tensors": dict,
+        "clusters": dict,
+        "whole": bool,
+        "groups": str,
+    }
+    for name, kind in kinds.items():
         if not isinstance(value.get(name), kind):
             raise PlanError(f"{path} is damaged: `{name}` is missing or not a {kind.__name__}.")
     return value

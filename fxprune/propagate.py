@@ -6,7 +6,7 @@ by node over the captured graph, so that each fx node remembers the channels of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -16,11 +16,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 
 from fxprune.capture import capture
-from fxprune.conclude import conclude
+from fxprune.conclude import Conclusion, conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
 from fxprune.leaves import is_shaped
-from fxprune.meta import MetaMode, on_meta
+from fxprune.meta import MetaMode, named_tensors, on_meta
 from fxprune.probe import adapts
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
@@ -49,13 +49,20 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
     inputs = as_tuple(example_inputs)
     graph_module = capture(model, inputs)
     meta_inputs = tuple(torch.empty_like(x, device="meta") if isinstance(x, torch.Tensor) else x for x in inputs)
-    best = latest = conclude(*_walk(graph_module, meta_inputs, {}, whole), graph_module, meta_inputs, model)
+    # Constants that tracing made are no tensors of the model.
+    names = {name for name, _ in named_tensors(model)}
+
+    def analyse(choices: Mapping[str, int]) -> Conclusion:
+        walk, values = _walk(graph_module, meta_inputs, choices, whole, names)
+        return conclude(walk, values, graph_module, meta_inputs, model, whole=whole)
+
+    best = latest = analyse({})
     choices: dict[str, int] = {}
     for _ in range(_MOST_RETRIES):
         if not latest.stuck:
             break
         choices |= latest.stuck
-        latest = conclude(*_walk(graph_module, meta_inputs, choices, whole), graph_module, meta_inputs, model)
+        latest = analyse(choices)
         if latest.coupling.share_prunable > best.coupling.share_prunable:
             best = latest
     return best.coupling
@@ -67,10 +74,10 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
 
 
 def _walk(
-    graph_module: fx.GraphModule, inputs: tuple[Any, ...], choices: Mapping[str, int], whole: bool
+    graph_module: fx.GraphModule, inputs: tuple[Any, ...], choices: Mapping[str, int], whole: bool, names: Set[str]
 ) -> tuple[Walk, dict[str, Any]]:
     walk = Walk(choices=choices, first_choice=int(whole))
-    carriers = _buffers_with_channels(graph_module)
+    carriers = _buffers_with_channels(graph_module, names)
     root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
     _watch_layers(root, walk)
     interpreter = _Interpreter(root, graph_module.graph, walk)
@@ -93,17 +100,16 @@ def _walk(
     return walk, interpreter.values
 
 
-def _buffers_with_channels(graph_module: fx.GraphModule) -> set[str]:
+def _buffers_with_channels(graph_module: fx.GraphModule, names: Set[str]) -> set[str]:
     """Names of buffers that have channels like a parameter: running statistics, and those that hold a single number.
 
     A bias fixed at zero is of the second kind; tables, masks and indices are of neither.
     """
-    made = set(graph_module.__dict__["_buffers"])  # while tracing, under names of no meaning to the model
     norms = {f"{name}." for name, module in graph_module.named_modules() if isinstance(module, _NormBase)}
     return {
         name
         for name, buffer in graph_module.named_buffers()
-        if name not in made and (name.rpartition(".")[0] + "." in norms or _is_uniform(buffer))
+        if name in names and (name.rpartition(".")[0] + "." in norms or _is_uniform(buffer))
     }
 
 

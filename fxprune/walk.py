@@ -121,7 +121,13 @@ class Walk:
     def enter(self, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A layer with shape attributes is called; until it is left, its attributes can be adapted."""
         given = tensors_in((args, kwargs))[0]
-        self.layers.setdefault(layer, []).append((given.shape, self.label_of(given)))
+        label = self.label_of(given)
+        for _, earlier in self.layers.get(layer, [])[-1:]:
+            # One layer has one width, also where no weight of its own ties its inputs.
+            for before, now in zip(earlier.axes[1:], label.axes[1:], strict=False):
+                if before is not None and now is not None and len(before) == len(now):
+                    self.channels.unite(before, now)
+        self.layers.setdefault(layer, []).append((given.shape, label))
         self.inside.append(layer)
 
     def leave(self) -> None:

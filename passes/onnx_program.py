@@ -8,10 +8,12 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fxprune.errors import ExportError
 from fxprune.meta import copy_with
@@ -52,7 +54,7 @@ def onnx_program(module: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> O
     shapes = tuple({0: batch} if x.dim() else {} for x in inputs)
     try:
         names = [re.sub(r"\W+", "_", path).strip("_") for path in run_eager(module, inputs)]
-        with quiet():
+        with quiet(), _PlainAttention():
             program = torch.onnx.export(
                 module,
                 inputs,
@@ -69,6 +71,39 @@ def onnx_program(module: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> O
         ) from error
     assert program is not None  # dynamo=True always returns one
     return program
+
+
+class _PlainAttention(TorchFunctionMode):
+    """The exporter knows fused attention of [b, h, n, d], and with a mask it assumes strides that do not hold.
+
+    Other ranks and masks go as the operations that the call stands for.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) >= 3:
+            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+            plain = not kwargs.get("is_causal") and not kwargs.get("enable_gqa")
+            if plain and (mask is not None or args[0].dim() != 4):
+                return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(q k' scale + mask) v, without dropout."""
+    weights = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        weights = weights.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else weights + attn_mask
+    return weights.softmax(-1) @ value
 
 
 @contextlib.contextmanager

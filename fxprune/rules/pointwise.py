@@ -70,8 +70,11 @@ def prelu(call: Call) -> Axes:
     axes = list(call.axes(x))
     slopes = call.axes(slope)
     ids = slopes[0] if slope.dim() == 1 else (slopes[1] if slope.dim() > 1 else None)
-    if ids is not None and len(axes) > 1:
-        axes[1] = call.same(axes[1], ids)
+    if ids is not None:
+        if len(axes) > 1 and axes[1] is not None:
+            axes[1] = call.same(axes[1], ids)
+        else:
+            call.freeze(ids, "meets positions that carry no channels")
     return tuple(axes)
 
 

@@ -12,7 +12,7 @@ from fxprune.rules.segments import segments
 from fxprune.walk import Axes, Call
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", moves=True)
+@rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", moves=True)
 def view(call: Call) -> Axes:
     """The same elements in the same order under other sizes."""
     x, out = call.args[0], call.out
