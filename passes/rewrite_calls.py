@@ -222,14 +222,14 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
 
 def padded(site: Site) -> fx.Node | None:
     """pad: constant channels before and after, as many as are kept."""
-    narrowing = site.value
+    narrow_in, narrow_out = site.shape_of(0), site.value
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     on_x, out = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
     amounts = list(site.parameter(1, "pad"))
     for i in range(len(amounts) // 2):
         dim = len(on_x.sizes) - 1 - i
         inner, outer = on_x.axes[dim], out.axes[dim]
-        if narrowing.axes[dim] is None or inner is None or outer is None:
+        if inner is None or outer is None or (narrow_in.axes[dim] is None and narrow_out.axes[dim] is None):
             continue
         before, after = amounts[2 * i : 2 * i + 2]
         kept_in, kept_out = site.kept(inner), site.kept(outer)

@@ -68,7 +68,7 @@ def test_half_as_wide_and_the_same(name):
         after == -(-before // 2) or group_has_odd_width(coupling, name) for name, (before, after) in plan.widths.items()
     )
     made = narrow(model, plan)
-    report = verify(snap(model, plan), made, images, tolerance=1e-9, batches=(3,))  # channels.md, oracle two
+    report = verify(snap(model, plan), made, images, tolerance=1e-9, batches=(3,))  # the second oracle
     assert report.passed, report
     assert_layers_tell_the_truth(made)
     assert sum(p.numel() for p in made.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
@@ -218,7 +218,7 @@ def test_the_narrow_network_can_be_narrowed_again(name):
         group: -(-width // 2) for group, width in sample.widths.items() if width % 4 == 0
     }.items()
     twice = narrow(once, plan)
-    report = verify(snap(once, plan), twice, inputs, tolerance=1e-9, batches=(1, 3))  # channels.md, oracle two
+    report = verify(snap(once, plan), twice, inputs, tolerance=1e-9, batches=(1, 3))  # the second oracle
     assert report.passed, report
     assert_layers_tell_the_truth(twice)
 

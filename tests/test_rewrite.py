@@ -134,12 +134,13 @@ def test_a_computed_bound_among_channels_is_refused():
         narrow(net, plan_of(coupling))
 
 
-def test_one_layer_cannot_have_two_widths():
+def test_one_layer_without_weights_ties_its_inputs():
     def forward(s, x):
         return s.head((s.n(s.a(x)) + s.c(s.n(s.b(x)))).mean((2, 3)))
 
     layers = {"a": conv(3, 8), "b": conv(3, 8), "c": conv(8, 8), "n": nn.InstanceNorm2d(8), "head": linear(8, 4)}
     net = Net(forward, **layers).eval()
     coupling = fxprune.couple(net, torch.zeros(2, 3, 8, 8))
-    with pytest.raises(RewriteError, match=r"layer `n` is called on \[4, 8\] channels; it cannot have several widths"):
-        narrow(net, plan_of(coupling, a=[0, 0, 1, 1, 2, 2, 3, 3]))
+    assert {name: group.width for name, group in coupling.groups.items()} == {"a.weight": 8}
+    assert "b.weight:0" in map(str, coupling.groups["a.weight"].tied)
+    assert fxprune.prove(net, torch.zeros(2, 3, 8, 8)).passed

@@ -40,7 +40,7 @@ def assert_same_at(sample, plan):
     inputs = random_batch(sample.other, len(sample.other[0]), seed=1)
     report = verify(
         snap(model, plan), narrow(model, plan), inputs, tolerance=1e-9, batches=()
-    )  # channels.md, oracle two
+    )  # the second oracle
     assert report.passed, report
 
 

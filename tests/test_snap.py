@@ -86,7 +86,7 @@ def test_concentrated_network_computes_what_the_snapped_one_does(make):
     snapped, concentrated = snap(case.model, plan), concentrate(case.model, plan)
     wanted = outputs(snapped, case)
     assert not torch.allclose(wanted, outputs(case.model, case))  # the plan does something
-    torch.testing.assert_close(outputs(concentrated, case), wanted, rtol=1e-12, atol=1e-12)  # channels.md, oracle one
+    torch.testing.assert_close(outputs(concentrated, case), wanted, rtol=1e-12, atol=1e-12)  # the first oracle
     for partition in plan.partitions():
         if not partition.tied:
             gone = np.setdiff1d(np.arange(len(partition.cluster)), partition.kept)
@@ -141,7 +141,7 @@ def test_merged_state_fits_the_network_built_narrow_and_computes_the_same(make):
     narrow = NARROW[make]().double().eval()
     assert narrow.load_state_dict(state, strict=True)
     wanted = outputs(snap(case.model, plan), case)
-    torch.testing.assert_close(outputs(narrow, case), wanted, rtol=1e-9, atol=1e-9)  # channels.md, oracle two
+    torch.testing.assert_close(outputs(narrow, case), wanted, rtol=1e-9, atol=1e-9)  # the second oracle
 
 
 def test_merged_tensors_are_the_models_own_and_shared_ones_stay_shared():
