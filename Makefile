@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types export bench clean
+.PHONY: help demo test lint types export bench coverage clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -17,6 +17,7 @@ help:
 	echo 'make types    check types'
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
+	echo 'make coverage check every class of timm networks (hours; resumes where it was stopped)'
 	echo 'make clean    remove everything that was made, but not .venv'
 
 demo: $(READY)
@@ -42,6 +43,9 @@ export: out/network.json
 
 bench: out/network.json
 	$(BIN)/python -m fxprune bench out/
+
+coverage: $(READY)
+	$(BIN)/python -m benchmarks.coverage
 
 out/network.json:
 	$(MAKE) demo

@@ -18,10 +18,10 @@ HEAD = """# Coverage of timm
 
 The smallest network of each model class of timm {timm}, checked with PyTorch {torch} and onnxruntime {onnxruntime}:
 random weights and running statistics, every group of channels merged to half its width in clusters drawn at random.
-*float64* is the largest difference between the narrow and the snapped wide network at batches of 1, 2 and 3, over the
-largest output, and has to stay below 1e-9; *ONNX* that between onnxruntime and PyTorch on the narrow network in float32,
-below 1e-4. *Prunable* is the share of the weights that lie in a row or column of some group.
-`make coverage` repeats what has changed and writes this page and `coverage.csv`, which has all columns and all networks.
+*float64* is the largest difference between the narrow and the snapped wide network at batches of 1, 2 and 3, over
+the largest output, and has to stay below 1e-9; *ONNX* that between onnxruntime and PyTorch on the narrow network in
+float32, below 1e-4. *Prunable* is the share of the weights that lie in a row or column of some group.
+`make coverage` repeats what has changed and writes this page and `coverage.csv`, which has all columns and networks.
 """
 
 

@@ -38,9 +38,7 @@ def assert_same_at(sample, plan):
     """At another batch and another image size too."""
     model = randomised(sample.net).double().eval()
     inputs = random_batch(sample.other, len(sample.other[0]), seed=1)
-    report = verify(
-        snap(model, plan), narrow(model, plan), inputs, tolerance=1e-9, batches=()
-    )  # the second oracle
+    report = verify(snap(model, plan), narrow(model, plan), inputs, tolerance=1e-9, batches=())  # the second oracle
     assert report.passed, report
 
 
