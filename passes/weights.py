@@ -25,7 +25,12 @@ def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write a safetensors file at once or not at all; views of one memory become tensors of their own."""
+    """Write a safetensors file at once or not at all; views of one memory become tensors of their own.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     seen: set[tuple[torch.device, int]] = set()
@@ -35,7 +40,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -
         plain[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
         seen.add(memory)
     with written_aside(path) as aside:
-        save_file(plain, aside)
+        try:
+            save_file(plain, aside)
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
