@@ -17,7 +17,7 @@ help:
 	echo 'make types    check types'
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
-	echo 'make coverage check every class of timm networks (hours; resumes where it was stopped)'
+	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo 'make clean    remove everything that was made, but not .venv'
 
 demo: $(READY)
@@ -45,7 +45,7 @@ bench: out/network.json
 	$(BIN)/python -m fxprune bench out/
 
 coverage: $(READY)
-	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.coverage $(ARGS)
 
 out/network.json:
 	$(MAKE) demo

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from .coverage_report import page
 from .coverage_result import DEPTHS, Result, result_from
 
 WORK = ROOT / "build" / "coverage"
+DOCS = ROOT / "docs"
 GIB = 2**30
 
 
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal, sources = Journal(WORK / "results.jsonl"), digest()
     todo = names if args.again else journal.missing(names, depth, sources)
     todo = [] if args.report else todo
-    failed = _run(todo, depth, args, journal, sources)
+    checked = _run(todo, depth, args, journal, sources)
     write_report(journal, sources)
-    print(f"{len(todo)} networks checked, {failed} failed; see docs/coverage.md")
+    failed = [result.model for result in journal.newest(depth).values() if result.model in names and result.error]
+    print(f"{checked} networks checked, {len(names) - checked} skipped; {len(failed)} failed; see docs/coverage.md")
     return 1 if failed else 0
 
 
@@ -54,11 +55,11 @@ def _classes() -> list[str]:
 
 
 def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal, sources: str) -> int:
-    """Number of networks that failed."""
+    """Number of networks that were checked."""
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
     limits = Limits(args.seconds, int(args.memory * GIB))
-    failed = 0
+    checked = 0
     with tqdm(total=len(tasks), unit="network", disable=None) as bar:
         for task, facts in run_each(check, tasks, limits, jobs=args.jobs):
             bar.set_postfix_str(task.model)
@@ -67,17 +68,17 @@ def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal
                 continue
             result = result_from({"model": task.model, "depth": depth, "digest": sources, **facts})
             journal.append(result)
+            checked += 1
             if result.error:
-                failed += 1
                 bar.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
-    return failed
+    return checked
 
 
-def write_report(journal: Journal, sources: str, folder: Path = ROOT / "docs") -> None:
+def write_report(journal: Journal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
     results = {depth: journal.newest(depth) for depth in DEPTHS}
-    write_text(folder / "coverage.md", page(read(), results, sources))
-    write_text(folder / "coverage.csv", lines(results))
+    write_text(DOCS / "coverage.md", page(read(), results, sources))
+    write_text(DOCS / "coverage.csv", lines(results))
 
 
 def lines(results: Mapping[str, Mapping[str, Result]]) -> str:

@@ -6,18 +6,20 @@ A check may be killed at any time, for its time or its memory: what it told befo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import fxprune
 from fxprune.cost import cost, plan_cost
 from fxprune.coupling import Coupling
-from fxprune.errors import AnalysisError, NothingToPruneError, RewriteError
+from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError
 from fxprune.passes.batches import random_batch
 from fxprune.passes.merge import concentrate
 from fxprune.passes.prove import scattered
@@ -87,8 +89,9 @@ def examine(network: nn.Module, example: Tensor, tell: Tell, *, onnx: bool) -> N
         tell(culprits=culprits(network, example))
     elif onnx:
         tell(stage="onnx")
-        del subject  # float64 copies are most of the memory
-        tell(error_onnx=exported_error(randomised(network), plan, example))
+        clusters = plan.clusters
+        del subject, coupling, plan  # float64 weights are most of the memory
+        tell(error_onnx=exported_error(randomised(network), clusters, example))
 
 
 def oracles_hold(subject: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], tell: Tell) -> bool:
@@ -110,12 +113,21 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], tel
     return rewrite.passed
 
 
-def exported_error(subject: nn.Module, plan: Plan, example: Tensor) -> float:
+def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Tensor) -> float:
     """Relative error of onnxruntime on the narrow network in float32, made anew: as a user makes it."""
-    narrow = fxprune.narrow(subject, plan)
+    narrow = fxprune.narrow(subject, Plan(fxprune.couple(subject, example), clusters))
     with tempfile.TemporaryDirectory() as folder:
-        # One batch that was not there while tracing, and the one that broadcasts by accident.
-        return fxprune.export_onnx(narrow, example, Path(folder) / "narrow.onnx", batches=(1, 3)).max_rel_error
+        path = Path(folder) / "network.onnx"
+        # One image finds what broadcasts by accident, three what was baked in.
+        batches = (1, 3)
+        try:
+            return fxprune.export_onnx(narrow, example, path, batches=batches).max_rel_error
+        except ExportError as error:
+            try:
+                fxprune.export_onnx(subject, example, path, batches=batches)
+            except ExportError:
+                raise ExportError(f"{error} The wide network fails alike.") from error
+            raise
 
 
 def culprits(network: nn.Module, example: Tensor) -> list[str]:

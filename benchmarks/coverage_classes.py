@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -52,11 +53,17 @@ def weightless(name: str, **kwargs: object) -> nn.Module:
     return network.eval()
 
 
+def published_size(network: nn.Module) -> int:
+    """Height and width of the images that a network is made for."""
+    settings: Any = network.pretrained_cfg
+    return int(settings["input_size"][-1])
+
+
 def describe(module: str, name: str) -> EntryPoint:
     """What the line of an entry point says."""
     network = weightless(name)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return EntryPoint(module, type(network).__name__, name, parameters, network.pretrained_cfg["input_size"][-1])
+    return EntryPoint(module, type(network).__name__, name, parameters, published_size(network))
 
 
 def smallest(found: Iterable[EntryPoint]) -> list[EntryPoint]:

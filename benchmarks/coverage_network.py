@@ -12,7 +12,7 @@ from torch import nn
 
 from fxprune.meta import MetaMode
 
-from .coverage_classes import weightless
+from .coverage_classes import published_size, weightless
 
 # Every stride of timm's networks divides this.
 STEP = 32
@@ -48,7 +48,7 @@ class Form:
 def native_form(name: str) -> Form:
     """As the network is published."""
     network = weightless(name)
-    return _form(name, {}, network.pretrained_cfg["input_size"][-1], network)
+    return _form(name, {}, published_size(network), network)
 
 
 def small_form(name: str) -> Form:
@@ -57,7 +57,7 @@ def small_form(name: str) -> Form:
     for image, arguments in _candidates(native.image):
         try:
             network = weightless(name, **arguments)
-            with MetaMode(), torch.no_grad():
+            with MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
                 network(torch.empty(2, 3, image, image, device="meta"))
         except Exception:  # the code of a network raises whatever it likes at a size that it does not take
             continue

@@ -24,6 +24,9 @@ T = TypeVar("T")
 # sources as they were at the start.
 PRELOAD = ["onnxscript", "onnxruntime", "fxprune.passes.export_onnx", "benchmarks.coverage_check"]
 
+# A process that has closed its end has told everything; threads of a library may keep it from leaving.
+SECONDS_TO_LEAVE = 10.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -59,11 +62,12 @@ class _Running(Generic[T]):
 
     def end(self, limits: Limits) -> Facts:
         """Stop the process and say how it ended."""
-        overdue = self.process.is_alive() and time.monotonic() - self.start >= limits.seconds
-        if overdue:
-            self.process.kill()
-        self.process.join()
+        overdue = time.monotonic() - self.start >= limits.seconds
+        if not overdue:
+            self.process.join(SECONDS_TO_LEAVE)
         code = self.process.exitcode or 0
+        self.process.kill()
+        self.process.join()
         if overdue:
             self.facts.setdefault("error", f"took longer than the limit of {limits.seconds:g} s")
         elif code:
@@ -130,6 +134,8 @@ def _serve(connection: Connection, work: Any, task: Any, log: Path, memory: int)
 
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or "allocate memory" in text:
+            text += f" (the limit is {memory / 2**30:g} GiB)"
         with contextlib.suppress(BrokenPipeError):
             connection.send({"error": text, "source": source_of_error(error)})
     finally:

@@ -17,12 +17,29 @@ LOW = 0.6
 HEAD = """# Coverage of timm
 
 The smallest network of each model class of timm {timm}, checked with PyTorch {torch} and onnxruntime {onnxruntime}:
-random weights and running statistics, every group of channels merged to half its width in clusters drawn at random.
-*float64* is the largest difference between the narrow and the snapped wide network at batches of 1, 2 and 3, over
-the largest output, and has to stay below 1e-9; *ONNX* that between onnxruntime and PyTorch on the narrow network in
-float32, below 1e-4. *Prunable* is the share of the weights that lie in a row or column of some group.
-`make coverage` repeats what has changed and writes this page and `coverage.csv`, which has all columns and networks.
-"""
+random weights and running statistics, every group of channels merged to half its width in clusters drawn at random, at
+the smallest image from half the published size on that the network takes.
+
+| column | holds |
+| --- | --- |
+| capture | how the graph was found: `plain`, or `values` where branches were decided by the example |
+| prunable | share of the weights that lie in a row or a column of some group |
+| parameters, MACs after | of the narrow network, as a share of the wide one; 25 % where rows and columns are halved |
+| float64 | largest difference of narrow and snapped wide network at batches of 1, 2 and 3, over the largest output; at most 1e-9 |
+| ONNX | the same of onnxruntime and PyTorch on the narrow network in float32, at batches of 1 and 3; at most 1e-4 |
+| reasons | what keeps weights from merging, with the share of the weights concerned |
+
+`make coverage` checks what has changed since and writes this page and `coverage.csv`, which has every column and every
+network; `make coverage ARGS=--all` analyses all entry points.
+"""  # noqa: E501
+
+REASONS = ("reason", "weights", "networks", "most of them in")
+FAILURES = ("model", "stage", "error", "culprits")
+LOWEST = ("model", "prunable", "reasons")
+NETWORKS = (
+    *("model", "class", "parameters", "image", "capture", "groups", "prunable", "parameters after", "MACs after"),
+    *("float64", "ONNX", "seconds", "verdict", "reasons"),
+)
 
 
 def page(points: Sequence[EntryPoint], results: Mapping[str, Mapping[str, Result]], sources: str) -> str:
@@ -37,36 +54,31 @@ def page(points: Sequence[EntryPoint], results: Mapping[str, Mapping[str, Result
     here = [main[point.name] for point in points if point.name in main]
     parts = [
         HEAD.format_map({name: version(name) for name in ("timm", "torch", "onnxruntime")}),
-        _section("Summary", ("", ""), _summary(here, len(points), sources)),
-        _section("Failed", ("model", "stage", "error", "culprits"), _failures(here)),
-        _section("Why weights may not merge", REASONS, _reasons(here)),
-        _section(f"Less than {LOW:.0%} prunable", ("model", "prunable", "reasons"), _low(here)),
-        _section("Networks", NETWORKS, (_row(point, main.get(point.name), sources) for point in points)),
+        _chapter("The smallest network of each class", here, sources, len(points)),
+        _table("### Networks", NETWORKS, (_row(point, main.get(point.name), sources) for point in points)),
+        _chapter("Every entry point, analysed without weights", list(results["couple"].values()), sources),
+        _chapter("Every entry point, checked in float64", list(results["exact"].values()), sources),
     ]
-    for depth, title in (("couple", "analysed without weights"), ("exact", "checked in float64")):
-        if all_of_depth := list(results[depth].values()):
-            parts.append(_section(f"Every entry point, {title}", ("", ""), _summary(all_of_depth, None, sources)))
-            parts.append(_section("Failed", ("model", "stage", "error", "culprits"), _failures(all_of_depth)))
-            parts.append(_section("Why weights may not merge", REASONS, _reasons(all_of_depth)))
-            parts.append(
-                _section(f"Less than {LOW:.0%} prunable", ("model", "prunable", "reasons"), _low(all_of_depth))
-            )
     return "\n".join(part for part in parts if part)
 
 
-REASONS = ("reason", "weights", "networks", "most of them in")
-NETWORKS = (
-    *("model", "class", "parameters", "image", "capture", "groups", "prunable", "parameters after", "MACs after"),
-    *("float64", "ONNX", "seconds", "verdict", "reasons"),
-)
+def _chapter(title: str, results: Sequence[Result], sources: str, expected: int = 0) -> str:
+    if not results and not expected:
+        return ""
+    parts = [
+        _table(f"## {title}", ("", ""), _summary(results, expected, sources)),
+        _table("### Failed", FAILURES, _failures(results)),
+        _table(f"### Less than {LOW:.0%} prunable", LOWEST, _low(results)),
+        _table("### Why weights may not merge", REASONS, _reasons(results)),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
-def _summary(results: Sequence[Result], expected: int | None, sources: str) -> Iterable[tuple[str, str]]:
+def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable[tuple[str, str]]:
+    yield "networks", str(expected or len(results))
     verdicts = Counter(result.verdict for result in results)
-    if expected is not None:
-        yield "networks", str(expected)
     yield from ((verdict, str(count)) for verdict, count in verdicts.most_common())
-    if expected is not None and len(results) < expected:
+    if len(results) < expected:
         yield "not checked yet", str(expected - len(results))
     if stale := sum(result.digest != sources for result in results):
         yield "of earlier sources (†)", str(stale)
@@ -115,7 +127,7 @@ def _row(point: EntryPoint, result: Result | None, sources: str) -> Sequence[str
     return (
         point.name + ("" if known.digest == sources else " †"),
         f"{point.module}.{point.cls}",
-        f"{(known.parameters or point.parameters) / 1e6:.2f} M",
+        f"{point.parameters / 1e6:.2f} M",
         str(known.image or point.input_size),
         known.capture or "",
         "" if known.groups is None else str(known.groups),
@@ -138,11 +150,10 @@ def _macs_after(result: Result) -> float | None:
     return None if result.macs_after is None else result.macs_after / (result.macs or 1)
 
 
-def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A heading and a table; nothing where there is no row."""
     lines = [_line(row) for row in rows]
-    rule = _line(["---"] * len(header))
-    return f"## {title}\n\n" + "\n".join([_line(header), rule, *lines]) + "\n" if lines else ""
+    return "\n".join([heading, "", _line(header), _line(["---"] * len(header)), *lines, ""]) if lines else ""
 
 
 def _line(cells: Sequence[str]) -> str:

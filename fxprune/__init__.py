@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fxprune.passes.prove import prove as prove
     from fxprune.passes.snap import snap as snap
     from fxprune.passes.verify import verify as verify
+    from fxprune.plan_file import load_plan as load_plan
     from fxprune.plans import Plan as Plan
-    from fxprune.plans import load_plan as load_plan
     from fxprune.propagate import couple as couple
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ if not (_root / "passes").is_dir():  # a checkout: passes/, models_zoo/ and cli/
 _PUBLIC = {
     "couple": "fxprune.propagate",
     "Plan": "fxprune.plans",
-    "load_plan": "fxprune.plans",
+    "load_plan": "fxprune.plan_file",
     "plan": "fxprune.passes.cluster",
     "csgd": "fxprune.passes.csgd",
     "snap": "fxprune.passes.snap",

@@ -33,7 +33,13 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     Raises:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
     """
-    skeleton = share_copy(model).eval()
+    try:
+        skeleton = share_copy(model).eval()
+    except Exception as error:
+        raise CaptureError(
+            f"cannot copy {type(model).__name__}: {str(error).splitlines()[0]}. Tensors that are computed and kept as "
+            "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
+        ) from error
     try:
         return _graph_module(model, skeleton, PlainTracer(len(example_inputs)), "plain")
     except Exception:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxprune.blame import Blame, ParameterAxis
 from fxprune.channels import Ids, signatures
-from fxprune.coupling import Axis, Codes, Coupling, Frozen, Group, NodeFacts, Shape, Work
+from fxprune.coupling import Axis, Codes, Coupling, Group, NodeFacts, Shape, Work
 from fxprune.meta import canonical_names, named_tensors
-from fxprune.source import source_of
 from fxprune.walk import Event, Label, Walk
 
 
@@ -44,12 +44,12 @@ def conclude(
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     order = {name: place for place, name in enumerate(shapes)}
     axes = [
-        _ParameterAxis(source.name, dim, ids)
+        ParameterAxis(source.name, dim, ids)
         for source in sorted(walk.sources.values(), key=lambda source: order[source.name])
         for dim, ids in enumerate(source.axes)
         if ids is not None
     ]
-    blame = _Blame(walk, [*walk.freezes, *_roles(walk, axes)])
+    blame = Blame(walk, [*walk.freezes, *_roles(walk, axes)])
     grouped = _group(walk, axes, blame)
     domains = _domains(walk, grouped, blame)
     grouped = [channels[~blame.frozen(channels)] for channels in grouped]
@@ -101,61 +101,7 @@ def _stuck(walk: Walk, groups: Mapping[str, Group], code: NDArray[np.int64]) -> 
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _ParameterAxis:
-    name: str
-    dim: int
-    ids: Ids
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.dim}"
-
-
-class _Blame:
-    """The first reason why each channel froze."""
-
-    def __init__(self, walk: Walk, events: list[Event]) -> None:
-        self._walk = walk
-        self._reason: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
-        self._events: list[Event] = []
-        for event in events:
-            self.add(event)
-
-    def add(self, event: Event) -> None:
-        """Freeze the channels of an event that are not frozen yet."""
-        channels = self._walk.channels.channel(event.ids)
-        new = channels[self._reason[channels] < 0]
-        if len(new):
-            self._reason[new] = len(self._events)
-            self._events.append(event)
-
-    def frozen(self, ids: Ids) -> NDArray[np.bool_]:
-        """Whether each id's channel is frozen."""
-        return self._reason[self._walk.channels.channel(ids)] >= 0
-
-    def report(self, axes: list[_ParameterAxis], coupling: Coupling) -> tuple[Frozen, ...]:
-        """One entry per event that froze an axis of some parameter; events without words are not told."""
-        concerned: dict[int, list[_ParameterAxis]] = defaultdict(list)
-        for axis in axes:
-            for reason in np.unique(self._reason[self._walk.channels.channel(axis.ids)]):
-                concerned[int(reason)].append(axis)
-        covered = coupling.prunable_weights
-        report = []
-        for reason, members in sorted(concerned.items()):
-            if reason < 0 or not self._events[reason].why:
-                continue
-            event = self._events[reason]
-            weights = sum(
-                math.prod(coupling.shapes.get(name, (0,))) - covered.get(name, 0)
-                for name in dict.fromkeys(axis.name for axis in members)
-            )
-            node = event.node.name if event.node is not None else "output"
-            source = source_of(event.node) if event.node is not None else "-"
-            report.append(Frozen(tuple(map(str, members)), event.why, node, source, weights))
-        return tuple(report)
-
-
-def _roles(walk: Walk, axes: list[_ParameterAxis]) -> list[Event]:
+def _roles(walk: Walk, axes: list[ParameterAxis]) -> list[Event]:
     """Freeze axes without a use, those that are read by columns and used by rows, and columns that read constants."""
     read, tied = walk.channels.marked(walk.read), walk.channels.marked(walk.tied)
     used = np.zeros(walk.channels.count, bool)
@@ -177,7 +123,7 @@ def _roles(walk: Walk, axes: list[_ParameterAxis]) -> list[Event]:
     return [event for event in events if len(event.ids)]
 
 
-def _group(walk: Walk, axes: list[_ParameterAxis], blame: _Blame) -> list[Ids]:
+def _group(walk: Walk, axes: list[ParameterAxis], blame: Blame) -> list[Ids]:
     """Groups as vectors of channels, each at least two, in the order of their first occurrence."""
     vectors = [axis.ids for axis in axes]
     # Channels that part in an activation, or occur in it in another order, may not merge either.
@@ -209,7 +155,7 @@ def _why_alone(walk: Walk, channel: int) -> str:
     return "bundled into one channel by " + " and ".join(list(told)[:2])
 
 
-def _domains(walk: Walk, groups: list[Ids], blame: _Blame) -> dict[int, int]:
+def _domains(walk: Walk, groups: list[Ids], blame: Blame) -> dict[int, int]:
     """Group -> domain: groups that an average runs over together; those without a common cluster size freeze."""
     owner: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
     for index, channels in enumerate(groups):
@@ -244,14 +190,14 @@ def _domains(walk: Walk, groups: list[Ids], blame: _Blame) -> dict[int, int]:
 
 
 def _number(
-    walk: Walk, axes: list[_ParameterAxis], grouped: list[Ids], domains: dict[int, int]
+    walk: Walk, axes: list[ParameterAxis], grouped: list[Ids], domains: dict[int, int]
 ) -> tuple[dict[str, Group], NDArray[np.int64]]:
     """Name groups, give their channels codes, and find their positions on every axis."""
     read = walk.channels.marked(walk.read)
     owner: NDArray[np.int64] = np.full(walk.channels.count + 1, -1)
     for index, channels in enumerate(grouped):
         owner[channels] = index
-    uses: dict[int, list[tuple[_ParameterAxis, Ids, Ids, bool]]] = defaultdict(list)
+    uses: dict[int, list[tuple[ParameterAxis, Ids, Ids, bool]]] = defaultdict(list)
     for axis in axes:
         channel = walk.channels.channel(axis.ids)
         on = owner[channel]

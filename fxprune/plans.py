@@ -131,7 +131,7 @@ class Plan:
 
         check_shapes(self.coupling.shapes, model, "the plan")
         coupling = couple(model, inputs_for(model, self.coupling.example_inputs), whole=self.coupling.whole)
-        _check_digest(self.coupling.digest, coupling, "the plan")
+        check_digest(self.coupling.digest, coupling, "the plan")
         return Plan(coupling, self.clusters, self.method, self.seed)
 
     def restrict(self, names: set[str]) -> Plan:
@@ -178,45 +178,13 @@ class Plan:
         }
 
 
-def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
-    """Plan from a file that :meth:`Plan.save` wrote, checked against the model it is to be used on.
-
-    Raises:
-        PlanError: no such file, not a plan, half-written, of a later version, or made for another network.
-    """
-    from fxprune.propagate import couple
-
-    value = _read(path)
-    try:
-        inputs = tuple(torch.empty(shape, dtype=_DTYPES[dtype], device="meta") for dtype, shape in value["inputs"])
-        clusters = {name: _integers(cluster) for name, cluster in value["clusters"].items()}
-        tensors = {name: tuple(shape) for name, shape in value["tensors"].items()}
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise PlanError(f"{path} is damaged: {error!r}. Make it again with `fxprune plan`.") from error
-    check_shapes(tensors, model, str(path))
-    try:
-        coupling = couple(model, inputs_for(model, inputs), whole=value["whole"])
-        _check_digest(value["groups"], coupling, str(path))
-        return Plan(coupling, clusters, value["method"], value["seed"])
-    except PlanError as error:
-        raise PlanError(f"{path}: {error}") from error
-
-
-_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-
-
-def _check_digest(digest: str, coupling: Coupling, where: str) -> None:
+def check_digest(digest: str, coupling: Coupling, where: str) -> None:
+    """Raise PlanError where a coupling does not have the groups that ``digest`` stands for."""
     if digest != coupling.digest:
         raise PlanError(
             f"{where} was made where the same tensors form other groups: the code of the network or the version of "
             "fxprune differs, or buffers hold other values. Make a new plan for this model."
         )
-
-
-def _integers(values: Any) -> NDArray[np.int64]:
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ValueError("clusters are lists of whole numbers")
-    return np.array(values, dtype=np.int64)
 
 
 def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str) -> None:
@@ -234,33 +202,6 @@ def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str)
             + "; ".join(differ[:3])
             + ". Make a new plan for this model."
         )
-
-
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise PlanError(f"{path} is not a whole plan file: {error}. Make it again with `fxprune plan`.") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise PlanError(f"{path} is not an fxprune plan (no `format: {FORMAT}` in it).")
-    if value.get("version") != VERSION:
-        raise PlanError(f"{path} has plan version {value.get('version')}; this fxprune reads version {VERSION}.")
-    kinds = {
-        "method": str,
-        "seed": int,
-        "inputs": list,
-        "tensors": dict,
-        "clusters": dict,
-        "whole": bool,
-        "groups": str,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(value.get(name), kind):
-            raise PlanError(f"{path} is damaged: `{name}` is missing or not a {kind.__name__}.")
-    return value
 
 
 def _check(plan: Plan) -> None:

@@ -27,7 +27,8 @@ from torch import fx, nn
 from fxprune.errors import CheckpointError, OptionError, PlanError
 from fxprune.files import written_aside
 from fxprune.meta import copy_with
-from fxprune.plans import Plan, load_plan
+from fxprune.plan_file import load_plan
+from fxprune.plans import Plan
 
 from .narrow import narrow as apply_plan
 from .weights import check_names, distinct_tensors, read_tensors, write_tensors

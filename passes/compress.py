@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fxprune.plans import Plan, load_plan
+from fxprune.plan_file import load_plan
+from fxprune.plans import Plan
 from fxprune.propagate import couple
 
 from .artifact import NETWORK, PLAN, WEIGHTS, save

@@ -13,7 +13,7 @@ from fxprune.plans import Plan
 from fxprune.source import source_of
 
 from .outputs import relative_error
-from .rewrite_calls import WIDE
+from .rewrite_site import WIDE
 
 
 def first_divergence(

@@ -22,7 +22,8 @@ from fxprune.meta import inputs_for, on_meta
 from fxprune.plans import Plan
 from fxprune.surface import positional
 
-from .rewrite_calls import CASES, WIDE, Site
+from .rewrite_calls import CASES
+from .rewrite_site import WIDE, Site
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:

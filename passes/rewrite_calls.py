@@ -1,95 +1,25 @@
 """One case per kind of call whose literals depend on channels; :mod:`fxprune.surface` lists the kinds.
 
-A case takes a :class:`Site` and returns what stands in the narrow graph for the call, or None where the call
-can be copied as it is.
+A case takes a :class:`~fxprune.passes.rewrite_site.Site` and returns what stands in the narrow graph for the call, or
+None where the call can be copied as it is.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxprune import surface
-from fxprune.coupling import Codes, Coupling, Shape
+from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
-from fxprune.plans import Plan
 from fxprune.rules.segments import segments
 
-WIDE = "fxprune_wide"
-
-
-def standing_for(wide: fx.Node, made: fx.Node) -> fx.Node:
-    """Note which wide node a narrow one stands for: names may differ, since helpers take names too."""
-    made.meta = {**wide.meta, WIDE: wide.name}
-    return made
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """A call of the wide graph and the place where it goes in the narrow one.
-
-    Attributes:
-        graph: the narrow graph, under construction.
-        node: the call in the wide graph.
-        args: positional arguments in the narrow graph: nodes, and numbers where they are known.
-        kwargs: keyword arguments, likewise.
-        coupling: what is known of every wide node.
-        plan: what is kept.
-    """
-
-    graph: fx.Graph
-    node: fx.Node
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    coupling: Coupling
-    plan: Plan
-
-    def shape_of(self, index: int) -> Shape:
-        """Shape of the tensor that the wide call takes as argument ``index``; codes on axes that get narrow only."""
-        given = surface.positional(self.node.target, self.node.args, self.node.kwargs)[0][index]
-        value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
-        if not isinstance(value, Shape):
-            raise RewriteError(f"argument {index} of node `{self.node}` is not a tensor of the graph.")
-        return self._narrowing(value)
-
-    @property
-    def value(self) -> Any:
-        """What the wide call returns, tensors as shapes, with codes on axes that get narrow only."""
-        return pytree.tree_map_only(Shape, self._narrowing, self.coupling.nodes[self.node.name].value)
-
-    def _narrowing(self, shape: Shape) -> Shape:
-        axes = tuple(None if codes is None or self.plan.kept[codes].all() else codes for codes in shape.axes)
-        return Shape(shape.sizes, axes)
-
-    def kept(self, codes: Codes) -> Any:
-        """Which positions of an axis stay, bool [length]."""
-        return self.plan.kept[codes]
-
-    def copy(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any = None) -> fx.Node:
-        """The call with other arguments, under its old name."""
-        made = self.graph.create_node(
-            self.node.op, target or self.node.target, args, kwargs, self.node.name, self.node.type
-        )
-        return standing_for(self.node, made)
-
-    def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
-        """A further call that has no counterpart in the wide graph."""
-        return self.graph.create_node("call_function", function, args, {}, f"{self.node.name}_narrow")
-
-    def length(self, dim: int) -> fx.Node:
-        """The length of an axis of the first argument, read while the narrow graph runs."""
-        return self.graph.create_node("call_method", "size", (self.args[0], dim), {}, f"{self.node.name}_size")
-
-    def parameter(self, index: int, name: str, default: Any = None) -> Any:
-        """An argument given by place or by name."""
-        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
+from .rewrite_site import Site, standing_for
 
 
 def resized(site: Site) -> fx.Node | None:

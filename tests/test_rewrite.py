@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import RewriteError
-from fxprune.passes import rewrite_calls
+from fxprune.passes import rewrite_calls, rewrite_site
 from fxprune.passes.narrow import narrow
 from fxprune.passes.rewrite import narrow_sizes
 from fxprune.plans import Plan
@@ -100,7 +100,7 @@ def test_products_of_activations_are_multiplied_by_the_size_of_clusters():
 
 def test_nodes_remember_the_wide_node_that_they_stand_for():
     made = halved("attention")
-    wide = {node.meta[rewrite_calls.WIDE] for node in made.graph.nodes if rewrite_calls.WIDE in node.meta}
+    wide = {node.meta[rewrite_site.WIDE] for node in made.graph.nodes if rewrite_site.WIDE in node.meta}
     coupling = made.meta["plan"].coupling
     assert wide <= set(coupling.nodes)
     assert {"matmul", "softmax", "q", "k"} <= wide
