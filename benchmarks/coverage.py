@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo = names if args.again else journal.missing(names, depth, sources)
     todo = [] if args.report else todo
     checked = _run(todo, depth, args, journal, sources)
+    journal = Journal(WORK / "results.jsonl")  # another run may have added to it
     write_report(journal, sources)
     failed = [result.model for result in journal.newest(depth).values() if result.model in names and result.error]
     print(f"{checked} networks checked, {len(names) - checked} skipped; {len(failed)} failed; see docs/coverage.md")

@@ -122,11 +122,18 @@ class Walk:
         """A layer with shape attributes is called; until it is left, its attributes can be adapted."""
         given = tensors_in((args, kwargs))[0]
         label = self.label_of(given)
-        for _, earlier in self.layers.get(layer, [])[-1:]:
+        for sizes, earlier in self.layers.get(layer, [])[-1:]:
             # One layer has one width, also where no weight of its own ties its inputs.
-            for before, now in zip(earlier.axes[1:], label.axes[1:], strict=False):
-                if before is not None and now is not None and len(before) == len(now):
+            front = range(1, min(len(sizes), given.dim()))
+            back = () if len(sizes) == given.dim() else range(-1, -len(front) - 1, -1)
+            for dim in (*front, *back):
+                before, now = earlier.axes[dim], label.axes[dim]
+                if sizes[dim] != given.shape[dim] or (before is None and now is None):
+                    continue
+                if before is not None and now is not None:
                     self.channels.unite(before, now)
+                else:
+                    self.freeze(before if now is None else now, f"`{layer}` also reads positions without channels")
         self.layers.setdefault(layer, []).append((given.shape, label))
         self.inside.append(layer)
 

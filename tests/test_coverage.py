@@ -1,4 +1,4 @@
-"""The coverage run survives any network, redoes nothing, and what it reports is what it found; small classes pass it."""
+"""The coverage run survives any network, redoes nothing, and reports what it found; small classes pass it."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ def test_what_a_process_prints_and_raises_goes_into_its_log(outcomes):
 
 def test_a_process_that_takes_too_long_is_ended_and_the_others_go_on(tmp_path):
     tasks = [(name, tmp_path / name) for name in ("hangs", "prints")]
-    found = dict(run_each(fake_work, tasks, dataclasses.replace(LIMITS, seconds=5.0), jobs=2))
+    found = dict(run_each(fake_work, tasks, dataclasses.replace(LIMITS, seconds=8.0), jobs=2))
     assert found["hangs"] == {
         "stage": "build",
         "parameters": 7,
-        "error": "took longer than the limit of 5 s",
+        "error": "took longer than the limit of 8 s",
         "seconds": found["hangs"]["seconds"],
     }
     assert "error" not in found["prints"]
@@ -142,16 +142,16 @@ def test_a_failed_oracle_is_told(broken, error, monkeypatch):
     assert facts["stage"] == "culprits" and facts["culprits"] == [] and "error_onnx" not in facts
 
 
-def test_a_failed_export_says_whether_the_wide_network_fails_alike(monkeypatch):
+@pytest.mark.parametrize(("wide_too", "message"), [(False, "no."), (True, "no. The wide network fails alike.")])
+def test_a_failed_export_says_whether_the_wide_network_fails_alike(wide_too, message, monkeypatch):
     def refuse(net, *_, **__):
         if isinstance(net, torch.fx.GraphModule) or wide_too:
             raise fxprune.errors.ExportError("no.")
 
     monkeypatch.setattr(fxprune, "export_onnx", refuse)
-    for wide_too, message in ((False, "no."), (True, "no. The wide network fails alike.")):
-        with pytest.raises(fxprune.errors.ExportError) as caught:
-            examined(good_net(), onnx=True)
-        assert str(caught.value) == message
+    with pytest.raises(fxprune.errors.ExportError) as caught:
+        examined(good_net(), onnx=True)
+    assert str(caught.value) == message
 
 
 def result(model, **known):
@@ -239,40 +239,34 @@ POINTS = [
 ]
 
 
-def cells(text, heading, row):
-    section = text.split(f"# {heading}\n")[1].split("\n#")[0]
-    return next([c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in section.splitlines() if row in line)
-
-
 @pytest.mark.parametrize(
-    ("heading", "row", "expected"),
+    ("heading", "line"),
     [
-        ("The smallest network of each class", "networks", ["networks", "3"]),
-        ("The smallest network of each class", "exact", ["exact, exported", "1"]),
-        ("The smallest network of each class", "| failed", ["failed", "1"]),
-        ("The smallest network of each class", "not checked", ["not checked yet", "1"]),
-        ("The smallest network of each class", "earlier", ["of earlier sources (†)", "1"]),
-        ("The smallest network of each class", "prunable, median", ["prunable, median", "25.0%"]),
-        ("The smallest network of each class", "float64", ["float64, largest", "1.5e-15"]),
-        ("Failed", "two", ["two", "narrow", "Error: a \\| b c", "g at node"]),
-        ("Less than 60% prunable", "one", ["one", "25.0%", "no rule for `...` (90.0%)"]),
-        ("Why weights may not merge", "no rule", ["no rule for `...`", "90", "1", "one at net.py:3"]),
+        ("The smallest network of each class", "| networks | 3 |"),
+        ("The smallest network of each class", "| exact, exported | 1 |"),
+        ("The smallest network of each class", "| failed | 1 |"),
+        ("The smallest network of each class", "| not checked yet | 1 |"),
+        ("The smallest network of each class", "| of earlier sources (†) | 1 |"),
+        ("The smallest network of each class", "| prunable, median | 25.0% |"),
+        ("The smallest network of each class", "| float64, largest | 1.5e-15 |"),
+        ("Failed", "| two | narrow | Error: a \\| b c | g at node |"),
+        ("Less than 60% prunable", "| one | 25.0% | no rule for `...` (90.0%) |"),
+        ("Why weights may not merge", "| no rule for `...` | 90 | 1 | one at net.py:3 |"),
         (
             "Networks",
-            "mod.One",
-            ["one", "mod.One", "0.00 M", "32", "plain", "3", "25.0%", "40.0%", "30.0%", "1.5e-15", "2.5e-07", "3"]
-            + ["exact, exported", "no rule for `...` (90.0%)"],
+            "| one | mod.One | 0.00 M | 32 | plain | 3 | 25.0% | 40.0% | 30.0% | 1.5e-15 | 2.5e-07 | 3 "
+            "| exact, exported | no rule for `...` (90.0%) |",
         ),
-        ("Networks", "mod.Two", ["two †", "mod.Two", "0.00 M", "64", *[""] * 7, "0", "failed", ""]),
-        ("Networks", "m.X", ["x", "m.X", "0.00 M", "8", *[""] * 8, "not checked yet", ""]),
-        ("Every entry point, analysed without weights", "coupled", ["coupled", "1"]),
+        ("Networks", "| two † | mod.Two | 0.00 M | 64 |" + "  |" * 7 + " 0 | failed |  |"),
+        ("Networks", "| x | m.X | 0.00 M | 8 |" + "  |" * 8 + " not checked yet |  |"),
+        ("Every entry point, analysed without weights", "| coupled | 1 |"),
     ],
 )
-def test_the_page_says_what_was_found(heading, row, expected):
+def test_the_page_says_what_was_found(heading, line):
     found = {"one": FULL, "two": dataclasses.replace(FAILED, digest="old")}
     coupled = {"one": dataclasses.replace(FULL, depth="couple")}
     text = page(POINTS, {"onnx": found, "couple": coupled, "exact": {}}, "new")
-    assert cells(text, heading, row) == expected
+    assert line in text.split(f"# {heading}\n")[1].split("\n#")[0].splitlines()
     assert "checked in float64\n" not in text
 
 
@@ -317,7 +311,7 @@ def test_a_second_run_redoes_nothing_and_still_fails(run, tmp_path):
 
 
 def test_all_entry_points_are_asked_for_by_name(run):
-    assert run("--all", "--only", "resnet1[08]") == (0, ["resnet10", "resnet18"][1:])
+    assert run("--all", "--only", "resnet1[08]") == (0, ["resnet18"])
     assert run("--only", "nothing*") == (2, [])
 
 
@@ -340,7 +334,7 @@ def test_the_file_of_classes_is_written_as_it_is_read(tmp_path):
     [
         ("test_resnet", 96, {}),
         ("test_vit_relpos", 96, {"img_size": 96}),
-        ("crossvit_tiny_240", 128, {"img_size": 128}),
+        ("crossvit_tiny_240", 128, {}),
         ("efficientformer_l1", 224, {}),
     ],
 )
