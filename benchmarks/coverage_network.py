@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fxprune.meta import MetaMode
 
@@ -43,6 +44,29 @@ class Form:
     def example(self) -> torch.Tensor:
         """Two images on the meta device [2, 3, image, image]."""
         return torch.empty(2, 3, self.image, self.image, device="meta")
+
+
+def with_constants(name: str) -> nn.Module:
+    """A network whose parameters are on the meta device and whose buffers have values, in eval mode.
+
+    The analysis asks whether a buffer is the same everywhere. Builders that run the network to find a size cannot do
+    that with weights and activations on two devices: these networks are wholly on the meta device.
+    """
+    # PyTorch annotates the hook as one that returns nothing; what it returns replaces the parameter.
+    handle = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+    try:
+        network: nn.Module = timm.create_model(name)
+    except (RuntimeError, NotImplementedError):
+        return weightless(name)
+    finally:
+        handle.remove()
+    return network.eval()
+
+
+def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    if parameter is None:
+        return None
+    return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
 
 def native_form(name: str) -> Form:

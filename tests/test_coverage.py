@@ -21,7 +21,7 @@ from benchmarks import coverage, coverage_check
 from benchmarks.coverage_check import Task, check, examine
 from benchmarks.coverage_classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
 from benchmarks.coverage_journal import Journal, digest
-from benchmarks.coverage_network import small_form
+from benchmarks.coverage_network import small_form, with_constants
 from benchmarks.coverage_process import Limits, run_each
 from benchmarks.coverage_reasons import reasons, reasons_of
 from benchmarks.coverage_report import page
@@ -53,7 +53,7 @@ def fake_work(name, tell):
     elif name == "hangs":
         time.sleep(1000)
     elif name == "hungry":
-        torch.zeros(2**33)
+        torch.empty(2**31)  # 8 GiB, never touched
     elif name == "prints":
         print("a line from a library")
 
@@ -324,6 +324,12 @@ def test_the_classes_are_those_of_timm_and_their_smallest():
     assert smallest(reversed(family)) == [point for point in points if point.module == "starnet"]
 
 
+def test_the_first_of_several_smallest_is_taken():
+    sizes = {("B", "p"): 4, ("A", "q"): 3, ("A", "r"): 2, ("A", "s"): 2}
+    points = [EntryPoint("mod", cls, name, size, 64) for (cls, name), size in sizes.items()]
+    assert [point.name for point in smallest(points)] == ["r", "p"]
+
+
 def test_the_file_of_classes_is_written_as_it_is_read(tmp_path):
     write(read(), tmp_path / "classes.csv")
     assert (tmp_path / "classes.csv").read_bytes() == Path(CLASSES).read_bytes()
@@ -378,6 +384,18 @@ def test_an_entry_point_is_analysed_without_weights():
     check(Task("resnet18", "couple"), lambda **told: facts.update(told))
     assert (facts["image"], facts["parameters"], facts["capture"]) == (224, 11689512, "plain")
     assert facts["share"] > 0.99 and "error64" not in facts
+
+
+@pytest.mark.parametrize(
+    ("model", "buffers_have_values"),
+    [("vit_tiny_patch16_dinov3_qkvb", True), ("vit_tiny_r_s16_p8_224", False)],
+    ids=["buffers with values", "a builder that runs the network"],
+)
+def test_a_network_without_weights_keeps_the_values_of_its_buffers(model, buffers_have_values):
+    network = with_constants(model)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert not any(buffer.is_meta for buffer in network.buffers()) or not buffers_have_values
+    assert not nn.Linear(2, 2).weight.is_meta
 
 
 def test_a_network_above_the_limit_is_left_out():
