@@ -58,5 +58,5 @@ $(READY): pyproject.toml
 	test -n '$(PYTHON)' || { echo 'fxprune needs Python 3.11 or newer; none is on the PATH.' >&2; exit 1; }
 	echo 'setting up .venv (once; torch is large)' >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,plots,tensorboard]'
 	touch $@

@@ -1,0 +1,151 @@
+"""What a run measures while it trains: a JSON object per line, flushed at once; in TensorBoard where asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import CheckpointError, OptionError
+from fxprune.files import write_text
+
+METRICS, EVENTS = "metrics.jsonl", "tensorboard"
+# These differ from run to run; everything else in the file follows from the options.
+WALL_CLOCK = ("images_per_second", "seconds")
+
+Record = dict[str, Any]
+
+
+class Metrics:
+    """The records of ``metrics.jsonl``, in the order of their steps; a resumed run leaves those of an undisturbed one.
+
+    Each record is on disk when :meth:`record` returns, as far as this process can see to it. Use it as a context
+    manager, or ``close()`` it. With several processes, only the first one may have it.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, tensorboard: bool = False, resume_at: int | None = None
+    ) -> None:
+        """Begin a file, or go on with the one of a run that broke off.
+
+        Args:
+            folder: where ``metrics.jsonl`` lies, or is to.
+            tensorboard: write event files to ``tensorboard/`` in the folder, too.
+            resume_at: steps that are done, counted through all phases, as the checkpoint has them: later records are
+                dropped. None: a new run; what another one left is replaced.
+
+        Raises:
+            OptionError: TensorBoard is not installed.
+            CheckpointError: the file to go on with is damaged.
+            OSError: it cannot be written.
+        """
+        path = Path(folder) / METRICS
+        self._events = _event_writer(path.parent / EVENTS, resume_at) if tensorboard else None
+        kept = [] if resume_at is None or not path.exists() else _up_to(read_metrics(folder), resume_at)
+        write_text(path, "".join(map(_line, kept)))
+        self._step = kept[-1]["step"] if kept else 0
+        # A checkpoint may come before the record of its own step or after it: then that is not written again.
+        self._already = {_place(record) for record in kept if record["step"] == resume_at}
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def record(self, *, phase: str, epoch: int, step: int, **numbers: Any) -> None:
+        """Append ``{"phase": ..., "epoch": ..., "step": ..., **numbers}``.
+
+        Args:
+            phase: ``train``, ``csgd``, ...
+            epoch: within the phase, from 1.
+            step: optimizer steps that are done, counted through all phases; never less than in the record before.
+            **numbers: Python, NumPy or torch scalars; None and what is not finite become null.
+
+        Raises:
+            OptionError: the step is one of the past.
+        """
+        if step < self._step:
+            raise OptionError(
+                f"a record of step {step} in phase `{phase}` cannot follow one of step {self._step}: "
+                f"count steps through all phases."
+            )
+        record: Record = {"phase": phase, "epoch": epoch, "step": step}
+        record |= {name: _finite(value) for name, value in numbers.items()}
+        self._step = step
+        if _place(record) in self._already:
+            return
+        self._file.write(_line(record))
+        self._file.flush()
+        if self._events is not None:
+            for name in numbers:
+                if record[name] is not None:
+                    self._events.add_scalar(f"{phase}/{name}", record[name], step)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Close the files; a second time does nothing."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[Record]:
+    """Every whole record that a run left in a folder; a last line that a killed run did not finish is none.
+
+    Raises:
+        CheckpointError: there are none, or a line is damaged.
+    """
+    path = Path(folder) / METRICS
+    try:
+        *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}. Is {folder} a folder of results?") from error
+    return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _parsed(line: str, place: str) -> Record:
+    try:
+        record: Record = json.loads(line)
+        record["phase"], record["epoch"], record["step"] = record["phase"], int(record["epoch"]), int(record["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{place}, is no record of a run but `{line[:60]}`: take it out, or begin anew."
+        ) from error
+    return record
+
+
+def _up_to(records: Iterable[Record], step: int) -> list[Record]:
+    return [record for record in records if record["step"] <= step]
+
+
+def _place(record: Mapping[str, Any]) -> Hashable:
+    """Where a record belongs, and what it tells: an epoch may have several records at one step."""
+    return record["phase"], record["epoch"], record["step"], frozenset(record)
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    value = value.item() if hasattr(value, "item") else value  # a scalar of NumPy or torch
+    return value if isinstance(value, int) else float(value) if math.isfinite(value) else None
+
+
+def _event_writer(folder: Path, resume_at: int | None) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise OptionError(
+            f"TensorBoard is not installed ({error}): pip install 'fxprune[tensorboard]', or leave --tensorboard out. "
+            f"{METRICS} holds the same numbers."
+        ) from error
+    # From this step on, TensorBoard hides what the run that broke off had written.
+    return SummaryWriter(str(folder), purge_step=None if resume_at is None else resume_at + 1)  # type: ignore[no-untyped-call]
