@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fxprune.plans import Plan
 
 METHODS = ("kmeans", "even", "imbalanced")
+ALLOCATIONS = ("uniform", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class Target:
         method: how clusters are found, one of ``METHODS``.
         round_to: make widths multiples of this, where a group can.
         seed: of everything that is drawn at random.
+        only: patterns; groups that match none of them keep their widths.
+        freeze: patterns; groups that match one of them keep their widths.
+        internal_only: narrow only what lies inside a residual branch.
+        allocate: how a budget is shared out among the groups, one of ``ALLOCATIONS``.
     """
 
     keep: float | None = None
@@ -41,6 +47,10 @@ class Target:
     method: str = "kmeans"
     round_to: int = 1
     seed: int = 0
+    only: Sequence[str] | None = None
+    freeze: Sequence[str] | None = None
+    internal_only: bool = False
+    allocate: str = "uniform"
 
     def __post_init__(self) -> None:
         """Check every option; the widths wait for the network."""
@@ -49,6 +59,12 @@ class Target:
         _check(self, "round_to", "1 or more", lambda n: n >= 1)
         _check(self, "seed", "0 or more", lambda n: n >= 0)
         _check(self, "method", f"one of {', '.join(METHODS)}", METHODS.__contains__)
+        _check(self, "allocate", f"one of {', '.join(ALLOCATIONS)}", ALLOCATIONS.__contains__)
+        for name in ("only", "freeze"):
+            _check(self, name, "a list of patterns", lambda patterns: patterns and not isinstance(patterns, str))
+        if self.allocate == "auto" and self.macs is None and self.params is None:
+            raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
+        _refuse_missing(self, "only", "freeze", "internal_only")
         exclude(self, "keep", "macs", "params", "widths")
 
     def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
@@ -95,6 +111,9 @@ class Job(Target):
         csgd_lr: largest learning rate with C-SGD.
         strength: of the pull; instead of ``deviation``.
         deviation: largest relative deviation within a cluster to end at, above 0; ``DEVIATION`` where neither is given.
+        coupled: the pull is part of the gradient, as in the paper; SGD only.
+        stages: narrow step by step: shares of the first width to keep, falling, the last is the goal; or ``auto``.
+        widen: build the network this many times as wide, and bring it back to its own width.
         device: ``auto`` (CUDA where there is one), or any name that torch knows.
         opset: version of the ONNX operators.
         workers: processes that decode images.
@@ -116,6 +135,9 @@ class Job(Target):
     csgd_lr: float = 0.05
     strength: float | None = None
     deviation: float | None = None
+    coupled: bool = False
+    stages: Sequence[float] | str | None = None
+    widen: float | None = None
     device: str = "auto"
     opset: int = 18
     workers: int = 0
@@ -131,6 +153,9 @@ class Job(Target):
             _check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
         exclude(self, "strength", "deviation")
         exclude(self, "keep", "macs", "params", "widths", "plan_file")
+        _check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
+        _check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
+        _refuse_missing(self, "coupled", "stages", "widen")
 
     def options(self) -> dict[str, Any]:
         """Every option that JSON can hold; a network or data that was given as such is named by its class."""
@@ -155,9 +180,25 @@ def _check(options: object, name: str, range_: str, holds: Any) -> None:
         raise OptionError(f"`{name}` must be {range_}, not {value}.")
 
 
+def _refuse_missing(options: object, *names: str) -> None:
+    """Options whose code is still to come must not be taken for granted."""
+    for name in names:
+        if getattr(options, name):
+            raise OptionError(f"`{name}` is not available yet.")
+
+
+def _falls(stages: Any) -> bool:
+    if isinstance(stages, str):
+        return stages == "auto"
+    shares = [1.0, *stages]
+    return len(shares) > 1 and all(0.0 < after < before for before, after in itertools.pairwise(shares))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value if value is None or isinstance(value, str | int | float) else type(value).__name__
