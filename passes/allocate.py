@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ Budget = Literal["macs", "params"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Unit:
+class Unit:
     """Groups whose widths depend on each other: one group, or all groups of a domain.
 
     Attributes:
@@ -46,7 +46,7 @@ class _Unit:
         return {group.name: int(width) for group, width in zip(self.groups, self.widths[row], strict=True)}
 
 
-def widths_for(coupling: Coupling, keep: float, round_to: int = 1) -> dict[str, int]:
+def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
     """Each group gets the width nearest to keep * width among those that it can have.
 
     A balanced group can have width / m for every m that divides all widths of its domain. With ``round_to``, width
@@ -56,6 +56,7 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1) -> dict[str, 
         coupling: the analysis.
         keep: share of the channels to keep, above 0, up to 1.
         round_to: 1 and more.
+        selected: names of the groups that may become narrower; None: all.
 
     Returns:
         Group name -> width, from 1 to the present one.
@@ -65,10 +66,12 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1) -> dict[str, 
         OptionError: ``keep`` or ``round_to`` outside its range.
     """
     _check_share("keep", keep)
-    return _widths_at(_units(coupling, round_to), keep)
+    return _widths_at(units_of(coupling, round_to, selected), keep)
 
 
-def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: int = 1) -> tuple[dict[str, int], str]:
+def widths_within(
+    coupling: Coupling, budget: Budget, share: float, round_to: int = 1, selected: Set[str] | None = None
+) -> tuple[dict[str, int], str]:
     """cost(widths) = share * cost(network) within 1 %, or as nearly as it can be, with one ``keep`` for all groups.
 
     Between the two nearest keeps groups go from one to the other one by one; where that is not near enough, single
@@ -79,6 +82,7 @@ def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: in
         budget: what to count.
         share: of the network's total, above 0, up to 1.
         round_to: as in :func:`widths_for`.
+        selected: as in :func:`widths_for`.
 
     Returns:
         Group name -> width, and what was reached, in words: it is the nearest reachable where it is not within 1 %.
@@ -88,7 +92,7 @@ def widths_within(coupling: Coupling, budget: Budget, share: float, round_to: in
         OptionError: ``share`` or ``round_to`` outside its range.
     """
     _check_share(budget, share)
-    units = _units(coupling, round_to)
+    units = units_of(coupling, round_to, selected)
     total: int = getattr(cost(coupling), budget)
 
     def above(widths: Mapping[str, int]) -> float:
@@ -118,7 +122,7 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
         NothingToPruneError: the coupling has no groups.
         PlanError: a group that does not exist, a width that it cannot have, or widths that do not go together.
     """
-    units = _units(coupling, 1)
+    units = units_of(coupling, 1)
     for name in widths:
         if name not in coupling.groups:
             near = difflib.get_close_matches(name, list(coupling.groups), n=3, cutoff=0.0)
@@ -143,7 +147,7 @@ def _check_share(name: str, share: float) -> None:
         raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share:g}.")
 
 
-def _check_width(unit: _Unit, index: int, width: int) -> None:
+def _check_width(unit: Unit, index: int, width: int) -> None:
     group, reachable = unit.groups[index], unit.widths[:, index]
     if width in reachable:
         return
@@ -156,18 +160,20 @@ def _check_width(unit: _Unit, index: int, width: int) -> None:
     )
 
 
-def _units(coupling: Coupling, round_to: int) -> list[_Unit]:
+def units_of(coupling: Coupling, round_to: int, selected: Set[str] | None = None) -> list[Unit]:
+    """The selected groups, those of one domain together; no domain is selected in part."""
     if round_to < 1:
         raise OptionError(f"`round_to` must be 1 or more, not {round_to}.")
     if not coupling.groups:
         raise NothingToPruneError(_why_nothing(coupling))
     members: dict[str | int, list[Group]] = {}
     for name, group in coupling.groups.items():
-        members.setdefault(group.domain if group.balanced else name, []).append(group)
+        if selected is None or name in selected:
+            members.setdefault(group.domain if group.balanced else name, []).append(group)
     return [_unit(tuple(groups), round_to) for groups in members.values()]
 
 
-def _unit(groups: tuple[Group, ...], round_to: int) -> _Unit:
+def _unit(groups: tuple[Group, ...], round_to: int) -> Unit:
     full = np.array([group.width for group in groups])
     if groups[0].balanced:
         common = math.gcd(*full.tolist())
@@ -176,17 +182,17 @@ def _unit(groups: tuple[Group, ...], round_to: int) -> _Unit:
         widths = np.arange(1, full[0] + 1)[:, None]
     occurrences = np.array([(*group.tied, *group.readers)[0].positions.shape[1] for group in groups])
     round_ones = (widths * occurrences % round_to == 0).all(axis=1)
-    return _Unit(groups, widths[round_ones] if round_ones.any() else widths)
+    return Unit(groups, widths[round_ones] if round_ones.any() else widths)
 
 
-def _widths_at(units: list[_Unit], keep: float) -> dict[str, int]:
+def _widths_at(units: list[Unit], keep: float) -> dict[str, int]:
     widths: dict[str, int] = {}
     for unit in units:
         widths |= unit.nearest(keep)
     return widths
 
 
-def _between(units: list[_Unit], low: float, high: float) -> list[dict[str, int]]:
+def _between(units: list[Unit], low: float, high: float) -> list[dict[str, int]]:
     """From the widths at keep ``low`` to those at ``high``, one unit changed at a time."""
     steps = [_widths_at(units, low)]
     for unit in units:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import Plan
+from fxprune.select import select
 
 from .allocate import widths_for, widths_given, widths_within
 from .kmeans import Labels, Points, balanced_kmeans, kmeans
@@ -30,6 +31,9 @@ def plan(
     method: str = "kmeans",
     round_to: int = 1,
     seed: int = 0,
+    only: Sequence[str] | None = None,
+    freeze: Sequence[str] | None = None,
+    internal_only: bool = False,
 ) -> Plan:
     """Each group is cut into as many clusters as it shall have channels.
 
@@ -45,15 +49,26 @@ def plan(
             cut evenly instead of imbalanced.
         round_to: make widths multiples of this, where a group can.
         seed: of the search; the same seed gives the same plan.
+        only: patterns; groups that match none of them keep their widths (:func:`fxprune.select.select`).
+        freeze: patterns; groups that match one of them keep their widths.
+        internal_only: only groups inside a residual branch become narrower.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: an option outside its range, or more than one of ``keep``, ``macs``, ``params`` and ``widths``.
+        OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
         PlanError: widths that cannot be had, or a model that is gone.
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
-    after, how = _widths(coupling, keep, macs, params, widths, round_to)
+    chosen = only is not None or freeze is not None or internal_only
+    if chosen and widths is not None:
+        raise OptionError(
+            "`widths` says which groups become narrower: `only`, `freeze` and `internal_only` do not go with it."
+        )
+    selected = select(coupling, only=only, freeze=freeze, internal_only=internal_only) if chosen else None
+    after, how = _widths(coupling, keep, macs, params, widths, round_to, selected)
+    if selected is not None:
+        how += f", {len(selected)} of {len(coupling.groups)} groups"
     clusters = {}
     for name, group in coupling.groups.items():
         if after.get(name, group.width) < group.width:
@@ -68,19 +83,20 @@ def _widths(
     params: float | None,
     widths: Mapping[str, int] | None,
     round_to: int,
+    selected: Set[str] | None,
 ) -> tuple[dict[str, int], str]:
     wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
     asked = [name for name, wish in wishes.items() if wish is not None]
     if len(asked) > 1:
         raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
     if macs is not None:
-        return widths_within(coupling, "macs", macs, round_to)
+        return widths_within(coupling, "macs", macs, round_to, selected)
     if params is not None:
-        return widths_within(coupling, "params", params, round_to)
+        return widths_within(coupling, "params", params, round_to, selected)
     if widths is not None:
         return widths_given(coupling, widths), "widths given"
     keep = 0.5 if keep is None else keep
-    return widths_for(coupling, keep, round_to), f"keep {keep:g}"
+    return widths_for(coupling, keep, round_to, selected), f"keep {keep:g}"
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:

@@ -64,7 +64,6 @@ class Target:
             _check(self, name, "a list of patterns", lambda patterns: patterns and not isinstance(patterns, str))
         if self.allocate == "auto" and self.macs is None and self.params is None:
             raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
-        _refuse_missing(self, "only", "freeze", "internal_only")
         exclude(self, "keep", "macs", "params", "widths")
 
     def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
@@ -89,6 +88,9 @@ class Target:
             method=method or self.method,
             round_to=self.round_to,
             seed=self.seed,
+            only=self.only,
+            freeze=self.freeze,
+            internal_only=self.internal_only,
         )
 
 
@@ -153,6 +155,8 @@ class Job(Target):
             _check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
         exclude(self, "strength", "deviation")
         exclude(self, "keep", "macs", "params", "widths", "plan_file")
+        for name in ("only", "freeze"):
+            exclude(self, name, "plan_file")
         _check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         _check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
         _refuse_missing(self, "coupled", "stages", "widen")

@@ -1,0 +1,107 @@
+"""Groups inside a residual branch: nothing is added to them, and another path leads around them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.coupling import Coupling, Shape
+from fxprune.surface import ATTENTION, PRODUCTS
+
+# Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
+_NO_SUMS: frozenset[str | Callable[..., Any]] = (
+    PRODUCTS
+    | ATTENTION
+    | frozenset(
+        {
+            operator.mul,
+            operator.imul,
+            operator.truediv,
+            torch.mul,
+            torch.div,
+            torch.cat,
+            torch.concat,
+            torch.stack,
+            "mul",
+            "mul_",
+            "div",
+            "div_",
+        }
+    )
+)
+
+
+def internal_groups(coupling: Coupling) -> frozenset[str]:
+    """Names of the groups whose channels are added to no others, and around which the network has another path.
+
+    The two inner layers of a residual bottleneck are such, and the hidden layer of an MLP block, and head dimensions.
+    A residual stream is not, since its layers are added up; a stem or a plain chain of layers is not, since whatever
+    the network computes goes through it. Only tensors count as paths, not sizes read from them.
+    """
+    nodes = list(coupling.graph_module.graph.nodes)
+    computed = _after([node for node in nodes if node.op == "placeholder"], nodes, coupling)
+    carried = {node: _groups_on(node, coupling) for node in nodes}
+    summed: set[int] = set()
+    for node in nodes:
+        summed |= _summed(node, computed, carried)
+    names = list(coupling.groups)
+    return frozenset(
+        name
+        for index, name in enumerate(names)
+        if index not in summed and _bypassed({node for node in nodes if index in carried[node]}, nodes, coupling)
+    )
+
+
+def _groups_on(node: fx.Node, coupling: Coupling) -> frozenset[int]:
+    """Places, among the groups of the coupling, of those whose channels a node's value carries."""
+    starts = np.array([group.offset for group in coupling.groups.values()])
+    found: set[int] = set()
+    for shape in _shapes(node, coupling):
+        for codes in shape.axes:
+            if codes is not None:
+                kept: NDArray[np.int64] = np.unique(codes[codes >= 0])
+                found |= set((np.searchsorted(starts, kept, "right") - 1).tolist())
+    return frozenset(found)
+
+
+def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozenset[int]]) -> set[int]:
+    """Groups that two inputs of a node and its result carry, unless the call is known to add nothing."""
+    operands = [carried[operand] for operand in node.all_input_nodes if operand in computed]
+    if len(operands) < 2 or node.target in _NO_SUMS:
+        return set()
+    return {index for index in carried[node] if sum(index in each for each in operands) > 1}
+
+
+def _bypassed(carriers: set[fx.Node], nodes: list[fx.Node], coupling: Coupling) -> bool:
+    """Whether an input that the carriers depend on reaches an output that depends on them on a path without them."""
+    outputs = nodes[-1].all_input_nodes
+    dependent = _after(list(carriers), nodes, coupling)
+    inputs = [node for node in nodes if node.op == "placeholder" and carriers & _after([node], nodes, coupling)]
+    around = _after(inputs, nodes, coupling, avoiding=carriers)
+    return any(output in dependent and output in around for output in outputs)
+
+
+def _after(
+    starts: list[fx.Node], nodes: list[fx.Node], coupling: Coupling, *, avoiding: set[fx.Node] | None = None
+) -> set[fx.Node]:
+    """Nodes of tensors that can be reached from ``starts``, themselves included, through nodes of tensors."""
+    reached = set(starts)
+    for node in nodes:
+        if avoiding is not None and node in avoiding:
+            continue
+        if any(operand in reached for operand in node.all_input_nodes) and any(True for _ in _shapes(node, coupling)):
+            reached.add(node)
+    return reached
+
+
+def _shapes(node: fx.Node, coupling: Coupling) -> Iterator[Shape]:
+    facts = coupling.nodes.get(node.name)
+    leaves = pytree.tree_leaves(facts.value if facts else None, is_leaf=lambda leaf: isinstance(leaf, Shape))
+    return (leaf for leaf in leaves if isinstance(leaf, Shape))

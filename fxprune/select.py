@@ -1,0 +1,96 @@
+"""Which groups a plan may narrow: by name, and by their place in the network."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from fxprune.coupling import Coupling, Group
+from fxprune.errors import OptionError
+from fxprune.internal import internal_groups
+
+
+def select(
+    coupling: Coupling,
+    *,
+    only: Sequence[str] | None = None,
+    freeze: Sequence[str] | None = None,
+    internal_only: bool = False,
+) -> frozenset[str]:
+    """Names of the groups that match one of ``only`` (all without it), none of ``freeze``, and lie inside if asked.
+
+    A pattern, with ``*``, ``?`` and ``[...]``, matches a group if it matches the name of the group, of one of its tied
+    parameters, or of a layer that these belong to: ``layer1.*`` matches whatever a layer in there makes, a residual
+    stream included. Groups under one normalisation keep their widths unless all of them are selected.
+
+    Args:
+        coupling: the analysis.
+        only: patterns.
+        freeze: patterns.
+        internal_only: see :func:`fxprune.internal.internal_groups`.
+
+    Raises:
+        OptionError: a pattern that matches nothing, a group asked for by ``only`` whose normalisation has others that
+            are not selected, or no group left.
+    """
+    selected = _matching(coupling, "only", only) if only is not None else frozenset(coupling.groups)
+    if freeze is not None:
+        selected -= _matching(coupling, "freeze", freeze)
+    if internal_only:
+        selected &= internal_groups(coupling)
+    held = {name: others for name in selected if (others := _held_by(coupling, name, selected))}
+    if only is not None and held:
+        name, others = next(iter(held.items()))
+        raise OptionError(
+            f"group `{name}` is under one normalisation with {_listed(others)}, whose widths are to stay: "
+            f"select them too, or leave it out."
+        )
+    selected -= set(held)
+    if coupling.groups and not selected:
+        raise OptionError(
+            f"none of the {len(coupling.groups)} groups is left to narrow after {_asked(only, freeze, internal_only)}"
+            + (f"; those that match share a normalisation with others: {_listed(sorted(held))}." if held else ".")
+        )
+    return selected
+
+
+def _matching(coupling: Coupling, option: str, patterns: Sequence[str]) -> frozenset[str]:
+    if isinstance(patterns, str) or not patterns:
+        raise OptionError(f"`{option}` is a list of patterns, not {patterns!r}.")
+    names = {group.name: _names(group) for group in coupling.groups.values()}
+    found: set[str] = set()
+    for pattern in patterns:
+        met = {name for name, known in names.items() if any(fnmatchcase(each, pattern) for each in known)}
+        if not met:
+            every = list(dict.fromkeys(each for known in names.values() for each in known))
+            near = difflib.get_close_matches(pattern, every, n=3, cutoff=0.0)
+            raise OptionError(f"`{option}` has `{pattern}`, which matches no group; the closest are {_listed(near)}.")
+        found |= met
+    return frozenset(found)
+
+
+def _names(group: Group) -> list[str]:
+    """What a group is known by: itself, its tied parameters, the layers that these belong to."""
+    parameters = [axis.parameter for axis in group.tied]
+    layers = [name.rpartition(".")[0] for name in parameters]
+    return list(dict.fromkeys([group.name, *parameters, *filter(None, layers)]))
+
+
+def _held_by(coupling: Coupling, name: str, selected: frozenset[str]) -> list[str]:
+    """Groups of the same domain that are not selected."""
+    group = coupling.groups[name]
+    if not group.balanced:
+        return []
+    return [
+        other.name for other in coupling.groups.values() if other.domain == group.domain and other.name not in selected
+    ]
+
+
+def _asked(only: Sequence[str] | None, freeze: Sequence[str] | None, internal_only: bool) -> str:
+    asked = {"only": list(only or []), "freeze": list(freeze or []), "internal_only": internal_only}
+    return ", ".join(f"`{option}` {value}" for option, value in asked.items() if value)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
