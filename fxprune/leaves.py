@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.rnn import RNNCellBase
 
 SHAPED: tuple[type[nn.Module], ...] = (
     _ConvNd,
@@ -15,6 +16,8 @@ SHAPED: tuple[type[nn.Module], ...] = (
     nn.GroupNorm,
     nn.PReLU,
     nn.Embedding,
+    nn.RNNBase,
+    RNNCellBase,
 )
 
 

@@ -185,9 +185,9 @@ class _Watch(MetaMode):
     def _apply(self, call: Call) -> None:
         labels = [call.label(tensor) for tensor in tensors_in(call.args)]
         labels = [label for label in labels if any(ids is not None for ids in label.axes)]
-        if not labels:
-            return
         entry = RULES.get(call.op)
+        if not labels and not (entry is not None and entry.makes):
+            return
         if entry is None and torch.Tag.pointwise in call.op.tags:
             entry = Entry(pointwise)
         raw = entry is not None and entry.moves and len(labels) == 1 and labels[0].raw

@@ -83,7 +83,7 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a call has weights inside and states their width in its own way (recurrent nets, attention)."""
+    """Whether a call has weights inside and states their width in its own way (attention)."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return (

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.rnn import RNNCellBase
 
 from fxprune.errors import RewriteError
 from fxprune.leaves import is_transposed
 from fxprune.plans import Plan
 
 from .rewrite import narrow_sizes
+
+# Layers whose channels come in on the last axis.
+_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, RNNCellBase)
 
 
 def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
@@ -37,7 +41,7 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
 def _channel_axis(layer: nn.Module, rank: int) -> int:
     if isinstance(layer, _ConvNd):
         return rank - len(layer.kernel_size) - 1
-    return -1 if isinstance(layer, (nn.Linear, nn.LayerNorm, nn.RMSNorm)) else min(1, rank - 1)
+    return -1 if isinstance(layer, _LAST) else min(1, rank - 1)
 
 
 def _convolution(layer: nn.Module, sizes: tuple[int, ...]) -> None:
@@ -85,6 +89,19 @@ def _embedding(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     layer.num_embeddings, layer.embedding_dim = layer.weight.shape
 
 
+def _recurrent(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+    assert isinstance(layer, nn.RNNBase)
+    state = layer.get_parameter("weight_hh_l0").shape[1]
+    layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
+    layer.hidden_size = layer.get_parameter("weight_hr_l0").shape[1] if layer.proj_size else state
+    layer.proj_size = state if layer.proj_size else 0
+
+
+def _recurrent_cell(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+    assert isinstance(layer, RNNCellBase)
+    layer.input_size, layer.hidden_size = layer.weight_ih.shape[1], layer.weight_hh.shape[1]
+
+
 ADAPT: dict[type[nn.Module], Callable[[nn.Module, tuple[int, ...]], None]] = {
     _ConvNd: _convolution,
     nn.Linear: _linear,
@@ -94,4 +111,6 @@ ADAPT: dict[type[nn.Module], Callable[[nn.Module, tuple[int, ...]], None]] = {
     nn.GroupNorm: _group_norm,
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
+    nn.RNNBase: _recurrent,
+    RNNCellBase: _recurrent_cell,
 }

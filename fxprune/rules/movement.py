@@ -96,13 +96,25 @@ def cut(call: Call) -> Axes:
 @rule("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", moves=True)
 def split(call: Call) -> list[Axes]:
     """Consecutive pieces of one axis."""
+    if len(call.out) > 1:
+        call.literal(call.axes(call.args[0])[call.arg(2, 0)], "a split of channels")
+    return _pieces(call)
+
+
+@rule("unsafe_split", moves=True)
+def gates(call: Call) -> list[Axes]:
+    """Consecutive pieces of one axis: the gates of a recurrent layer, whose sizes follow from its attributes."""
+    if not call.walk.inside:
+        call.literal(call.axes(call.args[0])[call.arg(2, 0)], "a split of channels")
+    return _pieces(call)
+
+
+def _pieces(call: Call) -> list[Axes]:
     x, dim = call.args[0], call.arg(2, 0)
     axes = list(call.axes(x))
     ids = axes[dim]
     if ids is None:
         return [tuple(axes) for _ in call.out]
-    if len(call.out) > 1:
-        call.literal(ids, "a split of channels")
     ends = np.cumsum([piece.shape[dim] for piece in call.out])
     pieces = np.split(ids, ends[:-1])
     if min(map(len, pieces)) <= 1 < len(ids):

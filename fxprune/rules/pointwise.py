@@ -88,3 +88,15 @@ def constant(call: Call) -> Axes:
 def unrelated(call: Call) -> Axes:
     """Only sizes and types are taken from the operand."""
     return unlabelled(call.out)
+
+
+@rule("zeros", makes=True)
+def state(call: Call) -> Axes:
+    """Zeros, the same in every channel: as the first state of a recurrent layer, its last axis may be any channels.
+
+    Such a layer makes them as long as its attributes say; of zeros made elsewhere nothing could adapt the length.
+    """
+    rank = call.out.dim()
+    if not call.walk.inside or rank < 2 or call.out.shape[-1] < 2:
+        return unlabelled(call.out)
+    return (*(None,) * (rank - 1), call.channels.fresh(call.out.shape[-1]))

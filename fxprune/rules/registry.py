@@ -27,17 +27,19 @@ class Entry:
         rule: the function.
         moves: the operator only moves values: a parameter that went through it can still be read by columns.
         weighs: the rule itself says how it uses parameters; otherwise any use of a parameter ties its rows.
+        makes: the rule is asked too where no operand carries channels.
     """
 
     rule: Rule
     moves: bool = False
     weighs: bool = False
+    makes: bool = False
 
 
 RULES: dict[torch._ops.OpOverload, Entry] = {}
 
 
-def rule(*names: str, moves: bool = False, weighs: bool = False) -> Callable[[R], R]:
+def rule(*names: str, moves: bool = False, weighs: bool = False, makes: bool = False) -> Callable[[R], R]:
     """Register a rule for ATen operators named as ``packet`` or ``packet.overload``.
 
     A bare packet name stands for every overload. Names that the installed PyTorch does not have are passed over, since
@@ -54,7 +56,7 @@ def rule(*names: str, moves: bool = False, weighs: bool = False) -> Callable[[R]
                 operator = getattr(packet, each)
                 if operator in RULES:
                     raise ValueError(f"two rules for {operator}")
-                RULES[operator] = Entry(function, moves, weighs)
+                RULES[operator] = Entry(function, moves, weighs, makes)
         return function
 
     return register

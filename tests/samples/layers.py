@@ -6,7 +6,9 @@ from timm.layers import register_notrace_module
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from .table import A, B, conv, image, linear, tokens
+from .table import A, B, conv, free, image, linear, tokens
+
+M_IN = "m.weight_ih_l0"
 
 
 @register_notrace_module
@@ -35,6 +37,14 @@ def _attention(**options):
     return lambda s, y: s.d(s.m(y, y, y, **options)[0]), {"m": layer, "d": linear(8, 6)}
 
 
+def _cells(s, y):
+    first = second = None
+    for t in range(5):
+        first = s.m(y[:, t], first)
+        second = s.n(first[0], second)
+    return second
+
+
 # fmt: off
 image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, B: 6}, m=_Mixer(8))
 image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
@@ -50,9 +60,20 @@ image("weight norm", lambda s, y: s.m(y), {B: 6}, out=5, m=weight_norm(conv(8, 5
 tokens("attention as a layer", *_attention()[:1], {"d.weight": 6}, out=6, frozen="m", **_attention()[1])
 tokens("attention as a layer, fused", *_attention(need_weights=False)[:1], {"d.weight": 6}, out=6, frozen="m",
        **_attention()[1])
-tokens("recurrent", lambda s, y: s.d(s.m(y)[0]), {"d.weight": 6}, out=6, m=nn.LSTM(8, 5, batch_first=True),
-       d=linear(5, 6),
-       frozen="m")
+tokens("recurrent", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
+tokens("recurrent, both directions, three layers", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=12,
+       m=nn.LSTM(8, 6, 3, bidirectional=True))
+tokens("recurrent, projected", lambda s, y: s.m(y)[0], {A: 8, M_IN: 9, "m.weight_hr_l0": 6}, out=6,
+       m=nn.LSTM(8, 9, 2, proj_size=6))
+tokens("gated recurrent", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, 2, bias=False))
+tokens("plain recurrent", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=12, m=nn.RNN(8, 6, bidirectional=True))
+tokens("recurrent, last state only", lambda s, y: s.m(y)[1][0].mean(0), {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, 2))
+tokens("recurrent, state of another", lambda s, y: s.n(y, s.m(y)[1])[0], {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6),
+       n=nn.GRU(8, 6))
+tokens("recurrent, a learned first state", lambda s, y: s.m(y, s.h.expand(-1, y.shape[1], -1))[0], {A: 8}, out=6,
+       m=nn.GRU(8, 6), h=free(1, 1, 6), frozen="product of two parameters")
+tokens("recurrent cells", _cells, {A: 8, "m.weight_ih": 6, "n.weight_ih": 6}, out=6, fixed=True,
+       m=nn.LSTMCell(8, 6), n=nn.GRUCell(6, 6))
 tokens("transformer layer", lambda s, y: s.d(s.m(y)), {"m.linear1.weight": 16, "d.weight": 6}, out=6, d=linear(8, 6),
        m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), frozen="m")
 tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8},
