@@ -9,10 +9,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fxprune import __version__
 from fxprune.errors import FxpruneError
+from fxprune.passes.option import closest
 
 from . import bench, compress, export, inspect, plan, prove, report, verify
 
@@ -78,17 +79,30 @@ def _unwind_on_sigterm() -> None:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line instead of printing every option."""
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse an unknown flag where the known ones are at hand, those of the command."""
+        namespace, rest = super().parse_known_args(*args, **kwargs)
+        for word in rest:
+            if word.startswith("--"):
+                flag = word.partition("=")[0]
+                self.error(
+                    f"there is no option `{flag}`.{closest(flag, self._option_string_actions)}".removesuffix(".")
+                )
+        return namespace, rest
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+        end = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("fxprune", description="Train filters to be identical (C-SGD), then merge them at no loss.")
+    about = "Train filters to be identical (C-SGD), then merge them at no loss."
+    parser = _Parser("fxprune", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for name, module in COMMANDS.items():
         about = (module.__doc__ or "").strip()
-        command = commands.add_parser(name, help=_first_line(about), description=about)
+        command = commands.add_parser(name, help=_first_line(about), description=about, allow_abbrev=False)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -1,32 +1,41 @@
-"""Options that several commands share."""
+"""Options that several commands share, and options that are the fields of a dataclass."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.job import METHODS, Job, Target
+from fxprune.passes.job import Job, Target
+from fxprune.passes.option import ALIASES, Option, options_of
+from fxprune.passes.option_kind import One, metavar
 
 if TYPE_CHECKING:
     from fxprune.passes.build import Network
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """How narrow the network shall become."""
-    group = parser.add_argument_group("how narrow")
-    goal = group.add_mutually_exclusive_group()
-    goal.add_argument("--keep", type=float, metavar="SHARE", help="of the channels of every group (default: 0.5)")
-    goal.add_argument("--macs", type=float, metavar="SHARE", help="of the multiply-accumulates to end at")
-    goal.add_argument("--params", type=float, metavar="SHARE", help="of the parameters to end at")
-    goal.add_argument("--widths", nargs="+", metavar="GROUP=N", help="channels to keep in each group named")
-    group.add_argument("--method", choices=METHODS, default=Target.method, help="of clustering (default: %(default)s)")
-    group.add_argument("--round-to", type=int, default=Target.round_to, metavar="N", help="widths are multiples of N")
-    add_seed(group)
+def add_options(parser: argparse.ArgumentParser, kind: type, headings: Mapping[str, Collection[str]]) -> None:
+    """A flag for every field of a dataclass; those that are not given are not in the namespace.
+
+    Args:
+        parser: of the command.
+        kind: the dataclass.
+        headings: heading -> names of the fields under it, none under the heading of all others.
+    """
+    rest = next(heading for heading, names in headings.items() if not names)
+    groups = {heading: parser.add_argument_group(heading) for heading in headings}
+    for name, option in options_of(kind).items():
+        heading = next((heading for heading, names in headings.items() if name in names), rest)
+        _add(groups[heading], option)
 
 
-def add_seed(parser: Any) -> None:
+def given_options(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Those options of :func:`add_options` that were given."""
+    return {name: getattr(args, name) for name in options_of(kind) if hasattr(args, name)}
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
     """The seed of everything that is drawn at random."""
     parser.add_argument("--seed", type=int, default=Target.seed, metavar="N", help="default: %(default)s")
 
@@ -64,29 +73,36 @@ def network_from(args: argparse.Namespace) -> Network:
     return network
 
 
-def target_from(args: argparse.Namespace) -> Target:
-    """The target that :func:`add_target` asks for."""
-    return Target(**target_options(args))
-
-
-def target_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Options of a :class:`Target`, widths read."""
-    names = ("keep", "macs", "params", "method", "round_to", "seed")
-    return {name: getattr(args, name) for name in names} | {"widths": _widths(args.widths)}
-
-
 def default_of(name: str) -> Any:
     """Default of an attribute of :class:`Job`, so that it is written down once."""
     return Job.__dataclass_fields__[name].default
 
 
-def _widths(pairs: Sequence[str] | None) -> dict[str, int] | None:
-    if pairs is None:
-        return None
-    widths = {}
-    for pair in pairs:
-        name, equals, number = pair.rpartition("=")
-        if not equals or not number.isdecimal() or int(number) < 1:
-            raise OptionError(f"--widths takes GROUP=N, with N of 1 or more, not `{pair}`.")
-        widths[name] = int(number)
-    return widths
+class _Parse(argparse.Action):
+    """Stores what the words mean to an option."""
+
+    def __init__(self, option: Option, **settings: Any) -> None:
+        self.option = option
+        super().__init__(**settings)
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Turn what it refuses into an error of the command line."""
+        words: Sequence[str] = [values] if isinstance(values, str) else values
+        try:
+            setattr(namespace, self.dest, self.option.parse(words))
+        except OptionError as error:
+            raise argparse.ArgumentError(self, str(error).rstrip(".")) from error
+
+
+def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    flags = [f"--{option.key}", *(f"--{alias}" for alias, name in ALIASES.items() if name == option.name)]
+    shown = "" if option.default is None or option.default is False else f" (default: {option.default})"
+    about = (option.about.rstrip(".") + shown).replace("%", "%%")
+    common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": about}
+    if option.kinds == (One(bool),):
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, **common)
+        return
+    many = any(kind.many for kind in option.kinds)
+    group.add_argument(
+        *flags, action=_Parse, option=option, nargs="+" if many else None, metavar=metavar(option.kinds), **common
+    )

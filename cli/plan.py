@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_network, add_target, network_from, target_from
+from fxprune.passes.job import Target
+
+from .options import add_network, add_options, given_options, network_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A network, a target and a file."""
     add_network(parser)
-    add_target(parser)
+    add_options(parser, Target, {"how narrow": ()})
     parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan and what it costs."""
-    target = target_from(args)
+    target = Target(**given_options(args, Target))
     import fxprune
     from fxprune.cost import cost, plan_cost
 

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 METHODS = ("kmeans", "even", "imbalanced")
 ALLOCATIONS = ("uniform", "auto")
+# Options that exclude each other.
+RIVALS = (
+    ("keep", "macs", "params", "widths", "plan_file"),
+    ("only", "plan_file"),
+    ("freeze", "plan_file"),
+    ("strength", "deviation"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +106,9 @@ class Job(Target):
     """The options of :func:`fxprune.compress`, beside those of :class:`Target`.
 
     Attributes:
-        model: name for ``fxprune.models_zoo.registry.create_model``, or a network with one input, which is copied.
-        data: name for ``fxprune.models_zoo.data.load_data``, or the data itself.
+        model: timm name, torchvision/NAME, or one of ours (resnet56, ...); in Python, also a network with one input,
+            which is copied.
+        data: digits, mnist5k, a folder of images, torch/NAME, hfds/NAME; in Python, also the data itself.
         output: folder for the results; what another run left there is replaced.
         plan_file: a plan made earlier, instead of ``keep`` and its like.
         checkpoint: weights of the wide network for this data; it is not trained then, unless ``epochs`` says so.
@@ -153,10 +161,8 @@ class Job(Target):
             _check(self, name, f"{least} or more", lambda n, least=least: n >= least)
         for name in ("lr", "csgd_lr", "strength", "deviation"):
             _check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
-        exclude(self, "strength", "deviation")
-        exclude(self, "keep", "macs", "params", "widths", "plan_file")
-        for name in ("only", "freeze"):
-            exclude(self, name, "plan_file")
+        for names in RIVALS:
+            exclude(self, *names)
         _check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         _check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
         _refuse_missing(self, "coupled", "stages", "widen")

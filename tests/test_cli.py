@@ -184,10 +184,20 @@ BAD = [
     ("{small} --plan other.json", ["other.json", "another network", "first conv1.weight: (16, 1, 3, 3) in the plan"]),
     ("{small} --widths third.weight=2", ["`third.weight`", "`first.weight`"]),
     ("{small} --widths first.weight=99", ["`first.weight`", "1 to 8", "99"]),
-    ("{small} --widths first.weight", ["GROUP=N", "`first.weight`"]),
+    ("{small} --widths first.weight", ["NAME=N", "`first.weight`"]),
+    ("{small} --widths first.weight=0", ["`first.weight`", "1 to 8", "0"]),
     ("{small} --keep 0", ["`keep`", "0.0"]),
     ("{small} --keep half", ["--keep", "half"]),
-    ("{small} --keep 0.5 --macs 0.5", ["--macs", "--keep"]),
+    ("{small} --keep 0.5 --macs 0.5", ["`macs`", "`keep`"]),
+    ("{small} --strength 1 --deviation 1e-6", ["`strength`", "`deviation`"]),
+    ("{small} --csgd-epoch 3", ["`--csgd-epoch`", "`--csgd-epochs`"]),
+    ("{small} --keeep=0.3", ["`--keeep`", "`--keep`"]),
+    ("{small} --epochs 1.5", ["--epochs", "an integer", "`1.5`"]),
+    ("{small} --lr none", ["--lr", "a number", "`none`"]),
+    ("{small} --recipe resnet_cifar", ["`resnet_cifar`", "neither a file nor a name"]),
+    ("{small} --recipe wrong.yaml", ["wrong.yaml, line 2", "`csgd-epoch`", "`csgd-epochs`"]),
+    ("{small} --recipe garbage.pt", ["garbage.pt"]),
+    ("compress --recipe fine.yaml", ["--data"]),
     ("{small} --keep 0.5 --plan other.json", ["`keep`", "`plan_file`"]),
     ("{small} --method magic", ["magic", "kmeans"]),
     ("{small} --seed -1", ["`seed`", "-1"]),
@@ -225,6 +235,8 @@ def rubbish(tmp_path_factory):
     text = (folder / "other.json").read_text()
     (folder / "cut.json").write_text(text[: len(text) // 2])
     (folder / "list.json").write_text("[]")
+    (folder / "wrong.yaml").write_text("model: small\ncsgd-epoch: 3\n")
+    (folder / "fine.yaml").write_text("model: small\n")
     (folder / "file").write_text("")
     (folder / "empty").mkdir()
     return folder

@@ -80,6 +80,7 @@ def test_the_core_imports_nothing_that_is_built_on_it():
         (["compress", "--help"], 0),
         (["compress", "--model", "resnet18", "--data", "digits", "--keep", "1.5"], 2),
         (["compress", "--model", "resnet18", "--data", "digits", "--method", "magic"], 2),
+        (["compress", "--recipe", "absent.yaml"], 2),
         (["inspect", "resnet18", "--image-size", "0"], 2),
     ],
 )

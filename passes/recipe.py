@@ -1,0 +1,130 @@
+"""A recipe is a YAML file whose keys are flags: what it says and what the flags say is the same thing."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fxprune import __version__
+from fxprune.errors import OptionError
+from fxprune.files import write_text
+
+from .job import RIVALS, Job
+from .option import closest, field_name, options_of
+from .recipe_yaml import dump, read_mapping
+
+RECIPE = "recipe.yaml"
+# What a recipe may say besides: a sentence about it, and the figures that were published for it. No options.
+NOTES = ("description", "published")
+
+
+def read_recipe(recipe: str | os.PathLike[str], kind: type = Job) -> dict[str, Any]:
+    """The options of a recipe by the names of their fields, each of the type that its field has; ``Job(**options)``.
+
+    Args:
+        recipe: a file, or the name of one of ``fxprune.models_zoo``, such as ``resnet56_cifar10``.
+        kind: the dataclass of the options.
+
+    Raises:
+        OptionError: there is no such recipe, it is no YAML mapping, or a key is unknown, given twice, or has a value of
+            another type. Names the line, and the closest key. Ranges are checked by the dataclass.
+    """
+    path = find_recipe(recipe)
+    known, options, lines = options_of(kind), dict[str, Any](), dict[str, int]()
+    for key, line, value in _entries(path):
+        name = field_name(key)
+        if key in NOTES:
+            continue
+        if name not in known:
+            hint = closest(name.replace("_", "-"), [*(option.key for option in known.values()), *NOTES])
+            raise OptionError(f"{path}, line {line}: there is no option `{key}`.{hint}")
+        if name in options:
+            raise OptionError(f"{path}, line {line}: `{key}` was given on line {lines[name]} already.")
+        try:
+            options[name], lines[name] = known[name].read(value), line
+        except OptionError as error:
+            raise OptionError(f"{path}, line {line}: {error}") from error
+    return options
+
+
+def read_notes(recipe: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a recipe says besides its options: ``description`` and ``published``, the figures of a paper.
+
+    Raises:
+        OptionError: there is no such recipe, or it is no YAML mapping.
+    """
+    return {key: value for key, _, value in _entries(find_recipe(recipe)) if key in NOTES}
+
+
+def override(
+    recipe: Mapping[str, Any], given: Mapping[str, Any], rivals: Iterable[Iterable[str]] = RIVALS
+) -> dict[str, Any]:
+    """Options of the recipe, or what was given instead; an option that was given replaces its rivals, too.
+
+    Args:
+        recipe: options by name.
+        given: options by name, which come first.
+        rivals: names of options that exclude each other.
+    """
+    replaced = {name for names in map(set, rivals) if names & given.keys() for name in names}
+    return {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
+
+
+def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
+    """Write every option of a job, so that ``read_recipe`` gives an equal one.
+
+    A network or data that was given as such is left out: a comment says so, and flags must name it.
+
+    Args:
+        job: a dataclass of options.
+        path: the file, written whole or not at all.
+    """
+    lines, values = [f"# Written by fxprune {__version__}: fxprune compress --recipe {RECIPE} --output DIR"], {}
+    known = options_of(type(job))
+    for field in fields(job):  # type: ignore[arg-type]
+        option, value = known[field.name], getattr(job, field.name)
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        try:
+            option.read(value)
+            values[option.key] = value
+        except OptionError:
+            lines.append(
+                f"# {option.key}: was given in Python, as {type(value).__name__}; name one with --{option.key}"
+            )
+    write_text(path, "\n".join(lines) + "\n" + dump(values))
+
+
+def find_recipe(recipe: str | os.PathLike[str]) -> Path:
+    """The file of a recipe that is given by its path or its name.
+
+    Raises:
+        OptionError: there is no such file or name.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    folder = Path(str(importlib.resources.files("fxprune.models_zoo"))) / "recipes"
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    if str(recipe) in names:
+        return folder / f"{recipe}.yaml"
+    ours = f" Ours are {', '.join(names)}." if names else ""
+    raise OptionError(f"there is no recipe `{recipe}`, neither a file nor a name.{closest(str(recipe), names)}{ours}")
+
+
+def _entries(path: Path) -> list[tuple[str, int, Any]]:
+    """(key, line, value) of every entry."""
+    try:
+        return read_mapping(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path} is no text: {error}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise OptionError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}.") from error
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error

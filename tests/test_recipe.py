@@ -1,0 +1,186 @@
+"""A recipe says what flags say, is refused with the line that is wrong, and repeats a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from test_option import Every
+
+from fxprune.cli import main
+from fxprune.errors import OptionError
+from fxprune.passes import recipe
+from fxprune.passes.job import RIVALS, Job
+from fxprune.passes.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
+
+
+def written(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_a_job(tmp_path):
+    path = written(
+        tmp_path,
+        """
+        description: half of it
+        model: resnet56
+        data: digits
+        csgd-epochs: 600  # dashes
+        batch_size: 64    # or underscores
+        lr: 3e-2
+        strength: 1e-3
+        pretrained: false
+        widths: {conv1.weight: 10}
+        plan: null
+        published: {macs_cut: 60.85, top1: null, source: a paper}
+        """,
+    )
+    assert Job(**read_recipe(path)) == Job(
+        model="resnet56",
+        data="digits",
+        csgd_epochs=600,
+        lr=0.03,
+        strength=0.001,
+        widths={"conv1.weight": 10},
+    )
+    assert read_notes(path) == {
+        "description": "half of it",
+        "published": {"macs_cut": 60.85, "top1": None, "source": "a paper"},
+    }
+
+
+WRONG = {
+    "unknown": ("lr: 1\ncsgd-epoch: 3", "a.yaml, line 2: there is no option `csgd-epoch`. Did you mean `csgd-epochs`?"),
+    "not alike": ("xyz: 3", "a.yaml, line 1: there is no option `xyz`."),
+    "type": ("lr: 1\n\nbatch-size: lots", "a.yaml, line 3: `batch-size` must be an integer, not 'lots'."),
+    "quoted": ("lr: '0.1'", "a.yaml, line 1: `lr` must be a number, not '0.1'."),
+    "yes": ("pretrained: yes", "a.yaml, line 1: `pretrained` must be true or false, not 'yes'."),
+    "octal": ("epochs: 010", "a.yaml, line 1: `epochs` must be an integer, or none, not '010'."),
+    "twice": ("lr: 1\nlr: 1", "a.yaml, line 2: `lr` was given on line 1 already."),
+    "twice, spelt apart": ("csgd-lr: 1\ncsgd_lr: 2", "a.yaml, line 2: `csgd_lr` was given on line 1 already."),
+    "twice inside": ("widths:\n  a: 1\n  a: 2", "a.yaml, line 3: `a` is given twice."),
+    "null": ("lr: null", "a.yaml, line 1: `lr` must be a number, not None."),
+    "list": ("- lr", "a.yaml, line 1: expected lines of `flag: value`."),
+    "text": ("lr", "a.yaml, line 1: expected lines of `flag: value`."),
+    "broken": ("lr: [1", "a.yaml, line 1: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'."),
+    "two": (
+        "lr: 1\n---\nlr: 2",
+        "a.yaml, line 2: expected a single document in the stream, but found another document.",
+    ),
+    "code": ("lr: !!python/object/apply:os.getcwd []", "a.yaml, line 1: could not determine a constructor for the tag"),
+    "merged": ("widths: {<<: {a: 1}, b: 2}", "a.yaml, line 1: `widths` must be a mapping of names to integers"),
+    "list as key": ("widths: {[1]: 2}", "a.yaml, line 1: a key must be a scalar."),
+    "control": ("lr: \x00", "a.yaml is no YAML: unacceptable character"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, case):
+    text, says = WRONG[case]
+    with pytest.raises(OptionError) as caught:
+        read_recipe(written(tmp_path, text))
+    assert says in str(caught.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"lr: \xff")
+    with pytest.raises(OptionError, match=r"a\.yaml is no text"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+def test_an_empty_recipe_has_no_options(tmp_path):
+    assert read_recipe(written(tmp_path, "# nothing\n")) == {}
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "resnet56_cifar10.yaml").write_text("lr: 1")
+    monkeypatch.setattr(recipe.importlib.resources, "files", lambda _: tmp_path)
+    assert read_recipe("resnet56_cifar10") == {"lr": 1.0}
+    with pytest.raises(OptionError, match=r"no recipe `resnet56_cifar1`.* Did you mean `resnet56_cifar10`\?"):
+        find_recipe("resnet56_cifar1")
+
+
+EVERY = [
+    Every(model="resnet20"),
+    Every(
+        size="many",
+        model="1e3",
+        count=-7,
+        rate=1e-30,
+        mixed=True,
+        loud=False,
+        file="a: b # c",
+        drops=(200, 400),
+        betas=(0.9, 1e22),
+        names=["true", "no", "", "null", "1e-3", "010", "a\nb", "ä", "*x"],
+        stages=(13 / 16, 11 / 16, 5 / 8),
+        clip=True,
+        widths={"layer1.0.conv1.weight": 10, "1": 2},
+    ),
+    Every(model="~", stages="auto", clip=float("inf"), names=[], widths={}),
+]
+
+
+@pytest.mark.parametrize("job", EVERY, ids=["defaults", "all", "odd"])
+def test_a_written_recipe_gives_an_equal_job(tmp_path, job):
+    write_recipe(job, tmp_path / "recipe.yaml")
+    options = read_recipe(tmp_path / "recipe.yaml", Every)
+    assert Every(**options) == job
+    assert options.keys() == Every.__dataclass_fields__.keys()  # resolved: defaults of another version do not matter
+    types = {name: type(value) for name, value in options.items()}
+    assert types == {name: type(getattr(job, name)) for name in types}
+
+
+def test_the_recipe_of_a_job_repeats_it(tmp_path):
+    job = Job(model="resnet20", data="digits", output=tmp_path / "out", macs=0.4, deviation=1e-5, epochs=None)
+    write_recipe(job, tmp_path / "recipe.yaml")
+    again = Job(**read_recipe(tmp_path / "recipe.yaml"))
+    assert again == dataclasses.replace(job, output=str(job.output))
+
+
+def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
+    write_recipe(Every(model=object()), tmp_path / "recipe.yaml")
+    assert "\n# model: was given in Python, as object; name one with --model" in (tmp_path / "recipe.yaml").read_text()
+    assert "model" not in read_recipe(tmp_path / "recipe.yaml", Every)
+
+
+@pytest.mark.parametrize(
+    ("ours", "given", "expected"),
+    [
+        ({"lr": 1, "keep": 0.5}, {}, {"lr": 1, "keep": 0.5}),
+        ({"lr": 1, "keep": 0.5}, {"lr": 2}, {"lr": 2, "keep": 0.5}),
+        ({"lr": 1, "keep": 0.5, "macs": None}, {"macs": 0.4}, {"lr": 1, "macs": 0.4}),
+        ({"strength": 1, "keep": 0.5}, {"deviation": 2, "widths": {}}, {"deviation": 2, "widths": {}}),
+        # what excludes each other stays in the recipe and among the flags, and the job refuses it
+        ({"keep": 0.5, "macs": 0.5}, {}, {"keep": 0.5, "macs": 0.5}),
+        ({}, {"keep": 0.5, "macs": 0.5}, {"keep": 0.5, "macs": 0.5}),
+    ],
+)
+def test_flags_override_a_recipe(ours, given, expected):
+    assert override(ours, given, RIVALS) == expected
+
+
+def run(monkeypatch, line):
+    """The options with which the command would run."""
+    import fxprune
+
+    seen = {}
+    monkeypatch.setattr(fxprune, "compress", lambda **options: seen.update(options) or "done")
+    assert main(["compress", *line.split()]) == 0
+    return seen
+
+
+def test_the_command_line_reads_a_recipe_and_overrides_it(tmp_path, monkeypatch, capsys):
+    path = written(tmp_path, "model: resnet56\ndata: digits\nkeep: 0.625\ncsgd-epochs: 600\npublished: {top1: 93.0}")
+    assert run(monkeypatch, f"--recipe {path} --macs 0.4 --csgd-epochs 1") == {
+        "model": "resnet56",
+        "data": "digits",
+        "macs": 0.4,
+        "csgd_epochs": 1,
+    }
+    write_recipe(Job(model="resnet20", data="digits", keep=0.25), tmp_path / "recipe.yaml")
+    options = run(monkeypatch, f"--recipe {tmp_path / 'recipe.yaml'} --output out2")
+    assert Job(**options) == Job(model="resnet20", data="digits", keep=0.25, output="out2")
