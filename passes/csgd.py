@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,26 +12,11 @@ from torch.optim import Optimizer
 from fxprune.errors import OptionError
 from fxprune.plans import Partition, Plan, check_shapes
 
-from .segments import Segments, cluster_mean, even, is_even, largest_change, segments, spread
+from .coupled_law import check_coupled, momentum_of, solve_coupled_strength
+from .segments import Segments, cluster_mean, even, segments, spread
 from .strength import solve_strength
-
-
-class Deviation(NamedTuple):
-    """How far clusters are from equal; see :meth:`Csgd.deviation`."""
-
-    largest: float
-    median: float
-    where: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class _Tied:
-    """A trainable tensor, the axes along which its rows are pulled together, its place in optimizer.param_groups."""
-
-    name: str
-    parameter: nn.Parameter
-    partitions: tuple[Partition, ...]
-    group: int
+from .tied import Deviation as Deviation
+from .tied import Tied, deviation_of, tied_parameters
 
 
 def csgd(
@@ -44,6 +27,7 @@ def csgd(
     *,
     deviation: float | None = None,
     lrs: Sequence[float] | None = None,
+    coupled: bool = False,
 ) -> Csgd:
     """Train clusters to be equal: step by the mean gradient of a cluster, then p <- p - lr * eps * (p - mean).
 
@@ -60,32 +44,40 @@ def csgd(
         deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, in units of
             the weights' present size. float32 rounds at about 1e-6.
         lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
+        coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged one, and
+            goes through SGD's momentum. Its law is in :mod:`fxprune.passes.coupled_law`. What float32 rounds away is
+            not carried on then, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
 
     Returns:
         The hook, to be used as a context manager or removed with ``remove()``.
 
     Raises:
         PlanError: the plan was made for another network.
-        OptionError: a strength outside its range, or a parameter that the optimizer does not hold.
+        OptionError: a strength outside its range, a parameter that the optimizer does not hold, or an optimizer that
+            the coupled form does not go with.
     """
     check_shapes(plan.coupling.shapes, model, "the plan")
     if (deviation is None) != (lrs is None):
         raise OptionError(
             "`deviation`, the one to end at, and `lrs`, the learning rate of every step to come, go together."
         )
-    tied = _tied(model, plan, optimizer)
+    if coupled:
+        check_coupled(optimizer)
+    tied = tied_parameters(model, plan, optimizer)
     if deviation is not None and lrs is not None:
-        now = _deviation(tied).largest
-        strength = solve_strength(lrs, deviation / now) if now else 0.0
-    return Csgd(optimizer, tied, strength)
+        now = deviation_of(tied).largest
+        solve = _solve_coupled if coupled else _solve
+        strength = solve(optimizer, tied, lrs, deviation / now) if now else 0.0
+    return Csgd(optimizer, tied, strength, coupled=coupled)
 
 
 class Csgd:
     """The two hooks on an optimizer; ``strength`` may be changed between steps."""
 
-    def __init__(self, optimizer: Optimizer, tied: Sequence[_Tied], strength: float) -> None:
+    def __init__(self, optimizer: Optimizer, tied: Sequence[Tied], strength: float, *, coupled: bool = False) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
         self.strength = strength
+        self.coupled = coupled
         self._optimizer = optimizer
         self._tied = tied
         self._cuts: dict[tuple[Partition, torch.device], Segments] = {}
@@ -103,7 +95,7 @@ class Csgd:
         Rows run along the tied axis, norms are Euclidean, and running statistics do not count, since no step trains
         them. ``where`` is the axis with the largest, as ``name:dim``.
         """
-        return _deviation(self._tied)
+        return deviation_of(self._tied)
 
     def remove(self) -> None:
         """Take the hooks off the optimizer; a second time does nothing."""
@@ -118,30 +110,37 @@ class Csgd:
 
     def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._pulls = self._read_pulls()  # now: the step, or a scheduler after it, may change the learning rates
-        self._even_gradients()
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
         if len(args) > 1 and args[1] is not None:
             return (args[0], self._evened(args[1]), *args[2:]), kwargs
         if kwargs.get("closure") is not None:
             return args, {**kwargs, "closure": self._evened(kwargs["closure"])}
+        self._prepare_gradients()
         return None
 
     def _evened(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def evened() -> Any:
             loss = closure()
-            self._even_gradients()
+            self._prepare_gradients()
             return loss
 
         return evened
 
+    def _prepare_gradients(self) -> None:
+        self._even_gradients()
+        if self.coupled:
+            self._pull_gradients()
+
     def _after(self, *_: object) -> None:
+        if self.coupled:
+            return
         for level in range(max((len(tied.partitions) for tied in self._tied), default=0)):
             for index, pull in enumerate(self._pulls):
                 members = [tied for tied in self._tied if tied.group == index and len(tied.partitions) > level]
                 self._pull(members, [self._cut(tied.partitions[level], tied.parameter) for tied in members], 1.0 - pull)
 
     @torch.no_grad()
-    def _pull(self, members: Sequence[_Tied], cuts: Sequence[Segments], shrink: float) -> None:
+    def _pull(self, members: Sequence[Tied], cuts: Sequence[Segments], shrink: float) -> None:
         """Set p <- mean + shrink * (p - mean), and carry what rounding takes over to the next pull.
 
         A pull of less than half a unit in the last place would otherwise vanish: at lr * eps = 1e-3, float32 would
@@ -158,6 +157,17 @@ class Csgd:
         torch._foreach_sub_(means, parameters)
         torch._foreach_add_(means, away)
         self._rests.update(zip([tied.parameter for tied in members], means, strict=True))
+
+    @torch.no_grad()
+    def _pull_gradients(self) -> None:
+        """Add eps * (p - mean) to every gradient, for each tied axis."""
+        for tied in self._tied:
+            gradient = tied.parameter.grad
+            if gradient is not None:
+                for partition in tied.partitions:
+                    cut = [self._cut(partition, tied.parameter)]
+                    mean = spread(cluster_mean(tied.parameter, cut), cut)
+                    gradient.add_(tied.parameter - mean, alpha=self.strength)
 
     def _read_pulls(self) -> list[float]:
         """Return lr * eps of every parameter group, each checked to lie in [0, 1)."""
@@ -193,7 +203,7 @@ class Csgd:
                 if torch.is_tensor(value) and value.shape == tied.parameter.shape and value.is_floating_point():
                     self._even(tied, value)
 
-    def _even(self, tied: _Tied, value: Tensor) -> None:
+    def _even(self, tied: Tied, value: Tensor) -> None:
         value.copy_(even(value, [self._cut(partition, value) for partition in tied.partitions]))
 
     def _cut(self, partition: Partition, like: Tensor) -> Segments:
@@ -203,37 +213,11 @@ class Csgd:
         return self._cuts[key]
 
 
-def _tied(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[_Tied]:
-    """Parameters that the plan makes equal, with their places in the optimizer; buffers are left to the snap."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    axes: dict[nn.Parameter, list[Partition]] = {}
-    for partition in plan.partitions():
-        if partition.tied and partition.parameter in parameters:
-            axes.setdefault(parameters[partition.parameter], []).append(partition)
-    held = {p: index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    tied = []
-    for parameter, cuts in axes.items():
-        name = cuts[0].parameter
-        if parameter in held:
-            tied.append(_Tied(name, parameter, tuple(cuts), held[parameter]))
-        elif not all(is_even(parameter, segments(cut, parameter.device)) for cut in cuts):
-            raise OptionError(
-                f"the plan merges rows of `{name}`, but the optimizer does not hold that parameter, so "
-                f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
-            )
-    return tied
+def _solve(_: Optimizer, __: Sequence[Tied], lrs: Sequence[float], shrink: float) -> float:
+    return solve_strength(lrs, shrink)
 
 
-def _deviation(tied: Sequence[_Tied]) -> Deviation:
-    names, values = [], []
-    for each in tied:
-        for partition in each.partitions:
-            cuts = [segments(partition, each.parameter.device)]
-            value = each.parameter.detach().double()
-            values.append(largest_change(value, even(value, cuts), partition.dim))
-            names.append(f"{partition.parameter}:{partition.dim}")
-    if not values:
-        return Deviation(0.0, 0.0, "")
-    every = torch.stack([value.cpu() for value in values]).numpy()
-    worst = int(every.argmax())
-    return Deviation(float(every[worst]), float(np.median(every)), names[worst])
+def _solve_coupled(optimizer: Optimizer, tied: Sequence[Tied], lrs: Sequence[float], shrink: float) -> float:
+    """The largest strength that any parameter group with tied parameters needs."""
+    groups = [optimizer.param_groups[index] for index in sorted({each.group for each in tied})]
+    return max(solve_coupled_strength(lrs, shrink, momentum_of(group)) for group in groups)

@@ -1,0 +1,135 @@
+"""How fast a cluster becomes equal where the pull is part of the gradient and goes through SGD's momentum.
+
+Let d be the deviation of a row from the mean of its cluster, k = eps + weight_decay, and m the momentum. Averaged
+gradients leave d alone, so one step of torch's SGD does to d and to its momentum b ::
+
+    b <- m b + (1 - dampening) k d             (b <- k d at the first step)
+    d <- d - lr b,  or with Nesterov's momentum  d <- d - lr (k d + m b)
+
+With a constant lr, d_t is a sum of two powers z^t, the roots of ::
+
+    z^2 - (1 + m - lr (1 - dampening) k) z + m = 0,  or  z^2 - (1 + m) (1 - lr k) z + m (1 - lr k) = 0
+
+The larger one decides: it is about 1 - lr k / (1 - m). (Ding et al. 2019, section 3; Polyak 1964.)
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from fxprune.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Options of torch.optim.SGD that the law depends on."""
+
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    @property
+    def critical(self) -> float:
+        """Largest lr * (eps + weight_decay) without a swing of the deviation; a larger one is no faster."""
+        if self.nesterov:
+            return ((1.0 - self.momentum) / (1.0 + self.momentum)) ** 2
+        return (1.0 - math.sqrt(self.momentum)) ** 2 / (1.0 - self.dampening)
+
+
+def momentum_of(group: dict[str, Any]) -> Momentum:
+    """Options of one parameter group of torch.optim.SGD."""
+    return Momentum(*(group[name] for name in ("momentum", "dampening", "nesterov", "weight_decay")))
+
+
+def check_coupled(optimizer: Optimizer) -> None:
+    """Raise OptionError where a pull in the gradient would not arrive in the step as it is.
+
+    Adaptive optimizers divide each weight's gradient by its own size: the pull would be scaled away, and rows with
+    equal gradients take unequal steps.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        raise OptionError(
+            f"the coupled form puts the pull into the gradient, which {type(optimizer).__name__} would normalise: take "
+            "torch.optim.SGD, or the decoupled form, which any optimizer can have."
+        )
+    for index, group in enumerate(optimizer.param_groups):
+        if group["maximize"] or group["fused"]:
+            option = "maximize" if group["maximize"] else "fused"
+            raise OptionError(
+                f"the coupled form needs {option}=False, unlike parameter group {index} of the optimizer: "
+                "its step would turn or rescale the gradient that the pull is part of."
+            )
+
+
+def slow_root(lr: float, strength: float, options: Momentum) -> float:
+    """What the deviation is multiplied by per step, once the momentum has built up: the larger |z|."""
+    q = lr * (strength + options.weight_decay)
+    if options.nesterov:
+        total, product = (1.0 + options.momentum) * (1.0 - q), options.momentum * (1.0 - q)
+    else:
+        total, product = 1.0 + options.momentum - (1.0 - options.dampening) * q, options.momentum
+    root = cmath.sqrt(total * total - 4.0 * product)
+    return max(abs(total + root), abs(total - root)) / 2.0
+
+
+def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum) -> list[float]:
+    """Deviation after each step over the deviation before the first, with no momentum of it at the start.
+
+    Args:
+        lrs: learning rate of every step.
+        strength: eps.
+        options: of the optimizer.
+    """
+    k = strength + options.weight_decay
+    d, b, curve = 1.0, 0.0, []
+    for step, lr in enumerate(lrs):
+        b = options.momentum * b + (k * d if step == 0 else (1.0 - options.dampening) * k * d)
+        d -= lr * (k * d + options.momentum * b) if options.nesterov else lr * b
+        curve.append(d)
+    return curve
+
+
+def solve_coupled_strength(lrs: Sequence[float], shrink: float, options: Momentum) -> float:
+    """Find eps with coupled_curve(lrs, eps)[-1] = shrink.
+
+    Args:
+        lrs: learning rate of every step to come.
+        shrink: final deviation over present deviation, above 0; 1 or more needs no pull, and eps = 0.
+        options: of the optimizer; without ``weight_decay`` the answer errs on the safe side.
+
+    Raises:
+        OptionError: a learning rate below 0, no step with a learning rate above 0, or a shrink that no eps reaches
+            at which the deviation does not swing.
+    """
+    from scipy.optimize import brentq
+
+    largest = max(lrs, default=0.0)
+    if not shrink > 0.0:
+        raise OptionError(f"the deviation left over must be above 0, not {shrink:g} times the present one.")
+    if not 0.0 < largest < math.inf or not min(lrs) >= 0.0:
+        raise OptionError(
+            f"`lrs` needs learning rates of 0 and more, and one above 0 at least; it has {len(lrs)} steps."
+        )
+
+    def surplus(strength: float) -> float:
+        # Past the critical point the deviation may be 0 or change its sign; up to it, rounding apart, it does not.
+        return math.log(max(coupled_curve(lrs, strength, options)[-1], 1e-300)) - math.log(shrink)
+
+    limit = options.critical / largest - options.weight_decay
+    if surplus(0.0) <= 0.0:
+        return 0.0
+    if limit <= 0.0 or surplus(limit) > 0.0:
+        raise OptionError(
+            f"{len(lrs)} steps with learning rates up to {largest:g} and momentum {options.momentum:g} cannot shrink "
+            f"the deviation by {shrink:g}: beyond a strength of {max(limit, 0.0):.3g} it would swing. Train longer, or "
+            "ask for a larger deviation."
+        )
+    return float(brentq(surplus, 0.0, limit, xtol=limit * 1e-14, rtol=1e-13))

@@ -1,0 +1,72 @@
+"""The parameters that a plan makes equal, and how far from equal they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fxprune.errors import OptionError
+from fxprune.plans import Partition, Plan
+
+from .segments import even, is_even, largest_change, segments
+
+
+class Deviation(NamedTuple):
+    """How far clusters are from equal; see :meth:`Csgd.deviation`."""
+
+    largest: float
+    median: float
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Tied:
+    """A trainable tensor, the axes along which its rows are pulled together, its place in optimizer.param_groups."""
+
+    name: str
+    parameter: nn.Parameter
+    partitions: tuple[Partition, ...]
+    group: int
+
+
+def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[Tied]:
+    """Parameters that the plan makes equal, with their places in the optimizer; buffers are left to the snap."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    axes: dict[nn.Parameter, list[Partition]] = {}
+    for partition in plan.partitions():
+        if partition.tied and partition.parameter in parameters:
+            axes.setdefault(parameters[partition.parameter], []).append(partition)
+    held = {p: index for index, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    tied = []
+    for parameter, cuts in axes.items():
+        name = cuts[0].parameter
+        if parameter in held:
+            tied.append(Tied(name, parameter, tuple(cuts), held[parameter]))
+        elif not all(is_even(parameter, segments(cut, parameter.device)) for cut in cuts):
+            raise OptionError(
+                f"the plan merges rows of `{name}`, but the optimizer does not hold that parameter, so "
+                f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
+            )
+    return tied
+
+
+def deviation_of(tied: Sequence[Tied]) -> Deviation:
+    """Largest and median deviation over all tied axes."""
+    names, values = [], []
+    for each in tied:
+        for partition in each.partitions:
+            cuts = [segments(partition, each.parameter.device)]
+            value = each.parameter.detach().double()
+            values.append(largest_change(value, even(value, cuts), partition.dim))
+            names.append(f"{partition.parameter}:{partition.dim}")
+    if not values:
+        return Deviation(0.0, 0.0, "")
+    every = torch.stack([value.cpu() for value in values]).numpy()
+    worst = int(every.argmax())
+    return Deviation(float(every[worst]), float(np.median(every)), names[worst])
