@@ -19,7 +19,6 @@ from torch.utils import _pytree as pytree
 from fxprune.blame import Blame, ParameterAxis
 from fxprune.channels import Ids, signatures
 from fxprune.coupling import Axis, Codes, Coupling, Group, NodeFacts, Shape, Work
-from fxprune.inputs import Inputs
 from fxprune.meta import canonical_names, named_tensors
 from fxprune.walk import Event, Label, Walk
 
@@ -36,7 +35,7 @@ def conclude(
     walk: Walk,
     values: Mapping[str, Any],
     graph_module: fx.GraphModule,
-    example_inputs: Inputs,
+    example_inputs: tuple[Any, ...],
     model: torch.nn.Module,
     *,
     whole: bool,

@@ -11,6 +11,8 @@
     |   |-- DataError             data that is missing or unreadable
     |   |-- CheckpointError       a checkpoint that is corrupt, or for another network
     |   `-- OptionError           an option outside its range
+    |-- DivergedError           training came to numbers that are not finite    exit code 1
+    |-- StoppedError            stopped between two steps, by Ctrl-C or SIGTERM exit code 130, 143
     `-- ProofError              a check of our own did not hold            exit code 1
         |-- AnalysisError         a rule broke its own promise
         |-- RewriteError          the narrow graph is not the one that the plan demands
@@ -59,6 +61,23 @@ class CheckpointError(InputError):
 
 class OptionError(InputError):
     """An option outside its range."""
+
+
+class DivergedError(FxpruneError):
+    """Training came to a loss or to weights that are not finite."""
+
+
+class StoppedError(FxpruneError):
+    """Training was stopped between two steps; a checkpoint was written.
+
+    Args:
+        message: what to do to go on.
+        signal: number of the signal that asked for it.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 class ProofError(FxpruneError):

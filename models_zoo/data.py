@@ -55,6 +55,8 @@ def load_data(
     seed: int = 0,
     workers: int = 0,
     root: str | Path | None = None,
+    auto_augment: str | None = None,
+    random_erasing: float = 0.0,
 ) -> Data:
     """Data by name: ``digits``, ``mnist5k``, a folder of images, or what timm reads (``torch/cifar10``, ``hfds/...``).
 
@@ -67,10 +69,12 @@ def load_data(
         seed: seed of the split of the packaged sets; the others come split.
         workers: processes that decode images; the packaged sets need none.
         root: where timm looks for a data set, or puts it; None: ``~/.cache/fxprune``.
+        auto_augment: timm's name of a policy for the training images, not for the packaged sets.
+        random_erasing: share of the training images of which a part is erased, not for the packaged sets.
 
     Raises:
         DataError: there is no such data, a package that reads it is missing, or it cannot be split into these classes.
-        OptionError: a size below its least.
+        OptionError: a size below its least, or an augmentation that these data cannot have.
     """
     from fxprune.errors import OptionError
 
@@ -82,6 +86,9 @@ def load_data(
         if value is not None and value < bound:
             raise OptionError(f"{option} is {value}; it must be at least {bound}.")
     if name in PACKAGED:
+        if auto_augment or random_erasing:
+            raise OptionError(f"auto_augment and random_erasing are for images that timm reads, not for `{name}`.")
         return load_packaged(name, image_size=image_size, batch_size=batch_size, seed=seed)
     folder = Path(root) if root is not None else Path.home() / ".cache" / "fxprune"
-    return load_timm(name, image_size=image_size, batch_size=batch_size, workers=workers, root=folder)
+    augment = {"auto_augment": auto_augment, "re_prob": random_erasing}
+    return load_timm(name, image_size=image_size, batch_size=batch_size, workers=workers, root=folder, augment=augment)

@@ -5,7 +5,7 @@ The first training image decides how many channels there are and, unless it is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ LARGEST = 224
 SMALL = 64
 
 
-def load_timm(name: str, *, image_size: int | None, batch_size: int, workers: int, root: Path) -> Data:
+def load_timm(
+    name: str,
+    *,
+    image_size: int | None,
+    batch_size: int,
+    workers: int,
+    root: Path,
+    augment: Mapping[str, Any] | None = None,
+) -> Data:
     """Loaders by ``timm.data.create_dataset`` and ``create_loader``, over the same classes in both splits.
 
     Args:
@@ -29,6 +37,7 @@ def load_timm(name: str, *, image_size: int | None, batch_size: int, workers: in
         batch_size: images per batch; fewer where there are fewer images to train on.
         workers: processes that decode images.
         root: where timm looks for a named data set, or puts it.
+        augment: more for ``create_loader``, of the training images alone.
 
     Raises:
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
@@ -44,7 +53,8 @@ def load_timm(name: str, *, image_size: int | None, batch_size: int, workers: in
     mean, std = ((0.5,), (0.5,)) if grey else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
     def loader(dataset: Any, *, training: bool) -> Loader:
-        return _loader(dataset, training, size, min(batch_size, len(train)), workers, mean, std)
+        more = (augment or {}) if training else {}
+        return _loader(dataset, training, size, min(batch_size, len(train)), workers, mean, std, more)
 
     return Data(
         name=name,
@@ -150,6 +160,7 @@ def _loader(
     workers: int,
     mean: Sequence[float],
     std: Sequence[float],
+    more: Mapping[str, Any],
 ) -> Loader:
     from timm.data import create_loader
 
@@ -165,6 +176,8 @@ def _loader(
         std=tuple(std),
         num_workers=workers,
         use_prefetcher=False,
+        persistent_workers=False,  # so that what they draw follows from the epoch's seed, not from earlier epochs
         **gentle,
+        **more,
     )
     return loader

@@ -15,12 +15,15 @@ from fxprune.propagate import couple
 from .artifact import NETWORK, PLAN, WEIGHTS, save
 from .build import on_device
 from .clock import Clock
+from .compress_journal import open_journal
 from .compress_measure import measure_stages, versions
-from .compress_train import prepare, train_csgd, train_wide
+from .compress_phases import open_phases
+from .compress_train import prepare, teacher_from_file, train_csgd, train_wide
 from .compress_trim import check_trim, trim
 from .export_onnx import export_onnx
 from .folder import folder_aside
 from .job import Job
+from .metrics import EVENTS, METRICS
 from .results import ROWS, SUMMARY, Result
 from .weights import save_weights
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
 WIDE, SNAPPED, ONNX = "wide.safetensors", "snapped.safetensors", "narrow.onnx"
-FILES = (WIDE, SNAPPED, f"{ONNX}.data", ONNX, WEIGHTS, PLAN, NETWORK, ROWS, SUMMARY)
+FILES = (WIDE, SNAPPED, f"{ONNX}.data", ONNX, METRICS, EVENTS, WEIGHTS, PLAN, NETWORK, ROWS, SUMMARY)
 
 
 def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
@@ -54,29 +57,49 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
     with folder_aside(job.output, files=FILES) as folder:
         with clock("build", f"{_named(job.model)} for {_named(job.data)}"):
             network, images = prepare(job, device)
+            teacher = teacher_from_file(job, network, images, device)
         with clock("couple"):
             coupling = couple(network.model, network.example)
             # What cannot be pruned as asked is to fail now, not after the training; clusters wait for the weights.
-            plan = _plan_from_file(job, network.model) or job.plan(coupling, method="even")
-        with clock("train", "the wide network"):
-            train_wide(job, network.model, images, device)
-            wide = copy.deepcopy(network.model)
-            save_weights(wide, folder / WIDE)
-        with clock("plan"):
-            plan = plan if job.plan_file is not None else job.plan(coupling)
-            plan.save(folder / PLAN)
-        with clock("csgd", "until clusters are equal"):
-            deviation = train_csgd(job, network.model, plan, images, device)
-        with clock("trim", "snap, merge, rewrite"):
-            nets = trim(wide, network.model, plan)
-            save_weights(nets.snapped, folder / SNAPPED)
-        with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
-            report = check_trim(nets, plan, images)
-            save(nets.narrow, folder, model=network.spec, plan=plan)
-        with clock("export", "ONNX, checked in onnxruntime"):
-            exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
-        with clock("measure"):
-            stages = measure_stages(nets, network.example, images, folder)
+            first = _plan_from_file(job, network.model) or job.plan(coupling, method="even")
+        phases = open_phases(job, network.model, images)
+        with phases.stoppable(), open_journal(job, images, phases) as journal:
+            with clock("train", "the wide network"):
+                train_wide(
+                    job,
+                    network.model,
+                    images,
+                    device,
+                    teacher=teacher,
+                    checkpoint=phases.checkpoint("train"),
+                    on_epoch=journal.wide,
+                )
+                wide = copy.deepcopy(network.model)
+                save_weights(wide, folder / WIDE)
+            with clock("plan"):
+                plan = first if job.plan_file is not None else phases.plan(coupling, lambda: job.plan(coupling))
+                plan.save(folder / PLAN)
+            with clock("csgd", "until clusters are equal"):
+                deviation = train_csgd(
+                    job,
+                    network.model,
+                    plan,
+                    images,
+                    device,
+                    teacher=wide if job.teacher == "wide" else teacher,
+                    checkpoint=phases.checkpoint("csgd"),
+                    on_epoch=journal.csgd,
+                )
+            with clock("trim", "snap, merge, rewrite"):
+                nets = trim(wide, network.model, plan)
+                save_weights(nets.snapped, folder / SNAPPED)
+            with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
+                report = check_trim(nets, plan, images)
+                save(nets.narrow, folder, model=network.spec, plan=plan)
+            with clock("export", "ONNX, checked in onnxruntime"):
+                exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
+            with clock("measure"):
+                stages = measure_stages(nets, network.example, images, folder)
         result = Result(
             stages=stages,
             output=Path(job.output),
@@ -91,8 +114,10 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             options=job.options(),
             versions=versions(),
         )
+        phases.publish(folder)
         (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
         (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+    phases.remove()
     return result
 
 

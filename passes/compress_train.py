@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from collections.abc import Callable
@@ -15,11 +16,14 @@ from fxprune.errors import OptionError
 from fxprune.plans import Plan
 
 from .build import Network, build
+from .checkpoint import Checkpoint
 from .csgd import Csgd, Deviation, csgd
 from .job import DEVIATION, EPOCHS, Job
 from .strength import solve_strength
-from .train import Epoch, train
-from .train_schedule import learning_rates
+from .train import train
+from .train_engine import check_optimizer, check_precision
+from .train_log import Epoch, Watchers
+from .train_schedule import learning_rates, steps_per_epoch_of
 from .weights import load_weights
 
 if TYPE_CHECKING:
@@ -34,9 +38,10 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
         ModelError: the network cannot be built.
         CheckpointError: the checkpoint is damaged or of another network.
         OptionError: so few steps of C-SGD cannot bring the deviation down to what is asked for, or there is no such
-            opset.
+            opset or optimizer, or the weights have 16 bits.
     """
     _check_opset(job.opset)
+    check_optimizer(job.of_csgd())
     data = _data(job)
     check_schedule(job, data)
     if isinstance(job.model, str):
@@ -53,6 +58,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
         network = Network(copy.deepcopy(job.model), None, example)
     if job.checkpoint is not None:
         load_weights(network.model, job.checkpoint)
+    check_precision(network.model)
     network.model.to(device).eval()
     return network, data
 
@@ -72,56 +78,109 @@ def check_schedule(job: Job, data: Data) -> None:
 
 def csgd_rates(job: Job, data: Data) -> list[float]:
     """Learning rate of every step with C-SGD."""
-    return learning_rates(
-        lr=job.csgd_lr,
-        epochs=job.csgd_epochs,
-        steps_per_epoch=len(data.train),
-        warmup_epochs=_warmup(job.csgd_epochs),
-    )
+    options = job.of_csgd()
+    per_epoch = steps_per_epoch_of(len(data.train), options)
+    return learning_rates(lr=job.csgd_lr, epochs=job.csgd_epochs, steps_per_epoch=per_epoch, options=options)
 
 
-def train_wide(job: Job, model: nn.Module, data: Data, device: torch.device) -> None:
-    """Train the wide network where it has no weights for this data, or where epochs are asked for."""
-    epochs = job.epochs if job.epochs is not None else 0 if job.checkpoint is not None else EPOCHS
-    if epochs:
+def wide_epochs(job: Job) -> int:
+    """How long the wide network is trained: where it has no weights for its data, or where that is asked for."""
+    return job.epochs if job.epochs is not None else 0 if job.checkpoint is not None else EPOCHS
+
+
+def train_wide(
+    job: Job,
+    model: nn.Module,
+    data: Data,
+    device: torch.device,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> None:
+    """Train the wide network, if it is to be trained at all."""
+    if epochs := wide_epochs(job):
         train(
             model,
             data,
             epochs=epochs,
             lr=job.lr,
-            warmup_epochs=_warmup(epochs),
+            options=job.of_wide(),
+            teacher=teacher,
             device=device,
             seed=job.seed,
             progress=job.progress,
-            on_epoch=_heartbeat(job),
+            checkpoint=checkpoint,
+            watchers=Watchers(on_epoch=_both(_heartbeat(job), on_epoch)),
         )
 
 
-def train_csgd(job: Job, model: nn.Module, plan: Plan, data: Data, device: torch.device) -> Deviation:
+def train_csgd(
+    job: Job,
+    model: nn.Module,
+    plan: Plan,
+    data: Data,
+    device: torch.device,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[Epoch, Csgd], None] | None = None,
+) -> Deviation:
     """Train on until the members of every cluster are equal but for a deviation, which is returned."""
     hooks: list[Csgd] = []
+    rates = csgd_rates(job, data)
 
     def hook(optimizer: Optimizer) -> Csgd:
         if job.strength is not None:
             hooks.append(csgd(model, plan, optimizer, job.strength))
         else:
-            hooks.append(csgd(model, plan, optimizer, deviation=_deviation(job), lrs=csgd_rates(job, data)))
+            hooks.append(csgd(model, plan, optimizer, deviation=_deviation(job), lrs=rates))
         return hooks[-1]
+
+    def skip(step: int) -> None:
+        """Let the steps that are left make up for the pull that was not taken."""
+        now = hooks[-1].deviation().largest
+        if job.strength is None and now:
+            with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
+                hooks[-1].strength = solve_strength(rates[step + 1 :], _deviation(job) / now)
 
     train(
         model,
         data,
         epochs=job.csgd_epochs,
         lr=job.csgd_lr,
-        warmup_epochs=_warmup(job.csgd_epochs),
+        options=job.of_csgd(),
+        teacher=teacher,
         device=device,
         seed=job.seed + 1,  # other shuffles than those of the wide network
         progress=job.progress,
         label="csgd",
-        on_epoch=_heartbeat(job),
-        make_hook=hook,
+        checkpoint=checkpoint,
+        watchers=Watchers(
+            make_hook=hook,
+            on_skip=skip,
+            on_epoch=_both(_heartbeat(job), on_epoch and (lambda epoch: on_epoch(epoch, hooks[-1]))),
+        ),
     )
-    return hooks[0].deviation()
+    return hooks[-1].deviation()
+
+
+def teacher_from_file(job: Job, network: Network, data: Data, device: torch.device) -> nn.Module | None:
+    """The network whose weights ``teacher`` names as a file, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is damaged or of another network.
+        ModelError: the network cannot be built.
+    """
+    if job.teacher is None or job.teacher == "wide":
+        return None
+    teacher = copy.deepcopy(network.model)
+    if job.teacher_model is not None:
+        teacher = build(
+            job.teacher_model, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size
+        ).model
+    load_weights(teacher, job.teacher)
+    return teacher.to(device).eval().requires_grad_(False)
 
 
 def _check_opset(opset: int) -> None:
@@ -145,6 +204,8 @@ def _data(job: Job) -> Data:
         seed=job.seed,
         workers=job.workers,
         root=None if job.data_root is None else str(job.data_root),
+        auto_augment=job.auto_augment,
+        random_erasing=job.random_erasing,
     )
 
 
@@ -152,9 +213,13 @@ def _deviation(job: Job) -> float:
     return DEVIATION if job.deviation is None else job.deviation
 
 
-def _warmup(epochs: int) -> float:
-    """Epochs in which the learning rate rises: one, or a fifth of a short training."""
-    return min(1.0, epochs / 5)
+def _both(*calls: Callable[[Epoch], None] | None) -> Callable[[Epoch], None]:
+    def both(epoch: Epoch) -> None:
+        for call in calls:
+            if call is not None:
+                call(epoch)
+
+    return both
 
 
 def _heartbeat(job: Job) -> Callable[[Epoch], None] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,19 @@ class Csgd:
         them. ``where`` is the axis with the largest, as ``name:dim``.
         """
         return deviation_of(self._tied)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The strength, and what rounding took from each parameter: what a run that goes on elsewhere needs."""
+        rests = {tied.name: self._rests[tied.parameter] for tied in self._tied if tied.parameter in self._rests}
+        return {"strength": self.strength, "rests": rests}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the hook did whose :meth:`state_dict` this is; model and plan must be the same."""
+        self.strength = float(state["strength"])
+        parameters = {tied.name: tied.parameter for tied in self._tied}
+        self._rests = {
+            parameters[name]: torch.empty_like(parameters[name]).copy_(rest) for name, rest in state["rests"].items()
+        }
 
     def remove(self) -> None:
         """Take the hooks off the optimizer; a second time does nothing."""

@@ -21,8 +21,8 @@ def folder_aside(path: str | os.PathLike[str], *, files: Sequence[str]) -> Itera
 
     Args:
         path: a folder, or the name of one to be made. Files in it that are not named in ``files`` stay as they are.
-        files: names of all files that may be written, in the order in which they are to appear; the last ones should
-            be those that vouch for the others.
+        files: names of all files and folders that may be written, in the order in which they are to appear; the last
+            ones should be those that vouch for the others.
 
     Raises:
         OptionError: ``path`` is something else than a folder.
@@ -49,6 +49,8 @@ def folder_aside(path: str | os.PathLike[str], *, files: Sequence[str]) -> Itera
 def _publish(aside: Path, target: Path, files: Sequence[str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in reversed(files):  # what vouches for the old files goes before they do
+        if (target / name).is_dir():
+            shutil.rmtree(target / name)
         (target / name).unlink(missing_ok=True)
     for name in files:
         if (aside / name).exists():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
+
+from .train_options import TrainOptions, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,13 +66,13 @@ class Target:
     def __post_init__(self) -> None:
         """Check every option; the widths wait for the network."""
         for name in ("keep", "macs", "params"):
-            _check(self, name, "a share above 0 and up to 1", lambda share: 0.0 < share <= 1.0)
-        _check(self, "round_to", "1 or more", lambda n: n >= 1)
-        _check(self, "seed", "0 or more", lambda n: n >= 0)
-        _check(self, "method", f"one of {', '.join(METHODS)}", METHODS.__contains__)
-        _check(self, "allocate", f"one of {', '.join(ALLOCATIONS)}", ALLOCATIONS.__contains__)
+            check(self, name, "a share above 0 and up to 1", lambda share: 0.0 < share <= 1.0)
+        check(self, "round_to", "1 or more", lambda n: n >= 1)
+        check(self, "seed", "0 or more", lambda n: n >= 0)
+        check(self, "method", f"one of {', '.join(METHODS)}", METHODS.__contains__)
+        check(self, "allocate", f"one of {', '.join(ALLOCATIONS)}", ALLOCATIONS.__contains__)
         for name in ("only", "freeze"):
-            _check(self, name, "a list of patterns", lambda patterns: patterns and not isinstance(patterns, str))
+            check(self, name, "a list of patterns", lambda patterns: patterns and not isinstance(patterns, str))
         if self.allocate == "auto" and self.macs is None and self.params is None:
             raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
         exclude(self, "keep", "macs", "params", "widths")
@@ -102,8 +106,8 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Target):
-    """The options of :func:`fxprune.compress`, beside those of :class:`Target`.
+class Job(TrainOptions, Target):
+    """The options of :func:`fxprune.compress`, beside those of :class:`Target` and :class:`TrainOptions`.
 
     Attributes:
         model: timm name, torchvision/NAME, or one of ours (resnet56, ...); in Python, also a network with one input,
@@ -119,6 +123,10 @@ class Job(Target):
         csgd_epochs: passes over the data with C-SGD.
         lr: largest learning rate before C-SGD.
         csgd_lr: largest learning rate with C-SGD.
+        csgd_decay_milestones: ``multistep``: of C-SGD, where they are not ``decay_milestones``.
+        teacher: whose logits the network is to meet: ``wide``, the network before C-SGD, for C-SGD alone; or a file
+            with weights, for all training.
+        teacher_model: name of the network that the file holds; None: ``model``.
         strength: of the pull; instead of ``deviation``.
         deviation: largest relative deviation within a cluster to end at, above 0; ``DEVIATION`` where neither is given.
         coupled: the pull is part of the gradient, as in the paper; SGD only.
@@ -128,6 +136,11 @@ class Job(Target):
         opset: version of the ONNX operators.
         workers: processes that decode images.
         data_root: where data sets are looked for or put.
+        auto_augment: timm's name of a policy, as ``rand-m9-mstd0.5``; for images that timm reads.
+        random_erasing: share of the training images of which a part is erased; for images that timm reads.
+        checkpoint_every: steps from one checkpoint to the next; 0: only at the end of a phase.
+        resume: ``auto``: go on from the last checkpoint in the output folder, where there is one.
+        tensorboard: record the training for TensorBoard, too.
         progress: bars and phases on stderr; None: bars only on a terminal.
     """
 
@@ -143,6 +156,9 @@ class Job(Target):
     csgd_epochs: int = 16
     lr: float = 0.05
     csgd_lr: float = 0.05
+    csgd_decay_milestones: Sequence[float] | None = None
+    teacher: str | os.PathLike[str] | None = None
+    teacher_model: str | None = None
     strength: float | None = None
     deviation: float | None = None
     coupled: bool = False
@@ -152,26 +168,50 @@ class Job(Target):
     opset: int = 18
     workers: int = 0
     data_root: str | os.PathLike[str] | None = None
+    auto_augment: str | None = None
+    random_erasing: float = 0.0
+    checkpoint_every: int = 500
+    resume: str | None = None
+    tensorboard: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:
         """Check every option that can be checked before anything is loaded."""
-        super().__post_init__()
-        for name, least in {"image_size": 8, "batch_size": 2, "epochs": 0, "csgd_epochs": 1, "workers": 0}.items():
-            _check(self, name, f"{least} or more", lambda n, least=least: n >= least)
+        Target.__post_init__(self)
+        TrainOptions.__post_init__(self)
+        for name, least in _LEAST.items():
+            check(self, name, f"{least} or more", partial(operator.le, least))
         for name in ("lr", "csgd_lr", "strength", "deviation"):
-            _check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
+            check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
+        check(self, "random_erasing", "0 to 1", lambda x: 0.0 <= x <= 1.0)
+        check(self, "resume", "`auto`, or left out", "auto".__eq__)
+        self._check_milestones("csgd_decay_milestones")
         for names in RIVALS:
             exclude(self, *names)
-        _check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
-        _check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise OptionError(f"`mixup` and `cutmix` mix images in pairs: `batch_size` {self.batch_size} must be even.")
+        if self.teacher_model is not None and self.teacher in (None, "wide"):
+            raise OptionError("`teacher_model` names the network of a file: give that file as `teacher`.")
+        check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
+        check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
         _refuse_missing(self, "coupled", "stages", "widen")
+
+    def of_csgd(self) -> TrainOptions:
+        """How C-SGD trains. No average of weights: its clusters would lag behind those of the weights themselves."""
+        options = self.of_wide()
+        stones = self.csgd_decay_milestones or self.decay_milestones
+        return replace(options, ema=None, decay_milestones=stones)
+
+    def of_wide(self) -> TrainOptions:
+        """How the wide network is trained."""
+        return TrainOptions(**{field.name: getattr(self, field.name) for field in fields(TrainOptions)})
 
     def options(self) -> dict[str, Any]:
         """Every option that JSON can hold; a network or data that was given as such is named by its class."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
+_LEAST = {"image_size": 8, "batch_size": 2, "epochs": 0, "csgd_epochs": 1, "workers": 0, "checkpoint_every": 0}
 EPOCHS = 10
 # float32 rounds at about 1e-7 per weight; below 1e-6 the snap changes nothing that a prediction could show.
 DEVIATION = 1e-6
@@ -182,12 +222,6 @@ def exclude(options: object, *names: str) -> None:
     given = [f"`{name}`" for name in names if getattr(options, name) is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
-
-
-def _check(options: object, name: str, range_: str, holds: Any) -> None:
-    value = getattr(options, name)
-    if value is not None and not holds(value):
-        raise OptionError(f"`{name}` must be {range_}, not {value}.")
 
 
 def _refuse_missing(options: object, *names: str) -> None:

@@ -6,26 +6,32 @@ from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
 
+from .train_options import TrainOptions, short_warmup
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def learning_rates(*, lr: float, epochs: int, steps_per_epoch: int, warmup_epochs: float = 0.0) -> list[float]:
-    """The rates at which :func:`fxprune.passes.train.train` takes its steps, one per step.
+def learning_rates(
+    *, lr: float, epochs: int, steps_per_epoch: int, options: TrainOptions | None = None, **more: Any
+) -> list[float]:
+    """The rates at which :func:`fxprune.passes.train.train` takes its steps, one per step, under every scheduler.
 
     Args:
         lr: the largest, reached when the warm-up ends.
         epochs: passes over the data.
-        steps_per_epoch: batches of one pass, ``len(data.train)``.
-        warmup_epochs: how long the rate rises, in epochs.
+        steps_per_epoch: steps of one pass, see :func:`steps_per_epoch_of`.
+        options: which scheduler, and how.
+        **more: or single ones of these options.
 
     Raises:
-        OptionError: no step at all, or a warm-up that leaves none.
+        OptionError: no step at all, a warm-up that leaves none, or a scheduler that this timm does not have.
     """
     import torch
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=lr)
-    scheduler = cosine(optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch, warmup_epochs=warmup_epochs)
+    options = options or TrainOptions(**more)
+    scheduler = make_scheduler(optimizer, options, epochs=epochs, steps_per_epoch=steps_per_epoch)
     rates = []
     for step in range(epochs * steps_per_epoch):
         scheduler.step_update(step)
@@ -33,36 +39,74 @@ def learning_rates(*, lr: float, epochs: int, steps_per_epoch: int, warmup_epoch
     return rates
 
 
-def cosine(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup_epochs: float) -> Any:
-    """Step t of T has the rate ``lr (1 + cos(pi (t - w) / (T - w))) / 2``, and ``lr (t + 1) / (w + 1)`` before w.
+def steps_per_epoch_of(batches: int, options: TrainOptions) -> int:
+    """Steps of one pass over so many batches: the last step takes the batches that are left."""
+    return -(-batches // options.accumulate)
+
+
+def make_scheduler(optimizer: Optimizer, options: TrainOptions, *, epochs: int, steps_per_epoch: int) -> Any:
+    """With a warm-up of w steps, step t of T has the rate ``lr (t + 1) / (w + 1)`` before w.
+
+    After it, ``cosine`` has ``min_lr + (lr - min_lr) (1 + cos(pi (t - w) / (T - w))) / 2``; what falls to an end does
+    so within the T - w steps that are left, and drops come when so many epochs, warm-up included, are over.
 
     Args:
         optimizer: its own rates are the largest ones.
+        options: which scheduler, and how.
         epochs: passes over the data.
-        steps_per_epoch: batches of one pass.
-        warmup_epochs: w, in epochs, rounded to steps.
+        steps_per_epoch: steps of one pass.
 
     Returns:
-        timm's scheduler; ``step_update(t)`` comes before step t.
+        timm's scheduler; ``step_update(t)`` comes before step t, and all rates follow from t.
 
     Raises:
-        OptionError: no step at all, or a warm-up that leaves none.
+        OptionError: no step at all, a warm-up that leaves none, or a scheduler that this timm does not have.
     """
-    from timm.scheduler import CosineLRScheduler
+    from timm.scheduler import create_scheduler_v2
 
     steps = epochs * steps_per_epoch
+    warmup_epochs = short_warmup(epochs) if options.warmup_epochs is None else options.warmup_epochs
     warmup = round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup < steps:
         raise OptionError(
             f"{epochs} epochs of {steps_per_epoch} steps with a warm-up of {warmup_epochs:g} epochs: "
             f"the warm-up must leave at least one of the {max(steps, 0)} steps."
         )
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=steps - warmup,
-        warmup_t=warmup,
-        # timm would begin at a rate of its own; a step at rate 0 would be lost
-        warmup_lr_init=float(optimizer.param_groups[0]["lr"]) / (warmup + 1),
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            num_epochs=steps - warmup,
+            warmup_epochs=warmup,
+            # timm would begin at a rate of its own; a step at rate 0 would be lost
+            warmup_lr=float(optimizer.param_groups[0]["lr"]) / (warmup + 1),
+            min_lr=options.min_lr,
+            # everything is counted in steps, so that a warm-up of half an epoch has whole numbers, too
+            step_on_epochs=False,
+            updates_per_epoch=1,
+            **_falls(options, steps_per_epoch),
+        )
+    except ValueError as error:
+        raise OptionError(f"scheduler `{options.scheduler}` cannot be made: {error}") from error
+    return scheduler
+
+
+def _falls(options: TrainOptions, steps_per_epoch: int) -> dict[str, Any]:
+    """What timm is to know of the way in which the rate falls."""
+    rate, every = options.decay_rate, options.decay_epochs
+    if options.scheduler == "constant":
+        return {"sched": "step", "decay_rate": 1.0}
+    if options.scheduler == "multistep":
+        # timm drops one step before a milestone
+        stones = [round(epoch * steps_per_epoch) + 1 for epoch in options.decay_milestones or ()]
+        return {"sched": "multistep", "decay_milestones": stones, "decay_rate": 0.1 if rate is None else rate}
+    if options.scheduler == "step":
+        # whole steps, of which there is one at least
+        steps = max(1, round((30.0 if every is None else every) * steps_per_epoch))
+        return {"sched": "step", "decay_epochs": steps, "decay_rate": 0.1 if rate is None else rate}
+    falls: dict[str, Any] = {"sched": options.scheduler, "warmup_prefix": True}
+    if options.scheduler == "poly":
+        return falls | {"decay_rate": 1.0 if rate is None else rate}
+    if options.scheduler in ("wsd", "rsqrt"):
+        share = 0.2 if every is None else every
+        return falls | {"decay_epochs": share if share < 1 else share * steps_per_epoch}
+    return falls

@@ -1,10 +1,11 @@
-"""Random numbers that follow from a seed, without disturbing anybody else's."""
+"""Random numbers that follow from a seed, without disturbing anybody else's, and their streams as tensors."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,3 +29,26 @@ def seeded(*seed: int) -> Iterator[None]:
         finally:
             random.setstate(streams[0])
             np.random.set_state(streams[1])
+
+
+def read_streams() -> dict[str, Any]:
+    """Where the streams of torch, NumPy and Python are, in tensors and numbers that ``torch.save`` keeps."""
+    kind, keys, *rest = np.random.get_state()
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
+    }
+
+
+def set_streams(streams: dict[str, Any]) -> None:
+    """Draw on from where :func:`read_streams` was called."""
+    torch.set_rng_state(streams["torch"])
+    if torch.cuda.is_available() and len(streams["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(streams["cuda"])
+    kind, keys, *rest = streams["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = streams["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))

@@ -22,6 +22,7 @@ from fxprune.passes.narrow import narrow
 from fxprune.passes.weights import save_weights
 
 RESULTS = {
+    "metrics.jsonl",
     "wide.safetensors",
     "snapped.safetensors",
     "plan.json",
@@ -85,6 +86,11 @@ def left(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def files(folder):
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+CHECKPOINTS = [f"out/checkpoints{name}" for name in ("", "/csgd.pt", "/metrics.jsonl", "/plan.pt")]
 SMALL = "compress --model small --data digits --image-size 8 --epochs 0 --csgd-epochs 1"
 
 
@@ -271,31 +277,31 @@ class Full(OSError):
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (KeyboardInterrupt, 130, "interrupted"),
+        (KeyboardInterrupt, 130, "stopped by SIGINT; what was done is in deep/out/checkpoints"),
         (Full, 2, "out/wide.safetensors: No space left on device"),
         (ZeroDivisionError, 1, "unexpected ZeroDivisionError: no message"),
     ],
 )
-def test_a_run_that_breaks_off_leaves_nothing(capsys, monkeypatch, place, error, code, says):
+def test_a_run_that_breaks_off_leaves_only_checkpoints(capsys, monkeypatch, place, error, code, says):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(compress, "trim", fail)
     got, _, err = run(capsys, SMALL + " --output deep/out")
-    assert (got, left(place), "Traceback" in err) == (code, [], False)
+    assert (got, left(place / "deep"), "Traceback" in err) == (code, ["out", *CHECKPOINTS], False)
     assert says in err.splitlines()[-1]
 
 
-def test_a_run_that_is_terminated_leaves_nothing(place):
+def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
     line = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet20", "--data", "digits", "--output", "out"]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=place) as process:
         for text in process.stderr:
-            if text.startswith("train"):
+            if text.startswith("  epoch 1"):
                 break
-        assert any(name.endswith(".part") for name in left(place))
         process.send_signal(signal.SIGTERM)
-        process.stderr.read()
-    assert (process.returncode, left(place)) == (143, [])
+        *_, message = process.stderr.read().splitlines()
+    assert (process.returncode, "stopped by SIGTERM after step" in message) == (143, True)
+    assert left(place) == ["out", "out/checkpoints", "out/checkpoints/metrics.jsonl", "out/checkpoints/train.pt"]
 
 
 def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, place):
@@ -312,7 +318,7 @@ def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, plac
     assert (code, "Traceback" in err) == (1, False)
     assert re.search(r"[1-9]\d* of 360 test images", err)
     assert "the worst group is `second.weight`" in err
-    assert set(left(place / "out")) == {"wide.safetensors", "snapped.safetensors", "plan.json"}
+    assert files(place / "out") == {"wide.safetensors", "snapped.safetensors", "plan.json"}
 
 
 def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
@@ -323,7 +329,7 @@ def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
     monkeypatch.setattr(compress, "export_onnx", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
-    assert set(left(place / "out")) == RESULTS - {"summary.json", "summary.csv"}
+    assert files(place / "out") == RESULTS - {"summary.json", "summary.csv", "metrics.jsonl"}
     assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"
 
 

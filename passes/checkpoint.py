@@ -1,0 +1,100 @@
+"""All that a phase of training needs to go on as if nothing had happened, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxprune.errors import CheckpointError
+from fxprune.files import written_aside
+
+FORMAT, VERSION = "fxprune checkpoint", 1
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The last state of a phase, and the one before it, should the last one be damaged.
+
+    Attributes:
+        path: ``NAME.pt``; the one before is ``NAME.previous.pt``.
+        identity: what the job is, name -> text or number: a checkpoint of another job is refused.
+        every: steps from one to the next; 0: only at the end.
+        resume: whether to go on from what is there.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    every: int = 0
+    resume: bool = True
+
+    @property
+    def previous(self) -> Path:
+        """Where the checkpoint before the last one is."""
+        return self.path.with_suffix(".previous.pt")
+
+    def exists(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.resume and (self.path.exists() or self.previous.exists())
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the file; killed at any moment, this leaves the old one or the new one.
+
+        Args:
+            state: nested dicts, lists and tuples of tensors, numbers and text.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written to.
+        """
+        whole = {"format": FORMAT, "version": VERSION, "identity": dict(self.identity), "state": dict(state)}
+        with written_aside(self.path) as aside:
+            try:
+                torch.save(whole, aside)
+            except RuntimeError as error:
+                raise OSError(f"cannot write {self.path}: {str(error).splitlines()[0]}") from error
+            if self.path.exists():
+                os.replace(self.path, self.previous)
+
+    def read(self, *, peek: bool = False) -> dict[str, Any] | None:
+        """The last state that can be read, on the CPU; None where there is none. No code in the file is run.
+
+        Args:
+            peek: tensors stay in the file until they are used: to look at the numbers only.
+
+        Raises:
+            CheckpointError: it is of another job, whose first difference is named, or nothing there can be read.
+        """
+        if not self.exists():
+            return None
+        reasons = []
+        for path in (self.path, self.previous):
+            try:
+                whole = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
+                found, identity, state = (whole["format"], whole["version"]), whole["identity"], whole["state"]
+            except _UNREADABLE as error:
+                reasons.append(f"{path}: {type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
+                continue
+            if found != (FORMAT, VERSION):
+                reasons.append(f"{path}: it is of another format or version: {found[0]} {found[1]}")
+                continue
+            self._compare(identity, path)
+            result: dict[str, Any] = state
+            return result
+        raise CheckpointError(
+            f"no checkpoint can be read: {'; '.join(reasons)}. Remove {self.path.parent} to begin anew."
+        )
+
+    def _compare(self, identity: Mapping[str, Any], path: Path) -> None:
+        for name in dict.fromkeys([*self.identity, *identity]):
+            there, here = identity.get(name), self.identity.get(name)
+            if there != here:
+                raise CheckpointError(
+                    f"{path} was written by another job: `{name}` is {there} there and {here} here. Give the same "
+                    "options to go on, choose another output folder, or leave `resume` out to begin anew."
+                )

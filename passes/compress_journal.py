@@ -1,0 +1,66 @@
+"""What the main job records of each epoch, in ``metrics.jsonl`` and, where asked for, in TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .compress_phases import Phases
+from .compress_train import wide_epochs
+from .csgd import Csgd
+from .job import Job
+from .metrics import Metrics
+from .train_log import Epoch
+from .train_schedule import steps_per_epoch_of
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+
+class Journal:
+    """One record per epoch; steps are counted through both phases."""
+
+    def __init__(self, metrics: Metrics, wide_steps: int) -> None:
+        self._metrics, self._wide_steps = metrics, wide_steps
+
+    def wide(self, epoch: Epoch) -> None:
+        """Record an epoch of the wide network."""
+        self._record("train", epoch, 0)
+
+    def csgd(self, epoch: Epoch, hook: Csgd) -> None:
+        """Record an epoch of C-SGD, with the deviations within clusters after it."""
+        deviation = hook.deviation()
+        self._record(
+            "csgd",
+            epoch,
+            self._wide_steps,
+            strength=hook.strength,
+            deviation=deviation.largest,
+            median_deviation=deviation.median,
+        )
+
+    def _record(self, phase: str, epoch: Epoch, before: int, **more: float) -> None:
+        self._metrics.record(
+            phase=phase,
+            epoch=epoch.number,
+            step=before + epoch.steps,
+            loss=epoch.loss,
+            accuracy=epoch.accuracy.top1,
+            lr=epoch.lr,
+            **more,
+            images_per_second=epoch.images_per_second,
+        )
+
+
+@contextlib.contextmanager
+def open_journal(job: Job, data: Data, phases: Phases) -> Iterator[Journal]:
+    """Begin the records, or go on where the checkpoints do; they lie with these until the job is done.
+
+    Raises:
+        CheckpointError: a checkpoint is of another job, or it or the records are damaged.
+        OptionError: TensorBoard is asked for, but not installed.
+    """
+    wide_steps = wide_epochs(job) * steps_per_epoch_of(len(data.train), job.of_wide())
+    with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=phases.steps_done("train", "csgd")) as metrics:
+        yield Journal(metrics, wide_steps)

@@ -1,0 +1,157 @@
+"""Checkpoints of the main job, one per phase: what was done before it broke off is not done again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fxprune.coupling import Coupling
+from fxprune.errors import StoppedError
+from fxprune.plans import Plan
+
+from .checkpoint import Checkpoint
+from .job import Job
+from .metrics import EVENTS, METRICS
+from .train_state import tensors_now
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+FOLDER, BEFORE = "checkpoints", "checkpoints.before"
+# What may differ between a run and the one that goes on from its checkpoints: it does not decide the weights.
+FREE = frozenset(
+    "output progress resume checkpoint_every device workers data_root opset tensorboard".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The checkpoints of one job, in ``OUTPUT/checkpoints/``.
+
+    Attributes:
+        folder: where they are; it comes into being with the first of them.
+        identity: what decides the weights: options, data, first weights, files that the options name.
+        every: steps from one to the next.
+        resume: whether to go on from what is there.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    every: int
+    resume: bool
+
+    def checkpoint(self, phase: str) -> Checkpoint:
+        """The checkpoint of a phase."""
+        return Checkpoint(self.folder / f"{phase}.pt", self.identity, self.every, self.resume)
+
+    def steps_done(self, *phases: str) -> int | None:
+        """Steps of these phases that need not be taken again; None where there is nothing to go on from.
+
+        Raises:
+            CheckpointError: a checkpoint is of another job, or damaged.
+        """
+        states = [self.checkpoint(phase).read(peek=True) for phase in phases]
+        found = [int(state["steps"]) for state in states if state is not None]
+        return sum(found) if found else None
+
+    def plan(self, coupling: Coupling, make: Callable[[], Plan]) -> Plan:
+        """The plan that was made before the job broke off, or a new one, which is kept."""
+        checkpoint = self.checkpoint("plan")
+        state = checkpoint.read()
+        if state is not None:
+            clusters = {name: cluster.numpy() for name, cluster in state["clusters"].items()}
+            return Plan(coupling, clusters, state["method"], state["seed"])
+        plan = make()
+        clusters = {name: torch.as_tensor(cluster) for name, cluster in plan.clusters.items()}
+        checkpoint.write({"clusters": clusters, "method": plan.method, "seed": plan.seed})
+        return plan
+
+    @contextlib.contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """What breaks off before the first checkpoint leaves nothing; after it, Ctrl-C and SIGTERM say how to go on.
+
+        Training itself ends with a checkpoint then, but for a second signal; all else ends at once.
+        """
+        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            yield
+        except BaseException as error:
+            if not any(self.folder.glob("*.pt")):
+                self._leave_nothing(missing)
+                raise
+            code = error.code if isinstance(error, SystemExit) else None
+            number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(type(error))
+            if number is None or code not in (None, 128 + number):
+                raise
+            raise StoppedError(
+                f"stopped by {number.name}; what was done is in {self.folder}. To go on, give the same options and "
+                "`resume` (--resume) auto.",
+                number,
+            ) from error
+
+    def _leave_nothing(self, missing: Sequence[Path]) -> None:
+        """Remove the folder, and those on the way to it that did not exist before and are empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in missing[1:]:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    def publish(self, folder: Path) -> None:
+        """Copy the records of the training to the other results."""
+        for name in (METRICS, EVENTS):
+            if (self.folder / name).is_dir():
+                shutil.copytree(self.folder / name, folder / name)
+            elif (self.folder / name).exists():
+                shutil.copy(self.folder / name, folder / name)
+
+    def remove(self) -> None:
+        """The job is done: nothing is left to go on from."""
+        for folder in (self.folder, self.folder.with_name(BEFORE)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_phases(job: Job, model: nn.Module, data: Data) -> Phases:
+    """Checkpoints of the job with this network and these data, as they were prepared.
+
+    Without ``resume``, those of another run are not lost but moved to ``OUTPUT/checkpoints.before/`` until the job is
+    done.
+    """
+    folder = Path(job.output) / FOLDER
+    resume = job.resume is not None
+    if folder.is_dir() and not resume:
+        before = folder.with_name(BEFORE)
+        shutil.rmtree(before, ignore_errors=True)
+        os.replace(folder, before)
+    return Phases(folder, _identity(job, model, data), job.checkpoint_every, resume)
+
+
+def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
+    options = {name: value for name, value in job.options().items() if name not in FREE}
+    files = {"plan_file": job.plan_file, "teacher": None if job.teacher == "wide" else job.teacher}
+    contents = {f"content of {name}": _digest_of_file(file) for name, file in files.items() if file is not None}
+    size = f"{len(data.train)} batches, {data.num_classes} classes, {data.in_chans}x{data.image_size}x{data.image_size}"
+    return options | contents | {"training data": size, "first weights": _digest(model)}
+
+
+def _digest(model: nn.Module) -> str:
+    """Of every number of a network, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors_now(model).items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest_of_file(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

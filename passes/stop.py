@@ -1,0 +1,47 @@
+"""A request to stop is granted where it does no harm: between two steps of training."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """The signal that asked to stop, or None."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Inside, the first Ctrl-C or SIGTERM is only noted; the second has the effect that it has outside.
+
+    Only the main thread may do so; in any other nothing is ever noted.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+
+    def restore() -> None:
+        for each, handler in before.items():
+            # None: a handler that was not set from Python, and cannot be set again
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.signal = signal.Signals(number)
+        restore()
+
+    for each in SIGNALS:
+        signal.signal(each, note)
+    try:
+        yield request
+    finally:
+        restore()

@@ -1,0 +1,115 @@
+"""The optimizer by timm's name, and one step of it: from batches to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxprune.errors import OptionError
+
+from .train_options import TrainOptions
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def make_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> Optimizer:
+    """Optimizer over all parameters, without decay on vectors.
+
+    Raises:
+        OptionError: there is no such optimizer, or it cannot have these options.
+    """
+    from timm.optim import create_optimizer_v2
+
+    name = options.optimizer
+    if not lr > 0:
+        raise OptionError(f"the learning rate is {lr:g}; it must be above 0.")
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            model, opt=name, lr=lr, weight_decay=options.weight_decay, momentum=options.momentum
+        )
+    except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:
+        raise OptionError(f"optimizer `{name}` cannot be made: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise OptionError(
+            f"optimizer `{name}` needs second derivatives, which are not computed here: take another one."
+        )
+    return optimizer
+
+
+def check_optimizer(options: TrainOptions) -> None:
+    """Raise OptionError for an optimizer that cannot be made, or that calls no hooks, on which C-SGD depends."""
+    layer, called = nn.Linear(2, 2), []
+    optimizer = make_optimizer(layer, options, lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: called.append(True))
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    if not called:
+        raise OptionError(
+            f"optimizer `{options.optimizer}` calls no hooks when it steps, so that C-SGD could not pull clusters "
+            "together: take the optimizer that it wraps."
+        )
+
+
+def check_precision(model: nn.Module) -> None:
+    """Raise OptionError where weights themselves have 16 bits: they provably do not converge.
+
+    A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision it is rounded away as soon as it is
+    below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps), whatever the number of steps.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise OptionError(
+                f"`{name}` is {kind}: weights of 16 bits provably do not converge, since a small step is rounded away. "
+                f"Convert the network to float32, and compute in 16 bits with amp='{kind}'."
+            )
+
+
+class Step:
+    """Steps of one optimizer: batches go in, gradients are scaled back, clipped, and applied.
+
+    Gradients are clipped before the hook of C-SGD averages them within clusters, when the optimizer steps. So rows that
+    are equal get equal gradients, whatever the clipping did to each of them.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, loss: Loss, options: TrainOptions, device: Any) -> None:
+        self._model, self._optimizer, self._loss, self._options = model, optimizer, loss, options
+        self._device = torch.device(device)
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "float16")
+
+    def gradients(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Gradients of the mean loss over the batches; returns that loss, a scalar on the device."""
+        self._optimizer.zero_grad()
+        total = torch.zeros((), device=self._device)
+        layout = torch.channels_last if self._options.channels_last else torch.preserve_format
+        for images, labels in batches:
+            images = images.to(self._device, non_blocking=True, memory_format=layout)
+            with self._autocast():
+                loss = self._loss(self._model, images, labels.to(self._device, non_blocking=True))
+            share = loss / len(batches)
+            self.scaler.scale(share).backward()
+            total += share.detach()
+        return total
+
+    def apply(self) -> bool:
+        """Step by these gradients; False where a scaled gradient was not finite, so that no step was taken."""
+        from timm.utils import dispatch_clip_grad
+
+        self.scaler.unscale_(self._optimizer)
+        if self._options.clip_grad is not None:
+            dispatch_clip_grad(self._model.parameters(), self._options.clip_grad, mode=self._options.clip_mode)
+        self.scaler.step(self._optimizer)
+        if not self.scaler.is_enabled():
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.update()
+        return bool(self.scaler.get_scale() >= before)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        amp = self._options.amp
+        return torch.autocast(self._device.type, dtype=getattr(torch, amp or "bfloat16"), enabled=amp is not None)

@@ -1,0 +1,234 @@
+"""One training under way: where it stands, how it goes on, what a checkpoint of it holds."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import DivergedError, StoppedError
+
+from .checkpoint import Checkpoint
+from .evaluate import Accuracy, evaluate
+from .stop import StopRequest
+from .train_engine import Step, make_optimizer
+from .train_log import Epoch, TrainLog, Watchers
+from .train_loss import make_loss
+from .train_options import TrainOptions
+from .train_schedule import make_scheduler, steps_per_epoch_of
+from .train_seed import read_streams, seeded, set_streams
+from .train_state import Place, fill, tensors_now
+from .train_watch import LossWatch
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+
+class Training:
+    """A model and what moves it; :func:`fxprune.passes.train.train` says what the arguments are."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        options: TrainOptions,
+        epochs: int,
+        lr: float,
+        device: torch.device,
+        seed: int,
+        label: str,
+        teacher: nn.Module | None,
+        watchers: Watchers,
+    ) -> None:
+        self._model = model.to(device)
+        if options.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._data, self._options, self._device, self._watchers = data, options, device, watchers
+        self._epochs, self._seed, self._label = epochs, seed, label
+        self._per_epoch = steps_per_epoch_of(len(data.train), options)
+        self.steps = epochs * self._per_epoch
+        self._optimizer = make_optimizer(model, options, lr)
+        self._scheduler = make_scheduler(self._optimizer, options, epochs=epochs, steps_per_epoch=self._per_epoch)
+        self._step = Step(model, self._optimizer, make_loss(options, data.num_classes, teacher), options, device)
+        self._watch = LossWatch(device)
+        self._ema = _average(model, options)
+        self.hook: Any = watchers.make_hook(self._optimizer)
+        self._place = self._begin(1)
+        self._streams: dict[str, Any] | None = None
+        self._stop = StopRequest()
+        self._checkpoint: Checkpoint | None = None
+        self._written: int | None = None
+
+    def run(self, bar: Any, stop: StopRequest, checkpoint: Checkpoint | None) -> TrainLog:
+        """Take every step that is left."""
+        self._stop, self._checkpoint = stop, checkpoint
+        state = checkpoint.read() if checkpoint else None
+        if state is not None:
+            self.load_state_dict(state)
+            bar.update(self._done)
+        if self._place.epoch <= self._epochs:
+            while self._place.epoch <= self._epochs:
+                bar.set_description(f"{self._label} {self._place.epoch}/{self._epochs}")
+                epoch = self._pass(bar)
+                bar.set_postfix(loss=f"{epoch.loss:.3f}", test=f"{epoch.accuracy.top1:.2%}")
+                self._watchers.on_epoch(epoch)
+                self._place = self._begin(epoch.number + 1, [*self._place.log, epoch])
+            self._save()
+        self._finish()
+        return TrainLog(tuple(self._place.log))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes. The learning rate does, too, but follows from the number of steps."""
+        place = self._place
+        log = [
+            (e.number, e.steps, e.loss, e.accuracy.correct, e.accuracy.count, e.lr, e.images_per_second)
+            for e in place.log
+        ]
+        return {
+            "steps": self._done,
+            "place": (place.epoch, place.step, place.loss, place.images, place.seconds),
+            "log": log,
+            "streams": read_streams(),
+            "model": tensors_now(self._model),
+            "ema": None if self._ema is None else tensors_now(self._ema.module),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._step.scaler.state_dict(),
+            "hook": self.hook.state_dict() if hasattr(self.hook, "state_dict") else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the training did whose :meth:`state_dict` this is."""
+        epoch, step, loss, images, seconds = state["place"]
+        log = [Epoch(n, steps, mean, Accuracy(*right), lr, speed) for n, steps, mean, *right, lr, speed in state["log"]]
+        self._place = Place(epoch, step, loss.to(self._device), images, seconds, log)
+        self._streams = state["streams"] if step else None
+        self._written = self._done
+        fill(self._model, state["model"])
+        if self._ema is not None:
+            fill(self._ema.module, state["ema"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self._step.scaler.load_state_dict(state["scaler"])
+        if state["hook"] is not None:
+            self.hook.load_state_dict(state["hook"])
+
+    @property
+    def _done(self) -> int:
+        return (self._place.epoch - 1) * self._per_epoch + self._place.step
+
+    def _begin(self, epoch: int, log: Sequence[Epoch] = ()) -> Place:
+        return Place(epoch, 0, torch.zeros((), device=self._device), log=[*log])
+
+    def _pass(self, bar: Any) -> Epoch:
+        """Take the steps that are left of the epoch under way, and test."""
+        place = self._place
+        with seeded(self._seed, place.epoch):
+            self._model.train()
+            start = time.perf_counter() - place.seconds
+            for batches in self._batches():
+                self._take(batches)
+                place.seconds = time.perf_counter() - start
+                bar.update()
+                if self._stop.signal or self._checkpoint_is_due():
+                    self._save()
+            self._refuse(self._watch.look())
+            accuracy = evaluate(self._model if self._ema is None else self._ema.module, self._data.test, self._device)
+        return Epoch(
+            number=place.epoch,
+            steps=self._done,
+            loss=float(place.loss) / place.step,
+            accuracy=accuracy,
+            lr=float(self._optimizer.param_groups[0]["lr"]),
+            images_per_second=place.images / max(place.seconds, 1e-9),
+        )
+
+    def _batches(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """The batches of each step that is left of the epoch.
+
+        After a checkpoint the epoch is drawn again from its seed, what is done is passed over, and the streams of
+        random numbers are put to where they were.
+        """
+        place, size = self._place, self._options.accumulate
+        if place.step == self._per_epoch:
+            return
+        batches = iter(self._data.train)
+        for _ in itertools.islice(batches, place.step * size):
+            pass
+        if self._streams is not None:
+            set_streams(self._streams)
+            self._streams = None
+        while several := list(itertools.islice(batches, size)):
+            yield several
+
+    def _take(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """One step."""
+        place = self._place
+        self._scheduler.step_update(self._done)
+        loss = self._step.gradients(batches)
+        self._refuse(self._watch.see(loss, self._done))
+        if not self._step.apply():
+            self._watchers.on_skip(self._done)
+        place.loss += loss
+        place.images += sum(len(images) for images, _ in batches)
+        place.step += 1
+        if self._ema is not None:
+            self._ema.update(self._model, step=self._done)
+
+    def _checkpoint_is_due(self) -> bool:
+        every = self._checkpoint.every if self._checkpoint else 0
+        return bool(every) and self._done % every == 0
+
+    def _save(self) -> None:
+        """Write a checkpoint if its numbers are finite, and stop if that was asked for."""
+        if self._checkpoint is None:
+            return
+        self._refuse(self._watch.look())
+        if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
+            raise DivergedError(f"weights are no longer finite {self._where(self._done - 1)}")
+        self._checkpoint.write(self.state_dict())
+        self._written = self._done
+        if self._stop.signal:
+            raise StoppedError(
+                f"stopped by {self._stop.signal.name} after step {self._done} of {self.steps} of `{self._label}`; the "
+                f"checkpoint is {self._checkpoint.path}. To go on, give the same options and `resume` (--resume) auto.",
+                self._stop.signal,
+            )
+
+    def _refuse(self, bad: tuple[int, float] | None) -> None:
+        if bad is not None:
+            raise DivergedError(f"the loss is {bad[1]} {self._where(bad[0])}")
+
+    def _where(self, step: int) -> str:
+        """Names a step, from 0 on, and says what to do."""
+        epoch, inside = divmod(step, self._per_epoch)
+        self._scheduler.step_update(step)
+        good = "no checkpoint was written"
+        if self._checkpoint is not None and self._written is not None:
+            good = f"the last good checkpoint is {self._checkpoint.path}, after step {self._written}"
+        return (
+            f"at epoch {epoch + 1}, step {inside + 1} of {self._per_epoch}, at learning rate "
+            f"{self._optimizer.param_groups[0]['lr']:.3g}; {good}. Lower the rate, lengthen the warm-up, or look for "
+            "images or weights that are not numbers."
+        )
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """Leave the weights that count in the model, in evaluation mode and in the usual order of memory."""
+        if self._ema is not None:
+            fill(self._model, tensors_now(self._ema.module))
+        if self._options.channels_last:
+            self._model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self._model.eval()
+
+
+def _average(model: nn.Module, options: TrainOptions) -> Any:
+    """Average of the weights so far; its decay rises to the one asked for, so that it forgets the first weights."""
+    if options.ema is None:
+        return None
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model, decay=options.ema, use_warmup=True)
