@@ -1,0 +1,108 @@
+"""The law of C-SGD as a picture: how far clusters are from equal, and how far they were predicted to be."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxprune.files import written_aside
+
+from .metrics import METRICS, Record, read_metrics
+
+DEVIATION_PLOT = "deviation.svg"
+MEASURES = {"largest": "tab:orange", "median": "tab:blue"}
+
+
+def draw_deviation(folder: str | os.PathLike[str]) -> Path | None:
+    """Write ``deviation.svg`` from the ``metrics.jsonl`` beside it: what was measured as dots, the law as lines.
+
+    All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), so that one prediction, that of
+    the largest, gives the line of the median, too. Dots leave their line where the weights, whose size is the unit,
+    grow or shrink; below it where weight decay acts on the deviation besides; above it at 1e-7, where float32 rounds.
+
+    Args:
+        folder: of the results, with records that hold ``deviation_largest``, ``deviation_median`` and, where there is a
+            prediction, ``deviation_predicted``; the first of a phase comes before its first step.
+
+    Returns:
+        The file; None where there is nothing to draw, or matplotlib is not installed.
+
+    Raises:
+        CheckpointError: the records are damaged.
+        OSError: the file cannot be written.
+    """
+    phases = _phases(folder)
+    if not phases or not can_draw():
+        return None
+    path = Path(folder) / DEVIATION_PLOT
+    with written_aside(path) as aside:
+        _draw(phases, aside)
+    return path
+
+
+def has_deviation(folder: str | os.PathLike[str]) -> bool:
+    """Whether a run recorded something to draw."""
+    return bool(_phases(folder))
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _phases(folder: str | os.PathLike[str]) -> list[list[Record]]:
+    """The records with a deviation, phase by phase: between two phases clusters are others."""
+    if not (Path(folder) / METRICS).exists():
+        return []
+    records = [record for record in read_metrics(folder) if record.get("deviation_largest") is not None]
+    return [list(phase) for _, phase in itertools.groupby(records, key=lambda record: record["phase"])]
+
+
+def _draw(phases: Sequence[Sequence[Record]], path: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # Text stays text, and the same records make the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fxprune", "font.size": 9}):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.set_yscale("log")
+        for name, colour in MEASURES.items():
+            for phase in phases:
+                line = list(_positive(_prediction(phase, name)))
+                dots = list(_positive((record["step"], record.get(f"deviation_{name}")) for record in phase))
+                axes.plot(*_columns(line), "-", color=colour, linewidth=1.0)
+                axes.plot(*_columns(dots), "o", color=colour, markersize=3.5)
+            axes.plot([], [], "-o", color=colour, linewidth=1.0, markersize=3.5, label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel("relative deviation within a cluster")
+        axes.set_title("C-SGD: lines as predicted, dots as measured", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower left", frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Title": "Deviation within clusters"})
+
+
+def _prediction(phase: Sequence[Record], name: str) -> Iterator[tuple[int, float | None]]:
+    """The prediction for the largest deviation, scaled to where this one begins."""
+    first = phase[0].get("deviation_predicted")
+    start = phase[0].get(f"deviation_{name}")
+    for record in phase:
+        now = record.get("deviation_predicted")
+        yield record["step"], None if not first or start is None or now is None else start * now / first
+
+
+def _positive(points: Iterable[tuple[int, float | None]]) -> Iterator[tuple[int, float]]:
+    """Those points that a logarithmic axis has a place for."""
+    return ((step, value) for step, value in points if value is not None and value > 0.0)
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[Any], list[Any]]:
+    return [step for step, _ in points], [value for _, value in points]

@@ -1,0 +1,115 @@
+"""The drawing shows what was measured and what the law says, and is left out where there is nothing to draw."""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from hand_made import plain
+from test_csgd import PLAIN, backward, plan_of
+
+import fxprune
+from fxprune.cli import main
+from fxprune.passes import results
+from fxprune.passes.deviation_plot import draw_deviation, has_deviation
+from fxprune.passes.metrics import METRICS, Metrics
+
+LR, STRENGTH, STEPS = 1e-3, 200.0, 12
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Records of a real training with C-SGD, three steps an epoch, as the main job makes them."""
+    case = plain()
+    plan = plan_of(case, PLAIN)
+    model = fxprune.snap(case.model, plan)
+    with torch.no_grad():  # members of a cluster are alike, or rows would lose half their size with their deviation
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    with fxprune.csgd(model, plan, optimizer, strength=STRENGTH) as hook, Metrics(tmp_path) as log:
+        first = hook.deviation().largest
+        log.record(phase="train", epoch=1, step=4, loss=1.0)
+        for step in range(STEPS + 1):
+            if step % 3 == 0:
+                now = hook.deviation()
+                log.record(
+                    phase="csgd",
+                    epoch=step // 3,
+                    step=4 + step,
+                    deviation_largest=now.largest,
+                    deviation_median=now.median,
+                    deviation_predicted=first * (1 - LR * STRENGTH) ** step,
+                )
+            backward(model, case, step)
+            optimizer.step()
+    return tmp_path
+
+
+def lines(path):
+    """The points of every polyline and the place of every marker, in the order in which they were drawn."""
+    pytest.importorskip("matplotlib")
+    tag = "{http://www.w3.org/2000/svg}"
+    axes = next(group for group in ET.parse(path).iter(f"{tag}g") if group.get("id") == "axes_1")
+    drawn = []
+    for group in axes:
+        if not group.get("id", "").startswith("line2d"):
+            continue
+        uses = [(float(use.get("x")), float(use.get("y"))) for use in group.iter(f"{tag}use")]
+        paths = [child.get("d").replace("M", "L").split("L")[1:] for child in group if child.tag == f"{tag}path"]
+        drawn += [uses] if uses else [[tuple(map(float, point.split())) for point in path] for path in paths]
+    return drawn
+
+
+def test_dots_lie_on_their_line(folder):
+    path = draw_deviation(folder)
+    assert path == folder / "deviation.svg"
+    largest, largest_dots, median, median_dots = lines(path)[:4]
+    assert len(largest) == len(median) == STEPS // 3 + 1
+    # of about 230 units of height, for a factor of 14: training changes the size of the rows by some percent
+    torch.testing.assert_close(torch.tensor(largest_dots), torch.tensor(largest), rtol=0, atol=5.0)
+    torch.testing.assert_close(torch.tensor(median_dots), torch.tensor(median), rtol=0, atol=5.0)
+    steps = torch.tensor(largest)[:, 1].diff()
+    torch.testing.assert_close(steps, steps.mean().expand(4), rtol=0, atol=1e-3)  # a power is straight on a log axis
+    assert steps.min() > 0  # downwards
+    text = path.read_text()
+    assert all(word in text for word in (">largest<", ">median<", ">step<", "lines as predicted"))
+
+
+def test_the_same_records_make_the_same_file(folder):
+    pytest.importorskip("matplotlib")
+    first = draw_deviation(folder).read_bytes()
+    assert draw_deviation(folder).read_bytes() == first
+
+
+def test_phases_are_not_joined_and_what_no_logarithm_has_is_left_out(tmp_path):
+    with Metrics(tmp_path) as log:
+        for step, (phase, value) in enumerate([("csgd", 1.0), ("csgd", 0.1), ("csgd 2", 1.0), ("csgd 2", 0.0)]):
+            log.record(phase=phase, epoch=step % 2, step=step, deviation_largest=value, deviation_median=None)
+    drawn = [points for points in lines(draw_deviation(tmp_path)) if points]
+    assert [len(points) for points in drawn[:2]] == [2, 1]
+
+
+@pytest.mark.parametrize("text", [None, "", '{"phase": "train", "epoch": 1, "step": 1, "loss": 1.0}\n'])
+def test_nothing_to_draw(tmp_path, text):
+    if text is not None:
+        (tmp_path / METRICS).write_text(text)
+    assert (draw_deviation(tmp_path), has_deviation(tmp_path)) == (None, False)
+
+
+def test_without_matplotlib_the_report_says_what_is_missing(folder, monkeypatch, capsys):
+    monkeypatch.setattr(results, "read_result", lambda folder: "the table")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert (main(["report", str(folder)]), draw_deviation(folder)) == (0, None)
+    out, err = capsys.readouterr()
+    assert (out, "pip install 'fxprune[plots]'" in err) == ("the table\n", True)
+
+
+def test_the_report_draws(folder, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(results, "read_result", lambda folder: "the table")
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().err == f"drawn: {folder / 'deviation.svg'}\n"
+    assert (folder / "deviation.svg").exists()
