@@ -20,6 +20,7 @@ import fxprune
 from fxprune.cost import cost, plan_cost
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError
+from fxprune.inputs import Inputs, inputs_for, tensors_of
 from fxprune.passes.batches import random_batch
 from fxprune.passes.merge import concentrate
 from fxprune.passes.prove import scattered
@@ -76,7 +77,7 @@ def examine(network: nn.Module, example: Tensor, tell: Tell, *, onnx: bool) -> N
     """
     tell(stage="couple")
     subject = randomised(network).double()
-    inputs = tuple(x.double() for x in random_batch((example,), 2, seed=0))
+    inputs = inputs_for(subject, random_batch((example,), 2, seed=0))
     coupling = fxprune.couple(subject, inputs)
     tell(**facts_of(coupling))
     try:
@@ -93,7 +94,7 @@ def examine(network: nn.Module, example: Tensor, tell: Tell, *, onnx: bool) -> N
         tell(error_onnx=exported_error(randomised(network), clusters, example))
 
 
-def oracles_hold(subject: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], tell: Tell) -> bool:
+def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, tell: Tell) -> bool:
     """Analysis to 1e-12 and rewrite to 1e-9, as the theory has it; the error is told where one does not hold."""
     tell(stage="concentrate")
     snapped = fxprune.snap(subject, plan)
@@ -104,7 +105,7 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: tuple[Tensor, ...], tel
     tell(stage="narrow")
     narrow = fxprune.narrow(subject, plan)
     parameters = sum(parameter.numel() for parameter in narrow.parameters())
-    tell(parameters_after=parameters, macs_after=plan_cost(plan).macs // len(inputs[0]))
+    tell(parameters_after=parameters, macs_after=plan_cost(plan).macs // len(tensors_of(inputs)[0]))
     rewrite = fxprune.verify(snapped, narrow, inputs, tolerance=1e-9, batches=(1, 3))
     tell(error64=rewrite.max_rel_error)
     if not rewrite.passed:
@@ -146,7 +147,7 @@ def facts_of(coupling: Coupling) -> dict[str, Any]:
         "capture": coupling.graph_module.meta["fxprune_capture"],
         "groups": len(coupling.groups),
         "share": coupling.share_prunable,
-        "macs": cost(coupling).macs // len(coupling.example_inputs[0]),
+        "macs": cost(coupling).macs // len(tensors_of(coupling.example_inputs)[0]),
         "frozen": [
             Cold(cold.weights, cold.why, cold.node, cold.source)
             for cold in frozen

@@ -7,12 +7,10 @@ example is taken and guarded.
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import fx, nn
 
-from fxprune.errors import CaptureError
+from fxprune.errors import CaptureError, OptionError
+from fxprune.inputs import Inputs, as_meta
 from fxprune.meta import share_copy
 from fxprune.source import source_of_error
 from fxprune.tracer import PlainTracer, ValueTracer
@@ -20,7 +18,7 @@ from fxprune.tracer import PlainTracer, ValueTracer
 WAY = "fxprune_capture"
 
 
-def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> fx.GraphModule:
+def capture(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
     """Trace a model into a graph module that shares its parameters; the model is not modified.
 
     ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, or ``values`` where branches were decided by the
@@ -28,7 +26,8 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> fx.GraphModule
 
     Args:
         model: any module.
-        example_inputs: positional inputs of ``forward``; further arguments keep their defaults.
+        example_inputs: arguments of ``forward``, in order or by name; further arguments keep their defaults. All but
+            tensors are constants of the graph, which refuses to run with others.
 
     Raises:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
@@ -41,12 +40,13 @@ def capture(model: nn.Module, example_inputs: tuple[Any, ...]) -> fx.GraphModule
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
     try:
-        return _graph_module(model, skeleton, PlainTracer(len(example_inputs)), "plain")
+        return _graph_module(model, skeleton, PlainTracer(example_inputs), "plain")
+    except OptionError:
+        raise
     except Exception:
         # Whatever stopped it, the tracer that knows values either passes or says where and why.
         skeleton = share_copy(model).eval()
-    meta = tuple(torch.empty_like(x, device="meta") if isinstance(x, torch.Tensor) else x for x in example_inputs)
-    tracer = ValueTracer(skeleton, meta)
+    tracer = ValueTracer(skeleton, as_meta(example_inputs))
     try:
         return _graph_module(model, skeleton, tracer, "values")
     except Exception as error:

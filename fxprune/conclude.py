@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxprune.blame import Blame, ParameterAxis
 from fxprune.channels import Ids, signatures
 from fxprune.coupling import Axis, Codes, Coupling, Group, NodeFacts, Shape, Work
+from fxprune.inputs import Inputs
 from fxprune.meta import canonical_names, named_tensors
 from fxprune.walk import Event, Label, Walk
 
@@ -35,7 +36,7 @@ def conclude(
     walk: Walk,
     values: Mapping[str, Any],
     graph_module: fx.GraphModule,
-    example_inputs: tuple[Any, ...],
+    example_inputs: Inputs,
     model: torch.nn.Module,
     *,
     whole: bool,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.coupling import Coupling
+from fxprune.inputs import as_inputs, as_meta, call
 from fxprune.plans import Plan
 
 
@@ -56,35 +57,31 @@ def measure_cost(module: torch.nn.Module, example_inputs: Any) -> Cost:
 
     Args:
         module: the network; a copy of it runs, in evaluation mode and without data.
-        example_inputs: a tensor, or a tuple of arguments.
+        example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     params = sum(parameter.numel() for parameter in module.parameters())
     ghost = copy.deepcopy(module).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ghost(*(x.to("meta") if torch.is_tensor(x) else x for x in _arguments(example_inputs)))
+        call(ghost, as_meta(as_inputs(example_inputs)))
     return Cost(params, counter.get_total_flops() // 2)
 
 
-def latency(call: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.5) -> float:
-    """Median time of ``call(*example_inputs)`` in seconds, after a warm-up, with the threads that PyTorch has now.
+def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.5) -> float:
+    """Median time of ``run(*example_inputs)`` in seconds, after a warm-up, with the threads that PyTorch has now.
 
     Args:
-        call: a network, or any function of the inputs.
-        example_inputs: a tensor, or a tuple of arguments.
+        run: a network, or any function of the inputs.
+        example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name.
         seconds: how long to measure for.
     """
     from torch.utils.benchmark import Timer
 
-    scope = {"call": call, "inputs": _arguments(example_inputs)}
+    scope = {"call": call, "run": run, "inputs": as_inputs(example_inputs)}
     with torch.inference_mode():
-        timer = Timer("call(*inputs)", globals=scope, num_threads=torch.get_num_threads())
+        timer = Timer("call(run, inputs)", globals=scope, num_threads=torch.get_num_threads())
         return float(timer.blocked_autorange(min_run_time=seconds).median)
-
-
-def _arguments(example_inputs: Any) -> tuple[Any, ...]:
-    return tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
 
 
 def _cost(coupling: Coupling, share: NDArray[np.float64]) -> Cost:

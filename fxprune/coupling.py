@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.inputs import Inputs
 from fxprune.table import table
 
 Codes = NDArray[np.int64]
@@ -153,7 +154,7 @@ class Coupling:
     graph_module: fx.GraphModule = field(repr=False)
     nodes: Mapping[str, NodeFacts] = field(repr=False)
     layers: Mapping[str, tuple[Shape, ...]] = field(repr=False)
-    example_inputs: tuple[Any, ...] = field(repr=False)
+    example_inputs: Inputs = field(repr=False)
     model: weakref.ref[torch.nn.Module] = field(repr=False)
     shared: Mapping[str, str] = field(repr=False, default_factory=dict)
     parameters: tuple[str, ...] = field(repr=False, default=())

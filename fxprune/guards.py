@@ -21,9 +21,24 @@ def holds(value: Any, expected: Any, where: str) -> None:
     """
     if torch.compiler.is_compiling():
         return  # an exporter works at the captured sizes
-    found = bool(value) if isinstance(expected, bool) else value
-    if found != expected:
+    found = bool(value) if isinstance(expected, bool) and not isinstance(value, torch.Tensor) else value
+    if isinstance(found, torch.Tensor) or found != expected:
+        told = "a tensor" if isinstance(found, torch.Tensor) else found
         raise SpecialisedError(
-            f"captured where {where} was {expected}, run where it is {found}: "
-            "capture again with example inputs of these sizes."
+            f"captured where {where} was {expected}, run where it is {told}: "
+            "capture again with example inputs like these."
+        )
+
+
+@fx.node.has_side_effect
+def is_tensor(value: Any, where: str) -> None:
+    """``value`` is a tensor, as it was when the graph was captured.
+
+    Raises:
+        SpecialisedError: naming what is none.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise SpecialisedError(
+            f"captured where {where} was a tensor, run where it is {value}: "
+            "capture again with example inputs like these."
         )

@@ -54,14 +54,6 @@ def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
-def inputs_for(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Inputs whose floating-point tensors have the type of the model's parameters."""
-    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    return tuple(
-        x.to(kind) if kind is not None and isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs
-    )
-
-
 class MetaMode(TorchDispatchMode):
     """Every operation runs on the meta device, also on constants and in calls that name another device."""
 

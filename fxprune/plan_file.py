@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.errors import PlanError
-from fxprune.meta import inputs_for
+from fxprune.inputs import from_json, inputs_for
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes
 from fxprune.propagate import couple
-
-_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
 def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
@@ -26,7 +24,7 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
     """
     value = _read(path)
     try:
-        inputs = tuple(torch.empty(shape, dtype=_DTYPES[dtype], device="meta") for dtype, shape in value["inputs"])
+        inputs = from_json(value["inputs"])
         clusters = {name: _integers(cluster) for name, cluster in value["clusters"].items()}
         tensors = {name: tuple(shape) for name, shape in value["tensors"].items()}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -58,16 +56,16 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise PlanError(f"{path} is not an fxprune plan (no `format: {FORMAT}` in it).")
     if value.get("version") != VERSION:
         raise PlanError(f"{path} has plan version {value.get('version')}; this fxprune reads version {VERSION}.")
-    kinds = {
-        "method": str,
-        "seed": int,
-        "inputs": list,
-        "tensors": dict,
-        "clusters": dict,
-        "whole": bool,
-        "groups": str,
+    kinds: dict[str, tuple[type, ...]] = {
+        "method": (str,),
+        "seed": (int,),
+        "inputs": (list, dict),
+        "tensors": (dict,),
+        "clusters": (dict,),
+        "whole": (bool,),
+        "groups": (str,),
     }
     for name, kind in kinds.items():
         if not isinstance(value.get(name), kind):
-            raise PlanError(f"{path} is damaged: `{name}` is missing or not a {kind.__name__}.")
+            raise PlanError(f"{path} is damaged: `{name}` is missing or not a {kind[0].__name__}.")
     return value

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from fxprune.coupling import Axis, Coupling
 from fxprune.errors import PlanError
 from fxprune.files import write_text
-from fxprune.meta import inputs_for, named_tensors
+from fxprune.inputs import inputs_for, to_json
+from fxprune.meta import named_tensors
 from fxprune.table import table
 
 FORMAT = "fxprune-plan"
@@ -170,7 +171,7 @@ class Plan:
             "version": VERSION,
             "method": self.method,
             "seed": self.seed,
-            "inputs": [[str(x.dtype).removeprefix("torch."), list(x.shape)] for x in self.coupling.example_inputs],
+            "inputs": to_json(self.coupling.example_inputs),
             "tensors": {name: list(shape) for name, shape in self.coupling.shapes.items()},
             "whole": self.coupling.whole,
             "groups": self.coupling.digest,

@@ -19,6 +19,7 @@ from fxprune.capture import capture
 from fxprune.conclude import Conclusion, conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
+from fxprune.inputs import Inputs, as_inputs, as_meta, in_order
 from fxprune.leaves import is_shaped
 from fxprune.meta import MetaMode, named_tensors, on_meta
 from fxprune.probe import adapts
@@ -37,8 +38,9 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
 
     Args:
         model: any module; it is not modified. It is analysed as it computes in eval mode.
-        example_inputs: a tensor or a tuple of tensors for ``model.forward``; only shapes and dtypes matter, and
-            tensors on the meta device serve.
+        example_inputs: what ``model.forward`` takes: a tensor, a tuple of arguments, or a dict of arguments by name.
+            Only shapes and dtypes of tensors matter, and tensors on the meta device serve; other arguments are
+            constants.
         whole: merge whole heads and whole groups where there is a choice, instead of the channels within each of
             them. Without it that is done only where the channels within get stuck.
 
@@ -46,9 +48,9 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
     """
-    inputs = as_tuple(example_inputs)
+    inputs = as_inputs(example_inputs)
     graph_module = capture(model, inputs)
-    meta_inputs = tuple(torch.empty_like(x, device="meta") if isinstance(x, torch.Tensor) else x for x in inputs)
+    meta_inputs = as_meta(inputs)
     # Constants that tracing made are no tensors of the model.
     names = {name for name, _ in named_tensors(model)}
 
@@ -68,13 +70,8 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
     return best.coupling
 
 
-def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
-    """Positional inputs from what a user passes: one tensor, or a tuple or list of them."""
-    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-
-
 def _walk(
-    graph_module: fx.GraphModule, inputs: tuple[Any, ...], choices: Mapping[str, int], whole: bool, names: Set[str]
+    graph_module: fx.GraphModule, inputs: Inputs, choices: Mapping[str, int], whole: bool, names: Set[str]
 ) -> tuple[Walk, dict[str, Any]]:
     walk = Walk(choices=choices, first_choice=int(whole))
     carriers = _buffers_with_channels(graph_module, names)
@@ -83,7 +80,7 @@ def _walk(
     interpreter = _Interpreter(root, graph_module.graph, walk)
     try:
         with torch.no_grad(), _Watch(walk):
-            output = interpreter.run(*inputs)
+            output = interpreter.run(*in_order(graph_module.graph, inputs))
     except FxpruneError:
         raise
     except Exception as error:

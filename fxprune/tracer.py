@@ -8,10 +8,11 @@ branches by the example, and guards each decision (:mod:`fxprune.guards`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import inspect
 import operator
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.arguments import arguments
 from fxprune.guards import holds
+from fxprune.inputs import Inputs
 from fxprune.leaves import is_shaped
 from fxprune.meta import MetaMode, on_meta
 from fxprune.source import line_of
@@ -36,8 +39,8 @@ class PlainTracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self, inputs: int, whole: frozenset[str] = frozenset()) -> None:
-        """Trace with ``inputs`` placeholders, keeping the modules named in ``whole`` as they are."""
+    def __init__(self, inputs: Inputs, whole: frozenset[str] = frozenset()) -> None:
+        """Trace with placeholders for ``inputs``, keeping the modules named in ``whole`` as they are."""
         import timm.models  # noqa: F401  (its modules register what must stay whole when they are imported)
         from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
 
@@ -45,6 +48,7 @@ class PlainTracer(fx.Tracer):
         self._registered: tuple[type, ...] = tuple(get_notrace_modules())
         self._regularisers: tuple[type, ...] = (DropPath,)
         self._inputs, self._kept_whole = inputs, whole
+        self._given: dict[str, Any] = {}
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
 
@@ -63,23 +67,34 @@ class PlainTracer(fx.Tracer):
         self.inside.pop()
         return result
 
+    def create_arg(self, a: Any) -> Any:
+        """A dict of a class of its own is made anew by that class where the graph runs."""
+        if isinstance(a, dict) and type(a) is not dict and not dataclasses.is_dataclass(a):
+            return self.create_proxy("call_function", type(a), (dict(a),), {}).node
+        return super().create_arg(a)
+
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Placeholders for the inputs that the caller gives; all other arguments keep their defaults."""
-        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
-        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        names = [*positional, *(f"input_{i}" for i in range(len(positional), self._inputs))][: self._inputs]
-        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in names)]
+        positional, named = arguments(self, root_fn, self._inputs, self._given)
+        if not named:
+            return root_fn, [self.root, *positional]
+
+        def by_name(root: nn.Module) -> Any:
+            return root_fn(root, *positional, **named)
+
+        # Functions that are to be recorded as they are get patched in the globals of what is traced.
+        globals_of = types.FunctionType(by_name.__code__, root_fn.__globals__, closure=by_name.__closure__)
+        return globals_of, [self.root]
 
 
 class ValueTracer(PlainTracer):
     """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
 
-    def __init__(self, root: nn.Module, example_inputs: tuple[Any, ...], whole: frozenset[str] = frozenset()) -> None:
+    def __init__(self, root: nn.Module, example_inputs: Inputs, whole: frozenset[str] = frozenset()) -> None:
         """Trace ``root`` with values computed from meta copies of ``example_inputs``."""
-        super().__init__(len(example_inputs), whole)
-        self._examples = iter(example_inputs)
+        super().__init__(example_inputs, whole)
         self._meta_root = on_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
@@ -109,7 +124,7 @@ class ValueTracer(PlainTracer):
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "placeholder":
-            return next(self._examples)
+            return self._given[str(node.target)]
         if node.op == "get_attr":
             return pytree.tree_map_only(torch.Tensor, lambda t: t.to("meta"), self._attribute(str(node.target)))
         if node.op == "call_module":

@@ -1,4 +1,4 @@
-"""Example inputs at any batch size: axis 0 of every input that is not a scalar counts the samples."""
+"""Example inputs at any batch size: axis 0 of every tensor that is not a scalar counts the samples."""
 
 from __future__ import annotations
 
@@ -6,48 +6,58 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fxprune.errors import OptionError
+from fxprune.inputs import Inputs, tensors_of
+from fxprune.inputs import as_inputs as structured
 
 
-def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
-    """One tensor stands for a tuple of one; all of them hold the same number of samples.
+def as_inputs(example_inputs: Any) -> Inputs:
+    """Arguments in order or by name, whose tensors hold the same number of samples.
 
     Args:
-        example_inputs: a tensor [N, ...], or a tuple or list of them; scalars are inputs without a batch.
+        example_inputs: a tensor [N, ...], a tuple or list of arguments, or a dict of arguments by name. Arguments are
+            tensors, nests of them, or constants; scalars are inputs without a batch.
 
     Raises:
-        OptionError: something else than tensors, or numbers of samples that differ.
+        OptionError: no tensor, something that is no argument, or numbers of samples that differ.
     """
-    inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
-    odd = [type(x).__name__ for x in inputs if not torch.is_tensor(x)]
-    if odd or not inputs:
-        found = ", ".join(odd) or "an empty tuple"
-        raise OptionError(f"example inputs must be tensors, not {found}: give a tensor or a tuple of tensors.")
-    if len({len(x) for x in inputs if x.dim()}) != 1 or batch_of(inputs) == 0:
-        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+    inputs = structured(example_inputs)
+    tensors = tensors_of(inputs)
+    if not any(x.dim() for x in tensors):
+        found = ", ".join(type(x).__name__ for x in pytree.tree_leaves(inputs)) or "an empty tuple"
+        raise OptionError(f"example inputs must hold a tensor whose axis 0 is the batch, not only {found}.")
+    if len({len(x) for x in tensors if x.dim()}) != 1 or batch_of(inputs) == 0:
+        shapes = ", ".join(str(list(x.shape)) for x in tensors)
         raise OptionError(
             f"the example inputs have shapes {shapes}: axis 0 must be the batch, at least 1 and equal in all of them."
         )
     return inputs
 
 
-def batch_of(inputs: tuple[Tensor, ...]) -> int:
-    """Number of samples in a tuple of inputs."""
-    return next(len(x) for x in inputs if x.dim())
+def batch_of(inputs: Inputs) -> int:
+    """Number of samples in the tensors of the arguments."""
+    return next(len(x) for x in tensors_of(inputs) if x.dim())
 
 
-def repeat_to(inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+def repeat_to(inputs: Inputs, batch: int) -> Inputs:
     """Sample i of the result is sample i mod N of the given ones."""
-    return tuple(x[torch.arange(batch, device=x.device) % len(x)] if x.dim() else x for x in inputs)
+
+    def repeat(x: Tensor) -> Tensor:
+        return x[torch.arange(batch, device=x.device) % len(x)] if x.dim() else x
+
+    repeated: Inputs = pytree.tree_map_only(Tensor, repeat, inputs)
+    return repeated
 
 
-def random_batch(inputs: tuple[Tensor, ...], batch: int, *, seed: int) -> tuple[Tensor, ...]:
+def random_batch(inputs: Inputs, batch: int, *, seed: int) -> Inputs:
     """New inputs on the CPU with the shapes and kinds of the given ones: floats are normal, others resampled.
 
     Args:
-        inputs: tensors [N, ...]; only the values of integers and booleans are looked at, so that indices stay in
-            range (zeros, where the tensor is on the meta device). Scalars that have a value keep it.
+        inputs: tensors [N, ...] among them; only the values of integers and booleans are looked at, so that indices
+            stay in range (zeros, where the tensor is on the meta device). Scalars that have a value and constants keep
+            it.
         batch: number of samples of the result.
         seed: seed of the draw.
     """
@@ -63,4 +73,5 @@ def random_batch(inputs: tuple[Tensor, ...], batch: int, *, seed: int) -> tuple[
             return torch.zeros(shape, dtype=x.dtype)
         return x.cpu().flatten()[torch.randint(x.numel(), shape, generator=source)]
 
-    return tuple(map(draw, inputs))
+    drawn: Inputs = pytree.tree_map_only(Tensor, draw, inputs)
+    return drawn

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fxprune.errors import OptionError
+from fxprune.inputs import tensors_of
 from fxprune.table import table
 
 from .batches import random_batch
@@ -80,7 +81,7 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
         timings = []
         for runtime in ("PyTorch", "onnxruntime"):
             for batch in batches:
-                (images,) = random_batch((files.example,), batch, seed=0)
+                (images,) = tensors_of(random_batch((files.example,), batch, seed=0))
                 wide, narrow = (milliseconds(calls[runtime, name], images) for name in ("wide", "narrow"))
                 timings.append(Timing(runtime, batch, wide, narrow))
     return Bench(tuple(timings), torch.get_num_threads())

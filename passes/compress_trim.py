@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import VerifyError
+from fxprune.inputs import inputs_for
 from fxprune.meta import copy_with
 from fxprune.plans import Plan
 from fxprune.propagate import couple
@@ -82,7 +83,7 @@ def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:
 def in_float64(model: nn.Module, plan: Plan) -> tuple[nn.Module, Plan]:
     """Copy of a network in float64, and the plan on that copy."""
     double = copy_with(model, lambda _, tensor: _as_float64(tensor))
-    coupling = couple(double, tuple(_as_float64(x) for x in plan.coupling.example_inputs))
+    coupling = couple(double, inputs_for(double, plan.coupling.example_inputs), whole=plan.coupling.whole)
     return double, Plan(coupling, plan.clusters, plan.method, plan.seed)
 
 

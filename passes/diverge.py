@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Shape
+from fxprune.inputs import Inputs, in_order
 from fxprune.plans import Plan
 from fxprune.source import source_of
 
@@ -17,7 +18,7 @@ from .rewrite_site import WIDE
 
 
 def first_divergence(
-    reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: tuple[Any, ...], *, tolerance: float
+    reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: Inputs, *, tolerance: float
 ) -> str:
     """The first node whose value in the candidate is not the kept part of its value in the reference.
 
@@ -33,10 +34,10 @@ def first_divergence(
     """
     wanted: dict[str, Any] = {}
     with torch.no_grad():
-        _Listener(reference, wanted, {}, plan, tolerance).run(*inputs)
+        _Listener(reference, wanted, {}, plan, tolerance).hear(inputs)
         listener = _Listener(candidate, {}, wanted, plan, tolerance)
         try:
-            listener.run(*inputs)
+            listener.hear(inputs)
         except _FoundError as found:
             return str(found)
     return ""
@@ -54,6 +55,10 @@ class _Listener(fx.Interpreter):
         super().__init__(module)
         self.extra_traceback = False
         self.heard, self.wanted, self.plan, self.tolerance = heard, wanted, plan, tolerance
+
+    def hear(self, inputs: Inputs) -> None:
+        assert isinstance(self.module, fx.GraphModule)
+        self.run(*in_order(self.module.graph, inputs))
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -76,7 +76,8 @@ def export_onnx(
 
     Args:
         module: the network; neither its weights nor its training flag change.
-        example_inputs: tensor [N, ...] or tuple of tensors, axis 0 the batch; only shapes and kinds matter.
+        example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
+            batch. Only shapes and kinds matter, and values of integers, which may be indices.
         path: the ``.onnx`` file.
         opset: version of the ONNX operators. 18 is what PyTorch's exporter is written in: later ones hold as well,
             earlier ones are a conversion that may fail.
@@ -86,7 +87,7 @@ def export_onnx(
     Raises:
         ExportError: the network cannot be exported, the file has another opset or is not valid, or it disagrees with
             the network: then the first diverging value is named.
-        OptionError: the example inputs are not tensors with one common batch size.
+        OptionError: the example inputs hold no tensors with one common batch size.
     """
     inputs = as_inputs(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)

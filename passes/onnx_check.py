@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxprune.errors import ExportError, FxpruneError
+from fxprune.inputs import Inputs, tensors_of
 
 from .batches import as_inputs, random_batch
 from .onnx_divergence import first_divergence
@@ -52,7 +53,7 @@ def check_onnx(
     Args:
         module: the network, which is run as a copy in eval mode on the CPU.
         path: the ``.onnx`` file.
-        example_inputs: tensor [N, ...] or tuple of tensors.
+        example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name.
         tolerance: bound on the relative error. Two float32 kernels that sum in different orders differ by 1e-6 in the
             networks measured; a wrong weight moves the output by 1e-2.
         batches: batch sizes to try. 1 finds what broadcasts by accident, 2, 3 and 5 what was baked in.
@@ -66,7 +67,7 @@ def check_onnx(
     errors: dict[int, float] = {}
     for batch in batches:
         drawn = random_batch(inputs, batch, seed=batch)
-        wanted, got = run_eager(eager, drawn), run(*drawn)
+        wanted, got = run_eager(eager, drawn), run(*tensors_of(drawn))
         if len(wanted) != len(got):
             raise ExportError(
                 f"{os.fspath(path)} has {len(got)} outputs, the network {len(wanted)}: {', '.join(wanted)}."
@@ -93,7 +94,7 @@ def _same_class(eager: Tensor, other: Tensor, tolerance: float) -> bool:
     return bool((eager.argmax(1) == other.argmax(1))[clear].all())
 
 
-def _where(eager: nn.Module, path: str | os.PathLike[str], inputs: tuple[Tensor, ...], tolerance: float) -> str:
+def _where(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float) -> str:
     try:
         divergence = first_divergence(eager, path, inputs, tolerance)
     except FxpruneError as error:  # the disagreement is the news, not that it cannot be traced back

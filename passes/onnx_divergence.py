@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.inputs import Inputs, tensors_of
+
 from .batches import batch_of, repeat_to
 from .onnx_program import onnx_program, run_eager
 from .onnx_runner import onnx_runner
@@ -47,7 +49,7 @@ class Divergence:
 
 
 def first_divergence(
-    eager: nn.Module, path: str | os.PathLike[str], inputs: tuple[Tensor, ...], tolerance: float
+    eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float
 ) -> Divergence | None:
     """All values before it agree: graph order, first as the file is written, then as onnxruntime optimises it.
 
@@ -80,7 +82,7 @@ def first_divergence(
     makers = {name: node for node in model.graph.node for name in node.output}
     with _exposing(model, order, Path(path)) as exposed:
         for optimise, culprit in suspects.items():
-            for value, tensor in zip(order, onnx_runner(exposed, optimise=optimise)(*inputs)):
+            for value, tensor in zip(order, onnx_runner(exposed, optimise=optimise)(*tensors_of(inputs))):
                 error = relative_error(expected[value], tensor)
                 # A value of another shape is the same thing in another form, unless it is an output.
                 if error > tolerance and (value in outputs or tensor.shape == expected[value].shape):
@@ -88,13 +90,14 @@ def first_divergence(
     return None
 
 
-def _trace(eager: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+def _trace(eager: nn.Module, inputs: Inputs, opset: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Node name -> value of the program that the exporter converts, and the program's outputs."""
     program = onnx_program(eager, repeat_to(inputs, max(2, batch_of(inputs))), opset).exported_program
     assert program is not None
     recorder = _Recorder(program.module())
     with torch.no_grad():
-        outputs = recorder.run(*(x.clone() for x in inputs))
+        # The unlifted program takes its inputs flat.
+        outputs = recorder.run(*(x.clone() for x in tensors_of(inputs)))
     return recorder.values, list(named_outputs(outputs).values())
 
 

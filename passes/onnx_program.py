@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from fxprune.errors import ExportError
+from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import copy_with
 
+from .onnx_names import flattened, input_names, output_names
 from .outputs import named_outputs
 
 if TYPE_CHECKING:
@@ -34,34 +36,37 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def run_eager(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def run_eager(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Named outputs of a network; the inputs survive layers that work in place."""
-    return named_outputs(module(*(x.clone() for x in inputs)))
+    return named_outputs(call(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
 
 
-def onnx_program(module: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> ONNXProgram:
+def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
     """The program's outputs are the network's, in the order of :func:`named_outputs`, for every batch.
 
     Args:
         module: from :func:`eager_on_cpu`.
-        inputs: tensors [N, ...] on the CPU; N at least 2, since tracing may take a size of 1 for a constant.
+        inputs: tensors [N, ...] on the CPU among them; N at least 2, since tracing may take a size of 1 for a constant.
         opset: version of the ONNX operators.
 
     Raises:
         ExportError: PyTorch cannot trace or convert the network.
     """
     batch = torch.export.Dim("batch")
-    shapes = tuple({0: batch} if x.dim() else {} for x in inputs)
+    tensors = tuple(tensors_of(inputs))
+    shapes = tuple({0: batch} if x.dim() else {} for x in tensors)
+    names = input_names(module, inputs)
     try:
-        names = [re.sub(r"\W+", "_", path).strip("_") for path in run_eager(module, inputs)]
+        results = output_names(run_eager(module, inputs), names)
         with quiet(), _PlainAttention():
             program = torch.onnx.export(
-                module,
-                inputs,
+                flattened(module, inputs),
+                tensors,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=shapes,
-                output_names=names,
+                dynamic_shapes=(shapes,),
+                input_names=names,
+                output_names=results,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it meets on the way

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
+from fxprune.inputs import Inputs
 from fxprune.meta import copy_with
 from fxprune.plans import Plan
-from fxprune.propagate import as_tuple, couple
+from fxprune.propagate import couple
 from fxprune.table import table
 
-from .batches import batch_of, random_batch
+from .batches import as_inputs, batch_of, random_batch
 from .cluster import plan as make_plan
 from .diverge import first_divergence
 from .merge import concentrate
@@ -81,7 +83,8 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
 
     Args:
         model: any module; not modified.
-        example_inputs: tensor or tuple of tensors, axis 0 the batch; may be on the meta device.
+        example_inputs: tensor, tuple of arguments, or dict of arguments by name; axis 0 of tensors is the batch. They
+            may be on the meta device.
         weights: ``random``: random weights and running statistics; ``given``: those of the model.
         keep: share of every group's channels to keep.
         seed: of weights, inputs and clusters.
@@ -93,8 +96,9 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Clusters scattered over a group show what runs of neighbours could hide; float64 from the start.
     subject = copy_with(subject, lambda _, tensor: _double(tensor)).eval()
-    given = as_tuple(example_inputs)
-    inputs = tuple(_double(x) for x in random_batch(given, max(2, batch_of(given)), seed=seed))
+    given = as_inputs(example_inputs)
+    drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
+    inputs: Inputs = pytree.tree_map_only(torch.Tensor, _double, drawn)
     plan = scattered(couple(subject, inputs), keep=keep, seed=seed)
     snapped = snap(subject, plan)
     change = verify(subject, snapped, inputs, batches=()).max_rel_error
@@ -134,16 +138,14 @@ def _double(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def _try_narrow(
-    subject: nn.Module, snapped: nn.Module, plan: Plan, inputs: tuple[Any, ...]
-) -> tuple[Report | None, str]:
+def _try_narrow(subject: nn.Module, snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
         return verify(snapped, narrow(subject, plan), inputs, tolerance=1e-9, batches=(1, 3)), ""
     except FxpruneError as error:
         return None, str(error)
 
 
-def _culprits(subject: nn.Module, plan: Plan, inputs: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Merge domain by domain, and report those that fail alone, with the first node that differs."""
     domains: dict[object, set[str]] = {}
     for name in plan.clusters:

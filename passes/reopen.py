@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, fx, nn
 
+from fxprune.inputs import tensors_of
 from fxprune.plans import Plan
 
 from .artifact import NETWORK, ModelSpec, load
@@ -48,4 +49,4 @@ def reopen(folder: str | os.PathLike[str]) -> Reopened:
     snapped = ModelSpec(spec["name"], spec["kwargs"]).build().eval()
     load_weights(snapped, place / SNAPPED)
     plan = narrow.meta["plan"].on(snapped)
-    return Reopened(narrow, snapped, plan, plan.coupling.example_inputs[0], place / ONNX)
+    return Reopened(narrow, snapped, plan, tensors_of(plan.coupling.example_inputs)[0], place / ONNX)

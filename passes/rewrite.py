@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
-from fxprune.meta import inputs_for, on_meta
+from fxprune.inputs import in_order, inputs_for
+from fxprune.meta import on_meta
 from fxprune.plans import Plan
 from fxprune.surface import positional
 
@@ -129,7 +130,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> None:
     interpreter = _ShapeCheck(on_meta(module), module.graph, plan)
     try:
         with torch.no_grad():
-            interpreter.run(*inputs_for(module, coupling.example_inputs))
+            interpreter.run(*in_order(module.graph, inputs_for(module, coupling.example_inputs)))
     except RewriteError:
         raise
     except Exception as error:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import copy_with
 from fxprune.table import table
 
@@ -77,16 +79,17 @@ def verify(
     Args:
         reference: the network that is right, say the snapped wide one.
         candidate: the network to check; it may live on another device.
-        example_inputs: tensor [N, ...] or tuple of tensors, axis 0 the batch; random numbers where they are meta.
+        example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
+            batch. Random numbers where they are meta.
         tolerance: bound on the relative error. Sums of a million float64 terms keep 1e-12; a coupling that is wrong
             moves an output by 1e-3 and more. 1e-9 lies between the two.
         batches: further batch sizes, made by repeating the example: a candidate in which the batch was baked in fails.
 
     Raises:
-        OptionError: the example inputs are not tensors with one common batch size.
+        OptionError: the example inputs hold no tensors with one common batch size.
     """
     inputs = as_inputs(example_inputs)
-    if any(x.is_meta for x in inputs):
+    if any(x.is_meta for x in tensors_of(inputs)):
         inputs = random_batch(inputs, batch_of(inputs), seed=0)
     sizes = dict.fromkeys([batch_of(inputs), *batches])
     trials = {size: repeat_to(inputs, size) for size in sizes}
@@ -99,14 +102,15 @@ def verify(
 
 
 @torch.no_grad()
-def _run(module: nn.Module, trials: Mapping[int, tuple[Tensor, ...]]) -> dict[int, _Outcome]:
+def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
     double = copy_with(module, lambda _, tensor: _float64(tensor.detach(), tensor.device)).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
         try:
-            outputs = named_outputs(double(*(_float64(x, device) for x in inputs)))
+            given = pytree.tree_map_only(Tensor, lambda x: _float64(x, device), inputs)
+            outputs = named_outputs(call(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # the code of a network raises whatever it likes
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive

@@ -21,12 +21,12 @@ def test_a_tensor_or_a_tuple(given, count):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((X, "text"), "not str"),
-        (None, "not NoneType"),
+        ("text", "not only str"),
+        (None, "not only NoneType"),
         ((), "an empty tuple"),
         ((X, X[:2]), r"\[3, 2\], \[2, 2\]"),
         (X[:0], r"\[0, 2\]"),
-        (SCALAR, "axis 0 must be the batch"),
+        (SCALAR, "axis 0 is the batch"),
     ],
 )
 def test_anything_else_is_refused(given, words):

@@ -51,7 +51,7 @@ NETWORKS = {
     "two inputs, a dictionary": (
         Two,
         (torch.zeros(1, 4), torch.tensor([[1, 6, 2]])),
-        ["output_logits", "output_aux_0", "output_aux_2"],
+        ["logits", "aux_0", "aux_2"],
     ),
 }
 

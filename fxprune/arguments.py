@@ -1,0 +1,93 @@
+"""What a model is traced with: a proxy for each tensor among its arguments, and everything else as it is, guarded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import OptionError
+from fxprune.guards import holds, is_tensor
+from fxprune.inputs import Inputs
+
+_CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
+
+
+def arguments(
+    tracer: fx.Tracer, forward: Callable[..., Any], inputs: Inputs, given: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Placeholders under the names and in the order that ``forward`` gives its arguments.
+
+    Arguments by name: those in front of them that are not given are placeholders too, which hold their default, so that
+    a call by place means what it means to the model.
+
+    Args:
+        tracer: records the placeholders.
+        forward: the function to trace; its first argument is the module.
+        inputs: the example.
+        given: is told the example's value for each placeholder, before that is made.
+
+    Returns:
+        Positional arguments, and arguments by name.
+
+    Raises:
+        OptionError: an argument that ``forward`` does not have, or of a kind that cannot be traced.
+    """
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not isinstance(inputs, dict):
+        names = [*(p.name for p in by_place), *(f"input_{i}" for i in range(len(by_place), len(inputs)))]
+        given |= zip(names, inputs)
+        return [_argument(tracer, name, value) for name, value in zip(names, inputs)], {}
+    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if unknown := [] if any(p.kind == p.VAR_KEYWORD for p in parameters) else [n for n in inputs if n not in known]:
+        raise OptionError(
+            f"the example names arguments that `forward` does not have: {', '.join(map(str, unknown))}; it has "
+            f"{', '.join(known)}. A single argument that is a dict is given as `(argument,)`."
+        )
+    last = max((place for place, p in enumerate(by_place) if p.name in inputs), default=-1)
+    values = {p.name: inputs.get(p.name, p.default) for p in by_place[: last + 1]}
+    if missing := [name for name, value in values.items() if value is inspect.Parameter.empty]:
+        raise OptionError(f"the example does not give the arguments {', '.join(missing)} of `forward`.")
+    given |= {**inputs, **values}
+    gap = next((place for place, name in enumerate(values) if name not in inputs), last + 1)
+    positional = [
+        _argument(tracer, p.name, values[p.name], () if place < gap else (p.default,))
+        for place, p in enumerate(by_place[: last + 1])
+    ]
+    # Python wants a default wherever one stands in front.
+    default = () if gap > last else (None,)
+    named = {name: _argument(tracer, name, value, default) for name, value in inputs.items() if name not in values}
+    return positional, named
+
+
+def _argument(tracer: fx.Tracer, name: str, value: Any, default: tuple[Any, ...] = ()) -> Any:
+    """The value with proxies for its tensors; what else is in it must be the same whenever the graph runs."""
+    proxy: Any = tracer.create_proxy("placeholder", name, default, {})
+    leaves, structure = pytree.tree_flatten_with_path(value)
+    new: list[Any] = []
+    for path, leaf in leaves:
+        where, at = f"argument `{name}{pytree.keystr(path)}`", proxy
+        for key in path:
+            at = getattr(at, key.name) if isinstance(key, pytree.GetAttrKey) else at[_index(key)]
+        if isinstance(leaf, torch.Tensor):
+            if default:
+                tracer.create_proxy("call_function", is_tensor, (at, where), {})
+            new.append(at)
+        elif isinstance(leaf, _CONSTANTS):
+            tracer.create_proxy("call_function", holds, (at, leaf, where), {})
+            new.append(leaf)
+        else:
+            raise OptionError(
+                f"{where} is of type {type(leaf).__name__}: give tensors, numbers, text and None, in tuples, lists and "
+                "dicts."
+            )
+    return pytree.tree_unflatten(new, structure)
+
+
+def _index(key: Any) -> Any:
+    return key.idx if isinstance(key, pytree.SequenceKey) else key.key

@@ -1,0 +1,108 @@
+"""What a network is called with: positional arguments in a tuple, or arguments by name in a dict.
+
+Arguments are tensors, numbers, text and None, in any nest of tuples, lists and dicts. Tensors are the inputs; all else
+is a constant of the captured graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import OptionError
+
+Inputs = tuple[Any, ...] | dict[str, Any]
+
+
+def as_inputs(example_inputs: Any) -> Inputs:
+    """What a user passes: a dict names the arguments, a tuple or list holds them in order, all else is the only one.
+
+    A network whose one argument is a dict or a list is given ``(argument,)``.
+    """
+    if isinstance(example_inputs, dict):
+        return dict(example_inputs)
+    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+
+
+def call(module: Any, inputs: Inputs) -> Any:
+    """``module(*inputs)`` or ``module(**inputs)``."""
+    return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
+
+
+def tensors_of(inputs: Inputs) -> list[torch.Tensor]:
+    """The tensors, in the order of the structure."""
+    return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+
+
+def as_meta(inputs: Inputs) -> Inputs:
+    """The same inputs without numbers."""
+    meta: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), inputs)
+    return meta
+
+
+def in_order(graph: fx.Graph, inputs: Inputs) -> tuple[Any, ...]:
+    """Values for the placeholders of a captured graph; what is not given keeps the placeholder's default."""
+    if not isinstance(inputs, dict):
+        return inputs
+    placeholders: Iterable[fx.Node] = graph.find_nodes(op="placeholder")
+    return tuple(inputs[str(n.target)] if str(n.target) in inputs else n.args[0] for n in placeholders)
+
+
+def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs whose floating-point tensors have the type of the model's parameters."""
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+    def suit(x: torch.Tensor) -> torch.Tensor:
+        return x.to(kind) if kind is not None and x.is_floating_point() else x
+
+    suited: Inputs = pytree.tree_map_only(torch.Tensor, suit, inputs)
+    return suited
+
+
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+
+
+def to_json(inputs: Inputs) -> Any:
+    """JSON value: a tensor is ``[dtype, sizes]``, a constant ``{"value": 2}``, a nest names its kind.
+
+    Raises:
+        OptionError: an argument is of another kind.
+    """
+    if isinstance(inputs, dict):
+        return {name: _write(value) for name, value in inputs.items()}
+    return [_write(value) for value in inputs]
+
+
+def from_json(value: Any) -> Inputs:
+    """Inputs on the meta device from :func:`to_json`."""
+    if isinstance(value, dict):
+        return {name: _read(each) for name, each in value.items()}
+    return tuple(map(_read, value))
+
+
+def _write(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype).removeprefix("torch."), list(value.shape)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    if type(value) in (tuple, list):
+        return {type(value).__name__: [_write(each) for each in value]}
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {"dict": {name: _write(each) for name, each in value.items()}}
+    raise OptionError(f"an argument of type {type(value).__name__} cannot be written to a file: take a dict.")
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        dtype, sizes = value
+        return torch.empty(sizes, dtype=_DTYPES[dtype], device="meta")
+    ((kind, content),) = value.items()
+    if kind == "value":
+        return content
+    if kind == "dict":
+        return {name: _read(each) for name, each in content.items()}
+    return {"tuple": tuple, "list": list}[kind](map(_read, content))

@@ -1,0 +1,62 @@
+"""A file's inputs and outputs are a flat list of tensors; their names tell where each stands in the network's own."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxprune.inputs import Inputs, call
+
+from .outputs import named_outputs
+
+
+def input_names(module: nn.Module, inputs: Inputs) -> list[str]:
+    """``x``, ``features_0``: argument of ``forward`` and place in it, for each tensor in the order of the structure."""
+    if not isinstance(inputs, dict):
+        parameters = inspect.signature(module.forward).parameters.values()
+        given = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        names = [*given, *(f"input_{i}" for i in range(len(given), len(inputs)))]
+        inputs = dict(zip(names, inputs))
+    leaves = pytree.tree_leaves_with_path(inputs)
+    return [_plain("_".join(map(_word, path))) for path, leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def output_names(paths: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """``logits``, ``aux_0`` for keys and fields, ``output``, ``output_0`` elsewhere and where an input has the name."""
+    names = []
+    for path in map(_plain, paths):
+        short = path.removeprefix("output_")
+        names.append(path if short in taken or not short[0].isalpha() else short)
+    return names
+
+
+def flattened(module: nn.Module, inputs: Inputs) -> nn.Module:
+    """The same layers under the same names; ``forward`` takes the tensors of ``inputs`` and returns a tuple of tensors.
+
+    What else is in ``inputs`` is fixed.
+    """
+    leaves, structure = pytree.tree_flatten(inputs)
+    forward = type(module).forward
+
+    def flat(self: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        given: Any = pytree.tree_unflatten([next(rest) if isinstance(x, Tensor) else x for x in leaves], structure)
+        return tuple(named_outputs(call(lambda *args, **kwargs: forward(self, *args, **kwargs), given)).values())
+
+    twin = copy.copy(module)
+    twin.__class__ = type(type(module).__name__, (type(module),), {"forward": flat})
+    return twin
+
+
+def _word(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))))
+
+
+def _plain(path: str) -> str:
+    return re.sub(r"\W+", "_", path).strip("_")

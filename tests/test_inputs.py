@@ -1,0 +1,208 @@
+"""Any arguments and any results: what a network is called with and what it returns survives every stage."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import conv, linear
+from torch import nn
+
+import fxprune
+from fxprune.capture import capture
+from fxprune.errors import OptionError
+from fxprune.guards import SpecialisedError
+from fxprune.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
+IDS = torch.tensor([[1, 6, 2], [0, 3, 3]])
+MASK = torch.tensor([[True, True, False], [True, False, False]])
+Pair = collections.namedtuple("Pair", "left right")
+
+
+@dataclasses.dataclass
+class Found:
+    logits: torch.Tensor
+    hidden: torch.Tensor | None = None
+
+
+class Both(nn.Module):
+    """Two images that meet, with arguments of every kind between and after them."""
+
+    def __init__(self, dress=lambda h, y: y):
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 8), conv(5, 8), conv(8, 6), linear(6, 4)
+        self.dress = dress
+
+    def forward(self, x, scale=2.0, y=None, *, mode="sum", mask=None):
+        h = self.a(x) * scale
+        if y is not None:
+            h = h + self.b(y) if mode == "sum" else h * self.b(y)
+        if mask is not None:
+            h = h * mask[:, None, None, None]
+        h = self.c(h.relu())
+        return self.dress(h, self.head(h.mean((2, 3))))
+
+
+class Tokens(nn.Module):
+    """Token ids and a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm, self.a, self.b = nn.Embedding(7, 8), nn.LayerNorm(8), linear(8, 16), linear(16, 8)
+        self.head = linear(8, 3)
+
+    def forward(self, ids, mask):
+        h = self.table(ids)
+        h = h + self.b(F.gelu(self.a(self.norm(h))))
+        kept = mask.unsqueeze(-1).to(h.dtype)
+        return {"pooled": self.head((h * kept).sum(1) / kept.sum(1).clamp(min=1)), "ids": ids, "none": None}
+
+
+class Pyramid(nn.Module):
+    """A list and a dict of features as arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(5, 8), conv(8, 4)
+
+    def forward(self, features, extra):
+        return [self.c(self.a(features[0]) + self.b(extra["y"]) * extra["weight"]) for _ in features]
+
+
+class WeightGiven(nn.Module):
+    """An input that is used as a weight: what it reads may not merge."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = linear(8, 8), linear(8, 6), linear(6, 8)
+
+    def forward(self, x, weight):
+        h = self.a(x).relu()
+        return F.linear(h, weight[0]), self.c(self.b(h).relu())
+
+
+def returns(dress):
+    return Both(dress), {"x": X, "y": Y}
+
+
+NETWORKS = {
+    "a tensor": (Both(), X),
+    "in order": (Both(), (X, 2.0, Y)),
+    "in order, with None": (Both(), (X, 0.5, None)),
+    "by name": (Both(), {"x": X, "y": Y}),
+    "by name, out of order": (Both(), {"y": Y, "x": X}),
+    "by name only": (Both(), {"x": X, "mask": torch.rand(2), "mode": "product", "y": Y}),
+    "token ids and a mask": (Tokens(), {"ids": IDS, "mask": MASK}),
+    "token ids in order": (Tokens(), (IDS, MASK)),
+    "a list and a dict": (Pyramid(), ([X, X], {"y": Y, "weight": 2})),
+    "an input used as a weight": (WeightGiven(), (torch.randn(2, 4, 8), torch.randn(2, 5, 8))),
+    "a tuple": returns(lambda h, y: (y, h)),
+    "a list with None": returns(lambda h, y: [y, None, h]),
+    "a nest": returns(lambda h, y: {"y": y, "more": (h, {"mean": h.mean()})}),
+    "an ordered dict": returns(lambda h, y: collections.OrderedDict(out=y, aux=h)),
+    "a named tuple": returns(lambda h, y: Pair(y, h)),
+    "a dataclass": returns(lambda h, y: Found(y)),
+    "the same twice": returns(lambda h, y: (y, y, y[:, :2])),
+    "numbers": returns(lambda h, y: (y, 3, h.shape[1])),
+    "a view of another": returns(lambda h, y: (h.flatten(1), h)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_narrow_network_takes_and_returns_the_same(name):
+    model, example = NETWORKS[name]
+    proof = fxprune.prove(model, example)
+    assert proof.passed, str(proof)
+    model = copy.deepcopy(model).double()
+    example = inputs_for(model, as_inputs(example))
+    plan = fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5)
+    wide, narrow = call(fxprune.snap(model, plan), example), fxprune.narrow(model, plan)
+    got = call(narrow, example)
+    assert type(got) is type(wide)
+    assert fxprune.verify(fxprune.snap(model, plan), narrow, example).passed
+    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+EXPORTED = {
+    "by name only": (["x", "mask", "y"], ["output"]),
+    "token ids and a mask": (["ids", "mask"], ["pooled", "output_ids"]),
+    "a list and a dict": (["features_0", "features_1", "extra_y"], ["output_0", "output_1"]),
+    "a nest": (["x", "y"], ["output_y", "more_0", "more_1_mean"]),
+    "numbers": (["x", "y"], ["output_0", "output_1", "output_2"]),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_the_file_has_the_same_inputs_and_outputs(name, tmp_path):
+    model, example = NETWORKS[name]
+    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5))
+    report = fxprune.export_onnx(narrow, example, tmp_path / "net.onnx", batches=(1, 3))
+    assert (list(report.inputs), list(report.outputs)) == EXPORTED[name]
+
+
+def test_arguments_that_are_not_given_keep_their_places_and_their_defaults():
+    model = Both().eval()
+    captured = capture(model, {"x": X, "y": Y})
+    assert torch.equal(captured(X, 2.0, Y), model(X, 2.0, Y))
+    assert torch.equal(captured(y=Y, x=X), model(X, y=Y))
+    with pytest.raises(SpecialisedError, match=r"argument `scale` was 2.0, run where it is 3.0"):
+        captured(X, 3.0, Y)
+    with pytest.raises(SpecialisedError, match=r"argument `y` was a tensor, run where it is None"):
+        captured(X)
+
+
+@pytest.mark.parametrize(
+    ("example", "other", "words"),
+    [
+        ((X, 0.5, None), (X, 0.5, Y), "`y` was None, run where it is a tensor"),
+        ((X, True, Y), (X, False, Y), "`scale` was True, run where it is False"),
+        ({"x": X, "y": Y, "mode": "sum"}, {"x": X, "y": Y, "mode": "other"}, "`mode` was sum, run where it is other"),
+    ],
+)
+def test_constants_are_guarded(example, other, words):
+    captured = capture(Both().eval(), example)
+    with pytest.raises(SpecialisedError, match=words):
+        call(captured, other)
+
+
+def test_constants_inside_a_nest_are_guarded():
+    captured = capture(Pyramid().eval(), ([X], {"y": Y, "weight": 2}))
+    with pytest.raises(SpecialisedError, match=r"argument `extra\['weight'\]` was 2, run where it is 3"):
+        captured([X], {"y": Y, "weight": 3})
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        ({"x": X, "z": Y}, "does not have: z; it has x, scale, y, mode, mask"),
+        ({"y": Y}, "does not give the arguments x"),
+        ((X, object()), "argument `scale` is of type object"),
+    ],
+)
+def test_arguments_that_cannot_be_traced_are_named(example, words):
+    with pytest.raises(OptionError, match=words):
+        fxprune.couple(Both(), example)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_plans_remember_the_arguments(name, tmp_path):
+    model, example = NETWORKS[name]
+    again = from_json(json.loads(json.dumps(to_json(as_inputs(example)))))
+    assert [(x.shape, x.dtype) for x in tensors_of(again)] == [
+        (x.shape, x.dtype) for x in tensors_of(as_inputs(example))
+    ]
+    plan = fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5)
+    plan.save(tmp_path / "plan.json")
+    assert fxprune.load_plan(tmp_path / "plan.json", model) == plan
+
+
+def test_an_argument_that_no_file_can_hold_is_refused():
+    with pytest.raises(OptionError, match="type dtype cannot be written"):
+        to_json((X, torch.float32))
