@@ -50,12 +50,21 @@ class Blame:
         return self._reason[self._walk.channels.channel(ids)] >= 0
 
     def report(self, axes: list[ParameterAxis], coupling: Coupling) -> tuple[Frozen, ...]:
-        """One entry per event that froze an axis of some parameter; events without words are not told."""
+        """One entry per event that froze an axis of some parameter; events without words are not told.
+
+        Weights count where channels froze. An axis that no activation carries holds none: the planes of an image, the
+        tokens of a position embedding, the rows of a table. It counts only where all axes of its parameter are such.
+        """
         concerned: dict[int, list[ParameterAxis]] = defaultdict(list)
         for axis in axes:
             for reason in np.unique(self._reason[self._walk.channels.channel(axis.ids)]):
                 concerned[int(reason)].append(axis)
         covered = coupling.prunable_weights
+        carried = np.zeros(self._walk.channels.count + 1, bool)
+        for ids in self._walk.carried.values():
+            carried[self._walk.channels.channel(ids)] = True
+        of_channels = {id(axis) for axis in axes if carried[self._walk.channels.channel(axis.ids)].any()}
+        told = {axis.name for axis in axes if id(axis) in of_channels}
         report = []
         for reason, members in sorted(concerned.items()):
             if reason < 0 or not self._events[reason].why:
@@ -63,7 +72,7 @@ class Blame:
             event = self._events[reason]
             weights = sum(
                 math.prod(coupling.shapes.get(name, (0,))) - covered.get(name, 0)
-                for name in dict.fromkeys(axis.name for axis in members)
+                for name in dict.fromkeys(a.name for a in members if id(a) in of_channels or a.name not in told)
             )
             node = event.node.name if event.node is not None else "output"
             source = source_of(event.node) if event.node is not None else "-"

@@ -21,15 +21,22 @@ from fxprune.channels import Ids, signatures
 from fxprune.coupling import Axis, Codes, Coupling, Group, NodeFacts, Shape, Work
 from fxprune.inputs import Inputs
 from fxprune.meta import canonical_names, named_tensors
-from fxprune.walk import Event, Label, Walk
+from fxprune.walk import Event, Fork, Label, Walk
 
 
 @dataclass(frozen=True, eq=False)
 class Conclusion:
-    """A coupling, and for each place where channels got stuck in the way they were bundled, the next way to try."""
+    """A coupling, and the places where channels got stuck in the way they were bundled.
+
+    Attributes:
+        coupling: what was found.
+        stuck: place -> the next way to try there.
+        jammed: whether all ways were tried at some place.
+    """
 
     coupling: Coupling
     stuck: dict[str, int]
+    jammed: bool
 
 
 def conclude(
@@ -68,7 +75,12 @@ def conclude(
         parameters=tuple(name for name, _ in model.named_parameters()),
         whole=whole,
     )
-    return Conclusion(dataclasses.replace(coupling, frozen=blame.report(axes, coupling)), _stuck(walk, groups, code))
+    stuck = _stuck(walk, groups, code)
+    return Conclusion(
+        dataclasses.replace(coupling, frozen=blame.report(axes, coupling)),
+        {fork.key: fork.choice + 1 for fork in stuck if fork.choice + 1 < fork.options},
+        any(fork.choice + 1 == fork.options for fork in stuck),
+    )
 
 
 def _facts(walk: Walk, values: Mapping[str, Any], code: NDArray[np.int64]) -> dict[str, NodeFacts]:
@@ -85,8 +97,8 @@ def _facts(walk: Walk, values: Mapping[str, Any], code: NDArray[np.int64]) -> di
     }
 
 
-def _stuck(walk: Walk, groups: Mapping[str, Group], code: NDArray[np.int64]) -> dict[str, int]:
-    """Next choices for forks none of whose channels can merge, or only in clusters far larger than anyone asks for."""
+def _stuck(walk: Walk, groups: Mapping[str, Group], code: NDArray[np.int64]) -> list[Fork]:
+    """Forks none of whose channels can merge, or only in clusters far larger than anyone asks for."""
     mergeable = np.zeros(sum(group.width for group in groups.values()) + 1, bool)
     widths: dict[int, list[int]] = defaultdict(list)
     for group in groups.values():
@@ -95,11 +107,7 @@ def _stuck(walk: Walk, groups: Mapping[str, Group], code: NDArray[np.int64]) -> 
         common = math.gcd(*widths[group.domain])
         usual = not group.balanced or any(common % size == 0 for size in (2, 3, 4))
         mergeable[group.offset : group.offset + group.width] = usual
-    return {
-        fork.key: fork.choice + 1
-        for fork in walk.forks
-        if fork.choice + 1 < fork.options and not mergeable[code[walk.channels.channel(fork.ids)]].any()
-    }
+    return [fork for fork in walk.forks if not mergeable[code[walk.channels.channel(fork.ids)]].any()]
 
 
 def _roles(walk: Walk, axes: list[ParameterAxis]) -> list[Event]:

@@ -1,6 +1,7 @@
 """A call that is kept whole adapts to a narrow input, or it has a width of its own written inside.
 
-Nothing but a try can tell the two apart: the call runs once more on the meta device, with half the channels.
+Nothing but a try can tell the two apart: the call runs once more on the meta device, with half of the channels that
+may still merge.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ def adapts(walk: Walk, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, v
     ids = [axis for tensor in given for axis in walk.label_of(tensor).axes if axis is not None]
     if not ids:
         return True
-    every = np.unique(walk.channels.channel(np.concatenate(ids)))
+    frozen = [event.ids for event in walk.freezes] or [np.zeros(0, np.int64)]
+    every = np.setdiff1d(*(walk.channels.channel(np.concatenate(vectors)) for vectors in (ids, frozen)))
     kept = every[::2]
 
     def sizes(shape: torch.Size, label: Label) -> list[int]:
         lengths = []
         for size, axis in zip(shape, label.axes, strict=True):
             inside = None if axis is None else walk.channels.channel(axis)
-            # Channels that come from elsewhere, say a parameter inside, do not change in this trial.
+            # Frozen channels never change, and those from elsewhere, say a parameter inside, not in this trial.
             lengths.append(size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, every)).sum()))
         return lengths
 

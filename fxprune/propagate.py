@@ -54,8 +54,8 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
     # Constants that tracing made are no tensors of the model.
     names = {name for name, _ in named_tensors(model)}
 
-    def analyse(choices: Mapping[str, int]) -> Conclusion:
-        walk, values = _walk(graph_module, meta_inputs, choices, whole, names)
+    def analyse(choices: Mapping[str, int], first: bool = whole) -> Conclusion:
+        walk, values = _walk(graph_module, meta_inputs, choices, first, names)
         return conclude(walk, values, graph_module, meta_inputs, model, whole=whole)
 
     best = latest = analyse({})
@@ -65,9 +65,15 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
             break
         choices |= latest.stuck
         latest = analyse(choices)
-        if latest.coupling.share_prunable > best.coupling.share_prunable:
-            best = latest
+        best = min(best, latest, key=_left)
+    if latest.jammed and not whole:
+        # Whole heads here ask for whole heads there: queries, keys and values from three layers.
+        best = min(best, analyse({}, True), key=_left)
     return best.coupling
+
+
+def _left(conclusion: Conclusion) -> float:
+    return round(conclusion.coupling.share_halved, 6)
 
 
 def _walk(
@@ -151,8 +157,12 @@ class _Interpreter(fx.Interpreter):
     def _adapts(self, n: fx.Node, value: Any) -> bool:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         call = self.submodules[str(n.target)] if n.op == "call_module" else n.target
-        with no_dispatch(), torch.device("meta"):
-            return adapts(self.walk, lambda a, k: call(*a, **k), args, kwargs, value)  # type: ignore[operator]
+        self.walk.trying = True
+        try:
+            with no_dispatch(), torch.device("meta"):
+                return adapts(self.walk, lambda a, k: call(*a, **k), args, kwargs, value)  # type: ignore[operator]
+        finally:
+            self.walk.trying = False
 
     def _freeze_around(self, n: fx.Node, value: Any) -> None:
         """What goes into and comes out of a module that knows its own width."""

@@ -78,7 +78,9 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a call is kept whole and has no weights, but is no code of PyTorch: it may state a width inside."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        return not _is_torch(type(module).__module__) and next(module.parameters(), None) is None
+        # A layer whose attributes the rewrite adapts states no width that it could not change.
+        ours = is_shaped(module) or _is_torch(type(module).__module__)
+        return not ours and next(module.parameters(), None) is None
     return node.op == "call_function" and not _is_torch(getattr(node.target, "__module__", None))
 
 

@@ -79,9 +79,11 @@ class Walk:
     read: list[Ids] = field(default_factory=list)
     tied: list[Ids] = field(default_factory=list)
     vectors: dict[int, Ids] = field(default_factory=dict)
+    carried: dict[int, Ids] = field(default_factory=dict)
     layers: dict[str, list[tuple[torch.Size, Label]]] = field(default_factory=dict)
     node: fx.Node | None = None
     rewritable: bool = False
+    trying: bool = False
     inside: list[str] = field(default_factory=list)
     _labels: dict[int, tuple[torch.Tensor, Label]] = field(default_factory=dict)
     _names: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
@@ -117,9 +119,14 @@ class Walk:
         for axis in label.axes:
             if axis is not None:
                 self.vectors[id(axis)] = axis
+                if not label.parametric:
+                    self.carried[id(axis)] = axis
 
     def enter(self, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A layer with shape attributes is called; until it is left, its attributes can be adapted."""
+        self.inside.append(layer)
+        if self.trying:
+            return
         given = tensors_in((args, kwargs))[0]
         label = self.label_of(given)
         for sizes, earlier in self.layers.get(layer, [])[-1:]:
@@ -135,7 +142,6 @@ class Walk:
                 else:
                     self.freeze(before if now is None else now, f"`{layer}` also reads positions without channels")
         self.layers.setdefault(layer, []).append((given.shape, label))
-        self.inside.append(layer)
 
     def leave(self) -> None:
         """The call of a layer is over."""

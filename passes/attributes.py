@@ -15,6 +15,8 @@ from fxprune.plans import Plan
 
 from .rewrite import narrow_sizes
 
+Sizes = tuple[int, ...]
+
 # Layers whose channels come in on the last axis.
 _LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, RNNCellBase)
 
@@ -29,67 +31,73 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
     for name, shapes in plan.coupling.layers.items():
         layer = layers[name]
         case = next((ADAPT[kind] for kind in type(layer).__mro__ if kind in ADAPT), None)
-        every = [narrow_sizes(plan, shape) for shape in shapes]
+        every = [(shape.sizes, narrow_sizes(plan, shape)) for shape in shapes]
         if case is None or not every:
             continue
-        widths = {sizes[_channel_axis(layer, len(sizes))] for sizes in every if sizes}
+        widths = {narrow[_channel_axis(layer, wide, narrow)] for wide, narrow in every if narrow}
         if len(widths) > 1 and not isinstance(layer, (nn.PReLU, nn.Embedding)):
             raise RewriteError(f"layer `{name}` is called on {sorted(widths)} channels; it cannot have several widths.")
-        case(layer, max(every, key=len))
+        wide, narrow = max(every, key=lambda pair: len(pair[0]))
+        case(layer, wide, narrow)
 
 
-def _channel_axis(layer: nn.Module, rank: int) -> int:
+def _channel_axis(layer: nn.Module, wide: Sizes, narrow: Sizes) -> int:
+    """The axis of the input that a layer's width is about, told by the sizes of its input, wide and narrow."""
     if isinstance(layer, _ConvNd):
-        return rank - len(layer.kernel_size) - 1
-    return -1 if isinstance(layer, _LAST) else min(1, rank - 1)
+        return len(wide) - len(layer.kernel_size) - 1
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) == 1 and len(wide) > 1:
+        # Derived classes may normalise axis 1 of [n, c, h, w].
+        axes = [axis for axis in (-1, 1) if wide[axis] == layer.normalized_shape[0]] or [-1]
+        return next((axis for axis in axes if narrow[axis] != wide[axis]), axes[0])
+    return -1 if isinstance(layer, _LAST) else min(1, len(wide) - 1)
 
 
-def _convolution(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _convolution(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, _ConvNd)
     first, second = layer.weight.shape[:2]
-    width = sizes[_channel_axis(layer, len(sizes))]
+    width = narrow[_channel_axis(layer, wide, narrow)]
     # The part of the input that one group reads tells how many groups there are.
     layer.groups = width // (first // layer.groups if is_transposed(layer) else second)
     layer.in_channels = width
     layer.out_channels = second * layer.groups if is_transposed(layer) else first
 
 
-def _linear(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _linear(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.Linear)
     layer.out_features, layer.in_features = layer.weight.shape
 
 
-def _statistics_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _statistics_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, _NormBase)
-    layer.num_features = sizes[1]
+    layer.num_features = narrow[1]
 
 
-def _layer_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _layer_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, (nn.LayerNorm, nn.RMSNorm))
     if layer.weight is not None:
         layer.normalized_shape = tuple(layer.weight.shape)
-    elif type(layer).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward):
-        layer.normalized_shape = sizes[len(sizes) - len(layer.normalized_shape) :]
-    elif len(layer.normalized_shape) == 1:  # derived classes that normalise axis 1 of [n, c, h, w]
-        layer.normalized_shape = (sizes[1],)
+    elif _channel_axis(layer, wide, narrow) == 1:
+        layer.normalized_shape = (narrow[1],)
+    else:
+        layer.normalized_shape = narrow[len(narrow) - len(layer.normalized_shape) :]
 
 
-def _group_norm(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _group_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.GroupNorm)
-    layer.num_channels = sizes[1]
+    layer.num_channels = narrow[1]
 
 
-def _prelu(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _prelu(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.PReLU)
     layer.num_parameters = layer.weight.numel()
 
 
-def _embedding(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _embedding(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.Embedding)
     layer.num_embeddings, layer.embedding_dim = layer.weight.shape
 
 
-def _recurrent(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _recurrent(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.RNNBase)
     state = layer.get_parameter("weight_hh_l0").shape[1]
     layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
@@ -97,12 +105,12 @@ def _recurrent(layer: nn.Module, sizes: tuple[int, ...]) -> None:
     layer.proj_size = state if layer.proj_size else 0
 
 
-def _recurrent_cell(layer: nn.Module, sizes: tuple[int, ...]) -> None:
+def _recurrent_cell(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, RNNCellBase)
     layer.input_size, layer.hidden_size = layer.weight_ih.shape[1], layer.weight_hh.shape[1]
 
 
-ADAPT: dict[type[nn.Module], Callable[[nn.Module, tuple[int, ...]], None]] = {
+ADAPT: dict[type[nn.Module], Callable[[nn.Module, Sizes, Sizes], None]] = {
     _ConvNd: _convolution,
     nn.Linear: _linear,
     _NormBase: _statistics_norm,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fxprune.errors import FxpruneError
 from fxprune.plans import Plan
 
+from .double import StaysDouble
 from .narrow import narrow
 from .outputs import named_outputs, relative_error
 from .snap import snap
@@ -57,7 +58,7 @@ def _parts(plan: Plan) -> list[set[str]]:
 def _merge_alone(model: nn.Module, plan: Plan, names: set[str], images: Tensor) -> Culprit:
     part, group = plan.restrict(names), ", ".join(sorted(names))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), StaysDouble():  # type: ignore[no-untyped-call]
             wanted = named_outputs(snap(model, part).eval()(images))
             got = named_outputs(narrow(model, part).eval()(images))
     except FxpruneError as error:

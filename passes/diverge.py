@@ -13,6 +13,7 @@ from fxprune.inputs import Inputs, in_order
 from fxprune.plans import Plan
 from fxprune.source import source_of
 
+from .double import StaysDouble
 from .outputs import relative_error
 from .rewrite_site import WIDE
 
@@ -33,7 +34,7 @@ def first_divergence(
         ``node (file.py:line)``, or an empty string where all nodes agree.
     """
     wanted: dict[str, Any] = {}
-    with torch.no_grad():
+    with torch.no_grad(), StaysDouble():  # type: ignore[no-untyped-call]
         _Listener(reference, wanted, {}, plan, tolerance).hear(inputs)
         listener = _Listener(candidate, {}, wanted, plan, tolerance)
         try:

@@ -16,6 +16,7 @@ from fxprune.meta import copy_with
 from fxprune.table import table
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
+from .double import StaysDouble
 from .outputs import named_outputs, relative_error
 
 
@@ -73,8 +74,8 @@ def verify(
 ) -> Report:
     """In eval mode and in float64, max |a - b| / max |a| is at most the tolerance in every output, at every batch size.
 
-    Both networks run as float64 copies, one after the other; neither is changed. A disagreement is a report, never an
-    exception.
+    Both networks run as float64 copies, one after the other; neither is changed. Casts to a lower precision inside them
+    are left out (:mod:`~fxprune.passes.double`). A disagreement is a report, never an exception.
 
     Args:
         reference: the network that is right, say the snapped wide one.
@@ -110,7 +111,8 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
     for size, inputs in trials.items():
         try:
             given = pytree.tree_map_only(Tensor, lambda x: _float64(x, device), inputs)
-            outputs = named_outputs(call(double, given))
+            with StaysDouble():  # type: ignore[no-untyped-call]
+                outputs = named_outputs(call(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # the code of a network raises whatever it likes
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive

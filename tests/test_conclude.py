@@ -160,10 +160,18 @@ def test_reasons_count_the_weights_that_nothing_can_narrow():
     coupling = couple("constant per channel")
     shapes = coupling.shapes
     assert {cold.what: cold.weights for cold in coupling.frozen} == {
-        ("a.weight:1",): np.prod(shapes[A]),
+        ("a.weight:1",): 0,  # the planes of an image are no channels: its rows are to blame
         ("a.weight:0", "a.bias:0", "b.weight:1"): np.prod(shapes[A]) + np.prod(shapes["a.bias"]),
         ("head.weight:0", "head.bias:0"): np.prod(shapes["head.bias"]),
     }
+
+
+def test_share_halved_counts_rows_and_columns():
+    model = Net(lambda s, x: s.head(s.a(x)), a=linear(3, 8, bias=False), head=linear(8, 4, bias=False))
+    assert fxprune.couple(model, torch.zeros(2, 3)).share_halved == pytest.approx(0.5, rel=1e-12)
+    model = Net(lambda s, x: s.head(s.b(s.a(x))), a=linear(3, 8), b=linear(8, 6), head=linear(6, 4))
+    left = 3 * 4 + 4 + 4 * 3 + 3 + 3 * 4 + 4
+    assert fxprune.couple(model, torch.zeros(2, 3)).share_halved == pytest.approx(left / (32 + 54 + 28), rel=1e-12)
 
 
 def test_share_prunable_counts_rows_and_columns_once():

@@ -58,7 +58,23 @@ def plain():
     return randomise(Plain(), 0)
 
 
+class Rounds(nn.Module):
+    """Sums in another order, in float32 whatever it is given, beside a constant of float32."""
+
+    def __init__(self, *orders):
+        super().__init__()
+        self.orders = orders
+
+    def forward(self, x):
+        third = torch.full((4, 4), 1.0).div(3.0)
+        y = (x.float() @ third).to(torch.bfloat16).to(torch.float32)
+        for order in self.orders:
+            y = y.flatten(2)[..., list(order)].sum(-1, dtype=torch.float32)[..., None, None]
+        return y.double()
+
+
 AGREE = {
+    "casts to lower precision": (lambda: Rounds(range(16)), lambda: Rounds(range(15, -1, -1))),
     "itself": (plain, plain),
     "float32 against the same in float64": (lambda: plain().float(), lambda: plain().float().double()),
     "training against eval": (lambda: plain().train(), plain),

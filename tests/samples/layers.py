@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from timm.layers import register_notrace_module
+import torch.nn.functional as F
+from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -32,6 +33,36 @@ class _Literal(nn.Module):
         return x.flatten(2).transpose(1, 2).reshape(n, h, w, 8).permute(0, 3, 1, 2)
 
 
+class _Norm(nn.LayerNorm):
+    """The last axis, by a forward of its own."""
+
+    def forward(self, x):
+        return F.layer_norm(x, self.normalized_shape, None, None, self.eps)
+
+
+class _ImageNorm(nn.LayerNorm):
+    """Axis 1 of an image."""
+
+    def forward(self, x):
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, None, None, self.eps).permute(0, 3, 1, 2)
+
+
+@register_notrace_function
+def _resized(table, height, width):
+    """Positions [16, c] of a square image for any other."""
+    square = table.reshape(1, 4, 4, table.shape[-1]).permute(0, 3, 1, 2)
+    return F.interpolate(square, (height, width), mode="bilinear")
+
+
+class _Positions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = free(16, 8)
+
+    def forward(self, x):
+        return x + _resized(self.table, *x.shape[2:])
+
+
 def _attention(**options):
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
     return lambda s, y: s.d(s.m(y, y, y, **options)[0]), {"m": layer, "d": linear(8, 6)}
@@ -50,6 +81,11 @@ image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, 
 image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
 image("kept whole, a split inside", lambda s, y: s.m(y).mean(1), {B: 6}, out=4, m=nn.Unflatten(1, (2, 4)),
       frozen="kept whole")
+image("positions by a function that is kept whole", lambda s, y: s.m(y), {A: 8, B: 6}, m=_Positions())
+image("norm of an image without weights", lambda s, y: s.m(y), {A: 8, B: 6}, m=_ImageNorm(8, elementwise_affine=False))
+tokens("norm without weights", lambda s, y: s.m(y), {A: 8}, m=_Norm(8, elementwise_affine=False))
+tokens("norm of a mean without weights", lambda s, y: s.d(s.m(s.d(y).mean(1))), {A: 8}, out=8, d=linear(8, 8),
+       m=_Norm(8, elementwise_affine=False))
 image("flatten as a layer", lambda s, y: s.f(y)[:, :, None, None], {A: 8, B: 6, "f.1.weight": 5}, out=5, fixed=True,
       f=nn.Sequential(nn.Flatten(), linear(512, 5)))
 image("local response", lambda s, y: s.m(y), {B: 6}, m=nn.LocalResponseNorm(3), frozen="kept whole")

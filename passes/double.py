@@ -1,0 +1,40 @@
+"""What is computed in float64 stays in float64, whatever the network casts to on the way.
+
+Networks that normalise or rotate "in float32 at least" would round to 1e-8 in the middle of a comparison that is to
+tell 1e-12 from 1e-9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class StaysDouble(TorchDispatchMode):
+    """A float64 tensor is never cast to a lower precision; where it meets a lower one, that one is raised.
+
+    Numbers that are computed without it keep their precision: constants that a capture folded are the same ones. A
+    network that casts nothing computes exactly what it did.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        floats = {leaf.dtype for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        if torch.float64 in floats:
+            if kwargs.get("dtype") in _LOWER:
+                kwargs["dtype"] = torch.float64
+            if not floats.isdisjoint(_LOWER) and not func._schema.is_mutable:
+                args, kwargs = pytree.tree_map_only(torch.Tensor, _raised, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _raised(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.dtype in _LOWER else tensor
