@@ -67,7 +67,7 @@ class Rounds(nn.Module):
 
     def forward(self, x):
         third = torch.full((4, 4), 1.0).div(3.0)
-        y = (x.float() @ third).to(torch.bfloat16).to(torch.float32)
+        y = x.float() @ third
         for order in self.orders:
             y = y.flatten(2)[..., list(order)].sum(-1, dtype=torch.float32)[..., None, None]
         return y.double()

@@ -48,7 +48,7 @@ class _ImageNorm(nn.LayerNorm):
 
 
 @register_notrace_function
-def _resized(table, height, width):
+def resized(table, height, width):
     """Positions [16, c] of a square image for any other."""
     square = table.reshape(1, 4, 4, table.shape[-1]).permute(0, 3, 1, 2)
     return F.interpolate(square, (height, width), mode="bilinear")
@@ -60,7 +60,7 @@ class _Positions(nn.Module):
         self.table = free(16, 8)
 
     def forward(self, x):
-        return x + _resized(self.table, *x.shape[2:])
+        return x + resized(self.table, *x.shape[2:])
 
 
 def _attention(**options):

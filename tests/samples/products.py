@@ -72,8 +72,8 @@ def _relative(s, y):
 
 
 def _rotary(s, y):
-    turn = torch.linspace(0.5, 2.0, 4)
-    q, k, v = (_heads(layer(y), 4) for layer in (s.q, s.k, s.v))
+    turn = torch.linspace(0.5, 2.0, 8)
+    q, k, v = (_heads(layer(y), 2) for layer in (s.q, s.k, s.v))
     return F.scaled_dot_product_attention(q * turn, k * turn, v).transpose(1, 2).flatten(2)
 
 
@@ -103,7 +103,7 @@ tokens("attention among channels", _channel_attention, {A: 8, Q: 8}, **_layers()
 tokens("learned queries", _learned, {A: 8, "k.weight": 8, V: 8}, p=free(7, 8), k=linear(8, 8), v=linear(8, 8))
 tokens("learned queries, fused", _learned_fused, {A: 8, "p": 8, V: 8}, p=free(1, 7, 8), k=linear(8, 8), v=linear(8, 8))
 tokens("relative positions beside keys", _relative, {A: 8, Q: 8, V: 8}, fixed=True, table=free(5, 8), **_layers())
-tokens("a table per channel of queries and keys", _rotary, {A: 8, Q: 4}, out=16, **_layers(16, 16))
+tokens("a table per channel of queries and keys", _rotary, {A: 8, Q: 2}, out=16, **_layers(16, 16))
 tokens("product over some channels", _half, {A: 8, Q: 4, f"{Q}#2": 4, "k.weight": 4}, **_layers())
 tokens("two products in one call", _two_in_one, {A: 8, Q: 8, V: 8}, **_layers(), u=linear(8, 8))
 net("gram matrix", _gram, (torch.zeros(2, 5, 3),), None, {A: 8}, a=linear(3, 8), head=linear(5, 4))
