@@ -31,7 +31,8 @@ def adapts(walk: Walk, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, v
     if not ids:
         return True
     frozen = [event.ids for event in walk.freezes] or [np.zeros(0, np.int64)]
-    every = np.setdiff1d(*(walk.channels.channel(np.concatenate(vectors)) for vectors in (ids, frozen)))
+    met, cold = (walk.channels.channel(np.concatenate(vectors)) for vectors in (ids, frozen))
+    every = np.setdiff1d(met, cold)
     kept = every[::2]
 
     def sizes(shape: torch.Size, label: Label) -> list[int]:

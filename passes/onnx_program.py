@@ -58,7 +58,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
     names = input_names(module, inputs)
     try:
         results = output_names(run_eager(module, inputs), names)
-        with quiet(), _PlainAttention():
+        with quiet(), _PlainOperations():
             program = torch.onnx.export(
                 flattened(module, inputs),
                 tensors,
@@ -78,10 +78,11 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
     return program
 
 
-class _PlainAttention(TorchFunctionMode):
+class _PlainOperations(TorchFunctionMode):
     """The exporter knows fused attention of [b, h, n, d], and with a mask it assumes strides that do not hold.
 
-    Other ranks and masks go as the operations that the call stands for.
+    Other ranks and masks go as the operations that the call stands for. So does a clamp between tensors: the exporter
+    names the bounds after what is clamped, and where that is clamped twice, its file is not valid.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -91,7 +92,19 @@ class _PlainAttention(TorchFunctionMode):
             plain = not kwargs.get("is_causal") and not kwargs.get("enable_gqa")
             if plain and (mask is not None or args[0].dim() != 4):
                 return _attention(*args, **kwargs)
+        if func in _CLAMPS and any(isinstance(bound, Tensor) for bound in (*args[1:], *kwargs.values())):
+            return _clamp(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+_CLAMPS = (torch.clamp, torch.clip, Tensor.clamp, Tensor.clip)
+
+
+def _clamp(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:  # PyTorch's own names
+    """Upper where x is above it, else lower where x is below it, else x: NaN stays, and an upper below lower wins."""
+    if min is not None:
+        x = torch.where(x < min, min, x)
+    return x if max is None else torch.where(x > max, max, x)
 
 
 def _attention(

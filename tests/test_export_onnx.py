@@ -44,7 +44,22 @@ class Two(nn.Module):
         return {"logits": self.head(hidden), "aux": (hidden.relu_(), None, ids + 1)}
 
 
+class Clamped(nn.Module):
+    """One value clamped twice, between bounds that are tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("low", torch.tensor(-0.2))
+        self.register_buffer("high", torch.tensor(0.3))
+
+    def forward(self, x):
+        hidden = self.a(x) * 2
+        return self.b(hidden.clamp(self.low, self.high)) + self.b(torch.clamp(hidden, max=self.high, min=self.low))
+
+
 NETWORKS = {
+    "clamped twice": (Clamped, (torch.zeros(2, 5, 4),), ["output"]),
     "resnet18": (lambda: timm_model("resnet18"), (torch.zeros(1, 3, 64, 64),), ["output"]),
     "efficientnet": (lambda: timm_model("test_efficientnet"), (torch.zeros(2, 3, 64, 64),), ["output"]),
     "vit": (lambda: timm_model("test_vit"), (torch.zeros(1, 3, 160, 160),), ["output"]),
