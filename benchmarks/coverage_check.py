@@ -84,13 +84,13 @@ def examine(network: nn.Module, example: Tensor, tell: Tell, *, onnx: bool) -> N
         plan = scattered(coupling, keep=0.5, seed=0)
     except NothingToPruneError:
         return
-    if not oracles_hold(subject, plan, inputs, tell):
+    held, clusters = oracles_hold(subject, plan, inputs, tell), plan.clusters
+    del subject, coupling, plan  # float64 weights are most of the memory
+    if not held:
         tell(stage="culprits")
         tell(culprits=culprits(network, example))
     elif onnx:
         tell(stage="onnx")
-        clusters = plan.clusters
-        del subject, coupling, plan  # float64 weights are most of the memory
         tell(error_onnx=exported_error(randomised(network), clusters, example))
 
 

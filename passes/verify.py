@@ -105,7 +105,7 @@ def verify(
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
-    double = copy_with(module, lambda _, tensor: _float64(tensor.detach(), tensor.device)).eval()
+    double = copy_with(module, lambda _, tensor: _as_float64(tensor)).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
@@ -117,6 +117,13 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
         except Exception as error:  # the code of a network raises whatever it likes
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive
     return outcomes
+
+
+def _as_float64(tensor: Tensor) -> Tensor:
+    """Weights that are float64 are shared: nobody writes to them in eval mode, and they are most of the memory."""
+    if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
+        return tensor.detach()
+    return _float64(tensor.detach(), tensor.device)
 
 
 def _float64(tensor: Tensor, device: torch.device) -> Tensor:
