@@ -17,6 +17,9 @@ from fxprune.tracer import PlainTracer, ValueTracer
 
 WAY = "fxprune_capture"
 
+# Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
+_WAYS = (("plain", True), ("values", True), ("plain", False), ("values", False))
+
 
 def capture(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
     """Trace a model into a graph module that shares its parameters; the model is not modified.
@@ -33,30 +36,39 @@ def capture(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
     """
     try:
-        skeleton = share_copy(model).eval()
+        share_copy(model)
     except Exception as error:
         raise CaptureError(
             f"cannot copy {type(model).__name__}: {str(error).splitlines()[0]}. Tensors that are computed and kept as "
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
-    try:
-        return _graph_module(model, skeleton, PlainTracer(example_inputs), "plain")
-    except OptionError:
-        raise
-    except Exception:
-        # Whatever stopped it, the tracer that knows values either passes or says where and why.
+    failure: tuple[PlainTracer, Exception] | None = None
+    for way, through in _WAYS:
         skeleton = share_copy(model).eval()
-    tracer = ValueTracer(skeleton, as_meta(example_inputs))
-    try:
-        return _graph_module(model, skeleton, tracer, "values")
-    except Exception as error:
-        where = tracer.inside[-1] if tracer.inside else type(model).__name__
-        reason = str(error).splitlines()[0] if str(error) else "no message"
-        raise CaptureError(
-            f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at "
-            f"{source_of_error(error)}: {reason}. Make the line independent of tensor values, give example inputs that "
-            "the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`)."
-        ) from error
+        plain = way == "plain"
+        tracer = (
+            PlainTracer(example_inputs, through=through)
+            if plain
+            else ValueTracer(skeleton, as_meta(example_inputs), through=through)
+        )
+        try:
+            return _graph_module(model, skeleton, tracer, way)
+        except OptionError:
+            raise
+        except Exception as error:
+            failure = failure if plain else (tracer, error)
+    assert failure is not None
+    raise _untraceable(model, *failure) from failure[1]
+
+
+def _untraceable(model: nn.Module, tracer: PlainTracer, error: Exception) -> CaptureError:
+    where = tracer.inside[-1] if tracer.inside else type(model).__name__
+    reason = str(error).splitlines()[0] if str(error) else "no message"
+    return CaptureError(
+        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at "
+        f"{source_of_error(error)}: {reason}. Make the line independent of tensor values, give example inputs that "
+        "the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`)."
+    )
 
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, tracer: PlainTracer, way: str) -> fx.GraphModule:

@@ -39,18 +39,27 @@ class PlainTracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self, inputs: Inputs, whole: frozenset[str] = frozenset()) -> None:
-        """Trace with placeholders for ``inputs``, keeping the modules named in ``whole`` as they are."""
+    def __init__(self, inputs: Inputs, whole: frozenset[str] = frozenset(), *, through: bool = True) -> None:
+        """Trace with placeholders for ``inputs``, keeping the modules named in ``whole`` as they are.
+
+        Functions that are registered with ``torch.fx.wrap`` are traced ``through``, or stay calls.
+        """
         import timm.models  # noqa: F401  (its modules register what must stay whole when they are imported)
         from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
+        from torchvision.ops import StochasticDepth
 
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=False)
         self._registered: tuple[type, ...] = tuple(get_notrace_modules())
-        self._regularisers: tuple[type, ...] = (DropPath,)
-        self._inputs, self._kept_whole = inputs, whole
+        self._regularisers: tuple[type, ...] = (DropPath, StochasticDepth)
+        self._inputs, self._kept_whole, self._through = inputs, whole, through
         self._given: dict[str, Any] = {}
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        """Trace a module."""
+        with _functions_opened() if self._through else contextlib.nullcontext():
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes one node."""
@@ -92,9 +101,11 @@ class PlainTracer(fx.Tracer):
 class ValueTracer(PlainTracer):
     """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
 
-    def __init__(self, root: nn.Module, example_inputs: Inputs, whole: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, root: nn.Module, example_inputs: Inputs, whole: frozenset[str] = frozenset(), *, through: bool = True
+    ) -> None:
         """Trace ``root`` with values computed from meta copies of ``example_inputs``."""
-        super().__init__(example_inputs, whole)
+        super().__init__(example_inputs, whole, through=through)
         self._meta_root = on_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
@@ -233,6 +244,19 @@ def _factories_recorded(tracer: ValueTracer) -> Iterator[None]:
     finally:
         for name, function in originals.items():
             setattr(torch, name, function)
+
+
+@contextlib.contextmanager
+def _functions_opened() -> Iterator[None]:
+    """While tracing, functions registered with `torch.fx.wrap` outside PyTorch run like any other code."""
+    wrapped = fx._symbolic_trace._wrapped_fns_to_patch
+    hidden = {key: scope for key, scope in wrapped.items() if scope["__name__"].partition(".")[0] != "torch"}
+    for key in hidden:
+        del wrapped[key]
+    try:
+        yield
+    finally:
+        wrapped.update(hidden)
 
 
 def _own(owner: Any, name: str) -> Any:

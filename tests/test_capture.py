@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samples import SAMPLES, Net, conv, linear
-from torch import nn
+from torch import fx, nn
+from torchvision.ops import StochasticDepth
 
 from fxprune.capture import WAY, capture
 from fxprune.errors import CaptureError
@@ -144,3 +145,39 @@ def test_every_sample_computes_the_same_when_captured():
         for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
             if torch.is_tensor(a):
                 assert torch.equal(a, b), name
+
+
+@fx.wrap
+def halves(x):
+    if x.shape[1] % 2:
+        raise ValueError("odd")
+    return x.unflatten(1, (2, -1)).flatten(1, 2)
+
+
+@fx.wrap
+def noisy(x):
+    return x * 2 if float(x.detach().sum()) > 1e9 else x
+
+
+@pytest.mark.parametrize(
+    ("forward", "way", "whole"),
+    [
+        (lambda s, x: s.head(halves(s.a(x)).mean((2, 3))), "values", 0),
+        (lambda s, x: s.head(noisy(s.a(x)).mean((2, 3))), "plain", 1),
+    ],
+)
+def test_functions_that_are_kept_whole_are_traced_through_where_that_works(forward, way, whole):
+    model = small(forward).eval()
+    captured = capture(model, (IMAGES,))
+    assert captured.meta[WAY] == way
+    assert sum(node.target in (halves, noisy) for node in captured.graph.nodes) == whole
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(captured(images), model(images))
+
+
+def test_layers_that_act_in_training_only_keep_their_flag():
+    model = Net(lambda s, x: s.drop(s.a(x)), a=conv(3, 8), drop=StochasticDepth(1.0, "batch"))
+    captured = capture(model, (IMAGES,))
+    images = torch.randn(2, 3, 8, 8)
+    assert captured(images).any()
+    assert not captured.train()(images).any()
