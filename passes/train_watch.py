@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 # The device is asked this often; it keeps the first bad step itself, so that the step is named all the same.
-_EVERY = 32
+CPU_EVERY, EVERY = 1, 32
 
 
 class LossWatch:
     """Remembers, on the device, the first step whose loss is not finite."""
 
     def __init__(self, device: torch.device) -> None:
-        self._every = 1 if device.type == "cpu" else _EVERY
+        self._every = CPU_EVERY if device.type == "cpu" else EVERY
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
         self._value = torch.zeros((), device=device)
         self._seen = 0

@@ -105,7 +105,7 @@ class Training:
         epoch, step, loss, images, seconds = state["place"]
         log = [Epoch(n, steps, mean, Accuracy(*right), lr, speed) for n, steps, mean, *right, lr, speed in state["log"]]
         self._place = Place(epoch, step, loss.to(self._device), images, seconds, log)
-        self._streams = state["streams"] if step else None
+        self._streams = state["streams"] if 0 < step < self._per_epoch else None
         self._written = self._done
         fill(self._model, state["model"])
         if self._ema is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.errors import CheckpointError, StoppedError
 from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.tensor_loader import TensorLoader
 from fxprune.passes import compress_measure
@@ -37,9 +38,9 @@ class Tiny(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def tiny_data():
+def tiny_data(count=48):
     generator = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(48, 1, 8, 8, generator=generator), torch.arange(48) % 3
+    images, labels = torch.randn(count, 1, 8, 8, generator=generator), torch.arange(count) % 3
     train = TensorLoader(images, labels, 8, shuffle=True, shift=1)
     return Data("noise", 3, 1, 8, train, TensorLoader(images, labels, 16), (0.0,), (1.0,))
 
@@ -61,7 +62,8 @@ def compress(output, **options):
         "progress": False,
         "device": "cpu",
     }
-    return fxprune.compress(Tiny(), tiny_data(), output=output, **{**chosen, **options})
+    given = {"model": Tiny(), "data": tiny_data(), "output": output}
+    return fxprune.compress(**{**given, **chosen, **options})
 
 
 def dies(where, count, how="SIGKILL"):
@@ -84,8 +86,7 @@ TAKE = "fxprune.passes.training:Training._take"
 # An epoch of the wide network has 6 steps: checkpoints come after 4, 8, 12 and at the end.
 MOMENTS = {
     "before the first checkpoint": (TAKE, 3),
-    "within the first epoch": (TAKE, 6),
-    "after a checkpoint in the second": (TAKE, 10),
+    "after a checkpoint in the second epoch": (TAKE, 10),
     "while a checkpoint is written": ("os:replace", 3),
     "while the clusters are found": ("fxprune.passes.cluster:kmeans", 1),
     "at the first step of C-SGD": (TAKE, 13),
@@ -163,3 +164,56 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, undisturbed, g
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes(), name
     assert numbers(out) == numbers(undisturbed)
     assert not (out / "checkpoints").exists()
+
+
+def broken_off(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def unfinished(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(fxprune.passes.compress, "trim", broken_off)
+        with pytest.raises(StoppedError, match=r"stopped by SIGINT; what was done is in .*checkpoints.*--resume"):
+            compress(tmp_path)
+    return tmp_path
+
+
+def other_weights(model):
+    nn.init.zeros_(model.head.bias)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"csgd_epochs": 3}, "`csgd_epochs` is 2 there and 3 here"),
+        ({"keep": 0.25}, "`keep` is None there and 0.25 here"),
+        ({"scheduler": "poly"}, "`scheduler` is cosine there and poly here"),
+        ({"seed": 1}, "`seed` is 0 there and 1 here"),
+        ({"model": other_weights(Tiny())}, "`first weights` is [0-9a-f]+ there and [0-9a-f]+ here"),
+        ({"data": tiny_data(40)}, "`training data` is 6 batches, .* there and 5 batches, .* here"),
+    ],
+)
+def test_another_job_is_refused_by_the_name_of_its_option(unfinished, options, says):
+    with pytest.raises(CheckpointError, match=f"was written by another job: {says}"):
+        compress(unfinished, resume="auto", **options)
+    assert (unfinished / "checkpoints" / "csgd.pt").exists()
+
+
+def test_without_resume_the_checkpoints_of_another_run_are_kept_aside_until_the_end(unfinished, monkeypatch):
+    monkeypatch.setattr(fxprune.passes.compress, "trim", broken_off)
+    with pytest.raises(StoppedError):
+        compress(unfinished, keep=0.25)
+    assert (unfinished / "checkpoints.before" / "csgd.pt").exists()
+    assert (unfinished / "checkpoints" / "csgd.pt").exists()
+
+
+def test_what_does_not_decide_the_weights_may_differ(unfinished):
+    compress(unfinished, resume="auto", checkpoint_every=0, opset=17)
+    assert not list(unfinished.glob("checkpoints*"))
+
+
+def test_resume_without_a_checkpoint_begins(tmp_path, undisturbed):
+    compress(tmp_path, resume="auto")
+    assert (tmp_path / "narrow.onnx").read_bytes() == (undisturbed / "narrow.onnx").read_bytes()

@@ -1,0 +1,192 @@
+"""Checkpoints of a training: written whole, read where they can be, and what a stop or a bad loss says of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from test_train import linear, points, weights
+from torch import nn
+
+from fxprune.errors import CheckpointError, DivergedError, StoppedError
+from fxprune.passes.checkpoint import Checkpoint
+from fxprune.passes.stop import stop_requests
+from fxprune.passes.train import train
+from fxprune.passes.training import Training
+
+
+def checkpoint(folder, every=0, **identity):
+    return Checkpoint(folder / "train.pt", identity, every)
+
+
+STATE = {"steps": 1, "tensors": {"a": torch.tensor([1.0, -0.0, float("inf")])}, "pair": (1, "two", None)}
+
+
+def test_what_is_written_is_read(tmp_path):
+    saved = checkpoint(tmp_path, lr=0.1)
+    assert saved.read() is None
+    saved.write(STATE)
+    state = saved.read()
+    assert (state["steps"], state["pair"]) == (1, (1, "two", None))
+    assert torch.equal(state["tensors"]["a"], STATE["tensors"]["a"])
+    assert checkpoint(tmp_path, lr=0.1).read(peek=True)["steps"] == 1
+    assert Checkpoint(tmp_path / "train.pt", {}, resume=False).read() is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.pt"]
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "says"),
+    [
+        ({"lr": 0.1}, {"lr": 0.2}, "`lr` is 0.1 there and 0.2 here"),
+        ({"lr": 0.1}, {"lr": 0.1, "ema": 0.9}, "`ema` is None there and 0.9 here"),
+        ({"lr": 0.1, "ema": 0.9}, {"lr": 0.1}, "`ema` is 0.9 there and None here"),
+    ],
+)
+def test_a_checkpoint_of_another_job_is_refused(tmp_path, there, here, says):
+    checkpoint(tmp_path, **there).write(STATE)
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint(tmp_path, **here).read()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", lambda data: b"x" * len(data)])
+def test_where_the_last_one_is_damaged_the_one_before_counts(tmp_path, damage):
+    saved = checkpoint(tmp_path)
+    saved.write({**STATE, "steps": 1})
+    saved.write({**STATE, "steps": 2})
+    assert saved.read()["steps"] == 2
+    saved.path.write_bytes(damage(saved.path.read_bytes()))
+    assert saved.read()["steps"] == 1
+    saved.previous.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"can be read: .*train\.pt: .*train\.previous\.pt: .*Remove"):
+        saved.read()
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path):
+    saved = checkpoint(tmp_path)
+    torch.save({"state": pytest.fail}, saved.path)
+    with pytest.raises(CheckpointError, match="UnpicklingError"):
+        saved.read()
+
+
+OPTIONS = {"epochs": 3, "lr": 0.1, "progress": False}
+MIXED = {"mixup": 0.3, "cutmix": 1.0, "mixup_prob": 0.8}
+CASES = {
+    "plain": {},
+    "accumulated": {"accumulate": 3},
+    "mixed and averaged": {**MIXED, "ema": 0.8},
+    "scaled": {"amp": "float16", "clip_grad": 0.1},
+    "bfloat16, channels last": {"amp": "bfloat16", "channels_last": True},
+    "adamw": {"optimizer": "adamw", "clip_grad": 0.1, "clip_mode": "agc"},
+    "lion": {"optimizer": "lion", "scheduler": "multistep", "decay_milestones": [1.5, 2]},
+    "lookahead": {"optimizer": "lookahead_sgd"},
+}
+
+
+class Stops(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_that_breaks_off_ends_as_if_it_had_not(tmp_path, monkeypatch, case):
+    expected = convolution()
+    log = train(expected, points(), **OPTIONS, **CASES[case])
+    take, taken = Training._take, []
+
+    def breaking(self, batches):
+        take(self, batches)
+        taken.append(1)
+        if len(taken) in (1, 4, 6, 7, 10):
+            raise Stops
+
+    monkeypatch.setattr(Training, "_take", breaking)
+    runs = 0
+    while True:
+        runs += 1
+        model = convolution()
+        try:
+            again = train(model, points(), **OPTIONS, **CASES[case], checkpoint=checkpoint(tmp_path, every=2))
+            break
+        except Stops:
+            torch.rand(3)  # what is drawn elsewhere does not matter
+    assert runs > 3
+    assert torch.equal(weights(model), weights(expected))
+    seen = [(e.number, e.steps, e.loss, e.accuracy, e.lr) for e in again.epochs]
+    assert seen == [(e.number, e.steps, e.loss, e.accuracy, e.lr) for e in log.epochs]
+
+
+def convolution():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(3, 2)
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_writes_a_checkpoint_and_tells_how_to_go_on(tmp_path, monkeypatch, number):
+    expected, model = linear(dropout=0.5), linear(dropout=0.5)
+    train(expected, points(), **OPTIONS)
+    take, before = Training._take, signal.getsignal(number)
+
+    def signalled(self, batches):
+        if self._done == 5:
+            os.kill(os.getpid(), number)
+        take(self, batches)
+
+    monkeypatch.setattr(Training, "_take", signalled)
+    says = rf"stopped by {number.name} after step 6 of 12 of `train`; the checkpoint is .*train\.pt.*--resume"
+    with pytest.raises(StoppedError, match=says) as caught:
+        train(model, points(), **OPTIONS, checkpoint=checkpoint(tmp_path))
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    train(model, points(), **OPTIONS, checkpoint=checkpoint(tmp_path))
+    assert torch.equal(weights(model), weights(expected))
+
+
+def test_a_second_signal_has_its_usual_effect():
+    with stop_requests() as request:
+        signal.raise_signal(signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_thread_does_not_listen_to_signals():
+    seen = []
+
+    def inside():
+        with stop_requests() as request:
+            seen.append(request.signal)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+
+
+def test_a_bad_loss_names_its_step_and_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(DivergedError, match=r"nan at epoch 1, step 3 of 4, .* checkpoint is .*train\.pt, after step 2"):
+        train(linear(), points(bad=40), **OPTIONS, checkpoint=checkpoint(tmp_path, every=1))
+    assert checkpoint(tmp_path).read()["steps"] == 2
+
+
+def test_weights_that_are_not_numbers_are_not_written(tmp_path, monkeypatch):
+    take = Training._take
+
+    def spoiling(self, batches):
+        take(self, batches)
+        if self._done == 4:
+            with torch.no_grad():
+                self._model[2].weight[0, 0] = float("nan")
+
+    monkeypatch.setattr(Training, "_take", spoiling)
+    with pytest.raises(DivergedError, match=r"weights are no longer finite at epoch 1, step 4 of 4.*after step 2"):
+        train(linear(), points(), **OPTIONS, checkpoint=checkpoint(tmp_path, every=2))
+
+
+def test_on_a_device_that_is_seldom_asked_the_step_is_named_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("fxprune.passes.train_watch.CPU_EVERY", 32)
+    with pytest.raises(DivergedError, match=r"loss is nan at epoch 1, step 3 of 4"):
+        train(linear(), points(bad=40), **OPTIONS)
