@@ -20,10 +20,12 @@ from .compress_measure import measure_stages, versions
 from .compress_phases import open_phases
 from .compress_train import prepare, teacher_from_file, train_csgd, train_wide
 from .compress_trim import check_trim, trim
+from .deviation_plot import DEVIATION_PLOT
 from .export_onnx import export_onnx
 from .folder import folder_aside
 from .job import Job
 from .metrics import EVENTS, METRICS
+from .recipe import RECIPE, write_recipe
 from .results import ROWS, SUMMARY, Result
 from .weights import save_weights
 
@@ -31,7 +33,21 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
 WIDE, SNAPPED, ONNX = "wide.safetensors", "snapped.safetensors", "narrow.onnx"
-FILES = (WIDE, SNAPPED, f"{ONNX}.data", ONNX, METRICS, EVENTS, WEIGHTS, PLAN, NETWORK, ROWS, SUMMARY)
+FILES = (
+    WIDE,
+    SNAPPED,
+    f"{ONNX}.data",
+    ONNX,
+    DEVIATION_PLOT,
+    METRICS,
+    EVENTS,
+    RECIPE,
+    WEIGHTS,
+    PLAN,
+    NETWORK,
+    ROWS,
+    SUMMARY,
+)
 
 
 def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
@@ -115,6 +131,7 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             versions=versions(),
         )
         phases.publish(folder)
+        write_recipe(job, folder / RECIPE)
         (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
         (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
     phases.remove()

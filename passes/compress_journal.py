@@ -28,25 +28,29 @@ class Journal:
         """Record an epoch of the wide network."""
         self._record("train", epoch, 0)
 
-    def csgd(self, epoch: Epoch, hook: Csgd) -> None:
-        """Record an epoch of C-SGD, with the deviations within clusters after it."""
+    def csgd(self, epoch: Epoch | None, hook: Csgd, predicted: float) -> None:
+        """Record an epoch of C-SGD, None before the first, with how far clusters are from equal after it."""
         deviation = hook.deviation()
         self._record(
             "csgd",
             epoch,
             self._wide_steps,
             strength=hook.strength,
-            deviation=deviation.largest,
-            median_deviation=deviation.median,
+            deviation_largest=deviation.largest,
+            deviation_median=deviation.median,
+            deviation_predicted=predicted,
         )
 
-    def _record(self, phase: str, epoch: Epoch, before: int, **more: float) -> None:
+    def _record(self, phase: str, epoch: Epoch | None, before: int, **more: float) -> None:
+        if epoch is None:
+            self._metrics.record(phase=phase, epoch=0, step=before, **more)
+            return
         self._metrics.record(
             phase=phase,
             epoch=epoch.number,
             step=before + epoch.steps,
             loss=epoch.loss,
-            accuracy=epoch.accuracy.top1,
+            top1=epoch.accuracy.top1,
             lr=epoch.lr,
             **more,
             images_per_second=epoch.images_per_second,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -124,18 +125,31 @@ def train_csgd(
     *,
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[Epoch, Csgd], None] | None = None,
+    on_epoch: Callable[[Epoch | None, Csgd, float], None] | None = None,
 ) -> Deviation:
-    """Train on until the members of every cluster are equal but for a deviation, which is returned."""
+    """Train on until the members of every cluster are equal but for a deviation, which is returned.
+
+    ``on_epoch`` gets each epoch, None before the first, the hook, and the largest deviation as the law predicts it.
+    """
     hooks: list[Csgd] = []
     rates = csgd_rates(job, data)
+    first: list[float] = []
 
     def hook(optimizer: Optimizer) -> Csgd:
         if job.strength is not None:
             hooks.append(csgd(model, plan, optimizer, job.strength))
         else:
             hooks.append(csgd(model, plan, optimizer, deviation=_deviation(job), lrs=rates))
+        first.append(hooks[-1].deviation().largest)  # of the wide network, also where a checkpoint follows
+        if not (checkpoint and checkpoint.exists()):
+            tell(None)
         return hooks[-1]
+
+    def tell(epoch: Epoch | None) -> None:
+        if on_epoch is not None:
+            taken = rates[: epoch.steps] if epoch else []
+            left = math.prod(1.0 - rate * hooks[-1].strength for rate in taken)
+            on_epoch(epoch, hooks[-1], first[-1] * left)
 
     def skip(step: int) -> None:
         """Let the steps that are left make up for the pull that was not taken."""
@@ -159,7 +173,7 @@ def train_csgd(
         watchers=Watchers(
             make_hook=hook,
             on_skip=skip,
-            on_epoch=_both(_heartbeat(job), on_epoch and (lambda epoch: on_epoch(epoch, hooks[-1]))),
+            on_epoch=_both(_heartbeat(job), tell),
         ),
     )
     return hooks[-1].deviation()

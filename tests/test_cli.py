@@ -23,6 +23,7 @@ from fxprune.passes.weights import save_weights
 
 RESULTS = {
     "metrics.jsonl",
+    "recipe.yaml",
     "wide.safetensors",
     "snapped.safetensors",
     "plan.json",
@@ -329,7 +330,7 @@ def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
     monkeypatch.setattr(compress, "export_onnx", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
-    assert files(place / "out") == RESULTS - {"summary.json", "summary.csv", "metrics.jsonl"}
+    assert files(place / "out") == RESULTS - {"summary.json", "summary.csv", "metrics.jsonl", "recipe.yaml"}
     assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"
 
 

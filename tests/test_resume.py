@@ -217,3 +217,12 @@ def test_what_does_not_decide_the_weights_may_differ(unfinished):
 def test_resume_without_a_checkpoint_begins(tmp_path, undisturbed):
     compress(tmp_path, resume="auto")
     assert (tmp_path / "narrow.onnx").read_bytes() == (undisturbed / "narrow.onnx").read_bytes()
+
+
+def test_the_records_hold_the_law_of_the_deviation(undisturbed):
+    records = [record for record in numbers(undisturbed) if record["phase"] == "csgd"]
+    assert [(record["epoch"], record["step"]) for record in records] == [(0, 12), (1, 18), (2, 24)]
+    for record in records:
+        # the unit, the size of the weights, changes a little in 12 steps of training
+        assert record["deviation_largest"] == pytest.approx(record["deviation_predicted"], rel=0.5)
+    assert records[-1]["deviation_predicted"] == pytest.approx(1e-3, rel=1e-6)  # the root of a product of 12 factors
