@@ -40,7 +40,7 @@ RULES: dict[torch._ops.OpOverload, Entry] = {}
 
 
 def rule(*names: str, moves: bool = False, weighs: bool = False, makes: bool = False) -> Callable[[R], R]:
-    """Register a rule for ATen operators named as ``packet`` or ``packet.overload``.
+    """Register a rule for ATen operators named as ``packet`` or ``packet.overload``; others as ``library::packet``.
 
     A bare packet name stands for every overload. Names that the installed PyTorch does not have are passed over, since
     operators come and go between its versions; a name registered twice is an error.
@@ -48,8 +48,9 @@ def rule(*names: str, moves: bool = False, weighs: bool = False, makes: bool = F
 
     def register(function: R) -> R:
         for name in names:
-            packet_name, _, overload = name.partition(".")
-            packet = getattr(torch.ops.aten, packet_name, None)
+            space, _, rest = name.rpartition("::")
+            packet_name, _, overload = rest.partition(".")
+            packet = getattr(getattr(torch.ops, space or "aten"), packet_name, None)
             if packet is None:
                 continue
             for each in [overload] if overload else packet.overloads():
