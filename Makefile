@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types export bench coverage clean
+.PHONY: help demo test lint types export bench coverage results clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -18,6 +18,7 @@ help:
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
+	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make clean    remove everything that was made, but not .venv'
 
 demo: $(READY)
@@ -46,6 +47,9 @@ bench: out/network.json
 
 coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
+
+results: $(READY)
+	$(BIN)/python -m benchmarks.results $(ARGS)
 
 out/network.json:
 	$(MAKE) demo

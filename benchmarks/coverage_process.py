@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Imported once, in the process that all others are forked from: 10 s for each of them saved, and all of them run the
 # sources as they were at the start.
-PRELOAD = ["onnxscript", "onnxruntime", "fxprune.passes.export_onnx", "benchmarks.coverage_check"]
+PRELOAD = ("onnxscript", "onnxruntime", "fxprune.passes.export_onnx", "benchmarks.coverage_check")
 
 # A process that has closed its end has told everything; threads of a library may keep it from leaving.
 SECONDS_TO_LEAVE = 10.0
@@ -82,6 +82,7 @@ def run_each(
     limits: Limits,
     *,
     jobs: int = 1,
+    preload: Sequence[str] = PRELOAD,
 ) -> Iterator[tuple[T, Facts]]:
     """Each task with the facts that its process told, in the order in which they end.
 
@@ -91,9 +92,10 @@ def run_each(
         tasks: task, and the file that takes what its process prints.
         limits: for each of them.
         jobs: how many at a time.
+        preload: modules that hold what ``work`` needs.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(list(preload))
     waiting, running = iter(tasks), dict[Any, _Running[T]]()
     try:
         while True:

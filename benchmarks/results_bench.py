@@ -1,0 +1,101 @@
+"""What the arms of a seed work with: one split of the data, one recipe, one wide network."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.cost import cost
+from fxprune.coupling import Coupling
+from fxprune.files import written_aside
+from fxprune.models_zoo.cifar_resnet import resnet20
+from fxprune.models_zoo.data import Data
+
+from .results_settings import Arm, Settings, digest
+from .results_train import fit, score
+
+
+@dataclass(frozen=True)
+class Task:
+    """One arm with one seed, in one process.
+
+    Attributes:
+        arm: what to do.
+        seed: of the split, the first weights, the order of the images.
+        settings: the common recipe.
+        cache: folder of the wide networks, which the arms of a seed share.
+        threads: of torch.
+    """
+
+    arm: Arm
+    seed: int
+    settings: Settings
+    cache: Path
+    threads: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What the arms work with: the task, its data, how to tell, and the trims so far: (changed, error in float64)."""
+
+    task: Task
+    data: Data
+    tell: Callable[..., None]
+    trims: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def more(self) -> float:
+        """Epochs after the first ones."""
+        return self.task.settings.more_epochs
+
+    def network(self, width: float) -> nn.Module:
+        """A fresh network; ``width`` is relative to the wide one."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.task.seed)
+            return resnet20(num_classes=self.data.num_classes, in_chans=1, width=width * self.task.settings.width)
+
+    def couple(self, model: nn.Module) -> Coupling:
+        """The analysis of any of the networks, in evaluation mode."""
+        size = self.task.settings.image_size
+        return fxprune.couple(model.eval(), torch.empty(2, 1, size, size, device="meta"))
+
+    def train(self, model: nn.Module, epochs: float, *, phase: int, hook: Any = None) -> None:
+        """Train after the first epochs; each phase shows the images in an order of its own."""
+        settings = self.task.settings
+        fit(model, self.data, settings, epochs=epochs, lr=settings.more_lr, seed=self._seed(phase), hook=hook)
+
+    def fresh(self, width: float, epochs: float) -> nn.Module:
+        """A network of this width, trained from its first weights."""
+        model, settings = self.network(width), self.task.settings
+        fit(model, self.data, settings, epochs=epochs, lr=settings.lr, seed=self._seed(0))
+        return model
+
+    def wide(self, width: float = 1.0) -> nn.Module:
+        """The network after W epochs; the first arm that asks trains it, the others find it on disk."""
+        task = self.task
+        name = f"{digest(Arm('first', str(width)), task.settings)}-{task.seed}-{torch.__version__}.pt"
+        task.cache.mkdir(parents=True, exist_ok=True)
+        with open(task.cache / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (task.cache / name).exists():
+                trained = self.fresh(width, task.settings.wide_epochs)
+                with written_aside(task.cache / name) as path:
+                    torch.save(trained.state_dict(), path)
+        model = self.network(width)
+        model.load_state_dict(torch.load(task.cache / name, weights_only=True))
+        return model.eval()
+
+    def tell_final(self, model: nn.Module) -> None:
+        """How good and how large the arm's network is in the end."""
+        last, size = score(model, self.data), cost(self.couple(model))
+        self.tell(top1=last.top1, loss=last.loss, parameters=size.params, macs=size.macs // 2)  # a batch of two
+
+    def _seed(self, phase: int) -> int:
+        return 1000 * self.task.seed + phase

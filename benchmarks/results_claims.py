@@ -1,0 +1,115 @@
+"""Each claim of the paper, the two numbers that it compares, and a verdict that the seeds give, not we."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from .results_journal import Row
+from .results_settings import Arm
+
+Found = Mapping[Arm, Sequence[Row]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison of the top-1 of two arms, seed by seed.
+
+    Attributes:
+        first: the arm that the claim says is the better one.
+        second: its rival.
+        equal: whether the claim is that the first is no worse, rather than better.
+        column: which number of a row to compare.
+        of: the same for the second arm.
+    """
+
+    first: Arm
+    second: Arm
+    equal: bool = False
+    column: str = "top1"
+    of: str = "top1"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper and how it is put to the test."""
+
+    title: str
+    pairs: tuple[Pair, ...]
+
+
+def _both(first: str, second: str) -> tuple[Pair, ...]:
+    return tuple(Pair(Arm(first, keep), Arm(second, keep)) for keep in ("5/8", "1/2"))
+
+
+CLAIMS = (
+    Claim(
+        "No fine-tuning is needed: trimmed and left alone, C-SGD is no worse than the wide network",
+        tuple(Pair(Arm("csgd", keep), Arm("wide", "1"), equal=True) for keep in ("5/8", "1/2")),
+    ),
+    Claim(
+        "No fine-tuning is needed: C epochs of C-SGD are no worse than half of them and half of fine-tuning",
+        (Pair(Arm("csgd", "5/8"), Arm("finetuned", "5/8"), equal=True),),
+    ),
+    Claim(
+        "C-SGD beats a merge of the same clusters without it",
+        tuple(Pair(Arm("csgd", keep), Arm("merged", keep), of="trimmed") for keep in ("5/8", "1/2")),
+    ),
+    Claim("C-SGD beats a merge of the same clusters and C epochs of fine-tuning", _both("csgd", "merged")),
+    Claim("C-SGD beats the narrow network trained from scratch", _both("csgd", "scratch")),
+    Claim("C-SGD beats magnitude (L1) pruning and fine-tuning", _both("csgd", "l1")),
+    Claim("C-SGD beats zeroing-out by group Lasso, with its fine-tuning", _both("csgd", "lasso")),
+    Claim("Clusters by k-means beat even ones", _both("csgd", "even")),
+    Claim("Clusters by k-means beat imbalanced ones", _both("csgd", "imbalanced")),
+    Claim("Clusters from all layers of a group beat those of its first layer", _both("csgd", "pacesetter")),
+    Claim("A wider network, squeezed, beats the plain one", (Pair(Arm("squeezed", "1/2"), Arm("scratch", "1/2")),)),
+    Claim("Three stages beat one shot", (Pair(Arm("staged", "5/8"), Arm("csgd", "5/8")),)),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second over the seeds that both have.
+
+    Attributes:
+        seeds: how many.
+        mean: of the differences, in shares of the test images.
+        half: half the width of the 95 % interval of the mean (Student's t); inf with one seed.
+    """
+
+    seeds: int
+    mean: float
+    half: float
+
+    def verdict(self, equal: bool) -> str:
+        """What the interval says of a claim that the first is better, or is no worse."""
+        if self.seeds < 2:
+            return "no verdict yet"
+        if self.mean - self.half > 0.0:
+            return "shown, and better" if equal else "shown"
+        if self.mean + self.half < 0.0:
+            return "contradicted"
+        return "not contradicted: no difference beyond the spread" if equal else "not shown"
+
+
+def difference(pair: Pair, found: Found, least: float) -> Difference | None:
+    """None where no seed has both.
+
+    Args:
+        pair: what to compare.
+        found: rows by arm.
+        least: what the differences are taken to spread by at least; seeds that happen to agree prove little.
+    """
+    from scipy.stats import t
+
+    first = {row.seed: getattr(row, pair.column) for row in found.get(pair.first, ())}
+    second = {row.seed: getattr(row, pair.of) for row in found.get(pair.second, ())}
+    both = [first[seed] - second[seed] for seed in first if second.get(seed) is not None and first[seed] is not None]
+    if not both:
+        return None
+    if len(both) == 1:
+        return Difference(1, both[0], math.inf)
+    spread = max(stdev(both), least)
+    return Difference(len(both), mean(both), float(t.ppf(0.975, len(both) - 1)) * spread / math.sqrt(len(both)))

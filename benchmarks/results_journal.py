@@ -1,0 +1,130 @@
+"""Results in the very table that is committed, a line per arm and seed: a later run only adds what is missing.
+
+The file is written whole after each arm; a result counts as long as the digest of its arm and settings is today's.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fxprune.files import write_text
+
+from .results_settings import Arm, Settings, digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What came of one arm with one seed; None where the arm has no such number.
+
+    Attributes:
+        arm: name of the arm.
+        keep: its share of the channels.
+        seed: of everything in it.
+        digest: of the arm and the settings.
+        top1: of the final network, on the test images, 0 to 1.
+        loss: mean cross-entropy of the final network on the test images.
+        before: top-1 of the network as it was trained, just before the trim.
+        trimmed: top-1 just after the trim.
+        changed: test images that get another class by the trim; from the snapped network in C-SGD.
+        changed_by_snap: test images that get another class by the snap.
+        deviation: of the clusters after C-SGD; after Lasso, the largest row that should be zero over the mean row.
+        snap_change: largest relative change of a row, running statistics included, by the snap.
+        error64: narrow against snapped network in float64, relative.
+        parameters: of the final network.
+        macs: of the final network, for one image.
+        sgd_ms: milliseconds of a step of plain SGD.
+        csgd_ms: milliseconds of a step of C-SGD.
+        train_seconds: wall clock of the arm on a machine that does other things, too.
+        error: why there is no result; empty if there is one.
+    """
+
+    arm: str
+    keep: str
+    seed: int
+    digest: str
+    top1: float | None = None
+    loss: float | None = None
+    before: float | None = None
+    trimmed: float | None = None
+    changed: int | None = None
+    changed_by_snap: int | None = None
+    deviation: float | None = None
+    snap_change: float | None = None
+    error64: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    sgd_ms: float | None = None
+    csgd_ms: float | None = None
+    train_seconds: float | None = None
+    error: str = ""
+
+
+def row_of(arm: Arm, seed: int, settings: Settings, facts: Mapping[str, Any]) -> Row:
+    """Row from what an arm told; what has no column is left out."""
+    known = {field.name: facts[field.name] for field in fields(Row) if field.name in facts}
+    return Row(arm=arm.name, keep=arm.keep, seed=seed, digest=digest(arm, settings), **known)
+
+
+class Journal:
+    """The rows of a file, newest result of each (arm, keep, seed)."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there."""
+        self._path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        rows = [_parse(line) for line in csv.DictReader(io.StringIO(text))]
+        self._rows = {(row.arm, row.keep, row.seed): row for row in rows}
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them, in the order of the file."""
+        return list(self._rows.values())
+
+    def add(self, row: Row) -> None:
+        """Take a result in and write the file."""
+        self._rows[row.arm, row.keep, row.seed] = row
+        write_text(self._path, to_csv(self.rows))
+
+    def current(self, arms: Iterable[Arm], settings: Settings) -> dict[Arm, list[Row]]:
+        """Arm -> its rows of these settings, failed ones left out, by seed."""
+        found: dict[Arm, list[Row]] = {}
+        for arm in arms:
+            wanted = digest(arm, settings)
+            rows = [row for row in self.rows if row.digest == wanted and not row.error]
+            found[arm] = sorted(rows, key=lambda row: row.seed)
+        return found
+
+    def missing(self, arms: Iterable[Arm], seeds: Iterable[int], settings: Settings) -> list[tuple[Arm, int]]:
+        """What has no result of these settings: all arms of the first seed, then those of the next."""
+        arms = list(arms)
+        done = {(arm, row.seed) for arm, rows in self.current(arms, settings).items() for row in rows}
+        return [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """Header and one line per row, by seed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in sorted(rows, key=lambda row: row.seed):
+        writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _parse(line: Mapping[str, str]) -> Row:
+    values: dict[str, Any] = {}
+    for field in fields(Row):
+        text = line.get(field.name) or ""
+        kind = {"int": int, "int | None": int, "float | None": float}.get(str(field.type), str)
+        if text or kind is str:
+            values[field.name] = kind(text)
+    return Row(**values)

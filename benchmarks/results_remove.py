@@ -1,0 +1,133 @@
+"""Pruning by removal, with the same coupling and the same rewrite as C-SGD: what the baselines do.
+
+A channel is removed by way of a merge: its columns are zero and its rows those of a channel that stays, so the merge
+adds nothing to that channel's columns, and the narrow network is the wide one with the channel's map set to zero.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.optim import Optimizer
+
+import fxprune
+from fxprune.coupling import Axis, Coupling, Group
+from fxprune.plans import Plan
+
+Gone = Mapping[str, NDArray[np.int64]]
+
+
+def weakest(coupling: Coupling, keep: float) -> Gone:
+    """Group -> the channels that go: those with the smallest L1 norm (Li et al. 2017), as many as C-SGD would merge.
+
+    The norm of a channel is summed over all its tied rows in convolution weights, each layer's norms scaled to a mean
+    of 1, so that no layer of a group outvotes another.
+    """
+    model = coupling.model()
+    assert model is not None
+    parameters = dict(model.named_parameters())
+    gone = {}
+    for name, (before, after) in fxprune.plan(coupling, keep, method="even").widths.items():
+        norms = np.zeros(before)
+        for axis in coupling.groups[name].tied:
+            if axis.parameter in parameters and parameters[axis.parameter].dim() > 1:
+                rows = _rows(parameters[axis.parameter].detach(), axis).abs().flatten(1).sum(1).double().numpy()
+                norms += rows / rows.mean()
+        if after < before:
+            gone[name] = np.sort(np.argsort(norms, kind="stable")[: before - after])
+    return gone
+
+
+def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
+    """The network without these channels: what ``model`` computes when their maps are zero.
+
+    Args:
+        model: the wide network; not changed.
+        coupling: its analysis.
+        gone: at least one channel of each group stays; no group is balanced.
+    """
+    bent = copy.deepcopy(model)
+    tensors = {**dict(bent.named_parameters()), **dict(bent.named_buffers())}
+    clusters = {}
+    with torch.no_grad():
+        for name, out in gone.items():
+            group = coupling.groups[name]
+            stays = np.setdiff1d(np.arange(group.width), out)
+            clusters[name] = np.zeros(group.width, np.int64)
+            clusters[name][stays] = np.arange(len(stays))
+            for axis in group.readers:
+                _view(tensors, axis)[torch.as_tensor(axis.positions[out].ravel())] = 0.0
+            for axis in group.tied:
+                view = _view(tensors, axis)
+                view[torch.as_tensor(axis.positions[out])] = view[torch.as_tensor(axis.positions[stays[0]])]
+    return fxprune.narrow(bent, Plan(coupling, clusters, "removal"))
+
+
+class Lasso:
+    """Group Lasso on the channels that are to go: after each step, row <- row * max(0, 1 - lr * strength / |row|).
+
+    Every row of every tied parameter is a group of its own. The strength is such that the pull alone would bring the
+    longest of them to zero after two thirds of the steps, weighted by their learning rates. (Wen et al. 2016 by
+    subgradient; the proximal step reaches zero exactly.)
+    """
+
+    def __init__(self, model: nn.Module, coupling: Coupling, gone: Gone, optimizer: Optimizer, rates: Sequence[float]):
+        """Hook into the optimizer; a context manager takes the hook off again."""
+        self._parameters = dict(model.named_parameters())
+        self._axes = [
+            (axis, torch.as_tensor(axis.positions[out].ravel()))
+            for group, out in _groups(coupling, gone)
+            for axis in group.tied
+            if axis.parameter in self._parameters
+        ]
+        self._strengths = [1.5 * float(norms.max()) / sum(rates) for norms in self._norms()]
+        self._handle = optimizer.register_step_post_hook(self._shrink)
+
+    def left(self) -> float:
+        """Largest norm of a row that should be zero, over the root mean square norm of the rows of its parameter."""
+        worst = 0.0
+        for (axis, _), norms in zip(self._axes, self._norms(), strict=True):
+            rows = _norms_of(_view(self._parameters, axis))
+            worst = max(worst, float(norms.max() / rows.square().mean().sqrt()))
+        return worst
+
+    def __enter__(self) -> Lasso:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle.remove()
+
+    def _norms(self) -> Iterator[Tensor]:
+        for axis, positions in self._axes:
+            yield _norms_of(_view(self._parameters, axis)[positions])
+
+    @torch.no_grad()
+    def _shrink(self, optimizer: Optimizer, *_: object) -> None:
+        lr = float(optimizer.param_groups[0]["lr"])
+        for (axis, positions), norms, strength in zip(self._axes, self._norms(), self._strengths, strict=True):
+            shrink = (1.0 - lr * strength / norms.clamp(min=1e-12)).clamp(min=0.0)
+            view = _view(self._parameters, axis)
+            view[positions] = view[positions] * shrink.view(-1, *[1] * (view.dim() - 1))
+
+
+def _groups(coupling: Coupling, gone: Gone) -> Iterator[tuple[Group, NDArray[np.int64]]]:
+    for name, out in gone.items():
+        yield coupling.groups[name], out
+
+
+def _view(tensors: Mapping[str, Tensor], axis: Axis) -> Tensor:
+    return tensors[axis.parameter].movedim(axis.dim, 0)
+
+
+def _norms_of(rows: Tensor) -> Tensor:
+    return rows.detach().reshape(len(rows), -1).norm(dim=1)
+
+
+def _rows(tensor: Tensor, axis: Axis) -> Tensor:
+    """[width, occurrences, ...]."""
+    return tensor.movedim(axis.dim, 0)[torch.as_tensor(axis.positions)]

@@ -1,0 +1,243 @@
+"""What all rows come to, as a page for people: what was run, the numbers, and a verdict under each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from statistics import mean, stdev
+
+from .results_claims import CLAIMS, Claim, Difference, Found, Pair, difference
+from .results_journal import Journal, Row
+from .results_settings import Arm, Settings
+
+# Training and test images: a fifth is kept for testing, another fifth for each seed.
+IMAGES = {"mnist5k": (4000, 1000), "digits": (1437, 360)}
+
+HEAD = """# C-SGD against its rivals
+
+ResNet-20 with {widths} channels on {data}, {train} training and {test} test images of {size}x{size} grey pixels, all
+used; a seed decides the split, the first weights and the order of the images. This is a small and easy data set:
+one test image is {image:.2f} % of top-1, and what is measured here need not hold elsewhere.
+
+- **Equal epochs.** Every arm is trained for {total:g} epochs in all. The wide network gets W = {wide:g} epochs; each
+  arm goes on from that same network for C = {more:g} more, with C-SGD or without. What is trained from scratch gets
+  W + C under one schedule.
+- **One recipe.** SGD, Nesterov momentum {momentum:g}, batch {batch}, weight decay {decay:g}, shifts by up to {shift}
+  pixel(s); learning rate up to {lr:g} in the first W epochs and in networks from scratch, {more_lr:g} in every later
+  phase; each phase rises over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an arm by itself.
+- **C-SGD** ends at a deviation of {deviation:g} between the members of a cluster, from which the pull is solved for.
+- **Removal** in L1 and Lasso goes through the same coupling and the same rewrite: a channel goes from all layers tied
+  to it at once, and as many go as C-SGD merges.
+- **Spread** is the sample standard deviation over seeds, {seeds}. Arms are compared seed by seed; a
+  difference counts where the 95 % interval of its mean (Student's t, paired) leaves out 0, and the spread is taken to
+  be one image at least. Of a few seeds that interval is wide: *not shown* means that these runs cannot tell, not that
+  two arms are equal. The comparisons are many and the intervals are not corrected for that: one in twenty would leave
+  out 0 by chance.
+
+`make results` runs what is missing in `results.csv`, which holds every number, and writes both files;
+`make results ARGS='--seeds 5'` adds seeds, `make results ARGS=--quick` takes a few minutes and writes elsewhere.
+"""
+
+LABELS = {
+    "wide": "wide, plain SGD throughout",
+    "scratch": "narrow, from scratch",
+    "csgd": "C-SGD, k-means",
+    "even": "C-SGD, even clusters",
+    "imbalanced": "C-SGD, imbalanced clusters",
+    "pacesetter": "C-SGD, clusters of the first layer alone",
+    "staged": "C-SGD in stages, 13/16, 11/16, 5/8",
+    "finetuned": "C-SGD for C/2, fine-tuned for C/2",
+    "squeezed": "half as wide again, squeezed by C-SGD",
+    "l1": "L1 pruning, fine-tuned",
+    "lasso": "group Lasso for C/2, fine-tuned for C/2",
+    "merged": "merged without C-SGD, fine-tuned",
+}
+_CSGD = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", "squeezed")
+_COLUMNS = ("arm", "width", "seeds", "top-1", "test loss", "before the trim", "after the trim", "parameters", "MACs")
+_DIFFERENCE = ("difference", "width", "top-1, mean and 95 %", "test loss", "seeds", "verdict on top-1")
+_TRIM = ("arm", "width", "seeds", "changed by the trim", "float64", "changed by the snap", "deviation", "snap change")
+
+
+def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
+    """The page.
+
+    Args:
+        journal: what was measured.
+        arms: rows of the table, in their order.
+        settings: results of other settings do not count.
+    """
+    found = journal.current(arms, settings)
+    images = IMAGES[settings.data][1]
+    trained = [arm for arm in arms if found[arm] and arm.name in LABELS]
+    csgd = [arm for arm in trained if arm.name in _CSGD]
+    parts = [
+        _head(settings, found),
+        "## In short\n",
+        _table(("claim", "width", "verdict"), _verdicts(found, csgd, images)),
+        "## All arms\n",
+        "Mean and spread. *Before* and *after the trim* are the network just before and just after channels went, in "
+        "stages those of the last one; *top-1* and *test loss* are the network at the very end.\n",
+        _table(_COLUMNS, (_row(arm, found[arm]) for arm in trained)),
+        "## Claims\n",
+        _trim_claim(found, csgd),
+        _time_claim(found),
+        *(_claim(claim, found, images) for claim in CLAIMS),
+    ]
+    failures = [row for row in journal.rows if row.error]
+    if failures:
+        parts += ["## Failed\n", _table(("arm", "seed", "error"), ((_name(r), str(r.seed), r.error) for r in failures))]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(settings: Settings, found: Found) -> str:
+    train, test = IMAGES[settings.data]
+    counts = sorted({len(rows) for rows in found.values()})
+    return HEAD.format(
+        widths="-".join(str(round(settings.width * channels)) for channels in (16, 32, 64)),
+        data=settings.data,
+        train=f"{train:,}",
+        test=f"{test:,}",
+        size=settings.image_size,
+        image=100 / test,
+        total=settings.wide_epochs + settings.more_epochs,
+        wide=settings.wide_epochs,
+        more=settings.more_epochs,
+        momentum=settings.momentum,
+        batch=settings.batch_size,
+        decay=settings.weight_decay,
+        shift=settings.image_size // 16,
+        lr=settings.lr,
+        more_lr=settings.more_lr,
+        warmup=settings.warmup,
+        deviation=settings.deviation,
+        seeds=f"{counts[-1]} of them" if len(counts) == 1 else f"up to {counts[-1]} of them so far",
+    )
+
+
+def _row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
+    wide = f"{LABELS[arm.name]}", arm.keep, str(len(rows))
+    return (
+        *wide,
+        _percent([row.top1 for row in rows]),
+        _spread([row.loss for row in rows], "{:.3f}"),
+        _percent([row.before for row in rows]) if arm.name != "wide" else "",
+        _percent([row.trimmed for row in rows]),
+        "" if rows[0].parameters is None else f"{rows[0].parameters / 1e3:.1f} k",
+        "" if rows[0].macs is None else f"{rows[0].macs / 1e6:.2f} M",
+    )
+
+
+def _verdicts(found: Found, csgd: Sequence[Arm], images: int) -> Iterator[Sequence[str]]:
+    """One line per comparison."""
+    if rows := [row for arm in csgd for row in found[arm]]:
+        yield "The trim costs nothing", "all", _trim_verdict(rows)
+    if ratios := _ratios(found):
+        yield "C-SGD is as fast as SGD", "5/8", _time_verdict(ratios)
+    for claim in CLAIMS:
+        for pair, gap, verdict in _gaps(claim, found, images):
+            yield claim.title, pair.first.keep, f"{verdict} ({_points(gap)})"
+
+
+def _trim_claim(found: Found, arms: Sequence[Arm]) -> str:
+    rows = [row for arm in arms for row in found[arm]]
+    if not rows:
+        return ""
+    changed, snapped = (sum(getattr(row, name) or 0 for row in rows) for name in ("changed", "changed_by_snap"))
+    worst = max(row.error64 or 0.0 for row in rows)
+    table = _table(_TRIM, (_trim_row(arm, found[arm]) for arm in arms))
+    return (
+        f"### The trim costs nothing\n\n**{_trim_verdict(rows).capitalize()}**: in {len(rows)} networks the trim "
+        f"changed the class of {changed} test images; in float64 the outputs differ by {worst:.1g} at most. Before it, "
+        "the snap sets the members of a cluster to their mean, running statistics included; it changed the class of "
+        f"{snapped}. Worst of the seeds:\n\n{table}"
+    )
+
+
+def _trim_verdict(rows: Sequence[Row]) -> str:
+    # 1e-9: far above what float64 rounds, far below what a wrong merge moves
+    exact = all(row.changed == 0 and (row.error64 or 0.0) <= 1e-9 for row in rows)
+    return "shown" if exact else "contradicted"
+
+
+def _trim_row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
+    def worst(name: str, form: str) -> str:
+        values = [value for row in rows if (value := getattr(row, name)) is not None]
+        return form.format(max(values)) if values else ""
+
+    return (
+        *(LABELS[arm.name], arm.keep, str(len(rows))),
+        *(worst("changed", "{}"), worst("error64", "{:.1e}"), worst("changed_by_snap", "{}")),
+        *(worst("deviation", "{:.1e}"), worst("snap_change", "{:.1e}")),
+    )
+
+
+def _time_claim(found: Found) -> str:
+    rows = [row for arm in found for row in found[arm] if row.sgd_ms and row.csgd_ms]
+    if not rows:
+        return ""
+    times = mean(row.sgd_ms or 0.0 for row in rows), mean(row.csgd_ms or 0.0 for row in rows)
+    return (
+        f"### C-SGD is as fast as SGD\n\n**{_time_verdict(_ratios(found)).capitalize()}**, within 5 %: a step takes "
+        f"{_spread(_ratios(found), '{:.3f}')} times as long as one of plain SGD ({times[1]:.0f} and {times[0]:.0f} ms; "
+        "medians of 60 steps each, in turns in one process on one CPU thread). What the hook adds does not depend on "
+        "the number of images in a step: the ratio falls with larger batches and images.\n"
+    )
+
+
+def _ratios(found: Found) -> list[float]:
+    return [row.csgd_ms / row.sgd_ms for arm in found for row in found[arm] if row.sgd_ms and row.csgd_ms]
+
+
+def _time_verdict(ratios: Sequence[float]) -> str:
+    return "shown" if max(ratios) < 1.05 else "not shown" if min(ratios) < 1.05 else "contradicted"
+
+
+def _claim(claim: Claim, found: Found, images: int) -> str:
+    rows = [
+        (_pair_name(pair), pair.first.keep, _points(gap), _loss(pair, found), str(gap.seeds), f"**{verdict}**")
+        for pair, gap, verdict in _gaps(claim, found, images)
+    ]
+    return f"### {claim.title}\n\n{_table(_DIFFERENCE, rows)}" if rows else ""
+
+
+def _gaps(claim: Claim, found: Found, images: int) -> Iterator[tuple[Pair, Difference, str]]:
+    for pair in claim.pairs:
+        gap = difference(pair, found, least=1.0 / images)
+        if gap is not None:
+            yield pair, gap, gap.verdict(pair.equal)
+
+
+def _pair_name(pair: Pair) -> str:
+    second = "merged without C-SGD, left alone" if pair.of == "trimmed" else LABELS[pair.second.name]
+    return f"{LABELS[pair.first.name]} minus {second}"
+
+
+def _points(gap: Difference) -> str:
+    return f"{100 * gap.mean:+.2f}" + (f" ± {100 * gap.half:.2f}" if gap.seeds > 1 else "") + " points"
+
+
+def _loss(pair: Pair, found: Found) -> str:
+    gap = None if pair.of != "top1" else difference(replace(pair, column="loss", of="loss"), found, least=0.0)
+    return "" if gap is None else f"{gap.mean:+.3f}" + (f" ± {gap.half:.3f}" if gap.seeds > 1 else "")
+
+
+def _name(row: Row) -> str:
+    return f"{row.arm} {row.keep}"
+
+
+def _percent(values: Sequence[float | None]) -> str:
+    return _spread([None if value is None else 100 * value for value in values], "{:.2f}", " %")
+
+
+def _spread(values: Iterable[float | None], form: str, unit: str = "") -> str:
+    """Mean and sample standard deviation; nothing where there is no value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    text: Callable[[float], str] = form.format
+    return text(mean(known)) + (f" ± {text(stdev(known))}" if len(known) > 1 else "") + unit
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

@@ -1,0 +1,150 @@
+"""What each arm does: all start from the same wide network of their seed, and are trained for as many epochs in all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import fxprune
+from fxprune.models_zoo.data import load_data
+
+from .results_bench import Bench, Task
+from .results_clock import step_times
+from .results_remove import Lasso, remove, weakest
+from .results_squeeze import pacesetter, squeeze
+from .results_train import score
+
+Facts = dict[str, Any]
+
+# The wider network that is squeezed to the width that its rival has from the start.
+WIDER = 1.5
+# Shares of the channels after each stage, up to the last one, which the arm names.
+STAGES = (13 / 16, 11 / 16)
+
+
+def run(task: Task, tell: Callable[..., None]) -> None:
+    """Train one arm and tell what came of it: columns of ``results_journal.Row``."""
+    torch.set_num_threads(task.threads)
+    settings = task.settings
+    data = load_data(settings.data, image_size=settings.image_size, batch_size=settings.batch_size, seed=task.seed)
+    start = time.perf_counter()
+    ARMS[task.arm.name](Bench(task, data, tell))
+    tell(train_seconds=time.perf_counter() - start)
+
+
+def train_wide(bench: Bench) -> None:
+    """The wide network, W + C epochs of plain SGD."""
+    model = bench.wide()
+    bench.tell(before=score(model, bench.data).top1)
+    bench.train(model, bench.more, phase=1)
+    bench.tell_final(model)
+
+
+def train_scratch(bench: Bench) -> None:
+    """The narrow network from its first weights, W + C epochs under one cosine."""
+    bench.tell_final(bench.fresh(bench.task.arm.share, bench.task.settings.wide_epochs + bench.more))
+
+
+def train_csgd(bench: Bench, method: str = "kmeans", finetune: float = 0.0) -> None:
+    """W epochs plain, C epochs of C-SGD, trim; a share of C may go to fine-tuning instead."""
+    model = bench.wide()
+    plan = fxprune.plan(bench.couple(model), bench.task.arm.share, method=method, seed=bench.task.seed)
+    small = squeeze(bench, model, plan, bench.more * (1.0 - finetune), phase=1)
+    if finetune:
+        bench.train(small, bench.more * finetune, phase=2)
+    bench.tell_final(small)
+
+
+def train_pacesetter(bench: Bench) -> None:
+    """C-SGD with clusters that the first layer of each group decides alone."""
+    model = bench.wide()
+    plan = pacesetter(bench.couple(model), bench.task.arm.share, bench.task.seed)
+    bench.tell_final(squeeze(bench, model, plan, bench.more, phase=1))
+
+
+def train_staged(bench: Bench) -> None:
+    """C-SGD and trim in three stages of C / 3 epochs, each narrower than the last."""
+    model: nn.Module = bench.wide()
+    first = bench.couple(model)
+    shares = [*STAGES, bench.task.arm.share]
+    widths = [{k: after for k, (_, after) in fxprune.plan(first, s, method="even").widths.items()} for s in shares]
+    for stage, after in enumerate(widths):
+        plan = fxprune.plan(bench.couple(model), widths=after, seed=bench.task.seed)
+        model = squeeze(bench, model, plan, bench.more / len(widths), phase=1 + stage)
+    bench.tell_final(model)
+
+
+def train_squeezed(bench: Bench) -> None:
+    """A network wider than the arm's width by half, W epochs, brought to that width by C-SGD in C epochs."""
+    width = bench.task.arm.share
+    model = bench.wide(width * WIDER)
+    plan = fxprune.plan(bench.couple(model), 1.0 / WIDER, seed=bench.task.seed)
+    bench.tell_final(squeeze(bench, model, plan, bench.more, phase=1))
+
+
+def train_l1(bench: Bench) -> None:
+    """W epochs, removal of the channels with the smallest L1 norm, C epochs of fine-tuning."""
+    model = bench.wide()
+    coupling = bench.couple(model)
+    small = remove(model, coupling, weakest(coupling, bench.task.arm.share))
+    _finetune(bench, model, small, bench.more, phase=1)
+
+
+def train_merged(bench: Bench) -> None:
+    """W epochs, the same clusters as C-SGD merged as they are, C epochs of fine-tuning."""
+    model = bench.wide()
+    plan = fxprune.plan(bench.couple(model), bench.task.arm.share, seed=bench.task.seed)
+    _finetune(bench, model, fxprune.narrow(model, plan), bench.more, phase=1)
+
+
+def train_lasso(bench: Bench) -> None:
+    """W epochs, C / 2 with group Lasso on the channels with the smallest L1 norm, removal, C / 2 of fine-tuning."""
+    model = bench.wide()
+    coupling = bench.couple(model)
+    gone = weakest(coupling, bench.task.arm.share)
+    hooks: list[Lasso] = []
+
+    def hook(optimizer: Optimizer, rates: Sequence[float]) -> Lasso:
+        hooks.append(Lasso(model, coupling, gone, optimizer, rates))
+        return hooks[0]
+
+    bench.train(model, bench.more / 2, phase=1, hook=hook)
+    bench.tell(deviation=hooks[0].left())
+    _finetune(bench, model, remove(model, coupling, gone), bench.more / 2, phase=2)
+
+
+def _finetune(bench: Bench, model: nn.Module, small: nn.Module, epochs: float, *, phase: int) -> None:
+    before, trimmed = score(model, bench.data), score(small, bench.data)
+    bench.tell(before=before.top1, trimmed=trimmed.top1, changed=before.changed(trimmed))
+    bench.train(small, epochs, phase=phase)
+    bench.tell_final(small)
+
+
+def measure_clock(bench: Bench) -> None:
+    """Seconds of a step of C-SGD and of plain SGD, side by side."""
+    model = bench.wide()
+    plan = fxprune.plan(bench.couple(model), bench.task.arm.share, seed=bench.task.seed)
+    plain, pulled = step_times(model, plan, bench.data, bench.task.settings)
+    bench.tell(sgd_ms=1e3 * plain, csgd_ms=1e3 * pulled)
+
+
+ARMS: Mapping[str, Callable[[Bench], None]] = {
+    "wide": train_wide,
+    "scratch": train_scratch,
+    "csgd": train_csgd,
+    "even": lambda bench: train_csgd(bench, "even"),
+    "imbalanced": lambda bench: train_csgd(bench, "imbalanced"),
+    "pacesetter": train_pacesetter,
+    "staged": train_staged,
+    "finetuned": lambda bench: train_csgd(bench, finetune=0.5),
+    "squeezed": train_squeezed,
+    "l1": train_l1,
+    "lasso": train_lasso,
+    "merged": train_merged,
+    "clock": measure_clock,
+}

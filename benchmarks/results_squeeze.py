@@ -1,0 +1,68 @@
+"""C-SGD and trim of a network, with what both cost it; and clusters of the pacesetter alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import fxprune
+from fxprune.coupling import Coupling
+from fxprune.passes.csgd import Csgd
+from fxprune.passes.kmeans import kmeans
+from fxprune.plans import Plan
+
+from .results_bench import Bench
+from .results_train import score
+
+
+def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int) -> nn.Module:
+    """C-SGD and trim; tells the accuracy on both sides, and what the snap and the trim changed."""
+    hooks: list[Csgd] = []
+
+    def hook(optimizer: Optimizer, rates: Sequence[float]) -> Csgd:
+        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=bench.task.settings.deviation, lrs=rates))
+        return hooks[0]
+
+    bench.train(model, epochs, phase=phase, hook=hook)
+    snapped, small = fxprune.snap(model, plan), fxprune.narrow(model, plan)
+    before, even, trimmed = (score(network, bench.data) for network in (model, snapped, small))
+    bench.trims.append((even.changed(trimmed), error64(bench, snapped, plan)))
+    bench.tell(
+        before=before.top1,
+        trimmed=trimmed.top1,
+        changed=sum(changed for changed, _ in bench.trims),
+        changed_by_snap=before.changed(even),
+        deviation=hooks[0].deviation().largest,
+        snap_change=float(snapped.max_change),  # type: ignore[arg-type]
+        error64=max(error for _, error in bench.trims),
+    )
+    return small
+
+
+def error64(bench: Bench, snapped: nn.Module, plan: Plan) -> float:
+    """Largest difference of narrow and snapped network in float64, over the largest output."""
+    double = copy.deepcopy(snapped).double()
+    example = torch.empty_like(plan.coupling.example_inputs[0], dtype=torch.float64)
+    small = fxprune.narrow(double, Plan(fxprune.couple(double, example), plan.clusters))
+    images = next(iter(bench.data.test))[0][:8]
+    # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
+    return fxprune.verify(double, small, images, tolerance=1e-9).max_rel_error
+
+
+def pacesetter(coupling: Coupling, keep: float, seed: int) -> Plan:
+    """Clusters by k-means on the rows of each group's first tied parameter, instead of on all of them."""
+    model = coupling.model()
+    assert model is not None
+    clusters = {}
+    for name, (before, after) in fxprune.plan(coupling, keep, method="even").widths.items():
+        axis = coupling.groups[name].tied[0]
+        rows = model.get_parameter(axis.parameter).detach().double().movedim(axis.dim, 0)
+        points = rows[torch.as_tensor(axis.positions)].reshape(before, -1).numpy()
+        if after < before:
+            clusters[name] = np.asarray(kmeans(points, after, seed), dtype=np.int64)
+    return Plan(coupling, clusters, "kmeans on the pacesetter", seed)

@@ -1,0 +1,124 @@
+"""One training loop for all arms: SGD with Nesterov momentum under a cosine, a number of steps, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxprune.models_zoo.data import Data, Loader
+
+from .results_settings import Settings
+
+Hook = Callable[[Optimizer, list[float]], AbstractContextManager[Any]]
+
+
+def fit(
+    model: nn.Module, data: Data, settings: Settings, *, epochs: float, lr: float, seed: int, hook: Hook | None = None
+) -> None:
+    """Train the model where it stands; the same seed shows the same images in the same order, whatever the arm.
+
+    Args:
+        model: maps [N, C, H, W] to [N, classes]; left in evaluation mode.
+        data: what to train on.
+        settings: batch, momentum, weight decay.
+        epochs: passes over the data; a part of one is a part of its steps.
+        lr: largest learning rate.
+        seed: of the order of the images and their shifts.
+        hook: given the optimizer and the learning rate of every step, a context that stays open while training.
+    """
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = optimizer_for(model, settings, lr)
+    rates = rates_for(settings, lr, round(epochs * len(data.train)))
+    with hook(optimizer, rates) if hook else nullcontext(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step, (images, labels) in enumerate(itertools.islice(_endless(data.train), len(rates))):
+            for group in optimizer.param_groups:
+                group["lr"] = rates[step]
+            loss = take_step(model, optimizer, images, labels)
+            if step % len(data.train) == 0:
+                print(f"step {step} of {len(rates)}: loss {loss:.4f}", flush=True)
+    model.eval()
+
+
+def take_step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> float:
+    """One step down the gradient of the cross-entropy, which is returned."""
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
+    loss.backward()
+    optimizer.step()
+    value = loss.item()
+    if not value < float("inf"):
+        raise RuntimeError(f"the loss is {value} at learning rate {optimizer.param_groups[0]['lr']:.3g}.")
+    return value
+
+
+def optimizer_for(model: nn.Module, settings: Settings, lr: float) -> Optimizer:
+    """The optimizer of all arms."""
+    from timm.optim import create_optimizer_v2
+
+    momentum, decay = settings.momentum, settings.weight_decay
+    optimizer: Optimizer = create_optimizer_v2(model, opt="sgd", lr=lr, momentum=momentum, weight_decay=decay)
+    return optimizer
+
+
+def rates_for(settings: Settings, lr: float, steps: int) -> list[float]:
+    """Learning rate of each step: a rise to ``lr`` and half a cosine down to 0."""
+    from timm.scheduler import CosineLRScheduler
+
+    warmup = int(settings.warmup * steps)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=lr)
+    scheduler = CosineLRScheduler(
+        optimizer,
+        t_initial=max(steps - warmup, 1),
+        warmup_t=warmup,
+        warmup_lr_init=lr / (warmup + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+    rates = []
+    for step in range(steps):
+        scheduler.step_update(step)
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+    return rates
+
+
+def _endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from loader
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A network on the test images.
+
+    Attributes:
+        classes: int64 [images], the class with the largest output.
+        top1: share of them that is right, 0 to 1.
+        loss: mean cross-entropy, which moves where so few images leave top-1 where it is.
+    """
+
+    classes: Tensor
+    top1: float
+    loss: float
+
+    def changed(self, other: Score) -> int:
+        """How many images get another class."""
+        return int((self.classes != other.classes).sum())
+
+
+@torch.inference_mode()
+def score(model: nn.Module, data: Data) -> Score:
+    """Test a network in evaluation mode."""
+    model.eval()
+    outputs, labels = zip(*((model(images), labels) for images, labels in data.test), strict=True)
+    logits, wanted = torch.cat(outputs), torch.cat(labels)
+    classes = logits.argmax(1)
+    return Score(classes, float((classes == wanted).double().mean()), float(F.cross_entropy(logits, wanted)))
