@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,7 +65,7 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set
         NothingToPruneError: the coupling has no groups.
         OptionError: ``keep`` or ``round_to`` outside its range.
     """
-    _check_share("keep", keep)
+    check_share("keep", keep)
     return _widths_at(units_of(coupling, round_to, selected), keep)
 
 
@@ -91,28 +91,51 @@ def widths_within(
         NothingToPruneError: the coupling has no groups.
         OptionError: ``share`` or ``round_to`` outside its range.
     """
-    _check_share(budget, share)
+    check_share(budget, share)
     units = units_of(coupling, round_to, selected)
     total: int = getattr(cost(coupling), budget)
 
     def above(widths: Mapping[str, int]) -> float:
         return float(getattr(widths_cost(coupling, widths), budget)) / total - share
 
-    def miss(widths: Mapping[str, int]) -> float:
-        return abs(above(widths))
-
     low, high = 1e-9, 1.0
     for _ in range(30):  # narrower than any two widths lie apart
         keep = (low + high) / 2
         low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
-    best = min(_between(units, low, high), key=miss)
-    while miss(best) > 0.01 * share:  # the promise to the user: within 1 %
-        nearest = min((best | step for unit in units for step in unit.beside(best)), key=miss, default=best)
-        if miss(nearest) >= miss(best):
+    best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
+    return refined(units, best, above, budget, share)
+
+
+def refined(
+    units: Sequence[Unit],
+    widths: dict[str, int],
+    above: Callable[[Mapping[str, int]], float],
+    budget: Budget,
+    share: float,
+) -> tuple[dict[str, int], str]:
+    """Make single units one step wider or narrower as long as the budget is missed by more than 1 % and that helps.
+
+    Args:
+        units: what may change.
+        widths: where to begin.
+        above: by what share of the network's total some widths exceed the budget; negative below it.
+        budget: what is counted.
+        share: what is to be reached.
+
+    Returns:
+        Group name -> width, and what was reached, in words.
+    """
+
+    def miss(widths: Mapping[str, int]) -> float:
+        return abs(above(widths))
+
+    while miss(widths) > 0.01 * share:  # the promise to the user: within 1 %
+        nearest = min((widths | step for unit in units for step in unit.beside(widths)), key=miss, default=widths)
+        if miss(nearest) >= miss(widths):
             break
-        best = nearest
-    near = "" if miss(best) <= 0.01 * share else " is the nearest reachable"
-    return best, f"{budget} {share:g}: {above(best) + share:.4f}{near}"
+        widths = nearest
+    near = "" if miss(widths) <= 0.01 * share else " is the nearest reachable"
+    return widths, f"{budget} {share:g}: {above(widths) + share:.4f}{near}"
 
 
 def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int]:
@@ -142,7 +165,8 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
     return given
 
 
-def _check_share(name: str, share: float) -> None:
+def check_share(name: str, share: float) -> None:
+    """Raise OptionError where a share is not above 0 and up to 1."""
     if not 0.0 < share <= 1.0:
         raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share:g}.")
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from fxprune.coupling import Coupling, Group
-from fxprune.errors import OptionError, PlanError
+from fxprune.errors import OptionError
 from fxprune.plans import Plan
 from fxprune.select import select
 
-from .allocate import widths_for, widths_given, widths_within
-from .kmeans import Labels, Points, balanced_kmeans, kmeans
-
-# k-means costs channels * clusters * features; projected on this many, distances are off by sqrt(2 / 512) = 6 %.
-_MOST_FEATURES = 1024
-_PROJECTED = 512
+from .allocate import Budget, widths_for, widths_given, widths_within
+from .allocate_auto import widths_by_loss
+from .features import features
+from .kmeans import Labels, balanced_kmeans, kmeans
 
 
 def plan(
@@ -34,6 +31,7 @@ def plan(
     only: Sequence[str] | None = None,
     freeze: Sequence[str] | None = None,
     internal_only: bool = False,
+    allocate: str = "uniform",
 ) -> Plan:
     """Each group is cut into as many clusters as it shall have channels.
 
@@ -52,6 +50,8 @@ def plan(
         only: patterns; groups that match none of them keep their widths (:func:`fxprune.select.select`).
         freeze: patterns; groups that match one of them keep their widths.
         internal_only: only groups inside a residual branch become narrower.
+        allocate: how ``macs`` or ``params`` are shared out: ``uniform``: the same share of channels in every group;
+            ``auto``: first where clustering loses least (:func:`fxprune.passes.allocate_auto.widths_by_loss`).
 
     Raises:
         NothingToPruneError: the coupling has no groups.
@@ -66,7 +66,14 @@ def plan(
             "`widths` says which groups become narrower: `only`, `freeze` and `internal_only` do not go with it."
         )
     selected = select(coupling, only=only, freeze=freeze, internal_only=internal_only) if chosen else None
-    after, how = _widths(coupling, keep, macs, params, widths, round_to, selected)
+    if allocate not in _ALLOCATIONS:
+        raise OptionError(f"there is no allocation `{allocate}`; take one of {', '.join(_ALLOCATIONS)}.")
+    if allocate != "uniform" and macs is None and params is None:
+        raise OptionError(f"`allocate={allocate}` shares out a budget; give `macs` or `params`.")
+    within = partial(_ALLOCATIONS[allocate], coupling, round_to=round_to, selected=selected)
+    after, how = _widths(coupling, keep, macs, params, widths, round_to, selected, within)
+    if allocate != "uniform":
+        how += f", allocated by {allocate}"
     if selected is not None:
         how += f", {len(selected)} of {len(coupling.groups)} groups"
     clusters = {}
@@ -84,15 +91,16 @@ def _widths(
     widths: Mapping[str, int] | None,
     round_to: int,
     selected: Set[str] | None,
+    within: Callable[[Budget, float], tuple[dict[str, int], str]],
 ) -> tuple[dict[str, int], str]:
     wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
     asked = [name for name, wish in wishes.items() if wish is not None]
     if len(asked) > 1:
         raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
     if macs is not None:
-        return widths_within(coupling, "macs", macs, round_to, selected)
+        return within("macs", macs)
     if params is not None:
-        return widths_within(coupling, "params", params, round_to, selected)
+        return within("params", params)
     if widths is not None:
         return widths_given(coupling, widths), "widths given"
     keep = 0.5 if keep is None else keep
@@ -100,7 +108,7 @@ def _widths(
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:
-    points = _features(coupling, group, seed)
+    points = features(coupling, group, seed)
     return (balanced_kmeans if group.balanced else kmeans)(points, clusters, seed)
 
 
@@ -120,39 +128,7 @@ _METHODS: dict[str, Callable[[Coupling, Group, int, int], Labels]] = {
     "imbalanced": _imbalanced,
 }
 
-
-def _features(coupling: Coupling, group: Group, seed: int) -> Points:
-    """What makes two channels alike: their rows in all coupled producers, each producer scaled to rows of unit size.
-
-    Returns:
-        float64 [width, features]; running statistics do not count.
-    """
-    model = coupling.model()
-    if model is None:
-        raise PlanError("the model of this coupling is gone: keep a reference to it, or use the method `even`.")
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    blocks = [np.zeros((group.width, 1))]
-    for axis in group.tied:
-        if axis.parameter in parameters:
-            block = _rows(parameters[axis.parameter], axis.dim, axis.positions)
-            scale = np.sqrt((block**2).sum(axis=1).mean())
-            if scale > 0.0:
-                blocks.append(block / scale)
-    points = np.concatenate(blocks, axis=1)
-    if points.shape[1] <= _MOST_FEATURES:
-        return points
-    from sklearn.random_projection import GaussianRandomProjection
-
-    projected: Points = GaussianRandomProjection(_PROJECTED, random_state=seed).fit_transform(points)
-    return projected
-
-
-def _rows(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> Points:
-    """[width, occurrences * rest]: the slices along ``dim`` in which each channel occurs, side by side."""
-    width = positions.shape[0]
-    rows = parameter.detach().double().cpu().movedim(dim, 0)[torch.as_tensor(positions)]
-    result: Points = rows.reshape(width, -1).numpy()
-    return result
+_ALLOCATIONS = {"uniform": widths_within, "auto": widths_by_loss}
 
 
 def _numbered(labels: Labels) -> Labels:

@@ -102,6 +102,7 @@ class Target:
             only=self.only,
             freeze=self.freeze,
             internal_only=self.internal_only,
+            allocate=self.allocate,
         )
 
 

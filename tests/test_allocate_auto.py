@@ -1,0 +1,124 @@
+"""Widths by what clustering loses: duplicates go first, budgets are met, balanced groups keep to their divisors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hand_made import normed, plain
+from test_cluster import after, tower
+
+import fxprune
+from fxprune.cost import cost, plan_cost, widths_cost
+from fxprune.errors import OptionError
+from fxprune.models_zoo.registry import create_model
+from fxprune.passes.allocate_auto import loss_curve, widths_by_loss
+from fxprune.passes.cost_terms import cost_terms
+
+
+def seeded_tower(*widths, **options):
+    torch.manual_seed(0)
+    model, coupling = tower(*widths, **options)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.normal_()
+    return model, coupling
+
+
+@pytest.mark.parametrize("budget", ["macs", "params"])
+@pytest.mark.parametrize("name", ["resnet20", "densenet40", "mobilenetv2_050"])
+def test_terms_are_the_cost_and_slopes_its_differences(budget, name):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=10)
+    coupling = fxprune.couple(model, torch.empty(1, 3, 32, 32, device="meta"))
+    terms, groups = cost_terms(coupling, budget), list(coupling.groups.values())
+    widths = {group.name: int(np.random.default_rng(i).integers(1, group.width + 1)) for i, group in enumerate(groups)}
+    shares = np.array([widths[group.name] / group.width for group in groups])
+    assert terms.value(np.ones(len(groups))) == getattr(cost(coupling), budget)
+    assert terms.value(shares) == pytest.approx(getattr(widths_cost(coupling, widths), budget), abs=0.6)  # it rounds
+    for place in (0, len(groups) // 2, len(groups) - 1):
+        step = np.zeros(len(groups))
+        step[place] = 1e-3
+        difference = (terms.value(shares + step) - terms.value(shares - step)) / 2e-3
+        assert terms.slopes(shares)[place] == pytest.approx(difference, rel=1e-6)  # of a square: exact but for rounding
+
+
+def test_the_curve_is_convex_and_zero_down_to_the_distinct_rows():
+    model, coupling = seeded_tower(30, 12, 2)
+    with torch.no_grad():
+        model.layers[0].weight[6:] = model.layers[0].weight[:6]
+    curve = loss_curve(coupling, coupling.groups["layers.0.weight"])
+    assert curve[5:] == pytest.approx(np.zeros(7), abs=1e-12)  # rounding of squared distances
+    assert (np.diff(curve[:6]) < -0.01).all()
+    assert (np.diff(curve, 2) > -1e-9).all()  # rounding
+
+
+def test_the_curve_of_unrelated_rows_is_the_logarithm_of_their_share():
+    _model, coupling = seeded_tower(1000, 32, 2)
+    curve = loss_curve(coupling, coupling.groups["layers.0.weight"])
+    # the mean of n random rows keeps 1 / n of their squares; 1000 numbers and projections vary by some per cent
+    assert curve[15] == pytest.approx(np.log(2.0), rel=0.1)
+    assert curve[0] == pytest.approx(np.log(32.0), rel=0.1)
+
+
+def test_a_group_of_duplicates_gets_narrow_first():
+    model, coupling = seeded_tower(16, 24, 24, 24, 16)
+    with torch.no_grad():
+        model.layers[1].weight[12:] = model.layers[1].weight[:12]
+    share = widths_cost(coupling, {"layers.1.weight": 12}).macs / cost(coupling).macs
+    assert after(fxprune.plan(coupling, macs=share, allocate="auto")) == [24, 12, 24]
+
+
+def test_small_groups_of_large_cost_pay_before_large_groups_of_small_cost():
+    _model, coupling = seeded_tower(400, 20, 20, 20, 4)
+    first, *_, last = after(fxprune.plan(coupling, macs=0.6, allocate="auto"))
+    assert first < 14 < last
+
+
+@pytest.mark.parametrize("budget", ["macs", "params"])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.25, 0.1])
+@pytest.mark.parametrize("method", ["kmeans", "even"])
+def test_the_budget_is_met(budget, share, method):
+    _model, coupling = seeded_tower(16, 48, 96, 48, 8)
+    result = fxprune.plan(coupling, **{budget: share}, allocate="auto", method=method)
+    reached = getattr(plan_cost(result), budget) / getattr(cost(coupling), budget)
+    assert reached == pytest.approx(share, rel=0.01)  # the promise
+    assert result.method == f"{method}, {budget} {share:g}: {reached:.4f}, allocated by auto"
+
+
+def test_balanced_groups_keep_a_common_divisor():
+    _model, coupling = seeded_tower(16, 48, 96, 48, 8, domain=0)
+    widths = after(fxprune.plan(coupling, macs=0.3, allocate="auto"))
+    assert widths[0] * 2 == widths[1] == widths[2] * 2
+    assert 48 % widths[0] == 0
+    case = normed()
+    assert after(fxprune.plan(case.coupling, params=0.5, allocate="auto")) in ([6, 4], [3, 2])
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_selected_groups_alone_and_round_widths(round_to):
+    _model, coupling = seeded_tower(16, 48, 96, 48, 8)
+    plan = fxprune.plan(coupling, macs=0.7, allocate="auto", freeze=["layers.2"], round_to=round_to)
+    assert plan.widths["layers.2.weight"] == (48, 48)
+    assert all(width % round_to == 0 for width in after(plan))
+
+
+def test_the_least_of_what_can_be_had():
+    _model, coupling = seeded_tower(16, 8, 8, 8)
+    widths, how = widths_by_loss(coupling, "params", 0.001, 4)
+    assert list(widths.values()) == [4, 4]
+    assert "is the nearest reachable" in how
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"allocate": "best", "macs": 0.5}, "no allocation `best`; take one of uniform, auto"),
+        ({"allocate": "auto"}, "`allocate=auto` shares out a budget; give `macs` or `params`"),
+        ({"allocate": "auto", "keep": 0.5}, "give `macs` or `params`"),
+        ({"allocate": "auto", "macs": 1.5}, "`macs` is a share above 0 and up to 1, not 1.5"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(OptionError, match=message):
+        fxprune.plan(plain().coupling, **options)
