@@ -53,12 +53,13 @@ def test_the_curve_is_convex_and_zero_down_to_the_distinct_rows():
     assert (np.diff(curve, 2) > -1e-9).all()  # rounding
 
 
-def test_the_curve_of_unrelated_rows_is_the_logarithm_of_their_share():
+def test_unrelated_rows_lose_what_goes_over_what_stays():
     _model, coupling = seeded_tower(1000, 32, 2)
     curve = loss_curve(coupling, coupling.groups["layers.0.weight"])
-    # the mean of n random rows keeps 1 / n of their squares; 1000 numbers and projections vary by some per cent
-    assert curve[15] == pytest.approx(np.log(2.0), rel=0.1)
-    assert curve[0] == pytest.approx(np.log(32.0), rel=0.1)
+    # The mean of n random rows keeps 1 / n of their squares; 1000 numbers vary by some per cent, and Ward finds the
+    # nearest.
+    assert curve[15] == pytest.approx(1.0, rel=0.2)
+    assert curve[0] == pytest.approx(31.0, rel=0.2)
 
 
 def test_a_group_of_duplicates_gets_narrow_first():

@@ -214,7 +214,12 @@ def test_a_budget_out_of_reach_gives_the_narrowest_network():
 
 def test_groups_change_one_by_one_between_two_keeps():
     _model, coupling = tower(1, 2, 2, 2, 1)
-    assert after(plan(coupling, params=8 / 12, method="even")) == [2, 2, 1]
+    assert after(plan(coupling, params=9 / 12, method="even")) == [2, 2, 1]
+
+
+def test_two_groups_change_at_once_where_one_does_not_meet_the_budget():
+    _model, coupling = tower(1, 2, 2, 2, 1)
+    assert after(plan(coupling, params=8 / 12, method="even")) == [2, 1, 2]  # next to [2, 2, 1], which has 9 of 12
 
 
 def test_given_widths_leave_other_groups_alone_save_those_of_the_domain():
