@@ -1,8 +1,9 @@
 """Compress a network from end to end: train, C-SGD, merge, verify, export.
 
 Writes into the output folder, whole or not at all: wide.safetensors (before C-SGD), snapped.safetensors (after it),
-plan.json, weights.safetensors and network.json (the narrow network, for fxprune.load), narrow.onnx, summary.json and
-summary.csv. After the trim no test image may have another class than before; the exit code is 1 if one has.
+plan.json, weights.safetensors and network.json (the narrow network, for fxprune.load), narrow.onnx, metrics.jsonl,
+recipe.yaml, deviation.svg (with matplotlib), summary.json and summary.csv. After the trim no test image may have
+another class than before; the exit code is 1 if one has.
 
 Options come from the recipe, if there is one; flags override it. An option that may be none takes the word `none`.
 """
@@ -19,10 +20,10 @@ from fxprune.passes.option import options_of
 from .options import add_options, given_options
 
 HEADINGS: Mapping[str, Collection[str]] = {
-    "what and where to": {"model", "data", "output"},
+    "what and where to": {"model", "data", "output", "resume", "checkpoint_every"},
     "how narrow": {*Target.__dataclass_fields__, "plan_file", "stages", "widen"},
     "training": (),
-    "data and machine": {"image_size", "data_root", "workers", "device", "opset", "progress"},
+    "data and machine": {"image_size", "data_root", "workers", "device", "opset", "progress", "tensorboard"},
 }
 
 

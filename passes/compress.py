@@ -20,7 +20,7 @@ from .compress_measure import measure_stages, versions
 from .compress_phases import open_phases
 from .compress_train import prepare, teacher_from_file, train_csgd, train_wide
 from .compress_trim import check_trim, trim
-from .deviation_plot import DEVIATION_PLOT
+from .deviation_plot import DEVIATION_PLOT, draw_deviation
 from .export_onnx import export_onnx
 from .folder import folder_aside
 from .job import Job
@@ -131,6 +131,7 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             versions=versions(),
         )
         phases.publish(folder)
+        draw_deviation(folder)
         write_recipe(job, folder / RECIPE)
         (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
         (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")

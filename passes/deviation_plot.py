@@ -21,7 +21,8 @@ def draw_deviation(folder: str | os.PathLike[str]) -> Path | None:
 
     All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), so that one prediction, that of
     the largest, gives the line of the median, too. Dots leave their line where the weights, whose size is the unit,
-    grow or shrink; below it where weight decay acts on the deviation besides; above it at 1e-7, where float32 rounds.
+    grow or shrink; below it where weight decay acts on the deviation besides; above it at 1e-7, where float32 rounds,
+    and where momentum still holds weight decay of larger deviations.
 
     Args:
         folder: of the results, with records that hold ``deviation_largest``, ``deviation_median`` and, where there is a

@@ -18,7 +18,9 @@ from fxprune.cli import main
 from fxprune.errors import ExportError
 from fxprune.models_zoo import registry
 from fxprune.passes import compress, compress_trim, culprit
+from fxprune.passes.deviation_plot import can_draw
 from fxprune.passes.narrow import narrow
+from fxprune.passes.recipe import read_recipe
 from fxprune.passes.weights import save_weights
 
 RESULTS = {
@@ -32,6 +34,7 @@ RESULTS = {
     "narrow.onnx",
     "summary.json",
     "summary.csv",
+    *(["deviation.svg"] if can_draw() else []),
 }
 
 
@@ -139,6 +142,15 @@ def finished(tmp_path_factory):
 def test_bench_prints_both_networks_in_both_runtimes(capsys, finished):
     code, out, err = run(capsys, f"bench {finished} --batch 1 4")
     assert (code, out.count("PyTorch"), out.count("onnxruntime")) == (0, 2, 2), err
+
+
+def test_the_recipe_of_a_run_repeats_it(capsys, finished, place):
+    code, _, err = run(capsys, f"compress --recipe {finished / 'recipe.yaml'} --output out2 --quiet")
+    assert code == 0, err
+    for name in ("snapped.safetensors", "weights.safetensors", "plan.json"):
+        assert (place / "out2" / name).read_bytes() == (finished / name).read_bytes(), name
+    again = read_recipe(place / "out2" / "recipe.yaml")
+    assert again == read_recipe(finished / "recipe.yaml") | {"output": "out2"}
 
 
 def test_export_writes_the_same_file_again(capsys, finished, place):
@@ -330,7 +342,8 @@ def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
     monkeypatch.setattr(compress, "export_onnx", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
-    assert files(place / "out") == RESULTS - {"summary.json", "summary.csv", "metrics.jsonl", "recipe.yaml"}
+    late = {"summary.json", "summary.csv", "metrics.jsonl", "recipe.yaml", "deviation.svg"}
+    assert files(place / "out") == RESULTS - late
     assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"
 
 
