@@ -25,6 +25,7 @@ from fxprune.guards import holds
 from fxprune.inputs import Inputs
 from fxprune.leaves import is_shaped
 from fxprune.meta import MetaMode, on_meta
+from fxprune.opened import FUNCTIONS, opened, opened_call
 from fxprune.source import line_of
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
@@ -70,9 +71,11 @@ class PlainTracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Remember where tracing is, for error messages."""
-        self.inside.append(self.path_of_module(m))
-        result = super().call_module(m, forward, args, kwargs)
+        """Trace into a layer that hides widths; remember where tracing is, for error messages."""
+        path = self.path_of_module(m)
+        self.inside.append(path)
+        shown = None if path in self._kept_whole else opened_call(m, args, kwargs)
+        result = super().call_module(m, forward, args, kwargs) if shown is None else shown(*args, **kwargs)
         self.inside.pop()
         return result
 
@@ -82,10 +85,21 @@ class PlainTracer(fx.Tracer):
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
 
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
+        """Record an operation, or what it computes where the operation would hide widths."""
+        if kind == "call_function" and target in FUNCTIONS:
+            result = FUNCTIONS[target](*args, **kwargs)
+            if result is not None:
+                return result
+        return super().create_proxy(kind, target, args, kwargs, *more, **options)
+
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Placeholders for the inputs that the caller gives; all other arguments keep their defaults."""
+        shown = opened(self.root) if is_module else None
+        if shown is not None:
+            root_fn = shown
         positional, named = arguments(self, root_fn, self._inputs, self._given)
         if not named:
             return root_fn, [self.root, *positional]
@@ -122,7 +136,8 @@ class ValueTracer(PlainTracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation and run it on the meta device."""
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **options)
-        self.value(proxy.node)
+        if isinstance(proxy, fx.Proxy):
+            self.value(proxy.node)
         return proxy
 
     def value(self, node: fx.Node) -> Any:

@@ -9,7 +9,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .table import A, B, conv, free, image, linear, tokens
 
-M_IN = "m.weight_ih_l0"
+IN = "in_proj_weight"
+M, M_IN = f"m.{IN}", "m.weight_ih_l0"
 
 
 @register_notrace_module
@@ -64,8 +65,7 @@ class _Positions(nn.Module):
 
 
 def _attention(**options):
-    layer = nn.MultiheadAttention(8, 2, batch_first=True)
-    return lambda s, y: s.d(s.m(y, y, y, **options)[0]), {"m": layer, "d": linear(8, 6)}
+    return lambda s, y: s.m(y, y, y, **options)[0]
 
 
 def _cells(s, y):
@@ -93,9 +93,15 @@ image("bilinear", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, N
       m=nn.Bilinear(8, 8, 5),
       frozen="no rule for aten._trilinear")
 image("weight norm", lambda s, y: s.m(y), {B: 6}, out=5, m=weight_norm(conv(8, 5)), frozen="_weight_norm_interface")
-tokens("attention as a layer", *_attention()[:1], {"d.weight": 6}, out=6, frozen="m", **_attention()[1])
-tokens("attention as a layer, fused", *_attention(need_weights=False)[:1], {"d.weight": 6}, out=6, frozen="m",
-       **_attention()[1])
+tokens("attention as a layer", _attention(), {A: 8, M: 4, f"{M}#2": 4, "m.out_proj.weight": 8},
+       m=nn.MultiheadAttention(8, 2, batch_first=True))
+tokens("attention as a layer, fused", _attention(need_weights=False),
+       {A: 8, M: 4, f"{M}#2": 4, "m.out_proj.weight": 8}, m=nn.MultiheadAttention(8, 2, batch_first=True))
+tokens("attention as a layer, keys appended", lambda s, y: s.d(s.m(y, y, y)[0]), {"d.weight": 6}, out=6, d=linear(8, 6),
+       m=nn.MultiheadAttention(8, 2, add_bias_kv=True), frozen="kept whole and knows its own width")
+tokens("attention between widths", lambda s, y: s.m(y, s.k(y), s.v(y))[0],
+       {A: 8, "k.weight": 6, "v.weight": 9, "m.q_proj_weight": 4, "m.v_proj_weight": 4, "m.out_proj.weight": 8},
+       k=linear(8, 6), v=linear(8, 9), m=nn.MultiheadAttention(8, 2, kdim=6, vdim=9, batch_first=True))
 tokens("recurrent", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
 tokens("recurrent, both directions, three layers", lambda s, y: s.m(y)[0], {A: 8, M_IN: 6}, out=12,
        m=nn.LSTM(8, 6, 3, bidirectional=True))
@@ -110,7 +116,7 @@ tokens("recurrent, a learned first state", lambda s, y: s.m(y, s.h.expand(-1, y.
        m=nn.GRU(8, 6), h=free(1, 1, 6), frozen="product of two parameters")
 tokens("recurrent cells", _cells, {A: 8, "m.weight_ih": 6, "n.weight_ih": 6}, out=6, fixed=True,
        m=nn.LSTMCell(8, 6), n=nn.GRUCell(6, 6))
-tokens("transformer layer", lambda s, y: s.d(s.m(y)), {"m.linear1.weight": 16, "d.weight": 6}, out=6, d=linear(8, 6),
-       m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), frozen="m")
+tokens("transformer layer", lambda s, y: s.m(y), {A: 8, f"m.self_attn.{IN}": 4, f"m.self_attn.{IN}#2": 4,
+       "m.linear1.weight": 16}, m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
 tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8},
        m=nn.Sequential(linear(8, 6), nn.GELU(), linear(6, 8)))

@@ -1,0 +1,138 @@
+"""Layers of PyTorch that hide several operations behind fused kernels: what they compute, layer by layer.
+
+Traced through these functions, a layer shows its attention, its linear layers and its normalisations to the analysis
+and to the rewrite. Each returns what the layer's own ``forward`` returns in eval mode, with the same arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxprune import attention
+
+
+def opened(layer: nn.Module) -> Callable[..., Any] | None:
+    """A function of a layer and its arguments, to be traced in place of the layer's ``forward``; None: it stays whole.
+
+    Derived classes with a ``forward`` of their own are none of PyTorch's layers.
+    """
+    for kind, forward in _OPENED.items():
+        if isinstance(layer, kind) and type(layer).forward is kind.forward:
+            return forward if not isinstance(layer, nn.MultiheadAttention) or attention.can_open(layer) else None
+    return None
+
+
+def opened_call(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """Like :func:`opened` for one call, without the layer as an argument.
+
+    An encoder that packs padded sequences returns zeros for the padding: then it stays whole.
+    """
+    forward = opened(layer)
+    if forward is None:
+        return None
+    if forward is _encoder and getattr(layer, "use_nested_tensor", False):
+        given = inspect.signature(forward).bind(layer, *args, **kwargs).arguments
+        if given.get("src_key_padding_mask") is not None:
+            return None
+    return functools.partial(forward, layer)
+
+
+def _encoder_layer(
+    layer: nn.TransformerEncoderLayer,
+    src: Tensor,
+    src_mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    attend = functools.partial(
+        layer._sa_block, attn_mask=src_mask, key_padding_mask=src_key_padding_mask, is_causal=is_causal
+    )
+    if layer.norm_first:
+        src = src + attend(layer.norm1(src))
+        return src + layer._ff_block(layer.norm2(src))
+    src = layer.norm1(src + attend(src))
+    return layer.norm2(src + layer._ff_block(src))
+
+
+def _encoder(
+    layer: nn.TransformerEncoder,
+    src: Tensor,
+    mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    is_causal: bool | None = None,
+) -> Tensor:
+    # Without a hint PyTorch looks whether the mask is causal, which changes the kernel and not the numbers.
+    for each in layer.layers:
+        src = each(src, src_mask=mask, is_causal=bool(is_causal), src_key_padding_mask=src_key_padding_mask)
+    return src if layer.norm is None else layer.norm(src)
+
+
+def _decoder(
+    layer: nn.TransformerDecoder,
+    tgt: Tensor,
+    memory: Tensor,
+    tgt_mask: Tensor | None = None,
+    memory_mask: Tensor | None = None,
+    tgt_key_padding_mask: Tensor | None = None,
+    memory_key_padding_mask: Tensor | None = None,
+    tgt_is_causal: bool | None = None,
+    memory_is_causal: bool = False,
+) -> Tensor:
+    for each in layer.layers:
+        tgt = each(
+            tgt,
+            memory,
+            tgt_mask=tgt_mask,
+            memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=bool(tgt_is_causal),
+            memory_is_causal=memory_is_causal,
+        )
+    return tgt if layer.norm is None else layer.norm(tgt)
+
+
+def _transformer(
+    layer: nn.Transformer,
+    src: Tensor,
+    tgt: Tensor,
+    src_mask: Tensor | None = None,
+    tgt_mask: Tensor | None = None,
+    memory_mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    tgt_key_padding_mask: Tensor | None = None,
+    memory_key_padding_mask: Tensor | None = None,
+    src_is_causal: bool | None = None,
+    tgt_is_causal: bool | None = None,
+    memory_is_causal: bool = False,
+) -> Any:
+    memory = layer.encoder(src, src_mask, src_key_padding_mask, src_is_causal)
+    return layer.decoder(
+        tgt,
+        memory,
+        tgt_mask,
+        memory_mask,
+        tgt_key_padding_mask,
+        memory_key_padding_mask,
+        tgt_is_causal,
+        memory_is_causal,
+    )
+
+
+_OPENED: Mapping[type[nn.Module], Callable[..., Any]] = {
+    nn.MultiheadAttention: attention.attention,
+    nn.TransformerEncoderLayer: _encoder_layer,
+    nn.TransformerEncoder: _encoder,
+    nn.TransformerDecoderLayer: nn.TransformerDecoderLayer.forward,
+    nn.TransformerDecoder: _decoder,
+    nn.Transformer: _transformer,
+}
+
+# Functions, each with one that returns None where the call must stay as it is.
+FUNCTIONS: Mapping[Any, Callable[..., Any]] = {F.multi_head_attention_forward: attention.functional}
