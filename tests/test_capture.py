@@ -14,6 +14,7 @@ from torchvision.ops import StochasticDepth
 from fxprune.capture import WAY, capture
 from fxprune.errors import CaptureError
 from fxprune.guards import SpecialisedError
+from fxprune.opened import opened
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 
@@ -134,6 +135,7 @@ def test_what_depends_on_values_is_refused_with_module_line_and_remedy(why):
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_every_sample_computes_the_same_when_captured():
     for name, sample in SAMPLES.items():
         if any(not x.is_floating_point() for x in sample.inputs):
@@ -144,7 +146,9 @@ def test_every_sample_computes_the_same_when_captured():
             wanted, got = sample.net(*inputs), captured(*inputs)
         for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
             if torch.is_tensor(a):
-                assert torch.equal(a, b), name
+                # Opened layers sum in another order than the fused kernels; test_opened.py holds them to 1e-12.
+                fused = any(opened(module) is not None for module in sample.net.modules())
+                assert torch.equal(a, b) or (fused and torch.allclose(a, b, rtol=1e-5, atol=1e-6)), name
 
 
 @fx.wrap
