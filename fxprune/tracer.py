@@ -265,7 +265,8 @@ def _factories_recorded(tracer: ValueTracer) -> Iterator[None]:
 def _functions_opened() -> Iterator[None]:
     """While tracing, functions registered with `torch.fx.wrap` outside PyTorch run like any other code."""
     wrapped = fx._symbolic_trace._wrapped_fns_to_patch
-    hidden = {key: scope for key, scope in wrapped.items() if scope["__name__"].partition(".")[0] != "torch"}
+    # The code of a graph module that calls such a function registers it too, in a scope without a name.
+    hidden = {key: scope for key, scope in wrapped.items() if scope.get("__name__", "").partition(".")[0] != "torch"}
     for key in hidden:
         del wrapped[key]
     try:
