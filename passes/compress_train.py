@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from .build import Network, build
 from .checkpoint import Checkpoint
 from .csgd import Csgd, Deviation, csgd
 from .job import DEVIATION, EPOCHS, Job
-from .strength import solve_strength
+from .pull import pull_of
 from .train import train
 from .train_engine import check_optimizer, check_precision
 from .train_log import Epoch, Watchers
@@ -43,6 +42,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     """
     _check_opset(job.opset)
     check_optimizer(job.of_csgd())
+    pull_of(job.of_csgd(), coupled=job.coupled)
     data = _data(job)
     check_schedule(job, data)
     if isinstance(job.model, str):
@@ -69,7 +69,7 @@ def check_schedule(job: Job, data: Data) -> None:
     rates = csgd_rates(job, data)
     if job.strength is None:
         # Rows that are not related at all deviate by about 1 of their size.
-        solve_strength(rates, min(1.0, _deviation(job)))
+        pull_of(job.of_csgd(), coupled=job.coupled).solve(rates, min(1.0, _deviation(job)))
     elif max(rates) * job.strength >= 1.0:
         raise OptionError(
             f"lr * strength = {max(rates):g} * {job.strength:g} = {max(rates) * job.strength:g}: it must stay below 1, "
@@ -132,14 +132,14 @@ def train_csgd(
     ``on_epoch`` gets each epoch, None before the first, the hook, and the largest deviation as the law predicts it.
     """
     hooks: list[Csgd] = []
-    rates = csgd_rates(job, data)
+    rates, pull = csgd_rates(job, data), pull_of(job.of_csgd(), coupled=job.coupled)
     first: list[float] = []
 
     def hook(optimizer: Optimizer) -> Csgd:
         if job.strength is not None:
-            hooks.append(csgd(model, plan, optimizer, job.strength))
+            hooks.append(csgd(model, plan, optimizer, job.strength, coupled=job.coupled))
         else:
-            hooks.append(csgd(model, plan, optimizer, deviation=_deviation(job), lrs=rates))
+            hooks.append(csgd(model, plan, optimizer, deviation=_deviation(job), lrs=rates, coupled=job.coupled))
         first.append(hooks[-1].deviation().largest)  # of the wide network, also where a checkpoint follows
         if not (checkpoint and checkpoint.exists()):
             tell(None)
@@ -148,15 +148,14 @@ def train_csgd(
     def tell(epoch: Epoch | None) -> None:
         if on_epoch is not None:
             taken = rates[: epoch.steps] if epoch else []
-            left = math.prod(1.0 - rate * hooks[-1].strength for rate in taken)
-            on_epoch(epoch, hooks[-1], first[-1] * left)
+            on_epoch(epoch, hooks[-1], first[-1] * pull.left(taken, hooks[-1].strength))
 
     def skip(step: int) -> None:
         """Let the steps that are left make up for the pull that was not taken."""
         now = hooks[-1].deviation().largest
         if job.strength is None and now:
             with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
-                hooks[-1].strength = solve_strength(rates[step + 1 :], _deviation(job) / now)
+                hooks[-1].strength = pull.solve(rates[step + 1 :], _deviation(job) / now)
 
     train(
         model,

@@ -195,7 +195,7 @@ class Job(TrainOptions, Target):
             raise OptionError("`teacher_model` names the network of a file: give that file as `teacher`.")
         check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
-        _refuse_missing(self, "coupled", "stages", "widen")
+        _refuse_missing(self, "stages", "widen")
 
     def of_csgd(self) -> TrainOptions:
         """How C-SGD trains. No average of weights: its clusters would lag behind those of the weights themselves."""

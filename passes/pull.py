@@ -1,0 +1,54 @@
+"""The law that the deviation of a cluster follows in one training: what is left after some steps, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from .coupled_law import Momentum, check_coupled, coupled_curve, momentum_of, solve_coupled_strength
+from .strength import solve_strength
+from .train_engine import make_optimizer
+from .train_options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Decoupled, or inside the momentum of SGD; weight decay is left out, so that both answers err on the safe side.
+
+    Attributes:
+        momentum: of SGD where the pull goes through it; None: decoupled.
+    """
+
+    momentum: Momentum | None = None
+
+    def left(self, lrs: Sequence[float], strength: float) -> float:
+        """Deviation after steps at these rates over the deviation before them."""
+        if self.momentum is None:
+            return float(np.prod(1.0 - np.asarray(lrs) * strength))
+        return ([1.0, *coupled_curve(lrs, strength, self.momentum)])[-1]
+
+    def solve(self, lrs: Sequence[float], shrink: float) -> float:
+        """Strength that leaves ``shrink`` of the deviation.
+
+        Raises:
+            OptionError: none does.
+        """
+        if self.momentum is None:
+            return solve_strength(lrs, shrink)
+        return solve_coupled_strength(lrs, shrink, self.momentum)
+
+
+def pull_of(options: TrainOptions, *, coupled: bool) -> Pull:
+    """The law in a training with these options.
+
+    Raises:
+        OptionError: the coupled form does not go with this optimizer.
+    """
+    if not coupled:
+        return Pull()
+    optimizer = make_optimizer(nn.Linear(2, 2), options, lr=0.1)
+    check_coupled(optimizer)
+    return Pull(replace(momentum_of(optimizer.param_groups[0]), weight_decay=0.0))
