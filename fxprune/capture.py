@@ -21,7 +21,7 @@ WAY = "fxprune_capture"
 _WAYS = (("plain", True), ("values", True), ("plain", False), ("values", False))
 
 
-def capture(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
+def capture(model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] = frozenset()) -> fx.GraphModule:
     """Trace a model into a graph module that shares its parameters; the model is not modified.
 
     ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, or ``values`` where branches were decided by the
@@ -31,6 +31,7 @@ def capture(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
         model: any module.
         example_inputs: arguments of ``forward``, in order or by name; further arguments keep their defaults. All but
             tensors are constants of the graph, which refuses to run with others.
+        opened: names of layers to trace into, though their like stays whole.
 
     Raises:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
@@ -47,9 +48,9 @@ def capture(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
         skeleton = share_copy(model).eval()
         plain = way == "plain"
         tracer = (
-            PlainTracer(example_inputs, through=through)
+            PlainTracer(example_inputs, opened, through=through)
             if plain
-            else ValueTracer(skeleton, as_meta(example_inputs), through=through)
+            else ValueTracer(skeleton, as_meta(example_inputs), opened, through=through)
         )
         try:
             return _graph_module(model, skeleton, tracer, way)

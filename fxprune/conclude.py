@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxprune.blame import Blame, ParameterAxis
 from fxprune.channels import Ids, signatures
 from fxprune.coupling import Axis, Codes, Coupling, Group, NodeFacts, Shape, Work
+from fxprune.fold import Folded
 from fxprune.inputs import Inputs
 from fxprune.meta import canonical_names, named_tensors
 from fxprune.walk import Event, Fork, Label, Walk
@@ -32,29 +33,34 @@ class Conclusion:
         coupling: what was found.
         stuck: place -> the next way to try there.
         jammed: whether all ways were tried at some place.
+        weighers: nodes that contract a computed weight with an activation.
+        values: name of a node -> what it returned, tensors as (sizes, label).
     """
 
     coupling: Coupling
     stuck: dict[str, int]
     jammed: bool
+    weighers: frozenset[str]
+    values: Mapping[str, Any]
 
 
 def conclude(
     walk: Walk,
     values: Mapping[str, Any],
-    graph_module: fx.GraphModule,
+    folded: Folded,
     example_inputs: Inputs,
     model: torch.nn.Module,
     *,
     whole: bool,
 ) -> Conclusion:
     """Group the channels of a walk and state what is frozen and why."""
+    walk.settle()
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     order = {name: place for place, name in enumerate(shapes)}
     axes = [
         ParameterAxis(source.name, dim, ids)
         for source in sorted(walk.sources.values(), key=lambda source: order[source.name])
-        for dim, ids in enumerate(source.axes)
+        for dim, ids in enumerate(walk.axes_of(source.name))
         if ids is not None
     ]
     blame = Blame(walk, [*walk.freezes, *_roles(walk, axes)])
@@ -66,7 +72,8 @@ def conclude(
         groups=groups,
         frozen=(),
         shapes=shapes,
-        graph_module=graph_module,
+        graph_module=folded.graph_module,
+        functions=folded.functions,
         nodes=_facts(walk, values, code),
         layers={name: tuple(_shapes(walk, call, code) for call in calls) for name, calls in walk.layers.items()},
         example_inputs=example_inputs,
@@ -80,6 +87,8 @@ def conclude(
         dataclasses.replace(coupling, frozen=blame.report(axes, coupling)),
         {fork.key: fork.choice + 1 for fork in stuck if fork.choice + 1 < fork.options},
         any(fork.choice + 1 == fork.options for fork in stuck),
+        frozenset(walk.weighers),
+        values,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ class Cost:
 
 def cost(coupling: Coupling) -> Cost:
     """Cost of the network as it is."""
-    return _cost(coupling, np.ones(coupling.channels + 1))
+    as_is = _cost(coupling, np.ones(coupling.channels + 1))
+    return Cost(as_is.params + _absorbed(coupling), as_is.macs)
 
 
 def plan_cost(plan: Plan) -> Cost:
@@ -94,6 +96,14 @@ def _cost(coupling: Coupling, share: NDArray[np.float64]) -> Cost:
         for work in facts.works:
             macs += work.macs * float(np.prod([share[codes].mean() for codes in work.axes]))
     return Cost(round(params), round(macs))
+
+
+def _absorbed(coupling: Coupling) -> int:
+    """Parameters that are only there to compute weights from: a narrow network has the weights instead."""
+    first = coupling.shared
+    stays = {first.get(name, name) for name, _ in coupling.graph_module.named_parameters(remove_duplicate=False)}
+    read = {first.get(name, name) for each in coupling.functions.values() for name, _ in each.named_parameters()}
+    return sum(math.prod(coupling.shapes[name]) for name in read - stays)
 
 
 def _lengths(coupling: Coupling, share: NDArray[np.float64]) -> dict[str, Sequence[float]]:

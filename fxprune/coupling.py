@@ -139,6 +139,9 @@ class Coupling:
         frozen: what may not merge, and why.
         shapes: name -> shape of every parameter and buffer.
         graph_module: the captured graph.
+        functions: name of a stored weight -> graph without inputs that computes from the model's tensors what
+            ``graph_module`` reads under that name. Rows are tied in the stored weight, columns summed in the computed
+            one.
         nodes: name of an fx node -> what is known of it.
         layers: name of a layer with shape attributes -> shape of its input, for each time it is called.
         example_inputs: what was analysed, on the meta device.
@@ -159,6 +162,7 @@ class Coupling:
     shared: Mapping[str, str] = field(repr=False, default_factory=dict)
     parameters: tuple[str, ...] = field(repr=False, default=())
     whole: bool = False
+    functions: Mapping[str, fx.GraphModule] = field(repr=False, default_factory=dict)
 
     @functools.cached_property
     def channels(self) -> int:

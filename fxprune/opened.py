@@ -57,7 +57,8 @@ def _encoder_layer(
         src = src + attend(layer.norm1(src))
         return src + layer._ff_block(layer.norm2(src))
     src = layer.norm1(src + attend(src))
-    return layer.norm2(src + layer._ff_block(src))
+    result: Tensor = layer.norm2(src + layer._ff_block(src))
+    return result
 
 
 def _encoder(

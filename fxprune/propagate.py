@@ -19,6 +19,7 @@ from fxprune.capture import capture
 from fxprune.conclude import Conclusion, conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
+from fxprune.fold import Folded, fold
 from fxprune.inputs import Inputs, as_inputs, as_meta, in_order
 from fxprune.leaves import is_shaped
 from fxprune.meta import MetaMode, named_tensors, on_meta
@@ -49,27 +50,59 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
         AnalysisError: a rule broke its own promise (a bug in fxprune).
     """
     inputs = as_inputs(example_inputs)
-    graph_module = capture(model, inputs)
-    meta_inputs = as_meta(inputs)
-    # Constants that tracing made are no tensors of the model.
-    names = {name for name, _ in named_tensors(model)}
+    captured = Folded(capture(model, inputs), {})
+    first = _analyse(captured, model, inputs, whole)
+    if not first.weighers:
+        return first.coupling
+    folded = _fold(captured, first, model, inputs, whole)
+    if not folded.functions:
+        return first.coupling
+    return min(first, _analyse(folded, model, inputs, whole), key=_left).coupling
 
-    def analyse(choices: Mapping[str, int], first: bool = whole) -> Conclusion:
-        walk, values = _walk(graph_module, meta_inputs, choices, first, names)
-        return conclude(walk, values, graph_module, meta_inputs, model, whole=whole)
 
-    best = latest = analyse({})
+def _fold(captured: Folded, found: Conclusion, model: nn.Module, inputs: Inputs, whole: bool) -> Folded:
+    """Fold computed weights; layers that compute theirs inside are traced into for that."""
+    nodes = {node.name: node for node in captured.graph_module.graph.nodes}
+    layers = frozenset(str(nodes[name].target) for name in found.weighers if nodes[name].op == "call_module")
+    if layers:
+        try:
+            captured = Folded(capture(model, inputs, opened=layers), {})
+        except CaptureError:  # they stay whole, and their columns frozen
+            return captured
+        found = _analyse_once(captured, model, inputs, whole, {})
+    return fold(captured.graph_module, found.weighers, found.values)
+
+
+def _analyse(folded: Folded, model: nn.Module, inputs: Inputs, whole: bool) -> Conclusion:
+    """Analyse, and again with other ways to bundle where channels got stuck."""
+    best = latest = _analyse_once(folded, model, inputs, whole, {})
     choices: dict[str, int] = {}
     for _ in range(_MOST_RETRIES):
         if not latest.stuck:
             break
         choices |= latest.stuck
-        latest = analyse(choices)
+        latest = _analyse_once(folded, model, inputs, whole, choices)
         best = min(best, latest, key=_left)
     if latest.jammed and not whole:
         # Whole heads here ask for whole heads there: queries, keys and values from three layers.
-        best = min(best, analyse({}, True), key=_left)
-    return best.coupling
+        best = min(best, _analyse_once(folded, model, inputs, whole, {}, first=True), key=_left)
+    return best
+
+
+def _analyse_once(
+    folded: Folded,
+    model: nn.Module,
+    inputs: Inputs,
+    whole: bool,
+    choices: Mapping[str, int],
+    first: bool | None = None,
+) -> Conclusion:
+    """One walk; ``first``: begin with whole heads, where that is not what the user asked for."""
+    meta_inputs = as_meta(inputs)
+    # Constants that tracing made are no tensors of the model.
+    names = {name for name, _ in named_tensors(model)}
+    walk, values = _walk(folded, meta_inputs, choices, whole if first is None else first, names)
+    return conclude(walk, values, folded, meta_inputs, model, whole=whole)
 
 
 def _left(conclusion: Conclusion) -> float:
@@ -77,9 +110,12 @@ def _left(conclusion: Conclusion) -> float:
 
 
 def _walk(
-    graph_module: fx.GraphModule, inputs: Inputs, choices: Mapping[str, int], whole: bool, names: Set[str]
+    folded: Folded, inputs: Inputs, choices: Mapping[str, int], whole: bool, names: Set[str]
 ) -> tuple[Walk, dict[str, Any]]:
+    graph_module = folded.graph_module
     walk = Walk(choices=choices, first_choice=int(whole))
+    for name, function in folded.functions.items():
+        _compute(walk, name, function, names)
     carriers = _buffers_with_channels(graph_module, names)
     root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
     _watch_layers(root, walk)
@@ -101,6 +137,15 @@ def _walk(
         for ids in walk.label_of(tensor).axes:
             walk.freeze(ids, "graph output")
     return walk, interpreter.values
+
+
+def _compute(walk: Walk, name: str, function: fx.GraphModule, names: Set[str]) -> None:
+    """Walk over what computes a weight; the narrow network only has its result, so nothing in it is adapted."""
+    carriers = _buffers_with_channels(function, names)
+    root = on_meta(function, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
+    walk.rewritable = True
+    with torch.no_grad(), _Watch(walk):
+        walk.compute(name, root())
 
 
 def _buffers_with_channels(graph_module: fx.GraphModule, names: Set[str]) -> set[str]:

@@ -40,8 +40,8 @@ class PlainTracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self, inputs: Inputs, whole: frozenset[str] = frozenset(), *, through: bool = True) -> None:
-        """Trace with placeholders for ``inputs``, keeping the modules named in ``whole`` as they are.
+    def __init__(self, inputs: Inputs, opened: frozenset[str] = frozenset(), *, through: bool = True) -> None:
+        """Trace with placeholders for ``inputs``, and into the modules named in ``opened``, whatever they are.
 
         Functions that are registered with ``torch.fx.wrap`` are traced ``through``, or stay calls.
         """
@@ -52,7 +52,7 @@ class PlainTracer(fx.Tracer):
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=False)
         self._registered: tuple[type, ...] = tuple(get_notrace_modules())
         self._regularisers: tuple[type, ...] = (DropPath, StochasticDepth)
-        self._inputs, self._kept_whole, self._through = inputs, whole, through
+        self._inputs, self._opened, self._through = inputs, opened, through
         self._given: dict[str, Any] = {}
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
@@ -64,7 +64,9 @@ class PlainTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes one node."""
-        if is_shaped(m) or isinstance(m, self._regularisers) or module_qualified_name in self._kept_whole:
+        if module_qualified_name in self._opened:
+            return False
+        if is_shaped(m) or isinstance(m, self._regularisers):
             return True
         if isinstance(m, self._registered) and next(m.parameters(), None) is None:
             return True
@@ -74,7 +76,7 @@ class PlainTracer(fx.Tracer):
         """Trace into a layer that hides widths; remember where tracing is, for error messages."""
         path = self.path_of_module(m)
         self.inside.append(path)
-        shown = None if path in self._kept_whole else opened_call(m, args, kwargs)
+        shown = opened_call(m, args, kwargs)
         result = super().call_module(m, forward, args, kwargs) if shown is None else shown(*args, **kwargs)
         self.inside.pop()
         return result
@@ -116,10 +118,10 @@ class ValueTracer(PlainTracer):
     """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
 
     def __init__(
-        self, root: nn.Module, example_inputs: Inputs, whole: frozenset[str] = frozenset(), *, through: bool = True
+        self, root: nn.Module, example_inputs: Inputs, opened: frozenset[str] = frozenset(), *, through: bool = True
     ) -> None:
         """Trace ``root`` with values computed from meta copies of ``example_inputs``."""
-        super().__init__(example_inputs, whole, through=through)
+        super().__init__(example_inputs, opened, through=through)
         self._meta_root = on_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}

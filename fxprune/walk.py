@@ -81,6 +81,8 @@ class Walk:
     vectors: dict[int, Ids] = field(default_factory=dict)
     carried: dict[int, Ids] = field(default_factory=dict)
     layers: dict[str, list[tuple[torch.Size, Label]]] = field(default_factory=dict)
+    weighers: set[str] = field(default_factory=set)
+    computed: dict[str, tuple[Axes, Axes]] = field(default_factory=dict)
     node: fx.Node | None = None
     rewritable: bool = False
     trying: bool = False
@@ -91,7 +93,8 @@ class Walk:
     def start(self, name: str, tensor: torch.Tensor, has_channels: bool) -> None:
         """Introduce a parameter (it carries ids from now on) or a buffer (it does once a normalisation reads it)."""
         if has_channels:
-            self.label(tensor, Label(self.source(name, tensor), raw=True, parametric=True))
+            axes = self.computed[name][0] if name in self.computed else self.source(name, tensor)
+            self.label(tensor, Label(axes, raw=True, parametric=True))
         self._names[id(tensor)] = (tensor, name)
 
     def source(self, name: str, tensor: torch.Tensor) -> Axes:
@@ -100,6 +103,38 @@ class Walk:
             axes = tuple(self.channels.fresh(size) if size > 1 else None for size in tensor.shape)
             self.sources[name] = Source(name, axes)
         return self.sources[name].axes
+
+    def compute(self, name: str, tensor: torch.Tensor) -> None:
+        """``tensor`` was computed from stored ones and is read under the name of one of them, with ids of its own."""
+        self.source(name, tensor)
+        own = tuple(self.channels.fresh(size) if size > 1 else None for size in tensor.shape)
+        self.computed[name] = own, self.label_of(tensor).axes
+
+    def settle(self) -> None:
+        """The walk is over: rows of a computed weight are rows of the stored one, or freeze; columns are its own."""
+        read, tied = self.channels.marked(self.read), self.channels.marked(self.tied)
+        for name, (own, made) in self.computed.items():
+            for dim, (ids, stored, follows) in enumerate(zip(own, self.sources[name].axes, made, strict=True)):
+                if ids is None or stored is None:
+                    continue
+                if not tied[ids].any():
+                    self.freeze(stored, "")
+                    continue
+                channel = self.channels.channel
+                if follows is None or not np.array_equal(channel(follows), channel(stored)):
+                    self.freeze(ids, f"rows along axis {dim} of a computed weight do not follow from stored rows")
+                if read[ids].any():
+                    self.freeze(ids, "read by columns and used by rows")
+                self.channels.unite(ids, stored)
+
+    def axes_of(self, name: str) -> Axes:
+        """Ids of a stored tensor; where a weight is computed from it, its own rows and the columns of that weight."""
+        stored = self.sources[name].axes
+        if name not in self.computed:
+            return stored
+        tied = self.channels.marked(self.tied)
+        own = self.computed[name][0]
+        return tuple(ids if ids is None or not tied[ids].any() else mine for ids, mine in zip(own, stored, strict=True))
 
     def label_of(self, tensor: torch.Tensor) -> Label:
         """The label of a tensor; a tensor never seen carries no channels."""
@@ -227,6 +262,11 @@ class Call:
         """The operation depends on a number that only the rewrite could change: out of its reach, the ids freeze."""
         if ids is not None and not self.walk.rewritable:
             self.freeze(ids, f"{what} inside {_target(self.walk.node)}, which is kept whole")
+
+    def weigh(self, label: Label) -> None:
+        """A weight is contracted with an activation; where it is computed, that is noted, so that it can be folded."""
+        if label.parametric and not label.raw and self.walk.node is not None:
+            self.walk.weighers.add(self.walk.node.name)
 
     def choose(self, ids: Ids, options: int) -> int:
         """Which of several sound ways to bundle ``ids`` to take: the first, unless the walk was told another."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fxprune.plans import Plan
 
+from .captured import captured_with
 from .segments import cluster_sum
 from .snap import cuts_of, snap, tensors_of
 
@@ -22,12 +23,14 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
         plan: its clusters.
 
     Returns:
-        A snapped copy of the same class and the same widths.
+        A snapped copy of the same widths; of the same class, or the captured graph where weights are computed.
 
     Raises:
         PlanError: the plan was made for another network.
     """
     wide = snap(model, plan)
+    if plan.coupling.functions:  # columns can only be summed in what is computed
+        wide = captured_with(plan.coupling, wide)
     tensors = tensors_of(wide)
     for name, cuts in cuts_of(plan, tensors, tied=False).items():
         columns = tensors[name].detach().double()
@@ -46,8 +49,9 @@ def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
         plan: its clusters.
 
     Returns:
-        Parameters and buffers, those that are not saved with a model too, by all their names; no tensor shares memory
-        with ``model``, and a tensor with two names is the same object under both.
+        Parameters and buffers, those that are not saved with a model too, by all their names, and computed weights
+        under the name of the stored one instead of what they are computed from; no tensor shares memory with
+        ``model``, and a tensor with two names is the same object under both.
 
     Raises:
         PlanError: the plan was made for another network.
@@ -67,6 +71,8 @@ def _kept(plan: Plan, tensors: dict[str, Tensor]) -> dict[int, dict[int, Tensor]
     """Positions that stay, bool [length] by id of the tensor and axis: by id, since a tensor may have several names."""
     stays: dict[int, dict[int, Tensor]] = {}
     for partition in plan.partitions():
+        if partition.parameter not in tensors and plan.coupling.functions:
+            continue  # went into a computed weight
         tensor = tensors[partition.parameter]
         mask = torch.zeros(tensor.shape[partition.dim], dtype=torch.bool)
         mask[partition.kept] = True

@@ -25,6 +25,7 @@ from fxprune.propagate import couple
 from fxprune.table import table
 
 from .batches import as_inputs, batch_of, random_batch
+from .captured import captured_with
 from .cluster import plan as make_plan
 from .diverge import first_divergence
 from .merge import concentrate
@@ -154,9 +155,9 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
         domains.setdefault(group.domain if group.balanced else name, set()).add(name)
     for names in domains.values():
         part = plan.restrict(names)
-        reference = _graph_with(plan.coupling, snap(subject, part))
+        reference = captured_with(plan.coupling, snap(subject, part))
         makers: tuple[tuple[float, Callable[[], nn.Module]], ...] = (
-            (1e-12, lambda part=part: _graph_with(plan.coupling, concentrate(subject, part))),  # type: ignore[misc]
+            (1e-12, lambda part=part: captured_with(plan.coupling, concentrate(subject, part))),  # type: ignore[misc]
             (1e-9, lambda part=part: narrow(subject, part)),  # type: ignore[misc]
         )
         for tolerance, make in makers:
@@ -170,15 +171,6 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
             node = first_divergence(reference, candidate, part, inputs, tolerance=tolerance)
             yield ", ".join(sorted(names)), node or "output"
             break
-
-
-def _graph_with(coupling: Coupling, model: nn.Module) -> nn.Module:
-    """The captured graph with the tensors of ``model``."""
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    return copy_with(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
 
 
 def _word(holds: bool) -> str:

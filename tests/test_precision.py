@@ -90,7 +90,7 @@ ALIGNED = [
     "relu", "residual", "squeeze and excitation", "one gate for all channels", "layer scale", "choice", "masked",
     "in place on some channels", "constant per channel", "depthwise", "batch norm without affine",
     "softmax over channels", "sum over channels", "slices treated differently", "slices pooled differently",
-    "two inputs", "computed weight", "several outputs", "channels as length",
+    "two inputs", "several outputs", "channels as length",
     "cumulative sum over channels", "one layer twice in a row",
 ]  # fmt: skip
 

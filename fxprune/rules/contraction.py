@@ -24,6 +24,7 @@ def convolution(call: Call) -> Axes:
         (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
     )
     label, on_x = call.label(weight), call.axes(x)
+    call.weigh(label)
     for ids in (*on_x[2:], *label.axes[2:]):
         call.freeze(ids if ids is not None and not label.raw else None, "a kernel axis of a computed weight")
     passes = (
@@ -119,6 +120,8 @@ def matmul(call: Call) -> Axes:
     added = call.op._schema.name.split("::")[1] in ("addmm", "baddbmm")
     a, b = call.args[1:3] if added else call.args[:2]
     left, right = call.label(a), call.label(b)
+    for label in (left, right):
+        call.weigh(label)
     contracted_r = right.axes[-2] if b.dim() > 1 else right.axes[-1]
     contract(call, left, right, left.axes[-1], contracted_r)
     rows = left.axes[-2] if a.dim() > 1 else None

@@ -73,6 +73,18 @@ def group_norm(call: Call) -> list[Axes]:
     return _with_statistics(call, tuple(axes))
 
 
+@rule("_weight_norm_interface")
+def weight_norm(call: Call) -> list[Axes]:
+    """Each row by its own norm: directions and lengths tie along axis ``dim``; along the others the norm is one sum."""
+    directions, lengths = call.axes(call.args[0]), call.axes(call.args[1])
+    dim = call.arg(2, 0)
+    for at, ids in enumerate(directions):
+        call.freeze(ids if at != dim else None, "a norm runs over them")
+    rows = call.same(directions[dim], lengths[dim])
+    axes = tuple(rows if at == dim else ids for at, ids in enumerate(directions))
+    return _with_statistics(call, axes)
+
+
 def _affine(call: Call, x: Ids | None, ids: Ids | None) -> Ids | None:
     if x is None or ids is None:
         for each in (x, ids):

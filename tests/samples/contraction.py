@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from .table import A, B, conv, free, image, linear, net, tokens
 
@@ -63,9 +64,27 @@ image("functional depthwise", lambda s, y: F.conv2d(y, s.w, None, 1, 1, 1, 8), {
 image("functional depthwise by keyword", lambda s, y: F.conv2d(y, s.w, padding=1, groups=y.shape[1]),
       {"w": 8, B: 6}, w=free(8, 1, 3, 3))
 image("functional grouped", lambda s, y: F.conv2d(y, s.w, groups=2), {A: 4, "w": 3, B: 6}, out=6, w=free(6, 4, 1, 1))
-image("computed weight", _standardised, {"w": 5, B: 6}, out=5, w=free(5, 8, 3, 3), frozen=COMPUTED)
-image("computed weight in a layer", lambda s, y: s.c(y), {"c.weight": 5, B: 6}, out=5, c=_Standardised(8, 5, 3),
-      frozen=COMPUTED)
+image("computed weight", _standardised, {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 3, 3))
+image("computed weight in a layer", lambda s, y: s.c(y), {A: 8, "c.weight": 5, B: 6}, out=5, c=_Standardised(8, 5, 3))
+image("computed weight, depthwise", lambda s, y: s.c(y), {A: 8, B: 6}, c=_Standardised(8, 8, 3, groups=8))
+image("computed weight, grouped", lambda s, y: s.c(y), {A: 4, "c.weight": 3, B: 6}, out=6,
+      c=_Standardised(8, 6, 3, groups=2))
+image("computed weight, read twice", lambda s, y: s.c(y) + s.c(y.relu()), {A: 8, "c.weight": 5, B: 6}, out=5,
+      c=_Standardised(8, 5, 3))
+image("scaled columns", lambda s, y: F.conv2d(y, s.w * s.v), {A: 8, "w": 5, B: 6}, out=5, w=free(5, 8, 1, 1),
+      v=free(1, 8, 1, 1))
+image("scaled weight, transposed", lambda s, y: F.conv_transpose2d(y, s.w * 2), {A: 8, "w": 5, B: 6}, out=5,
+      w=free(8, 5, 2, 2))
+image("weight norm", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
+      c=parametrizations.weight_norm(conv(8, 5, 3)))
+image("weight norm of a linear layer", lambda s, y: s.f(y.mean((2, 3)))[:, :, None, None], {A: 8, "f.bias": 5, B: 6},
+      out=5, f=parametrizations.weight_norm(linear(8, 5)))
+image("spectral norm", lambda s, y: s.c(y), {A: 8, B: 6}, out=5, c=parametrizations.spectral_norm(conv(8, 5, 3)),
+      frozen="no rule for aten.vdot")
+image("computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2) + s.w.mean(), {"w": 5, B: 6}, out=5,
+      w=free(5, 8, 1, 1), frozen=COMPUTED)
+image("weights that trade places", lambda s, y: F.conv2d(y, s.w.flip(0) * 2), {A: 8, B: 6}, out=5,
+      w=free(5, 8, 1, 1), frozen="do not follow from stored rows")
 image("linear after flatten", lambda s, y: s.f(y.flatten(1))[:, :, None, None], {A: 8, "f.weight": 5, B: 6}, out=5,
       fixed=True, f=linear(8 * 64, 5))
 image("linear after pooling to 2x2", lambda s, y: s.f(F.adaptive_avg_pool2d(y, 2).flatten(1))[:, :, None, None],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from .table import A, B, conv, free, image, linear, tokens
 
@@ -92,7 +91,6 @@ image("local response", lambda s, y: s.m(y), {B: 6}, m=nn.LocalResponseNorm(3), 
 image("bilinear", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, None], {B: 6}, out=5,
       m=nn.Bilinear(8, 8, 5),
       frozen="no rule for aten._trilinear")
-image("weight norm", lambda s, y: s.m(y), {B: 6}, out=5, m=weight_norm(conv(8, 5)), frozen="_weight_norm_interface")
 tokens("attention as a layer", _attention(), {A: 8, M: 4, f"{M}#2": 4, "m.out_proj.weight": 8},
        m=nn.MultiheadAttention(8, 2, batch_first=True))
 tokens("attention as a layer, fused", _attention(need_weights=False),

@@ -1,0 +1,179 @@
+"""Weights that are computed from stored ones (weight standardisation, weight norm) become weights that are stored.
+
+The rows of such a weight follow the rows of what it is computed from, so they are tied there, where training sees them.
+Its columns do not: a sum of columns of ``f(w)`` is no ``f`` of anything. So the graph reads ``f(w)`` itself, under the
+name of ``w``, and a merge sums the columns of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.meta import MetaMode, on_meta, share_copy
+from fxprune.walk import Label
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A captured graph that computes no weight that is contracted with activations.
+
+    Attributes:
+        graph_module: reads computed weights under the names of the stored ones of the same shape.
+        functions: name -> graph without inputs that computes the weight from the tensors of the model.
+    """
+
+    graph_module: fx.GraphModule
+    functions: Mapping[str, fx.GraphModule]
+
+
+def fold(graph_module: fx.GraphModule, consumers: Iterable[str], values: Mapping[str, Any]) -> Folded:
+    """Fold the computed weights that these nodes contract with activations, as far as they can be.
+
+    A weight can be folded if only stored tensors go into it, one of them is of its shape, and that one has no other
+    use. The module given is not modified.
+
+    Args:
+        graph_module: a captured graph.
+        consumers: names of its nodes.
+        values: name of a node -> what it returned, tensors as (sizes, label).
+    """
+    module = share_copy(graph_module)
+    assert isinstance(module, fx.GraphModule)
+    known, wanted = _known(module), set(consumers)
+    weights: dict[str, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if node.name not in wanted or node in known:
+            continue
+        for weight in node.all_input_nodes:
+            if weight in known and weight.op != "get_attr" and _is_computed(values[weight.name]):
+                name = _stored_like(module, weight, tuple(values[weight.name][0]))
+                if name is not None and weight not in weights.setdefault(name, []):
+                    weights[name].append(weight)
+    functions = {name: f for name, nodes in weights.items() if (f := _fold_one(module, name, nodes)) is not None}
+    if not functions:
+        return Folded(graph_module, {})
+    folded = fx.GraphModule(module, module.graph, class_name=type(graph_module).__name__)
+    folded.meta.update(graph_module.meta)
+    return Folded(folded, functions)
+
+
+def _known(module: fx.GraphModule) -> set[fx.Node]:
+    """Nodes into which only stored tensors go, and nothing drawn at random or made on the spot."""
+    known: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        given = node.all_input_nodes
+        if node.op == "get_attr":
+            stored = True
+        elif node.op == "call_module":
+            stored = next(module.get_submodule(str(node.target)).parameters(), None) is not None and known >= set(given)
+        else:
+            stored = node.op in ("call_function", "call_method") and bool(given) and known >= set(given)
+        if stored and not node.is_impure():
+            known.add(node)
+    return known
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label) and not value[1].raw
+
+
+def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]) -> str | None:
+    """Name of the first stored tensor of this shape that goes into a weight."""
+    return next((name for name, stored in _stored(module, _above([weight])) if tuple(stored.shape) == shape), None)
+
+
+def _fold_one(module: fx.GraphModule, name: str, weights: list[fx.Node]) -> fx.GraphModule | None:
+    """Store a weight that may be computed at several nodes, and return what computes it; None where that cannot be."""
+    function = _function(module, weights[0])
+    if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
+        return None
+    above = _above(weights)
+    gone = _unused_without(weights, above)
+    stored = _tensor(module, name)
+    if any(other is stored for _, other in _stored(module, [n for n in module.graph.nodes if n not in gone])):
+        return None
+    for weight in weights:
+        with module.graph.inserting_before(weight):
+            read = module.graph.get_attr(name)
+        read.meta = dict(weight.meta)
+        weight.replace_all_uses_with(read)
+    for node in reversed(above):
+        if node in gone:
+            module.graph.erase_node(node)
+    return function
+
+
+def _above(weights: list[fx.Node]) -> list[fx.Node]:
+    """The nodes and all that goes into them, in the order of the graph."""
+    found = set(weights)
+    stack = list(weights)
+    while stack:
+        new = [node for node in stack.pop().all_input_nodes if node not in found]
+        found.update(new)
+        stack += new
+    return [node for node in weights[0].graph.nodes if node in found]
+
+
+def _unused_without(weights: list[fx.Node], above: list[fx.Node]) -> set[fx.Node]:
+    """Which of the nodes above nobody needs once the weights are stored."""
+    gone = set(weights)
+    for node in reversed(above):
+        if gone >= set(node.users):
+            gone.add(node)
+    return gone
+
+
+def _stored(module: fx.GraphModule, nodes: Iterable[fx.Node]) -> list[tuple[str, torch.Tensor]]:
+    """Parameters that nodes read, by name."""
+    found: list[tuple[str, torch.Tensor]] = []
+    for node in nodes:
+        if node.op == "get_attr":
+            tensor = _tensor(module, str(node.target))
+            if isinstance(tensor, nn.Parameter):
+                found.append((str(node.target), tensor))
+        elif node.op == "call_module":
+            inside = module.get_submodule(str(node.target)).named_parameters(remove_duplicate=False)
+            found += [(f"{node.target}.{name}", parameter) for name, parameter in inside]
+    return found
+
+
+def _tensor(module: nn.Module, name: str) -> Any:
+    owner, _, last = name.rpartition(".")
+    return getattr(module.get_submodule(owner), last)
+
+
+def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
+    """Graph without inputs that returns a weight; equal graphs have equal code."""
+    graph = fx.Graph(tracer_cls=getattr(module.graph, "_tracer_cls", None))
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in _above([weight]):
+        args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+        copies[node] = graph.create_node(node.op, node.target, args, kwargs)
+        copies[node].meta = dict(node.meta)
+    graph.output(copies[weight])
+    return fx.GraphModule(module, graph, class_name="Weight")
+
+
+def _draws(function: fx.GraphModule) -> bool:
+    """Whether random numbers take part, so that the weight is another one in every call."""
+    mode = _Draws()
+    with torch.no_grad(), mode:
+        on_meta(function)()
+    return mode.drawn
+
+
+class _Draws(MetaMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drawn = False
+
+    def done(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
+    ) -> Any:
+        self.drawn |= torch.Tag.nondeterministic_seeded in func.tags
+        return out
