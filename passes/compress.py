@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from .clock import Clock
 from .compress_journal import open_journal
 from .compress_measure import measure_stages, versions
 from .compress_phases import open_phases
+from .compress_stages import narrow_in_stages, widths_of_stages
 from .compress_train import prepare, teacher_from_file, train_csgd, train_wide
 from .compress_trim import check_trim, trim
 from .deviation_plot import DEVIATION_PLOT, draw_deviation
@@ -77,9 +79,10 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
         with clock("couple"):
             coupling = couple(network.model, network.example)
             # What cannot be pruned as asked is to fail now, not after the training; clusters wait for the weights.
-            first = _plan_from_file(job, network.model) or job.plan(coupling, method="even")
+            goals = widths_of_stages(job, coupling) if job.stages is not None else []
+            first = None if goals else _plan_from_file(job, network.model) or job.plan(coupling, method="even")
         phases = open_phases(job, network.model, images)
-        with phases.stoppable(), open_journal(job, images, phases) as journal:
+        with phases.stoppable(), open_journal(job, images, phases, stages=max(1, len(goals))) as journal:
             with clock("train", "the wide network"):
                 train_wide(
                     job,
@@ -92,20 +95,37 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
                 )
                 wide = copy.deepcopy(network.model)
                 save_weights(wide, folder / WIDE)
-            with clock("plan"):
-                plan = first if job.plan_file is not None else phases.plan(coupling, lambda: job.plan(coupling))
-                plan.save(folder / PLAN)
-            with clock("csgd", "until clusters are equal"):
-                deviation = train_csgd(
+            teacher = wide if job.teacher == "wide" else teacher
+            if first is None:
+                done = narrow_in_stages(
                     job,
                     network.model,
-                    plan,
+                    coupling,
+                    goals,
                     images,
                     device,
-                    teacher=wide if job.teacher == "wide" else teacher,
-                    checkpoint=phases.checkpoint("csgd"),
-                    on_epoch=journal.csgd,
+                    example=network.example,
+                    teacher=teacher,
+                    phases=phases,
+                    journal=journal,
+                    clock=clock,
                 )
+                network, plan, deviation = replace(network, model=done.model), done.plan, done.deviation
+            else:
+                with clock("plan"):
+                    plan = first if job.plan_file is not None else phases.plan(coupling, lambda: job.plan(coupling))
+                with clock("csgd", "until clusters are equal"):
+                    deviation = train_csgd(
+                        job,
+                        network.model,
+                        plan,
+                        images,
+                        device,
+                        teacher=teacher,
+                        checkpoint=phases.checkpoint("csgd"),
+                        on_epoch=journal.csgd,
+                    )
+            plan.save(folder / PLAN)
             with clock("trim", "snap, merge, rewrite"):
                 nets = trim(wide, network.model, plan)
                 save_weights(nets.snapped, folder / SNAPPED)

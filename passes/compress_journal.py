@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .compress_phases import Phases
-from .compress_train import wide_epochs
+from .compress_train import phase_of, wide_epochs
 from .csgd import Csgd
 from .job import Job
 from .metrics import Metrics
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """One record per epoch; steps are counted through both phases."""
+    """One record per epoch; steps are counted through all phases."""
 
-    def __init__(self, metrics: Metrics, wide_steps: int) -> None:
-        self._metrics, self._wide_steps = metrics, wide_steps
+    def __init__(self, metrics: Metrics, wide_steps: int, csgd_steps: int) -> None:
+        self._metrics, self._wide_steps, self._csgd_steps = metrics, wide_steps, csgd_steps
 
     def wide(self, epoch: Epoch) -> None:
         """Record an epoch of the wide network."""
         self._record("train", epoch, 0)
 
-    def csgd(self, epoch: Epoch | None, hook: Csgd, predicted: float) -> None:
+    def csgd(self, epoch: Epoch | None, hook: Csgd, predicted: float, *, stage: int = 1) -> None:
         """Record an epoch of C-SGD, None before the first, with how far clusters are from equal after it."""
         deviation = hook.deviation()
         self._record(
-            "csgd",
+            phase_of(stage),
             epoch,
-            self._wide_steps,
+            self._wide_steps + (stage - 1) * self._csgd_steps,
             strength=hook.strength,
             deviation_largest=deviation.largest,
             deviation_median=deviation.median,
@@ -58,7 +58,7 @@ class Journal:
 
 
 @contextlib.contextmanager
-def open_journal(job: Job, data: Data, phases: Phases) -> Iterator[Journal]:
+def open_journal(job: Job, data: Data, phases: Phases, *, stages: int = 1) -> Iterator[Journal]:
     """Begin the records, or go on where the checkpoints do; they lie with these until the job is done.
 
     Raises:
@@ -66,5 +66,7 @@ def open_journal(job: Job, data: Data, phases: Phases) -> Iterator[Journal]:
         OptionError: TensorBoard is asked for, but not installed.
     """
     wide_steps = wide_epochs(job) * steps_per_epoch_of(len(data.train), job.of_wide())
-    with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=phases.steps_done("train", "csgd")) as metrics:
-        yield Journal(metrics, wide_steps)
+    csgd_steps = job.csgd_epochs * steps_per_epoch_of(len(data.train), job.of_csgd())
+    done = phases.steps_done("train", *map(phase_of, range(1, stages + 1)))
+    with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=done) as metrics:
+        yield Journal(metrics, wide_steps, csgd_steps)

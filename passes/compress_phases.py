@@ -64,9 +64,9 @@ class Phases:
         found = [int(state["steps"]) for state in states if state is not None]
         return sum(found) if found else None
 
-    def plan(self, coupling: Coupling, make: Callable[[], Plan]) -> Plan:
+    def plan(self, coupling: Coupling, make: Callable[[], Plan], *, stage: int = 1) -> Plan:
         """The plan that was made before the job broke off, or a new one, which is kept."""
-        checkpoint = self.checkpoint("plan")
+        checkpoint = self.checkpoint("plan" if stage == 1 else f"plan{stage}")
         state = checkpoint.read()
         if state is not None:
             clusters = {name: cluster.numpy() for name, cluster in state["clusters"].items()}

@@ -126,6 +126,7 @@ def train_csgd(
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[Epoch | None, Csgd, float], None] | None = None,
+    stage: int = 1,
 ) -> Deviation:
     """Train on until the members of every cluster are equal but for a deviation, which is returned.
 
@@ -165,9 +166,9 @@ def train_csgd(
         options=job.of_csgd(),
         teacher=teacher,
         device=device,
-        seed=job.seed + 1,  # other shuffles than those of the wide network
+        seed=job.seed + stage,  # other shuffles than those of the wide network
         progress=job.progress,
-        label="csgd",
+        label=phase_of(stage),
         checkpoint=checkpoint,
         watchers=Watchers(
             make_hook=hook,
@@ -176,6 +177,11 @@ def train_csgd(
         ),
     )
     return hooks[-1].deviation()
+
+
+def phase_of(stage: int) -> str:
+    """Name of the C-SGD of a stage, counted from 1, in records, checkpoints and seconds."""
+    return "csgd" if stage == 1 else f"csgd{stage}"
 
 
 def teacher_from_file(job: Job, network: Network, data: Data, device: torch.device) -> nn.Module | None:

@@ -121,7 +121,7 @@ class Job(TrainOptions, Target):
         image_size: height and width of the images in pixels; None: what suits the data.
         batch_size: images per training step.
         epochs: passes over the data before C-SGD; None: ``EPOCHS``, or 0 with a checkpoint.
-        csgd_epochs: passes over the data with C-SGD.
+        csgd_epochs: passes over the data with C-SGD, in each stage.
         lr: largest learning rate before C-SGD.
         csgd_lr: largest learning rate with C-SGD.
         csgd_decay_milestones: ``multistep``: of C-SGD, where they are not ``decay_milestones``.
@@ -131,7 +131,8 @@ class Job(TrainOptions, Target):
         strength: of the pull; instead of ``deviation``.
         deviation: largest relative deviation within a cluster to end at, above 0; ``DEVIATION`` where neither is given.
         coupled: the pull is part of the gradient, as in the paper; SGD only.
-        stages: narrow step by step: shares of the first width to keep, falling, the last is the goal; or ``auto``.
+        stages: narrow step by step: shares of the first width to keep, falling, the last is the goal; or ``auto``: to
+            ``keep``, ``macs`` or ``params`` in three stages, by a half, a third and a sixth of what is to go.
         widen: build the network this many times as wide, and bring it back to its own width.
         device: ``auto`` (CUDA where there is one), or any name that torch knows.
         opset: version of the ONNX operators.
@@ -195,7 +196,12 @@ class Job(TrainOptions, Target):
             raise OptionError("`teacher_model` names the network of a file: give that file as `teacher`.")
         check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
-        _refuse_missing(self, "stages", "widen")
+        _refuse_missing(self, "widen")
+        if self.stages is not None:
+            exclude(self, "stages", "plan_file")
+            exclude(self, "stages", "widths")
+            for name in () if self.stages == "auto" else ("keep", "macs", "params"):
+                exclude(self, "stages", name)
 
     def of_csgd(self) -> TrainOptions:
         """How C-SGD trains. No average of weights: its clusters would lag behind those of the weights themselves."""

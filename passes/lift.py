@@ -1,0 +1,57 @@
+"""The reverse of a merge: a wide network that computes what a narrow one does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import PlanError
+from fxprune.meta import copy_with
+from fxprune.plans import Partition, Plan
+
+from .snap import tensors_of
+
+
+def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
+    """Wide copy whose trim by ``plan`` is ``narrow`` again: each cluster's row is repeated, its column stands alone.
+
+    A column of the narrow network goes to the kept member of its cluster and zeros go to the others, so that the trim
+    sums nothing but zeros and gives the very numbers back.
+
+    Args:
+        model: the wide network; it is not changed. What the narrow network does not have, as unused layers, is kept.
+        narrow: made from such a network by ``plan``, or by plans that compose to it, and trained further or not.
+        plan: clusters of ``model``.
+
+    Raises:
+        PlanError: a tensor of ``narrow`` has another shape than the plan demands.
+    """
+    partitions: dict[str, list[Partition]] = {}
+    for partition in plan.partitions():
+        partitions.setdefault(partition.parameter, []).append(partition)
+    tensors = tensors_of(narrow)
+
+    def lifted(name: str, tensor: Tensor) -> Tensor:
+        cuts = partitions.get(name, [])
+        if name not in tensors and not cuts:
+            return tensor.detach().clone()
+        value = tensors[name].detach() if name in tensors else None
+        narrow_shape = list(tensor.shape)
+        for cut in cuts:
+            narrow_shape[cut.dim] = len(cut.kept)
+        if value is None or list(value.shape) != narrow_shape:
+            found = "absent" if value is None else list(value.shape)
+            raise PlanError(f"`{name}` is {found} in the narrow network, and {narrow_shape} by the plan.")
+        for cut in cuts:
+            value = _spread(value, cut)
+        return value.clone()
+
+    return copy_with(model, lifted)
+
+
+def _spread(value: Tensor, cut: Partition) -> Tensor:
+    if cut.tied:
+        return value.index_select(cut.dim, torch.as_tensor(cut.cluster, device=value.device))
+    shape = list(value.shape)
+    shape[cut.dim] = len(cut.cluster)
+    return value.new_zeros(shape).index_copy_(cut.dim, torch.as_tensor(cut.kept, device=value.device), value)
