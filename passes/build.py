@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ def build(
     image_size: int | None = None,
     pretrained: bool = False,
     seed: int = 0,
+    extra: Mapping[str, Any] | None = None,
 ) -> Network:
     """The same name, sizes and seed give the same network, weights included.
 
@@ -47,6 +50,7 @@ def build(
             embeddings is built for it.
         pretrained: begin with published weights.
         seed: of the first weights.
+        extra: more arguments of the network's builder, such as ``width`` for ours.
 
     Raises:
         ModelError: the name is unknown, the network cannot be built, or its weights cannot be had.
@@ -56,7 +60,7 @@ def build(
     channels, height, width = model_input_size(name)
     channels = in_chans or channels
     size = (image_size, image_size) if image_size else (height, width)
-    kwargs = {"num_classes": num_classes, "in_chans": channels}
+    kwargs: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(extra or {})}
     with seeded(seed):
         model = create_model(name, pretrained=pretrained, **kwargs)
     if _embeds_positions(model) and model_input_size(model)[1:] != size:

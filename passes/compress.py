@@ -20,7 +20,7 @@ from .compress_journal import open_journal
 from .compress_measure import measure_stages, versions
 from .compress_phases import open_phases
 from .compress_stages import narrow_in_stages, widths_of_stages
-from .compress_train import prepare, teacher_from_file, train_csgd, train_wide
+from .compress_train import prepare, target_of, teacher_from_file, train_csgd, train_wide
 from .compress_trim import check_trim, trim
 from .deviation_plot import DEVIATION_PLOT, draw_deviation
 from .export_onnx import export_onnx
@@ -80,7 +80,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             coupling = couple(network.model, network.example)
             # What cannot be pruned as asked is to fail now, not after the training; clusters wait for the weights.
             goals = widths_of_stages(job, coupling) if job.stages is not None else []
-            first = None if goals else _plan_from_file(job, network.model) or job.plan(coupling, method="even")
+            target = target_of(job, network, coupling, images)
+            first = None if goals else _plan_from_file(job, network.model) or target.plan(coupling, method="even")
         phases = open_phases(job, network.model, images)
         with phases.stoppable(), open_journal(job, images, phases, stages=max(1, len(goals))) as journal:
             with clock("train", "the wide network"):
@@ -113,7 +114,7 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
                 network, plan, deviation = replace(network, model=done.model), done.plan, done.deviation
             else:
                 with clock("plan"):
-                    plan = first if job.plan_file is not None else phases.plan(coupling, lambda: job.plan(coupling))
+                    plan = first if job.plan_file is not None else phases.plan(coupling, lambda: target.plan(coupling))
                 with clock("csgd", "until clusters are equal"):
                     deviation = train_csgd(
                         job,

@@ -6,25 +6,29 @@ import contextlib
 import copy
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
+from fxprune.propagate import couple
 
 from .build import Network, build
 from .checkpoint import Checkpoint
 from .csgd import Csgd, Deviation, csgd
-from .job import DEVIATION, EPOCHS, Job
+from .job import DEVIATION, EPOCHS, Job, Target
 from .pull import pull_of
 from .train import train
 from .train_engine import check_optimizer, check_precision
 from .train_log import Epoch, Watchers
 from .train_schedule import learning_rates, steps_per_epoch_of
 from .weights import load_weights
+from .widen import build_widened, widths_back
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -46,7 +50,8 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     data = _data(job)
     check_schedule(job, data)
     if isinstance(job.model, str):
-        network = build(
+        make = build if job.widen is None else partial(build_widened, factor=job.widen)
+        network = make(
             job.model,
             num_classes=data.num_classes,
             in_chans=data.in_chans,
@@ -62,6 +67,16 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     check_precision(network.model)
     network.model.to(device).eval()
     return network, data
+
+
+def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Target:
+    """What the job is to end at: its own target, or the widths that a widened network had before it was widened."""
+    if job.widen is None:
+        return job
+    assert isinstance(job.model, str)
+    plain = build(job.model, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size)
+    widths = widths_back(coupling, couple(plain.model, network.example))
+    return Target(widths=widths, method=job.method, seed=job.seed)
 
 
 def check_schedule(job: Job, data: Data) -> None:

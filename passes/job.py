@@ -196,7 +196,13 @@ class Job(TrainOptions, Target):
             raise OptionError("`teacher_model` names the network of a file: give that file as `teacher`.")
         check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
-        _refuse_missing(self, "widen")
+        if self.widen is not None:
+            for name in ("keep", "macs", "params", "widths", "plan_file", "stages", "only", "freeze"):
+                exclude(self, "widen", name)
+            if self.internal_only or self.pretrained or self.round_to != 1:
+                raise OptionError("`widen` goes without `internal_only`, `round_to` and `pretrained` weights.")
+            if not isinstance(self.model, str):
+                raise OptionError("`widen` builds the network by its name: give `model` as a name, or give `widths`.")
         if self.stages is not None:
             exclude(self, "stages", "plan_file")
             exclude(self, "stages", "widths")
@@ -229,13 +235,6 @@ def exclude(options: object, *names: str) -> None:
     given = [f"`{name}`" for name in names if getattr(options, name) is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
-
-
-def _refuse_missing(options: object, *names: str) -> None:
-    """Options whose code is still to come must not be taken for granted."""
-    for name in names:
-        if getattr(options, name):
-            raise OptionError(f"`{name}` is not available yet.")
 
 
 def _falls(stages: Any) -> bool:
