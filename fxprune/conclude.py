@@ -60,7 +60,7 @@ def conclude(
     axes = [
         ParameterAxis(source.name, dim, ids)
         for source in sorted(walk.sources.values(), key=lambda source: order[source.name])
-        for dim, ids in enumerate(walk.axes_of(source.name))
+        for dim, ids in enumerate(source.axes)
         if ids is not None
     ]
     blame = Blame(walk, [*walk.freezes, *_roles(walk, axes)])

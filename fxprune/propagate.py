@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 
+from fxprune.call import Call
 from fxprune.capture import capture
 from fxprune.conclude import Conclusion, conclude
 from fxprune.coupling import Coupling
@@ -28,7 +29,7 @@ from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
 from fxprune.rules.registry import Entry
 from fxprune.surface import is_foreign, is_opaque, is_rewritable
-from fxprune.walk import Axes, Call, Label, Walk, tensors_in
+from fxprune.walk import Axes, Label, Walk, tensors_in
 
 # Ways to bundle that are tried after the first got stuck; a split into n axes has n of them.
 _MOST_RETRIES = 3

@@ -13,11 +13,11 @@ from samples import SAMPLES
 from torch.nn.modules.conv import _ConvNd
 
 import fxprune
+from fxprune.call import Call
 from fxprune.errors import NothingToPruneError
 from fxprune.passes import attributes, rewrite_calls
 from fxprune.passes.prove import scattered
 from fxprune.rules import RULES, contraction, movement, normalise
-from fxprune.walk import Call
 
 ATEN = torch.ops.aten
 A, B, Q, V = "a.weight", "b.weight", "q.weight", "v.weight"

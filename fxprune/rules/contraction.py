@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 
+from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call, Label
+from fxprune.walk import Axes, Label
 
 
 @rule("convolution", weighs=True)

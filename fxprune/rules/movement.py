@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxprune.call import Call, unlabelled
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call, unlabelled
+from fxprune.walk import Axes
 
 
 @rule(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.reduce import average
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call
+from fxprune.walk import Axes
 
 
 @rule(

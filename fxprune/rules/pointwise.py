@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.call import Call, unlabelled
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call, tensors_in, unlabelled
+from fxprune.walk import Axes, tensors_in
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.walk import Axes, Call
+from fxprune.walk import Axes
 
 
 def average(call: Call, axes: Sequence[Ids | None], why: str) -> None:

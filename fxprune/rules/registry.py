@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from fxprune.walk import Axes, Call
+from fxprune.call import Call
+from fxprune.walk import Axes
 
 Rule = Callable[[Call], "Axes | list[Axes]"]
 R = TypeVar("R", bound=Rule)

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
+from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
 from fxprune.rules.segments import segments
-from fxprune.walk import Axes, Call
+from fxprune.walk import Axes
 
 
 @rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", moves=True)

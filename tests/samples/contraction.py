@@ -81,8 +81,8 @@ image("weight norm of a linear layer", lambda s, y: s.f(y.mean((2, 3)))[:, :, No
       out=5, f=parametrizations.weight_norm(linear(8, 5)))
 image("spectral norm", lambda s, y: s.c(y), {A: 8, B: 6}, out=5, c=parametrizations.spectral_norm(conv(8, 5, 3)),
       frozen="no rule for aten.vdot")
-image("computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2) + s.w.mean(), {"w": 5, B: 6}, out=5,
-      w=free(5, 8, 1, 1), frozen=COMPUTED)
+image("computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2) + F.conv2d(y.relu(), s.w),
+      {"w": 5, B: 6}, out=5, w=free(5, 8, 1, 1), frozen=COMPUTED)
 image("weights that trade places", lambda s, y: F.conv2d(y, s.w.flip(0) * 2), {A: 8, B: 6}, out=5,
       w=free(5, 8, 1, 1), frozen="do not follow from stored rows")
 image("linear after flatten", lambda s, y: s.f(y.flatten(1))[:, :, None, None], {A: 8, "f.weight": 5, B: 6}, out=5,

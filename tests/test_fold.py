@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import SAMPLES, Net, conv, free, linear
+
+import fxprune
+from fxprune.cost import cost, plan_cost
+from fxprune.passes.captured import captured_with
+from fxprune.passes.outputs import relative_error
+
+IMAGE = torch.zeros(2, 3, 8, 8)
+FOLDED = {
+    "computed weight": {"w"},
+    "computed weight in a layer": {"c.weight"},
+    "computed weight, read twice": {"c.weight"},
+    "scaled columns": {"w"},
+    "weight norm": {"c.parametrizations.weight.original1"},
+    "computed weight, stored one used too": set(),  # the stored one would have to be there as well
+    "weights put together": set(),  # no stored one has the shape
+    "functional": set(),  # stored as it is
+}
+
+
+def net(weight, **more):
+    """Two layers around one whose weight is computed from ``w``."""
+
+    def forward(s, x):
+        return s.head(F.conv2d(s.a(x), weight(s)).relu().mean((2, 3)))
+
+    return Net(forward, a=conv(3, 8), w=free(6, 8, 3, 3), head=linear(6, 4), **more).eval()
+
+
+def centred(s):
+    return (s.w - s.w.mean((1, 2, 3), keepdim=True)) * s.gain
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_what_is_folded(name):
+    sample = SAMPLES[name]
+    assert set(fxprune.couple(sample.net, sample.inputs).functions) == FOLDED[name]
+
+
+DRAWN = {
+    "as a function": lambda s: s.w * torch.rand_like(s.w),
+    "dropped": lambda s: F.dropout(s.w, 0.5, training=True),
+    "in place": lambda s: s.w * torch.empty_like(s.w).normal_(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_weight_that_is_drawn_anew_in_every_call_is_not_stored(name):
+    coupling = fxprune.couple(net(DRAWN[name]), IMAGE)
+    assert not coupling.functions
+    assert "a.weight" not in coupling.groups
+
+
+def test_the_captured_graph_with_stored_weights_computes_the_same():
+    model, x = net(centred, gain=free(6, 1, 1, 1)), torch.randn(2, 3, 8, 8)
+    graph = captured_with(fxprune.couple(model, IMAGE), model)
+    assert torch.equal(graph(x), model(x))  # the same operations on the same numbers
+
+
+def test_rows_are_trained_where_they_are_stored_and_columns_merge_where_they_are_computed():
+    torch.manual_seed(0)
+    model, x = net(centred, gain=free(6, 1, 1, 1)), torch.randn(8, 3, 8, 8)
+    plan = fxprune.plan(fxprune.couple(model, IMAGE), 0.5, method="even")
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    with fxprune.csgd(model, plan, optimizer, 8.0) as hook:
+        for _ in range(40):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        assert hook.deviation().largest < 1e-6  # 0.6 ** 40 = 1e-9, and float32
+    with torch.no_grad():
+        narrow = fxprune.narrow(model, plan)
+        assert narrow.get_parameter("w").shape == (3, 4, 3, 3)
+        assert "gain" not in dict(narrow.named_parameters())
+        assert relative_error(model(x), narrow(x)) < 1e-5  # float32, and the deviation that is left
+
+
+def test_what_goes_into_a_computed_weight_counts_in_the_wide_network_only():
+    model = net(centred, gain=free(6, 1, 1, 1))
+    plan = fxprune.plan(fxprune.couple(model, IMAGE), 0.5, method="even")
+    assert cost(plan.coupling).params == sum(p.numel() for p in model.parameters())
+    assert plan_cost(plan).params == sum(p.numel() for p in fxprune.narrow(model, plan).parameters())
