@@ -1,4 +1,4 @@
-"""Multi-head attention as PyTorch computes it in eval mode, in operations that the analysis and the rewrite know.
+"""Multi-head attention as PyTorch computes it, in operations that the analysis and the rewrite know.
 
 PyTorch's own code branches on ranks, devices and the gradient mode, to reach kernels that hide every width.
 """
@@ -32,7 +32,7 @@ def attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``layer(query, key, value, ...)`` in eval mode; arguments and results are those of ``nn.MultiheadAttention``."""
+    """``layer(query, key, value, ...)``; arguments and results are those of ``nn.MultiheadAttention``."""
     separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
     packed = layer.in_proj_weight if layer._qkv_same_embed_dim else None
     return _attend(
@@ -43,16 +43,17 @@ def attention(
         (attn_mask, key_padding_mask, is_causal),
         need_weights,
         average_attn_weights,
+        (layer.dropout, layer.training),
     )
 
 
 def functional(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None] | None:
-    """``F.multi_head_attention_forward(...)`` without dropout; None where it does what :func:`attention` does not."""
+    """``F.multi_head_attention_forward(...)``; None where it does what :func:`attention` does not."""
     given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
     given.apply_defaults()
     each = given.arguments
     appended = any(each[name] is not None for name in ("bias_k", "bias_v", "static_k", "static_v"))
-    if appended or each["add_zero_attn"] or (each["training"] and each["dropout_p"]):
+    if appended or each["add_zero_attn"]:
         return None
     query = each["query"]
     separate = (each["q_proj_weight"], each["k_proj_weight"], each["v_proj_weight"])
@@ -65,6 +66,7 @@ def functional(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None] | None
         (each["attn_mask"], each["key_padding_mask"], each["is_causal"]),
         each["need_weights"],
         each["average_attn_weights"],
+        (each["dropout_p"], each["training"]),
     )
 
 
@@ -87,10 +89,12 @@ def _attend(
     masks: Three,
     need_weights: bool,
     average: bool,
+    dropout: tuple[float, bool],
 ) -> tuple[Tensor, Tensor | None]:
     """Softmax of q.k / sqrt(head dim), times v, per head; weights [..., length, sources], or per head.
 
-    ``sequence_first`` is asked only where it matters, since it may depend on the rank of the input.
+    ``sequence_first`` is asked only where it matters, since it may depend on the rank of the input. ``dropout``:
+    its probability, and whether it happens.
     """
     turned = sequence_first()
     q, k, v = (_heads(x.transpose(0, 1) if turned else x, heads) for x in projected)
@@ -101,11 +105,14 @@ def _attend(
     mask = None if causal else _joined(_per_head(attn_mask, heads, q), _over_sources(padding))
     if need_weights:
         weights = _scores(q, k, mask).softmax(-1)
+        weights = F.dropout(weights, dropout[0], dropout[1]) if dropout[0] else weights
         x = torch.matmul(weights, v)
     else:
         weights = None
         taken = mask.logical_not() if mask is not None and mask.dtype == torch.bool else mask
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=taken, is_causal=causal)
+        x = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=taken, dropout_p=dropout[0] * dropout[1], is_causal=causal
+        )
     x = project(x.transpose(-3, -2).flatten(-2))
     x = x.transpose(0, 1) if turned else x
     return x, weights.mean(-3) if weights is not None and average else weights

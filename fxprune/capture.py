@@ -2,10 +2,13 @@
 
 Capture is symbolic (torch.fx) at module level: layers that own shape attributes stay whole modules under their old
 names, everything around them becomes nodes of the graph. Where the model's Python branches on a size, the branch of the
-example is taken and guarded.
+example is taken and guarded. Numbers that it chooses by its training flag, such as the dropout of a fused attention,
+follow the graph's own flag; where training takes another path than eval mode, the graph keeps to that of eval mode.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 from torch import fx, nn
 
@@ -14,6 +17,7 @@ from fxprune.inputs import Inputs, as_meta
 from fxprune.meta import share_copy
 from fxprune.source import source_of_error
 from fxprune.tracer import PlainTracer, ValueTracer
+from fxprune.training_mode import FlagReads, entered, follow_training
 
 WAY = "fxprune_capture"
 
@@ -46,20 +50,41 @@ def capture(model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] 
     failure: tuple[PlainTracer, Exception] | None = None
     for way, through in _WAYS:
         skeleton = share_copy(model).eval()
-        plain = way == "plain"
-        tracer = (
-            PlainTracer(example_inputs, opened, through=through)
-            if plain
-            else ValueTracer(skeleton, as_meta(example_inputs), opened, through=through)
-        )
+        tracer = _tracer(way, skeleton, example_inputs, opened, through)
+        reads = FlagReads(entered(skeleton, tracer.keeps))
         try:
-            return _graph_module(model, skeleton, tracer, way)
+            with reads:
+                graph = tracer.trace(skeleton)
         except OptionError:
             raise
         except Exception as error:
-            failure = failure if plain else (tracer, error)
+            failure = failure if way == "plain" else (tracer, error)
+            continue
+        module = _graph_module(model, skeleton, graph, way)
+        if reads.found:
+            _follow_training(module, model, example_inputs, opened, through)
+        return module
     assert failure is not None
     raise _untraceable(model, *failure) from failure[1]
+
+
+def _tracer(
+    way: str, skeleton: nn.Module, inputs: Inputs, opened: frozenset[str], through: bool
+) -> PlainTracer | ValueTracer:
+    if way == "plain":
+        return PlainTracer(inputs, opened, through=through)
+    return ValueTracer(skeleton, as_meta(inputs), opened, through=through)
+
+
+def _follow_training(
+    module: fx.GraphModule, model: nn.Module, inputs: Inputs, opened: frozenset[str], through: bool
+) -> None:
+    """Trace once more with the flags of all that is traced into set; layers stay in eval mode and change nothing."""
+    skeleton = share_copy(model).eval()
+    for each in entered(skeleton, PlainTracer(inputs, opened, through=through).keeps):
+        each.training = True
+    with contextlib.suppress(Exception):  # in training it may do what cannot be traced: then it keeps to eval mode
+        follow_training(module, _tracer(module.meta[WAY], skeleton, inputs, opened, through).trace(skeleton))
 
 
 def _untraceable(model: nn.Module, tracer: PlainTracer, error: Exception) -> CaptureError:
@@ -72,8 +97,7 @@ def _untraceable(model: nn.Module, tracer: PlainTracer, error: Exception) -> Cap
     )
 
 
-def _graph_module(model: nn.Module, skeleton: nn.Module, tracer: PlainTracer, way: str) -> fx.GraphModule:
-    graph = tracer.trace(skeleton)
+def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:
     # Tracing runs the model's own Python, which may set attributes: the graph stands on an untouched copy.
     fresh = share_copy(model).eval()
     for node in graph.nodes:

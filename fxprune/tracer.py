@@ -35,7 +35,7 @@ class PlainTracer(fx.Tracer):
     """Records a model for all sizes.
 
     Whole stay: layers with shape attributes, PyTorch's own modules, modules that timm keeps whole and that have no
-    weights, and what reads the training flag, which tracing would bake in.
+    weights, and what does something else in training.
     """
 
     record_stack_traces = True
@@ -71,6 +71,10 @@ class PlainTracer(fx.Tracer):
         if isinstance(m, self._registered) and next(m.parameters(), None) is None:
             return True
         return super().is_leaf_module(m, module_qualified_name)
+
+    def keeps(self, m: nn.Module, path: str) -> bool:
+        """Whether the code of a module is not traced."""
+        return opened(m) is None and self.is_leaf_module(m, path)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into a layer that hides widths; remember where tracing is, for error messages."""

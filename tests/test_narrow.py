@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from samples import SAMPLES
+import torch.nn.functional as F
+from samples import SAMPLES, Net, linear
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -251,3 +252,15 @@ def test_a_plan_that_merges_nothing_gives_the_same_network():
     images = torch.randn(2, 3, 8, 8)
     made = narrow(sample.net, Plan(fxprune.couple(sample.net, sample.inputs), {}))
     assert torch.equal(made(images), sample.net(images))
+
+
+def test_a_narrow_network_drops_out_in_training_as_the_wide_one_does(tmp_path):
+    net = Net(
+        lambda s, x: s.out(F.dropout(s.a(x).relu(), 1.0, s.training)), a=linear(8, 12), out=linear(12, 4)
+    ).eval()  # fmt: skip
+    tokens = torch.randn(2, 5, 8)
+    narrow = fxprune.narrow(net, fxprune.plan(fxprune.couple(net, tokens), keep=0.5))
+    assert (narrow(tokens) != net.out.bias).any()
+    assert torch.equal(narrow.train()(tokens), net.out.bias.expand(2, 5, 4))
+    report = fxprune.export_onnx(narrow.eval(), tokens, tmp_path / "narrow.onnx", batches=(1, 3))
+    assert report.max_rel_error < 1e-5  # float32

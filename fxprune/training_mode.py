@@ -1,0 +1,133 @@
+"""Numbers that a model chooses by its training flag stay chosen by it in the captured graph.
+
+Tracing takes the branch of the mode that it traces in: ``dropout_p=self.p if self.training else 0.0`` becomes ``0.0``.
+So a model is traced in both modes, and where nothing but numbers differs, the graph reads them from a :class:`ByMode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import fx, nn
+
+Number = bool | int | float
+
+
+class ByMode(nn.Module):
+    """One number in training, another in eval mode."""
+
+    def __init__(self, trained: Number, evaluated: Number) -> None:
+        """Take the numbers of both modes."""
+        super().__init__()
+        self.trained, self.evaluated = trained, evaluated
+
+    def forward(self) -> Number:
+        """The number of the mode that the module is in."""
+        return self.trained if self.training else self.evaluated
+
+    def extra_repr(self) -> str:
+        """Both numbers."""
+        return f"trained={self.trained}, evaluated={self.evaluated}"
+
+
+class FlagReads:
+    """Whether the training flag of one of some modules was read while the context was open."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        """Watch ``modules``."""
+        self._watched = set(map(id, modules))
+        self.found = False
+
+    def __enter__(self) -> FlagReads:
+        def read(module: nn.Module) -> bool:
+            self.found = self.found or id(module) in self._watched
+            if "training" not in module.__dict__:  # a scripted module keeps its own
+                raise AttributeError("training")
+            return bool(module.__dict__["training"])
+
+        def write(module: nn.Module, flag: bool) -> None:
+            module.__dict__["training"] = flag
+
+        # A property of the class is asked before the attribute of an instance.
+        nn.Module.training = property(read, write)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del nn.Module.training
+
+
+def entered(root: nn.Module, stays_whole: Callable[[nn.Module, str], bool], path: str = "") -> Iterator[nn.Module]:
+    """The modules whose own code is traced: all but those that stay whole, and what is inside of these."""
+    yield root
+    for name, child in root.named_children():
+        below = f"{path}.{name}" if path else name
+        if not stays_whole(child, below):
+            yield from entered(child, stays_whole, below)
+
+
+def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:
+    """Make the numbers of a graph follow ``module.training``.
+
+    Args:
+        module: as captured in eval mode; changed where it returns True.
+        trained: the same model, captured in training mode.
+
+    Returns:
+        Whether the graphs differ in numbers only. If not, the module stays as it is: in training, too, it takes the
+        branches of eval mode.
+    """
+    pairs = list(zip(module.graph.nodes, trained.nodes, strict=False))
+    if len(module.graph.nodes) != len(trained.nodes) or not all(_alike(*pair) for pair in pairs):
+        return False
+    for node, other in pairs:
+        _choose(module, node, iter(_leaves(other)))
+    module.recompile()
+    return True
+
+
+def _alike(node: fx.Node, other: fx.Node) -> bool:
+    """Whether two nodes are equal but for numbers."""
+    if (node.op, node.target, node.name) != (other.op, other.target, other.name):
+        return False
+    mine, its = _leaves(node), _leaves(other)
+    return _structure(node) == _structure(other) and all(
+        _is_number(a) and _is_number(b) if _differ(a, b) else True for a, b in zip(mine, its, strict=True)
+    )
+
+
+def _choose(module: fx.GraphModule, node: fx.Node, its: Iterator[Any]) -> None:
+    """Let a node read each number that differs in training from a module that knows the mode."""
+
+    def chosen(mine: Any) -> Any:
+        other = next(its)
+        if not _differ(mine, other):
+            return mine
+        name = f"{node.name}_by_mode"
+        while hasattr(module, name):
+            name += "_"
+        module.add_submodule(name, ByMode(other, mine).train(module.training))
+        with module.graph.inserting_before(node):
+            return module.graph.call_module(name)
+
+    node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), chosen)  # type: ignore[assignment]
+
+
+def _differ(a: Any, b: Any) -> bool:
+    if isinstance(a, fx.Node) and isinstance(b, fx.Node):
+        return a.name != b.name
+    return type(a) is not type(b) or bool(a != b)
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, bool | int | float)
+
+
+def _leaves(node: fx.Node) -> list[Any]:
+    leaves: list[Any] = []
+    fx.node.map_aggregate((node.args, node.kwargs), leaves.append)
+    return leaves
+
+
+def _structure(node: fx.Node) -> Any:
+    return fx.node.map_aggregate((node.args, node.kwargs), lambda _: None)
