@@ -75,7 +75,7 @@ net("outputs in a dataclass", _answer, IMAGES[:1], OTHER[:1], {B: 6}, a=conv(3, 
     frozen="graph output")
 net("one network in another", lambda s, x: s.inner(s.a(x)).flatten(1), IMAGES[:1], None, {A: 8, "inner.c.weight": 5},
     a=conv(3, 8), inner=Net(lambda s, y: s.d(s.c(y)), c=conv(8, 5), d=conv(5, 2)))
-net("table tied to the output", _tied_table, (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
+net("table tied to the output", _tied_table, (torch.arange(10).view(2, 5),), (torch.zeros(3, 4,
     dtype=torch.long),),
     {"c.0.weight": 6}, e=nn.Embedding(10, 8), c=nn.Sequential(linear(8, 6), nn.ReLU(), linear(6, 8)),
     frozen="read by columns and used by rows")
