@@ -16,8 +16,9 @@ from fxprune.errors import CaptureError, OptionError
 from fxprune.inputs import Inputs, as_meta
 from fxprune.meta import share_copy
 from fxprune.source import source_of_error
-from fxprune.tracer import PlainTracer, ValueTracer
+from fxprune.tracer import PlainTracer
 from fxprune.training_mode import FlagReads, entered, follow_training
+from fxprune.value_tracer import ValueTracer
 
 WAY = "fxprune_capture"
 
