@@ -14,7 +14,7 @@ from fxprune.passes.job import Job
 from fxprune.passes.recipe import read_notes, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "docs/cli.md", "docs/recipes.md"]
+DOCUMENTS = ["README.md", "docs/analysis.md", "docs/cli.md", "docs/recipes.md"]
 
 
 @pytest.fixture(scope="module")
