@@ -5,6 +5,8 @@ plan.json, weights.safetensors and network.json (the narrow network, for fxprune
 recipe.yaml, deviation.svg (with matplotlib), summary.json and summary.csv. After the trim no test image may have
 another class than before; the exit code is 1 if one has.
 
+Started by torchrun, several processes train one network: see docs/distributed.md.
+
 Options come from the recipe, if there is one; flags override it. An option that may be none takes the word `none`.
 """
 
@@ -18,6 +20,7 @@ from fxprune.passes.job import Job, Target
 from fxprune.passes.option import options_of
 
 from .options import add_options, given_options
+from .process import process_number
 
 HEADINGS: Mapping[str, Collection[str]] = {
     "what and where to": {"model", "data", "output", "resume", "checkpoint_every"},
@@ -55,5 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     import fxprune
 
-    print(fxprune.compress(**options))
+    result = fxprune.compress(**options)
+    if not process_number():  # every process has the result
+        print(result)
     return 0

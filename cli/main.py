@@ -16,6 +16,7 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.option import closest
 
 from . import bench, compress, export, inspect, plan, prove, report, verify
+from .process import process_number
 
 COMMANDS = {
     "compress": compress,
@@ -66,7 +67,8 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"fxprune: {message}", file=sys.stderr)
+    number = process_number()
+    print(f"fxprune{f' (process {number})' if number else ''}: {message}", file=sys.stderr)
     return code
 
 

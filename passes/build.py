@@ -72,21 +72,37 @@ def build(
     return Network(model, ModelSpec(name, kwargs), torch.empty(2, channels, *size, device="meta"))
 
 
-def on_device(name: str) -> torch.device:
+def named_device(name: str) -> torch.device:
     """Device by torch's name for it; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        OptionError: there is no such device here.
+        OptionError: there is no such name.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        return torch.device(name)
+    except RuntimeError as error:
+        raise _no_device(name, error) from error
+
+
+def on_device(name: str) -> torch.device:
+    """Device by name, as :func:`named_device` reads it, that can be used.
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    device = named_device(name)
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.") from error
+        raise _no_device(str(device), error) from error
     return device
+
+
+def _no_device(name: str, error: Exception) -> OptionError:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.")
 
 
 def _embeds_positions(model: nn.Module) -> bool:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
+from fxprune.coupling import Coupling
 from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
 from fxprune.propagate import couple
 
 from .artifact import NETWORK, PLAN, WEIGHTS, save
-from .build import on_device
+from .build import Network, named_device, on_device
 from .clock import Clock
-from .compress_journal import open_journal
+from .compress_journal import Journal, open_journal
 from .compress_measure import measure_stages, versions
-from .compress_phases import open_phases
+from .compress_phases import Phases, open_phases
 from .compress_stages import narrow_in_stages, widths_of_stages
 from .compress_train import prepare, target_of, teacher_from_file, train_csgd, train_wide
 from .compress_trim import check_trim, trim
+from .csgd import Deviation
 from .deviation_plot import DEVIATION_PLOT, draw_deviation
 from .export_onnx import export_onnx
 from .folder import folder_aside
-from .job import Job
+from .job import Job, Target
 from .metrics import EVENTS, METRICS
+from .ranks import Ranks, joined
 from .recipe import RECIPE, write_recipe
 from .results import ROWS, SUMMARY, Result
 from .weights import save_weights
@@ -57,7 +63,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
 
     Build the network and train it if it has no weights for this data; find coupled channels and cluster them; train
     with C-SGD until clusters are equal; snap, merge and rewrite; verify in float64; export to ONNX and check that in
-    onnxruntime; write everything to a folder, from which ``fxprune.load`` takes the narrow network.
+    onnxruntime; write everything to a folder, from which ``fxprune.load`` takes the narrow network. Under torchrun, all
+    processes train and return the same result, and the first one writes.
 
     Args:
         model: name of a network, or a network with one input (it is copied).
@@ -71,9 +78,34 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
         OSError: the results cannot be written.
     """
     job = Job(model=model, data=data, **options)
-    device, clock = on_device(job.device), Clock(loud=job.progress is not False)
-    with folder_aside(job.output, files=FILES) as folder:
-        with clock("build", f"{_named(job.model)} for {_named(job.data)}"):
+    with joined(named_device(job.device)) as ranks:
+        if not ranks.first:
+            job = replace(job, progress=False)
+        return _compress(job, on_device(job.device), ranks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """What every process has when training is over.
+
+    Attributes:
+        network: after C-SGD.
+        wide: before it.
+        plan: the clusters.
+        deviation: what is left in them.
+    """
+
+    network: Network
+    wide: nn.Module
+    plan: Plan
+    deviation: Deviation
+
+
+def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
+    """All processes train; then the first one trims, checks and writes, and the others wait for its result."""
+    clock = Clock(loud=job.progress is not False)
+    with folder_aside(job.output, files=FILES) if ranks.first else nullcontext(None) as folder:
+        with clock("build", f"{_named(job.model)} for {_named(job.data)}"), ranks.one_per_machine_first():
             network, images = prepare(job, device)
             teacher = teacher_from_file(job, network, images, device)
         with clock("couple"):
@@ -82,82 +114,123 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             goals = widths_of_stages(job, coupling) if job.stages is not None else []
             target = target_of(job, network, coupling, images)
             first = None if goals else _plan_from_file(job, network.model) or target.plan(coupling, method="even")
-        phases = open_phases(job, network.model, images)
-        with phases.stoppable(), open_journal(job, images, phases, stages=max(1, len(goals))) as journal:
-            with clock("train", "the wide network"):
-                train_wide(
-                    job,
-                    network.model,
-                    images,
-                    device,
-                    teacher=teacher,
-                    checkpoint=phases.checkpoint("train"),
-                    on_epoch=journal.wide,
-                )
-                wide = copy.deepcopy(network.model)
+        phases = open_phases(job, network.model, images, ranks)
+
+        def keep(wide: nn.Module) -> None:
+            if folder is not None:
                 save_weights(wide, folder / WIDE)
-            teacher = wide if job.teacher == "wide" else teacher
-            if first is None:
-                done = narrow_in_stages(
-                    job,
-                    network.model,
-                    coupling,
-                    goals,
-                    images,
-                    device,
-                    example=network.example,
-                    teacher=teacher,
-                    phases=phases,
-                    journal=journal,
-                    clock=clock,
+
+        def conclude() -> Result:
+            assert folder is not None
+            return _conclude(job, trained, images, folder, clock)
+
+        with phases.stoppable():
+            with open_journal(job, images, phases, stages=max(1, len(goals))) as journal:
+                trained = _train(
+                    job, network, images, device, coupling, goals, target, first, teacher, phases, journal, clock, keep
                 )
-                network, plan, deviation = replace(network, model=done.model), done.plan, done.deviation
-            else:
-                with clock("plan"):
-                    plan = first if job.plan_file is not None else phases.plan(coupling, lambda: target.plan(coupling))
-                with clock("csgd", "until clusters are equal"):
-                    deviation = train_csgd(
-                        job,
-                        network.model,
-                        plan,
-                        images,
-                        device,
-                        teacher=teacher,
-                        checkpoint=phases.checkpoint("csgd"),
-                        on_epoch=journal.csgd,
-                    )
-            plan.save(folder / PLAN)
-            with clock("trim", "snap, merge, rewrite"):
-                nets = trim(wide, network.model, plan)
-                save_weights(nets.snapped, folder / SNAPPED)
-            with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
-                report = check_trim(nets, plan, images)
-                save(nets.narrow, folder, model=network.spec, plan=plan)
-            with clock("export", "ONNX, checked in onnxruntime"):
-                exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
-            with clock("measure"):
-                stages = measure_stages(nets, network.example, images, folder)
-        result = Result(
-            stages=stages,
-            output=Path(job.output),
-            deviation=deviation.largest,
-            median_deviation=deviation.median,
-            snap_change=nets.snap_change,
-            max_rel_error=report.max_rel_error,
-            onnx_rel_error=exported.max_rel_error,
-            opset=exported.opset,
-            widths=plan.widths,
-            seconds=clock.seconds,
-            options=job.options(),
-            versions=versions(),
-        )
-        phases.publish(folder)
-        draw_deviation(folder)
-        write_recipe(job, folder / RECIPE)
-        (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
-        (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
-    phases.remove()
+            result = ranks.share(conclude)
+        if folder is not None:
+            phases.publish(folder)
+            draw_deviation(folder)
+            write_recipe(job, folder / RECIPE)
+            (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
+            (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+    if ranks.first:
+        phases.remove()
     return result
+
+
+def _train(
+    job: Job,
+    network: Network,
+    images: Data,
+    device: torch.device,
+    coupling: Coupling,
+    goals: list[dict[str, int]],
+    target: Target,
+    first: Plan | None,
+    teacher: nn.Module | None,
+    phases: Phases,
+    journal: Journal,
+    clock: Clock,
+    keep: Callable[[nn.Module], None],
+) -> _Trained:
+    """The wide network, which ``keep`` gets at once, then C-SGD in one stage or in several."""
+    with clock("train", "the wide network"):
+        train_wide(
+            job,
+            network.model,
+            images,
+            device,
+            teacher=teacher,
+            checkpoint=phases.checkpoint("train"),
+            on_epoch=journal.wide,
+            ranks=phases.ranks,
+        )
+        wide = copy.deepcopy(network.model)
+        keep(wide)
+    teacher = wide if job.teacher == "wide" else teacher
+    if first is None:
+        done = narrow_in_stages(
+            job,
+            network.model,
+            coupling,
+            goals,
+            images,
+            device,
+            example=network.example,
+            teacher=teacher,
+            phases=phases,
+            journal=journal,
+            clock=clock,
+        )
+        return _Trained(replace(network, model=done.model), wide, done.plan, done.deviation)
+    with clock("plan"):
+        plan = first if job.plan_file is not None else phases.plan(coupling, lambda: target.plan(coupling))
+    with clock("csgd", "until clusters are equal"):
+        deviation = train_csgd(
+            job,
+            network.model,
+            plan,
+            images,
+            device,
+            teacher=teacher,
+            checkpoint=phases.checkpoint("csgd"),
+            on_epoch=journal.csgd,
+            ranks=phases.ranks,
+        )
+    return _Trained(network, wide, plan, deviation)
+
+
+def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Clock) -> Result:
+    """Trim, check, export, measure."""
+    network, plan = trained.network, trained.plan
+    plan.save(folder / PLAN)
+    with clock("trim", "snap, merge, rewrite"):
+        nets = trim(trained.wide, network.model, plan)
+        save_weights(nets.snapped, folder / SNAPPED)
+    with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
+        report = check_trim(nets, plan, images)
+        save(nets.narrow, folder, model=network.spec, plan=plan)
+    with clock("export", "ONNX, checked in onnxruntime"):
+        exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
+    with clock("measure"):
+        stages = measure_stages(nets, network.example, images, folder)
+    return Result(
+        stages=stages,
+        output=Path(job.output),
+        deviation=trained.deviation.largest,
+        median_deviation=trained.deviation.median,
+        snap_change=nets.snap_change,
+        max_rel_error=report.max_rel_error,
+        onnx_rel_error=exported.max_rel_error,
+        opset=exported.opset,
+        widths=plan.widths,
+        seconds=clock.seconds,
+        options=job.options(),
+        versions=versions(),
+    )
 
 
 def _plan_from_file(job: Job, model: nn.Module) -> Plan | None:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """One record per epoch; steps are counted through all phases."""
+    """One record per epoch; steps are counted through all phases. Without metrics, nothing is recorded."""
 
-    def __init__(self, metrics: Metrics, wide_steps: int, csgd_steps: int) -> None:
+    def __init__(self, metrics: Metrics | None, wide_steps: int, csgd_steps: int) -> None:
         self._metrics, self._wide_steps, self._csgd_steps = metrics, wide_steps, csgd_steps
 
     def wide(self, epoch: Epoch) -> None:
@@ -42,6 +42,8 @@ class Journal:
         )
 
     def _record(self, phase: str, epoch: Epoch | None, before: int, **more: float) -> None:
+        if self._metrics is None:
+            return
         if epoch is None:
             self._metrics.record(phase=phase, epoch=0, step=before, **more)
             return
@@ -61,12 +63,17 @@ class Journal:
 def open_journal(job: Job, data: Data, phases: Phases, *, stages: int = 1) -> Iterator[Journal]:
     """Begin the records, or go on where the checkpoints do; they lie with these until the job is done.
 
+    Of several processes, the first one records.
+
     Raises:
         CheckpointError: a checkpoint is of another job, or it or the records are damaged.
         OptionError: TensorBoard is asked for, but not installed.
     """
     wide_steps = wide_epochs(job) * steps_per_epoch_of(len(data.train), job.of_wide())
     csgd_steps = job.csgd_epochs * steps_per_epoch_of(len(data.train), job.of_csgd())
+    if not phases.ranks.first:
+        yield Journal(None, wide_steps, csgd_steps)
+        return
     done = phases.steps_done("train", *map(phase_of, range(1, stages + 1)))
     with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=done) as metrics:
         yield Journal(metrics, wide_steps, csgd_steps)

@@ -22,7 +22,8 @@ from fxprune.plans import Plan
 from .checkpoint import Checkpoint
 from .job import Job
 from .metrics import EVENTS, METRICS
-from .train_state import tensors_now
+from .ranks import ALONE, Ranks
+from .train_state import digest
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -43,12 +44,14 @@ class Phases:
         identity: what decides the weights: options, data, first weights, files that the options name.
         every: steps from one to the next.
         resume: whether to go on from what is there.
+        ranks: which process this is; only the first one reads and writes.
     """
 
     folder: Path
     identity: Mapping[str, Any]
     every: int
     resume: bool
+    ranks: Ranks = ALONE
 
     def checkpoint(self, phase: str) -> Checkpoint:
         """The checkpoint of a phase."""
@@ -65,16 +68,21 @@ class Phases:
         return sum(found) if found else None
 
     def plan(self, coupling: Coupling, make: Callable[[], Plan], *, stage: int = 1) -> Plan:
-        """The plan that was made before the job broke off, or a new one, which is kept."""
+        """The plan that was made before the job broke off, or a new one, which is kept; of the first process."""
         checkpoint = self.checkpoint("plan" if stage == 1 else f"plan{stage}")
-        state = checkpoint.read()
-        if state is not None:
-            clusters = {name: cluster.numpy() for name, cluster in state["clusters"].items()}
-            return Plan(coupling, clusters, state["method"], state["seed"])
-        plan = make()
-        clusters = {name: torch.as_tensor(cluster) for name, cluster in plan.clusters.items()}
-        checkpoint.write({"clusters": clusters, "method": plan.method, "seed": plan.seed})
-        return plan
+
+        def state() -> dict[str, Any]:
+            if (kept := checkpoint.read()) is not None:
+                return kept
+            plan = make()
+            clusters = {name: torch.as_tensor(cluster) for name, cluster in plan.clusters.items()}
+            new = {"clusters": clusters, "method": plan.method, "seed": plan.seed}
+            checkpoint.write(new)
+            return new
+
+        found = self.ranks.share(state)
+        clusters = {name: cluster.numpy() for name, cluster in found["clusters"].items()}
+        return Plan(coupling, clusters, found["method"], found["seed"])
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
@@ -82,6 +90,9 @@ class Phases:
 
         Training itself ends with a checkpoint then, but for a second signal; all else ends at once.
         """
+        if not self.ranks.first:
+            yield
+            return
         missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
             yield
@@ -120,7 +131,7 @@ class Phases:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_phases(job: Job, model: nn.Module, data: Data) -> Phases:
+def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) -> Phases:
     """Checkpoints of the job with this network and these data, as they were prepared.
 
     Without ``resume``, those of another run are not lost but moved to ``OUTPUT/checkpoints.before/`` until the job is
@@ -128,11 +139,13 @@ def open_phases(job: Job, model: nn.Module, data: Data) -> Phases:
     """
     folder = Path(job.output) / FOLDER
     resume = job.resume is not None
-    if folder.is_dir() and not resume:
+    if ranks.first and folder.is_dir() and not resume:
         before = folder.with_name(BEFORE)
         shutil.rmtree(before, ignore_errors=True)
         os.replace(folder, before)
-    return Phases(folder, _identity(job, model, data), job.checkpoint_every, resume)
+    # Other processes draw other random numbers: a run goes on with as many as it had.
+    processes = {"processes": ranks.count} if ranks.count > 1 else {}
+    return Phases(folder, _identity(job, model, data) | processes, job.checkpoint_every, resume, ranks)
 
 
 def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
@@ -140,16 +153,7 @@ def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
     files = {"plan_file": job.plan_file, "teacher": None if job.teacher == "wide" else job.teacher}
     contents = {f"content of {name}": _digest_of_file(file) for name, file in files.items() if file is not None}
     size = f"{len(data.train)} batches, {data.num_classes} classes, {data.in_chans}x{data.image_size}x{data.image_size}"
-    return options | contents | {"training data": size, "first weights": _digest(model)}
-
-
-def _digest(model: nn.Module) -> str:
-    """Of every number of a network, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors_now(model).items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return options | contents | {"training data": size, "first weights": digest(model)}
 
 
 def _digest_of_file(path: str | os.PathLike[str]) -> str:

@@ -117,6 +117,7 @@ def narrow_in_stages(
                 checkpoint=phases.checkpoint(phase_of(stage)),
                 on_epoch=partial(journal.csgd, stage=stage),
                 stage=stage,
+                ranks=phases.ranks,
             )
         whole = plan if done is None else compose(done, plan)
         if stage < len(stages):

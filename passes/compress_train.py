@@ -23,6 +23,7 @@ from .checkpoint import Checkpoint
 from .csgd import Csgd, Deviation, csgd
 from .job import DEVIATION, EPOCHS, Job, Target
 from .pull import pull_of
+from .ranks import ALONE, Ranks
 from .train import train
 from .train_engine import check_optimizer, check_precision
 from .train_log import Epoch, Watchers
@@ -113,6 +114,7 @@ def train_wide(
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the wide network, if it is to be trained at all."""
     if epochs := wide_epochs(job):
@@ -127,6 +129,7 @@ def train_wide(
             seed=job.seed,
             progress=job.progress,
             checkpoint=checkpoint,
+            ranks=ranks,
             watchers=Watchers(on_epoch=_both(_heartbeat(job), on_epoch)),
         )
 
@@ -142,6 +145,7 @@ def train_csgd(
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[Epoch | None, Csgd, float], None] | None = None,
     stage: int = 1,
+    ranks: Ranks = ALONE,
 ) -> Deviation:
     """Train on until the members of every cluster are equal but for a deviation, which is returned.
 
@@ -185,6 +189,7 @@ def train_csgd(
         progress=job.progress,
         label=phase_of(stage),
         checkpoint=checkpoint,
+        ranks=ranks,
         watchers=Watchers(
             make_hook=hook,
             on_skip=skip,

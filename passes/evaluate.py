@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from fxprune.errors import DataError
 
+from .parts import Part, parts
+from .ranks import ALONE, Ranks
+
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader
+
+
+_EMPTY = "there are no images to evaluate on: the loader gave no batch."
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,29 @@ class Accuracy:
         return f"{self.top1:.2%} ({self.correct} of {self.count})"
 
 
-def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Accuracy:
+def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu", *, ranks: Ranks = ALONE) -> Accuracy:
     """Accuracy of the network as it predicts, in evaluation mode; the model is left as it was.
+
+    Several processes share the images, and each gets the accuracy on all of them.
 
     Args:
         model: maps [N, C, H, W] to [N, classes]; its parameters lie on ``device``.
         loader: batches of images and classes.
         device: where the network is.
+        ranks: which process this is.
 
     Raises:
         DataError: the loader is empty.
     """
-    predicted, labels = _run(model, loader, device)
-    return Accuracy(correct=int((predicted == labels).sum()), count=len(labels))
+    right = [
+        ((predicted == labels).sum(), len(labels))
+        for predicted, labels in _batches(model, parts(loader, ranks, every=False), device)
+    ]
+    here = [sum(int(correct) for correct, _ in right), sum(count for _, count in right)]
+    correct, count = ranks.add(torch.tensor(here, device=device)).tolist()
+    if not count:
+        raise DataError(_EMPTY)
+    return Accuracy(correct=correct, count=count)
 
 
 def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Tensor:
@@ -58,7 +74,10 @@ def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu"
     Raises:
         DataError: the loader is empty.
     """
-    return _run(model, loader, device)[0]
+    found = [predicted for predicted, _ in _batches(model, parts(loader, ALONE), device)]
+    if not found:
+        raise DataError(_EMPTY)
+    return torch.cat(found)
 
 
 @contextlib.contextmanager
@@ -73,13 +92,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _run(model: nn.Module, loader: Loader, device: str | torch.device) -> tuple[Tensor, Tensor]:
+def _batches(model: nn.Module, batches: Iterable[Part], device: str | torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Predicted and given classes of each batch."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    batches = []
     with evaluating(model), torch.inference_mode():
-        for images, labels in loader:
-            batches.append((model(images.to(device, dtype)).argmax(1).cpu(), labels))
-    if not batches:
-        raise DataError("there are no images to evaluate on: the loader gave no batch.")
-    predicted, classes = zip(*batches, strict=True)
-    return torch.cat(predicted), torch.cat(classes)
+        for images, labels, _ in batches:
+            yield model(images.to(device, dtype)).argmax(1).cpu(), labels

@@ -11,6 +11,7 @@ from torch import nn
 from fxprune.errors import DataError
 
 from .checkpoint import Checkpoint
+from .ranks import ALONE, Ranks
 from .stop import StopRequest, stop_requests
 from .train_engine import check_precision
 from .train_log import TrainLog, Watchers
@@ -35,6 +36,7 @@ def train(
     label: str = "train",
     watchers: Watchers | None = None,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = ALONE,
     **more: Any,
 ) -> TrainLog:
     """Train the model where it stands; each epoch is decided by (seed, number of the epoch) and the weights alone.
@@ -54,6 +56,8 @@ def train(
         watchers: who is called meanwhile.
         checkpoint: where to go on from, and what to write; the first Ctrl-C or SIGTERM then ends the training after the
             present step, with a checkpoint.
+        ranks: which process this is; see :func:`fxprune.passes.ranks.joined`. All of them train on parts of the same
+            batches and end with the same weights; the first one writes.
         **more: instead of ``options`` and ``watchers``: single attributes of these.
 
     Raises:
@@ -61,6 +65,7 @@ def train(
         OptionError: an unknown optimizer, or a value out of range.
         DivergedError: the loss is no longer a number.
         CheckpointError: the checkpoint is damaged, or of another job.
+        ProofError: the processes do not end with the same weights.
         StoppedError: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
     from tqdm import tqdm
@@ -71,11 +76,22 @@ def train(
         raise DataError(f"`{data.name}` has no batch to train on.")
     check_precision(model)
     training = Training(
-        model, data, options or TrainOptions(**more), epochs, lr, torch.device(device), seed, label, teacher, watchers
+        model,
+        data,
+        options or TrainOptions(**more),
+        epochs,
+        lr,
+        torch.device(device),
+        seed,
+        label,
+        teacher,
+        watchers,
+        ranks,
     )
+    disable = True if not ranks.first else None if progress is None else not progress
     with (
         training.hook,
         stop_requests() if checkpoint else nullcontext(StopRequest()) as stop,
-        tqdm(total=training.steps, unit="step", disable=None if progress is None else not progress) as bar,
+        tqdm(total=training.steps, unit="step", disable=disable) as bar,
     ):
         return training.run(bar, stop, checkpoint)

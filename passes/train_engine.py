@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
 
+from .parts import Part
+from .ranks import ALONE, Ranks
 from .train_options import TrainOptions
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -71,30 +74,43 @@ def check_precision(model: nn.Module) -> None:
 
 
 class Step:
-    """Steps of one optimizer: batches go in, gradients are scaled back, clipped, and applied.
+    """Steps of one optimizer: batches go in, gradients are averaged over the processes, scaled back, clipped, applied.
 
-    Gradients are clipped before the hook of C-SGD averages them within clusters, when the optimizer steps. So rows that
-    are equal get equal gradients, whatever the clipping did to each of them.
+    All processes clip the same gradient, and skip the same steps. Gradients are clipped before the hook of C-SGD
+    averages them within clusters, when the optimizer steps. So rows that are equal get equal gradients, whatever the
+    clipping did to each of them.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, loss: Loss, options: TrainOptions, device: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: Loss,
+        options: TrainOptions,
+        device: Any,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """``model`` is what the loss calls, as :func:`fxprune.passes.parallel.parallel` gives it."""
+        self._ranks = ranks
         self._model, self._optimizer, self._loss, self._options = model, optimizer, loss, options
         self._device = torch.device(device)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "float16")
 
-    def gradients(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Gradients of the mean loss over the batches; returns that loss, a scalar on the device."""
+    def gradients(self, batches: Sequence[Part]) -> Tensor:
+        """Gradients of the mean loss over the batches, of all processes; returns that loss, a scalar on the device."""
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         layout = torch.channels_last if self._options.channels_last else torch.preserve_format
-        for images, labels in batches:
+        for number, (images, labels, whole) in enumerate(batches, 1):
+            weight = len(labels) * self._ranks.count / whole  # 1, but where parts are of different size
             images = images.to(self._device, non_blocking=True, memory_format=layout)
-            with self._autocast():
-                loss = self._loss(self._model, images, labels.to(self._device, non_blocking=True))
-            share = loss / len(batches)
-            self.scaler.scale(share).backward()
+            with self._averaging(last=number == len(batches)):
+                with self._autocast():
+                    loss = self._loss(self._model, images, labels.to(self._device, non_blocking=True))
+                share = loss * weight / len(batches)
+                self.scaler.scale(share).backward()
             total += share.detach()
-        return total
+        return self._ranks.add(total) / self._ranks.count
 
     def apply(self) -> bool:
         """Step by these gradients; False where a scaled gradient was not finite, so that no step was taken."""
@@ -109,6 +125,13 @@ class Step:
         before = self.scaler.get_scale()
         self.scaler.update()
         return bool(self.scaler.get_scale() >= before)
+
+    def _averaging(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are summed over all batches of a step before they are averaged over the processes."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        wait: AbstractContextManager[Any] = self._model.no_sync()
+        return wait
 
     def _autocast(self) -> AbstractContextManager[Any]:
         amp = self._options.amp

@@ -31,6 +31,41 @@ def seeded(*seed: int) -> Iterator[None]:
             np.random.set_state(streams[1])
 
 
+class Stream:
+    """Torch's random numbers on one device apart from all others: inside, torch draws from here.
+
+    So what a network draws, as for dropout, can differ from process to process while the data's draws stay the same.
+    """
+
+    def __init__(self, device: torch.device, *seed: int) -> None:
+        self._device = device
+        with seeded(*seed):
+            self.state = _read(device)
+        self._outside = self.state
+
+    def __enter__(self) -> None:
+        self._outside = _read(self._device)
+        _set(self._device, self.state)
+
+    def __exit__(self, *exception: object) -> None:
+        self.state = _read(self._device)
+        _set(self._device, self._outside)
+
+
+def _read(device: torch.device) -> torch.Tensor:
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    state: torch.Tensor = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def _set(device: torch.device, state: torch.Tensor) -> None:
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.get_device_module(device).set_rng_state(state, device)
+
+
 def read_streams() -> dict[str, Any]:
     """Where the streams of torch, NumPy and Python are, in tensors and numbers that ``torch.save`` keeps."""
     kind, keys, *rest = np.random.get_state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +36,15 @@ class Place:
 def tensors_now(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, those outside the state dict included, each once."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def digest(model: nn.Module) -> str:
+    """Of every number of a network, by name."""
+    numbers = hashlib.sha256()
+    for name, tensor in tensors_now(model).items():
+        numbers.update(name.encode())
+        numbers.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return numbers.hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fxprune.errors import DivergedError, StoppedError
 
 from .checkpoint import Checkpoint
 from .evaluate import Accuracy, evaluate
+from .parallel import check_same, level, parallel
+from .parts import Part, parts
+from .ranks import ALONE, Ranks
 from .stop import StopRequest
 from .train_engine import Step, make_optimizer
 from .train_log import Epoch, TrainLog, Watchers
 from .train_loss import make_loss
 from .train_options import TrainOptions
 from .train_schedule import make_scheduler, steps_per_epoch_of
-from .train_seed import read_streams, seeded, set_streams
+from .train_seed import Stream, read_streams, seeded, set_streams
 from .train_state import Place, fill, tensors_now
 from .train_watch import LossWatch
 
@@ -43,22 +48,28 @@ class Training:
         label: str,
         teacher: nn.Module | None,
         watchers: Watchers,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model = model.to(device)
         if options.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._data, self._options, self._device, self._watchers = data, options, device, watchers
+        self._ranks = ranks
         self._epochs, self._seed, self._label = epochs, seed, label
         self._per_epoch = steps_per_epoch_of(len(data.train), options)
         self.steps = epochs * self._per_epoch
+        image = torch.zeros(2, data.in_chans, data.image_size, data.image_size, device=device)
+        called = parallel(model, ranks, image)  # before the hook, which looks at the weights
         self._optimizer = make_optimizer(model, options, lr)
         self._scheduler = make_scheduler(self._optimizer, options, epochs=epochs, steps_per_epoch=self._per_epoch)
-        self._step = Step(model, self._optimizer, make_loss(options, data.num_classes, teacher), options, device)
+        loss = make_loss(options, data.num_classes, teacher)
+        self._step = Step(called, self._optimizer, loss, options, device, ranks)
         self._watch = LossWatch(device)
         self._ema = _average(model, options)
         self.hook: Any = watchers.make_hook(self._optimizer)
         self._place = self._begin(1)
         self._streams: dict[str, Any] | None = None
+        self._draws = self._own_draws()
         self._stop = StopRequest()
         self._checkpoint: Checkpoint | None = None
         self._written: int | None = None
@@ -66,7 +77,7 @@ class Training:
     def run(self, bar: Any, stop: StopRequest, checkpoint: Checkpoint | None) -> TrainLog:
         """Take every step that is left."""
         self._stop, self._checkpoint = stop, checkpoint
-        state = checkpoint.read() if checkpoint else None
+        state = self._ranks.share(checkpoint.read) if checkpoint else None
         if state is not None:
             self.load_state_dict(state)
             bar.update(self._done)
@@ -82,7 +93,10 @@ class Training:
         return TrainLog(tuple(self._place.log))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes. The learning rate does, too, but follows from the number of steps."""
+        """Everything that changes. The learning rate does, too, but follows from the number of steps.
+
+        All processes come here; what the first one gets is the state of all.
+        """
         place = self._place
         log = [
             (e.number, e.steps, e.loss, e.accuracy.correct, e.accuracy.count, e.lr, e.images_per_second)
@@ -92,7 +106,7 @@ class Training:
             "steps": self._done,
             "place": (place.epoch, place.step, place.loss, place.images, place.seconds),
             "log": log,
-            "streams": read_streams(),
+            "streams": self._ranks.gather(read_streams() | {"own": getattr(self._draws, "state", None)}),
             "model": tensors_now(self._model),
             "ema": None if self._ema is None else tensors_now(self._ema.module),
             "optimizer": self._optimizer.state_dict(),
@@ -105,7 +119,7 @@ class Training:
         epoch, step, loss, images, seconds = state["place"]
         log = [Epoch(n, steps, mean, Accuracy(*right), lr, speed) for n, steps, mean, *right, lr, speed in state["log"]]
         self._place = Place(epoch, step, loss.to(self._device), images, seconds, log)
-        self._streams = state["streams"] if 0 < step < self._per_epoch else None
+        self._streams = state["streams"][self._ranks.rank] if 0 < step < self._per_epoch else None
         self._written = self._done
         fill(self._model, state["model"])
         if self._ema is not None:
@@ -123,20 +137,29 @@ class Training:
     def _begin(self, epoch: int, log: Sequence[Epoch] = ()) -> Place:
         return Place(epoch, 0, torch.zeros((), device=self._device), log=[*log])
 
+    def _own_draws(self) -> AbstractContextManager[None]:
+        """What the network draws in an epoch: not what it draws in another process."""
+        if self._ranks.count == 1:
+            return nullcontext()
+        return Stream(self._device, self._seed, self._place.epoch, self._ranks.rank + 1)
+
     def _pass(self, bar: Any) -> Epoch:
         """Take the steps that are left of the epoch under way, and test."""
         place = self._place
         with seeded(self._seed, place.epoch):
             self._model.train()
+            self._draws = self._own_draws()
             start = time.perf_counter() - place.seconds
             for batches in self._batches():
                 self._take(batches)
                 place.seconds = time.perf_counter() - start
                 bar.update()
+                self._agree_to_stop()
                 if self._stop.signal or self._checkpoint_is_due():
                     self._save()
             self._refuse(self._watch.look())
-            accuracy = evaluate(self._model if self._ema is None else self._ema.module, self._data.test, self._device)
+            tested = self._model if self._ema is None else self._ema.module
+            accuracy = evaluate(tested, self._data.test, self._device, ranks=self._ranks)
         return Epoch(
             number=place.epoch,
             steps=self._done,
@@ -146,7 +169,7 @@ class Training:
             images_per_second=place.images / max(place.seconds, 1e-9),
         )
 
-    def _batches(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    def _batches(self) -> Iterator[list[Part]]:
         """The batches of each step that is left of the epoch.
 
         After a checkpoint the epoch is drawn again from its seed, what is done is passed over, and the streams of
@@ -155,28 +178,37 @@ class Training:
         place, size = self._place, self._options.accumulate
         if place.step == self._per_epoch:
             return
-        batches = iter(self._data.train)
+        batches = parts(self._data.train, self._ranks)
         for _ in itertools.islice(batches, place.step * size):
             pass
         if self._streams is not None:
             set_streams(self._streams)
+            if isinstance(self._draws, Stream):
+                self._draws.state = self._streams["own"]
             self._streams = None
         while several := list(itertools.islice(batches, size)):
             yield several
 
-    def _take(self, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _take(self, batches: Sequence[Part]) -> None:
         """One step."""
         place = self._place
         self._scheduler.step_update(self._done)
-        loss = self._step.gradients(batches)
+        with self._draws:
+            loss = self._step.gradients(batches)
         self._refuse(self._watch.see(loss, self._done))
         if not self._step.apply():
             self._watchers.on_skip(self._done)
         place.loss += loss
-        place.images += sum(len(images) for images, _ in batches)
+        level(self._model, self._ranks)
+        place.images += sum(part.total for part in batches)
         place.step += 1
         if self._ema is not None:
             self._ema.update(self._model, step=self._done)
+
+    def _agree_to_stop(self) -> None:
+        """A signal that one process has got is a request to all, after the same step."""
+        if self._checkpoint is not None and (asked := self._ranks.largest(self._stop.signal or 0)):
+            self._stop.signal = signal.Signals(asked)
 
     def _checkpoint_is_due(self) -> bool:
         every = self._checkpoint.every if self._checkpoint else 0
@@ -189,7 +221,10 @@ class Training:
         self._refuse(self._watch.look())
         if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
             raise DivergedError(f"weights are no longer finite {self._where(self._done - 1)}")
-        self._checkpoint.write(self.state_dict())
+        state = self.state_dict()
+        if self._ranks.first:
+            self._checkpoint.write(state)
+        self._ranks.wait()  # nobody stops before it is written
         self._written = self._done
         if self._stop.signal:
             raise StoppedError(
@@ -223,6 +258,7 @@ class Training:
         if self._options.channels_last:
             self._model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self._model.eval()
+        check_same(self._model, self._ranks)
 
 
 def _average(model: nn.Module, options: TrainOptions) -> Any:

@@ -1,0 +1,119 @@
+"""Each process reads its own part of every batch; the batches are those that one process would read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+
+from fxprune.errors import OptionError
+
+from .ranks import Ranks
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Loader
+
+
+class Part(NamedTuple):
+    """A process's own part of a batch.
+
+    Attributes:
+        images: [own, C, H, W].
+        labels: [own].
+        total: number of images in the whole batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    total: int
+
+
+def rows(total: int, ranks: Ranks) -> list[int]:
+    """Own rows of a batch, ascending; with row i comes row ``total - 1 - i``.
+
+    timm mixes the first image with the last, the second with the last but one: what is mixed stays together.
+    """
+    pairs = -(-total // 2)
+    near = range(pairs * ranks.rank // ranks.count, pairs * (ranks.rank + 1) // ranks.count)
+    return sorted({*near, *(total - 1 - i for i in near)})
+
+
+def parts(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterator[Part]:
+    """Own parts of the batches of one pass; all processes must have the same seed.
+
+    A torch ``DataLoader`` reads only these images; of any other loader, each process reads everything.
+
+    Args:
+        loader: gives the batches of all processes together.
+        ranks: which process this is.
+        every: each process needs a part of each batch; otherwise empty parts are left out.
+
+    Raises:
+        OptionError: a batch is too small to give each process a part.
+    """
+    if ranks.count == 1:
+        for images, labels in loader:
+            yield Part(images, labels, len(labels))
+        return
+    own = _reading(loader, ranks)
+    if own is None:
+        for images, labels in loader:
+            chosen = torch.tensor(rows(len(labels), ranks), dtype=torch.int64)
+            if _is_usable(len(labels), ranks, every):
+                yield Part(images[chosen], labels[chosen], len(labels))
+        return
+    sizes = [size for size in _sizes(own.batch_sampler.whole) if _is_usable(size, ranks, every)]
+    for (images, labels), size in zip(own, sizes, strict=True):
+        yield Part(images, labels, size)
+
+
+def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:
+    if every and total < 2 * ranks.count:
+        raise OptionError(
+            f"a batch of {total} images cannot be trained on by {ranks.count} processes: each needs two. "
+            "`batch_size` counts the images of all processes together."
+        )
+    return bool(rows(total, ranks))
+
+
+class _OwnRows:
+    """A batch sampler: own rows of each batch."""
+
+    def __init__(self, whole: BatchSampler, ranks: Ranks) -> None:
+        self.whole, self._ranks = whole, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.whole:
+            if chosen := rows(len(batch), self._ranks):
+                yield [batch[row] for row in chosen]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+
+def _reading(loader: Any, ranks: Ranks) -> Any:
+    """The same loader, reading only what is this process's own; None where nothing is known of how it reads."""
+    if type(loader) is not DataLoader or type(loader.batch_sampler) is not BatchSampler:
+        return None
+    # One number from the global stream, as the loader itself takes for its workers; other augmentation on each rank.
+    seed = int(torch.empty((), dtype=torch.int64).random_()) if loader.generator is None else loader.generator.seed()
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=_OwnRows(loader.batch_sampler, ranks),  # type: ignore[arg-type]
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+        generator=torch.Generator().manual_seed((seed + ranks.rank) % 2**63),
+    )
+
+
+def _sizes(sampler: BatchSampler) -> list[int]:
+    full, rest = divmod(len(sampler.sampler), sampler.batch_size)  # type: ignore[arg-type]
+    return [sampler.batch_size] * full + [rest] * bool(rest and not sampler.drop_last)

@@ -1,0 +1,149 @@
+"""What tests/test_ranks.py looks at: run by torchrun in two processes, or called in one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import test_resume
+import torch
+from test_train import points
+from torch import nn
+
+import fxprune.passes.compress
+from fxprune.errors import FxpruneError, PlanError
+from fxprune.models_zoo.data import Data
+from fxprune.models_zoo.tensor_loader import TensorLoader
+from fxprune.passes import compress_measure
+from fxprune.passes.cluster import plan
+from fxprune.passes.csgd import csgd
+from fxprune.passes.evaluate import evaluate
+from fxprune.passes.ranks import ALONE, Ranks, joined
+from fxprune.passes.train import train
+from fxprune.passes.train_options import TrainOptions
+from fxprune.propagate import couple
+
+DEVICE = torch.device("cpu")
+
+
+def images(count=30, batch_size=10):
+    """With ten images a batch, the parts of two processes have four and six."""
+    generator = torch.Generator().manual_seed(0)
+    pixels, labels = torch.randn(count, 1, 8, 8, generator=generator), torch.arange(count) % 3
+    train = TensorLoader(pixels, labels, batch_size, shuffle=True, shift=1)
+    return Data("noise", 3, 1, 8, train, TensorLoader(pixels[:7], labels[:7], 5), (0.0,), (1.0,))
+
+
+def network(norm=False, dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(8, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
+
+
+# name -> the network, and how it is trained
+TRAININGS = {
+    "plain": ({}, {}),
+    "mixed, clipped, accumulated": ({}, {"mixup": 0.3, "cutmix": 0.3, "clip_grad": 0.1, "accumulate": 2}),
+    "averaged": ({}, {"ema": 0.5}),
+    "float16": ({}, {"amp": "float16"}),
+    "normalised": ({"norm": True, "dropout": 0.2}, {"ema": 0.9, "optimizer": "adamw"}),
+}
+
+
+def trained(name: str, ranks: Ranks = ALONE):
+    """Weights after four steps with C-SGD, and what the log says."""
+    net, options = TRAININGS[name]
+    model = network(**net)
+    clusters = plan(couple(model, torch.empty(2, 1, 8, 8, device="meta")), 0.5)
+    log = train(
+        model,
+        images(),
+        epochs=2,
+        lr=0.1,
+        options=TrainOptions(**options),
+        make_hook=lambda optimizer: csgd(model, clusters, optimizer, strength=1.0),
+        ranks=ranks,
+        progress=False,
+    )
+    return model.state_dict(), [(epoch.loss, epoch.accuracy.correct, epoch.accuracy.count) for epoch in log.epochs]
+
+
+def outcome(call):
+    try:
+        return call()
+    except FxpruneError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def fails():
+    raise PlanError("of the first process")
+
+
+class Unused(nn.Module):
+    """Has a parameter that takes no part."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.used(x.flatten(1))
+
+
+def flat():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+def one_sided(ranks):
+    """A hook that acts in the second process only."""
+
+    def hook(optimizer):
+        if not ranks.first:
+            weight = optimizer.param_groups[0]["params"][0]
+            optimizer.register_step_post_hook(lambda *_: weight.data.mul_(0.9))
+        return nullcontext()
+
+    return hook
+
+
+def main(folder: Path) -> None:
+    with joined(DEVICE) as ranks:
+        for name in TRAININGS:
+            torch.save(trained(name, ranks), folder / f"{name} {ranks.rank}.pt")
+        short = {"epochs": 1, "lr": 0.1, "warmup_epochs": 0, "ranks": ranks, "progress": False}
+        few = TensorLoader(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), 1)
+        calls = {
+            "shared error": lambda: ranks.share(fails),
+            "one-sided": lambda: train(flat(), points(), make_hook=one_sided(ranks), **short),
+            "not a number": lambda: train(flat(), points(bad=7), **short),
+            "small batch": lambda: train(flat(), points(batch_size=3), **short),
+            "unused": lambda: len(train(Unused(), points(), **short).epochs),
+            "one image": lambda: evaluate(network(), few, ranks=ranks).count,
+        }
+        found = {name: outcome(call) for name, call in calls.items()}
+    compress_measure._exported_ms = lambda *_: None  # of the wide network; a second
+    fxprune.passes.compress.draw_deviation = lambda *_: None
+    rank = ranks.rank
+    found["undisturbed"] = str(test_resume.compress(folder / "undisturbed"))
+    if rank == 1:
+        test_resume.dies("fxprune.passes.train_engine:Step.apply", 15, "SIGTERM")
+    found["stopped"] = outcome(lambda: test_resume.compress(folder / "resumed"))
+    found["checkpoints"] = sorted(path.name for path in (folder / "resumed").rglob("*"))
+    found["resumed"] = str(test_resume.compress(folder / "resumed", resume="auto"))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
