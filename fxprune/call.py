@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.channels import Channels, Ids
+from fxprune.surface import Target
 from fxprune.walk import Axes, Event, Fork, Label, Walk
 
 
@@ -77,12 +78,21 @@ class Call:
         if ids is not None:
             self.walk.balances.append(Event(ids, why, self.walk.node))
 
-    def product(self, ids: Ids) -> None:
-        """A product of two activations sums over these positions: narrow, it is too small by the cluster size."""
-        self.balance(ids, "dot product")
-        self.literal(ids, "a product of activations")
-        if self.walk.node is not None:
-            self.walk.products.setdefault(self.walk.node.name, []).append(ids)
+    def scale(self, ids: Ids | None, why: str, calls: Set[Target], power: float = 1.0) -> None:
+        """A sum runs over these positions: with clusters of one size m, the narrow one is too small by ``m ** power``.
+
+        Only at some calls of the graph does the rewrite know how to make up for that; at all others the ids freeze.
+        """
+        node = self.walk.node
+        if ids is None:
+            return
+        self.balance(ids, why)
+        if node is None:  # what computes a stored weight stays wide
+            return
+        if node.op in ("call_function", "call_method") and node.target in calls:
+            self.walk.products.setdefault(node.name, []).append((ids, power))
+        else:
+            self.freeze(ids, f"{why} inside {_target(node)}, which is kept whole")
 
     def literal(self, ids: Ids | None, what: str) -> None:
         """The operation depends on a number that only the rewrite could change: out of its reach, the ids freeze."""

@@ -99,7 +99,7 @@ def _facts(walk: Walk, values: Mapping[str, Any], code: NDArray[np.int64]) -> di
     return {
         name: NodeFacts(
             _shapes(walk, value, code),
-            tuple(map(codes, walk.products.get(name, ()))),
+            tuple((codes(ids), power) for ids, power in walk.products.get(name, ())),
             tuple(Work(macs, tuple(map(codes, on))) for macs, on in walk.works.get(name, ())),
         )
         for name, value in values.items()

@@ -120,13 +120,13 @@ class NodeFacts:
 
     Attributes:
         value: the node's value with every tensor replaced by its :class:`Shape`, ints and None kept.
-        products: codes of the contracted axes of products of two activations: the narrow product must be multiplied
-            by the cluster size.
+        products: for each axis of channels that a sum runs over, its codes and a power of the cluster size: the narrow
+            result must be multiplied by it.
         works: contractions inside the node.
     """
 
     value: Any
-    products: tuple[Codes, ...]
+    products: tuple[tuple[Codes, float], ...]
     works: tuple[Work, ...]
 
 

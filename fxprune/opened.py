@@ -126,6 +126,17 @@ def _transformer(
     )
 
 
+def _normalized(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Tensor | None:
+    # The length is compared with eps, so it must be right by then.
+    return None if out is not None else input / input.norm(p, dim, keepdim=True).clamp_min(eps)
+
+
+def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    one, other = (x / x.norm(2, dim, keepdim=True).clamp_min(eps) for x in (x1, x2))
+    result: Tensor = (one * other).sum(dim)
+    return result
+
+
 _OPENED: Mapping[type[nn.Module], Callable[..., Any]] = {
     nn.MultiheadAttention: attention.attention,
     nn.TransformerEncoderLayer: _encoder_layer,
@@ -136,4 +147,8 @@ _OPENED: Mapping[type[nn.Module], Callable[..., Any]] = {
 }
 
 # Functions, each with one that returns None where the call must stay as it is.
-FUNCTIONS: Mapping[Any, Callable[..., Any]] = {F.multi_head_attention_forward: attention.functional}
+FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
+    F.multi_head_attention_forward: attention.functional,
+    F.normalize: _normalized,
+    F.cosine_similarity: _cosine,
+}

@@ -36,12 +36,28 @@ SPLITS: frozenset[Target] = frozenset(
 SLICES: frozenset[Target] = frozenset({operator.getitem, "narrow", torch.narrow})
 PADS: frozenset[Target] = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: frozenset[Target] = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
+SUMS: frozenset[Target] = frozenset({"sum", torch.sum})
+LENGTHS: frozenset[Target] = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm})
+SOFTMAXES: frozenset[Target] = frozenset({"softmax", torch.softmax, F.softmax})
+VARIANCES: frozenset[Target] = frozenset({"var", "std", torch.var, torch.std, torch.var_mean, torch.std_mean})
 ATTENTION: frozenset[Target] = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: frozenset[Target] = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 NORMS: frozenset[Target] = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
 
 REWRITABLE: frozenset[Target] = (
-    VIEWS | EXPANSIONS | SPLITS | SLICES | PADS | PRODUCTS | ATTENTION | CONVOLUTIONS | NORMS
+    VIEWS
+    | EXPANSIONS
+    | SPLITS
+    | SLICES
+    | PADS
+    | PRODUCTS
+    | SUMS
+    | LENGTHS
+    | SOFTMAXES
+    | VARIANCES
+    | ATTENTION
+    | CONVOLUTIONS
+    | NORMS
 )
 
 
@@ -50,6 +66,8 @@ _LEADING: dict[Target, tuple[str, ...]] = {
     F.scaled_dot_product_attention: ("query", "key", "value"),
     torch.split: ("tensor", "split_size_or_sections", "dim"),
     torch.matmul: ("input", "other"),
+    torch.linalg.norm: ("A",),
+    torch.linalg.vector_norm: ("x",),
     torch.bmm: ("input", "mat2"),
     F.conv1d: ("input", "weight"),
     F.conv2d: ("input", "weight"),

@@ -74,7 +74,7 @@ class Walk:
     freezes: list[Event] = field(default_factory=list)
     bundles: list[Event] = field(default_factory=list)
     balances: list[Event] = field(default_factory=list)
-    products: dict[str, list[Ids]] = field(default_factory=dict)
+    products: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
     works: dict[str, list[tuple[int, list[Ids]]]] = field(default_factory=dict)
     read: list[Ids] = field(default_factory=list)
     tied: list[Ids] = field(default_factory=list)

@@ -20,6 +20,7 @@ from fxprune.errors import RewriteError
 from fxprune.rules.segments import segments
 
 from .rewrite_site import Site, standing_for
+from .rewrite_sums import attention, corrected, multiplied
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -171,41 +172,6 @@ def padded(site: Site) -> fx.Node | None:
     return site.copy((site.args[0], tuple(amounts), *site.args[2:]), kwargs)
 
 
-def _multiplicity(site: Site) -> int:
-    """Product of the cluster sizes on the axes that products of activations sum over; 1 where there is none."""
-    factor = 1
-    for codes in site.coupling.nodes[site.node.name].products:
-        sizes = np.unique(site.plan.sizes[codes])
-        if len(sizes) > 1:
-            raise RewriteError(f"node `{site.node}` sums over clusters of different sizes: {sizes.tolist()}.")
-        factor *= int(sizes[0])
-    return factor
-
-
-def multiplied(site: Site) -> fx.Node | None:
-    """matmul, einsum: a sum over merged channels is too small by the size of their clusters."""
-    size = _multiplicity(site)
-    if size == 1:
-        return None
-    product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
-    return standing_for(site.node, site.call(operator.mul, product, size))
-
-
-def attention(site: Site) -> fx.Node | None:
-    """Scaled dot product: the scale is written out (by default it follows the head dim) and takes the factor."""
-    size, query = _multiplicity(site), site.shape_of(0)
-    if query.axes[-1] is None and size == 1:
-        return None
-    scale = site.kwargs.get("scale")
-    if scale is None:
-        scale = query.sizes[-1] ** -0.5
-    if isinstance(scale, fx.Node):
-        scale = scale if size == 1 else site.call(operator.mul, scale, size)
-    else:
-        scale = scale * size
-    return site.copy(site.args, {**site.kwargs, "scale": scale})
-
-
 def convolved(site: Site) -> fx.Node | None:
     """Functional convolution: the number of groups follows from the input and what a group reads."""
     on_x, weight = site.shape_of(0), site.shape_of(1)
@@ -243,7 +209,8 @@ CASES = _table(
     (surface.SPLITS, pieces),
     (surface.SLICES, sliced),
     (surface.PADS, padded),
-    (surface.PRODUCTS, multiplied),
+    (surface.PRODUCTS | surface.SUMS | surface.LENGTHS | surface.SOFTMAXES, multiplied),
+    (surface.VARIANCES, corrected),
     (surface.ATTENTION, attention),
     (surface.CONVOLUTIONS, convolved),
     (surface.NORMS, normalised),

@@ -71,7 +71,7 @@ def gate(net, draw, c, _):
         return lambda s, x, y, z, w: x * getattr(s, up)(getattr(s, down)(y.mean((2, 3)))).sigmoid()[..., None, None], c
     if kind == "space":
         name = net.add(conv(2, 1, 3))
-        ends = lambda w: torch.cat([w.mean(1, keepdim=True), w.amax(1, keepdim=True)], 1)  # noqa: E731
+        ends = lambda w: torch.cat([w.mean(1, keepdim=True), w.max(1, keepdim=True)[0]], 1)  # noqa: E731
         return lambda s, x, y, z, w: x * getattr(s, name)(ends(w)).sigmoid(), c
     name = net.add(free(c, 1, 1) if kind == "scale" else nn.PReLU(c))
     if kind == "scale":
@@ -207,7 +207,7 @@ def in_place(net, draw, c, _):
 
 
 def reduced(net, draw, c, _):
-    kind = draw.choice(("mean", "some", "softmax", "length", "deviation"))
+    kind = draw.choice(("mean", "some", "softmax", "length", "deviation", "total", "spread", "cosine", "power"))
     if kind == "some":
         return lambda s, x, y, z, w: x * y[:, : c // 2].mean(1, keepdim=True), c
     if kind == "softmax":
@@ -216,6 +216,14 @@ def reduced(net, draw, c, _):
         return lambda s, x, y, z, w: F.normalize(x, dim=1) + y, c
     if kind == "deviation":
         return lambda s, x, y, z, w: x / (w.var((1, 2, 3), keepdim=True, correction=0) + 0.1), c
+    if kind == "total":
+        return lambda s, x, y, z, w: x * w.sum((1, 3), keepdim=True).tanh() + torch.sum(y[:, 1:], 1)[:, None].tanh(), c
+    if kind == "spread":
+        return lambda s, x, y, z, w: x / (w.std((1, 2), keepdim=True) + 0.1) + y.var(1, True, True).tanh(), c
+    if kind == "cosine":
+        return lambda s, x, y, z, w: x * F.cosine_similarity(y, z, dim=1)[:, None], c
+    if kind == "power":
+        return lambda s, x, y, z, w: x / (w.norm(3, (1,), True) + torch.linalg.vector_norm(y, 1) + 1), c
     return lambda s, x, y, z, w: x * w.mean((1, 2, 3), keepdim=True), c
 
 

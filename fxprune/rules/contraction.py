@@ -10,6 +10,7 @@ import torch
 from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
+from fxprune.surface import ATTENTION, PRODUCTS
 from fxprune.walk import Axes, Label
 
 
@@ -109,7 +110,7 @@ def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_righ
         read_by(call, on_left, on_right, right)
     elif on_left is not None and on_right is not None:
         call.channels.unite(on_left, on_right)
-        call.product(on_left)
+        call.scale(on_left, "a product of activations", PRODUCTS | ATTENTION)
     else:
         for ids in (on_left, on_right):
             call.freeze(ids, "summed against positions that carry no channels")

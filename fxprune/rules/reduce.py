@@ -1,12 +1,18 @@
-"""Reductions: over other axes channels pass; over channels averages need balance, maxima nothing, sums freeze."""
+"""Reductions: over other axes channels pass; over channels averages and sums need balance, maxima nothing."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
+
+import torch
+from torch import fx
 
 from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
+from fxprune.surface import LENGTHS, SOFTMAXES, SUMS, VARIANCES
 from fxprune.walk import Axes
 
 
@@ -26,14 +32,14 @@ def mean(call: Call) -> Axes:
 
 @rule("var.correction", "std.correction", "var_mean.correction", "std_mean.correction")
 def variance(call: Call) -> list[Axes]:
-    """Variance over some axes: an average only without Bessel's correction."""
+    """Variance over some axes: an average, but for Bessel's correction, which must shrink with the axis."""
     dims, correction = _dims(call), call.named("correction")
     for dim in dims:
         ids = call.axes(call.args[0])[dim]
         if correction == 0:
             call.balance(ids, "variance over channels")
         else:
-            call.freeze(ids, "unbiased variance over channels")
+            call.scale(ids, "unbiased variance over channels", VARIANCES)
     count = len(call.out) if isinstance(call.out, (tuple, list)) else 1
     return [_reduced(call, dims)] * count
 
@@ -44,9 +50,51 @@ def extreme(call: Call) -> Axes:
     return _reduced(call, _dims(call))
 
 
-@rule("sum", "prod", "linalg_vector_norm", "norm", "logsumexp", "argmax", "argmin", "nansum", "max.dim", "min.dim")
-def total(call: Call) -> list[Axes]:
-    """A sum over channels changes when duplicates go: they freeze."""
+@rule("max.dim", "min.dim")
+def extreme_and_place(call: Call) -> list[Axes]:
+    """The largest value is unchanged by removing duplicates; its place among them is not, and nobody may read it."""
+    dims = _dims(call)
+    if not _only_values_are_read(call.walk.node):
+        for dim in dims:
+            call.freeze(call.axes(call.args[0])[dim], f"{_name(call)} over channels, whose index is read")
+    return [_reduced(call, dims)] * 2
+
+
+def _only_values_are_read(node: fx.Node | None) -> bool:
+    if node is None or node.target not in ("max", "min", torch.max, torch.min):
+        return False
+    return all(
+        (user.target is operator.getitem and user.args[1] in (0, -2))
+        or (user.target is getattr and user.args[1] == "values")
+        for user in node.users
+    )
+
+
+@rule("sum")
+def total(call: Call) -> Axes:
+    """A sum over channels is too small by the cluster size when duplicates go."""
+    dims = _dims(call)
+    for dim in dims:
+        call.scale(call.axes(call.args[0])[dim], "sum over channels", SUMS | {torch.einsum})
+    return _reduced(call, dims)
+
+
+@rule("linalg_vector_norm", "norm")
+def length(call: Call) -> Axes:
+    """``(sum |x|^p)^(1/p)`` over channels is too small by ``m^(1/p)``; the largest, ``p = inf``, is what it was."""
+    dims, p = _dims(call), float(call.arg(1, 2))
+    for dim in dims:
+        ids = call.axes(call.args[0])[dim]
+        if p == 0:
+            call.freeze(ids, "number of nonzero channels")
+        elif not math.isinf(p):
+            call.scale(ids, f"{p:g}-norm over channels", LENGTHS, 1 / p)
+    return _reduced(call, dims)
+
+
+@rule("prod", "logsumexp", "argmax", "argmin", "nansum")
+def other(call: Call) -> list[Axes]:
+    """What else depends on how many channels there are: they freeze."""
     dims = _dims(call)
     for dim in dims:
         call.freeze(call.axes(call.args[0])[dim], f"{_name(call)} over channels")
@@ -54,7 +102,16 @@ def total(call: Call) -> list[Axes]:
     return [_reduced(call, dims)] * count
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk")
+@rule("_softmax")
+def softmax(call: Call) -> Axes:
+    """``exp x / sum exp x`` over channels is too large by the cluster size when duplicates go."""
+    axes = call.axes(call.args[0])
+    if axes:
+        call.scale(axes[call.named("dim")], "softmax over channels", SOFTMAXES, -1.0)
+    return axes
+
+
+@rule("_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk")
 def along(call: Call) -> list[Axes]:
     """Each result along one axis depends on all positions of it: channels there freeze, others pass."""
     x = call.args[0]

@@ -99,7 +99,7 @@ tokens("fused attention, scale given", _wide_heads, {A: 8, Q: 4, V: 4}, **_layer
 tokens("fused attention by keyword", _by_keyword, {A: 8, Q: 8, V: 6}, out=6, **_layers(value=6))
 tokens("attention by einsum", _einsum, {A: 8, Q: 4, V: 4}, **_layers())
 tokens("linear attention", _linear_attention, {A: 8, Q: 8, V: 6}, out=6, **_layers(value=6))
-tokens("attention among channels", _channel_attention, {A: 8, Q: 8}, **_layers(), frozen="softmax over channels")
+tokens("attention among channels", _channel_attention, {A: 8, Q: 8, "k.weight": 8}, **_layers())
 tokens("learned queries", _learned, {A: 8, "k.weight": 8, V: 8}, p=free(7, 8), k=linear(8, 8), v=linear(8, 8))
 tokens("learned queries, fused", _learned_fused, {A: 8, "p": 8, V: 8}, p=free(1, 7, 8), k=linear(8, 8), v=linear(8, 8))
 tokens("relative positions beside keys", _relative, {A: 8, Q: 8, V: 8}, fixed=True, table=free(5, 8), **_layers())
@@ -107,5 +107,5 @@ tokens("a table per channel of queries and keys", _rotary, {A: 8, Q: 2}, out=16,
 tokens("product over some channels", _half, {A: 8, Q: 4, f"{Q}#2": 4, "k.weight": 4}, **_layers())
 tokens("two products in one call", _two_in_one, {A: 8, Q: 8, V: 8}, **_layers(), u=linear(8, 8))
 net("gram matrix", _gram, (torch.zeros(2, 5, 3),), None, {A: 8}, a=linear(3, 8), head=linear(5, 4))
-tokens("product and sum", lambda s, y: (s.q(y) * s.k(y)).sum(-1, keepdim=True) * s.v(y), {A: 8, V: 8}, **_layers(),
-       frozen="sum over channels")
+tokens("product and sum", lambda s, y: (s.q(y) * s.k(y)).sum(-1, keepdim=True) * s.v(y),
+       {A: 8, Q: 8, V: 8}, **_layers())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from .table import A, B, conv, image, linear, tokens
+from .table import A, B, conv, free, image, linear, tokens
 
 
 def _spatial_gate(s, y):
@@ -25,6 +26,30 @@ def _variance(unbiased):
     return lambda s, y: y * y.var(1, keepdim=True, unbiased=unbiased) + torch.var_mean(y, (2, 3), keepdim=True)[1]
 
 
+def _variances(s, y):
+    gate = torch.std(y, (1, 2), True, True) + torch.var_mean(y, (-3, 2), keepdim=True)[0] + y.std(1, True, keepdim=True)
+    return y * (gate + torch.var(y, 1, correction=2, keepdim=True) + torch.std_mean(y, 1, keepdim=True)[0])
+
+
+def _lengths(s, y):
+    gate = torch.norm(y, dim=1, keepdim=True) + y.norm(float("inf"), 1, keepdim=True) + y.norm(1.5, 1, keepdim=True)
+    gate = gate + torch.linalg.vector_norm(y, 1, (1, 2), keepdim=True)
+    return y * gate * torch.linalg.norm(y.flatten(2), dim=1).mean(1)[:, None, None, None]
+
+
+class _Whole(nn.Module):
+    """A module that is not traced into."""
+
+    __module__ = "torch.nn"
+
+    def __init__(self, forward):
+        super().__init__()
+        self.run = forward
+
+    def forward(self, y):
+        return self.run(y)
+
+
 # fmt: off
 image("mean over channels", lambda s, y: y * y.mean(1, keepdim=True), {A: 8, B: 6})
 image("mean over all", lambda s, y: y * y.mean((1, 2, 3), keepdim=True), {A: 8, B: 6})
@@ -38,14 +63,50 @@ image("mean with a constant", lambda s, y: y * torch.cat([y, s.c(y)], 1).mean(1,
 image("mean over uneven repeats", lambda s, y: y * torch.cat([y, y[:, :4]], 1).mean(1, keepdim=True),
       {A: 4, f"{A}#2": 4, B: 6})
 image("variance over channels", _variance(False), {A: 8, B: 6})
-image("unbiased variance over channels", _variance(True), {B: 6}, frozen="unbiased variance over channels")
+image("unbiased variance over channels", _variance(True), {A: 8, B: 6})
+image("unbiased variance over channels and space", _variances, {A: 8, B: 6})
+image("unbiased variance over some channels", lambda s, y: y * y[:, 2:].std(1, keepdim=True),
+      {A: 2, f"{A}#2": 6, B: 6})
+image("unbiased variance inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(lambda y: y / y.std(1, keepdim=True)),
+      frozen="unbiased variance over channels inside `m`, which is kept whole")
 image("spatial gate", _spatial_gate, {A: 8, B: 6}, g=conv(2, 1, 3))
-image("spatial gate by max", _spatial_gate_by_max, {B: 6}, g=conv(2, 1, 3), frozen="max over channels")
+image("spatial gate by max", _spatial_gate_by_max, {A: 8, B: 6}, g=conv(2, 1, 3))
+image("smallest by name", lambda s, y: y * torch.min(y, dim=1, keepdim=True).values, {A: 8, B: 6})
+image("place of the largest", lambda s, y: y * y.max(1, keepdim=True)[1], {B: 6}, frozen="whose index is read")
+image("largest, and its place by name", lambda s, y: y * y.max(1, True)[0] + y.max(1, True).indices, {B: 6},
+      frozen="whose index is read")
+image("largest inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(lambda y: y * y.max(1, keepdim=True)[0]),
+      frozen="whose index is read")
 image("over space", _over_space, {A: 8, B: 6})
-image("sum over channels", lambda s, y: y * y.sum(1, keepdim=True), {B: 6}, frozen="sum over channels")
-image("unit length over channels", lambda s, y: F.normalize(y, dim=1), {B: 6}, frozen="norm over channels")
+image("sum over channels", lambda s, y: y * y.sum(1, keepdim=True), {A: 8, B: 6})
+image("sum over channels and space", lambda s, y: y * torch.sum(y, dim=(-3, 2))[:, None, None], {A: 8, B: 6})
+image("sum over some channels", lambda s, y: y * y[:, :4].sum(1)[:, None], {A: 4, f"{A}#2": 4, B: 6})
+image("sum over a cat", lambda s, y: s.c(y) * torch.cat([y, s.c(y)], 1).sum(1, keepdim=True),
+      {A: 8, "c.weight": 4, B: 6}, out=4, c=conv(8, 4))
+image("sum with a constant", lambda s, y: y * torch.cat([y, s.c(y)], 1).sum(1, keepdim=True), {B: 6}, c=conv(8, 1),
+      frozen="sum over channels together with frozen channels")
+image("sum within groups", lambda s, y: y * y.unflatten(1, (2, 4)).sum(2).amax(1)[:, None], {A: 4, B: 6})
+image("sum by einsum", lambda s, y: y * torch.einsum("bchw,bdhw->bhw", y, s.c(y))[:, None],
+      {A: 8, "c.weight": 4, B: 6}, c=conv(8, 4))
+image("sum of a parameter", lambda s, y: y * s.p * s.p.sum(0), {"p": 8, B: 6}, p=free(8, 1, 1))
+image("sum inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(lambda y: y * y.sum(1, keepdim=True)),
+      frozen="sum over channels inside `m`, which is kept whole")
+image("product over channels", lambda s, y: y * y.prod(1, keepdim=True), {B: 6}, frozen="prod over channels")
+image("unit length over channels", lambda s, y: F.normalize(y, dim=1), {A: 8, B: 6})
+image("unit length with a large eps", lambda s, y: F.normalize(y, 3.0, -3, eps=1.5), {A: 8, B: 6})
+image("lengths", _lengths, {A: 8, B: 6})
+image("length of everything", lambda s, y: y * torch.norm(y), {A: 8, B: 6}, fixed=True)
+image("number of channels that are not zero", lambda s, y: y * y.relu().norm(0, 1, keepdim=True), {B: 6},
+      frozen="number of nonzero channels")
+image("cosine between maps", lambda s, y: y * F.cosine_similarity(y, s.c(y))[:, None], {A: 8, B: 6}, c=conv(8, 8))
 image("unit length over space", lambda s, y: F.normalize(y.flatten(2), dim=2).view(y.shape), {A: 8, B: 6})
-image("softmax over channels", lambda s, y: y.softmax(1), {B: 6}, frozen="softmax over channels")
+image("softmax over channels", lambda s, y: y.softmax(1), {A: 8, B: 6})
+image("softmax over channels, as functions", lambda s, y: F.softmax(y, dim=-3) * torch.softmax(y, 1), {A: 8, B: 6})
+image("softmax over channels as a layer", lambda s, y: s.m(y), {B: 6}, m=nn.Softmax(1),
+      frozen="softmax over channels inside `m`, which is kept whole")
+image("softmax over padded channels", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 2)).softmax(1), {B: 6}, out=10,
+      frozen="softmax over channels together with frozen channels")
+image("logarithm of softmax over channels", lambda s, y: y.log_softmax(1), {B: 6}, frozen="log_softmax over channels")
 image("softmax over space", lambda s, y: y.flatten(2).softmax(2).view(y.shape), {A: 8, B: 6})
 image("cumulative sum over channels", lambda s, y: y.cumsum(1), {B: 6}, frozen="cumsum over channels")
 image("cumulative sum over space", lambda s, y: y.cumsum(2), {A: 8, B: 6})

@@ -1,0 +1,63 @@
+"""Sums over merged channels: off by a power of the cluster size, which the rewrite puts back."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from torch import fx
+
+from fxprune.errors import RewriteError
+
+from .rewrite_site import Site, standing_for
+
+
+def _multiplicity(site: Site) -> float:
+    """Product of the cluster sizes on the axes that sums run over, each to its power; 1 where there is none."""
+    factor: float = 1
+    for codes, power in site.coupling.nodes[site.node.name].products:
+        sizes = np.unique(site.plan.sizes[codes])
+        if len(sizes) > 1:
+            raise RewriteError(f"node `{site.node}` sums over clusters of different sizes: {sizes.tolist()}.")
+        factor *= int(sizes[0]) if power == 1 else float(sizes[0]) ** power
+    return factor
+
+
+def multiplied(site: Site) -> fx.Node | None:
+    """matmul, einsum, sum, norm, softmax: off by a power of the cluster size of the channels that they sum over."""
+    size = _multiplicity(site)
+    if size == 1:
+        return None
+    product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
+    return standing_for(site.node, site.call(operator.mul, product, size))
+
+
+def corrected(site: Site) -> fx.Node | None:
+    """var, std: of ``n m`` values, less ``c``, the narrow network has ``n``, less ``c / m``: the ratio is the same."""
+    size = _multiplicity(site)
+    if size == 1:
+        return None
+    given, options = list(site.args[1:]), dict(site.kwargs)
+    if given and not isinstance(given[0], bool):
+        options["dim"] = given.pop(0)
+    options |= dict(zip(("unbiased", "keepdim"), given, strict=False))
+    unbiased = options.pop("unbiased", True)
+    correction = options.pop("correction", None)
+    if correction is None:
+        correction = int(unbiased)
+    return site.copy(site.args[:1], {**options, "correction": correction / size})
+
+
+def attention(site: Site) -> fx.Node | None:
+    """Scaled dot product: the scale is written out (by default it follows the head dim) and takes the factor."""
+    size, query = _multiplicity(site), site.shape_of(0)
+    if query.axes[-1] is None and size == 1:
+        return None
+    scale = site.kwargs.get("scale")
+    if scale is None:
+        scale = query.sizes[-1] ** -0.5
+    if isinstance(scale, fx.Node):
+        scale = scale if size == 1 else site.call(operator.mul, scale, size)
+    else:
+        scale = scale * size
+    return site.copy(site.args, {**site.kwargs, "scale": scale})
