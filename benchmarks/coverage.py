@@ -1,19 +1,18 @@
 """Check networks of timm, one process each, and write ``docs/coverage.md`` and ``docs/coverage.csv``.
 
 Without options: the smallest network of each model class, from capture to the exported file. A run that was stopped
-goes on where it was; networks whose result is of earlier sources are checked again.
+goes on where it was, on any machine, from what is committed. Networks whose result is of earlier sources are checked
+again.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
-import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from tqdm import tqdm
 
@@ -22,9 +21,10 @@ from fxprune.files import write_text
 from .coverage_check import Task, check
 from .coverage_classes import entry_points, read
 from .coverage_journal import ROOT, Journal, digest
+from .coverage_lines import lines, read_lines
 from .coverage_process import Limits, run_each
 from .coverage_report import page
-from .coverage_result import DEPTHS, Result, result_from
+from .coverage_result import DEPTHS, result_from
 
 WORK = ROOT / "build" / "coverage"
 DOCS = ROOT / "docs"
@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not names:
         print(f"no network is called `{args.only}`; leave out --only, or add --all", file=sys.stderr)
         return 2
-    journal, sources = Journal(WORK / "results.jsonl"), digest()
+    journal, sources = _journal(), digest()
     todo = names if args.again else journal.missing(names, depth, sources)
     todo = [] if args.report else todo
     checked = _run(todo, depth, args, journal, sources)
-    journal = Journal(WORK / "results.jsonl")  # another run may have added to it
+    journal = _journal()  # another run may have added to it
     write_report(journal, sources)
     failed = [result.model for result in journal.newest(depth).values() if result.model in names and result.error]
     print(f"{checked} networks checked, {len(names) - checked} skipped; {len(failed)} failed; see docs/coverage.md")
@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _classes() -> list[str]:
     return [point.name for point in sorted(read(), key=lambda point: point.parameters)]
+
+
+def _journal() -> Journal:
+    """All that is known: the results of this machine, and what was committed where that is newer."""
+    return Journal(WORK / "results.jsonl", read_lines(DOCS / "coverage.csv"))
 
 
 def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal, sources: str) -> int:
@@ -67,7 +72,9 @@ def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal
             bar.update()
             if facts.get("too_large"):
                 continue
-            result = result_from({"model": task.model, "depth": depth, "digest": sources, **facts})
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            known = {"model": task.model, "depth": depth, "digest": sources, "checked": now}
+            result = result_from({**known, **facts})
             journal.append(result)
             checked += 1
             if result.error:
@@ -80,24 +87,6 @@ def write_report(journal: Journal, sources: str) -> None:
     results = {depth: journal.newest(depth) for depth in DEPTHS}
     write_text(DOCS / "coverage.md", page(read(), results, sources))
     write_text(DOCS / "coverage.csv", lines(results))
-
-
-def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
-    """CSV: one line per depth and network."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(Result)]
-    writer.writerow([*names, "verdict"])
-    for of_depth in results.values():
-        for result in sorted(of_depth.values(), key=lambda result: result.model):
-            cells = {
-                **result.to_json(),
-                "frozen": "; ".join(f"{cold.weights} {cold.why} ({cold.source})" for cold in result.frozen),
-                "culprits": "; ".join(result.culprits),
-                "seconds": round(result.seconds, 1),
-            }
-            writer.writerow([*(cells[name] for name in names), result.verdict])
-    return text.getvalue()
 
 
 def _parser() -> argparse.ArgumentParser:

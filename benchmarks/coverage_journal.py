@@ -25,8 +25,13 @@ def digest(root: Path = ROOT) -> str:
 class Journal:
     """The newest result of each (model, depth)."""
 
-    def __init__(self, path: Path) -> None:
-        """Read what is there; a last line that was cut off counts as not written."""
+    def __init__(self, path: Path, committed: Iterable[Result] = ()) -> None:
+        """Read what is there; a last line that was cut off counts as not written.
+
+        Args:
+            path: results of this machine; need not exist.
+            committed: results of any machine, which count where they were checked later than those of this one.
+        """
         self._path = path
         self._newest: dict[tuple[str, str], Result] = {}
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -35,6 +40,10 @@ class Journal:
                 self._take(result_from(json.loads(line)))
             except (ValueError, TypeError):
                 continue
+        for result in committed:
+            here = self._newest.get((result.model, result.depth))
+            if here is None or result.checked > here.checked:
+                self._take(result)
         self._separator = "" if not text or text.endswith("\n") else "\n"
 
     def append(self, result: Result) -> None:

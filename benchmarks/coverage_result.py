@@ -35,6 +35,7 @@ class Result:
         model: entry point.
         depth: how far the check was to go, one of ``DEPTHS``.
         digest: which sources were checked.
+        checked: when, in UTC, as ISO 8601 writes it; empty for results from before this was noted.
         parameters: of the wide network.
         image: height and width that it was checked at.
         capture: way of capture.
@@ -55,6 +56,7 @@ class Result:
     model: str
     depth: str
     digest: str
+    checked: str = ""
     parameters: int | None = None
     image: int | None = None
     capture: str | None = None

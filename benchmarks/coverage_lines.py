@@ -1,0 +1,60 @@
+"""Results as lines of CSV, and back without loss: what is committed is where the next run begins."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .coverage_result import Cold, Result, result_from
+
+_KINDS: Mapping[str, Any] = get_type_hints(Result)
+
+
+def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
+    """One line per depth and network; what has several parts is JSON in its cell, what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(field.name for field in fields(Result)), "verdict"])
+    for of_depth in results.values():
+        for result in sorted(of_depth.values(), key=lambda result: result.model):
+            writer.writerow([*(_cell(getattr(result, field.name)) for field in fields(Result)), result.verdict])
+    return text.getvalue()
+
+
+def read_lines(path: Path) -> list[Result]:
+    """The results that :func:`lines` wrote; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [result_from({name: _value(name, cell) for name, cell in line.items()}) for line in csv.DictReader(file)]
+
+
+def _cell(value: Any) -> Any:
+    return (json.dumps([_parts(each) for each in value]) if value else "") if isinstance(value, tuple) else value
+
+
+def _parts(value: Any) -> Any:
+    return astuple(value) if isinstance(value, Cold) else value
+
+
+def _value(name: str, cell: str) -> Any:
+    """The value of a field; a column that is no field stays text."""
+    kind = _KINDS.get(name, str)
+    if kind == tuple[Cold, ...]:
+        return tuple(Cold(*parts) for parts in _list(cell))
+    if kind == tuple[str, ...]:
+        return tuple(_list(cell))
+    if kind == int | None:
+        return int(cell) if cell else None
+    if kind in (float | None, float):
+        return float(cell) if cell else None
+    return cell or None if kind == str | None else cell
+
+
+def _list(cell: str) -> Iterable[Any]:
+    return json.loads(cell) if cell else ()
