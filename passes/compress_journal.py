@@ -28,7 +28,7 @@ class Journal:
         """Record an epoch of the wide network."""
         self._record("train", epoch, 0)
 
-    def csgd(self, epoch: Epoch | None, hook: Csgd, predicted: float, *, stage: int = 1) -> None:
+    def csgd(self, epoch: Epoch | None, hook: Csgd, *, stage: int = 1) -> None:
         """Record an epoch of C-SGD, None before the first, with how far clusters are from equal after it."""
         deviation = hook.deviation()
         self._record(
@@ -38,7 +38,7 @@ class Journal:
             strength=hook.strength,
             deviation_largest=deviation.largest,
             deviation_median=deviation.median,
-            deviation_predicted=predicted,
+            deviation_predicted=hook.predicted(),
         )
 
     def _record(self, phase: str, epoch: Epoch | None, before: int, **more: float) -> None:

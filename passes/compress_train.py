@@ -143,39 +143,35 @@ def train_csgd(
     *,
     teacher: nn.Module | None = None,
     checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[Epoch | None, Csgd, float], None] | None = None,
+    on_epoch: Callable[[Epoch | None, Csgd], None] | None = None,
     stage: int = 1,
     ranks: Ranks = ALONE,
 ) -> Deviation:
     """Train on until the members of every cluster are equal but for a deviation, which is returned.
 
-    ``on_epoch`` gets each epoch, None before the first, the hook, and the largest deviation as the law predicts it.
+    ``on_epoch`` gets each epoch, None before the first, and the hook.
     """
     hooks: list[Csgd] = []
-    rates, pull = csgd_rates(job, data), pull_of(job.of_csgd(), coupled=job.coupled)
-    first: list[float] = []
+    rates = csgd_rates(job, data)
 
     def hook(optimizer: Optimizer) -> Csgd:
         if job.strength is not None:
             hooks.append(csgd(model, plan, optimizer, job.strength, coupled=job.coupled))
         else:
             hooks.append(csgd(model, plan, optimizer, deviation=_deviation(job), lrs=rates, coupled=job.coupled))
-        first.append(hooks[-1].deviation().largest)  # of the wide network, also where a checkpoint follows
         if not (checkpoint and checkpoint.exists()):
             tell(None)
         return hooks[-1]
 
     def tell(epoch: Epoch | None) -> None:
         if on_epoch is not None:
-            taken = rates[: epoch.steps] if epoch else []
-            on_epoch(epoch, hooks[-1], first[-1] * pull.left(taken, hooks[-1].strength))
+            on_epoch(epoch, hooks[-1])
 
     def skip(step: int) -> None:
         """Let the steps that are left make up for the pull that was not taken."""
-        now = hooks[-1].deviation().largest
-        if job.strength is None and now:
+        if job.strength is None:
             with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
-                hooks[-1].strength = pull.solve(rates[step + 1 :], _deviation(job) / now)
+                hooks[-1].aim(_deviation(job), rates[step + 1 :])
 
     train(
         model,

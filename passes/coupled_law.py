@@ -18,7 +18,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,7 +46,8 @@ class Momentum:
 
 def momentum_of(group: dict[str, Any]) -> Momentum:
     """Options of one parameter group of torch.optim.SGD."""
-    return Momentum(*(group[name] for name in ("momentum", "dampening", "nesterov", "weight_decay")))
+    options = Momentum(*(group[name] for name in ("momentum", "dampening", "nesterov", "weight_decay")))
+    return options if options.momentum else replace(options, dampening=0.0)  # without momentum SGD ignores it
 
 
 def check_coupled(optimizer: Optimizer) -> None:
@@ -80,30 +81,58 @@ def slow_root(lr: float, strength: float, options: Momentum) -> float:
     return max(abs(total + root), abs(total - root)) / 2.0
 
 
-def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum) -> list[float]:
-    """Deviation after each step over the deviation before the first, with no momentum of it at the start.
+@dataclass(frozen=True)
+class Motion:
+    """Where a deviation stands and where its momentum takes it, both over the deviation at the start.
+
+    Attributes:
+        left: the deviation.
+        momentum: b of the law.
+        fresh: whether SGD has no momentum yet, so that dampening does not count in the next step.
+    """
+
+    left: float = 1.0
+    momentum: float = 0.0
+    fresh: bool = True
+
+
+def advance(motion: Motion, lr: float, strength: float, options: Momentum) -> Motion:
+    """The law: one step."""
+    k, d = strength + options.weight_decay, motion.left
+    new = k * d if motion.fresh else (1.0 - options.dampening) * k * d
+    b = options.momentum * motion.momentum + new
+    return Motion(d - lr * (k * d + options.momentum * b if options.nesterov else b), b, False)
+
+
+def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum, start: Motion = Motion()) -> list[float]:
+    """Deviation after each step over the deviation before the first.
 
     Args:
         lrs: learning rate of every step.
         strength: eps.
         options: of the optimizer.
+        start: where deviation and momentum stand.
     """
-    k = strength + options.weight_decay
-    d, b, curve = 1.0, 0.0, []
-    for step, lr in enumerate(lrs):
-        b = options.momentum * b + (k * d if step == 0 else (1.0 - options.dampening) * k * d)
-        d -= lr * (k * d + options.momentum * b) if options.nesterov else lr * b
-        curve.append(d)
+    motion, curve = start, []
+    for lr in lrs:
+        motion = advance(motion, lr, strength, options)
+        curve.append(motion.left / start.left)
     return curve
 
 
-def solve_coupled_strength(lrs: Sequence[float], shrink: float, options: Momentum) -> float:
+def solve_coupled_strength(
+    lrs: Sequence[float],
+    shrink: float,
+    options: Momentum,
+    start: Motion = Motion(),
+) -> float:
     """Find eps with coupled_curve(lrs, eps)[-1] = shrink.
 
     Args:
         lrs: learning rate of every step to come.
         shrink: final deviation over present deviation, above 0; 1 or more needs no pull, and eps = 0.
         options: of the optimizer; without ``weight_decay`` the answer errs on the safe side.
+        start: where deviation and momentum stand.
 
     Raises:
         OptionError: a learning rate below 0, no step with a learning rate above 0, or a shrink that no eps reaches
@@ -121,7 +150,7 @@ def solve_coupled_strength(lrs: Sequence[float], shrink: float, options: Momentu
 
     def surplus(strength: float) -> float:
         # Past the critical point the deviation may be 0 or change its sign; up to it, rounding apart, it does not.
-        return math.log(max(coupled_curve(lrs, strength, options)[-1], 1e-300)) - math.log(shrink)
+        return math.log(max(coupled_curve(lrs, strength, options, start)[-1], 1e-300)) - math.log(shrink)
 
     limit = options.critical / largest - options.weight_decay
     if surplus(0.0) <= 0.0:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.plans import Partition, Plan, check_shapes
+from fxprune.plans import Plan, check_shapes
 
-from .coupled_law import check_coupled, momentum_of, solve_coupled_strength
-from .segments import Segments, cluster_mean, even, segments, spread
-from .strength import solve_strength
+from .aim import motions_at_start, starts_of, strength_for
+from .apart import Apart
+from .coupled_law import Momentum, Motion, advance, check_coupled, momentum_of
+from .segments import even
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, tied_parameters
 
@@ -29,20 +31,22 @@ def csgd(
     lrs: Sequence[float] | None = None,
     coupled: bool = False,
 ) -> Csgd:
-    """Train clusters to be equal: step by the mean gradient of a cluster, then p <- p - lr * eps * (p - mean).
+    """Train clusters to be equal: the means step by their mean gradients, and each p - mean shrinks by 1 - lr * eps.
 
-    The deviation p - mean shrinks by exactly 1 - lr * eps per step, on top of what weight decay does to it, under every
-    optimizer that treats equal gradients equally. (Ding et al. 2019, "Centripetal SGD for pruning very
-    deep convolutional networks with complicated structure", section 3; there the pull is part of the gradient, here it
-    is decoupled, as weight decay is in AdamW.) Needs as much memory as one momentum buffer.
+    The step is taken by the means: momentum, moments and weight decay see rows that are equal and keep them so, and the
+    deviation p - mean is left to the pull alone, from the first step on, under every optimizer that treats equal rows
+    with equal gradients equally. (Ding et al. 2019, "Centripetal SGD for pruning very deep convolutional networks with
+    complicated structure", section 3; there the pull is part of the gradient and weight decay acts on the deviation,
+    here they are decoupled, as weight decay is in AdamW.) Needs as much memory as one momentum buffer. Load the
+    optimizer's state first: what it has gathered is averaged over clusters here, once.
 
     Args:
         model: the network that the optimizer trains.
         plan: its clusters.
         optimizer: any torch optimizer; its learning rate is read from the parameter's own group at every step.
         strength: eps; lr * eps must stay below 1.
-        deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, in units of
-            the weights' present size. float32 rounds at about 1e-6.
+        deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, were the
+            means of the clusters to keep their size. float32 rounds at about 1e-6.
         lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
         coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged one, and
             goes through SGD's momentum. Its law is in :mod:`fxprune.passes.coupled_law`. What float32 rounds away is
@@ -65,9 +69,8 @@ def csgd(
         check_coupled(optimizer)
     tied = tied_parameters(model, plan, optimizer)
     if deviation is not None and lrs is not None:
-        now = deviation_of(tied).largest
-        solve = _solve_coupled if coupled else _solve
-        strength = solve(optimizer, tied, lrs, deviation / now) if now else 0.0
+        motions = motions_at_start(optimizer, tied) if coupled else None
+        strength = strength_for(deviation, lrs, optimizer, tied, motions)
     return Csgd(optimizer, tied, strength, coupled=coupled)
 
 
@@ -80,14 +83,34 @@ class Csgd:
         self.coupled = coupled
         self._optimizer = optimizer
         self._tied = tied
-        self._cuts: dict[tuple[Partition, torch.device], Segments] = {}
-        self._rests: dict[nn.Parameter, Tensor] = {}
-        self._pulls = self._read_pulls()
+        self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
+        self._apart = Apart(tied)
+        self._rates = self._read_rates()
         self._even_state()
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+
+    def predicted(self) -> float:
+        """The largest relative deviation by the law, after the steps so far, were the means those at the start.
+
+        Counted step by step, with the strength and the learning rate of each: steps that were skipped do not count.
+        """
+        return max((start.deviation(abs(self._motions[start.group].left)) for start in self._starts), default=0.0)
+
+    def aim(self, deviation: float, lrs: Sequence[float]) -> None:
+        """Set the strength anew, such that the law ends at a deviation: after steps that were skipped, say.
+
+        Args:
+            deviation: as in :func:`csgd`.
+            lrs: learning rate of every step to come.
+
+        Raises:
+            OptionError: no strength does; the present one stays.
+        """
+        motions = self._motions if self.coupled else None
+        self.strength = strength_for(deviation, lrs, self._optimizer, self._tied, motions)
 
     def deviation(self) -> Deviation:
         """max_i |row_i - mean of its cluster| / sqrt(mean_i |row_i|^2) of each tied axis: the largest and the median.
@@ -95,23 +118,26 @@ class Csgd:
         Rows run along the tied axis, norms are Euclidean, and running statistics do not count, since no step trains
         them. ``where`` is the axis with the largest, as ``name:dim``.
         """
+        self._apart.scatter()
         return deviation_of(self._tied)
 
     def state_dict(self) -> dict[str, Any]:
-        """The strength, and what rounding took from each parameter: what a run that goes on elsewhere needs."""
-        rests = {tied.name: self._rests[tied.parameter] for tied in self._tied if tied.parameter in self._rests}
-        return {"strength": self.strength, "rests": rests}
+        """The strength, the law so far, and what rounding took from each parameter: what a run that goes on needs."""
+        rests = {tied.name: self._apart.rests[tied.parameter] for tied in self._tied if self._apart.rests}
+        return {"strength": self.strength, "motions": [astuple(motion) for motion in self._motions], "rests": rests}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on as the hook did whose :meth:`state_dict` this is; model and plan must be the same."""
         self.strength = float(state["strength"])
+        self._motions = [Motion(*motion) for motion in state["motions"]]
         parameters = {tied.name: tied.parameter for tied in self._tied}
-        self._rests = {
+        self._apart.rests = {
             parameters[name]: torch.empty_like(parameters[name]).copy_(rest) for name, rest in state["rests"].items()
         }
 
     def remove(self) -> None:
         """Take the hooks off the optimizer; a second time does nothing."""
+        self._apart.scatter()
         for handle in self._handles:
             handle.remove()
 
@@ -122,54 +148,41 @@ class Csgd:
         self.remove()
 
     def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._pulls = self._read_pulls()  # now: the step, or a scheduler after it, may change the learning rates
+        self._rates = self._read_rates()  # now: the step, or a scheduler after it, may change the learning rates
+        self._apart.scatter()  # what a step that failed left
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
-        if len(args) > 1 and args[1] is not None:
-            return (args[0], self._evened(args[1]), *args[2:]), kwargs
-        if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._evened(kwargs["closure"])}
-        self._prepare_gradients()
-        return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._prepare()
+            return None
+        if not self.coupled:
+            self._apart.gather()
+        if len(args) > 1:
+            return (args[0], self._prepared(closure), *args[2:]), kwargs
+        return args, {**kwargs, "closure": self._prepared(closure)}
 
-    def _evened(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def evened() -> Any:
+    def _prepared(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def prepared() -> Any:
+            self._apart.scatter()
             loss = closure()
-            self._prepare_gradients()
+            self._prepare()
             return loss
 
-        return evened
+        return prepared
 
-    def _prepare_gradients(self) -> None:
+    def _prepare(self) -> None:
+        """Gradients are those at the parameters themselves; the step is taken from their means."""
         self._even_gradients()
         if self.coupled:
             self._pull_gradients()
+        else:
+            self._apart.gather()
 
     def _after(self, *_: object) -> None:
-        if self.coupled:
-            return
-        for level in range(max((len(tied.partitions) for tied in self._tied), default=0)):
-            for index, pull in enumerate(self._pulls):
-                members = [tied for tied in self._tied if tied.group == index and len(tied.partitions) > level]
-                self._pull(members, [self._cut(tied.partitions[level], tied.parameter) for tied in members], 1.0 - pull)
-
-    @torch.no_grad()
-    def _pull(self, members: Sequence[Tied], cuts: Sequence[Segments], shrink: float) -> None:
-        """Set p <- mean + shrink * (p - mean), and carry what rounding takes over to the next pull.
-
-        A pull of less than half a unit in the last place would otherwise vanish: at lr * eps = 1e-3, float32 would
-        stop at a relative deviation of 2e-5 after any number of steps. (Kahan 1965, compensated summation.)
-        """
-        parameters: list[Tensor] = [tied.parameter for tied in members]
-        rests = [self._rests.setdefault(tied.parameter, torch.zeros_like(tied.parameter)) for tied in members]
-        means = [spread(cluster_mean(p, [cut]), [cut]) for p, cut in zip(parameters, cuts, strict=True)]
-        away = torch._foreach_sub(parameters, means)
-        torch._foreach_add_(away, rests)
-        torch._foreach_mul_(away, shrink)
-        torch._foreach_copy_(parameters, means)
-        torch._foreach_add_(parameters, away)
-        torch._foreach_sub_(means, parameters)
-        torch._foreach_add_(means, away)
-        self._rests.update(zip([tied.parameter for tied in members], means, strict=True))
+        for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
+            options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
+            self._motions[index] = advance(motion, lr, self.strength, options)
+        self._apart.scatter([1.0 - lr * self.strength for lr in self._rates])
 
     @torch.no_grad()
     def _pull_gradients(self) -> None:
@@ -177,23 +190,19 @@ class Csgd:
         for tied in self._tied:
             gradient = tied.parameter.grad
             if gradient is not None:
-                for partition in tied.partitions:
-                    cut = [self._cut(partition, tied.parameter)]
-                    mean = spread(cluster_mean(tied.parameter, cut), cut)
-                    gradient.add_(tied.parameter - mean, alpha=self.strength)
+                for cut in self._apart.cuts(tied):
+                    gradient.add_(tied.parameter - even(tied.parameter, [cut]), alpha=self.strength)
 
-    def _read_pulls(self) -> list[float]:
-        """Return lr * eps of every parameter group, each checked to lie in [0, 1)."""
-        pulls = []
-        for index, group in enumerate(self._optimizer.param_groups):
-            lr = float(group["lr"])
-            pulls.append(lr * self.strength)
-            if not 0.0 <= pulls[-1] < 1.0:
+    def _read_rates(self) -> list[float]:
+        """Return the lr of every parameter group, lr * eps checked to lie in [0, 1)."""
+        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        for index, lr in enumerate(rates):
+            if not 0.0 <= lr * self.strength < 1.0:
                 raise OptionError(
-                    f"lr * strength = {lr:g} * {self.strength:g} = {pulls[-1]:g} in parameter group {index} of the "
-                    f"optimizer: it must lie in [0, 1), or the pull overshoots. Take a smaller strength."
+                    f"lr * strength = {lr:g} * {self.strength:g} = {lr * self.strength:g} in parameter group {index} "
+                    f"of the optimizer: it must lie in [0, 1), or the pull overshoots. Take a smaller strength."
                 )
-        return pulls
+        return rates
 
     @torch.no_grad()
     def _even_gradients(self) -> None:
@@ -206,31 +215,21 @@ class Csgd:
                     f"`{tied.name}` has a sparse gradient, which cannot be averaged over clusters. Build its layer "
                     f"with sparse=False."
                 )
-            self._even(tied, gradient)
+            gradient.copy_(even(gradient, self._apart.cuts(tied)))
 
     @torch.no_grad()
     def _even_state(self) -> None:
         """Average momentum gathered before, once: it would push the members of a cluster apart."""
         for tied in self._tied:
-            for value in self._optimizer.state.get(tied.parameter, {}).values():
-                if torch.is_tensor(value) and value.shape == tied.parameter.shape and value.is_floating_point():
-                    self._even(tied, value)
-
-    def _even(self, tied: Tied, value: Tensor) -> None:
-        value.copy_(even(value, [self._cut(partition, value) for partition in tied.partitions]))
-
-    def _cut(self, partition: Partition, like: Tensor) -> Segments:
-        key = partition, like.device
-        if key not in self._cuts:
-            self._cuts[key] = segments(partition, like.device)
-        return self._cuts[key]
-
-
-def _solve(_: Optimizer, __: Sequence[Tied], lrs: Sequence[float], shrink: float) -> float:
-    return solve_strength(lrs, shrink)
-
-
-def _solve_coupled(optimizer: Optimizer, tied: Sequence[Tied], lrs: Sequence[float], shrink: float) -> float:
-    """The largest strength that any parameter group with tied parameters needs."""
-    groups = [optimizer.param_groups[index] for index in sorted({each.group for each in tied})]
-    return max(solve_coupled_strength(lrs, shrink, momentum_of(group)) for group in groups)
+            shape = tied.parameter.shape
+            for name, value in self._optimizer.state.get(tied.parameter, {}).items():
+                if not torch.is_tensor(value) or value.numel() == 1 or not value.is_floating_point():
+                    continue
+                # Factored moments have a 1 where the parameter has an axis.
+                if value.dim() != len(shape) or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):
+                    raise OptionError(
+                        f"the optimizer has gathered `{name}` {list(value.shape)} for `{tied.name}` {list(shape)}, "
+                        "which cannot be averaged over clusters: begin C-SGD with a new optimizer."
+                    )
+                cuts = [cut for cut in self._apart.cuts(tied) if value.shape[cut.dim] == shape[cut.dim]]
+                value.copy_(even(value, cuts))

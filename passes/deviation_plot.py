@@ -19,10 +19,9 @@ MEASURES = {"largest": "tab:orange", "median": "tab:blue"}
 def draw_deviation(folder: str | os.PathLike[str]) -> Path | None:
     """Write ``deviation.svg`` from the ``metrics.jsonl`` beside it: what was measured as dots, the law as lines.
 
-    All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), so that one prediction, that of
-    the largest, gives the line of the median, too. Dots leave their line where the weights, whose size is the unit,
-    grow or shrink; below it where weight decay acts on the deviation besides; above it at 1e-7, where float32 rounds,
-    and where momentum still holds weight decay of larger deviations.
+    All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), or nearly so where the unit, the
+    size of the rows, shrinks with them; so one prediction, that of the largest, gives the line of the median, too. Dots
+    leave their line where training changes the size of the means, and at 1e-7, where float32 rounds.
 
     Args:
         folder: of the results, with records that hold ``deviation_largest``, ``deviation_median`` and, where there is a

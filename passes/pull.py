@@ -1,14 +1,13 @@
-"""The law that the deviation of a cluster follows in one training: what is left after some steps, and what it takes."""
+"""What it takes to shrink the deviation of a cluster in one training, before there is an optimizer that could tell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import nn
 
-from .coupled_law import Momentum, check_coupled, coupled_curve, momentum_of, solve_coupled_strength
+from .coupled_law import Momentum, check_coupled, momentum_of, solve_coupled_strength
 from .strength import solve_strength
 from .train_engine import make_optimizer
 from .train_options import TrainOptions
@@ -16,19 +15,13 @@ from .train_options import TrainOptions
 
 @dataclass(frozen=True)
 class Pull:
-    """Decoupled, or inside the momentum of SGD; weight decay is left out, so that both answers err on the safe side.
+    """Decoupled, or inside the momentum of SGD; weight decay is left out, so that the answer errs on the safe side.
 
     Attributes:
         momentum: of SGD where the pull goes through it; None: decoupled.
     """
 
     momentum: Momentum | None = None
-
-    def left(self, lrs: Sequence[float], strength: float) -> float:
-        """Deviation after steps at these rates over the deviation before them."""
-        if self.momentum is None:
-            return float(np.prod(1.0 - np.asarray(lrs) * strength))
-        return ([1.0, *coupled_curve(lrs, strength, self.momentum)])[-1]
 
     def solve(self, lrs: Sequence[float], shrink: float) -> float:
         """Strength that leaves ``shrink`` of the deviation.

@@ -9,14 +9,12 @@ import numpy as np
 from fxprune.errors import OptionError
 
 
-def solve_strength(lrs: Sequence[float], shrink: float, weight_decay: float = 0.0) -> float:
-    """Find eps with prod_t (1 - lr_t * eps) * (1 - lr_t * weight_decay) = shrink.
+def solve_strength(lrs: Sequence[float], shrink: float) -> float:
+    """Find eps with prod_t (1 - lr_t * eps) = shrink.
 
     Args:
         lrs: learning rate of every step to come.
         shrink: final deviation over present deviation, above 0; 1 or more needs no pull, and eps = 0.
-        weight_decay: decay that shrinks the deviation besides, as decoupled decay and plain SGD do; 0 ignores it, and
-            errs on the safe side.
 
     Raises:
         OptionError: a learning rate below 0, no step with a learning rate above 0, or a shrink that no eps with
@@ -30,9 +28,7 @@ def solve_strength(lrs: Sequence[float], shrink: float, weight_decay: float = 0.
     if rates.size == 0 or not np.isfinite(rates).all() or rates.min() < 0.0 or rates.max() == 0.0:
         shown = f"{rates.size} steps" + (f" from {rates.min():g} to {rates.max():g}" if rates.size else "")
         raise OptionError(f"`lrs` needs learning rates of 0 and more, and one above 0 at least; it has {shown}.")
-    if rates.max() * weight_decay >= 1.0:
-        raise OptionError(f"lr * weight_decay = {rates.max():g} * {weight_decay:g} must be below 1.")
-    goal = np.log(shrink) - np.log1p(-rates * weight_decay).sum()
+    goal = np.log(shrink)
 
     def surplus(strength: float) -> float:
         return float(np.log1p(-rates * strength).sum() - goal)

@@ -12,7 +12,15 @@ from test_csgd import PLAIN, SQUARE, away, backward, plan_of, steps
 from timm.optim import Lion
 
 from fxprune.errors import OptionError
-from fxprune.passes.coupled_law import Momentum, coupled_curve, slow_root, solve_coupled_strength
+from fxprune.passes.coupled_law import (
+    Momentum,
+    Motion,
+    advance,
+    coupled_curve,
+    momentum_of,
+    slow_root,
+    solve_coupled_strength,
+)
 from fxprune.passes.csgd import csgd
 
 KINDS = {
@@ -159,13 +167,59 @@ def test_final_deviation_is_the_one_asked_for(kind):
     optimizer = sgd(case.model, options, 0.05)
     lrs = [0.05] * 300
     with csgd(case.model, plan, optimizer, deviation=1e-4, lrs=lrs, coupled=True) as hook:
-        factor = 1e-4 / hook.deviation().largest
+        factor = coupled_curve(lrs, hook.strength, options)[-1]
         before = away(case.model, plan)
         steps(case.model, case, optimizer, 300)
-    assert coupled_curve(lrs, hook.strength, options)[-1] == pytest.approx(factor, rel=1e-6)  # the solver's end
+    assert hook.predicted() == pytest.approx(1e-4, rel=1e-6)  # the solver's end
     for axis, left in away(case.model, plan).items():
         # rounding of 300 steps, each far larger than what is left of the deviation
         torch.testing.assert_close(left, factor * before[axis], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [5, 20, 50])
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_runs_keep_the_law_where_the_strength_changes_and_momentum_is_there_already(kind, count):
+    case, options = plain(), KINDS[kind]
+    plan, optimizer = plan_of(case, PLAIN), sgd(case.model, options, 0.05)
+    steps(case.model, case, optimizer, 3)
+    pull = 0.5 * options.critical / 0.05 - options.weight_decay
+    before = away(case.model, plan)
+    with csgd(case.model, plan, optimizer, strength=pull, coupled=True) as hook:
+        steps(case.model, case, optimizer, 2)
+        hook.strength = 0.9 * options.critical / 0.05 - options.weight_decay  # as after steps that were skipped
+        state = copy.deepcopy(hook.state_dict())
+        motion = Motion(fresh=not options.momentum)
+        for strength in [pull] * 2 + [hook.strength] * (count - 2):
+            motion = advance(motion, 0.05, strength, momentum_of(optimizer.param_groups[0]))
+        hook.load_state_dict(state)
+        steps(case.model, case, optimizer, count - 2)
+    for axis, left in away(case.model, plan).items():
+        # float64 rounding of steps far larger than the deviation that is left
+        torch.testing.assert_close(left, motion.left * before[axis], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_solver_counts_the_momentum_that_is_there(kind):
+    options, start = KINDS[kind], Motion()
+    for _ in range(10):
+        start = advance(start, 0.05, 0.6 * options.critical / 0.05 - options.weight_decay, options)
+    strength = solve_coupled_strength([0.05] * 60, 0.2, options, start)
+    motion = start
+    for _ in range(60):
+        motion = advance(motion, 0.05, strength, options)
+    assert motion.left == pytest.approx(0.2 * start.left, rel=1e-6)  # the solver's end
+
+
+def test_without_momentum_there_is_no_dampening():
+    case = plain()
+    plan, optimizer = plan_of(case, PLAIN), sgd(case.model, Momentum(dampening=0.3, weight_decay=0.1), 0.05)
+    before = away(case.model, plan)
+    with csgd(case.model, plan, optimizer, strength=0.7, coupled=True):
+        steps(case.model, case, optimizer, 3)
+    curve = coupled_curve([0.05] * 3, 0.7, momentum_of(optimizer.param_groups[0]))
+    assert curve[-1] == pytest.approx((1 - 0.05 * 0.8) ** 3, rel=1e-12)  # float64
+    for axis, left in away(case.model, plan).items():
+        torch.testing.assert_close(left, curve[-1] * before[axis], rtol=1e-9, atol=1e-13)  # float64
 
 
 @pytest.mark.parametrize(

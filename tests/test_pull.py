@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from test_compress import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
+from fxprune.passes.compress_train import prepare, train_csgd
+from fxprune.passes.coupled_law import coupled_curve
+from fxprune.passes.job import Job
 from fxprune.passes.metrics import read_metrics
 from fxprune.passes.pull import pull_of
+from fxprune.passes.train_engine import Step
 from fxprune.passes.train_options import TrainOptions
 
 SGD = TrainOptions()
@@ -18,8 +23,9 @@ SGD = TrainOptions()
 @pytest.mark.parametrize("shrink", [0.5, 1e-3])
 def test_the_strength_leaves_what_was_asked_for(coupled, shrink):
     pull, lrs = pull_of(SGD, coupled=coupled), [0.05] * 300
-    assert pull.left(lrs, pull.solve(lrs, shrink)) == pytest.approx(shrink, rel=1e-6)  # the solvers' end
-    assert pull.left([], 1.0) == 1.0
+    strength = pull.solve(lrs, shrink)
+    left = coupled_curve(lrs, strength, pull.momentum)[-1] if coupled else (1 - 0.05 * strength) ** 300
+    assert left == pytest.approx(shrink, rel=1e-6)  # the solvers' end
 
 
 def test_momentum_makes_the_pull_ten_times_as_strong():
@@ -44,3 +50,39 @@ def test_a_job_with_the_coupled_form(tmp_path):
     assert last["deviation_predicted"] < 0.5 * first["deviation_largest"]
     # the size of the weights, in which deviations are measured, changes while training
     assert last["deviation_largest"] == pytest.approx(last["deviation_predicted"], rel=0.3)
+
+
+@pytest.mark.parametrize(("optimizer", "coupled"), [("momentum", False), ("adamw", False), ("momentum", True)])
+@pytest.mark.parametrize("bad", [{0}, {2, 3, 7, 24}, {59}])
+def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, optimizer, coupled):
+    taken, gradients = [], Step.gradients
+
+    def overflowing(self, batches):
+        loss = gradients(self, batches)
+        if len(taken) in bad:
+            self._model.first.weight.grad.fill_(float("inf"))
+        taken.append(1)
+        return loss
+
+    monkeypatch.setattr(Step, "gradients", overflowing)
+    asked = 0.3 if coupled else 0.01  # momentum takes its time
+    job = Job(
+        model=Tiny(), data=tiny_data(), deviation=asked, coupled=coupled, optimizer=optimizer, amp="float16",
+        csgd_epochs=20, csgd_lr=1e-5, weight_decay=0.1, scheduler="constant", warmup_epochs=0, progress=False,
+    )  # fmt: skip
+    network, data = prepare(job, torch.device("cpu"))
+    plan = job.plan(fxprune.couple(network.model, network.example))
+    seen = []
+
+    def look(_, hook):
+        # small steps: the unit, the size of the means, hardly changes
+        assert hook.deviation().largest == pytest.approx(hook.predicted(), rel=0.03)
+        seen.append(hook.strength)
+
+    done = train_csgd(job, network.model, plan, data, torch.device("cpu"), on_epoch=look)
+    assert len(taken) == 60
+    if bad == {59}:  # the last one: nothing can make up for it
+        assert done.largest > 1.02 * asked and len(set(seen)) == 1
+    else:
+        assert done.largest == pytest.approx(asked, rel=0.01)  # as above, since the last of these steps
+        assert seen[-1] > seen[0]

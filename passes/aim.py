@@ -1,0 +1,97 @@
+"""Which strength ends at a deviation, given where the deviation and its momentum stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from .coupled_law import Motion, momentum_of, solve_coupled_strength
+from .segments import even, segments
+from .strength import solve_strength
+from .tied import Tied
+
+
+@dataclass(frozen=True)
+class Start:
+    """A tied axis before the pull: each row is the mean of its cluster plus a deviation, and only that one shrinks.
+
+    Attributes:
+        group: place in optimizer.param_groups.
+        largest: max_i |deviation_i|.
+        means: sqrt(mean_i |mean_i|^2), which training changes, but the pull does not.
+        away: sqrt(mean_i |deviation_i|^2).
+    """
+
+    group: int
+    largest: float
+    means: float
+    away: float
+
+    def deviation(self, left: float) -> float:
+        """Relative deviation, as :meth:`Csgd.deviation` measures it, where a share of the absolute one is left."""
+        return left * self.largest / math.hypot(self.means, left * self.away) if self.largest else 0.0
+
+    def left_at(self, deviation: float) -> float:
+        """Share of the absolute deviation at which the relative one is this; at most 1."""
+        if self.deviation(1.0) <= deviation:
+            return 1.0
+        return deviation * self.means / math.sqrt(self.largest**2 - (deviation * self.away) ** 2)
+
+
+def starts_of(tied: Sequence[Tied]) -> list[Start]:
+    """Every tied axis as it stands."""
+    return [start for each in tied for start in _starts(each)]
+
+
+def _starts(tied: Tied) -> Iterator[Start]:
+    value = tied.parameter.detach().double()
+    for partition in tied.partitions:
+        mean = even(value, [segments(partition, value.device)])
+        others = [axis for axis in range(value.dim()) if axis != partition.dim]
+        away, means = (x.square().sum(others) if others else x.square() for x in (value - mean, mean))
+        sizes = (float(x.sqrt()) for x in (away.max(), means.mean(), away.mean()))
+        largest, size, rest = sizes
+        # Where the means happen to cancel, as those of a few biases may, no pull makes rows equal in units of them.
+        yield Start(tied.group, largest, max(size, 0.1 * rest), rest)
+
+
+def motions_at_start(optimizer: Optimizer, tied: Sequence[Tied]) -> list[Motion]:
+    """Of each parameter group: no step yet; SGD's first step is one of its own kind only where it has no momentum."""
+    motions = []
+    for group in range(len(optimizer.param_groups)):
+        states = [optimizer.state.get(each.parameter, {}) for each in tied if each.group == group]
+        motions.append(Motion(fresh=all(state.get("momentum_buffer") is None for state in states)))
+    return motions
+
+
+def strength_for(
+    deviation: float,
+    lrs: Sequence[float],
+    optimizer: Optimizer,
+    tied: Sequence[Tied],
+    motions: Sequence[Motion] | None,
+) -> float:
+    """Strength that ends at a deviation, the largest that any parameter group needs.
+
+    Args:
+        deviation: largest relative one, in units of the means' present size.
+        lrs: learning rate of every step to come.
+        optimizer: takes the steps.
+        tied: what the plan makes equal.
+        motions: in the coupled form, where each parameter group stands; None: decoupled.
+
+    Raises:
+        OptionError: no strength does.
+    """
+    lefts: dict[int, float] = {}
+    for start in starts_of(tied):
+        if start.largest:
+            lefts[start.group] = min(lefts.get(start.group, 1.0), start.left_at(deviation))
+    if motions is None:
+        return solve_strength(lrs, min(lefts.values())) if lefts else 0.0
+    options = {group: momentum_of(optimizer.param_groups[group]) for group in lefts}
+    solved = (solve_coupled_strength(lrs, left, options[group], motions[group]) for group, left in lefts.items())
+    return max(solved, default=0.0)

@@ -1,0 +1,80 @@
+"""The optimizer steps on cluster means: while it does, every deviation from its mean is kept aside.
+
+What an optimizer adds to a row (weight decay, momentum and moments of it, trust ratios, weights remembered from the
+first step) depends on the row itself. Where all rows of a cluster stand at their mean, with equal gradients and equal
+state, it is the same for all of them under any optimizer, and the deviation is left to the pull alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.plans import Partition
+
+from .segments import Segments, even, segments
+from .tied import Tied
+
+
+class Apart:
+    """Tied parameters as mean + deviation; between two steps their sum stands in the parameter.
+
+    What rounding takes from that sum is carried over to the next step. A pull of less than half a unit in the last
+    place would otherwise vanish: at lr * eps = 1e-3, float32 would stop at a relative deviation of 2e-5 after any
+    number of steps. (Kahan 1965, compensated summation.)
+
+    Attributes:
+        rests: parameter -> what rounding took from it.
+    """
+
+    def __init__(self, tied: Sequence[Tied]) -> None:
+        """Nothing is kept aside yet."""
+        self.rests: dict[nn.Parameter, Tensor] = {}
+        self._tied = tied
+        self._away: list[Tensor] = []
+        self._cuts: dict[tuple[Partition, torch.device], Segments] = {}
+
+    def cuts(self, tied: Tied) -> list[Segments]:
+        """The partitions of a parameter, on its device."""
+        device = tied.parameter.device
+        for partition in tied.partitions:
+            if (partition, device) not in self._cuts:
+                self._cuts[partition, device] = segments(partition, device)
+        return [self._cuts[partition, device] for partition in tied.partitions]
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Set p <- mean, over every axis that is tied, and keep p - mean aside."""
+        parameters: list[Tensor] = [tied.parameter for tied in self._tied]
+        if not parameters:
+            return
+        means = [even(tied.parameter, self.cuts(tied)) for tied in self._tied]
+        self._away = list(torch._foreach_sub(parameters, means))
+        if self.rests:
+            torch._foreach_add_(self._away, [self.rests[tied.parameter] for tied in self._tied])
+        torch._foreach_copy_(parameters, means)
+
+    @torch.no_grad()
+    def scatter(self, shrink: Sequence[float] | None = None) -> None:
+        """Set p <- p + shrink * deviation, axis by axis where several are tied.
+
+        Args:
+            shrink: of each parameter group of the optimizer; None: 1, which puts back what a step that failed left.
+        """
+        away, self._away = self._away, []
+        if not away:
+            return
+        parameters: list[Tensor] = [tied.parameter for tied in self._tied]
+        if shrink is not None:
+            torch._foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in self._tied])
+            for tied, value in zip(self._tied, away, strict=True):
+                for cut in self.cuts(tied) if len(tied.partitions) > 1 else ():
+                    mean = even(value, [cut])
+                    value.sub_(mean).mul_(shrink[tied.group]).add_(mean)
+        rests = [parameter.detach().clone() for parameter in parameters]
+        torch._foreach_add_(parameters, away)
+        torch._foreach_sub_(rests, parameters)
+        torch._foreach_add_(rests, away)
+        self.rests = {tied.parameter: rest for tied, rest in zip(self._tied, rests, strict=True)}
