@@ -21,6 +21,7 @@ Target = str | Callable[..., Any]
 
 VIEWS: frozenset[Target] = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
 EXPANSIONS: frozenset[Target] = frozenset({"expand", "broadcast_to", torch.broadcast_to})
+SQUEEZES: frozenset[Target] = frozenset({"squeeze", torch.squeeze})
 SPLITS: frozenset[Target] = frozenset(
     {
         "split",
@@ -47,6 +48,7 @@ NORMS: frozenset[Target] = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm
 REWRITABLE: frozenset[Target] = (
     VIEWS
     | EXPANSIONS
+    | SQUEEZES
     | SPLITS
     | SLICES
     | PADS

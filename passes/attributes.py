@@ -56,8 +56,11 @@ def _convolution(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, _ConvNd)
     first, second = layer.weight.shape[:2]
     width = narrow[_channel_axis(layer, wide, narrow)]
-    # The part of the input that one group reads tells how many groups there are.
-    layer.groups = width // (first // layer.groups if is_transposed(layer) else second)
+    if not is_transposed(layer):
+        # The part of the input that one group reads tells how many groups there are.
+        layer.groups = width // second
+    elif layer.groups == layer.in_channels:  # depthwise: whole groups merge, in all others the channels within
+        layer.groups = width
     layer.in_channels = width
     layer.out_channels = second * layer.groups if is_transposed(layer) else first
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,9 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
         return int(site.kept(codes).sum())
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
     if any(_is_open(size) for size in others):
-        raise RewriteError(
-            f"size {dim} of node `{site.node}` mixes channels with batch or space, and another size is left open; "
-            "write that one out in the model."
-        )
+        # Sizes that the model computes are those of the wide network; batch and space repeat the channels as a whole.
+        share = Fraction(int(site.kept(codes).sum()), len(codes))
+        return site.call(operator.floordiv, site.call(operator.mul, sizes[dim], share.numerator), share.denominator)
     total: Any = site.length(inside[0])
     for d in inside[1:]:
         total = site.call(operator.mul, total, site.length(d))
@@ -79,6 +79,14 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
         if codes is not None and not _is_open(sizes[place]):
             sizes[place] = int(site.kept(codes).sum())
     return site.copy((site.args[0], dim, tuple(sizes)), {})
+
+
+def squeezed(site: Site) -> fx.Node | None:
+    """Squeeze of whatever has length 1: not of channels, of which a single one may be left."""
+    on_x = site.shape_of(0)
+    if not on_x.labelled or len(site.args) > 1 or "dim" in site.kwargs:
+        return None
+    return site.copy((site.args[0], tuple(dim for dim, codes in enumerate(on_x.axes) if codes is None)), {})
 
 
 def pieces(site: Site) -> fx.Node | None:
@@ -206,6 +214,7 @@ def _table(
 
 CASES = _table(
     (surface.VIEWS | surface.EXPANSIONS, resized),
+    (surface.SQUEEZES, squeezed),
     (surface.SPLITS, pieces),
     (surface.SLICES, sliced),
     (surface.PADS, padded),

@@ -10,7 +10,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from random_operations import OPERATIONS
+from random_operations import LATER, MORE, OPERATIONS
 from samples import conv, linear
 from torch import nn
 
@@ -30,7 +30,7 @@ class RandomNet(nn.Module):
         self.stem = conv(3, self.widths[0], 3)
         self.steps = []
         while len(self.steps) < steps:
-            self._step(draw, draw.choice(OPERATIONS))
+            self._step(draw, draw.choice(OPERATIONS if seed < LATER else MORE))
         self.read = sorted({len(self.widths) - 1, *draw.sample(range(len(self.widths)), 3)})
         self.head = linear(sum(self.widths[place] for place in self.read), 5)
 

@@ -207,7 +207,7 @@ def in_place(net, draw, c, _):
 
 
 def reduced(net, draw, c, _):
-    kind = draw.choice(("mean", "some", "softmax", "length", "deviation", "total", "spread", "cosine", "power"))
+    kind = draw.choice(("mean", "some", "softmax", "length", "deviation"))
     if kind == "some":
         return lambda s, x, y, z, w: x * y[:, : c // 2].mean(1, keepdim=True), c
     if kind == "softmax":
@@ -216,18 +216,51 @@ def reduced(net, draw, c, _):
         return lambda s, x, y, z, w: F.normalize(x, dim=1) + y, c
     if kind == "deviation":
         return lambda s, x, y, z, w: x / (w.var((1, 2, 3), keepdim=True, correction=0) + 0.1), c
+    return lambda s, x, y, z, w: x * w.mean((1, 2, 3), keepdim=True), c
+
+
+def summed(net, draw, c, _):
+    kind = draw.choice(("total", "spread", "cosine", "power"))
     if kind == "total":
         return lambda s, x, y, z, w: x * w.sum((1, 3), keepdim=True).tanh() + torch.sum(y[:, 1:], 1)[:, None].tanh(), c
     if kind == "spread":
         return lambda s, x, y, z, w: x / (w.std((1, 2), keepdim=True) + 0.1) + y.var(1, True, True).tanh(), c
     if kind == "cosine":
         return lambda s, x, y, z, w: x * F.cosine_similarity(y, z, dim=1)[:, None], c
-    if kind == "power":
         return lambda s, x, y, z, w: x / (w.norm(3, (1,), True) + torch.linalg.vector_norm(y, 1) + 1), c
-    return lambda s, x, y, z, w: x * w.mean((1, 2, 3), keepdim=True), c
+
+
+def transposed(net, draw, c, _):
+    groups, factor = draw.choice((1, 2, 4, c)), draw.choice((1, 2))
+    if c % groups:
+        return None
+    name = net.add(nn.ConvTranspose2d(c, c * factor, 3, padding=1, groups=groups, bias=draw.random() < 0.5))
+    return lambda s, x, y, z, w: getattr(s, name)(x), c * factor
+
+
+def squeezed(net, draw, c, _):
+    kind = draw.choice(("gate", "map"))
+    if kind == "gate":
+        return lambda s, x, y, z, w: x * y.mean((2, 3), keepdim=True).squeeze().reshape(-1, c, 1, 1).sigmoid(), c
+    return lambda s, x, y, z, w: torch.squeeze(x[:, None]).reshape(x.shape), c
+
+
+def folded(net, draw, c, _):
+    times, parts = draw.choice((2, 4)), draw.choice((2, c))
+
+    def step(s, x, y, z, w):
+        n, _, height, width = x.shape
+        v = x.repeat_interleave(times, 1).reshape(n * parts, -1, height, width)
+        return v.amax(1).reshape(n, parts, height, width)
+
+    return step, parts
 
 
 OPERATIONS = (
     activation, attention, combined, combined, convolution, convolution, cut, functional, gate, grouped, halved,
     in_place, joined, joined_thrice, moved, normalised, normalised, parted, reduced, same_layer_again, shuffled,
 )  # fmt: skip
+
+# Seeds from here on also draw these; networks of earlier seeds stay what they were.
+LATER = 10_000
+MORE = (*OPERATIONS, folded, squeezed, summed, summed, summed, transposed, transposed)

@@ -16,18 +16,13 @@ from fxprune.passes.verify import verify
 
 # Wrong once: slices treated apart, one id for two numbers, slopes without channels, padding, open sizes.
 ONCE_WRONG = (9, 204, 207, 511, 834, 861, 1328, 1953, 2212)
-# Stopped loudly: groups folded into the batch with the other size left open.
-REFUSED = (986, 1274)
+# Refused once: groups folded into the batch with the other size left open.
+ONCE_REFUSED = (986, 1274)
 
 
-@pytest.mark.parametrize("seed", [*range(24), *ONCE_WRONG])
+@pytest.mark.parametrize("seed", [*range(24), *range(10_000, 10_016), *ONCE_WRONG, *ONCE_REFUSED])
 def test_both_oracles_hold(seed):
     assert verdict(seed) == ""
-
-
-@pytest.mark.parametrize("seed", REFUSED)
-def test_what_cannot_be_rewritten_is_refused(seed):
-    assert "another size is left open" in verdict(seed)
 
 
 @pytest.mark.parametrize("seed", [100, 101, 102, 103, 105, 106, 107, 108])

@@ -39,12 +39,8 @@ def convolution(call: Call) -> Axes:
         read_by(call, on_x[1], columns, label)
         axes = (columns, rows)
     elif transposed:
-        for ids in (on_x[1], *label.axes[:2]):
-            call.freeze(ids, "grouped transposed convolution")
-        # The output has groups * shape[1] channels: rows [shape[1]] serve every group.
-        rows = call.channels.fresh(outer)
-        call.freeze(rows, "grouped transposed convolution")
-        axes = (on_x[1], rows)
+        rows = grouped_transposed(call, on_x[1], label, groups)
+        axes = (label.axes[0], rows)
     else:
         rows = grouped(call, on_x[1], label, groups, inner, outer)
         axes = (label.axes[1], rows)
@@ -84,6 +80,32 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int, inner: int, ou
     call.channels.unite(inside, columns)
     call.read(columns)
     return rows
+
+
+def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
+    """Ids of the output of a grouped transposed convolution, from its weight [inner, outer / groups, ...].
+
+    With one input channel per group, whole groups merge: an input channel and its output channels are one channel.
+    Otherwise channel j of every group is one channel, and the weight's rows along axis 1 serve every group.
+    """
+    columns, rows = label.axes[:2]
+    if x is None or columns is None or not label.raw:
+        for ids in (x, columns, rows):
+            call.freeze(ids, "grouped convolution of an input without channels or with a computed weight")
+        return None
+    if len(x) == groups:
+        call.freeze(rows, "rows of a convolution whose whole groups merge")
+        call.channels.unite(x, columns)
+        call.tie(columns)
+        call.literal(None if call.walk.inside else x, "a number of groups")
+        count = call.args[1].shape[1]
+        return x if count == 1 else call.channels.copies(np.repeat(x, count))
+    inside = call.bundle(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
+    call.channels.unite(np.tile(inside, groups), columns)
+    call.read(columns)
+    call.literal(None if call.walk.inside else x, "a number of groups")
+    call.tie(rows)
+    return None if rows is None else call.channels.copies(np.tile(rows, groups))
 
 
 def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> None:
@@ -137,12 +159,24 @@ def matmul(call: Call) -> Axes:
     return _add(call, call.args[0], axes, out) if added else axes
 
 
+@rule("vdot", weighs=True)
+def vdot(call: Call) -> Axes:
+    """One number, the sum of products of two vectors; where a stored weight is computed from it, that stays wide."""
+    if call.walk.node is not None:
+        left, right = (call.label(vector) for vector in call.args[:2])
+        contract(call, left, right, left.axes[0], right.axes[0])
+    return ()
+
+
 def _batch(call: Call, left: Label, right: Label) -> Axes:
     on_left, on_right = left.axes[0], right.axes[0]
     if (on_left is None) != (on_right is None):
         call.freeze(on_left if on_right is None else on_right, "batched product with positions without channels")
     for label, ids in ((left, on_left), (right, on_right)):
         call.tie(ids if label.raw else None)
+    if on_left is None or on_right is None:
+        # As where operands meet position by position: a parameter's axis may be heads or tokens.
+        return (None if (left if on_right is None else right).parametric else call.same(on_left, on_right),)
     return (call.same(on_left, on_right),)
 
 

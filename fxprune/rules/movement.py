@@ -65,6 +65,9 @@ def unsqueeze(call: Call) -> Axes:
 def squeeze(call: Call) -> Axes:
     """Axes of length 1 go; those carry no channels."""
     axes, sizes = call.axes(call.args[0]), call.layout[0] if call.layout else ()
+    if len(call.args) == 1:
+        for ids in axes:
+            call.literal(ids, "a squeeze of all axes of length 1")
     dims = call.args[1] if len(call.args) > 1 else range(len(sizes))
     gone = {dim % max(len(sizes), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)

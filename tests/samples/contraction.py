@@ -47,10 +47,19 @@ image("grouped twice", lambda s, y: s.e(s.d(y)), {A: 4, B: 6, "d.weight": 4, "e.
 image("one channel read", lambda s, y: s.d(y[:, :1]), {B: 6, "d.weight": 8}, frozen="one channel is sliced out",
       d=conv(1, 8, 3))
 image("transposed", lambda s, y: s.d(y), {A: 8, B: 6, "d.weight": 5}, out=5, d=nn.ConvTranspose2d(8, 5, 2, 2))
-image("grouped transposed", lambda s, y: s.d(y), {B: 6}, d=nn.ConvTranspose2d(8, 8, 2, 2, groups=2),
-      frozen="grouped transposed convolution")
-image("depthwise transposed", lambda s, y: s.d(y), {B: 6}, d=nn.ConvTranspose2d(8, 8, 2, 2, groups=8),
-      frozen="grouped transposed convolution")
+image("grouped transposed", lambda s, y: s.d(y), {A: 4, "d.weight": 3, B: 6}, out=6,
+      d=nn.ConvTranspose2d(8, 6, 2, 2, groups=2))
+image("grouped transposed, one output per group", lambda s, y: s.d(y), {A: 2, B: 6}, out=4,
+      d=nn.ConvTranspose2d(8, 4, 2, 2, groups=4))
+image("grouped transposed twice", lambda s, y: s.e(s.d(y).relu()), {A: 4, "d.weight": 4, "e.weight": 3, B: 6}, out=6,
+      d=nn.ConvTranspose2d(8, 8, 2, 2, groups=2, bias=False), e=nn.ConvTranspose2d(8, 6, 3, groups=2))
+image("depthwise transposed", lambda s, y: s.d(y), {A: 8, B: 6}, d=nn.ConvTranspose2d(8, 8, 2, 2, groups=8))
+image("depthwise transposed, several outputs", lambda s, y: s.d(y), {A: 8, B: 6}, out=24,
+      d=nn.ConvTranspose2d(8, 24, 2, 2, groups=8))
+image("depthwise transposed beside its input", lambda s, y: s.d(y) + y, {A: 8, B: 6},
+      d=nn.ConvTranspose2d(8, 8, 3, padding=1, groups=8))
+image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {B: 6}, w=free(8, 1, 2, 2),
+      frozen="a number of groups inside `conv_transpose2d`, which is kept whole")
 image("padding of another mode", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
       c=conv(8, 5, 3, padding_mode="reflect"), out=5)
 net("line", _line, (torch.zeros(2, 3, 9),), (torch.zeros(3, 3, 12),), {A: 8, B: 6},
@@ -79,8 +88,10 @@ image("weight norm", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
       c=parametrizations.weight_norm(conv(8, 5, 3)))
 image("weight norm of a linear layer", lambda s, y: s.f(y.mean((2, 3)))[:, :, None, None], {A: 8, "f.bias": 5, B: 6},
       out=5, f=parametrizations.weight_norm(linear(8, 5)))
-image("spectral norm", lambda s, y: s.c(y), {A: 8, B: 6}, out=5, c=parametrizations.spectral_norm(conv(8, 5, 3)),
-      frozen="no rule for aten.vdot")
+image("spectral norm", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
+      c=parametrizations.spectral_norm(conv(8, 5, 3)))
+image("vectors multiplied", lambda s, y: y * torch.vdot(s.p, s.q), {A: 8, B: 6}, p=free(8), q=free(8),
+      frozen="product of two parameters")
 image("computed weight, stored one used too", lambda s, y: F.conv2d(y, s.w * 2) + F.conv2d(y.relu(), s.w),
       {"w": 5, B: 6}, out=5, w=free(5, 8, 1, 1), frozen=COMPUTED)
 image("weights that trade places", lambda s, y: F.conv2d(y, s.w.flip(0) * 2), {A: 8, B: 6}, out=5,

@@ -79,6 +79,10 @@ def _swaps(s, y):
 
 # fmt: off
 image("permuted and back", _swaps, {A: 8, B: 6, "c.weight": 5}, out=5, c=conv(8, 5))
+image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().reshape(-1, 2, 1, 1) * y, {A: 2, B: 6},
+      width=2)
+image("whatever has length 1 goes, a function", lambda s, y: torch.squeeze(y[:, None]).reshape(y.shape), {A: 2, B: 6},
+      width=2)
 image("axes of length 1", lambda s, y: y.unsqueeze(1).squeeze(1)[:, None].squeeze((1,)), {A: 8, B: 6})
 image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
       {A: 8, B: 6}, g=linear(8, 8))

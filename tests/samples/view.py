@@ -35,6 +35,11 @@ def _groups_in_the_batch(s, y):
     return (z * z.mean((2, 3), keepdim=True).sigmoid()).view(n, c, h, w)
 
 
+def _repeats_and_batch(s, y):
+    n, c, h, w = y.shape
+    return y.repeat_interleave(3, 1).reshape(n * c, -1, h, w).amax(1).view(n, c, h, w)
+
+
 def _space_to_depth(s, y):
     n, c, h, w = y.shape
     return y.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
@@ -77,6 +82,7 @@ image("views that disagree", _disagree, {B: 6}, out=4, frozen="view as 2 x 4")
 image("batch and channels merged", _per_image_and_channel, {A: 8, B: 6}, k=conv(1, 1, 3))
 image("batch and channels merged, open", _per_image_and_channel_open, {A: 8, B: 6}, out=16, k=conv(1, 2, 3))
 image("groups in the batch", _groups_in_the_batch, {A: 4, B: 6}, width=16)
+image("repeats and batch apart, open", _repeats_and_batch, {A: 8, B: 6})
 image("pixel shuffle", lambda s, y: s.p(y), {A: 4, B: 6}, width=16, out=4, p=nn.PixelShuffle(2))
 image("pixel shuffle, called", lambda s, y: F.pixel_shuffle(y, 2), {A: 4, B: 6}, width=16, out=4)
 image("pixel unshuffle", lambda s, y: F.pixel_unshuffle(y, 2), {A: 8, B: 6}, out=32)
