@@ -21,6 +21,7 @@ from fxprune.files import write_text
 from .coverage_check import Task, check
 from .coverage_classes import entry_points, read
 from .coverage_journal import ROOT, Journal, digest
+from .coverage_journal import sources as imported
 from .coverage_lines import lines, read_lines
 from .coverage_process import Limits, run_each
 from .coverage_report import page
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not names:
         print(f"no network is called `{args.only}`; leave out --only, or add --all", file=sys.stderr)
         return 2
-    journal, sources = _journal(), digest()
+    journal, sources = _journal(), digest(imported())
     todo = names if args.again else journal.missing(names, depth, sources)
     todo = [] if args.report else todo
     checked = _run(todo, depth, args, journal, sources)

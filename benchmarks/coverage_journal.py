@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -11,15 +13,27 @@ from pathlib import Path
 from .coverage_result import Result, result_from
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKED = ("fxprune", "passes")
+# What a check runs: nothing but this, and what it imports of ours, can change a result.
+CHECKED = ("benchmarks.coverage_check", "fxprune.passes.export_onnx")
+_RUNS_ON = ("torch", "timm", "onnxruntime")
 
 
-def digest(root: Path = ROOT) -> str:
-    """Which sources are checked: a hash over the Python files of the core and the passes, and over what they run on."""
-    sha = hashlib.sha256(" ".join(version(name) for name in ("torch", "timm", "onnxruntime")).encode())
-    for path in sorted(path for folder in CHECKED for path in (root / folder).rglob("*.py")):
+def digest(files: Iterable[Path], root: Path = ROOT) -> str:
+    """Which sources are checked: a hash over files under ``root``, and over the versions of what they run on."""
+    sha = hashlib.sha256(" ".join(version(name) for name in _RUNS_ON).encode())
+    for path in files:
         sha.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return sha.hexdigest()[:12]
+
+
+def sources(root: Path = ROOT) -> list[Path]:
+    """The files of the core and the passes that a check imports, as a process finds them that does nothing else."""
+    script = (
+        f"import sys, {', '.join(CHECKED)}\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'fxprune'), sep='\\n')"
+    )
+    told = subprocess.run([sys.executable, "-c", script], cwd=root, check=True, capture_output=True, text=True)
+    return sorted(Path(line).resolve() for line in told.stdout.splitlines() if line)
 
 
 class Journal:

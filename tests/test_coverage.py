@@ -19,7 +19,7 @@ import fxprune
 from benchmarks import coverage, coverage_check
 from benchmarks.coverage_check import Task, check, examine
 from benchmarks.coverage_classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
-from benchmarks.coverage_journal import Journal, digest
+from benchmarks.coverage_journal import ROOT, Journal, digest, sources
 from benchmarks.coverage_lines import lines, read_lines
 from benchmarks.coverage_network import small_form, with_constants
 from benchmarks.coverage_process import Limits, run_each
@@ -215,15 +215,21 @@ def test_only_results_of_other_sources_are_missing_and_failures_come_first(tmp_p
 
 
 def test_the_digest_knows_every_source(tmp_path):
-    for folder in ("fxprune", "passes"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.py").write_text("x")
-    seen = {digest(tmp_path)}
-    for path, text in (("fxprune/a.py", "y"), ("passes/a.py", "y"), ("passes/b.py", "")):
-        (tmp_path / path).write_text(text)
-        seen.add(digest(tmp_path))
-    (tmp_path / "passes/notes.txt").write_text("z")
-    assert len(seen) == 4 and digest(tmp_path) in seen
+    files = [tmp_path / "core.py", tmp_path / "pass.py"]
+    for path in files:
+        path.write_text("a")
+    seen = {digest(files, tmp_path), digest(files[:1], tmp_path)}
+    files[1].write_text("b")
+    seen.add(digest(files, tmp_path))
+    files[1] = files[1].rename(tmp_path / "other.py")
+    seen.add(digest(files, tmp_path))
+    assert len(seen) == 4 and digest(files, tmp_path) in seen
+
+
+def test_what_only_trains_is_no_source_of_a_check():
+    found = {str(path.relative_to(ROOT)) for path in sources()}
+    assert {"fxprune/walk.py", "fxprune/rules/view.py", "passes/rewrite.py", "passes/export_onnx.py"} <= found
+    assert not {"passes/csgd.py", "passes/train.py", "passes/compress.py"} & found
 
 
 def test_reasons_add_up_over_networks_whatever_the_names():
