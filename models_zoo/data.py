@@ -74,7 +74,7 @@ def load_data(
 
     Raises:
         DataError: there is no such data, a package that reads it is missing, or it cannot be split into these classes.
-        OptionError: a size below its least, or an augmentation that these data cannot have.
+        OptionError: a size below its least, or an augmentation that there is not or that these data cannot have.
     """
     from fxprune.errors import OptionError
 
@@ -89,6 +89,8 @@ def load_data(
         if auto_augment or random_erasing:
             raise OptionError(f"auto_augment and random_erasing are for images that timm reads, not for `{name}`.")
         return load_packaged(name, image_size=image_size, batch_size=batch_size, seed=seed)
+    if not 0.0 <= random_erasing <= 1.0:
+        raise OptionError(f"random_erasing is {random_erasing:g}; it is a share of the images, from 0 to 1.")
     folder = Path(root) if root is not None else Path.home() / ".cache" / "fxprune"
     augment = {"auto_augment": auto_augment, "re_prob": random_erasing}
     return load_timm(name, image_size=image_size, batch_size=batch_size, workers=workers, root=folder, augment=augment)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxprune.errors import DataError
+from fxprune.errors import DataError, OptionError
 
 from .data import Data, Loader
 
@@ -41,9 +41,11 @@ def load_timm(
 
     Raises:
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
+        OptionError: timm has no such policy of augmentation.
     """
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+    _check_policy((augment or {}).get("auto_augment"))
     train, test = _folders(Path(name)) if _is_folder(name) else _named(name, root)
     classes = _classes(name, train)
     _compare(name, classes, _classes(name, test))
@@ -66,6 +68,22 @@ def load_timm(
         mean=tuple(mean),
         std=tuple(std),
     )
+
+
+def _check_policy(name: str | None) -> None:
+    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+
+    if name is None:
+        return
+    by_prefix = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+    make = next((make for prefix, make in by_prefix.items() if name.startswith(prefix)), auto_augment_transform)
+    try:
+        make(name, {"translate_const": 10, "img_mean": (0, 0, 0)})
+    except Exception as error:  # timm asserts, looks up and converts, whatever the name is
+        raise OptionError(
+            f"timm has no policy `{name}` for auto_augment ({type(error).__name__}: {error}): take one as "
+            "`rand-m9-mstd0.5`, `augmix-m5-w4`, `original` or `3a`."
+        ) from error
 
 
 def _is_folder(name: str) -> bool:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 FOLDER, BEFORE = "checkpoints", "checkpoints.before"
 # What may differ between a run and the one that goes on from its checkpoints: it does not decide the weights.
+# `workers` is not among them, since each process that decodes images draws random numbers of its own.
 FREE = frozenset(
-    "output progress resume checkpoint_every device workers data_root opset tensorboard".split()  # noqa: SIM905
+    "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
 )
 
 

@@ -8,10 +8,12 @@ import threading
 
 import pytest
 import torch
+from test_data import make_folder, timm_leaves_files_open
 from test_train import linear, points, weights
 from torch import nn
 
 from fxprune.errors import CheckpointError, DivergedError, StoppedError
+from fxprune.models_zoo.data import load_data
 from fxprune.passes.checkpoint import Checkpoint
 from fxprune.passes.stop import stop_requests
 from fxprune.passes.train import train
@@ -115,6 +117,38 @@ def test_a_training_that_breaks_off_ends_as_if_it_had_not(tmp_path, monkeypatch,
     assert torch.equal(weights(model), weights(expected))
     seen = [(e.number, e.steps, e.loss, e.accuracy, e.lr) for e in again.epochs]
     assert seen == [(e.number, e.steps, e.loss, e.accuracy, e.lr) for e in log.epochs]
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_worker_processes_that_augment_it_ends_as_if_it_had_not_broken_off(tmp_path, monkeypatch, workers):
+    root = make_folder(tmp_path, size=(12, 12), each=6)
+    options = {"batch_size": 2, "workers": workers, "auto_augment": "rand-m9-n2", "random_erasing": 0.5}
+    take, steps = Training._take, []
+
+    def run(stop_at=None, **more):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        steps.clear()
+
+        def breaking(self, batches):
+            take(self, batches)
+            steps.append(batches[0][0])
+            if len(steps) == stop_at:
+                raise Stops
+
+        monkeypatch.setattr(Training, "_take", breaking)
+        data = load_data(str(root), **options)
+        train(model, data, **{**OPTIONS, "epochs": 2}, mixup=0.3, **more)
+        return weights(model)
+
+    expected = run()
+    assert len(steps) == 12 and not torch.equal(steps[0], steps[6])
+    with pytest.raises(Stops):
+        run(10, checkpoint=checkpoint(tmp_path, every=4))
+    torch.rand(3)  # what is drawn elsewhere does not matter
+    again = run(checkpoint=checkpoint(tmp_path, every=4))
+    assert len(steps) == 4 and torch.equal(again, expected)
 
 
 def convolution():

@@ -181,8 +181,47 @@ def test_few_images_still_make_a_batch(tmp_path):
 @timm_leaves_files_open
 def test_folder_with_worker_processes(tmp_path):
     root = str(make_folder(tmp_path))
-    alone, helped = (whole(load_data(root, batch_size=4, workers=workers).test) for workers in (0, 1))
-    assert torch.equal(alone[0], helped[0])
+    alone, helped = (load_data(root, batch_size=4, workers=workers, random_erasing=1.0) for workers in (0, 1))
+    assert torch.equal(whole(alone.test)[0], whole(helped.test)[0])
+    first, again, other = (torch.manual_seed(0) and whole(data.train)[0] for data in (helped, helped, alone))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)  # so that a run goes on with as many processes as it had
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("option", [{"auto_augment": "rand-m9-n2"}, {"random_erasing": 1.0}])
+def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
+    root = str(make_folder(tmp_path, size=(32, 32), each=4))
+    plain, changed = load_data(root, batch_size=8), load_data(root, batch_size=8, **option)
+    assert torch.equal(whole(plain.test)[0], whole(changed.test)[0])
+    flat, seen = (torch.manual_seed(0) and whole(data.train)[0] for data in (plain, changed))
+    colour = flat[:, :, :1, :1]
+    assert (flat == colour).all()  # each picture has one, wherever it is cut
+    assert not torch.equal(seen, flat)
+    if "random_erasing" in option:
+        assert ((seen == colour) | (seen == 0)).all()  # 0: the mean of the data
+        assert all(0.01 < float((picture == 0).float().mean()) < 0.5 for picture in seen)
+
+
+@pytest.mark.parametrize("option", [{"auto_augment": "rand-m9"}, {"random_erasing": 0.5}])
+def test_packaged_data_cannot_be_augmented_by_timm(option):
+    with pytest.raises(OptionError, match="are for images that timm reads, not for `digits`"):
+        load_data("digits", **option)
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"auto_augment": "magic"}, "timm has no policy `magic` for auto_augment"),
+        ({"auto_augment": "rand-x9"}, "timm has no policy `rand-x9` for auto_augment"),
+        ({"random_erasing": 1.5}, "random_erasing is 1.5"),
+        ({"random_erasing": -0.1}, "random_erasing is -0.1"),
+    ],
+)
+def test_augmentation_that_cannot_be(tmp_path, option, message):
+    with pytest.raises(OptionError, match=message):
+        load_data(str(make_folder(tmp_path)), batch_size=4, **option)
 
 
 @timm_leaves_files_open

@@ -190,6 +190,7 @@ def other_weights(model):
         ({"csgd_epochs": 3}, "`csgd_epochs` is 2 there and 3 here"),
         ({"keep": 0.25}, "`keep` is None there and 0.25 here"),
         ({"scheduler": "poly"}, "`scheduler` is cosine there and poly here"),
+        ({"workers": 2}, "`workers` is 0 there and 2 here"),
         ({"seed": 1}, "`seed` is 0 there and 1 here"),
         ({"model": other_weights(Tiny())}, "`first weights` is [0-9a-f]+ there and [0-9a-f]+ here"),
         ({"data": tiny_data(40)}, "`training data` is 6 batches, .* there and 5 batches, .* here"),
