@@ -19,6 +19,7 @@ from .coupled_law import Momentum, Motion, advance, check_coupled, momentum_of
 from .segments import even
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, tied_parameters
+from .whole import check_agreed, check_held, check_whole, unwrapped
 
 
 def csgd(
@@ -41,7 +42,8 @@ def csgd(
     optimizer's state first: what it has gathered is averaged over clusters here, once.
 
     Args:
-        model: the network that the optimizer trains.
+        model: the network that the optimizer trains, also inside DistributedDataParallel (where all processes call
+            this, with the same plan) or torch.compile.
         plan: its clusters.
         optimizer: any torch optimizer; its learning rate is read from the parameter's own group at every step.
         strength: eps; lr * eps must stay below 1.
@@ -56,10 +58,13 @@ def csgd(
         The hook, to be used as a context manager or removed with ``remove()``.
 
     Raises:
-        PlanError: the plan was made for another network.
+        PlanError: the plan was made for another network, or another process has another one.
         OptionError: a strength outside its range, a parameter that the optimizer does not hold, or an optimizer that
-            the coupled form does not go with.
+            the coupled form does not go with; or parameters that are sharded (FSDP, DTensor).
     """
+    check_agreed(model, plan)
+    model = unwrapped(model)
+    check_whole(model, optimizer)
     check_shapes(plan.coupling.shapes, model, "the plan")
     if (deviation is None) != (lrs is None):
         raise OptionError(
@@ -87,10 +92,15 @@ class Csgd:
         self._apart = Apart(tied)
         self._rates = self._read_rates()
         self._even_state()
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        try:
+            self._handles = [
+                optimizer.register_step_pre_hook(self._before),
+                optimizer.register_step_post_hook(self._after),
+            ]
+        except AttributeError as error:  # wrappers that are no whole optimizers, as accelerate's
+            raise OptionError(
+                f"{type(optimizer).__name__} takes no hooks: give the torch optimizer that it wraps."
+            ) from error
 
     def predicted(self) -> float:
         """The largest relative deviation by the law, after the steps so far, were the means those at the start.
@@ -148,6 +158,7 @@ class Csgd:
         self.remove()
 
     def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        check_held(((tied.name, tied.parameter) for tied in self._tied), self._optimizer)
         self._rates = self._read_rates()  # now: the step, or a scheduler after it, may change the learning rates
         self._apart.scatter()  # what a step that failed left
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.

@@ -11,6 +11,9 @@ import test_resume
 import torch
 from test_train import points
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
 
 import fxprune.passes.compress
 from fxprune.errors import FxpruneError, PlanError
@@ -118,6 +121,34 @@ def one_sided(ranks):
     return hook
 
 
+def own_loop(ranks: Ranks, method: str = "kmeans", zero: bool = False):
+    """Three steps of a loop like a user's; weights and deviation after them."""
+    model = network(norm=True)
+    clusters = plan(couple(model, torch.empty(2, 1, 8, 8, device="meta")), 0.5, method=method)
+    wrapped = DistributedDataParallel(model)
+    settings = {"lr": 0.1, "momentum": 0.9}
+    optimizer = (
+        ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, **settings)
+        if zero
+        else torch.optim.SGD(model.parameters(), **settings)
+    )
+    hook = csgd(wrapped, clusters, optimizer, strength=5.0)
+    torch.manual_seed(ranks.rank)
+    for _ in range(3):
+        loss = wrapped(torch.randn(8, 1, 8, 8)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [float(weight.detach().double().sum()) for weight in model.parameters()], hook.deviation().largest
+
+
+def sharded():
+    model = network()
+    clusters = plan(couple(model, torch.empty(2, 1, 8, 8, device="meta")), 0.5)
+    fully_shard(model)
+    csgd(model, clusters, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
 def main(folder: Path) -> None:
     with joined(DEVICE) as ranks:
         for name in TRAININGS:
@@ -130,6 +161,10 @@ def main(folder: Path) -> None:
             "not a number": lambda: train(flat(), points(bad=7), **short),
             "small batch": lambda: train(flat(), points(batch_size=3), **short),
             "unused": lambda: len(train(Unused(), points(), **short).epochs),
+            "own loop": lambda: own_loop(ranks),
+            "own loop, sharded state": lambda: own_loop(ranks, zero=True),
+            "plans that differ": lambda: own_loop(ranks, "even" if ranks.first else "imbalanced"),
+            "sharded": sharded,
             "one image": lambda: evaluate(network(), few, ranks=ranks).count,
         }
         found = {name: outcome(call) for name, call in calls.items()}

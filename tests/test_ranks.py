@@ -93,12 +93,28 @@ def test_running_means_are_those_of_all_processes(folder):
         ("one-sided", "ProofError: after training, the weights of process 1 are not those of process 0"),
         ("not a number", "DivergedError: the loss is nan at epoch 1, step 1 of 4"),
         ("small batch", "OptionError: a batch of 3 images cannot be trained on by 2 processes"),
+        (
+            "plans that differ",
+            "PlanError: process 1 has another plan than process 0: 2 groups differ, first `0.weight`",
+        ),
+        (
+            "sharded",
+            "OptionError: C-SGD cannot be hooked into `0.weight`, which is a DTensor placed as (Shard(dim=0),)",
+        ),
         ("stopped", "StoppedError: stopped by SIGTERM after step 3 of 12 of `csgd`"),
     ],
 )
 def test_what_goes_wrong_in_one_is_an_error_of_both(found, what, says):
     assert found[0][what].startswith(says), found[0][what]
     assert found[1][what] == found[0][what]
+
+
+def test_the_hook_in_a_loop_of_ones_own(found):
+    weights, deviation = found[0]["own loop"]
+    assert found[1]["own loop"] == [weights, deviation]
+    sharded, _ = found[0]["own loop, sharded state"]
+    assert found[1]["own loop, sharded state"] == found[0]["own loop, sharded state"]
+    assert sharded == pytest.approx(weights, abs=1e-6)  # the same steps, gradients in other buckets
 
 
 def test_odd_cases(found):

@@ -56,6 +56,8 @@ def compress(output, **options):
         "ema": 0.9,
         "clip_grad": 1.0,
         "optimizer": "adamw",
+        "lr": 0.005,  # at ten times the rate the network dies, and nothing that is drawn changes anything
+        "csgd_lr": 0.005,
         "teacher": "wide",
         "deviation": 1e-3,
         "checkpoint_every": 4,

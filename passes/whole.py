@@ -1,0 +1,92 @@
+"""C-SGD acts on whole parameters that the optimizer holds; what shards them is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from fxprune.errors import OptionError, PlanError
+from fxprune.plans import Plan
+
+_INSTEAD = (
+    "The rows of a cluster lie in different processes then, and cannot be averaged here. Wrap the model in "
+    "DistributedDataParallel instead; where memory is short, torch's ZeroRedundancyOptimizer shards the state of the "
+    "optimizer alone."
+)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside wrappers that keep its parameters as they are."""
+    while True:
+        if isinstance(model, DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif "_orig_mod" in model._modules:  # torch.compile
+            model = model.get_submodule("_orig_mod")
+        else:
+            return model
+
+
+def check_whole(model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise OptionError where a parameter of the model or of the optimizer is sharded (FSDP, DTensor)."""
+    flat = [name for name, module in model.named_modules() if hasattr(module, "_fsdp_wrapped_module")]
+    if flat:
+        raise OptionError(
+            f"C-SGD cannot be hooked into a model under FullyShardedDataParallel, here `{flat[0] or 'the model'}`. "
+            + _INSTEAD
+        )
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    for index, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            kind = sharded_as(parameter)
+            if kind is not None:
+                where = named.get(id(parameter), f"a parameter in group {index} of the optimizer")
+                raise OptionError(f"C-SGD cannot be hooked into `{where}`, which is {kind}. {_INSTEAD}")
+    for name, parameter in model.named_parameters():
+        if (kind := sharded_as(parameter)) is not None:
+            raise OptionError(f"C-SGD cannot be hooked into `{name}`, which is {kind}. {_INSTEAD}")
+
+
+def check_agreed(model: nn.Module, plan: Plan) -> None:
+    """Raise PlanError where the processes under DistributedDataParallel have different plans; all of them come here.
+
+    Each would pull its own clusters together, and their weights would drift apart without a word.
+    """
+    wrapped = next((module for module in model.modules() if isinstance(module, DistributedDataParallel)), None)
+    if wrapped is None:
+        return
+    ours = {name: cluster.tolist() for name, cluster in plan.clusters.items()}
+    plans: list[dict[str, list[int]]] = [{}] * dist.get_world_size(wrapped.process_group)
+    dist.all_gather_object(plans, ours, group=wrapped.process_group)
+    for rank, theirs in enumerate(plans):
+        differ = [name for name in {**plans[0], **theirs} if plans[0].get(name) != theirs.get(name)]
+        if differ:
+            raise PlanError(
+                f"process {rank} has another plan than process 0: {len(differ)} groups differ, first `{differ[0]}`. "
+                "Make the plan in one process, save it, and load it in all."
+            )
+
+
+def sharded_as(parameter: torch.Tensor) -> str | None:
+    """What kind of sharded tensor this is, or None; FSDP1 keeps flat parameters, all else DTensors."""
+    if getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False):
+        return "part of a FlatParameter of FullyShardedDataParallel"
+    if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
+        return f"a DTensor placed as {parameter.placements} (fully_shard or tensor parallelism)"
+    return None
+
+
+def check_held(parameters: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer) -> None:
+    """Raise OptionError where the optimizer no longer holds a parameter: what it steps then is never pulled."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in parameters:
+        if id(parameter) not in held:
+            raise OptionError(
+                f"the optimizer no longer holds `{name}`, so that C-SGD would pull what nobody trains: something has "
+                "replaced its parameters since, such as a sharding of the model. Call `csgd` after that; if the "
+                f"parameters are sharded, it says so. {_INSTEAD}"
+            )

@@ -1,0 +1,35 @@
+"""Every example runs to its end, and its narrow network is the wide one."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+# Few epochs: what they learn does not matter here.
+SHORT = {
+    "csgd_accelerate.py": ["--epochs", "1", "--csgd-epochs", "2"],
+    "csgd_timm.py": ["--epochs", "2"],
+}
+
+
+def test_every_example_is_run():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SHORT}
+
+
+@pytest.mark.filterwarnings("default")  # of accelerate and timm
+@pytest.mark.parametrize("name", SHORT)
+def test_an_example_ends_with_a_verified_narrow_network(name, tmp_path, monkeypatch, capsys):
+    if "accelerate" in name:
+        pytest.importorskip("accelerate")
+    monkeypatch.setattr(sys, "argv", [name, *SHORT[name], "--output", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    last = capsys.readouterr().out.splitlines()[-1]
+    before, after = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) -> ([\d,]+) parameters", last)[0])
+    assert after < 0.3 * before
+    assert last.endswith("verified: True")
+    assert (tmp_path / "plan.json").exists()

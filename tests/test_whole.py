@@ -1,0 +1,90 @@
+"""C-SGD acts on whole parameters that the optimizer holds, inside any wrapper that leaves them so."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+from hand_made import plain
+from test_csgd import PLAIN, plan_of
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from fxprune.errors import OptionError
+from fxprune.passes.csgd import csgd
+from fxprune.passes.whole import unwrapped
+
+INSTEAD = "Wrap the model in DistributedDataParallel instead"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    """A process group of one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("wrap", [DistributedDataParallel, nn.DataParallel, torch.compile, lambda model: model])
+def test_wrappers_that_share_parameters_are_looked_through(wrap):
+    case = plain()
+    wrapped = wrap(case.model)
+    assert unwrapped(wrapped) is case.model
+    with csgd(wrapped, plan_of(case, PLAIN), sgd(wrapped), strength=2.0) as hook:
+        assert hook.deviation().largest > 0
+
+
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("inner", [True, False])
+def test_fsdp_is_refused(original, inner):
+    case = plain()
+    plan = plan_of(case, PLAIN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one process shards nothing
+        sharded = FullyShardedDataParallel(case.model, device_id=torch.device("cpu"), use_orig_params=original)
+    with pytest.raises(OptionError, match=rf"FullyShardedDataParallel.*{INSTEAD}"):
+        csgd(case.model if inner else sharded, plan, sgd(sharded))
+
+
+def test_dtensors_are_refused():
+    case = plain()
+    plan = plan_of(case, PLAIN)
+    fully_shard(case.model)
+    with pytest.raises(OptionError, match=rf"`conv1.weight`, which is a DTensor .*{INSTEAD}"):
+        csgd(case.model, plan, sgd(case.model))
+
+
+def test_sharding_after_the_hook_is_refused_at_the_next_step():
+    case = plain()
+    optimizer = sgd(case.model)
+    with csgd(case.model, plan_of(case, PLAIN), optimizer):
+        fully_shard(case.model)
+        optimizer.param_groups[0]["params"] = [*case.model.parameters()]
+        case.model(*case.inputs).sum().backward()
+        with pytest.raises(OptionError, match=r"the optimizer no longer holds `conv1.weight`"):
+            optimizer.step()
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As accelerate's: an optimizer by name, which never was made as one."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+
+
+def test_a_wrapper_of_an_optimizer_is_refused():
+    case = plain()
+    with pytest.raises(OptionError, match="Wrapper takes no hooks: give the torch optimizer that it wraps"):
+        csgd(case.model, plan_of(case, PLAIN), Wrapper(sgd(case.model)))
