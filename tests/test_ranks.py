@@ -17,6 +17,7 @@ import torch
 
 from fxprune.passes.train_seed import Stream
 
+pytestmark = pytest.mark.xdist_group("ranks")  # the fixture is dear
 HERE = Path(__file__).parent
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
 

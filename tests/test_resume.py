@@ -20,6 +20,7 @@ from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.tensor_loader import TensorLoader
 from fxprune.passes import compress_measure
 
+pytestmark = pytest.mark.xdist_group("resume")  # the fixtures are dear
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
 
 
