@@ -30,6 +30,9 @@ LOADERS = {
     "in memory, to train": lambda: TensorLoader(IMAGES, LABELS, 8, shuffle=True),
     "in memory, to test": lambda: TensorLoader(IMAGES, LABELS, 8),
     "torch, to train": lambda: DataLoader(TensorDataset(IMAGES, LABELS), 8, shuffle=True, drop_last=True),
+    "torch, read by a worker": lambda: DataLoader(
+        TensorDataset(IMAGES, LABELS), 8, shuffle=True, drop_last=True, num_workers=1
+    ),
     "torch, to test": lambda: DataLoader(TensorDataset(IMAGES, LABELS), 8),
 }
 

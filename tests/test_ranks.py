@@ -15,6 +15,10 @@ import pytest
 import ranks_worker
 import torch
 
+from fxprune.errors import CheckpointError
+from fxprune.passes.compress_phases import open_phases
+from fxprune.passes.job import Job
+from fxprune.passes.ranks import Ranks
 from fxprune.passes.train_seed import Stream
 
 pytestmark = pytest.mark.xdist_group("ranks")  # the fixture is dear
@@ -146,6 +150,18 @@ def test_files_come_once_and_both_processes_have_the_result(folder, found):
         ("csgd", 1),
         ("csgd", 2),
     ]
+
+
+def test_another_number_of_processes_is_another_job(tmp_path):
+    job = Job(model=ranks_worker.network(), data=ranks_worker.images(), output=tmp_path, resume="auto")
+    two, three, one = (
+        open_phases(job, job.model, job.data, Ranks(0, count)).checkpoint("train") for count in (2, 3, 1)
+    )
+    two.write({"steps": 4})
+    assert two.read() == {"steps": 4}
+    for other, number in ((three, "3"), (one, "None")):
+        with pytest.raises(CheckpointError, match=f"`processes` is 2 there and {number} here"):
+            other.read()
 
 
 def test_torchrun_is_asked_to_stop(tmp_path):
