@@ -1,4 +1,4 @@
-"""Check networks of timm, one process each, and write ``docs/coverage.md`` and ``docs/coverage.csv``.
+"""Check networks of timm or torchvision, one process each, and write ``docs/coverage.md`` and ``docs/coverage.csv``.
 
 Without options: the smallest network of each model class, from capture to the exported file. A run that was stopped
 goes on where it was, on any machine, from what is committed. Networks whose result is of earlier sources are checked
@@ -26,6 +26,7 @@ from .coverage_lines import lines, read_lines
 from .coverage_process import Limits, run_each
 from .coverage_report import page
 from .coverage_result import DEPTHS, result_from
+from .coverage_torchvision import torchvision_points
 
 WORK = ROOT / "build" / "coverage"
 DOCS = ROOT / "docs"
@@ -36,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 if a network failed."""
     args = _parser().parse_args(argv)
     depth = args.depth or ("couple" if args.all else "onnx")
-    names = [name for _, name in entry_points()] if args.all else _classes()
-    names = fnmatch.filter(names, args.only)
+    names = fnmatch.filter(_names(args), args.only)
     if not names:
         print(f"no network is called `{args.only}`; leave out --only, or add --all", file=sys.stderr)
         return 2
@@ -52,8 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _classes() -> list[str]:
-    return [point.name for point in sorted(read(), key=lambda point: point.parameters)]
+def _names(args: argparse.Namespace) -> list[str]:
+    """The small ones first, where there is a choice of networks."""
+    if args.all:
+        return [name for _, name in entry_points()]
+    points = torchvision_points() if args.torchvision else read()
+    return [point.name for point in sorted(points, key=lambda point: point.parameters)]
 
 
 def _journal() -> Journal:
@@ -86,7 +90,7 @@ def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal
 def write_report(journal: Journal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
     results = {depth: journal.newest(depth) for depth in DEPTHS}
-    write_text(DOCS / "coverage.md", page(read(), results, sources))
+    write_text(DOCS / "coverage.md", page(read(), torchvision_points(), results, sources))
     write_text(DOCS / "coverage.csv", lines(results))
 
 
@@ -95,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--all", action="store_true", help="every entry point, by default only analysed, without weights"
     )
+    parser.add_argument("--torchvision", action="store_true", help="the smallest network of each family of torchvision")
     parser.add_argument("--depth", choices=DEPTHS, help="how far to go (default: onnx; with --all: couple)")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
     parser.add_argument(

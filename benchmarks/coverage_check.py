@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 import fxprune
 from fxprune.cost import cost, plan_cost
@@ -27,8 +27,9 @@ from fxprune.passes.prove import scattered
 from fxprune.passes.randomise import randomised
 from fxprune.plans import Plan
 
-from .coverage_network import native_form, small_form, with_constants
+from .coverage_network import Form, native_form, small_form
 from .coverage_result import Cold
+from .coverage_torchvision import PREFIX, TorchvisionForm, torchvision_form
 
 Tell = Callable[..., None]
 
@@ -41,7 +42,7 @@ class Task:
     """A network to check.
 
     Attributes:
-        model: entry point of timm.
+        model: entry point of timm, or ``torchvision/NAME``.
         depth: how far to go.
         most_parameters: larger networks are left out.
         threads: of PyTorch and of onnxruntime.
@@ -54,30 +55,38 @@ class Task:
 
 
 def check(task: Task, tell: Tell) -> None:
-    """Build a network of timm and examine it."""
+    """Build a network and examine it."""
     torch.set_num_threads(task.threads)
     tell(stage="build")
-    form = native_form(task.model) if task.depth == "couple" else small_form(task.model)
+    form = _form(task)
     tell(parameters=form.parameters, image=form.image)
     if form.parameters > task.most_parameters:
         tell(too_large=True)
         return
+    network = form.outline() if task.depth == "couple" else form.build()
+    # What is published may count parts that only training knows.
+    tell(parameters=sum(parameter.numel() for parameter in network.parameters()))
     if task.depth == "couple":
-        network = with_constants(task.model)
         tell(stage="couple")
-        tell(**facts_of(fxprune.couple(network, form.example)))
+        tell(**facts_of(fxprune.couple(network, form.example(network))))
     else:
-        examine(form.build(), form.example, tell, onnx=task.depth == "onnx")
+        examine(network, form.example(network), tell, onnx=task.depth == "onnx")
 
 
-def examine(network: nn.Module, example: Tensor, tell: Tell, *, onnx: bool) -> None:
+def _form(task: Task) -> Form | TorchvisionForm:
+    if task.model.startswith(PREFIX):
+        return torchvision_form(task.model)
+    return native_form(task.model) if task.depth == "couple" else small_form(task.model)
+
+
+def examine(network: nn.Module, example: Inputs, tell: Tell, *, onnx: bool) -> None:
     """Both oracles at half width on random weights, and the exported file of the narrow network.
 
     The parts of :func:`fxprune.prove`, one by one, so that it can be told how far a network came.
     """
     tell(stage="couple")
     subject = randomised(network).double()
-    inputs = inputs_for(subject, random_batch((example,), 2, seed=0))
+    inputs = inputs_for(subject, random_batch(example, 2, seed=0))
     coupling = fxprune.couple(subject, inputs)
     tell(**facts_of(coupling))
     try:
@@ -113,7 +122,7 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, tell: Tell) -> 
     return rewrite.passed
 
 
-def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Tensor) -> float:
+def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Inputs) -> float:
     """Relative error of onnxruntime on the narrow network in float32, made anew: as a user makes it."""
     narrow = fxprune.narrow(subject, Plan(fxprune.couple(subject, example), clusters))
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +139,7 @@ def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]]
             raise
 
 
-def culprits(network: nn.Module, example: Tensor) -> list[str]:
+def culprits(network: nn.Module, example: Inputs) -> list[str]:
     """Groups that fail alone, with the node where it shows."""
     try:
         proof = fxprune.prove(network, example)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from fxprune.inputs import Inputs
 from fxprune.meta import MetaMode
 
 from .coverage_classes import published_size, weightless
@@ -40,10 +41,13 @@ class Form:
         network: nn.Module = timm.create_model(self.name, **self.arguments)
         return network.eval()
 
-    @property
-    def example(self) -> torch.Tensor:
-        """Two images on the meta device [2, 3, image, image]."""
-        return torch.empty(2, 3, self.image, self.image, device="meta")
+    def outline(self) -> nn.Module:
+        """The network without weights, for the analysis alone."""
+        return with_constants(self.name)
+
+    def example(self, network: nn.Module) -> Inputs:
+        """Two images on the meta device [2, 3, image, image], whatever the network."""
+        return (torch.empty(2, 3, self.image, self.image, device="meta"),)
 
 
 def with_constants(name: str) -> nn.Module:

@@ -10,6 +10,7 @@ from statistics import median
 from .coverage_classes import EntryPoint
 from .coverage_reasons import reasons, reasons_of
 from .coverage_result import Result
+from .coverage_torchvision import FRAMES, PREFIX
 
 # A network of which less can be pruned needs a mathematical reason.
 LOW = 0.6
@@ -33,6 +34,14 @@ the smallest image from half the published size on that the network takes.
 network; `make coverage ARGS=--all` analyses all entry points.
 """  # noqa: E501
 
+TORCHVISION = """# Coverage of torchvision
+
+The smallest network of each family of torchvision {torchvision}, by the same checks at images of 64 to 320 pixels:
+classification, segmentation with its auxiliary outputs, video at {frames} frames, optical flow of two images. Of
+detectors the part with weights, backbone and heads on given boxes as one network; between those, boxes are picked.
+`make coverage ARGS=--torchvision` checks them.
+"""
+
 REASONS = ("reason", "weights", "networks", "most of them in")
 FAILURES = ("model", "stage", "error", "culprits")
 LOWEST = ("model", "prunable", "reasons")
@@ -42,24 +51,43 @@ NETWORKS = (
 )
 
 
-def page(points: Sequence[EntryPoint], results: Mapping[str, Mapping[str, Result]], sources: str) -> str:
+def page(
+    points: Sequence[EntryPoint],
+    torchvision: Sequence[EntryPoint],
+    results: Mapping[str, Mapping[str, Result]],
+    sources: str,
+) -> str:
     """The page.
 
     Args:
-        points: the smallest network of each class.
+        points: the smallest network of each class of timm.
+        torchvision: the smallest network of each family of torchvision.
         results: depth -> model -> newest result.
         sources: digest of the sources as they are; other results are marked as of earlier ones.
     """
     main = results["onnx"]
-    here = [main[point.name] for point in points if point.name in main]
+    timm = {
+        depth: [result for name, result in found.items() if not name.startswith(PREFIX)]
+        for depth, found in results.items()
+    }
     parts = [
         HEAD.format_map({name: version(name) for name in ("timm", "torch", "onnxruntime")}),
-        _chapter("The smallest network of each class", here, sources, len(points)),
-        _table("### Networks", NETWORKS, (_row(point, main.get(point.name), sources) for point in points)),
-        _chapter("Every entry point, analysed without weights", list(results["couple"].values()), sources),
-        _chapter("Every entry point, checked in float64", list(results["exact"].values()), sources),
+        *_networks("The smallest network of each class", points, main, sources),
+        _chapter("Every entry point, analysed without weights", timm["couple"], sources),
+        _chapter("Every entry point, checked in float64", timm["exact"], sources),
     ]
+    if any(point.name in main for point in torchvision):
+        parts += [
+            TORCHVISION.format(torchvision=version("torchvision"), frames=FRAMES),
+            *_networks("The smallest network of each family", torchvision, main, sources),
+        ]
     return "\n".join(part for part in parts if part)
+
+
+def _networks(title: str, points: Sequence[EntryPoint], results: Mapping[str, Result], sources: str) -> Iterable[str]:
+    here = [results[point.name] for point in points if point.name in results]
+    yield _chapter(title, here, sources, len(points))
+    yield _table("### Networks", NETWORKS, (_row(point, results.get(point.name), sources) for point in points))
 
 
 def _chapter(title: str, results: Sequence[Result], sources: str, expected: int = 0) -> str:

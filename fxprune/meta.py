@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune.mixed import MixingMode
 
 
 def copy_with(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
@@ -54,7 +55,7 @@ def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
-class MetaMode(TorchDispatchMode):
+class MetaMode(MixingMode):
     """Every operation runs on the meta device, also on constants and in calls that name another device."""
 
     def __torch_dispatch__(

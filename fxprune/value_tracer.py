@@ -58,7 +58,7 @@ class ValueTracer(PlainTracer):
         """What a node returns at the example's sizes, tensors on the meta device."""
         if node not in self._values:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
-            with fx._symbolic_trace._maybe_revert_all_patches(), torch._C.DisableTorchFunction(), self._meta:
+            with fx._symbolic_trace._maybe_revert_all_patches(), torch._C.DisableTorchFunctionSubclass(), self._meta:
                 self._values[node] = self._run(node, args, kwargs)
         return self._values[node]
 

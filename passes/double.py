@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-_LOWER = (torch.float32, torch.float16, torch.bfloat16)
+from fxprune.mixed import LOWER, MixingMode, mixed, raised
 
 
-class StaysDouble(TorchDispatchMode):
+class StaysDouble(MixingMode):
     """A float64 tensor is never cast to a lower precision; where it meets a lower one, that one is raised.
 
     Numbers that are computed without it keep their precision: constants that a capture folded are the same ones. A
@@ -29,12 +28,8 @@ class StaysDouble(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         floats = {leaf.dtype for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         if torch.float64 in floats:
-            if kwargs.get("dtype") in _LOWER:
+            if kwargs.get("dtype") in LOWER:
                 kwargs["dtype"] = torch.float64
-            if not floats.isdisjoint(_LOWER) and not func._schema.is_mutable:
-                args, kwargs = pytree.tree_map_only(torch.Tensor, _raised, (args, kwargs))
+            if mixed(args, kwargs) and not func._schema.is_mutable:
+                args, kwargs = raised(args, kwargs)
         return func(*args, **kwargs)
-
-
-def _raised(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.dtype in _LOWER else tensor

@@ -20,6 +20,7 @@ from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
 from fxprune.inputs import in_order, inputs_for
 from fxprune.meta import on_meta
+from fxprune.mixed import Mixes
 from fxprune.plans import Plan
 from fxprune.surface import positional
 
@@ -149,7 +150,7 @@ class _ShapeCheck(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.now = n
-        with torch.device("meta"):
+        with torch.device("meta"), Mixes():
             value = super().run_node(n)
         facts = self.plan.coupling.nodes.get(n.meta.get(WIDE, ""))
         if facts is None or n.op == "output":

@@ -105,7 +105,7 @@ def verify(
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
-    double = copy_with(module, lambda _, tensor: _as_float64(tensor)).eval()
+    double = copy_with(module, _as_float64).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
@@ -119,8 +119,13 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
     return outcomes
 
 
-def _as_float64(tensor: Tensor) -> Tensor:
-    """Weights that are float64 are shared: nobody writes to them in eval mode, and they are most of the memory."""
+def _as_float64(name: str, tensor: Tensor) -> Tensor:
+    """Weights that are float64 are shared: nobody writes to them in eval mode, and they are most of the memory.
+
+    Constants that a capture recorded keep their precision: the code of the model makes them in it, too.
+    """
+    if name.rpartition(".")[2].startswith("_tensor_constant"):  # so torch.fx calls them
+        return tensor.detach().clone()
     if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
         return tensor.detach()
     return _float64(tensor.detach(), tensor.device)

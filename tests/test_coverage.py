@@ -26,9 +26,10 @@ from benchmarks.coverage_process import Limits, run_each
 from benchmarks.coverage_reasons import reasons, reasons_of
 from benchmarks.coverage_report import page
 from benchmarks.coverage_result import DEPTHS, Cold, Result, result_from
+from benchmarks.coverage_torchvision import torchvision_form, torchvision_points
 from fxprune.files import write_text
 
-EXAMPLE = torch.empty(2, 3, 8, 8, device="meta")
+EXAMPLE = (torch.empty(2, 3, 8, 8, device="meta"),)
 
 
 def good_net():
@@ -272,9 +273,20 @@ POINTS = [
 def test_the_page_says_what_was_found(heading, line):
     found = {"one": FULL, "two": dataclasses.replace(FAILED, digest="old")}
     coupled = {"one": dataclasses.replace(FULL, depth="couple")}
-    text = page(POINTS, {"onnx": found, "couple": coupled, "exact": {}}, "new")
+    text = page(POINTS, [], {"onnx": found, "couple": coupled, "exact": {}}, "new")
     assert line in text.split(f"# {heading}\n")[1].split("\n#")[0].splitlines()
     assert "checked in float64\n" not in text
+
+
+def test_networks_of_torchvision_have_a_part_of_their_own():
+    vision = [EntryPoint("video.net", "net", "torchvision/net1", 100, 64)]
+    found = {name: dataclasses.replace(FULL, model=name) for name in ("one", "torchvision/net1")}
+    coupled = {"torchvision/net1": dataclasses.replace(found["torchvision/net1"], depth="couple")}
+    text = page(POINTS, vision, {"onnx": found, "couple": coupled, "exact": {}}, "new")
+    timm, _, rest = text.partition("# Coverage of torchvision\n")
+    assert "| one | mod.One |" in timm and "torchvision/net1" not in timm and "without weights" not in timm
+    assert "| torchvision/net1 | video.net.net |" in rest and "| networks | 1 |" in rest
+    assert "torchvision" not in page(POINTS, vision, {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new")
 
 
 # What no simple way of writing cells keeps: separators inside reasons, quotes, line ends, nothing against zero.
@@ -372,6 +384,7 @@ def test_a_fresh_checkout_goes_on_from_what_is_committed(run, tmp_path):
 
 
 def test_all_entry_points_are_asked_for_by_name(run):
+    assert run("--torchvision", "--only", "*/swin_*") == (0, ["torchvision/swin_t", "torchvision/swin_v2_t"])
     assert run("--all", "--only", "resnet1[08]") == (0, ["resnet18"])
     assert run("--only", "nothing*") == (2, [])
 
@@ -438,6 +451,31 @@ def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters)
     assert found.verdict == "exact, exported", found
     assert found.error64 < 1e-12 and found.error_onnx < 1e-5
     assert found.share >= share and found.parameters_after / found.parameters <= parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "arguments"),
+    [
+        ("torchvision/swin_v2_t", "swin_v2", [[2, 3, 64, 64]]),
+        ("torchvision/r2plus1d_18", "r2plus1d", [[2, 3, 16, 64, 64]]),
+        ("torchvision/raft_small", "raft", [[2, 3, 128, 128]] * 2),
+        ("torchvision/fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn", [[2, 3, 128, 128], [2, 3, 4]]),
+        ("torchvision/ssdlite320_mobilenet_v3_large", "ssdlite", [[2, 3, 320, 320]]),
+    ],
+)
+def test_the_smallest_of_each_family_of_torchvision_with_its_arguments(model, family, arguments):
+    assert {point.cls: point.name for point in torchvision_points()}[family] == model
+    form = torchvision_form(model)
+    assert [list(x.shape) for x in form.example(form.build())] == arguments
+
+
+@pytest.mark.parametrize("model", ["torchvision/squeezenet1_1", "torchvision/lraspp_mobilenet_v3_large"])
+def test_networks_of_torchvision_are_pruned_exactly(model):
+    facts = {}
+    check(Task(model, "exact"), lambda **told: facts.update(told))
+    found = result_from({"model": model, "depth": "exact", "digest": "", **facts})
+    assert found.verdict == "exact", found
+    assert found.error64 < 1e-12 and found.share > 0.99
 
 
 def test_an_entry_point_is_analysed_without_weights():

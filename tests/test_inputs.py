@@ -18,6 +18,7 @@ from fxprune.capture import capture
 from fxprune.errors import OptionError
 from fxprune.guards import SpecialisedError
 from fxprune.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
+from fxprune.mixed import Mixes
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -88,6 +89,50 @@ class WeightGiven(nn.Module):
         return F.linear(h, weight[0]), self.c(self.b(h).relu())
 
 
+class Coordinates(nn.Module):
+    """Positions that are made in float32, whatever the precision of the weights that read them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(2, 8), conv(8, 4)
+
+    def forward(self, x):
+        steps = torch.arange(x.shape[-1]).float()
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"))[None] / 7 + torch.linspace(-1, 1, 8)
+        return self.c((self.a(x) + self.b(grid)).relu())
+
+
+class Pairs(nn.Module):
+    """One dict goes in; tuples of dicts of lists come out."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(5, 8), conv(8, 4)
+
+    def forward(self, batch):
+        h = self.c((self.a(batch["x"]) + self.b(batch["more"]["y"])).relu())
+        return ((h.mean((2, 3)),), {"maps": [h, (h.amax((2, 3)),)]})
+
+
+class KeywordOnly(nn.Module):
+    """A number that a layer is called with, and an argument that may be absent."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 4)
+
+    def forward(self, *, pixels, stride: int, mask=None):
+        h = self.a(F.max_pool2d(pixels, 2, stride)).relu()
+        return {"out": self.b(h if mask is None else h * mask[:, None, None, None])}
+
+
+class Outputs(collections.OrderedDict):
+    """Keys that are attributes as well."""
+
+    def __getattr__(self, name):
+        return self[name] if name in self else super().__getattribute__(name)
+
+
 def returns(dress):
     return Both(dress), {"x": X, "y": Y}
 
@@ -108,6 +153,11 @@ NETWORKS = {
     "a nest": returns(lambda h, y: {"y": y, "more": (h, {"mean": h.mean()})}),
     "an ordered dict": returns(lambda h, y: collections.OrderedDict(out=y, aux=h)),
     "a named tuple": returns(lambda h, y: Pair(y, h)),
+    "a nest in and out": (Pairs(), ({"x": X, "more": {"y": Y}},)),
+    "by keyword only, with a number": (KeywordOnly(), {"pixels": X, "stride": 2, "mask": torch.rand(2)}),
+    "by keyword only, others left out": (KeywordOnly(), {"pixels": X, "stride": 1}),
+    "a dict with a type": returns(lambda h, y: Outputs(logits=y, hidden=h)),
+    "None inside": returns(lambda h, y: Pair(None, (y, {"h": (None, h)}))),
     "a dataclass": returns(lambda h, y: Found(y)),
     "the same twice": returns(lambda h, y: (y, y, y[:, :2])),
     "numbers": returns(lambda h, y: (y, 3, h.shape[1])),
@@ -128,6 +178,32 @@ def test_the_narrow_network_takes_and_returns_the_same(name):
     assert type(got) is type(wide)
     assert fxprune.verify(fxprune.snap(model, plan), narrow, example).passed
     assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
+    with pytest.raises(RuntimeError, match="should be the same"):  # PyTorch alone refuses
+        Coordinates().double()(X.double())
+    proof = fxprune.prove(Coordinates(), X)
+    assert proof.passed, str(proof)
+    assert proof.plan.coupling.share_prunable > 0.9
+    model = Coordinates().eval()
+    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model, X), keep=0.5))
+    assert fxprune.export_onnx(narrow, X, tmp_path / "net.onnx").max_rel_error < 1e-5  # float32
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda low, high: low.index_add_(0, torch.tensor([0]), high), "same"),
+        (lambda low, high: torch.mm(low, low, out=high), "dtype"),
+        (lambda low, high: torch.mm(low, low[:1]), "cannot be multiplied"),
+    ],
+    ids=["in place", "out", "another reason"],
+)
+def test_what_writes_or_fails_for_another_reason_is_still_refused(function, words):
+    low, high = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.float64)
+    with Mixes(), pytest.raises(RuntimeError, match=words):
+        function(low if words == "same" else torch.zeros(2, 2), high)
 
 
 EXPORTED = {

@@ -1,0 +1,60 @@
+"""A network in float64 may make numbers of its own in float32: where a function refuses to mix them, both are float64.
+
+Coordinates are made so, ``grid.float()``. PyTorch promotes them in a sum, but not in a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Mixes(TorchFunctionMode):
+    """What a function refuses for its precisions, it is given in float64; all else is as it was."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError:
+            # A function that writes to its argument must not write to a copy.
+            writes = func.__name__.endswith("_") or "out" in kwargs
+            if writes or not mixed(args, kwargs):
+                raise
+            args, kwargs = raised(args, kwargs)
+            return func(*args, **kwargs)
+
+
+class MixingMode(TorchDispatchMode):
+    """A mode for operators, inside of which :class:`Mixes` works too: functions refuse before an operator is called."""
+
+    def __enter__(self) -> Any:
+        """Enter both."""
+        self._mixes = Mixes()
+        self._mixes.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave both."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._mixes.__exit__(*error)  # type: ignore[no-untyped-call]
+
+
+def mixed(args: Any, kwargs: Any) -> bool:
+    """Whether there is a float64 tensor among the arguments and one of a lower precision."""
+    floats = {leaf.dtype for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+    return torch.float64 in floats and not floats.isdisjoint(LOWER)
+
+
+def raised(args: Any, kwargs: Any) -> Any:
+    """The arguments in float64."""
+    return pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype in LOWER else x, (args, kwargs))
