@@ -4,15 +4,18 @@ Capture is symbolic (torch.fx) at module level: layers that own shape attributes
 names, everything around them becomes nodes of the graph. Where the model's Python branches on a size, the branch of the
 example is taken and guarded. Numbers that it chooses by its training flag, such as the dropout of a fused attention,
 follow the graph's own flag; where training takes another path than eval mode, the graph keeps to that of eval mode.
+What that cannot trace is exported (:mod:`fxprune.exported`), as operations in eval mode.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from torch import fx, nn
 
 from fxprune.errors import CaptureError, OptionError
+from fxprune.exported import EVAL_ONLY, EvalOnly, trace_exported
 from fxprune.inputs import Inputs, as_meta
 from fxprune.meta import share_copy
 from fxprune.source import source_of_error
@@ -23,20 +26,24 @@ from fxprune.value_tracer import ValueTracer
 WAY = "fxprune_capture"
 
 # Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
-_WAYS = (("plain", True), ("values", True), ("plain", False), ("values", False))
+_TRACED = (("plain", True), ("values", True), ("plain", False), ("values", False))
+WAYS = ("plain", "values", "export")
 
 
-def capture(model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] = frozenset()) -> fx.GraphModule:
+def capture(
+    model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] = frozenset(), ways: Sequence[str] = WAYS
+) -> fx.GraphModule:
     """Trace a model into a graph module that shares its parameters; the model is not modified.
 
-    ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, or ``values`` where branches were decided by the
-    example.
+    ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, ``values`` where branches were decided by the
+    example, or ``export`` where operations are all that could be seen.
 
     Args:
         model: any module.
         example_inputs: arguments of ``forward``, in order or by name; further arguments keep their defaults. All but
             tensors are constants of the graph, which refuses to run with others.
         opened: names of layers to trace into, though their like stays whole.
+        ways: which of :data:`WAYS` to try; always in that order.
 
     Raises:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
@@ -49,7 +56,9 @@ def capture(model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] 
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
     failure: tuple[PlainTracer, Exception] | None = None
-    for way, through in _WAYS:
+    for way, through in _TRACED:
+        if way not in ways:
+            continue
         skeleton = share_copy(model).eval()
         tracer = _tracer(way, skeleton, example_inputs, opened, through)
         reads = FlagReads(entered(skeleton, tracer.keeps))
@@ -65,6 +74,13 @@ def capture(model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] 
         if reads.found:
             _follow_training(module, model, example_inputs, opened, through)
         return module
+    if "export" in ways:
+        try:
+            return _exported(model, example_inputs)
+        except Exception as error:
+            if failure is None:
+                raise CaptureError(f"cannot export {type(model).__name__}: {_reason(error)}") from error
+            raise _untraceable(model, *failure, exported=_reason(error)) from failure[1]
     assert failure is not None
     raise _untraceable(model, *failure) from failure[1]
 
@@ -88,13 +104,30 @@ def _follow_training(
         follow_training(module, _tracer(module.meta[WAY], skeleton, inputs, opened, through).trace(skeleton))
 
 
-def _untraceable(model: nn.Module, tracer: PlainTracer, error: Exception) -> CaptureError:
+def _exported(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
+    graph, constants = trace_exported(share_copy(model).eval(), example_inputs)
+    fresh = share_copy(model).eval()
+    fresh.add_module(EVAL_ONLY, EvalOnly().eval())
+    for name, constant in constants.items():
+        owner, _, last = name.rpartition(".")
+        setattr(fresh.get_submodule(owner), last, constant)
+    module = fx.GraphModule(fresh, graph, class_name=type(model).__name__)
+    module.meta[WAY] = "export"
+    return module
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _untraceable(model: nn.Module, tracer: PlainTracer, error: Exception, *, exported: str = "") -> CaptureError:
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     reason = str(error).splitlines()[0] if str(error) else "no message"
+    also = f" Exporting its operations fails too: {exported}." if exported else ""
     return CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at "
         f"{source_of_error(error)}: {reason}. Make the line independent of tensor values, give example inputs that "
-        "the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`)."
+        f"the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`).{also}"
     )
 
 

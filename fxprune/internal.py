@@ -13,7 +13,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Coupling, Shape
-from fxprune.surface import ATTENTION, PRODUCTS
+from fxprune.surface import ATTENTION, PRODUCTS, kind_of
 
 # Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
 _NO_SUMS: frozenset[str | Callable[..., Any]] = (
@@ -29,6 +29,8 @@ _NO_SUMS: frozenset[str | Callable[..., Any]] = (
             torch.cat,
             torch.concat,
             torch.stack,
+            "cat",
+            "stack",
             "mul",
             "mul_",
             "div",
@@ -74,9 +76,15 @@ def _groups_on(node: fx.Node, coupling: Coupling) -> frozenset[int]:
 def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozenset[int]]) -> set[int]:
     """Groups that two inputs of a node and its result carry, unless the call is known to add nothing."""
     operands = [carried[operand] for operand in node.all_input_nodes if operand in computed]
-    if len(operands) < 2 or node.target in _NO_SUMS:
+    if len(operands) < 2 or node.target in _NO_SUMS or _name(node) in _NO_SUMS or kind_of(node.target) in _NO_SUMS:
         return set()
     return {index for index in carried[node] if sum(index in each for each in operands) > 1}
+
+
+def _name(node: fx.Node) -> str:
+    """What a method of this name would do, if the node calls an operator of ATen."""
+    target = node.target
+    return target._schema.name.removeprefix("aten::") if isinstance(target, torch._ops.OpOverload) else ""
 
 
 def _bypassed(carriers: set[fx.Node], nodes: list[fx.Node], coupling: Coupling) -> bool:

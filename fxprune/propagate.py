@@ -6,7 +6,7 @@ by node over the captured graph, so that each fx node remembers the channels of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 
 from fxprune.call import Call
-from fxprune.capture import capture
+from fxprune.capture import WAYS, capture
 from fxprune.conclude import Conclusion, conclude
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
 from fxprune.fold import Folded, fold
 from fxprune.inputs import Inputs, as_inputs, as_meta, in_order
 from fxprune.leaves import is_shaped
-from fxprune.meta import MetaMode, named_tensors, on_meta
+from fxprune.meta import MetaMode, on_meta
 from fxprune.probe import adapts
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
@@ -35,7 +35,7 @@ from fxprune.walk import Axes, Label, Walk, tensors_in
 _MOST_RETRIES = 3
 
 
-def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Coupling:
+def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False, ways: Sequence[str] = WAYS) -> Coupling:
     """Find which channels of a network must live and die together.
 
     Args:
@@ -45,13 +45,15 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False) -> Cou
             constants.
         whole: merge whole heads and whole groups where there is a choice, instead of the channels within each of
             them. Without it that is done only where the channels within get stuck.
+        ways: ways of capture to try, of :data:`fxprune.capture.WAYS`. A plan applies to another instance of the model
+            only if all of them are tried.
 
     Raises:
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
     """
     inputs = as_inputs(example_inputs)
-    captured = Folded(capture(model, inputs), {})
+    captured = Folded(capture(model, inputs, ways=ways), {})
     first = _analyse(captured, model, inputs, whole)
     if not first.weighers:
         return first.coupling
@@ -67,7 +69,7 @@ def _fold(captured: Folded, found: Conclusion, model: nn.Module, inputs: Inputs,
     layers = frozenset(str(nodes[name].target) for name in found.weighers if nodes[name].op == "call_module")
     if layers:
         try:
-            captured = Folded(capture(model, inputs, opened=layers), {})
+            captured = Folded(capture(model, inputs, opened=layers, ways=("plain", "values")), {})
         except CaptureError:  # they stay whole, and their columns frozen
             return captured
         found = _analyse_once(captured, model, inputs, whole, {})
@@ -100,9 +102,8 @@ def _analyse_once(
 ) -> Conclusion:
     """One walk; ``first``: begin with whole heads, where that is not what the user asked for."""
     meta_inputs = as_meta(inputs)
-    # Constants that tracing made are no tensors of the model.
-    names = {name for name, _ in named_tensors(model)}
-    walk, values = _walk(folded, meta_inputs, choices, whole if first is None else first, names)
+    carriers = _buffers_with_channels(model)
+    walk, values = _walk(folded, meta_inputs, choices, whole if first is None else first, carriers)
     return conclude(walk, values, folded, meta_inputs, model, whole=whole)
 
 
@@ -111,13 +112,12 @@ def _left(conclusion: Conclusion) -> float:
 
 
 def _walk(
-    folded: Folded, inputs: Inputs, choices: Mapping[str, int], whole: bool, names: Set[str]
+    folded: Folded, inputs: Inputs, choices: Mapping[str, int], whole: bool, carriers: Set[str]
 ) -> tuple[Walk, dict[str, Any]]:
     graph_module = folded.graph_module
     walk = Walk(choices=choices, first_choice=int(whole))
     for name, function in folded.functions.items():
-        _compute(walk, name, function, names)
-    carriers = _buffers_with_channels(graph_module, names)
+        _compute(walk, name, function, carriers)
     root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
     _watch_layers(root, walk)
     interpreter = _Interpreter(root, graph_module.graph, walk)
@@ -140,25 +140,25 @@ def _walk(
     return walk, interpreter.values
 
 
-def _compute(walk: Walk, name: str, function: fx.GraphModule, names: Set[str]) -> None:
+def _compute(walk: Walk, name: str, function: fx.GraphModule, carriers: Set[str]) -> None:
     """Walk over what computes a weight; the narrow network only has its result, so nothing in it is adapted."""
-    carriers = _buffers_with_channels(function, names)
     root = on_meta(function, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
     walk.rewritable = True
     with torch.no_grad(), _Watch(walk):
         walk.compute(name, root())
 
 
-def _buffers_with_channels(graph_module: fx.GraphModule, names: Set[str]) -> set[str]:
+def _buffers_with_channels(model: nn.Module) -> set[str]:
     """Names of buffers that have channels like a parameter: running statistics, and those that hold a single number.
 
-    A bias fixed at zero is of the second kind; tables, masks and indices are of neither.
+    A bias fixed at zero is of the second kind; tables, masks and indices are of neither, nor are constants that tracing
+    made, which are no tensors of the model.
     """
-    norms = {f"{name}." for name, module in graph_module.named_modules() if isinstance(module, _NormBase)}
+    norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, _NormBase)}
     return {
         name
-        for name, buffer in graph_module.named_buffers()
-        if name in names and (name.rpartition(".")[0] + "." in norms or _is_uniform(buffer))
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name.rpartition(".")[0] + "." in norms or _is_uniform(buffer)
     }
 
 

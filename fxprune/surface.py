@@ -7,6 +7,7 @@ for each of these calls, and a test holds the two lists against each other.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -77,12 +78,57 @@ _LEADING: dict[Target, tuple[str, ...]] = {
 }
 
 
+# What an overload's case is follows from the arguments that its schema names: the first that it has all of.
+_BY_ARGUMENTS: tuple[tuple[tuple[str, ...], Target], ...] = (
+    (("query", "key", "scale"), F.scaled_dot_product_attention),
+    (("input", "weight", "groups"), torch.conv2d),
+    (("normalized_shape",), F.layer_norm),
+    (("self", "dim", "sizes"), "unflatten"),
+    (("self", "dim", "start", "end"), operator.getitem),
+    (("self", "dim", "start", "length"), "narrow"),
+    (("self", "pad"), F.pad),
+    (("self", "size"), "view"),
+    (("self", "shape"), "reshape"),
+    (("self", "split_size", "dim"), "split"),
+    (("self", "split_sizes", "dim"), "split_with_sizes"),
+    (("self", "chunks", "dim"), "chunk"),
+    (("self", "sections", "dim"), "tensor_split"),
+    (("self", "indices", "dim"), "tensor_split"),
+)
+# Arguments that state a length in a further way, for which there is no case.
+_STATED_TWICE = frozenset({"stride", "storage_offset", "output_padding", "transposed", "dtype"})
+_PRODUCTS = frozenset(target for target in PRODUCTS if isinstance(target, str)) | {"einsum"}
+
+
+@functools.cache
+def kind_of(target: Any) -> Target | None:
+    """The call of :data:`REWRITABLE` that a target is a form of; None where the rewrite has no case for it.
+
+    An operator of ATen is known by the names of the arguments in its schema, where they stand in the same order.
+    """
+    if not isinstance(target, torch._ops.OpOverload):
+        return target if target in REWRITABLE else None
+    name = target._schema.name.removeprefix("aten::")
+    if name in _PRODUCTS:
+        return name if name in PRODUCTS else torch.einsum
+    if name in ("expand", "broadcast_to"):
+        return name
+    arguments = {argument.name for argument in target._schema.arguments}
+    kind = next((kind for names, kind in _BY_ARGUMENTS if arguments.issuperset(names)), None)
+    twice = arguments & _STATED_TWICE
+    # Convolutions have a stride of another kind, that of their kernels.
+    return None if twice - ({"stride"} if kind is torch.conv2d else set()) else kind
+
+
 def positional(
     target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a call with its leading ones given by place."""
     given, rest = list(args), dict(kwargs)
-    for name in _LEADING.get(target, ("input",))[len(given) :]:
+    leading = _LEADING.get(target, ("input",))
+    if isinstance(target, torch._ops.OpOverload):
+        leading = tuple(argument.name for argument in target._schema.arguments if not argument.kwarg_only)
+    for name in leading[len(given) :]:
         if name not in rest:
             break
         given.append(rest.pop(name))
@@ -91,7 +137,7 @@ def positional(
 
 def is_rewritable(node: fx.Node) -> bool:
     """Whether the rewrite has a case for this call."""
-    return node.op in ("call_function", "call_method") and node.target in REWRITABLE
+    return node.op in ("call_function", "call_method") and kind_of(node.target) is not None
 
 
 def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

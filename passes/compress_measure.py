@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from fxprune.cost import latency, measure_cost
 from fxprune.errors import ExportError
+from fxprune.quiet import quiet
 
 from .compress_trim import Nets
 from .evaluate import predict
 from .export_onnx import export_onnx
-from .onnx_program import quiet
 from .onnx_runner import onnx_runner
 from .results import Stage
 

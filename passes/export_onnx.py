@@ -13,11 +13,12 @@ from torch import nn
 
 from fxprune.errors import ExportError
 from fxprune.files import written_aside
+from fxprune.quiet import quiet
 from fxprune.table import table
 
 from .batches import as_inputs, batch_of, random_batch
 from .onnx_check import check_onnx
-from .onnx_program import eager_on_cpu, onnx_program, quiet
+from .onnx_program import eager_on_cpu, onnx_program
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

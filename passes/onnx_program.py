@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +13,7 @@ from torch.utils import _pytree as pytree
 from fxprune.errors import ExportError
 from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import copy_with
+from fxprune.quiet import quiet
 
 from .onnx_names import flattened, input_names, output_names
 from .outputs import named_outputs
@@ -122,22 +118,6 @@ def _attention(
     if attn_mask is not None:
         weights = weights.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else weights + attn_mask
     return weights.softmax(-1) @ value
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing that a library prints, logs or warns leaves the block; its exceptions do."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _root(error: BaseException) -> str:

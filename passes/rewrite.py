@@ -22,7 +22,7 @@ from fxprune.inputs import in_order, inputs_for
 from fxprune.meta import on_meta
 from fxprune.mixed import Mixes
 from fxprune.plans import Plan
-from fxprune.surface import positional
+from fxprune.surface import kind_of, positional
 
 from .rewrite_calls import CASES
 from .rewrite_site import WIDE, Site
@@ -58,7 +58,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     folded = _fold(graph, node, args, kwargs)
     if folded is not None:
         return folded[0]
-    case = CASES.get(node.target) if node.op in ("call_function", "call_method") else None
+    case = CASES.get(kind_of(node.target)) if node.op in ("call_function", "call_method") else None
     if case is not None:
         args, kwargs = positional(node.target, args, kwargs)
     site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)

@@ -29,7 +29,7 @@ def resized(site: Site) -> fx.Node | None:
     out = site.value
     if not isinstance(out, Shape) or not out.labelled:
         return None
-    if site.node.target in ("unflatten", torch.unflatten):
+    if site.kind in ("unflatten", torch.unflatten):
         return _unflattened(site, out)
     flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
@@ -53,7 +53,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
     """
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     before, after = site.coupling.nodes[given.name].value, site.value
-    if isinstance(sizes[dim], int) or site.node.target in surface.EXPANSIONS:
+    if isinstance(sizes[dim], int) or site.kind in surface.EXPANSIONS:
         return int(site.kept(codes).sum())
     inside, new = next(run for run in segments(before.sizes, after.sizes) if dim in run[1])
     if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1):
@@ -111,8 +111,10 @@ def sliced(site: Site) -> fx.Node | None:
     on_x = site.shape_of(0)
     if not on_x.labelled:
         return None
-    if site.node.target in ("narrow", torch.narrow):
+    if site.kind in ("narrow", torch.narrow):
         return _narrowed(site, on_x)
+    if isinstance(site.node.target, torch._ops.OpOverload):
+        return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
     dim, new = 0, list[Any]()
@@ -157,6 +159,16 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
     return site.copy((site.args[0], dim, before, inside), {})
+
+
+def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
+    """The operator below a slice: from ``start`` to ``end`` of one axis."""
+    dim = site.parameter(1, "dim", 0) % len(on_x.sizes)
+    codes, bounds = on_x.axes[dim], slice(*(site.parameter(at, "", None) for at in (2, 3, 4)))
+    if codes is None:
+        return None
+    items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, bounds))
+    return site.copy((site.args[0], items), {}, operator.getitem)
 
 
 def padded(site: Site) -> fx.Node | None:

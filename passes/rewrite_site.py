@@ -60,6 +60,11 @@ class Site:
         axes = tuple(None if codes is None or self.plan.kept[codes].all() else codes for codes in shape.axes)
         return Shape(shape.sizes, axes)
 
+    @property
+    def kind(self) -> surface.Target | None:
+        """The call of the surface that this one is a form of."""
+        return surface.kind_of(self.node.target)
+
     def kept(self, codes: Codes) -> Any:
         """Which positions of an axis stay, bool [length]."""
         return self.plan.kept[codes]

@@ -1,0 +1,207 @@
+"""The last way of capture: the ATen operations that ``torch.export`` sees, below any Python that stops a proxy.
+
+Layers are gone from such a graph: it reads parameters under their own names and states sizes as literals of operators.
+What export assumed while it looked holds wherever the graph runs, or the capture is refused: the batch stays free, all
+other sizes are those of the example, and the network is in eval mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import re
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.fx.experimental import _config
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
+
+from fxprune.arguments import arguments
+from fxprune.errors import CaptureError
+from fxprune.guards import SpecialisedError, holds
+from fxprune.inputs import Inputs
+from fxprune.meta import copy_with, named_tensors
+from fxprune.quiet import quiet
+from fxprune.tracer import PlainTracer
+
+# Checks of types and places, which may change after the capture.
+_CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
+_SIZES = {torch.ops.aten.sym_size.int: "size", torch.ops.aten.sym_numel.default: "numel"}
+_SAME_BATCH = re.compile(r"L\['[^']*'\]\S*\.size\(\)\[0\] == L\['[^']*'\]\S*\.size\(\)\[0\]")
+_MORE_THAN_ONE = re.compile(r"L\['[^']*'\]\S*\.size\(\)\[0\] (>|!=) 1|1 (<|!=) L\['[^']*'\]\S*\.size\(\)\[0\]")
+EVAL_ONLY = "fxprune_eval_only"
+
+
+class EvalOnly(nn.Module):
+    """The network is in eval mode, as it was when it was captured.
+
+    Operators would do as well in training, but what the model does there only is not in the graph.
+    """
+
+    _is_impure = True
+
+    def forward(self) -> None:
+        """Stop a network that is in training mode.
+
+        Raises:
+            SpecialisedError: always in training mode.
+        """
+        if self.training:
+            raise SpecialisedError(
+                "captured through torch.export, which sees what the model does in eval mode only: call `.eval()`, or "
+                "train the model itself."
+            )
+
+
+def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str, Any]]:
+    """Graph of ATen operations, and the tensors that it reads besides those of the model, by name.
+
+    Args:
+        model: any module in eval mode.
+        inputs: arguments of ``forward``; axis 0 of tensors is the batch.
+
+    Raises:
+        CaptureError: the graph would depend on the number of samples or on values of tensors.
+    """
+    tracer = PlainTracer(inputs)
+    tracer.root, tracer.graph = model, fx.Graph(tracer_cls=PlainTracer)
+    tracer.create_proxy("call_module", EVAL_ONLY, (), {})
+    given: dict[str, Any] = {}
+    positional, named = arguments(tracer, type(model).forward, inputs, given)
+    names = [str(node.target) for node in tracer.graph.find_nodes(op="placeholder")]
+    args, kwargs = [given[name] for name in names[: len(positional)]], {name: given[name] for name in named}
+    with quiet():
+        program = _export(model, args, kwargs)
+        lifted = program.module(check_guards=False)
+        assert isinstance(lifted, fx.GraphModule)
+        _check_operations(lifted.graph)
+        assumed = [code for code in program._guards_code or () if not _SAME_BATCH.fullmatch(code)]
+        # Whether there is more than one sample is also asked of strides, where it decides nothing.
+        if assumed and all(_MORE_THAN_ONE.fullmatch(code) for code in assumed):
+            assumed = [] if is_same(_export(model, args, kwargs, one=True).graph, program.graph) else assumed
+    if assumed:
+        raise CaptureError(f"the model decides something by the number of samples: {assumed[0]}")
+    keys = program.call_spec.in_spec.child(1).context
+    proxies = pytree.tree_leaves((positional, {name: named[name] for name in keys}))
+    _guard_sizes(tracer, proxies, pytree.tree_leaves((args, {name: kwargs[name] for name in keys})))
+    _spell(tracer, lifted.graph, proxies, program.call_spec.out_spec)
+    own = {name for name, _ in named_tensors(model)}
+    read = {str(node.target) for node in tracer.graph.find_nodes(op="get_attr")}
+    return tracer.graph, {name: operator.attrgetter(name)(lifted) for name in sorted(read - own)}
+
+
+def _export(model: nn.Module, args: list[Any], kwargs: dict[str, Any], *, one: bool = False) -> ExportedProgram:
+    """Export with a free batch, of which nothing is assumed, not even that it is more than one; or ``one`` sample."""
+    weights = [tensor for _, tensor in named_tensors(model)]
+    without = any(tensor.is_meta for tensor in weights)
+    device = torch.device("cpu") if without or not weights else weights[0].device
+    with FakeTensorMode(allow_non_fake_inputs=True) if without else contextlib.nullcontext():
+        if without:
+            model = copy_with(model, lambda _, tensor: torch.empty_like(tensor, device=device))
+
+        samples = next((x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if _has_batch(x)), 0)
+
+        def example(x: torch.Tensor) -> torch.Tensor:
+            batch = 1 if one and x.dim() and x.shape[0] == samples else max(2, x.shape[0]) if x.dim() else 0
+            return torch.zeros((batch, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=device)
+
+        args, kwargs = pytree.tree_map_only(torch.Tensor, example, (args, kwargs))
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if _has_batch(leaf)]
+    free = ShapesCollection()
+    for tensor in tensors:
+        if not one and tensor.shape[0] == tensors[0].shape[0]:
+            free[tensor] = {0: Dim.DYNAMIC}
+    shapes = free.dynamic_shapes(model, tuple(args), kwargs)
+    with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return torch.export.export(model, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _has_batch(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0
+
+
+def is_same(one: fx.Graph, many: fx.Graph) -> bool:
+    """Whether the graph of one sample does the same operations, with the numbers that the other has at one sample."""
+    left, right = ([n for n in graph.nodes if not _is_number(n)] for graph in (one, many))
+    place = {node: index for nodes in (left, right) for index, node in enumerate(nodes)}
+
+    def equal(a: Any, b: Any) -> bool:
+        if isinstance(b, fx.Node) and _is_number(b):
+            value = b.meta["val"]
+            if not isinstance(value, torch.SymInt):
+                return bool(value == a)
+            number = value.node.expr
+            return bool(number.subs(dict.fromkeys(number.free_symbols, 1)) == a)
+        if isinstance(a, fx.Node) or isinstance(b, fx.Node):
+            return isinstance(a, fx.Node) and isinstance(b, fx.Node) and place.get(a) == place.get(b)
+        return type(a) is type(b) and bool(a == b)
+
+    def alike(a: fx.Node, b: fx.Node) -> bool:
+        (given, kind), (wanted, other) = (pytree.tree_flatten((n.args, dict(n.kwargs))) for n in (a, b))
+        return (a.op, a.target) == (b.op, b.target) and kind == other and all(map(equal, given, wanted))
+
+    return len(left) == len(right) and all(map(alike, left, right))
+
+
+def _is_number(node: fx.Node) -> bool:
+    return node.op == "call_function" and isinstance(
+        node.meta.get("val"), (int, float, bool, torch.SymInt, torch.SymFloat)
+    )
+
+
+def _check_operations(graph: fx.Graph) -> None:
+    """Only what holds for every value."""
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output") or node.target is operator.getitem:
+            continue
+        if free_unbacked_symbols(node.meta.get("val")):
+            raise CaptureError(f"`{node.target}` makes numbers or sizes out of values of a tensor")
+        if isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.op != "call_function" or not _is_arithmetic(node.target):
+            raise CaptureError(f"`{node.target}` keeps a part of the model as a graph of its own")
+
+
+def _is_arithmetic(target: Any) -> bool:
+    return getattr(target, "__module__", None) in ("_operator", "math", "builtins", "torch")
+
+
+def _guard_sizes(tracer: PlainTracer, proxies: list[Any], values: list[Any]) -> None:
+    """Literals of the graph follow from the example: every size but the batch, which all inputs have in common."""
+    tensors = [(proxy, x) for proxy, x in zip(proxies, values, strict=True) if isinstance(x, torch.Tensor) and x.dim()]
+    for place, (proxy, x) in enumerate(tensors):
+        own = place and x.shape[0] != tensors[0][1].shape[0]
+        for dim in range(0 if own else 1, x.dim()):
+            tracer.create_proxy(
+                "call_function", holds, (proxy.size(dim), x.shape[dim], f"size {dim} of `{proxy.node}`"), {}
+            )
+        if place and not own:
+            same = tracer.create_proxy("call_function", operator.eq, (proxy.size(0), tensors[0][0].size(0)), {})
+            tracer.create_proxy(
+                "call_function", holds, (same, True, f"one batch size in `{proxy.node}` and others"), {}
+            )
+
+
+def _spell(tracer: PlainTracer, graph: fx.Graph, proxies: list[Any], out_spec: pytree.TreeSpec) -> None:
+    """Copy the operations: reads of sizes as the rewrite knows them, new tensors on the device of the input."""
+    env: dict[fx.Node, Any] = {}
+    for node, proxy in zip(graph.find_nodes(op="placeholder"), proxies, strict=True):
+        env[node] = proxy.node if isinstance(proxy, fx.Proxy) else proxy
+    first = next((proxy for proxy in proxies if isinstance(proxy, fx.Proxy)), None)
+    device = None if first is None else tracer.create_proxy("call_function", getattr, (first, "device"), {}).node
+    for node in graph.nodes:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+        if node.op == "output":
+            leaves = [fx.Proxy(leaf, tracer) if isinstance(leaf, fx.Node) else leaf for leaf in args[0]]
+            tracer.create_node("output", "output", (tracer.create_arg(pytree.tree_unflatten(leaves, out_spec)),), {})
+        elif node.target in _SIZES:
+            env[node] = tracer.graph.create_node("call_method", _SIZES[node.target], args, kwargs, node.name)
+        elif node.op != "placeholder" and node.target not in _CHECKS and not (node.op == "get_attr" and not node.users):
+            if device is not None:
+                args, kwargs = pytree.tree_map_only(torch.device, lambda _: device, (args, kwargs))
+            env[node] = tracer.graph.create_node(node.op, node.target, tuple(args), dict(kwargs), node.name)
+            env[node].meta = {key: node.meta[key] for key in ("stack_trace",) if key in node.meta}

@@ -1,0 +1,244 @@
+"""What only `torch.export` can see goes through the same rules and the same rewrite, and says the same as tracing."""
+
+from __future__ import annotations
+
+import functools
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import Net, conv, linear
+from torch import nn
+
+import fxprune
+from fxprune.capture import WAY, capture
+from fxprune.errors import CaptureError
+from fxprune.guards import SpecialisedError
+from fxprune.internal import internal_groups
+from fxprune.passes.artifact import load, save
+from fxprune.passes.prove import scattered
+from fxprune.passes.randomise import randomised
+from fxprune.passes.rewrite_calls import CASES
+from fxprune.surface import kind_of
+
+IMAGES = torch.zeros(2, 3, 8, 8)
+aten = torch.ops.aten
+
+
+@functools.singledispatch
+def doubled(x):
+    raise TypeError("no tensor")
+
+
+@doubled.register
+def _(x: torch.Tensor):
+    return x * 2
+
+
+def checked(s, x):
+    if not isinstance(x, torch.Tensor):
+        raise TypeError("not a tensor")
+    y = s.bn(s.a(x)).relu()
+    y = y.view(y.shape[0], 2, 4, -1).flatten(1, 2) + torch.arange(64, device=x.device).to(x.dtype)
+    return s.head(y.mean(2))
+
+
+def function(s, x):
+    return s.head(s.drop(doubled(s.bn(s.a(x)))).mean((2, 3)))
+
+
+def small(forward):
+    return Net(forward, a=conv(3, 8), bn=nn.BatchNorm2d(8), drop=nn.Dropout(0.5), head=linear(8, 4))
+
+
+ONLY_EXPORT = {"a check of the type": checked, "a function chosen by the type": function}
+
+
+@pytest.mark.parametrize("why", ONLY_EXPORT)
+def test_what_tracing_cannot_pass_is_exported_and_both_oracles_hold(why):
+    model = small(ONLY_EXPORT[why])
+    with pytest.raises(CaptureError):
+        capture(model, (IMAGES,), ways=("plain", "values"))
+    proof = fxprune.prove(model, IMAGES)
+    assert proof.passed, proof
+    assert proof.plan.coupling.graph_module.meta[WAY] == "export"
+    assert list(proof.plan.widths.values()) == [(4, 2)] if why.startswith("a check") else [(8, 4)]
+
+
+def attention(s, x):
+    b, n, _ = x.shape
+    q, k, v = s.qkv(s.norm(x)).reshape(b, n, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+    x = x + s.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, 16))
+    return s.head(s.fc2(F.gelu(s.fc1(x))).mean(1))
+
+
+def product(s, x):
+    q, k, v = s.qkv(x).split([8, 8, 16], -1)
+    return s.head(((q @ k.transpose(-2, -1)) * 8**-0.5).softmax(-1) @ v)
+
+
+def grouped(s, x):
+    y = s.a(x)
+    y = s.shared(s.depth(y).relu())
+    y = y * s.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+    return s.head(torch.cat([y[:, :6], F.pad(y[:, 6:], (0, 0, 0, 0, 1, 2))], 1))
+
+
+def residual(s, x):
+    y = s.stem(x)
+    y = y + s.bn(s.b(s.a(y).relu()))
+    return s.head(torch.cat(s.gn(y).chunk(2, 1)[::-1], 1).flatten(1))
+
+
+SAME = {
+    "attention": (
+        Net(attention, norm=nn.LayerNorm(16), qkv=linear(16, 48), proj=linear(16, 16), fc1=linear(16, 32),
+            fc2=linear(32, 16), head=linear(16, 4)),
+        torch.zeros(2, 5, 16),
+    ),
+    "product": (Net(product, qkv=linear(6, 32), head=linear(16, 4)), torch.zeros(2, 5, 6)),
+    "grouped": (
+        Net(grouped, a=conv(3, 16), depth=conv(16, 16, groups=16), shared=conv(16, 16, groups=4),
+            gate=conv(16, 16, 1), head=conv(19, 4)),
+        IMAGES,
+    ),
+    "residual": (
+        Net(residual, stem=conv(3, 8), a=conv(8, 12), b=conv(12, 8), bn=nn.BatchNorm2d(8), gn=nn.GroupNorm(2, 8),
+            head=linear(8 * 64, 4)),
+        IMAGES,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_both_ways_find_the_same_groups_and_narrow_to_the_same_numbers(name):
+    net, x = SAME[name]
+    model, x = randomised(net).double().eval(), torch.randn_like(x).double()
+    traced, exported = (fxprune.couple(model, x, ways=(way,)) for way in ("plain", "export"))
+    assert traced.groups
+    assert exported.digest == traced.digest
+    assert exported.share_prunable == traced.share_prunable
+    narrow = [fxprune.narrow(model, scattered(coupling, keep=0.5, seed=0)) for coupling in (traced, exported)]
+    assert {n: p.shape for n, p in narrow[0].named_parameters()} == {
+        n: p.shape for n, p in narrow[1].named_parameters()
+    }
+    # float64; the same operations in the same order, but for a factor that may stand elsewhere.
+    assert fxprune.verify(narrow[0], narrow[1], x, tolerance=1e-12, batches=(1, 3)).passed
+    assert internal_groups(exported) == internal_groups(traced)
+
+
+def test_parameters_keep_their_names_and_the_network_its_device():
+    model = small(checked).eval()
+    captured = capture(model, (IMAGES,))
+    assert {n: id(p) for n, p in captured.named_parameters()} == {n: id(p) for n, p in model.named_parameters()}
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(captured(images), model(images))
+    assert captured.to("meta")(images.to("meta")).is_meta
+
+
+def test_weights_on_the_meta_device_do():
+    model = small(checked).eval()
+    on_meta = small(checked).to("meta")
+    assert fxprune.couple(on_meta, IMAGES.to("meta")).digest == fxprune.couple(model, IMAGES).digest
+
+
+def test_it_is_saved_loaded_and_exported_like_any_other(tmp_path):
+    model = randomised(small(checked)).eval()
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    narrow = fxprune.narrow(model, plan)
+    save(narrow, tmp_path)
+    again, images = load(tmp_path, model=model), torch.randn(3, 3, 8, 8)
+    assert torch.equal(again(images), narrow(images))
+    report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx", batches=(1, 3))
+    assert report.max_rel_error < 1e-4  # float32
+
+
+def test_training_mode_is_refused():
+    captured = capture(small(function), (IMAGES,))
+    with pytest.raises(SpecialisedError, match=r"call `.eval\(\)`, or train the model itself"):
+        captured.train()(IMAGES)
+    captured.eval()(IMAGES)
+
+
+def test_another_size_than_the_example_is_refused():
+    with pytest.raises(SpecialisedError, match="size 3 of `input_0` was 8, run where it is 9"):
+        capture(small(function), (IMAGES,))(torch.zeros(2, 3, 8, 9))
+
+
+REFUSED = {
+    "parity": (lambda s, x: s.a(x) if x.shape[0] % 2 else x, "number of samples"),
+    "one sample": (lambda s, x: s.a(x) if x.shape[0] > 1 else x, "number of samples"),
+    "a number of samples": (lambda s, x: s.a(x).reshape(2, 8, 8, 8), "Constraints violated"),
+    "a value": (lambda s, x: s.a(x) * float(x.max()), "data-dependent"),
+    "a mask": (lambda s, x: s.a(x)[x.sum((1, 2, 3)) > 0], "values of a tensor"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_would_hold_for_the_example_only_is_refused(why):
+    forward, reason = REFUSED[why]
+    with pytest.raises(CaptureError, match=reason):
+        capture(small(forward), (IMAGES,), ways=("export",))
+
+
+def test_inputs_by_name_and_nested_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(3, 8), conv(8, 4)
+
+        def forward(self, x, scale=2.0, mask=None):
+            if not isinstance(x, torch.Tensor):
+                raise TypeError
+            y = self.a(x) * scale
+            return {"y": self.b(y if mask is None else y * mask), "all": (x,)}
+
+    model, inputs = Two().eval(), {"mask": torch.rand(2, 1, 8, 8), "x": torch.randn(2, 3, 8, 8)}
+    captured = capture(model, inputs)
+    assert captured.meta[WAY] == "export"
+    assert torch.equal(captured(**inputs)["y"], model(**inputs)["y"])
+    with pytest.raises(SpecialisedError, match="one batch size"):
+        captured(x=torch.randn(3, 3, 8, 8), mask=inputs["mask"][:1])
+
+
+KINDS = {
+    aten.view.default: "view",
+    aten._unsafe_view.default: "view",
+    aten.reshape.default: "reshape",
+    aten.expand.default: "expand",
+    aten.unflatten.int: "unflatten",
+    aten.split.Tensor: "split",
+    aten.split.sizes: "split",
+    aten.split_with_sizes.default: "split_with_sizes",
+    aten.chunk.default: "chunk",
+    aten.tensor_split.sections: "tensor_split",
+    aten.slice.Tensor: operator.getitem,
+    aten.narrow.default: "narrow",
+    aten.pad.default: F.pad,
+    aten.constant_pad_nd.default: F.pad,
+    aten.matmul.default: "matmul",
+    aten.bmm.default: "bmm",
+    aten.einsum.default: torch.einsum,
+    aten.scaled_dot_product_attention.default: F.scaled_dot_product_attention,
+    aten.conv1d.default: torch.conv2d,
+    aten.conv3d.default: torch.conv2d,
+    aten.layer_norm.default: F.layer_norm,
+    aten.rms_norm.default: F.layer_norm,
+    # A length that is stated in a second way, or whose case nobody wrote: channels there freeze.
+    aten.as_strided.default: None,
+    aten.view.dtype: None,
+    aten.conv_transpose2d.input: None,
+    aten.convolution.default: None,
+    aten.baddbmm.default: None,
+    aten.channel_shuffle.default: None,
+    aten.arange.start: None,
+    aten.narrow_copy.default: "narrow",
+    aten.linear.default: None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overload", KINDS, ids=str)
+def test_the_schema_tells_which_case_an_operator_is(overload):
+    assert kind_of(overload) == KINDS[overload]
+    assert KINDS[overload] is None or KINDS[overload] in CASES
