@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.channels import Channels, Ids
-from fxprune.surface import Target
+from fxprune.surface import Target, kind_of
 from fxprune.walk import Axes, Event, Fork, Label, Walk
 
 
@@ -89,7 +89,7 @@ class Call:
         self.balance(ids, why)
         if node is None:  # what computes a stored weight stays wide
             return
-        if node.op in ("call_function", "call_method") and node.target in calls:
+        if node.op in ("call_function", "call_method") and kind_of(node.target) in calls:
             self.walk.products.setdefault(node.name, []).append((ids, power))
         else:
             self.freeze(ids, f"{why} inside {_target(node)}, which is kept whole")

@@ -97,7 +97,11 @@ _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], Target], ...] = (
 )
 # Arguments that state a length in a further way, for which there is no case.
 _STATED_TWICE = frozenset({"stride", "storage_offset", "output_padding", "transposed", "dtype"})
-_PRODUCTS = frozenset(target for target in PRODUCTS if isinstance(target, str)) | {"einsum"}
+# Sums of the same name as a function or method: what they return takes the factor, whatever their arguments.
+_SUMS: dict[str, Target] = {
+    **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES if isinstance(target, str)},
+    "einsum": torch.einsum,
+}
 
 
 @functools.cache
@@ -109,8 +113,8 @@ def kind_of(target: Any) -> Target | None:
     if not isinstance(target, torch._ops.OpOverload):
         return target if target in REWRITABLE else None
     name = target._schema.name.removeprefix("aten::")
-    if name in _PRODUCTS:
-        return name if name in PRODUCTS else torch.einsum
+    if name in _SUMS:
+        return _SUMS[name]
     if name in ("expand", "broadcast_to"):
         return name
     arguments = {argument.name for argument in target._schema.arguments}

@@ -85,6 +85,11 @@ def grouped(s, x):
     return s.head(torch.cat([y[:, :6], F.pad(y[:, 6:], (0, 0, 0, 0, 1, 2))], 1))
 
 
+def summed(s, x):
+    y = s.a(x)
+    return s.head((y.softmax(1) * y.sum(1, keepdim=True)).mean((2, 3)))
+
+
 def residual(s, x):
     y = s.stem(x)
     y = y + s.bn(s.b(s.a(y).relu()))
@@ -103,6 +108,7 @@ SAME = {
             gate=conv(16, 16, 1), head=conv(19, 4)),
         IMAGES,
     ),
+    "summed": (Net(summed, a=conv(3, 8), head=linear(8, 4)), IMAGES),
     "residual": (
         Net(residual, stem=conv(3, 8), a=conv(8, 12), b=conv(12, 8), bn=nn.BatchNorm2d(8), gn=nn.GroupNorm(2, 8),
             head=linear(8 * 64, 4)),
@@ -220,6 +226,8 @@ KINDS = {
     aten.matmul.default: "matmul",
     aten.bmm.default: "bmm",
     aten.einsum.default: torch.einsum,
+    aten.sum.dim_IntList: "sum",
+    aten.softmax.int: "softmax",
     aten.scaled_dot_product_attention.default: F.scaled_dot_product_attention,
     aten.conv1d.default: torch.conv2d,
     aten.conv3d.default: torch.conv2d,
@@ -231,6 +239,7 @@ KINDS = {
     aten.conv_transpose2d.input: None,
     aten.convolution.default: None,
     aten.baddbmm.default: None,
+    aten.var.correction: None,
     aten.channel_shuffle.default: None,
     aten.arange.start: None,
     aten.narrow_copy.default: "narrow",
