@@ -110,9 +110,8 @@ def test_work_scales_with_the_axes_that_it_names():
 
 def test_products_of_activations_are_noted_at_their_nodes():
     nodes = couple("attention").nodes
-    assert {name: [len(codes) for codes in facts.products] for name, facts in nodes.items() if facts.products} == {
-        "matmul": [8]
-    }
+    noted = {name: [(len(codes), power) for codes, power in facts.products] for name, facts in nodes.items()}
+    assert {name: products for name, products in noted.items() if products} == {"matmul": [(8, 1.0)]}
 
 
 DOMAINS = {
@@ -141,9 +140,9 @@ def test_names_are_of_the_first_tied_parameter_and_numbered():
 
 
 def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
-    coupling = couple("softmax over channels")
+    coupling = couple("logarithm of softmax over channels")
     found = next(cold for cold in coupling.frozen if "a.weight:0" in cold.what)
-    assert found.why == "softmax over channels" and found.node == "softmax"
+    assert found.why == "log_softmax over channels" and found.node == "log_softmax"
     assert found.source.startswith("samples/reduce.py:")
     assert found.weights == 0 or found.weights == 8 * 3 + 8
     output = next(cold for cold in coupling.frozen if cold.node == "output")
