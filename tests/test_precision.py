@@ -89,7 +89,7 @@ def roles_of(group):
 ALIGNED = [
     "relu", "residual", "squeeze and excitation", "one gate for all channels", "layer scale", "choice", "masked",
     "in place on some channels", "constant per channel", "depthwise", "batch norm without affine",
-    "softmax over channels", "sum over channels", "slices treated differently", "slices pooled differently",
+    "logarithm of softmax over channels", "slices treated differently", "slices pooled differently",
     "two inputs", "several outputs", "channels as length",
     "cumulative sum over channels", "one layer twice in a row",
 ]  # fmt: skip
@@ -101,10 +101,6 @@ CAUTIOUS = {
     "index": ("an index is not looked into", "a.weight:0 0 2, a.bias:0 0 2, b.weight:1 0 1"),
     "chunk of uneven parts": ("pieces put together again", "a.weight:0 0 6, a.bias:0 0 6, b.weight:1 0 3"),
     "weights put together": ("two weights in one count as computed", "a.weight:0 0 1, a.bias:0 0 1, w:1 0 1, v:1 0 1"),
-    "depthwise transposed": (
-        "no rule of their own for grouped transposed convolutions",
-        "a.weight:0 0 1, a.bias:0 0 1, d.weight:0 0 1, d.bias:0 0 1, b.weight:1 0 1",
-    ),
     "group norm, a channel each": (
         "the number of groups would have to change",
         "a.weight:0 0 1, a.bias:0 0 1, n.weight:0 0 1, n.bias:0 0 1, b.weight:1 0 1",
@@ -153,7 +149,8 @@ def parts_that_merge_alone(coupling, trial):
 
 WHOLE = [
     "relu", "residual", "residual with a scale", "squeeze and excitation", "layer scale", "two scales multiplied first",
-    "interpolation", "batch norm", "depthwise", "depth multiplier", "grouped", "transposed", "functional", "cat",
+    "interpolation", "batch norm", "depthwise", "depth multiplier", "grouped", "transposed", "depthwise transposed",
+    "functional", "cat",
     "dense", "cat with itself", "stack", "padded shortcut", "one layer twice in a row", "one weight in two layers",
     "two inputs joined", "linear after pooling to 2x2", "prelu", "pixel unshuffle", "line", "einsum with a parameter",
 ]  # fmt: skip
