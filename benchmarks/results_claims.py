@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from .results_journal import Row
-from .results_settings import Arm
+from .results_settings import ARMS, Arm
 
 Found = Mapping[Arm, Sequence[Row]]
 
@@ -44,6 +44,10 @@ def _both(first: str, second: str) -> tuple[Pair, ...]:
     return tuple(Pair(Arm(first, keep), Arm(second, keep)) for keep in ("5/8", "1/2"))
 
 
+def _budgets(name: str) -> tuple[Pair, ...]:
+    return tuple(Pair(Arm(name, arm.keep), arm) for arm in ARMS if arm.name == "uniform")
+
+
 CLAIMS = (
     Claim(
         "No fine-tuning is needed: trimmed and left alone, C-SGD is no worse than the wide network",
@@ -66,6 +70,8 @@ CLAIMS = (
     Claim("Clusters from all layers of a group beat those of its first layer", _both("csgd", "pacesetter")),
     Claim("A wider network, squeezed, beats the plain one", (Pair(Arm("squeezed", "1/2"), Arm("scratch", "1/2")),)),
     Claim("Three stages beat one shot", (Pair(Arm("staged", "5/8"), Arm("csgd", "5/8")),)),
+    Claim("Widths by what clustering loses (inertia) beat uniform ones at equal MACs", _budgets("inertia")),
+    Claim("Widths by inertia weighted by the Fisher information beat uniform ones at equal MACs", _budgets("fisher")),
 )
 
 

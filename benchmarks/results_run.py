@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +14,13 @@ from torch.optim import Optimizer
 
 import fxprune
 from fxprune.models_zoo.data import load_data
+from fxprune.passes.allocate_auto import widths_by_loss
 
 from .results_bench import Bench, Task
 from .results_clock import step_times
+from .results_fisher import fisher_curve, mean_squares
 from .results_remove import Lasso, remove, weakest
+from .results_settings import FISHER_BATCHES
 from .results_squeeze import pacesetter, squeeze
 from .results_train import score
 
@@ -58,6 +63,26 @@ def train_csgd(bench: Bench, method: str = "kmeans", finetune: float = 0.0) -> N
     if finetune:
         bench.train(small, bench.more * finetune, phase=2)
     bench.tell_final(small)
+
+
+def train_uniform(bench: Bench) -> None:
+    """C-SGD to a share of the MACs, each group to the same share of its channels."""
+    model = bench.wide()
+    plan = fxprune.plan(bench.couple(model), macs=bench.task.arm.share, seed=bench.task.seed)
+    bench.tell_final(squeeze(bench, model, plan, bench.more, phase=1))
+
+
+def train_allocated(bench: Bench, *, fisher: bool) -> None:
+    """C-SGD to a share of the MACs, widths by what clustering loses: in rows, or in rows weighted by the Fisher."""
+    model = bench.wide()
+    coupling, curve = bench.couple(model), None
+    if fisher:
+        with torch.random.fork_rng():
+            images = (images for images, _ in itertools.islice(bench.data.train, FISHER_BATCHES))
+            curve = partial(fisher_curve, mean_squares(model, images, bench.task.seed))
+    widths, _ = widths_by_loss(coupling, "macs", bench.task.arm.share, curve=curve)
+    plan = fxprune.plan(coupling, widths=widths, seed=bench.task.seed)
+    bench.tell_final(squeeze(bench, model, plan, bench.more, phase=1))
 
 
 def train_pacesetter(bench: Bench) -> None:
@@ -139,6 +164,9 @@ ARMS: Mapping[str, Callable[[Bench], None]] = {
     "csgd": train_csgd,
     "even": lambda bench: train_csgd(bench, "even"),
     "imbalanced": lambda bench: train_csgd(bench, "imbalanced"),
+    "uniform": train_uniform,
+    "inertia": partial(train_allocated, fisher=False),
+    "fisher": partial(train_allocated, fisher=True),
     "pacesetter": train_pacesetter,
     "staged": train_staged,
     "finetuned": lambda bench: train_csgd(bench, finetune=0.5),

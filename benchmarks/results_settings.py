@@ -45,13 +45,19 @@ class Settings:
 QUICK = Settings(data="digits", image_size=12, wide_epochs=6.0, more_epochs=6.0)
 
 
+# Arms that end at a share of the MACs, of the same network, and differ in which group gets which width.
+BUDGETED = ("uniform", "inertia", "fisher")
+# Batches of training images from which the Fisher information is estimated.
+FISHER_BATCHES = 30
+
+
 @dataclass(frozen=True)
 class Arm:
     """One row of the table.
 
     Attributes:
         name: which function of ``results_run`` trains it.
-        keep: share of the channels that are left of the wide network, as ``5/8``.
+        keep: share of the channels that are left of the wide network, as ``5/8``; of its MACs in ``BUDGETED`` arms.
     """
 
     name: str
@@ -61,6 +67,11 @@ class Arm:
     def share(self) -> float:
         """The share as a number."""
         return float(Fraction(self.keep))
+
+    @property
+    def width(self) -> str:
+        """The share in words."""
+        return f"{self.keep} of the MACs" if self.name in BUDGETED else self.keep
 
     def __str__(self) -> str:
         return f"{self.name} {self.keep}"
@@ -72,6 +83,7 @@ ARMS = (
     *(Arm(name, keep) for keep in ("5/8", "1/2") for name in ("csgd", "scratch", "l1", "lasso", "merged")),
     *(Arm(name, "5/8") for name in ("even", "imbalanced", "pacesetter", "staged", "finetuned", "clock")),
     *(Arm(name, "1/2") for name in ("even", "imbalanced", "pacesetter", "squeezed")),
+    *(Arm(name, keep) for keep in ("3/10", "1/20") for name in BUDGETED),
 )
 
 

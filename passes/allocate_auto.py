@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,25 @@ from fxprune.coupling import Coupling, Group
 from .allocate import Budget, Unit, check_share, refined, units_of
 from .cost_terms import CostTerms, cost_terms
 from .features import features
+from .kmeans import Points
+
+Curve = Callable[[Coupling, Group], NDArray[np.float64]]
 
 
 def widths_by_loss(
-    coupling: Coupling, budget: Budget, share: float, round_to: int = 1, selected: Set[str] | None = None
+    coupling: Coupling,
+    budget: Budget,
+    share: float,
+    round_to: int = 1,
+    selected: Set[str] | None = None,
+    curve: Curve | None = None,
 ) -> tuple[dict[str, int], str]:
     """cost(widths) = share * cost(network) within 1 %, or as nearly as can be, at a small sum of losses.
 
     From the full widths, the unit with the least loss per cost saved becomes one step narrower, until the budget is
     met. Since each loss is convex in the width, and were the costs a sum over units, no other widths would be better;
-    costs are products of neighbouring widths, so this is a good answer rather than the best.
+    costs are products of neighbouring widths, so this is a good answer rather than the best. How little is lost before
+    training need not tell how good the network is after it: docs/results.md finds no gain over uniform widths.
 
     Args:
         coupling: the analysis, with its model still alive.
@@ -30,6 +39,7 @@ def widths_by_loss(
         share: of the network's total, above 0, up to 1.
         round_to: as in :func:`fxprune.passes.allocate.widths_for`.
         selected: as there.
+        curve: coupling and group -> loss with 1 to width clusters, convex; None: :func:`loss_curve`.
 
     Returns:
         Group name -> width, and what was reached, in words.
@@ -46,7 +56,7 @@ def widths_by_loss(
     def above(widths: Mapping[str, int]) -> float:
         return float(getattr(widths_cost(coupling, widths), budget)) / total - share
 
-    last, before = _descend(coupling, units, cost_terms(coupling, budget), share * total)
+    last, before = _descend(coupling, units, cost_terms(coupling, budget), share * total, curve or loss_curve)
     best = min(last, before, key=lambda widths: abs(above(widths)))
     return refined(units, best, above, budget, share)
 
@@ -63,27 +73,35 @@ def loss_curve(coupling: Coupling, group: Group) -> NDArray[np.float64]:
     Returns:
         float64 [width].
     """
+    points = features(coupling, group, seed=0)
+    return float((points**2).sum()) / group.width * lost_over_left(points)
+
+
+def lost_over_left(points: Points) -> NDArray[np.float64]:
+    """r_k / (1 - r_k) for k = 1 to n clusters of n points, where r_k is the share of the squares that their means lose.
+
+    Returns:
+        float64 [n].
+    """
     from scipy.cluster.hierarchy import ward
 
-    points = features(coupling, group, seed=0)
     size = float((points**2).sum())
     if size == 0.0:
-        return np.zeros(group.width)
+        return np.zeros(len(points))
     heights = np.maximum.accumulate(ward(points)[:, 2])
     gone = np.r_[0.0, np.cumsum(heights**2 / 2.0)][::-1] / size  # to merge at height h adds h^2 / 2 to the sum
-    blocks = size / group.width
     lost = np.minimum(gone, 1.0 - 1e-12)
-    curve: NDArray[np.float64] = blocks * lost / (1.0 - lost)
-    return curve
+    ratio: NDArray[np.float64] = lost / (1.0 - lost)
+    return ratio
 
 
 def _descend(
-    coupling: Coupling, units: list[Unit], terms: CostTerms, goal: float
+    coupling: Coupling, units: list[Unit], terms: CostTerms, goal: float, curve: Curve
 ) -> tuple[dict[str, int], dict[str, int]]:
     """The first widths on the way down whose cost is at most ``goal``, and those one step before."""
     index = {name: place for place, name in enumerate(coupling.groups)}
     full = np.array([group.width for group in coupling.groups.values()], np.float64)
-    curves = {group.name: loss_curve(coupling, group) for unit in units for group in unit.groups}
+    curves = {group.name: curve(coupling, group) for unit in units for group in unit.groups}
     losses = [
         np.sum([curves[group.name][unit.widths[:, i] - 1] for i, group in enumerate(unit.groups)], axis=0)
         for unit in units
@@ -110,12 +128,6 @@ def _descend(
         row[best] -= 1
         shares[on[best]] = units[best].widths[row[best]] / full[on[best]]
     return widths(), before
-
-
-def _summed(curves: Mapping[str, NDArray[np.float64]], unit: Unit) -> NDArray[np.float64]:
-    """Loss of each choice of a unit."""
-    losses = [curves[group.name][unit.widths[:, i] - 1] for i, group in enumerate(unit.groups)]
-    return np.asarray(np.sum(losses, axis=0), np.float64)
 
 
 def _price(loss: NDArray[np.float64], here: int, widths: NDArray[np.int64], slopes: NDArray[np.float64]) -> float:

@@ -51,7 +51,8 @@ def plan(
         freeze: patterns; groups that match one of them keep their widths.
         internal_only: only groups inside a residual branch become narrower.
         allocate: how ``macs`` or ``params`` are shared out: ``uniform``: the same share of channels in every group;
-            ``auto``: first where clustering loses least (:func:`fxprune.passes.allocate_auto.widths_by_loss`).
+            ``auto``: first where clustering loses least (:func:`fxprune.passes.allocate_auto.widths_by_loss`), which is
+            not shown to be better at equal MACs (docs/results.md).
 
     Raises:
         NothingToPruneError: the coupling has no groups.

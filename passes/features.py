@@ -29,20 +29,24 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     blocks = [np.zeros((group.width, 1))]
     for axis in group.tied:
         if axis.parameter in parameters:
-            block = _rows(parameters[axis.parameter], axis.dim, axis.positions)
+            block = rows_of(parameters[axis.parameter], axis.dim, axis.positions)
             scale = np.sqrt((block**2).sum(axis=1).mean())
             if scale > 0.0:
                 blocks.append(block / scale)
-    points = np.concatenate(blocks, axis=1)
+    return projected(np.concatenate(blocks, axis=1), seed)
+
+
+def projected(points: Points, seed: int) -> Points:
+    """The same points where their features are few, else random projections that keep distances."""
     if points.shape[1] <= _MOST_FEATURES:
         return points
     from sklearn.random_projection import GaussianRandomProjection
 
-    projected: Points = GaussianRandomProjection(_PROJECTED, random_state=seed).fit_transform(points)
-    return projected
+    fewer: Points = GaussianRandomProjection(_PROJECTED, random_state=seed).fit_transform(points)
+    return fewer
 
 
-def _rows(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> Points:
+def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> Points:
     """[width, occurrences * rest]: the slices along ``dim`` in which each channel occurs, side by side."""
     width = positions.shape[0]
     rows = parameter.detach().double().cpu().movedim(dim, 0)[torch.as_tensor(positions)]

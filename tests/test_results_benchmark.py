@@ -17,11 +17,12 @@ from benchmarks import results, results_run
 from benchmarks.results_bench import Bench, Task
 from benchmarks.results_claims import CLAIMS, Pair, difference
 from benchmarks.results_clock import step_times
+from benchmarks.results_fisher import fisher_curve, mean_squares
 from benchmarks.results_journal import Journal, Row, row_of, to_csv
 from benchmarks.results_remove import Lasso, remove, weakest
 from benchmarks.results_report import LABELS, page
 from benchmarks.results_run import run
-from benchmarks.results_settings import ARMS, Arm, Settings, digest
+from benchmarks.results_settings import ARMS, BUDGETED, Arm, Settings, digest
 from benchmarks.results_squeeze import pacesetter
 from benchmarks.results_train import fit, optimizer_for, rates_for, score
 from fxprune.models_zoo.cifar_resnet import CifarResNet
@@ -213,7 +214,36 @@ def test_the_interval_is_student_t_over_pairs():
     assert gap.mean == pytest.approx(0.04) and gap.half == pytest.approx(4.302653 * spread / math.sqrt(3))
 
 
-CSGD_ARMS = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", "squeezed")
+@pytest.mark.parametrize("name", BUDGETED)
+def test_arms_at_a_share_of_the_macs_end_there(name, tmp_path):
+    facts, whole = {}, 160_160
+    run(Task(Arm(name, "3/10"), 0, TINY, tmp_path), lambda **told: facts.update(told))
+    assert facts["macs"] == pytest.approx(0.3 * whole, rel=0.05)  # so narrow a network has few widths to choose from
+    assert facts["changed"] == 0 and facts["error64"] < 1e-12 and 0.0 <= facts["top1"] <= 1.0
+
+
+def test_the_fisher_information_is_that_of_every_image_and_every_label():
+    net, images = residual_net().double(), torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    exact = dict.fromkeys(names, 0.0)
+    for image in images:
+        logs = net(image[None]).log_softmax(1)[0]
+        for log in logs:
+            gradients = torch.autograd.grad(log, parameters, retain_graph=True)
+            for found, gradient in zip(names, gradients, strict=True):
+                exact[found] += float((log.exp() * gradient.square().mean()).detach()) / len(images)
+    squares = mean_squares(net, [images] * 600)
+    assert squares == pytest.approx(exact, rel=0.3)  # 600 draws; one draw varies by some hundred per cent
+    assert squares["conv1.weight"] == pytest.approx(exact["conv1.weight"], rel=0.3)
+    coupling = fxprune.couple(net, EXAMPLE.double())
+    group = coupling.groups["stage1.0.conv1.weight"]
+    curve = fisher_curve(squares, coupling, group)
+    twice = fisher_curve({name: 2.0 * f for name, f in squares.items()}, coupling, group)
+    assert twice == pytest.approx(2.0 * curve, rel=1e-12)  # float64 rounding
+    assert curve[-1] == 0.0 and (np.diff(curve) < 0).all()
+
+
+CSGD_ARMS = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", "squeezed", *BUDGETED)
 
 
 def full_journal(path):
@@ -232,14 +262,14 @@ def test_the_page_has_every_arm_and_every_claim(tmp_path):
     journal = full_journal(tmp_path / "results.csv")
     text = page(journal, ARMS, TINY)
     for claim in CLAIMS:
-        assert f"### {claim.title}\n" in text and f"| {claim.title} | {claim.pairs[0].first.keep} | " in text
+        assert f"### {claim.title}\n" in text and f"| {claim.title} | {claim.pairs[0].first.width} | " in text
     for arm in ARMS:
-        assert arm.name == "clock" or f"| {LABELS[arm.name]} | {arm.keep} | 3 |" in text
+        assert arm.name == "clock" or f"| {LABELS[arm.name]} | {arm.width} | 3 |" in text
     assert "3 of them" in text and "W = 1 epochs" in text and "4-8-16 channels" in text
     assert "**Contradicted**, within 5 %: a step takes 1.100 ± 0.000 times" in text
-    assert "**Shown**: in 33 networks the trim changed the class of 0 test images" in text
+    assert "**Shown**: in 51 networks the trim changed the class of 0 test images" in text
     journal.add(a_row(CSGD, 0, top1=0.9, changed=1))
-    assert "**Contradicted**: in 33 networks" in page(journal, ARMS, TINY)
+    assert "**Contradicted**: in 51 networks" in page(journal, ARMS, TINY)
     journal.add(a_row(WIDE, 3, error="took too long"))
     assert "| wide 1 | 3 | took too long |" in page(journal, ARMS, TINY)
 

@@ -1,0 +1,30 @@
+"""Cells and tables of the page: means, spreads, shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import mean, stdev
+
+
+def percent(values: Sequence[float | None]) -> str:
+    return spread_of([None if value is None else 100 * value for value in values], "{:.2f}", " %")
+
+
+def spread_of(values: Iterable[float | None], form: str, unit: str = "") -> str:
+    """Mean and sample standard deviation; nothing where there is no value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    text: Callable[[float], str] = form.format
+    return text(mean(known)) + (f" ± {text(stdev(known))}" if len(known) > 1 else "") + unit
+
+
+def mean_of(values: Sequence[int | None], unit: float, form: str) -> str:
+    """Mean of what differs a little where each seed chooses its own widths."""
+    known = [value for value in values if value is not None]
+    return form.format(mean(known) / unit) if known else ""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
