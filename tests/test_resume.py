@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import fxprune
+import fxprune.passes.compress
 from fxprune.errors import CheckpointError, StoppedError
 from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.tensor_loader import TensorLoader
