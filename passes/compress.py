@@ -23,8 +23,9 @@ from .clock import Clock
 from .compress_journal import Journal, open_journal
 from .compress_measure import measure_stages, versions
 from .compress_phases import Phases, open_phases
+from .compress_prepare import prepare, target_of, teacher_from_file
 from .compress_stages import narrow_in_stages, widths_of_stages
-from .compress_train import prepare, target_of, teacher_from_file, train_csgd, train_wide
+from .compress_train import train_csgd, train_wide
 from .compress_trim import check_trim, trim
 from .csgd import Deviation
 from .deviation_plot import DEVIATION_PLOT, draw_deviation

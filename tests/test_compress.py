@@ -20,7 +20,8 @@ from fxprune.models_zoo.tensor_loader import TensorLoader
 from fxprune.passes import compress, compress_trim, culprit
 from fxprune.passes.build import build, on_device
 from fxprune.passes.clock import Clock
-from fxprune.passes.compress_train import prepare, teacher_from_file, train_csgd, train_wide
+from fxprune.passes.compress_prepare import prepare, teacher_from_file
+from fxprune.passes.compress_train import train_csgd, train_wide
 from fxprune.passes.compress_trim import check_trim, trim
 from fxprune.passes.drawing import DRAWINGS
 from fxprune.passes.folder import folder_aside

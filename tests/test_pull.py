@@ -8,7 +8,8 @@ from test_compress import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
-from fxprune.passes.compress_train import prepare, train_csgd
+from fxprune.passes.compress_prepare import prepare
+from fxprune.passes.compress_train import train_csgd
 from fxprune.passes.coupled_law import coupled_curve
 from fxprune.passes.job import Job
 from fxprune.passes.metrics import read_metrics
