@@ -9,7 +9,6 @@ What that cannot trace is exported (:mod:`fxprune.exported`), as operations in e
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from torch import fx, nn
@@ -100,8 +99,11 @@ def _follow_training(
     skeleton = share_copy(model).eval()
     for each in entered(skeleton, PlainTracer(inputs, opened, through=through).keeps):
         each.training = True
-    with contextlib.suppress(Exception):  # in training it may do what cannot be traced: then it keeps to eval mode
-        follow_training(module, _tracer(module.meta[WAY], skeleton, inputs, opened, through).trace(skeleton))
+    try:
+        trained = _tracer(module.meta[WAY], skeleton, inputs, opened, through).trace(skeleton)
+    except Exception:  # in training it may do what cannot be traced: then it keeps to eval mode
+        return
+    follow_training(module, trained)
 
 
 def _exported(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -132,7 +133,9 @@ def _normalized(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12,
 
 
 def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    one, other = (x / x.norm(2, dim, keepdim=True).clamp_min(eps) for x in (x1, x2))
+    # The dimension is one of the broadcast tensors, and so is the length.
+    both = torch.broadcast_tensors(x1, x2)
+    one, other = (x / x.norm(2, dim, keepdim=True).clamp_min(eps) for x in (both[0], both[1]))
     result: Tensor = (one * other).sum(dim)
     return result
 

@@ -220,11 +220,14 @@ def reduced(net, draw, c, _):
 
 
 def summed(net, draw, c, _):
-    kind = draw.choice(("total", "spread", "cosine", "power"))
+    kind = draw.choice(("total", "spread", "cosine", "template", "power"))
     if kind == "total":
         return lambda s, x, y, z, w: x * w.sum((1, 3), keepdim=True).tanh() + torch.sum(y[:, 1:], 1)[:, None].tanh(), c
     if kind == "spread":
         return lambda s, x, y, z, w: x / (w.std((1, 2), keepdim=True) + 0.1) + y.var(1, True, True).tanh(), c
+    if kind == "template":
+        name = net.add(free(c, 1, 1))
+        return lambda s, x, y, z, w: x * F.cosine_similarity(y, getattr(s, name), dim=-3)[:, None], c
     if kind == "cosine":
         return lambda s, x, y, z, w: x * F.cosine_similarity(y, z, dim=1)[:, None], c
         return lambda s, x, y, z, w: x / (w.norm(3, (1,), True) + torch.linalg.vector_norm(y, 1) + 1), c

@@ -51,6 +51,17 @@ class Given(nn.Module):
         return self.layer(*inputs * self.times, **self.options, **tensors)
 
 
+class Cosine(nn.Module):
+    """Options of the function."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, x, y):
+        return F.cosine_similarity(x, y, **self.options)
+
+
 class Functional(nn.Module):
     def __init__(self, **options):
         super().__init__()
@@ -151,6 +162,24 @@ def test_the_function_opens_too(options):
     net, inputs = randomise_but_masks(Functional(**options)), (added(L, N, E), added(S, N, E))
     graph = capture(net, inputs)
     assert not any(node.target is F.multi_head_attention_forward for node in graph.graph.nodes)
+    assert_same(graph(*inputs), net(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("other", "options"),
+    [
+        ((2, 8, 4, 4), {}),
+        ((1, 8, 1, 1), {}),
+        ((8, 1, 1), {}),  # dimension 1 of both together is dimension 0 of this one
+        ((8, 1, 1), {"dim": -3, "eps": 0.5}),
+        ((1, 4), {"dim": 2}),
+        ((2, 1, 1, 1), {}),  # as long as eight equal numbers
+    ],
+)
+def test_cosine_similarity_broadcasts_as_the_function_does(other, options):
+    net, inputs = Cosine(**options), (added(2, 8, 4, 4), added(*other))
+    graph = capture(net, inputs)
+    assert not any(node.target is F.cosine_similarity for node in graph.graph.nodes)
     assert_same(graph(*inputs), net(*inputs))
 
 
