@@ -47,22 +47,23 @@ def _is_open(size: Any) -> bool:
 
 
 def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
-    """A literal, or where channels were merged with batch or space, a quotient computed from the narrow input.
+    """A literal, or where the model computes the size, a quotient: an axis may hold batch or space beside channels.
 
     The elements of a run of input axes stay together: the axis is as long as these axes, over the run's other new axes.
     """
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     before, after = site.coupling.nodes[given.name].value, site.value
-    if isinstance(sizes[dim], int) or site.kind in surface.EXPANSIONS:
-        return int(site.kept(codes).sum())
+    kept = int(site.kept(codes).sum())
+    if isinstance(sizes[dim], int):
+        return kept
+    # Sizes that the model computes are those of the wide network; batch and space repeat the channels as a whole.
+    share = Fraction(kept, len(codes))
+    if site.kind in surface.EXPANSIONS:
+        return _share_of(site, sizes[dim], share)
     inside, new = next(run for run in segments(before.sizes, after.sizes) if dim in run[1])
-    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1):
-        return int(site.kept(codes).sum())
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
-    if any(_is_open(size) for size in others):
-        # Sizes that the model computes are those of the wide network; batch and space repeat the channels as a whole.
-        share = Fraction(int(site.kept(codes).sum()), len(codes))
-        return site.call(operator.floordiv, site.call(operator.mul, sizes[dim], share.numerator), share.denominator)
+    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(_is_open, others)):
+        return _share_of(site, sizes[dim], share)
     total: Any = site.length(inside[0])
     for d in inside[1:]:
         total = site.call(operator.mul, total, site.length(d))
@@ -71,13 +72,19 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
     return total
 
 
+def _share_of(site: Site, size: Any, share: Fraction) -> fx.Node:
+    return site.call(operator.floordiv, site.call(operator.mul, size, share.numerator), share.denominator)
+
+
 def _unflattened(site: Site, out: Shape) -> fx.Node:
     rank = len(site.shape_of(0).sizes)
     dim, sizes = site.parameter(1, "dim") % rank, list(site.parameter(2, "sizes"))
     for place in range(len(sizes)):
         codes = out.axes[dim + place]
         if codes is not None and not _is_open(sizes[place]):
-            sizes[place] = int(site.kept(codes).sum())
+            kept = int(site.kept(codes).sum())
+            computed = not isinstance(sizes[place], int)
+            sizes[place] = _share_of(site, sizes[place], Fraction(kept, len(codes))) if computed else kept
     return site.copy((site.args[0], dim, tuple(sizes)), {})
 
 

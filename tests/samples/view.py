@@ -40,6 +40,24 @@ def _repeats_and_batch(s, y):
     return y.repeat_interleave(3, 1).reshape(n * c, -1, h, w).amax(1).view(n, c, h, w)
 
 
+def _viewed_twice(s, y):
+    n, c, h, w = y.shape
+    z = (y.view(n * c, -1, 1, 1) * torch.ones(3, 3)).view(n * c, h, w, 3, 3)
+    return z.mean((3, 4)).view(n, c, h, w)
+
+
+def _spread_in_the_batch(s, y):
+    n, c, h, w = y.shape
+    z = y.view(n * c, 1, h, w).expand(n * c, 2, h, w) * torch.linspace(1, 2, 2)[:, None, None]
+    return z.amax(1).view(n, c, h, w)
+
+
+def _parted_in_the_batch(s, y):
+    n, c, h, w = y.shape
+    z = y.view(n * c * h, w).unflatten(0, (n * c, h))
+    return z.sigmoid().view(n, c, h, w)
+
+
 def _space_to_depth(s, y):
     n, c, h, w = y.shape
     return y.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
@@ -82,6 +100,9 @@ image("views that disagree", _disagree, {B: 6}, out=4, frozen="view as 2 x 4")
 image("batch and channels merged", _per_image_and_channel, {A: 8, B: 6}, k=conv(1, 1, 3))
 image("batch and channels merged, open", _per_image_and_channel_open, {A: 8, B: 6}, out=16, k=conv(1, 2, 3))
 image("groups in the batch", _groups_in_the_batch, {A: 4, B: 6}, width=16)
+image("image and channel viewed twice", _viewed_twice, {A: 8, B: 6})
+image("image and channel spread", _spread_in_the_batch, {A: 8, B: 6})
+image("image and channel parted", _parted_in_the_batch, {A: 8, B: 6})
 image("repeats and batch apart, open", _repeats_and_batch, {A: 8, B: 6})
 image("pixel shuffle", lambda s, y: s.p(y), {A: 4, B: 6}, width=16, out=4, p=nn.PixelShuffle(2))
 image("pixel shuffle, called", lambda s, y: F.pixel_shuffle(y, 2), {A: 4, B: 6}, width=16, out=4)
