@@ -11,6 +11,7 @@ import functools
 import operator
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class ValueTracer(PlainTracer):
         self._meta_root = on_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
+        self._asked: dict[fx.Node, tuple[Place, fx.Node]] = {}
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace, with calls that make tensors from sizes recorded too."""
@@ -94,8 +96,20 @@ class ValueTracer(PlainTracer):
             raise fx.proxy.TraceError("control flow depends on the values of a tensor")
         decided = kind(value)
         if isinstance(value, (bool, int, float)):
-            self.create_proxy("call_function", holds, (proxy, decided, line_of(sys._getframe(2))), {})
+            asker = sys._getframe(2)
+            guard = self.create_proxy("call_function", holds, (proxy, decided, line_of(asker)), {})
+            self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
+
+    def handed_over(self, caller: FrameType, given: Any) -> None:
+        """Take back the guards of numbers that a call asked for their value before it handed them over as proxies.
+
+        So does the parser of PyTorch's own functions. Nothing is decided there: the call is recorded with the proxies.
+        """
+        for node in [leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]:
+            place, guard = self._asked.pop(node, (None, node))
+            if place == _place_of(caller):
+                self.graph.erase_node(guard)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Branches are decided by the example."""
@@ -111,10 +125,27 @@ class ValueTracer(PlainTracer):
 _FIXED = ("ndim", "dtype", "layout", "is_meta", "is_cuda", "is_sparse", "requires_grad")
 
 
+# A frame and the instruction that it is at.
+Place = tuple[int, int]
+
+
+def _place_of(frame: FrameType) -> Place:
+    return id(frame), frame.f_lasti
+
+
 class ValueProxy(fx.Proxy):
     """A proxy that can be asked for what it is at the example's sizes."""
 
     tracer: ValueTracer
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """Record a call of a PyTorch function."""
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, ValueProxy):
+                leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))
+                break
+        return super().__torch_function__(orig_method, types, args, kwargs)
 
     def __getattr__(self, k: str) -> Any:
         value = self.tracer.value(self.node)

@@ -205,8 +205,12 @@ def convolved(site: Site) -> fx.Node | None:
     groups = site.parameter(6, "groups", 1)
     if groups == 1 or on_x.axes[1] is None:
         return None
+    channels = on_x.axes[1]
     per_group = weight.sizes[1] if weight.axes[1] is None else int(site.kept(weight.axes[1]).sum())
-    groups = int(site.kept(on_x.axes[1]).sum()) // per_group
+    after = int(site.kept(channels).sum()) // per_group
+    # A group of each image has a weight of its own where the batch lies beside the channels: their number is computed.
+    before = len(channels) // weight.sizes[1]
+    groups = after if isinstance(groups, int) else _share_of(site, groups, Fraction(after, before))
     if len(site.args) > 6:
         return site.copy((*site.args[:6], groups), site.kwargs)
     return site.copy(site.args, {**site.kwargs, "groups": groups})

@@ -108,6 +108,31 @@ def test_a_branch_on_a_size_is_taken_as_the_example_takes_it_and_guarded():
         captured(torch.randn(3, 3, 8, 7))
 
 
+def image_by_image(s, x):
+    n, c, h, w = s.a(x).shape
+    kernels = s.a.weight.repeat(n, 1, 1, 1)
+    return F.conv2d(s.a(x).reshape(1, n * c, h, w)[:, : 3 * n], kernels, groups=n).view(n, c, h, w)
+
+
+def test_a_number_that_pytorch_takes_as_it_is_needs_no_guard():
+    model = small(image_by_image).eval()
+    captured = capture(model, (IMAGES,), ways=("values",))
+    assert captured.meta[WAY] == "values"
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(captured(images), model(images))
+
+
+@pytest.mark.parametrize("given", [lambda s, y, n: torch.mul(y, n), lambda s, y, n: torch.narrow(y, 0, 0, n)])
+def test_a_number_that_python_takes_keeps_its_guard_when_pytorch_takes_it_too(given):
+    def counted(s, x):
+        n = x.shape[0]
+        return given(s, sum(s.a(x) for _ in range(n)), n)
+
+    captured = capture(small(counted).eval(), (IMAGES,), ways=("values",))
+    with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was 2, run where it is 3"):
+        captured(torch.randn(3, 3, 8, 8))
+
+
 def test_sequences_of_sizes_may_be_spread():
     model = Net(lambda s, x: s.a(x).reshape(*x.shape[:-1], 2, 4).sum(-1), a=linear(3, 8))
     for shape in ((2, 5, 3), (4, 7, 3)):

@@ -35,6 +35,18 @@ def _standardised_layer(s, x):
     return F.conv2d(x, weight, s.bias, s.stride, s.padding, s.dilation, s.groups)
 
 
+def _kernels_of_each_image(s, y):
+    n, c, h, w = y.shape
+    kernels = (s.r(y.mean((2, 3))).sigmoid() @ s.w).view(n * 8, c, 1, 1)
+    return F.conv2d(y.reshape(1, n * c, h, w), kernels, groups=n).view(n, 8, h, w)
+
+
+def _depthwise_images_side_by_side(s, y):
+    n, c, h, w = y.shape
+    kernels = s.w.repeat(n, 1, 1, 1)
+    return F.conv2d(y.reshape(1, n * c, h, w), kernels, padding=1, groups=n * c).view(n, c, h, w)
+
+
 # fmt: off
 image("kernel, stride, no bias", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
       c=conv(8, 5, 3, stride=2, bias=False), out=5)
@@ -132,3 +144,6 @@ image("weight read and averaged", lambda s, y: F.conv2d(y, s.w) + s.w.flatten(1)
 net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
     dtype=torch.long),),
     {"e.weight": 8}, e=nn.Embedding(10, 8), head=linear(8, 4), frozen="rows of a table")
+image("a kernel of each image", _kernels_of_each_image, {"r.weight": 2, B: 6}, out=8, r=linear(8, 2), w=free(2, 64),
+      frozen="with a computed weight")
+image("depthwise images side by side", _depthwise_images_side_by_side, {"w": 8, B: 6}, w=free(8, 1, 3, 3))
