@@ -7,7 +7,7 @@ state, it is the same for all of them under any optimizer, and the deviation is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fxprune.plans import Partition
 
 from .segments import Segments, even, segments
+from .side_by_side import even_each
 from .tied import Tied
 
 
@@ -35,26 +36,37 @@ class Apart:
         self._tied = tied
         self._away: list[Tensor] = []
         self._cuts: dict[tuple[Partition, torch.device], Segments] = {}
+        self._alike: dict[Hashable, Segments] = {}
 
     def cuts(self, tied: Tied) -> list[Segments]:
-        """The partitions of a parameter, on its device."""
+        """The partitions of a parameter, on its device; one and the same object for all that cut alike."""
         device = tied.parameter.device
         for partition in tied.partitions:
             if (partition, device) not in self._cuts:
-                self._cuts[partition, device] = segments(partition, device)
+                alike = (partition.dim, partition.cluster.tobytes(), partition.kept.tobytes(), device)
+                self._cuts[partition, device] = self._alike.setdefault(alike, segments(partition, device))
         return [self._cuts[partition, device] for partition in tied.partitions]
 
+    def even(self, given: Sequence[tuple[Tied, Tensor]]) -> list[Tensor]:
+        """The mean over clusters of each tensor, which has the shape of its tied parameter."""
+        return even_each([tensor for _, tensor in given], [self.cuts(tied) for tied, _ in given])
+
     @torch.no_grad()
-    def gather(self) -> None:
-        """Set p <- mean, over every axis that is tied, and keep p - mean aside."""
+    def gather(self, also: Sequence[tuple[Tied, Tensor]] = ()) -> None:
+        """Set p <- mean, over every axis that is tied, and keep p - mean aside.
+
+        Args:
+            also: further tensors, gradients, to set to their means: many at once take less time.
+        """
         parameters: list[Tensor] = [tied.parameter for tied in self._tied]
         if not parameters:
             return
-        means = [even(tied.parameter, self.cuts(tied)) for tied in self._tied]
-        self._away = list(torch._foreach_sub(parameters, means))
+        means = self.even([*((tied, tied.parameter) for tied in self._tied), *also])
+        here = len(parameters)
+        self._away = list(torch._foreach_sub(parameters, means[:here]))
         if self.rests:
             torch._foreach_add_(self._away, [self.rests[tied.parameter] for tied in self._tied])
-        torch._foreach_copy_(parameters, means)
+        torch._foreach_copy_([*parameters, *(tensor for _, tensor in also)], means)
 
     @torch.no_grad()
     def scatter(self, shrink: Sequence[float] | None = None) -> None:

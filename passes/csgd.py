@@ -181,13 +181,15 @@ class Csgd:
 
         return prepared
 
+    @torch.no_grad()
     def _prepare(self) -> None:
         """Gradients are those at the parameters themselves; the step is taken from their means."""
-        self._even_gradients()
-        if self.coupled:
+        gradients = self._gradients()
+        if not self.coupled:
+            self._apart.gather(gradients)
+        elif gradients:
+            torch._foreach_copy_([gradient for _, gradient in gradients], self._apart.even(gradients))
             self._pull_gradients()
-        else:
-            self._apart.gather()
 
     def _after(self, *_: object) -> None:
         for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
@@ -215,18 +217,15 @@ class Csgd:
                 )
         return rates
 
-    @torch.no_grad()
-    def _even_gradients(self) -> None:
-        for tied in self._tied:
-            gradient = tied.parameter.grad
-            if gradient is None:
-                continue
+    def _gradients(self) -> list[tuple[Tied, torch.Tensor]]:
+        given = [(tied, tied.parameter.grad) for tied in self._tied if tied.parameter.grad is not None]
+        for tied, gradient in given:
             if gradient.layout != torch.strided:
                 raise OptionError(
                     f"`{tied.name}` has a sparse gradient, which cannot be averaged over clusters. Build its layer "
                     f"with sparse=False."
                 )
-            gradient.copy_(even(gradient, self._apart.cuts(tied)))
+        return given
 
     @torch.no_grad()
     def _even_state(self) -> None:
