@@ -1,0 +1,113 @@
+"""A network is checked to the end or says what failed, and small classes pass every check."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from coverage_made import EXAMPLE, good_net
+from torch import nn
+
+import fxprune
+from benchmarks import coverage_check
+from benchmarks.coverage_check import Task, check, examine
+from benchmarks.coverage_result import result_from
+
+
+def examined(net, **kwargs):
+    facts = {}
+    examine(net, EXAMPLE, lambda **told: facts.update(told), **kwargs)
+    return facts
+
+
+def test_a_good_network_is_captured_merged_and_exported():
+    facts = examined(good_net(), onnx=True)
+    assert "error" not in facts
+    assert (facts["capture"], facts["groups"], facts["stage"]) == ("plain", 2, "onnx")
+    assert facts["error64"] < 1e-12 and facts["error_onnx"] < 1e-5
+    # Halves: 3-8-4 channels become 3-4-2, and the last layer reads 32 of 64 columns.
+    assert facts["parameters_after"] == (27 + 1) * 4 + (36 + 1) * 2 + (32 + 1) * 5
+    assert facts["macs"] == 36 * 27 * 8 + 16 * 72 * 4 + 64 * 5
+    assert facts["macs_after"] == 36 * 27 * 4 + 16 * 36 * 2 + 32 * 5
+
+
+def test_a_network_without_groups_keeps_its_reasons():
+    facts = examined(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), onnx=True)
+    assert facts["groups"] == 0 and "error" not in facts
+    assert result_from({"model": "m", "depth": "onnx", "digest": "", **facts}).verdict == "nothing merges"
+
+
+@pytest.mark.parametrize(("broken", "error"), [("concentrate", "AnalysisError"), ("narrow", "RewriteError")])
+def test_a_failed_oracle_is_told(broken, error, monkeypatch):
+    def wrong(model, plan):
+        other = fxprune.passes.merge.concentrate(model, plan)
+        nn.init.ones_(other[0].bias)
+        return other
+
+    monkeypatch.setattr(coverage_check if broken == "concentrate" else fxprune, broken, wrong)
+    facts = examined(good_net(), onnx=True)
+    assert facts["error"].startswith(f"{error}: output at a batch of 2 differs by")
+    assert facts["stage"] == "culprits" and facts["culprits"] == [] and "error_onnx" not in facts
+
+
+@pytest.mark.parametrize(("wide_too", "message"), [(False, "no."), (True, "no. The wide network fails alike.")])
+def test_a_failed_export_says_whether_the_wide_network_fails_alike(wide_too, message, monkeypatch):
+    def refuse(net, *_, **__):
+        if isinstance(net, torch.fx.GraphModule) or wide_too:
+            raise fxprune.errors.ExportError("no.")
+
+    monkeypatch.setattr(fxprune, "export_onnx", refuse)
+    with pytest.raises(fxprune.errors.ExportError) as caught:
+        examined(good_net(), onnx=True)
+    assert str(caught.value) == message
+
+
+# Model, the least share that can be pruned, the most parameters after: what was reached may not be lost again.
+SMALL = [
+    ("test_byobnet", 0.99, 0.40),
+    ("test_coatnet", 0.99, 0.32),
+    ("test_convnext", 0.99, 0.34),
+    ("test_efficientnet", 0.99, 0.44),
+    ("test_mambaout", 0.99, 0.41),
+    ("test_nfnet", 0.60, 0.70),
+    ("test_resnet", 0.99, 0.31),
+    ("test_vit", 0.66, 0.67),
+    ("test_vit_relpos", 0.99, 0.31),
+    ("dla46x_c", 0.99, 0.32),
+    ("edgenext_xx_small", 0.99, 0.30),
+    ("ese_vovnet19b_slim_dw", 0.99, 0.33),
+    ("mobilevit_xxs", 0.99, 0.32),
+    ("starnet_s050", 0.99, 0.34),
+    ("swiftformer_xs", 0.97, 0.32),
+]
+
+
+@pytest.mark.parametrize(("model", "share", "parameters"), SMALL)
+def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters):
+    facts = {}
+    check(Task(model), lambda **told: facts.update(told))
+    found = result_from({"model": model, "depth": "onnx", "digest": "", **facts})
+    assert found.verdict == "exact, exported", found
+    assert found.error64 < 1e-12 and found.error_onnx < 1e-5
+    assert found.share >= share and found.parameters_after / found.parameters <= parameters
+
+
+@pytest.mark.parametrize("model", ["torchvision/squeezenet1_1", "torchvision/lraspp_mobilenet_v3_large"])
+def test_networks_of_torchvision_are_pruned_exactly(model):
+    facts = {}
+    check(Task(model, "exact"), lambda **told: facts.update(told))
+    found = result_from({"model": model, "depth": "exact", "digest": "", **facts})
+    assert found.verdict == "exact", found
+    assert found.error64 < 1e-12 and found.share > 0.99
+
+
+def test_an_entry_point_is_analysed_without_weights():
+    facts = {}
+    check(Task("resnet18", "couple"), lambda **told: facts.update(told))
+    assert (facts["image"], facts["parameters"], facts["capture"]) == (224, 11689512, "plain")
+    assert facts["share"] > 0.99 and "error64" not in facts
+
+
+def test_a_network_above_the_limit_is_left_out():
+    facts = {}
+    check(Task("resnet18", most_parameters=1e6), lambda **told: facts.update(told))
+    assert facts == {"stage": "build", "parameters": 11689512, "image": 128, "too_large": True}

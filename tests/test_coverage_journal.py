@@ -1,0 +1,87 @@
+"""The journal keeps every result, knows of which sources it is, and says what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from coverage_made import FAILED, FULL, result
+
+from benchmarks.coverage_journal import ROOT, Journal, digest, sources
+
+
+def test_results_survive_the_journal(tmp_path):
+    journal = Journal(tmp_path / "deep" / "results.jsonl")
+    for each in (FULL, FAILED, dataclasses.replace(FULL, share=0.5)):
+        journal.append(each)
+    assert Journal(tmp_path / "deep" / "results.jsonl").newest("onnx") == journal.newest("onnx")
+    assert journal.newest("onnx") == {"one": dataclasses.replace(FULL, share=0.5), "two": FAILED}
+    assert len((tmp_path / "deep" / "results.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_line_that_was_cut_off_counts_as_not_written(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(FULL.to_json()) + "\n" + json.dumps(FAILED.to_json())[:40])
+    journal = Journal(path)
+    assert journal.newest("onnx") == {"one": FULL}
+    journal.append(FAILED)
+    assert Journal(path).newest("onnx") == {"one": FULL, "two": FAILED}
+
+
+def test_only_results_of_other_sources_are_missing_and_failures_come_first(tmp_path):
+    journal = Journal(tmp_path / "results.jsonl")
+    for model, known in (
+        ("done", {}),
+        ("old", {"digest": "old"}),
+        ("failed", {"digest": "old", "error": "e"}),
+        ("shallow", {"depth": "exact"}),
+    ):
+        journal.append(result(model, **known))
+    assert journal.missing(["old", "done", "failed", "shallow", "never"], "onnx", "new") == [
+        "failed",
+        "shallow",
+        "never",
+        "old",
+    ]
+
+
+def test_the_digest_knows_every_source(tmp_path):
+    files = [tmp_path / "core.py", tmp_path / "pass.py"]
+    for path in files:
+        path.write_text("a")
+    seen = {digest(files, tmp_path), digest(files[:1], tmp_path)}
+    files[1].write_text("b")
+    seen.add(digest(files, tmp_path))
+    files[1] = files[1].rename(tmp_path / "other.py")
+    seen.add(digest(files, tmp_path))
+    assert len(seen) == 4 and digest(files, tmp_path) in seen
+
+
+def test_what_only_trains_is_no_source_of_a_check():
+    found = {str(path.relative_to(ROOT)) for path in sources()}
+    assert {"fxprune/walk.py", "fxprune/rules/view.py", "passes/rewrite.py", "passes/export_onnx.py"} <= found
+    assert not {"passes/csgd.py", "passes/train.py", "passes/compress.py"} & found
+
+
+@pytest.mark.parametrize(
+    ("here", "committed", "kept"),
+    [
+        (None, "", "committed"),
+        ("", "", "here"),
+        ("", "2030-01-02", "committed"),
+        ("2030-01-02", "", "here"),
+        ("2030-01-02", "2030-01-03", "committed"),
+        ("2030-01-03", "2030-01-02", "here"),
+    ],
+)
+def test_a_journal_begins_from_what_is_committed_where_that_is_newer(here, committed, kept, tmp_path):
+    path = tmp_path / "results.jsonl"
+    if here is not None:
+        Journal(path).append(result("one", checked=here, stage="here"))
+    Journal(path).append(result("one", depth="exact", stage="other depth"))
+    journal = Journal(path, [result("one", checked=committed, stage="committed")])
+    assert journal.newest("onnx")["one"].stage == kept
+    assert journal.newest("exact")["one"].stage == "other depth"
+    journal.append(result("one", stage="now"))
+    assert journal.newest("onnx")["one"].stage == "now"
