@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from csgd_made import PLAIN, SQUARE, away, backward, plan_of, steps
 from hand_made import plain, square
-from test_csgd import PLAIN, SQUARE, away, backward, plan_of, steps
 from timm.optim import Lion
 
 from fxprune.errors import OptionError

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
+from csgd_made import PLAIN, backward, plan_of
 from hand_made import plain
-from test_csgd import PLAIN, backward, plan_of
 
 import fxprune
 from fxprune.cli import main

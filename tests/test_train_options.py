@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from csgd_made import PLAIN, assert_shrunk, away, plan_of
 from hand_made import plain
-from test_csgd import PLAIN, assert_shrunk, away, plan_of
 from test_train import linear, points, weights
 from timm.optim import Lookahead
 from torch import nn

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
+from csgd_made import PLAIN, plan_of
 from hand_made import plain
-from test_csgd import PLAIN, plan_of
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel

@@ -1,0 +1,81 @@
+"""What C-SGD cannot act on is refused, before the training or at the step that goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from csgd_made import PLAIN, plan_of
+from hand_made import Plain, plain
+
+from fxprune.errors import OptionError, PlanError
+from fxprune.passes.csgd import csgd
+
+
+def test_what_was_gathered_in_another_form_is_refused():
+    case = plain()
+    optimizer = torch.optim.LBFGS(case.model.parameters(), lr=0.05, max_iter=3)
+    optimizer.step(
+        lambda: (case.model.zero_grad(), loss := case.model(*case.inputs).square().mean(), loss.backward())[1]
+    )
+    with pytest.raises(OptionError, match=r"has gathered `d` .* begin C-SGD with a new optimizer"):
+        csgd(case.model, plan_of(case, PLAIN), optimizer)
+
+
+def test_a_frozen_parameter_must_be_equal_already():
+    case = plain()
+    plan = plan_of(case, PLAIN)
+    optimizer = torch.optim.SGD([p for n, p in case.model.named_parameters() if n != "bn1.bias"])
+    with pytest.raises(OptionError, match=r"merges rows of `bn1\.bias`, but the optimizer does not hold"):
+        csgd(case.model, plan, optimizer)
+    with torch.no_grad():
+        case.model.bn1.bias.copy_(torch.tensor([0.1, 0.2, 0.1, 0.3, 0.2, 0.4, 0.1, 0.1]))
+    csgd(case.model, plan, optimizer)
+
+
+WRONG = {
+    "pull of one": ({"strength": 20.0}, r"lr \* strength = 0.05 \* 20 = 1 in parameter group 0"),
+    "negative": ({"strength": -1.0}, r"must lie in \[0, 1\)"),
+    "nan": ({"strength": float("nan")}, r"must lie in \[0, 1\)"),
+    "lrs without deviation": ({"lrs": [0.1]}, "go together"),
+    "deviation without lrs": ({"deviation": 1e-6}, "go together"),
+    "deviation of nothing": ({"deviation": 0.0, "lrs": [0.1]}, "must be above 0"),
+    "no steps": ({"deviation": 1e-6, "lrs": []}, "it has 0 steps"),
+    "no rates": ({"deviation": 1e-6, "lrs": [0.0, 0.0]}, "it has 2 steps from 0 to 0"),
+    "out of reach": ({"deviation": 1e-30, "lrs": [0.1, 0.0]}, "2 steps with learning rates up to 0.1 cannot shrink"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_options(case):
+    options, message = WRONG[case]
+    net = plain()
+    optimizer = torch.optim.SGD(net.model.parameters(), lr=0.05)
+    with pytest.raises(OptionError, match=message):
+        csgd(net.model, plan_of(net, PLAIN), optimizer, **options)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_rate_that_grows_too_large_stops_the_step():
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    with csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0):
+        optimizer.param_groups[0]["lr"] = 0.5
+        with pytest.raises(OptionError, match="overshoots"):
+            optimizer.step()
+
+
+def test_sparse_gradients_are_refused():
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    case.model.conv1.bias.grad = torch.ones(8, dtype=torch.float64).to_sparse()
+    with (
+        csgd(case.model, plan_of(case, PLAIN), optimizer),
+        pytest.raises(OptionError, match=r"`conv1.bias` has a sparse"),
+    ):
+        optimizer.step()
+
+
+def test_a_plan_for_another_network_is_refused():
+    other = Plain(9)
+    with pytest.raises(PlanError, match="made for another network"):
+        csgd(other, plan_of(plain(), PLAIN), torch.optim.SGD(other.parameters()))
