@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from test_data import make_folder, timm_leaves_files_open
+from image_folder import make_folder, timm_leaves_files_open
 from test_train import linear, points, weights
 from torch import nn
 

@@ -1,0 +1,30 @@
+"""Folders of images for timm to read, and all images of a loader."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+def whole(loader):
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def make_folder(root, train=("cat", "dog"), test=("cat", "dog"), test_name="val", size=(40, 32), each=3):
+    """Folder of PNGs: each image is grey at a level of its own."""
+    generator = np.random.default_rng(0)
+    for split, classes in (("train", train), (test_name, test)):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(each):
+                Image.new("RGB", size, tuple(generator.integers(0, 256, 3).tolist())).save(
+                    root / split / name / f"{i}.png"
+                )
+    return root
+
+
+# timm's reader opens a file and leaves it to be collected
+timm_leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

@@ -1,0 +1,126 @@
+"""Images that timm reads: their classes, pixels, sizes and augmentation."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from image_folder import make_folder, timm_leaves_files_open, whole
+from PIL import Image
+
+from fxprune.errors import OptionError
+from fxprune.models_zoo.data import load_data
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("test_name", ["val", "validation"])
+def test_folder(tmp_path, test_name):
+    data = load_data(str(make_folder(tmp_path, test_name=test_name)), batch_size=4)
+    assert (data.num_classes, data.in_chans, data.image_size) == (2, 3, 32)
+    images, labels = whole(data.test)
+    assert images.shape == (6, 3, 32, 32)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [len(images) for images, _ in data.train] == [4]
+    assert len(data.train) == 1
+
+
+@timm_leaves_files_open
+def test_folder_pixels_are_normalised_by_mean_and_std(tmp_path):
+    root = make_folder(tmp_path)
+    data = load_data(str(root), batch_size=6)
+    images, _ = whole(data.test)
+    with Image.open(root / "val" / "cat" / "0.png") as image:
+        pixel = torch.tensor(image.getpixel((0, 0))) / 255
+    # two float32 roundings
+    assert torch.allclose(images[0, :, 5, 5], (pixel - torch.tensor(data.mean)) / torch.tensor(data.std), atol=1e-5)
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize(
+    ("size", "asked", "given"), [((300, 500), None, 224), ((300, 500), 64, 64), ((48, 40), None, 40)]
+)
+def test_folder_image_size(tmp_path, size, asked, given):
+    data = load_data(str(make_folder(tmp_path, size=size)), image_size=asked, batch_size=2)
+    assert data.image_size == given
+    assert next(iter(data.train))[0].shape == (2, 3, given, given)
+
+
+@timm_leaves_files_open
+def test_few_images_still_make_a_batch(tmp_path):
+    assert [len(images) for images, _ in load_data(str(make_folder(tmp_path)), batch_size=64).train] == [6]
+
+
+@timm_leaves_files_open
+def test_folder_with_worker_processes(tmp_path):
+    root = str(make_folder(tmp_path))
+    alone, helped = (load_data(root, batch_size=4, workers=workers, random_erasing=1.0) for workers in (0, 1))
+    assert torch.equal(whole(alone.test)[0], whole(helped.test)[0])
+    first, again, other = (torch.manual_seed(0) and whole(data.train)[0] for data in (helped, helped, alone))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)  # so that a run goes on with as many processes as it had
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("option", [{"auto_augment": "rand-m9-n2"}, {"random_erasing": 1.0}])
+def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
+    root = str(make_folder(tmp_path, size=(32, 32), each=4))
+    plain, changed = load_data(root, batch_size=8), load_data(root, batch_size=8, **option)
+    assert torch.equal(whole(plain.test)[0], whole(changed.test)[0])
+    flat, seen = (torch.manual_seed(0) and whole(data.train)[0] for data in (plain, changed))
+    colour = flat[:, :, :1, :1]
+    assert (flat == colour).all()  # each picture has one, wherever it is cut
+    assert not torch.equal(seen, flat)
+    if "random_erasing" in option:
+        assert ((seen == colour) | (seen == 0)).all()  # 0: the mean of the data
+        assert all(0.01 < float((picture == 0).float().mean()) < 0.5 for picture in seen)
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"auto_augment": "magic"}, "timm has no policy `magic` for auto_augment"),
+        ({"auto_augment": "rand-x9"}, "timm has no policy `rand-x9` for auto_augment"),
+        ({"random_erasing": 1.5}, "random_erasing is 1.5"),
+        ({"random_erasing": -0.1}, "random_erasing is -0.1"),
+    ],
+)
+def test_augmentation_that_cannot_be(tmp_path, option, message):
+    with pytest.raises(OptionError, match=message):
+        load_data(str(make_folder(tmp_path)), batch_size=4, **option)
+
+
+@timm_leaves_files_open
+def test_small_pictures_are_tested_whole(tmp_path):
+    root = make_folder(tmp_path, size=(32, 32))
+    image = Image.new("RGB", (32, 32))
+    image.putpixel((0, 0), (255, 255, 255))
+    image.save(root / "val" / "cat" / "0.png")
+    data = load_data(str(root), batch_size=4)
+    corner = whole(data.test)[0][0, :, 0, 0]
+    # two float32 roundings
+    assert torch.allclose(corner, (1 - torch.tensor(data.mean)) / torch.tensor(data.std), atol=1e-5)
+
+
+def test_grey_data_of_torchvision(tmp_path, monkeypatch):
+    class Grey(torch.utils.data.Dataset):
+        classes = ("a", "b")
+
+        def __init__(self, **_):
+            self.transform = None
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            image = Image.new("L", (28, 28), 51)
+            return self.transform(image) if self.transform else image, index % 2
+
+    monkeypatch.setitem(sys.modules["timm.data.dataset_factory"]._TORCH_BASIC_DS, "mnist", Grey)
+    data = load_data("torch/mnist", batch_size=2, root=tmp_path)
+    assert (data.num_classes, data.in_chans, data.image_size) == (2, 1, 28)
+    images, _ = whole(data.test)
+    assert images.shape == (4, 1, 28, 28)
+    assert images.unique().item() == pytest.approx((51 / 255 - 0.5) / 0.5, abs=1e-6)  # float32
+    assert next(iter(data.train))[0].shape == (2, 1, 28, 28)
