@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from test_compress import Tiny, tiny_data
+from tiny import Tiny, tiny_data
 from torch import nn
 
 import fxprune

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_compress import Tiny, tiny_data
+from tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hand_made import normed, plain
 from test_cluster import tower
-from test_compress import tiny_data
+from tiny import tiny_data
 
 import fxprune
 from fxprune.errors import ModelError, OptionError, PlanError

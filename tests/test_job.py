@@ -1,0 +1,62 @@
+"""A job is checked when it is made, fits into JSON, and its target becomes a plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny, tiny_data
+
+import fxprune
+from fxprune.errors import OptionError
+from fxprune.passes.job import Job, Target
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"keep": 0.0}, "`keep` must be a share above 0 and up to 1, not 0.0"),
+        ({"macs": 1.1}, "`macs` must be"),
+        ({"params": -0.5}, "`params` must be"),
+        ({"keep": 0.5, "params": 0.5}, "`keep` and `params` exclude each other"),
+        ({"widths": {"a": 1}, "plan_file": "p"}, "`widths` and `plan_file` exclude each other"),
+        ({"strength": 1.0, "deviation": 1e-6}, "`strength` and `deviation` exclude each other"),
+        ({"method": "magic"}, "one of kmeans, even, imbalanced, not magic"),
+        ({"round_to": 0}, "`round_to` must be 1 or more, not 0"),
+        ({"seed": -1}, "`seed` must be 0 or more"),
+        ({"epochs": -1}, "`epochs` must be 0 or more"),
+        ({"csgd_epochs": 0}, "`csgd_epochs` must be 1 or more"),
+        ({"lr": 0.0}, "`lr` must be above 0"),
+        ({"csgd_lr": float("nan")}, "`csgd_lr` must be above 0"),
+        ({"deviation": float("inf")}, "`deviation` must be above 0"),
+        ({"batch_size": 1}, "`batch_size` must be 2 or more"),
+    ],
+)
+def test_a_job_is_checked_when_it_is_made(options, says):
+    with pytest.raises(OptionError, match=says.replace("(", r"\(")):
+        Job(model="resnet20", data="digits", **options)
+
+
+def test_options_of_a_job_fit_into_json():
+    job = Job(model=Tiny(), data=tiny_data(), widths={"a": 3}, output=Path("out"))
+    assert json.loads(json.dumps(job.options()))["model"] == "Tiny"
+    assert job.options()["widths"] == {"a": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "widths"),
+    [
+        ({}, (4, 3)),
+        ({"keep": 0.25}, (2, 2)),
+        ({"widths": {"first.weight": 5}}, (5, 6)),
+        ({"keep": 0.5, "method": "even"}, (4, 3)),
+        ({"keep": 0.6, "round_to": 2}, (4, 4)),
+    ],
+)
+def test_a_target_becomes_a_plan(options, widths):
+    model = Tiny()
+    coupling = fxprune.couple(model, torch.empty(2, 1, 8, 8, device="meta"))
+    plan = Target(**options).plan(coupling)
+    assert tuple(after for _, after in plan.widths.values()) == widths
