@@ -1,0 +1,40 @@
+"""The page has every arm and every claim."""
+
+from __future__ import annotations
+
+from results_made import CSGD, TINY, WIDE, a_row
+
+from benchmarks.results_claims import CLAIMS
+from benchmarks.results_journal import Journal
+from benchmarks.results_report import LABELS, page
+from benchmarks.results_settings import ARMS, BUDGETED
+
+CSGD_ARMS = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", "squeezed", *BUDGETED)
+
+
+def full_journal(path):
+    journal = Journal(path)
+    for seed in range(3):
+        for number, arm in enumerate(ARMS):
+            facts = {"sgd_ms": 100.0, "csgd_ms": 110.0} if arm.name == "clock" else {"top1": 0.9 + 0.001 * number}
+            facts |= {"trimmed": 0.1} if arm.name == "merged" else {"changed": 0} if arm.name in CSGD_ARMS else {}
+            if arm.name == "csgd":
+                facts |= {"changed": 0, "changed_by_snap": 1, "deviation": 1e-5, "error64": 1e-15, "trimmed": 0.9}
+            journal.add(a_row(arm, seed, **facts))
+    return journal
+
+
+def test_the_page_has_every_arm_and_every_claim(tmp_path):
+    journal = full_journal(tmp_path / "results.csv")
+    text = page(journal, ARMS, TINY)
+    for claim in CLAIMS:
+        assert f"### {claim.title}\n" in text and f"| {claim.title} | {claim.pairs[0].first.width} | " in text
+    for arm in ARMS:
+        assert arm.name == "clock" or f"| {LABELS[arm.name]} | {arm.width} | 3 |" in text
+    assert "3 of them" in text and "W = 1 epochs" in text and "4-8-16 channels" in text
+    assert "**Contradicted**, within 5 %: a step takes 1.100 ± 0.000 times" in text
+    assert "**Shown**: in 51 networks the trim changed the class of 0 test images" in text
+    journal.add(a_row(CSGD, 0, top1=0.9, changed=1))
+    assert "**Contradicted**: in 51 networks" in page(journal, ARMS, TINY)
+    journal.add(a_row(WIDE, 3, error="took too long"))
+    assert "| wide 1 | 3 | took too long |" in page(journal, ARMS, TINY)

@@ -1,0 +1,52 @@
+"""Every arm runs, ends where it should, and shares the wide network of its seed."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from results_made import TINY, WIDE
+
+from benchmarks import results_run
+from benchmarks.results_bench import Bench, Task
+from benchmarks.results_clock import step_times
+from benchmarks.results_journal import row_of
+from benchmarks.results_run import run
+from benchmarks.results_settings import BUDGETED, Arm, digest
+
+
+@pytest.mark.parametrize("arm", ["csgd", "l1", "lasso", "merged", "staged", "squeezed", "clock"])
+def test_arms_run(arm, tmp_path, monkeypatch):
+    facts = {}
+    monkeypatch.setattr(results_run, "step_times", functools.partial(step_times, pairs=2))
+    arm = Arm(arm, "1/2")
+    run(Task(arm, 0, TINY, tmp_path), lambda **told: facts.update(told))
+    row = row_of(arm, 0, TINY, facts)
+    assert row.digest == digest(arm, TINY)
+    if arm.name == "clock":
+        assert row.sgd_ms > 0 and row.csgd_ms > 0
+        return
+    assert 0.0 <= row.top1 <= 1.0 and row.loss > 0 and 0.0 <= row.before <= 1.0 and 0.0 <= row.trimmed <= 1.0
+    assert row.parameters < 6000 and row.macs < 50_000  # a quarter of 17,462 and of 160,160, and the ends
+    if arm.name in ("csgd", "staged", "squeezed"):
+        # float64: sums of a few hundred terms
+        assert row.changed == 0 and row.error64 < 1e-12 and row.deviation < 1e-2
+
+
+def test_the_arms_of_a_seed_share_the_wide_network(tmp_path, monkeypatch):
+    run(Task(WIDE, 0, TINY, tmp_path), lambda **_: None)
+    monkeypatch.setattr(Bench, "fresh", lambda *_: pytest.fail("trained again"))
+    first, second = {}, {}
+    run(Task(Arm("merged", "5/8"), 0, TINY, tmp_path), first.update)
+    run(Task(Arm("merged", "5/8"), 0, TINY, tmp_path), second.update)
+    assert {**first, "train_seconds": 0} == {**second, "train_seconds": 0}
+    with pytest.raises(BaseException, match="trained again"):
+        run(Task(Arm("merged", "5/8"), 1, TINY, tmp_path), first.update)
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_arms_at_a_share_of_the_macs_end_there(name, tmp_path):
+    facts, whole = {}, 160_160
+    run(Task(Arm(name, "3/10"), 0, TINY, tmp_path), lambda **told: facts.update(told))
+    assert facts["macs"] == pytest.approx(0.3 * whole, rel=0.05)  # so narrow a network has few widths to choose from
+    assert facts["changed"] == 0 and facts["error64"] < 1e-12 and 0.0 <= facts["top1"] <= 1.0
