@@ -1,0 +1,86 @@
+"""A run that fails or is stopped says so, and leaves only what helps to go on."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from command_line import CHECKPOINTS, RESULTS, SMALL, enter, files, left, run
+
+from fxprune.errors import ExportError
+from fxprune.passes import compress, compress_trim, culprit
+from fxprune.passes.narrow import narrow
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    return enter(tmp_path, monkeypatch)
+
+
+class Full(OSError):
+    def __init__(self):
+        super().__init__(28, "No space left on device", "out/wide.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt, 130, "stopped by SIGINT; what was done is in deep/out/checkpoints"),
+        (Full, 2, "out/wide.safetensors: No space left on device"),
+        (ZeroDivisionError, 1, "unexpected ZeroDivisionError: no message"),
+    ],
+)
+def test_a_run_that_breaks_off_leaves_only_checkpoints(capsys, monkeypatch, place, error, code, says):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(compress, "trim", fail)
+    got, _, err = run(capsys, SMALL + " --output deep/out")
+    assert (got, left(place / "deep"), "Traceback" in err) == (code, ["out", *CHECKPOINTS], False)
+    assert says in err.splitlines()[-1]
+
+
+def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
+    line = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet20", "--data", "digits", "--output", "out"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=place) as process:
+        for text in process.stderr:
+            if text.startswith("  epoch 1"):
+                break
+        process.send_signal(signal.SIGTERM)
+        *_, message = process.stderr.read().splitlines()
+    assert (process.returncode, "stopped by SIGTERM after step" in message) == (143, True)
+    assert left(place) == ["out", "out/checkpoints", "out/checkpoints/metrics.jsonl", "out/checkpoints/train.pt"]
+
+
+def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, place):
+    def wrong(model, plan):
+        net = narrow(model, plan)
+        if "second.weight" in plan.clusters:
+            with torch.no_grad():
+                net.head.weight.neg_()
+        return net
+
+    monkeypatch.setattr(compress_trim, "narrow", wrong)
+    monkeypatch.setattr(culprit, "narrow", wrong)
+    code, _, err = run(capsys, SMALL + " --output out")
+    assert (code, "Traceback" in err) == (1, False)
+    assert re.search(r"[1-9]\d* of 360 test images", err)
+    assert "the worst group is `second.weight`" in err
+    assert files(place / "out") == {"wide.safetensors", "snapped.safetensors", "plan.json"}
+
+
+def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
+    def wrong(module, example, path, **_):
+        path.write_bytes(b"wrong")
+        raise ExportError(f"{path} and the network disagree.")
+
+    monkeypatch.setattr(compress, "export_onnx", wrong)
+    code, _, err = run(capsys, SMALL + " --output out")
+    assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
+    late = {"summary.json", "summary.csv", "metrics.jsonl", "recipe.yaml", "deviation.svg"}
+    assert files(place / "out") == RESULTS - late
+    assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"

@@ -1,0 +1,131 @@
+"""Everything that a user can get wrong is one clear error, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from command_line import SMALL, Small, enter, left, run
+from torch import nn
+
+import fxprune
+from fxprune.models_zoo import registry
+from fxprune.passes import compress
+from fxprune.passes.weights import save_weights
+
+
+class Branching(Small):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+class Flat(nn.Module):
+    """Nothing to prune: the only layer reads pixels and writes classes."""
+
+    def __init__(self, num_classes, in_chans=1):
+        super().__init__()
+        self.head = nn.Linear(in_chans * 64, num_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    return enter(tmp_path, monkeypatch, branching=Branching, flat=Flat)
+
+
+BAD = [
+    # what the user types after SMALL, or a whole command, and what the answer must name
+    ("{small} --model resnt18", ["`resnt18`", "`resnet18`"]),
+    ("{small} --model torchvision/resnt18", ["`torchvision/resnt18`", "`torchvision/resnet18`"]),
+    ("{small} --model branching", ["Branching", "test_cli_input.py:", "Make the line independent"]),
+    ("{small} --model flat", ["may merge", "1 x"]),
+    ("{small} --data nowhere/images", ["nowhere/images", "no such folder"]),
+    ("{small} --data empty", ["empty", "train"]),
+    ("{small} --checkpoint absent.safetensors", ["absent.safetensors", "no file"]),
+    ("{small} --checkpoint cut.safetensors", ["cut.safetensors", "bytes", "cut short"]),
+    ("{small} --checkpoint garbage.pt", ["garbage.pt", "cut short"]),
+    ("{small} --checkpoint other.safetensors", ["other.safetensors", "another network", "first.weight"]),
+    ("{small} --plan absent.json", ["absent.json"]),
+    ("{small} --plan cut.json", ["cut.json", "not a whole plan"]),
+    ("{small} --plan list.json", ["list.json", "not an fxprune plan"]),
+    ("{small} --plan other.json", ["other.json", "another network", "first conv1.weight: (16, 1, 3, 3) in the plan"]),
+    ("{small} --widths third.weight=2", ["`third.weight`", "`first.weight`"]),
+    ("{small} --widths first.weight=99", ["`first.weight`", "1 to 8", "99"]),
+    ("{small} --widths first.weight", ["NAME=N", "`first.weight`"]),
+    ("{small} --widths first.weight=0", ["`first.weight`", "1 to 8", "0"]),
+    ("{small} --keep 0", ["`keep`", "0.0"]),
+    ("{small} --keep half", ["--keep", "half"]),
+    ("{small} --keep 0.5 --macs 0.5", ["`macs`", "`keep`"]),
+    ("{small} --strength 1 --deviation 1e-6", ["`strength`", "`deviation`"]),
+    ("{small} --csgd-epoch 3", ["`--csgd-epoch`", "`--csgd-epochs`"]),
+    ("{small} --keeep=0.3", ["`--keeep`", "`--keep`"]),
+    ("{small} --epochs 1.5", ["--epochs", "an integer", "`1.5`"]),
+    ("{small} --lr none", ["--lr", "a number", "`none`"]),
+    ("{small} --recipe resnet_cifar", ["`resnet_cifar`", "neither a file nor a name"]),
+    ("{small} --recipe wrong.yaml", ["wrong.yaml, line 2", "`csgd-epoch`", "`csgd-epochs`"]),
+    ("{small} --recipe garbage.pt", ["garbage.pt"]),
+    ("compress --recipe fine.yaml", ["--data"]),
+    ("{small} --keep 0.5 --plan other.json", ["`keep`", "`plan_file`"]),
+    ("{small} --method magic", ["magic", "kmeans"]),
+    ("{small} --seed -1", ["`seed`", "-1"]),
+    ("{small} --lr 0", ["`lr`", "above 0"]),
+    ("{small} --strength 1e9", ["lr * strength", "1e+09"]),
+    ("{small} --device gpu", ["`gpu`"]),
+    ("{small} --opset 99", ["opset 99"]),
+    ("{small} --image-size 4", ["`image_size`", "8 or more"]),
+    ("{small} --output file/out", ["file", "is a file"]),
+    ("{small} --output /proc/nowhere/out", ["/proc"]),
+    ("compress --data digits", ["--model"]),
+    ("shrink", ["shrink", "compress"]),
+    ("inspect small --in-chans 1 --image-size 8 --dot /proc/nowhere/a.dot", ["/proc/nowhere"]),
+    ("inspect small --in-chans 3 --image-size 8 --checkpoint other.safetensors", ["other.safetensors"]),
+    ("plan small --in-chans 1 --image-size 8 --macs 2", ["`macs`", "2.0"]),
+    ("prove flat --in-chans 1 --image-size 8", ["may merge"]),
+    ("verify absent", ["absent", "not a saved network"]),
+    ("export empty", ["empty", "not a saved network"]),
+    ("bench empty", ["empty"]),
+    ("report empty", ["summary.json"]),
+]
+
+
+@pytest.fixture(scope="module")
+def rubbish(tmp_path_factory):
+    """Damaged files of every kind."""
+    folder = tmp_path_factory.mktemp("rubbish")
+    other = registry.create_model("resnet20", num_classes=10, in_chans=1)
+    save_weights(other, folder / "other.safetensors")
+    whole = (folder / "other.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "garbage.pt").write_bytes(b"\x80\x02garbage")
+    plan = fxprune.plan(fxprune.couple(other, torch.empty(2, 1, 8, 8, device="meta")), method="even")
+    plan.save(folder / "other.json")
+    text = (folder / "other.json").read_text()
+    (folder / "cut.json").write_text(text[: len(text) // 2])
+    (folder / "list.json").write_text("[]")
+    (folder / "wrong.yaml").write_text("model: small\ncsgd-epoch: 3\n")
+    (folder / "fine.yaml").write_text("model: small\n")
+    (folder / "file").write_text("")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(("line", "names"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, rubbish, line, names):
+    monkeypatch.chdir(rubbish)
+    monkeypatch.setattr(compress, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
+    before = left(rubbish)
+    code, out, err = run(capsys, line.replace("{small}", SMALL))
+    message = err.strip().splitlines()[-1]
+    assert (code, out) == (2, "")
+    assert message.startswith("fxprune")
+    assert "Traceback" not in err
+    for name in names:
+        assert name in message
+    assert left(rubbish) == before
+
+
+def test_debug_shows_where_an_error_arose(capsys, rubbish, monkeypatch):
+    monkeypatch.chdir(rubbish)
+    code, _, err = run(capsys, SMALL + " --plan cut.json --debug")
+    assert (code, "Traceback" in err, "JSONDecodeError" in err) == (2, True, True)
