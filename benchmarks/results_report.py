@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from statistics import mean
 
 from .results_cells import mean_of, percent, spread_of, table
 from .results_claims import CLAIMS, Claim, Difference, Found, Pair, difference
 from .results_journal import Journal, Row
 from .results_settings import BUDGETED, FISHER_BATCHES, Arm, Settings
+from .results_times import time_claim, time_verdicts
 
 # Training and test images: a fifth is kept for testing, another fifth for each seed.
 IMAGES = {"mnist5k": (4000, 1000), "digits": (1437, 360)}
@@ -27,8 +27,6 @@ one test image is {image:.2f} % of top-1, and what is measured here need not hol
   pixel(s); learning rate up to {lr:g} in the first W epochs and in networks from scratch, {more_lr:g} in every later
   phase; each phase rises over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an arm by itself.
 - **C-SGD** aims at a deviation of {deviation:g} between the members of a cluster, from which the pull is solved for.
-  The rows of seeds 0 to 3 were run when weight decay still acted on the deviation and its unit was the size of rows
-  before they became equal: what is left in the table is more than was asked for, up to 3e-4.
 - **Removal** in L1 and Lasso goes through the same coupling and the same rewrite: a channel goes from all layers tied
   to it at once, and as many go as C-SGD merges.
 - **Widths.** *5/8* and *1/2* are shares of the channels of every layer. At a share of the MACs, the network costs that
@@ -83,14 +81,14 @@ def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
     parts = [
         _head(settings, found),
         "## In short\n",
-        table(("claim", "width", "verdict"), _verdicts(found, csgd, images)),
+        table(("claim", "width", "verdict"), _verdicts(found, csgd, settings)),
         "## All arms\n",
         "Mean and spread. *Before* and *after the trim* are the network just before and just after channels went, in "
         "stages those of the last one; *top-1* and *test loss* are the network at the very end.\n",
         table(_COLUMNS, (_row(arm, found[arm]) for arm in trained)),
         "## Claims\n",
         _trim_claim(found, csgd),
-        _time_claim(found),
+        time_claim(found, settings),
         *(_claim(claim, found, images) for claim in CLAIMS),
         _seeds([arm for arm in trained if arm.name in BUDGETED], found),
     ]
@@ -139,12 +137,12 @@ def _row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
     )
 
 
-def _verdicts(found: Found, csgd: Sequence[Arm], images: int) -> Iterator[Sequence[str]]:
+def _verdicts(found: Found, csgd: Sequence[Arm], settings: Settings) -> Iterator[Sequence[str]]:
     """One line per comparison."""
+    images = IMAGES[settings.data][1]
     if rows := [row for arm in csgd for row in found[arm]]:
         yield "The trim costs nothing", "all", _trim_verdict(rows)
-    if ratios := _ratios(found):
-        yield "C-SGD is as fast as SGD", "5/8", _time_verdict(ratios)
+    yield from time_verdicts(found, settings)
     for claim in CLAIMS:
         for pair, gap, verdict in _gaps(claim, found, images):
             yield claim.title, pair.first.width, f"{verdict} ({_points(gap)})"
@@ -181,27 +179,6 @@ def _trim_row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
         *(worst("changed", "{}"), worst("error64", "{:.1e}"), worst("changed_by_snap", "{}")),
         *(worst("deviation", "{:.1e}"), worst("snap_change", "{:.1e}")),
     )
-
-
-def _time_claim(found: Found) -> str:
-    rows = [row for arm in found for row in found[arm] if row.sgd_ms and row.csgd_ms]
-    if not rows:
-        return ""
-    times = mean(row.sgd_ms or 0.0 for row in rows), mean(row.csgd_ms or 0.0 for row in rows)
-    return (
-        f"### C-SGD is as fast as SGD\n\n**{_time_verdict(_ratios(found)).capitalize()}**, within 5 %: a step takes "
-        f"{spread_of(_ratios(found), '{:.3f}')} times as long as one of plain SGD ({times[1]:.0f} and "
-        f"{times[0]:.0f} ms; medians of 60 steps each, in turns in one process on one CPU thread). What the hook adds "
-        "does not depend on the number of images in a step: the ratio falls with larger batches and images.\n"
-    )
-
-
-def _ratios(found: Found) -> list[float]:
-    return [row.csgd_ms / row.sgd_ms for arm in found for row in found[arm] if row.sgd_ms and row.csgd_ms]
-
-
-def _time_verdict(ratios: Sequence[float]) -> str:
-    return "shown" if max(ratios) < 1.05 else "not shown" if min(ratios) < 1.05 else "contradicted"
 
 
 def _claim(claim: Claim, found: Found, images: int) -> str:

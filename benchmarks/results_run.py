@@ -20,7 +20,7 @@ from .results_bench import Bench, Task
 from .results_clock import step_times
 from .results_fisher import fisher_curve, mean_squares
 from .results_remove import Lasso, remove, weakest
-from .results_settings import FISHER_BATCHES
+from .results_settings import CLOCKS, FISHER_BATCHES
 from .results_squeeze import pacesetter, squeeze
 from .results_train import score
 
@@ -154,7 +154,10 @@ def measure_clock(bench: Bench) -> None:
     """Seconds of a step of C-SGD and of plain SGD, side by side."""
     model = bench.wide()
     plan = fxprune.plan(bench.couple(model), bench.task.arm.share, seed=bench.task.seed)
-    plain, pulled = step_times(model, plan, bench.data, bench.task.settings)
+    settings, data = bench.task.settings, bench.data
+    if batch := CLOCKS[bench.task.arm.name]:
+        data = load_data(settings.data, image_size=settings.image_size, batch_size=batch, seed=bench.task.seed)
+    plain, pulled = step_times(model, plan, data, settings)
     bench.tell(sgd_ms=1e3 * plain, csgd_ms=1e3 * pulled)
 
 
@@ -174,5 +177,5 @@ ARMS: Mapping[str, Callable[[Bench], None]] = {
     "l1": train_l1,
     "lasso": train_lasso,
     "merged": train_merged,
-    "clock": measure_clock,
+    **dict.fromkeys(CLOCKS, measure_clock),
 }

@@ -47,6 +47,8 @@ QUICK = Settings(data="digits", image_size=12, wide_epochs=6.0, more_epochs=6.0)
 
 # Arms that end at a share of the MACs, of the same network, and differ in which group gets which width.
 BUDGETED = ("uniform", "inertia", "fisher")
+# Arms that only take the time, and the images in a step where these are not those of the recipe.
+CLOCKS = {"clock": 0, "clock64": 64, "clock256": 256}
 # Batches of training images from which the Fisher information is estimated.
 FISHER_BATCHES = 30
 
@@ -81,7 +83,7 @@ class Arm:
 ARMS = (
     Arm("wide", "1"),
     *(Arm(name, keep) for keep in ("5/8", "1/2") for name in ("csgd", "scratch", "l1", "lasso", "merged")),
-    *(Arm(name, "5/8") for name in ("even", "imbalanced", "pacesetter", "staged", "finetuned", "clock")),
+    *(Arm(name, "5/8") for name in ("even", "imbalanced", "pacesetter", "staged", "finetuned", *CLOCKS)),
     *(Arm(name, "1/2") for name in ("even", "imbalanced", "pacesetter", "squeezed")),
     *(Arm(name, keep) for keep in ("3/10", "1/20") for name in BUDGETED),
 )

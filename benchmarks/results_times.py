@@ -1,0 +1,55 @@
+"""How long a step of C-SGD takes beside one of plain SGD, at each batch size that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import mean
+
+from .results_cells import spread_of, table
+from .results_claims import Found
+from .results_journal import Row
+from .results_settings import CLOCKS, Settings
+
+TITLE = "C-SGD is as fast as SGD"
+_HEADER = ("images in a step", "times as long", "C-SGD", "plain SGD", "seeds", "verdict, within 5 %")
+
+
+def time_verdicts(found: Found, settings: Settings) -> Iterator[Sequence[str]]:
+    """One line per batch size: the claim, the width, what the seeds say."""
+    for batch, rows in _timed(found, settings):
+        ratios = _ratios(rows)
+        yield TITLE, f"5/8, batch {batch}", f"{_verdict(ratios)} ({spread_of(ratios, '{:.3f}')} times as long)"
+
+
+def time_claim(found: Found, settings: Settings) -> str:
+    """A section with a table; nothing where nothing was measured."""
+    lines = [_line(batch, rows) for batch, rows in _timed(found, settings)]
+    if not lines:
+        return ""
+    return (
+        f"### {TITLE}\n\nMedians of 60 steps each, in turns in one process on one CPU thread, at 5/8. What the hook "
+        "adds does not depend on the number of images in a step, so that the ratio falls with larger batches and "
+        f"images. The paper trains ResNet-56 with batches of 64, ResNet-50 with 256.\n\n{table(_HEADER, lines)}"
+    )
+
+
+def _timed(found: Found, settings: Settings) -> Iterator[tuple[int, list[Row]]]:
+    for arm, rows in found.items():
+        timed = [row for row in rows if row.sgd_ms and row.csgd_ms]
+        if arm.name in CLOCKS and timed:
+            yield CLOCKS[arm.name] or settings.batch_size, timed
+
+
+def _line(batch: int, rows: Sequence[Row]) -> Sequence[str]:
+    pulled, plain = (mean(getattr(row, name) for row in rows) for name in ("csgd_ms", "sgd_ms"))
+    ratios = _ratios(rows)
+    cells = str(batch), spread_of(ratios, "{:.3f}"), f"{pulled:.0f} ms", f"{plain:.0f} ms", str(len(rows))
+    return *cells, f"**{_verdict(ratios)}**"
+
+
+def _ratios(rows: Sequence[Row]) -> list[float]:
+    return [(row.csgd_ms or 0.0) / (row.sgd_ms or 1.0) for row in rows]
+
+
+def _verdict(ratios: Sequence[float]) -> str:
+    return "shown" if max(ratios) < 1.05 else "not shown" if min(ratios) < 1.05 else "contradicted"
