@@ -6,11 +6,11 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from .coverage_result import Result, result_from
+from .coverage_result import DEPTHS, Result, result_from
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a check runs: nothing but this, and what it imports of ours, can change a result.
@@ -70,7 +70,8 @@ class Journal:
 
     def missing(self, models: Iterable[str], depth: str, sources: str) -> list[str]:
         """Models without a result of these sources; those that failed or were never tried come first."""
-        found = {model: self._newest.get((model, depth)) for model in models}
+        known = self.known(depth)
+        found = {model: known.get(model) for model in models}
         todo = [model for model, result in found.items() if result is None or result.digest != sources]
         return sorted(todo, key=lambda model: (result := found[model]) is not None and not result.error)
 
@@ -78,5 +79,19 @@ class Journal:
         """Model -> its newest result of this depth, of whatever sources."""
         return {model: result for (model, on), result in self._newest.items() if on == depth}
 
+    def known(self, depth: str) -> dict[str, Result]:
+        """Model -> its newest result of this depth, or of a deeper one that went well: that has done the same."""
+        return known_at(depth, {each: self.newest(each) for each in DEPTHS})
+
     def _take(self, result: Result) -> None:
         self._newest[result.model, result.depth] = result
+
+
+def known_at(depth: str, results: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
+    """Model -> the newest of its results at a depth or, where these went well, deeper; ``results`` by depth, model."""
+    known = dict(results[depth])
+    for deeper in DEPTHS[DEPTHS.index(depth) + 1 :]:
+        for model, result in results[deeper].items():
+            if not result.error and (model not in known or result.checked >= known[model].checked):
+                known[model] = result.at(depth)
+    return known

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 # How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too.
 DEPTHS = ("couple", "exact", "onnx")
+# What only a check to some depth tells.
+_TOLD_AT = {"exact": ("parameters_after", "macs_after", "error64"), "onnx": ("error_onnx",)}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Result:
     error: str = ""
     culprits: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def at(self, depth: str) -> Result:
+        """What a check that goes to ``depth`` and no further would have told."""
+        deeper = DEPTHS[DEPTHS.index(depth) + 1 :]
+        return replace(self, depth=depth, **dict.fromkeys(name for each in deeper for name in _TOLD_AT[each]))
 
     @property
     def verdict(self) -> str:

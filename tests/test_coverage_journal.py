@@ -46,6 +46,29 @@ def test_only_results_of_other_sources_are_missing_and_failures_come_first(tmp_p
     ]
 
 
+def test_a_deeper_check_that_went_well_and_is_newer_has_done_the_shallower_one(tmp_path):
+    journal = Journal(tmp_path / "results.jsonl")
+    shallow = {"depth": "couple", "digest": "old", "checked": "2030-01-02"}
+    for model, known in (
+        ("newer", {"checked": "2030-01-03"}),
+        ("older", {"checked": "2030-01-01"}),
+        ("failed", {"checked": "2030-01-03", "error": "e"}),
+        ("deepest", {"checked": "2030-01-03", "depth": "onnx"}),
+    ):
+        journal.append(result(model, **shallow))
+        journal.append(result(model, **{"depth": "exact", "error64": 1e-15, **known}))
+    journal.append(result("alone", depth="exact"))
+    models = ["newer", "older", "failed", "deepest", "alone"]
+    assert journal.missing(models, "couple", "new") == ["older", "failed"]
+    assert journal.missing(models, "onnx", "new") == ["newer", "older", "failed", "alone"]
+    known = journal.known("couple")
+    assert {name: each.checked for name, each in known.items()} == {
+        **{"newer": "2030-01-03", "older": "2030-01-02", "failed": "2030-01-02", "deepest": "2030-01-03", "alone": ""}
+    }
+    assert {(each.depth, each.error64) for each in known.values()} == {("couple", None)}  # what a shallow check tells
+    assert journal.known("exact")["deepest"] == result("deepest", depth="exact", error64=1e-15, checked="2030-01-03")
+
+
 def test_the_digest_knows_every_source(tmp_path):
     files = [tmp_path / "core.py", tmp_path / "pass.py"]
     for path in files:
