@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     checked = _run(todo, depth, args, journal, sources)
     journal = _journal()  # another run may have added to it
     write_report(journal, sources)
-    failed = [result.model for result in journal.newest(depth).values() if result.model in names and result.error]
+    failed = [result.model for result in journal.known(depth).values() if result.model in names and result.error]
     print(f"{checked} networks checked, {len(names) - checked} skipped; {len(failed)} failed; see docs/coverage.md")
     return 1 if failed else 0
 

@@ -106,9 +106,10 @@ class ValueTracer(PlainTracer):
 
         So does the parser of PyTorch's own functions. Nothing is decided there: the call is recorded with the proxies.
         """
-        for node in [leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]:
+        for node in reversed([leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]):
             place, guard = self._asked.pop(node, (None, node))
-            if place == _place_of(caller):
+            newest = guard is self.graph._root.prev
+            if place == _place_of(caller) and newest:
                 self.graph.erase_node(guard)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -125,12 +126,12 @@ class ValueTracer(PlainTracer):
 _FIXED = ("ndim", "dtype", "layout", "is_meta", "is_cuda", "is_sparse", "requires_grad")
 
 
-# A frame and the instruction that it is at.
-Place = tuple[int, int]
+# A frame, held so that no other takes its place, and the instruction that it is at.
+Place = tuple[FrameType, int]
 
 
 def _place_of(frame: FrameType) -> Place:
-    return id(frame), frame.f_lasti
+    return frame, frame.f_lasti
 
 
 class ValueProxy(fx.Proxy):

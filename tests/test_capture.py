@@ -133,6 +133,20 @@ def test_a_number_that_python_takes_keeps_its_guard_when_pytorch_takes_it_too(gi
         captured(torch.randn(3, 3, 8, 8))
 
 
+def test_a_number_that_python_takes_keeps_its_guard_where_one_line_calls_both():
+    def calling(function, *args):
+        return function(*args)
+
+    def counted(s, x):
+        y = s.a(x)
+        times = calling(range, x.shape[0])
+        return sum(y for _ in times) + calling(torch.mul, y, x.shape[0])
+
+    captured = capture(small(counted).eval(), (IMAGES,), ways=("values",))
+    with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was 2, run where it is 3"):
+        captured(torch.randn(3, 3, 8, 8))
+
+
 def test_sequences_of_sizes_may_be_spread():
     model = Net(lambda s, x: s.a(x).reshape(*x.shape[:-1], 2, 4).sum(-1), a=linear(3, 8))
     for shape in ((2, 5, 3), (4, 7, 3)):
