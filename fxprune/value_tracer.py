@@ -118,9 +118,16 @@ class ValueTracer(PlainTracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Sequences have the length that they have for the example."""
-        value = self.value(obj.node)
-        length = len(obj) if isinstance(value, torch.Tensor) else len(value)
-        return (obj[i] for i in range(length))  # type: ignore[index]
+        return (obj[i] for i in range(self.length(obj)))  # type: ignore[index]
+
+    def length(self, proxy: fx.Proxy) -> int:
+        """The length of a sequence or a tensor, guarded but for the rank of a size, which never changes."""
+        value = self.value(proxy.node)
+        if isinstance(value, torch.Tensor):
+            return int(proxy.shape[0])  # type: ignore[index]  # guards it
+        if not isinstance(value, torch.Size):
+            self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
+        return len(value)
 
 
 _FIXED = ("ndim", "dtype", "layout", "is_meta", "is_cuda", "is_sparse", "requires_grad")
@@ -158,8 +165,7 @@ class ValueProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", getattr, (self, k), {})
 
     def __len__(self) -> int:
-        value = self.tracer.value(self.node)
-        return int(self.shape[0]) if isinstance(value, torch.Tensor) else len(value)
+        return self.tracer.length(self)
 
     def dim(self) -> int:
         """The rank of a tensor never depends on sizes."""

@@ -67,8 +67,9 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
 
 
 def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
-    read = (node.op == "call_method" and node.target in ("size", "numel", "dim", "__len__")) or (
-        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
+    read = (node.op == "call_method" and node.target in ("size", "numel", "nelement", "dim", "__len__")) or (
+        node.op == "call_function"
+        and (node.target is torch.numel or (node.target is getattr and node.args[1] in ("shape", "ndim")))
     )
     tensor = node.args[0] if node.args else None
     return read and isinstance(tensor, fx.Node) and isinstance(coupling.nodes[tensor.name].value, Shape)
@@ -76,7 +77,8 @@ def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
 
 def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:
     """Lengths of axes with channels as literals, of other axes as nodes."""
-    (tensor, *rest), name = args, node.target if isinstance(node.target, str) else node.args[1]
+    tensor, *rest = args
+    name = node.target if isinstance(node.target, str) else "numel" if node.target is torch.numel else node.args[1]
     wide = node.args[0]
     assert isinstance(wide, fx.Node)
     shape: Shape = coupling.nodes[wide.name].value
@@ -90,7 +92,7 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling
         return len(shape.sizes)
     if name == "__len__":
         return length(0)
-    if name == "numel":
+    if name in ("numel", "nelement"):
         return _product(graph, [length(dim) for dim in range(len(shape.sizes))])
     dim = kwargs.get("dim", rest[0] if name == "size" and rest else None)
     return tuple(map(length, range(len(shape.sizes)))) if dim is None else length(dim % len(shape.sizes))

@@ -147,6 +147,18 @@ def test_a_number_that_python_takes_keeps_its_guard_where_one_line_calls_both():
         captured(torch.randn(3, 3, 8, 8))
 
 
+@pytest.mark.parametrize(
+    "parts", [lambda y: torch.chunk(y, y.shape[2] // 4, 2), lambda y: y.split(4, 2), lambda y: y.unbind(2)]
+)
+def test_a_number_of_pieces_is_guarded(parts):
+    model = small(lambda s, x: s.a(sum(part.sum() for part in parts(x)) + len(parts(x)) + x)).eval()
+    captured = capture(model, (IMAGES,), ways=("values",))
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(captured(images), model(images))
+    with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was \d, run where it is \d+"):
+        captured(torch.randn(2, 3, 16, 8))
+
+
 def test_sequences_of_sizes_may_be_spread():
     model = Net(lambda s, x: s.a(x).reshape(*x.shape[:-1], 2, 4).sum(-1), a=linear(3, 8))
     for shape in ((2, 5, 3), (4, 7, 3)):

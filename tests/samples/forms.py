@@ -14,6 +14,11 @@ def _numel(s, y):
     return y * (y.numel() / y.shape[1:].numel() / y.size(0))
 
 
+def _spread_by_elements(s, y):
+    n, _, h, w = y.shape
+    return y.mean((2, 3), keepdim=True).expand(n, torch.numel(y) // (n * h * w), h, y.nelement() // (n * 8 * h))
+
+
 def _size_by_keyword(s, y):
     return y.reshape(shape=(y.size(dim=0), y.size(1), -1)).view(y.size(0), y.size(1), *y.shape[2:])
 
@@ -35,6 +40,7 @@ image("sizes by keyword", _size_by_keyword, {A: 8, B: 6})
 image("sizes added", _sums_of_shapes, {A: 8, B: 6})
 image("sizes as numbers", _scaled, {A: 8, B: 6})
 image("number of elements", _numel, {A: 8, B: 6})
+image("number of elements as a size", _spread_by_elements, {A: 8, B: 6})
 image("unflatten", lambda s, y: torch.unflatten(y, 1, (2, -1)).mean(1), {A: 4, B: 6}, out=4)
 image("unflatten by keyword", lambda s, y: y.unflatten(dim=-3, sizes=(2, 4)).amax(1), {A: 4, B: 6}, out=4)
 image("expand", lambda s, y: y[:, None].expand(y.shape[0], 3, 8, *y.shape[2:]).flatten(1, 2), {A: 8, B: 6}, out=24)
