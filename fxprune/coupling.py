@@ -121,7 +121,7 @@ class NodeFacts:
     Attributes:
         value: the node's value with every tensor replaced by its :class:`Shape`, ints and None kept.
         products: for each axis of channels that a sum runs over, its codes and a power of the cluster size: the narrow
-            result must be multiplied by it.
+            result must be multiplied by it (a logarithm is raised by its logarithm).
         works: contractions inside the node.
     """
 

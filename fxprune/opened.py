@@ -140,6 +140,14 @@ def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     return result
 
 
+def _softmax(layer: nn.Softmax, input: Tensor) -> Tensor:
+    return F.softmax(input, layer.dim)
+
+
+def _log_softmax(layer: nn.LogSoftmax, input: Tensor) -> Tensor:
+    return F.log_softmax(input, layer.dim)
+
+
 _OPENED: Mapping[type[nn.Module], Callable[..., Any]] = {
     nn.MultiheadAttention: attention.attention,
     nn.TransformerEncoderLayer: _encoder_layer,
@@ -147,6 +155,8 @@ _OPENED: Mapping[type[nn.Module], Callable[..., Any]] = {
     nn.TransformerDecoderLayer: nn.TransformerDecoderLayer.forward,
     nn.TransformerDecoder: _decoder,
     nn.Transformer: _transformer,
+    nn.Softmax: _softmax,
+    nn.LogSoftmax: _log_softmax,
 }
 
 # Functions, each with one that returns None where the call must stay as it is.

@@ -41,6 +41,9 @@ PRODUCTS: frozenset[Target] = frozenset({operator.matmul, "matmul", "bmm", torch
 SUMS: frozenset[Target] = frozenset({"sum", torch.sum})
 LENGTHS: frozenset[Target] = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm})
 SOFTMAXES: frozenset[Target] = frozenset({"softmax", torch.softmax, F.softmax})
+LOGARITHMS: frozenset[Target] = frozenset(
+    {"log_softmax", torch.log_softmax, F.log_softmax, "logsumexp", torch.logsumexp}
+)
 VARIANCES: frozenset[Target] = frozenset({"var", "std", torch.var, torch.std, torch.var_mean, torch.std_mean})
 ATTENTION: frozenset[Target] = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: frozenset[Target] = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
@@ -57,6 +60,7 @@ REWRITABLE: frozenset[Target] = (
     | SUMS
     | LENGTHS
     | SOFTMAXES
+    | LOGARITHMS
     | VARIANCES
     | ATTENTION
     | CONVOLUTIONS
@@ -97,9 +101,10 @@ _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], Target], ...] = (
 )
 # Arguments that state a length in a further way, for which there is no case.
 _STATED_TWICE = frozenset({"stride", "storage_offset", "output_padding", "transposed", "dtype"})
-# Sums of the same name as a function or method: what they return takes the factor, whatever their arguments.
+# Sums of the same name as a function or method: what they return takes the factor, or its logarithm, whatever their
+# arguments.
 _SUMS: dict[str, Target] = {
-    **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES if isinstance(target, str)},
+    **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
     "einsum": torch.einsum,
 }
 

@@ -21,7 +21,7 @@ from fxprune.errors import RewriteError
 from fxprune.rules.segments import segments
 
 from .rewrite_site import Site, standing_for
-from .rewrite_sums import attention, corrected, multiplied
+from .rewrite_sums import attention, corrected, multiplied, shifted
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -242,6 +242,7 @@ CASES = _table(
     (surface.SLICES, sliced),
     (surface.PADS, padded),
     (surface.PRODUCTS | surface.SUMS | surface.LENGTHS | surface.SOFTMAXES, multiplied),
+    (surface.LOGARITHMS, shifted),
     (surface.VARIANCES, corrected),
     (surface.ATTENTION, attention),
     (surface.CONVOLUTIONS, convolved),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -30,6 +31,15 @@ def multiplied(site: Site) -> fx.Node | None:
         return None
     product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
     return standing_for(site.node, site.call(operator.mul, product, size))
+
+
+def shifted(site: Site) -> fx.Node | None:
+    """log_softmax, logsumexp: off by the logarithm of what a sum would be off by."""
+    size = _multiplicity(site)
+    if size == 1:
+        return None
+    logs = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
+    return standing_for(site.node, site.call(operator.add, logs, math.log(size)))
 
 
 def corrected(site: Site) -> fx.Node | None:

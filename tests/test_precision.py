@@ -89,7 +89,7 @@ def roles_of(group):
 ALIGNED = [
     "relu", "residual", "squeeze and excitation", "one gate for all channels", "layer scale", "choice", "masked",
     "in place on some channels", "constant per channel", "depthwise", "batch norm without affine",
-    "logarithm of softmax over channels", "slices treated differently", "slices pooled differently",
+    "slices treated differently", "slices pooled differently",
     "two inputs", "several outputs", "channels as length",
     "cumulative sum over channels", "one layer twice in a row",
 ]  # fmt: skip

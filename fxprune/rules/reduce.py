@@ -12,7 +12,7 @@ from torch import fx
 from fxprune.call import Call
 from fxprune.channels import Ids
 from fxprune.rules.registry import rule
-from fxprune.surface import LENGTHS, SOFTMAXES, SUMS, VARIANCES
+from fxprune.surface import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VARIANCES
 from fxprune.walk import Axes
 
 
@@ -92,7 +92,16 @@ def length(call: Call) -> Axes:
     return _reduced(call, dims)
 
 
-@rule("prod", "logsumexp", "argmax", "argmin", "nansum")
+@rule("logsumexp")
+def log_of_sum(call: Call) -> Axes:
+    """``log sum exp x`` over channels is too small by the logarithm of the cluster size when duplicates go."""
+    dims = _dims(call)
+    for dim in dims:
+        call.scale(call.axes(call.args[0])[dim], "logsumexp over channels", LOGARITHMS)
+    return _reduced(call, dims)
+
+
+@rule("prod", "argmax", "argmin", "nansum")
 def other(call: Call) -> list[Axes]:
     """What else depends on how many channels there are: they freeze."""
     dims = _dims(call)
@@ -111,7 +120,16 @@ def softmax(call: Call) -> Axes:
     return axes
 
 
-@rule("_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk")
+@rule("_log_softmax")
+def log_softmax(call: Call) -> Axes:
+    """``x - log sum exp x`` over channels is too large by the logarithm of the cluster size when duplicates go."""
+    axes = call.axes(call.args[0])
+    if axes:
+        call.scale(axes[call.named("dim")], "log_softmax over channels", LOGARITHMS, -1.0)
+    return axes
+
+
+@rule("_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk")
 def along(call: Call) -> list[Axes]:
     """Each result along one axis depends on all positions of it: channels there freeze, others pass."""
     x = call.args[0]

@@ -120,6 +120,28 @@ def _space_frozen(call: Call, axes: list[Ids | None]) -> Axes:
     return (*axes[:-2], None, None)
 
 
+@rule("im2col")
+def patches(call: Call) -> Axes:
+    """``[b, c, h, w] -> [b, c k k, l]``: each channel k k times, one after the other."""
+    x, kernel = call.args[0], call.args[1]
+    axes = list(call.axes(x))
+    ids = axes[-3]
+    if ids is not None:
+        axes[-3] = call.channels.copies(np.repeat(ids, math.prod(kernel)))
+    return (*_space_frozen(call, axes)[:-2], None)
+
+
+@rule("col2im")
+def folded(call: Call) -> Axes:
+    """``[b, c k k, l] -> [b, c, h, w]``: the k k positions of a channel are bundled, and patches are added up."""
+    x, kernel = call.args[0], call.args[2]
+    *lead, ids, along = call.axes(x)
+    call.freeze(along, "an axis with channels is treated as space")
+    if ids is not None:
+        ids = call.bundle(ids.reshape(-1, math.prod(kernel)).T, f"fold of {math.prod(kernel)} positions")
+    return (*lead, ids, None, None)
+
+
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(call: Call) -> Axes:
     """``[b, g n] -> [b, n g]``: position j of every group is bundled, then interleaved."""

@@ -31,6 +31,10 @@ def _variances(s, y):
     return y * (gate + torch.var(y, 1, correction=2, keepdim=True) + torch.std_mean(y, 1, keepdim=True)[0])
 
 
+def _logs_of_sums(s, y):
+    return y * y.logsumexp(1, keepdim=True) + torch.logsumexp(y, (1, 2), keepdim=True) - y.logsumexp(3, keepdim=True)
+
+
 def _lengths(s, y):
     gate = torch.norm(y, dim=1, keepdim=True) + y.norm(float("inf"), 1, keepdim=True) + y.norm(1.5, 1, keepdim=True)
     gate = gate + torch.linalg.vector_norm(y, 1, (1, 2), keepdim=True)
@@ -102,11 +106,16 @@ image("cosine between maps", lambda s, y: y * F.cosine_similarity(y, s.c(y))[:, 
 image("unit length over space", lambda s, y: F.normalize(y.flatten(2), dim=2).view(y.shape), {A: 8, B: 6})
 image("softmax over channels", lambda s, y: y.softmax(1), {A: 8, B: 6})
 image("softmax over channels, as functions", lambda s, y: F.softmax(y, dim=-3) * torch.softmax(y, 1), {A: 8, B: 6})
-image("softmax over channels as a layer", lambda s, y: s.m(y), {B: 6}, m=nn.Softmax(1),
+image("softmax over channels as layers", lambda s, y: s.m(y) * s.l(y), {A: 8, B: 6},
+      m=nn.Softmax(1), l=nn.LogSoftmax(-3))
+image("softmax of maps as a layer", lambda s, y: s.m(y), {B: 6}, m=nn.Softmax2d(),
       frozen="softmax over channels inside `m`, which is kept whole")
 image("softmax over padded channels", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 2)).softmax(1), {B: 6}, out=10,
       frozen="softmax over channels together with frozen channels")
-image("logarithm of softmax over channels", lambda s, y: y.log_softmax(1), {B: 6}, frozen="log_softmax over channels")
+image("logarithm of softmax over channels", lambda s, y: y.log_softmax(1), {A: 8, B: 6})
+image("logarithm of softmax, as functions", lambda s, y: F.log_softmax(y, dim=-3) * torch.log_softmax(y, 1),
+      {A: 8, B: 6})
+image("logarithm of a sum of exponentials", _logs_of_sums, {A: 8, B: 6})
 image("softmax over space", lambda s, y: y.flatten(2).softmax(2).view(y.shape), {A: 8, B: 6})
 image("cumulative sum over channels", lambda s, y: y.cumsum(1), {B: 6}, frozen="cumsum over channels")
 image("cumulative sum over space", lambda s, y: y.cumsum(2), {A: 8, B: 6})

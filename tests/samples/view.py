@@ -108,6 +108,12 @@ image("pixel shuffle", lambda s, y: s.p(y), {A: 4, B: 6}, width=16, out=4, p=nn.
 image("pixel shuffle, called", lambda s, y: F.pixel_shuffle(y, 2), {A: 4, B: 6}, width=16, out=4)
 image("pixel unshuffle", lambda s, y: F.pixel_unshuffle(y, 2), {A: 8, B: 6}, out=32)
 image("pixels there and back", lambda s, y: F.pixel_shuffle(F.pixel_unshuffle(y, 2), 2), {A: 8, B: 6})
+image("unfolded", lambda s, y: F.unfold(y, 3, padding=1).view(y.shape[0], -1, *y.shape[2:]), {A: 8, B: 6}, out=72)
+image("unfolded as a layer", lambda s, y: y * s.u(y).mean(2).view(y.shape[0], -1, 4, 1).amax(2, keepdim=True),
+      {A: 8, B: 6}, u=nn.Unfold(2))
+image("folded", lambda s, y: F.fold(y.flatten(2), [2 * n for n in y.shape[2:]], 2, stride=2), {A: 4, B: 6}, width=16,
+      out=4)
+image("unfolded and folded", lambda s, y: F.fold(F.unfold(y, 3, padding=1), y.shape[2:], 3, padding=1), {A: 8, B: 6})
 image("space to depth by view", _space_to_depth, {A: 8, B: 6}, out=32)
 image("repeat and tile", _repeated, {A: 8, B: 6}, out=16)
 image("repeat_interleave", lambda s, y: y.repeat_interleave(2, dim=1), {A: 8, B: 6}, out=16)
