@@ -112,7 +112,7 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, tell: Tell) -> 
         tell(error=f"{AnalysisError.__name__}: {analysis.reason}")
         return False
     tell(stage="narrow")
-    narrow = fxprune.narrow(subject, plan)
+    narrow = fxprune.narrow(snapped, plan)
     parameters = sum(parameter.numel() for parameter in narrow.parameters())
     tell(parameters_after=parameters, macs_after=plan_cost(plan).macs // len(tensors_of(inputs)[0]))
     rewrite = fxprune.verify(snapped, narrow, inputs, tolerance=1e-9, batches=(1, 3))
@@ -124,7 +124,8 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, tell: Tell) -> 
 
 def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Inputs) -> float:
     """Relative error of onnxruntime on the narrow network in float32, made anew: as a user makes it."""
-    narrow = fxprune.narrow(subject, Plan(fxprune.couple(subject, example), clusters))
+    plan = Plan(fxprune.couple(subject, example), clusters)
+    narrow = fxprune.narrow(fxprune.snap(subject, plan), plan)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         # One image finds what broadcasts by accident, three what was baked in.

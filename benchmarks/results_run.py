@@ -124,7 +124,7 @@ def train_merged(bench: Bench) -> None:
     """W epochs, the same clusters as C-SGD merged as they are, C epochs of fine-tuning."""
     model = bench.wide()
     plan = fxprune.plan(bench.couple(model), bench.task.arm.share, seed=bench.task.seed)
-    _finetune(bench, model, fxprune.narrow(model, plan), bench.more, phase=1)
+    _finetune(bench, model, fxprune.narrow(fxprune.snap(model, plan), plan), bench.more, phase=1)
 
 
 def train_lasso(bench: Bench) -> None:

@@ -29,7 +29,8 @@ def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase:
         return hooks[0]
 
     bench.train(model, epochs, phase=phase, hook=hook)
-    snapped, small = fxprune.snap(model, plan), fxprune.narrow(model, plan)
+    snapped = fxprune.snap(model, plan)
+    small = fxprune.narrow(snapped, plan)
     before, even, trimmed = (score(network, bench.data) for network in (model, snapped, small))
     bench.trims.append((even.changed(trimmed), error64(bench, snapped, plan)))
     bench.tell(

@@ -23,6 +23,10 @@
 from __future__ import annotations
 
 
+class UnequalClustersWarning(UserWarning):
+    """Channels are merged that differ: the narrow network computes what the snapped one does, not what was trained."""
+
+
 class FxpruneError(Exception):
     """Root of the tree; ``exit_code`` is what the command line returns."""
 

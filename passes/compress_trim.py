@@ -48,7 +48,8 @@ class Nets:
 def trim(wide: nn.Module, trained: nn.Module, plan: Plan) -> Nets:
     """Snap, merge and rewrite; the networks given are not changed."""
     snapped = snap(trained, plan)
-    return Nets(wide, narrow(wide, plan), trained, snapped, narrow(trained, plan), float(snapped.max_change))  # type: ignore[arg-type]
+    merged = narrow(snap(wide, plan), plan)
+    return Nets(wide, merged, trained, snapped, narrow(snapped, plan), float(snapped.max_change))  # type: ignore[arg-type]
 
 
 def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:

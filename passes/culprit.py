@@ -59,8 +59,9 @@ def _merge_alone(model: nn.Module, plan: Plan, names: set[str], images: Tensor) 
     part, group = plan.restrict(names), ", ".join(sorted(names))
     try:
         with torch.no_grad(), StaysDouble():  # type: ignore[no-untyped-call]
-            wanted = named_outputs(snap(model, part).eval()(images))
-            got = named_outputs(narrow(model, part).eval()(images))
+            snapped = snap(model, part).eval()
+            wanted = named_outputs(snapped(images))
+            got = named_outputs(narrow(snapped, part).eval()(images))
     except FxpruneError as error:
         return Culprit(group, float("inf"), str(error))
     return Culprit(group, max(relative_error(a, b) for a, b in zip(wanted.values(), got.values(), strict=True)))

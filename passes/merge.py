@@ -23,14 +23,16 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
         plan: its clusters.
 
     Returns:
-        A snapped copy of the same widths; of the same class, or the captured graph where weights are computed.
+        A snapped copy of the same widths; of the same class, or the captured graph where weights are computed. Its
+        ``changes`` and ``max_change`` are those of the snap.
 
     Raises:
         PlanError: the plan was made for another network.
     """
-    wide = snap(model, plan)
+    wide = snapped = snap(model, plan)
     if plan.coupling.functions:  # columns can only be summed in what is computed
-        wide = captured_with(plan.coupling, wide)
+        wide = captured_with(plan.coupling, snapped)
+        vars(wide).update(changes=snapped.changes, max_change=snapped.max_change)
     tensors = tensors_of(wide)
     for name, cuts in cuts_of(plan, tensors, tied=False).items():
         columns = tensors[name].detach().double()
@@ -42,25 +44,30 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Narrow tensors are the kept positions of the concentrated ones: one row, and the sum of the columns, per cluster.
-
-    Args:
-        model: the network; it is not changed.
-        plan: its clusters.
-
-    Returns:
-        Parameters and buffers, those that are not saved with a model too, by all their names, and computed weights
-        under the name of the stored one instead of what they are computed from; no tensor shares memory with
-        ``model``, and a tensor with two names is the same object under both.
+    """Narrow tensors of a network: :func:`kept_state` of the concentrated one; it is not changed.
 
     Raises:
         PlanError: the plan was made for another network.
     """
-    wide = concentrate(model, plan)
-    kept = _kept(plan, tensors_of(wide))
+    return kept_state(concentrate(model, plan), plan)
+
+
+def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Narrow tensors are the kept positions of the concentrated ones: one row, and the sum of the columns, per cluster.
+
+    Args:
+        concentrated: the network that :func:`concentrate` returned for the plan.
+        plan: its clusters.
+
+    Returns:
+        Parameters and buffers, those that are not saved with a model too, by all their names, and computed weights
+        under the name of the stored one instead of what they are computed from; a tensor with two names is the same
+        object under both.
+    """
+    kept = _kept(plan, tensors_of(concentrated))
     merged: dict[int, Tensor] = {}
     state = {}
-    for name, tensor in tensors_of(wide).items():
+    for name, tensor in tensors_of(concentrated).items():
         if id(tensor) not in merged:
             merged[id(tensor)] = _select(tensor.detach(), kept.get(id(tensor), {}))
         state[name] = merged[id(tensor)]

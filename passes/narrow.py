@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from torch import fx, nn
 
+from fxprune.errors import UnequalClustersWarning
 from fxprune.meta import copy_with
 from fxprune.plans import Plan
 
 from .attributes import adapt_layers
-from .merge import merge_state
+from .merge import concentrate, kept_state
 from .rewrite import check_shapes_of, rewrite
+
+# Change of a row, over the size of the rows, from which clusters count as not equal. After C-SGD it is some 1e-4.
+UNEQUAL = 1e-2
 
 
 def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     """Network with one channel per cluster, which computes what ``snap(model, plan)`` computes in eval mode.
 
     Parameters are merged, layers keep their names and tell their new widths, literal sizes in the graph are rewritten;
-    batch and image size stay dynamic. ``narrow.meta["plan"]`` is the plan.
+    batch and image size stay dynamic. ``narrow.meta`` holds the ``plan``, and as ``max_change`` the largest change that
+    the snap made, as :func:`~fxprune.passes.snap.snap` counts it.
 
     Args:
         model: the wide network, with any weights; it is not modified.
@@ -25,10 +33,17 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     Raises:
         PlanError: the plan is for another network.
         RewriteError: the narrow graph does not have the shapes that the plan demands (a bug in fxprune).
+
+    Warns:
+        UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network is another one
+            than ``model``.
     """
     plan = plan.on(model)
     coupling = plan.coupling
-    state = merge_state(model, plan)
+    wide: Any = concentrate(model, plan)
+    if wide.max_change > UNEQUAL:
+        _warn(wide.changes)
+    state = kept_state(wide, plan)
     # Constants that tracing made are no tensors of the model.
     module = copy_with(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
@@ -39,8 +54,19 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     check_shapes_of(module, plan)
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
-    module.meta["plan"] = plan
+    module.meta.update(plan=plan, max_change=wide.max_change)
     return module
+
+
+def _warn(changes: dict[str, float]) -> None:
+    worst = max(changes, key=changes.__getitem__)
+    warnings.warn(
+        f"channels that are merged differ: setting them to their mean moves a row of `{worst}` by "
+        f"{changes[worst]:.2g} of the size of its rows, so the narrow network is not the one given. Train with "
+        "`fxprune.csgd` on this plan first, or snap the network first if that is meant.",
+        UnequalClustersWarning,
+        stacklevel=3,
+    )
 
 
 def _has(model: nn.Module, name: str) -> bool:

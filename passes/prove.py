@@ -105,7 +105,7 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
     change = verify(subject, snapped, inputs, batches=()).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
     on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=())
-    on_rewrite, error = _try_narrow(subject, snapped, plan, inputs)
+    on_rewrite, error = _try_narrow(snapped, plan, inputs)
     passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
     del snapped  # each of the wide networks takes twice the memory of the one given
     found = [] if passed else list(_culprits(subject, plan, inputs))
@@ -140,9 +140,9 @@ def _double(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def _try_narrow(subject: nn.Module, snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
+def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
-        return verify(snapped, narrow(subject, plan), inputs, tolerance=1e-9, batches=(1, 3)), ""
+        return verify(snapped, narrow(snapped, plan), inputs, tolerance=1e-9, batches=(1, 3)), ""
     except FxpruneError as error:
         return None, str(error)
 
@@ -155,10 +155,11 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
         domains.setdefault(group.domain if group.balanced else name, set()).add(name)
     for names in domains.values():
         part = plan.restrict(names)
-        reference = captured_with(plan.coupling, snap(subject, part))
+        snapped = snap(subject, part)
+        reference = captured_with(plan.coupling, snapped)
         makers: tuple[tuple[float, Callable[[], nn.Module]], ...] = (
             (1e-12, lambda part=part: captured_with(plan.coupling, concentrate(subject, part))),  # type: ignore[misc]
-            (1e-9, lambda part=part: narrow(subject, part)),  # type: ignore[misc]
+            (1e-9, lambda part=part, snapped=snapped: narrow(snapped, part)),  # type: ignore[misc]
         )
         for tolerance, make in makers:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 import fxprune
-from fxprune.errors import PlanError
+from fxprune.errors import PlanError, UnequalClustersWarning
 from fxprune.models_zoo.registry import create_model
 from fxprune.passes.narrow import narrow
 from fxprune.passes.prove import scattered
@@ -181,6 +182,27 @@ def test_the_model_is_not_touched():
     assert all(torch.equal(tensor, before[name]) for name, tensor in sample.net.state_dict().items())
     assert made.training and made.a.training and not made.n.training
     sample.net.eval()
+
+
+def test_merging_channels_that_differ_warns_and_says_where():
+    sample = SAMPLES["batch norm"]
+    plan = even(fxprune.couple(sample.net, sample.inputs))
+    with pytest.warns(UnequalClustersWarning, match=r"moves a row of `[\w.]+` by [\d.]+ of the size") as seen:
+        made = narrow(sample.net, plan)
+    assert len(seen) == 1 and seen[0].filename == __file__
+    snapped = snap(sample.net, plan)
+    assert made.meta["max_change"] == snapped.max_change > 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert narrow(snapped, plan).meta["max_change"] == 0.0
+
+
+def test_merging_computed_weights_that_differ_warns():
+    sample = SAMPLES["computed weight"]
+    plan = even(fxprune.couple(sample.net, sample.inputs))
+    with pytest.warns(UnequalClustersWarning):
+        made = narrow(sample.net, plan)
+    assert made.meta["max_change"] == snap(sample.net, plan).max_change
 
 
 def test_parameters_keep_their_gradient_flags_and_types():
