@@ -89,7 +89,7 @@ def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal
 
 def write_report(journal: Journal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
-    results = {depth: journal.newest(depth) for depth in DEPTHS}
+    results = journal.standing()
     write_text(DOCS / "coverage.md", page(read(), torchvision_points(), results, sources))
     write_text(DOCS / "coverage.csv", lines(results))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import subprocess
@@ -19,11 +20,24 @@ _RUNS_ON = ("torch", "timm", "onnxruntime")
 
 
 def digest(files: Iterable[Path], root: Path = ROOT) -> str:
-    """Which sources are checked: a hash over files under ``root``, and over the versions of what they run on."""
+    """Which sources are checked: a hash over the code of files under ``root``, and the versions of what they run on.
+
+    Comments, docstrings and layout do not count: they change no result.
+    """
     sha = hashlib.sha256(" ".join(version(name) for name in _RUNS_ON).encode())
     for path in files:
-        sha.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+        sha.update(str(path.relative_to(root)).encode() + b"\0" + _code(path) + b"\0")
     return sha.hexdigest()[:12]
+
+
+def _code(path: Path) -> bytes:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                first.value.value = ""
+    return ast.unparse(tree).encode()
 
 
 def sources(root: Path = ROOT) -> list[Path]:
@@ -82,6 +96,14 @@ class Journal:
     def known(self, depth: str) -> dict[str, Result]:
         """Model -> its newest result of this depth, or of a deeper one that went well: that has done the same."""
         return known_at(depth, {each: self.newest(each) for each in DEPTHS})
+
+    def standing(self) -> dict[str, dict[str, Result]]:
+        """Depth -> model -> its newest result, where no deeper check has told the same since."""
+        own = {depth: self.newest(depth) for depth in DEPTHS}
+        return {
+            depth: {model: result for model, result in known_at(depth, own).items() if result is own[depth].get(model)}
+            for depth in DEPTHS
+        }
 
     def _take(self, result: Result) -> None:
         self._newest[result.model, result.depth] = result

@@ -66,19 +66,32 @@ def test_a_deeper_check_that_went_well_and_is_newer_has_done_the_shallower_one(t
         **{"newer": "2030-01-03", "older": "2030-01-02", "failed": "2030-01-02", "deepest": "2030-01-03", "alone": ""}
     }
     assert {(each.depth, each.error64) for each in known.values()} == {("couple", None)}  # what a shallow check tells
+    assert {depth: sorted(results) for depth, results in journal.standing().items()} == {
+        **{"couple": ["failed", "older"], "exact": ["alone", "failed", "newer", "older"], "onnx": ["deepest"]}
+    }
     assert journal.known("exact")["deepest"] == result("deepest", depth="exact", error64=1e-15, checked="2030-01-03")
 
 
 def test_the_digest_knows_every_source(tmp_path):
     files = [tmp_path / "core.py", tmp_path / "pass.py"]
     for path in files:
-        path.write_text("a")
+        path.write_text("a = 1")
     seen = {digest(files, tmp_path), digest(files[:1], tmp_path)}
-    files[1].write_text("b")
+    files[1].write_text("b = 1")
     seen.add(digest(files, tmp_path))
     files[1] = files[1].rename(tmp_path / "other.py")
     seen.add(digest(files, tmp_path))
     assert len(seen) == 4 and digest(files, tmp_path) in seen
+
+
+def test_comments_and_docstrings_change_no_digest(tmp_path):
+    path = tmp_path / "core.py"
+    path.write_text('"""One."""\n\n\ndef f():\n    """Two."""\n    return "three"\n')
+    before = digest([path], tmp_path)
+    path.write_text('"""1."""\ndef f():\n    """2."""\n    return ("three")  # 4\n')
+    assert digest([path], tmp_path) == before
+    path.write_text('"""One."""\n\n\ndef f():\n    """Two."""\n    return "four"\n')
+    assert digest([path], tmp_path) != before
 
 
 def test_what_only_trains_is_no_source_of_a_check():
