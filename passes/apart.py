@@ -63,10 +63,12 @@ class Apart:
             return
         means = self.even([*((tied, tied.parameter) for tied in self._tied), *also])
         here = len(parameters)
+        if also:  # first: a gradient that cannot be written to leaves the weights as they are
+            torch._foreach_copy_([tensor for _, tensor in also], means[here:])
         self._away = list(torch._foreach_sub(parameters, means[:here]))
         if self.rests:
             torch._foreach_add_(self._away, [self.rests[tied.parameter] for tied in self._tied])
-        torch._foreach_copy_([*parameters, *(tensor for _, tensor in also)], means)
+        torch._foreach_copy_(parameters, means[:here])
 
     @torch.no_grad()
     def scatter(self, shrink: Sequence[float] | None = None) -> None:

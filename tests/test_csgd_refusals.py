@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from csgd_made import PLAIN, plan_of
@@ -73,6 +75,17 @@ def test_sparse_gradients_are_refused():
         pytest.raises(OptionError, match=r"`conv1.bias` has a sparse"),
     ):
         optimizer.step()
+
+
+def test_a_gradient_that_cannot_be_written_to_leaves_the_weights_as_they_are():
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    case.model.conv1.bias.grad = torch.ones((), dtype=torch.float64).expand(8)
+    before = copy.deepcopy(case.model.state_dict())
+    with csgd(case.model, plan_of(case, PLAIN), optimizer):
+        with pytest.raises(RuntimeError, match="single memory location"):
+            optimizer.step()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in case.model.state_dict().items())
 
 
 def test_a_plan_for_another_network_is_refused():
