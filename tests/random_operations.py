@@ -230,7 +230,34 @@ def summed(net, draw, c, _):
         return lambda s, x, y, z, w: x * F.cosine_similarity(y, getattr(s, name), dim=-3)[:, None], c
     if kind == "cosine":
         return lambda s, x, y, z, w: x * F.cosine_similarity(y, z, dim=1)[:, None], c
-        return lambda s, x, y, z, w: x / (w.norm(3, (1,), True) + torch.linalg.vector_norm(y, 1) + 1), c
+    return lambda s, x, y, z, w: x / (w.norm(3, (1,), True) + torch.linalg.vector_norm(y, 1) + 1), c
+
+
+def logarithm(net, draw, c, _):
+    kind = draw.choice(("of softmax", "of sum", "as a layer"))
+    if kind == "as a layer":
+        name = net.add(draw.choice((nn.Softmax, nn.LogSoftmax))(1))
+        return lambda s, x, y, z, w: x + getattr(s, name)(y), c
+    if kind == "of sum":
+        return lambda s, x, y, z, w: x * w.logsumexp((1, 2), keepdim=True).tanh() + torch.logsumexp(y, 1)[:, None], c
+    return lambda s, x, y, z, w: (x + F.log_softmax(y, -3)).tanh(), c
+
+
+def patches(net, draw, c, _):
+    kind = draw.choice(("unfold", "fold", "both"))
+    if kind == "fold" and c % 4:
+        return None
+
+    def step(s, x, y, z, w):
+        height, width = x.shape[2:]
+        if kind == "fold":
+            return F.fold(x[:, :, ::2, ::2].flatten(2), (height, width), 2, stride=2)
+        columns = F.unfold(x, 3, padding=1)
+        if kind == "unfold":
+            return columns.unflatten(2, (height, width))
+        return F.fold(columns * columns.tanh(), (height, width), (3, 3), padding=1)
+
+    return step, {"unfold": 9 * c, "fold": c // 4}.get(kind, c)
 
 
 def transposed(net, draw, c, _):
@@ -266,4 +293,4 @@ OPERATIONS = (
 
 # Seeds from here on also draw these; networks of earlier seeds stay what they were.
 LATER = 10_000
-MORE = (*OPERATIONS, folded, squeezed, summed, summed, summed, transposed, transposed)
+MORE = (*OPERATIONS, folded, logarithm, patches, squeezed, summed, summed, summed, transposed, transposed)
