@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import OptionError
+from fxprune.errors import ModelError, OptionError
+from fxprune.meta import MetaMode, on_meta
+from fxprune.quiet import quiet
 
 from .artifact import ModelSpec
 from .train_seed import seeded
@@ -47,15 +49,16 @@ def build(
         num_classes: length of the output.
         in_chans: channels of the image; None: as many as the network is known for.
         image_size: height and width of the image; None: what the network was made for. A network with position
-            embeddings is built for it.
+            embeddings, or one that does not run on such images as it is, is built for them.
         pretrained: begin with published weights.
         seed: of the first weights.
         extra: more arguments of the network's builder, such as ``width`` for ours.
 
     Raises:
-        ModelError: the name is unknown, the network cannot be built, or its weights cannot be had.
+        ModelError: the name is unknown, the network cannot be built, also not for images of this size, or its weights
+            cannot be had.
     """
-    from fxprune.models_zoo.registry import create_model, model_input_size
+    from fxprune.models_zoo.registry import TORCHVISION, create_model, model_input_size
 
     channels, height, width = model_input_size(name)
     channels = in_chans or channels
@@ -63,12 +66,21 @@ def build(
     kwargs: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(extra or {})}
     with seeded(seed):
         model = create_model(name, pretrained=pretrained, **kwargs)
-    if _embeds_positions(model) and model_input_size(model)[1:] != size:
-        kwargs |= {"img_size": size[0]}
-        with seeded(seed):
-            model = create_model(name, pretrained=pretrained, **kwargs)
+    made_for = model_input_size(model)[1:]
+    if made_for != size and (_embeds_positions(model) or (reason := _why_not(model, channels, size))):
+        kwargs |= {"image_size" if name.startswith(TORCHVISION) else "img_size": size[0]}
+        try:
+            with seeded(seed):
+                model = create_model(name, pretrained=pretrained, **kwargs)
+        except ModelError as error:
+            if _embeds_positions(model):
+                raise
+            raise ModelError(
+                f"`{name}` does not run on images of {size[0]}x{size[1]}, and it cannot be built for them. It was made "
+                f"for {made_for[0]}x{made_for[1]}: try --image-size with that, or with a multiple of 32. ({reason})"
+            ) from error
     elif not image_size:
-        size = model_input_size(model)[1:]
+        size = made_for
     return Network(model, ModelSpec(name, kwargs), torch.empty(2, channels, *size, device="meta"))
 
 
@@ -103,6 +115,16 @@ def on_device(name: str) -> torch.device:
 def _no_device(name: str, error: Exception) -> OptionError:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.")
+
+
+def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
+    """What goes wrong where a network runs on images of a size, without weights; empty where nothing does."""
+    try:
+        with quiet(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
+            on_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
+    except Exception as error:  # the code of a network raises whatever it likes
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return ""
 
 
 def _embeds_positions(model: nn.Module) -> bool:
