@@ -67,7 +67,8 @@ def build(
     with seeded(seed):
         model = create_model(name, pretrained=pretrained, **kwargs)
     made_for = model_input_size(model)[1:]
-    if made_for != size and (_embeds_positions(model) or (reason := _why_not(model, channels, size))):
+    reason = _misfit(model, channels, size, made_for) if made_for != size else ""
+    if made_for != size and (reason or _embeds_positions(model)):
         kwargs |= {"image_size" if name.startswith(TORCHVISION) else "img_size": size[0]}
         try:
             with seeded(seed):
@@ -115,6 +116,12 @@ def on_device(name: str) -> torch.device:
 def _no_device(name: str, error: Exception) -> OptionError:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.")
+
+
+def _misfit(model: nn.Module, channels: int, size: tuple[int, int], made_for: tuple[int, int]) -> str:
+    """Why a network does not run on images of a size; empty if it does, or if it is not for the size."""
+    reason = _why_not(model, channels, size)
+    return "" if reason and _why_not(model, channels, made_for) else reason
 
 
 def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
