@@ -89,6 +89,7 @@ class Training:
                 self._watchers.on_epoch(epoch)
                 self._place = self._begin(epoch.number + 1, [*self._place.log, epoch])
             self._save()
+            self._grant(self._agree_to_stop())  # after the save, during which a signal may have come
         self._finish()
         return TrainLog(tuple(self._place.log))
 
@@ -154,9 +155,10 @@ class Training:
                 self._take(batches)
                 place.seconds = time.perf_counter() - start
                 bar.update()
-                self._agree_to_stop()
-                if self._stop.signal or self._checkpoint_is_due():
+                asked = self._agree_to_stop()
+                if asked or self._checkpoint_is_due():
                     self._save()
+                self._grant(asked)
             self._refuse(self._watch.look())
             tested = self._model if self._ema is None else self._ema.module
             accuracy = evaluate(tested, self._data.test, self._device, ranks=self._ranks)
@@ -205,17 +207,20 @@ class Training:
         if self._ema is not None:
             self._ema.update(self._model, step=self._done)
 
-    def _agree_to_stop(self) -> None:
-        """A signal that one process has got is a request to all, after the same step."""
-        if self._checkpoint is not None and (asked := self._ranks.largest(self._stop.signal or 0)):
-            self._stop.signal = signal.Signals(asked)
+    def _agree_to_stop(self) -> signal.Signals | None:
+        """The signal that one process has got is a request to all, after the same step.
+
+        Nothing but this answer may be acted on: the next signal comes to one process before it comes to another.
+        """
+        asked = self._ranks.largest(self._stop.signal or 0) if self._checkpoint is not None else 0
+        return signal.Signals(asked) if asked else None
 
     def _checkpoint_is_due(self) -> bool:
         every = self._checkpoint.every if self._checkpoint else 0
         return bool(every) and self._done % every == 0
 
     def _save(self) -> None:
-        """Write a checkpoint if its numbers are finite, and stop if that was asked for."""
+        """Write a checkpoint if its numbers are finite."""
         if self._checkpoint is None:
             return
         self._refuse(self._watch.look())
@@ -226,11 +231,14 @@ class Training:
             self._checkpoint.write(state)
         self._ranks.wait()  # nobody stops before it is written
         self._written = self._done
-        if self._stop.signal:
+
+    def _grant(self, asked: signal.Signals | None) -> None:
+        """Stop if that was asked for, and agreed on; the checkpoint is written."""
+        if asked and self._checkpoint is not None:
             raise StoppedError(
-                f"stopped by {self._stop.signal.name} after step {self._done} of {self.steps} of `{self._label}`; the "
+                f"stopped by {asked.name} after step {self._done} of {self.steps} of `{self._label}`; the "
                 f"checkpoint is {self._checkpoint.path}. To go on, give the same options and `resume` (--resume) auto.",
-                self._stop.signal,
+                asked,
             )
 
     def _refuse(self, bad: tuple[int, float] | None) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from fxprune.errors import CheckpointError, DivergedError, StoppedError
 from fxprune.models_zoo.data import load_data
 from fxprune.passes.checkpoint import Checkpoint
+from fxprune.passes.ranks import Ranks
 from fxprune.passes.stop import stop_requests
 from fxprune.passes.train import train
 from fxprune.passes.training import Training
@@ -177,6 +178,44 @@ def test_a_signal_ends_the_step_writes_a_checkpoint_and_tells_how_to_go_on(tmp_p
     assert signal.getsignal(number) is before
     train(model, points(), **OPTIONS, checkpoint=checkpoint(tmp_path))
     assert torch.equal(weights(model), weights(expected))
+
+
+class Agreeing(Ranks):
+    """One of several processes; a signal comes to this one just after it told the others that it had none."""
+
+    def __init__(self, late=0, others=None):
+        super().__init__()
+        # the number of the agreement after which it comes here; those at which others have got it
+        self.__dict__.update(late=late, others=others or {}, calls=[])
+
+    def largest(self, number):
+        self.calls.append("agree")
+        if (count := self.calls.count("agree")) == self.late:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return max(number, self.others.get(count, 0))
+
+    def wait(self):
+        self.calls.append("save")
+
+
+def stopped(folder, ranks):
+    """After which step, and what the process did together with the others."""
+    with pytest.raises(StoppedError) as caught:
+        train(linear(), points(), **OPTIONS, checkpoint=checkpoint(folder), ranks=ranks)
+    return str(caught.value).partition("; ")[0], ranks.calls
+
+
+def test_a_signal_that_comes_after_the_processes_agreed_waits_for_the_next_step(tmp_path):
+    after, calls = stopped(tmp_path, Agreeing(late=2))
+    assert after == "stopped by SIGTERM after step 3 of 12 of `train`"
+    assert calls[-3:] == ["agree", "agree", "save"]  # the others, who do not know, go on to the next step
+
+
+@pytest.mark.parametrize("ranks", [Agreeing(late=12), Agreeing(others={13: signal.SIGTERM})], ids=["here", "elsewhere"])
+def test_a_signal_that_comes_to_one_process_after_the_last_step_stops_all_before_the_next_phase(tmp_path, ranks):
+    after, calls = stopped(tmp_path, ranks)
+    assert after == "stopped by SIGTERM after step 12 of 12 of `train`"
+    assert calls[-3:] == ["agree", "save", "agree"]
 
 
 def test_a_second_signal_has_its_usual_effect():
