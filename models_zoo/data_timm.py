@@ -75,6 +75,7 @@ def _check_policy(name: str | None) -> None:
 
     if name is None:
         return
+    _spare_posterize()
     by_prefix = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
     make = next((make for prefix, make in by_prefix.items() if name.startswith(prefix)), auto_augment_transform)
     try:
@@ -84,6 +85,25 @@ def _check_policy(name: str | None) -> None:
             f"timm has no policy `{name}` for auto_augment ({type(error).__name__}: {error}): take one as "
             "`rand-m9-mstd0.5`, `augmix-m5-w4`, `original` or `3a`."
         ) from error
+
+
+def _spare_posterize() -> None:
+    """Let timm's policies posterize to one bit at least, if Pillow refuses none."""
+    from PIL import Image
+    from timm.data import auto_augment
+
+    try:
+        auto_augment.posterize(Image.new("L", (1, 1)), 0)
+    except ValueError:
+        # At an end of its range timm asks for 0 bits: once a black picture, since Pillow 13 an error amid an epoch.
+        names = [name for name, op in auto_augment.NAME_TO_OP.items() if op is auto_augment.posterize]
+        auto_augment.NAME_TO_OP.update(dict.fromkeys(names, _posterize))
+
+
+def _posterize(image: Any, bits: int, **more: Any) -> Any:
+    from timm.data.auto_augment import posterize
+
+    return posterize(image, max(1, bits), **more)
 
 
 def _is_folder(name: str) -> bool:

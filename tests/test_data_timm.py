@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 from image_folder import make_folder, timm_leaves_files_open, whole
-from PIL import Image
+from PIL import Image, ImageOps
+from timm.data import auto_augment
 
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data import load_data
@@ -89,6 +90,31 @@ def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
 def test_augmentation_that_cannot_be(tmp_path, option, message):
     with pytest.raises(OptionError, match=message):
         load_data(str(make_folder(tmp_path)), batch_size=4, **option)
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("policy", ["rand-m10-n100-inc1", "rand-m0-n100"])
+def test_policies_that_leave_no_bits_do_not_break_off_the_epoch(tmp_path, policy):
+    data = load_data(str(make_folder(tmp_path)), batch_size=6, auto_augment=policy)
+    assert whole(data.train)[0].isfinite().all()
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("refuses", [True, False])
+def test_policies_posterize_to_one_bit_only_where_pillow_refuses_none(tmp_path, monkeypatch, refuses):
+    def posterize(image, bits):
+        if refuses and bits < 1:
+            raise ValueError("bits")
+        return bits
+
+    monkeypatch.setattr(ImageOps, "posterize", posterize)
+    names = ("Posterize", "PosterizeIncreasing", "PosterizeOriginal")
+    for name in names:
+        monkeypatch.setitem(auto_augment.NAME_TO_OP, name, auto_augment.posterize)
+    load_data(str(make_folder(tmp_path)), batch_size=4, auto_augment="rand-m9-mstd0.5-inc1")
+    for name in names:
+        kept = [auto_augment.NAME_TO_OP[name](None, bits) for bits in (0, 1, 4)]
+        assert kept == [int(refuses), 1, 4]
 
 
 @timm_leaves_files_open
