@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
 METHODS = ("kmeans", "even", "imbalanced")
 ALLOCATIONS = ("uniform", "auto")
-# Options that exclude each other.
-RIVALS = (
+# Options that exclude each other; one at its default does not count.
+RIVALS: tuple[tuple[str, ...], ...] = (
     ("keep", "macs", "params", "widths", "plan_file"),
     ("only", "plan_file"),
     ("freeze", "plan_file"),
+    ("stages", "plan_file"),
+    ("stages", "widths"),
+    *(("widen", name) for name in ("keep", "macs", "params", "widths", "plan_file", "stages", "only", "freeze")),
+    *(("widen", name) for name in ("internal_only", "round_to", "pretrained")),
     ("strength", "deviation"),
 )
+# The same, where ``stages`` are shares.
+RIVALS_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +194,7 @@ class Job(TrainOptions, Target):
         check(self, "random_erasing", "0 to 1", lambda x: 0.0 <= x <= 1.0)
         check(self, "resume", "`auto`, or left out", "auto".__eq__)
         self._check_milestones("csgd_decay_milestones")
-        for names in RIVALS:
+        for names in rivals(self.stages):
             exclude(self, *names)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise OptionError(f"`mixup` and `cutmix` mix images in pairs: `batch_size` {self.batch_size} must be even.")
@@ -196,18 +202,8 @@ class Job(TrainOptions, Target):
             raise OptionError("`teacher_model` names the network of a file: give that file as `teacher`.")
         check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
-        if self.widen is not None:
-            for name in ("keep", "macs", "params", "widths", "plan_file", "stages", "only", "freeze"):
-                exclude(self, "widen", name)
-            if self.internal_only or self.pretrained or self.round_to != 1:
-                raise OptionError("`widen` goes without `internal_only`, `round_to` and `pretrained` weights.")
-            if not isinstance(self.model, str):
-                raise OptionError("`widen` builds the network by its name: give `model` as a name, or give `widths`.")
-        if self.stages is not None:
-            exclude(self, "stages", "plan_file")
-            exclude(self, "stages", "widths")
-            for name in () if self.stages == "auto" else ("keep", "macs", "params"):
-                exclude(self, "stages", name)
+        if self.widen is not None and not isinstance(self.model, str):
+            raise OptionError("`widen` builds the network by its name: give `model` as a name, or give `widths`.")
 
     def of_csgd(self) -> TrainOptions:
         """How C-SGD trains. No average of weights: its clusters would lag behind those of the weights themselves."""
@@ -230,9 +226,20 @@ EPOCHS = 10
 DEVIATION = 1e-6
 
 
+def rivals(stages: object) -> tuple[tuple[str, ...], ...]:
+    """Names of options that exclude each other, beside these stages: ``auto`` leads to what another option asks for."""
+    return RIVALS if isinstance(stages, str) else RIVALS + RIVALS_OF_SHARES
+
+
+def asks(name: str, value: object) -> bool:
+    """Whether an option of a job has another value than its default; one that has none always does."""
+    default = Job.__dataclass_fields__[name].default
+    return value is not None and (default is None or value != default)
+
+
 def exclude(options: object, *names: str) -> None:
-    """Raise OptionError where more than one of these options is given."""
-    given = [f"`{name}`" for name in names if getattr(options, name) is not None]
+    """Raise OptionError where more than one of these options asks for something."""
+    given = [f"`{name}`" for name in names if asks(name, getattr(options, name))]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fxprune import __version__
 from fxprune.errors import OptionError
 from fxprune.files import write_text
 
-from .job import RIVALS, Job
+from .job import Job, asks, rivals
 from .option import closest, field_name, options_of
 from .recipe_yaml import dump, read_mapping
 
@@ -62,17 +62,16 @@ def read_notes(recipe: str | os.PathLike[str]) -> dict[str, Any]:
     return {key: value for key, _, value in _entries(find_recipe(recipe)) if key in NOTES}
 
 
-def override(
-    recipe: Mapping[str, Any], given: Mapping[str, Any], rivals: Iterable[Iterable[str]] = RIVALS
-) -> dict[str, Any]:
+def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the recipe, or what was given instead; an option that was given replaces its rivals, too.
 
     Args:
-        recipe: options by name.
-        given: options by name, which come first.
-        rivals: names of options that exclude each other.
+        recipe: options of a job by name.
+        given: options by name, which come first; one that is given at its default has no rivals.
     """
-    replaced = {name for names in map(set, rivals) if names & given.keys() for name in names}
+    asked = {name for name, value in given.items() if asks(name, value)}
+    stages = {**recipe, **given}.get("stages")
+    replaced = {name for names in map(set, rivals(stages)) if names & asked for name in names}
     return {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
 
 

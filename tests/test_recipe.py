@@ -10,7 +10,7 @@ from test_option import Every
 from fxprune.cli import main
 from fxprune.errors import OptionError
 from fxprune.passes import recipe
-from fxprune.passes.job import RIVALS, Job
+from fxprune.passes.job import Job
 from fxprune.passes.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
 
 
@@ -154,13 +154,24 @@ def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
         ({"lr": 1, "keep": 0.5}, {"lr": 2}, {"lr": 2, "keep": 0.5}),
         ({"lr": 1, "keep": 0.5, "macs": None}, {"macs": 0.4}, {"lr": 1, "macs": 0.4}),
         ({"strength": 1, "keep": 0.5}, {"deviation": 2, "widths": {}}, {"deviation": 2, "widths": {}}),
+        ({"stages": [0.8, 0.5]}, {"keep": 0.5}, {"keep": 0.5}),
+        ({"keep": 0.5}, {"stages": [0.8, 0.5]}, {"stages": [0.8, 0.5]}),
+        ({"keep": 0.5}, {"stages": "auto"}, {"keep": 0.5, "stages": "auto"}),
+        ({"stages": "auto", "keep": 0.5}, {"macs": 0.4}, {"stages": "auto", "macs": 0.4}),
+        ({"stages": "auto", "keep": 0.5}, {"stages": [0.5]}, {"stages": [0.5]}),
+        ({"stages": "auto", "keep": 0.5}, {"widths": {"a": 1}}, {"widths": {"a": 1}}),
+        ({"stages": [0.5], "freeze": ["a"], "pretrained": True}, {"widen": 2.0}, {"widen": 2.0}),
+        ({"widen": 2.0}, {"round_to": 8, "stages": [0.5]}, {"round_to": 8, "stages": [0.5]}),
+        # what is off, or as it is anyway, replaces nothing
+        ({"keep": 0.5}, {"stages": None, "plan_file": None}, {"keep": 0.5, "stages": None, "plan_file": None}),
+        ({"widen": 2.0}, {"round_to": 1, "pretrained": False}, {"widen": 2.0, "round_to": 1, "pretrained": False}),
         # what excludes each other stays in the recipe and among the flags, and the job refuses it
         ({"keep": 0.5, "macs": 0.5}, {}, {"keep": 0.5, "macs": 0.5}),
         ({}, {"keep": 0.5, "macs": 0.5}, {"keep": 0.5, "macs": 0.5}),
     ],
 )
 def test_flags_override_a_recipe(ours, given, expected):
-    assert override(ours, given, RIVALS) == expected
+    assert override(ours, given) == expected
 
 
 def run(monkeypatch, line):
@@ -184,3 +195,10 @@ def test_the_command_line_reads_a_recipe_and_overrides_it(tmp_path, monkeypatch,
     write_recipe(Job(model="resnet20", data="digits", keep=0.25), tmp_path / "recipe.yaml")
     options = run(monkeypatch, f"--recipe {tmp_path / 'recipe.yaml'} --output out2")
     assert Job(**options) == Job(model="resnet20", data="digits", keep=0.25, output="out2")
+
+
+@pytest.mark.parametrize("flags", ["--keep 0.5", "--widen 1.5", "--widths conv1.weight=8", "--stages auto --macs 0.4"])
+def test_flags_replace_the_stages_of_ours(monkeypatch, capsys, flags):
+    options = run(monkeypatch, f"--recipe resnet56_cifar10 --data digits {flags}")
+    assert options.get("stages") == ("auto" if "auto" in flags else None)
+    assert options["csgd_epochs"] == 600

@@ -80,7 +80,8 @@ def test_what_does_not_come_back():
         ({"widen": 2.0, "keep": 0.5}, "`widen` and `keep` exclude each other"),
         ({"widen": 2.0, "stages": "auto"}, "`widen` and `stages` exclude each other"),
         ({"widen": 2.0, "freeze": ["a"]}, "`widen` and `freeze` exclude each other"),
-        ({"widen": 2.0, "pretrained": True}, "`widen` goes without"),
+        ({"widen": 2.0, "pretrained": True}, "`widen` and `pretrained` exclude each other"),
+        ({"widen": 2.0, "round_to": 8}, "`widen` and `round_to` exclude each other"),
         ({"widen": 2.0, "model": torch.nn.Linear(1, 1)}, "give `model` as a name"),
     ],
 )
