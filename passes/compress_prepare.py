@@ -55,7 +55,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
         network = Network(copy.deepcopy(job.model), None, example)
     if job.checkpoint is not None:
         load_weights(network.model, job.checkpoint)
-    check_precision(network.model)
+    check_precision(network.model.named_parameters())
     network.model.to(device).eval()
     return network, data
 

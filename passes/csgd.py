@@ -19,6 +19,7 @@ from .coupled_law import Momentum, Motion, advance, check_coupled, momentum_of
 from .segments import even
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, tied_parameters
+from .train_engine import check_precision
 from .whole import check_agreed, check_held, check_whole, unwrapped
 
 
@@ -60,7 +61,8 @@ def csgd(
     Raises:
         PlanError: the plan was made for another network, or another process has another one.
         OptionError: a strength outside its range, a parameter that the optimizer does not hold, or an optimizer that
-            the coupled form does not go with; or parameters that are sharded (FSDP, DTensor).
+            the coupled form does not go with; or parameters that are sharded (FSDP, DTensor), or have fewer bits than
+            float32, in which a small pull is rounded away.
     """
     check_agreed(model, plan)
     model = unwrapped(model)
@@ -73,6 +75,7 @@ def csgd(
     if coupled:
         check_coupled(optimizer)
     tied = tied_parameters(model, plan, optimizer)
+    check_precision((each.name, each.parameter) for each in tied)
     if deviation is not None and lrs is not None:
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)

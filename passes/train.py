@@ -74,7 +74,7 @@ def train(
     watchers = watchers or Watchers(**{name: call for name, call in watching.items() if call is not None})
     if not len(data.train):
         raise DataError(f"`{data.name}` has no batch to train on.")
-    check_precision(model)
+    check_precision(model.named_parameters())
     training = Training(
         model,
         data,

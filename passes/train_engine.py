@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from fxprune.errors import OptionError
 
 from .parts import Part
 from .ranks import ALONE, Ranks
-from .train_options import TrainOptions
+from .train_options import AMP, TrainOptions
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -58,18 +58,24 @@ def check_optimizer(options: TrainOptions) -> None:
         )
 
 
-def check_precision(model: nn.Module) -> None:
-    """Raise OptionError where weights themselves have 16 bits: they provably do not converge.
+def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise OptionError where weights themselves have fewer bits than float32: they provably do not converge.
 
     A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision it is rounded away as soon as it is
     below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps), whatever the number of steps.
+
+    Args:
+        parameters: with their names.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16):
+    for name, parameter in parameters:
+        bits = torch.finfo(parameter.dtype).bits if parameter.is_floating_point() else 32
+        if bits < 32:
             kind = str(parameter.dtype).removeprefix("torch.")
+            amp = kind if kind in AMP else AMP[-1]
             raise OptionError(
-                f"`{name}` is {kind}: weights of 16 bits provably do not converge, since a small step is rounded away. "
-                f"Convert the network to float32, and compute in 16 bits with amp='{kind}'."
+                f"`{name}` is {kind}: weights of {bits} bits provably do not converge, since a small step is rounded "
+                f"away. Convert the network to float32, and compute in 16 bits with amp='{amp}', or, in a loop of your "
+                f"own, under torch.autocast."
             )
 
 

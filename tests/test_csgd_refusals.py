@@ -88,6 +88,24 @@ def test_a_gradient_that_cannot_be_written_to_leaves_the_weights_as_they_are():
         assert all(torch.equal(tensor, before[name]) for name, tensor in case.model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bits", "amp"),
+    [(torch.float16, 16, "float16"), (torch.bfloat16, 16, "bfloat16"), (torch.float8_e4m3fn, 8, "bfloat16")],
+)
+def test_weights_in_which_a_small_pull_is_rounded_away_are_refused(dtype, bits, amp):
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.to(dtype).parameters(), lr=0.05)
+    with pytest.raises(OptionError, match=rf"weights of {bits} bits provably do not .* amp='{amp}'.*torch\.autocast"):
+        csgd(case.model, plan_of(case, PLAIN), optimizer)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_what_is_not_pulled_may_have_16_bits():
+    case = plain()
+    case.model.head.bfloat16()
+    csgd(case.model, plan_of(case, PLAIN), torch.optim.SGD(case.model.parameters(), lr=0.05))
+
+
 def test_a_plan_for_another_network_is_refused():
     other = Plain(9)
     with pytest.raises(PlanError, match="made for another network"):
