@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -34,7 +36,10 @@ def folder_aside(path: str | os.PathLike[str], *, files: Sequence[str]) -> Itera
         raise OptionError(f"cannot write results into {path}: {above} is a file. Choose another folder.")
     # Beside the target, or as near as there is a folder: a rename must not leave the file system.
     place = target.parent if above == target else above
+    _remove_orphans(place, target.name)
     aside = Path(tempfile.mkdtemp(dir=place, prefix=f".{target.name}.", suffix=".part"))
+    descriptor = os.open(aside, os.O_RDONLY)
+    _lock(descriptor)
     try:
         try:
             yield aside
@@ -44,6 +49,28 @@ def folder_aside(path: str | os.PathLike[str], *, files: Sequence[str]) -> Itera
         _publish(aside, target, files)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether a folder is locked now, until its descriptor is closed or this process ends, however it ends."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else has it, or the file system knows no locks
+        return False
+    return True
+
+
+def _remove_orphans(place: Path, name: str) -> None:
+    """Remove folders aside whose process was killed: nobody holds their lock."""
+    for orphan in place.glob(f".{glob.escape(name)}.*.part"):
+        with contextlib.suppress(OSError):  # it is gone by now, or not ours to remove
+            descriptor = os.open(orphan, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(orphan)
+            finally:
+                os.close(descriptor)
 
 
 def _publish(aside: Path, target: Path, files: Sequence[str]) -> None:

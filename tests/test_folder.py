@@ -58,3 +58,18 @@ def test_a_file_is_no_folder(tmp_path):
     write(tmp_path, out="")
     with pytest.raises(OptionError, match="is a file"), folder_aside(tmp_path / "out" / "deep", files=[]):
         pass
+
+
+def test_a_folder_aside_goes_with_the_next_run_once_its_process_is_gone(tmp_path):
+    orphan = tmp_path / ".out.killed.part"
+    orphan.mkdir()
+    write(orphan, one="half")
+    others = [tmp_path / name for name in (".outer.killed.part", ".out.part")]
+    for other in others:
+        other.mkdir()
+    with (
+        folder_aside(tmp_path / "out", files=["one"]) as alive,
+        folder_aside(tmp_path / "out", files=["one"]) as second,
+    ):
+        assert alive.exists() and second.exists() and not orphan.exists()
+    assert all(other.exists() for other in others)
