@@ -20,13 +20,14 @@ from fxprune.propagate import couple
 from .artifact import NETWORK, PLAN, WEIGHTS, save
 from .build import Network, named_device, on_device
 from .clock import Clock
+from .compress_finished import finished
 from .compress_journal import Journal, open_journal
 from .compress_measure import measure_stages, versions
 from .compress_phases import Phases, open_phases
 from .compress_prepare import prepare, target_of, teacher_from_file
 from .compress_stages import narrow_in_stages, widths_of_stages
 from .compress_train import train_csgd, train_wide
-from .compress_trim import check_trim, trim
+from .compress_trim import check_equal, check_trim, trim
 from .csgd import Deviation
 from .deviation_plot import DEVIATION_PLOT, draw_deviation
 from .export_onnx import export_onnx
@@ -34,7 +35,7 @@ from .folder import folder_aside
 from .job import Job, Target
 from .metrics import EVENTS, METRICS
 from .ranks import Ranks, joined
-from .recipe import RECIPE, write_recipe
+from .recipe import RECIPE
 from .results import ROWS, SUMMARY, Result
 from .weights import save_weights
 
@@ -65,7 +66,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
     Build the network and train it if it has no weights for this data; find coupled channels and cluster them; train
     with C-SGD until clusters are equal; snap, merge and rewrite; verify in float64; export to ONNX and check that in
     onnxruntime; write everything to a folder, from which ``fxprune.load`` takes the narrow network. Under torchrun, all
-    processes train and return the same result, and the first one writes.
+    processes train and return the same result, and the first one writes. With ``resume``, a job whose results are there
+    already is not done again.
 
     Args:
         model: name of a network, or a network with one input (it is copied).
@@ -74,7 +76,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
 
     Raises:
         InputError: an option, the model, the data, a plan or a checkpoint cannot be used; nothing is written then.
-        VerifyError: narrow and wide network disagree; names the worst group. The weights and the plan are kept.
+        VerifyError: narrow and wide network disagree; names the worst group. Or C-SGD has not made the clusters equal,
+            so that the trim would not be free. The weights and the plan are kept.
         ExportError: the exported file and the network disagree; names the first value. The file is kept.
         OSError: the results cannot be written.
     """
@@ -82,7 +85,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
     with joined(named_device(job.device)) as ranks:
         if not ranks.first:
             job = replace(job, progress=False)
-        return _compress(job, on_device(job.device), ranks)
+        found = ranks.share(lambda: finished(job))
+        return _compress(job, on_device(job.device), ranks) if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +134,11 @@ def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
                 trained = _train(
                     job, network, images, device, coupling, goals, target, first, teacher, phases, journal, clock, keep
                 )
+            if folder is not None:
+                phases.publish(folder)
             result = ranks.share(conclude)
         if folder is not None:
-            phases.publish(folder)
             draw_deviation(folder)
-            write_recipe(job, folder / RECIPE)
             (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
             (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
     if ranks.first:
@@ -212,6 +216,7 @@ def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Cl
         nets = trim(trained.wide, network.model, plan)
         save_weights(nets.snapped, folder / SNAPPED)
     with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
+        check_equal(nets, trained.deviation, images)
         report = check_trim(nets, plan, images)
         save(nets.narrow, folder, model=network.spec, plan=plan)
     with clock("export", "ONNX, checked in onnxruntime"):

@@ -11,6 +11,7 @@ from .compress_train import phase_of, wide_epochs
 from .csgd import Csgd
 from .job import Job
 from .metrics import Metrics
+from .recipe import RECIPE, write_recipe
 from .train_log import Epoch
 from .train_schedule import steps_per_epoch_of
 
@@ -76,4 +77,5 @@ def open_journal(job: Job, data: Data, phases: Phases, *, stages: int = 1) -> It
         return
     done = phases.steps_done("train", *map(phase_of, range(1, stages + 1)))
     with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=done) as metrics:
+        write_recipe(job, phases.folder / RECIPE)
         yield Journal(metrics, wide_steps, csgd_steps)

@@ -16,19 +16,20 @@ import torch
 from torch import nn
 
 from fxprune.coupling import Coupling
-from fxprune.errors import StoppedError
+from fxprune.errors import CheckpointError, StoppedError
 from fxprune.plans import Plan
 
 from .checkpoint import Checkpoint
 from .job import Job
 from .metrics import EVENTS, METRICS
 from .ranks import ALONE, Ranks
+from .recipe import RECIPE
 from .train_state import digest
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
-FOLDER, BEFORE = "checkpoints", "checkpoints.before"
+FOLDER, BEFORE, DONE = "checkpoints", "checkpoints.before", "checkpoints.done"
 # What may differ between a run and the one that goes on from its checkpoints: it does not decide the weights.
 # `workers` is not among them, since each process that decodes images draws random numbers of its own.
 FREE = frozenset(
@@ -120,33 +121,55 @@ class Phases:
 
     def publish(self, folder: Path) -> None:
         """Copy the records of the training to the other results."""
-        for name in (METRICS, EVENTS):
+        for name in (METRICS, EVENTS, RECIPE):
             if (self.folder / name).is_dir():
                 shutil.copytree(self.folder / name, folder / name)
             elif (self.folder / name).exists():
                 shutil.copy(self.folder / name, folder / name)
 
     def remove(self) -> None:
-        """The job is done: nothing is left to go on from."""
-        for folder in (self.folder, self.folder.with_name(BEFORE)):
+        """The job is done: nothing is left to go on from.
+
+        The folder loses its name before its files go: what is half removed is no job that broke off.
+        """
+        done = self.folder.with_name(DONE)
+        for folder in (self.folder.with_name(BEFORE), done):
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.folder, done)
+        shutil.rmtree(done, ignore_errors=True)
 
 
 def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) -> Phases:
     """Checkpoints of the job with this network and these data, as they were prepared.
 
     Without ``resume``, those of another run are not lost but moved to ``OUTPUT/checkpoints.before/`` until the job is
-    done.
+    done. With it, the job goes on from there, if that was the same one and the run that displaced it wrote none itself.
     """
     folder = Path(job.output) / FOLDER
     resume = job.resume is not None
-    if ranks.first and folder.is_dir() and not resume:
-        before = folder.with_name(BEFORE)
-        shutil.rmtree(before, ignore_errors=True)
-        os.replace(folder, before)
     # Other processes draw other random numbers: a run goes on with as many as it had.
     processes = {"processes": ranks.count} if ranks.count > 1 else {}
-    return Phases(folder, _identity(job, model, data) | processes, job.checkpoint_every, resume, ranks)
+    identity = _identity(job, model, data) | processes
+    if ranks.first and resume and not any(folder.glob("*.pt")) and _is_of(identity, folder.with_name(BEFORE)):
+        _move(folder.with_name(BEFORE), folder)
+    elif ranks.first and not resume and any(folder.glob("*.pt")):
+        _move(folder, folder.with_name(BEFORE))
+    return Phases(folder, identity, job.checkpoint_every, resume, ranks)
+
+
+def _move(folder: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(folder, place)
+
+
+def _is_of(identity: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a folder holds checkpoints, all of this job."""
+    files = list(folder.glob("*.pt"))
+    try:
+        return bool([Checkpoint(file, identity, 0, True).read(peek=True) for file in files])
+    except CheckpointError:
+        return False
 
 
 def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from fxprune.propagate import couple
 
 from .culprit import worst_group
 from .evaluate import predict
-from .narrow import narrow
+from .narrow import UNEQUAL, narrow
 from .snap import snap
+from .tied import Deviation
 from .verify import Report, verify
 
 if TYPE_CHECKING:
@@ -50,6 +51,24 @@ def trim(wide: nn.Module, trained: nn.Module, plan: Plan) -> Nets:
     snapped = snap(trained, plan)
     merged = narrow(snap(wide, plan), plan)
     return Nets(wide, merged, trained, snapped, narrow(snapped, plan), float(snapped.max_change))  # type: ignore[arg-type]
+
+
+def check_equal(nets: Nets, deviation: Deviation, data: Data) -> None:
+    """C-SGD has made the members of every cluster equal: to less than the 1 % from which a merge is lossy.
+
+    Raises:
+        VerifyError: it has not; tells what that does to the test images.
+    """
+    if deviation.largest <= UNEQUAL:
+        return
+    device = next(nets.trained.parameters()).device
+    changed = predict(nets.trained, data.test, device) != predict(nets.snapped, data.test, device)
+    raise VerifyError(
+        f"the clusters are not equal after C-SGD: a row of `{deviation.where}` deviates from the mean of its cluster "
+        f"by {deviation.largest:.2g} of the size of its rows, and with all rows at their means {int(changed.sum())} of "
+        f"{len(changed)} test images get another class. Take a larger strength, or the default, which is solved for, "
+        "or more epochs of C-SGD."
+    )
 
 
 def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:

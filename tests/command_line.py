@@ -62,5 +62,5 @@ def files(folder):
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-CHECKPOINTS = [f"out/checkpoints{name}" for name in ("", "/csgd.pt", "/metrics.jsonl", "/plan.pt")]
+CHECKPOINTS = [f"out/checkpoints{name}" for name in ("", "/csgd.pt", "/metrics.jsonl", "/plan.pt", "/recipe.yaml")]
 SMALL = "compress --model small --data digits --image-size 8 --epochs 0 --csgd-epochs 1"

@@ -8,14 +8,23 @@ from tiny import planned, tiny_data
 
 from fxprune.errors import VerifyError
 from fxprune.passes import compress_trim, culprit
-from fxprune.passes.compress_trim import check_trim, trim
+from fxprune.passes.compress_trim import check_equal, check_trim, trim
 from fxprune.passes.narrow import narrow
+from fxprune.passes.tied import Deviation
 
 
 def test_an_exact_trim_passes():
     model, plan = planned()
     # float64 rounds at 1e-16, the network has three layers
     assert check_trim(trim(model, model, plan), plan, tiny_data()).max_rel_error < 1e-12
+
+
+def test_clusters_that_did_not_become_equal_are_no_result():
+    model, plan = planned()
+    nets = trim(model, model, plan)
+    check_equal(nets, Deviation(1e-3, 1e-4, "first.weight:0"), tiny_data())
+    with pytest.raises(VerifyError, match=r"`first\.weight:0` deviates .* by 1\.2 .* \d+ of 24 test images"):
+        check_equal(nets, Deviation(1.2, 0.5, "first.weight:0"), tiny_data())
 
 
 @pytest.mark.parametrize(("group", "parameter"), [("first.weight", "second.weight"), ("second.weight", "head.weight")])

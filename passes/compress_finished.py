@@ -1,0 +1,45 @@
+"""Whether a job has been done before: its results lie in the output folder, and nothing there is to be gone on from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from fxprune.errors import FxpruneError
+
+from .compress_phases import FOLDER, FREE
+from .job import Job
+from .recipe import RECIPE, read_recipe
+from .results import SUMMARY, Result, read_result
+
+
+def finished(job: Job) -> Result | None:
+    """The results of the same job, for one that may go on from another; None where there is something left to do.
+
+    A network or data given in Python have no name by which they could be told apart: such a job is done again.
+    """
+    output = Path(job.output)
+    if job.resume is None or not isinstance(job.model, str) or not isinstance(job.data, str):
+        return None
+    if any((output / FOLDER).glob("*.pt")):
+        return None
+    try:
+        before, result = Job(**{**read_recipe(output / RECIPE), "output": job.output}), read_result(output)
+        changed = any(os.path.getmtime(file) > os.path.getmtime(output / SUMMARY) for file in _files(job))
+    except (FxpruneError, OSError, TypeError):
+        return None
+    if changed or _decisive(before) != _decisive(job):
+        return None
+    if job.progress is not False:
+        print(f"{output} holds the results of this job: nothing is done again", file=sys.stderr, flush=True)
+    return result
+
+
+def _files(job: Job) -> list[str | os.PathLike[str]]:
+    named = (job.checkpoint, job.plan_file, None if job.teacher == "wide" else job.teacher)
+    return [file for file in named if file is not None]
+
+
+def _decisive(job: Job) -> dict[str, object]:
+    return {name: value for name, value in job.options().items() if name not in FREE - {"opset", "tensorboard"}}

@@ -1,0 +1,132 @@
+"""What a job finds of earlier runs: results, checkpoints of its own, what a killed one left half removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import CHECKPOINTS, SMALL, enter, files, left, run
+from test_resume import broken_off, compress, numbers, untimed  # noqa: F401
+
+import fxprune.passes.compress
+from fxprune.errors import StoppedError
+from fxprune.passes import compress_phases
+from fxprune.passes.training import Training
+
+pytestmark = pytest.mark.xdist_group("resume")
+
+
+def steps(monkeypatch):
+    """The steps that are taken from here on."""
+    taken, take = [], Training._take
+
+    def counted(*args, **kwargs):
+        taken.append(1)
+        return take(*args, **kwargs)
+
+    monkeypatch.setattr(Training, "_take", counted)
+    return taken
+
+
+def break_off(output, monkeypatch, step):
+    taken, take = [], Training._take
+
+    def broken(*args, **kwargs):
+        taken.append(1)
+        return broken_off() if len(taken) == step else take(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_take", broken)
+        with pytest.raises((StoppedError, KeyboardInterrupt)):
+            compress(output)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    return enter(tmp_path, monkeypatch)
+
+
+def test_a_finished_job_is_not_done_again(here, capsys, monkeypatch):
+    job = f"{SMALL} --resume auto --output out"
+    code, table, _ = run(capsys, job)
+    before = {path.name: path.stat().st_mtime_ns for path in (here / "out").iterdir()}
+    taken = steps(monkeypatch)
+    assert run(capsys, job) == (code, table, "out holds the results of this job: nothing is done again\n")
+    assert run(capsys, f"{job} --checkpoint-every 7 --quiet") == (code, table, "")
+    assert {path.name: path.stat().st_mtime_ns for path in (here / "out").iterdir()} == before
+    assert (code, taken) == (0, [])
+
+
+@pytest.mark.parametrize("other", ["--keep 0.25", "--opset 19", "--csgd-lr 0.02"])
+def test_another_job_is_done_where_one_has_finished(here, capsys, monkeypatch, other):
+    assert run(capsys, f"{SMALL} --output out --quiet")[0] == 0
+    taken = steps(monkeypatch)
+    assert run(capsys, f"{SMALL} --output out --quiet --resume auto {other}")[0] == 0
+    assert taken
+
+
+def test_a_job_is_done_again_where_a_file_that_it_reads_is_newer(here, capsys, monkeypatch):
+    assert run(capsys, f"{SMALL} --output first --quiet")[0] == 0
+    job = f"{SMALL} --checkpoint first/wide.safetensors --output out --quiet --resume auto"
+    assert run(capsys, job)[0] == 0
+    os.utime("first/wide.safetensors")
+    taken = steps(monkeypatch)
+    assert run(capsys, job)[0] == 0
+    assert taken
+
+
+def test_killed_while_checkpoints_are_removed_the_results_stay_whole(tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def killed(folder, **options):
+        records = Path(folder) / "metrics.jsonl"
+        if Path(folder).name.startswith("checkpoints") and records.exists():
+            records.unlink()
+            raise MemoryError
+        remove(folder, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compress_phases.shutil, "rmtree", killed)
+        with pytest.raises(MemoryError):
+            compress(tmp_path)
+    before = numbers(tmp_path)
+    assert len(before) == 5 and (tmp_path / "summary.json").exists()
+    compress(tmp_path, resume="auto")
+    assert numbers(tmp_path) == before and not list(tmp_path.glob("checkpoints*"))
+
+
+def test_a_run_that_forgot_to_resume_loses_nothing_before_its_own_first_checkpoint(tmp_path, monkeypatch):
+    for step, where in ((23, "checkpoints"), (2, "checkpoints.before"), (3, "checkpoints.before")):
+        break_off(tmp_path, monkeypatch, step)
+        assert [path.name for path in tmp_path.glob("checkpoints*")] == [where]
+    taken = steps(monkeypatch)
+    compress(tmp_path, resume="auto")
+    assert len(taken) < 12 and not list(tmp_path.glob("checkpoints*"))
+
+
+def test_checkpoints_of_another_job_that_were_set_aside_stay_aside(tmp_path, monkeypatch):
+    for step in (23, 2):
+        break_off(tmp_path, monkeypatch, step)
+    taken = steps(monkeypatch)
+    compress(tmp_path, resume="auto", keep=0.25)
+    assert len(taken) == 24
+
+
+def test_what_breaks_off_leaves_its_recipe(here, capsys, monkeypatch):
+    monkeypatch.setattr(fxprune.passes.compress, "trim", broken_off)
+    assert run(capsys, f"{SMALL} --keep 0.25 --output out --quiet")[0] == 130
+    assert set(left(here)) == {"out", *CHECKPOINTS}
+    recipe = yaml.safe_load((here / "out" / "checkpoints" / "recipe.yaml").read_text())
+    assert (recipe["model"], recipe["keep"]) == ("small", 0.25)
+
+
+def test_clusters_that_did_not_become_equal_end_with_an_error_and_what_is_needed_to_look_at_them(here, capsys):
+    code, out, err = run(capsys, f"{SMALL} --strength 1e-9 --output out --quiet")
+    assert (code, out) == (1, "")
+    assert "the clusters are not equal after C-SGD" in err
+    assert files(here / "out") == {
+        *("wide.safetensors", "snapped.safetensors", "plan.json", "recipe.yaml", "metrics.jsonl")
+    }
