@@ -70,7 +70,8 @@ def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, plac
     assert (code, "Traceback" in err) == (1, False)
     assert re.search(r"[1-9]\d* of 360 test images", err)
     assert "the worst group is `second.weight`" in err
-    assert files(place / "out") == {"wide.safetensors", "snapped.safetensors", "plan.json"}
+    kept = {"wide.safetensors", "snapped.safetensors", "plan.json", "metrics.jsonl", "recipe.yaml"}
+    assert files(place / "out") == kept
 
 
 def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
@@ -81,6 +82,6 @@ def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
     monkeypatch.setattr(compress, "export_onnx", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
-    late = {"summary.json", "summary.csv", "metrics.jsonl", "recipe.yaml", "deviation.svg"}
+    late = {"summary.json", "summary.csv", "deviation.svg"}
     assert files(place / "out") == RESULTS - late
     assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"
