@@ -27,16 +27,16 @@ ALLOCATIONS = ("uniform", "auto")
 # Options that exclude each other; one at its default does not count.
 RIVALS: tuple[tuple[str, ...], ...] = (
     ("keep", "macs", "params", "widths", "plan_file"),
-    ("only", "plan_file"),
-    ("freeze", "plan_file"),
-    ("stages", "plan_file"),
-    ("stages", "widths"),
+    # A plan and widths say by themselves what these would decide.
+    *((name, "plan_file") for name in ("stages", "only", "freeze", "internal_only", "round_to", "method", "allocate")),
+    *((name, "widths") for name in ("stages", "only", "freeze", "internal_only", "round_to", "allocate")),
+    ("keep", "allocate"),
     *(("widen", name) for name in ("keep", "macs", "params", "widths", "plan_file", "stages", "only", "freeze")),
     *(("widen", name) for name in ("internal_only", "round_to", "pretrained")),
     ("strength", "deviation"),
 )
 # The same, where ``stages`` are shares.
-RIVALS_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params"))
+RIVALS_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params", "allocate"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class Target:
         if self.allocate == "auto" and self.macs is None and self.params is None:
             raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
         exclude(self, "keep", "macs", "params", "widths")
+        exclude(self, "widths", "round_to")
 
     def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
         """Clusters that reach the target, as :func:`fxprune.plan` finds them.

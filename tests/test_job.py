@@ -22,6 +22,12 @@ from fxprune.passes.job import Job, Target
         ({"params": -0.5}, "`params` must be"),
         ({"keep": 0.5, "params": 0.5}, "`keep` and `params` exclude each other"),
         ({"widths": {"a": 1}, "plan_file": "p"}, "`widths` and `plan_file` exclude each other"),
+        ({"plan_file": "p", "internal_only": True}, "`internal_only` and `plan_file` exclude each other"),
+        ({"plan_file": "p", "round_to": 8}, "`round_to` and `plan_file` exclude each other"),
+        ({"plan_file": "p", "method": "even"}, "`method` and `plan_file` exclude each other"),
+        ({"plan_file": "p", "allocate": "auto"}, "give `macs` or `params`"),
+        ({"widths": {"a": 1}, "round_to": 8}, "`widths` and `round_to` exclude each other"),
+        ({"widths": {"a": 1}, "internal_only": True}, "`internal_only` and `widths` exclude each other"),
         ({"strength": 1.0, "deviation": 1e-6}, "`strength` and `deviation` exclude each other"),
         ({"method": "magic"}, "one of kmeans, even, imbalanced, not magic"),
         ({"round_to": 0}, "`round_to` must be 1 or more, not 0"),
@@ -37,6 +43,13 @@ from fxprune.passes.job import Job, Target
 def test_a_job_is_checked_when_it_is_made(options, says):
     with pytest.raises(OptionError, match=says.replace("(", r"\(")):
         Job(model="resnet20", data="digits", **options)
+
+
+def test_widths_are_not_rounded_and_a_plan_may_stand_beside_defaults():
+    with pytest.raises(OptionError, match="`widths` and `round_to` exclude each other"):
+        Target(widths={"a": 1}, round_to=8)
+    defaults = {"internal_only": False, "round_to": 1, "method": "kmeans", "allocate": "uniform", "only": None}
+    assert Job(model="resnet20", data="digits", plan_file="p", **defaults).plan_file == "p"
 
 
 def test_options_of_a_job_fit_into_json():

@@ -162,6 +162,11 @@ def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
         ({"stages": "auto", "keep": 0.5}, {"widths": {"a": 1}}, {"widths": {"a": 1}}),
         ({"stages": [0.5], "freeze": ["a"], "pretrained": True}, {"widen": 2.0}, {"widen": 2.0}),
         ({"widen": 2.0}, {"round_to": 8, "stages": [0.5]}, {"round_to": 8, "stages": [0.5]}),
+        ({"internal_only": True, "method": "even", "keep": 0.5}, {"plan_file": "p"}, {"plan_file": "p"}),
+        ({"plan_file": "p", "lr": 1}, {"round_to": 8}, {"round_to": 8, "lr": 1}),
+        ({"round_to": 8, "only": ["a"]}, {"widths": {"a": 1}}, {"widths": {"a": 1}}),
+        ({"macs": 0.5, "allocate": "auto"}, {"keep": 0.5}, {"keep": 0.5}),
+        ({"stages": "auto", "macs": 0.5, "allocate": "auto"}, {"stages": [0.5]}, {"stages": [0.5]}),
         # what is off, or as it is anyway, replaces nothing
         ({"keep": 0.5}, {"stages": None, "plan_file": None}, {"keep": 0.5, "stages": None, "plan_file": None}),
         ({"widen": 2.0}, {"round_to": 1, "pretrained": False}, {"widen": 2.0, "round_to": 1, "pretrained": False}),
