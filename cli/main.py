@@ -61,7 +61,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"cannot read or write: {place}{error.strerror or error}. Nothing was written.", 2
+        said = [f"{place}{error.strerror or error}", *getattr(error, "__notes__", [])]  # a job notes how to go on
+        return f"cannot read or write: {'; '.join(said).removesuffix('.')}.", 2
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     return f"unexpected {type(error).__name__}: {first} Run again with --debug to see where.", 1
 

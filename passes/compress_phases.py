@@ -88,9 +88,9 @@ class Phases:
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """What breaks off before the first checkpoint leaves nothing; after it, Ctrl-C and SIGTERM say how to go on.
+        """What breaks off before the first checkpoint leaves nothing; signals and full disks after it say how to go on.
 
-        Training itself ends with a checkpoint then, but for a second signal; all else ends at once.
+        Training itself ends with a checkpoint at Ctrl-C and SIGTERM, but for a second one; all else ends at once.
         """
         if not self.ranks.first:
             yield
@@ -102,15 +102,14 @@ class Phases:
             if not any(self.folder.glob("*.pt")):
                 self._leave_nothing(missing)
                 raise
+            kept = f"what was done is in {self.folder}. To go on, give the same options and `resume` (--resume) auto."
+            if isinstance(error, OSError):
+                error.add_note(kept)
             code = error.code if isinstance(error, SystemExit) else None
             number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(type(error))
             if number is None or code not in (None, 128 + number):
                 raise
-            raise StoppedError(
-                f"stopped by {number.name}; what was done is in {self.folder}. To go on, give the same options and "
-                "`resume` (--resume) auto.",
-                number,
-            ) from error
+            raise StoppedError(f"stopped by {number.name}; {kept}", number) from error
 
     def _leave_nothing(self, missing: Sequence[Path]) -> None:
         """Remove the folder, and those on the way to it that did not exist before and are empty."""

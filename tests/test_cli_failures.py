@@ -30,7 +30,12 @@ class Full(OSError):
     ("error", "code", "says"),
     [
         (KeyboardInterrupt, 130, "stopped by SIGINT; what was done is in deep/out/checkpoints"),
-        (Full, 2, "out/wide.safetensors: No space left on device"),
+        (
+            Full,
+            2,
+            "out/wide.safetensors: No space left on device; what was done is in deep/out/checkpoints. To go on, give "
+            "the same options and `resume` (--resume) auto.",
+        ),
         (ZeroDivisionError, 1, "unexpected ZeroDivisionError: no message"),
     ],
 )
