@@ -58,7 +58,8 @@ def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
         process.send_signal(signal.SIGTERM)
         *_, message = process.stderr.read().splitlines()
     assert (process.returncode, "stopped by SIGTERM after step" in message) == (143, True)
-    assert left(place) == ["out", "out/checkpoints", "out/checkpoints/metrics.jsonl", "out/checkpoints/train.pt"]
+    names = ["", "/metrics.jsonl", "/recipe.yaml", "/train.pt"]
+    assert left(place) == ["out", *(f"out/checkpoints{name}" for name in names)]
 
 
 def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, place):

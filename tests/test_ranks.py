@@ -132,6 +132,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_bytes(folder, found):
         "csgd.pt",
         "metrics.jsonl",
         "plan.pt",
+        "recipe.yaml",
         "train.previous.pt",
         "train.pt",
     ]
