@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from fxprune.errors import CheckpointError
 from fxprune.files import written_aside
 from fxprune.meta import canonical_names
+
+from .checkpoint import FORMAT
 
 SUFFIX = ".safetensors"
 
@@ -79,7 +82,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: the network to fill.
         path: a ``.safetensors`` file, or what ``torch.save`` wrote of a state dict: by itself, or under
-            ``state_dict`` or ``model``, with or without the prefix of DistributedDataParallel. No code in it is run.
+            ``state_dict`` or ``model``, with or without the prefix of DistributedDataParallel; or a checkpoint of our
+            own training: the averaged weights, where it has those. No code in it is run.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds no tensors, or is of another network: then the first
@@ -115,13 +119,21 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     try:
-        state = load_state_dict(os.fspath(path), use_ema=False)
+        state = _of_training(load_state_dict(os.fspath(path), use_ema=False))
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
     if not tensors:
         raise CheckpointError(f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top.")
     return tensors
+
+
+def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The network in a checkpoint of a training, with the weights that count; all else as it is."""
+    if whole.get("format") != FORMAT:
+        return whole
+    state = whole["state"]
+    return state.get("ema") or state.get("model") or {}
 
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:

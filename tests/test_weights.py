@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fxprune.errors import CheckpointError
+from fxprune.passes.checkpoint import Checkpoint
+from fxprune.passes.train_state import tensors_now
 from fxprune.passes.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
 
 
@@ -23,9 +25,20 @@ def same(one, other):
     return all(tensor.equal(state[name]) for name, tensor in one.state_dict().items())
 
 
+def of_training(path, **networks):
+    """What a training writes of its network and of its average."""
+    state = {name: None if model is None else tensors_now(model) for name, model in networks.items()}
+    Checkpoint(path, {"lr": 0.1}).write({"steps": 1, **state})
+
+
 WRITERS = {
     "ours": ("w.safetensors", save_weights),
     "a state dict": ("w.pth", lambda model, path: torch.save(model.state_dict(), path)),
+    "a checkpoint of ours": ("train.pt", lambda model, path: of_training(path, model=model, ema=None)),
+    "an average in a checkpoint of ours": (
+        "train.pt",
+        lambda model, path: of_training(path, model=filled(type(model)(), 2), ema=model),
+    ),
     "under state_dict": ("w.pt", lambda model, path: torch.save({"epoch": 3, "state_dict": model.state_dict()}, path)),
     "under model": ("w.pth", lambda model, path: torch.save({"model": model.state_dict()}, path)),
     "of DataParallel": (
@@ -98,6 +111,7 @@ REFUSED = {
         "cannot be read as weights",
     ),
     "no tensors": ("w.pth", lambda path: torch.save({"epoch": 3}, path), "holds no tensors"),
+    "a plan of ours": ("plan.pt", lambda path: Checkpoint(path, {}).write({"clusters": {}}), "holds no tensors"),
     "a list": ("w.pth", lambda path: torch.save([1, 2], path), "cannot be read as weights|holds no tensors"),
     "another width": (
         "w.safetensors",
