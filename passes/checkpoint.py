@@ -25,14 +25,16 @@ class Checkpoint:
     Attributes:
         path: ``NAME.pt``; the one before is ``NAME.previous.pt``.
         identity: what the job is, name -> text or number: a checkpoint of another job is refused.
-        every: steps from one to the next; 0: only at the end.
+        every: steps from one to the next, besides those at the end of each epoch; 0: only those.
         resume: whether to go on from what is there.
+        earlier: the newest checkpoint of the phases before this one.
     """
 
     path: Path
     identity: Mapping[str, Any]
     every: int = 0
     resume: bool = True
+    earlier: Path | None = None
 
     @property
     def previous(self) -> Path:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, StoppedError
+from fxprune.errors import CheckpointError, DivergedError, StoppedError
 from fxprune.plans import Plan
 
 from .checkpoint import Checkpoint
@@ -57,7 +57,12 @@ class Phases:
 
     def checkpoint(self, phase: str) -> Checkpoint:
         """The checkpoint of a phase."""
-        return Checkpoint(self.folder / f"{phase}.pt", self.identity, self.every, self.resume)
+        return Checkpoint(self.folder / f"{phase}.pt", self.identity, self.every, self.resume, self._newest())
+
+    def _newest(self) -> Path | None:
+        """The newest checkpoint of a training, not of a plan."""
+        found = [path for path in self.folder.glob("*.pt") if not path.name.startswith("plan")]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def steps_done(self, *phases: str) -> int | None:
         """Steps of these phases that need not be taken again; None where there is nothing to go on from.
@@ -90,6 +95,8 @@ class Phases:
     def stoppable(self) -> Iterator[None]:
         """What breaks off before the first checkpoint leaves nothing; signals and full disks after it say how to go on.
 
+        Where training diverged, its records are kept in any case: they show where that began.
+
         Training itself ends with a checkpoint at Ctrl-C and SIGTERM, but for a second one; all else ends at once.
         """
         if not self.ranks.first:
@@ -99,9 +106,12 @@ class Phases:
         try:
             yield
         except BaseException as error:
-            if not any(self.folder.glob("*.pt")):
+            measured = isinstance(error, DivergedError) and self._measured()
+            if not measured and not any(self.folder.glob("*.pt")):
                 self._leave_nothing(missing)
                 raise
+            if measured:
+                raise DivergedError(f"{error} What was measured before is in {self.folder / METRICS}.") from error
             kept = f"what was done is in {self.folder}. To go on, give the same options and `resume` (--resume) auto."
             if isinstance(error, OSError):
                 error.add_note(kept)
@@ -110,6 +120,11 @@ class Phases:
             if number is None or code not in (None, 128 + number):
                 raise
             raise StoppedError(f"stopped by {number.name}; {kept}", number) from error
+
+    def _measured(self) -> bool:
+        """Whether there are records of the training."""
+        file = self.folder / METRICS
+        return file.exists() and file.stat().st_size > 0
 
     def _leave_nothing(self, missing: Sequence[Path]) -> None:
         """Remove the folder, and those on the way to it that did not exist before and are empty."""

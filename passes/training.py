@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,11 +74,13 @@ class Training:
         self._stop = StopRequest()
         self._checkpoint: Checkpoint | None = None
         self._written: int | None = None
+        self._earlier: Path | None = None
 
     def run(self, bar: Any, stop: StopRequest, checkpoint: Checkpoint | None) -> TrainLog:
         """Take every step that is left."""
         self._stop, self._checkpoint = stop, checkpoint
         state = self._ranks.share(checkpoint.read) if checkpoint else None
+        self._earlier = self._ranks.share(lambda: checkpoint.earlier) if checkpoint else None
         if state is not None:
             self.load_state_dict(state)
             bar.update(self._done)
@@ -88,7 +91,7 @@ class Training:
                 bar.set_postfix(loss=f"{epoch.loss:.3f}", test=f"{epoch.accuracy.top1:.2%}")
                 self._watchers.on_epoch(epoch)
                 self._place = self._begin(epoch.number + 1, [*self._place.log, epoch])
-            self._save()
+                self._save()
             self._grant(self._agree_to_stop())  # after the save, during which a signal may have come
         self._finish()
         return TrainLog(tuple(self._place.log))
@@ -250,12 +253,16 @@ class Training:
         epoch, inside = divmod(step, self._per_epoch)
         self._scheduler.step_update(step)
         good = "no checkpoint was written"
+        if self._earlier is not None:
+            good = f"the last good checkpoint is {self._earlier}, of an earlier phase"
         if self._checkpoint is not None and self._written is not None:
             good = f"the last good checkpoint is {self._checkpoint.path}, after step {self._written}"
+        has = self._checkpoint is not None and (self._written is not None or self._earlier is not None)
+        way = " To begin from the checkpoint with other options, give it as `checkpoint` (--checkpoint)." if has else ""
         return (
             f"at epoch {epoch + 1}, step {inside + 1} of {self._per_epoch}, at learning rate "
             f"{self._optimizer.param_groups[0]['lr']:.3g}; {good}. Lower the rate, lengthen the warm-up, or look for "
-            "images or weights that are not numbers."
+            f"images or weights that are not numbers.{way}"
         )
 
     @torch.no_grad()

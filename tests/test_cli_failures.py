@@ -58,7 +58,7 @@ def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
         process.send_signal(signal.SIGTERM)
         *_, message = process.stderr.read().splitlines()
     assert (process.returncode, "stopped by SIGTERM after step" in message) == (143, True)
-    names = ["", "/metrics.jsonl", "/recipe.yaml", "/train.pt"]
+    names = ["", "/metrics.jsonl", "/recipe.yaml", "/train.previous.pt", "/train.pt"]
     assert left(place) == ["out", *(f"out/checkpoints{name}" for name in names)]
 
 

@@ -87,7 +87,7 @@ def dies(where, count, how="SIGKILL"):
 
 
 TAKE = "fxprune.passes.training:Training._take"
-# An epoch of the wide network has 6 steps: checkpoints come after 4, 8, 12 and at the end.
+# An epoch of the wide network has 6 steps: checkpoints come after 4, 6, 8, 12 and at the end.
 MOMENTS = {
     "before the first checkpoint": (TAKE, 3),
     "after a checkpoint in the second epoch": (TAKE, 10),
