@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +57,12 @@ def load_data(
     root: str | Path | None = None,
     auto_augment: str | None = None,
     random_erasing: float = 0.0,
+    hflip: float | None = None,
+    vflip: float = 0.0,
+    crop_scale: Sequence[float] | None = None,
+    crop_ratio: Sequence[float] | None = None,
+    color_jitter: float | None = None,
+    crop_pct: float | None = None,
 ) -> Data:
     """Data by name: ``digits``, ``mnist5k``, a folder of images, or what timm reads (``torch/cifar10``, ``hfds/...``).
 
@@ -69,8 +75,16 @@ def load_data(
         seed: seed of the split of the packaged sets; the others come split.
         workers: processes that decode images; the packaged sets need none.
         root: where timm looks for a data set, or puts it; None: ``~/.cache/fxprune``.
-        auto_augment: timm's name of a policy for the training images, not for the packaged sets.
-        random_erasing: share of the training images of which a part is erased, not for the packaged sets.
+        auto_augment: timm's name of a policy for the training images; this and what follows, not for the packaged sets.
+        random_erasing: share of the training images of which a part is erased.
+        hflip: share of the training images that are mirrored left to right; None: 0.5.
+        vflip: share of the training images that are mirrored upside down.
+        crop_scale: least and largest share of its area that is cut out of a training image; None: 0.08 and 1, or 0.7
+            and 1 for images of up to 64 pixels per side.
+        crop_ratio: least and largest width over height of that cut; None: 3/4 and 4/3, or 0.9 and 1.1 for small images.
+        color_jitter: by which share brightness, contrast and saturation of the training images may change; None: 0.4,
+            or 0 for grey and small images. timm leaves it out beside every policy but ``3a``.
+        crop_pct: share of the side of a test image that is cut out of its middle; None: 0.875, or 1 for small images.
 
     Raises:
         DataError: there is no such data, a package that reads it is missing, or it cannot be split into these classes.
@@ -78,6 +92,7 @@ def load_data(
     """
     from fxprune.errors import OptionError
 
+    from .augment import RANGES
     from .data_packaged import PACKAGED, load_packaged
     from .data_timm import load_timm
 
@@ -85,12 +100,22 @@ def load_data(
     for option, (value, bound) in least.items():
         if value is not None and value < bound:
             raise OptionError(f"{option} is {value}; it must be at least {bound}.")
+    augment = {
+        "auto_augment": auto_augment,
+        "random_erasing": random_erasing,
+        "hflip": hflip,
+        "vflip": vflip,
+        "crop_scale": crop_scale,
+        "crop_ratio": crop_ratio,
+        "color_jitter": color_jitter,
+        "crop_pct": crop_pct,
+    }
     if name in PACKAGED:
-        if auto_augment or random_erasing:
-            raise OptionError(f"auto_augment and random_erasing are for images that timm reads, not for `{name}`.")
+        if asked := [option for option, value in augment.items() if value]:
+            raise OptionError(f"{', '.join(asked)}: for images that timm reads, not for `{name}`.")
         return load_packaged(name, image_size=image_size, batch_size=batch_size, seed=seed)
-    if not 0.0 <= random_erasing <= 1.0:
-        raise OptionError(f"random_erasing is {random_erasing:g}; it is a share of the images, from 0 to 1.")
+    for option, (range_, holds) in RANGES.items():
+        if augment[option] is not None and not holds(augment[option]):
+            raise OptionError(f"{option} is {augment[option]}; it must be {range_}.")
     folder = Path(root) if root is not None else Path.home() / ".cache" / "fxprune"
-    augment = {"auto_augment": auto_augment, "re_prob": random_erasing}
     return load_timm(name, image_size=image_size, batch_size=batch_size, workers=workers, root=folder, augment=augment)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fxprune.errors import DataError, OptionError
 
+from .augment import TIMM
 from .data import Data, Loader
 
 TRAIN = ("train", "training")
@@ -37,7 +38,7 @@ def load_timm(
         batch_size: images per batch; fewer where there are fewer images to train on.
         workers: processes that decode images.
         root: where timm looks for a named data set, or puts it.
-        augment: more for ``create_loader``, of the training images alone.
+        augment: options of ``RANGES`` and ``auto_augment``, by our names; None: what suits images of that size.
 
     Raises:
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
@@ -45,7 +46,8 @@ def load_timm(
     """
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    _check_policy((augment or {}).get("auto_augment"))
+    asked = {TIMM.get(name, name): value for name, value in (augment or {}).items() if value is not None}
+    _check_policy(asked.get("auto_augment"))
     train, test = _folders(Path(name)) if _is_folder(name) else _named(name, root)
     classes = _classes(name, train)
     _compare(name, classes, _classes(name, test))
@@ -55,8 +57,7 @@ def load_timm(
     mean, std = ((0.5,), (0.5,)) if grey else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
     def loader(dataset: Any, *, training: bool) -> Loader:
-        more = (augment or {}) if training else {}
-        return _loader(dataset, training, size, min(batch_size, len(train)), workers, mean, std, more)
+        return _loader(dataset, training, size, min(batch_size, len(train)), workers, mean, std, asked)
 
     return Data(
         name=name,
@@ -215,7 +216,6 @@ def _loader(
         num_workers=workers,
         use_prefetcher=False,
         persistent_workers=False,  # so that what they draw follows from the epoch's seed, not from earlier epochs
-        **gentle,
-        **more,
+        **(gentle | dict(more)),
     )
     return loader

@@ -124,4 +124,10 @@ def _data(job: Job) -> Data:
         root=None if job.data_root is None else str(job.data_root),
         auto_augment=job.auto_augment,
         random_erasing=job.random_erasing,
+        hflip=job.hflip,
+        vflip=job.vflip,
+        crop_scale=job.crop_scale,
+        crop_ratio=job.crop_ratio,
+        color_jitter=job.color_jitter,
+        crop_pct=job.crop_pct,
     )

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
+from fxprune.models_zoo.augment import RANGES
 
 from .train_options import TrainOptions, check
 
@@ -147,6 +148,17 @@ class Job(TrainOptions, Target):
         data_root: where data sets are looked for or put.
         auto_augment: timm's name of a policy, as ``rand-m9-mstd0.5``; for images that timm reads.
         random_erasing: share of the training images of which a part is erased; for images that timm reads.
+        hflip: share of the training images that are mirrored left to right; None: 0.5; for images that timm reads.
+        vflip: share of the training images that are mirrored upside down; for images that timm reads.
+        crop_scale: least and largest share of its area that is cut out of a training image; None: 0.08 and 1, or 0.7
+            and 1 for images of up to 64 pixels per side; for images that timm reads.
+        crop_ratio: least and largest width over height of that cut; None: 3/4 and 4/3, or 0.9 and 1.1 for images of up
+            to 64 pixels per side; for images that timm reads.
+        color_jitter: by which share brightness, contrast and saturation of the training images may change, without
+            effect beside a policy other than ``3a``; None: 0.4, or 0 for images that are grey or of up to 64 pixels
+            per side; for images that timm reads.
+        crop_pct: share of the side of a test image that is cut out of its middle; None: 0.875, or 1 for images of up to
+            64 pixels per side; for images that timm reads.
         checkpoint_every: steps from one checkpoint to the next; 0: only at the end of a phase.
         resume: ``auto``: go on from the last checkpoint in the output folder, where there is one.
         tensorboard: record the training for TensorBoard, too.
@@ -179,6 +191,12 @@ class Job(TrainOptions, Target):
     data_root: str | os.PathLike[str] | None = None
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    hflip: float | None = None
+    vflip: float = 0.0
+    crop_scale: Sequence[float] | None = None
+    crop_ratio: Sequence[float] | None = None
+    color_jitter: float | None = None
+    crop_pct: float | None = None
     checkpoint_every: int = 500
     resume: str | None = None
     tensorboard: bool = False
@@ -192,7 +210,8 @@ class Job(TrainOptions, Target):
             check(self, name, f"{least} or more", partial(operator.le, least))
         for name in ("lr", "csgd_lr", "strength", "deviation"):
             check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
-        check(self, "random_erasing", "0 to 1", lambda x: 0.0 <= x <= 1.0)
+        for name, (range_, holds) in RANGES.items():
+            check(self, name, range_, holds)
         check(self, "resume", "`auto`, or left out", "auto".__eq__)
         self._check_milestones("csgd_decay_milestones")
         for names in rivals(self.stages):

@@ -55,7 +55,19 @@ def test_mnist_without_its_package(monkeypatch):
         load_packaged("mnist5k", image_size=None, batch_size=8, seed=0)
 
 
-@pytest.mark.parametrize("option", [{"auto_augment": "rand-m9"}, {"random_erasing": 0.5}])
+ASKED = [
+    {"auto_augment": "rand-m9"},
+    {"random_erasing": 0.5},
+    {"hflip": 0.5},
+    {"vflip": 0.5},
+    {"crop_scale": (0.5, 1.0)},
+    {"crop_ratio": (1.0, 1.0)},
+    {"color_jitter": 0.4},
+    {"crop_pct": 0.9},
+]
+
+
+@pytest.mark.parametrize("option", ASKED)
 def test_packaged_data_cannot_be_augmented_by_timm(option):
-    with pytest.raises(OptionError, match="are for images that timm reads, not for `digits`"):
+    with pytest.raises(OptionError, match=f"{next(iter(option))}: for images that timm reads, not for `digits`"):
         load_data("digits", **option)

@@ -84,12 +84,78 @@ def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
         ({"auto_augment": "magic"}, "timm has no policy `magic` for auto_augment"),
         ({"auto_augment": "rand-x9"}, "timm has no policy `rand-x9` for auto_augment"),
         ({"random_erasing": 1.5}, "random_erasing is 1.5"),
+        ({"hflip": 1.5}, "hflip is 1.5; it must be 0 to 1"),
+        ({"crop_scale": (0.8, 1.1)}, "crop_scale is .*; it must be two shares above 0 and up to 1"),
+        ({"crop_pct": 0.0}, "crop_pct is 0.0; it must be a share above 0"),
         ({"random_erasing": -0.1}, "random_erasing is -0.1"),
     ],
 )
 def test_augmentation_that_cannot_be(tmp_path, option, message):
     with pytest.raises(OptionError, match=message):
         load_data(str(make_folder(tmp_path)), batch_size=4, **option)
+
+
+def make_gradient(root, side):
+    """Folder of equal images that get brighter to the right and, twice as fast, to the bottom."""
+    picture = Image.new("RGB", (side, side))
+    for x in range(side):
+        for y in range(side):
+            picture.putpixel((x, y), ((2 * y + x) * 255 // (3 * side),) * 3)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(2):
+                picture.save(root / split / name / f"{i}.png")
+    return str(root)
+
+
+UNTOUCHED = {"hflip": 0.0, "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "color_jitter": 0.0, "crop_pct": 1.0}
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("side", [32, 80])
+@pytest.mark.parametrize(
+    ("option", "axes"), [({}, []), ({"hflip": 1.0}, [3]), ({"vflip": 1.0}, [2]), ({"hflip": 1.0, "vflip": 1.0}, [2, 3])]
+)
+def test_training_images_can_be_left_as_they_are_or_mirrored(tmp_path, side, option, axes):
+    data = load_data(make_gradient(tmp_path, side), batch_size=4, **(UNTOUCHED | option))
+    assert torch.equal(whole(data.train)[0], whole(data.test)[0].flip(axes))
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("option", [{"crop_scale": (0.3, 0.3)}, {"crop_ratio": (2.0, 2.0)}, {"color_jitter": 0.4}])
+def test_what_is_cut_and_coloured_is_the_training_images_alone(tmp_path, option):
+    root = make_gradient(tmp_path, 32)
+    plain, changed = load_data(root, batch_size=4, **UNTOUCHED), load_data(root, batch_size=4, **(UNTOUCHED | option))
+    assert torch.equal(whole(plain.test)[0], whole(changed.test)[0])
+    torch.manual_seed(0)
+    assert not torch.isclose(whole(plain.train)[0], whole(changed.train)[0]).flatten(1).all(1).any()
+
+
+@timm_leaves_files_open
+def test_the_middle_of_the_test_images_alone(tmp_path):
+    root = make_gradient(tmp_path, 32)
+    plain, middle = (load_data(root, batch_size=4, **(UNTOUCHED | {"crop_pct": share})) for share in (1.0, 0.5))
+    assert torch.equal(whole(plain.train)[0], whole(middle.train)[0])
+    full, half = whole(plain.test)[0], whole(middle.test)[0]
+    assert half.shape == full.shape
+    assert half.amin() > full.amin() and half.amax() < full.amax()
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize(
+    ("side", "usual"),
+    [
+        (32, {"crop_scale": (0.7, 1.0), "crop_ratio": (0.9, 1.1), "color_jitter": 0.0, "crop_pct": 1.0}),
+        (80, {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "color_jitter": 0.4, "crop_pct": 0.875}),
+    ],
+)
+def test_what_is_not_asked_for_depends_on_the_size(tmp_path, side, usual):
+    root = make_gradient(tmp_path, side)
+    left, asked = load_data(root, batch_size=4), load_data(root, batch_size=4, hflip=0.5, vflip=0.0, **usual)
+    assert torch.equal(whole(left.test)[0], whole(asked.test)[0])
+    assert str(left.train.dataset.transform) == str(asked.train.dataset.transform)
+    assert "RandomHorizontalFlip(p=0.5)" in str(left.train.dataset.transform)
 
 
 @timm_leaves_files_open
@@ -150,3 +216,6 @@ def test_grey_data_of_torchvision(tmp_path, monkeypatch):
     assert images.shape == (4, 1, 28, 28)
     assert images.unique().item() == pytest.approx((51 / 255 - 0.5) / 0.5, abs=1e-6)  # float32
     assert next(iter(data.train))[0].shape == (2, 1, 28, 28)
+    assert whole(data.train)[0].unique().numel() == 1
+    jittered = load_data("torch/mnist", batch_size=2, root=tmp_path, color_jitter=0.4)
+    assert whole(jittered.train)[0].unique().numel() > 1

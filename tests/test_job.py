@@ -38,6 +38,16 @@ from fxprune.passes.job import Job, Target
         ({"csgd_lr": float("nan")}, "`csgd_lr` must be above 0"),
         ({"deviation": float("inf")}, "`deviation` must be above 0"),
         ({"batch_size": 1}, "`batch_size` must be 2 or more"),
+        ({"random_erasing": 1.5}, "`random_erasing` must be 0 to 1, not 1.5"),
+        ({"hflip": -0.1}, "`hflip` must be 0 to 1, not -0.1"),
+        ({"vflip": float("nan")}, "`vflip` must be 0 to 1, not nan"),
+        ({"crop_scale": (0.0, 1.0)}, "`crop_scale` must be two shares above 0 and up to 1, the lower one first, not"),
+        ({"crop_scale": (0.5, 1.5)}, "`crop_scale` must be two shares"),
+        ({"crop_scale": (0.5,)}, "`crop_scale` must be two shares"),
+        ({"crop_ratio": (1.5, 0.5)}, "`crop_ratio` must be two ratios above 0, the lower one first, not"),
+        ({"crop_ratio": "ab"}, "`crop_ratio` must be two ratios"),
+        ({"color_jitter": -1.0}, "`color_jitter` must be 0 or more"),
+        ({"crop_pct": 1.1}, "`crop_pct` must be a share above 0 and up to 1, not 1.1"),
     ],
 )
 def test_a_job_is_checked_when_it_is_made(options, says):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from test_option import Every
 
 from fxprune.cli import main
 from fxprune.errors import OptionError
 from fxprune.passes import recipe
+from fxprune.passes.compress_prepare import prepare
 from fxprune.passes.job import Job
 from fxprune.passes.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
 
@@ -139,6 +141,37 @@ def test_the_recipe_of_a_job_repeats_it(tmp_path):
     write_recipe(job, tmp_path / "recipe.yaml")
     again = Job(**read_recipe(tmp_path / "recipe.yaml"))
     assert again == dataclasses.replace(job, output=str(job.output))
+
+
+AUGMENT = {
+    "hflip": 0.0,
+    "vflip": 0.25,
+    "crop_scale": (0.5, 1.0),
+    "crop_ratio": (1.0, 1.0),
+    "color_jitter": 0.0,
+    "crop_pct": 0.95,
+}
+
+
+class Asked(Exception):
+    """Carries the options of the data."""
+
+
+def asked_for(name, **options):
+    raise Asked(options)
+
+
+def test_flags_of_augmentation_go_into_the_recipe_and_to_the_data(tmp_path, monkeypatch):
+    line = "--hflip 0 --vflip 0.25 --crop-scale 0.5 1 --crop-ratio 1 1 --color-jitter 0 --crop-pct 0.95"
+    options = run(monkeypatch, f"--model resnet20 --data images {line}")
+    assert options == {"model": "resnet20", "data": "images", **AUGMENT}
+    write_recipe(Job(**options), tmp_path / "recipe.yaml")
+    job = Job(**read_recipe(tmp_path / "recipe.yaml"))
+    assert job == Job(**options)
+    monkeypatch.setattr("fxprune.models_zoo.data.load_data", asked_for)
+    with pytest.raises(Asked) as caught:
+        prepare(job, torch.device("cpu"))
+    assert AUGMENT.items() <= caught.value.args[0].items()
 
 
 def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):

@@ -196,6 +196,7 @@ def other_weights(model):
         ({"scheduler": "poly"}, "`scheduler` is cosine there and poly here"),
         ({"workers": 2}, "`workers` is 0 there and 2 here"),
         ({"seed": 1}, "`seed` is 0 there and 1 here"),
+        ({"hflip": 0.0}, "`hflip` is None there and 0.0 here"),
         ({"model": other_weights(Tiny())}, "`first weights` is [0-9a-f]+ there and [0-9a-f]+ here"),
         ({"data": tiny_data(40)}, "`training data` is 6 batches, .* there and 5 batches, .* here"),
     ],
