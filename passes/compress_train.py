@@ -17,6 +17,7 @@ from fxprune.plans import Plan
 from .checkpoint import Checkpoint
 from .csgd import Csgd, Deviation, csgd
 from .job import DEVIATION, EPOCHS, Job
+from .needs import trains_wide
 from .ranks import ALONE, Ranks
 from .train import train
 from .train_log import Epoch, Watchers
@@ -35,7 +36,7 @@ def csgd_rates(job: Job, data: Data) -> list[float]:
 
 def wide_epochs(job: Job) -> int:
     """How long the wide network is trained: where it has no weights for its data, or where that is asked for."""
-    return job.epochs if job.epochs is not None else 0 if job.checkpoint is not None else EPOCHS
+    return job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) else 0
 
 
 def train_wide(

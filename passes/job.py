@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fxprune.errors import OptionError
 from fxprune.models_zoo.augment import RANGES
 
-from .train_options import TrainOptions, check
+from .needs import NEEDS, trains_wide
+from .train_options import FALLING, TrainOptions, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -218,12 +219,22 @@ class Job(TrainOptions, Target):
             exclude(self, *names)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise OptionError(f"`mixup` and `cutmix` mix images in pairs: `batch_size` {self.batch_size} must be even.")
-        if self.teacher_model is not None and self.teacher in (None, "wide"):
-            raise OptionError("`teacher_model` names the network of a file: give that file as `teacher`.")
         check(self, "widen", "above 1", lambda factor: 1.0 < factor < math.inf)
         check(self, "stages", "shares from 1 to 0 that fall, or `auto`", _falls)
         if self.widen is not None and not isinstance(self.model, str):
             raise OptionError("`widen` builds the network by its name: give `model` as a name, or give `widths`.")
+        for need in NEEDS:
+            if asks(need.name, getattr(self, need.name)) and not need.met(self):
+                raise OptionError(f"`{need.name}` {need.says}.")
+        for name in ("lr", "csgd_lr") if trains_wide(self) else ("csgd_lr",):
+            if self.scheduler in FALLING and self.min_lr > getattr(self, name):
+                raise OptionError(
+                    f"`min_lr` {self.min_lr:g} is above `{name}` {getattr(self, name):g}: it would climb."
+                )
+
+    def _milestones(self) -> Sequence[float] | None:
+        """Those of C-SGD will do where nothing else is trained."""
+        return self.decay_milestones or (None if trains_wide(self) else self.csgd_decay_milestones)
 
     def of_csgd(self) -> TrainOptions:
         """How C-SGD trains. No average of weights: its clusters would lag behind those of the weights themselves."""
@@ -233,7 +244,8 @@ class Job(TrainOptions, Target):
 
     def of_wide(self) -> TrainOptions:
         """How the wide network is trained."""
-        return TrainOptions(**{field.name: getattr(self, field.name) for field in fields(TrainOptions)})
+        options = {field.name: getattr(self, field.name) for field in fields(TrainOptions)}
+        return TrainOptions(**options | {"decay_milestones": self._milestones()})
 
     def options(self) -> dict[str, Any]:
         """Every option that JSON can hold; a network or data that was given as such is named by its class."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from fxprune.errors import OptionError
 from fxprune.files import write_text
 
 from .job import Job, asks, rivals
+from .needs import NEEDS
 from .option import closest, field_name, options_of
 from .recipe_yaml import dump, read_mapping
 
@@ -65,6 +67,8 @@ def read_notes(recipe: str | os.PathLike[str]) -> dict[str, Any]:
 def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the recipe, or what was given instead; an option that was given replaces its rivals, too.
 
+    What did something in the recipe and does nothing any more, since a flag turned off what it needs, is left out.
+
     Args:
         recipe: options of a job by name.
         given: options by name, which come first; one that is given at its default has no rivals.
@@ -72,7 +76,10 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     asked = {name for name, value in given.items() if asks(name, value)}
     stages = {**recipe, **given}.get("stages")
     replaced = {name for names in map(set, rivals(stages)) if names & asked for name in names}
-    return {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
+    options = {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
+    before, after = _whole(recipe), _whole(options)
+    idle = {need.name for need in NEEDS if need.met(before) and not need.met(after)} - given.keys()
+    return {name: value for name, value in options.items() if name not in idle}
 
 
 def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
@@ -114,6 +121,11 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
         return folder / f"{recipe}.yaml"
     ours = f" Ours are {', '.join(names)}." if names else ""
     raise OptionError(f"there is no recipe `{recipe}`, neither a file nor a name.{closest(str(recipe), names)}{ours}")
+
+
+def _whole(options: Mapping[str, Any]) -> SimpleNamespace:
+    """Options of a job as attributes, defaults included."""
+    return SimpleNamespace(**{field.name: field.default for field in fields(Job)} | dict(options))
 
 
 def _entries(path: Path) -> list[tuple[str, int, Any]]:

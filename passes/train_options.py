@@ -11,6 +11,8 @@ from typing import Any
 from fxprune.errors import OptionError
 
 SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "constant", "wsd", "rsqrt")
+# Those that fall to ``min_lr``.
+FALLING = ("cosine", "tanh", "poly", "wsd", "rsqrt")
 AMP = ("float16", "bfloat16")
 CLIP_MODES = ("norm", "value", "agc")
 
@@ -86,10 +88,14 @@ class TrainOptions:
 
     def _check_milestones(self, name: str) -> None:
         check(self, name, "epochs above 0 in ascending order", _ascends)
-        if self.scheduler == "multistep" and not self.decay_milestones:
+        if self.scheduler == "multistep" and not self._milestones():
             raise OptionError(
                 "`scheduler` is multistep: `decay_milestones` must say after which epochs the rate drops."
             )
+
+    def _milestones(self) -> Sequence[float] | None:
+        """Where ``multistep`` drops the rate."""
+        return self.decay_milestones
 
 
 def short_warmup(epochs: int) -> float:

@@ -55,6 +55,34 @@ def test_a_job_is_checked_when_it_is_made(options, says):
         Job(model="resnet20", data="digits", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ema": 0.9, "epochs": 0}, "`ema` averages the wide network, which is not trained here: give `epochs`"),
+        ({"ema": 0.9, "checkpoint": "w"}, "`ema` averages the wide network, which is not trained"),
+        ({"decay_milestones": [3]}, "`decay_milestones` is for another scheduler: give `scheduler` as multistep"),
+        ({"csgd_decay_milestones": [3], "scheduler": "step"}, "`csgd_decay_milestones` is for another scheduler"),
+        ({"clip_mode": "agc"}, "`clip_mode` is how `clip_grad` bounds"),
+        ({"teacher_weight": 0.9}, "`teacher_weight` weighs a teacher, and there is none"),
+        ({"teacher_temperature": 2.0}, "`teacher_temperature` is that of a teacher"),
+        ({"teacher_model": "resnet20", "teacher": "wide"}, "`teacher_model` names the network of a file"),
+        ({"mixup_prob": 0.5}, "`mixup_prob` is how often batches are mixed: give `mixup` or `cutmix`"),
+        ({"mixup_switch_prob": 0.1, "cutmix": 1.0}, "`mixup_switch_prob` chooses between `mixup` and `cutmix`"),
+        ({"min_lr": 0.1}, "`min_lr` 0.1 is above `lr` 0.05: it would climb"),
+        ({"min_lr": 0.1, "epochs": 0}, "`min_lr` 0.1 is above `csgd_lr` 0.05: it would climb"),
+        ({"scheduler": "multistep", "csgd_decay_milestones": [3]}, "`decay_milestones` must say"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(options, says):
+    with pytest.raises(OptionError, match=says):
+        Job(model="resnet20", data="digits", **options)
+
+
+def test_milestones_of_csgd_suffice_where_nothing_else_is_trained():
+    job = Job(model="resnet20", data="digits", epochs=0, scheduler="multistep", csgd_decay_milestones=[3])
+    assert job.of_csgd().decay_milestones == job.of_wide().decay_milestones == [3]
+
+
 def test_widths_are_not_rounded_and_a_plan_may_stand_beside_defaults():
     with pytest.raises(OptionError, match="`widths` and `round_to` exclude each other"):
         Target(widths={"a": 1}, round_to=8)

@@ -203,6 +203,15 @@ def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
         # what is off, or as it is anyway, replaces nothing
         ({"keep": 0.5}, {"stages": None, "plan_file": None}, {"keep": 0.5, "stages": None, "plan_file": None}),
         ({"widen": 2.0}, {"round_to": 1, "pretrained": False}, {"widen": 2.0, "round_to": 1, "pretrained": False}),
+        # what needs an option that a flag turned off goes with it
+        ({"ema": 0.9, "epochs": 3}, {"epochs": 0}, {"epochs": 0}),
+        ({"scheduler": "multistep", "decay_milestones": [3]}, {"scheduler": "step"}, {"scheduler": "step"}),
+        ({"clip_grad": 1.0, "clip_mode": "agc"}, {"clip_grad": None}, {"clip_grad": None}),
+        ({"teacher": "w", "teacher_model": "m", "teacher_weight": 0.9}, {"teacher": None}, {"teacher": None}),
+        ({"mixup": 0.2, "mixup_prob": 0.5}, {"mixup": 0.0}, {"mixup": 0.0}),
+        # ... unless it is a flag, too, or did nothing before
+        ({"clip_grad": 1.0}, {"clip_grad": None, "clip_mode": "agc"}, {"clip_grad": None, "clip_mode": "agc"}),
+        ({"clip_mode": "agc"}, {"lr": 1}, {"clip_mode": "agc", "lr": 1}),
         # what excludes each other stays in the recipe and among the flags, and the job refuses it
         ({"keep": 0.5, "macs": 0.5}, {}, {"keep": 0.5, "macs": 0.5}),
         ({}, {"keep": 0.5, "macs": 0.5}, {"keep": 0.5, "macs": 0.5}),
@@ -240,3 +249,10 @@ def test_flags_replace_the_stages_of_ours(monkeypatch, capsys, flags):
     options = run(monkeypatch, f"--recipe resnet56_cifar10 --data digits {flags}")
     assert options.get("stages") == ("auto" if "auto" in flags else None)
     assert options["csgd_epochs"] == 600
+
+
+def test_a_flag_turns_off_what_the_recipe_builds_on(tmp_path, monkeypatch, capsys):
+    path = written(tmp_path, "model: resnet20\ndata: digits\nclip-grad: 1.0\nclip-mode: agc\nema: 0.9\nepochs: 5")
+    options = run(monkeypatch, f"--recipe {path} --clip-grad none --checkpoint w.safetensors --epochs none")
+    assert options["clip_grad"] is None
+    assert "clip_mode" not in options and "ema" not in options
