@@ -11,7 +11,7 @@ import fxprune
 from fxprune.cost import cost, plan_cost
 from fxprune.models_zoo.registry import create_model, model_input_size
 from fxprune.passes.job import Job
-from fxprune.passes.recipe import read_notes, read_recipe
+from fxprune.passes.recipe import find_recipe, read_notes, read_recipe
 
 RECIPES = sorted(file.stem for file in (Path(__file__).parents[1] / "models_zoo" / "recipes").glob("*.yaml"))
 PUBLISHED = {
@@ -70,3 +70,10 @@ def test_the_inner_layers_of_resnet50_are_as_wide_as_the_cut_demands():
         # with the paper's widths the figures are met to the digit that was published
         cut = 100 * (1 - plan_cost(plan).macs / cost(coupling).macs)
         assert round(cut, 1) == PUBLISHED[f"resnet50_imagenet_{share}"][0]
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.endswith("_cifar10")])
+def test_recipes_say_where_their_crops_differ_from_the_paper(recipe):
+    text = find_recipe(recipe).read_text()
+    assert read_recipe(recipe)["data"] == "torch/cifar10"
+    assert "# the paper pads by 4 pixels and crops 32; timm cannot" in text
