@@ -80,5 +80,9 @@ def _publish(aside: Path, target: Path, files: Sequence[str]) -> None:
             shutil.rmtree(target / name)
         (target / name).unlink(missing_ok=True)
     for name in files:
-        if (aside / name).exists():
-            os.replace(aside / name, target / name)
+        _appear(aside / name, target / name)
+
+
+def _appear(made: Path, place: Path) -> None:
+    if made.exists():
+        os.replace(made, place)

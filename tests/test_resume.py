@@ -97,7 +97,7 @@ MOMENTS = {
     "late in C-SGD": (TAKE, 23),
     "in the snap": ("fxprune.passes.compress_trim:snap", 1),
     "in the export": ("fxprune.passes.compress:export_onnx", 1),
-    "while the results appear": ("os:unlink", 6),
+    "while the results appear": ("fxprune.passes.folder:_appear", 6),
 }
 
 
