@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxprune.coupling import Coupling
-from fxprune.errors import OptionError
+from fxprune.errors import CheckpointError, OptionError
 from fxprune.propagate import couple
 
 from .build import Network, build
@@ -92,13 +92,20 @@ def teacher_from_file(job: Job, network: Network, data: Data, device: torch.devi
     """
     if job.teacher is None or job.teacher == "wide":
         return None
-    teacher = copy.deepcopy(network.model)
-    if job.teacher_model is not None:
-        teacher = build(
-            job.teacher_model, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size
-        ).model
-    load_weights(teacher, job.teacher)
+    teacher = copy.deepcopy(network.model) if job.teacher_model is None else _plain(job.teacher_model, data)
+    try:
+        load_weights(teacher, job.teacher)
+    except CheckpointError:
+        if job.widen is None or job.teacher_model is not None:
+            raise
+        assert isinstance(job.model, str)
+        teacher = _plain(job.model, data)  # the file may be of the network before it was widened
+        load_weights(teacher, job.teacher)
     return teacher.to(device).eval().requires_grad_(False)
+
+
+def _plain(name: str, data: Data) -> nn.Module:
+    return build(name, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size).model
 
 
 def _check_opset(opset: int) -> None:

@@ -136,7 +136,7 @@ class Job(TrainOptions, Target):
         csgd_decay_milestones: ``multistep``: of C-SGD, where they are not ``decay_milestones``.
         teacher: whose logits the network is to meet: ``wide``, the network before C-SGD, for C-SGD alone; or a file
             with weights, for all training.
-        teacher_model: name of the network that the file holds; None: ``model``.
+        teacher_model: name of the network that the file holds; None: ``model``, as widened or as it is by name.
         strength: of the pull; instead of ``deviation``.
         deviation: largest relative deviation within a cluster to end at, above 0; ``DEVIATION`` where neither is given.
         coupled: the pull is part of the gradient, as in the paper; SGD only.

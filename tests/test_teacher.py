@@ -58,6 +58,19 @@ def test_a_teacher_may_be_another_network_and_must_fit_its_file(tmp_path):
     assert teacher_from_file(teaching("wide"), network, data, cpu) is None
 
 
+@pytest.mark.parametrize("widened", [True, False])
+def test_a_teacher_of_a_widened_network_may_be_of_either_width(tmp_path, widened):
+    path, cpu = tmp_path / "theirs.safetensors", torch.device("cpu")
+    job = Job(model="resnet20", data=tiny_data(), teacher=path, widen=1.5, progress=False)
+    network, data = prepare(job, cpu)
+    theirs = network.model if widened else build("resnet20", num_classes=3, in_chans=1, image_size=8, seed=5).model
+    write_tensors(distinct_tensors(theirs), path)
+    assert torch.equal(teacher_from_file(job, network, data, cpu).conv1.weight, theirs.conv1.weight)
+    write_tensors(distinct_tensors(Tiny()), path)
+    with pytest.raises(CheckpointError, match=r"theirs\.safetensors"):
+        teacher_from_file(job, network, data, cpu)
+
+
 @pytest.mark.parametrize("kind", ["file", "wide"])
 def test_a_teacher_from_a_file_teaches_all_training_the_wide_network_only_csgd(tmp_path, monkeypatch, kind):
     path, seen = tmp_path / "theirs.safetensors", {}
