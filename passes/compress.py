@@ -25,7 +25,7 @@ from .compress_journal import Journal, open_journal
 from .compress_measure import measure_stages, versions
 from .compress_phases import Phases, open_phases
 from .compress_prepare import prepare, target_of, teacher_from_file
-from .compress_stages import narrow_in_stages, widths_of_stages
+from .compress_stages import most_stages, narrow_in_stages, widths_of_stages
 from .compress_train import train_csgd, train_wide
 from .compress_trim import check_equal, check_trim, trim
 from .csgd import Deviation
@@ -130,7 +130,7 @@ def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
             return _conclude(job, trained, images, folder, clock)
 
         with phases.stoppable():
-            with open_journal(job, images, phases, stages=max(1, len(goals))) as journal:
+            with open_journal(job, images, phases, stages=most_stages(job)) as journal:
                 trained = _train(
                     job, network, images, device, coupling, goals, target, first, teacher, phases, journal, clock, keep
                 )
@@ -177,6 +177,8 @@ def _train(
         keep(wide)
     teacher = wide if job.teacher == "wide" else teacher
     if first is None:
+        if job.allocate == "auto":  # the goals so far showed that it can be done; what is lost follows from the weights
+            goals = phases.ranks.share(lambda: widths_of_stages(job, coupling))
         done = narrow_in_stages(
             job,
             network.model,

@@ -22,7 +22,7 @@ from .compress_trim import check_trim, trim
 from .csgd import Deviation
 from .job import Job, Target
 from .lift import lift
-from .staged import compose, stage_plan, stage_shares, stage_widths
+from .staged import GONE, compose, stage_plan, stage_shares, stage_widths
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -43,8 +43,15 @@ class Staged:
     deviation: Deviation
 
 
+def most_stages(job: Job) -> int:
+    """How many stages the job may have; those that would change nothing are left out."""
+    if job.stages is None:
+        return 1
+    return len(GONE if isinstance(job.stages, str) else job.stages)
+
+
 def widths_of_stages(job: Job, coupling: Coupling) -> list[dict[str, int]]:
-    """Widths of every group after each stage of a job.
+    """Widths of every group after each stage of a job; with ``allocate: auto``, for the weights as they are now.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
