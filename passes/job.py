@@ -160,7 +160,7 @@ class Job(TrainOptions, Target):
             per side; for images that timm reads.
         crop_pct: share of the side of a test image that is cut out of its middle; None: 0.875, or 1 for images of up to
             64 pixels per side; for images that timm reads.
-        checkpoint_every: steps from one checkpoint to the next; 0: only at the end of a phase.
+        checkpoint_every: steps from one checkpoint to the next; 0: only at the end of an epoch.
         resume: ``auto``: go on from the last checkpoint in the output folder, where there is one.
         tensorboard: record the training for TensorBoard, too.
         progress: bars and phases on stderr; None: bars only on a terminal.

@@ -43,7 +43,7 @@ def test_other_optimizers_are_refused_before_any_training(tmp_path):
 def test_a_job_with_the_coupled_form(tmp_path):
     options = {"epochs": 1, "csgd_epochs": 40, "weight_decay": 0.0, "warmup_epochs": 0, "scheduler": "constant"}
     done = fxprune.compress(
-        Tiny(), tiny_data(), coupled=True, strength=0.05, csgd_lr=0.02, output=tmp_path, progress=False, **options
+        Tiny(), tiny_data(), coupled=True, strength=0.3, csgd_lr=0.02, output=tmp_path, progress=False, **options
     )
     records = [record for record in read_metrics(tmp_path) if record["phase"] == "csgd"]
     first, last = records[0], records[-1]
