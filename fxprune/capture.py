@@ -9,33 +9,36 @@ What that cannot trace is exported (:mod:`fxprune.exported`), as operations in e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from fxprune.equivalence import UNCHECKED, Difference, difference
 from fxprune.errors import CaptureError, OptionError
 from fxprune.exported import EVAL_ONLY, EvalOnly, trace_exported
 from fxprune.inputs import Inputs, as_meta
 from fxprune.meta import share_copy
+from fxprune.modes import show_blocks
 from fxprune.source import source_of_error
-from fxprune.tracer import PlainTracer
+from fxprune.tracer import PlainTracer, keeps_functions
 from fxprune.training_mode import FlagReads, entered, follow_training
 from fxprune.value_tracer import ValueTracer
 
 WAY = "fxprune_capture"
 
-# Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
-_TRACED = (("plain", True), ("values", True), ("plain", False), ("values", False))
 WAYS = ("plain", "values", "export")
 
 
 def capture(
-    model: nn.Module, example_inputs: Inputs, *, opened: frozenset[str] = frozenset(), ways: Sequence[str] = WAYS
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    opened: frozenset[str] = frozenset(),
+    ways: Sequence[str] = WAYS,
+    check: bool = True,
 ) -> fx.GraphModule:
     """Trace a model into a graph module that shares its parameters; the model is not modified.
-
-    ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, ``values`` where branches were decided by the
-    example, or ``export`` where operations are all that could be seen.
 
     Args:
         model: any module.
@@ -43,10 +46,32 @@ def capture(
             tensors are constants of the graph, which refuses to run with others.
         opened: names of layers to trace into, though their like stays whole.
         ways: which of :data:`WAYS` to try; always in that order.
+        check: hold each graph against the model on the example, and go on to the next way where they differ.
 
     Raises:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
     """
+    return next(captures(model, example_inputs, opened=opened, ways=ways, check=check))
+
+
+def captures(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    opened: frozenset[str] = frozenset(),
+    ways: Sequence[str] = WAYS,
+    check: bool = True,
+) -> Iterator[fx.GraphModule]:
+    """Every graph that computes what the model computes, one for each way that leads to one; arguments as above.
+
+    ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, ``values`` where branches were decided by the
+    example, or ``export`` where operations are all that could be seen. ``graph_module.meta["fxprune_unchecked"]`` tells
+    what could not be held against the model (:mod:`fxprune.equivalence`), and why.
+
+    Raises:
+        CaptureError: there is no further way; with all that stood in the way of the others.
+    """
+    _check_hooks(model)
     try:
         share_copy(model)
     except Exception as error:
@@ -54,83 +79,155 @@ def capture(
             f"cannot copy {type(model).__name__}: {str(error).splitlines()[0]}. Tensors that are computed and kept as "
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
-    failure: tuple[PlainTracer, Exception] | None = None
-    for way, through in _TRACED:
-        if way not in ways:
-            continue
-        skeleton = share_copy(model).eval()
-        tracer = _tracer(way, skeleton, example_inputs, opened, through)
-        reads = FlagReads(entered(skeleton, tracer.keeps))
-        try:
-            with reads:
-                graph = tracer.trace(skeleton)
-        except OptionError:
-            raise
-        except Exception as error:
-            failure = failure if way == "plain" else (tracer, error)
-            continue
-        module = _graph_module(model, skeleton, graph, way)
-        if reads.found:
-            _follow_training(module, model, example_inputs, opened, through)
-        return module
-    if "export" in ways:
-        try:
-            return _exported(model, example_inputs)
-        except Exception as error:
-            if failure is None:
-                raise CaptureError(f"cannot export {type(model).__name__}: {_reason(error)}") from error
-            raise _untraceable(model, *failure, exported=_reason(error)) from failure[1]
-    assert failure is not None
-    raise _untraceable(model, *failure) from failure[1]
+    failures = _Failures(model)
+    for trace in (_traced, _exported):
+        for module in trace(model, example_inputs, opened, ways, failures):
+            found = difference(model, module, example_inputs) if check else Difference(unchecked="it was not asked for")
+            if found.always:
+                failures.unlike.append(found.always)
+                if found.hopeless:
+                    raise failures.as_error()
+                continue
+            if found.in_training:
+                _refuse_training(module, found.in_training)
+            module.meta[UNCHECKED] = found.unchecked
+            yield module
+    raise failures.as_error()
 
 
-def _tracer(
-    way: str, skeleton: nn.Module, inputs: Inputs, opened: frozenset[str], through: bool
-) -> PlainTracer | ValueTracer:
-    if way == "plain":
-        return PlainTracer(inputs, opened, through=through)
-    return ValueTracer(skeleton, as_meta(inputs), opened, through=through)
+@dataclass
+class _Failures:
+    """Why no way has led to a graph so far: where tracing and exporting stopped, and what differed."""
+
+    model: nn.Module
+    traced: tuple[PlainTracer, Exception] | None = None
+    exported: Exception | None = None
+    unlike: list[str] = field(default_factory=list)
+
+    def as_error(self) -> CaptureError:
+        """One error that says all of it."""
+        name = type(self.model).__name__
+        if self.unlike:
+            error = CaptureError(
+                f"cannot capture {name}: a graph of it computes something else: {self.unlike[0]}. Change that "
+                "line, or give `check=False` if the network is to be taken as its graph computes it."
+            )
+            error.__cause__ = self.traced[1] if self.traced else self.exported
+            return error
+        if self.traced is None:
+            assert self.exported is not None
+            error = CaptureError(f"cannot export {name}: {_reason(self.exported)}")
+            error.__cause__ = self.exported
+            return error
+        return _untraceable(self.model, *self.traced, exported=self.exported)
 
 
-def _follow_training(
-    module: fx.GraphModule, model: nn.Module, inputs: Inputs, opened: frozenset[str], through: bool
-) -> None:
+def _traced(
+    model: nn.Module, inputs: Inputs, opened: frozenset[str], ways: Sequence[str], failures: _Failures
+) -> Iterator[fx.GraphModule]:
+    """Graphs of layers: first for all sizes, then at those of the example."""
+    # Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
+    for through in (True, False) if keeps_functions() else (True,):
+        if "plain" in ways and (module := _trace(model, PlainTracer(inputs, opened, through=through), failures)):
+            yield module
+        for literal in (False, True) if "values" in ways else ():
+            tracer = ValueTracer(share_copy(model).eval(), as_meta(inputs), opened, through=through, literal=literal)
+            if module := _trace(model, tracer, failures):
+                yield module
+                break  # types and devices as they are in the example are for what cannot be traced otherwise
+
+
+def _trace(model: nn.Module, tracer: PlainTracer, failures: _Failures) -> fx.GraphModule | None:
+    way = "values" if isinstance(tracer, ValueTracer) else "plain"
+    skeleton = share_copy(model).eval()
+    reads = FlagReads(entered(skeleton, tracer.keeps))
+    try:
+        with reads:
+            graph = tracer.trace(skeleton)
+    except OptionError:
+        raise
+    except Exception as error:
+        # What stops a plain trace says less than what stops one with values.
+        if way == "values" or failures.traced is None:
+            failures.traced = tracer, error
+        return None
+    module = _graph_module(model, skeleton, graph, way)
+    if reads.found:
+        _follow_training(module, model, tracer)
+    return module
+
+
+def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: PlainTracer) -> None:
     """Trace once more with the flags of all that is traced into set; layers stay in eval mode and change nothing."""
     skeleton = share_copy(model).eval()
-    for each in entered(skeleton, PlainTracer(inputs, opened, through=through).keeps):
+    for each in entered(skeleton, tracer.keeps):
         each.training = True
     try:
-        trained = _tracer(module.meta[WAY], skeleton, inputs, opened, through).trace(skeleton)
+        trained = tracer.again(skeleton).trace(skeleton)
     except Exception:  # in training it may do what cannot be traced: then it keeps to eval mode
         return
     follow_training(module, trained)
 
 
-def _exported(model: nn.Module, example_inputs: Inputs) -> fx.GraphModule:
-    graph, constants = trace_exported(share_copy(model).eval(), example_inputs)
+def _exported(
+    model: nn.Module, inputs: Inputs, opened: frozenset[str], ways: Sequence[str], failures: _Failures
+) -> Iterator[fx.GraphModule]:
+    """A graph of operations in eval mode, with layers gone."""
+    if "export" not in ways:
+        return
+    try:
+        graph, constants = trace_exported(share_copy(model).eval(), inputs)
+    except Exception as error:
+        failures.exported = error
+        return
     fresh = share_copy(model).eval()
-    fresh.add_module(EVAL_ONLY, EvalOnly().eval())
+    fresh.add_module(EVAL_ONLY, EvalOnly(operations=True).eval())
     for name, constant in constants.items():
         owner, _, last = name.rpartition(".")
         setattr(fresh.get_submodule(owner), last, constant)
+    show_blocks(graph)
     module = fx.GraphModule(fresh, graph, class_name=type(model).__name__)
     module.meta[WAY] = "export"
-    return module
+    yield module
+
+
+def _refuse_training(module: fx.GraphModule, why: str) -> None:
+    """Let a graph stop in training mode, where its model does something else."""
+    if any(node.target == EVAL_ONLY for node in module.graph.nodes):
+        return
+    module.add_submodule(EVAL_ONLY, EvalOnly(f"the model does something else in training mode: {why}").eval())
+    with module.graph.inserting_before(next(iter(module.graph.nodes))):
+        module.graph.call_module(EVAL_ONLY)
+    module.recompile()
+
+
+def _check_hooks(model: nn.Module) -> None:
+    """Backward hooks of what is traced into would be lost."""
+    for name, module in model.named_modules():
+        hooks = [module._backward_hooks, module._backward_pre_hooks]
+        if any(hooks) and next(module.children(), None) is not None:
+            raise CaptureError(
+                f"module `{name or type(model).__name__}` has a backward hook, which no graph keeps: remove it first."
+            )
 
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _untraceable(model: nn.Module, tracer: PlainTracer, error: Exception, *, exported: str = "") -> CaptureError:
+def _untraceable(
+    model: nn.Module, tracer: PlainTracer, error: Exception, *, exported: Exception | None
+) -> CaptureError:
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     reason = str(error).splitlines()[0] if str(error) else "no message"
-    also = f" Exporting its operations fails too: {exported}." if exported else ""
-    return CaptureError(
+    also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
+    told = CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at "
         f"{source_of_error(error)}: {reason}. Make the line independent of tensor values, give example inputs that "
         f"the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`).{also}"
     )
+    told.__cause__ = error
+    return told
 
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:
@@ -139,6 +236,7 @@ def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: s
     for node in graph.nodes:
         if node.op == "get_attr" and "." not in node.target and not hasattr(fresh, node.target):
             setattr(fresh, node.target, getattr(skeleton, node.target))
+    show_blocks(graph)
     module = fx.GraphModule(fresh, graph, class_name=type(model).__name__)
     module.meta[WAY] = way
     return module

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.equivalence import UNCHECKED
 from fxprune.inputs import Inputs
 from fxprune.table import table
 
@@ -245,7 +246,9 @@ class Coupling:
                 (_clip(", ".join(cold.what)), cold.why, cold.node, cold.source, cold.weights) for cold in self.frozen
             ]
             text += "\n\n" + table(("frozen", "why", "node", "source", "weights"), reasons, right="weights")
-        return text + f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"
+        text += f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"
+        unchecked = self.graph_module.meta.get(UNCHECKED, "")
+        return f"{text}\nnot compared with the model: {unchecked}" if unchecked else text
 
 
 def _owners(axes: tuple[Axis, ...]) -> list[str]:

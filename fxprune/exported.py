@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.arguments import arguments
 from fxprune.errors import CaptureError
-from fxprune.guards import SpecialisedError, holds
+from fxprune.guards import SpecialisedError, holds, holds_but_for_float64
 from fxprune.inputs import Inputs
 from fxprune.meta import copy_with, named_tensors
 from fxprune.quiet import quiet
@@ -39,21 +39,33 @@ EVAL_ONLY = "fxprune_eval_only"
 class EvalOnly(nn.Module):
     """The network is in eval mode, as it was when it was captured.
 
-    Operators would do as well in training, but what the model does there only is not in the graph.
+    Operators would do as well in training, but what the model does there only is not in the graph. Nor are the choices
+    that it makes under autocast, where ``operations`` are all that was captured.
     """
 
     _is_impure = True
 
+    def __init__(self, why: str = "", *, operations: bool = False) -> None:
+        """Say why in the error."""
+        super().__init__()
+        self.why = why or "torch.export sees what the model does in eval mode only"
+        self.operations = operations
+
     def forward(self) -> None:
-        """Stop a network that is in training mode.
+        """Stop a network that is in training mode, or under autocast.
 
         Raises:
-            SpecialisedError: always in training mode.
+            SpecialisedError: always in training mode; under autocast where the types of operations are literals.
         """
         if self.training:
             raise SpecialisedError(
-                "captured through torch.export, which sees what the model does in eval mode only: call `.eval()`, or "
-                "train the model itself."
+                f"captured in eval mode, since {self.why}: call `.eval()`, or train the model itself."
+            )
+        kinds = ("cpu", "cuda") if self.operations and not torch.compiler.is_compiling() else ()
+        if any(torch.is_autocast_enabled(kind) for kind in kinds):
+            raise SpecialisedError(
+                "captured through torch.export, which writes the precision of each operation down: leave autocast, or "
+                "convert the network to the precision that is meant."
             )
 
 
@@ -171,7 +183,12 @@ def _is_arithmetic(target: Any) -> bool:
 
 
 def _guard_sizes(tracer: PlainTracer, proxies: list[Any], values: list[Any]) -> None:
-    """Literals of the graph follow from the example: every size but the batch, which all inputs have in common."""
+    """Literals of the graph follow from the example: precisions, and every size but the batch, common to all inputs."""
+    for proxy, x in zip(proxies, values, strict=True):
+        if isinstance(x, torch.Tensor) and x.is_floating_point():
+            read = tracer.create_proxy("call_function", getattr, (proxy, "dtype"), {})
+            told = f"the precision of `{proxy.node}`"
+            tracer.create_proxy("call_function", holds_but_for_float64, (read, x.dtype, told), {})
     tensors = [(proxy, x) for proxy, x in zip(proxies, values, strict=True) if isinstance(x, torch.Tensor) and x.dim()]
     for place, (proxy, x) in enumerate(tensors):
         own = place and x.shape[0] != tensors[0][1].shape[0]

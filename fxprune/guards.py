@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,6 +30,32 @@ def holds(value: Any, expected: Any, where: str) -> None:
             f"captured where {where} was {expected}, run where it is {told}: "
             "capture again with example inputs like these."
         )
+
+
+# How many comparisons in float64 are going on: there, what a network does in its own precision is done in float64.
+_in_float64 = 0
+
+
+@contextlib.contextmanager
+def float64_stands_in() -> Iterator[None]:
+    """Inside, float64 passes for the precision of the capture, as the comparisons of this package need it."""
+    global _in_float64
+    _in_float64 += 1
+    try:
+        yield
+    finally:
+        _in_float64 -= 1
+
+
+@fx.node.has_side_effect
+def holds_but_for_float64(value: torch.dtype, expected: torch.dtype, where: str) -> None:
+    """``value == expected``, or it is float64 in a comparison in float64.
+
+    Raises:
+        SpecialisedError: the type is another one.
+    """
+    if not (_in_float64 and value == torch.float64 and expected.is_floating_point):
+        holds(value, expected, where)
 
 
 @fx.node.has_side_effect

@@ -7,10 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.mixed import MixingMode
+from fxprune.modes import is_mode
+
+# Attributes of tensors that say where they are, as functions of a device.
+PLACES: dict[str, Callable[[torch.device], Any]] = {
+    "device": lambda device: device,
+    "is_cuda": lambda device: device.type == "cuda",
+    "is_cpu": lambda device: device.type == "cpu",
+    "is_meta": lambda device: False,
+}
 
 
 def copy_with(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
@@ -26,12 +35,24 @@ def copy_with(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Ten
             if isinstance(tensor, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = new
-    return copy.deepcopy(model, memo)
+    return _copy(model, memo)
 
 
 def share_copy(model: nn.Module) -> nn.Module:
     """Copy of the modules that shares every parameter and buffer with the original."""
-    return copy.deepcopy(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
+    return _copy(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
+
+
+def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Deep copy with the tensors of ``memo``; a scripted module copies its own, so it is given them afterwards."""
+    new = {name: memo[id(tensor)] for name, tensor in named_tensors(model)}
+    twin = copy.deepcopy(model, memo)
+    for path, module in twin.named_modules(remove_duplicate=False):
+        if isinstance(module, torch.jit.ScriptModule):
+            for table in (module._parameters, module._buffers):
+                for name in list(table.keys()):
+                    table[name] = new[f"{path}.{name}" if path else name]
+    return twin
 
 
 def on_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
@@ -53,6 +74,20 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Parameters, then buffers, under all their names."""
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU for one without weights."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def unlike_meta(node: fx.Node, device: torch.device) -> tuple[Any] | None:
+    """What a node returns that would tell a run on the meta device from one on ``device``, in a tuple."""
+    if is_mode(node):
+        return (None,)
+    is_place = node.op == "call_function" and node.target is getattr and node.args[1] in PLACES
+    return (PLACES[str(node.args[1])](device),) if is_place else None
 
 
 class MetaMode(MixingMode):

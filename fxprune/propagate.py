@@ -16,14 +16,15 @@ from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 
 from fxprune.call import Call
-from fxprune.capture import WAYS, capture
+from fxprune.capture import WAYS, capture, captures
 from fxprune.conclude import Conclusion, conclude
 from fxprune.coupling import Coupling
+from fxprune.equivalence import UNCHECKED
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
 from fxprune.fold import Folded, fold
 from fxprune.inputs import Inputs, as_inputs, as_meta, in_order
 from fxprune.leaves import is_shaped
-from fxprune.meta import MetaMode, on_meta
+from fxprune.meta import MetaMode, device_of, on_meta, unlike_meta
 from fxprune.probe import adapts
 from fxprune.rules import RULES
 from fxprune.rules.pointwise import pointwise
@@ -35,7 +36,14 @@ from fxprune.walk import Axes, Label, Walk, tensors_in
 _MOST_RETRIES = 3
 
 
-def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False, ways: Sequence[str] = WAYS) -> Coupling:
+def couple(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    whole: bool = False,
+    ways: Sequence[str] = WAYS,
+    check: bool = True,
+) -> Coupling:
     """Find which channels of a network must live and die together.
 
     Args:
@@ -47,13 +55,27 @@ def couple(model: nn.Module, example_inputs: Any, *, whole: bool = False, ways: 
             them. Without it that is done only where the channels within get stuck.
         ways: ways of capture to try, of :data:`fxprune.capture.WAYS`. A plan applies to another instance of the model
             only if all of them are tried.
+        check: run the model and what was captured of it side by side on the example, some calls each, and refuse a
+            model that computes something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
 
     Raises:
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
     """
     inputs = as_inputs(example_inputs)
-    captured = Folded(capture(model, inputs, ways=ways), {})
+    failures: list[CaptureError] = []
+    try:
+        for captured in captures(model, inputs, ways=ways, check=check):
+            try:
+                return _couple(Folded(captured, {}), model, inputs, whole)
+            except CaptureError as error:  # what one graph cannot show the analysis, the next one may
+                failures.append(error)
+    except CaptureError as error:
+        failures.append(error)
+    raise failures[0]
+
+
+def _couple(captured: Folded, model: nn.Module, inputs: Inputs, whole: bool) -> Coupling:
     first = _analyse(captured, model, inputs, whole)
     if not first.weighers:
         return first.coupling
@@ -68,8 +90,9 @@ def _fold(captured: Folded, found: Conclusion, model: nn.Module, inputs: Inputs,
     nodes = {node.name: node for node in captured.graph_module.graph.nodes}
     layers = frozenset(str(nodes[name].target) for name in found.weighers if nodes[name].op == "call_module")
     if layers:
+        check = not captured.graph_module.meta.get(UNCHECKED)
         try:
-            captured = Folded(capture(model, inputs, opened=layers, ways=("plain", "values")), {})
+            captured = Folded(capture(model, inputs, opened=layers, ways=("plain", "values"), check=check), {})
         except CaptureError:  # they stay whole, and their columns frozen
             return captured
         found = _analyse_once(captured, model, inputs, whole, {})
@@ -120,7 +143,7 @@ def _walk(
         _compute(walk, name, function, carriers)
     root = on_meta(graph_module, lambda name, tensor, weight: walk.start(name, tensor, weight or name in carriers))
     _watch_layers(root, walk)
-    interpreter = _Interpreter(root, graph_module.graph, walk)
+    interpreter = _Interpreter(root, graph_module.graph, walk, device_of(graph_module))
     try:
         with torch.no_grad(), _Watch(walk):
             output = interpreter.run(*in_order(graph_module.graph, inputs))
@@ -183,15 +206,19 @@ def _watch_layers(root: nn.Module, walk: Walk) -> None:
 class _Interpreter(fx.Interpreter):
     """Runs the graph and notes for each node what it returned, tensors as (sizes, ids)."""
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, walk: Walk) -> None:
+    def __init__(self, root: nn.Module, graph: fx.Graph, walk: Walk, device: torch.device) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
-        self.walk = walk
+        self.walk, self.device = walk, device
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         self.walk.node = n
         self.walk.rewritable = is_rewritable(n)
+        told = unlike_meta(n, self.device)
+        if told is not None:
+            self.values[n.name] = told[0]
+            return told[0]
         value = super().run_node(n)
         if is_opaque(n, self.submodules) or (is_foreign(n, self.submodules) and not self._adapts(n, value)):
             self._freeze_around(n, value)

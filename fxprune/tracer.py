@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import operator
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxprune.arguments import arguments
 from fxprune.inputs import Inputs
 from fxprune.leaves import is_shaped
+from fxprune.modes import Recorder
 from fxprune.opened import FUNCTIONS, opened, opened_call
 
 
@@ -45,17 +49,26 @@ class PlainTracer(fx.Tracer):
         self._given: dict[str, Any] = {}
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
+        self.modes = Recorder(self)
+
+    def again(self, root: nn.Module) -> PlainTracer:
+        """A tracer like this one, for another copy of the model."""
+        return PlainTracer(self._inputs, self._opened, through=self._through)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
-        with _functions_opened() if self._through else contextlib.nullcontext():
+        with _functions_opened() if self._through else contextlib.nullcontext(), self.modes.recording():
             return super().trace(root, concrete_args)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that takes nothing for another thing than it is to the model."""
+        return InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes one node."""
         if module_qualified_name in self._opened:
             return False
-        if is_shaped(m) or isinstance(m, self._regularisers):
+        if is_shaped(m) or isinstance(m, (*self._regularisers, torch.jit.ScriptModule)):
             return True
         if isinstance(m, self._registered) and next(m.parameters(), None) is None:
             return True
@@ -76,6 +89,8 @@ class PlainTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """A dict of a class of its own is made anew by that class where the graph runs."""
+        if isinstance(a, fx.Proxy):  # first, since it may pass for a tensor
+            return a.node
         if isinstance(a, dict) and type(a) is not dict and not dataclasses.is_dataclass(a):
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
@@ -95,27 +110,105 @@ class PlainTracer(fx.Tracer):
         shown = opened(self.root) if is_module else None
         if shown is not None:
             root_fn = shown
+        globals_of = root_fn.__globals__
+        if is_module and (self.root._forward_hooks or self.root._forward_pre_hooks):
+            root_fn = _with_hooks(root_fn)
         positional, named = arguments(self, root_fn, self._inputs, self._given)
-        if not named:
+        if not named and root_fn.__globals__ is globals_of:
             return root_fn, [self.root, *positional]
 
-        def by_name(root: nn.Module) -> Any:
+        def traced(root: nn.Module) -> Any:
             return root_fn(root, *positional, **named)
 
         # Functions that are to be recorded as they are get patched in the globals of what is traced.
-        globals_of = types.FunctionType(by_name.__code__, root_fn.__globals__, closure=by_name.__closure__)
-        return globals_of, [self.root]
+        return types.FunctionType(traced.__code__, globals_of, closure=traced.__closure__), [self.root]
+
+
+def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A call of a module with its hooks, which see and change what goes in and comes out."""
+
+    @functools.wraps(forward)
+    def called(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        vars(root)["forward"] = functools.partial(forward, root)
+        return root._call_impl(*args, **kwargs)
+
+    return called
+
+
+# Augmented assignments and the methods of tensors that they are.
+_IN_PLACE = {
+    "add": "add_",
+    "sub": "sub_",
+    "mul": "mul_",
+    "truediv": "div_",
+    "floordiv": "floor_divide_",
+    "mod": "remainder_",
+    "pow": "pow_",
+    "and": "bitwise_and_",
+    "or": "bitwise_or_",
+    "xor": "bitwise_xor_",
+}
+_SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
+
+
+def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
+    def write(proxy: InPlaceProxy, other: Any) -> Any:
+        if proxy.is_tensor():
+            return proxy.tracer.create_proxy("call_method", method, (proxy, other), {})
+        return getattr(operator, name if name not in ("and", "or") else f"{name}_")(proxy, other)
+
+    return write
+
+
+class InPlaceProxy(fx.Proxy):
+    """A proxy whose ``a += b`` writes to ``a``, whatever other names that has; it refuses what no graph records."""
+
+    for _name, _method in _IN_PLACE.items():
+        locals()[f"__i{_name}__"] = _in_place(_name, _method)
+
+    def is_tensor(self) -> bool:
+        """Whether this can be written to; sizes and what is computed from them are numbers."""
+        return not _is_size(self.node)
+
+    def __getattr__(self, k: str) -> Any:
+        return InPlaceAttribute(self, k)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node", "root", "attr", "_node"):
+            raise fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
+        super().__setattr__(name, value)
+
+
+class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
+    """An attribute of a proxy, recorded where it is used as a value."""
+
+
+def keeps_functions() -> bool:
+    """Whether any function outside PyTorch is registered with `torch.fx.wrap`."""
+    return bool(_registered_functions())
+
+
+def _registered_functions() -> dict[Any, dict[str, Any]]:
+    wrapped = fx._symbolic_trace._wrapped_fns_to_patch
+    # The code of a graph module that calls such a function registers it too, in a scope without a name.
+    return {key: scope for key, scope in wrapped.items() if scope.get("__name__", "").partition(".")[0] != "torch"}
 
 
 @contextlib.contextmanager
 def _functions_opened() -> Iterator[None]:
     """While tracing, functions registered with `torch.fx.wrap` outside PyTorch run like any other code."""
-    wrapped = fx._symbolic_trace._wrapped_fns_to_patch
-    # The code of a graph module that calls such a function registers it too, in a scope without a name.
-    hidden = {key: scope for key, scope in wrapped.items() if scope.get("__name__", "").partition(".")[0] != "torch"}
+    wrapped, hidden = fx._symbolic_trace._wrapped_fns_to_patch, _registered_functions()
     for key in hidden:
         del wrapped[key]
     try:
         yield
     finally:
         wrapped.update(hidden)
+
+
+def _is_size(node: fx.Node) -> bool:
+    if node.op == "call_method" or node.target is getattr:
+        return (node.target if node.op == "call_method" else node.args[1]) in _SIZES
+    if node.op != "call_function" or getattr(node.target, "__module__", "") not in ("_operator", "math", "builtins"):
+        return False
+    return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))

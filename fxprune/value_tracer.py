@@ -18,11 +18,12 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.guards import holds
+from fxprune.guards import holds, holds_but_for_float64
 from fxprune.inputs import Inputs
-from fxprune.meta import MetaMode, on_meta
+from fxprune.meta import PLACES, MetaMode, device_of, on_meta
+from fxprune.modes import QUESTIONS, is_mode
 from fxprune.source import line_of
-from fxprune.tracer import PlainTracer
+from fxprune.tracer import InPlaceAttribute, InPlaceProxy, PlainTracer
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
 
@@ -31,14 +32,29 @@ class ValueTracer(PlainTracer):
     """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
 
     def __init__(
-        self, root: nn.Module, example_inputs: Inputs, opened: frozenset[str] = frozenset(), *, through: bool = True
+        self,
+        root: nn.Module,
+        example_inputs: Inputs,
+        opened: frozenset[str] = frozenset(),
+        *,
+        through: bool = True,
+        literal: bool = False,
     ) -> None:
-        """Trace ``root`` with values computed from meta copies of ``example_inputs``."""
+        """Trace ``root`` with values computed from meta copies of ``example_inputs``.
+
+        Types and devices of tensors stay open, or they are ``literal``: those of the example, guarded.
+        """
         super().__init__(example_inputs, opened, through=through)
+        self.literal = literal
+        self._told: set[tuple[fx.Node, str]] = set()
         self._meta_root = on_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
         self._asked: dict[fx.Node, tuple[Place, fx.Node]] = {}
+
+    def again(self, root: nn.Module) -> ValueTracer:
+        """A tracer like this one, for another copy of the model."""
+        return ValueTracer(root, self._inputs, self._opened, through=self._through, literal=self.literal)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace, with calls that make tensors from sizes recorded too."""
@@ -60,8 +76,20 @@ class ValueTracer(PlainTracer):
         """What a node returns at the example's sizes, tensors on the meta device."""
         if node not in self._values:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
-            with fx._symbolic_trace._maybe_revert_all_patches(), torch._C.DisableTorchFunctionSubclass(), self._meta:
-                self._values[node] = self._run(node, args, kwargs)
+            if is_mode(node):
+                self._values[node] = None
+            elif node.target in _ASKED:  # outside, where the modes of the model are on
+                with self.modes.pause():
+                    self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            else:
+                with (
+                    fx._symbolic_trace._maybe_revert_all_patches(),
+                    torch._C.DisableTorchFunctionSubclass(),
+                    self.modes.pause(),
+                    torch.no_grad(),
+                    self._meta,
+                ):
+                    self._values[node] = self._run(node, args, kwargs)
         return self._values[node]
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -74,9 +102,9 @@ class ValueTracer(PlainTracer):
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
-        if node.target is getattr and args[1] == "device":
+        if node.target is getattr and args[1] in PLACES and isinstance(args[0], torch.Tensor):
             # What the model would see: the place of its weights, not the meta device.
-            return next((p.device for p in self.root.parameters()), torch.device("cpu"))
+            return PLACES[args[1]](device_of(self.root))
         return node.target(*args, **kwargs)
 
     def _attribute(self, target: str) -> Any:
@@ -112,6 +140,24 @@ class ValueTracer(PlainTracer):
             if place == _place_of(caller) and newest:
                 self.graph.erase_node(guard)
 
+    def fixed(self, proxy: fx.Proxy, name: str) -> Any:
+        """An attribute of a tensor that no size changes, as it is for the example, guarded."""
+        value = self._run_attribute(proxy, name)
+        if (proxy.node, name) not in self._told:
+            self._told.add((proxy.node, name))
+            place = line_of(sys._getframe(2))
+            read = super().create_proxy("call_function", getattr, (proxy, name), {})
+            guard = holds_but_for_float64 if name == "dtype" else holds
+            super().create_proxy("call_function", guard, (read, value, f"`{name}` at {place}"), {})
+        return value
+
+    def _run_attribute(self, proxy: fx.Proxy, name: str) -> Any:
+        tensor = self.value(proxy.node)
+        if name == "requires_grad":
+            own = proxy.node.op == "get_attr" and self._attribute(str(proxy.node.target))
+            return isinstance(own, torch.Tensor) and own.requires_grad
+        return PLACES[name](device_of(self.root)) if name in PLACES else getattr(tensor, name)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Branches are decided by the example."""
         return bool(self.decide(obj, bool))
@@ -121,16 +167,22 @@ class ValueTracer(PlainTracer):
         return (obj[i] for i in range(self.length(obj)))  # type: ignore[index]
 
     def length(self, proxy: fx.Proxy) -> int:
-        """The length of a sequence or a tensor, guarded but for the rank of a size, which never changes."""
+        """The length of a sequence or a tensor, guarded; that of a size follows from the rank of its tensor."""
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
         if not isinstance(value, torch.Size):
             self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
+            return len(value)
+        node = proxy.node
+        while node.args and isinstance(node.args[0], fx.Node) and isinstance(self.value(node), torch.Size):
+            node = node.args[0]
+        self.fixed(self.proxy(node), "ndim")
         return len(value)
 
 
-_FIXED = ("ndim", "dtype", "layout", "is_meta", "is_cuda", "is_sparse", "requires_grad")
+_KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
+_ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 
 
 # A frame, held so that no other takes its place, and the instruction that it is at.
@@ -141,7 +193,7 @@ def _place_of(frame: FrameType) -> Place:
     return frame, frame.f_lasti
 
 
-class ValueProxy(fx.Proxy):
+class ValueProxy(InPlaceProxy):
     """A proxy that can be asked for what it is at the example's sizes."""
 
     tracer: ValueTracer
@@ -155,21 +207,40 @@ class ValueProxy(fx.Proxy):
                 break
         return super().__torch_function__(orig_method, types, args, kwargs)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What the model asks for by ``isinstance``: the type of the value."""
+        value = self._value()
+        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+
+    def _value(self) -> Any:
+        return self.tracer.value(self.node)
+
+    def is_tensor(self) -> bool:
+        """Whether this can be written to."""
+        return isinstance(self._value(), torch.Tensor)
+
     def __getattr__(self, k: str) -> Any:
         value = self.tracer.value(self.node)
-        # What no size changes is told at once: the kind of a device, but not which one, since a network may move.
-        if isinstance(value, torch.device) or (isinstance(value, torch.Tensor) and k in _FIXED):
-            return False if k == "is_meta" else getattr(value, k)
+        if isinstance(value, torch.Tensor):
+            if k == "ndim":
+                return self.tracer.fixed(self, k)
+            if k == "is_meta":
+                return False
+            if k in _KINDS and self.tracer.literal:
+                return self.tracer.fixed(self, k)
+        elif self.tracer.literal and isinstance(value, torch.device):
+            return getattr(value, k)
         if callable(getattr(value, k)):
-            return fx.proxy.Attribute(self, k)
+            return ValueAttribute(self, k)
         return self.tracer.create_proxy("call_function", getattr, (self, k), {})
 
     def __len__(self) -> int:
         return self.tracer.length(self)
 
     def dim(self) -> int:
-        """The rank of a tensor never depends on sizes."""
-        return int(self.tracer.value(self.node).dim())
+        """The rank of a tensor, guarded."""
+        return int(self.tracer.fixed(self, "ndim"))
 
     def __int__(self) -> int:
         return int(self.tracer.decide(self, int))
@@ -188,6 +259,13 @@ class ValueProxy(fx.Proxy):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+class ValueAttribute(ValueProxy, InPlaceAttribute):
+    """A method of a value, recorded where it is called."""
+
+    def _value(self) -> Any:
+        return getattr(self.tracer.value(self.root.node), self.attr)
 
 
 @contextlib.contextmanager

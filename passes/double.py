@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fxprune.guards import float64_stands_in
 from fxprune.mixed import LOWER, MixingMode, mixed, raised
 
 
@@ -21,6 +22,17 @@ class StaysDouble(MixingMode):
     Numbers that are computed without it keep their precision: constants that a capture folded are the same ones. A
     network that casts nothing computes exactly what it did.
     """
+
+    def __enter__(self) -> Any:
+        """Enter; a network that asks for its precision is told that it has its own."""
+        self._stands_in = float64_stands_in()
+        self._stands_in.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave."""
+        super().__exit__(*error)
+        self._stands_in.__exit__(None, None, None)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

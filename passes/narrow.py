@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from fxprune.errors import UnequalClustersWarning
 from fxprune.meta import copy_with
+from fxprune.modes import show_blocks
 from fxprune.plans import Plan
 
 from .attributes import adapt_layers
@@ -49,6 +50,7 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)
+    show_blocks(module.graph)
     module.recompile()
     module.graph.lint()
     check_shapes_of(module, plan)

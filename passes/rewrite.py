@@ -18,9 +18,9 @@ from torch.utils import _pytree as pytree
 
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
+from fxprune.guards import holds
 from fxprune.inputs import in_order, inputs_for
-from fxprune.meta import on_meta
-from fxprune.mixed import Mixes
+from fxprune.meta import MetaMode, device_of, on_meta, unlike_meta
 from fxprune.plans import Plan
 from fxprune.surface import kind_of, positional
 
@@ -89,7 +89,8 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling
         return graph.create_node("call_method", "size", (tensor, dim), {}, f"{node.name}_size")
 
     if name in ("dim", "ndim"):
-        return len(shape.sizes)
+        guarded = all(user.target is holds for user in node.users)
+        return graph.node_copy(node, lambda _: tensor) if guarded else len(shape.sizes)
     if name == "__len__":
         return length(0)
     if name in ("numel", "nelement"):
@@ -131,8 +132,9 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> None:
     """
     coupling = plan.coupling
     interpreter = _ShapeCheck(on_meta(module), module.graph, plan)
+    interpreter.device = device_of(module)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
             interpreter.run(*in_order(module.graph, inputs_for(module, coupling.example_inputs)))
     except RewriteError:
         raise
@@ -149,11 +151,14 @@ class _ShapeCheck(fx.Interpreter):
         self.extra_traceback = False
         self.plan = plan
         self.now: fx.Node = next(iter(graph.nodes))
+        self.device = torch.device("cpu")
 
     def run_node(self, n: fx.Node) -> Any:
         self.now = n
-        with torch.device("meta"), Mixes():
-            value = super().run_node(n)
+        told = unlike_meta(n, self.device)
+        if told is not None:
+            return told[0]
+        value = super().run_node(n)
         facts = self.plan.coupling.nodes.get(n.meta.get(WIDE, ""))
         if facts is None or n.op == "output":
             return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 
 import pytest
@@ -26,18 +25,11 @@ IMAGES = torch.zeros(2, 3, 8, 8)
 aten = torch.ops.aten
 
 
-@functools.singledispatch
-def doubled(x):
-    raise TypeError("no tensor")
-
-
-@doubled.register
-def _(x: torch.Tensor):
-    return x * 2
+FACTORS = {8: 2.0}
 
 
 def checked(s, x):
-    if not isinstance(x, torch.Tensor):
+    if callable(x):
         raise TypeError("not a tensor")
     y = s.bn(s.a(x)).relu()
     y = y.view(y.shape[0], 2, 4, -1).flatten(1, 2) + torch.arange(64, device=x.device).to(x.dtype)
@@ -45,14 +37,15 @@ def checked(s, x):
 
 
 def function(s, x):
-    return s.head(s.drop(doubled(s.bn(s.a(x)))).mean((2, 3)))
+    y = s.bn(s.a(x))
+    return s.head(s.drop(y * FACTORS[y.shape[1]]).mean((2, 3)))
 
 
 def small(forward):
     return Net(forward, a=conv(3, 8), bn=nn.BatchNorm2d(8), drop=nn.Dropout(0.5), head=linear(8, 4))
 
 
-ONLY_EXPORT = {"a check of the type": checked, "a function chosen by the type": function}
+ONLY_EXPORT = {"a check whether it can be called": checked, "a table by a size": function}
 
 
 @pytest.mark.parametrize("why", ONLY_EXPORT)
@@ -195,7 +188,7 @@ def test_inputs_by_name_and_nested_outputs():
             self.a, self.b = conv(3, 8), conv(8, 4)
 
         def forward(self, x, scale=2.0, mask=None):
-            if not isinstance(x, torch.Tensor):
+            if callable(x):
                 raise TypeError
             y = self.a(x) * scale
             return {"y": self.b(y if mask is None else y * mask), "all": (x,)}

@@ -1,0 +1,235 @@
+"""What was captured computes what the model computes: twice in a row, in eval mode, under autocast and in training.
+
+Tracing follows the Python of a model with stand-ins for its tensors, which Python can tell from tensors. Whatever it
+took for something else shows when both run on the same numbers: another output, a tensor that only one of them writes
+to, random numbers that only one of them draws, a result that is kept for the next call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import CaptureError
+from fxprune.example_values import doubled, is_uniform, shuffled, values_of, varied
+from fxprune.guards import SpecialisedError
+from fxprune.inputs import Inputs, call, inputs_for, tensors_of
+from fxprune.kept_state import Attributes
+from fxprune.meta import copy_with, named_tensors
+from fxprune.observation import (
+    Certain,
+    Observation,
+    Watch,
+    compare,
+    differs,
+    generators_restored,
+    leaves_of,
+    observe,
+    say,
+    try_to_observe,
+)
+from fxprune.source import source_of
+
+# Where a captured graph says in its `meta` what could not be compared.
+UNCHECKED = "fxprune_unchecked"
+_KEEPS = "the model keeps"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a captured graph and its model part; empty text: nowhere.
+
+    Attributes:
+        always: in eval mode, by which nothing of the graph can be used.
+        in_training: in training mode only.
+        unchecked: what could not be compared, and why.
+        hopeless: no other graph could be better.
+    """
+
+    always: str = ""
+    in_training: str = ""
+    unchecked: str = ""
+    hopeless: bool = False
+
+
+def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> Difference:
+    """Compare a captured graph with its model on the example and on the same numbers in another order.
+
+    Args:
+        model: any module; neither it nor any random number generator is changed.
+        module: graph that shares its tensors.
+        example_inputs: random numbers stand for tensors on the meta device.
+
+    Raises:
+        CaptureError: the model does not run on the example.
+    """
+    if any(tensor.is_meta for _, tensor in named_tensors(model)):
+        return Difference(unchecked="weights on the meta device have no numbers to compare")
+    pair = _Pair(model, module)
+    with generators_restored(), torch.no_grad():
+        first = values_of(example_inputs, pair.device)
+        unchecked: list[str] = []
+        try:
+            always = _in_eval(pair, first)
+        except CaptureError:
+            first = inputs_for(model, first)  # an analysis needs shapes only, so the example may be of another type
+            always = _in_eval(pair, first)
+        if not always:
+            always, why = _under_autocast(pair, first)
+            unchecked.append(why)
+        in_training, why = ("", "") if always else _in_training(pair, first)
+        unchecked.append(why)
+    return Difference(always, in_training, "; ".join(filter(None, unchecked)), always.startswith(_KEEPS))
+
+
+class _Pair:
+    """A model and a graph of it, of which copies run: with tensors that are all one number varied, to be seen."""
+
+    def __init__(self, model: nn.Module, module: fx.GraphModule) -> None:
+        self.model, self.module = model, module
+        devices = [tensor.device for _, tensor in named_tensors(model)]
+        self.device = devices[0] if devices else torch.device("cpu")
+        self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+        self.exported = module.meta.get("fxprune_capture") == "export"
+        generator = torch.Generator().manual_seed(0)
+        self._varied = {id(p): varied(p.detach(), generator) for p in model.parameters() if is_uniform(p)}
+
+    def copies(
+        self, *, training: bool = False, shown: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ) -> tuple[nn.Module, nn.Module]:
+        """Copies of both that share no buffer with the originals, every tensor ``shown`` in another way."""
+        model, module = (
+            copy_with(each, lambda name, tensor: shown(self._tensor(name, tensor))).eval()
+            for each in (self.model, self.module)
+        )
+        if training:
+            model.train()
+            own = dict(model.named_modules())
+            for name, child in module.named_modules():
+                child.training = own[name].training if name in own else model.training
+        return model, module
+
+    def _tensor(self, _: str, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, nn.Parameter):
+            return self._varied.get(id(tensor), tensor.detach())
+        return tensor.detach().clone()
+
+
+def _in_eval(pair: _Pair, first: Inputs) -> str:
+    """Two calls in a row, on other numbers."""
+    second = pytree.tree_map_only(Tensor, shuffled, first)
+    model, module = pair.copies()
+    attributes = Attributes(model, pair.whole)
+    try:
+        with attributes.watched():
+            wanted = observe(model, first)
+    except Exception as error:
+        shapes = [tuple(x.shape) for x in tensors_of(first)]
+        raise CaptureError(
+            f"{type(model).__name__} does not run on inputs {shapes}: {say(error)}. Give example inputs that the "
+            "model accepts."
+        ) from error
+    found = try_to_observe(module, first)
+    if isinstance(found, str) or (why := compare(wanted, found)):
+        return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{_place(pair, first)}"
+    with attributes.watched():
+        wanted = observe(model, second)
+    if kept := attributes.kept():
+        return f"{_KEEPS} {kept} from one call to the next, which no graph does"
+    own = {name for name, _ in pair.model.named_parameters(remove_duplicate=False)}
+    if written := own & wanted.state.keys():
+        return f"{_KEEPS} what it writes to its parameter `{min(written)}`, which is no longer the one that was trained"
+    found = try_to_observe(module, second)
+    why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
+    if why:
+        return f"at a second call, {why}"
+    if not pair.exported:
+        return ""
+    with torch.enable_grad():  # of which an export knows nothing
+        wanted, found = observe(model, second), try_to_observe(module, second)
+    why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
+    return f"where gradients are recorded, {why}" if why else ""
+
+
+def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
+    """Whether both multiply in the same precisions where the caller lowers them, without numbers; or why not known."""
+    kind = pair.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return "", ""
+    precisions = []
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.autocast(kind, dtype=torch.bfloat16):
+        for module in pair.copies(shown=fake.from_tensor):
+            try:
+                with Watch({}) as watch:  # type: ignore[no-untyped-call]
+                    outputs = leaves_of(call(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
+            except SpecialisedError:  # the graph stops there
+                return "", ""
+            except Exception as error:  # what numbers decide is not known here
+                return "", f"under autocast: {say(error)}"
+            kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
+            precisions.append((sorted(map(str, watch.precisions)), list(map(str, kinds))))
+    (wanted, returned), (found, given) = precisions
+    if wanted == found and returned == given:
+        return "", ""
+    what, a, b = ("multiplies in", wanted, found) if wanted != found else ("returns", returned, given)
+    return f"under autocast it {what} {' and '.join(b)} instead of {' and '.join(a)}".replace("torch.", ""), ""
+
+
+def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
+    """What differs in training mode, and why that is unknown where the model itself does not run there."""
+    if pair.exported:  # it stops there
+        return "", ""
+    wanted: Observation | str = ""
+    found: Observation | str = ""
+    # Batch normalisation wants more than one value for each channel; a graph may be for this number of samples only.
+    for given in (doubled(inputs), inputs):
+        model, module = pair.copies(training=True)
+        wanted, found = try_to_observe(model, given), try_to_observe(module, given)
+        if not isinstance(wanted, str) and not isinstance(found, str):
+            break
+    if isinstance(wanted, str):
+        return "", f"in training mode the model {wanted}"
+    if isinstance(found, str):
+        return f"the graph {found}", ""
+    why = compare(wanted, found)
+    if why and wanted.draws and found.draws:
+        # Random numbers may be drawn in another order: without them both must agree.
+        model, module = pair.copies(training=True)
+        with Certain():  # type: ignore[no-untyped-call]
+            wanted, found = try_to_observe(model, given), try_to_observe(module, given)
+        if not isinstance(wanted, str) and not isinstance(found, str):
+            why = compare(wanted, found)
+    return why, ""
+
+
+def _place(pair: _Pair, inputs: Inputs) -> str:
+    """The first layer of the graph that returns something else than in the model, and where it is called."""
+    model, module = pair.copies()
+    targets = [node for node in pair.module.graph.nodes if node.op == "call_module"]
+    seen: list[dict[str, list[Tensor]]] = []
+    for each in (model, module):
+        heard: dict[str, list[Tensor]] = {}
+        for name in {str(node.target) for node in targets}:
+            with contextlib.suppress(AttributeError):
+                each.get_submodule(name).register_forward_hook(_hear(heard, name))
+        try_to_observe(each, inputs)
+        seen.append(heard)
+    for node in targets:
+        wanted, found = (heard.get(str(node.target), []) for heard in seen)
+        if len(wanted) != len(found) or any(differs(a, b) for a, b in zip(wanted, found, strict=True)):
+            return f"; the first layer to differ is `{node.target}`, called at {source_of(node)}"
+    return f"; all layers agree, so the line is behind `{targets[-1].target}`" if targets else ""
+
+
+def _hear(heard: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        heard.setdefault(name, []).extend(x.detach().clone() for x in leaves_of(output) if isinstance(x, Tensor))
+
+    return hook

@@ -1,0 +1,91 @@
+"""What a module keeps in its attributes from one call to the next.
+
+Results that are kept as they are are a cache: the second call finds them again. Results that each call replaces, and
+reads before it does, make every call depend on the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxprune.source import line_of
+
+
+class Attributes:
+    """The attributes that the modules of a network set and read in calls, one call after the other."""
+
+    def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
+        """Watch the modules of ``model``, but for those that are kept ``whole`` by a graph, with what they keep."""
+        self._names = {
+            id(module): name
+            for name, module in model.named_modules()
+            if not any(name == each or name.startswith(f"{each}.") for each in whole)
+        }
+        self._set: dict[tuple[int, str], Any] = {}
+        self._lines: dict[tuple[int, str], str] = {}
+        self._kept: dict[tuple[int, str], None] = {}
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """One call."""
+        before, self._set = self._set, {}
+        asked: dict[tuple[int, str], None] = {}
+        write = nn.Module.__setattr__
+
+        def written(module: nn.Module, name: str, value: Any) -> None:
+            if id(module) in self._names and name != "training":
+                self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _copy, value)
+                self._lines[id(module), name] = line_of(sys._getframe(1))
+            write(module, name, value)
+
+        def read(module: nn.Module, name: str) -> Any:
+            key = id(module), name
+            if key in before and key not in self._set:
+                asked[key] = None
+            return object.__getattribute__(module, name)
+
+        nn.Module.__setattr__ = written  # type: ignore[method-assign,assignment]
+        nn.Module.__getattribute__ = read  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            nn.Module.__setattr__ = write  # type: ignore[method-assign]
+            del nn.Module.__getattribute__
+        self._kept |= {key: None for key in asked if key in self._set and not _equal(before[key], self._set[key])}
+
+    def kept(self) -> str:
+        """Names of what a call read from the one before and replaced by something else, with the lines."""
+        return ", ".join(f"`{self._path(key)}` (set at {self._lines[key]})" for key in self._kept)
+
+    def with_lines(self, text: str) -> str:
+        """A text with the line behind each attribute that it names."""
+        for key, line in self._lines.items():
+            text = text.replace(f"`{self._path(key)}`", f"`{self._path(key)}` (set at {line})")
+        return text
+
+    def _path(self, key: tuple[int, str]) -> str:
+        return ".".join(filter(None, (self._names[key[0]], key[1])))
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone()
+
+
+def _equal(a: Any, b: Any) -> bool:
+    left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    if len(left) != len(right):
+        return False
+    for x, y in zip(left, right, strict=True):
+        tensors = isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
+        if tensors and not (x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y)):
+            return False
+        if not tensors and (type(x) is not type(y) or bool(x != y)):
+            return False
+    return True

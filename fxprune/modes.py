@@ -1,0 +1,203 @@
+"""Modes that a forward enters are entered where its graph does the same work, and modes that it asks for are asked.
+
+A mode is autocast, the recording of gradients, or inference: PyTorch keeps it outside of any tensor, so that tracing
+sees nothing of it. While a model is traced, its ``with`` blocks become pairs of nodes (:func:`enter`, :func:`leave`),
+and questions such as ``torch.is_grad_enabled()`` become nodes too. Generated code shows the pairs as blocks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxprune.source import is_machinery
+
+# Classes of context managers by their names in `torch`.
+MANAGERS = ("autocast", "no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
+QUESTIONS = (
+    "is_grad_enabled",
+    "is_inference_mode_enabled",
+    "is_autocast_enabled",
+    "is_autocast_cpu_enabled",
+    "is_autocast_cache_enabled",
+    "get_autocast_dtype",
+    "get_autocast_gpu_dtype",
+    "get_autocast_cpu_dtype",
+    "get_default_dtype",
+)
+_ENTER = re.compile(r"(\w+) = fxprune_modes_enter\('(\w+)'(?:, )?(.*?)\)(?:;  [\w =]+)?")
+_LEAVE = re.compile(r"(?:\w+ = )?fxprune_modes_leave\((\w+)\)(?:;  [\w =]+)?")
+
+
+@fx.node.has_side_effect
+def enter(manager: str, *args: Any, **kwargs: Any) -> Any:
+    """Enter ``torch.<manager>(*args, **kwargs)``, until :func:`leave` gets what this returns."""
+    context = getattr(torch, manager)(*args, **kwargs)
+    context.__enter__()
+    return context
+
+
+@fx.node.has_side_effect
+def leave(context: Any) -> None:
+    """Leave a context that :func:`enter` entered."""
+    context.__exit__(None, None, None)
+
+
+def show_blocks(graph: fx.Graph) -> None:
+    """Let the code of a graph enter its modes in ``with`` blocks, which an exception leaves as well."""
+    if any(node.target is enter for node in graph.nodes):
+        graph.on_generate_code(_transformer)
+
+
+def _transformer(_: Any) -> Callable[[list[str]], list[str]]:
+    return _with_blocks
+
+
+def _with_blocks(body: list[str]) -> list[str]:
+    """Lines of code with each pair as a block; as they are where pairs overlap."""
+    lines, inside = [], list[str]()
+    for line in "".join(body).split("\n"):
+        if found := _ENTER.fullmatch(line):
+            name, manager, arguments = found.groups()
+            lines += [f"{'    ' * len(inside)}with torch.{manager}({arguments}):", f"{'    ' * (len(inside) + 1)}pass"]
+            inside.append(name)
+        elif found := _LEAVE.fullmatch(line):
+            if not inside or inside.pop() != found[1]:
+                return body
+        else:
+            lines.append("    " * len(inside) + line if line else line)
+    return body if inside else ["\n".join(lines)]
+
+
+def is_mode(node: fx.Node) -> bool:
+    """Whether a node enters or leaves a mode, which computes nothing."""
+    return node.target is enter or node.target is leave
+
+
+class Recorder:
+    """Records the modes that a model enters and asks for; it is silent while ``paused``."""
+
+    def __init__(self, tracer: Any) -> None:
+        """Record with ``tracer.create_proxy``."""
+        self.tracer, self.paused = tracer, False
+        self._open: list[tuple[Any, fx.Node]] = []
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What is entered and asked inside is no part of the model."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what the code of a model does inside.
+
+        Raises:
+            TraceError: the model leaves a mode behind.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(torch._C._set_grad_enabled, torch.is_grad_enabled())
+            for name in MANAGERS:
+                self._watch_manager(stack, name)
+            for name in QUESTIONS:
+                _replace(stack, torch, name, self._question(getattr(torch, name)))
+            for name in ("finfo", "iinfo"):
+                _replace(stack, torch, name, self._on_proxies(getattr(torch, name)))
+            yield
+            if self._open:
+                raise fx.proxy.TraceError("the model enters a mode and does not leave it: gradients or autocast")
+
+    def _watch_manager(self, stack: contextlib.ExitStack, name: str) -> None:
+        manager = getattr(torch, name)
+        start, first, last = manager.__init__, manager.__enter__, manager.__exit__
+        # `torch.set_grad_enabled(False)` acts when it is made, in a `with` block or outside of one.
+        at_start = name == "set_grad_enabled"
+
+        def init(context: Any, *args: Any, **kwargs: Any) -> None:
+            context.fxprune_given = args, kwargs
+            if not _has_proxies((args, kwargs)):
+                start(context, *args, **kwargs)
+            if at_start:
+                self._enter(context, name)
+
+        def entered(context: Any) -> Any:
+            if not at_start:
+                self._enter(context, name)
+            return context if _has_proxies(_given(context)) else first(context)
+
+        def left(context: Any, *error: Any) -> Any:
+            self._leave(context)
+            return None if _has_proxies(_given(context)) else last(context, *error)
+
+        for method, replacement in (("__init__", init), ("__enter__", entered), ("__exit__", left)):
+            _replace(stack, manager, method, replacement)
+
+    def _enter(self, context: Any, name: str) -> None:
+        if self.paused or _inside_torch(sys._getframe(2)):
+            return
+        args, kwargs = _given(context)
+        node = self.tracer.create_proxy("call_function", enter, (name, *args), kwargs).node
+        self._open.append((context, node))
+
+    def _leave(self, context: Any) -> None:
+        if not self._open or self._open[-1][0] is not context:
+            return
+        _, node = self._open.pop()
+        if node.graph._root.prev is node:  # nothing was recorded inside
+            node.graph.erase_node(node)
+        else:
+            self.tracer.create_proxy("call_function", leave, (fx.Proxy(node, self.tracer),), {})
+
+    def _question(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            if self.paused or is_machinery(sys._getframe(1).f_code.co_filename):
+                return ask(*args, **kwargs)
+            return self.tracer.create_proxy("call_function", ask, args, kwargs)
+
+        return asked
+
+    def _on_proxies(self, kind: Any) -> Callable[..., Any]:
+        def made(*args: Any, **kwargs: Any) -> Any:
+            if not _has_proxies((args, kwargs)):
+                return kind(*args, **kwargs)
+            return self.tracer.create_proxy("call_function", kind, args, kwargs)
+
+        return made
+
+
+def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a context was made with; one that decorates a method was made before anybody watched."""
+    if hasattr(context, "fxprune_given"):
+        given: tuple[tuple[Any, ...], dict[str, Any]] = context.fxprune_given
+        return given
+    if isinstance(context, torch.autocast):
+        return (context.device, context.fast_dtype, context._enabled, context._cache_enabled), {}
+    return (context.mode,) if hasattr(context, "mode") else (), {}
+
+
+def _inside_torch(frame: Any) -> bool:
+    """Whether PyTorch enters a mode for itself; a decorator of a function of the model is entered for the model."""
+    name = frame.f_code.co_filename
+    decorates = frame.f_code.co_name in ("decorate_context", "clone") or name.endswith("autocast_mode.py")
+    return is_machinery(name) and not decorates
+
+
+def _has_proxies(given: Any) -> bool:
+    return any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves(given))
+
+
+def _replace(stack: contextlib.ExitStack, owner: Any, name: str, new: Any) -> None:
+    own = name in vars(owner)
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+    stack.callback(lambda: setattr(owner, name, old) if own else delattr(owner, name))

@@ -1,0 +1,211 @@
+"""One call of a network, observed: what it returned, what it wrote to, and whether it drew random numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pickle
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxprune.inputs import Inputs, call, tensors_of
+from fxprune.meta import named_tensors
+
+_CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product_attention")
+
+
+@dataclasses.dataclass
+class Observation:
+    """What one call left: its outputs, its inputs afterwards, and the tensors of the network that it changed."""
+
+    outputs: list[Any]
+    inputs: list[Tensor]
+    state: dict[str, Tensor]
+    draws: bool
+    precisions: set[torch.dtype]
+
+
+def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
+    """Observe a call, or say what it raised."""
+    try:
+        return observe(module, inputs)
+    except Exception as error:  # the code of a network raises whatever it likes
+        return f"does not run: {say(error)}"
+
+
+def observe(module: nn.Module, inputs: Inputs) -> Observation:
+    """Call a network on copies of inputs, with all generators of random numbers at seed 0; restore its parameters."""
+    given: Inputs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    tensors = dict(named_tensors(module))
+    before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
+    drawn = _generators()
+    with Watch(tensors) as watch:  # type: ignore[no-untyped-call]
+        outputs = leaves_of(call(module, given))
+        watch.outputs_are_kept(outputs)
+    after = dict(named_tensors(module))
+    changed = {name: after[name].clone() for name in before if name in after and not _same(before[name], after[name])}
+    return Observation(
+        [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in outputs],
+        tensors_of(given),
+        changed | watch.restore(),
+        drawn != _generators(),
+        watch.precisions,
+    )
+
+
+class Watch(TorchDispatchMode):
+    """Notes in which precisions contractions run, and saves parameters before anything is written to them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.precisions: set[torch.dtype] = set()
+        self._parameters = {
+            _storage(tensor): (name, tensor) for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)
+        }
+        self._saved: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for argument, value in zip(func._schema.arguments, args, strict=False):
+                writes = argument.alias_info is not None and argument.alias_info.is_write
+                if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
+                    name, parameter = found
+                    self._saved.setdefault(name, (parameter, parameter.detach().clone()))
+        if any(kind in func._schema.name for kind in _CONTRACTIONS):
+            self.precisions |= {leaf.dtype for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)}
+        return func(*args, **kwargs)
+
+    def outputs_are_kept(self, outputs: list[Any]) -> None:
+        """Outputs may be the parameters themselves, which are about to be restored."""
+        for place, leaf in enumerate(outputs):
+            if isinstance(leaf, Tensor) and self._saved:
+                outputs[place] = leaf.detach().clone()
+
+    def restore(self) -> dict[str, Tensor]:
+        """Put back what parameters held; returns what was written to them."""
+        written = {name: parameter.detach().clone() for name, (parameter, _) in self._saved.items()}
+        for parameter, before in self._saved.values():
+            parameter.detach().copy_(before)
+        return written
+
+
+class Certain(TorchDispatchMode):
+    """Nothing is dropped at random, and random numbers are all one half."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if name == "native_dropout":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        out = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(out, Tensor) and name != "randperm":
+            out.fill_(1 if name.startswith("bernoulli") else 0.5)
+        return out
+
+
+def compare(wanted: Observation, found: Observation) -> str:
+    """What differs: an output, the use of random numbers, a tensor of the network or an input that was written to."""
+    if len(wanted.outputs) != len(found.outputs):
+        return f"it returns {len(found.outputs)} values instead of {len(wanted.outputs)}"
+    for place, (a, b) in enumerate(zip(wanted.outputs, found.outputs, strict=True)):
+        if why := differs(a, b):
+            return f"output {place} {why}"
+    if wanted.draws != found.draws:
+        return "it draws random numbers" if found.draws else "it draws no random numbers, as the model does"
+    if wanted.state.keys() != found.state.keys():
+        names = ", ".join(f"`{name}`" for name in sorted(wanted.state.keys() ^ found.state.keys()))
+        return f"only one of the two writes to {names}"
+    for name, tensor in wanted.state.items():
+        if why := differs(tensor, found.state[name]):
+            return f"`{name}` {why} afterwards"
+    for a, b in zip(wanted.inputs, found.inputs, strict=True):
+        if differs(a, b):
+            return "only one of the two writes to its inputs"
+    return ""
+
+
+def differs(a: Any, b: Any) -> str:
+    """In what one result differs from another, empty where they agree but for rounding."""
+    if _same(a, b):
+        return ""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return f"is {type(b).__name__} {b} instead of {type(a).__name__} {a}"[:200]
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return f"is {b.dtype} {list(b.shape)} instead of {a.dtype} {list(a.shape)}".replace("torch.", "")
+    if not a.is_floating_point():
+        return f"differs in {int((a != b).sum())} of {a.numel()} values"
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()):
+        return f"is not finite in {int((~b.isfinite()).sum())} places instead of {int((~finite).sum())}"
+    x, y = a[finite].double(), b[finite].double()
+    error = float((x - y).abs().max() / x.abs().max().clamp_min(1e-30)) if x.numel() else 0.0
+    # Layers of PyTorch that are captured opened add in another order: some eps for each layer. What is computed wrongly
+    # moves an output by 1e-3 and more.
+    tolerance = min(1e3 * torch.finfo(a.dtype).eps, 0.05)
+    return "" if error <= tolerance else f"differs by {error:.2g} of its largest value"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        try:
+            return type(a) is type(b) and bool(a == b or a is b)
+        except Exception:  # of a class whose equality is none
+            return type(a) is type(b)
+    if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
+        return False
+    if torch.equal(a, b):
+        return True
+    return a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def leaves_of(value: Any) -> list[Any]:
+    """What a network returned, piece by piece, in a nest of any kind."""
+    if isinstance(value, Mapping):
+        return [leaf for key in value for leaf in leaves_of(value[key])]
+    if isinstance(value, (list, tuple)):
+        return [leaf for each in value for leaf in leaves_of(each)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [leaf for field in dataclasses.fields(value) for leaf in leaves_of(getattr(value, field.name))]
+    return [value]
+
+
+def _storage(tensor: Tensor) -> Any:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have none
+        return id(tensor)
+
+
+def _generators() -> bytes:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    states = [torch.get_rng_state(), *cuda]
+    return pickle.dumps(([state.tolist() for state in states], random.getstate(), np.random.get_state()))
+
+
+@contextlib.contextmanager
+def generators_restored() -> Iterator[None]:
+    """All generators of random numbers go on after the block as if it had not been."""
+    python, numbers = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)
+
+
+def say(error: Exception) -> str:
+    """The kind of an error and its first line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
