@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.allocate_auto import lost_over_left
 from fxprune.passes.features import projected, rows_of
+from fxprune.passes.onednn import ContiguousStrided
 
 
 def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> Mapping[str, float]:
@@ -40,7 +41,8 @@ def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> 
     model.eval()
     try:
         for images in batches:
-            logits = model(images)
+            with ContiguousStrided():
+                logits = model(images)
             labels = logits.detach().softmax(1).cpu().multinomial(1, generator=generator)[:, 0].to(logits.device)
             loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -33,6 +33,12 @@ one test image is {image:.2f} % of top-1, and what is measured here need not hol
   much within 1 %: *uniform* is one share of the channels for all; *inertia* is `--allocate auto`, widths by what
   clustering loses; *Fisher-weighted* is the same with rows weighted by the Fisher information of their layer, estimated
   on {fisher} batches of training images. Clusters are found and trained in the same way for all three.
+- **Order of memory.** Everything is trained in channels-last on a CPU. oneDNN's gradients of a strided 1x1 convolution
+  are wrong there where it has fewer input channels than a block (uxlfoundation/oneDNN#6035): 16 with AVX-512, 8 with
+  AVX2. Such layers now stay contiguous, whatever the CPU; the rows below are older. Of the arms that train 8 to 13
+  channels there, their CPU is not recorded: narrow from scratch, L1, Lasso and merge with their fine-tuning, C-SGD for
+  C/2 and fine-tuned, C-SGD in stages, and half as wide again. With AVX2 these gradients are within 1e-6 of those of
+  float64; with AVX-512 they may have been wrong. All other arms train 16 channels there, and are not concerned.
 - **Spread** is the sample standard deviation over seeds, {seeds}. Arms are compared seed by seed; a
   difference counts where the 95 % interval of its mean (Student's t, paired) leaves out 0, and the spread is taken to
   be one image at least. Of a few seeds that interval is wide: *not shown* means that these runs cannot tell, not that

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxprune.models_zoo.data import Data, Loader
+from fxprune.passes.onednn import ContiguousStrided
 
 from .results_settings import Settings
 
@@ -51,8 +52,9 @@ def fit(
 def take_step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> float:
     """One step down the gradient of the cross-entropy, which is returned."""
     optimizer.zero_grad()
-    loss = F.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
-    loss.backward()
+    with ContiguousStrided():
+        loss = F.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
+        loss.backward()
     optimizer.step()
     value = loss.item()
     if not value < float("inf"):

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import ProofError
 
+from .onednn import contiguous_strided
 from .ranks import Ranks
 from .train_seed import seeded
 from .train_state import digest
@@ -81,7 +82,7 @@ def _leaves_out(model: nn.Module, example: Tensor) -> bool:
     """Whether a trainable parameter has no part in the output."""
     trial = copy.deepcopy(model).train()
     parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
-    with seeded(0):
+    with seeded(0), contiguous_strided(example.device):
         output = trial(example).float().sum()
         gradients = torch.autograd.grad(output, parameters, allow_unused=True)
     return any(gradient is None for gradient in gradients)

@@ -22,13 +22,14 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Inside, the first Ctrl-C or SIGTERM is only noted; the second has the effect that it has outside.
 
-    Only the main thread may do so; in any other nothing is ever noted.
+    Only the main thread may do so; in any other nothing is ever noted. A signal that is ignored outside stays ignored:
+    Ctrl-C is not meant for what a shell runs in the background.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {each: signal.getsignal(each) for each in SIGNALS}
+    before = {each: signal.getsignal(each) for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN}
 
     def restore() -> None:
         for each, handler in before.items():
@@ -39,7 +40,7 @@ def stop_requests() -> Iterator[StopRequest]:
         request.signal = signal.Signals(number)
         restore()
 
-    for each in SIGNALS:
+    for each in before:
         signal.signal(each, note)
     try:
         yield request

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
 
+from .onednn import contiguous_strided
 from .parts import Part
 from .ranks import ALONE, Ranks
 from .train_options import AMP, TrainOptions
@@ -110,7 +111,7 @@ class Step:
         for number, (images, labels, whole) in enumerate(batches, 1):
             weight = len(labels) * self._ranks.count / whole  # 1, but where parts are of different size
             images = images.to(self._device, non_blocking=True, memory_format=layout)
-            with self._averaging(last=number == len(batches)):
+            with self._averaging(last=number == len(batches)), contiguous_strided(self._device):
                 with self._autocast():
                     loss = self._loss(self._model, images, labels.to(self._device, non_blocking=True))
                 share = loss * weight / len(batches)

@@ -40,7 +40,7 @@ class TrainOptions:
         teacher_weight: share of the teacher in the loss, above 0 and up to 1.
         ema: decay of an average of the wide network's weights, which then is what is evaluated and kept.
         amp: compute in ``float16`` (with a scaled loss) or ``bfloat16``; weights and their updates stay in float32.
-        channels_last: keep images and weights in that order of memory.
+        channels_last: keep images and weights in that order of memory, but for layers that oneDNN gets wrong.
         accumulate: batches whose gradients make one step.
         clip_grad: bound of the gradient; None: none.
         clip_mode: of its ``norm``, of each ``value``, or of each row's norm in units of its weights' (``agc``).

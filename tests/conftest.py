@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# What a shell starts in the background does not hear Ctrl-C, nor do its children; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def seed_all():

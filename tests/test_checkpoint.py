@@ -226,6 +226,16 @@ def test_a_second_signal_has_its_usual_effect():
             signal.raise_signal(signal.SIGINT)
 
 
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            signal.raise_signal(signal.SIGINT)
+        assert request.signal is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_thread_does_not_listen_to_signals():
     seen = []
 

