@@ -25,8 +25,19 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(mask)
         aside.chmod(0o666 & ~mask)
         os.replace(aside, target)
+        sync_folder(target.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder written to disk, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

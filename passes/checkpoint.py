@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from fxprune.errors import CheckpointError
-from fxprune.files import written_aside
 
-FORMAT, VERSION = "fxprune checkpoint", 1
+from .seal import flaw_of, write_sealed
+
+FORMAT, VERSION = "fxprune checkpoint", 2
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError)
 
 
@@ -46,7 +47,7 @@ class Checkpoint:
         return self.resume and (self.path.exists() or self.previous.exists())
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Replace the file; killed at any moment, this leaves the old one or the new one.
+        """Replace the file, once the new one was read back; killed at any moment, this leaves one that is whole.
 
         Args:
             state: nested dicts, lists and tuples of tensors, numbers and text.
@@ -55,16 +56,12 @@ class Checkpoint:
             OSError: the disk is full, or the folder cannot be written to.
         """
         whole = {"format": FORMAT, "version": VERSION, "identity": dict(self.identity), "state": dict(state)}
-        with written_aside(self.path) as aside:
-            try:
-                torch.save(whole, aside)
-            except RuntimeError as error:
-                raise OSError(f"cannot write {self.path}: {str(error).splitlines()[0]}") from error
-            if self.path.exists():
-                os.replace(self.path, self.previous)
+        write_sealed(self.path, lambda file: torch.save(whole, file), keep=self.previous)
 
     def read(self, *, peek: bool = False) -> dict[str, Any] | None:
-        """The last state that can be read, on the CPU; None where there is none. No code in the file is run.
+        """The last state that is whole, on the CPU; None where there is none. No code in the file is run.
+
+        Where that is not the last one that was written, stderr says so.
 
         Args:
             peek: tensors stay in the file until they are used: to look at the numbers only.
@@ -77,6 +74,9 @@ class Checkpoint:
         reasons = []
         for path in (self.path, self.previous):
             try:
+                if (flaw := flaw_of(path)) is not None:
+                    reasons.append(f"{path}: {flaw}")
+                    continue
                 whole = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
                 found, identity, state = (whole["format"], whole["version"]), whole["identity"], whole["state"]
             except _UNREADABLE as error:
@@ -86,6 +86,8 @@ class Checkpoint:
                 reasons.append(f"{path}: it is of another format or version: {found[0]} {found[1]}")
                 continue
             self._compare(identity, path)
+            if reasons and not peek and self.path.exists():  # killed between two renames, it is absent and not damaged
+                print(f"{reasons[0]}; the checkpoint before it is taken, {path}", file=sys.stderr, flush=True)
             result: dict[str, Any] = state
             return result
         raise CheckpointError(

@@ -16,6 +16,7 @@ from fxprune.files import written_aside
 from fxprune.meta import canonical_names
 
 from .checkpoint import FORMAT
+from .seal import check_seal, is_sealed
 
 SUFFIX = ".safetensors"
 
@@ -119,7 +120,13 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     try:
-        state = _of_training(load_state_dict(os.fspath(path), use_ema=False))
+        whole = is_sealed(path)
+        if whole:
+            check_seal(path)
+        state = load_state_dict(os.fspath(path), use_ema=False)
+        if state.get("format") == FORMAT and not whole:
+            check_seal(path)  # which says what is left of it
+        state = _of_training(state)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from random import Random
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from torch import nn
 
 from fxprune.errors import CheckpointError, DivergedError, StoppedError
 from fxprune.models_zoo.data import load_data
+from fxprune.passes import seal
 from fxprune.passes.checkpoint import Checkpoint
 from fxprune.passes.ranks import Ranks
+from fxprune.passes.seal import write_sealed
 from fxprune.passes.stop import stop_requests
 from fxprune.passes.train import train
 from fxprune.passes.training import Training
@@ -54,14 +57,29 @@ def test_a_checkpoint_of_another_job_is_refused(tmp_path, there, here, says):
         checkpoint(tmp_path, **here).read()
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:100], lambda data: b"", lambda data: b"x" * len(data)])
-def test_where_the_last_one_is_damaged_the_one_before_counts(tmp_path, damage):
+def flipped(at):
+    """One bit flipped at a share of the file."""
+
+    def flip(data):
+        data = bytearray(data)
+        data[int(at * (len(data) - 1))] ^= 1
+        return bytes(data)
+
+    return flip
+
+
+DAMAGE = [lambda data: data[:100], lambda data: b"", lambda data: b"x" * len(data), *map(flipped, (0, 0.3, 0.6, 1))]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_where_the_last_one_is_damaged_the_one_before_counts(tmp_path, capsys, damage):
     saved = checkpoint(tmp_path)
     saved.write({**STATE, "steps": 1})
     saved.write({**STATE, "steps": 2})
     assert saved.read()["steps"] == 2
     saved.path.write_bytes(damage(saved.path.read_bytes()))
     assert saved.read()["steps"] == 1
+    assert "the checkpoint before it is taken" in capsys.readouterr().err
     saved.previous.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"can be read: .*train\.pt: .*train\.previous\.pt: .*Remove"):
         saved.read()
@@ -69,9 +87,30 @@ def test_where_the_last_one_is_damaged_the_one_before_counts(tmp_path, damage):
 
 def test_no_code_in_a_checkpoint_is_run(tmp_path):
     saved = checkpoint(tmp_path)
-    torch.save({"state": pytest.fail}, saved.path)
+    write_sealed(saved.path, lambda file: torch.save({"state": pytest.fail}, file))
     with pytest.raises(CheckpointError, match="UnpicklingError"):
         saved.read()
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+    saved = checkpoint(tmp_path)
+    saved.write(STATE)
+    data, random = saved.path.read_bytes(), Random(0)
+    for _ in range(300):
+        damaged, place = bytearray(data), random.randrange(8 * len(data))
+        damaged[place // 8] ^= 1 << place % 8
+        saved.path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="no checkpoint can be read"):
+            saved.read()
+
+
+def test_what_the_disk_does_not_give_back_does_not_replace_the_last_one(tmp_path, monkeypatch):
+    saved = checkpoint(tmp_path)
+    saved.write({**STATE, "steps": 1})
+    monkeypatch.setattr(seal.os, "fsync", lambda descriptor: os.truncate(descriptor, 300))
+    with pytest.raises(OSError, match="does not give back what was written"):
+        saved.write({**STATE, "steps": 2})
+    assert saved.read()["steps"] == 1
 
 
 OPTIONS = {"epochs": 3, "lr": 0.1, "progress": False}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fxprune.errors import CheckpointError
+from fxprune.passes import seal
 from fxprune.passes.checkpoint import Checkpoint
 from fxprune.passes.train_state import tensors_now
 from fxprune.passes.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
@@ -94,6 +95,12 @@ def half(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
 REFUSED = {
     "missing": ("w.safetensors", lambda path: None, "there is no file"),
     "missing pth": ("w.pth", lambda path: None, "there is no file"),
@@ -112,6 +119,16 @@ REFUSED = {
     ),
     "no tensors": ("w.pth", lambda path: torch.save({"epoch": 3}, path), "holds no tensors"),
     "a plan of ours": ("plan.pt", lambda path: Checkpoint(path, {}).write({"clusters": {}}), "holds no tensors"),
+    "a checkpoint of ours with a bit flipped": (
+        "train.pt",
+        lambda path: (of_training(path, model=filled(Plain())), flip(path)),
+        "train.pt is damaged: its SHA-256 is",
+    ),
+    "a checkpoint of ours without its seal": (
+        "train.pt",
+        lambda path: (of_training(path, model=filled(Plain())), path.write_bytes(path.read_bytes()[: -seal.SIZE])),
+        "train.pt is damaged: its last .* are no seal",
+    ),
     "a list": ("w.pth", lambda path: torch.save([1, 2], path), "cannot be read as weights|holds no tensors"),
     "another width": (
         "w.safetensors",
