@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from .options import default_of
@@ -18,8 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
     import fxprune
+    from fxprune.passes.folder import check_no_result, folder_aside
+    from fxprune.passes.layout import ONNX, ONNX_DATA
 
     network = fxprune.load(args.folder)
     example = network.meta["plan"].coupling.example_inputs
-    print(fxprune.export_onnx(network, example, args.output or args.folder / "narrow.onnx", opset=args.opset))
+    if args.output is not None:
+        check_no_result(args.output)
+        print(fxprune.export_onnx(network, example, args.output, opset=args.opset))
+        return 0
+    with folder_aside(args.folder, files=[ONNX_DATA, ONNX]) as aside:
+        report = fxprune.export_onnx(network, example, aside / ONNX, opset=args.opset)
+    print(replace(report, path=args.folder / ONNX))
     return 0

@@ -21,11 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the coupling."""
-    network = network_from(args)
     import fxprune
     from fxprune.files import write_text
     from fxprune.passes.drawing import DRAWINGS
+    from fxprune.passes.folder import check_no_result
 
+    for name in FORMATS:
+        if (path := getattr(args, name)) is not None:
+            check_no_result(path)
+    network = network_from(args)
     coupling = fxprune.couple(network.model, network.example)
     for name in FORMATS:
         if (path := getattr(args, name)) is not None:

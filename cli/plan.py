@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan and what it costs."""
     target = Target(**given_options(args, Target))
+    if args.output is not None:
+        from fxprune.passes.folder import check_no_result
+
+        check_no_result(args.output)
     import fxprune
     from fxprune.cost import cost, plan_cost
 

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from fxprune.errors import OptionError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A folder that `fxprune compress` wrote."""
@@ -13,13 +15,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table, and the place of the drawing on stderr."""
-    from fxprune.passes.deviation_plot import DEVIATION_PLOT, can_draw, draw_deviation, has_deviation
+    """Print the table, and on stderr the place of the drawing, or why there is none."""
+    from fxprune.passes.deviation_plot import can_draw, draw_deviation, has_deviation
+    from fxprune.passes.folder import folder_aside
+    from fxprune.passes.layout import DEVIATION_PLOT, METRICS, SUMMARY
+    from fxprune.passes.manifest import read_manifest
     from fxprune.passes.results import read_result
 
+    read_manifest(args.folder).check(args.folder, [SUMMARY, METRICS])
     print(read_result(args.folder))
-    if (path := draw_deviation(args.folder)) is not None:
-        print(f"drawn: {path}", file=sys.stderr)
-    elif has_deviation(args.folder) and not can_draw():
+    if not has_deviation(args.folder):
+        return 0
+    if not can_draw():
         print(f"not drawn: {DEVIATION_PLOT} needs matplotlib; pip install 'fxprune[plots]'.", file=sys.stderr)
+        return 0
+    try:
+        with folder_aside(args.folder, files=[DEVIATION_PLOT]) as aside:
+            draw_deviation(args.folder, aside)
+    except OSError as error:  # results that may only be read are none the worse for it
+        print(f"not drawn: {args.folder / DEVIATION_PLOT}: {error.strerror}.", file=sys.stderr)
+    except OptionError as error:
+        print(f"not drawn: {error}", file=sys.stderr)
+    else:
+        print(f"drawn: {args.folder / DEVIATION_PLOT}", file=sys.stderr)
     return 0

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextlib.contextmanager
@@ -38,6 +42,23 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read; whatever else bears the name, a pipe that would never end, is an OSError."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    return file
+
+
+def remove_parts(folder: Path, names: Iterable[str]) -> None:
+    """Remove what :func:`written_aside` had begun of these files in a process that was killed."""
+    for name in names:
+        for part in folder.glob(f".{glob.escape(name)}.*.part"):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

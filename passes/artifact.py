@@ -5,37 +5,41 @@
     out/
     |-- weights.safetensors   every parameter and buffer, once
     |-- plan.json             see :meth:`fxprune.plans.Plan.save`: clusters, input shapes, shapes of the wide network
-    `-- network.json          format, version, model, size and SHA-256 of the other two; written last
+    |-- network.json          format, version, model, shape and type of every tensor
+    `-- manifest.json         size and SHA-256 of the other three; written last
 
 The graph is not stored: it is derived from the wide network again, so that nothing on disk is code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from fxprune.documents import check_fields, check_format, read_json
 from fxprune.errors import CheckpointError, OptionError, PlanError
-from fxprune.files import written_aside
+from fxprune.files import write_text
 from fxprune.meta import copy_with
 from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
 
+from .folder import folder_aside
+from .layout import NETWORK, NETWORK_FILES, PLAN, WEIGHTS
+from .manifest import read_manifest
 from .narrow import narrow as apply_plan
-from .weights import check_names, distinct_tensors, read_tensors, write_tensors
+from .weights import check_kinds, distinct_tensors, kinds_of, read_tensors, write_tensors
 
 FORMAT = "fxprune-network"
-VERSION = 1
-WEIGHTS, PLAN, NETWORK = "weights.safetensors", "plan.json", "network.json"
+VERSION = 2
+FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_REMEDY = "Save the network again."
 
 
 @dataclass(frozen=True)
@@ -66,29 +70,41 @@ def save(
 
     Args:
         narrow: what :func:`fxprune.narrow` made, trained further or not.
-        directory: made if it does not exist; a network in it is replaced.
+        directory: made if it does not exist; a network that was saved in it is replaced, and no other file.
         model: how to build the wide network; without it, :func:`load` must be given the wide network.
         plan: the plan, if it is not ``narrow.meta["plan"]``.
 
     Raises:
-        OptionError: ``narrow`` does not know its plan, or ``model.kwargs`` do not fit into JSON.
+        OptionError: ``narrow`` does not know its plan, ``model.kwargs`` do not fit into JSON, the directory holds a
+            file of somebody else's in the place of one of these, or another run writes into it.
+        OSError: there is no room or no right to write.
     """
+    plan, spec = _described(narrow, model, plan)
+    with folder_aside(directory, files=NETWORK_FILES) as folder:
+        _write(narrow, folder, spec, plan)
+
+
+def write_network(narrow: nn.Module, folder: Path, *, model: ModelSpec | None = None, plan: Plan | None = None) -> None:
+    """The files of :func:`save` but for the manifest, into a folder that has one or is to get one."""
+    plan, spec = _described(narrow, model, plan)
+    _write(narrow, folder, spec, plan)
+
+
+def _described(narrow: nn.Module, model: ModelSpec | None, plan: Plan | None) -> tuple[Plan, dict[str, Any] | None]:
     plan = plan or getattr(narrow, "meta", {}).get("plan")
     if not isinstance(plan, Plan):
         raise OptionError(
             f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it."
         )
-    spec = None if model is None else _to_json(model, plan)
-    folder = Path(directory)
-    with ExitStack() as stack:  # renamed in reverse: a directory without network.json is unfinished
-        manifest, plan_file, weights = (
-            stack.enter_context(written_aside(folder / f)) for f in (NETWORK, PLAN, WEIGHTS)
-        )
-        write_tensors(distinct_tensors(narrow), weights)
-        plan.save(plan_file)
-        files = {WEIGHTS: _fingerprint(weights), PLAN: _fingerprint(plan_file)}
-        content = {"format": FORMAT, "version": VERSION, "model": spec, "files": files}
-        manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return plan, None if model is None else _to_json(model, plan)
+
+
+def _write(narrow: nn.Module, folder: Path, spec: dict[str, Any] | None, plan: Plan) -> None:
+    tensors = distinct_tensors(narrow)
+    write_tensors(tensors, folder / WEIGHTS)
+    plan.save(folder / PLAN)
+    content = {"format": FORMAT, "version": VERSION, "model": spec, "tensors": kinds_of(tensors)}
+    write_text(folder / NETWORK, json.dumps(content, indent=1) + "\n")
 
 
 def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> fx.GraphModule:
@@ -107,48 +123,41 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         ModelError: the wide network cannot be built by this installation.
     """
     folder = Path(directory)
-    content = _read(folder)
-    for name, expected in content["files"].items():
-        _check_file(folder / name, expected)
+    read_manifest(folder).check(folder, NETWORK_FILES)
+    content = read_network(folder)
+    tensors = read_tensors(folder / WEIGHTS)
+    check_kinds(content["tensors"], kinds_of(tensors), str(folder / WEIGHTS))
     wide = model if model is not None else _build(content["model"], folder)
     try:
         skeleton = apply_plan(wide, load_plan(folder / PLAN, wide))
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
-    tensors = read_tensors(folder / WEIGHTS)
-    check_names(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
+    _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
     network = copy_with(skeleton, lambda name, _: tensors[name]).eval()
     assert isinstance(network, fx.GraphModule)
     return network
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_network(folder: Path) -> dict[str, Any]:
     """Content of network.json, checked field by field."""
     path = folder / NETWORK
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        found = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) if folder.is_dir() else "no directory"
-        raise CheckpointError(
-            f"{folder} is not a saved network, or one that was never finished: there is no {NETWORK} in it "
-            f"({found or 'it is empty'}). Save the network again."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not whole JSON: {error}. Save the network again.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} does not describe a saved network (no `format: {FORMAT}` in it).")
-    if content.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has version {content.get('version')}; this fxprune reads version {VERSION}. Update fxprune."
-        )
-    files = content.get("files")
-    if not isinstance(files, dict) or files.keys() != {WEIGHTS, PLAN} or "model" not in content:
-        raise CheckpointError(
-            f"{path} is damaged: `model` or the {WEIGHTS} and {PLAN} of `files` are missing. Save again."
-        )
+    content: dict[str, Any] = read_json(path, "network description", CheckpointError, _REMEDY)
+    check_format(content, FORMAT, VERSION, path, CheckpointError)
+    kinds: dict[str, tuple[type, ...]] = {"model": (dict, type(None)), "tensors": (dict,)}
+    check_fields(content, kinds, path, CheckpointError)
+    for name, kind in content["tensors"].items():
+        if not isinstance(kind, str):
+            raise CheckpointError(f"{path} is damaged: the tensor `{name}` has no type and shape. {_REMEDY}")
     return content
+
+
+def _check_fit(skeleton: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError where tensors are not those of the network, but for the precision that it was given."""
+    here, there = kinds_of(skeleton), kinds_of(tensors)
+    for name in here.keys() & there.keys():
+        if skeleton[name].dtype in FLOATS.values() and tensors[name].dtype in FLOATS.values():
+            here[name] = there[name] if skeleton[name].shape == tensors[name].shape else here[name]
+    check_kinds(here, there, where)
 
 
 def _to_json(model: ModelSpec, plan: Plan) -> dict[str, Any]:
@@ -173,24 +182,6 @@ def _build(value: Any, folder: Path) -> nn.Module:
             raise CheckpointError(
                 f"{folder} does not say how its wide network is built: give load(..., model=) that one."
             )
-        case {"factory": "zoo", "name": str(name), "kwargs": dict(kwargs), "dtype": str(kind)} if hasattr(torch, kind):
-            return ModelSpec(name, kwargs).build().to(getattr(torch, kind))
+        case {"factory": "zoo", "name": str(name), "kwargs": dict(kwargs), "dtype": str(kind)} if kind in FLOATS:
+            return ModelSpec(name, kwargs).build().to(FLOATS[kind])
     raise CheckpointError(f"{folder / NETWORK} is damaged: `model` is {value!r}. Save the network again.")
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _check_file(path: Path, expected: Any) -> None:
-    try:
-        found = _fingerprint(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}. Save the network again.") from error
-    if found != expected:
-        size = expected.get("bytes") if isinstance(expected, dict) else None
-        raise CheckpointError(
-            f"{path} is not the file that was saved: {found['bytes']} bytes of {size}, SHA-256 {found['sha256'][:12]}. "
-            "Copy it again, or save the network again."
-        )

@@ -13,6 +13,7 @@ import torch
 
 from fxprune.errors import CheckpointError
 
+from .own_files import OwnFiles
 from .seal import flaw_of, write_sealed
 
 FORMAT, VERSION = "fxprune checkpoint", 2
@@ -29,6 +30,7 @@ class Checkpoint:
         every: steps from one to the next, besides those at the end of each epoch; 0: only those.
         resume: whether to go on from what is there.
         earlier: the newest checkpoint of the phases before this one.
+        own: the list of files that the file is to be on; None: of none.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Checkpoint:
     every: int = 0
     resume: bool = True
     earlier: Path | None = None
+    own: OwnFiles | None = None
 
     @property
     def previous(self) -> Path:
@@ -56,6 +59,8 @@ class Checkpoint:
             OSError: the disk is full, or the folder cannot be written to.
         """
         whole = {"format": FORMAT, "version": VERSION, "identity": dict(self.identity), "state": dict(state)}
+        if self.own is not None:
+            self.own.claim(self.path.name, self.previous.name)
         write_sealed(self.path, lambda file: torch.save(whole, file), keep=self.previous)
 
     def read(self, *, peek: bool = False) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,47 +17,29 @@ from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
 from fxprune.propagate import couple
 
-from .artifact import NETWORK, PLAN, WEIGHTS, save
+from .artifact import write_network
 from .build import Network, named_device, on_device
 from .clock import Clock
 from .compress_finished import finished
 from .compress_journal import Journal, open_journal
 from .compress_measure import measure_stages, versions
-from .compress_phases import Phases, open_phases
+from .compress_phases import Phases, check_checkpoints, files_read, open_phases
 from .compress_prepare import prepare, target_of, teacher_from_file
 from .compress_stages import most_stages, narrow_in_stages, widths_of_stages
 from .compress_train import train_csgd, train_wide
 from .compress_trim import check_equal, check_trim, trim
 from .csgd import Deviation
-from .deviation_plot import DEVIATION_PLOT, draw_deviation
+from .deviation_plot import draw_deviation
 from .export_onnx import export_onnx
 from .folder import folder_aside
 from .job import Job, Target
-from .metrics import EVENTS, METRICS
+from .layout import ONNX, PLAN, RESULTS, ROWS, SNAPPED, SUMMARY, WIDE
 from .ranks import Ranks, joined
-from .recipe import RECIPE
-from .results import ROWS, SUMMARY, Result
+from .results import Result
 from .weights import save_weights
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
-
-WIDE, SNAPPED, ONNX = "wide.safetensors", "snapped.safetensors", "narrow.onnx"
-FILES = (
-    WIDE,
-    SNAPPED,
-    f"{ONNX}.data",
-    ONNX,
-    DEVIATION_PLOT,
-    METRICS,
-    EVENTS,
-    RECIPE,
-    WEIGHTS,
-    PLAN,
-    NETWORK,
-    ROWS,
-    SUMMARY,
-)
 
 
 def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
@@ -109,7 +91,16 @@ class _Trained:
 def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
     """All processes train; then the first one trims, checks and writes, and the others wait for its result."""
     clock = Clock(loud=job.progress is not False)
-    with folder_aside(job.output, files=FILES) if ranks.first else nullcontext(None) as folder:
+    with ExitStack() as stack:
+
+        def enter() -> Path:
+            reads = files_read(job)
+            place = stack.enter_context(folder_aside(job.output, files=RESULTS, reads=reads))
+            check_checkpoints(job.output)
+            return place
+
+        place = ranks.share(enter)
+        folder = place if ranks.first else None
         with clock("build", f"{_named(job.model)} for {_named(job.data)}"), ranks.one_per_machine_first():
             network, images = prepare(job, device)
             teacher = teacher_from_file(job, network, images, device)
@@ -220,7 +211,7 @@ def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Cl
     with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
         check_equal(nets, trained.deviation, images)
         report = check_trim(nets, plan, images)
-        save(nets.narrow, folder, model=network.spec, plan=plan)
+        write_network(nets.narrow, folder, model=network.spec, plan=plan)
     with clock("export", "ONNX, checked in onnxruntime"):
         exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
     with clock("measure"):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from fxprune.errors import FxpruneError
 
-from .compress_phases import FOLDER, FREE
+from .compress_phases import FREE, files_read
 from .job import Job
-from .recipe import RECIPE, read_recipe
-from .results import SUMMARY, Result, read_result
+from .layout import CHECKPOINTS, ESSENTIAL, RECIPE
+from .manifest import read_manifest
+from .own_files import OwnFiles
+from .recipe import read_recipe
+from .results import Result, read_result
 
 
 def finished(job: Job) -> Result | None:
@@ -22,11 +24,13 @@ def finished(job: Job) -> Result | None:
     output = Path(job.output)
     if job.resume is None or not isinstance(job.model, str) or not isinstance(job.data, str):
         return None
-    if any((output / FOLDER).glob("*.pt")):
-        return None
     try:
+        if OwnFiles(output / CHECKPOINTS).present(".pt"):
+            return None
+        manifest = read_manifest(output)
+        manifest.check(output, ESSENTIAL)
         before, result = Job(**{**read_recipe(output / RECIPE), "output": job.output}), read_result(output)
-        changed = any(os.path.getmtime(file) > os.path.getmtime(output / SUMMARY) for file in _files(job))
+        changed = manifest.reads != files_read(job)
     except (FxpruneError, OSError, TypeError):
         return None
     if changed or _decisive(before) != _decisive(job):
@@ -34,11 +38,6 @@ def finished(job: Job) -> Result | None:
     if job.progress is not False:
         print(f"{output} holds the results of this job: nothing is done again", file=sys.stderr, flush=True)
     return result
-
-
-def _files(job: Job) -> list[str | os.PathLike[str]]:
-    named = (job.checkpoint, job.plan_file, None if job.teacher == "wide" else job.teacher)
-    return [file for file in named if file is not None]
 
 
 def _decisive(job: Job) -> dict[str, object]:

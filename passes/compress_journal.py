@@ -10,8 +10,9 @@ from .compress_phases import Phases
 from .compress_train import phase_of, wide_epochs
 from .csgd import Csgd
 from .job import Job
+from .layout import EVENTS, METRICS, RECIPE
 from .metrics import Metrics
-from .recipe import RECIPE, write_recipe
+from .recipe import write_recipe
 from .train_log import Epoch
 from .train_schedule import steps_per_epoch_of
 
@@ -76,6 +77,14 @@ def open_journal(job: Job, data: Data, phases: Phases, *, stages: int = 1) -> It
         yield Journal(None, wide_steps, csgd_steps)
         return
     done = phases.steps_done("train", *map(phase_of, range(1, stages + 1)))
+    phases.own.claim(METRICS, RECIPE)
+    before = _events(phases)
     with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=done) as metrics:
+        phases.own.adopt(_events(phases) - before)
         write_recipe(job, phases.folder / RECIPE)
         yield Journal(metrics, wide_steps, csgd_steps)
+
+
+def _events(phases: Phases) -> set[str]:
+    """The event files that are there."""
+    return {f"{EVENTS}/{path.name}" for path in (phases.folder / EVENTS).glob("events.out.tfevents.*")}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +20,15 @@ from fxprune.plans import Plan
 
 from .checkpoint import Checkpoint
 from .job import Job
-from .metrics import EVENTS, METRICS
+from .layout import BEFORE, CHECKPOINTS, METRICS
+from .manifest import fingerprint
+from .own_files import OwnFiles
 from .ranks import ALONE, Ranks
-from .recipe import RECIPE
 from .train_state import digest
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
-FOLDER, BEFORE, DONE = "checkpoints", "checkpoints.before", "checkpoints.done"
 # What may differ between a run and the one that goes on from its checkpoints: it does not decide the weights.
 # `workers` is not among them, since each process that decodes images draws random numbers of its own.
 FREE = frozenset(
@@ -57,12 +56,18 @@ class Phases:
 
     def checkpoint(self, phase: str) -> Checkpoint:
         """The checkpoint of a phase."""
-        return Checkpoint(self.folder / f"{phase}.pt", self.identity, self.every, self.resume, self._newest())
+        path = self.folder / f"{phase}.pt"
+        return Checkpoint(path, self.identity, self.every, self.resume, self._newest(), self.own)
+
+    @property
+    def own(self) -> OwnFiles:
+        """The files of ours among them."""
+        return OwnFiles(self.folder)
 
     def _newest(self) -> Path | None:
         """The newest checkpoint of a training, not of a plan."""
-        found = [path for path in self.folder.glob("*.pt") if not path.name.startswith("plan")]
-        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        found = [path for path in self.own.present(".pt") if not path.name.startswith("plan")]
+        return next((path for path in reversed(found) if not path.name.endswith(".previous.pt")), None)
 
     def steps_done(self, *phases: str) -> int | None:
         """Steps of these phases that need not be taken again; None where there is nothing to go on from.
@@ -102,13 +107,12 @@ class Phases:
         if not self.ranks.first:
             yield
             return
-        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
             yield
         except BaseException as error:
             measured = isinstance(error, DivergedError) and self._measured()
-            if not measured and not any(self.folder.glob("*.pt")):
-                self._leave_nothing(missing)
+            if not measured and not self.own.present(".pt"):
+                self.own.clear()
                 raise
             if measured:
                 raise DivergedError(f"{error} What was measured before is in {self.folder / METRICS}.") from error
@@ -126,32 +130,18 @@ class Phases:
         file = self.folder / METRICS
         return file.exists() and file.stat().st_size > 0
 
-    def _leave_nothing(self, missing: Sequence[Path]) -> None:
-        """Remove the folder, and those on the way to it that did not exist before and are empty."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for path in missing[1:]:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
     def publish(self, folder: Path) -> None:
         """Copy the records of the training to the other results."""
-        for name in (METRICS, EVENTS, RECIPE):
-            if (self.folder / name).is_dir():
-                shutil.copytree(self.folder / name, folder / name)
-            elif (self.folder / name).exists():
-                shutil.copy(self.folder / name, folder / name)
+        for path in self.own.present():
+            if path.suffix != ".pt":
+                copy = folder / path.relative_to(self.folder)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copy(path, copy)
 
     def remove(self) -> None:
-        """The job is done: nothing is left to go on from.
-
-        The folder loses its name before its files go: what is half removed is no job that broke off.
-        """
-        done = self.folder.with_name(DONE)
-        for folder in (self.folder.with_name(BEFORE), done):
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self.folder, done)
-        shutil.rmtree(done, ignore_errors=True)
+        """The job is done: nothing is left to go on from."""
+        OwnFiles(self.folder.with_name(BEFORE)).clear()
+        self.own.clear()
 
 
 def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) -> Phases:
@@ -160,40 +150,67 @@ def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) ->
     Without ``resume``, those of another run are not lost but moved to ``OUTPUT/checkpoints.before/`` until the job is
     done. With it, the job goes on from there, if that was the same one and the run that displaced it wrote none itself.
     """
-    folder = Path(job.output) / FOLDER
+    folder = Path(job.output) / CHECKPOINTS
     resume = job.resume is not None
     # Other processes draw other random numbers: a run goes on with as many as it had.
     processes = {"processes": ranks.count} if ranks.count > 1 else {}
     identity = _identity(job, model, data) | processes
-    if ranks.first and resume and not any(folder.glob("*.pt")) and _is_of(identity, folder.with_name(BEFORE)):
-        _move(folder.with_name(BEFORE), folder)
-    elif ranks.first and not resume and any(folder.glob("*.pt")):
-        _move(folder, folder.with_name(BEFORE))
+    if ranks.first:
+        now, before = OwnFiles(folder), OwnFiles(folder.with_name(BEFORE))
+        if resume and not now.present(".pt") and _is_of(identity, before):
+            before.move(now)
+        elif not resume and now.present(".pt"):
+            now.move(before)
     return Phases(folder, identity, job.checkpoint_every, resume, ranks)
 
 
-def _move(folder: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(folder, place)
+def check_checkpoints(output: str | os.PathLike[str]) -> None:
+    """Where a run was killed while it moved or removed checkpoints, end that.
+
+    Raises:
+        OptionError: a file of the user's is in the place of one of theirs.
+        CheckpointError: the list of them is damaged.
+    """
+    now, before = (OwnFiles(Path(output) / name) for name in (CHECKPOINTS, BEFORE))
+    for own, other in ((now, before), (before, now)):
+        own.mend(other)
+        own.check()
 
 
-def _is_of(identity: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a folder holds checkpoints, all of this job."""
-    files = list(folder.glob("*.pt"))
+def files_read(job: Job) -> dict[str, str]:
+    """Option -> SHA-256 of the file that it names.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be read.
+    """
+    files = {
+        "plan_file": job.plan_file,
+        "teacher": None if job.teacher == "wide" else job.teacher,
+        "checkpoint": job.checkpoint,
+    }
+    return {name: _sha256(file) for name, file in files.items() if file is not None}
+
+
+def _sha256(file: str | os.PathLike[str]) -> str:
     try:
-        return bool([Checkpoint(file, identity, 0, True).read(peek=True) for file in files])
+        return fingerprint(file).sha256
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {os.fspath(file)}.") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {os.fspath(file)}: {error.strerror}.") from error
+
+
+def _is_of(identity: Mapping[str, Any], own: OwnFiles) -> bool:
+    """Whether a folder holds checkpoints, all of this job."""
+    try:
+        return bool([Checkpoint(file, identity, 0, True).read(peek=True) for file in own.present(".pt")])
     except CheckpointError:
         return False
 
 
 def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
     options = {name: value for name, value in job.options().items() if name not in FREE}
-    files = {"plan_file": job.plan_file, "teacher": None if job.teacher == "wide" else job.teacher}
-    contents = {f"content of {name}": _digest_of_file(file) for name, file in files.items() if file is not None}
+    # What a checkpoint holds is among the first weights.
+    contents = {f"content of {name}": sha[:16] for name, sha in files_read(job).items() if name != "checkpoint"}
     size = f"{len(data.train)} batches, {data.num_classes} classes, {data.in_chans}x{data.image_size}x{data.image_size}"
     return options | contents | {"training data": size, "first weights": digest(model)}
-
-
-def _digest_of_file(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -10,14 +10,14 @@ from typing import Any
 
 from fxprune.files import written_aside
 
-from .metrics import METRICS, Record, read_metrics
+from .layout import DEVIATION_PLOT, METRICS
+from .metrics import Record, read_metrics
 
-DEVIATION_PLOT = "deviation.svg"
 MEASURES = {"largest": "tab:orange", "median": "tab:blue"}
 
 
-def draw_deviation(folder: str | os.PathLike[str]) -> Path | None:
-    """Write ``deviation.svg`` from the ``metrics.jsonl`` beside it: what was measured as dots, the law as lines.
+def draw_deviation(folder: str | os.PathLike[str], place: Path | None = None) -> Path | None:
+    """Write ``deviation.svg`` from ``metrics.jsonl``: what was measured as dots, the law as lines.
 
     All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), or nearly so where the unit, the
     size of the rows, shrinks with them; so one prediction, that of the largest, gives the line of the median, too. Dots
@@ -26,6 +26,7 @@ def draw_deviation(folder: str | os.PathLike[str]) -> Path | None:
     Args:
         folder: of the results, with records that hold ``deviation_largest``, ``deviation_median`` and, where there is a
             prediction, ``deviation_predicted``; the first of a phase comes before its first step.
+        place: where the file goes; None: into the same folder.
 
     Returns:
         The file; None where there is nothing to draw, or matplotlib is not installed.
@@ -37,7 +38,7 @@ def draw_deviation(folder: str | os.PathLike[str]) -> Path | None:
     phases = _phases(folder)
     if not phases or not can_draw():
         return None
-    path = Path(folder) / DEVIATION_PLOT
+    path = (place or Path(folder)) / DEVIATION_PLOT
     with written_aside(path) as aside:
         _draw(phases, aside)
     return path

@@ -1,88 +1,175 @@
-"""A folder of results appears whole or not at all: everything is written into a folder aside, then renamed."""
+"""A folder of results appears whole or not at all, and nothing in it is touched that this program did not write.
+
+Everything is written into a folder aside and moved to its place at the end. What is replaced there, or removed, is what
+the folder's manifest lists, unchanged; anything else in the place of a result is refused before any work.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fxprune.errors import OptionError, ProofError
+from fxprune.errors import CheckpointError, OptionError, ProofError
+from fxprune.files import remove_parts, sync_folder
+
+from .layout import BEFORE, CHECKPOINTS, EVENTS, LIST, MANIFEST
+from .lock import Lock, locked
+from .manifest import Fingerprint, Manifest, find_manifest, fingerprint
+
+_ASIDE = ".results.{}.part"
 
 
 @contextlib.contextmanager
-def folder_aside(path: str | os.PathLike[str], *, files: Sequence[str]) -> Iterator[Path]:
+def folder_aside(
+    path: str | os.PathLike[str], *, files: Sequence[str], reads: Mapping[str, str] | None = None
+) -> Iterator[Path]:
     """Give an empty folder to write into; its files get to ``path`` when the block ends well.
 
     They get there after a :class:`ProofError`, too, whose text then names their new place: what a check found wrong is
-    to be looked at. After anything else nothing is left, neither files nor folders on the way to ``path``.
+    to be looked at. After anything else nothing is left, neither files nor folders on the way to ``path``. Meanwhile no
+    other run can write into ``path``.
 
     Args:
         path: a folder, or the name of one to be made. Files in it that are not named in ``files`` stay as they are.
-        files: names of all files and folders that may be written, in the order in which they are to appear; the last
-            ones should be those that vouch for the others.
+        files: names of all files that may be written, in the order in which they are to appear; the last ones should
+            be those that vouch for the others. What an earlier run wrote under these names goes.
+        reads: what the manifest is to say of files that options name; None: what it said.
 
     Raises:
-        OptionError: ``path`` is something else than a folder.
+        OptionError: ``path`` is something else than a folder, holds a file of the user's in the place of one of these,
+            or another run writes there.
+        CheckpointError: the manifest of the folder is damaged.
         OSError: there is no room, or no right to write.
     """
     target = Path(path).absolute()
+    with _made(target, path):
+        token = secrets.token_hex(8)
+        with locked(target, token) as (lock, dead):
+            _clean(target, dead)
+            check_place(target, files)
+            aside = target / _ASIDE.format(token)
+            aside.mkdir()
+            try:
+                try:
+                    yield aside
+                except ProofError as error:
+                    _publish(aside, target, files, reads, lock)
+                    raise type(error)(str(error).replace(str(aside), os.fspath(path))) from error
+                _publish(aside, target, files, reads, lock)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_place(target: Path, files: Sequence[str]) -> Manifest:
+    """The manifest of a folder in which nothing of the user's is in the place of one of these files.
+
+    Raises:
+        OptionError: something is; names it.
+    """
+    manifest = find_manifest(target)
+    for name in files:
+        place = target / name
+        if name == EVENTS:
+            if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
+                raise _foreign(place)
+        elif os.path.lexists(place) and not manifest.owns(target, name):
+            raise _foreign(place)
+    return manifest
+
+
+def check_no_result(path: str | os.PathLike[str]) -> None:
+    """Raise OptionError where a file that is about to be replaced is one of the results in a folder."""
+    place = Path(path).absolute()
+    with contextlib.suppress(CheckpointError):
+        if place.name in find_manifest(place.parent).files:
+            raise OptionError(
+                f"{os.fspath(path)} is one of the results in {place.parent}, which would no longer be whole: choose "
+                "another file."
+            )
+
+
+def _foreign(place: Path) -> OptionError:
+    return OptionError(
+        f"{place} is not as this program wrote it, if it ever did, and would be replaced: move it away, or choose "
+        "another folder."
+    )
+
+
+@contextlib.contextmanager
+def _made(target: Path, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, the folder is there; folders that were made for it and are empty go."""
     above = next(parent for parent in (target, *target.parents) if parent.exists())
     if not above.is_dir():
         raise OptionError(f"cannot write results into {path}: {above} is a file. Choose another folder.")
-    # Beside the target, or as near as there is a folder: a rename must not leave the file system.
-    place = target.parent if above == target else above
-    _remove_orphans(place, target.name)
-    aside = Path(tempfile.mkdtemp(dir=place, prefix=f".{target.name}.", suffix=".part"))
-    descriptor = os.open(aside, os.O_RDONLY)
-    _lock(descriptor)
+    for parent in (target, *target.parents):
+        if parent.name in (CHECKPOINTS, BEFORE) and (parent / LIST).exists():
+            raise OptionError(
+                f"cannot write results into {path}: {parent} holds checkpoints of a run. Choose another folder."
+            )
+    made = [each for each in (target, *target.parents) if not each.exists()]
     try:
-        try:
-            yield aside
-        except ProofError as error:
-            _publish(aside, target, files)
-            raise type(error)(str(error).replace(str(aside), os.fspath(path))) from error
-        _publish(aside, target, files)
+        target.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        os.close(descriptor)
+        for each in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                each.rmdir()
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether a folder is locked now, until its descriptor is closed or this process ends, however it ends."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody else has it, or the file system knows no locks
-        return False
-    return True
+def _clean(target: Path, dead: str | None) -> None:
+    """Remove what a killed run had begun."""
+    if isinstance(dead, str) and re.fullmatch("[0-9a-f]{16}", dead):
+        orphan = target / _ASIDE.format(dead)
+        if not orphan.is_symlink():
+            shutil.rmtree(orphan, ignore_errors=True)
+    remove_parts(target, [MANIFEST])
 
 
-def _remove_orphans(place: Path, name: str) -> None:
-    """Remove folders aside whose process was killed: nobody holds their lock."""
-    for orphan in place.glob(f".{glob.escape(name)}.*.part"):
-        with contextlib.suppress(OSError):  # it is gone by now, or not ours to remove
-            descriptor = os.open(orphan, os.O_RDONLY)
-            try:
-                if _lock(descriptor):
-                    shutil.rmtree(orphan)
-            finally:
-                os.close(descriptor)
-
-
-def _publish(aside: Path, target: Path, files: Sequence[str]) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for name in reversed(files):  # what vouches for the old files goes before they do
-        if (target / name).is_dir():
-            shutil.rmtree(target / name)
-        (target / name).unlink(missing_ok=True)
-    for name in files:
+def _publish(aside: Path, target: Path, files: Sequence[str], reads: Mapping[str, str] | None, lock: Lock) -> None:
+    """Replace what the manifest lists under these names; killed at any moment, the manifest lists all that is there."""
+    lock.check()
+    before = check_place(target, files)
+    reads = before.reads if reads is None else reads
+    made = _made_files(aside, files)
+    for name in made:
+        if os.path.lexists(target / name) and not before.owns(target, name):
+            raise _foreign(target / name)
+    gone = [name for name in {**before.files, **(before.replaces or {})} if name.partition("/")[0] in files]
+    new: dict[str, Fingerprint] = {name: found for name, found in before.files.items() if name not in gone}
+    new |= {name: fingerprint(aside / name) for name in made}
+    if not new:
+        return
+    if gone:
+        Manifest(new, {name: before.written(name) for name in gone}, reads).write(target)
+        for name in reversed(gone):  # what vouches for the old files goes before they do
+            (target / name).unlink(missing_ok=True)
+    else:
+        Manifest(new, {}, reads).write(target)
+    for name in made:
         _appear(aside / name, target / name)
+    sync_folder(target)
+    Manifest(new, None, reads).write(target)
+    if any(name.startswith(f"{EVENTS}/") for name in gone):
+        with contextlib.suppress(OSError):  # files are in it, ours or the user's
+            (target / EVENTS).rmdir()
+
+
+def _made_files(aside: Path, files: Sequence[str]) -> list[str]:
+    """Names of the files that were written aside, in their order."""
+    names = []
+    for name in files:
+        if (aside / name).is_dir():
+            names += [f"{name}/{file.name}" for file in sorted((aside / name).iterdir())]
+        elif (aside / name).exists():
+            names.append(name)
+    return names
 
 
 def _appear(made: Path, place: Path) -> None:
-    if made.exists():
-        os.replace(made, place)
+    place.parent.mkdir(exist_ok=True)
+    os.replace(made, place)

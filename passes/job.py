@@ -213,6 +213,7 @@ class Job(TrainOptions, Target):
             check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
         for name, (range_, holds) in RANGES.items():
             check(self, name, range_, holds)
+        check(self, "output", "the name of a folder", lambda output: os.fspath(output) != "")
         check(self, "resume", "`auto`, or left out", "auto".__eq__)
         self._check_milestones("csgd_decay_milestones")
         for names in rivals(self.stages):

@@ -12,7 +12,8 @@ from typing import Any
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.files import write_text
 
-METRICS, EVENTS = "metrics.jsonl", "tensorboard"
+from .layout import EVENTS, METRICS
+
 # These differ from run to run; everything else in the file follows from the options.
 WALL_CLOCK = ("images_per_second", "seconds")
 

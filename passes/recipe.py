@@ -17,11 +17,11 @@ from fxprune.errors import OptionError
 from fxprune.files import write_text
 
 from .job import Job, asks, rivals
+from .layout import RECIPE
 from .needs import NEEDS
 from .option import closest, field_name, options_of
 from .recipe_yaml import dump, read_mapping
 
-RECIPE = "recipe.yaml"
 # What a recipe may say besides: a sentence about it, and the figures that were published for it. No options.
 NOTES = ("description", "published")
 

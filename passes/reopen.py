@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from fxprune.inputs import tensors_of
 from fxprune.plans import Plan
 
-from .artifact import NETWORK, ModelSpec, load
-from .compress import ONNX, SNAPPED
+from .artifact import ModelSpec, load
+from .layout import NETWORK, ONNX, SNAPPED
 from .weights import load_weights
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from fxprune.errors import CheckpointError
 from fxprune.table import table
 
-SUMMARY, ROWS = "summary.json", "summary.csv"
+from .layout import SUMMARY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,24 +96,32 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     here = {name: tensor for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
     full = {name: given[first[name]] for name in here if first[name] in given}
     full |= {name: tensor for name, tensor in given.items() if name not in first}
-    check_names(here, full, os.fspath(path))
+    check_kinds(kinds_of(here), kinds_of(full), os.fspath(path))
     model.load_state_dict(full)
 
 
-def check_names(here: Mapping[str, Tensor], there: Mapping[str, Tensor], where: str) -> None:
+def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Type and shape of each tensor, as ``float32 [8, 3, 3, 3]``."""
+    return {name: f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in tensors.items()}
+
+
+def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -> None:
     """Raise CheckpointError with the first tensors that differ, where a file does not hold what the model has."""
-
-    def shape(tensors: Mapping[str, Tensor], name: str) -> str:
-        return str(list(tensors[name].shape)) if name in tensors else "absent"
-
     names = dict.fromkeys([*here, *there])
-    differ = [name for name in names if shape(here, name) != shape(there, name)]
-    if differ:
-        first = (f"{name}: {shape(there, name)} in the file, {shape(here, name)} in the model" for name in differ[:3])
+    differ = [name for name in names if here.get(name) != there.get(name)]
+    if not differ:
+        return
+    both = {name: (there.get(name, "absent"), here.get(name, "absent")) for name in differ}
+    first = "; ".join(f"{name}: {a} in the file, {b} in the model" for name, (a, b) in [*both.items()][:3])
+    if all(a.partition(" ")[2] == b.partition(" ")[2] for a, b in both.values()):
         raise CheckpointError(
-            f"{where} holds the weights of another network: {len(differ)} of {len(names)} tensors differ, first "
-            f"{'; '.join(first)}. Build the model that the weights were saved from."
+            f"{where} holds numbers of another type: {len(differ)} of {len(names)} tensors differ, first {first}. "
+            "Convert them first, so that you see what rounds: `tensor.to(torch.float32)`."
         )
+    raise CheckpointError(
+        f"{where} holds the weights of another network: {len(differ)} of {len(names)} tensors differ, first {first}. "
+        "Build the model that the weights were saved from."
+    )
 
 
 def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ RESULTS = {
     "narrow.onnx",
     "summary.json",
     "summary.csv",
+    "manifest.json",
     *(["deviation.svg"] if can_draw() else []),
 }
 
@@ -62,5 +63,7 @@ def files(folder):
     return {path.name for path in folder.iterdir() if path.is_file()}
 
 
-CHECKPOINTS = [f"out/checkpoints{name}" for name in ("", "/csgd.pt", "/metrics.jsonl", "/plan.pt", "/recipe.yaml")]
+CHECKPOINTS = [
+    f"out/checkpoints{name}" for name in ("", "/csgd.pt", "/files.json", "/metrics.jsonl", "/plan.pt", "/recipe.yaml")
+]
 SMALL = "compress --model small --data digits --image-size 8 --epochs 0 --csgd-epochs 1"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from damage import list_again
 from hand_made import Normed, Plain, randomise
 from torch import nn
 
@@ -83,7 +84,9 @@ def test_a_network_with_a_name_needs_no_model(name, size, dtype, tmp_path):
 
 def test_no_file_holds_code(saved):
     _, folder = saved
-    assert sorted(file.name for file in folder.iterdir()) == ["network.json", "plan.json", "weights.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *("manifest.json", "network.json", "plan.json", "weights.safetensors")
+    ]
 
 
 def test_saving_again_replaces_the_network(saved):
@@ -99,14 +102,17 @@ def test_a_save_that_fails_leaves_the_old_network(saved, monkeypatch):
     monkeypatch.setattr(type(narrow.meta["plan"]), "save", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(narrow, folder)
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
     load(folder, model=Plain().double())
 
 
 def edit(**changes):
+    """Other fields of network.json, and a manifest that knows of it."""
+
     def change(folder):
         content = json.loads((folder / "network.json").read_text())
         (folder / "network.json").write_text(json.dumps({**content, **changes}))
+        list_again(folder)
 
     return change
 
@@ -129,16 +135,21 @@ def remove(name):
 
 
 DAMAGED = {
-    "unfinished": (remove("network.json"), r"no network.json in it \(plan.json, weights.safetensors\)"),
+    "unfinished": (remove("manifest.json"), r"no manifest.json in it \(network.json, plan.json, weights.safetensors\)"),
+    "no description": (remove("network.json"), "cannot read .*network.json: No such file"),
     "no weights": (remove("weights.safetensors"), "cannot read .*weights.safetensors: No such file"),
     "no plan": (remove("plan.json"), "cannot read .*plan.json: No such file"),
-    "cut weights": (cut("weights.safetensors"), r"not the file that was saved: \d+ bytes of \d+"),
-    "cut plan": (cut("plan.json"), r"plan.json is not the file that was saved: \d+ bytes of \d+"),
-    "cut description": (cut("network.json"), "network.json is not whole JSON"),
+    "cut weights": (cut("weights.safetensors"), r"not the file that was saved: it has \d+ bytes"),
+    "cut plan": (cut("plan.json"), r"plan.json is not the file that was saved: it has \d+ bytes"),
+    "cut description": (cut("network.json"), r"network.json is not the file that was saved: .* \d+ bytes"),
+    "cut manifest": (cut("manifest.json"), "manifest.json is not a whole manifest"),
     "one bit": (flip("weights.safetensors"), r"not the file that was saved: .* SHA-256"),
-    "later version": (edit(version=2), "has version 2; this fxprune reads version 1"),
+    "later version": (edit(version=3), "has version 3; this fxprune reads version 2. Update"),
+    "earlier version": (edit(version=1), "has version 1; this fxprune reads version 2. Make it again"),
     "another format": (edit(format="zip"), "no `format: fxprune-network`"),
-    "fields missing": (edit(files={}), "is damaged: .* are missing"),
+    "field of another type": (edit(tensors=[]), "`tensors` is a list of 0; it must be dict"),
+    "unknown field": (edit(more=1), "there is no field 'more'"),
+    "other tensors": (edit(tensors={}), "another network: 15 of 15 tensors differ, first "),
     "model missing": (edit(model=None), r"give load\(..., model=\)"),
     "unknown factory": (edit(model={"factory": "hub"}), "is damaged: `model` is"),
 }
@@ -157,7 +168,7 @@ def test_no_directory(tmp_path):
     with pytest.raises(CheckpointError, match=r"not a saved network.*\(no directory\)"):
         load(tmp_path / "none")
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot read"):
+    with pytest.raises(CheckpointError, match="not a saved network"):
         load(tmp_path / "file")
 
 

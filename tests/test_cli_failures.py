@@ -58,7 +58,7 @@ def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
         process.send_signal(signal.SIGTERM)
         *_, message = process.stderr.read().splitlines()
     assert (process.returncode, "stopped by SIGTERM after step" in message) == (143, True)
-    names = ["", "/metrics.jsonl", "/recipe.yaml", "/train.previous.pt", "/train.pt"]
+    names = ["", "/files.json", "/metrics.jsonl", "/recipe.yaml", "/train.previous.pt", "/train.pt"]
     assert left(place) == ["out", *(f"out/checkpoints{name}" for name in names)]
 
 
@@ -76,7 +76,7 @@ def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, plac
     assert (code, "Traceback" in err) == (1, False)
     assert re.search(r"[1-9]\d* of 360 test images", err)
     assert "the worst group is `second.weight`" in err
-    kept = {"wide.safetensors", "snapped.safetensors", "plan.json", "metrics.jsonl", "recipe.yaml"}
+    kept = {"wide.safetensors", "snapped.safetensors", "plan.json", "metrics.jsonl", "recipe.yaml", "manifest.json"}
     assert files(place / "out") == kept
 
 

@@ -75,6 +75,7 @@ BAD = [
     ("{small} --opset 99", ["opset 99"]),
     ("{small} --image-size 4", ["`image_size`", "8 or more"]),
     ("{small} --output file/out", ["file", "is a file"]),
+    ("{small} --output=", ["`output`", "the name of a folder"]),
     ("{small} --output /proc/nowhere/out", ["/proc"]),
     ("compress --data digits", ["--model"]),
     ("shrink", ["shrink", "compress"]),
@@ -85,7 +86,7 @@ BAD = [
     ("verify absent", ["absent", "not a saved network"]),
     ("export empty", ["empty", "not a saved network"]),
     ("bench empty", ["empty"]),
-    ("report empty", ["summary.json"]),
+    ("report empty", ["empty", "not a saved network"]),
 ]
 
 

@@ -1,75 +1,266 @@
-"""The files of a run appear together when it ends well, and replace those of another run alone."""
+"""The files of a run appear together when it ends well, replace those of another run, and never one of the user's."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
-from fxprune.errors import InputError, OptionError, VerifyError
-from fxprune.passes.folder import folder_aside
+from fxprune.errors import CheckpointError, InputError, OptionError, VerifyError
+from fxprune.passes import folder, lock
+from fxprune.passes.folder import check_no_result, folder_aside
+from fxprune.passes.layout import EVENTS, LOCK, MANIFEST, PLAN, RESULTS, ROWS, SUMMARY
+from fxprune.passes.manifest import read_manifest
+
+EVENT = f"{EVENTS}/events.out.tfevents.1"
 
 
 def _write_and_raise(out, error):
-    with folder_aside(out, files=["one"]) as aside:
-        write(aside, one="1")
+    with folder_aside(out, files=[ROWS]) as aside:
+        write(aside, {ROWS: "1"})
         raise error(aside)
 
 
-def written(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+def written(place):
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
 
 
-def write(aside, **files):
+def write(place, files):
     for name, text in files.items():
-        (aside / name).write_text(text)
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+
+
+def run_with(out, names, work):
+    with folder_aside(out, files=names) as aside:
+        work(aside)
+
+
+def run(out, files, names=RESULTS):
+    run_with(out, names, lambda aside: write(aside, files))
 
 
 def test_a_folder_appears_when_the_block_ends_well(tmp_path):
-    with folder_aside(tmp_path / "a" / "out", files=["one", "two"]) as aside:
-        write(aside, one="1")
-        assert not (tmp_path / "a").exists()
-    assert written(tmp_path) == ["a", "a/out", "a/out/one"]
+    out = tmp_path / "a" / "out"
+    with folder_aside(out, files=[ROWS, SUMMARY]) as aside:
+        write(aside, {ROWS: "1"})
+        assert not (out / ROWS).exists()
+    assert written(tmp_path) == [f"a/out/{MANIFEST}", f"a/out/{ROWS}"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, InputError, RuntimeError])
 def test_nothing_appears_when_it_does_not(tmp_path, error):
     with pytest.raises(error):
         _write_and_raise(tmp_path / "a" / "out", lambda _: error())
-    assert written(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_check_found_wrong_stays_to_be_looked_at(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(VerifyError) as caught:
-        _write_and_raise(out, lambda aside: VerifyError(f"look at {aside / 'one'}."))
-    assert str(caught.value) == f"look at {out / 'one'}."
-    assert written(tmp_path) == ["out", "out/one"]
+        _write_and_raise(out, lambda aside: VerifyError(f"look at {aside / ROWS}."))
+    assert str(caught.value) == f"look at {out / ROWS}."
+    assert written(tmp_path) == [f"out/{MANIFEST}", f"out/{ROWS}"]
 
 
 def test_the_files_of_another_run_are_replaced_and_no_others(tmp_path):
-    write(tmp_path, one="old", two="old", notes="mine")
-    with folder_aside(tmp_path, files=["one", "two"]) as aside:
-        write(aside, one="new")
-    assert written(tmp_path) == ["notes", "one"]
-    assert (tmp_path / "one").read_text() == "new"
-    assert (tmp_path / "notes").read_text() == "mine"
+    write(tmp_path, {"notes": "mine", f"{EVENTS}/mine": "mine"})
+    run(tmp_path, {PLAN: "old", ROWS: "old", EVENT: "old"})
+    run(tmp_path, {ROWS: "new", f"{EVENTS}/events.out.tfevents.2": "new"})
+    assert written(tmp_path) == [MANIFEST, "notes", ROWS, f"{EVENTS}/events.out.tfevents.2", f"{EVENTS}/mine"]
+    assert ((tmp_path / ROWS).read_text(), (tmp_path / "notes").read_text()) == ("new", "mine")
+    read_manifest(tmp_path).check(tmp_path, [ROWS])
+
+
+def test_a_file_that_is_written_again_leaves_the_others_listed(tmp_path):
+    run(tmp_path, {ROWS: "1", PLAN: "2"})
+    run(tmp_path, {ROWS: "3"}, [ROWS])
+    read_manifest(tmp_path).check(tmp_path, [ROWS, PLAN])
+
+
+FOREIGN = {
+    "a file": lambda out: write(out, {PLAN: "mine"}),
+    "ours, with changes of the user's": lambda out: (run(out, {PLAN: "1"}), write(out, {PLAN: "mine"})),
+    "a folder": lambda out: (out / PLAN).mkdir(parents=True),
+    "a link": lambda out: (write(out, {"other": "mine"}), (out / PLAN).symlink_to(out / "other")),
+    "a dangling link": lambda out: (out.mkdir(), (out / PLAN).symlink_to(out / "nowhere")),
+    "a link to our own file": lambda out: (
+        run(out, {PLAN: "1"}),
+        (out / PLAN).rename(out / "other"),
+        (out / PLAN).symlink_to(out / "other"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_is_not_ours_is_refused_before_any_work(tmp_path, case):
+    out = tmp_path / "out"
+    FOREIGN[case](out)
+    before = {name: (tmp_path / name).read_bytes() for name in written(tmp_path)}
+    with pytest.raises(OptionError, match=rf"{PLAN} is not as this program wrote it"):
+        _write_and_never(out)
+    assert {name: (tmp_path / name).read_bytes() for name in written(tmp_path)} == before
+
+
+def _write_and_never(out, files=RESULTS):
+    with folder_aside(out, files=files):
+        pytest.fail("worked")
+
+
+def test_what_the_user_puts_there_meanwhile_stays(tmp_path):
+    def meanwhile(aside):
+        write(aside, {PLAN: "ours"})
+        write(tmp_path, {PLAN: "mine"})
+
+    with pytest.raises(OptionError, match=PLAN):
+        run_with(tmp_path, RESULTS, meanwhile)
+    assert written(tmp_path) == [PLAN] and (tmp_path / PLAN).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../mine", "/etc/mine", "notes", f"{EVENTS}/../mine", f"{EVENTS}/mine", EVENTS])
+def test_a_manifest_that_lists_what_is_never_ours_is_refused(tmp_path, name):
+    run(tmp_path / "out", {PLAN: "1"})
+    text = (tmp_path / "out" / MANIFEST).read_text()
+    (tmp_path / "out" / MANIFEST).write_text(text.replace(f'"{PLAN}"', f'"{name}"'))
+    with pytest.raises(CheckpointError, match="is no file of a folder of results"):
+        _write_and_never(tmp_path / "out")
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_killed_while_files_appear_the_next_run_replaces_them_all_the_same(tmp_path, monkeypatch, count):
+    run(tmp_path, {PLAN: "old", ROWS: "old"})
+    write(tmp_path, {"notes": "mine"})
+    replace, calls = os.replace, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        replace(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        try:
+            run(tmp_path, {PLAN: "new", ROWS: "new", SUMMARY: "new"})
+        except KeyboardInterrupt:
+            assert count < 6
+    if count > 1:
+        with pytest.raises(CheckpointError, match="did not appear whole"):
+            read_manifest(tmp_path).check(tmp_path, [PLAN])
+    run(tmp_path, {PLAN: "newer"})
+    assert written(tmp_path) == [MANIFEST, "notes", PLAN] and (tmp_path / PLAN).read_text() == "newer"
 
 
 def test_a_file_is_no_folder(tmp_path):
-    write(tmp_path, out="")
-    with pytest.raises(OptionError, match="is a file"), folder_aside(tmp_path / "out" / "deep", files=[]):
-        pass
+    write(tmp_path, {"out": ""})
+    with pytest.raises(OptionError, match="is a file"):
+        _write_and_never(tmp_path / "out" / "deep")
 
 
-def test_a_folder_aside_goes_with_the_next_run_once_its_process_is_gone(tmp_path):
-    orphan = tmp_path / ".out.killed.part"
-    orphan.mkdir()
-    write(orphan, one="half")
-    others = [tmp_path / name for name in (".outer.killed.part", ".out.part")]
-    for other in others:
-        other.mkdir()
-    with (
-        folder_aside(tmp_path / "out", files=["one"]) as alive,
-        folder_aside(tmp_path / "out", files=["one"]) as second,
-    ):
-        assert alive.exists() and second.exists() and not orphan.exists()
-    assert all(other.exists() for other in others)
+def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
+    run(tmp_path, {PLAN: "1"})
+    check_no_result(tmp_path / "other.json")
+    with pytest.raises(OptionError, match="is one of the results"):
+        check_no_result(tmp_path / PLAN)
+
+
+HOLD = """
+import sys, time
+from fxprune.passes.folder import folder_aside
+with folder_aside(sys.argv[1], files=["summary.csv"]) as aside:
+    (aside / "summary.csv").write_text("half")
+    print("in", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that writes into `out`."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "in\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_run_is_refused_and_one_that_was_killed_is_no_obstacle(tmp_path, holder):
+    out = tmp_path / "out"
+    with pytest.raises(OptionError, match=rf"another run writes into .*out: process {holder.pid} on \S+\. Wait"):
+        _write_and_never(out)
+    os.kill(holder.pid, signal.SIGKILL)
+    while lock._started(holder.pid) is not None:
+        time.sleep(0.01)
+    run(out, {ROWS: "1"}, [ROWS])  # not even waited for: it is a zombie
+    assert written(tmp_path) == [f"out/{MANIFEST}", f"out/{ROWS}"]
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, ROWS]
+
+
+def test_the_same_process_number_of_another_time_is_another_process(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(lock, "_started", lambda pid: "another time")
+    run(tmp_path / "out", {ROWS: "1"}, [ROWS])
+    assert (tmp_path / "out" / ROWS).read_text() == "1"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """This is another machine, that is not patient."""
+    monkeypatch.setattr(lock, "_machine", lambda: "elsewhere")
+    monkeypatch.setattr(lock, "WATCH", 0.5)
+
+
+def test_a_run_on_another_machine_that_shows_no_life_is_no_obstacle(tmp_path, holder, elsewhere, monkeypatch, capsys):
+    os.kill(holder.pid, signal.SIGSTOP)  # which is as dead as one on another machine can be seen to be
+    run(tmp_path / "out", {ROWS: "1"}, [ROWS])
+    assert f"is of process {holder.pid} on" in capsys.readouterr().err
+    assert (tmp_path / "out" / ROWS).read_text() == "1"
+
+
+def test_a_run_on_another_machine_that_shows_life_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    out = tmp_path / "out"
+    with folder_aside(out, files=[ROWS]):
+        monkeypatch.setattr(lock, "_machine", lambda: "elsewhere")
+        with pytest.raises(OptionError, match="another run writes into"):
+            _write_and_never(out)
+
+
+def test_a_run_that_was_taken_for_dead_does_not_replace_what_the_other_wrote(tmp_path):
+    out = tmp_path / "out"
+
+    def meanwhile(aside):
+        write(aside, {ROWS: "late"})
+        (out / LOCK).unlink()
+        run(out, {ROWS: "1"}, [ROWS])
+
+    with pytest.raises(OptionError, match="this run has lost"):
+        run_with(out, [ROWS], meanwhile)
+    assert (out / ROWS).read_text() == "1"
+
+
+@pytest.mark.parametrize("content", ["", "mine", "[]", "{}"])
+def test_a_file_in_the_place_of_the_lock(tmp_path, content, elsewhere):
+    write(tmp_path, {LOCK: content})
+    if content:
+        with pytest.raises(OptionError, match="in the place of our lock"):
+            _write_and_never(tmp_path)
+        assert (tmp_path / LOCK).read_text() == content
+    else:  # of a run that was killed before it had written its name
+        run(tmp_path, {ROWS: "1"}, [ROWS])
+
+
+def test_an_output_inside_the_checkpoints_of_a_run_is_refused(tmp_path):
+    write(tmp_path, {"out/checkpoints/files.json": "{}"})
+    for inside in ("out/checkpoints", "out/checkpoints/deep/er"):
+        with pytest.raises(OptionError, match="holds checkpoints of a run"):
+            _write_and_never(tmp_path / inside)
+
+
+def test_an_orphan_whose_name_leads_elsewhere_is_left_alone(tmp_path):
+    write(tmp_path, {"mine/file": "mine"})
+    folder._clean(tmp_path, "../mine")
+    folder._clean(tmp_path, None)
+    assert written(tmp_path) == ["mine/file"]

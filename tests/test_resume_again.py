@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from test_resume import broken_off, compress, numbers, untimed  # noqa: F401
 
 import fxprune.passes.compress
 from fxprune.errors import StoppedError
-from fxprune.passes import compress_phases
 from fxprune.passes.training import Training
 
 pytestmark = pytest.mark.xdist_group("resume")
@@ -68,32 +66,34 @@ def test_another_job_is_done_where_one_has_finished(here, capsys, monkeypatch, o
     assert taken
 
 
-def test_a_job_is_done_again_where_a_file_that_it_reads_is_newer(here, capsys, monkeypatch):
+def test_a_job_is_done_again_where_a_file_that_it_reads_is_another(here, capsys, monkeypatch):
     assert run(capsys, f"{SMALL} --output first --quiet")[0] == 0
     job = f"{SMALL} --checkpoint first/wide.safetensors --output out --quiet --resume auto"
     assert run(capsys, job)[0] == 0
-    os.utime("first/wide.safetensors")
+    os.utime("first/wide.safetensors")  # a clock says nothing
     taken = steps(monkeypatch)
+    assert run(capsys, job)[0] == 0
+    assert not taken
+    assert run(capsys, f"{SMALL} --seed 1 --output first --quiet")[0] == 0
+    taken.clear()
     assert run(capsys, job)[0] == 0
     assert taken
 
 
 def test_killed_while_checkpoints_are_removed_the_results_stay_whole(tmp_path, monkeypatch):
-    remove = shutil.rmtree
+    remove = Path.unlink
 
-    def killed(folder, **options):
-        records = Path(folder) / "metrics.jsonl"
-        if Path(folder).name.startswith("checkpoints") and records.exists():
-            records.unlink()
+    def killed(path, **options):
+        remove(path, **options)
+        if path.name == "metrics.jsonl" and path.parent.name == "checkpoints":
             raise MemoryError
-        remove(folder, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(compress_phases.shutil, "rmtree", killed)
+        patch.setattr(Path, "unlink", killed)
         with pytest.raises(MemoryError):
             compress(tmp_path)
     before = numbers(tmp_path)
-    assert len(before) == 5 and (tmp_path / "summary.json").exists()
+    assert len(before) == 5 and (tmp_path / "summary.json").exists() and (tmp_path / "checkpoints").exists()
     compress(tmp_path, resume="auto")
     assert numbers(tmp_path) == before and not list(tmp_path.glob("checkpoints*"))
 
@@ -128,5 +128,5 @@ def test_clusters_that_did_not_become_equal_end_with_an_error_and_what_is_needed
     assert (code, out) == (1, "")
     assert "the clusters are not equal after C-SGD" in err
     assert files(here / "out") == {
-        *("wide.safetensors", "snapped.safetensors", "plan.json", "recipe.yaml", "metrics.jsonl")
+        *("wide.safetensors", "snapped.safetensors", "plan.json", "recipe.yaml", "metrics.jsonl", "manifest.json")
     }

@@ -1,0 +1,49 @@
+r"""Names of everything in a folder of results.
+
+::
+
+    OUTPUT/
+    |-- wide.safetensors        the wide network before C-SGD
+    |-- snapped.safetensors     the wide network after C-SGD, clusters equal
+    |-- narrow.onnx             the narrow network; weights of 1.9 GB and more in narrow.onnx.data
+    |-- deviation.svg           how far clusters were from equal
+    |-- metrics.jsonl           a record per epoch
+    |-- tensorboard/            the same as event files
+    |-- recipe.yaml             every option
+    |-- weights.safetensors     \
+    |-- plan.json                | the narrow network
+    |-- network.json            /
+    |-- summary.csv             the table
+    |-- summary.json            the table and all else that was measured
+    |-- manifest.json           size and SHA-256 of all of these; written last
+    |-- .fxprune.lock           while a run writes: its process and host
+    |-- .results.*.part/        while a run writes: its results, until they appear
+    |-- checkpoints/            until a run is done
+    |   |-- files.json          which files in here this program made
+    |   |-- *.pt                state of each phase, and the one before it
+    |   `-- metrics.jsonl, tensorboard/, recipe.yaml
+    `-- checkpoints.before/     the same, of the run before
+"""
+
+from __future__ import annotations
+
+WIDE, SNAPPED, ONNX, ONNX_DATA = "wide.safetensors", "snapped.safetensors", "narrow.onnx", "narrow.onnx.data"
+DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
+WEIGHTS, PLAN, NETWORK = "weights.safetensors", "plan.json", "network.json"
+ROWS, SUMMARY = "summary.csv", "summary.json"
+MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
+CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
+
+NETWORK_FILES = (WEIGHTS, PLAN, NETWORK)
+# In the order in which they appear: the last ones vouch for the others.
+RESULTS = (WIDE, SNAPPED, ONNX_DATA, ONNX, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
+# What a run of the main job always leaves.
+ESSENTIAL = (WIDE, SNAPPED, ONNX, METRICS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
+
+
+def is_result(name: str) -> bool:
+    """Whether a name in a manifest is one of ours: nothing that leads out of the folder, or to a file of the user's."""
+    folder, slash, file = name.partition("/")
+    if slash:
+        return folder == EVENTS and file.startswith("events.out.tfevents.") and "/" not in file
+    return name in RESULTS and name != EVENTS

@@ -1,0 +1,173 @@
+"""Every file of a folder of results by its size and SHA-256: what does not match is not read, and not removed.
+
+::
+
+    {"format": "fxprune-manifest", "version": 1, "fxprune": "0.1.0",
+     "files": {"narrow.onnx": {"bytes": 90112, "sha256": "..."}, ...},
+     "replaces": null, "reads": {"checkpoint": "..."}}
+
+While results appear, ``replaces`` lists the files that they replace; a run that is killed then leaves it so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fxprune import __version__
+from fxprune.documents import check_fields, check_format, read_json
+from fxprune.errors import CheckpointError
+from fxprune.files import open_plain, write_text
+
+from .layout import MANIFEST, is_result
+
+FORMAT, VERSION = "fxprune-manifest", 1
+_REMEDY = "Copy the folder again, or run the job again."
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells a file from every other.
+
+    Attributes:
+        bytes: its size.
+        sha256: of its content.
+    """
+
+    bytes: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes, SHA-256 {self.sha256[:12]}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What this program wrote into a folder.
+
+    Attributes:
+        files: path within the folder -> what was written there.
+        replaces: the same of files that were being replaced by these; None where that was done.
+        reads: option -> SHA-256 of the file that it named.
+    """
+
+    files: Mapping[str, Fingerprint] = field(default_factory=dict)
+    replaces: Mapping[str, tuple[Fingerprint, ...]] | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
+
+    def written(self, name: str) -> tuple[Fingerprint, ...]:
+        """Every content that this program may have left under a name."""
+        now = (self.files[name],) if name in self.files else ()
+        return (*now, *(self.replaces or {}).get(name, ()))
+
+    def owns(self, folder: Path, name: str) -> bool:
+        """Whether the file of that name is one that this program wrote, and nobody has changed."""
+        return is_plain(folder / name) and fingerprint(folder / name) in self.written(name)
+
+    def check(self, folder: Path, names: Iterable[str]) -> None:
+        """Raise CheckpointError where one of these files is not the one that was written."""
+        if self.replaces is not None:
+            raise CheckpointError(
+                f"{folder} holds results that did not appear whole: the run was stopped just then. Run the job again, "
+                "with `resume` (--resume) auto."
+            )
+        for name in names:
+            expected = self.files.get(name)
+            if expected is None:
+                raise CheckpointError(f"{folder / MANIFEST} does not list {name}, which is needed. {_REMEDY}")
+            try:
+                found = fingerprint(folder / name)
+            except OSError as error:
+                raise CheckpointError(f"cannot read {folder / name}: {error.strerror}. {_REMEDY}") from error
+            if found != expected:
+                raise CheckpointError(
+                    f"{folder / name} is not the file that was saved: it has {found}, and {MANIFEST} says {expected}. "
+                    f"{_REMEDY}"
+                )
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``, whole or not at all."""
+        value = {"format": FORMAT, "version": VERSION, "fxprune": __version__} | asdict(self)
+        write_text(folder / MANIFEST, json.dumps(value, indent=1) + "\n")
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The manifest of a folder.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    place = Path(folder)
+    if not os.path.lexists(place / MANIFEST):
+        found = ", ".join(sorted(file.name for file in place.iterdir())[:5]) if place.is_dir() else "no directory"
+        raise CheckpointError(
+            f"{place} is not a saved network, or one that was never finished: there is no {MANIFEST} in it "
+            f"({found or 'it is empty'}). Save the network again, or run the job again."
+        )
+    path = place / MANIFEST
+    value = read_json(path, "manifest", CheckpointError, _REMEDY)
+    check_format(value, FORMAT, VERSION, path, CheckpointError)
+    kinds: dict[str, tuple[type, ...]] = {
+        "fxprune": (str,),
+        "files": (dict,),
+        "replaces": (dict, type(None)),
+        "reads": (dict,),
+    }
+    check_fields(value, kinds, path, CheckpointError)
+    try:
+        files = {_known(name): _fingerprint(entry) for name, entry in value["files"].items()}
+        before = value["replaces"]
+        replaces = before and {_known(name): tuple(map(_fingerprint, entries)) for name, entries in before.items()}
+        reads = {name: _digest(entry) for name, entry in value["reads"].items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. {_REMEDY}") from error
+    return Manifest(files, replaces, reads)
+
+
+def find_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder; an empty one where there is none."""
+    return read_manifest(folder) if os.path.lexists(folder / MANIFEST) else Manifest()
+
+
+def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
+    """Size and hash of a file.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    with open_plain(path) as file:
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # BinaryIO can do what it asks for
+        return Fingerprint(os.fstat(file.fileno()).st_size, digest.hexdigest())
+
+
+def is_plain(path: Path) -> bool:
+    """Whether this is a file itself, and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _known(name: str) -> str:
+    if not is_result(name):
+        raise ValueError(f"{name[:80]!r} is no file of a folder of results")
+    return name
+
+
+def _fingerprint(value: Any) -> Fingerprint:
+    if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"} or type(value["bytes"]) is not int:
+        raise ValueError("a file has no `bytes` and `sha256`")
+    return Fingerprint(value["bytes"], _digest(value["sha256"]))
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("a SHA-256 has 64 hexadecimal digits")
+    return value

@@ -1,0 +1,138 @@
+"""A folder with a list of the files that this program made in it; it touches no others.
+
+::
+
+    checkpoints/files.json: {"format": "fxprune-files", "version": 1, "state": "kept", "files": ["train.pt", ...]}
+
+A name is on the list before its file is there, so that a process that is killed leaves no file that nobody owns. Where
+the state is ``going`` or ``moving``, a process was killed while it removed the files or moved them beside: whoever
+comes next ends that first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from fxprune.documents import check_fields, check_format, read_json
+from fxprune.errors import CheckpointError, OptionError
+from fxprune.files import remove_parts, write_text
+
+from .layout import EVENTS, LIST, METRICS, RECIPE
+
+FORMAT, VERSION = "fxprune-files", 1
+KEPT, GOING, MOVING = "kept", "going", "moving"
+_OURS = re.compile(rf"[a-z0-9]+(\.previous)?\.pt|{re.escape(METRICS)}|{re.escape(RECIPE)}|{EVENTS}/[^/\0]+")
+
+
+class OwnFiles:
+    """The files of ours in a folder, which need not be there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """Names on the list, in the order in which they came to be; none where the files are about to go.
+
+        Raises:
+            CheckpointError: the list is damaged.
+        """
+        state, names = self._read()
+        return names if state == KEPT else []
+
+    def present(self, suffix: str = "") -> list[Path]:
+        """The files of ours that are there and end so, oldest first."""
+        paths = [self.folder / name for name in self.names() if name.endswith(suffix)]
+        return [path for path in paths if path.exists()]
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Raise OptionError where a file or folder of somebody else's bears one of these names."""
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise _foreign(self.folder)
+        _, known = self._read()
+        for name in names:
+            if os.path.lexists(self.folder / name) and name not in known:
+                raise _foreign(self.folder / name)
+
+    def check(self) -> None:
+        """Raise OptionError where a file of somebody else's bears a name that a run may want."""
+        _, known = self._read()
+        there = sorted(path.name for path in self.folder.glob("*") if _OURS.fullmatch(path.name))
+        self.check_free(name for name in there if name not in known)
+
+    def claim(self, *names: str) -> None:
+        """Put names on the list, before there are such files."""
+        _, known = self._read()
+        if new := [name for name in names if name not in known]:
+            self.check_free(new)
+            self._write(KEPT, [*known, *new])
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Put files on the list that this program has just made."""
+        _, known = self._read()
+        self._write(KEPT, list(dict.fromkeys([*known, *names])))
+
+    def clear(self) -> None:
+        """Remove the files of ours, then the list, then the folder if nothing is left in it."""
+        state, names = self._read()
+        if state is None:
+            return
+        self._write(GOING, names)
+        self._remove(names)
+
+    def move(self, place: OwnFiles) -> None:
+        """Move the files of ours to another folder, whose own ones go first."""
+        place.check()
+        place.clear()
+        _, names = self._read()
+        place.claim(*names)
+        self._write(MOVING, names)
+        self.mend(place)
+
+    def mend(self, place: OwnFiles) -> None:
+        """End what a process had begun that was killed: to remove the files, or to move them to ``place``."""
+        state, names = self._read()
+        if state == MOVING:
+            for name in names:
+                if (self.folder / name).exists():
+                    (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(self.folder / name, place.folder / name)
+        if state in (MOVING, GOING):
+            self._remove(names)
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+        remove_parts(self.folder, [*names, LIST])
+        (self.folder / LIST).unlink(missing_ok=True)
+        for folder in (self.folder / EVENTS, self.folder):
+            with contextlib.suppress(OSError):  # files of the user's are in it
+                folder.rmdir()
+
+    def _read(self) -> tuple[str | None, list[str]]:
+        path = self.folder / LIST
+        if not os.path.lexists(path):
+            return None, []
+        remedy = f"Move {self.folder} away to begin anew."
+        value = read_json(path, "list of files", CheckpointError, remedy)
+        check_format(value, FORMAT, VERSION, path, CheckpointError)
+        check_fields(value, {"state": (str,), "files": (list,)}, path, CheckpointError)
+        state, names = value["state"], value["files"]
+        if state not in (KEPT, GOING, MOVING) or not all(isinstance(n, str) and _OURS.fullmatch(n) for n in names):
+            raise CheckpointError(f"{path} is damaged: it lists what is no file of ours. {remedy}")
+        return state, names
+
+    def _write(self, state: str, names: list[str]) -> None:
+        value = {"format": FORMAT, "version": VERSION, "state": state, "files": names}
+        write_text(self.folder / LIST, json.dumps(value, indent=1) + "\n")
+
+
+def _foreign(path: Path) -> OptionError:
+    return OptionError(
+        f"{path} is no file of a run of this program, and one of that name is needed: move it away, or choose another "
+        "output folder."
+    )
