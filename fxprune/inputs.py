@@ -6,6 +6,7 @@ is a constant of the captured graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -63,7 +64,16 @@ def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
     return suited
 
 
-_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+# What a network may be called with; types that need more than their name (quantised ones) are not among them.
+_DTYPES = {
+    name: getattr(torch, name)
+    for name in (
+        *("float64", "float32", "float16", "bfloat16", "complex128", "complex64"),
+        *("int64", "int32", "int16", "int8", "uint8", "bool"),
+    )
+}
+# Numbers of one input: 8 GiB of float32.
+LARGEST_INPUT = 1 << 31
 
 
 def to_json(inputs: Inputs) -> Any:
@@ -84,8 +94,15 @@ def from_json(value: Any) -> Inputs:
     return tuple(map(_read, value))
 
 
+def is_shape(value: Any) -> bool:
+    """Whether a JSON value is a list of sizes of a tensor that there can be."""
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value) and math.prod(value) < 1 << 48
+
+
 def _write(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        if value.dtype not in _DTYPES.values():
+            raise OptionError(f"an argument of type {value.dtype} cannot be written to a file.")
         return [str(value.dtype).removeprefix("torch."), list(value.shape)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
@@ -99,9 +116,13 @@ def _write(value: Any) -> Any:
 def _read(value: Any) -> Any:
     if isinstance(value, list):
         dtype, sizes = value
+        if dtype not in _DTYPES or not is_shape(sizes) or math.prod(sizes) > LARGEST_INPUT:
+            raise ValueError(f"an input cannot be {str(dtype)[:20]} {str(sizes)[:60]}")
         return torch.empty(sizes, dtype=_DTYPES[dtype], device="meta")
     ((kind, content),) = value.items()
     if kind == "value":
+        if isinstance(content, list | dict):
+            raise ValueError("a constant is a number, text or null")
         return content
     if kind == "dict":
         return {name: _read(each) for name, each in content.items()}

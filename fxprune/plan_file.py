@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from fxprune.documents import check_fields, check_format, read_json
 from fxprune.errors import PlanError
-from fxprune.inputs import from_json, inputs_for
+from fxprune.inputs import from_json, inputs_for, is_shape
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes
 from fxprune.propagate import couple
+
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "method": (str,),
+    "seed": (int,),
+    "inputs": (list, dict),
+    "tensors": (dict,),
+    "clusters": (dict,),
+    "whole": (bool,),
+    "groups": (str,),
+}
+_REMEDY = "Make it again with `fxprune plan`."
 
 
 def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
@@ -22,14 +33,21 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
     Raises:
         PlanError: no such file, not a plan, half-written, of a later version, or made for another network.
     """
-    value = _read(path)
+    return plan_from(read_plan(path), model, path)
+
+
+def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.PathLike[str]) -> Plan:
+    """Plan from what :func:`read_plan` gave for a file.
+
+    Raises:
+        PlanError: it was made for another network, or names inputs or clusters that cannot be.
+    """
     try:
         inputs = from_json(value["inputs"])
-        clusters = {name: _integers(cluster) for name, cluster in value["clusters"].items()}
-        tensors = {name: tuple(shape) for name, shape in value["tensors"].items()}
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise PlanError(f"{path} is damaged: {error!r}. Make it again with `fxprune plan`.") from error
-    check_shapes(tensors, model, str(path))
+        clusters = {name: np.array(cluster, dtype=np.int64) for name, cluster in value["clusters"].items()}
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise PlanError(f"{path} is damaged: {error!r}. {_REMEDY}") from error
+    check_shapes(value["tensors"], model, str(path))
     try:
         coupling = couple(model, inputs_for(model, inputs), whole=value["whole"])
         check_digest(value["groups"], coupling, str(path))
@@ -38,34 +56,20 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
         raise PlanError(f"{path}: {error}") from error
 
 
-def _integers(values: Any) -> NDArray[np.int64]:
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ValueError("clusters are lists of whole numbers")
-    return np.array(values, dtype=np.int64)
+def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Content of a plan file, checked field by field.
 
-
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
-    except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise PlanError(f"{path} is not a whole plan file: {error}. Make it again with `fxprune plan`.") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise PlanError(f"{path} is not an fxprune plan (no `format: {FORMAT}` in it).")
-    if value.get("version") != VERSION:
-        raise PlanError(f"{path} has plan version {value.get('version')}; this fxprune reads version {VERSION}.")
-    kinds: dict[str, tuple[type, ...]] = {
-        "method": (str,),
-        "seed": (int,),
-        "inputs": (list, dict),
-        "tensors": (dict,),
-        "clusters": (dict,),
-        "whole": (bool,),
-        "groups": (str,),
-    }
-    for name, kind in kinds.items():
-        if not isinstance(value.get(name), kind):
-            raise PlanError(f"{path} is damaged: `{name}` is missing or not a {kind[0].__name__}.")
+    Raises:
+        PlanError: no such file, not a plan, half-written, damaged, or of a later version.
+    """
+    value: dict[str, Any] = read_json(path, "plan file", PlanError, _REMEDY)
+    check_format(value, FORMAT, VERSION, path, PlanError)
+    check_fields(value, KINDS, path, PlanError)
+    for name, shape in value["tensors"].items():
+        if not is_shape(shape):
+            raise PlanError(f"{path} is damaged: the shape of `{name}` is no list of sizes. {_REMEDY}")
+    for name, cluster in value["clusters"].items():
+        # Before there is an array of them, or one that long.
+        if not isinstance(cluster, list) or not all(type(n) is int and 0 <= n < len(cluster) for n in cluster):
+            raise PlanError(f"{path} is damaged: the clusters of `{name}` are no list of numbers from 0. {_REMEDY}")
     return value

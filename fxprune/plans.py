@@ -214,7 +214,8 @@ def _check(plan: Plan) -> None:
         group = groups[name]
         if cluster.shape != (group.width,):
             raise PlanError(f"group `{name}` has {group.width} channels; the plan gives clusters for {cluster.shape}.")
-        count = np.bincount(cluster) if cluster.size and cluster.min() >= 0 else np.zeros(1, np.int64)
+        inside = cluster.size and cluster.min() >= 0 and cluster.max() < cluster.size
+        count = np.bincount(cluster) if inside else np.zeros(1, np.int64)
         if not count.all():
             raise PlanError(f"the clusters of group `{name}` are not numbered from 0 without gaps.")
         if group.balanced:

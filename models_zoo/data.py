@@ -35,6 +35,9 @@ class Data:
         test: loader in a fixed order, every image once.
         mean: per channel, subtracted from pixels of 0 to 1.
         std: per channel, what they were divided by next.
+        classes: names of the classes by number; empty: unknown.
+        crop_pct: share of the side of a test image that is cut out of its middle; None: unknown.
+        interpolation: by which images were brought to size; None: unknown.
     """
 
     name: str
@@ -45,6 +48,9 @@ class Data:
     test: Loader = field(repr=False)
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    crop_pct: float | None = None
+    interpolation: str | None = None
 
 
 def load_data(

@@ -71,6 +71,9 @@ def load_packaged(name: str, *, image_size: int | None, batch_size: int, seed: i
         test=TensorLoader(images[test], classes[test], batch_size),
         mean=(mean,),
         std=(std,),
+        classes=tuple(map(str, range(int(classes.max()) + 1))),
+        crop_pct=1.0,
+        interpolation="bilinear",
     )
 
 

@@ -44,7 +44,7 @@ def load_timm(
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
         OptionError: timm has no such policy of augmentation.
     """
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     asked = {TIMM.get(name, name): value for name, value in (augment or {}).items() if value is not None}
     _check_policy(asked.get("auto_augment"))
@@ -68,6 +68,9 @@ def load_timm(
         test=loader(test, training=False),
         mean=tuple(mean),
         std=tuple(std),
+        classes=tuple(classes),
+        crop_pct=asked.get("crop_pct", 1.0 if size <= SMALL else DEFAULT_CROP_PCT),
+        interpolation="bilinear",
     )
 
 

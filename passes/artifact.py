@@ -5,7 +5,7 @@
     out/
     |-- weights.safetensors   every parameter and buffer, once
     |-- plan.json             see :meth:`fxprune.plans.Plan.save`: clusters, input shapes, shapes of the wide network
-    |-- network.json          format, version, model, shape and type of every tensor
+    |-- network.json          format, version, model, type and shape of every tensor, preprocessing of images
     `-- manifest.json         size and SHA-256 of the other three; written last
 
 The graph is not stored: it is derived from the wide network again, so that nothing on disk is code.
@@ -14,9 +14,10 @@ The graph is not stored: it is derived from the wide network again, so that noth
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,44 +28,30 @@ from fxprune.documents import check_fields, check_format, read_json
 from fxprune.errors import CheckpointError, OptionError, PlanError
 from fxprune.files import write_text
 from fxprune.meta import copy_with
-from fxprune.plan_file import load_plan
+from fxprune.plan_file import plan_from, read_plan
 from fxprune.plans import Plan
 
 from .folder import folder_aside
 from .layout import NETWORK, NETWORK_FILES, PLAN, WEIGHTS
 from .manifest import read_manifest
+from .model_spec import FLOATS, ModelSpec, build_within, spec_from_json
 from .narrow import narrow as apply_plan
+from .preprocessing import Preprocessing, preprocessing_from
 from .weights import check_kinds, distinct_tensors, kinds_of, read_tensors, write_tensors
 
 FORMAT = "fxprune-network"
 VERSION = 2
-FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NARROWEST = 4096
 _REMEDY = "Save the network again."
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """How to build the wide network again: ``create_model(name, **kwargs)`` of ``fxprune.models_zoo.registry``.
-
-    Attributes:
-        name: model name.
-        kwargs: its arguments, such as ``num_classes``; whatever JSON can hold. Published weights are never fetched.
-    """
-
-    name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def build(self) -> nn.Module:
-        """Wide network with arbitrary weights; the random state of the process stays as it is."""
-        from fxprune.models_zoo.registry import create_model
-
-        with torch.random.fork_rng(devices=[]):
-            model: nn.Module = create_model(self.name, **{**self.kwargs, "pretrained": False})
-        return model
-
-
 def save(
-    narrow: nn.Module, directory: str | os.PathLike[str], *, model: ModelSpec | None = None, plan: Plan | None = None
+    narrow: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    model: ModelSpec | None = None,
+    plan: Plan | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """``load(directory)`` computes what ``narrow`` computes, bit for bit.
 
@@ -73,21 +60,22 @@ def save(
         directory: made if it does not exist; a network that was saved in it is replaced, and no other file.
         model: how to build the wide network; without it, :func:`load` must be given the wide network.
         plan: the plan, if it is not ``narrow.meta["plan"]``.
+        preprocessing: of the images, if it is not ``narrow.meta["preprocessing"]``.
 
     Raises:
-        OptionError: ``narrow`` does not know its plan, ``model.kwargs`` do not fit into JSON, the directory holds a
-            file of somebody else's in the place of one of these, or another run writes into it.
+        OptionError: ``narrow`` does not know its plan, ``model.kwargs`` has an argument that is not saved, the
+            directory holds a file of somebody else's in the place of one of these, or another run writes into it.
         OSError: there is no room or no right to write.
     """
     plan, spec = _described(narrow, model, plan)
     with folder_aside(directory, files=NETWORK_FILES) as folder:
-        _write(narrow, folder, spec, plan)
+        _write(narrow, folder, spec, plan, preprocessing)
 
 
 def write_network(narrow: nn.Module, folder: Path, *, model: ModelSpec | None = None, plan: Plan | None = None) -> None:
     """The files of :func:`save` but for the manifest, into a folder that has one or is to get one."""
     plan, spec = _described(narrow, model, plan)
-    _write(narrow, folder, spec, plan)
+    _write(narrow, folder, spec, plan, None)
 
 
 def _described(narrow: nn.Module, model: ModelSpec | None, plan: Plan | None) -> tuple[Plan, dict[str, Any] | None]:
@@ -96,19 +84,27 @@ def _described(narrow: nn.Module, model: ModelSpec | None, plan: Plan | None) ->
         raise OptionError(
             f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it."
         )
-    return plan, None if model is None else _to_json(model, plan)
+    # The plan's example inputs have the type that the wide network had, whatever the narrow one was turned into.
+    kind = next((p.dtype for p in plan.coupling.graph_module.parameters() if p.is_floating_point()), torch.float32)
+    return plan, None if model is None else model.to_json(kind)
 
 
-def _write(narrow: nn.Module, folder: Path, spec: dict[str, Any] | None, plan: Plan) -> None:
+def _write(
+    narrow: nn.Module, folder: Path, spec: dict[str, Any] | None, plan: Plan, preprocessing: Preprocessing | None
+) -> None:
+    preprocessing = preprocessing or getattr(narrow, "meta", {}).get("preprocessing")
     tensors = distinct_tensors(narrow)
     write_tensors(tensors, folder / WEIGHTS)
     plan.save(folder / PLAN)
     content = {"format": FORMAT, "version": VERSION, "model": spec, "tensors": kinds_of(tensors)}
+    content["preprocessing"] = None if preprocessing is None else asdict(preprocessing)
     write_text(folder / NETWORK, json.dumps(content, indent=1) + "\n")
 
 
 def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> fx.GraphModule:
     """The network that was saved, in eval mode on the CPU; ``.meta["plan"]`` is its plan.
+
+    ``.meta["preprocessing"]`` says what it expects of images, where that was saved with it.
 
     The wide network is built with throw-away weights and narrowed by the plan, then every tensor is replaced by the
     file's: also the constants that a state dict leaves out. It is built on the CPU rather than on the meta device,
@@ -124,18 +120,53 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     """
     folder = Path(directory)
     read_manifest(folder).check(folder, NETWORK_FILES)
-    content = read_network(folder)
+    content, plan = read_network(folder), _read_plan(folder)
     tensors = read_tensors(folder / WEIGHTS)
     check_kinds(content["tensors"], kinds_of(tensors), str(folder / WEIGHTS))
-    wide = model if model is not None else _build(content["model"], folder)
+    wide = build_wide(content, plan["tensors"], folder, tensors) if model is None else model
     try:
-        skeleton = apply_plan(wide, load_plan(folder / PLAN, wide))
+        skeleton = apply_plan(wide, plan_from(plan, wide, folder / PLAN))
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
     network = copy_with(skeleton, lambda name, _: tensors[name]).eval()
     assert isinstance(network, fx.GraphModule)
+    network.meta["preprocessing"] = content["preprocessing"]
     return network
+
+
+def build_wide(
+    content: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], folder: Path, tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """The wide network with arbitrary weights.
+
+    Args:
+        content: of network.json.
+        shapes: of its tensors, as plan.json has them.
+        folder: where they lie.
+        tensors: of the narrow network, which is at most ``NARROWEST`` times as small.
+
+    Raises:
+        CheckpointError: the folder does not say how it is built, or it is too large for these tensors.
+        ModelError: it cannot be built by this installation.
+    """
+    if content["model"] is None:
+        raise CheckpointError(f"{folder} does not say how its wide network is built: give load(..., model=) that one.")
+    spec, kind = spec_from_json(content["model"], folder / NETWORK)
+    wide, narrow = sum(map(math.prod, shapes.values())), sum(x.numel() for x in tensors.values())
+    if wide > NARROWEST * narrow + (1 << 20):
+        raise CheckpointError(
+            f"{folder / PLAN} is for a network of {wide:,} numbers, and {folder / WEIGHTS} holds {narrow:,}: they "
+            f"are not of one network. {_REMEDY}"
+        )
+    return build_within(spec, shapes, folder / NETWORK).to(kind)
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    try:
+        return read_plan(folder / PLAN)
+    except PlanError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def read_network(folder: Path) -> dict[str, Any]:
@@ -143,11 +174,14 @@ def read_network(folder: Path) -> dict[str, Any]:
     path = folder / NETWORK
     content: dict[str, Any] = read_json(path, "network description", CheckpointError, _REMEDY)
     check_format(content, FORMAT, VERSION, path, CheckpointError)
-    kinds: dict[str, tuple[type, ...]] = {"model": (dict, type(None)), "tensors": (dict,)}
+    maybe = (dict, type(None))
+    kinds: dict[str, tuple[type, ...]] = {"model": maybe, "tensors": (dict,), "preprocessing": maybe}
     check_fields(content, kinds, path, CheckpointError)
     for name, kind in content["tensors"].items():
         if not isinstance(kind, str):
             raise CheckpointError(f"{path} is damaged: the tensor `{name}` has no type and shape. {_REMEDY}")
+    if content["preprocessing"] is not None:
+        content["preprocessing"] = preprocessing_from(content["preprocessing"], path)
     return content
 
 
@@ -155,33 +189,6 @@ def _check_fit(skeleton: Mapping[str, Tensor], tensors: Mapping[str, Tensor], wh
     """Raise CheckpointError where tensors are not those of the network, but for the precision that it was given."""
     here, there = kinds_of(skeleton), kinds_of(tensors)
     for name in here.keys() & there.keys():
-        if skeleton[name].dtype in FLOATS.values() and tensors[name].dtype in FLOATS.values():
+        if {skeleton[name].dtype, tensors[name].dtype} <= {*FLOATS.values()}:
             here[name] = there[name] if skeleton[name].shape == tensors[name].shape else here[name]
     check_kinds(here, there, where)
-
-
-def _to_json(model: ModelSpec, plan: Plan) -> dict[str, Any]:
-    # The plan's example inputs have the type that the wide network had, whatever the narrow one was turned into.
-    kind = next((p.dtype for p in plan.coupling.graph_module.parameters() if p.is_floating_point()), torch.float32)
-    spec = {
-        "factory": "zoo",
-        "name": model.name,
-        "kwargs": dict(model.kwargs),
-        "dtype": str(kind).removeprefix("torch."),
-    }
-    try:
-        json.dumps(spec)
-    except TypeError as error:
-        raise OptionError(f"the arguments of `{model.name}` do not fit into JSON: {error}.") from error
-    return spec
-
-
-def _build(value: Any, folder: Path) -> nn.Module:
-    match value:
-        case None:
-            raise CheckpointError(
-                f"{folder} does not say how its wide network is built: give load(..., model=) that one."
-            )
-        case {"factory": "zoo", "name": str(name), "kwargs": dict(kwargs), "dtype": str(kind)} if kind in FLOATS:
-            return ModelSpec(name, kwargs).build().to(FLOATS[kind])
-    raise CheckpointError(f"{folder / NETWORK} is damaged: `model` is {value!r}. Save the network again.")

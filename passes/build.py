@@ -13,7 +13,7 @@ from fxprune.errors import ModelError, OptionError
 from fxprune.meta import MetaMode, on_meta
 from fxprune.quiet import quiet
 
-from .artifact import ModelSpec
+from .model_spec import ModelSpec
 from .train_seed import seeded
 
 

@@ -34,6 +34,7 @@ from .export_onnx import export_onnx
 from .folder import folder_aside
 from .job import Job, Target
 from .layout import ONNX, PLAN, RESULTS, ROWS, SNAPPED, SUMMARY, WIDE
+from .preprocessing import preprocessing_of
 from .ranks import Ranks, joined
 from .results import Result
 from .weights import save_weights
@@ -211,6 +212,7 @@ def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Cl
     with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
         check_equal(nets, trained.deviation, images)
         report = check_trim(nets, plan, images)
+        nets.narrow.meta["preprocessing"] = preprocessing_of(images)
         write_network(nets.narrow, folder, model=network.spec, plan=plan)
     with clock("export", "ONNX, checked in onnxruntime"):
         exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)

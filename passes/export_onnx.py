@@ -69,6 +69,7 @@ def export_onnx(
     opset: int = 18,
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 2, 3, 5),
+    metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """The file computes what the network computes in eval mode, for any number of samples.
 
@@ -84,6 +85,8 @@ def export_onnx(
             earlier ones are a conversion that may fail.
         tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx_check.check_onnx`.
         batches: batch sizes at which onnxruntime and eager are compared.
+        metadata: name -> text that the file is to hold for whoever serves it; None: what the network expects of images,
+            where its ``meta["preprocessing"]`` says that.
 
     Raises:
         ExportError: the network cannot be exported, the file has another opset or is not valid, or it disagrees with
@@ -94,6 +97,9 @@ def export_onnx(
     eager, path = eager_on_cpu(module), Path(path)
     # Tracing may take a batch of one for a constant.
     program = onnx_program(eager, random_batch(inputs, max(2, batch_of(inputs)), seed=0), opset)
+    if metadata is None and (expects := getattr(module, "meta", {}).get("preprocessing")) is not None:
+        metadata = expects.to_metadata()
+    program.model.metadata_props.update(metadata or {})
     size = _write(program, path, opset)
     graph = program.model.graph
     names, outputs = (tuple(str(value.name) for value in values) for values in (graph.inputs, graph.outputs))

@@ -136,6 +136,15 @@ def find_manifest(folder: Path) -> Manifest:
     return read_manifest(folder) if os.path.lexists(folder / MANIFEST) else Manifest()
 
 
+def check_listed(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError where a file lies among results, whose manifest says that it is another one."""
+    place = Path(path)
+    if place.exists() and (place.parent / MANIFEST).exists():
+        manifest = read_manifest(place.parent)
+        if place.name in manifest.files:
+            manifest.check(place.parent, [place.name])
+
+
 def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
     """Size and hash of a file.
 

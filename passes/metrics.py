@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fxprune.documents import parse_json, read_bounded
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.files import write_text
 
@@ -103,16 +104,24 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[Record]:
     """
     path = Path(folder) / METRICS
     try:
-        *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        *lines, _ = read_bounded(path).split("\n")
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}. Is {folder} a folder of results?") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} holds no records: {error}. Begin anew.") from error
     return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def _parsed(line: str, place: str) -> Record:
     try:
-        record: Record = json.loads(line)
-        record["phase"], record["epoch"], record["step"] = record["phase"], int(record["epoch"]), int(record["step"])
+        record: Record = parse_json(line)
+        counts = record["epoch"], record["step"]
+        if not isinstance(record["phase"], str) or not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError
+        if any(isinstance(value, list | dict) for value in record.values()):
+            raise ValueError
+        if any(isinstance(value, str) for name, value in record.items() if name.startswith("deviation")):
+            raise ValueError
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{place}, is no record of a run but `{line[:60]}`: take it out, or begin anew."

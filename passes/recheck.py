@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from fxprune.errors import FxpruneError
 from fxprune.table import table
 
 from .compress_trim import in_float64
+from .layout import ESSENTIAL, WIDE
+from .manifest import read_manifest
 from .narrow import narrow
 from .onnx_check import check_onnx
 from .reopen import reopen
 from .snap import snap
 from .verify import verify
+from .weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,11 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     Raises:
         CheckpointError: the folder is missing, unfinished or damaged.
     """
-    files = reopen(folder)
+    place = Path(folder)
+    manifest = read_manifest(place)
+    manifest.check(place, dict.fromkeys([*ESSENTIAL, *manifest.files]))  # whatever is missing is told, used here or not
+    files = reopen(place)
+    load_weights(copy.deepcopy(files.snapped), place / WIDE)
     change = float(snap(files.snapped, files.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
     double, plan = in_float64(files.snapped, files.plan)
@@ -82,8 +90,7 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
         Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
         Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
     ]
-    if files.onnx.exists():
-        findings.append(_on_onnx(files.narrow, files.onnx, files.example))
+    findings.append(_on_onnx(files.narrow, files.onnx, files.example))
     return Recheck(tuple(findings))
 
 

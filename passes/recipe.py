@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from fxprune import __version__
+from fxprune.documents import check_value, read_bounded
 from fxprune.errors import OptionError
 from fxprune.files import write_text
 
@@ -131,9 +132,13 @@ def _whole(options: Mapping[str, Any]) -> SimpleNamespace:
 def _entries(path: Path) -> list[tuple[str, int, Any]]:
     """(key, line, value) of every entry."""
     try:
-        return read_mapping(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise OptionError(f"{path} is no text: {error}.") from error
+        entries = read_mapping(read_bounded(path))
+        check_value(entries)
+        return entries
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise OptionError(f"{path} is no text that can be read: {error}.") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise OptionError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}.") from error

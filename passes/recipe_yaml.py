@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from fxprune.documents import DEEPEST
+
 # (tag, pattern, first characters), the first that matches counts.
 SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -20,6 +22,10 @@ SCALARS = (
     ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
 )
+
+
+# Digits of a number: Python reads up to 4,300.
+LONGEST = 1000
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -41,7 +47,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Quotes text that the loader would take for something else."""
+    """Quotes text that the loader would take for something else, and names no values."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """The same list twice is written twice."""
+        return True
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
@@ -59,6 +69,7 @@ def read_mapping(text: str) -> list[tuple[str, int, Any]]:
     Raises:
         yaml.YAMLError: it is something else.
     """
+    _check_events(text)
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -72,6 +83,24 @@ def read_mapping(text: str) -> list[tuple[str, int, Any]]:
         ]
     finally:
         loader.dispose()
+
+
+def _check_events(text: str) -> None:
+    """Raise YAMLError for what a few lines can make endless: nests that are too deep, and values that are named."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        problem = ""
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            problem = "anchors (`&`) and aliases (`*`) are not read"
+        if getattr(event, "tag", None) is not None:
+            problem = "tags (`!`) are not read"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            problem = f"it is nested deeper than {DEEPEST} levels"
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST and event.value.strip("+-").isdigit():
+            problem = f"a number of {len(event.value)} digits"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 def dump(values: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from torch import Tensor, fx, nn
 from fxprune.inputs import tensors_of
 from fxprune.plans import Plan
 
-from .artifact import ModelSpec, load
-from .layout import NETWORK, ONNX, SNAPPED
-from .weights import load_weights
+from .artifact import build_wide, load, read_network
+from .layout import NETWORK_FILES, ONNX, SNAPPED
+from .manifest import read_manifest
+from .weights import distinct_tensors, load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,10 @@ def reopen(folder: str | os.PathLike[str]) -> Reopened:
         ModelError: the wide network cannot be built by this installation.
     """
     place = Path(folder)
-    narrow = load(place)  # has checked network.json
-    spec = json.loads((place / NETWORK).read_text(encoding="utf-8"))["model"]
-    snapped = ModelSpec(spec["name"], spec["kwargs"]).build().eval()
+    read_manifest(place).check(place, [*NETWORK_FILES, SNAPPED])
+    narrow = load(place)
+    shapes = narrow.meta["plan"].coupling.shapes
+    snapped = build_wide(read_network(place), shapes, place, distinct_tensors(narrow)).eval()
     load_weights(snapped, place / SNAPPED)
     plan = narrow.meta["plan"].on(snapped)
     return Reopened(narrow, snapped, plan, tensors_of(plan.coupling.example_inputs)[0], place / ONNX)

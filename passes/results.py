@@ -7,11 +7,12 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fxprune.documents import check_fields, read_json
 from fxprune.errors import CheckpointError
 from fxprune.table import table
 
@@ -108,7 +109,7 @@ class Result:
             for name in self.__dataclass_fields__
             if name != "output"
         }
-        return json.dumps(value, indent=1) + "\n"
+        return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
         """One line per stage under a header, nothing in the cells that were not measured."""
@@ -127,14 +128,65 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
         CheckpointError: there is none, or it is damaged.
     """
     path = Path(folder) / SUMMARY
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(Stage(**{k: v for k, v in row.items() if k != "accuracy"}) for row in value.pop("stages"))
-        return Result(stages=stages, output=Path(folder), **value)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}. Is {folder} a folder of results?") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged, or of another version of fxprune: {error}.") from error
+    remedy = "Run the job again."
+    value = read_json(path, "summary of results", CheckpointError, remedy)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged: it is no mapping. {remedy}")
+    check_fields(value, _FIELDS, path, CheckpointError)
+    stages = [_stage(row, path) for row in value.pop("stages")]
+    maps: Mapping[str, Callable[[Any], bool]] = {
+        "widths": _is_widths,
+        "seconds": _is_number,
+        "versions": lambda text: isinstance(text, str),
+    }
+    for name, holds in maps.items():
+        if not all(holds(each) for each in value[name].values()):
+            raise CheckpointError(f"{path} is damaged: `{name}` holds a value of another type. {remedy}")
+    if not stages:
+        raise CheckpointError(f"{path} is damaged: it has no rows. {remedy}")
+    numbers = {name: math.nan if value[name] is None else float(value[name]) for name in _NUMBERS}
+    return Result(stages=tuple(stages), output=Path(folder), **(value | numbers))
+
+
+_COUNT, _NUMBER = (int,), (int, float, type(None))
+_NUMBERS = ("deviation", "median_deviation", "snap_change", "max_rel_error", "onnx_rel_error")
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "stages": (list,),
+    **dict.fromkeys(_NUMBERS, _NUMBER),
+    "opset": _COUNT,
+    **dict.fromkeys(("widths", "seconds", "options", "versions"), (dict,)),
+}
+_STAGE: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    **dict.fromkeys(("params", "macs", "correct", "count", "changed"), _COUNT),
+    "bytes": (int, type(None)),
+    "eager_ms": _NUMBER,
+    "onnxruntime_ms": _NUMBER,
+    "accuracy": _NUMBER,
+}
+
+
+def _stage(row: Any, path: Path) -> Stage:
+    if not isinstance(row, dict):
+        raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
+    check_fields(row, _STAGE, path, CheckpointError)
+    stage = Stage(**{name: value for name, value in row.items() if name != "accuracy"})
+    count = stage.count
+    sizes = (stage.bytes or 0, stage.eager_ms or 0, stage.onnxruntime_ms or 0)
+    sound = count >= 1 and 0 <= stage.correct <= count and 0 <= stage.changed <= count
+    if not sound or min(stage.params, stage.macs) < 1 or min(sizes) < 0 or row["accuracy"] != stage.accuracy:
+        raise CheckpointError(
+            f"{path} is damaged: the numbers of row `{stage.name[:40]}` cannot be. Run the job again."
+        )
+    return stage
+
+
+def _is_widths(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(n) is int and n >= 0 for n in value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and value >= 0
 
 
 def stage_table(stages: Sequence[Stage]) -> str:
@@ -154,6 +206,15 @@ def stage_table(stages: Sequence[Stage]) -> str:
         for stage in stages
     ]
     return table(header, rows, right=" ".join(header[1:]))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null in the place of what is not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _or_blank(value: float | None, scale: float, unit: str) -> str:

@@ -16,9 +16,14 @@ from fxprune.files import written_aside
 from fxprune.meta import canonical_names
 
 from .checkpoint import FORMAT
+from .manifest import check_listed
 from .seal import check_seal, is_sealed
 
 SUFFIX = ".safetensors"
+_TYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -61,8 +66,11 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise _unreadable(path, error) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES:
+            raise CheckpointError(f"{os.fspath(path)} holds {tensor.dtype} under `{name[:80]}`, which no network has.")
     return tensors
 
 
@@ -90,6 +98,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         CheckpointError: the file is missing, damaged, holds no tensors, or is of another network: then the first
             tensors that differ are named.
     """
+    check_listed(path)
     state = read_tensors(path) if Path(path).suffix == SUFFIX else _read_torch(path)
     first = canonical_names(model)
     given = {first.get(name, name): tensor for name, tensor in state.items()}
@@ -101,8 +110,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Type and shape of each tensor, as ``float32 [8, 3, 3, 3]``."""
-    return {name: f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in tensors.items()}
+    """Type and shape of each tensor, as ``float32 [8, 3, 3, 3]``; said where it is not plain numbers in memory."""
+
+    def odd(x: Tensor) -> str:
+        layout = "" if x.layout == torch.strided else f"{str(x.layout).removeprefix('torch.')} "
+        return layout + ("meta " if x.is_meta else "")
+
+    return {name: f"{odd(x)}{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in tensors.items()}
 
 
 def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -> None:
@@ -113,7 +127,7 @@ def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -
         return
     both = {name: (there.get(name, "absent"), here.get(name, "absent")) for name in differ}
     first = "; ".join(f"{name}: {a} in the file, {b} in the model" for name, (a, b) in [*both.items()][:3])
-    if all(a.partition(" ")[2] == b.partition(" ")[2] for a, b in both.values()):
+    if all(a.rpartition(" [")[2] == b.rpartition(" [")[2] for a, b in both.values()):
         raise CheckpointError(
             f"{where} holds numbers of another type: {len(differ)} of {len(names)} tensors differ, first {first}. "
             "Convert them first, so that you see what rounds: `tensor.to(torch.float32)`."

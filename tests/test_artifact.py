@@ -149,6 +149,7 @@ DAMAGED = {
     "another format": (edit(format="zip"), "no `format: fxprune-network`"),
     "field of another type": (edit(tensors=[]), "`tensors` is a list of 0; it must be dict"),
     "unknown field": (edit(more=1), "there is no field 'more'"),
+    "no such preprocessing": (edit(preprocessing={"mean": "x"}), "`input_size` is missing; it must be list"),
     "other tensors": (edit(tensors={}), "another network: 15 of 15 tensors differ, first "),
     "model missing": (edit(model=None), r"give load\(..., model=\)"),
     "unknown factory": (edit(model={"factory": "hub"}), "is damaged: `model` is"),
@@ -184,6 +185,8 @@ def test_what_cannot_be_saved(saved, tmp_path):
     narrow, _ = saved
     with pytest.raises(OptionError, match="Plain does not know its plan"):
         save(Plain(), tmp_path / "new")
-    with pytest.raises(OptionError, match="do not fit into JSON"):
+    with pytest.raises(OptionError, match=r"`act` is no argument .* `model`, and give load\(..., model=\)"):
         save(narrow, tmp_path / "new", model=ModelSpec("resnet20", {"act": nn.ReLU}))
+    with pytest.raises(OptionError, match=r"`width` must be a number up to 64, not 1000"):
+        save(narrow, tmp_path / "new", model=ModelSpec("resnet20", {"width": 1000}))
     assert not (tmp_path / "new").exists()

@@ -6,12 +6,15 @@ import json
 import re
 import shutil
 
+import onnx as onnx_file
 import pytest
 import torch
 from command_line import RESULTS, SMALL, Small, enter, left, run
+from damage import list_again
 
 import fxprune
 from fxprune.models_zoo import registry
+from fxprune.models_zoo.data import load_data
 from fxprune.passes.recipe import read_recipe
 from fxprune.passes.weights import save_weights
 
@@ -40,10 +43,21 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     assert summary["onnx_rel_error"] < 1e-4
     assert summary["widths"]["conv1.weight"] == [16, 8]
     assert fxprune.load("out")(torch.zeros(3, 1, 16, 16)).shape == (3, 10)
+    # Whoever serves the file finds in it alone what it expects and what it answers.
+    expects = {entry.key: json.loads(entry.value) for entry in onnx_file.load("out/narrow.onnx").metadata_props}
+    assert expects["input_size"] == [1, 16, 16] and expects["label_names"] == list("0123456789")
+    assert (expects["crop_pct"], expects["interpolation"]) == (1.0, "bilinear")
+    data = load_data("digits", image_size=16)
+    assert (expects["mean"], expects["std"]) == ([*data.mean], [*data.std])
 
     assert out.startswith(run(capsys, "report out")[1].split("\n\n")[0])
     code, out, err = run(capsys, "verify out")
     assert (code, out.count("holds")) == (0, 4), err
+    for name in ("narrow.onnx", "wide.safetensors", "summary.csv"):
+        (place / "out" / name).rename(place / "aside")
+        code, _, err = run(capsys, "verify out")
+        assert (code, f"cannot read out/{name}: No such file" in err) == (2, True)
+        (place / "aside").rename(place / "out" / name)
 
     # From a checkpoint there is no training, and the files of the earlier run are replaced.
     line = "compress --model resnet20 --data digits --image-size 16 --checkpoint out/wide.safetensors --csgd-epochs 1"
@@ -79,7 +93,7 @@ def test_the_recipe_of_a_run_repeats_it(capsys, finished, place):
 def test_export_writes_the_same_file_again(capsys, finished, place):
     code, _, err = run(capsys, f"export {finished} -o again.onnx")
     assert (code, left(place)) == (0, ["again.onnx"]), err
-    assert (place / "again.onnx").stat().st_size == (finished / "narrow.onnx").stat().st_size
+    assert (place / "again.onnx").read_bytes() == (finished / "narrow.onnx").read_bytes()
 
 
 def test_inspect_prints_the_coupling_and_draws_it(capsys, place):
@@ -111,6 +125,9 @@ def test_prove_prints_the_verdict(capsys):
 def test_verify_sees_weights_that_were_tampered_with(capsys, finished, place):
     shutil.copytree(finished, place / "out")
     save_weights(Small(10), place / "out" / "snapped.safetensors")
+    code, _, err = run(capsys, "verify out")
+    assert (code, "snapped.safetensors is not the file that was saved" in err) == (2, True)
+    list_again(place / "out")
     code, out, _ = run(capsys, "verify out")
     # the clusters are not equal, so that merging them changes the network, and the stored one is of another
     assert (code, out.count("FAILS"), out.count("holds")) == (1, 3, 1)

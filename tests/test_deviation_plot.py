@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import torch
 from csgd_made import PLAIN, backward, plan_of
+from damage import list_all
 from hand_made import plain
 
 import fxprune
@@ -102,6 +103,7 @@ def test_nothing_to_draw(tmp_path, text):
 def test_without_matplotlib_the_report_says_what_is_missing(folder, monkeypatch, capsys):
     monkeypatch.setattr(results, "read_result", lambda folder: "the table")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    list_all(folder)
     assert (main(["report", str(folder)]), draw_deviation(folder)) == (0, None)
     out, err = capsys.readouterr()
     assert (out, "pip install 'fxprune[plots]'" in err) == ("the table\n", True)
@@ -110,6 +112,7 @@ def test_without_matplotlib_the_report_says_what_is_missing(folder, monkeypatch,
 def test_the_report_draws(folder, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(results, "read_result", lambda folder: "the table")
+    list_all(folder)
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().err == f"drawn: {folder / 'deviation.svg'}\n"
     assert (folder / "deviation.svg").exists()

@@ -143,8 +143,8 @@ def altered(tmp_path, **changes):
 
 DAMAGED = {
     "another format": ({"format": "x"}, "is not an fxprune plan"),
-    "a later version": ({"version": 99}, "has plan version 99"),
-    "no clusters": ({"clusters": None}, "damaged: `clusters` is missing or not a dict"),
+    "a later version": ({"version": 99}, "has version 99; this fxprune reads version 1"),
+    "no clusters": ({"clusters": None}, "damaged: `clusters` is None; it must be dict"),
     "wrong clusters": ({"clusters": {A: [0, 1]}}, r"plan.json: group `a.weight` has 8 channels"),
     "another network": (
         {"tensors": {A: [5, 3, 1, 1]}},

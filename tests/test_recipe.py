@@ -71,9 +71,15 @@ WRONG = {
         "lr: 1\n---\nlr: 2",
         "a.yaml, line 2: expected a single document in the stream, but found another document.",
     ),
-    "code": ("lr: !!python/object/apply:os.getcwd []", "a.yaml, line 1: could not determine a constructor for the tag"),
+    "code": ("lr: !!python/object/apply:os.getcwd []", "a.yaml, line 1: tags (`!`) are not read."),
     "merged": ("widths: {<<: {a: 1}, b: 2}", "a.yaml, line 1: `widths` must be a mapping of names to integers"),
     "list as key": ("widths: {[1]: 2}", "a.yaml, line 1: a key must be a scalar."),
+    "alias": ("widths: &a {a: 1}\nonly: *a", "a.yaml, line 1: anchors (`&`) and aliases (`*`) are not read."),
+    "number as tag": ("lr: !!float x", "a.yaml, line 1: tags (`!`) are not read."),
+    "deep": ("lr: " + "[" * 5000, "a.yaml, line 1: it is nested deeper than 64 levels."),
+    "long": ("lr: " + "1" * 5000, "a.yaml, line 1: a number of 5000 digits."),
+    "surrogate": ('model: "\\ud800"', "a.yaml is no text that can be read: it holds text that cannot be shown"),
+    "escape": ('model: "\\e[2J"', "a.yaml is no text that can be read: it holds text with control characters"),
     "control": ("lr: \x00", "a.yaml is no YAML: unacceptable character"),
 }
 

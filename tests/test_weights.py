@@ -129,21 +129,46 @@ REFUSED = {
         lambda path: (of_training(path, model=filled(Plain())), path.write_bytes(path.read_bytes()[: -seal.SIZE])),
         "train.pt is damaged: its last .* are no seal",
     ),
+    "integers": (
+        "w.safetensors",
+        lambda path: write_tensors({name: x.int() for name, x in Plain().state_dict().items()}, path),
+        r"numbers of another type: 15 of 15 tensors differ, first conv1.weight: int32 .* in the file, float32 .* model",
+    ),
+    "float16": (
+        "w.pth",
+        lambda path: torch.save(Plain().half().state_dict(), path),
+        "numbers of another type: 13 of 15 tensors differ",
+    ),
+    "complex": (
+        "w.pth",
+        lambda path: torch.save({name: x + 0j for name, x in filled(Plain()).state_dict().items()}, path),
+        "numbers of another type",
+    ),
+    "8 bits": (
+        "w.safetensors",
+        lambda path: write_tensors({"x": torch.zeros(2).to(torch.float8_e4m3fn)}, path),
+        "holds torch.float8_e4m3fn under `x`",
+    ),
+    "no numbers": (
+        "w.pth",
+        lambda path: torch.save({**Plain().state_dict(), "head.weight": torch.zeros(5, 96, device="meta")}, path),
+        "numbers of another type: 1 of 15|cannot be read as weights",
+    ),
     "a list": ("w.pth", lambda path: torch.save([1, 2], path), "cannot be read as weights|holds no tensors"),
     "another width": (
         "w.safetensors",
         lambda path: save_weights(Plain(first=10), path),
-        r"7 of 15 tensors differ, first conv1.weight: \[10, 3, 3, 3\] in the file, \[8, 3, 3, 3\] in the model",
+        r"7 of 15 tensors differ, first conv1.weight: float32 \[10, 3, 3, 3\] in the file, float32 \[8, 3, 3, 3\] in",
     ),
     "a layer less": (
         "w.pth",
         lambda path: torch.save({k: v for k, v in Plain().state_dict().items() if "head" not in k}, path),
-        r"2 of 15 tensors differ, first head.weight: absent in the file, \[5, 96\] in the model; head.bias",
+        r"2 of 15 tensors differ, first head.weight: absent in the file, float32 \[5, 96\] in the model; head.bias",
     ),
     "a layer more": (
         "w.safetensors",
         lambda path: write_tensors({**Plain().state_dict(), "more": torch.zeros(2)}, path),
-        r"1 of 16 tensors differ, first more: \[2\] in the file, absent in the model",
+        r"1 of 16 tensors differ, first more: float32 \[2\] in the file, absent in the model",
     ),
 }
 

@@ -1,0 +1,69 @@
+"""What a network expects of the images that it is served, and what its outputs are called; in timm's words."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fxprune.documents import check_fields
+from fxprune.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an input; ``(pixels of 0 to 1 - mean) / std`` after it was resized and cut.
+
+    Attributes:
+        input_size: channels, height, width.
+        mean: per channel.
+        std: per channel.
+        crop_pct: share of the side of a resized image that is cut out of its middle; None: unknown.
+        interpolation: by which it is resized; None: unknown.
+        label_names: names of the classes by number; empty: they have only numbers.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    label_names: tuple[str, ...] = ()
+
+    def to_metadata(self) -> dict[str, str]:
+        """Each attribute as JSON text, as ONNX files hold them."""
+        return {name: json.dumps(value) for name, value in asdict(self).items()}
+
+
+def preprocessing_of(data: Data) -> Preprocessing:
+    """What the images of a data set went through."""
+    size = (data.in_chans, data.image_size, data.image_size)
+    return Preprocessing(size, data.mean, data.std, data.crop_pct, data.interpolation, data.classes)
+
+
+def preprocessing_from(value: Mapping[str, Any], where: str | os.PathLike[str]) -> Preprocessing:
+    """From the JSON of ``asdict``.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    kinds: dict[str, tuple[type, ...]] = {
+        "input_size": (list,),
+        "mean": (list,),
+        "std": (list,),
+        "crop_pct": (int, float, type(None)),
+        "interpolation": (str, type(None)),
+        "label_names": (list,),
+    }
+    check_fields(value, kinds, where, CheckpointError)
+    size, mean, std, names = (value[name] for name in ("input_size", "mean", "std", "label_names"))
+    sound = len(size) == 3 and all(type(n) is int and 0 < n <= 1 << 16 for n in size)
+    sound = sound and all(type(x) in (int, float) for x in (*mean, *std)) and all(x > 0 for x in std)
+    if not sound or not len(mean) == len(std) == size[0] or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{os.fspath(where)} is damaged: `preprocessing` cannot be. Save the network again.")
+    return Preprocessing(tuple(size), tuple(mean), tuple(std), value["crop_pct"], value["interpolation"], tuple(names))
