@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types export bench coverage results clean
+.PHONY: help demo test lint types export bench coverage results fuzz clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -19,6 +19,7 @@ help:
 	echo 'make bench    time the networks in out/, wide and narrow'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
+	echo 'make fuzz     damage folders and draw networks at random, none of which may get in unnoticed (hours; resumes)'
 	echo 'make clean    remove everything that was made, but not .venv'
 
 demo: $(READY)
@@ -50,6 +51,9 @@ coverage: $(READY)
 
 results: $(READY)
 	$(BIN)/python -m benchmarks.results $(ARGS)
+
+fuzz: $(READY)
+	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 out/network.json:
 	$(MAKE) demo

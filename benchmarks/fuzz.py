@@ -1,0 +1,19 @@
+"""Seeded attacks on what is read and on what is analysed: ``make fuzz``, ``make fuzz ARGS="folders --count 10000"``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+KINDS = ("folders", "networks")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the kinds that are named first, or all of them, with the other arguments; the worst exit code."""
+    named = [word for word in arguments[:1] if word in KINDS] or KINDS
+    rest = [word for word in arguments if word not in KINDS]
+    return max(importlib.import_module(f"benchmarks.fuzz_{kind}").main(rest) for kind in named)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
