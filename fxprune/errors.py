@@ -27,6 +27,22 @@ class UnequalClustersWarning(UserWarning):
     """Channels are merged that differ: the narrow network computes what the snapped one does, not what was trained."""
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether there was no memory, whatever name the exception has that says so, or that it was wrapped in."""
+    while error is not None:
+        said = str(error)
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+# What PyTorch's allocator on the CPU, the C++ library and onnxruntime say.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Failed to allocate memory")
+
+
 class FxpruneError(Exception):
     """Root of the tree; ``exit_code`` is what the command line returns."""
 

@@ -15,14 +15,25 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path next to ``path``; it replaces ``path`` when the block ends well and vanishes otherwise."""
+    """Give a path next to ``path``; it replaces ``path`` when the block ends well and vanishes otherwise.
+
+    Raises:
+        OSError: there is no room or no right to write, or ``path`` is a folder.
+    """
     target = Path(path)
+    if target.is_dir():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
     aside = Path(name)
     try:
-        yield aside
+        try:
+            yield aside
+        except OSError as error:
+            if error.errno is None or error.filename not in (None, name):
+                raise
+            raise OSError(error.errno, error.strerror, os.fspath(target)) from error  # not the name that vanishes
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         mask = os.umask(0)

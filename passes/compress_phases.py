@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, DivergedError, StoppedError
+from fxprune.errors import CheckpointError, DataError, DivergedError, StoppedError, is_out_of_memory
 from fxprune.plans import Plan
 
 from .checkpoint import Checkpoint
@@ -98,7 +98,9 @@ class Phases:
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """What breaks off before the first checkpoint leaves nothing; signals and full disks after it say how to go on.
+        """What breaks off before the first checkpoint leaves nothing; what it meets after it says how to go on.
+
+        It may meet signals, full disks, no memory, and processes that read images and were killed.
 
         Where training diverged, its records are kept in any case: they show where that began.
 
@@ -117,7 +119,12 @@ class Phases:
             if measured:
                 raise DivergedError(f"{error} What was measured before is in {self.folder / METRICS}.") from error
             kept = f"what was done is in {self.folder}. To go on, give the same options and `resume` (--resume) auto."
-            if isinstance(error, OSError):
+            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+                raise DataError(
+                    f"a process that reads images ended ({str(error).splitlines()[0].rstrip('.')}): often there was no "
+                    f"memory for it, and fewer `workers` need less; {kept}"
+                ) from error
+            if isinstance(error, OSError) or is_out_of_memory(error):
                 error.add_note(kept)
             code = error.code if isinstance(error, SystemExit) else None
             number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(type(error))

@@ -16,6 +16,7 @@ from fxprune.propagate import couple
 from .build import Network, build
 from .compress_train import csgd_rates, deviation_asked
 from .job import Job, Target
+from .onnx_runner import load_onnxruntime
 from .pull import pull_of
 from .train_engine import check_optimizer, check_precision
 from .weights import load_weights
@@ -36,6 +37,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
             opset or optimizer, or the weights have 16 bits.
     """
     _check_opset(job.opset)
+    load_onnxruntime()
     check_optimizer(job.of_csgd())
     pull_of(job.of_csgd(), coupled=job.coupled)
     data = _data(job)

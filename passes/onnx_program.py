@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from fxprune.errors import ExportError
+from fxprune.errors import ExportError, is_out_of_memory
 from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import copy_with
 from fxprune.quiet import quiet
@@ -66,6 +66,8 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it meets on the way
+        if is_out_of_memory(error):
+            raise
         raise ExportError(
             f"{type(module).__name__} cannot be exported to ONNX opset {opset} with a dynamic batch: {_root(error)}. "
             "Make that line independent of the batch size and of tensor values, or ask for another opset."

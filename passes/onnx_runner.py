@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxprune.errors import CheckpointError, ExportError, OptionError
+from fxprune.errors import CheckpointError, ExportError, OptionError, is_out_of_memory
+
+
+def load_onnxruntime() -> Any:
+    """The module; what is missing is told before a training rather than after it.
+
+    Raises:
+        OptionError: it is not installed, or does not run here.
+    """
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise OptionError(
+            f"onnxruntime, which checks every exported file, cannot be loaded here ({error}): pip install onnxruntime."
+        ) from error
+    return onnxruntime
 
 
 def onnx_runner(
@@ -28,8 +44,7 @@ def onnx_runner(
     Raises:
         CheckpointError: no such file, or not one that onnxruntime can load.
     """
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.inter_op_num_threads = 1
@@ -41,6 +56,8 @@ def onnx_runner(
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common class but this
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"onnxruntime {onnxruntime.__version__} cannot load {os.fspath(path)} ({os.path.getsize(path)} bytes): "
             f"{str(error).splitlines()[0]}. Export it again."

@@ -81,7 +81,8 @@ class OwnFiles:
         state, names = self._read()
         if state is None:
             return
-        self._write(GOING, names)
+        with contextlib.suppress(OSError):  # the disk may be full, and this makes room
+            self._write(GOING, names)
         self._remove(names)
 
     def move(self, place: OwnFiles) -> None:

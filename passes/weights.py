@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -
         try:
             save_file(plain, aside)
         except SafetensorError as error:
-            raise OSError(f"cannot write {path}: {error}") from error
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise OSError(f"cannot write {path}: {error}") from error
+            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
