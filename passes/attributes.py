@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNCellBase
 
-from fxprune.errors import RewriteError
+from fxprune.errors import PlanError, RewriteError
 from fxprune.leaves import is_transposed
 from fxprune.plans import Plan
 
@@ -26,6 +26,7 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
 
     Raises:
         RewriteError: one layer is called on inputs of different widths.
+        PlanError: a projected LSTM would be as wide inside as its projection.
     """
     layers = dict(module.named_modules())
     for name, shapes in plan.coupling.layers.items():
@@ -39,6 +40,11 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
             raise RewriteError(f"layer `{name}` is called on {sorted(widths)} channels; it cannot have several widths.")
         wide, narrow = max(every, key=lambda pair: len(pair[0]))
         case(layer, wide, narrow)
+        if isinstance(layer, nn.RNNBase) and layer.hidden_size == layer.proj_size:
+            raise PlanError(
+                f"layer `{name}` would have {layer.hidden_size} channels inside and as many projected ones, which "
+                "PyTorch takes for a layer that projects nothing: give one of the two groups another width."
+            )
 
 
 def _channel_axis(layer: nn.Module, wide: Sizes, narrow: Sizes) -> int:

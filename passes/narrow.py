@@ -32,7 +32,7 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
         plan: clusters for this network, or for another instance of it.
 
     Raises:
-        PlanError: the plan is for another network.
+        PlanError: the plan is for another network, or asks for widths that a layer cannot have.
         RewriteError: the narrow graph does not have the shapes that the plan demands (a bug in fxprune).
 
     Warns:

@@ -286,3 +286,14 @@ def test_a_narrow_network_drops_out_in_training_as_the_wide_one_does(tmp_path):
     assert torch.equal(narrow.train()(tokens), net.out.bias.expand(2, 5, 4))
     report = fxprune.export_onnx(narrow.eval(), tokens, tmp_path / "narrow.onnx", batches=(1, 3))
     assert report.max_rel_error < 1e-5  # float32
+
+
+def test_a_projected_lstm_as_wide_as_its_projection_is_refused():
+    sample = SAMPLES["recurrent, projected"]
+    net, tokens = randomised(sample.net).double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    coupling = fxprune.couple(net, tokens)
+    widths = {"m.weight_ih_l0": 4, "m.weight_hr_l0": 4}
+    with pytest.raises(PlanError, match="layer `m` would have 4 channels inside and as many projected ones"):
+        narrow(net, fxprune.plan(coupling, widths=widths))
+    wider = fxprune.plan(coupling, widths={**widths, "m.weight_ih_l0": 5})
+    assert verify(snap(net, wider), narrow(net, wider), tokens, tolerance=1e-9).passed  # the second oracle

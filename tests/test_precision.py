@@ -13,78 +13,20 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES, Net, conv, linear
-from torch.func import functional_call
 
 import fxprune
+from benchmarks.merge_trial import (
+    READER,
+    TIED,
+    Trial,
+    can_merge,
+    found_to_merge,
+    pair_of,
+    parts_that_merge_alone,
+    roles_of,
+)
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.batches import random_batch
-from fxprune.passes.outputs import named_outputs, relative_error
-from fxprune.passes.randomise import randomised
 from fxprune.rules import RULES
-
-TIED, READER = "tied", "reader"
-
-
-class Trial:
-    """A network in float64 with random weights, and what comes out when two positions merge in some axes."""
-
-    def __init__(self, net, inputs):
-        self.net = randomised(net).double().eval()
-        self.inputs = tuple(x.double() for x in random_batch(inputs, 2, seed=0))
-        tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        self.state = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
-        self.noise = torch.Generator().manual_seed(1)
-
-    def axes(self, length):
-        return [(name, dim) for name, x in self.state.items() for dim in range(x.dim()) if x.shape[dim] == length]
-
-    def run(self, state):
-        with torch.no_grad():
-            return list(named_outputs(functional_call(self.net, state, self.inputs)).values())
-
-    def merges(self, roles, pair):
-        """Whether the channels of a pair of positions merge in exactly the axes of ``roles``: (name, dim) -> role.
-
-        ``pair``: (name, dim) -> (kept positions, dropped positions).
-        """
-        equal, merged = dict(self.state), dict(self.state)
-        for (name, dim), role in roles.items():
-            i, j = (torch.as_tensor(places) for places in pair[name, dim])
-            if role == TIED:
-                row = equal[name].index_select(dim, i)
-                equal[name] = equal[name].index_copy(dim, j, row)
-                noise = torch.randn(row.shape, generator=self.noise, dtype=row.dtype).abs()
-                merged[name] = merged[name].index_copy(dim, j, noise)
-            else:
-                both = merged[name].index_select(dim, i) + merged[name].index_select(dim, j)
-                merged[name] = merged[name].index_copy(dim, i, both).index_fill(dim, j, 0.0)
-        errors = map(relative_error, self.run(equal), self.run(merged))
-        return max(errors) < 1e-10  # sums in another order: 1e-15; a wrong merge: 1e-3 and more
-
-
-def can_merge(trial, axis, i, j, guess):
-    """Whether some roles of the axes of this length let rows i and j of ``axis`` merge; ``guess`` is tried first."""
-    axes = trial.axes(trial.state[axis[0]].shape[axis[1]])
-    others = [other for other in axes if other != axis]
-    choices = itertools.product((None, TIED, READER), repeat=len(others))
-    every = ({axis: TIED, **{other: role for other, role in zip(others, roles) if role}} for roles in choices)
-    pair = dict.fromkeys(axes, ([i], [j]))
-    return any(trial.merges(roles, pair) for roles in itertools.chain([guess] if guess else [], every))
-
-
-def found_to_merge(coupling, axis, i, j):
-    """Roles of the axes of the group in which rows i and j of ``axis`` merge; none where they do not."""
-    for group in coupling.groups.values():
-        for tied in group.tied:
-            if (tied.parameter, tied.dim) == axis and {i, j} <= set(tied.positions[:, 0].tolist()):
-                return roles_of(group)
-    return {}
-
-
-def roles_of(group):
-    sides = ((TIED, group.tied), (READER, group.readers))
-    return {(axis.parameter, axis.dim): role for role, side in sides for axis in side}
-
 
 ALIGNED = [
     "relu", "residual", "squeeze and excitation", "one gate for all channels", "layer scale", "choice", "masked",
@@ -133,18 +75,12 @@ def test_what_is_cautious_is_known(name):
     assert not found_to_merge(fxprune.couple(sample.net, sample.inputs), ("a.weight", 0), i, j)
 
 
-def parts_that_merge_alone(coupling, trial):
+def alone(coupling, trial):
     """(group, axes) for every proper part of a group's axes that merges without the rest."""
     for group in coupling.groups.values():
-        roles = roles_of(group)
-        positions = {(axis.parameter, axis.dim): axis.positions for axis in (*group.tied, *group.readers)}
-        pair = {axis: (places[0].tolist(), places[1].tolist()) for axis, places in positions.items()}
-        assert trial.merges(roles, pair), group.name
-        for size in range(1, len(roles)):
-            for part in itertools.combinations(roles, size):
-                given = {axis: roles[axis] for axis in part}
-                if TIED in given.values() and trial.merges(given, pair):
-                    yield group.name, part
+        assert trial.merges(roles_of(group), pair_of(group)), group.name
+        for some in parts_that_merge_alone(trial, group):
+            yield group.name, some
 
 
 WHOLE = [
@@ -161,7 +97,7 @@ def test_no_part_of_a_group_merges_alone(name):
     sample = SAMPLES[name]
     coupling, trial = fxprune.couple(sample.net, sample.inputs), Trial(sample.net, sample.inputs)
     assert not any(group.balanced for group in coupling.groups.values())
-    assert list(parts_that_merge_alone(coupling, trial)) == []
+    assert list(alone(coupling, trial)) == []
 
 
 def test_a_rule_that_couples_too_much_is_seen(monkeypatch):
@@ -184,8 +120,8 @@ def test_a_rule_that_couples_too_much_is_seen(monkeypatch):
         d=conv(8, 4),
     )
     coupling, trial = fxprune.couple(net, torch.zeros(2, 3, 4, 4)), Trial(net, (torch.zeros(2, 3, 4, 4),))
-    alone = {frozenset(name for name, _ in part) for _, part in parts_that_merge_alone(coupling, trial)}
-    assert frozenset({"a.weight", "a.bias", "b.weight"}) in alone
+    found = {frozenset(name for name, _ in some) for _, some in alone(coupling, trial)}
+    assert frozenset({"a.weight", "a.bias", "b.weight"}) in found
 
 
 def test_the_search_sees_a_merge_that_is_not_one():

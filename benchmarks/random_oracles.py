@@ -1,0 +1,129 @@
+"""What must hold of every network: it is analysed, cut at random, and computes the same, time and again."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.coupling import Coupling
+from fxprune.errors import PlanError, UnequalClustersWarning
+from fxprune.inputs import Inputs, call
+from fxprune.passes.merge import concentrate
+from fxprune.passes.narrow import narrow
+from fxprune.passes.outputs import named_outputs, relative_error
+from fxprune.passes.randomise import randomised
+from fxprune.passes.snap import snap
+from fxprune.plans import Plan
+
+from .random_networks import BATCH, Drawn
+
+# Sums in another order differ by 1e-15 a layer; what is wrong, by 1e-3 and more.
+TOLERANCE = 1e-9
+
+
+class Wrong(AssertionError):
+    """A network that was narrowed computes something else, or cannot be narrowed."""
+
+
+@dataclass
+class Facts:
+    """What was seen of one network.
+
+    Attributes:
+        operators: names of its operations.
+        groups: how many groups the analysis found.
+        before: channels in them.
+        after: what the plan left of them.
+        change: how far equal rows moved the output; where nothing moves, nothing is shown.
+        training: training mode was compared, too.
+    """
+
+    operators: list[str] = field(default_factory=list)
+    groups: int = 0
+    before: int = 0
+    after: int = 0
+    change: float = 0.0
+    training: bool = False
+
+
+def random_plan(coupling: Coupling, seed: int) -> Plan:
+    """Any clusters that the groups admit: of one size where an average runs over them, of any size elsewhere."""
+    draw, clusters = np.random.default_rng(seed), {}
+    domains: dict[int, list[str]] = defaultdict(list)
+    for name, group in coupling.groups.items():
+        if group.balanced:
+            domains[group.domain].append(name)
+            continue
+        count = int(draw.choice([1, int(draw.integers(1, group.width)), group.width], p=[0.1, 0.8, 0.1]))
+        any_size = np.concatenate([np.arange(count), draw.integers(count, size=group.width - count)])
+        clusters[name] = draw.permutation(any_size)
+    for names in domains.values():
+        common = math.gcd(*(coupling.groups[name].width for name in names))
+        sizes = [n for n in range(2, common + 1) if common % n == 0]
+        size = int(draw.choice(sizes)) if draw.random() < 0.9 else 1
+        for name in names:
+            clusters[name] = draw.permutation(np.arange(coupling.groups[name].width) // size)
+    return Plan(coupling, clusters, "random", seed)
+
+
+def examine(drawn: Drawn, seed: int, *, whole: bool = False) -> Facts:
+    """Narrow a network by a random plan and compare.
+
+    Raises:
+        Wrong: saying what differs, and by how much.
+    """
+    subject = randomised(drawn.network, seed=seed).double().eval()
+    inputs = drawn.inputs(BATCH, seed)
+    coupling = fxprune.couple(subject, inputs, whole=whole)
+    plan = random_plan(coupling, seed)
+    snapped = snap(subject, plan)
+    wanted = outputs(snapped, inputs)
+    agree("concentrated", wanted, outputs(concentrate(subject, plan), inputs))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnequalClustersWarning)  # random rows are merged
+            small = narrow(subject, plan)
+    except PlanError:  # widths that a layer cannot have: a projected LSTM must be wider than its projection
+        return examine(drawn, seed + 1, whole=whole)
+    agree("narrow", wanted, outputs(small, inputs))
+    agree("narrow, second call", wanted, outputs(small, inputs))
+    for batch in (3, 1):
+        more = drawn.inputs(batch, seed + batch)
+        agree(f"narrow, batch of {batch}", outputs(snapped, more), outputs(small, more))
+    if drawn.network.same_in_training:
+        train(snapped, small, inputs, drawn.inputs(BATCH + 1, seed + 9))
+    before, after = (sum(width[i] for width in plan.widths.values()) for i in (0, 1))
+    change = max(map(relative_error, outputs(subject, inputs).values(), wanted.values()))
+    return Facts(drawn.network.operators(), len(plan.widths), before, after, change, drawn.network.same_in_training)
+
+
+def train(snapped: nn.Module, small: nn.Module, inputs: Inputs, more: Inputs) -> None:
+    """Both in training mode, twice, and in eval mode with the statistics that this left behind."""
+    snapped.train()
+    small.train()
+    agree("narrow, training", outputs(snapped, inputs), outputs(small, inputs))
+    agree("narrow, training, second call", outputs(snapped, more), outputs(small, more))
+    agree("narrow after training", outputs(snapped.eval(), inputs), outputs(small.eval(), inputs))
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Outputs by path, of a copy of the inputs."""
+    return named_outputs(call(module, tuple(x.clone() for x in inputs)))
+
+
+def agree(what: str, wanted: dict[str, Tensor], got: dict[str, Tensor]) -> None:
+    """Raise Wrong where outputs differ."""
+    if wanted.keys() != got.keys():
+        raise Wrong(f"{what}: outputs {list(got)} instead of {list(wanted)}")
+    for path, a in wanted.items():
+        error = relative_error(a, got[path])
+        if a.isfinite().all() and not error <= TOLERANCE:
+            raise Wrong(f"{what}: {path} differs by {error:.1e}")

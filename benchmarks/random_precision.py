@@ -1,0 +1,158 @@
+"""How much the analysis leaves wide: channels that it keeps apart, merged by trial.
+
+The pairs come from the ids alone, whatever froze; the small search by brute force does without them, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from fxprune.capture import capture
+from fxprune.coupling import Coupling
+from fxprune.fold import Folded
+from fxprune.inputs import as_meta
+from fxprune.propagate import _buffers_with_channels, _walk  # what the analysis keeps to itself
+from fxprune.walk import Walk
+
+from .merge_trial import (
+    READER,
+    TIED,
+    Pair,
+    Place,
+    Trial,
+    can_merge,
+    found_to_merge,
+    pair_of,
+    parts_that_merge_alone,
+    roles_of,
+)
+
+# Roles of three kinds on so many axes: 81 trials.
+MOST_AXES = 5
+
+
+@dataclass
+class Precision:
+    """Pairs of channels of one network that occur alike in its parameters, and matter to its outputs.
+
+    Attributes:
+        asked: pairs that were tried.
+        alone: of those, the pairs that merge though nothing else merges.
+        found: of those, the ones that lie in one group.
+        gaps: why the others do not, in the words of the report.
+        averages: why pairs are kept apart that merge as long as averages still see both.
+        searched: pairs for which all roles were tried that the axes of their length allow.
+        missed: of those that the analysis keeps apart, the ones that merge in some roles.
+        too_much: groups of which a part merges alone.
+    """
+
+    asked: int = 0
+    alone: int = 0
+    found: int = 0
+    gaps: list[str] = field(default_factory=list)
+    averages: list[str] = field(default_factory=list)
+    searched: int = 0
+    missed: list[str] = field(default_factory=list)
+    too_much: list[str] = field(default_factory=list)
+
+
+def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most: int = 6) -> Precision:
+    """Try some pairs of the network of a coupling; nothing where a weight is computed, whose columns are not stored."""
+    result, model = Precision(), coupling.model()
+    if coupling.functions or model is None:
+        return result
+    trial, draw = Trial(model, inputs), np.random.default_rng(seed)
+    captured = Folded(capture(model, inputs), {})
+    walk, _ = _walk(captured, as_meta(inputs), {}, coupling.whole, _buffers_with_channels(model))
+    walk.settle()
+    use = _roles(walk)
+    pairs = _pairs(walk, use)
+    for at in draw.permutation(len(pairs))[:most]:
+        roles, pair = pairs[at]
+        _try(result, trial, coupling, roles, pair)
+    _search(result, trial, coupling, use, draw)
+    return result
+
+
+def _roles(walk: Walk) -> dict[Place, str]:
+    """What each axis is for: axes that are neither read by columns nor used by rows carry no channels."""
+    read, tied = walk.channels.marked(walk.read), walk.channels.marked(walk.tied)
+    return {
+        (source.name, dim): READER if read[ids].all() else TIED
+        for source in walk.sources.values()
+        for dim, ids in enumerate(source.axes)
+        if ids is not None and (read[ids].all() or (tied[ids].all() and not read[ids].any()))
+    }
+
+
+def _pairs(walk: Walk, roles: dict[Place, str]) -> list[tuple[dict[Place, str], dict[Place, Pair]]]:
+    """Neighbouring channels that occur equally often on each axis of each parameter, outputs aside."""
+    places: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for source in walk.sources.values():
+        for dim, ids in enumerate(source.axes):
+            for position, channel in enumerate(() if ids is None else walk.channels.channel(ids)):
+                places[int(channel)][source.name, dim].append(position)
+    outputs = [walk.channels.channel(event.ids) for event in walk.freezes if event.why == "graph output"]
+    seen = set(np.concatenate(outputs).tolist()) if outputs else set()
+    alike: dict[tuple[tuple[Place, int], ...], list[int]] = defaultdict(list)
+    for channel, on in places.items():
+        if channel not in seen and set(on) <= set(roles) and any(roles[axis] == TIED for axis in on):
+            alike[tuple((axis, len(at)) for axis, at in on.items())].append(channel)
+    return [
+        ({axis: roles[axis] for axis, _ in key}, {axis: (places[a][axis], places[b][axis]) for axis, _ in key})
+        for key, channels in alike.items()
+        for a, b in itertools.pairwise(channels)
+    ]
+
+
+def _try(result: Precision, trial: Trial, coupling: Coupling, roles: dict[Place, str], pair: dict[Place, Pair]) -> None:
+    axis = next(axis for axis, role in roles.items() if role == TIED)
+    (i, *_), (j, *_) = pair[axis]
+    found = bool(found_to_merge(coupling, axis, i, j))
+    if trial.merges({axis: role for axis, role in roles.items() if role == TIED}, pair):
+        return  # nobody reads these rows
+    result.asked += 1
+    if trial.merges(roles, pair):
+        result.alone += 1
+        result.found += found
+        if not found:
+            result.gaps.append(_why(coupling, axis))
+    elif not found and trial.merges(roles, pair, alone=False):
+        result.averages.append(_why(coupling, axis))
+
+
+def _search(
+    result: Precision, trial: Trial, coupling: Coupling, use: dict[Place, str], draw: np.random.Generator
+) -> None:
+    """By brute force, on one axis of rows; and no part of one group may merge without the rest."""
+    short = [
+        axis
+        for axis, role in use.items()
+        if role == TIED
+        and axis in trial.axes(length := trial.state[axis[0]].shape[axis[1]])
+        and len(trial.axes(length)) <= MOST_AXES
+    ]
+    if short:
+        axis = short[draw.integers(len(short))]
+        i, j = draw.choice(trial.state[axis[0]].shape[axis[1]], 2, replace=False)
+        if not found_to_merge(coupling, axis, int(i), int(j)):
+            result.searched += 1
+            both = {axis: ([int(i)], [int(j)])}
+            if not trial.merges({axis: TIED}, both) and can_merge(trial, axis, int(i), int(j), {}):
+                result.missed.append(_why(coupling, axis))
+    small = [group for group in coupling.groups.values() if not group.balanced and len(roles_of(group)) <= MOST_AXES]
+    if small:
+        group = small[draw.integers(len(small))]
+        rows = {axis: role for axis, role in roles_of(group).items() if role == TIED}
+        if trial.merges(roles_of(group), pair_of(group)) and not trial.merges(rows, pair_of(group)):
+            result.too_much += [f"{group.name}: {some}" for some in parts_that_merge_alone(trial, group)][:1]
+
+
+def _why(coupling: Coupling, axis: Place) -> str:
+    text = f"{axis[0]}:{axis[1]}"
+    return next((cold.why for cold in coupling.frozen if text in cold.what), "no reason is given")
