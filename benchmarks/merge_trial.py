@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fxprune.coupling import Coupling, Group
+from fxprune.meta import canonical_names
 from fxprune.passes.batches import random_batch
 from fxprune.passes.outputs import named_outputs, relative_error
 from fxprune.passes.randomise import randomised
@@ -33,11 +34,16 @@ class Trial:
         self.inputs = tuple(x.double() if x.is_floating_point() else x for x in drawn)
         tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
         self.state = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+        self.first = canonical_names(self.net)
         self.noise = torch.Generator().manual_seed(1)
 
     def axes(self, length: int) -> list[Place]:
         """Every axis of this length."""
         return [(name, dim) for name, x in self.state.items() for dim in range(x.dim()) if x.shape[dim] == length]
+
+    def length(self, axis: Place) -> int:
+        """How long an axis is."""
+        return self.state[self.first[axis[0]]].shape[axis[1]]
 
     @torch.no_grad()
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
@@ -51,8 +57,9 @@ class Trial:
         ``alone``: nobody looks at the channel that goes; without it, averages over both may still see it.
         """
         equal, merged = dict(self.state), dict(self.state)
-        for (name, dim), role in roles.items():
-            i, j = (torch.as_tensor(places) for places in pair[name, dim])
+        for (called, dim), role in roles.items():
+            i, j = (torch.as_tensor(places) for places in pair[called, dim])
+            name = self.first[called]  # a shared tensor has several
             if role == TIED:
                 row = equal[name].index_select(dim, i)
                 equal[name] = equal[name].index_copy(dim, j, row)
@@ -67,7 +74,7 @@ class Trial:
 
 def can_merge(trial: Trial, axis: Place, i: int, j: int, guess: Mapping[Place, str]) -> bool:
     """Whether some roles of the axes of this length let rows i and j of ``axis`` merge; ``guess`` is tried first."""
-    axes = trial.axes(trial.state[axis[0]].shape[axis[1]])
+    axes = trial.axes(trial.length(axis))
     others = [other for other in axes if other != axis]
     choices = itertools.product((None, TIED, READER), repeat=len(others))
     every = ({axis: TIED, **{other: role for other, role in zip(others, roles) if role}} for roles in choices)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.capture import WAYS
 from fxprune.coupling import Coupling
-from fxprune.errors import PlanError, UnequalClustersWarning
+from fxprune.errors import CaptureError, PlanError, UnequalClustersWarning
 from fxprune.inputs import Inputs, call
 from fxprune.passes.merge import concentrate
 from fxprune.passes.narrow import narrow
@@ -43,6 +44,8 @@ class Facts:
         after: what the plan left of them.
         change: how far equal rows moved the output; where nothing moves, nothing is shown.
         training: training mode was compared, too.
+        exported: the graph is one of operations alone.
+        refused: that way of capture refused the network, loudly; nothing was compared.
     """
 
     operators: list[str] = field(default_factory=list)
@@ -51,6 +54,8 @@ class Facts:
     after: int = 0
     change: float = 0.0
     training: bool = False
+    exported: bool = False
+    refused: bool = False
 
 
 def random_plan(coupling: Coupling, seed: int) -> Plan:
@@ -73,15 +78,20 @@ def random_plan(coupling: Coupling, seed: int) -> Plan:
     return Plan(coupling, clusters, "random", seed)
 
 
-def examine(drawn: Drawn, seed: int, *, whole: bool = False) -> Facts:
-    """Narrow a network by a random plan and compare.
+def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = False) -> Facts:
+    """Narrow a network by a random plan and compare; ``exported``: captured as operations alone, in eval mode.
 
     Raises:
         Wrong: saying what differs, and by how much.
     """
     subject = randomised(drawn.network, seed=seed).double().eval()
     inputs = drawn.inputs(BATCH, seed)
-    coupling = fxprune.couple(subject, inputs, whole=whole)
+    try:
+        coupling = fxprune.couple(subject, inputs, whole=whole, ways=("export",) if exported else WAYS)
+    except CaptureError:
+        if not exported:
+            raise
+        return Facts(drawn.network.operators(), refused=True)
     plan = random_plan(coupling, seed)
     snapped = snap(subject, plan)
     wanted = outputs(snapped, inputs)
@@ -91,17 +101,18 @@ def examine(drawn: Drawn, seed: int, *, whole: bool = False) -> Facts:
             warnings.simplefilter("ignore", UnequalClustersWarning)  # random rows are merged
             small = narrow(subject, plan)
     except PlanError:  # widths that a layer cannot have: a projected LSTM must be wider than its projection
-        return examine(drawn, seed + 1, whole=whole)
+        return examine(drawn, seed + 1, whole=whole, exported=exported)
     agree("narrow", wanted, outputs(small, inputs))
     agree("narrow, second call", wanted, outputs(small, inputs))
     for batch in (3, 1):
         more = drawn.inputs(batch, seed + batch)
         agree(f"narrow, batch of {batch}", outputs(snapped, more), outputs(small, more))
-    if drawn.network.same_in_training:
+    training = drawn.network.same_in_training and not exported
+    if training:
         train(snapped, small, inputs, drawn.inputs(BATCH + 1, seed + 9))
     before, after = (sum(width[i] for width in plan.widths.values()) for i in (0, 1))
     change = max(map(relative_error, outputs(subject, inputs).values(), wanted.values()))
-    return Facts(drawn.network.operators(), len(plan.widths), before, after, change, drawn.network.same_in_training)
+    return Facts(drawn.network.operators(), len(plan.widths), before, after, change, training, exported)
 
 
 def train(snapped: nn.Module, small: nn.Module, inputs: Inputs, more: Inputs) -> None:

@@ -133,13 +133,11 @@ def _search(
     short = [
         axis
         for axis, role in use.items()
-        if role == TIED
-        and axis in trial.axes(length := trial.state[axis[0]].shape[axis[1]])
-        and len(trial.axes(length)) <= MOST_AXES
+        if role == TIED and axis in trial.axes(length := trial.length(axis)) and len(trial.axes(length)) <= MOST_AXES
     ]
     if short:
         axis = short[draw.integers(len(short))]
-        i, j = draw.choice(trial.state[axis[0]].shape[axis[1]], 2, replace=False)
+        i, j = draw.choice(trial.length(axis), 2, replace=False)
         if not found_to_merge(coupling, axis, int(i), int(j)):
             result.searched += 1
             both = {axis: ([int(i)], [int(j)])}

@@ -1,0 +1,221 @@
+"""Random networks by the thousand: each narrowed by a random plan and compared, in chunks that survive being stopped.
+
+A network that fails is shrunk, and told at the end and in ``docs/reports/trust.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from .coverage_journal import ROOT, digest, sources
+from .coverage_process import Limits, run_each
+
+WORK = ROOT / "build" / "fuzz"
+JOURNAL = WORK / "networks.jsonl"
+GIB = 2**30
+# Of so many networks, one is captured as a graph of operations alone: that takes seconds.
+ONE_IN = 25
+SECONDS_TO_SHRINK = 60.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The networks of some seeds, of at most so many operations each."""
+
+    first: int
+    networks: int
+    most: int
+
+
+def work(chunk: Chunk, tell: Callable[..., None]) -> None:
+    """Examine the networks of a chunk, and tell what was seen: counts, and the smallest network of each failure."""
+    import torch
+
+    torch.set_num_threads(1)
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("operations", "operators", "rules", "figures")}
+    failures = []
+    for seed in range(chunk.first, chunk.first + chunk.networks):
+        counts["figures"]["networks"] += 1
+        try:
+            _examine(seed, chunk.most, counts)
+        except Exception as error:  # the networks raise what they like, and all of it is news
+            failures.append(f"seed {seed}: {_smallest(seed, chunk.most, error)}")
+        tell(counts=counts, failures=failures, at=seed)
+
+
+def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
+    from .random_choices import choices_of, network_of
+    from .random_oracles import examine
+
+    drawn = network_of(choices_of(seed, most), most)
+    with heard() as asked:
+        facts = examine(drawn, seed, whole=seed % 2 == 1, exported=seed % ONE_IN == 0)
+    counts["operations"].update(set(facts.operators))
+    counts["operators"].update({op for op, _ in asked})
+    counts["rules"].update({rule for _, rule in asked})
+    counts["figures"].update(
+        groups=facts.groups,
+        channels=facts.before,
+        kept=facts.after,
+        moved=facts.change > 1e-3,
+        trained=facts.training,
+        exported=facts.exported,
+        refused=facts.refused,
+    )
+    counts["figures"].update(_precision(drawn, seed) if facts.groups else {})
+
+
+def _smallest(seed: int, most: int, error: Exception) -> str:
+    """The failure on the smallest network that was found to fail with an error of the same kind."""
+    from .random_choices import choices_of, network_of, shrunk
+    from .random_oracles import examine
+
+    options = {"whole": seed % 2 == 1, "exported": seed % ONE_IN == 0}
+    last = error
+
+    def fails(choices: list[int]) -> bool:
+        nonlocal last
+        try:
+            drawn = network_of(choices, most)
+            if examine(drawn, seed, **options).groups:
+                _precision(drawn, seed)
+        except Exception as found:
+            if type(found) is type(error) and str(found)[:12] == str(error)[:12]:
+                last = found
+                return True
+        return False
+
+    small = shrunk(choices_of(seed, most), fails, SECONDS_TO_SHRINK)
+    return f"{type(last).__name__}: {last} ({options})\n{network_of(small, most)}\nchoices {small}"
+
+
+def _precision(drawn: Any, seed: int) -> Counter[str]:
+    """Counts of the search for pairs that could merge; reasons under ``gap: ...``."""
+    import fxprune
+
+    from .random_networks import BATCH
+    from .random_precision import precision
+
+    model, inputs = drawn.network.double(), drawn.inputs(BATCH, seed)
+    found = precision(fxprune.couple(model, inputs), inputs, seed)
+    counts = Counter(asked=found.asked, alone=found.alone, found=found.found, searched=found.searched)
+    for kind in ("gaps", "averages", "missed", "too_much"):
+        reasons = getattr(found, kind)
+        counts[kind] += len(reasons)
+        if kind != "too_much":
+            counts.update(f"{kind}: {re.sub('`[^`]*`', '`...`', why)}" for why in reasons)
+    return counts
+
+
+@contextmanager
+def heard() -> Iterator[set[tuple[str, str]]]:
+    """The operators that were shown to a rule meanwhile, with the rule's name."""
+    from fxprune import propagate
+    from fxprune.rules import RULES, pointwise
+
+    asked: set[tuple[str, str]] = set()
+
+    def listening(rule: Any) -> Any:
+        def call(call: Any) -> Any:
+            asked.add(
+                (call.op._schema.name.removeprefix("aten::"), f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}")
+            )
+            return rule(call)
+
+        return call
+
+    before = dict(RULES)
+    RULES.update({op: replace(entry, rule=listening(entry.rule)) for op, entry in before.items()})
+    propagate.pointwise = listening(pointwise.pointwise)
+    try:
+        yield asked
+    finally:
+        RULES.update(before)
+        propagate.pointwise = pointwise.pointwise
+
+
+def known(path: Any = JOURNAL) -> dict[int, dict[str, Any]]:
+    """First seed of a chunk -> the newest line about it."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # cut off by a crash
+            continue
+        found[row["chunk"]["first"]] = row
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 1 if a network failed."""
+    args = _parser().parse_args(argv)
+    from .fuzz_networks_report import write_report
+
+    sha = digest([*sources(), *sorted((ROOT / "benchmarks").glob("random_*.py"))])
+    before = known()
+    chunks = [Chunk(first, args.chunk, args.most) for first in range(args.seed, args.seed + args.count, args.chunk)]
+    todo = [
+        chunk
+        for chunk in ([] if args.report else chunks)
+        if args.again
+        or (row := before.get(chunk.first)) is None
+        or row["digest"] != sha
+        or row["chunk"] != asdict(chunk)
+    ]
+    _run(todo, args, sha)
+    rows = known()
+    write_report(rows, sha)
+    failed = [text for row in rows.values() for text in failures_of(row)]
+    print(*failed, sep="\n\n", file=sys.stderr)
+    print(f"{len(todo)} chunks checked; {len(failed)} networks failed in all; see docs/reports/trust.md")
+    return 1 if failed else 0
+
+
+def failures_of(row: dict[str, Any]) -> list[str]:
+    """Failures of a chunk; one that ended early is one, too."""
+    ended = f"chunk from seed {row['chunk']['first']}, after seed {row.get('at')}: {row.get('error')}"
+    return [*row.get("failures", ()), *([ended] if row.get("error") else ())]
+
+
+def _run(todo: list[Chunk], args: argparse.Namespace, sha: str) -> None:
+    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+    tasks = [(chunk, WORK / "logs" / f"networks-{chunk.first}.log") for chunk in todo]
+    limits = Limits(args.seconds, int(args.memory * GIB))
+    preload = ("fxprune.passes.narrow", "benchmarks.random_oracles", "benchmarks.random_precision")
+    with tqdm(total=len(tasks), unit="chunk", disable=None) as bar, open(JOURNAL, "a", encoding="utf-8") as journal:
+        for chunk, facts in run_each(work, tasks, limits, jobs=args.jobs, preload=preload):
+            row = {"chunk": asdict(chunk), "digest": sha, **facts}
+            journal.write(json.dumps(row) + "\n")
+            journal.flush()
+            bar.update()
+            for text in failures_of(row):
+                bar.write(text, file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fuzz networks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="how many (default: 10000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first one (default: 0)")
+    parser.add_argument("--chunk", type=int, default=100, metavar="N", help="networks in each process (default: 100)")
+    parser.add_argument("--most", type=int, default=10, metavar="N", help="operations of a network (default: 10)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="chunks at a time (default: 1)")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="time for one chunk (default: 1200)")
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="memory for one chunk (default: 8)")
+    parser.add_argument("--again", action="store_true", help="also chunks whose result is up to date")
+    parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Networks by seed: each has its own, so that one that fails can be had again alone, and shrinks by its choices."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from .random_network import Draw
+from .random_networks import Drawn, build
+
+
+def choices_of(seed: int, most: int) -> list[int]:
+    """The choices that make the network of a seed."""
+    source, made = random.Random(seed), list[int]()
+
+    def integer(count: int) -> int:
+        made.append(source.randrange(count))
+        return made[-1]
+
+    build(Draw(integer), most)
+    return made
+
+
+def network_of(choices: Sequence[int], most: int) -> Drawn:
+    """The network that choices make; any are possible: too large ones are cut, and missing ones are the simplest."""
+    rest = iter(choices)
+    return build(Draw(lambda count: min(next(rest, 0), count - 1)), most)
+
+
+def shrunk(choices: Sequence[int], fails: Callable[[list[int]], bool], seconds: float) -> list[int]:
+    """Fewer and smaller choices that still fail: runs of them are left out, then each is lowered, time permitting."""
+    kept, deadline, changed = list(choices), time.monotonic() + seconds, True
+
+    def accept(shorter: list[int]) -> bool:
+        nonlocal kept, changed
+        if time.monotonic() < deadline and fails(shorter):
+            kept, changed = shorter, True
+            return True
+        return False
+
+    while changed and time.monotonic() < deadline:
+        changed = False
+        for size in (16, 8, 4, 2, 1):
+            start = 0
+            while start < len(kept):
+                if not accept(kept[:start] + kept[start + size :]):
+                    start += size
+        for at in range(len(kept)):
+            for lower in dict.fromkeys((0, kept[at] // 2, kept[at] - 1)):
+                if 0 <= lower < kept[at] and accept([*kept[:at], lower, *kept[at + 1 :]]):
+                    break
+    return kept

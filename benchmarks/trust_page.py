@@ -1,0 +1,46 @@
+"""``docs/reports/trust.md``: one section per command that writes there, each replaced as a whole."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from fxprune.files import write_text
+
+from .coverage_journal import ROOT
+
+PAGE = ROOT / "docs" / "reports" / "trust.md"
+HEAD = """# Trust
+
+What was tried in order to bring fxprune down, and what came of it. Each section is written by the command that it
+names, never by hand.
+"""
+# The order of the sections; others follow.
+ORDER = ("Random networks", "Precision", "Damaged files", "Mutations of the sources", "Rounding", "CUDA")
+
+
+def write_section(title: str, text: str, page: Path = PAGE) -> None:
+    """Replace one section of the page, or add it; all others stay as they are."""
+    found = sections(page.read_text(encoding="utf-8")) if page.exists() else {}
+    found[title] = text.strip()
+    ranked = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(page, HEAD + "".join(f"\n## {name}\n\n{found[name]}\n" for name in ranked))
+
+
+def sections(text: str) -> dict[str, str]:
+    """Title -> text of each section of a page."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
+    return {title.strip(): body.strip() for title, body in zip(parts[::2], parts[1::2])}
+
+
+def markdown_table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """A table; the first column is text, the others are numbers."""
+    lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def paragraph(text: str) -> str:
+    """Text in lines of the usual length."""
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
