@@ -12,24 +12,29 @@ from fxprune.meta import copy_with
 from fxprune.modes import show_blocks
 from fxprune.plans import Plan
 
+from .absorb import absorb_factors
 from .attributes import adapt_layers
 from .merge import concentrate, kept_state
 from .rewrite import check_shapes_of, rewrite
+from .rewrite_sums import FACTOR
 
 # Change of a row, over the size of the rows, from which clusters count as not equal. After C-SGD it is some 1e-4.
 UNEQUAL = 1e-2
 
 
-def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
+def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModule:
     """Network with one channel per cluster, which computes what ``snap(model, plan)`` computes in eval mode.
 
     Parameters are merged, layers keep their names and tell their new widths, literal sizes in the graph are rewritten;
     batch and image size stay dynamic. ``narrow.meta`` holds the ``plan``, and as ``max_change`` the largest change that
-    the snap made, as :func:`~fxprune.passes.snap.snap` counts it.
+    the snap made, as :func:`~fxprune.passes.snap.snap` counts it, and as ``factors`` how many products of narrowed
+    heads are scaled in the graph, since no weights could take the factor.
 
     Args:
         model: the wide network, with any weights; it is not modified.
         plan: clusters for this network, or for another instance of it.
+        absorb: put factors of narrowed heads into weights where that is exact, so that a network of the same class
+            that is built narrow computes the same with these weights; otherwise they stay in the graph.
 
     Raises:
         PlanError: the plan is for another network, or asks for widths that a layer cannot have.
@@ -53,10 +58,13 @@ def narrow(model: nn.Module, plan: Plan) -> fx.GraphModule:
     show_blocks(module.graph)
     module.recompile()
     module.graph.lint()
-    check_shapes_of(module, plan)
+    values = check_shapes_of(module, plan)
+    if absorb:
+        absorb_factors(module, values)
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
-    module.meta.update(plan=plan, max_change=wide.max_change)
+    factors = sum(FACTOR in node.meta for node in module.graph.nodes)
+    module.meta.update(plan=plan, max_change=wide.max_change, factors=factors)
     return module
 
 

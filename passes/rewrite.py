@@ -124,8 +124,11 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
     return None
 
 
-def check_shapes_of(module: fx.GraphModule, plan: Plan) -> None:
+def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
     """Run the narrow graph on the meta device: every node must have the shape that the plan demands.
+
+    Returns:
+        What each node returned.
 
     Raises:
         RewriteError: naming the first node that does not, with both shapes and the line it comes from.
@@ -143,11 +146,12 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> None:
             f"the narrow graph does not run: node `{interpreter.now}` ({interpreter.now.format_node()}): "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
+    return interpreter.env
 
 
 class _ShapeCheck(fx.Interpreter):
     def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan) -> None:
-        super().__init__(root, garbage_collect_values=True, graph=graph)
+        super().__init__(root, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
         self.plan = plan
         self.now: fx.Node = next(iter(graph.nodes))

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import fx
 
 from fxprune.errors import RewriteError
 
 from .rewrite_site import Site, standing_for
+
+_MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})
+# Where a call of the narrow graph notes the factor of a product of two activations.
+FACTOR = "fxprune_factor"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a product of queries and keys is off by, and the channels that it sums over.
+
+    Attributes:
+        size: of the clusters.
+        wide_dim: channels before the merge.
+        narrow_dim: channels after it.
+        by_default: whether the product is scaled by the square root of its own channels.
+    """
+
+    size: float
+    wide_dim: int
+    narrow_dim: int
+    by_default: bool = False
+
+
+def _factor(site: Site, size: float, *, by_default: bool = False) -> Factor:
+    wide = site.shape_of(0)
+    codes = wide.axes[-1]
+    narrow = wide.sizes[-1] if codes is None else int(site.kept(codes).sum())
+    return Factor(size, wide.sizes[-1], narrow, by_default)
 
 
 def _multiplicity(site: Site) -> float:
@@ -30,7 +61,10 @@ def multiplied(site: Site) -> fx.Node | None:
     if size == 1:
         return None
     product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
-    return standing_for(site.node, site.call(operator.mul, product, size))
+    made = standing_for(site.node, site.call(operator.mul, product, size))
+    if site.kind in _MATMULS:
+        made.meta[FACTOR] = _factor(site, size)
+    return made
 
 
 def shifted(site: Site) -> fx.Node | None:
@@ -64,10 +98,14 @@ def attention(site: Site) -> fx.Node | None:
     if query.axes[-1] is None and size == 1:
         return None
     scale = site.kwargs.get("scale")
+    by_default = scale is None
     if scale is None:
         scale = query.sizes[-1] ** -0.5
     if isinstance(scale, fx.Node):
         scale = scale if size == 1 else site.call(operator.mul, scale, size)
     else:
         scale = scale * size
-    return site.copy(site.args, {**site.kwargs, "scale": scale})
+    made = site.copy(site.args, {**site.kwargs, "scale": scale})
+    if not isinstance(scale, fx.Node) and site.node.target is F.scaled_dot_product_attention:
+        made.meta[FACTOR] = _factor(site, size, by_default=by_default)
+    return made

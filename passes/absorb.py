@@ -1,0 +1,238 @@
+"""A factor of a product of queries and keys goes into the weights that make one of them, where that is exact.
+
+The graph of a narrow network multiplies such a product by the size of its clusters. A network that is built narrow
+from the class of the wide one multiplies by nothing, and scales by its own head dim d' where the wide one scales by d:
+``(q . k) m d^-1/2 = (r q . k) d'^-1/2`` with ``r = m (d' / d)^1/2``. With r in the weights both compute the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from .rewrite_sums import FACTOR, Factor
+
+# Calls that only move what goes in, as methods and as functions.
+_MOVES = frozenset(
+    {
+        "view", "reshape", "permute", "transpose", "flatten", "unflatten", "unbind", "split", "chunk", "contiguous",
+        "squeeze", "unsqueeze", "movedim", "swapaxes", "split_with_sizes", "tensor_split", "narrow", "select", "clone",
+    }
+)  # fmt: skip
+_READS = frozenset({"size", "dim", "numel", "shape", "dtype", "device", "ndim"})
+_TIMES = (operator.mul, torch.mul, "mul")
+_OVER = (operator.truediv, torch.div, "div")
+_AFFINE: tuple[type[nn.Module], ...] = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What makes one operand of a product: tensors of the network, and the rows of them that it consists of."""
+
+    tensors: tuple[Tensor, ...]
+    rows: Tensor
+
+
+def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> None:
+    """Move the factors of products out of a narrow graph and into its weights, in place, where that is exact.
+
+    Args:
+        module: a narrow network with tensors of its own.
+        values: what each node returns on the meta device.
+    """
+    for node in list(module.graph.nodes):
+        if FACTOR in node.meta:
+            _absorb(module, node, node.meta[FACTOR], values)
+    module.recompile()
+
+
+def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mapping[fx.Node, Any]) -> None:
+    fused = node.target is F.scaled_dot_product_attention
+    product = node if fused else node.args[0]
+    assert isinstance(product, fx.Node)
+    for operand in product.args[:2]:
+        rows = _rows_of(module, operand, product, values) if isinstance(operand, fx.Node) else None
+        if rows is None:
+            continue
+        ratio = factor.narrow_dim / factor.wide_dim
+        if fused:
+            scale = node.kwargs["scale"]
+            assert isinstance(scale, (int, float))
+            default = factor.narrow_dim**-0.5
+            own = math.isclose(scale / factor.size, factor.wide_dim**-0.5, rel_tol=1e-6)
+            new = default if own else scale / factor.size
+            options = dict(node.kwargs)
+            options["scale"] = new
+            if factor.by_default:
+                del options["scale"]
+            node.kwargs = options
+            node.meta.pop(FACTOR)
+            _scale(rows, scale / new)
+        else:
+            scaling = _scaling_of(product, node, factor.wide_dim)
+            if scaling is not None:
+                _rescale(scaling, ratio**-0.5)
+            _scale(rows, factor.size * (ratio**0.5 if scaling is not None else 1))
+            node.replace_all_uses_with(product, propagate_meta=False)
+            product.meta = {key: value for key, value in node.meta.items() if key != FACTOR}
+            module.graph.erase_node(node)
+        return
+
+
+def _rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> _Rows | None:
+    """The rows of weights that make an operand, if they make nothing else; None where that cannot be told."""
+    maker = operand
+    while _moves(module, maker):
+        if not isinstance(maker.args[0], fx.Node):
+            return None
+        maker = maker.args[0]
+    made = values.get(maker)
+    found = _affine(module, maker)
+    if found is None or not isinstance(made, Tensor):
+        return None
+    axis, tensors = found
+    length = made.shape[axis]
+    positions = torch.arange(length).view([-1 if d == axis % made.dim() else 1 for d in range(made.dim())])
+    try:
+        seen = _follow(module, maker, positions.expand(made.shape), values)
+    except Exception:  # a call that is no mere movement of these positions
+        return None
+    if operand not in seen or not isinstance(seen[operand], Tensor):
+        return None
+    rows = seen[operand].unique()
+    twice = product.args[0] is product.args[1]
+    for reader in _readers(module, seen):
+        others = [arg for arg in reader.all_input_nodes if arg in seen]
+        if reader is product and not twice:
+            others.remove(operand)
+        if any(not isinstance(seen[other], Tensor) or bool(torch.isin(seen[other], rows).any()) for other in others):
+            return None
+    made_by = _Rows(tensors, rows)
+    return made_by if _is_homogeneous(module.get_submodule(str(maker.target)), made_by) else None
+
+
+def _moves(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call moves its first argument, or multiplies it by a number."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) is nn.Identity
+    if node.op not in ("call_function", "call_method") or not node.args:
+        return False
+    if node.target is operator.getitem:
+        return True
+    if node.target in _TIMES + _OVER:
+        return isinstance(node.args[1], (int, float))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _MOVES and (isinstance(node.target, str) or node.target is getattr(torch, name, None))
+
+
+def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
+    """Axis of the channels that a layer makes, and its weight and bias, whose rows scale them; None: no such layer."""
+    if node.op != "call_module" or sum(other.target == node.target for other in module.graph.nodes) > 1:
+        return None
+    layer = module.get_submodule(str(node.target))
+    if not isinstance(layer, _AFFINE) or hasattr(layer, "parametrizations"):
+        return None
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) != 1:
+        return None
+    tensors = tuple(layer.parameters(recurse=False))
+    everywhere = module.named_parameters(remove_duplicate=False)
+    names = {name for name, parameter in everywhere if any(parameter is tensor for tensor in tensors)}
+    read = {str(other.target) for other in module.graph.nodes if other.op == "get_attr"}
+    if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
+        return None
+    return -len(layer.kernel_size) - 1 if isinstance(layer, _ConvNd) else -1, tensors
+
+
+@torch.no_grad()
+def _is_homogeneous(layer: nn.Module, made: _Rows) -> bool:
+    """Whether twice the rows of weight and bias make twice these channels, and no other ones, in a class of its own."""
+    if isinstance(layer, _ConvNd):
+        return type(layer).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+    layer = copy.deepcopy(layer).double().cpu().eval()
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    x = torch.randn(2, weight.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = layer(x)
+    for parameter in layer.parameters(recurse=False):
+        parameter[made.rows] *= 2
+    before[..., made.rows] *= 2
+    return torch.equal(layer(x), before)
+
+
+def _follow(
+    module: fx.GraphModule, maker: fx.Node, positions: Tensor, values: Mapping[fx.Node, Any]
+) -> dict[fx.Node, Any]:
+    """Where the channels of ``maker`` are, as numbers in the place of its values, after each call that moves them."""
+    seen: dict[fx.Node, Any] = {maker: positions}
+    for node in module.graph.nodes:
+        first = node.args[0] if node.args else None
+        if not isinstance(first, fx.Node) or first not in seen or not _moves(module, node):
+            continue
+
+        def value(arg: fx.Node) -> Any:
+            found = seen[arg] if arg in seen else values[arg]
+            if isinstance(found, Tensor) and arg not in seen:
+                raise ValueError("another tensor")
+            return found
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        if node.op == "call_module" or node.target in _TIMES + _OVER:
+            seen[node] = args[0]
+        elif node.op == "call_method":
+            seen[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            seen[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return seen
+
+
+def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """Calls that do more with the channels than move them or ask for sizes."""
+    readers = {user for node in seen for user in node.users if user not in seen}
+
+    def asks(node: fx.Node) -> bool:
+        name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
+        return name in _READS
+
+    return [node for node in readers if not asks(node)]
+
+
+def _scaling_of(product: fx.Node, scaled: fx.Node, wide_dim: int) -> fx.Node | None:
+    """The call that multiplies an operand or the product by ``wide_dim ** -0.5``; None where there is none."""
+    chain: list[fx.Node] = []
+    for start in product.args[:2]:
+        node = start
+        while isinstance(node, fx.Node) and len(node.users) == 1 and node.args:
+            chain.append(node)
+            node = node.args[0]  # type: ignore[assignment]
+    if len(scaled.users) == 1:
+        chain.append(next(iter(scaled.users)))
+    for node in chain:
+        if node.target in _TIMES + _OVER and len(node.args) == 2 and isinstance(node.args[1], (int, float)):
+            number = node.args[1] if node.target in _TIMES else 1 / node.args[1]
+            if math.isclose(number, wide_dim**-0.5, rel_tol=1e-6):
+                return node
+    return None
+
+
+def _rescale(scaling: fx.Node, ratio: float) -> None:
+    number = scaling.args[1]
+    assert isinstance(number, (int, float))
+    scaling.args = (scaling.args[0], number * ratio if scaling.target in _TIMES else number / ratio)
+
+
+@torch.no_grad()
+def _scale(made: _Rows, ratio: float) -> None:
+    for tensor in made.tensors:
+        rows = made.rows.to(tensor.device)
+        tensor[rows] = (tensor[rows].double() * ratio).to(tensor.dtype)

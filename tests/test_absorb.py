@@ -1,0 +1,145 @@
+"""Factors of narrowed heads lie in weights: a network built narrow by hand from the same class computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from samples import Net, linear
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import fxprune
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def vit(width, **options):
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 8, "depth": 2, "num_classes": 7, "num_heads": 2, **options}
+    return VisionTransformer(embed_dim=width, **options).eval()
+
+
+def halved(model, inputs, **options):
+    """Snapped and narrow network."""
+    plan = fxprune.plan(fxprune.couple(model, inputs), keep=0.5, method="even")
+    return fxprune.snap(model, plan), fxprune.narrow(model, plan, **options)
+
+
+@pytest.fixture
+def fused(request):
+    before = timm.layers.use_fused_attn()
+    timm.layers.set_fused_attn(request.param)
+    yield
+    timm.layers.set_fused_attn(before)
+
+
+@pytest.mark.parametrize("fused", [True, False], indirect=True, ids=["fused", "matmul"])
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}], ids=["plain", "normed queries"])
+def test_a_network_built_by_hand_takes_the_narrow_weights(fused, options):
+    model = vit(64, **options).double()
+    snapped, narrow = halved(model, IMAGES.double())
+    by_hand = vit(32, **options).double()
+    by_hand.load_state_dict(narrow.state_dict())
+    # float64: sums of two columns, and a factor of 2 ** 0.5 in other places.
+    torch.testing.assert_close(narrow(IMAGES.double()), snapped(IMAGES.double()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(by_hand(IMAGES.double()), snapped(IMAGES.double()), rtol=1e-12, atol=1e-12)
+
+
+def attend(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def heads(x):
+    return x.unflatten(-1, (2, 8)).transpose(1, 2)
+
+
+def merged(x):
+    return x.transpose(1, 2).flatten(2)
+
+
+def attention(forward, **layers):
+    torch.manual_seed(0)
+    layers = {name: linear(16, 16) for name in ("q", "k", "v", "o")} | layers
+    return Net(forward, stem=linear(6, 16), **layers, head=linear(16, 4)).double().eval()
+
+
+def plain(s, x):
+    x = s.stem(x)
+    return s.head(s.o(merged(attend(heads(s.q(x)), heads(s.k(x)), heads(s.v(x))))).mean(1))
+
+
+def divided(s, x):
+    x = s.stem(x)
+    weights = (heads(s.q(x)) @ heads(s.k(x)).mT / 8**0.5).softmax(-1)
+    return s.head(s.o(merged(weights @ heads(s.v(x)))).mean(1))
+
+
+def unscaled(s, x):
+    x = s.stem(x)
+    weights = (heads(s.q(x)) @ heads(s.k(x)).mT * 0.1).softmax(-1)
+    return s.head(s.o(merged(weights @ heads(s.v(x)))).mean(1))
+
+
+def queries_seen_elsewhere(s, x):
+    x = s.stem(x)
+    q = s.q(x)
+    return s.head((s.o(merged(attend(heads(q), heads(s.k(x)), heads(s.v(x))))) + s.o(q)).mean(1))
+
+
+def of_one_layer(s, x):
+    x = s.stem(x)
+    return s.head(s.o(merged(attend(heads(s.q(x)), heads(s.q(x)), heads(s.v(x))))).mean(1))
+
+
+def gelu_between(s, x):
+    x = s.stem(x)
+    return s.head(s.o(merged(attend(F.gelu(heads(s.q(x))), F.gelu(heads(s.k(x))), heads(s.v(x))))).mean(1))
+
+
+# Whether the factor goes into weights.
+ABSORBED = {
+    "plain": (plain, True),
+    "divided": (divided, True),
+    "a scale of its own": (unscaled, True),
+    "queries seen elsewhere": (queries_seen_elsewhere, True),
+    "queries and keys of one layer": (of_one_layer, False),
+    "gelu between": (gelu_between, False),
+}
+
+
+@pytest.mark.parametrize("name", ABSORBED)
+def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
+    forward, absorbed = ABSORBED[name]
+    model, x = attention(forward), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    snapped, narrow = halved(model, x)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+    assert narrow.meta["factors"] == (0 if absorbed else 1)
+    with_factors = halved(model, x, absorb=False)[1]
+    assert with_factors.meta["factors"] == 1
+    torch.testing.assert_close(with_factors(x), snapped(x), rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_of_the_wide_network_is_changed():
+    model = vit(64)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    halved(model, IMAGES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_factor_of_a_wrong_ratio_would_show():
+    model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    snapped, narrow = halved(model, x)
+    with torch.no_grad():
+        narrow.q.weight *= 2**0.5
+    assert not fxprune.verify(snapped, narrow, x, tolerance=1e-9).passed
+
+
+def test_shared_weights_are_left_alone():
+    model = attention(plain)
+    model.k.weight = nn.Parameter(model.q.weight.detach().clone())
+    model.q.weight = model.k.weight
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    snapped, narrow = halved(model, x)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
