@@ -8,7 +8,7 @@ to, random numbers that only one of them draws, a result that is kept for the ne
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = _Pair(model, module)
-    with generators_restored(), torch.no_grad():
+    with generators_restored(), _untouched(model), torch.no_grad():
         first = values_of(example_inputs, pair.device)
         unchecked: list[str] = []
         try:
@@ -87,6 +87,18 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
         in_training, why = ("", "") if always else _in_training(pair, first)
         unchecked.append(why)
     return Difference(always, in_training, "; ".join(filter(None, unchecked)), always.startswith(_KEEPS))
+
+
+@contextlib.contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Buffers after the block are those before it: functions that a copy holds may still lead to the original."""
+    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            if name in before and buffer.shape == before[name].shape and not torch.equal(buffer, before[name]):
+                buffer.detach().copy_(before[name])
 
 
 class _Pair:
@@ -109,12 +121,8 @@ class _Pair:
             copy_with(each, lambda name, tensor: shown(self._tensor(name, tensor))).eval()
             for each in (self.model, self.module)
         )
-        if training:
-            model.train()
-            own = dict(model.named_modules())
-            for name, child in module.named_modules():
-                child.training = own[name].training if name in own else model.training
-        return model, module
+        # A model may keep some layers in eval mode by a `train` of its own; its graph has none.
+        return (model.train(), module.train()) if training else (model, module)
 
     def _tensor(self, _: str, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter):

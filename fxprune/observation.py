@@ -66,6 +66,8 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
 class Watch(TorchDispatchMode):
     """Notes in which precisions contractions run, and saves parameters before anything is written to them."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.precisions: set[torch.dtype] = set()
@@ -76,6 +78,8 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):  # an operator with functions as arguments
+            return func(*args, **kwargs)
         if func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 writes = argument.alias_info is not None and argument.alias_info.is_write
@@ -103,7 +107,11 @@ class Watch(TorchDispatchMode):
 class Certain(TorchDispatchMode):
     """Nothing is dropped at random, and random numbers are all one half."""
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
         if name == "native_dropout":
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import operator
 import types
 from collections.abc import Callable, Iterator
@@ -110,6 +111,8 @@ class PlainTracer(fx.Tracer):
         shown = opened(self.root) if is_module else None
         if shown is not None:
             root_fn = shown
+        if is_module and "forward" in vars(self.root):
+            root_fn = _of_instance(self.root)
         globals_of = root_fn.__globals__
         if is_module and (self.root._forward_hooks or self.root._forward_pre_hooks):
             root_fn = _with_hooks(root_fn)
@@ -122,6 +125,20 @@ class PlainTracer(fx.Tracer):
 
         # Functions that are to be recorded as they are get patched in the globals of what is traced.
         return types.FunctionType(traced.__code__, globals_of, closure=traced.__closure__), [self.root]
+
+
+def _of_instance(root: nn.Module) -> Callable[..., Any]:
+    """The forward that was set on a module itself, as a function of the module and its arguments."""
+    own = vars(root)["forward"]
+
+    @functools.wraps(own)
+    def forward(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return own(*args, **kwargs)
+
+    given = inspect.signature(own)
+    first = inspect.Parameter("root", inspect.Parameter.POSITIONAL_ONLY)
+    forward.__signature__ = given.replace(parameters=[first, *given.parameters.values()])  # type: ignore[attr-defined]
+    return forward
 
 
 def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:

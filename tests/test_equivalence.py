@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import types
 
 import pytest
 import torch
@@ -366,6 +367,27 @@ def test_the_comparison_can_be_turned_off_by_name():
 def test_a_model_that_does_not_run_on_the_example_says_so_itself():
     with pytest.raises(CaptureError, match=r"Small does not run on inputs \[\(2, 4, 8, 8\)\]: RuntimeError"):
         fxprune.couple(Small(), torch.zeros(2, 4, 8, 8))
+
+
+def test_layers_that_the_model_keeps_in_eval_mode_are_not_trained_by_the_graph():
+    class Frozen(Small):
+        def train(self, mode=True):
+            super().train(mode)
+            self.bn.eval()
+            return self
+
+    captured = capture(Frozen().eval(), (IMAGES,))
+    captured(IMAGES)
+    with pytest.raises(SpecialisedError, match="does something else in training mode"):
+        captured.train()(IMAGES)
+
+
+def test_a_forward_of_the_instance_is_the_one_that_counts():
+    model = Small().eval()
+    model.forward = types.MethodType(lambda self, x: type(self).forward(self, x) * 2, model)
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    wanted = drawn(fxprune.snap(model, plan), IMAGES)
+    torch.testing.assert_close(drawn(fxprune.narrow(model, plan), IMAGES), wanted, rtol=1e-5, atol=1e-5)  # float32
 
 
 BROKEN = {
