@@ -109,6 +109,8 @@ class _Pair:
         devices = [tensor.device for _, tensor in named_tensors(model)]
         self.device = devices[0] if devices else torch.device("cpu")
         self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+        # Whether both do the same operations, with nothing that autocast could tell apart.
+        self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"
         generator = torch.Generator().manual_seed(0)
         self._varied = {id(p): varied(p.detach(), generator) for p in model.parameters() if is_uniform(p)}
@@ -158,6 +160,8 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
     why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
     if why:
         return f"at a second call, {why}"
+    assert not isinstance(found, str)
+    pair.alike = wanted.operations == found.operations and not wanted.uses_autocast
     if not pair.exported:
         return ""
     with torch.enable_grad():  # of which an export knows nothing
@@ -169,7 +173,7 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
 def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
     """Whether both multiply in the same precisions where the caller lowers them, without numbers; or why not known."""
     kind = pair.device.type
-    if not torch.amp.is_autocast_available(kind):
+    if pair.alike or not torch.amp.is_autocast_available(kind):
         return "", ""
     precisions = []
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.autocast(kind, dtype=torch.bfloat16):
@@ -182,7 +186,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
             except Exception as error:  # what numbers decide is not known here
                 return "", f"under autocast: {say(error)}"
             kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
-            precisions.append((sorted(map(str, watch.precisions)), list(map(str, kinds))))
+            precisions.append((sorted(map(str, watch.precisions())), list(map(str, kinds))))
     (wanted, returned), (found, given) = precisions
     if wanted == found and returned == given:
         return "", ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pickle
 import random
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import named_tensors
+from fxprune.modes import QUESTIONS
 
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product_attention")
 
@@ -29,7 +31,8 @@ class Observation:
     inputs: list[Tensor]
     state: dict[str, Tensor]
     draws: bool
-    precisions: set[torch.dtype]
+    operations: list[Any]
+    uses_autocast: bool
 
 
 def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
@@ -49,7 +52,7 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = _generators()
-    with Watch(tensors) as watch:  # type: ignore[no-untyped-call]
+    with _autocast_watched() as uses, Watch(tensors) as watch:  # type: ignore[no-untyped-call]
         outputs = leaves_of(call(module, given))
         watch.outputs_are_kept(outputs)
     after = dict(named_tensors(module))
@@ -59,18 +62,19 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
         tensors_of(given),
         changed | watch.restore(),
         drawn != _generators(),
-        watch.precisions,
+        watch.operations,
+        bool(uses),
     )
 
 
 class Watch(TorchDispatchMode):
-    """Notes in which precisions contractions run, and saves parameters before anything is written to them."""
+    """Notes each operation with the types it runs in, and saves parameters before anything is written to them."""
 
     supports_higher_order_operators = True
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.precisions: set[torch.dtype] = set()
+        self.operations: list[tuple[Any, tuple[torch.dtype, ...]]] = []
         self._parameters = {
             _storage(tensor): (name, tensor) for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)
         }
@@ -86,9 +90,19 @@ class Watch(TorchDispatchMode):
                 if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
                     name, parameter = found
                     self._saved.setdefault(name, (parameter, parameter.detach().clone()))
-        if any(kind in func._schema.name for kind in _CONTRACTIONS):
-            self.precisions |= {leaf.dtype for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)}
+        self.operations.append(
+            (func, tuple(leaf.dtype for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)))
+        )
         return func(*args, **kwargs)
+
+    def precisions(self) -> set[torch.dtype]:
+        """Types that contractions ran in."""
+        return {
+            kind
+            for func, kinds in self.operations
+            for kind in kinds
+            if any(name in func._schema.name for name in _CONTRACTIONS)
+        }
 
     def outputs_are_kept(self, outputs: list[Any]) -> None:
         """Outputs may be the parameters themselves, which are about to be restored."""
@@ -102,6 +116,28 @@ class Watch(TorchDispatchMode):
         for parameter, before in self._saved.values():
             parameter.detach().copy_(before)
         return written
+
+
+@contextlib.contextmanager
+def _autocast_watched() -> Iterator[list[None]]:
+    """A list that is no longer empty once autocast was entered or asked for."""
+    uses: list[None] = []
+
+    def noted(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            uses.append(None)
+            return function(*args, **kwargs)
+
+        return call
+
+    names = [name for name in QUESTIONS if "autocast" in name]
+    with contextlib.ExitStack() as stack:
+        for owner, name in [(torch.autocast, "__enter__"), *((torch, name) for name in names)]:
+            function = getattr(owner, name)
+            stack.callback(setattr, owner, name, function)
+            setattr(owner, name, noted(function))
+        yield uses
 
 
 class Certain(TorchDispatchMode):

@@ -280,7 +280,7 @@ def test_backward_hooks_that_would_be_lost_are_refused():
 def contractions(network, dtype):
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype), observation.Watch({}) as watch:
         out = network(IMAGES)
-    return watch.precisions, out
+    return watch.precisions(), out
 
 
 def test_an_island_stays_in_full_precision_under_the_callers_autocast():
