@@ -72,8 +72,8 @@ _DTYPES = {
         *("int64", "int32", "int16", "int8", "uint8", "bool"),
     )
 }
-# Numbers of one input: 8 GiB of float32.
-LARGEST_INPUT = 1 << 31
+# Numbers of one input: 1 GiB of float32.
+LARGEST_INPUT = 1 << 28
 
 
 def to_json(inputs: Inputs) -> Any:

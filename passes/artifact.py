@@ -123,6 +123,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     content, plan = read_network(folder), _read_plan(folder)
     tensors = read_tensors(folder / WEIGHTS)
     check_kinds(content["tensors"], kinds_of(tensors), str(folder / WEIGHTS))
+    _check_images(plan["inputs"], content["preprocessing"], folder)
     wide = build_wide(content, plan["tensors"], folder, tensors) if model is None else model
     try:
         skeleton = apply_plan(wide, plan_from(plan, wide, folder / PLAN))
@@ -133,6 +134,19 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     assert isinstance(network, fx.GraphModule)
     network.meta["preprocessing"] = content["preprocessing"]
     return network
+
+
+def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:
+    """Raise CheckpointError where the plan is for other images than those that the network was made for."""
+    if preprocessing is None:
+        return
+    match inputs:
+        case [[str(), [int(), *size]]] if tuple(size) == preprocessing.input_size:
+            return
+    raise CheckpointError(
+        f"{folder / PLAN} is for inputs {str(inputs)[:80]}, and {folder / NETWORK} says that images have the size "
+        f"{list(preprocessing.input_size)}. {_REMEDY}"
+    )
 
 
 def build_wide(

@@ -44,7 +44,7 @@ def test_a_manifest_that_is_not_held_to_its_word_is_found(folders, monkeypatch):
 def test_what_was_done_is_not_done_again_and_a_process_that_dies_is_told(folders, tmp_path, monkeypatch):
     made, whole = folders
     monkeypatch.setattr(fuzz_folders, "make_folders", lambda place: made)
-    monkeypatch.setattr(fuzz_folders, "numbers", lambda folder: whole)
+    monkeypatch.setattr(fuzz_folders, "numbers", lambda folder, before=None: whole)
 
     def attack(number, seed, *_):
         if number == 2:
