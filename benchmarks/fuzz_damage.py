@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ from typing import Any
 
 import torch
 
-from fxprune.passes.layout import MANIFEST
+from fxprune.passes.layout import MANIFEST, PLAN
 from fxprune.passes.manifest import fingerprint
 from fxprune.passes.weights import read_tensors, write_tensors
+from fxprune.plans import digest
 
 HOSTILE: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2, 7, 10**12, -(10**12), 10**30, 0.5, -0.5, 1e308, -1e-308),
@@ -72,6 +74,10 @@ def damaged(folder: Path, other: Path, random: Random, *, signed: bool) -> tuple
 
 def sign(folder: Path) -> None:
     """Make the manifest agree with the files, as whoever can write both can."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError):
+        plan = json.loads((folder / PLAN).read_text())
+        if "sha256" in plan:
+            (folder / PLAN).write_text(json.dumps(plan | {"sha256": digest(plan)}))
     manifest = json.loads((folder / MANIFEST).read_text())
     there = [name for name in manifest["files"] if (folder / name).is_file()]
     manifest["files"] = {name: asdict(fingerprint(folder / name)) for name in there}

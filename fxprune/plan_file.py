@@ -12,10 +12,10 @@ import torch
 from fxprune.documents import check_fields, check_format, read_json
 from fxprune.errors import PlanError
 from fxprune.inputs import from_json, inputs_for, is_shape
-from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes
+from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
 from fxprune.propagate import couple
 
-KINDS: Mapping[str, tuple[type, ...]] = {
+KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,),
     "seed": (int,),
     "inputs": (list, dict),
@@ -64,7 +64,12 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     value: dict[str, Any] = read_json(path, "plan file", PlanError, _REMEDY)
     check_format(value, FORMAT, VERSION, path, PlanError)
-    check_fields(value, KINDS, path, PlanError)
+    check_fields(value, KINDS | ({"sha256": (str,)} if "sha256" in value else {}), path, PlanError)
+    if value.get("sha256", digest(value)) != digest(value):
+        raise PlanError(
+            f"{path} is not as it was written: its `sha256` is that of another plan. Make it again with `fxprune "
+            "plan`, or take out that line if you have edited the file."
+        )
     for name, shape in value["tensors"].items():
         if not is_shape(shape):
             raise PlanError(f"{path} is damaged: the shape of `{name}` is no list of sizes. {_REMEDY}")

@@ -8,6 +8,7 @@ one boolean per channel code.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -161,8 +162,9 @@ class Plan:
         return text + f"\n\n{self.method}, seed {self.seed}: {total[0]} channels become {total[1]}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, aside and renamed, so that no half-written plan is ever seen."""
-        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+        """Write the plan as JSON, aside and renamed, so that no half-written plan is ever seen; with its own hash."""
+        value = self.to_json()
+        write_text(path, json.dumps(value | {"sha256": digest(value)}, indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         """JSON value: format, version, method, seed, input shapes, tensor shapes, clusters."""
@@ -177,6 +179,12 @@ class Plan:
             "groups": self.coupling.digest,
             "clusters": {name: cluster.tolist() for name, cluster in self.clusters.items()},
         }
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 of what a plan file says, but for this itself, however it is laid out."""
+    said = {name: each for name, each in value.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def check_digest(digest: str, coupling: Coupling, where: str) -> None:

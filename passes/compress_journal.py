@@ -79,7 +79,11 @@ def open_journal(job: Job, data: Data, phases: Phases, *, stages: int = 1) -> It
     done = phases.steps_done("train", *map(phase_of, range(1, stages + 1)))
     phases.own.claim(METRICS, RECIPE)
     before = _events(phases)
-    with Metrics(phases.folder, tensorboard=job.tensorboard, resume_at=done) as metrics:
+    if done is not None:
+        phases.own.check_noted(METRICS)
+    with Metrics(
+        phases.folder, tensorboard=job.tensorboard, resume_at=done, on_write=lambda: phases.own.note(METRICS)
+    ) as metrics:
         phases.own.adopt(_events(phases) - before)
         write_recipe(job, phases.folder / RECIPE)
         yield Journal(metrics, wide_steps, csgd_steps)

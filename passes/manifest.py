@@ -145,15 +145,27 @@ def check_listed(path: str | os.PathLike[str]) -> None:
             manifest.check(place.parent, [place.name])
 
 
-def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
-    """Size and hash of a file.
+def fingerprint(path: str | os.PathLike[str], *, first: int | None = None) -> Fingerprint:
+    """Size and hash of a file, or of its first bytes.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
     """
+    digest, size = hashlib.sha256(), 0
     with open_plain(path) as file:
-        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # BinaryIO can do what it asks for
-        return Fingerprint(os.fstat(file.fileno()).st_size, digest.hexdigest())
+        while block := file.read(1 << 20 if first is None else min(1 << 20, first - size)):
+            digest.update(block)
+            size += len(block)
+    return Fingerprint(size, digest.hexdigest())
+
+
+def is_noted(value: Any) -> bool:
+    """Whether a JSON value is a fingerprint."""
+    try:
+        _fingerprint(value)
+    except ValueError:
+        return False
+    return True
 
 
 def is_plain(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ class Metrics:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, tensorboard: bool = False, resume_at: int | None = None
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        tensorboard: bool = False,
+        resume_at: int | None = None,
+        on_write: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin a file, or go on with the one of a run that broke off.
 
@@ -38,6 +43,7 @@ class Metrics:
             tensorboard: write event files to ``tensorboard/`` in the folder, too.
             resume_at: steps that are done, counted through all phases, as the checkpoint has them: later records are
                 dropped. None: a new run; what another one left is replaced.
+            on_write: is called when the file is there, and when something was added to it.
 
         Raises:
             OptionError: TensorBoard is not installed.
@@ -52,6 +58,8 @@ class Metrics:
         # A checkpoint may come before the record of its own step or after it: then that is not written again.
         self._already = {_place(record) for record in kept if record["step"] == resume_at}
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._on_write = on_write
+        on_write()
 
     def record(self, *, phase: str, epoch: int, step: int, **numbers: Any) -> None:
         """Append ``{"phase": ..., "epoch": ..., "step": ..., **numbers}``.
@@ -77,6 +85,7 @@ class Metrics:
             return
         self._file.write(_line(record))
         self._file.flush()
+        self._on_write()
         if self._events is not None:
             for name in numbers:
                 if record[name] is not None:

@@ -2,7 +2,8 @@
 
 ::
 
-    checkpoints/files.json: {"format": "fxprune-files", "version": 1, "state": "kept", "files": ["train.pt", ...]}
+    checkpoints/files.json: {"format": "fxprune-files", "version": 1, "state": "kept",
+                             "files": {"train.pt": null, "metrics.jsonl": {"bytes": 512, "sha256": "..."}, ...}}
 
 A name is on the list before its file is there, so that a process that is killed leaves no file that nobody owns. Where
 the state is ``going`` or ``moving``, a process was killed while it removed the files or moved them beside: whoever
@@ -16,13 +17,16 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fxprune.documents import check_fields, check_format, read_json
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.files import remove_parts, write_text
 
 from .layout import EVENTS, LIST, METRICS, RECIPE
+from .manifest import fingerprint, is_noted
 
 FORMAT, VERSION = "fxprune-files", 1
 KEPT, GOING, MOVING = "kept", "going", "moving"
@@ -42,7 +46,7 @@ class OwnFiles:
             CheckpointError: the list is damaged.
         """
         state, names = self._read()
-        return names if state == KEPT else []
+        return [*names] if state == KEPT else []
 
     def present(self, suffix: str = "") -> list[Path]:
         """The files of ours that are there and end so, oldest first."""
@@ -69,12 +73,29 @@ class OwnFiles:
         _, known = self._read()
         if new := [name for name in names if name not in known]:
             self.check_free(new)
-            self._write(KEPT, [*known, *new])
+            self._write(KEPT, known | dict.fromkeys(new))
 
     def adopt(self, names: Iterable[str]) -> None:
         """Put files on the list that this program has just made."""
         _, known = self._read()
-        self._write(KEPT, list(dict.fromkeys([*known, *names])))
+        self._write(KEPT, dict.fromkeys(names) | known)
+
+    def note(self, name: str) -> None:
+        """Remember what is in a file that grows; what is added later does not matter."""
+        state, names = self._read()
+        if state == KEPT:
+            self._write(KEPT, names | {name: asdict(fingerprint(self.folder / name))})
+
+    def check_noted(self, name: str) -> None:
+        """Raise CheckpointError where a file that is there no longer begins with what was noted."""
+        noted, path = self._read()[1].get(name), self.folder / name
+        if noted is not None and path.exists():
+            found = fingerprint(path, first=noted["bytes"])
+            if asdict(found) != noted:
+                raise CheckpointError(
+                    f"{path} is damaged: its first {noted['bytes']} bytes are not those that were written. Remove it "
+                    "to go on without the records of what was done."
+                )
 
     def clear(self) -> None:
         """Remove the files of ours, then the list, then the folder if nothing is left in it."""
@@ -90,7 +111,7 @@ class OwnFiles:
         place.check()
         place.clear()
         _, names = self._read()
-        place.claim(*names)
+        place._write(KEPT, place._read()[1] | names)
         self._write(MOVING, names)
         self.mend(place)
 
@@ -105,7 +126,7 @@ class OwnFiles:
         if state in (MOVING, GOING):
             self._remove(names)
 
-    def _remove(self, names: list[str]) -> None:
+    def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
         remove_parts(self.folder, [*names, LIST])
@@ -114,20 +135,21 @@ class OwnFiles:
             with contextlib.suppress(OSError):  # files of the user's are in it
                 folder.rmdir()
 
-    def _read(self) -> tuple[str | None, list[str]]:
+    def _read(self) -> tuple[str | None, dict[str, Any]]:
         path = self.folder / LIST
         if not os.path.lexists(path):
-            return None, []
+            return None, {}
         remedy = f"Move {self.folder} away to begin anew."
         value = read_json(path, "list of files", CheckpointError, remedy)
         check_format(value, FORMAT, VERSION, path, CheckpointError)
-        check_fields(value, {"state": (str,), "files": (list,)}, path, CheckpointError)
+        check_fields(value, {"state": (str,), "files": (dict,)}, path, CheckpointError)
         state, names = value["state"], value["files"]
-        if state not in (KEPT, GOING, MOVING) or not all(isinstance(n, str) and _OURS.fullmatch(n) for n in names):
+        sound = all(_OURS.fullmatch(name) and (noted is None or is_noted(noted)) for name, noted in names.items())
+        if state not in (KEPT, GOING, MOVING) or not sound:
             raise CheckpointError(f"{path} is damaged: it lists what is no file of ours. {remedy}")
         return state, names
 
-    def _write(self, state: str, names: list[str]) -> None:
+    def _write(self, state: str, names: dict[str, Any]) -> None:
         value = {"format": FORMAT, "version": VERSION, "state": state, "files": names}
         write_text(self.folder / LIST, json.dumps(value, indent=1) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -21,6 +22,7 @@ from .manifest import check_listed
 from .seal import check_seal, is_sealed
 
 SUFFIX = ".safetensors"
+_HASH = "fxprune.sha256"  # in the header of a file
 _TYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -51,7 +53,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -
         seen.add(memory)
     with written_aside(path) as aside:
         try:
-            save_file(plain, aside)
+            save_file(plain, aside, metadata={_HASH: _digest(plain)})
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
@@ -60,22 +62,38 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    """Tensors of a safetensors file; where :func:`write_tensors` wrote it, they are bit for bit what was written.
 
     Raises:
-        CheckpointError: no such file, or one that is cut short or not in this format.
+        CheckpointError: no such file, or one that is cut short, damaged, or not in this format.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
         tensors: dict[str, Tensor] = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get(_HASH)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise _unreadable(path, error) from error
     for name, tensor in tensors.items():
         if tensor.dtype not in _TYPES:
             raise CheckpointError(f"{os.fspath(path)} holds {tensor.dtype} under `{name[:80]}`, which no network has.")
+    if written is not None and written != (found := _digest(tensors)):
+        raise CheckpointError(
+            f"{os.fspath(path)} is damaged: the SHA-256 of its tensors is {found[:12]}, that of what was written "
+            f"{written[:12]}. Take another copy of it."
+        )
     return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and numbers."""
+    digest, kinds = hashlib.sha256(), kinds_of(tensors)
+    for name in sorted(tensors):
+        digest.update(f"{name} {kinds[name]}\n".encode())
+        digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -16,6 +16,7 @@ from fxprune.models_zoo import registry
 from fxprune.passes.artifact import ModelSpec, load, save
 from fxprune.passes.model_spec import build_within
 from fxprune.passes.weights import read_tensors, write_tensors
+from fxprune.plans import digest
 
 
 @pytest.fixture
@@ -37,6 +38,8 @@ def put(file, *path, value):
         for key in path[:-1]:
             inside = inside[key]
         inside[path[-1]] = value
+        if "sha256" in content:
+            content["sha256"] = digest(content)
         (folder / file).write_text(json.dumps(content))
 
     return change

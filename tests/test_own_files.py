@@ -10,6 +10,7 @@ from test_folder import write, written
 from tiny import Tiny, tiny_data
 
 import fxprune
+import fxprune.passes.compress
 from fxprune.errors import CheckpointError, DivergedError, OptionError
 from fxprune.passes import compress_measure
 from fxprune.passes.layout import EVENTS, LIST
@@ -104,7 +105,7 @@ def test_a_file_of_the_user_in_the_place_of_one_of_ours_is_refused_at_the_start(
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"format": "fxprune-files", "version": 1, "state": "kept", "files": ["../mine"]}'],
+    ["", "[]", "{}", '{"format": "fxprune-files", "version": 1, "state": "kept", "files": {"../mine": null}}'],
 )
 def test_a_damaged_list_is_refused(tmp_path, content):
     write(tmp_path, {f"a/{LIST}": content, "mine": "", "a/train.pt": ""})
@@ -155,3 +156,18 @@ def test_files_of_the_user_stay_whatever_becomes_of_a_run(tmp_path, monkeypatch)
     assert there == {*listed, "manifest.json"} and any(name.startswith(f"{EVENTS}/events") for name in listed)
     run(tmp_path, tensorboard=False)
     assert mine(tmp_path) == MINE and written(tmp_path / EVENTS) == ["mine.txt"]
+
+
+def test_records_that_are_not_those_that_were_written_are_not_gone_on_with(tmp_path):
+    own = owning(tmp_path)
+    own.note("metrics.jsonl")
+    path = tmp_path / "metrics.jsonl"
+    text = path.read_text()
+    path.write_text(text + "more")
+    own.check_noted("metrics.jsonl")
+    for damaged in (text[:-1], "x" + text[1:], ""):
+        path.write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"metrics.jsonl is damaged: its first \d+ bytes"):
+            own.check_noted("metrics.jsonl")
+    path.unlink()
+    own.check_noted("metrics.jsonl")

@@ -200,3 +200,16 @@ def test_whole_heads_stay_whole_on_another_instance_and_in_a_file(tmp_path):
     rows = {cut.parameter: cut.cluster.tolist() for cut in plan.partitions() if cut.tied}
     for again in (plan.on(twin), load_plan(tmp_path / "plan.json", twin)):
         assert {cut.parameter: cut.cluster.tolist() for cut in again.partitions() if cut.tied} == rows
+
+
+def test_a_plan_file_knows_what_it_says(tmp_path):
+    path = tmp_path / "plan.json"
+    Plan(COUPLING, HALVES).save(path)
+    value = json.loads(path.read_text())
+    value["clusters"][A] = value["clusters"][A][::-1]
+    path.write_text(json.dumps(value))
+    with pytest.raises(PlanError, match="is not as it was written: its `sha256`"):
+        load_plan(path, MODEL)
+    value.pop("sha256")  # edited by hand
+    path.write_text(json.dumps(value))
+    assert load_plan(path, MODEL).clusters[A].tolist() == value["clusters"][A]

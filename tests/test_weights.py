@@ -155,6 +155,11 @@ REFUSED = {
         "numbers of another type: 1 of 15|cannot be read as weights",
     ),
     "a list": ("w.pth", lambda path: torch.save([1, 2], path), "cannot be read as weights|holds no tensors"),
+    "a bit flipped": (
+        "w.safetensors",
+        lambda path: (save_weights(filled(Plain()), path), flip(path)),
+        "w.safetensors is damaged: the SHA-256 of its tensors is",
+    ),
     "another width": (
         "w.safetensors",
         lambda path: save_weights(Plain(first=10), path),
