@@ -46,6 +46,8 @@ def folder_aside(
         CheckpointError: the manifest of the folder is damaged.
         OSError: there is no room, or no right to write.
     """
+    if os.fspath(path) == "":
+        raise OptionError("a folder for results has no name; the current one is `.`.")
     target = Path(path).absolute()
     with _made(target, path):
         token = secrets.token_hex(8)

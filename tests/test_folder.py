@@ -155,6 +155,12 @@ def test_killed_while_files_appear_the_next_run_replaces_them_all_the_same(tmp_p
     assert written(tmp_path) == [MANIFEST, "notes", PLAN] and (tmp_path / PLAN).read_text() == "newer"
 
 
+def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match="has no name"):
+        _write_and_never("")
+
+
 def test_a_file_is_no_folder(tmp_path):
     write(tmp_path, {"out": ""})
     with pytest.raises(OptionError, match="is a file"):
