@@ -13,6 +13,7 @@
     |   `-- OptionError           an option outside its range
     |-- DivergedError           training came to numbers that are not finite    exit code 1
     |-- StoppedError            stopped between two steps, by Ctrl-C or SIGTERM exit code 130, 143
+    |-- LostProcessError        another process of the same training has ended exit code 1
     `-- ProofError              a check of our own did not hold            exit code 1
         |-- AnalysisError         a rule broke its own promise
         |-- RewriteError          the narrow graph is not the one that the plan demands
@@ -98,6 +99,10 @@ class StoppedError(FxpruneError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+
+class LostProcessError(FxpruneError):
+    """Another process of the same training has ended, killed or after an error of its own."""
 
 
 class ProofError(FxpruneError):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, DataError, DivergedError, StoppedError, is_out_of_memory
+from fxprune.errors import CheckpointError, DataError, DivergedError, LostProcessError, StoppedError, is_out_of_memory
 from fxprune.plans import Plan
 
 from .checkpoint import Checkpoint
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FREE = frozenset(
     "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
 )
+# What Gloo and NCCL say of a process that no longer answers.
+_LOST = ("Connection reset by peer", "Connection closed by peer", "NCCL", "remote process exited")
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ class Phases:
                 raise DataError(
                     f"a process that reads images ended ({str(error).splitlines()[0].rstrip('.')}): often there was no "
                     f"memory for it, and fewer `workers` need less; {kept}"
+                ) from error
+            if self.ranks.count > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST):
+                raise LostProcessError(
+                    f"another process of this training has ended ({str(error).splitlines()[0][:120]}): its own last "
+                    f"words say why, and if there are none, it was killed; {kept}"
                 ) from error
             if isinstance(error, OSError) or is_out_of_memory(error):
                 error.add_note(kept)

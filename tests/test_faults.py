@@ -14,10 +14,12 @@ import torch
 from command_line import CHECKPOINTS, SMALL, enter, left, run
 from image_folder import make_folder, timm_leaves_files_open
 
-from fxprune.errors import is_out_of_memory
+from fxprune.errors import LostProcessError, is_out_of_memory
 from fxprune.files import write_text
 from fxprune.passes import compress
 from fxprune.passes.checkpoint import Checkpoint
+from fxprune.passes.compress_phases import Phases
+from fxprune.passes.ranks import Ranks
 from fxprune.passes.training import Training
 from fxprune.passes.weights import write_tensors
 
@@ -147,6 +149,18 @@ def test_onnxruntime_that_fails_leaves_what_was_trained(capsys, place, monkeypat
     code, _, err = run(capsys, f"{SMALL} --output out --quiet")
     assert (code, "cannot load" in err, "illegal instruction" in err) == (2, True, True)
     assert set(left(place)) == {"out", *CHECKPOINTS}
+
+
+def test_another_process_of_the_training_that_is_killed_is_told_with_the_way_to_go_on(place):
+    phases = Phases(place / "checkpoints", {}, 0, True, Ranks(0, 2))
+    phases.checkpoint("train").write({"steps": 1})
+    with pytest.raises(LostProcessError, match=r"another process .*Connection reset.*what was done is in .*--resume"):
+        _lose(phases)
+
+
+def _lose(phases):
+    with phases.stoppable():  # these are Gloo's words, of a real one
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:46746: Connection reset by peer.")
 
 
 def test_a_run_that_is_killed_and_one_beside_it(capsys, place):
