@@ -8,11 +8,12 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types export bench coverage results fuzz clean
+.PHONY: help demo test test-cuda lint types export bench coverage results fuzz clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
 	echo 'make test     run the tests'
+	echo 'make test-cuda the same for a device with CUDA; skipped where there is none'
 	echo 'make lint     check style and format'
 	echo 'make types    check types'
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
@@ -27,6 +28,9 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-cuda: $(READY)
+	$(BIN)/python -m pytest -n 0 -m cuda -rs tests/test_cuda.py
 
 lint: $(READY)
 	$(BIN)/ruff check --quiet --output-format concise .
