@@ -1,0 +1,196 @@
+"""Mutation testing: is every small change of the rules, the grouping, the merge and the rewrite seen by some test?
+
+Mutants come in an order of their own, so that a run that is stopped has tried a sample; it goes on where it was. What
+survives needs a reason in ``benchmarks/mutation_reasons.csv``, or a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .coverage_journal import ROOT
+from .mutation_operators import Mutant, mutants
+from .mutation_tests import Lines, Session, outcome, tests_by_line, with_tests
+from .trust_page import markdown_table, paragraph, write_section
+
+WORK = ROOT / "build" / "mutation"
+JOURNAL = WORK / "outcomes.csv"
+REASONS = Path(__file__).parent / "mutation_reasons.csv"
+FIELDS = ("key", "source", "line", "tests", "outcome", "seconds")
+# What is mutated, and the tests that are to see it. The whole suite sees more, and takes minutes for each.
+SUBJECTS = ("fxprune/rules/*.py", "fxprune/conclude.py", "passes/merge.py", "passes/rewrite*.py")
+TESTS = (
+    "test_rules.py", "test_segments.py", "test_rewrite.py", "test_conclude.py", "test_narrow.py", "test_fold.py",
+)  # fmt: skip
+# A test that takes longer than this is left out.
+MOST_SECONDS = 8.0
+
+TEXT = """
+`python -m benchmarks.mutation` makes one small change at a time (comparisons, constants, arithmetic, signs, conditions
+turned or left out, statements left out, arguments swapped) and runs the tests that run the changed line, the fastest
+first, until one fails: {tests} tests of {files} files, those of less than {most:g} s. Texts, annotations and assertions
+stay. Mutants are tried in an order drawn by their hash.
+"""
+
+
+def subjects() -> list[str]:
+    """Paths of the files that are mutated."""
+    return [str(path.relative_to(ROOT)) for pattern in SUBJECTS for path in sorted(ROOT.glob(pattern))]
+
+
+def every_mutant() -> list[Mutant]:
+    """All mutants, in the order of the hashes of their keys."""
+    found = [m for path in subjects() for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
+    return sorted(found, key=lambda mutant: hashlib.sha256(f"{mutant.key} {mutant.index}".encode()).hexdigest())
+
+
+def source_of(path: str) -> str:
+    """Which source a mutant is one of."""
+    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:12]
+
+
+def known() -> dict[tuple[str, int], dict[str, str]]:
+    """(key, line) -> newest outcome, of the present source of its file."""
+    if not JOURNAL.exists():
+        return {}
+    with open(JOURNAL, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("outcome")]
+    present = {path: source_of(path) for path in subjects()}
+    return {
+        (row["key"], int(row["line"])): row
+        for row in rows
+        if present.get(row["key"].partition(" ")[0]) == row["source"]
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 1 if a mutant survived for which there is no reason."""
+    args = _parser().parse_args(argv)
+    if not args.report:
+        with_tests(TESTS, lambda session: _run(session, args))
+    return _report(args)
+
+
+def _run(session: Session, args: argparse.Namespace) -> None:
+    lines, seconds = _lines(session)
+    done, deadline = known(), time.monotonic() + args.seconds
+    chosen = [mutant for mutant in every_mutant() if args.only in mutant.key][: args.mutants]
+    todo = [mutant for mutant in chosen if _place(mutant) not in done or (args.survivors and _survived(done, mutant))]
+    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not JOURNAL.exists()
+    with open(JOURNAL, "a", encoding="utf-8", newline="") as file:
+        journal = csv.DictWriter(file, FIELDS)
+        if fresh:
+            journal.writeheader()
+        for at, mutant in enumerate(todo):
+            if time.monotonic() > deadline:
+                break
+            names = sorted(lines.get((mutant.path, mutant.line), ()), key=seconds.__getitem__)
+            start = time.monotonic()
+            said = outcome(session, mutant, names) if names else "no test runs it"
+            took = f"{time.monotonic() - start:.1f}"
+            row = (mutant.key, source_of(mutant.path), mutant.line, len(names), said, took)
+            journal.writerow(dict(zip(FIELDS, row)))
+            file.flush()
+            if not said.startswith("killed"):
+                print(f"{at + 1}/{len(todo)} {mutant.path}:{mutant.line} {said}: {mutant.key}", flush=True)
+
+
+def _place(mutant: Mutant) -> tuple[str, int]:
+    return mutant.key, mutant.line
+
+
+def _survived(done: Mapping[tuple[str, int], Mapping[str, str]], mutant: Mutant) -> bool:
+    return not done[_place(mutant)]["outcome"].startswith("killed")
+
+
+def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
+    """Which tests run which lines; kept on disk, as long as neither sources nor tests change."""
+    files = [ROOT / path for path in subjects()] + [ROOT / "tests" / name for name in TESTS]
+    files += [*sorted((ROOT / "tests" / "samples").glob("*.py")), *sorted((ROOT / "benchmarks").glob("random_*.py"))]
+    sha = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    kept = WORK / "lines.json"
+    stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    if stored.get("sha") != sha:
+        lines, seconds = tests_by_line(session, subjects())
+        stored = {
+            "sha": sha,
+            "lines": [[path, line, names] for (path, line), names in lines.items()],
+            "seconds": seconds,
+        }
+        WORK.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(stored), encoding="utf-8")
+    short = {name: took for name, took in stored["seconds"].items() if took < MOST_SECONDS}
+    return {(path, line): [n for n in names if n in short] for path, line, names in stored["lines"]}, short
+
+
+def reasons() -> dict[str, str]:
+    """Key of a mutant that may survive -> why."""
+    with open(REASONS, encoding="utf-8", newline="") as file:
+        return {row["key"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def _report(args: argparse.Namespace) -> int:
+    every, done, why = every_mutant(), known(), reasons()
+    by_file: dict[str, Counter[str]] = {path: Counter() for path in subjects()}
+    open_ones = []
+    for mutant in every:
+        count = by_file[mutant.path]
+        count["mutants"] += 1
+        row = done.get(_place(mutant))
+        if row is None:
+            continue
+        count["tried"] += 1
+        if row["outcome"].startswith("killed"):
+            count["killed"] += 1
+        elif mutant.key in why:
+            count[why[mutant.key].partition(":")[0]] += 1
+        else:
+            count["open"] += 1
+            open_ones.append(mutant)
+    total: Counter[str] = sum(by_file.values(), Counter())
+    kinds = sorted({kind for count in by_file.values() for kind in count} - {"mutants", "tried", "killed", "open"})
+    head = ("file", "mutants", "tried", "killed", *kinds, "open", "killed of those that could be")
+    rows: list[tuple[object, ...]] = [
+        (f"`{name}`" if name != "all" else name, *(c[column] for column in head[1:-1]), _share(c))
+        for name, c in (*by_file.items(), ("all", total))
+        if c["mutants"]
+    ]
+    counted = json.loads((WORK / "lines.json").read_text(encoding="utf-8")) if (WORK / "lines.json").exists() else {}
+    tests = sum(took < MOST_SECONDS for took in counted.get("seconds", {}).values())
+    told = [paragraph(TEXT.format(tests=tests, files=len(TESTS), most=MOST_SECONDS)), markdown_table(head, rows)]
+    survivors = [
+        f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.key, 'open')}"
+        for m in sorted(every, key=lambda m: (m.path, m.line))
+        if (row := done.get(_place(m))) and not row["outcome"].startswith("killed")
+    ]
+    write_section("Mutations of the sources", "\n\n".join([*told, "What survived, and why:", "\n".join(survivors)]))
+    print(f"{total['tried']} of {total['mutants']} mutants tried, {total['killed']} killed, {len(open_ones)} open")
+    return 1 if open_ones else 0
+
+
+def _share(count: Counter[str]) -> str:
+    could = count["tried"] - count["equivalent"]
+    return f"{count['killed'] / could:.1%}" if could else "-"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mutation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--mutants", type=int, default=10**6, metavar="N", help="at most so many (default: all)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after so long (default: never)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="those whose key contains this")
+    parser.add_argument("--survivors", action="store_true", help="also those that survived, again")
+    parser.add_argument("--report", action="store_true", help="try nothing, only write the report")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Tests by the lines that they run, and a mutant under them: collected once, forked for each mutant."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import inspect
+import os
+import signal
+import sys
+import time
+import types
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from .coverage_journal import ROOT
+from .mutation_operators import Mutant, mutated
+
+# A mutant under whose tests nothing ends any more: a loop that does not.
+SECONDS = 60
+PACKAGES = {"fxprune": "fxprune", "passes": "fxprune.passes"}
+Lines = dict[tuple[str, int], list[str]]
+
+
+class Session:
+    """Pytest with everything collected, as long as the ``with`` block lasts inside :func:`with_tests`."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self.items = {item.nodeid: item for item in session.items}
+
+    def passes(self, name: str) -> bool:
+        """Run one test."""
+        reports = runtestprotocol(self.items[name], log=False, nextitem=None)
+        return all(report.passed or report.skipped for report in reports)
+
+    def lines_run(self, name: str, seen: set[tuple[str, int]]) -> tuple[bool, set[tuple[str, int]], float]:
+        """Whether a test passes, which lines it adds to those ``seen``, and how long it takes."""
+        seen.clear()
+        start = time.process_time()
+        passed = self.passes(name)
+        return passed, set(seen), time.process_time() - start
+
+
+class _Tell(ast.NodeTransformer):
+    """Put ``SEEN.add((path, line))`` in front of every statement of every function."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        """Tell of the statements inside, nested ones too."""
+        for each in ast.walk(node):
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(each, name, None)
+                if isinstance(block, list):
+                    setattr(each, name, [told for statement in block for told in (self._tell(statement), statement)])
+        return node
+
+    def _tell(self, statement: ast.stmt) -> ast.stmt:
+        body = getattr(statement, "body", None)  # of what has one, only the head runs for certain
+        last = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno or statement.lineno
+        places = f"({self.path!r}, line) for line in range({statement.lineno}, {last + 1})"
+        told = ast.parse(f"__import__({__name__!r}, fromlist=['SEEN']).SEEN.update({places})").body[0]
+        for each in ast.walk(told):
+            ast.copy_location(each, statement)
+        return told
+
+
+SEEN: set[tuple[str, int]] = set()
+
+
+def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
+    """Collect the tests of some files and call ``use`` with them."""
+
+    class Plugin:
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtestloop(self, session: pytest.Session) -> bool:
+            use(Session(session))
+            return True
+
+    options = ["-o", "addopts=", "-n", "0", "-p", "no:cacheprovider", "-p", "no:terminal", "--capture", "no"]
+    code = pytest.main([*options, *(str(ROOT / "tests" / name) for name in files)], plugins=[Plugin()])
+    if code not in (0, 5):
+        raise RuntimeError(f"pytest ended with {code}: the tests could not be collected")
+
+
+def tests_by_line(session: Session, paths: Sequence[str]) -> tuple[Lines, dict[str, float]]:
+    """(path, line) -> names of the tests that run it; name -> its seconds. Tests that fail are left out."""
+    for path in paths:
+        _watch(path)
+    found: Lines = defaultdict(list)
+    seconds = {}
+    for name in session.items:
+        passed, lines, took = session.lines_run(name, SEEN)
+        if not passed:
+            continue
+        seconds[name] = took
+        for place in lines:
+            found[place].append(name)
+    for path in paths:
+        _put(path, compile((ROOT / path).read_text(encoding="utf-8"), str(ROOT / path), "exec"))
+    return dict(found), seconds
+
+
+def _watch(path: str) -> None:
+    """Let the functions of a file tell which lines they run."""
+    tree = ast.fix_missing_locations(_Tell(path).visit(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+    _put(path, compile(tree, str(ROOT / path), "exec"))
+
+
+def _put(path: str, code: types.CodeType) -> None:
+    """Give the functions and methods of a module the code that they have in ``code``."""
+    module = importlib.import_module(_module_name(path))
+    for name in _outermost(code):
+        _function(module, name.split(".")).__code__ = _code_in(code, name.split("."))
+
+
+def _outermost(code: types.CodeType) -> Iterator[str]:
+    for each in _codes(code):
+        if each.co_flags & inspect.CO_NEWLOCALS:
+            if not each.co_name.startswith("<"):
+                yield each.co_name
+        else:
+            yield from (f"{each.co_name}.{inner.co_name}" for inner in _codes(each) if inner.co_name[0] != "<")
+
+
+def outcome(session: Session, mutant: Mutant, names: Sequence[str]) -> str:
+    """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        told = "killed by an error while it is loaded"
+        with contextlib.suppress(BaseException):
+            apply(mutant)
+            told = next((f"killed by {name}" for name in names if not _survives(session, name)), "survived")
+        os.write(writing, told.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said or "killed by time"
+
+
+def _survives(session: Session, name: str) -> bool:
+    try:
+        return session.passes(name)
+    except BaseException:
+        return False
+
+
+def apply(mutant: Mutant) -> None:
+    """Put a mutant in place, in this process: the code of one function, or the whole module executed anew."""
+    path = ROOT / mutant.path
+    code = compile(mutated(path.read_text(encoding="utf-8"), mutant.index), str(path), "exec")
+    module = importlib.import_module(_module_name(mutant.path))
+    if mutant.function:
+        made = _code_in(code, mutant.function.split("."))
+        _function(module, mutant.function.split(".")).__code__ = made
+        return
+    from fxprune.rules import RULES
+
+    before = {name: value for name, value in vars(module).items() if not name.startswith("__")}
+    for operator, entry in list(RULES.items()):
+        if entry.rule.__module__ == module.__name__:
+            del RULES[operator]
+    exec(code, vars(module))
+    for other in [each for name, each in sys.modules.items() if name.partition(".")[0] == "fxprune"]:
+        for name, value in list(vars(other).items()):
+            if name in before and value is before[name]:
+                setattr(other, name, getattr(module, name))
+
+
+def _module_name(path: str) -> str:
+    top, *rest = Path(path).with_suffix("").parts
+    return ".".join([PACKAGES[top], *rest]).removesuffix(".__init__")
+
+
+def _code_in(code: types.CodeType, names: Sequence[str]) -> types.CodeType:
+    for name in names:
+        code = next(each for each in _codes(code) if each.co_name == name)
+    return code
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    return (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+
+
+def _function(module: types.ModuleType, names: Sequence[str]) -> Any:
+    found: Any = module
+    for name in names:
+        found = vars(found)[name]
+    for inner in ("fget", "func", "__wrapped__", "__func__"):
+        found = getattr(found, inner, found)
+    return found

@@ -1,0 +1,85 @@
+"""Mutants are small, of one change each, and put in place where every caller sees them."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from benchmarks import mutation
+from benchmarks.mutation_operators import Mutant, mutants, mutated
+from benchmarks.mutation_tests import apply
+from fxprune.rules import segments
+
+MADE = {
+    "x = a < b": {"a <= b"},
+    "x = a is None": {"a is not None"},
+    "x = a and b": {"a or b", "a", "b"},
+    "x = not a": {"a"},
+    "x = -a": {"a"},
+    "x = a * b": {"a // b"},
+    "x = 2": {"3", "1"},
+    "x = 0": {"1"},
+    "x = True": {"False"},
+    "x = a if c else b": {"b if c else a"},
+    "f(a, b)": {"", "f(b, a)"},
+    "same(a, b)": {""},
+    "f('why', a)": {""},
+    "x[0] = a": {"", "1"},
+    "x += a": {""},
+    "x: int = a": set(),
+    "assert a == 1": set(),
+    "raise ValueError(a + 1)": set(),
+}
+
+
+@pytest.mark.parametrize("source", MADE)
+def test_the_changes_of_a_statement(source):
+    assert {mutant.after for mutant in mutants("file.py", source)} == MADE[source]
+
+
+def test_a_condition_is_turned_and_nothing_else_changes():
+    source = "class A:\n    def f(self, x: int = 1) -> int:\n        if x:\n            g(x)\n        return x\n"
+    found = {(m.function, m.kind, m.before): m for m in mutants("file.py", source)}
+    assert (
+        set(found)
+        == {
+            ("", "constant", "1"),
+            ("A.f", "condition turned", "x"),
+            ("A.f", "statement left out", "g(x)"),
+        }
+        and len(mutants("file.py", source)) == 4
+    )
+    turned = found["A.f", "condition turned", "x"]
+    assert ast.unparse(mutated(source, turned.index)) == ast.unparse(ast.parse(source.replace("if x:", "if not x:")))
+
+
+def test_a_mutant_is_seen_by_those_who_hold_the_function():
+    path, held = "fxprune/rules/segments.py", segments.segments
+    every = mutants(path, (mutation.ROOT / path).read_text(encoding="utf-8"))
+    mutant = next(m for m in every if m.before == "m != n")
+    code = held.__code__
+    try:
+        apply(mutant)
+        with pytest.raises(IndexError):  # it goes on where both sides are equal
+            held((6,), (6,))
+    finally:
+        held.__code__ = code
+    assert held((2, 3), (6,)) == [((0, 1), (0,))]
+
+
+def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
+    every = [Mutant("fxprune/conclude.py", "f", line, "constant", "1", "2", line) for line in range(4)]
+    outcomes = ["killed by a test", "survived", "survived", "no test runs it"]
+    rows = {(m.key, m.line): {"outcome": said} for m, said in zip(every, outcomes)}
+    every[1] = Mutant("fxprune/conclude.py", "f", 1, "constant", "3", "4", 1)
+    rows[every[1].key, 1] = {"outcome": "survived"}
+    written = {}
+    monkeypatch.setattr(mutation, "every_mutant", lambda: every)
+    monkeypatch.setattr(mutation, "known", lambda: rows)
+    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].key: "equivalent: nobody asks"})
+    monkeypatch.setattr(mutation, "write_section", written.__setitem__)
+    assert mutation.main(["--report"]) == 1
+    assert capsys.readouterr().out == "4 of 4 mutants tried, 1 killed, 2 open\n"
+    text = written["Mutations of the sources"]
+    assert "`3` to `4`: equivalent: nobody asks" in text and "33.3%" in text and text.count(": open") == 2

@@ -1,0 +1,57 @@
+"""The unit of rounding: a network whose channels changed places is the same network, but for the order of its sums."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from samples import SAMPLES
+from torch import nn
+
+import fxprune
+from benchmarks.rounding import difference, in_format, page, permuted, settled
+from fxprune.passes.randomise import randomised
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped", "linear after pooling to 2x2", "attention", "group norm"])
+def test_channels_change_places_and_nothing_else_changes(name):
+    sample = SAMPLES[name]
+    model = randomised(sample.net).double()
+    inputs = tuple(torch.randn(x.shape, dtype=torch.float64) for x in sample.inputs)
+    coupling = fxprune.couple(model, inputs)
+    other = permuted(model, coupling, seed=1)
+    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+    assert difference(model, [other], inputs) < 1e-12  # the order of sums
+
+
+def test_statistics_settle_on_one_batch():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    images = torch.randn(8, 3, 5, 5)
+    out = settled(model, (images,))(images)
+    assert not model.training and model[1].momentum == 0.1
+    assert out.mean((0, 2, 3)).abs().max() < 1e-5 and (out.var((0, 2, 3)) - 1).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("name", ["float32", "channels_last", "bfloat16", "float16"])
+def test_formats(name):
+    model, images = nn.Conv2d(3, 4, 3), torch.randn(2, 3, 5, 5)
+    made, (given,) = in_format(model, (images,), name)
+    assert made(given).dtype == given.dtype == made.weight.dtype and model.weight.dtype == torch.float32
+    assert given.is_contiguous(memory_format=torch.channels_last) == (name == "channels_last")
+
+
+def test_what_is_not_finite_has_no_unit():
+    assert difference(nn.Flatten(), [nn.Flatten()], (torch.tensor([[math.inf]]),)) == math.inf
+
+
+def test_the_page_tells_units_and_what_was_not_measured():
+    rows = {
+        "a": {"float32": [1e-7, 2e-7], "float16": [math.inf, math.inf]},
+        "b": {"float32": [1e-7, 2e-6]},
+        "c": {"error": "took longer than the limit"},
+    }
+    text = page(rows, classes=4)
+    assert "| float32 | 2 | 0 | 11.00 | 2.00 | 20.0 | 2.0e-06 |" in text
+    assert "`b` in float32: 20.0" in text and "`c` (took longer" in text
+    assert "2 of 4 classes were measured; the others were not reached." in " ".join(text.split())
