@@ -27,7 +27,7 @@ def step_times(model: nn.Module, plan: Plan, data: Data, settings: Settings, pai
     optimizers = [optimizer_for(network, settings, settings.more_lr) for network in networks]
     seconds: tuple[list[float], list[float]] = ([], [])
     batches = itertools.islice(itertools.cycle(data.train), pairs + 3)
-    with fxprune.csgd(networks[1], plan, optimizers[1]):
+    with fxprune.csgd(networks[1], plan, optimizers[1], strength=3e-3):
         for images, labels in batches:
             for network, optimizer, times in zip(networks, optimizers, seconds, strict=True):
                 start = time.perf_counter()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fxprune.passes.export_onnx import export_onnx as export_onnx
     from fxprune.passes.narrow import narrow as narrow
     from fxprune.passes.prove import prove as prove
+    from fxprune.passes.settle import settle as settle
     from fxprune.passes.snap import snap as snap
     from fxprune.passes.verify import verify as verify
     from fxprune.plan_file import load_plan as load_plan
@@ -36,6 +37,7 @@ _PUBLIC = {
     "load_plan": "fxprune.plan_file",
     "plan": "fxprune.passes.cluster",
     "csgd": "fxprune.passes.csgd",
+    "settle": "fxprune.passes.settle",
     "snap": "fxprune.passes.snap",
     "narrow": "fxprune.passes.narrow",
     "verify": "fxprune.passes.verify",

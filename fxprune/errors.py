@@ -4,7 +4,7 @@
 
     FxpruneError
     |-- InputError              what the user gave cannot be used          exit code 2
-    |   |-- ModelError            unknown model, or one that cannot be built
+    |   |-- ModelError            unknown model, one that cannot be built, or weights that are not finite
     |   |-- CaptureError          a model that cannot be traced
     |   |-- PlanError             a plan that is corrupt, or for another network
     |   |-- NothingToPruneError   no group has two channels that may merge
@@ -26,6 +26,10 @@ from __future__ import annotations
 
 class UnequalClustersWarning(UserWarning):
     """Channels are merged that differ: the narrow network computes what the snapped one does, not what was trained."""
+
+
+class NoPullWarning(UserWarning):
+    """C-SGD took steps that pulled nothing: clusters are as far from equal as before."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -57,7 +61,7 @@ class InputError(FxpruneError):
 
 
 class ModelError(InputError):
-    """A model that is unknown or cannot be built."""
+    """A model that is unknown, cannot be built, or has weights that are not finite."""
 
 
 class CaptureError(InputError):

@@ -117,6 +117,8 @@ def _is_folder(name: str) -> bool:
 def _folders(root: Path) -> tuple[Any, Any]:
     from timm.data import create_dataset
 
+    from .strict_images import strict
+
     if not root.is_dir():
         raise DataError(
             f"there is no data called `{root}`: it is neither `digits` nor `mnist5k`, and no such folder exists "
@@ -132,7 +134,7 @@ def _folders(root: Path) -> tuple[Any, Any]:
                 f"only {', '.join(found) or 'none at all'}: put the images into `train/CLASS/` and `val/CLASS/`."
             )
         try:
-            datasets.append(create_dataset("", root=str(root / split), search_split=False))
+            datasets.append(strict(create_dataset("", root=str(root / split), search_split=False)))
         except RuntimeError as error:
             raise DataError(f"there are no images in {root / split}: {error}") from error
     return datasets[0], datasets[1]
@@ -148,10 +150,12 @@ def _named(name: str, root: Path) -> tuple[Any, Any]:
 def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
     from timm.data import create_dataset
 
+    from .strict_images import strict
+
     # only torchvision's data sets ask whether they may download themselves
     download = {"download": True} if name.startswith("torch/") else {}
     try:
-        return create_dataset(name, root=str(root), split=splits[0], **download)
+        return strict(create_dataset(name, root=str(root), split=splits[0], **download))
     except ValueError as error:  # what the hub says to a split that a data set does not have
         if len(splits) > 1:
             return _create(name, root, splits[1:])

@@ -17,6 +17,8 @@ from fxprune.coupling import Coupling, Group
 from fxprune.errors import NothingToPruneError, OptionError, PlanError
 
 Budget = Literal["macs", "params"]
+# The promise to the user, and what is no answer any more, as shares of the budget.
+WITHIN, AT_MOST = 0.01, 0.25
 # Where a budget is missed by one step, two at once are tried for up to so many steps; larger networks hardly miss it.
 _MOST_PAIRED = 64
 
@@ -66,10 +68,19 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: ``keep`` or ``round_to`` outside its range.
+        OptionError: ``keep`` or ``round_to`` outside its range, or no group can have half or twice that share.
     """
     check_share("keep", keep)
-    return _widths_at(units_of(coupling, round_to, selected), keep)
+    units = units_of(coupling, round_to, selected)
+    widths = _widths_at(units, keep)
+    shares = [widths[group.name] / group.width for unit in units for group in unit.groups]
+    nearest = min(shares, key=lambda share: abs(math.log(share / keep)), default=keep)
+    if not 0.5 <= nearest / keep <= 2.0 or (keep < 1.0 and min(shares, default=1.0) == 1.0):
+        raise OptionError(
+            f"`keep` {keep:g} is out of reach: of the shares of its channels that any group can have, the nearest is "
+            f"{nearest:.4g}. Ask for a share that some group can have, or for single `widths`."
+        )
+    return widths
 
 
 def widths_within(
@@ -92,7 +103,7 @@ def widths_within(
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: ``share`` or ``round_to`` outside its range.
+        OptionError: ``share`` or ``round_to`` outside its range, or the nearest reachable is off by a quarter.
     """
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
@@ -127,12 +138,15 @@ def refined(
 
     Returns:
         Group name -> width, and what was reached, in words.
+
+    Raises:
+        OptionError: the nearest reachable is off by more than a quarter of the share, or is no narrower at all.
     """
 
     def miss(widths: Mapping[str, int]) -> float:
         return abs(above(widths))
 
-    while miss(widths) > 0.01 * share:  # the promise to the user: within 1 %
+    while miss(widths) > WITHIN * share:
         steps = [step for unit in units for step in unit.beside(widths)]
         nearest = min((widths | step for step in steps), key=miss, default=widths)
         if miss(nearest) >= miss(widths) and len(steps) <= _MOST_PAIRED:
@@ -141,8 +155,15 @@ def refined(
         if miss(nearest) >= miss(widths):
             break
         widths = nearest
-    near = "" if miss(widths) <= 0.01 * share else " is the nearest reachable"
-    return widths, f"{budget} {share:g}: {above(widths) + share:.4f}{near}"
+    reached = above(widths) + share
+    unchanged = all(widths[group.name] == group.width for unit in units for group in unit.groups)
+    if miss(widths) > AT_MOST * share or (unchanged and miss(widths) > WITHIN * share):
+        raise OptionError(
+            f"a share of {share:g} of the network's `{budget}` is out of reach: the nearest that groups can come to "
+            f"is {reached:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
+        )
+    near = "" if miss(widths) <= WITHIN * share else " is the nearest reachable"
+    return widths, f"{budget} {share:g}: {reached:.4f}{near}"
 
 
 def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int]:

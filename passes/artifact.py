@@ -35,7 +35,7 @@ from .folder import folder_aside
 from .layout import NETWORK, NETWORK_FILES, PLAN, WEIGHTS
 from .manifest import read_manifest
 from .model_spec import FLOATS, ModelSpec, build_within, spec_from_json
-from .narrow import narrow as apply_plan
+from .narrow import merged_by
 from .preprocessing import Preprocessing, preprocessing_from
 from .weights import check_kinds, distinct_tensors, kinds_of, read_tensors, write_tensors
 
@@ -126,12 +126,14 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     _check_images(plan["inputs"], content["preprocessing"], folder)
     wide = build_wide(content, plan["tensors"], folder, tensors) if model is None else model
     try:
-        skeleton = apply_plan(wide, plan_from(plan, wide, folder / PLAN))
+        # Of throw-away weights, whatever they are like.
+        skeleton, _ = merged_by(plan_from(plan, wide, folder / PLAN), wide)
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
     network = copy_with(skeleton, lambda name, _: tensors[name]).eval()
     assert isinstance(network, fx.GraphModule)
+    del network.meta["max_change"]  # of the throw-away weights
     network.meta["preprocessing"] = content["preprocessing"]
     return network
 

@@ -15,6 +15,7 @@ from fxprune.select import select
 from .allocate import Budget, widths_for, widths_given, widths_within
 from .allocate_auto import widths_by_loss
 from .features import features
+from .finite import check_finite
 from .kmeans import Labels, balanced_kmeans, kmeans
 
 
@@ -58,9 +59,11 @@ def plan(
         NothingToPruneError: the coupling has no groups.
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
         PlanError: widths that cannot be had, or a model that is gone.
+        ModelError: a weight of a group holds a NaN or an infinity.
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
+    _check_weights(coupling)
     chosen = only is not None or freeze is not None or internal_only
     if chosen and widths is not None:
         raise OptionError(
@@ -82,6 +85,15 @@ def plan(
         if after.get(name, group.width) < group.width:
             clusters[name] = _numbered(_METHODS[method](coupling, group, after[name], seed))
     return Plan(coupling, clusters, f"{method}, {how}", seed)
+
+
+def _check_weights(coupling: Coupling) -> None:
+    """Raise ModelError where a weight of a group is not finite; a model that is gone has none to look at."""
+    model = coupling.model()
+    weights = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
+    groups = coupling.groups.values()
+    names = dict.fromkeys(axis.parameter for group in groups for axis in (*group.tied, *group.readers))
+    check_finite((name, weights[name]) for name in names if name in weights)
 
 
 def _widths(

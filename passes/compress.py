@@ -27,7 +27,7 @@ from .compress_phases import Phases, check_checkpoints, files_read, open_phases
 from .compress_prepare import prepare, target_of, teacher_from_file
 from .compress_stages import most_stages, narrow_in_stages, widths_of_stages
 from .compress_train import train_csgd, train_wide
-from .compress_trim import check_equal, check_trim, trim
+from .compress_trim import check_equal, check_snap, check_trim, settle_statistics, trim
 from .csgd import Deviation
 from .deviation_plot import draw_deviation
 from .export_onnx import export_onnx
@@ -206,11 +206,14 @@ def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Cl
     """Trim, check, export, measure."""
     network, plan = trained.network, trained.plan
     plan.save(folder / PLAN)
+    with clock("settle", "running statistics, where they are behind"):
+        settled = settle_statistics(network.model, plan, images, job.seed)
     with clock("trim", "snap, merge, rewrite"):
         nets = trim(trained.wide, network.model, plan)
         save_weights(nets.snapped, folder / SNAPPED)
     with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
         check_equal(nets, trained.deviation, images)
+        snap_changed = check_snap(nets, images)
         report = check_trim(nets, plan, images)
         nets.narrow.meta["preprocessing"] = preprocessing_of(images)
         write_network(nets.narrow, folder, model=network.spec, plan=plan)
@@ -224,6 +227,8 @@ def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Cl
         deviation=trained.deviation.largest,
         median_deviation=trained.deviation.median,
         snap_change=nets.snap_change,
+        snap_changed=snap_changed,
+        settled=settled,
         max_rel_error=report.max_rel_error,
         onnx_rel_error=exported.max_rel_error,
         opset=exported.opset,

@@ -65,6 +65,7 @@ def measure_stages(nets: Nets, example: Tensor, data: Data, folder: Path) -> tup
         ),
         row("merged without C-SGD", nets.merged),
         row("wide, after C-SGD", nets.trained),
+        row("wide, after the snap", nets.snapped, classes=reference),
         row(
             "narrow, after the trim",
             nets.narrow,

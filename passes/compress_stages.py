@@ -18,7 +18,7 @@ from .clock import Clock
 from .compress_journal import Journal
 from .compress_phases import Phases
 from .compress_train import phase_of, train_csgd
-from .compress_trim import check_trim, trim
+from .compress_trim import check_equal, check_trim, trim
 from .csgd import Deviation
 from .job import Job, Target
 from .lift import lift
@@ -104,7 +104,7 @@ def narrow_in_stages(
 
     Raises:
         PlanError: a narrow network does not have the groups of the first one.
-        VerifyError: a trim changed the network.
+        VerifyError: a trim changed the network, or C-SGD has not made the clusters of a stage equal.
     """
     current: nn.Module = model
     before = {name: group.width for name, group in coupling.groups.items()}
@@ -129,6 +129,7 @@ def narrow_in_stages(
         whole = plan if done is None else compose(done, plan)
         if stage < len(stages):
             nets = trim(current, current, plan)
+            check_equal(nets, deviation, data)
             check_trim(nets, plan, data)
             current, done, before = nets.narrow, whole, widths
     return Staged(model if done is None else lift(model, current, done), whole, deviation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.errors import OptionError
+from fxprune.errors import NoPullWarning, OptionError
 from fxprune.plans import Plan, check_shapes
 
 from .aim import motions_at_start, starts_of, strength_for
@@ -27,7 +28,7 @@ def csgd(
     model: nn.Module,
     plan: Plan,
     optimizer: Optimizer,
-    strength: float = 3e-3,
+    strength: float | None = None,
     *,
     deviation: float | None = None,
     lrs: Sequence[float] | None = None,
@@ -47,7 +48,8 @@ def csgd(
             this, with the same plan) or torch.compile.
         plan: its clusters.
         optimizer: any torch optimizer; its learning rate is read from the parameter's own group at every step.
-        strength: eps; lr * eps must stay below 1.
+        strength: eps, above 0; lr * eps must stay below 1. What is enough depends on the steps to come: clusters shrink
+            by the product of 1 - lr * eps over all of them.
         deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, were the
             means of the clusters to keep their size. float32 rounds at about 1e-6.
         lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
@@ -60,26 +62,62 @@ def csgd(
 
     Raises:
         PlanError: the plan was made for another network, or another process has another one.
-        OptionError: a strength outside its range, a parameter that the optimizer does not hold, or an optimizer that
-            the coupled form does not go with; or parameters that are sharded (FSDP, DTensor), or have fewer bits than
-            float32, in which a small pull is rounded away.
+        OptionError: neither a strength nor a deviation, or one outside its range; a parameter that the optimizer does
+            not hold, that another hook pulls already, or none that takes gradients; an optimizer that the coupled form
+            does not go with; or parameters that are sharded (FSDP, DTensor), or have fewer bits than float32, in which
+            a small pull is rounded away.
+
+    Warns:
+        NoPullWarning: when the hook is removed, where every step was taken at learning rate 0.
     """
     check_agreed(model, plan)
     model = unwrapped(model)
     check_whole(model, optimizer)
     check_shapes(plan.coupling.shapes, model, "the plan")
-    if (deviation is None) != (lrs is None):
-        raise OptionError(
-            "`deviation`, the one to end at, and `lrs`, the learning rate of every step to come, go together."
-        )
+    _check_asked(strength, deviation, lrs)
     if coupled:
         check_coupled(optimizer)
     tied = tied_parameters(model, plan, optimizer)
     check_precision((each.name, each.parameter) for each in tied)
-    if deviation is not None and lrs is not None:
+    _check_free(tied, optimizer)
+    if strength is None:
+        assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
     return Csgd(optimizer, tied, strength, coupled=coupled)
+
+
+def _check_asked(strength: float | None, deviation: float | None, lrs: Sequence[float] | None) -> None:
+    """Raise OptionError where it is not said, or said twice, how strong the pull is to be."""
+    if (deviation is None) != (lrs is None):
+        raise OptionError(
+            "`deviation`, the one to end at, and `lrs`, the learning rate of every step to come, go together."
+        )
+    if (strength is None) == (deviation is None):
+        raise OptionError(
+            "give either `deviation`, the one to end at, with `lrs`, the learning rate of every step to come, from "
+            "which the strength is solved; or `strength`. There is no default: what makes clusters equal in a thousand "
+            "steps leaves them as they are in a hundred."
+        )
+    if strength is not None and not 0.0 < strength < float("inf"):
+        raise OptionError(f"`strength` is {strength:g}; it must be above 0, or nothing pulls the clusters together.")
+
+
+def _check_free(tied: Sequence[Tied], optimizer: Optimizer) -> None:
+    """Raise OptionError where nothing would train, or where another hook pulls already."""
+    if tied and not any(each.parameter.requires_grad for each in tied):
+        raise OptionError(
+            f"none of the {len(tied)} parameters that the plan merges takes gradients (requires_grad=False): they "
+            "would be pulled together without being trained. Set requires_grad, or use `fxprune.snap` alone."
+        )
+    hooks = (getattr(hook, "__self__", None) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
+    pulled = {each.parameter for hook in hooks if isinstance(hook, Csgd) for each in hook._tied}
+    twice = next((each.name for each in tied if each.parameter in pulled), None)
+    if twice is not None:
+        raise OptionError(
+            f"another C-SGD hook on this optimizer pulls `{twice}` already, and two would pull twice: call its "
+            "`remove()` first."
+        )
 
 
 class Csgd:
@@ -94,6 +132,7 @@ class Csgd:
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._apart = Apart(tied)
         self._rates = self._read_rates()
+        self._steps, self._pulled = 0, False
         self._even_state()
         try:
             self._handles = [
@@ -153,6 +192,13 @@ class Csgd:
         self._apart.scatter()
         for handle in self._handles:
             handle.remove()
+        if self._steps and not self._pulled:
+            warnings.warn(
+                f"C-SGD pulled nothing: all {self._steps} steps were taken at learning rate 0 or strength 0.",
+                NoPullWarning,
+                stacklevel=2,
+            )
+        self._steps = 0
 
     def __enter__(self) -> Csgd:
         return self
@@ -195,6 +241,8 @@ class Csgd:
             self._pull_gradients()
 
     def _after(self, *_: object) -> None:
+        self._steps += 1
+        self._pulled = self._pulled or any(lr * self.strength > 0.0 for lr in self._rates)
         for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
             options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
             self._motions[index] = advance(motion, lr, self.strength, options)

@@ -138,7 +138,8 @@ class Job(TrainOptions, Target):
             with weights, for all training.
         teacher_model: name of the network that the file holds; None: ``model``, as widened or as it is by name.
         strength: of the pull; instead of ``deviation``.
-        deviation: largest relative deviation within a cluster to end at, above 0; ``DEVIATION`` where neither is given.
+        deviation: largest relative deviation within a cluster to end at, above 0 and up to ``MOST_DEVIATION``;
+            ``DEVIATION`` where neither is given.
         coupled: the pull is part of the gradient, as in the paper; SGD only.
         stages: narrow step by step: shares of the first width to keep, falling, the last is the goal; or ``auto``: to
             ``keep``, ``macs`` or ``params`` in three stages, by a half, a third and a sixth of what is to go.
@@ -209,7 +210,10 @@ class Job(TrainOptions, Target):
         TrainOptions.__post_init__(self)
         for name, least in _LEAST.items():
             check(self, name, f"{least} or more", partial(operator.le, least))
-        for name in ("lr", "csgd_lr", "strength", "deviation"):
+        why = "C-SGD must end below 0.01, or the merge is not free, and weights, in whose size it counts, may shrink"
+        range_ = f"above 0 and up to {MOST_DEVIATION:g} ({why})"
+        check(self, "deviation", range_, lambda x: 0.0 < x <= MOST_DEVIATION)
+        for name in ("lr", "csgd_lr", "strength"):
             check(self, name, "above 0", lambda x: 0.0 < x < math.inf)
         for name, (range_, holds) in RANGES.items():
             check(self, name, range_, holds)
@@ -257,6 +261,8 @@ _LEAST = {"image_size": 8, "batch_size": 2, "epochs": 0, "csgd_epochs": 1, "work
 EPOCHS = 10
 # float32 rounds at about 1e-7 per weight; below 1e-6 the snap changes nothing that a prediction could show.
 DEVIATION = 1e-6
+# Half of what :data:`fxprune.passes.narrow.UNEQUAL` lets pass.
+MOST_DEVIATION = 5e-3
 
 
 def rivals(stages: object) -> tuple[tuple[str, ...], ...]:

@@ -38,17 +38,24 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
     Raises:
         PlanError: the plan is for another network, or asks for widths that a layer cannot have.
+        ModelError: a tensor that the plan cuts holds a NaN or an infinity.
         RewriteError: the narrow graph does not have the shapes that the plan demands (a bug in fxprune).
 
     Warns:
         UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network is another one
             than ``model``.
     """
+    module, changes = merged_by(plan, model, absorb=absorb)
+    if not module.meta["max_change"] <= UNEQUAL:
+        _warn(changes)
+    return module
+
+
+def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.GraphModule, dict[str, float]]:
+    """Make the narrow network whatever the clusters are like; also tell what the snap changed in each tensor."""
     plan = plan.on(model)
     coupling = plan.coupling
     wide: Any = concentrate(model, plan)
-    if wide.max_change > UNEQUAL:
-        _warn(wide.changes)
     state = kept_state(wide, plan)
     # Constants that tracing made are no tensors of the model.
     module = copy_with(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
@@ -65,7 +72,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
     module.meta.update(plan=plan, max_change=wide.max_change, factors=factors)
-    return module
+    return module, wide.changes
 
 
 def _warn(changes: dict[str, float]) -> None:

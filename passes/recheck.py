@@ -15,9 +15,10 @@ from fxprune.table import table
 from .compress_trim import in_float64
 from .layout import ESSENTIAL, WIDE
 from .manifest import read_manifest
-from .narrow import narrow
+from .merged_tensors import differing, tensor_errors
+from .narrow import merged_by
 from .onnx_check import check_onnx
-from .reopen import reopen
+from .reopen import Reopened, reopen
 from .snap import snap
 from .verify import verify
 from .weights import load_weights
@@ -82,16 +83,31 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
     double, plan = in_float64(files.snapped, files.plan)
     # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
-    rewrite = verify(double, narrow(double, plan), files.example, tolerance=1e-9)
+    rewrite = verify(double, merged_by(plan, double)[0], files.example, tolerance=1e-9)
     # The same graph with the same numbers in it: nothing may differ.
-    stored = verify(narrow(files.snapped, files.plan), files.narrow, files.example, tolerance=0.0)
+    stored = verify(merged_by(files.plan, files.snapped)[0], files.narrow, files.example, tolerance=0.0)
     findings = [
         equal,
+        _on_tensors(files),
         Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
         Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
     ]
     findings.append(_on_onnx(files.narrow, files.onnx, files.example))
     return Recheck(tuple(findings))
+
+
+def _on_tensors(files: Reopened) -> Finding:
+    what = "stored narrow tensors with the merge of the wide ones"
+    # Sums are taken in float64 and rounded once, 6e-8 in float32; another device may round the other way.
+    bound = 1e-6
+    errors = tensor_errors(files.snapped, files.narrow, files.plan)
+    if errors is None:
+        return Finding(what, None, bound, "they are tensors of different networks")
+    wrong = differing(errors, bound, files.narrow)
+    named = ", ".join(f"`{name}` by {error:.2g}" for name, error in [*wrong.items()][:5])
+    more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    reason = f"{named}{more} of the largest number" if wrong else ""
+    return Finding(what, max(errors.values(), default=0.0), bound, reason)
 
 
 def _on_onnx(network: nn.Module, path: Path, example: Tensor) -> Finding:

@@ -61,6 +61,8 @@ class Result:
         deviation: largest relative deviation within a cluster after C-SGD, see ``Csgd.deviation``.
         median_deviation: the median over all tied axes.
         snap_change: largest relative change of a row in the snap, running statistics included.
+        snap_changed: test images whose class it changed.
+        settled: training images from which running statistics were taken anew before it; 0: they were not behind.
         max_rel_error: narrow against snapped wide network, in float64.
         onnx_rel_error: onnxruntime against PyTorch, in float32.
         opset: of the exported file.
@@ -75,6 +77,8 @@ class Result:
     deviation: float
     median_deviation: float
     snap_change: float
+    snap_changed: int
+    settled: int
     max_rel_error: float
     onnx_rel_error: float
     opset: int
@@ -94,7 +98,9 @@ class Result:
             f"accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; "
             "`changed`: test images whose class is not the snapped wide network's",
             f"deviation within a cluster after C-SGD: {self.deviation:.1e} at most, {self.median_deviation:.1e} in the "
-            f"median; the snap moved a row by {self.snap_change:.1e} at most",
+            f"median; the snap moved a row by {self.snap_change:.1e} at most and changed the class of "
+            f"{self.snap_changed} of {last.count} test images"
+            + (f", with running statistics of {self.settled} training images" if self.settled else ""),
             f"narrow against wide: {self.max_rel_error:.1e} in float64; "
             f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
             f"{sum(self.seconds.values()):.0f} s: {phases}",

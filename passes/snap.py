@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fxprune.plans import Plan, check_shapes
 
+from .finite import check_finite
 from .segments import Segments, even, largest_change, segments
 
 
@@ -27,8 +28,11 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
 
     Raises:
         PlanError: the plan was made for another network.
+        ModelError: a tensor that the plan cuts holds a NaN or an infinity.
     """
     check_shapes(plan.coupling.shapes, model, "the plan")
+    here = tensors_of(model)
+    check_finite((name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here)
     snapped = copy.deepcopy(model)
     tensors = tensors_of(snapped)
     changes = {}

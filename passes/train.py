@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.errors import DataError
+from fxprune.errors import DataError, OptionError
 
 from .checkpoint import Checkpoint
 from .ranks import ALONE, Ranks
@@ -75,6 +75,8 @@ def train(
     if not len(data.train):
         raise DataError(f"`{data.name}` has no batch to train on.")
     check_precision(model.named_parameters())
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise OptionError("no parameter of the network takes gradients (requires_grad=False): nothing would train.")
     training = Training(
         model,
         data,

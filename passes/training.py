@@ -93,6 +93,7 @@ class Training:
                 self._place = self._begin(epoch.number + 1, [*self._place.log, epoch])
                 self._save()
             self._grant(self._agree_to_stop())  # after the save, during which a signal may have come
+        self._check_weights()
         self._finish()
         return TrainLog(tuple(self._place.log))
 
@@ -227,8 +228,7 @@ class Training:
         if self._checkpoint is None:
             return
         self._refuse(self._watch.look())
-        if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
-            raise DivergedError(f"weights are no longer finite {self._where(self._done - 1)}")
+        self._check_weights()
         state = self.state_dict()
         if self._ranks.first:
             self._checkpoint.write(state)
@@ -243,6 +243,11 @@ class Training:
                 f"checkpoint is {self._checkpoint.path}. To go on, give the same options and `resume` (--resume) auto.",
                 asked,
             )
+
+    def _check_weights(self) -> None:
+        """Raise DivergedError here, before another phase is blamed for what it begins with."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
+            raise DivergedError(f"weights are no longer finite {self._where(self._done - 1)}")
 
     def _refuse(self, bad: tuple[int, float] | None) -> None:
         if bad is not None:
@@ -260,7 +265,7 @@ class Training:
         has = self._checkpoint is not None and (self._written is not None or self._earlier is not None)
         way = " To begin from the checkpoint with other options, give it as `checkpoint` (--checkpoint)." if has else ""
         return (
-            f"at epoch {epoch + 1}, step {inside + 1} of {self._per_epoch}, at learning rate "
+            f"at epoch {epoch + 1}, step {inside + 1} of {self._per_epoch}, in `{self._label}`, at learning rate "
             f"{self._optimizer.param_groups[0]['lr']:.3g}; {good}. Lower the rate, lengthen the warm-up, or look for "
             f"images or weights that are not numbers.{way}"
         )

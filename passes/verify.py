@@ -13,10 +13,12 @@ from torch.utils import _pytree as pytree
 
 from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import copy_with
+from fxprune.plans import Plan
 from fxprune.table import table
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
 from .double import StaysDouble
+from .merged_tensors import differing, tensor_errors
 from .outputs import named_outputs, relative_error
 
 
@@ -28,8 +30,8 @@ class Report:
         passed: every output of every batch agrees.
         max_rel_error: the largest of ``errors``; inf where the two cannot be compared.
         tolerance: what ``max_rel_error`` was held against.
-        errors: path of an output -> its largest relative error over all batches.
-        first_differing: path of the first output that disagrees, None where all agree.
+        errors: path of an output -> its largest relative error over all batches; ``tensor NAME``, where one differs.
+        first_differing: path of the first output, or tensor, that disagrees; None where all agree.
         reason: why they disagree, empty where they agree.
         notes: what weakens the proof: a reference that is constant, or that refuses a batch size itself.
     """
@@ -77,6 +79,9 @@ def verify(
     Both networks run as float64 copies, one after the other; neither is changed. Casts to a lower precision inside them
     are left out (:mod:`~fxprune.passes.double`). A disagreement is a report, never an exception.
 
+    Where the candidate knows the plan that made it of the reference (``narrow.meta``), its tensors are compared with
+    the merge of the reference's, too: channels that are dead on these inputs hide a change from every output.
+
     Args:
         reference: the network that is right, say the snapped wide one.
         candidate: the network to check; it may live on another device.
@@ -99,7 +104,17 @@ def verify(
         why = f"the reference itself does not run in float64 on the example inputs: {_say(refusal)}"
         return _report([_Finding(failure=why)], tolerance)
     findings = [finding for size in trials for finding in _judge(size, wanted[size], got[size], tolerance)]
-    return _report(findings, tolerance)
+    return _report([*findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
+
+
+def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:
+    plan = getattr(candidate, "meta", {}).get("plan")
+    errors = tensor_errors(reference, candidate, plan) if isinstance(plan, Plan) else None
+    if errors is None:
+        return
+    for name, error in differing(errors, tolerance, candidate).items():
+        why = f"`{name}` is not what the plan makes of the reference's weights"
+        yield _Finding(f"tensor {name}", error, f"{why}: it differs by {error:.3g} of its largest number")
 
 
 @torch.no_grad()

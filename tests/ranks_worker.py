@@ -146,7 +146,7 @@ def sharded():
     model = network()
     clusters = plan(couple(model, torch.empty(2, 1, 8, 8, device="meta")), 0.5)
     fully_shard(model)
-    csgd(model, clusters, torch.optim.SGD(model.parameters(), lr=0.1))
+    csgd(model, clusters, torch.optim.SGD(model.parameters(), lr=0.1), strength=1.0)
 
 
 def main(folder: Path) -> None:

@@ -30,11 +30,18 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     assert (code, set(left(place / "out")), left(place)[0]) == (0, RESULTS, "out"), err
     for phase in ("build", "couple", "train", "plan", "csgd", "trim", "verify", "export", "measure"):
         assert f"\n{phase} " in f"\n{err}".replace("\n", " \n")
-    rows = ("wide, before C-SGD", "merged without C-SGD", "wide, after C-SGD", "narrow, after", "narrow, in onnx")
+    rows = (
+        "wide, before C-SGD",
+        "merged without C-SGD",
+        "wide, after C-SGD",
+        "wide, after the snap",
+        "narrow, after",
+        "narrow, in onnx",
+    )
     assert all(any(text.startswith(row) for text in out.splitlines()) for row in rows)
 
     summary = json.loads((place / "out" / "summary.json").read_text())
-    wide, _, _, narrow_, onnx = summary["stages"]
+    wide, *_, narrow_, onnx = summary["stages"]
     assert narrow_["changed"] == onnx["changed"] == 0
     assert narrow_["count"] == 360
     assert 0.24 < narrow_["params"] / wide["params"] < 0.27  # half the width: a quarter, and the ends of the network
@@ -52,7 +59,7 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
 
     assert out.startswith(run(capsys, "report out")[1].split("\n\n")[0])
     code, out, err = run(capsys, "verify out")
-    assert (code, out.count("holds")) == (0, 4), err
+    assert (code, out.count("holds")) == (0, 5), err
     for name in ("narrow.onnx", "wide.safetensors", "summary.csv"):
         (place / "out" / name).rename(place / "aside")
         code, _, err = run(capsys, "verify out")
@@ -130,5 +137,5 @@ def test_verify_sees_weights_that_were_tampered_with(capsys, finished, place):
     list_again(place / "out")
     code, out, _ = run(capsys, "verify out")
     # the clusters are not equal, so that merging them changes the network, and the stored one is of another
-    assert (code, out.count("FAILS"), out.count("holds")) == (1, 3, 1)
+    assert (code, out.count("FAILS"), out.count("holds")) == (1, 4, 1)
     assert "they are not equal" in out

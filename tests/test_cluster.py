@@ -164,7 +164,7 @@ def test_balanced_kmeans_is_no_worse_than_any_cut_into_pairs():
 KEEP = [
     ((10,), -1, 1, 0.5, 1, [5]),
     ((7,), -1, 1, 0.5, 1, [4]),
-    ((7,), -1, 1, 0.01, 1, [1]),
+    ((7,), -1, 1, 0.1, 1, [1]),
     ((7,), -1, 1, 1.0, 1, [7]),
     ((64, 20), -1, 1, 0.3, 8, [16, 8]),
     ((64, 12), -1, 1, 0.1, 8, [8, 8]),
@@ -172,9 +172,8 @@ KEEP = [
     ((8,), -1, 4, 0.3, 8, [2]),
     ((12, 8), 0, 1, 0.5, 1, [6, 4]),
     ((12, 8), 0, 1, 0.3, 1, [3, 2]),
-    ((12, 8), 0, 1, 0.01, 1, [3, 2]),
+    ((12, 8), 0, 1, 0.2, 1, [3, 2]),
     ((12, 18), 0, 1, 0.4, 1, [4, 6]),
-    ((7, 8), 0, 1, 0.5, 1, [7, 8]),
     ((48,), 0, 1, 0.5, 8, [24]),
     ((24,), 0, 1, 0.45, 8, [8]),
     ((24,), 0, 1, 0.45, 1, [12]),
@@ -188,9 +187,23 @@ def test_widths(widths, domain, occurrences, keep, round_to, expected):
     assert after(plan(coupling, keep, round_to=round_to, method="even")) == expected
 
 
-@pytest.mark.parametrize("budget", ["macs", "params"])
-@pytest.mark.parametrize("share", [0.9, 0.5, 0.25, 0.1])
-@pytest.mark.parametrize("domain", [-1, 0])
+@pytest.mark.parametrize(
+    ("widths", "domain", "keep", "nearest"),
+    [((7,), -1, 0.01, "0.1429"), ((12, 8), 0, 0.01, "0.25"), ((7, 8), 0, 0.5, "1"), ((10, 10), -1, 0.97, "1")],
+)
+def test_a_share_that_no_group_can_have_is_refused(widths, domain, keep, nearest):
+    _model, coupling = tower(3, *widths, 2, domain=domain)
+    with pytest.raises(OptionError, match=rf"`keep` {keep:g} is out of reach: .* the nearest is {nearest}\."):
+        plan(coupling, keep, method="even")
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "domain"),
+    [
+        *((budget, share, -1) for budget in ("macs", "params") for share in (0.9, 0.5, 0.25, 0.1)),
+        *((budget, share, 0) for budget in ("macs", "params") for share in (0.25, 0.1)),
+    ],
+)
 def test_budget_is_met_or_the_nearest_reachable_one(budget, share, domain):
     _model, coupling = tower(16, 48, 96, 48, 8, domain=domain)
     result = plan(coupling, **{budget: share}, method="even")
@@ -205,11 +218,21 @@ def test_budget_is_met_or_the_nearest_reachable_one(budget, share, domain):
         assert result.method == f"even, {budget} {share:g}: {reached:.4f} is the nearest reachable"
 
 
-def test_a_budget_out_of_reach_gives_the_narrowest_network():
-    _model, coupling = tower(16, 8, 8, 8)
-    result = plan(coupling, params=0.001, round_to=4, method="even")
-    assert after(result) == [4, 4]
-    assert "is the nearest reachable" in result.method
+@pytest.mark.parametrize("allocate", ["uniform", "auto"])
+@pytest.mark.parametrize(
+    ("budget", "share", "domain", "nearest"),
+    [
+        ("params", 0.001, -1, "0.4375"),
+        ("macs", 0.001, -1, "0.4375"),
+        ("params", 0.5, 0, "0.2778"),
+        ("macs", 0.9, 0, "1"),
+    ],
+)
+def test_a_budget_out_of_reach_is_refused(budget, share, domain, nearest, allocate):
+    _model, coupling = tower(16, 8, 8, 8) if domain else tower(16, 48, 96, 48, 8, domain=0)
+    says = f"share of {share:g} of the network's `{budget}` is out of reach: .* is {nearest}"
+    with pytest.raises(OptionError, match=says):
+        plan(coupling, **{budget: share}, round_to=1 if domain == 0 else 4, method="even", allocate=allocate)
 
 
 def test_groups_change_one_by_one_between_two_keeps():

@@ -235,7 +235,7 @@ def test_what_the_coupled_form_does_not_go_with(make, message):
     case = plain()
     optimizer = make(copy.deepcopy(case.model).parameters())
     with pytest.raises(OptionError, match=message):
-        csgd(case.model, plan_of(case, PLAIN), optimizer, coupled=True)
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0, coupled=True)
     assert not optimizer._optimizer_step_pre_hooks
 
 

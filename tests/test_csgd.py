@@ -12,6 +12,7 @@ from hand_made import Plain, plain, square
 from timm.optim import MADGRAD
 
 import fxprune
+from fxprune.errors import NoPullWarning
 from fxprune.passes.csgd import csgd
 
 
@@ -161,7 +162,7 @@ def test_gradients_within_a_cluster_become_their_mean():
     backward(case.model, case, 0)
     case.model.bn1.weight.grad = None
     raw = {name: p.grad.clone() for name, p in case.model.named_parameters() if p.grad is not None}
-    with csgd(case.model, plan, optimizer):
+    with pytest.warns(NoPullWarning), csgd(case.model, plan, optimizer, strength=2.0):
         optimizer.step()
     cluster = torch.tensor(PLAIN["conv1.weight"])
     for name in ("conv1.weight", "conv1.bias", "bn1.bias"):

@@ -22,7 +22,7 @@ def test_deviation_is_the_largest_row_over_the_rms_row_norm():
             p.fill_(0.0)
         case.model.conv1.weight[[0, 2], 0, 0, 0] = torch.tensor([3.0, 1.0], dtype=torch.float64)
         case.model.bn1.weight[0] = 4.0
-    deviation = csgd(case.model, plan, torch.optim.SGD(case.model.parameters())).deviation()
+    deviation = csgd(case.model, plan, torch.optim.SGD(case.model.parameters()), strength=1.0).deviation()
     assert deviation.largest == pytest.approx(2.0 / (16 / 8) ** 0.5, rel=1e-12)
     assert deviation.median == pytest.approx(
         1.0 / (10 / 8) ** 0.5 / 2, rel=1e-12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from csgd_made import PLAIN, plan_of
 from hand_made import Plain, plain
 
-from fxprune.errors import OptionError, PlanError
+from fxprune.errors import NoPullWarning, OptionError, PlanError
 from fxprune.passes.csgd import csgd
 
 
@@ -20,7 +21,7 @@ def test_what_was_gathered_in_another_form_is_refused():
         lambda: (case.model.zero_grad(), loss := case.model(*case.inputs).square().mean(), loss.backward())[1]
     )
     with pytest.raises(OptionError, match=r"has gathered `d` .* begin C-SGD with a new optimizer"):
-        csgd(case.model, plan_of(case, PLAIN), optimizer)
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0)
 
 
 def test_a_frozen_parameter_must_be_equal_already():
@@ -28,16 +29,19 @@ def test_a_frozen_parameter_must_be_equal_already():
     plan = plan_of(case, PLAIN)
     optimizer = torch.optim.SGD([p for n, p in case.model.named_parameters() if n != "bn1.bias"])
     with pytest.raises(OptionError, match=r"merges rows of `bn1\.bias`, but the optimizer does not hold"):
-        csgd(case.model, plan, optimizer)
+        csgd(case.model, plan, optimizer, strength=1.0)
     with torch.no_grad():
         case.model.bn1.bias.copy_(torch.tensor([0.1, 0.2, 0.1, 0.3, 0.2, 0.4, 0.1, 0.1]))
-    csgd(case.model, plan, optimizer)
+    csgd(case.model, plan, optimizer, strength=1.0)
 
 
 WRONG = {
     "pull of one": ({"strength": 20.0}, r"lr \* strength = 0.05 \* 20 = 1 in parameter group 0"),
-    "negative": ({"strength": -1.0}, r"must lie in \[0, 1\)"),
-    "nan": ({"strength": float("nan")}, r"must lie in \[0, 1\)"),
+    "neither": ({}, "give either `deviation`, .*, with `lrs`, .*; or `strength`. There is no default"),
+    "both": ({"strength": 1.0, "deviation": 1e-6, "lrs": [0.1]}, "give either `deviation`"),
+    "no pull": ({"strength": 0.0}, "`strength` is 0; it must be above 0, or nothing pulls"),
+    "negative": ({"strength": -1.0}, "`strength` is -1; it must be above 0"),
+    "nan": ({"strength": float("nan")}, "`strength` is nan; it must be above 0"),
     "lrs without deviation": ({"lrs": [0.1]}, "go together"),
     "deviation without lrs": ({"deviation": 1e-6}, "go together"),
     "deviation of nothing": ({"deviation": 0.0, "lrs": [0.1]}, "must be above 0"),
@@ -57,6 +61,36 @@ def test_wrong_options(case):
     assert not optimizer._optimizer_step_pre_hooks
 
 
+def test_two_hooks_on_one_optimizer_would_pull_twice():
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    first = csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    with pytest.raises(OptionError, match=r"another C-SGD hook .* pulls `conv1\.weight` already.*`remove\(\)` first"):
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    first.remove()
+    csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+
+
+def test_parameters_that_do_not_train_are_refused():
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.requires_grad_(False).parameters(), lr=0.05)
+    with pytest.raises(OptionError, match=r"none of the 7 parameters that the plan merges takes gradients"):
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    case.model.conv1.weight.requires_grad_(True)
+    csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+
+
+@pytest.mark.parametrize(("rates", "pulls"), [([0.0, 0.0], False), ([0.0, 0.05], True), ([], True)])
+def test_steps_at_learning_rate_0_alone_are_told(rates, pulls):
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    told = contextlib.nullcontext() if pulls else pytest.warns(NoPullWarning, match="all 2 steps .* at learning rate 0")
+    with told, csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0):
+        for lr in rates:  # a warm-up may begin at 0
+            optimizer.param_groups[0]["lr"] = lr
+            optimizer.step()
+
+
 def test_a_rate_that_grows_too_large_stops_the_step():
     case = plain()
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
@@ -71,7 +105,7 @@ def test_sparse_gradients_are_refused():
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
     case.model.conv1.bias.grad = torch.ones(8, dtype=torch.float64).to_sparse()
     with (
-        csgd(case.model, plan_of(case, PLAIN), optimizer),
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0),
         pytest.raises(OptionError, match=r"`conv1.bias` has a sparse"),
     ):
         optimizer.step()
@@ -82,7 +116,7 @@ def test_a_gradient_that_cannot_be_written_to_leaves_the_weights_as_they_are():
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
     case.model.conv1.bias.grad = torch.ones((), dtype=torch.float64).expand(8)
     before = copy.deepcopy(case.model.state_dict())
-    with csgd(case.model, plan_of(case, PLAIN), optimizer):
+    with csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0):
         with pytest.raises(RuntimeError, match="single memory location"):
             optimizer.step()
         assert all(torch.equal(tensor, before[name]) for name, tensor in case.model.state_dict().items())
@@ -96,17 +130,17 @@ def test_weights_in_which_a_small_pull_is_rounded_away_are_refused(dtype, bits, 
     case = plain()
     optimizer = torch.optim.SGD(case.model.to(dtype).parameters(), lr=0.05)
     with pytest.raises(OptionError, match=rf"weights of {bits} bits provably do not .* amp='{amp}'.*torch\.autocast"):
-        csgd(case.model, plan_of(case, PLAIN), optimizer)
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0)
     assert not optimizer._optimizer_step_pre_hooks
 
 
 def test_what_is_not_pulled_may_have_16_bits():
     case = plain()
     case.model.head.bfloat16()
-    csgd(case.model, plan_of(case, PLAIN), torch.optim.SGD(case.model.parameters(), lr=0.05))
+    csgd(case.model, plan_of(case, PLAIN), torch.optim.SGD(case.model.parameters(), lr=0.05), strength=1.0)
 
 
 def test_a_plan_for_another_network_is_refused():
     other = Plain(9)
     with pytest.raises(PlanError, match="made for another network"):
-        csgd(other, plan_of(plain(), PLAIN), torch.optim.SGD(other.parameters()))
+        csgd(other, plan_of(plain(), PLAIN), torch.optim.SGD(other.parameters()), strength=1.0)

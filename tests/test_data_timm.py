@@ -10,7 +10,7 @@ from image_folder import make_folder, timm_leaves_files_open, whole
 from PIL import Image, ImageOps
 from timm.data import auto_augment
 
-from fxprune.errors import OptionError
+from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo.data import load_data
 
 
@@ -219,3 +219,19 @@ def test_grey_data_of_torchvision(tmp_path, monkeypatch):
     assert whole(data.train)[0].unique().numel() == 1
     jittered = load_data("torch/mnist", batch_size=2, root=tmp_path, color_jitter=0.4)
     assert whole(jittered.train)[0].unique().numel() > 1
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["cut", "no image", "gone"])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, workers):
+    root = make_folder(tmp_path)
+    data = load_data(str(root), batch_size=6, workers=workers)
+    bad = root / "train" / "dog" / "1.png"
+    if damage == "gone":
+        bad.unlink()
+    else:
+        bad.write_bytes(bad.read_bytes()[:60] if damage == "cut" else b"no image")
+    with pytest.raises(DataError, match=rf"cannot read the image {bad}: .*Repair it, or take it away"):
+        whole(data.train)
+    assert len(whole(data.test)[1]) == 6

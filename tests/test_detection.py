@@ -12,6 +12,7 @@ from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import MultiScaleRoIAlign
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import ModelError
@@ -107,7 +108,7 @@ def test_the_narrow_detector_finds_the_same(pair):
     detector, core, plan = pair
     wide = copy.deepcopy(detector)
     core_of(wide).load_state_dict(fxprune.snap(core, plan).state_dict())
-    small = with_core(detector, fxprune.narrow(core, plan))
+    small = with_core(detector, narrow_unequal(core, plan))
     assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in wide.parameters())
     images = [torch.rand(3, *size, dtype=torch.float64) for size in ((64, 48), (40, 64))]
     with torch.no_grad():
@@ -124,6 +125,6 @@ def test_what_is_no_detector_is_refused():
     with pytest.raises(ModelError, match="Linear has neither `roi_heads`"):
         core_of(nn.Linear(2, 2))
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
-    narrow = fxprune.narrow(net, fxprune.plan(fxprune.couple(net, torch.empty(2, 3, 4, 4)), keep=0.5))
+    narrow = narrow_unequal(net, fxprune.plan(fxprune.couple(net, torch.empty(2, 3, 4, 4)), keep=0.5))
     with pytest.raises(ModelError, match="has no cuts"):
         with_core(net, narrow)

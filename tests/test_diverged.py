@@ -8,7 +8,7 @@ from test_train import linear, points
 from tiny import Tiny, planned, tiny_data
 
 import fxprune
-from fxprune.errors import DivergedError
+from fxprune.errors import DivergedError, OptionError
 from fxprune.passes.checkpoint import Checkpoint
 from fxprune.passes.metrics import read_metrics
 from fxprune.passes.train import train
@@ -58,6 +58,32 @@ def test_records_are_kept_where_there_is_no_checkpoint(tmp_path, spoil):
     with pytest.raises(DivergedError, match=says):
         compress(model, tmp_path / "out", epochs=0, plan_file=tmp_path / "plan.json")
     assert [(record["phase"], record["epoch"]) for record in read_metrics(folder)] == [("csgd", 0)]
+
+
+def test_the_phase_is_named(tmp_path, spoil):
+    spoil("csgd", 0)
+    with pytest.raises(DivergedError, match=r"the loss is nan at epoch 1, step 1 of 3, in `csgd`, at learning rate"):
+        compress(Tiny(), tmp_path / "out", epochs=1)
+
+
+def test_a_training_does_not_leave_it_to_the_next_one_to_find_its_nan(monkeypatch):
+    take = Training._take
+
+    def spoiling(self, batches):
+        take(self, batches)
+        if self._done == self.steps:
+            with torch.no_grad():
+                next(self._model.parameters()).view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(Training, "_take", spoiling)
+    says = r"weights are no longer finite at epoch 1, step 4 of 4, in `wide`"
+    with pytest.raises(DivergedError, match=says):
+        train(linear(), points(), epochs=1, lr=0.1, label="wide")
+
+
+def test_a_network_in_which_nothing_trains_is_refused():
+    with pytest.raises(OptionError, match=r"no parameter of the network takes gradients"):
+        train(linear().requires_grad_(False), points(), epochs=1, lr=0.1)
 
 
 def test_each_epoch_ends_with_a_checkpoint(tmp_path, spoil):

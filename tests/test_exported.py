@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from samples import Net, conv, linear
 from torch import nn
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.capture import WAY, capture
@@ -118,7 +119,7 @@ def test_both_ways_find_the_same_groups_and_narrow_to_the_same_numbers(name):
     assert traced.groups
     assert exported.digest == traced.digest
     assert exported.share_prunable == traced.share_prunable
-    narrow = [fxprune.narrow(model, scattered(coupling, keep=0.5, seed=0)) for coupling in (traced, exported)]
+    narrow = [narrow_unequal(model, scattered(coupling, keep=0.5, seed=0)) for coupling in (traced, exported)]
     assert {n: p.shape for n, p in narrow[0].named_parameters()} == {
         n: p.shape for n, p in narrow[1].named_parameters()
     }
@@ -145,7 +146,7 @@ def test_weights_on_the_meta_device_do():
 def test_it_is_saved_loaded_and_exported_like_any_other(tmp_path):
     model = randomised(small(checked)).eval()
     plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
-    narrow = fxprune.narrow(model, plan)
+    narrow = narrow_unequal(model, plan)
     save(narrow, tmp_path)
     again, images = load(tmp_path, model=model), torch.randn(3, 3, 8, 8)
     assert torch.equal(again(images), narrow(images))

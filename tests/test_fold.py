@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samples import SAMPLES, Net, conv, free, linear
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.cost import cost, plan_cost
@@ -74,7 +75,7 @@ def test_rows_are_trained_where_they_are_stored_and_columns_merge_where_they_are
             optimizer.step()
         assert hook.deviation().largest < 1e-6  # 0.6 ** 40 = 1e-9, and float32
     with torch.no_grad():
-        narrow = fxprune.narrow(model, plan)
+        narrow = narrow_unequal(model, plan)
         assert narrow.get_parameter("w").shape == (3, 4, 3, 3)
         assert "gain" not in dict(narrow.named_parameters())
         assert relative_error(model(x), narrow(x)) < 1e-5  # float32, and the deviation that is left
@@ -84,4 +85,4 @@ def test_what_goes_into_a_computed_weight_counts_in_the_wide_network_only():
     model = net(centred, gain=free(6, 1, 1, 1))
     plan = fxprune.plan(fxprune.couple(model, IMAGE), 0.5, method="even")
     assert cost(plan.coupling).params == sum(p.numel() for p in model.parameters())
-    assert plan_cost(plan).params == sum(p.numel() for p in fxprune.narrow(model, plan).parameters())
+    assert plan_cost(plan).params == sum(p.numel() for p in narrow_unequal(model, plan).parameters())

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from samples import conv, linear
 from torch import nn
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.capture import capture
@@ -173,7 +174,7 @@ def test_the_narrow_network_takes_and_returns_the_same(name):
     model = copy.deepcopy(model).double()
     example = inputs_for(model, as_inputs(example))
     plan = fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5)
-    wide, narrow = call(fxprune.snap(model, plan), example), fxprune.narrow(model, plan)
+    wide, narrow = call(fxprune.snap(model, plan), example), narrow_unequal(model, plan)
     got = call(narrow, example)
     assert type(got) is type(wide)
     assert fxprune.verify(fxprune.snap(model, plan), narrow, example).passed
@@ -187,7 +188,7 @@ def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
     assert proof.passed, str(proof)
     assert proof.plan.coupling.share_prunable > 0.9
     model = Coordinates().eval()
-    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model, X), keep=0.5))
+    narrow = narrow_unequal(model, fxprune.plan(fxprune.couple(model, X), keep=0.5))
     assert fxprune.export_onnx(narrow, X, tmp_path / "net.onnx").max_rel_error < 1e-5  # float32
 
 
@@ -218,7 +219,7 @@ EXPORTED = {
 @pytest.mark.parametrize("name", EXPORTED)
 def test_the_file_has_the_same_inputs_and_outputs(name, tmp_path):
     model, example = NETWORKS[name]
-    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5))
+    narrow = narrow_unequal(model, fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5))
     report = fxprune.export_onnx(narrow, example, tmp_path / "net.onnx", batches=(1, 3))
     assert (list(report.inputs), list(report.outputs)) == EXPORTED[name]
 

@@ -13,6 +13,7 @@ from samples import SAMPLES, Net, linear
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import PlanError, UnequalClustersWarning
@@ -69,7 +70,7 @@ def test_half_as_wide_and_the_same(name):
     assert all(
         after == -(-before // 2) or group_has_odd_width(coupling, name) for name, (before, after) in plan.widths.items()
     )
-    made = narrow(model, plan)
+    made = narrow_unequal(model, plan)
     report = verify(snap(model, plan), made, images, tolerance=1e-9, batches=(3,))  # the second oracle
     assert report.passed, report
     assert_layers_tell_the_truth(made)
@@ -112,7 +113,7 @@ TRUTH = {
 
 def halved(name):
     sample = SAMPLES[name]
-    return narrow(sample.net, even(fxprune.couple(sample.net, sample.inputs)))
+    return narrow_unequal(sample.net, even(fxprune.couple(sample.net, sample.inputs)))
 
 
 def even(coupling):
@@ -174,7 +175,7 @@ def test_the_model_is_not_touched():
     sample.net.n.eval()
     before, modes = copy.deepcopy(sample.net.state_dict()), [module.training for module in sample.net.modules()]
     coupling = fxprune.couple(sample.net, sample.inputs)
-    made = narrow(sample.net, even(coupling))
+    made = narrow_unequal(sample.net, even(coupling))
     with torch.no_grad():
         for tensor in made.state_dict().values():
             tensor.zero_()
@@ -209,11 +210,11 @@ def test_parameters_keep_their_gradient_flags_and_types():
     sample = SAMPLES["one weight in two layers"]
     model = copy.deepcopy(sample.net)
     model.b.weight.requires_grad_(False)
-    made = narrow(model, even(fxprune.couple(model, sample.inputs)))
+    made = narrow_unequal(model, even(fxprune.couple(model, sample.inputs)))
     assert not made.b.weight.requires_grad and made.a.weight.requires_grad
     assert made.c.weight is made.d.weight
     model.half()
-    assert narrow(model, even(fxprune.couple(model, sample.inputs[0].half()))).a.weight.dtype == torch.float16
+    assert narrow_unequal(model, even(fxprune.couple(model, sample.inputs[0].half()))).a.weight.dtype == torch.float16
 
 
 def test_the_narrow_network_trains():
@@ -234,13 +235,13 @@ def test_the_narrow_network_can_be_narrowed_again(name):
     sample = SAMPLES[name]
     wide = randomised(sample.net).double().eval()
     inputs = tuple(torch.randn(x.shape, dtype=torch.float64) for x in sample.inputs)
-    once = narrow(wide, even(fxprune.couple(wide, inputs)))
+    once = narrow_unequal(wide, even(fxprune.couple(wide, inputs)))
     coupling = fxprune.couple(once, inputs)
     plan = even(coupling)
     assert {group.name: group.width for group in coupling.groups.values()}.items() >= {
         group: -(-width // 2) for group, width in sample.widths.items() if width % 4 == 0
     }.items()
-    twice = narrow(once, plan)
+    twice = narrow_unequal(once, plan)
     report = verify(snap(once, plan), twice, inputs, tolerance=1e-9, batches=(1, 3))  # the second oracle
     assert report.passed, report
     assert_layers_tell_the_truth(twice)
@@ -251,9 +252,9 @@ def test_a_plan_serves_other_weights_and_other_instances():
     plan = even(fxprune.couple(sample.net, sample.inputs))
     other = randomised(sample.net, seed=3).double().eval()
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    assert verify(snap(other, plan), narrow(other, plan), images, tolerance=1e-9).passed
+    assert verify(snap(other, plan), narrow_unequal(other, plan), images, tolerance=1e-9).passed
     with pytest.raises(PlanError, match="another network"):
-        narrow(SAMPLES["depthwise"].net, plan)
+        narrow_unequal(SAMPLES["depthwise"].net, plan)
 
 
 def test_what_is_never_used_is_left_out_and_what_does_not_narrow_is_the_same():
@@ -266,13 +267,13 @@ def test_what_is_never_used_is_left_out_and_what_does_not_narrow_is_the_same():
 def test_the_plan_goes_with_the_narrow_network():
     sample = SAMPLES["residual"]
     plan = even(fxprune.couple(sample.net, sample.inputs))
-    assert narrow(sample.net, plan).meta["plan"] == plan
+    assert narrow_unequal(sample.net, plan).meta["plan"] == plan
 
 
 def test_a_plan_that_merges_nothing_gives_the_same_network():
     sample = SAMPLES["residual"]
     images = torch.randn(2, 3, 8, 8)
-    made = narrow(sample.net, Plan(fxprune.couple(sample.net, sample.inputs), {}))
+    made = narrow_unequal(sample.net, Plan(fxprune.couple(sample.net, sample.inputs), {}))
     assert torch.equal(made(images), sample.net(images))
 
 
@@ -281,7 +282,7 @@ def test_a_narrow_network_drops_out_in_training_as_the_wide_one_does(tmp_path):
         lambda s, x: s.out(F.dropout(s.a(x).relu(), 1.0, s.training)), a=linear(8, 12), out=linear(12, 4)
     ).eval()  # fmt: skip
     tokens = torch.randn(2, 5, 8)
-    narrow = fxprune.narrow(net, fxprune.plan(fxprune.couple(net, tokens), keep=0.5))
+    narrow = narrow_unequal(net, fxprune.plan(fxprune.couple(net, tokens), keep=0.5))
     assert (narrow(tokens) != net.out.bias).any()
     assert torch.equal(narrow.train()(tokens), net.out.bias.expand(2, 5, 4))
     report = fxprune.export_onnx(narrow.eval(), tokens, tmp_path / "narrow.onnx", batches=(1, 3))

@@ -20,6 +20,8 @@ def result(tmp_path):
         deviation=1e-6,
         median_deviation=1e-7,
         snap_change=1e-5,
+        snap_changed=1,
+        settled=4_000,
         max_rel_error=1e-15,
         onnx_rel_error=1e-7,
         opset=18,
@@ -36,6 +38,7 @@ def test_a_result_prints_as_one_table(tmp_path):
     assert lines[3].split() == ["thin", "0.500", "M", "0.00101", "M", "0.123", "ms", "100.00%", "0"]
     assert "parameters x 0.250" in lines[5]
     assert "accuracy +10.00 points" in lines[5]
+    assert "changed the class of 1 of 10 test images, with running statistics of 4000 training images" in lines[6]
     assert "10 s: train 10 s" in lines[-2]
 
 

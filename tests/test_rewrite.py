@@ -9,11 +9,11 @@ import pytest
 import torch
 from samples import SAMPLES, Net, conv, linear
 from torch import nn
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import RewriteError
 from fxprune.passes import rewrite_calls, rewrite_site
-from fxprune.passes.narrow import narrow
 from fxprune.passes.rewrite import narrow_sizes
 from fxprune.plans import Plan
 
@@ -23,7 +23,7 @@ A, B = "a.weight", "b.weight"
 def halved(name, **clusters):
     """The narrow graph of a sample, clusters of neighbours unless given."""
     sample = SAMPLES[name]
-    return narrow(sample.net, plan_of(fxprune.couple(sample.net, sample.inputs), **clusters))
+    return narrow_unequal(sample.net, plan_of(fxprune.couple(sample.net, sample.inputs), **clusters))
 
 
 def plan_of(coupling, **clusters):
@@ -74,7 +74,7 @@ def test_graphs_without_such_literals_stay_as_they_are(name):
 def test_what_does_not_get_narrow_stays_as_it_is():
     sample = SAMPLES["slice"]
     coupling = fxprune.couple(sample.net, sample.inputs)
-    made = narrow(sample.net, Plan(coupling, {B: np.array([0, 0, 1, 1, 2, 2])}))
+    made = narrow_unequal(sample.net, Plan(coupling, {B: np.array([0, 0, 1, 1, 2, 2])}))
     assert made.code == coupling.graph_module.code
 
 
@@ -131,7 +131,7 @@ def test_a_computed_bound_among_channels_is_refused():
     net = Net(lambda s, x: s.head(s.a(x)[..., x.shape[1] :]), a=linear(3, 8), head=linear(6, 4)).eval()
     coupling = fxprune.couple(net, torch.zeros(3, 2, 3))
     with pytest.raises(RewriteError, match=r"slice among channels at node `getitem.*` has bounds that are computed"):
-        narrow(net, plan_of(coupling))
+        narrow_unequal(net, plan_of(coupling))
 
 
 def test_one_layer_without_weights_ties_its_inputs():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hand_made import normed, plain
 from torch import nn
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.cost import cost, plan_cost
@@ -165,7 +166,7 @@ def test_a_plan_narrows_the_selected_groups_alone(wish):
     for budget in {"macs", "params"} & wish.keys():
         reached = getattr(plan_cost(plan), budget) / getattr(cost(coupling), budget)
         assert reached == pytest.approx(0.8, abs=0.03)  # a channel of 16 is 0.055 of the whole
-    narrow = fxprune.narrow(model, plan)
+    narrow = narrow_unequal(model, plan)
     assert narrow.get_submodule("0").out_channels == 6
     assert narrow(torch.randn(1, 3, 8, 8)).shape == (1, 4)
     assert np.array_equal(

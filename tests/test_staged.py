@@ -10,6 +10,7 @@ import torch
 from hand_made import randomise
 from test_cluster import tower
 from torch import nn
+from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import PlanError
@@ -86,7 +87,7 @@ def staged(model, inputs, shares):
     for number, widths in enumerate(stages):
         coupling = first if number == 0 else fxprune.couple(current, inputs)
         plans.append(stage_plan(coupling, widths, before, first, seed=number))
-        current = fxprune.narrow(current, plans[-1])
+        current = narrow_unequal(current, plans[-1])
         networks.append(current)
         before = widths
     return stages, plans, networks
@@ -115,7 +116,7 @@ def test_stages_compose(name):
     scale = out.abs().max()
     # float64 rounding through some hundred layers, with weights of size 1
     assert (wide(inputs) - out).abs().max() / scale < 1e-9
-    again = fxprune.narrow(wide, whole)
+    again = narrow_unequal(wide, whole)
     assert (again(inputs) - out).abs().max() / scale < 1e-9
     tensors = dict(networks[-1].named_parameters())
     for key, value in again.named_parameters():
@@ -125,7 +126,7 @@ def test_stages_compose(name):
 def test_compose_follows_each_channel():
     model, coupling = tower(3, 6, 2)
     first = Plan(coupling, {"layers.0.weight": np.array([0, 1, 0, 2, 3, 1])})
-    narrow = fxprune.narrow(
+    narrow = narrow_unequal(
         model, fxprune.plan(fxprune.couple(model, torch.randn(1, 3)), widths={"layers.0.weight": 4})
     )
     other = fxprune.couple(narrow, torch.randn(1, 3))

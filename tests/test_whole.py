@@ -52,7 +52,7 @@ def test_fsdp_is_refused(original, inner):
         warnings.simplefilter("ignore")  # that one process shards nothing
         sharded = FullyShardedDataParallel(case.model, device_id=torch.device("cpu"), use_orig_params=original)
     with pytest.raises(OptionError, match=rf"FullyShardedDataParallel.*{INSTEAD}"):
-        csgd(case.model if inner else sharded, plan, sgd(sharded))
+        csgd(case.model if inner else sharded, plan, sgd(sharded), strength=2.0)
 
 
 def test_dtensors_are_refused():
@@ -60,13 +60,13 @@ def test_dtensors_are_refused():
     plan = plan_of(case, PLAIN)
     fully_shard(case.model)
     with pytest.raises(OptionError, match=rf"`conv1.weight`, which is a DTensor .*{INSTEAD}"):
-        csgd(case.model, plan, sgd(case.model))
+        csgd(case.model, plan, sgd(case.model), strength=2.0)
 
 
 def test_sharding_after_the_hook_is_refused_at_the_next_step():
     case = plain()
     optimizer = sgd(case.model)
-    with csgd(case.model, plan_of(case, PLAIN), optimizer):
+    with csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0):
         fully_shard(case.model)
         optimizer.param_groups[0]["params"] = [*case.model.parameters()]
         case.model(*case.inputs).sum().backward()
@@ -87,4 +87,4 @@ class Wrapper(torch.optim.Optimizer):
 def test_a_wrapper_of_an_optimizer_is_refused():
     case = plain()
     with pytest.raises(OptionError, match="Wrapper takes no hooks: give the torch optimizer that it wraps"):
-        csgd(case.model, plan_of(case, PLAIN), Wrapper(sgd(case.model)))
+        csgd(case.model, plan_of(case, PLAIN), Wrapper(sgd(case.model)), strength=2.0)

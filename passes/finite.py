@@ -1,0 +1,25 @@
+"""Weights are numbers: a NaN has no nearest cluster, and its mean is no number either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from fxprune.errors import ModelError
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise ModelError with the first tensor that holds a NaN or an infinity; on the meta device there are no numbers.
+
+    Args:
+        tensors: with their names.
+    """
+    for name, tensor in tensors:
+        if tensor.is_meta or bool(tensor.isfinite().all()):
+            continue
+        wrong, nans = int((~tensor.isfinite()).sum()), int(tensor.isnan().sum())
+        raise ModelError(
+            f"`{name}` has {wrong} of {tensor.numel()} numbers that are not finite ({nans} NaN, {wrong - nans} "
+            "infinite): clusters and their means would be none either. Train again, or load other weights."
+        )

@@ -1,0 +1,53 @@
+"""A narrow network holds the tensors that its plan makes of the wide one's, whatever inputs can show of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.plans import Plan
+
+from .narrow import merged_by
+from .outputs import relative_error
+from .snap import tensors_of
+
+
+def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str, float] | None:
+    """Relative error of every tensor of a narrow network against the merge of the wide one's.
+
+    Channels that are dead on all inputs at hand hide a change from every output, but not from this.
+
+    Args:
+        wide: the network that was merged.
+        narrow: what came of it.
+        plan: its clusters.
+
+    Returns:
+        Tensor name -> largest difference over the largest number; None where the two cannot be compared: ``wide`` is
+        not the network of the plan, or ``narrow`` was rewritten since, by fusing layers say.
+    """
+    try:
+        made, _ = merged_by(plan, wide)
+        if made.meta["factors"] != getattr(narrow, "meta", {}).get("factors"):
+            made, _ = merged_by(plan, wide, absorb=False)
+    except InputError:
+        return None
+    merged, found = tensors_of(made), tensors_of(narrow)
+    if merged.keys() != found.keys():
+        return None
+    return {name: relative_error(tensor, found[name]) for name, tensor in merged.items()}
+
+
+def differing(errors: Mapping[str, float], tolerance: float, narrow: nn.Module) -> dict[str, float]:
+    """Tensors whose error is above the tolerance, or above what rounding to their own type takes, largest first."""
+    found = tensors_of(narrow)
+
+    def bound(name: str) -> float:
+        kind = found[name].dtype
+        return max(tolerance, 2 * torch.finfo(kind).eps if kind.is_floating_point else 0.0)
+
+    wrong = {name: error for name, error in errors.items() if not error <= bound(name)}
+    return dict(sorted(wrong.items(), key=lambda item: -item[1]))

@@ -1,0 +1,74 @@
+"""Running statistics are estimated anew from images, with the weights as they are.
+
+They follow the weights by a moving average, and are behind where those moved much in the last steps. Members of a
+cluster whose filters are equal then still have other statistics, the snap takes their mean, and that is no longer what
+the network computes. (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3: the moving average is no good
+estimate of the statistics of the last weights; a pass over some thousand images is.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fxprune.plans import Plan
+
+from .segments import even, largest_change
+from .snap import cuts_of, tensors_of
+
+# Images after which a mean and a variance no longer change what a prediction could show.
+ENOUGH = 10_000
+
+
+@torch.no_grad()
+def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH) -> int:
+    """Set running means and variances to the mean over batches of those that each batch has, all else in eval mode.
+
+    Args:
+        model: whose batch normalisations are changed where they stand; its modes stay as they are.
+        batches: training images [N, C, H, W], augmented as they were in the training.
+        images: after how many to stop.
+
+    Returns:
+        How many images were used; 0 where nothing keeps running statistics, and nothing is changed.
+    """
+    norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
+    device = next((buffer.device for norm in norms for buffer in norm.buffers()), None)
+    if device is None:
+        return 0
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train().momentum = None  # the mean over all batches
+        for batch in batches:
+            model(batch.to(device))
+            seen += len(batch)
+            if seen >= images:
+                break
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+    return seen
+
+
+def unsettled(model: nn.Module, plan: Plan) -> tuple[float, str]:
+    """Largest change of a running statistic, or of another buffer, that the snap would make, and the buffer's name.
+
+    As :func:`~fxprune.passes.snap.snap` counts it; 0 where the plan ties none.
+    """
+    tensors, weights = tensors_of(model), dict(model.named_parameters(remove_duplicate=False))
+    changes = [(0.0, "")]
+    for name, cuts in cuts_of(plan, tensors, tied=True).items():
+        if name not in weights:
+            value = tensors[name].detach().double()
+            changes += [(float(largest_change(value, even(value, cuts), cut.dim)), name) for cut in cuts]
+    return max(changes)
