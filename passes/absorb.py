@@ -42,17 +42,21 @@ class _Rows:
     rows: Tensor
 
 
-def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> None:
+def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int:
     """Move the factors of products out of a narrow graph and into its weights, in place, where that is exact.
 
     Args:
         module: a narrow network with tensors of its own.
         values: what each node returns on the meta device.
+
+    Returns:
+        How many factors went; the others stay in the graph.
     """
-    for node in list(module.graph.nodes):
-        if FACTOR in node.meta:
-            _absorb(module, node, node.meta[FACTOR], values)
+    noted = [node for node in module.graph.nodes if FACTOR in node.meta]
+    for node in noted:
+        _absorb(module, node, node.meta[FACTOR], values)
     module.recompile()
+    return len(noted) - sum(FACTOR in node.meta for node in module.graph.nodes)
 
 
 def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mapping[fx.Node, Any]) -> None:

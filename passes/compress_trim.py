@@ -52,11 +52,11 @@ class Nets:
     snap_change: float
 
 
-def trim(wide: nn.Module, trained: nn.Module, plan: Plan) -> Nets:
-    """Snap, merge and rewrite; the networks given are not changed."""
+def trim(wide: nn.Module, trained: nn.Module, plan: Plan, *, absorb: bool = True) -> Nets:
+    """Snap, merge and rewrite; the networks given are not changed, and ``absorb`` is that of narrow."""
     snapped = snap(trained, plan)
-    merged = narrow(snap(wide, plan), plan)
-    return Nets(wide, merged, trained, snapped, narrow(snapped, plan), float(snapped.max_change))  # type: ignore[arg-type]
+    merged, small = (narrow(each, plan, absorb=absorb) for each in (snap(wide, plan), snapped))
+    return Nets(wide, merged, trained, snapped, small, float(snapped.max_change))  # type: ignore[arg-type]
 
 
 def settle_statistics(trained: nn.Module, plan: Plan, data: Data, seed: int) -> int:

@@ -24,8 +24,12 @@ def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
         plan: clusters of ``model``.
 
     Raises:
-        PlanError: a tensor of ``narrow`` has another shape than the plan demands.
+        PlanError: a tensor of ``narrow`` has another shape than the plan demands, or its weights hold factors of heads.
     """
+    if getattr(narrow, "meta", {}).get("absorbed"):
+        raise PlanError(
+            "the narrow network holds factors of its heads in weights: make it by narrow(..., absorb=False)."
+        )
     partitions: dict[str, list[Partition]] = {}
     for partition in plan.partitions():
         partitions.setdefault(partition.parameter, []).append(partition)

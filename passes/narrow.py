@@ -27,8 +27,8 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
     Parameters are merged, layers keep their names and tell their new widths, literal sizes in the graph are rewritten;
     batch and image size stay dynamic. ``narrow.meta`` holds the ``plan``, and as ``max_change`` the largest change that
-    the snap made, as :func:`~fxprune.passes.snap.snap` counts it, and as ``factors`` how many products of narrowed
-    heads are scaled in the graph, since no weights could take the factor.
+    the snap made, as :func:`~fxprune.passes.snap.snap` counts it, and as ``absorbed`` and ``factors`` how many
+    factors of narrowed heads went into weights, and how many stay in the graph.
 
     Args:
         model: the wide network, with any weights; it is not modified.
@@ -66,12 +66,11 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     module.recompile()
     module.graph.lint()
     values = check_shapes_of(module, plan)
-    if absorb:
-        absorb_factors(module, values)
+    absorbed = absorb_factors(module, values) if absorb else 0
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
-    module.meta.update(plan=plan, max_change=wide.max_change, factors=factors)
+    module.meta.update(plan=plan, max_change=wide.max_change, factors=factors, absorbed=absorbed)
     return module, wide.changes
 
 

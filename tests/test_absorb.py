@@ -11,6 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fxprune
+from fxprune.errors import PlanError
+from fxprune.passes.lift import lift
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -24,7 +26,8 @@ def vit(width, **options):
 def halved(model, inputs, **options):
     """Snapped and narrow network."""
     plan = fxprune.plan(fxprune.couple(model, inputs), keep=0.5, method="even")
-    return fxprune.snap(model, plan), fxprune.narrow(model, plan, **options)
+    snapped = fxprune.snap(model, plan)
+    return snapped, fxprune.narrow(snapped, plan, **options)
 
 
 @pytest.fixture
@@ -134,6 +137,15 @@ def test_the_factor_of_a_wrong_ratio_would_show():
     with torch.no_grad():
         narrow.q.weight *= 2**0.5
     assert not fxprune.verify(snapped, narrow, x, tolerance=1e-9).passed
+
+
+def test_a_wide_network_is_lifted_from_one_with_factors_in_its_graph_only():
+    model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan, absorb=False)
+    torch.testing.assert_close(lift(model, narrow, plan)(x), narrow(x), rtol=1e-12, atol=1e-12)  # float64
+    with pytest.raises(PlanError, match="factors of its heads in weights"):
+        lift(model, fxprune.narrow(fxprune.snap(model, plan), plan), plan)
 
 
 def test_shared_weights_are_left_alone():

@@ -147,7 +147,8 @@ def drawn(network, images):
 def test_a_graph_does_what_the_model_does_twice_in_a_row(name):
     model = Small(CAPTURED[name]).eval()
     plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
-    snapped, narrow = fxprune.snap(model, plan), fxprune.narrow(model, plan)
+    snapped = fxprune.snap(model, plan)
+    narrow = fxprune.narrow(snapped, plan)
     for images in (IMAGES, IMAGES.flip(0) * 2):
         # float32, a network of four layers: sums of eight columns in another order.
         torch.testing.assert_close(drawn(narrow, images), drawn(snapped, images), rtol=1e-5, atol=1e-5)
@@ -221,7 +222,8 @@ STOPS = {
 def test_a_branch_that_would_be_another_one_stops_the_narrow_network(name):
     middle, run = STOPS[name]
     model = Small(middle).eval()
-    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5))
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
     with torch.no_grad():
         narrow(IMAGES)
     with pytest.raises(SpecialisedError, match="captured "):
@@ -245,7 +247,8 @@ def test_another_number_of_dimensions_stops_the_narrow_network(name):
             return self.two(y * 2 if rank(y) == 2 else y)
 
     model = Ranked().eval()
-    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model, torch.randn(5, 3)), keep=0.5))
+    plan = fxprune.plan(fxprune.couple(model, torch.randn(5, 3)), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
     assert narrow(torch.randn(4, 3)).shape == (4, 4)
     with pytest.raises(SpecialisedError, match="captured where"):
         narrow(torch.randn(2, 4, 3))
@@ -267,7 +270,9 @@ def test_hooks_are_part_of_the_network(name):
     HOOKS[name](model)
     plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
     wanted = drawn(fxprune.snap(model, plan), IMAGES)
-    torch.testing.assert_close(drawn(fxprune.narrow(model, plan), IMAGES), wanted, rtol=1e-5, atol=1e-5)  # float32
+    torch.testing.assert_close(
+        drawn(fxprune.narrow(fxprune.snap(model, plan), plan), IMAGES), wanted, rtol=1e-5, atol=1e-5
+    )  # float32
 
 
 def test_backward_hooks_that_would_be_lost_are_refused():
@@ -286,7 +291,7 @@ def contractions(network, dtype):
 def test_an_island_stays_in_full_precision_under_the_callers_autocast():
     model = Small(island).eval()
     plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
-    narrow = fxprune.narrow(model, plan)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
     assert "with torch.autocast(" in narrow.code
     assert contractions(narrow, torch.bfloat16)[0] == {torch.bfloat16, torch.float32}
     assert contractions(narrow, torch.float16)[1].isfinite().all()
@@ -297,7 +302,8 @@ def test_an_island_stays_in_full_precision_under_the_callers_autocast():
 
 def test_an_error_inside_a_block_leaves_the_mode():
     model = Small(lambda s, y: gradients_set(s, y[:, :, :8])).eval()
-    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5))
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
 
     def fail(*_):
         assert not torch.is_grad_enabled()
@@ -387,7 +393,9 @@ def test_a_forward_of_the_instance_is_the_one_that_counts():
     model.forward = types.MethodType(lambda self, x: type(self).forward(self, x) * 2, model)
     plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
     wanted = drawn(fxprune.snap(model, plan), IMAGES)
-    torch.testing.assert_close(drawn(fxprune.narrow(model, plan), IMAGES), wanted, rtol=1e-5, atol=1e-5)  # float32
+    torch.testing.assert_close(
+        drawn(fxprune.narrow(fxprune.snap(model, plan), plan), IMAGES), wanted, rtol=1e-5, atol=1e-5
+    )  # float32
 
 
 BROKEN = {
