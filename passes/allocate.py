@@ -68,19 +68,21 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: ``keep`` or ``round_to`` outside its range, or no group can have half or twice that share.
+        OptionError: ``keep`` or ``round_to`` outside its range.
     """
     check_share("keep", keep)
-    units = units_of(coupling, round_to, selected)
-    widths = _widths_at(units, keep)
-    shares = [widths[group.name] / group.width for unit in units for group in unit.groups]
+    return _widths_at(units_of(coupling, round_to, selected), keep)
+
+
+def check_near(coupling: Coupling, keep: float, widths: Mapping[str, int]) -> None:
+    """Raise OptionError where no group has half or twice the share ``keep`` of its channels, or none less than all."""
+    shares = [width / coupling.groups[name].width for name, width in widths.items()]
     nearest = min(shares, key=lambda share: abs(math.log(share / keep)), default=keep)
     if not 0.5 <= nearest / keep <= 2.0 or (keep < 1.0 and min(shares, default=1.0) == 1.0):
         raise OptionError(
             f"`keep` {keep:g} is out of reach: of the shares of its channels that any group can have, the nearest is "
             f"{nearest:.4g}. Ask for a share that some group can have, or for single `widths`."
         )
-    return widths
 
 
 def widths_within(

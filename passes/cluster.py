@@ -12,7 +12,7 @@ from fxprune.errors import OptionError
 from fxprune.plans import Plan
 from fxprune.select import select
 
-from .allocate import Budget, widths_for, widths_given, widths_within
+from .allocate import Budget, check_near, widths_for, widths_given, widths_within
 from .allocate_auto import widths_by_loss
 from .features import features
 from .finite import check_finite
@@ -117,7 +117,9 @@ def _widths(
     if widths is not None:
         return widths_given(coupling, widths), "widths given"
     keep = 0.5 if keep is None else keep
-    return widths_for(coupling, keep, round_to, selected), f"keep {keep:g}"
+    after = widths_for(coupling, keep, round_to, selected)
+    check_near(coupling, keep, after)
+    return after, f"keep {keep:g}"
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:

@@ -55,7 +55,7 @@ def widths_of_stages(job: Job, coupling: Coupling) -> list[dict[str, int]]:
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: no stage changes anything.
+        OptionError: no stage changes anything, or no widths come near the last one.
     """
     asked = {field.name: getattr(job, field.name) for field in fields(Target)}
     kind = next((name for name in ("keep", "macs", "params") if asked[name] is not None), "keep")
@@ -65,7 +65,12 @@ def widths_of_stages(job: Job, coupling: Coupling) -> list[dict[str, int]]:
         shares = tuple(job.stages or ())
     goals = []
     for share in shares:
-        plan = Target(**asked | {kind: share}).plan(coupling, method="even")
+        try:
+            plan = Target(**asked | {kind: share}).plan(coupling, method="even")
+        except OptionError as error:
+            if share != shares[-1]:
+                continue  # no widths are near it: this stage is left out
+            raise OptionError(f"`stages` cannot end at {share:g}: {error}") from error
         goals.append({name: after for name, (_, after) in plan.widths.items()})
     stages = stage_widths(coupling, goals, job.round_to)
     if not stages:

@@ -24,6 +24,7 @@ from fxprune.plans import Plan
 from fxprune.propagate import couple
 from fxprune.table import table
 
+from .allocate import widths_for
 from .batches import as_inputs, batch_of, random_batch
 from .captured import captured_with
 from .cluster import plan as make_plan
@@ -123,7 +124,8 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
 
 def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
     """Plan whose clusters are drawn at random: of one size where a group is balanced, of any size elsewhere."""
-    even = make_plan(coupling, keep, method="even")
+    # As near to the share as may be: where no group comes near it, there is the less to prove.
+    even = make_plan(coupling, widths=widths_for(coupling, keep), method="even")
     draw = np.random.default_rng(seed)
     clusters = {}
     for name, cluster in even.clusters.items():

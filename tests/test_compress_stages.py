@@ -66,7 +66,7 @@ def test_wrong_options(options, says):
 
 
 def test_stages_that_change_nothing_are_refused(tmp_path):
-    with pytest.raises(OptionError, match=r"`stages` down to 0.99 changes no width"):
+    with pytest.raises(OptionError, match=r"`stages` cannot end at 0\.99: `keep` 0\.99 is out of reach"):
         fxprune.compress(Tiny(), tiny_data(), stages=[0.99], output=tmp_path / "out", **QUICK)
 
 
