@@ -21,9 +21,9 @@ A, B = "a.weight", "b.weight"
 
 
 def halved(name, **clusters):
-    """The narrow graph of a sample, clusters of neighbours unless given."""
+    """The narrow graph of a sample, clusters of neighbours unless given, before weights take its factors."""
     sample = SAMPLES[name]
-    return narrow_unequal(sample.net, plan_of(fxprune.couple(sample.net, sample.inputs), **clusters))
+    return narrow_unequal(sample.net, plan_of(fxprune.couple(sample.net, sample.inputs), **clusters), absorb=False)
 
 
 def plan_of(coupling, **clusters):

@@ -8,8 +8,8 @@ import fxprune
 from fxprune.errors import UnequalClustersWarning
 
 
-def narrow_unequal(model, plan):
+def narrow_unequal(model, plan, **options):
     """``fxprune.narrow``, whose warning that the narrow network is another one than the model is meant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnequalClustersWarning)
-        return fxprune.narrow(model, plan)
+        return fxprune.narrow(model, plan, **options)
