@@ -15,6 +15,7 @@ from unequal import narrow_unequal
 import fxprune
 from fxprune.errors import PlanError
 from fxprune.models_zoo.registry import create_model
+from fxprune.passes.allocate import widths_for
 from fxprune.passes.lift import lift
 from fxprune.passes.staged import compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
@@ -26,10 +27,7 @@ def test_shares_are_those_of_the_official_recipe():
 
 
 def goals(coupling, shares):
-    return [
-        {name: after for name, (_, after) in fxprune.plan(coupling, share, method="even").widths.items()}
-        for share in shares
-    ]
+    return [widths_for(coupling, share) for share in shares]
 
 
 # widths before, domain, shares -> widths after each stage
