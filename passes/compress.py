@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from .compress_trim import check_equal, check_snap, check_trim, settle_statistic
 from .csgd import Deviation
 from .deviation_plot import draw_deviation
 from .export_onnx import export_onnx
-from .folder import folder_aside
+from .folder import OutputFolder, check_place, output_folder
 from .job import Job, Target
 from .layout import ONNX, PLAN, RESULTS, ROWS, SNAPPED, SUMMARY, WIDE
 from .preprocessing import preprocessing_of
@@ -92,16 +92,18 @@ class _Trained:
 def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
     """All processes train; then the first one trims, checks and writes, and the others wait for its result."""
     clock = Clock(loud=job.progress is not False)
+    reads: dict[str, str] = {}
     with ExitStack() as stack:
+        output: OutputFolder | None = None
 
-        def enter() -> Path:
-            reads = files_read(job)
-            place = stack.enter_context(folder_aside(job.output, files=RESULTS, reads=reads))
+        def enter() -> None:
+            nonlocal output
+            reads.update(files_read(job))
+            output = stack.enter_context(output_folder(job.output))
+            check_place(output.target, RESULTS)
             check_checkpoints(job.output)
-            return place
 
-        place = ranks.share(enter)
-        folder = place if ranks.first else None
+        ranks.share(enter)
         with clock("build", f"{_named(job.model)} for {_named(job.data)}"), ranks.one_per_machine_first():
             network, images = prepare(job, device)
             teacher = teacher_from_file(job, network, images, device)
@@ -121,7 +123,10 @@ def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
             assert folder is not None
             return _conclude(job, trained, images, folder, clock)
 
-        with phases.stoppable():
+        aside: AbstractContextManager[Path | None] = (
+            nullcontext(None) if output is None else output.aside(RESULTS, reads)
+        )
+        with phases.stoppable(), aside as folder:
             with open_journal(job, images, phases, stages=most_stages(job)) as journal:
                 trained = _train(
                     job, network, images, device, coupling, goals, target, first, teacher, phases, journal, clock, keep
@@ -129,12 +134,12 @@ def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
             if folder is not None:
                 phases.publish(folder)
             result = ranks.share(conclude)
-        if folder is not None:
-            draw_deviation(folder)
-            (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
-            (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
-    if ranks.first:
-        phases.remove()
+            if folder is not None:
+                draw_deviation(folder)
+                (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
+                (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+        if ranks.first:
+            phases.remove()
     return result
 
 

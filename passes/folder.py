@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fxprune.errors import CheckpointError, OptionError, ProofError
@@ -22,6 +23,53 @@ from .lock import Lock, locked
 from .manifest import Fingerprint, Manifest, find_manifest, fingerprint
 
 _ASIDE = ".results.{}.part"
+
+
+@dataclass(frozen=True, eq=False)
+class OutputFolder:
+    """A folder that no other run writes into, from :func:`output_folder`.
+
+    Attributes:
+        path: as the user has it.
+        target: the folder.
+        lock: on it.
+    """
+
+    path: str | os.PathLike[str]
+    target: Path
+    lock: Lock
+
+    @contextlib.contextmanager
+    def aside(self, files: Sequence[str], reads: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Give an empty folder to write into; see :func:`folder_aside`."""
+        check_place(self.target, files)
+        aside = self.target / _ASIDE.format(self.lock.token)
+        aside.mkdir()
+        try:
+            try:
+                yield aside
+            except ProofError as error:
+                _publish(aside, self.target, files, reads, self.lock)
+                raise type(error)(str(error).replace(str(aside), os.fspath(self.path))) from error
+            _publish(aside, self.target, files, reads, self.lock)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike[str]) -> Iterator[OutputFolder]:
+    """Inside, the folder is there, and no other run writes into it; if nothing is left in it, it goes.
+
+    Raises:
+        OptionError: ``path`` is something else than a folder, or another run writes there.
+        OSError: there is no room, or no right to write.
+    """
+    if os.fspath(path) == "":
+        raise OptionError("a folder for results has no name; the current one is `.`.")
+    target = Path(path).absolute()
+    with _made(target, path), locked(target, secrets.token_hex(8)) as (lock, dead):
+        _clean(target, dead)
+        yield OutputFolder(path, target, lock)
 
 
 @contextlib.contextmanager
@@ -46,25 +94,8 @@ def folder_aside(
         CheckpointError: the manifest of the folder is damaged.
         OSError: there is no room, or no right to write.
     """
-    if os.fspath(path) == "":
-        raise OptionError("a folder for results has no name; the current one is `.`.")
-    target = Path(path).absolute()
-    with _made(target, path):
-        token = secrets.token_hex(8)
-        with locked(target, token) as (lock, dead):
-            _clean(target, dead)
-            check_place(target, files)
-            aside = target / _ASIDE.format(token)
-            aside.mkdir()
-            try:
-                try:
-                    yield aside
-                except ProofError as error:
-                    _publish(aside, target, files, reads, lock)
-                    raise type(error)(str(error).replace(str(aside), os.fspath(path))) from error
-                _publish(aside, target, files, reads, lock)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+    with output_folder(path) as folder, folder.aside(files, reads) as aside:
+        yield aside
 
 
 def check_place(target: Path, files: Sequence[str]) -> Manifest:
