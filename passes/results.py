@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,9 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     value = read_json(path, "summary of results", CheckpointError, remedy)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: it is no mapping. {remedy}")
-    check_fields(value, _FIELDS, path, CheckpointError)
+    kinds = _kinds(Result)
+    del kinds["output"]
+    check_fields(value, kinds, path, CheckpointError)
     stages = [_stage(row, path) for row in value.pop("stages")]
     maps: Mapping[str, Callable[[Any], bool]] = {
         "widths": _is_widths,
@@ -150,32 +152,24 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
             raise CheckpointError(f"{path} is damaged: `{name}` holds a value of another type. {remedy}")
     if not stages:
         raise CheckpointError(f"{path} is damaged: it has no rows. {remedy}")
-    numbers = {name: math.nan if value[name] is None else float(value[name]) for name in _NUMBERS}
+    if any(kind == (int,) and value[name] < 0 for name, kind in kinds.items()):
+        raise CheckpointError(f"{path} is damaged: a count is below 0. {remedy}")
+    numbers = {name: math.nan for name, kind in kinds.items() if float in kind and value[name] is None}
     return Result(stages=tuple(stages), output=Path(folder), **(value | numbers))
 
 
-_COUNT, _NUMBER = (int,), (int, float, type(None))
-_NUMBERS = ("deviation", "median_deviation", "snap_change", "max_rel_error", "onnx_rel_error")
-_FIELDS: Mapping[str, tuple[type, ...]] = {
-    "stages": (list,),
-    **dict.fromkeys(_NUMBERS, _NUMBER),
-    "opset": _COUNT,
-    **dict.fromkeys(("widths", "seconds", "options", "versions"), (dict,)),
-}
-_STAGE: Mapping[str, tuple[type, ...]] = {
-    "name": (str,),
-    **dict.fromkeys(("params", "macs", "correct", "count", "changed"), _COUNT),
-    "bytes": (int, type(None)),
-    "eager_ms": _NUMBER,
-    "onnxruntime_ms": _NUMBER,
-    "accuracy": _NUMBER,
-}
+def _kinds(record: type) -> dict[str, tuple[type, ...]]:
+    """What JSON has for each field of a dataclass; a float may be null, which stands for what is not finite."""
+    none, kinds = type(None), {"int": (int,), "str": (str,), "float": (int, float, type(None))}
+    kinds |= {"int | None": (int, none), "float | None": (int, float, none)}
+    found = {field.name: str(field.type) for field in fields(record)}
+    return {name: kinds.get(kind, (dict,) if kind.startswith("Mapping") else (list,)) for name, kind in found.items()}
 
 
 def _stage(row: Any, path: Path) -> Stage:
     if not isinstance(row, dict):
         raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
-    check_fields(row, _STAGE, path, CheckpointError)
+    check_fields(row, _kinds(Stage) | {"accuracy": (float,)}, path, CheckpointError)
     stage = Stage(**{name: value for name, value in row.items() if name != "accuracy"})
     count = stage.count
     sizes = (stage.bytes or 0, stage.eager_ms or 0, stage.onnxruntime_ms or 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import fields
 
 import pytest
 
@@ -59,3 +60,13 @@ def test_a_damaged_summary(tmp_path, text):
         (tmp_path / "summary.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"summary\.json"):
         read_result(tmp_path)
+
+
+def test_every_field_of_a_result_is_read_back(tmp_path):
+    stage = Stage(name="a", params=3, macs=4, correct=1, count=3, changed=0, eager_ms=1.5)
+    given = {"stages": (stage,), "output": tmp_path, "widths": {"g": [2, 1]}, "seconds": {"a": 1.0}, "options": {}}
+    kinds = {"int": 2, "float": 0.5}
+    rest = {field.name: kinds.get(field.type, {}) for field in fields(Result) if field.name not in given}
+    result = Result(**given, **rest)
+    (tmp_path / "summary.json").write_text(result.to_json())
+    assert read_result(tmp_path) == result
