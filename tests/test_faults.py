@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_and_one_beside_it(capsys, place):
     line = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet20", "--data", "digits", "--output", "out"]
     with subprocess.Popen([*line, "--csgd-epochs", "1"], stderr=subprocess.PIPE, text=True, cwd=place) as process:
         for text in process.stderr:
-            if text.startswith("  epoch 1"):
+            if text.startswith("build"):
                 break
         code, _, err = run(capsys, f"{SMALL} --output out")
         assert (code, f"another run writes into {place / 'out'}: process {process.pid} on" in err) == (2, True)
