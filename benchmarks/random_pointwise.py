@@ -22,7 +22,7 @@ def activation(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
 
 @operation(*EVERY)
 def in_place(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
-    kind = draw.choice(("all", "half", "added", "masked", "layer", "copied"))
+    kind = draw.choice(("all", "half", "added", "masked", "layer", "copied", "every other", "seen by a view"))
     half, y = form.width // 2, net.like(form)
     name = net.add(nn.ReLU(inplace=True)) if kind == "layer" else ""
     lead = (slice(None),) * form.axis
@@ -33,6 +33,12 @@ def in_place(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
             return x.relu_().mul_(0.5)
         if kind == "half":
             x[(*lead, slice(None, half))].tanh_()
+        elif kind == "every other":
+            x[(*lead, slice(None, None, 2))].tanh_()
+        elif kind == "seen by a view":
+            some = x[(*lead, slice(None, None, 2))]
+            x += y
+            return x + some.sum(form.axis, keepdim=True).tanh()
         elif kind == "added":
             x += y
         elif kind == "masked":

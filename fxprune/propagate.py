@@ -260,6 +260,10 @@ class _Watch(MetaMode):
             for i, argument in enumerate(func._schema.arguments)
         ]
         self._apply(Call(self.walk, func, tuple(arguments), out, layout))
+        for argument, value in zip(func._schema.arguments, arguments, strict=True):
+            if argument.is_write:
+                for tensor in tensors_in(value):
+                    self.walk.write(tensor)
         return out
 
     def _apply(self, call: Call) -> None:

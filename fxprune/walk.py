@@ -87,6 +87,7 @@ class Walk:
     rewritable: bool = False
     trying: bool = False
     inside: list[str] = field(default_factory=list)
+    strided: dict[int, list[Ids]] = field(default_factory=dict)
     _labels: dict[int, tuple[torch.Tensor, Label]] = field(default_factory=dict)
     _names: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
 
@@ -176,10 +177,24 @@ class Walk:
         """The call of a layer is over."""
         self.inside.pop()
 
+    def stride(self, tensor: torch.Tensor, ids: Ids) -> None:
+        """Every so many channels of a tensor are viewed; the narrow network picks the kept ones, which is a copy."""
+        self.strided.setdefault(_storage(tensor), []).append(ids)
+
+    def write(self, tensor: torch.Tensor) -> None:
+        """A tensor changes in place: who views every so many channels of it must see that, and a copy would not."""
+        for ids in self.strided.get(_storage(tensor), ()):
+            self.freeze(ids, "a slice of channels with a step, changed in place")
+
     def freeze(self, ids: Ids | None, why: str) -> None:
         """These channels may not merge."""
         if ids is not None and len(ids):
             self.freezes.append(Event(ids, why, self.node))
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """What a tensor shares with its views; a label keeps it alive."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:

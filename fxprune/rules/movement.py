@@ -91,6 +91,8 @@ def cut(call: Call) -> Axes:
         if len(taken) != len(ids):
             call.literal(ids, "a slice of channels")
             axes[dim] = taken
+            if step > 1:
+                call.walk.stride(x, ids)
         if len(taken) <= 1:
             call.freeze(ids, "one channel is sliced out")
             axes[dim] = None

@@ -9,6 +9,7 @@ from torch import nn
 from .table import A, B, conv, free, image, linear, net
 
 NO = "meets positions that carry no channels"
+STEP = "a slice of channels with a step, changed in place"
 
 
 def _se(s, y):
@@ -24,6 +25,19 @@ def _in_place(s, y):
     y.relu_().mul_(2)
     y += s.c(y)
     return F.hardswish(F.gelu(y), inplace=True).clamp_(max=4)
+
+
+def _in_place_on_every_other(s, y):
+    y = y * 1.5
+    y[:, ::2].tanh_()
+    return y
+
+
+def _in_place_after_a_step(s, y):
+    y = y * 1.5
+    some = y[:, ::2]
+    y.tanh_()
+    return some * 2
 
 
 def _in_place_on_some(s, y):
@@ -54,6 +68,10 @@ image("largest of two", lambda s, y: torch.maximum(y, s.c(y)), {A: 8, B: 6}, c=c
 image("masked", lambda s, y: y.masked_fill(y > 1, 0.5), {A: 8, B: 6})
 image("in place", _in_place, {A: 8, B: 6}, c=conv(8, 8))
 image("in place on some channels", _in_place_on_some, {A: 4, f"{A}#2": 4, B: 6})
+image("in place on every other channel", _in_place_on_every_other, {B: 6}, frozen=STEP)
+image("in place after a slice with a step", _in_place_after_a_step, {B: 6}, out=4, frozen=STEP)
+image("in place before a slice with a step", lambda s, y: (y * 2).tanh_()[:, ::2].sin(), {A: 4, f"{A}#2": 4, B: 6},
+      out=4)
 image("some channels zeroed", _zeroed, {A: 4, f"{A}#2": 4, B: 6})
 image("constant per channel", lambda s, y: y * torch.arange(8.0)[:, None, None], {B: 6}, frozen=NO)
 image("constant per pixel", lambda s, y: y + torch.arange(8.0), {A: 8, B: 6}, fixed=True)
