@@ -23,7 +23,7 @@ from .coverage_journal import ROOT
 from .mutation_operators import Mutant, mutated
 
 # A mutant under whose tests nothing ends any more: a loop that does not.
-SECONDS = 60
+SECONDS = 10
 PACKAGES = {"fxprune": "fxprune", "passes": "fxprune.passes"}
 Lines = dict[tuple[str, int], list[str]]
 
@@ -48,7 +48,7 @@ class Session:
 
 
 class _Tell(ast.NodeTransformer):
-    """Put ``SEEN.add((path, line))`` in front of every statement of every function."""
+    """Put ``__seen__(((path, line), ...))`` in front of every statement of every function."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -65,8 +65,8 @@ class _Tell(ast.NodeTransformer):
     def _tell(self, statement: ast.stmt) -> ast.stmt:
         body = getattr(statement, "body", None)  # of what has one, only the head runs for certain
         last = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno or statement.lineno
-        places = f"({self.path!r}, line) for line in range({statement.lineno}, {last + 1})"
-        told = ast.parse(f"__import__({__name__!r}, fromlist=['SEEN']).SEEN.update({places})").body[0]
+        places = tuple((self.path, line) for line in range(statement.lineno, last + 1))
+        told = ast.parse(f"__seen__({places!r})").body[0]
         for each in ast.walk(told):
             ast.copy_location(each, statement)
         return told
@@ -111,6 +111,7 @@ def tests_by_line(session: Session, paths: Sequence[str]) -> tuple[Lines, dict[s
 def _watch(path: str) -> None:
     """Let the functions of a file tell which lines they run."""
     tree = ast.fix_missing_locations(_Tell(path).visit(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+    vars(importlib.import_module(_module_name(path)))["__seen__"] = SEEN.update
     _put(path, compile(tree, str(ROOT / path), "exec"))
 
 
