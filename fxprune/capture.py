@@ -3,7 +3,7 @@
 Capture is symbolic (torch.fx) at module level: layers that own shape attributes stay whole modules under their old
 names, everything around them becomes nodes of the graph. Where the model's Python branches on a size, the branch of the
 example is taken and guarded. Numbers that it chooses by its training flag, such as the dropout of a fused attention,
-follow the graph's own flag; where training takes another path than eval mode, the graph keeps to that of eval mode.
+follow the graph's own flag; where training takes another path than eval mode, the graph stops in training.
 What that cannot trace is exported (:mod:`fxprune.exported`), as operations in eval mode.
 """
 
@@ -164,7 +164,7 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: PlainTrac
         each.training = True
     try:
         trained = tracer.again(skeleton).trace(skeleton)
-    except Exception:  # in training it may do what cannot be traced: then it keeps to eval mode
+    except Exception:  # in training it may do what cannot be traced: then the graph stops there
         return
     follow_training(module, trained)
 

@@ -271,11 +271,13 @@ def test_numbers_chosen_by_the_training_flag_follow_the_flag_of_the_graph(name):
         torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
-def test_where_training_takes_another_path_the_graph_keeps_to_that_of_eval_mode():
+def test_where_training_takes_another_path_the_graph_stops_in_training():
     model = Net(lambda s, x: s.a(x).relu() if s.training else s.a(x), a=conv(3, 8))
     images = torch.randn(2, 3, 8, 8)
     captured = capture(model, (images,))
-    assert torch.equal(captured.train()(images), model.eval()(images))
+    assert torch.equal(captured.eval()(images), model.eval()(images))
+    with pytest.raises(SpecialisedError, match="does something else in training mode: output 0 differs"):
+        captured.train()(images)
 
 
 def test_the_training_flag_is_an_attribute_again_after_a_capture():
