@@ -228,5 +228,10 @@ def test_training_mode_and_weights_do_not_matter_and_stay():
 
 def test_inputs_that_do_not_fit_are_refused():
     model = nn.Sequential(conv(3, 8), conv(8, 4))
-    with pytest.raises(fxprune.errors.CaptureError, match=r"does not run on inputs \[\(2, 5, 8, 8\)\].* node `_0`"):
+    with pytest.raises(
+        fxprune.errors.CaptureError, match=r"does not run on inputs \[\(2, 5, 8, 8\)\]: .*got 5 channels"
+    ):
         fxprune.couple(model, torch.zeros(2, 5, 8, 8))
+    # Without numbers only the analysis can tell.
+    with pytest.raises(fxprune.errors.CaptureError, match=r"does not run on inputs \[\(2, 5, 8, 8\)\].* node `_0`"):
+        fxprune.couple(model.to("meta"), torch.zeros(2, 5, 8, 8, device="meta"))

@@ -1,0 +1,88 @@
+"""Decisions and hooks of a model are those of its narrow network, which stops where another one would be taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from middle import IMAGES, Small, drawn
+from torch import nn
+
+import fxprune
+from fxprune.errors import CaptureError
+from fxprune.guards import SpecialisedError
+
+STOPS = {
+    "dtype ==": (lambda s, y: y * 2 if y.dtype == torch.float32 else y, lambda net: net.double()(IMAGES.double())),
+    "dtype is": (lambda s, y: y * 2 if y.dtype is torch.float32 else y, lambda net: net.double()(IMAGES.double())),
+    "dtype in a table": (lambda s, y: y * {torch.float32: 2, torch.float64: 3}[y.dtype],
+                         lambda net: net.double()(IMAGES.double())),
+    "is_grad_enabled": (lambda s, y: y * 2 if torch.is_grad_enabled() else y, lambda net: net(IMAGES)),
+    "autocast": (lambda s, y: y * 2 if torch.is_autocast_enabled("cpu") else y,
+                 lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "device": (lambda s, y: y * 2 if y.device.type == "cpu" else y, lambda net: net.to("meta")(IMAGES.to("meta"))),
+    "training": (lambda s, y: y if not s.training else s.b(y), lambda net: net.train()(IMAGES)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_branch_that_would_be_another_one_stops_the_narrow_network(name):
+    middle, run = STOPS[name]
+    model = Small(middle).eval()
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    with torch.no_grad():
+        narrow(IMAGES)
+    with pytest.raises(SpecialisedError, match="captured "):
+        run(narrow)
+
+
+RANKS = {"ndim": lambda x: x.ndim, "dim()": lambda x: x.dim(), "len": lambda x: len(x.shape)}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_another_number_of_dimensions_stops_the_narrow_network(name):
+    rank = RANKS[name]
+
+    class Ranked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = self.one(x)
+            return self.two(y * 2 if rank(y) == 2 else y)
+
+    model = Ranked().eval()
+    plan = fxprune.plan(fxprune.couple(model, torch.randn(5, 3)), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    assert narrow(torch.randn(4, 3)).shape == (4, 4)
+    with pytest.raises(SpecialisedError, match="captured where"):
+        narrow(torch.randn(2, 4, 3))
+
+
+HOOKS = {
+    "forward": lambda net: net.register_forward_hook(lambda module, args, out: out.softmax(-1)),
+    "pre": lambda net: net.register_forward_pre_hook(lambda module, args: (args[0] * 2,)),
+    "pre with names": lambda net: net.register_forward_pre_hook(
+        lambda module, args, named: ((args[0] * 2,), named), with_kwargs=True
+    ),
+    "child": lambda net: net.bn.register_forward_hook(lambda module, args, out: out * 2),
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_are_part_of_the_network(name):
+    model = Small().eval()
+    HOOKS[name](model)
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    wanted = drawn(fxprune.snap(model, plan), IMAGES)
+    torch.testing.assert_close(
+        drawn(fxprune.narrow(fxprune.snap(model, plan), plan), IMAGES), wanted, rtol=1e-5, atol=1e-5
+    )  # float32
+
+
+def test_backward_hooks_that_would_be_lost_are_refused():
+    model = Small()
+    model.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(CaptureError, match="module `Small` has a backward hook"):
+        fxprune.couple(model, IMAGES)
