@@ -120,7 +120,7 @@ def _precision(drawn: Any, seed: int) -> Counter[str]:
 @contextmanager
 def heard() -> Iterator[set[tuple[str, str]]]:
     """The operators that were shown to a rule meanwhile, with the rule's name."""
-    from fxprune import propagate
+    from fxprune import interpreter
     from fxprune.rules import RULES, pointwise
 
     asked: set[tuple[str, str]] = set()
@@ -136,12 +136,12 @@ def heard() -> Iterator[set[tuple[str, str]]]:
 
     before = dict(RULES)
     RULES.update({op: replace(entry, rule=listening(entry.rule)) for op, entry in before.items()})
-    propagate.pointwise = listening(pointwise.pointwise)
+    interpreter.pointwise = listening(pointwise.pointwise)
     try:
         yield asked
     finally:
         RULES.update(before)
-        propagate.pointwise = pointwise.pointwise
+        interpreter.pointwise = pointwise.pointwise
 
 
 def known(path: Any = JOURNAL) -> dict[int, dict[str, Any]]:

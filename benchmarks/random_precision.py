@@ -16,7 +16,7 @@ from fxprune.capture import capture
 from fxprune.coupling import Coupling
 from fxprune.fold import Folded
 from fxprune.inputs import as_meta
-from fxprune.propagate import _buffers_with_channels, _walk  # what the analysis keeps to itself
+from fxprune.interpreter import buffers_with_channels, run_labelled
 from fxprune.walk import Walk
 
 from .merge_trial import (
@@ -68,7 +68,7 @@ def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most
         return result
     trial, draw = Trial(model, inputs), np.random.default_rng(seed)
     captured = Folded(capture(model, inputs), {})
-    walk, _ = _walk(captured, as_meta(inputs), {}, coupling.whole, _buffers_with_channels(model))
+    walk, _ = run_labelled(captured, as_meta(inputs), {}, coupling.whole, buffers_with_channels(model))
     walk.settle()
     use = _roles(walk)
     pairs = _pairs(walk, use)

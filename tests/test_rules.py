@@ -57,7 +57,7 @@ def test_every_rule_has_a_sample(monkeypatch):
 
     for operator, entry in list(RULES.items()):
         monkeypatch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
-    monkeypatch.setattr("fxprune.propagate.pointwise", heard(pointwise.pointwise))
+    monkeypatch.setattr("fxprune.interpreter.pointwise", heard(pointwise.pointwise))
     for sample in SAMPLES.values():
         fxprune.couple(sample.net, sample.inputs)
     assert {function.__qualname__ for function in rules - called} == set()
