@@ -71,9 +71,9 @@ def main() -> None:
             wide = accelerator.unwrap_model(model)
             if accelerator.is_main_process:
                 example = torch.randn(2, 1, 8, 8, device=accelerator.device)
-                fxprune.plan(fxprune.couple(wide, example), keep=0.5).save(args.output / "plan.json")
+                fxprune.plan(fxprune.couple(wide, example), keep=0.5).save(args.output / "clusters.json")
             accelerator.wait_for_everyone()
-            plan = fxprune.load_plan(args.output / "plan.json", wide)
+            plan = fxprune.load_plan(args.output / "clusters.json", wide)
             rates = [group_lr(prepared)] * (args.csgd_epochs * len(train_loader))
             hook = fxprune.csgd(model, plan, optimizer, deviation=1e-6, lrs=rates)
         model.train()

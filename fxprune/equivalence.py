@@ -23,6 +23,7 @@ from fxprune.guards import SpecialisedError
 from fxprune.inputs import Inputs, call, inputs_for, tensors_of
 from fxprune.kept_state import Attributes
 from fxprune.meta import copy_with, named_tensors
+from fxprune.mixed import Mixes
 from fxprune.observation import (
     Certain,
     Observation,
@@ -74,19 +75,30 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = _Pair(model, module)
     with generators_restored(), _untouched(model), torch.no_grad():
-        first = values_of(example_inputs, pair.device)
-        unchecked: list[str] = []
-        try:
-            always = _in_eval(pair, first)
-        except CaptureError:
-            first = inputs_for(model, first)  # an analysis needs shapes only, so the example may be of another type
-            always = _in_eval(pair, first)
-        if not always:
-            always, why = _under_autocast(pair, first)
-            unchecked.append(why)
-        in_training, why = ("", "") if always else _in_training(pair, first)
-        unchecked.append(why)
-    return Difference(always, in_training, "; ".join(filter(None, unchecked)), always.startswith(_KEEPS))
+        given = values_of(example_inputs, pair.device)
+        suited = inputs_for(model, given)
+        # An analysis needs shapes only: the example may be of another type, and so may numbers that the model makes.
+        settings = (given, contextlib.nullcontext()), (suited, contextlib.nullcontext()), (suited, Mixes())
+        failure: CaptureError | None = None
+        for inputs, setting in settings:
+            try:
+                with setting:
+                    return _difference(pair, inputs)
+            except CaptureError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+
+def _difference(pair: _Pair, inputs: Inputs) -> Difference:
+    always = _in_eval(pair, inputs)
+    if always:
+        return Difference(always, hopeless=always.startswith(_KEEPS))
+    always, unknown = _under_autocast(pair, inputs)
+    if always:
+        return Difference(always)
+    in_training, why = _in_training(pair, inputs)
+    return Difference("", in_training, "; ".join(filter(None, (unknown, why))))
 
 
 @contextlib.contextmanager
@@ -176,8 +188,10 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
     if pair.alike or not torch.amp.is_autocast_available(kind):
         return "", ""
     precisions = []
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.autocast(kind, dtype=torch.bfloat16):
-        for module in pair.copies(shown=fake.from_tensor):
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    pairs = pair.copies(shown=fake.from_tensor)  # outside of the mode, in which nothing else could be copied
+    with fake, torch.autocast(kind, dtype=torch.bfloat16):
+        for module in pairs:
             try:
                 with Watch({}) as watch:  # type: ignore[no-untyped-call]
                     outputs = leaves_of(call(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
@@ -188,7 +202,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
             kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
             precisions.append((sorted(map(str, watch.precisions())), list(map(str, kinds))))
     (wanted, returned), (found, given) = precisions
-    if wanted == found and returned == given:
+    if (wanted == found or not wanted) and returned == given:
         return "", ""
     what, a, b = ("multiplies in", wanted, found) if wanted != found else ("returns", returned, given)
     return f"under autocast it {what} {' and '.join(b)} instead of {' and '.join(a)}".replace("torch.", ""), ""
@@ -200,8 +214,8 @@ def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
         return "", ""
     wanted: Observation | str = ""
     found: Observation | str = ""
-    # Batch normalisation wants more than one value for each channel; a graph may be for this number of samples only.
-    for given in (doubled(inputs), inputs):
+    # Batch normalisation wants more than one value for each channel.
+    for given in (inputs, doubled(inputs)):
         model, module = pair.copies(training=True)
         wanted, found = try_to_observe(model, given), try_to_observe(module, given)
         if not isinstance(wanted, str) and not isinstance(found, str):

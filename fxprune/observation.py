@@ -20,7 +20,17 @@ from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import named_tensors
 from fxprune.modes import QUESTIONS
 
-_CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product_attention")
+_CONTRACTIONS = (
+    "convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "linear",
+    "scaled_dot_product",
+    "multi_head_attention",
+    "transformer_encoder_layer",
+)
 
 
 @dataclasses.dataclass

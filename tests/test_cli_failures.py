@@ -63,8 +63,8 @@ def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
 
 
 def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, place):
-    def wrong(model, plan):
-        net = narrow(model, plan)
+    def wrong(model, plan, **options):
+        net = narrow(model, plan, **options)
         if "second.weight" in plan.clusters:
             with torch.no_grad():
                 net.head.weight.neg_()

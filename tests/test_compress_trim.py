@@ -29,9 +29,9 @@ def test_clusters_that_did_not_become_equal_are_no_result():
 
 @pytest.mark.parametrize(("group", "parameter"), [("first.weight", "second.weight"), ("second.weight", "head.weight")])
 def test_a_trim_that_goes_wrong_names_the_group(monkeypatch, group, parameter):
-    def wrong(model, plan):
+    def wrong(model, plan, **options):
         """Forgets to sum the columns that read one group."""
-        net = narrow(model, plan)
+        net = narrow(model, plan, **options)
         if group in plan.clusters:
             with torch.no_grad():
                 net.get_parameter(parameter).mul_(0.5)

@@ -131,6 +131,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_bytes(folder, found):
     assert found[0]["checkpoints"] == [
         "checkpoints",
         "csgd.pt",
+        "files.json",
         "metrics.jsonl",
         "plan.pt",
         "recipe.yaml",

@@ -145,13 +145,17 @@ def test_the_hook_is_open_from_before_the_first_step_to_after_the_last_epoch():
 
 def test_a_loss_that_is_not_a_number_names_epoch_and_step_and_leaves_the_weights_finite():
     model = linear()
-    with pytest.raises(DivergedError, match=r"nan at epoch 1, step 3 of 4, at learning rate 0\.1; no checkpoint"):
+    with pytest.raises(
+        DivergedError, match=r"nan at epoch 1, step 3 of 4, in `train`, at learning rate 0\.1; no checkpoint"
+    ):
         train(model, points(bad=40), epochs=2, lr=0.1)
     assert weights(model).isfinite().all()
 
 
 def test_a_rate_that_is_too_high_is_named():
-    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at epoch \d, step \d of 4, at learning rate \d.*e\+"):
+    with pytest.raises(
+        DivergedError, match=r"loss is (nan|inf) at epoch \d, step \d of 4, in `train`, at learning rate \d.*e\+"
+    ):
         train(linear(), points(), epochs=3, lr=1e30, warmup_epochs=0)
 
 
