@@ -20,17 +20,8 @@ from fxprune.inputs import Inputs, call, tensors_of
 from fxprune.meta import named_tensors
 from fxprune.modes import QUESTIONS
 
-_CONTRACTIONS = (
-    "convolution",
-    "mm",
-    "addmm",
-    "bmm",
-    "baddbmm",
-    "linear",
-    "scaled_dot_product",
-    "multi_head_attention",
-    "transformer_encoder_layer",
-)
+# What autocast lowers; PyTorch's fused transformer layers are left out, which keep their precision in eval mode only.
+_CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
 
 
 @dataclasses.dataclass
