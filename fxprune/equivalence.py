@@ -158,11 +158,15 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
             f"{type(model).__name__} does not run on inputs {shapes}: {say(error)}. Give example inputs that the "
             "model accepts."
         ) from error
+    for name in attributes.assigned():
+        wanted.state.pop(name, None)
     found = try_to_observe(module, first)
     if isinstance(found, str) or (why := compare(wanted, found)):
         return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{_place(pair, first)}"
     with attributes.watched():
         wanted = observe(model, second)
+    for name in attributes.assigned():
+        wanted.state.pop(name, None)
     if kept := attributes.kept():
         return f"{_KEEPS} {kept} from one call to the next, which no graph does"
     own = {name for name, _ in pair.model.named_parameters(remove_duplicate=False)}

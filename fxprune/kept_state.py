@@ -64,6 +64,10 @@ class Attributes:
         """Names of what a call read from the one before and replaced by something else, with the lines."""
         return ", ".join(f"`{self._path(key)}` (set at {self._lines[key]})" for key in self._kept)
 
+    def assigned(self) -> set[str]:
+        """Names of what the latest call set; of buffers these are new ones, which :meth:`kept` judges."""
+        return {self._path(key) for key in self._set}
+
     def with_lines(self, text: str) -> str:
         """A text with the line behind each attribute that it names."""
         for key, line in self._lines.items():

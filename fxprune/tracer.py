@@ -96,6 +96,10 @@ class PlainTracer(fx.Tracer):
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """What the model has put in the place of a buffer is that, and no longer the buffer."""
+        return attr_val if isinstance(attr_val, fx.Proxy) else super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation, or what it computes where the operation would hide widths."""
         if kind == "call_function" and target in FUNCTIONS:
