@@ -19,25 +19,35 @@ CHECKED = ("benchmarks.coverage_check", "fxprune.passes.export_onnx")
 _RUNS_ON = ("torch", "timm", "onnxruntime")
 
 
-def digest(files: Iterable[Path], root: Path = ROOT) -> str:
-    """Which sources are checked: a hash over the code of files under ``root``, and the versions of what they run on.
+def digest(files: Iterable[Path]) -> str:
+    """Which sources are checked: a hash over the code of files, and the versions of what they run on.
 
-    Comments, docstrings and layout do not count: they change no result.
+    Comments, docstrings, layout, import lines and the place of a file do not count: they change no result.
     """
     sha = hashlib.sha256(" ".join(version(name) for name in _RUNS_ON).encode())
-    for path in files:
-        sha.update(str(path.relative_to(root)).encode() + b"\0" + _code(path) + b"\0")
+    for code in sorted({_code(path) for path in files} - {b""}):
+        sha.update(code + b"\0")
     return sha.hexdigest()[:12]
 
 
+class _Bare(ast.NodeTransformer):
+    """Takes away what changes no result: imports, docstrings and ``__all__``."""
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) else node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign | None:
+        return None if ast.unparse(node.targets[0]) == "__all__" else node
+
+
 def _code(path: Path) -> bytes:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                first.value.value = ""
-    return ast.unparse(tree).encode()
+    return ast.unparse(_Bare().visit(ast.parse(path.read_text(encoding="utf-8")))).encode()
 
 
 def sources(root: Path = ROOT) -> list[Path]:

@@ -74,24 +74,32 @@ def test_a_deeper_check_that_went_well_and_is_newer_has_done_the_shallower_one(t
 
 def test_the_digest_knows_every_source(tmp_path):
     files = [tmp_path / "core.py", tmp_path / "pass.py"]
-    for path in files:
-        path.write_text("a = 1")
-    seen = {digest(files, tmp_path), digest(files[:1], tmp_path)}
-    files[1].write_text("b = 1")
-    seen.add(digest(files, tmp_path))
-    files[1] = files[1].rename(tmp_path / "other.py")
-    seen.add(digest(files, tmp_path))
-    assert len(seen) == 4 and digest(files, tmp_path) in seen
+    for path, text in zip(files, ("a = 1", "b = 1")):
+        path.write_text(text)
+    seen = {digest(files), digest(files[:1]), digest(files[1:])}
+    files[1].write_text("b = 2")
+    seen.add(digest(files))
+    assert len(seen) == 4 and digest(files[::-1]) in seen
 
 
 def test_comments_and_docstrings_change_no_digest(tmp_path):
     path = tmp_path / "core.py"
     path.write_text('"""One."""\n\n\ndef f():\n    """Two."""\n    return "three"\n')
-    before = digest([path], tmp_path)
+    before = digest([path])
     path.write_text('"""1."""\ndef f():\n    """2."""\n    return ("three")  # 4\n')
-    assert digest([path], tmp_path) == before
+    assert digest([path]) == before
     path.write_text('"""One."""\n\n\ndef f():\n    """Two."""\n    return "four"\n')
-    assert digest([path], tmp_path) != before
+    assert digest([path]) != before
+
+
+def test_moving_a_file_and_its_imports_changes_no_digest(tmp_path):
+    (tmp_path / "room").mkdir()
+    path, moved = tmp_path / "core.py", tmp_path / "room" / "nut.py"
+    path.write_text("from .walk import Walk\n\n\ndef f():\n    import math\n\n    return Walk(math.pi)\n")
+    moved.write_text("from ..walk import Walk\n\n\ndef f():\n    from math import e\n\n    return Walk(math.pi)\n")
+    law = tmp_path / "room" / "__init__.py"
+    law.write_text('"""The law of the room."""\n\nfrom .nut import f as f\n\n__all__ = ["f"]\n')
+    assert digest([path]) == digest([moved]) == digest([law, moved])
 
 
 def test_what_only_trains_is_no_source_of_a_check():
