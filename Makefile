@@ -30,7 +30,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-cuda: $(READY)
-	$(BIN)/python -m pytest -n 0 -m cuda -rs tests/test_cuda.py
+	$(BIN)/python -m pytest -n 0 -m cuda -rs tests/train/test_cuda.py
 
 lint: $(READY)
 	$(BIN)/ruff check --quiet --output-format concise .

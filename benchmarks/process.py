@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Imported once, in the process that all others are forked from: 10 s for each of them saved, and all of them run the
 # sources as they were at the start.
-PRELOAD = ("onnxscript", "onnxruntime", "fxprune.passes.export_onnx", "benchmarks.coverage_check")
+PRELOAD = ("onnxscript", "onnxruntime", "fxprune.passes.onnx.export", "benchmarks.coverage.check")
 
 # A process that has closed its end has told everything; threads of a library may keep it from leaving.
 SECONDS_TO_LEAVE = 10.0
@@ -132,7 +132,7 @@ def _serve(connection: Connection, work: Any, task: Any, log: Path, memory: int)
     try:
         work(task, lambda **facts: connection.send(facts))
     except Exception as error:
-        from fxprune.source import source_of_error
+        from fxprune.common.source import source_of_error
 
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"

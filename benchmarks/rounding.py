@@ -19,10 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .coverage_classes import read
-from .coverage_journal import ROOT, digest, sources
-from .coverage_process import Limits, run_each
-from .trust_page import markdown_table, paragraph, write_section
+from benchmarks import ROOT
+from benchmarks.coverage.classes import read
+from benchmarks.coverage.journal import digest, sources
+from benchmarks.process import Limits, run_each
+from benchmarks.trust_page import markdown_table, paragraph, write_section
 
 WORK = ROOT / "build" / "rounding"
 JOURNAL = WORK / "results.jsonl"
@@ -55,12 +56,9 @@ def work(task: Task, tell: Callable[..., None]) -> None:
     import torch
 
     import fxprune
+    from benchmarks.coverage.network import small_form
     from fxprune.errors import ExportError
-    from fxprune.passes.batches import random_batch
-    from fxprune.passes.prove import scattered
-    from fxprune.passes.randomise import randomised
-
-    from .coverage_network import small_form
+    from fxprune.passes.verify import random_batch, randomised, scattered
 
     torch.set_num_threads(1)
     form = small_form(task.model)
@@ -97,7 +95,7 @@ def settled(model: Any, inputs: Any) -> Any:
     import torch
     from torch.nn.modules.batchnorm import _NormBase
 
-    from fxprune.inputs import call
+    from fxprune.common.inputs import call
 
     norms = [module for module in model.modules() if isinstance(module, _NormBase)]
     momenta = [norm.momentum for norm in norms]
@@ -118,7 +116,7 @@ def permuted(model: Any, coupling: Any, seed: int) -> Any:
     import numpy as np
     import torch
 
-    from fxprune.passes.snap import tensors_of
+    from fxprune.passes.merge import tensors_of
 
     made, draw = copy.deepcopy(model), np.random.default_rng(seed)
     tensors = tensors_of(made)
@@ -153,8 +151,8 @@ def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
     """Largest relative error of any output of any of some networks; inf where numbers are not finite."""
     import torch
 
-    from fxprune.inputs import call
-    from fxprune.passes.outputs import named_outputs, relative_error
+    from fxprune.common.inputs import call
+    from fxprune.passes.verify import named_outputs, relative_error
 
     with torch.no_grad():
         wanted = named_outputs(call(reference, inputs)).values()
@@ -166,7 +164,7 @@ def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
 
 def runner(path: Path, optimise: bool) -> Any:
     """The file as a network."""
-    from fxprune.passes.onnx_runner import onnx_runner
+    from fxprune.passes.onnx import onnx_runner
 
     return onnx_runner(path, threads=1, optimise=optimise)
 

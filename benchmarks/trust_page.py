@@ -6,9 +6,8 @@ import re
 import textwrap
 from pathlib import Path
 
-from fxprune.files import write_text
-
-from .coverage_journal import ROOT
+from benchmarks import ROOT
+from fxprune.common.files import write_text
 
 PAGE = ROOT / "docs" / "reports" / "trust.md"
 HEAD = """# Trust

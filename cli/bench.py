@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table."""
-    from fxprune.passes.bench import bench
+    from fxprune.passes.report import bench
 
     print(bench(args.folder, args.batch))
     return 0

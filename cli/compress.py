@@ -16,8 +16,7 @@ import argparse
 from collections.abc import Collection, Mapping
 
 from fxprune.errors import OptionError
-from fxprune.passes.job import Job, Target
-from fxprune.passes.option import options_of
+from fxprune.passes.options import Job, Target, options_of
 
 from .options import add_options, given_options
 from .process import process_number
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table."""
     options = given_options(args, Job)
     if args.recipe is not None:
-        from fxprune.passes.recipe import override, read_recipe
+        from fxprune.passes.options import override, read_recipe
 
         options = override(read_recipe(args.recipe), options)
     for name, option in options_of(Job).items():

@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
     import fxprune
-    from fxprune.passes.folder import check_no_result, folder_aside
-    from fxprune.passes.layout import ONNX, ONNX_DATA
+    from fxprune.passes.store import ONNX, ONNX_DATA, check_no_result, folder_aside
 
     network = fxprune.load(args.folder)
     example = network.meta["plan"].coupling.example_inputs

@@ -22,17 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the coupling."""
     import fxprune
-    from fxprune.files import write_text
-    from fxprune.passes.drawing import DRAWINGS
-    from fxprune.passes.folder import check_no_result
 
-    for name in FORMATS:
-        if (path := getattr(args, name)) is not None:
+    paths = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
+    if paths:
+        from fxprune.common.files import write_text
+        from fxprune.passes.store import check_no_result
+
+        from .drawing import DRAWINGS
+
+        for path in paths.values():
             check_no_result(path)
     network = network_from(args)
     coupling = fxprune.couple(network.model, network.example)
-    for name in FORMATS:
-        if (path := getattr(args, name)) is not None:
-            write_text(path, DRAWINGS[name](coupling.graph()))
+    for name, path in paths.items():
+        write_text(path, DRAWINGS[name](coupling.graph()))
     print(coupling)
     return 0

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from fxprune import __version__
 from fxprune.errors import FxpruneError, is_out_of_memory
-from fxprune.passes.option import closest
+from fxprune.passes.options import closest
 
 from . import bench, compress, export, inspect, plan, prove, report, verify
 from .process import process_number

@@ -7,12 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.job import Job, Target
-from fxprune.passes.option import ALIASES, Option, options_of
-from fxprune.passes.option_kind import One, metavar
+from fxprune.passes.options import ALIASES, Job, One, Option, Target, metavar, options_of
 
 if TYPE_CHECKING:
-    from fxprune.passes.build import Network
+    from fxprune.models_zoo import Network
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type, headings: Mapping[str, Collection[str]]) -> None:
@@ -56,7 +54,7 @@ def network_from(args: argparse.Namespace) -> Network:
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
 
-    from fxprune.passes.build import build
+    from fxprune.models_zoo import build
 
     network = build(
         args.model,
@@ -66,7 +64,7 @@ def network_from(args: argparse.Namespace) -> Network:
         seed=getattr(args, "seed", 0),
     )
     if args.checkpoint is not None:
-        from fxprune.passes.weights import load_weights
+        from fxprune.passes.store import load_weights
 
         load_weights(network.model, args.checkpoint)
     network.model.eval()

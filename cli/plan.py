@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from fxprune.passes.job import Target
+from fxprune.passes.options import Target
 
 from .options import add_network, add_options, given_options, network_from
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan and what it costs."""
     target = Target(**given_options(args, Target))
     if args.output is not None:
-        from fxprune.passes.folder import check_no_result
+        from fxprune.passes.store import check_no_result
 
         check_no_result(args.output)
     import fxprune

@@ -16,11 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table, and on stderr the place of the drawing, or why there is none."""
-    from fxprune.passes.deviation_plot import can_draw, draw_deviation, has_deviation
-    from fxprune.passes.folder import folder_aside
-    from fxprune.passes.layout import DEVIATION_PLOT, METRICS, SUMMARY
-    from fxprune.passes.manifest import read_manifest
-    from fxprune.passes.results import read_result
+    from fxprune.passes.report import can_draw, draw_deviation, has_deviation, read_result
+    from fxprune.passes.store import DEVIATION_PLOT, METRICS, SUMMARY, folder_aside, read_manifest
 
     read_manifest(args.folder).check(args.folder, [SUMMARY, METRICS])
     print(read_result(args.folder))

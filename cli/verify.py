@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was compared and how far it is apart."""
-    from fxprune.passes.recheck import recheck
+    from fxprune.passes.report import recheck
 
     check = recheck(args.folder)
     print(check)

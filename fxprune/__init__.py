@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fxprune.passes.artifact import load as load
-    from fxprune.passes.artifact import save as save
-    from fxprune.passes.cluster import plan as plan
-    from fxprune.passes.compress import compress as compress
+    from fxprune.analysis import couple as couple
     from fxprune.passes.csgd import csgd as csgd
-    from fxprune.passes.export_onnx import export_onnx as export_onnx
-    from fxprune.passes.narrow import narrow as narrow
-    from fxprune.passes.prove import prove as prove
-    from fxprune.passes.settle import settle as settle
-    from fxprune.passes.snap import snap as snap
+    from fxprune.passes.job import compress as compress
+    from fxprune.passes.merge import settle as settle
+    from fxprune.passes.merge import snap as snap
+    from fxprune.passes.onnx import export_onnx as export_onnx
+    from fxprune.passes.planning import plan as plan
+    from fxprune.passes.rewrite import narrow as narrow
+    from fxprune.passes.store import load as load
+    from fxprune.passes.store import save as save
+    from fxprune.passes.verify import prove as prove
     from fxprune.passes.verify import verify as verify
     from fxprune.plan_file import load_plan as load_plan
     from fxprune.plans import Plan as Plan
-    from fxprune.propagate import couple as couple
 
 __version__ = "0.1.0"
 
@@ -32,20 +32,20 @@ if not (_root / "passes").is_dir():  # a checkout: passes/, models_zoo/ and cli/
     __path__.append(str(_root.parent))
 
 _PUBLIC = {
-    "couple": "fxprune.propagate",
+    "couple": "fxprune.analysis",
     "Plan": "fxprune.plans",
     "load_plan": "fxprune.plan_file",
-    "plan": "fxprune.passes.cluster",
+    "plan": "fxprune.passes.planning",
     "csgd": "fxprune.passes.csgd",
-    "settle": "fxprune.passes.settle",
-    "snap": "fxprune.passes.snap",
-    "narrow": "fxprune.passes.narrow",
+    "settle": "fxprune.passes.merge",
+    "snap": "fxprune.passes.merge",
+    "narrow": "fxprune.passes.rewrite",
     "verify": "fxprune.passes.verify",
-    "prove": "fxprune.passes.prove",
-    "export_onnx": "fxprune.passes.export_onnx",
-    "save": "fxprune.passes.artifact",
-    "load": "fxprune.passes.artifact",
-    "compress": "fxprune.passes.compress",
+    "prove": "fxprune.passes.verify",
+    "export_onnx": "fxprune.passes.onnx",
+    "save": "fxprune.passes.store",
+    "load": "fxprune.passes.store",
+    "compress": "fxprune.passes.job",
 }
 __all__ = sorted(_PUBLIC)
 

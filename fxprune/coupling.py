@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.common.inputs import Inputs
+from fxprune.common.table import table
 from fxprune.equivalence import UNCHECKED
-from fxprune.inputs import Inputs
-from fxprune.table import table
 
 Codes = NDArray[np.int64]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxprune.documents import check_fields, check_format, read_json
+from fxprune.analysis import couple
+from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.common.inputs import from_json, inputs_for, is_shape
 from fxprune.errors import PlanError
-from fxprune.inputs import from_json, inputs_for, is_shape
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
-from fxprune.propagate import couple
 
 KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -78,3 +78,17 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not isinstance(cluster, list) or not all(type(n) is int and 0 <= n < len(cluster) for n in cluster):
             raise PlanError(f"{path} is damaged: the clusters of `{name}` are no list of numbers from 0. {_REMEDY}")
     return value
+
+
+def plan_for(model: torch.nn.Module, plan: Plan) -> Plan:
+    """The plan itself if it was made on this very model, else the same clusters on an analysis of ``model``.
+
+    Raises:
+        PlanError: ``model`` is another network.
+    """
+    if plan.coupling.model() is model:
+        return plan
+    check_shapes(plan.coupling.shapes, model, "the plan")
+    coupling = couple(model, inputs_for(model, plan.coupling.example_inputs), whole=plan.coupling.whole)
+    check_digest(plan.coupling.digest, coupling, "the plan")
+    return Plan(coupling, plan.clusters, plan.method, plan.seed)

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fxprune.common.files import write_text
+from fxprune.common.inputs import to_json
+from fxprune.common.modules import named_tensors
+from fxprune.common.table import table
 from fxprune.coupling import Axis, Coupling
 from fxprune.errors import PlanError
-from fxprune.files import write_text
-from fxprune.inputs import inputs_for, to_json
-from fxprune.meta import named_tensors
-from fxprune.table import table
 
 FORMAT = "fxprune-plan"
 VERSION = 1
@@ -120,21 +120,6 @@ class Plan:
                 stands[axis.positions] = axis.positions[first[cluster]]
             kept, cluster_of = np.unique(stands, return_inverse=True)
             yield Partition(parameter, dim, tied, cluster_of.astype(np.int64), kept.astype(np.int64))
-
-    def on(self, model: torch.nn.Module) -> Plan:
-        """The plan itself if it was made on this very model, else the same clusters on an analysis of ``model``.
-
-        Raises:
-            PlanError: ``model`` is another network.
-        """
-        if self.coupling.model() is model:
-            return self
-        from fxprune.propagate import couple
-
-        check_shapes(self.coupling.shapes, model, "the plan")
-        coupling = couple(model, inputs_for(model, self.coupling.example_inputs), whole=self.coupling.whole)
-        check_digest(self.coupling.digest, coupling, "the plan")
-        return Plan(coupling, self.clusters, self.method, self.seed)
 
     def restrict(self, names: set[str]) -> Plan:
         """The same clusters, for the named groups only."""

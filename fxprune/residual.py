@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxprune.common.rewritable import ATTENTION, PRODUCTS, kind_of
 from fxprune.coupling import Coupling, Shape
-from fxprune.surface import ATTENTION, PRODUCTS, kind_of
 
 # Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
 _NO_SUMS: frozenset[str | Callable[..., Any]] = (

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
-from fxprune.internal import internal_groups
+from fxprune.residual import internal_groups
 
 
 def select(
@@ -28,7 +28,7 @@ def select(
         coupling: the analysis.
         only: patterns.
         freeze: patterns.
-        internal_only: see :func:`fxprune.internal.internal_groups`.
+        internal_only: see :func:`fxprune.residual.internal_groups`.
 
     Raises:
         OptionError: a pattern that matches nothing, a group asked for by ``only`` whose normalisation has others that

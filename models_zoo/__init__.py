@@ -1,1 +1,5 @@
-"""Networks, recipes and data."""
+"""Networks by name: timm's, torchvision's and the CIFAR networks of this folder."""
+
+from .build import Network, build, named_device, on_device
+from .registry import create_model
+from .spec import FLOATS, ModelSpec, build_within, spec_from_json

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.modules import MetaMode, on_meta
+from fxprune.common.quiet import quiet
+from fxprune.common.random import seeded
 from fxprune.errors import ModelError, OptionError
-from fxprune.meta import MetaMode, on_meta
-from fxprune.quiet import quiet
 
-from .model_spec import ModelSpec
-from .train_seed import seeded
+from .spec import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def build(
         ModelError: the name is unknown, the network cannot be built, also not for images of this size, or its weights
             cannot be had.
     """
-    from fxprune.models_zoo.registry import TORCHVISION, create_model, model_input_size
+    from .registry import TORCHVISION, create_model, model_input_size
 
     channels, height, width = model_input_size(name)
     channels = in_chans or channels

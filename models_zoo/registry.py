@@ -9,10 +9,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.errors import ModelError
-
-from .cifar_resnet import resnet20, resnet56, resnet110, resnet164
-from .densenet import densenet40
-from .vgg import vgg16_cifar
+from fxprune.models_zoo.networks import densenet40, resnet20, resnet56, resnet110, resnet164, vgg16_cifar
 
 OWN: Mapping[str, Callable[..., nn.Module]] = {
     build.__name__: build for build in (resnet20, resnet56, resnet110, resnet164, vgg16_cifar, densenet40)

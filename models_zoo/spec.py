@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxprune.errors import CheckpointError, OptionError
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# What `fxprune.passes.build` and `widen` give to builders, and how large each may be. Whatever else a builder takes may
+# What `build` and `widen` give to builders, and how large each may be. Whatever else a builder takes may
 # open files, fetch weights or build for hours.
 ARGUMENTS: Mapping[str, tuple[tuple[type, ...], float]] = {
     "num_classes": ((int,), 1_000_000),
@@ -56,7 +56,7 @@ class ModelSpec:
 
     def build(self) -> nn.Module:
         """Wide network with arbitrary weights; the random state of the process stays as it is."""
-        from fxprune.models_zoo.registry import create_model
+        from .registry import create_model
 
         with torch.random.fork_rng(devices=[]):
             model: nn.Module = create_model(self.name, **{**self.kwargs, "pretrained": False})

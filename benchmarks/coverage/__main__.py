@@ -16,17 +16,18 @@ from datetime import UTC, datetime
 
 from tqdm import tqdm
 
-from fxprune.files import write_text
+from benchmarks import ROOT
+from benchmarks.process import Limits, run_each
+from fxprune.common.files import write_text
 
-from .coverage_check import Task, check
-from .coverage_classes import entry_points, read
-from .coverage_journal import ROOT, Journal, digest
-from .coverage_journal import sources as imported
-from .coverage_lines import lines, read_lines
-from .coverage_process import Limits, run_each
-from .coverage_report import page
-from .coverage_result import DEPTHS, result_from
-from .coverage_torchvision import torchvision_points
+from .check import Task, check
+from .classes import entry_points, read
+from .journal import Journal, digest
+from .journal import sources as imported
+from .lines import lines, read_lines
+from .report import page
+from .result import DEPTHS, result_from
+from .torchvision import torchvision_points
 
 WORK = ROOT / "build" / "coverage"
 DOCS = ROOT / "docs"

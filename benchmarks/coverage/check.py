@@ -17,19 +17,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fxprune
+from fxprune.common.inputs import Inputs, inputs_for, tensors_of
 from fxprune.cost import cost, plan_cost
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError
-from fxprune.inputs import Inputs, inputs_for, tensors_of
-from fxprune.passes.batches import random_batch
 from fxprune.passes.merge import concentrate
-from fxprune.passes.prove import scattered
-from fxprune.passes.randomise import randomised
+from fxprune.passes.verify import random_batch, randomised, scattered
 from fxprune.plans import Plan
 
-from .coverage_network import Form, native_form, small_form
-from .coverage_result import Cold
-from .coverage_torchvision import PREFIX, TorchvisionForm, torchvision_form
+from .network import Form, native_form, small_form
+from .result import Cold
+from .torchvision import PREFIX, TorchvisionForm, torchvision_form
 
 Tell = Callable[..., None]
 

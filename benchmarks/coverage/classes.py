@@ -1,6 +1,6 @@
 """One line per model class of timm, derived from timm itself: the entry point with the fewest parameters.
 
-``python -m benchmarks.coverage_classes`` writes ``timm_classes.csv`` anew. It builds every entry point once, on the
+``python -m benchmarks.coverage.classes`` writes ``timm_classes.csv`` anew. It builds every entry point once, on the
 meta device; nothing is downloaded.
 """
 
@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import nn
 
-from fxprune.files import write_text
+from fxprune.common.files import write_text
 
 CLASSES = Path(__file__).with_name("timm_classes.csv")
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from .coverage_result import DEPTHS, Result, result_from
+from benchmarks import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
+from .result import DEPTHS, Result, result_from
+
 # What a check runs: nothing but this, and what it imports of ours, can change a result.
-CHECKED = ("benchmarks.coverage_check", "fxprune.passes.export_onnx")
+CHECKED = ("benchmarks.coverage.check", "fxprune.passes.onnx.export")
 _RUNS_ON = ("torch", "timm", "onnxruntime")
 
 

@@ -10,7 +10,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .coverage_result import Cold, Result, result_from
+from .result import Cold, Result, result_from
 
 _KINDS: Mapping[str, Any] = get_type_hints(Result)
 

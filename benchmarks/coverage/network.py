@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from fxprune.inputs import Inputs
-from fxprune.meta import MetaMode
+from fxprune.common.inputs import Inputs
+from fxprune.common.modules import MetaMode
 
-from .coverage_classes import published_size, weightless
+from .classes import published_size, weightless
 
 # Every stride of timm's networks divides this.
 STEP = 32

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .coverage_result import Cold, Result
+from .result import Cold, Result
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from statistics import median
 
-from .coverage_classes import EntryPoint
-from .coverage_journal import known_at
-from .coverage_reasons import reasons, reasons_of
-from .coverage_result import Result
-from .coverage_torchvision import FRAMES, PREFIX
+from .classes import EntryPoint
+from .journal import known_at
+from .reasons import reasons, reasons_of
+from .result import Result
+from .torchvision import FRAMES, PREFIX
 
 # A network of which less can be pruned needs a mathematical reason.
 LOW = 0.6

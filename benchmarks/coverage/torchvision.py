@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.inputs import Inputs
-from fxprune.models_zoo.detection import Core, core_of
-from fxprune.models_zoo.registry import create_model
+from fxprune.common.inputs import Inputs
+from fxprune.models_zoo import create_model
+from fxprune.models_zoo.networks import Core, core_of
 
-from .coverage_classes import EntryPoint
+from .classes import EntryPoint
 
 PREFIX = "torchvision/"
 

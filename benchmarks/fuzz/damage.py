@@ -14,9 +14,7 @@ from typing import Any
 
 import torch
 
-from fxprune.passes.layout import MANIFEST, PLAN
-from fxprune.passes.manifest import fingerprint
-from fxprune.passes.weights import read_tensors, write_tensors
+from fxprune.passes.store import MANIFEST, PLAN, fingerprint, read_tensors, write_tensors
 from fxprune.plans import digest
 
 HOSTILE: tuple[Any, ...] = (

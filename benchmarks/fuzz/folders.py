@@ -37,18 +37,14 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.common.files import write_text
 from fxprune.errors import FxpruneError, InputError
-from fxprune.files import write_text
 from fxprune.models_zoo import registry
-from fxprune.passes import onnx_check
-from fxprune.passes.layout import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE
-from fxprune.passes.manifest import is_plain, read_manifest
-from fxprune.passes.metrics import read_metrics
-from fxprune.passes.recheck import recheck
-from fxprune.passes.results import read_result
-from fxprune.passes.weights import read_tensors
+from fxprune.passes.onnx import check as onnx_check
+from fxprune.passes.report import read_metrics, read_result, recheck
+from fxprune.passes.store import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE, is_plain, read_manifest, read_tensors
 
-from .fuzz_damage import damaged
+from .damage import damaged
 
 SECONDS, BYTES = 120, 4 << 30
 OUTCOMES = ("refused", "found", "same", "recorded", "other", "raw")
@@ -238,7 +234,7 @@ def page(lines: list[dict[str, Any]], seed: int) -> str:
         "# Damaged folders of results",
         "",
         f"{len(lines):,} mutations of the results of a small network on digits, seed {seed}, by `make fuzz "
-        "ARGS=folders`; what the outcomes mean is at the top of `benchmarks/fuzz_folders.py`.",
+        "ARGS=folders`; what the outcomes mean is at the top of `benchmarks/fuzz/folders.py`.",
     ]
     for signed, title in ((False, "As it happens"), (True, "With the manifest made consistent again")):
         part = [line for line in lines if line["signed"] == signed]

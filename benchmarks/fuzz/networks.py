@@ -17,8 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .coverage_journal import ROOT, digest, sources
-from .coverage_process import Limits, run_each
+from benchmarks import ROOT
+from benchmarks.coverage.journal import digest, sources
+from benchmarks.process import Limits, run_each
+
+from .networks_report import failures_of, write_report
 
 WORK = ROOT / "build" / "fuzz"
 JOURNAL = WORK / "networks.jsonl"
@@ -54,8 +57,8 @@ def work(chunk: Chunk, tell: Callable[..., None]) -> None:
 
 
 def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
-    from .random_choices import choices_of, network_of
-    from .random_oracles import examine
+    from benchmarks.random_networks.choices import choices_of, network_of
+    from benchmarks.random_networks.oracles import examine
 
     drawn = network_of(choices_of(seed, most), most)
     with heard() as asked:
@@ -77,8 +80,8 @@ def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
 
 def _smallest(seed: int, most: int, error: Exception) -> str:
     """The failure on the smallest network that was found to fail with an error of the same kind."""
-    from .random_choices import choices_of, network_of, shrunk
-    from .random_oracles import examine
+    from benchmarks.random_networks.choices import choices_of, network_of, shrunk
+    from benchmarks.random_networks.oracles import examine
 
     options = {"whole": seed % 2 == 1, "exported": seed % ONE_IN == 0}
     last = error
@@ -102,9 +105,8 @@ def _smallest(seed: int, most: int, error: Exception) -> str:
 def _precision(drawn: Any, seed: int) -> Counter[str]:
     """Counts of the search for pairs that could merge; reasons under ``gap: ...``."""
     import fxprune
-
-    from .random_networks import BATCH
-    from .random_precision import precision
+    from benchmarks.random_networks.draw import BATCH
+    from benchmarks.random_networks.precision import precision
 
     model, inputs = drawn.network.double(), drawn.inputs(BATCH, seed)
     found = precision(fxprune.couple(model, inputs), inputs, seed)
@@ -120,8 +122,8 @@ def _precision(drawn: Any, seed: int) -> Counter[str]:
 @contextmanager
 def heard() -> Iterator[set[tuple[str, str]]]:
     """The operators that were shown to a rule meanwhile, with the rule's name."""
-    from fxprune import interpreter
-    from fxprune.rules import RULES, pointwise
+    from fxprune.analysis import RULES, interpreter
+    from fxprune.analysis.rules import pointwise
 
     asked: set[tuple[str, str]] = set()
 
@@ -160,8 +162,6 @@ def known(path: Any = JOURNAL) -> dict[int, dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 if a network failed."""
     args = _parser().parse_args(argv)
-    from .fuzz_networks_report import write_report
-
     sha = digest([*sources(), *sorted((ROOT / "benchmarks").glob("random_*.py"))])
     before = known()
     chunks = [Chunk(first, args.chunk, args.most) for first in range(args.seed, args.seed + args.count, args.chunk)]
@@ -182,17 +182,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def failures_of(row: dict[str, Any]) -> list[str]:
-    """Failures of a chunk; one that ended early is one, too."""
-    ended = f"chunk from seed {row['chunk']['first']}, after seed {row.get('at')}: {row.get('error')}"
-    return [*row.get("failures", ()), *([ended] if row.get("error") else ())]
-
-
 def _run(todo: list[Chunk], args: argparse.Namespace, sha: str) -> None:
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
     tasks = [(chunk, WORK / "logs" / f"networks-{chunk.first}.log") for chunk in todo]
     limits = Limits(args.seconds, int(args.memory * GIB))
-    preload = ("fxprune.passes.narrow", "benchmarks.random_oracles", "benchmarks.random_precision")
+    preload = (
+        "fxprune.passes.rewrite.narrow",
+        "benchmarks.random_networks.oracles",
+        "benchmarks.random_networks.precision",
+    )
     with tqdm(total=len(tasks), unit="chunk", disable=None) as bar, open(JOURNAL, "a", encoding="utf-8") as journal:
         for chunk, facts in run_each(work, tasks, limits, jobs=args.jobs, preload=preload):
             row = {"chunk": asdict(chunk), "digest": sha, **facts}

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from .fuzz_networks import failures_of
-from .trust_page import markdown_table, paragraph, write_section
+from benchmarks.trust_page import markdown_table, paragraph, write_section
 
 NETWORKS = """
 `python -m benchmarks.fuzz networks` draws networks from everything that the rules know, one for each seed, narrows each
@@ -87,3 +86,9 @@ def precision(n: Counter[str]) -> str:
     told = FOUND.format(n=n, share=share)
     head = ("why they are kept apart", "alone", "by search", "under averages")
     return "\n\n".join([paragraph(PRECISION), paragraph(told), markdown_table(head, rows)])
+
+
+def failures_of(row: dict[str, Any]) -> list[str]:
+    """Failures of a chunk; one that ended early is one, too."""
+    ended = f"chunk from seed {row['chunk']['first']}, after seed {row.get('at')}: {row.get('error')}"
+    return [*row.get("failures", ()), *([ended] if row.get("error") else ())]

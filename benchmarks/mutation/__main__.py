@@ -1,7 +1,7 @@
 """Mutation testing: is every small change of the rules, the grouping, the merge and the rewrite seen by some test?
 
 Mutants come in an order of their own, so that a run that is stopped has tried a sample; it goes on where it was. What
-survives needs a reason in ``benchmarks/mutation_reasons.csv``, or a test.
+survives needs a reason in ``benchmarks/mutation/reasons.csv``, or a test.
 """
 
 from __future__ import annotations
@@ -16,19 +16,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .coverage_journal import ROOT
-from .mutation_operators import Mutant, mutants
-from .mutation_tests import Lines, Session, outcome, tests_by_line, with_tests
-from .trust_page import markdown_table, paragraph, write_section
+from benchmarks import ROOT
+from benchmarks.trust_page import markdown_table, paragraph, write_section
+
+from .operators import Mutant, mutants
+from .tests import Lines, Session, outcome, tests_by_line, with_tests
 
 WORK = ROOT / "build" / "mutation"
 JOURNAL = WORK / "outcomes.csv"
-REASONS = Path(__file__).parent / "mutation_reasons.csv"
+REASONS = Path(__file__).with_name("reasons.csv")
 FIELDS = ("key", "source", "line", "tests", "outcome", "seconds")
 # What is mutated, and the tests that are to see it. The whole suite sees more, and takes minutes for each.
-SUBJECTS = ("fxprune/rules/*.py", "fxprune/conclude.py", "passes/merge.py", "passes/rewrite*.py")
+SUBJECTS = (
+    "fxprune/analysis/rules/*.py",
+    "fxprune/analysis/grouping.py",
+    "passes/merge/concentrate.py",
+    "passes/rewrite/*.py",
+)
 TESTS = (
-    "test_rules.py", "test_segments.py", "test_rewrite.py", "test_conclude.py", "test_narrow.py", "test_fold.py",
+    "analysis/test_rules.py", "common/test_view_factors.py", "rewrite/test_rewrite.py", "analysis/test_grouping.py",
+    "rewrite/test_narrow.py", "analysis/test_computed_weights.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.
 MOST_SECONDS = 8.0

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from .coverage_journal import ROOT
-from .mutation_operators import Mutant, mutated
+from benchmarks import ROOT
+
+from .operators import Mutant, mutated
 
 # A mutant under whose tests nothing ends any more: a loop that does not.
 SECONDS = 10
@@ -171,7 +172,7 @@ def apply(mutant: Mutant) -> None:
         made = _code_in(code, mutant.function.split("."))
         _function(module, mutant.function.split(".")).__code__ = made
         return
-    from fxprune.rules import RULES
+    from fxprune.analysis import RULES
 
     before = {name: value for name, value in vars(module).items() if not name.startswith("__")}
     for operator, entry in list(RULES.items()):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .random_network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork, Unsuited
-from .random_operations import operation
+from .network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork, Unsuited
+from .operations import operation
 
 EVERY = (MAP, TOKENS, VECTOR)
 

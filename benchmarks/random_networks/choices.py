@@ -6,8 +6,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from .random_network import Draw
-from .random_networks import Drawn, build
+from .draw import Drawn, build
+from .network import Draw
 
 
 def choices_of(seed: int, most: int) -> list[int]:

@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from . import random_channels, random_maps, random_norms, random_pointwise, random_tokens  # noqa: F401  (they register)
-from .random_network import CONVOLUTIONS, MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
-from .random_operations import OPERATIONS
+from . import channels, maps, norms, pointwise, tokens  # noqa: F401  (they register)
+from .network import CONVOLUTIONS, MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
+from .operations import OPERATIONS
 
 SPACES = ((4, 6), (6,), (4, 4), (8, 8), (5,), (4, 2, 4), (8,), (3, 5), (4, 4, 4))
 BATCH, VOCABULARY = 2, 7

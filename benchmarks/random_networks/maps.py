@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from .random_network import CONVOLUTIONS, MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
-from .random_operations import operation
+from .network import CONVOLUTIONS, MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
+from .operations import operation
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FUNCTIONAL = (F.conv1d, F.conv2d, F.conv3d)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .random_maps import layered, rank
-from .random_network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork, Unsuited
-from .random_operations import operation
+from .maps import layered, rank
+from .network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork, Unsuited
+from .operations import operation
 
 BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)

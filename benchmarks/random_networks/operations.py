@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .random_network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork
+from .network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork
 
 Operation = Callable[[RandomNetwork, Draw, int, Form], object]
 

@@ -13,17 +13,15 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.capture import WAYS
+from fxprune.common.inputs import Inputs, call
 from fxprune.coupling import Coupling
 from fxprune.errors import CaptureError, PlanError, UnequalClustersWarning
-from fxprune.inputs import Inputs, call
-from fxprune.passes.merge import concentrate
-from fxprune.passes.narrow import narrow
-from fxprune.passes.outputs import named_outputs, relative_error
-from fxprune.passes.randomise import randomised
-from fxprune.passes.snap import snap
+from fxprune.passes.merge import concentrate, snap
+from fxprune.passes.rewrite import narrow
+from fxprune.passes.verify import named_outputs, randomised, relative_error
 from fxprune.plans import Plan
 
-from .random_networks import BATCH, Drawn
+from .draw import BATCH, Drawn
 
 # Sums in another order differ by 1e-15 a layer; what is wrong, by 1e-3 and more.
 TOLERANCE = 1e-9

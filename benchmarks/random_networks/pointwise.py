@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .random_network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork
-from .random_operations import operation
+from .network import MAP, TOKENS, VECTOR, Draw, Form, RandomNetwork
+from .operations import operation
 
 EVERY = (MAP, TOKENS, VECTOR)
 SMOOTH = (F.relu, F.gelu, F.silu, F.hardswish, torch.sigmoid, torch.tanh, F.elu, F.mish, F.softplus, torch.abs,
@@ -101,7 +101,7 @@ def gate(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
     ones = (None,) * len(form.space)
     if kind == "space":
         y = net.beside(form)
-        from .random_maps import CONVOLUTIONS
+        from .maps import CONVOLUTIONS
 
         name = net.add(CONVOLUTIONS[len(form.space) - 1](2, 1, 3, padding=1))
 

@@ -12,14 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from fxprune.capture import capture
-from fxprune.coupling import Coupling
-from fxprune.fold import Folded
-from fxprune.inputs import as_meta
-from fxprune.interpreter import buffers_with_channels, run_labelled
-from fxprune.walk import Walk
-
-from .merge_trial import (
+from benchmarks.merge_trial import (
     READER,
     TIED,
     Pair,
@@ -31,6 +24,10 @@ from .merge_trial import (
     parts_that_merge_alone,
     roles_of,
 )
+from fxprune.analysis import Folded, Walk, buffers_with_channels, run_labelled
+from fxprune.capture import capture
+from fxprune.common.inputs import as_meta
+from fxprune.coupling import Coupling
 
 # Roles of three kinds on so many axes: 81 trials.
 MOST_AXES = 5

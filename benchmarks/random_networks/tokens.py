@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .random_maps import layered
-from .random_network import MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
-from .random_operations import operation
+from .maps import layered
+from .network import MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
+from .operations import operation
 
 
 @operation(TOKENS, VECTOR, often=3)

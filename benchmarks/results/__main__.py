@@ -15,20 +15,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fxprune.files import write_text
+from benchmarks import ROOT
+from benchmarks.process import Limits, run_each
+from fxprune.common.files import write_text
 
-from .coverage_journal import ROOT
-from .coverage_process import Limits, run_each
-from .results_bench import Task
-from .results_journal import Journal, row_of
-from .results_report import page
-from .results_run import run
-from .results_settings import ARMS, QUICK, Arm, Settings
+from .bench import Task
+from .journal import Journal, row_of
+from .report import page
+from .run import run
+from .settings import ARMS, QUICK, Arm, Settings
 
 WORK = ROOT / "build" / "results"
 DOCS = ROOT / "docs"
 GIB = 2**30
-PRELOAD = ("benchmarks.results_run", "sklearn.cluster", "timm.optim", "timm.scheduler")
+PRELOAD = ("benchmarks.results.run", "sklearn.cluster", "timm.optim", "timm.scheduler")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

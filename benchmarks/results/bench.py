@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.common.files import written_aside
 from fxprune.cost import cost
 from fxprune.coupling import Coupling
-from fxprune.files import written_aside
-from fxprune.models_zoo.cifar_resnet import resnet20
 from fxprune.models_zoo.data import Data
+from fxprune.models_zoo.networks import resnet20
 
-from .results_settings import Arm, Settings, digest
-from .results_train import fit, score
+from .settings import Arm, Settings, digest
+from .train import fit, score
 
 
 @dataclass(frozen=True)

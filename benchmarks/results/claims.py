@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from .results_journal import Row
-from .results_settings import ARMS, Arm
+from .journal import Row
+from .settings import ARMS, Arm
 
 Found = Mapping[Arm, Sequence[Row]]
 

@@ -14,8 +14,8 @@ import fxprune
 from fxprune.models_zoo.data import Data
 from fxprune.plans import Plan
 
-from .results_settings import Settings
-from .results_train import optimizer_for, take_step
+from .settings import Settings
+from .train import optimizer_for, take_step
 
 
 def step_times(model: nn.Module, plan: Plan, data: Data, settings: Settings, pairs: int = 60) -> tuple[float, float]:

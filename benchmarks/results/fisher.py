@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fxprune.coupling import Coupling, Group
-from fxprune.passes.allocate_auto import lost_over_left
-from fxprune.passes.features import projected, rows_of
-from fxprune.passes.onednn import ContiguousStrided
+from fxprune.passes.planning import lost_over_left, projected, rows_of
+from fxprune.passes.train import ContiguousStrided
 
 
 def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> Mapping[str, float]:

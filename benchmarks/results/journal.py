@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fxprune.files import write_text
+from fxprune.common.files import write_text
 
-from .results_settings import Arm, Settings, digest
+from .settings import Arm, Settings, digest
 
 
 @dataclass(frozen=True, kw_only=True)

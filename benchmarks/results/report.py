@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from .results_cells import mean_of, percent, spread_of, table
-from .results_claims import CLAIMS, Claim, Difference, Found, Pair, difference
-from .results_journal import Journal, Row
-from .results_settings import BUDGETED, FISHER_BATCHES, Arm, Settings
-from .results_times import time_claim, time_verdicts
+from .cells import mean_of, percent, spread_of, table
+from .claims import CLAIMS, Claim, Difference, Found, Pair, difference
+from .journal import Journal, Row
+from .settings import BUDGETED, FISHER_BATCHES, Arm, Settings
+from .times import time_claim, time_verdicts
 
 # Training and test images: a fifth is kept for testing, another fifth for each seed.
 IMAGES = {"mnist5k": (4000, 1000), "digits": (1437, 360)}

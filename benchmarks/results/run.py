@@ -14,15 +14,15 @@ from torch.optim import Optimizer
 
 import fxprune
 from fxprune.models_zoo.data import load_data
-from fxprune.passes.allocate_auto import widths_by_loss
+from fxprune.passes.planning import widths_by_loss
 
-from .results_bench import Bench, Task
-from .results_clock import step_times
-from .results_fisher import fisher_curve, mean_squares
-from .results_remove import Lasso, remove, weakest
-from .results_settings import CLOCKS, FISHER_BATCHES
-from .results_squeeze import pacesetter, squeeze
-from .results_train import score
+from .bench import Bench, Task
+from .clock import step_times
+from .fisher import fisher_curve, mean_squares
+from .remove import Lasso, remove, weakest
+from .settings import CLOCKS, FISHER_BATCHES
+from .squeeze import pacesetter, squeeze
+from .train import score
 
 Facts = dict[str, Any]
 

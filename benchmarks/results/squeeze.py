@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 import fxprune
 from fxprune.coupling import Coupling
 from fxprune.passes.csgd import Csgd
-from fxprune.passes.kmeans import kmeans
+from fxprune.passes.planning import kmeans
 from fxprune.plans import Plan
 
-from .results_bench import Bench
-from .results_train import score
+from .bench import Bench
+from .train import score
 
 
 def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int) -> nn.Module:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
-from .results_cells import spread_of, table
-from .results_claims import Found
-from .results_journal import Row
-from .results_settings import CLOCKS, Settings
+from .cells import spread_of, table
+from .claims import Found
+from .journal import Row
+from .settings import CLOCKS, Settings
 
 TITLE = "C-SGD is as fast as SGD"
 _HEADER = ("images in a step", "times as long", "C-SGD", "plain SGD", "seeds", "verdict, within 5 %")

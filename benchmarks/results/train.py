@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxprune.models_zoo.data import Data, Loader
-from fxprune.passes.onednn import ContiguousStrided
+from fxprune.passes.train import ContiguousStrided
 
-from .results_settings import Settings
+from .settings import Settings
 
 Hook = Callable[[Optimizer, list[float]], AbstractContextManager[Any]]
 

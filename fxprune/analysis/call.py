@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.channels import Channels, Ids
-from fxprune.surface import Target, kind_of
-from fxprune.walk import Axes, Event, Fork, Label, Walk
+from fxprune.common.rewritable import Target, kind_of
+
+from .channels import Channels, Ids
+from .state import Axes, Event, Fork, Label, Walk
 
 
 @dataclass(frozen=True, eq=False)

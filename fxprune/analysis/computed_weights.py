@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.meta import MetaMode, on_meta, share_copy
-from fxprune.walk import Label
+from fxprune.common.modules import MetaMode, on_meta, share_copy
+
+from .state import Label
 
 
 @dataclass(frozen=True, eq=False)

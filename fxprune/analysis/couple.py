@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from fxprune.capture import WAYS, capture, captures
-from fxprune.conclude import Conclusion, conclude
+from fxprune.common.inputs import Inputs, as_inputs, as_meta
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
 from fxprune.errors import CaptureError
-from fxprune.fold import Folded, fold
-from fxprune.inputs import Inputs, as_inputs, as_meta
-from fxprune.interpreter import buffers_with_channels, run_labelled
+
+from .computed_weights import Folded, fold
+from .grouping import Conclusion, conclude
+from .interpreter import buffers_with_channels, run_labelled
 
 # Ways to bundle that are tried after the first got stuck; a split into n axes has n of them.
 _MOST_RETRIES = 3

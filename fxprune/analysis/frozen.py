@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.channels import Ids
+from fxprune.common.source import source_of
 from fxprune.coupling import Coupling, Frozen
-from fxprune.source import source_of
-from fxprune.walk import Event, Walk
+
+from .channels import Ids
+from .state import Event, Walk
 
 
 @dataclass(frozen=True, eq=False)

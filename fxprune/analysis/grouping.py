@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.blame import Blame, ParameterAxis
-from fxprune.channels import Ids, signatures
+from fxprune.common.inputs import Inputs
+from fxprune.common.modules import canonical_names, named_tensors
 from fxprune.coupling import Axis, Codes, Coupling, Group, NodeFacts, Shape, Work
-from fxprune.fold import Folded
-from fxprune.inputs import Inputs
-from fxprune.meta import canonical_names, named_tensors
-from fxprune.walk import Event, Fork, Label, Walk
+
+from .channels import Ids, signatures
+from .computed_weights import Folded
+from .frozen import Blame, ParameterAxis
+from .state import Event, Fork, Label, Walk
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Every tensor of a network, labelled with its channels, by running the network once on the meta device.
 
-No data, no weights, no gradients: each ATen operation is shown to its rule (:mod:`fxprune.rules`). The walk goes node
-by node over the captured graph, so that each fx node remembers the channels of what it returns.
+No data, no weights, no gradients: each ATen operation is shown to its rule (:mod:`fxprune.analysis.rules`). The walk
+goes node by node over the captured graph, so that each fx node remembers the channels of what it returns.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 
-from fxprune.call import Call
+from fxprune.common.inputs import Inputs, in_order
+from fxprune.common.modules import MetaMode, device_of, on_meta, unlike_meta
+from fxprune.common.rewritable import is_foreign, is_opaque, is_rewritable
+from fxprune.common.shaped_layers import is_shaped
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError
-from fxprune.fold import Folded
-from fxprune.inputs import Inputs, in_order
-from fxprune.leaves import is_shaped
-from fxprune.meta import MetaMode, device_of, on_meta, unlike_meta
-from fxprune.probe import adapts
-from fxprune.rules import RULES
-from fxprune.rules.pointwise import pointwise
-from fxprune.rules.registry import Entry
-from fxprune.surface import is_foreign, is_opaque, is_rewritable
-from fxprune.walk import Axes, Label, Walk, tensors_in
+
+from .call import Call
+from .computed_weights import Folded
+from .rules import RULES
+from .rules.pointwise import pointwise
+from .rules.registry import Entry
+from .state import Axes, Label, Walk, tensors_in
+from .trial import adapts
 
 
 def run_labelled(

@@ -1,6 +1,6 @@
 """What one walk over a graph collects.
 
-Mutable while the walk lasts, never returned: :mod:`fxprune.conclude` turns it into a coupling.
+Mutable while the walk lasts, never returned: :mod:`fxprune.analysis.grouping` turns it into a coupling.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.channels import Channels, Ids
+from .channels import Channels, Ids
 
 Axes = tuple[Ids | None, ...]
 

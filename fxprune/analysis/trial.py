@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from fxprune.walk import Label, Walk, tensors_in
+from .state import Label, Walk, tensors_in
 
 
 def adapts(walk: Walk, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:

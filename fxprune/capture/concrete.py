@@ -1,7 +1,7 @@
 """Symbolic tracing that knows the sizes of an example, for models whose Python decides something by a size.
 
 Every operation runs on the meta device besides being recorded; branches are decided by the example, and each decision
-is guarded (:mod:`fxprune.guards`).
+is guarded (:mod:`fxprune.common.guards`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.guards import holds, holds_but_for_float64
-from fxprune.inputs import Inputs
-from fxprune.meta import PLACES, MetaMode, device_of, on_meta
-from fxprune.modes import QUESTIONS, is_mode
-from fxprune.source import line_of
-from fxprune.tracer import InPlaceAttribute, InPlaceProxy, PlainTracer
+from fxprune.common.guards import holds, holds_but_for_float64
+from fxprune.common.inputs import Inputs
+from fxprune.common.modes import QUESTIONS, is_mode
+from fxprune.common.modules import PLACES, MetaMode, device_of, on_meta
+from fxprune.common.source import line_of
+
+from .symbolic import InPlaceAttribute, InPlaceProxy, PlainTracer
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune import attention
+from . import attention
 
 
 def opened(layer: nn.Module) -> Callable[..., Any] | None:

@@ -20,13 +20,14 @@ from torch.fx.experimental import _config
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from fxprune.arguments import arguments
+from fxprune.common.guards import SpecialisedError, holds, holds_but_for_float64
+from fxprune.common.inputs import Inputs
+from fxprune.common.modules import copy_with, named_tensors
+from fxprune.common.quiet import quiet
 from fxprune.errors import CaptureError
-from fxprune.guards import SpecialisedError, holds, holds_but_for_float64
-from fxprune.inputs import Inputs
-from fxprune.meta import copy_with, named_tensors
-from fxprune.quiet import quiet
-from fxprune.tracer import PlainTracer
+
+from .placeholders import arguments
+from .symbolic import PlainTracer
 
 # Checks of types and places, which may change after the capture.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)

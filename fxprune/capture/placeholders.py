@@ -10,9 +10,9 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxprune.common.guards import holds, is_tensor
+from fxprune.common.inputs import Inputs
 from fxprune.errors import OptionError
-from fxprune.guards import holds, is_tensor
-from fxprune.inputs import Inputs
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 

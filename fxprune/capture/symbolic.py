@@ -1,7 +1,7 @@
 """Symbolic tracing at module level: the graph that it records holds for all sizes.
 
 It knows nothing of sizes, so it stops where the model's Python decides something by one; see
-:mod:`fxprune.value_tracer` for these.
+:mod:`fxprune.capture.concrete` for these.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.arguments import arguments
-from fxprune.inputs import Inputs
-from fxprune.leaves import is_shaped
-from fxprune.modes import Recorder
-from fxprune.opened import FUNCTIONS, opened, opened_call
+from fxprune.common.inputs import Inputs
+from fxprune.common.modes import Recorder
+from fxprune.common.shaped_layers import is_shaped
+
+from .decompose import FUNCTIONS, opened, opened_call
+from .placeholders import arguments
 
 
 class PlainTracer(fx.Tracer):

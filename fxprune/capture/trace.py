@@ -4,7 +4,7 @@ Capture is symbolic (torch.fx) at module level: layers that own shape attributes
 names, everything around them becomes nodes of the graph. Where the model's Python branches on a size, the branch of the
 example is taken and guarded. Numbers that it chooses by its training flag, such as the dropout of a fused attention,
 follow the graph's own flag; where training takes another path than eval mode, the graph stops in training.
-What that cannot trace is exported (:mod:`fxprune.exported`), as operations in eval mode.
+What that cannot trace is exported (:mod:`fxprune.capture.exported`), as operations in eval mode.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from fxprune.common.inputs import Inputs, as_meta
+from fxprune.common.modes import show_blocks
+from fxprune.common.modules import share_copy
+from fxprune.common.source import source_of_error
 from fxprune.equivalence import UNCHECKED, Difference, difference
 from fxprune.errors import CaptureError, OptionError
-from fxprune.exported import EVAL_ONLY, EvalOnly, trace_exported
-from fxprune.inputs import Inputs, as_meta
-from fxprune.meta import share_copy
-from fxprune.modes import show_blocks
-from fxprune.source import source_of_error
-from fxprune.tracer import PlainTracer, keeps_functions
-from fxprune.training_mode import FlagReads, entered, follow_training
-from fxprune.value_tracer import ValueTracer
+
+from .concrete import ValueTracer
+from .exported import EVAL_ONLY, EvalOnly, trace_exported
+from .symbolic import PlainTracer, keeps_functions
+from .training_flag import FlagReads, entered, follow_training
 
 WAY = "fxprune_capture"
 
@@ -66,7 +67,7 @@ def captures(
 
     ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, ``values`` where branches were decided by the
     example, or ``export`` where operations are all that could be seen. ``graph_module.meta["fxprune_unchecked"]`` tells
-    what could not be held against the model (:mod:`fxprune.equivalence`), and why.
+    what could not be held against the model (:mod:`fxprune.equivalence.compare`), and why.
 
     Raises:
         CaptureError: there is no further way; with all that stood in the way of the others.

@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from fxprune.common.files import open_plain
 from fxprune.errors import InputError
-from fxprune.files import open_plain
 
 # The largest file of ours, a plan for a network of a million channels, has 20 MB; nothing of ours is nested deeper.
 LARGEST = 64 << 20

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.source import is_machinery
+from fxprune.common.source import is_machinery
 
 # Classes of context managers by their names in `torch`.
 MANAGERS = ("autocast", "no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
@@ -32,8 +32,9 @@ QUESTIONS = (
     "get_autocast_cpu_dtype",
     "get_default_dtype",
 )
-_ENTER = re.compile(r"(\w+) = fxprune_modes_enter\('(\w+)'(?:, )?(.*?)\)(?:;  [\w =]+)?")
-_LEAVE = re.compile(r"(?:\w+ = )?fxprune_modes_leave\((\w+)\)(?:;  [\w =]+)?")
+_HERE = __name__.replace(".", "_")  # as generated code spells it
+_ENTER = re.compile(rf"(\w+) = {_HERE}_enter\('(\w+)'(?:, )?(.*?)\)(?:;  [\w =]+)?")
+_LEAVE = re.compile(rf"(?:\w+ = )?{_HERE}_leave\((\w+)\)(?:;  [\w =]+)?")
 
 
 @fx.node.has_side_effect

@@ -10,8 +10,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.mixed import MixingMode
-from fxprune.modes import is_mode
+from fxprune.common.modes import is_mode
+from fxprune.common.precision import MixingMode
 
 # Attributes of tensors that say where they are, as functions of a device.
 PLACES: dict[str, Callable[[torch.device], Any]] = {

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxprune.leaves import is_shaped
+from fxprune.common.shaped_layers import is_shaped
 
 Target = str | Callable[..., Any]
 

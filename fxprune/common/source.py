@@ -9,13 +9,15 @@ from types import FrameType
 import torch
 from torch import fx
 
-# Frames below these folders are machinery, not the model's own source.
-_MACHINERY = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Frames below these folders are machinery, not the model's own source; networks of ours are.
+_MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE))
+_NETWORKS = str(_PACKAGE / "models_zoo")
 
 
 def is_machinery(path: str) -> bool:
     """Whether a file belongs to PyTorch or to fxprune."""
-    return path.startswith(_MACHINERY) or path.startswith("<")
+    return path.startswith("<") or (path.startswith(_MACHINERY) and not path.startswith(_NETWORKS))
 
 
 def source_of(node: fx.Node) -> str:

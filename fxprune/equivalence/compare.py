@@ -17,14 +17,16 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from fxprune.common.guards import SpecialisedError
+from fxprune.common.inputs import Inputs, call, inputs_for, tensors_of
+from fxprune.common.modules import copy_with, named_tensors
+from fxprune.common.precision import Mixes
+from fxprune.common.source import source_of
 from fxprune.errors import CaptureError
-from fxprune.example_values import doubled, is_uniform, shuffled, values_of, varied
-from fxprune.guards import SpecialisedError
-from fxprune.inputs import Inputs, call, inputs_for, tensors_of
-from fxprune.kept_state import Attributes
-from fxprune.meta import copy_with, named_tensors
-from fxprune.mixed import Mixes
-from fxprune.observation import (
+
+from .example_values import doubled, is_uniform, shuffled, values_of, varied
+from .kept_state import Attributes
+from .observation import (
     Certain,
     Observation,
     Watch,
@@ -36,7 +38,6 @@ from fxprune.observation import (
     say,
     try_to_observe,
 )
-from fxprune.source import source_of
 
 # Where a captured graph says in its `meta` what could not be compared.
 UNCHECKED = "fxprune_unchecked"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fxprune.inputs import Inputs, tensors_of
+from fxprune.common.inputs import Inputs, tensors_of
 
 
 def values_of(inputs: Inputs, device: torch.device) -> Inputs:

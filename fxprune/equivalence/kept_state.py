@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxprune.source import line_of
+from fxprune.common.source import line_of
 
 
 class Attributes:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.inputs import Inputs, call, tensors_of
-from fxprune.meta import named_tensors
-from fxprune.modes import QUESTIONS
+from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.modes import QUESTIONS
+from fxprune.common.modules import named_tensors
 
 # What autocast lowers; PyTorch's fused transformer layers are left out, which keep their precision in eval mode only.
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fxprune.errors import DataError
 
-from .data import Data
+from .dataset import Data
 from .tensor_loader import TensorLoader
 
 TEST_SHARE = 0.2

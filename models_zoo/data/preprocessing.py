@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxprune.documents import check_fields
+from fxprune.common.documents import check_fields
 from fxprune.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
+    from .dataset import Data
 
 
 @dataclass(frozen=True)

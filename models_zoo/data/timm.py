@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import DataError, OptionError
+from fxprune.passes.options import TIMM
 
-from .augment import TIMM
-from .data import Data, Loader
+from .dataset import Data, Loader
 
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "valid", "eval", "test")

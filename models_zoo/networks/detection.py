@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.common.inputs import call, inputs_for
+from fxprune.common.modules import on_meta
 from fxprune.errors import ModelError
-from fxprune.inputs import call, inputs_for
-from fxprune.meta import on_meta
 
 BOXES_PER_IMAGE = 3
 

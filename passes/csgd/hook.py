@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fxprune.common.precision import check_precision
 from fxprune.errors import NoPullWarning, OptionError
+from fxprune.passes.merge import even
 from fxprune.plans import Plan, check_shapes
 
-from .aim import motions_at_start, starts_of, strength_for
-from .apart import Apart
 from .coupled_law import Momentum, Motion, advance, check_coupled, momentum_of
-from .segments import even
+from .means import Apart
+from .sharding import check_agreed, check_held, check_whole, unwrapped
+from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, tied_parameters
-from .train_engine import check_precision
-from .whole import check_agreed, check_held, check_whole, unwrapped
 
 
 def csgd(
@@ -54,7 +54,7 @@ def csgd(
             means of the clusters to keep their size. float32 rounds at about 1e-6.
         lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
         coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged one, and
-            goes through SGD's momentum. Its law is in :mod:`fxprune.passes.coupled_law`. What float32 rounds away is
+            goes through SGD's momentum. Its law is in `coupled_law.py`. What float32 rounds away is
             not carried on then, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
 
     Returns:

@@ -12,9 +12,9 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fxprune.passes.merge import Segments, even, segments
 from fxprune.plans import Partition
 
-from .segments import Segments, even, segments
 from .side_by_side import even_each
 from .tied import Tied
 

@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .segments import Segments, cluster_mean, even, spread
+from fxprune.passes.merge import Segments, cluster_mean, even, spread
 
 # Above this number of elements a tensor takes longer than the calls that it would save, and a copy costs memory.
 SMALL = 2**16
 
 
 def even_each(tensors: Sequence[Tensor], cuts: Sequence[Sequence[Segments]]) -> list[Tensor]:
-    """:func:`~fxprune.passes.segments.even` of each tensor, to the bit.
+    """:func:`~fxprune.passes.merge.clusters.even` of each tensor, to the bit.
 
     Args:
         tensors: any shapes and devices.

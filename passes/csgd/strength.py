@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
+from fxprune.passes.merge import even, segments
+
 from .coupled_law import Motion, momentum_of, solve_coupled_strength
-from .segments import even, segments
-from .strength import solve_strength
+from .law import solve_strength
 from .tied import Tied
 
 

@@ -12,9 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
+from fxprune.passes.merge import even, is_even, largest_change, segments
 from fxprune.plans import Partition, Plan
-
-from .segments import even, is_even, largest_change, segments
 
 
 class Deviation(NamedTuple):

@@ -6,14 +6,11 @@ import sys
 from pathlib import Path
 
 from fxprune.errors import FxpruneError
+from fxprune.passes.options import Job, read_recipe
+from fxprune.passes.report import Result, read_result
+from fxprune.passes.store import CHECKPOINTS, ESSENTIAL, RECIPE, OwnFiles, read_manifest
 
-from .compress_phases import FREE, files_read
-from .job import Job
-from .layout import CHECKPOINTS, ESSENTIAL, RECIPE
-from .manifest import read_manifest
-from .own_files import OwnFiles
-from .recipe import read_recipe
-from .results import Result, read_result
+from .resume import FREE, files_read
 
 
 def finished(job: Job) -> Result | None:

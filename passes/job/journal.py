@@ -6,15 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .compress_phases import Phases
-from .compress_train import phase_of, wide_epochs
-from .csgd import Csgd
-from .job import Job
-from .layout import EVENTS, METRICS, RECIPE
-from .metrics import Metrics
-from .recipe import write_recipe
-from .train_log import Epoch
-from .train_schedule import steps_per_epoch_of
+from fxprune.passes.csgd import Csgd
+from fxprune.passes.options import Job, write_recipe
+from fxprune.passes.report import Metrics
+from fxprune.passes.store import EVENTS, METRICS, RECIPE
+from fxprune.passes.train import Epoch, steps_per_epoch_of
+
+from .resume import Phases
+from .training import phase_of, wide_epochs
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.cost import latency, measure_cost
+from fxprune.cost import measure_cost, milliseconds
 from fxprune.errors import ExportError
-from fxprune.quiet import quiet
+from fxprune.passes.onnx import export_onnx, onnx_runner
+from fxprune.passes.report import Stage
+from fxprune.passes.train import predict
 
-from .compress_trim import Nets
-from .evaluate import predict
-from .export_onnx import export_onnx
-from .onnx_runner import onnx_runner
-from .results import Stage
+from .trim import Nets
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -80,12 +78,6 @@ def measure_stages(nets: Nets, example: Tensor, data: Data, folder: Path) -> tup
             onnxruntime_ms=milliseconds(run, image),
         ),
     )
-
-
-def milliseconds(call: Callable[..., Any], images: Tensor) -> float:
-    """Median time of a call on a batch of images [N, C, H, W]."""
-    with quiet():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
-        return 1e3 * latency(call, images)
 
 
 def versions() -> dict[str, str]:

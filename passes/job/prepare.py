@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from fxprune.analysis import couple
+from fxprune.common.precision import check_precision
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.propagate import couple
+from fxprune.models_zoo import Network, build
+from fxprune.passes.onnx import load_onnxruntime
+from fxprune.passes.options import Job, Target
+from fxprune.passes.store import load_weights
+from fxprune.passes.train import check_optimizer
 
-from .build import Network, build
-from .compress_train import csgd_rates, deviation_asked
-from .job import Job, Target
-from .onnx_runner import load_onnxruntime
 from .pull import pull_of
-from .train_engine import check_optimizer, check_precision
-from .weights import load_weights
+from .training import csgd_rates, deviation_asked
 from .widen import build_widened, widths_back
 
 if TYPE_CHECKING:

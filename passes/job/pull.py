@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from .coupled_law import Momentum, check_coupled, momentum_of, solve_coupled_strength
-from .strength import solve_strength
-from .train_engine import make_optimizer
-from .train_options import TrainOptions
+from fxprune.passes.csgd import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
+from fxprune.passes.options import TrainOptions
+from fxprune.passes.train import make_optimizer
 
 
 @dataclass(frozen=True)

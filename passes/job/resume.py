@@ -16,15 +16,10 @@ from torch import nn
 
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, DivergedError, LostProcessError, StoppedError, is_out_of_memory
+from fxprune.passes.options import Job
+from fxprune.passes.store import BEFORE, CHECKPOINTS, METRICS, Checkpoint, OwnFiles, fingerprint
+from fxprune.passes.train import ALONE, Ranks, digest
 from fxprune.plans import Plan
-
-from .checkpoint import Checkpoint
-from .job import Job
-from .layout import BEFORE, CHECKPOINTS, METRICS
-from .manifest import fingerprint
-from .own_files import OwnFiles
-from .ranks import ALONE, Ranks
-from .train_state import digest
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis import couple
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
+from fxprune.passes.csgd import Deviation
+from fxprune.passes.merge import lift
+from fxprune.passes.options import Job, Target
+from fxprune.passes.planning import GONE, compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
-from fxprune.propagate import couple
 
 from .clock import Clock
-from .compress_journal import Journal
-from .compress_phases import Phases
-from .compress_train import phase_of, train_csgd
-from .compress_trim import check_equal, check_trim, trim
-from .csgd import Deviation
-from .job import Job, Target
-from .lift import lift
-from .staged import GONE, compose, stage_plan, stage_shares, stage_widths
+from .journal import Journal
+from .resume import Phases
+from .training import phase_of, train_csgd
+from .trim import check_equal, check_trim, trim
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data

@@ -12,16 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
+from fxprune.passes.csgd import Csgd, Deviation, csgd
+from fxprune.passes.options import DEVIATION, EPOCHS, Job, trains_wide
+from fxprune.passes.store import Checkpoint
+from fxprune.passes.train import ALONE, Epoch, Ranks, Watchers, learning_rates, steps_per_epoch_of, train
 from fxprune.plans import Plan
-
-from .checkpoint import Checkpoint
-from .csgd import Csgd, Deviation, csgd
-from .job import DEVIATION, EPOCHS, Job
-from .needs import trains_wide
-from .ranks import ALONE, Ranks
-from .train import train
-from .train_log import Epoch, Watchers
-from .train_schedule import learning_rates, steps_per_epoch_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data

@@ -6,22 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from fxprune.common.random import seeded
 from fxprune.errors import VerifyError
-from fxprune.inputs import inputs_for
-from fxprune.meta import copy_with
+from fxprune.passes.csgd import Deviation
+from fxprune.passes.merge import settle, snap, unsettled
+from fxprune.passes.rewrite import UNEQUAL, narrow
+from fxprune.passes.train import predict
+from fxprune.passes.verify import Report, in_float64, verify, worst_group
 from fxprune.plans import Plan
-from fxprune.propagate import couple
-
-from .culprit import worst_group
-from .evaluate import predict
-from .narrow import UNEQUAL, narrow
-from .settle import settle, unsettled
-from .snap import snap
-from .tied import Deviation
-from .train_seed import seeded
-from .verify import Report, verify
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -160,14 +154,3 @@ def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:
         f"the snapped wide network, and outputs differ by {report.max_rel_error:.2g} in float64{reason}; {culprit}. "
         "This is an error in fxprune: do not use the narrow network. Leave that group out with --widths."
     )
-
-
-def in_float64(model: nn.Module, plan: Plan) -> tuple[nn.Module, Plan]:
-    """Copy of a network in float64, and the plan on that copy."""
-    double = copy_with(model, lambda _, tensor: _as_float64(tensor))
-    coupling = couple(double, inputs_for(double, plan.coupling.example_inputs), whole=plan.coupling.whole)
-    return double, Plan(coupling, plan.clusters, plan.method, plan.seed)
-
-
-def _as_float64(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)

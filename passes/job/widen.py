@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fxprune.analysis import couple
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError, ModelError, PlanError
+from fxprune.models_zoo import Network, build
+from fxprune.passes.planning import plan
 from fxprune.plans import Plan
-from fxprune.propagate import couple
-
-from .build import Network, build
-from .cluster import plan
 
 # Arguments by which builders scale widths, and what they are to be given; the first that widens a network is taken.
 ARGUMENTS: Mapping[str, Callable[[float], float]] = {
@@ -28,7 +27,7 @@ def build_widened(name: str, factor: float, **arguments: Any) -> Network:
     Args:
         name: as ``fxprune.models_zoo.registry.create_model`` takes it.
         factor: above 1; widths are rounded as the builder does it.
-        **arguments: of :func:`fxprune.passes.build.build`.
+        **arguments: of :func:`fxprune.models_zoo.build.build`.
 
     Raises:
         ModelError: the name is unknown, or its builder has none of the ``ARGUMENTS``.

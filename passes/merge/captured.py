@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.common.modules import copy_with
 from fxprune.coupling import Coupling
-from fxprune.meta import copy_with
 
 from .snap import tensors_of
 

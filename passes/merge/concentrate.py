@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fxprune.plans import Plan
 
 from .captured import captured_with
-from .segments import cluster_sum
+from .clusters import cluster_sum
 from .snap import cuts_of, snap, tensors_of
 
 

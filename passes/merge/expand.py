@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.modules import copy_with
 from fxprune.errors import PlanError
-from fxprune.meta import copy_with
 from fxprune.plans import Partition, Plan
 
 from .snap import tensors_of

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.plans import Plan
 
-from .segments import even, largest_change
+from .clusters import even, largest_change
 from .snap import cuts_of, tensors_of
 
 # Images after which a mean and a variance no longer change what a prediction could show.
@@ -63,7 +63,7 @@ def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH)
 def unsettled(model: nn.Module, plan: Plan) -> tuple[float, str]:
     """Largest change of a running statistic, or of another buffer, that the snap would make, and the buffer's name.
 
-    As :func:`~fxprune.passes.snap.snap` counts it; 0 where the plan ties none.
+    As :func:`~fxprune.passes.merge.snap.snap` counts it; 0 where the plan ties none.
     """
     tensors, weights = tensors_of(model), dict(model.named_parameters(remove_duplicate=False))
     changes = [(0.0, "")]

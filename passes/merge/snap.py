@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.finite import check_finite
 from fxprune.plans import Plan, check_shapes
 
-from .finite import check_finite
-from .segments import Segments, even, largest_change, segments
+from .clusters import Segments, even, largest_change, segments
 
 
 def snap(model: nn.Module, plan: Plan) -> nn.Module:

@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import ExportError, FxpruneError
-from fxprune.inputs import Inputs, tensors_of
+from fxprune.passes.verify import as_inputs, random_batch, relative_error
 
-from .batches import as_inputs, random_batch
-from .onnx_divergence import first_divergence
-from .onnx_program import eager_on_cpu, run_eager
-from .onnx_runner import onnx_runner
-from .outputs import relative_error
+from .localise import first_divergence
+from .program import eager_on_cpu, run_eager
+from .runtime import onnx_runner
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxprune.common.files import written_aside
+from fxprune.common.quiet import quiet
+from fxprune.common.table import table
 from fxprune.errors import ExportError
-from fxprune.files import written_aside
-from fxprune.quiet import quiet
-from fxprune.table import table
+from fxprune.passes.verify import as_inputs, batch_of, random_batch
 
-from .batches import as_inputs, batch_of, random_batch
-from .onnx_check import check_onnx
-from .onnx_program import eager_on_cpu, onnx_program
+from .check import check_onnx
+from .program import eager_on_cpu, onnx_program
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -83,7 +83,7 @@ def export_onnx(
         path: the ``.onnx`` file.
         opset: version of the ONNX operators. 18 is what PyTorch's exporter is written in: later ones hold as well,
             earlier ones are a conversion that may fail.
-        tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx_check.check_onnx`.
+        tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx.check.check_onnx`.
         batches: batch sizes at which onnxruntime and eager are compared.
         metadata: name -> text that the file is to hold for whoever serves it; None: what the network expects of images,
             where its ``meta["preprocessing"]`` says that.

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.inputs import Inputs, tensors_of
+from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.passes.verify import batch_of, named_outputs, relative_error, repeat_to
 
-from .batches import batch_of, repeat_to
-from .onnx_program import onnx_program, run_eager
-from .onnx_runner import onnx_runner
-from .outputs import named_outputs, relative_error
+from .program import onnx_program, run_eager
+from .runtime import onnx_runner
 
 
 @dataclass(frozen=True)

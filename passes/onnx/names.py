@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.inputs import Inputs, call
-
-from .outputs import named_outputs
+from fxprune.common.inputs import Inputs, call
+from fxprune.passes.verify import named_outputs
 
 
 def input_names(module: nn.Module, inputs: Inputs) -> list[str]:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.modules import copy_with
+from fxprune.common.quiet import quiet
 from fxprune.errors import ExportError, is_out_of_memory
-from fxprune.inputs import Inputs, call, tensors_of
-from fxprune.meta import copy_with
-from fxprune.quiet import quiet
+from fxprune.passes.verify import named_outputs
 
-from .onnx_names import flattened, input_names, output_names
-from .outputs import named_outputs
+from .names import flattened, input_names, output_names
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

@@ -12,7 +12,7 @@ from typing import Any
 
 from fxprune.errors import OptionError
 
-from .option_kind import Kind, kinds_of
+from .kinds import Kind, kinds_of
 
 # Other names for a field, on the command line and in recipes.
 ALIASES: Mapping[str, str] = {"plan": "plan_file"}

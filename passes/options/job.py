@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.models_zoo.augment import RANGES
 
-from .needs import NEEDS, trains_wide
-from .train_options import FALLING, TrainOptions, check
+from .augment import RANGES
+from .requirements import NEEDS, trains_wide
+from .training import FALLING, TrainOptions, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -261,7 +261,7 @@ _LEAST = {"image_size": 8, "batch_size": 2, "epochs": 0, "csgd_epochs": 1, "work
 EPOCHS = 10
 # float32 rounds at about 1e-7 per weight; below 1e-6 the snap changes nothing that a prediction could show.
 DEVIATION = 1e-6
-# Half of what :data:`fxprune.passes.narrow.UNEQUAL` lets pass.
+# Half of what :data:`fxprune.passes.rewrite.narrow.UNEQUAL` lets pass.
 MOST_DEVIATION = 5e-3
 
 

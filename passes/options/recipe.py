@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,15 +13,14 @@ from typing import Any
 import yaml
 
 from fxprune import __version__
-from fxprune.documents import check_value, read_bounded
+from fxprune.common.documents import check_value, read_bounded
+from fxprune.common.files import write_text
 from fxprune.errors import OptionError
-from fxprune.files import write_text
 
+from .fields import closest, field_name, options_of
 from .job import Job, asks, rivals
-from .layout import RECIPE
-from .needs import NEEDS
-from .option import closest, field_name, options_of
 from .recipe_yaml import dump, read_mapping
+from .requirements import NEEDS
 
 # What a recipe may say besides: a sentence about it, and the figures that were published for it. No options.
 NOTES = ("description", "published")
@@ -92,7 +91,10 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
         job: a dataclass of options.
         path: the file, written whole or not at all.
     """
-    lines, values = [f"# Written by fxprune {__version__}: fxprune compress --recipe {RECIPE} --output DIR"], {}
+    lines, values = (
+        [f"# Written by fxprune {__version__}: fxprune compress --recipe {Path(path).name} --output DIR"],
+        {},
+    )
     known = options_of(type(job))
     for field in fields(job):  # type: ignore[arg-type]
         option, value = known[field.name], getattr(job, field.name)
@@ -116,7 +118,8 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     path = Path(recipe)
     if path.is_file():
         return path
-    folder = Path(str(importlib.resources.files("fxprune.models_zoo"))) / "recipes"
+    package = importlib.util.find_spec("fxprune.models_zoo")  # to import it would take torch
+    folder = Path(next(iter(package.submodule_search_locations or ()))) / "recipes" if package else Path()
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if str(recipe) in names:
         return folder / f"{recipe}.yaml"

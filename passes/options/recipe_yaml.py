@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from fxprune.documents import DEEPEST
+from fxprune.common.documents import DEEPEST
 
 # (tag, pattern, first characters), the first that matches counts.
 SCALARS = (

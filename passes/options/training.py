@@ -19,7 +19,7 @@ CLIP_MODES = ("norm", "value", "agc")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of :func:`fxprune.passes.train.train`, most under the names that they have in timm's training script.
+    """Options of :func:`fxprune.passes.train.fit.train`, most under the names that they have in timm's training script.
 
     Attributes:
         optimizer: timm's name; ``sgd`` has Nesterov momentum.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from fxprune.cost import cost, widths_cost
 from fxprune.coupling import Coupling, Group
 
-from .allocate import Budget, Unit, check_share, refined, units_of
 from .cost_terms import CostTerms, cost_terms
 from .features import features
 from .kmeans import Points
+from .widths import Budget, Unit, check_share, refined, units_of
 
 Curve = Callable[[Coupling, Group], NDArray[np.float64]]
 
@@ -37,7 +37,7 @@ def widths_by_loss(
         coupling: the analysis, with its model still alive.
         budget: what to count.
         share: of the network's total, above 0, up to 1.
-        round_to: as in :func:`fxprune.passes.allocate.widths_for`.
+        round_to: as in :func:`fxprune.passes.planning.widths.widths_for`.
         selected: as there.
         curve: coupling and group -> loss with 1 to width clusters, convex; None: :func:`loss_curve`.
 

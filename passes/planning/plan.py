@@ -7,16 +7,16 @@ from functools import partial
 
 import numpy as np
 
+from fxprune.common.finite import check_finite
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
 from fxprune.select import select
 
-from .allocate import Budget, check_near, widths_for, widths_given, widths_within
-from .allocate_auto import widths_by_loss
 from .features import features
-from .finite import check_finite
+from .greedy import widths_by_loss
 from .kmeans import Labels, balanced_kmeans, kmeans
+from .widths import Budget, check_near, widths_for, widths_given, widths_within
 
 
 def plan(
@@ -52,7 +52,7 @@ def plan(
         freeze: patterns; groups that match one of them keep their widths.
         internal_only: only groups inside a residual branch become narrower.
         allocate: how ``macs`` or ``params`` are shared out: ``uniform``: the same share of channels in every group;
-            ``auto``: first where clustering loses least (:func:`fxprune.passes.allocate_auto.widths_by_loss`), which is
+            ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`), which is
             not shown to be better at equal MACs (docs/results.md).
 
     Raises:

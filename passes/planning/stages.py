@@ -18,8 +18,8 @@ from fxprune.coupling import Coupling, Group
 from fxprune.errors import PlanError
 from fxprune.plans import Plan
 
-from .allocate import Unit, units_of
-from .cluster import plan
+from .plan import plan
+from .widths import Unit, units_of
 
 # The official recipe goes to 5/8 over 13/16 and 11/16: half of what is to go, then a third, then a sixth.
 GONE = (1 / 2, 5 / 6, 1.0)

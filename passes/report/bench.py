@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
+from fxprune.common.inputs import tensors_of
+from fxprune.common.table import table
+from fxprune.cost import milliseconds
 from fxprune.errors import OptionError
-from fxprune.inputs import tensors_of
-from fxprune.table import table
+from fxprune.passes.onnx import export_onnx, onnx_runner
+from fxprune.passes.verify import random_batch
 
-from .batches import random_batch
-from .compress_measure import milliseconds
-from .export_onnx import export_onnx
-from .onnx_runner import onnx_runner
-from .reopen import reopen
+from .run_folder import reopen
 
 
 @dataclass(frozen=True)

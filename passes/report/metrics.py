@@ -9,11 +9,10 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fxprune.documents import parse_json, read_bounded
+from fxprune.common.documents import parse_json, read_bounded
+from fxprune.common.files import write_text
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.files import write_text
-
-from .layout import EVENTS, METRICS
+from fxprune.passes.store import EVENTS, METRICS
 
 # These differ from run to run; everything else in the file follows from the options.
 WALL_CLOCK = ("images_per_second", "seconds")

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxprune.files import written_aside
+from fxprune.common.files import written_aside
+from fxprune.passes.store import DEVIATION_PLOT, METRICS
 
-from .layout import DEVIATION_PLOT, METRICS
 from .metrics import Record, read_metrics
 
 MEASURES = {"largest": "tab:orange", "median": "tab:blue"}

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fxprune.documents import check_fields, read_json
+from fxprune.common.documents import check_fields, read_json
+from fxprune.common.table import table
 from fxprune.errors import CheckpointError
-from fxprune.table import table
-
-from .layout import SUMMARY
+from fxprune.passes.store import SUMMARY
 
 
 @dataclass(frozen=True, kw_only=True)

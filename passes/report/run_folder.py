@@ -8,13 +8,20 @@ from pathlib import Path
 
 from torch import Tensor, fx, nn
 
-from fxprune.inputs import tensors_of
+from fxprune.common.inputs import tensors_of
+from fxprune.passes.store import (
+    NETWORK_FILES,
+    ONNX,
+    SNAPPED,
+    build_wide,
+    distinct_tensors,
+    load,
+    load_weights,
+    read_manifest,
+    read_network,
+)
+from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
-
-from .artifact import build_wide, load, read_network
-from .layout import NETWORK_FILES, ONNX, SNAPPED
-from .manifest import read_manifest
-from .weights import distinct_tensors, load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,5 +56,5 @@ def reopen(folder: str | os.PathLike[str]) -> Reopened:
     shapes = narrow.meta["plan"].coupling.shapes
     snapped = build_wide(read_network(place), shapes, place, distinct_tensors(narrow)).eval()
     load_weights(snapped, place / SNAPPED)
-    plan = narrow.meta["plan"].on(snapped)
+    plan = plan_for(snapped, narrow.meta["plan"])
     return Reopened(narrow, snapped, plan, tensors_of(plan.coupling.example_inputs)[0], place / ONNX)

@@ -9,19 +9,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fxprune.common.table import table
 from fxprune.errors import FxpruneError
-from fxprune.table import table
+from fxprune.passes.merge import snap
+from fxprune.passes.onnx import check_onnx
+from fxprune.passes.rewrite import merged_by
+from fxprune.passes.store import ESSENTIAL, WIDE, load_weights, read_manifest
+from fxprune.passes.verify import differing, in_float64, tensor_errors, verify
 
-from .compress_trim import in_float64
-from .layout import ESSENTIAL, WIDE
-from .manifest import read_manifest
-from .merged_tensors import differing, tensor_errors
-from .narrow import merged_by
-from .onnx_check import check_onnx
-from .reopen import Reopened, reopen
-from .snap import snap
-from .verify import verify
-from .weights import load_weights
+from .run_folder import Reopened, reopen
 
 
 @dataclass(frozen=True)

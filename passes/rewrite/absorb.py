@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from .rewrite_sums import FACTOR, Factor
+from .sums import FACTOR, Factor
 
 # Calls that only move what goes in, as methods and as functions.
 _MOVES = frozenset(

@@ -1,6 +1,6 @@
-"""One case per kind of call whose literals depend on channels; :mod:`fxprune.surface` lists the kinds.
+"""One case per kind of call whose literals depend on channels; :mod:`fxprune.common.rewritable` lists the kinds.
 
-A case takes a :class:`~fxprune.passes.rewrite_site.Site` and returns what stands in the narrow graph for the call, or
+A case takes a :class:`~fxprune.passes.rewrite.site.Site` and returns what stands in the narrow graph for the call, or
 None where the call can be copied as it is.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune import surface
+from fxprune.common import rewritable as surface
+from fxprune.common.view_factors import segments
 from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
-from fxprune.rules.segments import segments
 
-from .rewrite_site import Site, standing_for
-from .rewrite_sums import attention, corrected, multiplied, shifted
+from .site import Site, standing_for
+from .sums import attention, corrected, multiplied, shifted
 
 
 def resized(site: Site) -> fx.Node | None:

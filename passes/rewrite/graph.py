@@ -16,16 +16,16 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxprune.common.guards import holds
+from fxprune.common.inputs import in_order, inputs_for
+from fxprune.common.modules import MetaMode, device_of, on_meta, unlike_meta
+from fxprune.common.rewritable import kind_of, positional
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
-from fxprune.guards import holds
-from fxprune.inputs import in_order, inputs_for
-from fxprune.meta import MetaMode, device_of, on_meta, unlike_meta
 from fxprune.plans import Plan
-from fxprune.surface import kind_of, positional
 
-from .rewrite_calls import CASES
-from .rewrite_site import WIDE, Site
+from .calls import CASES
+from .site import WIDE, Site
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:

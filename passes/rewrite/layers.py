@@ -9,11 +9,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNCellBase
 
+from fxprune.common.shaped_layers import is_transposed
 from fxprune.errors import PlanError, RewriteError
-from fxprune.leaves import is_transposed
 from fxprune.plans import Plan
 
-from .rewrite import narrow_sizes
+from .graph import narrow_sizes
 
 Sizes = tuple[int, ...]
 

@@ -7,16 +7,17 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.common.modes import show_blocks
+from fxprune.common.modules import copy_with
 from fxprune.errors import UnequalClustersWarning
-from fxprune.meta import copy_with
-from fxprune.modes import show_blocks
+from fxprune.passes.merge import concentrate, kept_state
+from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
 from .absorb import absorb_factors
-from .attributes import adapt_layers
-from .merge import concentrate, kept_state
-from .rewrite import check_shapes_of, rewrite
-from .rewrite_sums import FACTOR
+from .graph import check_shapes_of, rewrite
+from .layers import adapt_layers
+from .sums import FACTOR
 
 # Change of a row, over the size of the rows, from which clusters count as not equal. After C-SGD it is some 1e-4.
 UNEQUAL = 1e-2
@@ -27,7 +28,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
     Parameters are merged, layers keep their names and tell their new widths, literal sizes in the graph are rewritten;
     batch and image size stay dynamic. ``narrow.meta`` holds the ``plan``, and as ``max_change`` the largest change that
-    the snap made, as :func:`~fxprune.passes.snap.snap` counts it, and as ``absorbed`` and ``factors`` how many
+    the snap made, as :func:`~fxprune.passes.merge.snap.snap` counts it, and as ``absorbed`` and ``factors`` how many
     factors of narrowed heads went into weights, and how many stay in the graph.
 
     Args:
@@ -53,7 +54,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
 def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.GraphModule, dict[str, float]]:
     """Make the narrow network whatever the clusters are like; also tell what the snap changed in each tensor."""
-    plan = plan.on(model)
+    plan = plan_for(model, plan)
     coupling = plan.coupling
     wide: Any = concentrate(model, plan)
     state = kept_state(wide, plan)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune import surface
+from fxprune.common import rewritable as surface
 from fxprune.coupling import Codes, Coupling, Shape
 from fxprune.errors import RewriteError
 from fxprune.plans import Plan

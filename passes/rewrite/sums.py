@@ -13,7 +13,7 @@ from torch import fx
 
 from fxprune.errors import RewriteError
 
-from .rewrite_site import Site, standing_for
+from .site import Site, standing_for
 
 _MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})
 # Where a call of the narrow graph notes the factor of a product of two activations.

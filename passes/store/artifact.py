@@ -24,19 +24,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.documents import check_fields, check_format, read_json
+from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.common.files import write_text
+from fxprune.common.modules import copy_with
 from fxprune.errors import CheckpointError, OptionError, PlanError
-from fxprune.files import write_text
-from fxprune.meta import copy_with
+from fxprune.models_zoo import FLOATS, ModelSpec, build_within, spec_from_json
+from fxprune.models_zoo.data import Preprocessing, preprocessing_from
+from fxprune.passes.rewrite import merged_by
 from fxprune.plan_file import plan_from, read_plan
 from fxprune.plans import Plan
 
 from .folder import folder_aside
 from .layout import NETWORK, NETWORK_FILES, PLAN, WEIGHTS
 from .manifest import read_manifest
-from .model_spec import FLOATS, ModelSpec, build_within, spec_from_json
-from .narrow import merged_by
-from .preprocessing import Preprocessing, preprocessing_from
 from .weights import check_kinds, distinct_tensors, kinds_of, read_tensors, write_tensors
 
 FORMAT = "fxprune-network"

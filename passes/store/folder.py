@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fxprune.common.files import remove_parts, sync_folder
 from fxprune.errors import CheckpointError, OptionError, ProofError
-from fxprune.files import remove_parts, sync_folder
 
 from .layout import BEFORE, CHECKPOINTS, EVENTS, LIST, MANIFEST
 from .lock import Lock, locked

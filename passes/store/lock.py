@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fxprune.documents import parse_json, read_bounded
+from fxprune.common.documents import parse_json, read_bounded
 from fxprune.errors import OptionError
 
 from .layout import LOCK

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from fxprune import __version__
-from fxprune.documents import check_fields, check_format, read_json
+from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.common.files import open_plain, write_text
 from fxprune.errors import CheckpointError
-from fxprune.files import open_plain, write_text
 
 from .layout import MANIFEST, is_result
 

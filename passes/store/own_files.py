@@ -21,9 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fxprune.documents import check_fields, check_format, read_json
+from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.common.files import remove_parts, write_text
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.files import remove_parts, write_text
 
 from .layout import EVENTS, LIST, METRICS, RECIPE
 from .manifest import fingerprint, is_noted

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fxprune.common.files import written_aside
 from fxprune.errors import CheckpointError
-from fxprune.files import written_aside
 
 _MARK = b"\nsealed by fxprune: sha256 "
 _LINE = re.compile(re.escape(_MARK) + rb"([0-9a-f]{64}), (\d{20}) bytes\n")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.files import written_aside
+from fxprune.common.modules import canonical_names
 from fxprune.errors import CheckpointError
-from fxprune.files import written_aside
-from fxprune.meta import canonical_names
 
 from .checkpoint import FORMAT
 from .manifest import check_listed

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fxprune.errors import DataError
 
-from .parts import Part, parts
 from .ranks import ALONE, Ranks
+from .sharding import Part, parts
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader

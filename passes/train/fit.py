@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxprune.common.precision import check_precision
 from fxprune.errors import DataError, OptionError
+from fxprune.passes.options import TrainOptions
+from fxprune.passes.store import Checkpoint
 
-from .checkpoint import Checkpoint
+from .log import TrainLog, Watchers
+from .loop import Training
 from .ranks import ALONE, Ranks
-from .stop import StopRequest, stop_requests
-from .train_engine import check_precision
-from .train_log import TrainLog, Watchers
-from .train_options import TrainOptions
-from .training import Training
+from .signals import StopRequest, stop_requests
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -46,7 +46,7 @@ def train(
             ``ema``, it ends with the averaged weights.
         data: images of that shape.
         epochs: passes over the training images.
-        lr: largest learning rate of the schedule; :func:`fxprune.passes.train_schedule.learning_rates` gives all.
+        lr: largest learning rate of the schedule; :func:`fxprune.passes.train.schedule.learning_rates` gives all.
         options: everything else that decides the result.
         teacher: a network whose logits the model is to meet, on the same device.
         device: where to train.
@@ -56,7 +56,7 @@ def train(
         watchers: who is called meanwhile.
         checkpoint: where to go on from, and what to write; the first Ctrl-C or SIGTERM then ends the training after the
             present step, with a checkpoint.
-        ranks: which process this is; see :func:`fxprune.passes.ranks.joined`. All of them train on parts of the same
+        ranks: which process this is; see :func:`fxprune.passes.train.joined`. All of them train on parts of the same
             batches and end with the same weights; the first one writes.
         **more: instead of ``options`` and ``watchers``: single attributes of these.
 

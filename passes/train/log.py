@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from fxprune.table import table
+from fxprune.common.table import table
 
 from .evaluate import Accuracy
 

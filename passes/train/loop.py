@@ -13,29 +13,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxprune.common.random import Stream, read_streams, seeded, set_streams
 from fxprune.errors import DivergedError, StoppedError
+from fxprune.passes.options import TrainOptions
+from fxprune.passes.store import Checkpoint
 
-from .checkpoint import Checkpoint
 from .evaluate import Accuracy, evaluate
+from .log import Epoch, TrainLog, Watchers
+from .loss import make_loss
 from .parallel import check_same, level, parallel
-from .parts import Part, parts
 from .ranks import ALONE, Ranks
-from .stop import StopRequest
-from .train_engine import Step, make_optimizer
-from .train_log import Epoch, TrainLog, Watchers
-from .train_loss import make_loss
-from .train_options import TrainOptions
-from .train_schedule import make_scheduler, steps_per_epoch_of
-from .train_seed import Stream, read_streams, seeded, set_streams
-from .train_state import Place, fill, tensors_now
-from .train_watch import LossWatch
+from .schedule import make_scheduler, steps_per_epoch_of
+from .sharding import Part, parts
+from .signals import StopRequest
+from .state import Place, fill, tensors_now
+from .step import Step, make_optimizer
+from .watch import LossWatch
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
 
 class Training:
-    """A model and what moves it; :func:`fxprune.passes.train.train` says what the arguments are."""
+    """A model and what moves it; :func:`fxprune.passes.train.fit.train` says what the arguments are."""
 
     def __init__(
         self,

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxprune.errors import OptionError
-
-from .train_options import TrainOptions
+from fxprune.passes.options import TrainOptions
 
 
 def make_loss(

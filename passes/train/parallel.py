@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fxprune.common.random import seeded
 from fxprune.errors import ProofError
 
 from .onednn import contiguous_strided
 from .ranks import Ranks
-from .train_seed import seeded
-from .train_state import digest
+from .state import digest
 
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
 _SYNC = "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers"  # older torch

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-
-from .train_options import TrainOptions, short_warmup
+from fxprune.passes.options import TrainOptions, short_warmup
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 def learning_rates(
     *, lr: float, epochs: int, steps_per_epoch: int, options: TrainOptions | None = None, **more: Any
 ) -> list[float]:
-    """The rates at which :func:`fxprune.passes.train.train` takes its steps, one per step, under every scheduler.
+    """The rates at which :func:`fxprune.passes.train.fit.train` takes its steps, one per step, under every scheduler.
 
     Args:
         lr: the largest, reached when the warm-up ends.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .train_log import Epoch
+from .log import Epoch
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
+from fxprune.passes.options import TrainOptions
 
 from .onednn import contiguous_strided
-from .parts import Part
 from .ranks import ALONE, Ranks
-from .train_options import AMP, TrainOptions
+from .sharding import Part
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -59,27 +59,6 @@ def check_optimizer(options: TrainOptions) -> None:
         )
 
 
-def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise OptionError where weights themselves have fewer bits than float32: they provably do not converge.
-
-    A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision it is rounded away as soon as it is
-    below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps), whatever the number of steps.
-
-    Args:
-        parameters: with their names.
-    """
-    for name, parameter in parameters:
-        bits = torch.finfo(parameter.dtype).bits if parameter.is_floating_point() else 32
-        if bits < 32:
-            kind = str(parameter.dtype).removeprefix("torch.")
-            amp = kind if kind in AMP else AMP[-1]
-            raise OptionError(
-                f"`{name}` is {kind}: weights of {bits} bits provably do not converge, since a small step is rounded "
-                f"away. Convert the network to float32, and compute in 16 bits with amp='{amp}', or, in a loop of your "
-                f"own, under torch.autocast."
-            )
-
-
 class Step:
     """Steps of one optimizer: batches go in, gradients are averaged over the processes, scaled back, clipped, applied.
 
@@ -97,7 +76,7 @@ class Step:
         device: Any,
         ranks: Ranks = ALONE,
     ) -> None:
-        """``model`` is what the loss calls, as :func:`fxprune.passes.parallel.parallel` gives it."""
+        """``model`` is what the loss calls, as :func:`fxprune.passes.train.parallel.parallel` gives it."""
         self._ranks = ranks
         self._model, self._optimizer, self._loss, self._options = model, optimizer, loss, options
         self._device = torch.device(device)

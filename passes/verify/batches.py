@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.common.inputs import as_inputs as structured
 from fxprune.errors import OptionError
-from fxprune.inputs import Inputs, tensors_of
-from fxprune.inputs import as_inputs as structured
 
 
 def as_inputs(example_inputs: Any) -> Inputs:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.inputs import Inputs, call, tensors_of
-from fxprune.meta import copy_with
+from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.modules import copy_with
+from fxprune.common.table import table
 from fxprune.plans import Plan
-from fxprune.table import table
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .double import StaysDouble
-from .merged_tensors import differing, tensor_errors
+from .float64 import StaysDouble
 from .outputs import named_outputs, relative_error
+from .tensors import differing, tensor_errors
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def verify(
     """In eval mode and in float64, max |a - b| / max |a| is at most the tolerance in every output, at every batch size.
 
     Both networks run as float64 copies, one after the other; neither is changed. Casts to a lower precision inside them
-    are left out (:mod:`~fxprune.passes.double`). A disagreement is a report, never an exception.
+    are left out (:mod:`~fxprune.passes.verify.float64`). A disagreement is a report, never an exception.
 
     Where the candidate knows the plan that made it of the reference (``narrow.meta``), its tensors are compared with
     the merge of the reference's, too: channels that are dead on these inputs hide a change from every output.

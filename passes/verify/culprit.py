@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import FxpruneError
+from fxprune.passes.merge import snap
+from fxprune.passes.rewrite import narrow
 from fxprune.plans import Plan
 
-from .double import StaysDouble
-from .narrow import narrow
+from .float64 import StaysDouble
 from .outputs import named_outputs, relative_error
-from .snap import snap
 
 
 @dataclass(frozen=True)

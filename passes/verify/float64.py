@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxprune.guards import float64_stands_in
-from fxprune.mixed import LOWER, MixingMode, mixed, raised
+from fxprune.common.guards import float64_stands_in
+from fxprune.common.modules import copy_with
+from fxprune.common.precision import LOWER, MixingMode, mixed, raised
+from fxprune.plan_file import plan_for
+from fxprune.plans import Plan
 
 
 class StaysDouble(MixingMode):
@@ -45,3 +48,13 @@ class StaysDouble(MixingMode):
             if mixed(args, kwargs) and not func._schema.is_mutable:
                 args, kwargs = raised(args, kwargs)
         return func(*args, **kwargs)
+
+
+def in_float64(model: torch.nn.Module, plan: Plan) -> tuple[torch.nn.Module, Plan]:
+    """Copy of a network in float64, and the plan on that copy."""
+    double = copy_with(model, lambda _, tensor: _as_float64(tensor))
+    return double, plan_for(double, plan)
+
+
+def _as_float64(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)

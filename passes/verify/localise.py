@@ -8,14 +8,14 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.common.inputs import Inputs, in_order
+from fxprune.common.source import source_of
 from fxprune.coupling import Shape
-from fxprune.inputs import Inputs, in_order
+from fxprune.passes.rewrite import WIDE
 from fxprune.plans import Plan
-from fxprune.source import source_of
 
-from .double import StaysDouble
+from .float64 import StaysDouble
 from .outputs import relative_error
-from .rewrite_site import WIDE
 
 
 def first_divergence(

@@ -16,24 +16,22 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxprune.analysis import couple
+from fxprune.common.inputs import Inputs
+from fxprune.common.modules import copy_with
+from fxprune.common.table import table
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
-from fxprune.inputs import Inputs
-from fxprune.meta import copy_with
+from fxprune.passes.merge import captured_with, concentrate, snap
+from fxprune.passes.planning import plan as make_plan
+from fxprune.passes.planning import widths_for
+from fxprune.passes.rewrite import narrow
 from fxprune.plans import Plan
-from fxprune.propagate import couple
-from fxprune.table import table
 
-from .allocate import widths_for
 from .batches import as_inputs, batch_of, random_batch
-from .captured import captured_with
-from .cluster import plan as make_plan
-from .diverge import first_divergence
-from .merge import concentrate
-from .narrow import narrow
+from .compare import Report, verify
+from .localise import first_divergence
 from .randomise import randomised
-from .snap import snap
-from .verify import Report, verify
 
 
 @dataclass(frozen=True, eq=False)

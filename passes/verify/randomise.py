@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fxprune.meta import copy_with
+from fxprune.common.modules import copy_with
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fxprune.errors import InputError
+from fxprune.passes.merge import tensors_of
+from fxprune.passes.rewrite import merged_by
 from fxprune.plans import Plan
 
-from .narrow import merged_by
 from .outputs import relative_error
-from .snap import tensors_of
 
 
 def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str, float] | None:

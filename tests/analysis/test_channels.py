@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fxprune.channels import Channels, Forest, signatures
+from fxprune.analysis.channels import Channels, Forest, signatures
 
 
 def merged(size, pairs):

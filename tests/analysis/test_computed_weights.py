@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, conv, free, linear
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.cost import cost, plan_cost
-from fxprune.passes.captured import captured_with
-from fxprune.passes.outputs import relative_error
+from fxprune.passes.merge.captured import captured_with
+from fxprune.passes.verify.outputs import relative_error
 
 IMAGE = torch.zeros(2, 3, 8, 8)
 FOLDED = {

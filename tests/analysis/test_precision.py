@@ -25,8 +25,8 @@ from benchmarks.merge_trial import (
     parts_that_merge_alone,
     roles_of,
 )
+from fxprune.analysis.rules import RULES
 from fxprune.models_zoo.registry import create_model
-from fxprune.rules import RULES
 
 ALIGNED = [
     "relu", "residual", "squeeze and excitation", "one gate for all channels", "layer scale", "choice", "masked",
@@ -111,7 +111,9 @@ def test_a_rule_that_couples_too_much_is_seen(monkeypatch):
             seen.append(call.same(axes[1], seen[-1] if seen else None))
         return axes
 
-    monkeypatch.setitem(RULES, torch.ops.aten.convolution.default, fxprune.rules.registry.Entry(united, weighs=True))
+    monkeypatch.setitem(
+        RULES, torch.ops.aten.convolution.default, fxprune.analysis.rules.registry.Entry(united, weighs=True)
+    )
     net = Net(
         lambda s, x: s.b(s.a(x)).mean((2, 3)) + s.d(s.c(x)).mean((2, 3)),
         a=conv(3, 8),

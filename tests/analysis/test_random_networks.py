@@ -7,6 +7,7 @@ import operator
 import random
 
 import pytest
+from helpers.broken import first_columns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,17 +15,19 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 import fxprune
-from benchmarks import random_oracles
-from benchmarks.random_network import Draw
-from benchmarks.random_networks import BATCH, build, networks
-from benchmarks.random_operations import OPERATIONS
-from benchmarks.random_oracles import Wrong, examine
-from benchmarks.random_precision import precision
-from fxprune.call import Call
+from benchmarks.random_networks import oracles as random_oracles
+from benchmarks.random_networks.draw import BATCH, build, networks
+from benchmarks.random_networks.network import Draw
+from benchmarks.random_networks.operations import OPERATIONS
+from benchmarks.random_networks.oracles import Wrong, examine
+from benchmarks.random_networks.precision import precision
+from fxprune.analysis.call import Call
+from fxprune.analysis.rules import RULES
 from fxprune.errors import FxpruneError
-from fxprune.passes import attributes, merge, rewrite_calls
-from fxprune.passes.narrow import narrow
-from fxprune.rules import RULES
+from fxprune.passes.merge import concentrate as merge
+from fxprune.passes.rewrite import calls as rewrite_calls
+from fxprune.passes.rewrite import layers as attributes
+from fxprune.passes.rewrite.narrow import narrow
 
 # The same networks in every run, on any machine, however long each takes; nothing is written to disk.
 SETTINGS = {
@@ -126,10 +129,6 @@ FAULTS = {
 
 def first_operand(call):
     return [call.axes(call.args[0]), *((None,) * out.dim() for out in call.out[1:])]
-
-
-def first_columns(columns, cut):
-    return columns.index_select(cut.dim, cut.kept)
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -6,19 +6,19 @@ import dataclasses
 
 import pytest
 import torch
+from helpers.unequal import narrow_unequal
 from samples import SAMPLES
-from unequal import narrow_unequal
 
 import fxprune
-from fxprune import surface
-from fxprune.capture import capture
-from fxprune.passes.batches import random_batch
-from fxprune.passes.randomise import randomised
-from fxprune.passes.rewrite_calls import CASES
-from fxprune.passes.snap import snap
-from fxprune.passes.verify import verify
-from fxprune.rules import RULES, pointwise
-from fxprune.rules.registry import rule
+from fxprune.analysis.rules import RULES, pointwise
+from fxprune.analysis.rules.registry import rule
+from fxprune.capture.trace import capture
+from fxprune.common import rewritable as surface
+from fxprune.passes.merge.snap import snap
+from fxprune.passes.rewrite.calls import CASES
+from fxprune.passes.verify.batches import random_batch
+from fxprune.passes.verify.compare import verify
+from fxprune.passes.verify.randomise import randomised
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -57,7 +57,7 @@ def test_every_rule_has_a_sample(monkeypatch):
 
     for operator, entry in list(RULES.items()):
         monkeypatch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
-    monkeypatch.setattr("fxprune.interpreter.pointwise", heard(pointwise.pointwise))
+    monkeypatch.setattr("fxprune.analysis.interpreter.pointwise", heard(pointwise.pointwise))
     for sample in SAMPLES.values():
         fxprune.couple(sample.net, sample.inputs)
     assert {function.__qualname__ for function in rules - called} == set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import coverage
+from benchmarks.coverage import __main__ as coverage
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from coverage_made import EXAMPLE, good_net
+from helpers.coverage_made import EXAMPLE, good_net
 from torch import nn
 
 import fxprune
-from benchmarks import coverage_check
-from benchmarks.coverage_check import Task, check, examine
-from benchmarks.coverage_result import result_from
+from benchmarks.coverage import check as coverage_check
+from benchmarks.coverage.check import Task, check, examine
+from benchmarks.coverage.result import result_from
 
 
 def examined(net, **kwargs):
@@ -39,7 +39,7 @@ def test_a_network_without_groups_keeps_its_reasons():
 @pytest.mark.parametrize(("broken", "error"), [("concentrate", "AnalysisError"), ("narrow", "RewriteError")])
 def test_a_failed_oracle_is_told(broken, error, monkeypatch):
     def wrong(model, plan):
-        other = fxprune.passes.merge.concentrate(model, plan)
+        other = fxprune.passes.merge.concentrate.concentrate(model, plan)
         nn.init.ones_(other[0].bias)
         return other
 

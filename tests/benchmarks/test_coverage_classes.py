@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.coverage_classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
+from benchmarks.coverage.classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
 
 
 def test_the_classes_are_those_of_timm_and_their_smallest():

@@ -6,9 +6,10 @@ import dataclasses
 import json
 
 import pytest
-from coverage_made import FAILED, FULL, result
+from helpers.coverage_made import FAILED, FULL, result
 
-from benchmarks.coverage_journal import ROOT, Journal, digest, sources
+from benchmarks import ROOT
+from benchmarks.coverage.journal import Journal, digest, sources
 
 
 def test_results_survive_the_journal(tmp_path):
@@ -104,8 +105,13 @@ def test_moving_a_file_and_its_imports_changes_no_digest(tmp_path):
 
 def test_what_only_trains_is_no_source_of_a_check():
     found = {str(path.relative_to(ROOT)) for path in sources()}
-    assert {"fxprune/walk.py", "fxprune/rules/view.py", "passes/rewrite.py", "passes/export_onnx.py"} <= found
-    assert not {"passes/csgd.py", "passes/train.py", "passes/compress.py"} & found
+    assert {
+        "fxprune/analysis/state.py",
+        "fxprune/analysis/rules/view.py",
+        "passes/rewrite/graph.py",
+        "passes/onnx/export.py",
+    } <= found
+    assert not {"passes/csgd/hook.py", "passes/train/fit.py", "passes/job/compression.py"} & found
 
 
 @pytest.mark.parametrize(

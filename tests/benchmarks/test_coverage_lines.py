@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 
-from coverage_made import FAILED, FULL, result
+from helpers.coverage_made import FAILED, FULL, result
 
-from benchmarks import coverage
-from benchmarks.coverage_lines import lines, read_lines
-from benchmarks.coverage_result import DEPTHS, Cold
-from fxprune.files import write_text
+from benchmarks.coverage import __main__ as coverage
+from benchmarks.coverage.lines import lines, read_lines
+from benchmarks.coverage.result import DEPTHS, Cold
+from fxprune.common.files import write_text
 
 # What no simple way of writing cells keeps: separators inside reasons, quotes, line ends, nothing against zero.
 AWKWARD = result(

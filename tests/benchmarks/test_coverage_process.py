@@ -11,12 +11,12 @@ import types
 
 import pytest
 import torch
-from coverage_made import EXAMPLE, good_net
+from helpers.coverage_made import EXAMPLE, good_net
 from torch import nn
 
-from benchmarks import coverage_process
-from benchmarks.coverage_check import examine
-from benchmarks.coverage_process import Limits, run_each
+from benchmarks import process as coverage_process
+from benchmarks.coverage.check import examine
+from benchmarks.process import Limits, run_each
 
 
 class Odd(nn.Module):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from coverage_made import FAILED, FULL, POINTS, result
+from helpers.coverage_made import FAILED, FULL, POINTS, result
 
-from benchmarks.coverage_classes import EntryPoint
-from benchmarks.coverage_reasons import reasons, reasons_of
-from benchmarks.coverage_report import page
-from benchmarks.coverage_result import Cold
+from benchmarks.coverage.classes import EntryPoint
+from benchmarks.coverage.reasons import reasons, reasons_of
+from benchmarks.coverage.report import page
+from benchmarks.coverage.result import Cold
 
 
 def test_reasons_add_up_over_networks_whatever_the_names():

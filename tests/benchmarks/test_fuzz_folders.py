@@ -8,11 +8,11 @@ import signal
 
 import pytest
 
-from benchmarks import fuzz_folders
+from benchmarks.fuzz import folders as fuzz_folders
 from fxprune.errors import CheckpointError
 from fxprune.models_zoo import registry
-from fxprune.passes.layout import METRICS
-from fxprune.passes.manifest import Manifest
+from fxprune.passes.store.layout import METRICS
+from fxprune.passes.store.manifest import Manifest
 
 pytestmark = pytest.mark.xdist_group("fuzz")
 

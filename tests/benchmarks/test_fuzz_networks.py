@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_random_networks import first_columns
+from helpers.broken import first_columns
 
-from benchmarks import fuzz_networks, fuzz_networks_report, trust_page
-from benchmarks.fuzz_networks import Chunk, failures_of, known, work
-from benchmarks.random_choices import choices_of, network_of, shrunk
-from fxprune.passes import merge
-from fxprune.rules import RULES
+from benchmarks import trust_page
+from benchmarks.fuzz import networks as fuzz_networks
+from benchmarks.fuzz import networks_report as fuzz_networks_report
+from benchmarks.fuzz.networks import Chunk, failures_of, known, work
+from benchmarks.random_networks.choices import choices_of, network_of, shrunk
+from fxprune.analysis.rules import RULES
+from fxprune.passes.merge import concentrate as merge
 
 
 def told(chunk):

@@ -6,10 +6,10 @@ import ast
 
 import pytest
 
-from benchmarks import mutation
-from benchmarks.mutation_operators import Mutant, mutants, mutated
-from benchmarks.mutation_tests import apply
-from fxprune.rules import segments
+from benchmarks.mutation import __main__ as mutation
+from benchmarks.mutation.operators import Mutant, mutants, mutated
+from benchmarks.mutation.tests import apply
+from fxprune.common import view_factors as segments
 
 MADE = {
     "x = a < b": {"a <= b"},
@@ -55,7 +55,7 @@ def test_a_condition_is_turned_and_nothing_else_changes():
 
 
 def test_a_mutant_is_seen_by_those_who_hold_the_function():
-    path, held = "fxprune/rules/segments.py", segments.segments
+    path, held = "fxprune/common/view_factors.py", segments.segments
     every = mutants(path, (mutation.ROOT / path).read_text(encoding="utf-8"))
     mutant = next(m for m in every if m.before == "m != n")
     code = held.__code__
@@ -69,10 +69,10 @@ def test_a_mutant_is_seen_by_those_who_hold_the_function():
 
 
 def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
-    every = [Mutant("fxprune/conclude.py", "f", line, "constant", "1", "2", line) for line in range(4)]
+    every = [Mutant("fxprune/analysis/grouping.py", "f", line, "constant", "1", "2", line) for line in range(4)]
     outcomes = ["killed by a test", "survived", "survived", "no test runs it"]
     rows = {(m.key, m.line): {"outcome": said} for m, said in zip(every, outcomes)}
-    every[1] = Mutant("fxprune/conclude.py", "f", 1, "constant", "3", "4", 1)
+    every[1] = Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", "3", "4", 1)
     rows[every[1].key, 1] = {"outcome": "survived"}
     written = {}
     monkeypatch.setattr(mutation, "every_mutant", lambda: every)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import results
-from benchmarks.results_journal import Journal
-from benchmarks.results_settings import ARMS
+from benchmarks.results import __main__ as results
+from benchmarks.results.journal import Journal
+from benchmarks.results.settings import ARMS
 
 
 def test_a_run_resumes(tmp_path, monkeypatch, capsys):

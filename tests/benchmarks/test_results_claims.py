@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from results_made import CSGD, SCRATCH, a_row
+from helpers.results_made import CSGD, SCRATCH, a_row
 
-from benchmarks.results_claims import Pair, difference
+from benchmarks.results.claims import Pair, difference
 
 PAIR = Pair(CSGD, SCRATCH)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from results_made import EXAMPLE, residual_net
+from helpers.results_made import EXAMPLE, residual_net
 
 import fxprune
-from benchmarks.results_fisher import fisher_curve, mean_squares
+from benchmarks.results.fisher import fisher_curve, mean_squares
 
 
 def test_the_fisher_information_is_that_of_every_image_and_every_label():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from results_made import CSGD, TINY, WIDE, a_row
+from helpers.results_made import CSGD, TINY, WIDE, a_row
 
-from benchmarks import results
-from benchmarks.results_journal import Journal, Row, to_csv
+from benchmarks.results import __main__ as results
+from benchmarks.results.journal import Journal, Row, to_csv
 
 
 def test_rows_survive_the_file(tmp_path):

@@ -7,13 +7,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from results_made import EXAMPLE, TINY, residual_net
+from helpers.results_made import EXAMPLE, TINY, residual_net
 from torch import nn
 
 import fxprune
-from benchmarks.results_remove import Lasso, remove, weakest
-from benchmarks.results_squeeze import pacesetter
-from benchmarks.results_train import optimizer_for
+from benchmarks.results.remove import Lasso, remove, weakest
+from benchmarks.results.squeeze import pacesetter
+from benchmarks.results.train import optimizer_for
 from fxprune.models_zoo.data import load_data
 
 

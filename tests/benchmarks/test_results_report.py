@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from results_made import CSGD, TINY, WIDE, a_row
+from helpers.results_made import CSGD, TINY, WIDE, a_row
 
-from benchmarks.results_claims import CLAIMS
-from benchmarks.results_journal import Journal
-from benchmarks.results_report import LABELS, page
-from benchmarks.results_settings import ARMS, BUDGETED, CLOCKS
+from benchmarks.results.claims import CLAIMS
+from benchmarks.results.journal import Journal
+from benchmarks.results.report import LABELS, page
+from benchmarks.results.settings import ARMS, BUDGETED, CLOCKS
 
 CSGD_ARMS = ("csgd", "even", "imbalanced", "pacesetter", "staged", "finetuned", "squeezed", *BUDGETED)
 

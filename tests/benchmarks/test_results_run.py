@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 
 import pytest
-from results_made import TINY, WIDE
+from helpers.results_made import TINY, WIDE
 
-from benchmarks import results_run
-from benchmarks.results_bench import Bench, Task
-from benchmarks.results_clock import step_times
-from benchmarks.results_journal import row_of
-from benchmarks.results_run import run
-from benchmarks.results_settings import BUDGETED, CLOCKS, Arm, digest
+from benchmarks.results import run as results_run
+from benchmarks.results.bench import Bench, Task
+from benchmarks.results.clock import step_times
+from benchmarks.results.journal import row_of
+from benchmarks.results.run import run
+from benchmarks.results.settings import BUDGETED, CLOCKS, Arm, digest
 
 
 @pytest.mark.parametrize("arm", ["csgd", "l1", "lasso", "merged", "staged", "squeezed", "clock", "clock64"])

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from results_made import TINY, residual_net
+from helpers.results_made import TINY, residual_net
 
-from benchmarks.results_train import fit, rates_for, score
+from benchmarks.results.train import fit, rates_for, score
 from fxprune.models_zoo.data import load_data
 
 
@@ -19,7 +19,7 @@ def test_rates_rise_and_fall_to_nothing():
 
 
 def test_a_part_of_an_epoch_is_a_part_of_its_steps(monkeypatch):
-    from benchmarks import results_train
+    from benchmarks.results import train as results_train
 
     data, net, seen = load_data("digits", image_size=8, batch_size=100), residual_net(), []
     monkeypatch.setattr(results_train, "take_step", lambda *args: seen.append(args[2]) or 0.0)

@@ -11,7 +11,7 @@ from torch import nn
 
 import fxprune
 from benchmarks.rounding import difference, in_format, page, permuted, settled
-from fxprune.passes.randomise import randomised
+from fxprune.passes.verify.randomise import randomised
 
 
 @pytest.mark.parametrize("name", ["residual", "grouped", "linear after pooling to 2x2", "attention", "group norm"])

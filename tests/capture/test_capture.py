@@ -11,10 +11,10 @@ from samples import SAMPLES, Net, conv, linear
 from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
-from fxprune.capture import WAY, capture
+from fxprune.capture.decompose import opened
+from fxprune.capture.trace import WAY, capture
+from fxprune.common.guards import SpecialisedError
 from fxprune.errors import CaptureError
-from fxprune.guards import SpecialisedError
-from fxprune.opened import opened
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from middle import IMAGES, Small, drawn
+from helpers.middle import IMAGES, Small, drawn
 from torch import nn
 
 import fxprune
+from fxprune.common.guards import SpecialisedError
 from fxprune.errors import CaptureError
-from fxprune.guards import SpecialisedError
 
 STOPS = {
     "dtype ==": (lambda s, y: y * 2 if y.dtype == torch.float32 else y, lambda net: net.double()(IMAGES.double())),

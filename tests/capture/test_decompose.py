@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hand_made import randomise
+from helpers.hand_made import randomise
 from torch import nn
 
-from fxprune import attention
-from fxprune.capture import WAY, capture
-from fxprune.opened import opened
-from fxprune.passes.outputs import named_outputs, relative_error
+from fxprune.capture import attention
+from fxprune.capture.decompose import opened
+from fxprune.capture.trace import WAY, capture
+from fxprune.passes.verify.outputs import named_outputs, relative_error
 
 INF = float("-inf")
 N, L, S, E = 2, 5, 4, 8

@@ -7,20 +7,20 @@ import operator
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_unequal
 from samples import Net, conv, linear
 from torch import nn
-from unequal import narrow_unequal
 
 import fxprune
-from fxprune.capture import WAY, capture
+from fxprune.capture.trace import WAY, capture
+from fxprune.common.guards import SpecialisedError
+from fxprune.common.rewritable import kind_of
 from fxprune.errors import CaptureError
-from fxprune.guards import SpecialisedError
-from fxprune.internal import internal_groups
-from fxprune.passes.artifact import load, save
-from fxprune.passes.prove import scattered
-from fxprune.passes.randomise import randomised
-from fxprune.passes.rewrite_calls import CASES
-from fxprune.surface import kind_of
+from fxprune.passes.rewrite.calls import CASES
+from fxprune.passes.store.artifact import load, save
+from fxprune.passes.verify.prove import scattered
+from fxprune.passes.verify.randomise import randomised
+from fxprune.residual import internal_groups
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 aten = torch.ops.aten

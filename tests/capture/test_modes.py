@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from middle import IMAGES, Small, drawn
+from helpers.middle import IMAGES, Small, drawn
 
 import fxprune
-from fxprune import observation
-from fxprune.capture import capture
+from fxprune.capture.trace import capture
+from fxprune.equivalence import observation
 
 
 @torch.no_grad()

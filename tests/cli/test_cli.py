@@ -9,14 +9,14 @@ import shutil
 import onnx as onnx_file
 import pytest
 import torch
-from command_line import RESULTS, SMALL, Small, enter, left, run
-from damage import list_again
+from helpers.command_line import RESULTS, SMALL, Small, enter, left, run
+from helpers.damage import list_again
 
 import fxprune
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
-from fxprune.passes.recipe import read_recipe
-from fxprune.passes.weights import save_weights
+from fxprune.passes.options.recipe import read_recipe
+from fxprune.passes.store.weights import save_weights
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,13 @@ import sys
 
 import pytest
 import torch
-from command_line import CHECKPOINTS, RESULTS, SMALL, enter, files, left, run
+from helpers.command_line import CHECKPOINTS, RESULTS, SMALL, enter, files, left, run
 
 from fxprune.errors import ExportError
-from fxprune.passes import compress, compress_trim, culprit
-from fxprune.passes.narrow import narrow
+from fxprune.passes.job import compression
+from fxprune.passes.job import trim as compress_trim
+from fxprune.passes.rewrite.narrow import narrow
+from fxprune.passes.verify import culprit
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def test_a_run_that_breaks_off_leaves_only_checkpoints(capsys, monkeypatch, plac
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(compress, "trim", fail)
+    monkeypatch.setattr(compression, "trim", fail)
     got, _, err = run(capsys, SMALL + " --output deep/out")
     assert (got, left(place / "deep"), "Traceback" in err) == (code, ["out", *CHECKPOINTS], False)
     assert says in err.splitlines()[-1]
@@ -85,7 +87,7 @@ def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
         path.write_bytes(b"wrong")
         raise ExportError(f"{path} and the network disagree.")
 
-    monkeypatch.setattr(compress, "export_onnx", wrong)
+    monkeypatch.setattr(compression, "export_onnx", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
     late = {"summary.json", "summary.csv", "deviation.svg"}

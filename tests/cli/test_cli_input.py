@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from command_line import SMALL, Small, enter, left, run
+from helpers.command_line import SMALL, Small, enter, left, run
 from torch import nn
 
 import fxprune
 from fxprune.models_zoo import registry
-from fxprune.passes import compress
-from fxprune.passes.weights import save_weights
+from fxprune.passes.job import compression
+from fxprune.passes.store.weights import save_weights
 
 
 class Branching(Small):
@@ -114,7 +114,7 @@ def rubbish(tmp_path_factory):
 @pytest.mark.parametrize(("line", "names"), BAD, ids=[line for line, _ in BAD])
 def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, rubbish, line, names):
     monkeypatch.chdir(rubbish)
-    monkeypatch.setattr(compress, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
+    monkeypatch.setattr(compression, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
     before = left(rubbish)
     code, out, err = run(capsys, line.replace("{small}", SMALL))
     message = err.strip().splitlines()[-1]

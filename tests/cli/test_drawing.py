@@ -5,7 +5,7 @@ from __future__ import annotations
 import networkx as nx
 import pytest
 
-from fxprune.passes.drawing import DRAWINGS
+from fxprune.cli.drawing import DRAWINGS
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import planned
+from helpers.tiny import planned
 
 import fxprune
 from fxprune.errors import ModelError

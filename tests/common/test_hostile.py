@@ -6,16 +6,16 @@ import json
 
 import pytest
 import torch
-from command_line import Small
-from damage import list_again
+from helpers.command_line import Small
+from helpers.damage import list_again
 
 import fxprune
-from fxprune.documents import parse_json
+from fxprune.common.documents import parse_json
 from fxprune.errors import CheckpointError, PlanError
 from fxprune.models_zoo import registry
-from fxprune.passes.artifact import ModelSpec, load, save
-from fxprune.passes.model_spec import build_within
-from fxprune.passes.weights import read_tensors, write_tensors
+from fxprune.models_zoo.spec import build_within
+from fxprune.passes.store.artifact import ModelSpec, load, save
+from fxprune.passes.store.weights import read_tensors, write_tensors
 from fxprune.plans import digest
 
 

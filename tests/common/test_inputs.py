@@ -10,16 +10,16 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_unequal
 from samples import conv, linear
 from torch import nn
-from unequal import narrow_unequal
 
 import fxprune
-from fxprune.capture import capture
+from fxprune.capture.trace import capture
+from fxprune.common.guards import SpecialisedError
+from fxprune.common.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
+from fxprune.common.precision import Mixes
 from fxprune.errors import OptionError
-from fxprune.guards import SpecialisedError
-from fxprune.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
-from fxprune.mixed import Mixes
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-import fxprune.rules.segments
-from fxprune.rules.segments import segments
+import fxprune.common.view_factors
+from fxprune.common.view_factors import segments
 
 TABLE = {
     "nothing": ((), (), []),
@@ -71,4 +71,4 @@ def test_a_view_and_its_inverse_have_the_same_segments():
 
 
 def test_the_example_in_the_docstring():
-    assert doctest.testmod(fxprune.rules.segments).failed == 0
+    assert doctest.testmod(fxprune.common.view_factors).failed == 0

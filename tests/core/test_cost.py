@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hand_made import Normed, Plain, normed, plain
+from helpers.hand_made import Normed, Plain, normed, plain
 from torch import nn
 
 from fxprune.cost import Cost, cost, latency, measure_cost, plan_cost, widths_cost
-from fxprune.passes.cluster import plan
+from fxprune.passes.planning.plan import plan
 
 CASES = [
     (plain, Plain, {"conv1.weight": 4, "conv2.weight": 3}),

@@ -11,7 +11,7 @@ from samples import SAMPLES, Net, conv, linear
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.plan_file import load_plan
+from fxprune.plan_file import load_plan, plan_for
 from fxprune.plans import Plan
 
 A, B = "a.weight", "b.weight"
@@ -112,13 +112,13 @@ def test_restrict_keeps_the_named_groups():
 
 def test_on_another_instance_the_clusters_are_the_same():
     given, twin = Plan(COUPLING, HALVES, "given", 7), chain()
-    assert given.on(MODEL) is given
-    moved = given.on(twin)
+    assert plan_for(MODEL, given) is given
+    moved = plan_for(twin, given)
     assert moved == given and moved.coupling.model() is twin and moved.seed == 7
     with pytest.raises(
         PlanError, match=r"another network: 3 of 6 tensors differ, first a.weight: \(8, 3, 1, 1\) in the plan"
     ):
-        given.on(chain(9))
+        plan_for(chain(9), given)
 
 
 def test_it_prints_as_a_table():
@@ -198,7 +198,7 @@ def test_whole_heads_stay_whole_on_another_instance_and_in_a_file(tmp_path):
     plan = Plan(fxprune.couple(model, torch.zeros(2, 3), whole=True), {A: np.array([0, 0, 1, 1])})
     plan.save(tmp_path / "plan.json")
     rows = {cut.parameter: cut.cluster.tolist() for cut in plan.partitions() if cut.tied}
-    for again in (plan.on(twin), load_plan(tmp_path / "plan.json", twin)):
+    for again in (plan_for(twin, plan), load_plan(tmp_path / "plan.json", twin)):
         assert {cut.parameter: cut.cluster.tolist() for cut in again.partitions() if cut.tied} == rows
 
 

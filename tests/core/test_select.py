@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hand_made import normed, plain
+from helpers.hand_made import normed, plain
+from helpers.unequal import narrow_unequal
 from torch import nn
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.cost import cost, plan_cost
 from fxprune.errors import OptionError
-from fxprune.internal import internal_groups
 from fxprune.models_zoo.registry import create_model
+from fxprune.residual import internal_groups
 from fxprune.select import select
 
 

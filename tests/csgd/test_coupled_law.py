@@ -7,12 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from csgd_made import PLAIN, SQUARE, away, backward, plan_of, steps
-from hand_made import plain, square
+from helpers.csgd_made import PLAIN, SQUARE, away, backward, plan_of, steps
+from helpers.hand_made import plain, square
 from timm.optim import Lion
 
 from fxprune.errors import OptionError
-from fxprune.passes.coupled_law import (
+from fxprune.passes.csgd.coupled_law import (
     Momentum,
     Motion,
     advance,
@@ -21,7 +21,7 @@ from fxprune.passes.coupled_law import (
     slow_root,
     solve_coupled_strength,
 )
-from fxprune.passes.csgd import csgd
+from fxprune.passes.csgd.hook import csgd
 
 KINDS = {
     "plain": Momentum(),

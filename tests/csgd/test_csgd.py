@@ -7,13 +7,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from csgd_made import OPTIMIZERS, PLAIN, SQUARE, assert_shrunk, away, backward, plan_of, steps
-from hand_made import Plain, plain, square
+from helpers.csgd_made import OPTIMIZERS, PLAIN, SQUARE, assert_shrunk, away, backward, plan_of, steps
+from helpers.hand_made import Plain, plain, square
 from timm.optim import MADGRAD
 
 import fxprune
 from fxprune.errors import NoPullWarning
-from fxprune.passes.csgd import csgd
+from fxprune.passes.csgd.hook import csgd
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from csgd_made import OPTIMIZERS, PLAIN, backward, plan_of
-from hand_made import plain
+from helpers.csgd_made import OPTIMIZERS, PLAIN, backward, plan_of
+from helpers.hand_made import plain
 
-from fxprune.passes.csgd import csgd
-from fxprune.passes.snap import snap
-from fxprune.passes.strength import solve_strength
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.csgd.law import solve_strength
+from fxprune.passes.merge.snap import snap
 from fxprune.plans import Plan
 
 

@@ -7,11 +7,11 @@ import copy
 
 import pytest
 import torch
-from csgd_made import PLAIN, plan_of
-from hand_made import Plain, plain
+from helpers.csgd_made import PLAIN, plan_of
+from helpers.hand_made import Plain, plain
 
 from fxprune.errors import NoPullWarning, OptionError, PlanError
-from fxprune.passes.csgd import csgd
+from fxprune.passes.csgd.hook import csgd
 
 
 def test_what_was_gathered_in_another_form_is_refused():

@@ -7,15 +7,15 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from csgd_made import PLAIN, plan_of
-from hand_made import plain
+from helpers.csgd_made import PLAIN, plan_of
+from helpers.hand_made import plain
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import OptionError
-from fxprune.passes.csgd import csgd
-from fxprune.passes.whole import unwrapped
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.csgd.sharding import unwrapped
 
 INSTEAD = "Wrap the model in DistributedDataParallel instead"
 

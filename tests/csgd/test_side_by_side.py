@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fxprune.passes import side_by_side
-from fxprune.passes.segments import even, segments
-from fxprune.passes.side_by_side import even_each
+from fxprune.passes.csgd import side_by_side
+from fxprune.passes.csgd.side_by_side import even_each
+from fxprune.passes.merge.clusters import even, segments
 from fxprune.plans import Partition
 
 

@@ -8,15 +8,15 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from middle import IMAGES, Small, drawn
+from helpers.middle import IMAGES, Small, drawn
 from torch import nn
 
 import fxprune
-from fxprune.capture import WAY, capture
-from fxprune.equivalence import UNCHECKED, difference
+from fxprune.capture.trace import WAY, capture
+from fxprune.common.guards import SpecialisedError
+from fxprune.common.modules import share_copy
+from fxprune.equivalence.compare import UNCHECKED, difference
 from fxprune.errors import CaptureError
-from fxprune.guards import SpecialisedError
-from fxprune.meta import share_copy
 
 
 def plus_one(y):

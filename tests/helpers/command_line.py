@@ -6,7 +6,7 @@ from torch import nn
 
 from fxprune.cli import main
 from fxprune.models_zoo import registry
-from fxprune.passes.deviation_plot import can_draw
+from fxprune.passes.report.plot import can_draw
 
 RESULTS = {
     "metrics.jsonl",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.coverage_classes import EntryPoint
-from benchmarks.coverage_result import Cold, Result
+from benchmarks.coverage.classes import EntryPoint
+from benchmarks.coverage.result import Cold, Result
 
 EXAMPLE = (torch.empty(2, 3, 8, 8, device="meta"),)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxprune.passes.layout import RESULTS, SUMMARY
-from fxprune.passes.manifest import Manifest, fingerprint, read_manifest
+from fxprune.passes.store.layout import RESULTS, SUMMARY
+from fxprune.passes.store.manifest import Manifest, fingerprint, read_manifest
 
 
 def list_again(folder):

@@ -1,4 +1,4 @@
-"""What tests/test_ranks.py looks at: run by torchrun in two processes, or called in one."""
+"""What tests/train/test_ranks.py looks at: run by torchrun in two processes, or called in one."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import test_resume
 import torch
-from test_train import points
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-import fxprune.passes.compress
+import fxprune.passes.job.compression
+from fxprune.analysis.couple import couple
 from fxprune.errors import FxpruneError, PlanError
-from fxprune.models_zoo.data import Data
-from fxprune.models_zoo.tensor_loader import TensorLoader
-from fxprune.passes import compress_measure
-from fxprune.passes.cluster import plan
-from fxprune.passes.csgd import csgd
-from fxprune.passes.evaluate import evaluate
-from fxprune.passes.ranks import ALONE, Ranks, joined
-from fxprune.passes.train import train
-from fxprune.passes.train_options import TrainOptions
-from fxprune.propagate import couple
+from fxprune.models_zoo.data.dataset import Data
+from fxprune.models_zoo.data.tensor_loader import TensorLoader
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.job import measure as compress_measure
+from fxprune.passes.options.training import TrainOptions
+from fxprune.passes.planning.plan import plan
+from fxprune.passes.train.evaluate import evaluate
+from fxprune.passes.train.fit import train
+from fxprune.passes.train.ranks import ALONE, Ranks, joined
+
+from . import small_job
+from .points import points
 
 DEVICE = torch.device("cpu")
 
@@ -169,14 +170,14 @@ def main(folder: Path) -> None:
         }
         found = {name: outcome(call) for name, call in calls.items()}
     compress_measure._exported_ms = lambda *_: None  # of the wide network; a second
-    fxprune.passes.compress.draw_deviation = lambda *_: None
+    fxprune.passes.job.compression.draw_deviation = lambda *_: None
     rank = ranks.rank
-    found["undisturbed"] = str(test_resume.compress(folder / "undisturbed"))
+    found["undisturbed"] = str(small_job.compress(folder / "undisturbed"))
     if rank == 1:
-        test_resume.dies("fxprune.passes.train_engine:Step.apply", 15, "SIGTERM")
-    found["stopped"] = outcome(lambda: test_resume.compress(folder / "resumed"))
+        small_job.dies("fxprune.passes.train.step:Step.apply", 15, "SIGTERM")
+    found["stopped"] = outcome(lambda: small_job.compress(folder / "resumed"))
     found["checkpoints"] = sorted(path.name for path in (folder / "resumed").rglob("*"))
-    found["resumed"] = str(test_resume.compress(folder / "resumed", resume="auto"))
+    found["resumed"] = str(small_job.compress(folder / "resumed", resume="auto"))
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 

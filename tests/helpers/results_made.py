@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.results_journal import row_of
-from benchmarks.results_settings import Arm, Settings
-from fxprune.models_zoo.cifar_resnet import CifarResNet
+from benchmarks.results.journal import row_of
+from benchmarks.results.settings import Arm, Settings
+from fxprune.models_zoo.networks.cifar_resnet import CifarResNet
 
 TINY = Settings(data="digits", image_size=8, batch_size=256, width=0.25, wide_epochs=1.0, more_epochs=1.0)
 WIDE, CSGD, SCRATCH = Arm("wide", "1"), Arm("csgd", "5/8"), Arm("scratch", "5/8")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.models_zoo.data import Data
-from fxprune.models_zoo.tensor_loader import TensorLoader
+from fxprune.models_zoo.data.dataset import Data
+from fxprune.models_zoo.data.tensor_loader import TensorLoader
 
 
 class Tiny(nn.Module):

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import Tiny, planned, tiny_data
+from helpers.tiny import Tiny, planned, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError, PlanError
-from fxprune.passes.clock import Clock
-from fxprune.passes.compress_prepare import prepare
-from fxprune.passes.job import DEVIATION, Job
-from fxprune.passes.results import read_result
+from fxprune.passes.job.clock import Clock
+from fxprune.passes.job.prepare import prepare
+from fxprune.passes.options.job import DEVIATION, Job
+from fxprune.passes.report.results import read_result
 
 
 def test_too_few_steps_for_the_deviation_are_refused_before_training():

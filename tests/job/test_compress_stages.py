@@ -6,16 +6,17 @@ import json
 
 import pytest
 import torch
-from tiny import Tiny, tiny_data
+from helpers.tiny import Tiny, tiny_data
 from torch import nn
 
 import fxprune
 from fxprune.errors import InputError, OptionError
-from fxprune.passes import compress, compress_stages
-from fxprune.passes.compress_stages import widths_of_stages
-from fxprune.passes.job import Job
-from fxprune.passes.metrics import read_metrics
-from fxprune.passes.weights import load_weights, read_tensors
+from fxprune.passes.job import compression
+from fxprune.passes.job import stages as compress_stages
+from fxprune.passes.job.stages import widths_of_stages
+from fxprune.passes.options.job import Job
+from fxprune.passes.report.metrics import read_metrics
+from fxprune.passes.store.weights import load_weights, read_tensors
 
 QUICK = {"epochs": 1, "csgd_epochs": 1, "progress": False, "deviation": 1e-4, "checkpoint_every": 1}
 
@@ -154,8 +155,8 @@ def test_a_budget_is_shared_out_by_the_trained_weights(tmp_path, monkeypatch):
         seen.extend(goals)
         raise InputError("enough")
 
-    monkeypatch.setattr(compress, "train_wide", lambda job, network, *_, **__: alike(network))
-    monkeypatch.setattr(compress, "narrow_in_stages", stages)
+    monkeypatch.setattr(compression, "train_wide", lambda job, network, *_, **__: alike(network))
+    monkeypatch.setattr(compression, "narrow_in_stages", stages)
     with pytest.raises(InputError, match="enough"):
         fxprune.compress(model, tiny_data(), output=tmp_path / "out", **ALLOCATED, **QUICK)
     assert seen == expected

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import planned, tiny_data
+from helpers.tiny import planned, tiny_data
 
 from fxprune.errors import VerifyError
-from fxprune.passes import compress_trim, culprit
-from fxprune.passes.compress_trim import check_equal, check_trim, trim
-from fxprune.passes.narrow import narrow
-from fxprune.passes.tied import Deviation
+from fxprune.passes.csgd.tied import Deviation
+from fxprune.passes.job import trim as compress_trim
+from fxprune.passes.job.trim import check_equal, check_trim, trim
+from fxprune.passes.rewrite.narrow import narrow
+from fxprune.passes.verify import culprit
 
 
 def test_an_exact_trim_passes():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import Tiny, tiny_data
+from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
-from fxprune.passes.compress_prepare import prepare
-from fxprune.passes.compress_train import train_csgd
-from fxprune.passes.coupled_law import coupled_curve
-from fxprune.passes.job import Job
-from fxprune.passes.metrics import read_metrics
-from fxprune.passes.pull import pull_of
-from fxprune.passes.train_engine import Step
-from fxprune.passes.train_options import TrainOptions
+from fxprune.passes.csgd.coupled_law import coupled_curve
+from fxprune.passes.job.prepare import prepare
+from fxprune.passes.job.pull import pull_of
+from fxprune.passes.job.training import train_csgd
+from fxprune.passes.options.job import Job
+from fxprune.passes.options.training import TrainOptions
+from fxprune.passes.report.metrics import read_metrics
+from fxprune.passes.train.step import Step
 
 SGD = TrainOptions()
 
@@ -66,7 +66,9 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
         return loss
 
     monkeypatch.setattr(Step, "gradients", overflowing)
-    monkeypatch.setattr("fxprune.passes.job.MOST_DEVIATION", 1.0)  # so few steps end far from where a merge is free
+    monkeypatch.setattr(
+        "fxprune.passes.options.job.MOST_DEVIATION", 1.0
+    )  # so few steps end far from where a merge is free
     asked = 0.3 if coupled else 0.01  # momentum takes its time
     job = Job(
         model=Tiny(), data=tiny_data(), deviation=asked, coupled=coupled, optimizer=optimizer, amp="float16",

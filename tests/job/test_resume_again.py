@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import CHECKPOINTS, SMALL, enter, files, left, run
-from test_resume import broken_off, compress, numbers, untimed  # noqa: F401
+from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
+from helpers.small_job import broken_off, compress, numbers
+from test_resume import untimed  # noqa: F401
 
-import fxprune.passes.compress
+import fxprune.passes.job.compression
 from fxprune.errors import StoppedError
-from fxprune.passes.training import Training
+from fxprune.passes.train.loop import Training
 
 pytestmark = pytest.mark.xdist_group("resume")
 
@@ -116,7 +117,7 @@ def test_checkpoints_of_another_job_that_were_set_aside_stay_aside(tmp_path, mon
 
 
 def test_what_breaks_off_leaves_its_recipe(here, capsys, monkeypatch):
-    monkeypatch.setattr(fxprune.passes.compress, "trim", broken_off)
+    monkeypatch.setattr(fxprune.passes.job.compression, "trim", broken_off)
     assert run(capsys, f"{SMALL} --keep 0.25 --output out --quiet")[0] == 130
     assert set(left(here)) == {"out", *CHECKPOINTS}
     recipe = yaml.safe_load((here / "out" / "checkpoints" / "recipe.yaml").read_text())

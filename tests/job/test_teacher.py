@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import Tiny, tiny_data
+from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import CheckpointError, InputError
-from fxprune.passes import compress
-from fxprune.passes.build import build
-from fxprune.passes.compress_prepare import prepare, teacher_from_file
-from fxprune.passes.compress_train import train_csgd, train_wide
-from fxprune.passes.job import Job
-from fxprune.passes.weights import distinct_tensors, write_tensors
+from fxprune.models_zoo.build import build
+from fxprune.passes.job import compression
+from fxprune.passes.job.prepare import prepare, teacher_from_file
+from fxprune.passes.job.training import train_csgd, train_wide
+from fxprune.passes.options.job import Job
+from fxprune.passes.store.weights import distinct_tensors, write_tensors
 
 
 def teaching(path, count=3, **options):
@@ -81,8 +81,8 @@ def test_a_teacher_from_a_file_teaches_all_training_the_wide_network_only_csgd(t
         if len(args) == 3:
             raise InputError("enough")
 
-    monkeypatch.setattr(compress, "train_wide", taught)
-    monkeypatch.setattr(compress, "train_csgd", taught)
+    monkeypatch.setattr(compression, "train_wide", taught)
+    monkeypatch.setattr(compression, "train_csgd", taught)
     job = teaching(path if kind == "file" else "wide")
     with pytest.raises(InputError, match="enough"):
         fxprune.compress(job.model, job.data, teacher=job.teacher, output=tmp_path / "out", epochs=1, progress=False)

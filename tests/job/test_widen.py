@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hand_made import normed, plain
-from test_cluster import tower
-from tiny import tiny_data
-from unequal import narrow_unequal
+from helpers.hand_made import normed, plain
+from helpers.tiny import tiny_data
+from helpers.tower import tower
+from helpers.unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import ModelError, OptionError, PlanError
-from fxprune.passes.build import build
-from fxprune.passes.job import Job
-from fxprune.passes.reopen import reopen
-from fxprune.passes.widen import build_widened, widths_back
+from fxprune.models_zoo.build import build
+from fxprune.passes.job.widen import build_widened, widths_back
+from fxprune.passes.options.job import Job
+from fxprune.passes.report.run_folder import reopen
 
 
 def shapes(model):

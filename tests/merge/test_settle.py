@@ -7,14 +7,14 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import planned, tiny_data
+from helpers.tiny import planned, tiny_data
 from torch import nn
 
 import fxprune
 from fxprune.errors import VerifyError
-from fxprune.passes.compress_trim import check_snap, settle_statistics, trim
-from fxprune.passes.settle import settle, unsettled
-from fxprune.passes.snap import snap
+from fxprune.passes.job.trim import check_snap, settle_statistics, trim
+from fxprune.passes.merge.settle import settle, unsettled
+from fxprune.passes.merge.snap import snap
 
 
 def behind():

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hand_made import Normed, Plain, normed, plain, square
+from helpers.hand_made import Normed, Plain, normed, plain, square
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.passes.merge import concentrate, merge_state
-from fxprune.passes.snap import snap
+from fxprune.passes.merge.concentrate import concentrate, merge_state
+from fxprune.passes.merge.snap import snap
 from fxprune.plans import Plan
 
 CLUSTERS = {

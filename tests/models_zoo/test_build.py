@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fxprune.errors import ModelError, OptionError
-from fxprune.passes.build import build, on_device
+from fxprune.models_zoo.build import build, on_device
 
 
 def test_a_network_with_position_embeddings_is_built_for_the_image():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from image_folder import make_folder, timm_leaves_files_open
+from helpers.image_folder import make_folder, timm_leaves_files_open
 
 from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo.data import load_data

@@ -9,7 +9,7 @@ import torch
 
 from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo.data import load_data
-from fxprune.models_zoo.data_packaged import load_packaged
+from fxprune.models_zoo.data.packaged import load_packaged
 
 
 @pytest.mark.parametrize(("name", "size", "train", "test"), [("digits", 32, 1437, 360), ("mnist5k", 28, 4000, 1000)])

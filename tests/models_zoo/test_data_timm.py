@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from image_folder import make_folder, timm_leaves_files_open, whole
+from helpers.image_folder import make_folder, timm_leaves_files_open, whole
 from PIL import Image, ImageOps
 from timm.data import auto_augment
 

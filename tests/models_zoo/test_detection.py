@@ -7,18 +7,18 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from helpers.unequal import narrow_unequal
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import MultiScaleRoIAlign
-from unequal import narrow_unequal
 
 import fxprune
+from fxprune.common.inputs import inputs_for
 from fxprune.errors import ModelError
-from fxprune.inputs import inputs_for
-from fxprune.models_zoo.detection import core_of, with_core
-from fxprune.passes.randomise import randomised
+from fxprune.models_zoo.networks.detection import core_of, with_core
+from fxprune.passes.verify.randomise import randomised
 
 CLASSES, PYRAMID = 4, 16
 SMALL = {"min_size": 64, "max_size": 64}

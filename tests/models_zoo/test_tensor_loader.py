@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from image_folder import whole
+from helpers.image_folder import whole
 
 from fxprune.models_zoo.data import load_data
-from fxprune.models_zoo.tensor_loader import TensorLoader, shifted
+from fxprune.models_zoo.data.tensor_loader import TensorLoader, shifted
 
 NUMBERED = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 4, 4).contiguous()
 

@@ -7,13 +7,13 @@ import copy
 import onnx
 import pytest
 import torch
-from hand_made import Plain, randomise
+from helpers.hand_made import Plain, randomise
 from torch import nn
 
 from fxprune.errors import ExportError, OptionError
-from fxprune.passes import export_onnx as module_under_test
-from fxprune.passes.export_onnx import export_onnx
-from fxprune.passes.onnx_runner import onnx_runner
+from fxprune.passes.onnx import export as module_under_test
+from fxprune.passes.onnx.export import export_onnx
+from fxprune.passes.onnx.runtime import onnx_runner
 
 
 def timm_model(name):

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hand_made import Plain, randomise
+from helpers.hand_made import Plain, randomise
 from torch import nn
 
 from fxprune.errors import CheckpointError, ExportError
-from fxprune.passes import onnx_divergence
-from fxprune.passes.export_onnx import export_onnx
-from fxprune.passes.onnx_check import _same_class, check_onnx
+from fxprune.passes.onnx import localise as onnx_divergence
+from fxprune.passes.onnx.check import _same_class, check_onnx
+from fxprune.passes.onnx.export import export_onnx
 
 X = torch.zeros(2, 3, 4, 4)
 

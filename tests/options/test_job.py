@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import Tiny, tiny_data
+from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
-from fxprune.passes.job import Job, Target
+from fxprune.passes.options.job import Job, Target
 
 
 @pytest.mark.parametrize(

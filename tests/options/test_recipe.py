@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
-from test_option import Every
+from helpers.every_option import Every
 
 from fxprune.cli import main
 from fxprune.errors import OptionError
-from fxprune.passes import recipe
-from fxprune.passes.compress_prepare import prepare
-from fxprune.passes.job import Job
-from fxprune.passes.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
+from fxprune.passes.job.prepare import prepare
+from fxprune.passes.options import recipe
+from fxprune.passes.options.job import Job
+from fxprune.passes.options.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
 
 
 def written(tmp_path, text):
@@ -105,7 +106,8 @@ def test_an_empty_recipe_has_no_options(tmp_path):
 def test_a_recipe_that_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "resnet56_cifar10.yaml").write_text("lr: 1")
-    monkeypatch.setattr(recipe.importlib.resources, "files", lambda _: tmp_path)
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(recipe.importlib.util, "find_spec", lambda _: package)
     assert read_recipe("resnet56_cifar10") == {"lr": 1.0}
     with pytest.raises(OptionError, match=r"no recipe `resnet56_cifar1`.* Did you mean `resnet56_cifar10`\?"):
         find_recipe("resnet56_cifar1")

@@ -10,10 +10,10 @@ import torch
 import fxprune
 from fxprune.cost import cost, plan_cost
 from fxprune.models_zoo.registry import create_model, model_input_size
-from fxprune.passes.job import Job
-from fxprune.passes.recipe import find_recipe, read_notes, read_recipe
+from fxprune.passes.options.job import Job
+from fxprune.passes.options.recipe import find_recipe, read_notes, read_recipe
 
-RECIPES = sorted(file.stem for file in (Path(__file__).parents[1] / "models_zoo" / "recipes").glob("*.yaml"))
+RECIPES = sorted(file.stem for file in (Path(__file__).parents[2] / "models_zoo" / "recipes").glob("*.yaml"))
 PUBLISHED = {
     "resnet20_cifar10": (60.7, None),
     "resnet56_cifar10": (60.85, None),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hand_made import normed, plain
-from test_cluster import after, tower
+from helpers.hand_made import normed, plain
+from helpers.tower import after, tower
 
 import fxprune
 from fxprune.cost import cost, plan_cost, widths_cost
 from fxprune.errors import OptionError
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.allocate_auto import loss_curve, widths_by_loss
-from fxprune.passes.cost_terms import cost_terms
+from fxprune.passes.planning.cost_terms import cost_terms
+from fxprune.passes.planning.greedy import loss_curve, widths_by_loss
 
 
 def seeded_tower(*widths, **options):

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hand_made import randomise
-from test_cluster import tower
+from helpers.hand_made import randomise
+from helpers.tower import tower
+from helpers.unequal import narrow_unequal
 from torch import nn
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import PlanError
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.allocate import widths_for
-from fxprune.passes.lift import lift
-from fxprune.passes.staged import compose, stage_plan, stage_shares, stage_widths
+from fxprune.passes.merge.expand import lift
+from fxprune.passes.planning.stages import compose, stage_plan, stage_shares, stage_widths
+from fxprune.passes.planning.widths import widths_for
 from fxprune.plans import Plan
 
 

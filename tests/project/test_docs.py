@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fxprune.cli.main import COMMANDS, main
-from fxprune.passes.job import Job
-from fxprune.passes.recipe import read_notes, read_recipe
+from fxprune.passes.options.job import Job
+from fxprune.passes.options.recipe import read_notes, read_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", "docs/analysis.md", "docs/cli.md", "docs/recipes.md", "docs/distributed.md"]
 # Flags of torchrun and of timm.
 FOREIGN = {"--nproc-per-node", "--initial-checkpoint"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # Few epochs: what they learn does not matter here.
 SHORT = {
     "csgd_accelerate.py": ["--epochs", "1", "--csgd-epochs", "2"],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OUTER = ("passes", "models_zoo", "cli")
 FOLDERS = ("fxprune", *OUTER)
 LAZY = {"fxprune/__init__.py", "fxprune/__main__.py"}  # shortcuts, resolved on first use
@@ -53,7 +53,7 @@ def sources(*folders):
         ("def f():\n    from cli import main", bare, {"cli", "cli.main"}),
         ("from .passes import snap\nimport passes_of_time", bare, set()),
         ("from fxprune import passes", outward, {"fxprune.passes"}),
-        ("if TYPE_CHECKING:\n    import fxprune.models_zoo.data", outward, {"fxprune.models_zoo.data"}),
+        ("if TYPE_CHECKING:\n    import fxprune.models_zoo.data.dataset", outward, {"fxprune.models_zoo.data.dataset"}),
         ("from fxprune.plans import Plan", outward, set()),
     ],
 )
@@ -129,7 +129,7 @@ def test_the_wheel_runs_without_the_checkout(archives, tmp_path):
         wheel.extractall(tmp_path)
     script = (
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "import fxprune.passes.job as job, fxprune.models_zoo.data as data, fxprune.cli as cli\n"
+        "import fxprune.passes.options.job as job, fxprune.models_zoo.data.dataset as data, fxprune.cli as cli\n"
         "assert all(module.__file__.startswith(sys.path[0]) for module in (job, data, cli)), job.__file__\n"
         "cli.main(['--version'])"
     )

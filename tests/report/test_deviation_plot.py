@@ -7,15 +7,14 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
-from csgd_made import PLAIN, backward, plan_of
-from damage import list_all
-from hand_made import plain
+from helpers.csgd_made import PLAIN, backward, plan_of
+from helpers.damage import list_all
+from helpers.hand_made import plain
 
 import fxprune
 from fxprune.cli import main
-from fxprune.passes import results
-from fxprune.passes.deviation_plot import draw_deviation, has_deviation
-from fxprune.passes.metrics import METRICS, Metrics
+from fxprune.passes.report.metrics import METRICS, Metrics
+from fxprune.passes.report.plot import draw_deviation, has_deviation
 
 LR, STRENGTH, STEPS = 1e-3, 200.0, 12
 
@@ -101,7 +100,7 @@ def test_nothing_to_draw(tmp_path, text):
 
 
 def test_without_matplotlib_the_report_says_what_is_missing(folder, monkeypatch, capsys):
-    monkeypatch.setattr(results, "read_result", lambda folder: "the table")
+    monkeypatch.setattr("fxprune.passes.report.read_result", lambda folder: "the table")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     list_all(folder)
     assert (main(["report", str(folder)]), draw_deviation(folder)) == (0, None)
@@ -111,7 +110,7 @@ def test_without_matplotlib_the_report_says_what_is_missing(folder, monkeypatch,
 
 def test_the_report_draws(folder, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(results, "read_result", lambda folder: "the table")
+    monkeypatch.setattr("fxprune.passes.report.read_result", lambda folder: "the table")
     list_all(folder)
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().err == f"drawn: {folder / 'deviation.svg'}\n"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.passes.metrics import EVENTS, METRICS, Metrics, read_metrics
+from fxprune.passes.report.metrics import EVENTS, METRICS, Metrics, read_metrics
 
 
 def run(folder, steps, **options):

@@ -9,7 +9,7 @@ from dataclasses import fields
 import pytest
 
 from fxprune.errors import CheckpointError
-from fxprune.passes.results import Result, Stage, read_result
+from fxprune.passes.report.results import Result, Stage, read_result
 
 
 def result(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.passes.lift import lift
+from fxprune.passes.merge.expand import lift
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

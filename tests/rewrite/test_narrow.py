@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, linear
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import PlanError, UnequalClustersWarning
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.narrow import narrow
-from fxprune.passes.prove import scattered
-from fxprune.passes.randomise import randomised
-from fxprune.passes.snap import snap
-from fxprune.passes.verify import verify
+from fxprune.passes.merge.snap import snap
+from fxprune.passes.rewrite.narrow import narrow
+from fxprune.passes.verify.compare import verify
+from fxprune.passes.verify.prove import scattered
+from fxprune.passes.verify.randomise import randomised
 from fxprune.plans import Plan
 
 # Network: image size (the smallest that it takes), number of groups, share of the weights that can be pruned at least.

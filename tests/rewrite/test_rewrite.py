@@ -7,14 +7,15 @@ import operator
 import numpy as np
 import pytest
 import torch
+from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, conv, linear
 from torch import nn
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import RewriteError
-from fxprune.passes import rewrite_calls, rewrite_site
-from fxprune.passes.rewrite import narrow_sizes
+from fxprune.passes.rewrite import calls as rewrite_calls
+from fxprune.passes.rewrite import site as rewrite_site
+from fxprune.passes.rewrite.graph import narrow_sizes
 from fxprune.plans import Plan
 
 A, B = "a.weight", "b.weight"

@@ -6,15 +6,15 @@ import json
 
 import pytest
 import torch
-from damage import list_again
-from hand_made import Normed, Plain, randomise
+from helpers.damage import list_again
+from helpers.hand_made import Normed, Plain, randomise
+from helpers.unequal import narrow_unequal
 from torch import nn
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.passes.artifact import ModelSpec, load, save
-from fxprune.passes.weights import distinct_tensors
+from fxprune.passes.store.artifact import ModelSpec, load, save
+from fxprune.passes.store.weights import distinct_tensors
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -9,19 +9,19 @@ from random import Random
 
 import pytest
 import torch
-from image_folder import make_folder, timm_leaves_files_open
-from test_train import linear, points, weights
+from helpers.image_folder import make_folder, timm_leaves_files_open
+from helpers.points import linear, points, weights
 from torch import nn
 
 from fxprune.errors import CheckpointError, DivergedError, StoppedError
 from fxprune.models_zoo.data import load_data
-from fxprune.passes import seal
-from fxprune.passes.checkpoint import Checkpoint
-from fxprune.passes.ranks import Ranks
-from fxprune.passes.seal import write_sealed
-from fxprune.passes.stop import stop_requests
-from fxprune.passes.train import train
-from fxprune.passes.training import Training
+from fxprune.passes.store import seal
+from fxprune.passes.store.checkpoint import Checkpoint
+from fxprune.passes.store.seal import write_sealed
+from fxprune.passes.train.fit import train
+from fxprune.passes.train.loop import Training
+from fxprune.passes.train.ranks import Ranks
+from fxprune.passes.train.signals import stop_requests
 
 
 def checkpoint(folder, every=0, **identity):
@@ -309,6 +309,6 @@ def test_weights_that_are_not_numbers_are_not_written(tmp_path, monkeypatch):
 
 
 def test_on_a_device_that_is_seldom_asked_the_step_is_named_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("fxprune.passes.train_watch.CPU_EVERY", 32)
+    monkeypatch.setattr("fxprune.passes.train.watch.CPU_EVERY", 32)
     with pytest.raises(DivergedError, match=r"loss is nan at epoch 1, step 3 of 4"):
         train(linear(), points(bad=40), **OPTIONS)

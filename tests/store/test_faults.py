@@ -11,17 +11,17 @@ import sys
 
 import pytest
 import torch
-from command_line import CHECKPOINTS, SMALL, enter, left, run
-from image_folder import make_folder, timm_leaves_files_open
+from helpers.command_line import CHECKPOINTS, SMALL, enter, left, run
+from helpers.image_folder import make_folder, timm_leaves_files_open
 
+from fxprune.common.files import write_text
 from fxprune.errors import LostProcessError, is_out_of_memory
-from fxprune.files import write_text
-from fxprune.passes import compress
-from fxprune.passes.checkpoint import Checkpoint
-from fxprune.passes.compress_phases import Phases
-from fxprune.passes.ranks import Ranks
-from fxprune.passes.training import Training
-from fxprune.passes.weights import write_tensors
+from fxprune.passes.job import compression
+from fxprune.passes.job.resume import Phases
+from fxprune.passes.store.checkpoint import Checkpoint
+from fxprune.passes.store.weights import write_tensors
+from fxprune.passes.train.loop import Training
+from fxprune.passes.train.ranks import Ranks
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_names_the_file_and_leaves_the_one_before(place, nam
 
 
 def test_a_disk_without_any_room(place):
-    write = "import sys; from fxprune.files import write_text; write_text(sys.argv[1], 'x' * 10**6)"
+    write = "import sys; from fxprune.common.files import write_text; write_text(sys.argv[1], 'x' * 10**6)"
     mount = "mount -t tmpfs -o size=64k none room && cd room && exec"
     (place / "room").mkdir()
     probe = subprocess.run(["unshare", "-m", "sh", "-c", f"{mount} true"], cwd=place, capture_output=True, check=False)
@@ -133,7 +133,7 @@ def test_out_of_memory_by_all_its_names():
 
 def test_without_onnxruntime_nothing_is_trained(capsys, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(compress, "train_wide", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(compression, "train_wide", lambda *_: pytest.fail("trained"))
     code, _, err = run(capsys, f"{SMALL} --output out --quiet")
     assert (code, "onnxruntime, which checks every exported file, cannot be loaded" in err) == (2, True)
     assert left(place) == []

@@ -9,12 +9,13 @@ import sys
 import time
 
 import pytest
+from helpers.folders import write, written
 
 from fxprune.errors import CheckpointError, InputError, OptionError, VerifyError
-from fxprune.passes import folder, lock
-from fxprune.passes.folder import check_no_result, folder_aside
-from fxprune.passes.layout import EVENTS, LOCK, MANIFEST, PLAN, RESULTS, ROWS, SUMMARY
-from fxprune.passes.manifest import read_manifest
+from fxprune.passes.store import folder, lock
+from fxprune.passes.store.folder import check_no_result, folder_aside
+from fxprune.passes.store.layout import EVENTS, LOCK, MANIFEST, PLAN, RESULTS, ROWS, SUMMARY
+from fxprune.passes.store.manifest import read_manifest
 
 EVENT = f"{EVENTS}/events.out.tfevents.1"
 
@@ -23,16 +24,6 @@ def _write_and_raise(out, error):
     with folder_aside(out, files=[ROWS]) as aside:
         write(aside, {ROWS: "1"})
         raise error(aside)
-
-
-def written(place):
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
-
-
-def write(place, files):
-    for name, text in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(text)
 
 
 def run_with(out, names, work):
@@ -176,7 +167,7 @@ def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
 
 HOLD = """
 import sys, time
-from fxprune.passes.folder import folder_aside
+from fxprune.passes.store import folder_aside
 with folder_aside(sys.argv[1], files=["summary.csv"]) as aside:
     (aside / "summary.csv").write_text("half")
     print("in", flush=True)

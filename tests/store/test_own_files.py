@@ -6,16 +6,16 @@ import json
 import os
 
 import pytest
-from test_folder import write, written
-from tiny import Tiny, tiny_data
+from helpers.folders import write, written
+from helpers.tiny import Tiny, tiny_data
 
 import fxprune
-import fxprune.passes.compress
+import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, DivergedError, OptionError
-from fxprune.passes import compress_measure
-from fxprune.passes.layout import EVENTS, LIST
-from fxprune.passes.own_files import OwnFiles
-from fxprune.passes.training import Training
+from fxprune.passes.job import measure as compress_measure
+from fxprune.passes.store.layout import EVENTS, LIST
+from fxprune.passes.store.own_files import OwnFiles
+from fxprune.passes.train.loop import Training
 
 MINE = {"checkpoints/mine.txt": "1", "checkpoints.before/mine.txt": "2", f"{EVENTS}/mine.txt": "3", "mine.txt": "4"}
 FILES = ("train.pt", "train.previous.pt", "metrics.jsonl", f"{EVENTS}/events.out.tfevents.1")
@@ -97,7 +97,7 @@ def test_killed_at_any_moment_it_is_ended_by_the_next(tmp_path, monkeypatch, wha
 @pytest.mark.parametrize("name", ["train.pt", "metrics.jsonl", "recipe.yaml"])
 def test_a_file_of_the_user_in_the_place_of_one_of_ours_is_refused_at_the_start(tmp_path, monkeypatch, name):
     write(tmp_path, {f"checkpoints/{name}": "mine"})
-    monkeypatch.setattr(fxprune.passes.compress, "prepare", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(fxprune.passes.job.compression, "prepare", lambda *_: pytest.fail("worked"))
     with pytest.raises(OptionError, match=rf"checkpoints/{name} is no file of a run"):
         run(tmp_path)
     assert written(tmp_path) == [f"checkpoints/{name}"]
@@ -138,7 +138,7 @@ def test_files_of_the_user_stay_whatever_becomes_of_a_run(tmp_path, monkeypatch)
         run(tmp_path, lr=1e30)
     assert mine(tmp_path) == MINE
     with monkeypatch.context() as patch:
-        patch.setattr(fxprune.passes.compress, "trim", break_off)
+        patch.setattr(fxprune.passes.job.compression, "trim", break_off)
         for _ in range(2):  # the second moves the checkpoints of the first beside
             with pytest.raises(fxprune.errors.StoppedError):
                 run(tmp_path)

@@ -6,15 +6,15 @@ import copy
 
 import pytest
 import torch
-from hand_made import Normed, Plain, randomise
+from helpers.hand_made import Normed, Plain, randomise
 from safetensors.torch import load_file
 from torch import nn
 
 from fxprune.errors import CheckpointError
-from fxprune.passes import seal
-from fxprune.passes.checkpoint import Checkpoint
-from fxprune.passes.train_state import tensors_now
-from fxprune.passes.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
+from fxprune.passes.store import seal
+from fxprune.passes.store.checkpoint import Checkpoint
+from fxprune.passes.store.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
+from fxprune.passes.train.state import tensors_now
 
 
 def filled(model, seed=0):

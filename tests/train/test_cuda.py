@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import pytest
-import test_resume
 import torch
 import torch.distributed as dist
-from csgd_made import PLAIN, away, plan_of
-from hand_made import plain
+from helpers import small_job
+from helpers.csgd_made import PLAIN, away, plan_of
+from helpers.hand_made import plain
+from helpers.unequal import narrow_unequal
 from safetensors.torch import load_file
 from samples import SAMPLES
 from torch.nn.parallel import DistributedDataParallel
-from unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import StoppedError
-from fxprune.passes.csgd import csgd
-from fxprune.passes.narrow import narrow
-from fxprune.passes.outputs import relative_error
-from fxprune.passes.prove import scattered
-from fxprune.passes.randomise import randomised
-from fxprune.passes.snap import snap
-from fxprune.passes.training import Training
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.merge.snap import snap
+from fxprune.passes.rewrite.narrow import narrow
+from fxprune.passes.train.loop import Training
+from fxprune.passes.verify.outputs import relative_error
+from fxprune.passes.verify.prove import scattered
+from fxprune.passes.verify.randomise import randomised
 
 DEVICE = torch.device("cuda")
 pytestmark = [
@@ -78,7 +78,7 @@ def test_the_law_of_the_hook_with_nccl(tmp_path):
 @pytest.mark.parametrize("amp", [None, "float16", "bfloat16"])
 def test_broken_off_and_resumed_a_job_ends_where_the_undisturbed_one_does(tmp_path, monkeypatch, amp):
     options = {"device": DEVICE.type, **({"amp": amp} if amp else {})}
-    test_resume.compress(tmp_path / "one", **options)
+    small_job.compress(tmp_path / "one", **options)
     take, calls = Training._take, []
 
     def dying(*args, **kwargs):
@@ -89,9 +89,9 @@ def test_broken_off_and_resumed_a_job_ends_where_the_undisturbed_one_does(tmp_pa
 
     monkeypatch.setattr(Training, "_take", dying)
     with pytest.raises(StoppedError):
-        test_resume.compress(tmp_path / "two", **options)
+        small_job.compress(tmp_path / "two", **options)
     monkeypatch.undo()
-    test_resume.compress(tmp_path / "two", resume="auto", **options)
+    small_job.compress(tmp_path / "two", resume="auto", **options)
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     # Sums by atomic operations come in any order; another stream of dropout moves weights by 1e-2 and more.

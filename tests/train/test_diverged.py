@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_train import linear, points
-from tiny import Tiny, planned, tiny_data
+from helpers.points import linear, points
+from helpers.tiny import Tiny, planned, tiny_data
 
 import fxprune
 from fxprune.errors import DivergedError, OptionError
-from fxprune.passes.checkpoint import Checkpoint
-from fxprune.passes.metrics import read_metrics
-from fxprune.passes.train import train
-from fxprune.passes.training import Training
+from fxprune.passes.report.metrics import read_metrics
+from fxprune.passes.store.checkpoint import Checkpoint
+from fxprune.passes.train.fit import train
+from fxprune.passes.train.loop import Training
 
 
 @pytest.fixture

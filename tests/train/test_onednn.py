@@ -11,11 +11,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import fxprune
-from fxprune.passes.onednn import BLOCK, PACKED, ContiguousStrided, contiguous
-from fxprune.passes.parts import Part
-from fxprune.passes.train_engine import Step, make_optimizer
-from fxprune.passes.train_loss import make_loss
-from fxprune.passes.train_options import TrainOptions
+from fxprune.passes.options.training import TrainOptions
+from fxprune.passes.train.loss import make_loss
+from fxprune.passes.train.onednn import BLOCK, PACKED, ContiguousStrided, contiguous
+from fxprune.passes.train.sharding import Part
+from fxprune.passes.train.step import Step, make_optimizer
 
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 

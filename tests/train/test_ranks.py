@@ -12,23 +12,23 @@ import time
 from pathlib import Path
 
 import pytest
-import ranks_worker
 import torch
+from helpers import ranks_worker
 
+from fxprune.common.random import Stream
 from fxprune.errors import CheckpointError
-from fxprune.passes.compress_phases import open_phases
-from fxprune.passes.job import Job
-from fxprune.passes.ranks import Ranks
-from fxprune.passes.train_seed import Stream
+from fxprune.passes.job.resume import open_phases
+from fxprune.passes.options.job import Job
+from fxprune.passes.train.ranks import Ranks
 
 pytestmark = pytest.mark.xdist_group("ranks")  # the fixture is dear
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 HANGS = 1000.0  # seconds; nothing here depends on how fast the machine is
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
 
 
 def torchrun(*arguments, **options):
-    path = os.pathsep.join([str(HERE), *sys.path])
+    path = os.pathsep.join([str(TESTS), *sys.path])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
@@ -36,9 +36,9 @@ def torchrun(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where two processes have left what tests/ranks_worker.py says."""
+    """Where two processes have left what tests/helpers/ranks_worker.py says."""
     folder = tmp_path_factory.mktemp("ranks")
-    with torchrun(str(HERE / "ranks_worker.py"), str(folder)) as process:
+    with torchrun("-m", "helpers.ranks_worker", str(folder)) as process:
         _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 0, errors
     return folder

@@ -7,11 +7,11 @@ import torch
 from timm.data import Mixup
 from torch.utils.data import DataLoader, TensorDataset
 
+from fxprune.common.random import seeded
 from fxprune.errors import OptionError
-from fxprune.models_zoo.tensor_loader import TensorLoader
-from fxprune.passes.parts import parts, rows
-from fxprune.passes.ranks import ALONE, Ranks
-from fxprune.passes.train_seed import seeded
+from fxprune.models_zoo.data.tensor_loader import TensorLoader
+from fxprune.passes.train.ranks import ALONE, Ranks
+from fxprune.passes.train.sharding import parts, rows
 
 IMAGES, LABELS = torch.arange(26.0).view(26, 1, 1, 1), torch.arange(26)
 

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from csgd_made import PLAIN, assert_shrunk, away, plan_of
-from hand_made import plain
-from test_train import linear, points, weights
+from helpers.csgd_made import PLAIN, assert_shrunk, away, plan_of
+from helpers.hand_made import plain
+from helpers.points import linear, points, weights
 from timm.optim import Lookahead
 from torch import nn
 
 from fxprune.errors import OptionError
-from fxprune.passes.csgd import csgd
-from fxprune.passes.evaluate import evaluate
-from fxprune.passes.job import Job
-from fxprune.passes.parts import Part
-from fxprune.passes.train import train
-from fxprune.passes.train_engine import Step, check_optimizer, make_optimizer
-from fxprune.passes.train_loss import make_loss
-from fxprune.passes.train_options import SCHEDULERS, TrainOptions
-from fxprune.passes.train_schedule import learning_rates
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.options.job import Job
+from fxprune.passes.options.training import SCHEDULERS, TrainOptions
+from fxprune.passes.train.evaluate import evaluate
+from fxprune.passes.train.fit import train
+from fxprune.passes.train.loss import make_loss
+from fxprune.passes.train.schedule import learning_rates
+from fxprune.passes.train.sharding import Part
+from fxprune.passes.train.step import Step, check_optimizer, make_optimizer
 
 # Schedules: 6 epochs of 4 steps
 

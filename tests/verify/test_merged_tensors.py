@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from tiny import planned
+from helpers.tiny import planned
 
 import fxprune
-from fxprune.passes.merged_tensors import differing, tensor_errors
-from fxprune.passes.snap import snap
+from fxprune.passes.merge.snap import snap
+from fxprune.passes.verify.tensors import differing, tensor_errors
 
 X = torch.zeros(2, 1, 8, 8)  # dead: nothing but biases and statistics arrives anywhere
 

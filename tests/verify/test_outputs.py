@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from fxprune.passes.outputs import named_outputs, relative_error
+from fxprune.passes.verify.outputs import named_outputs, relative_error
 
 A, B = torch.ones(2), torch.zeros(3)
 

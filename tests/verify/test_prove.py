@@ -13,11 +13,12 @@ from samples import SAMPLES
 from torch.nn.modules.conv import _ConvNd
 
 import fxprune
-from fxprune.call import Call
+from fxprune.analysis.call import Call
+from fxprune.analysis.rules import RULES, contraction, movement, normalise
 from fxprune.errors import NothingToPruneError
-from fxprune.passes import attributes, rewrite_calls
-from fxprune.passes.prove import scattered
-from fxprune.rules import RULES, contraction, movement, normalise
+from fxprune.passes.rewrite import calls as rewrite_calls
+from fxprune.passes.rewrite import layers as attributes
+from fxprune.passes.verify.prove import scattered
 
 ATEN = torch.ops.aten
 A, B, Q, V = "a.weight", "b.weight", "q.weight", "v.weight"
@@ -30,7 +31,7 @@ def rule_of(operators, rule, **kind):
     def broken(monkeypatch):
         for op in operators:
             old = RULES.get(op)
-            new = dataclasses.replace(old, rule=rule) if old else fxprune.rules.registry.Entry(rule, **kind)
+            new = dataclasses.replace(old, rule=rule) if old else fxprune.analysis.rules.registry.Entry(rule, **kind)
             monkeypatch.setitem(RULES, op, new)
 
     return broken

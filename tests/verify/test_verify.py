@@ -8,10 +8,10 @@ import re
 
 import pytest
 import torch
-from hand_made import Plain, randomise
+from helpers.hand_made import Plain, randomise
 from torch import nn
 
-from fxprune.passes.verify import verify
+from fxprune.passes.verify.compare import verify
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 

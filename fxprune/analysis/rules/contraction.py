@@ -7,11 +7,12 @@ import math
 import numpy as np
 import torch
 
-from fxprune.call import Call
-from fxprune.channels import Ids
-from fxprune.rules.registry import rule
-from fxprune.surface import ATTENTION, PRODUCTS
-from fxprune.walk import Axes, Label
+from fxprune.common.rewritable import ATTENTION, PRODUCTS
+
+from ..call import Call
+from ..channels import Ids
+from ..state import Axes, Label
+from .registry import rule
 
 
 @rule("convolution", weighs=True)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxprune.call import Call, unlabelled
-from fxprune.channels import Ids
-from fxprune.rules.registry import rule
-from fxprune.walk import Axes
+from ..call import Call, unlabelled
+from ..channels import Ids
+from ..state import Axes
+from .registry import rule
 
 
 @rule(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.call import Call
-from fxprune.channels import Ids
-from fxprune.rules.reduce import average
-from fxprune.rules.registry import rule
-from fxprune.walk import Axes
+from ..call import Call
+from ..channels import Ids
+from ..state import Axes
+from .reduce import average
+from .registry import rule
 
 
 @rule(

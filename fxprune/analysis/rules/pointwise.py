@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.call import Call, unlabelled
-from fxprune.channels import Ids
-from fxprune.rules.registry import rule
-from fxprune.walk import Axes, tensors_in
+from ..call import Call, unlabelled
+from ..channels import Ids
+from ..state import Axes, tensors_in
+from .registry import rule
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (

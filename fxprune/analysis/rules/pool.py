@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fxprune.call import Call
-from fxprune.rules.registry import rule
-from fxprune.walk import Axes, tensors_in
+from ..call import Call
+from ..state import Axes, tensors_in
+from .registry import rule
 
 _POOL_1D = ("max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "upsample_linear1d")
 _POOL_2D = (

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from fxprune.call import Call
-from fxprune.channels import Ids
-from fxprune.rules.registry import rule
-from fxprune.surface import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VARIANCES
-from fxprune.walk import Axes
+from fxprune.common.rewritable import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VARIANCES
+
+from ..call import Call
+from ..channels import Ids
+from ..state import Axes
+from .registry import rule
 
 
 def average(call: Call, axes: Sequence[Ids | None], why: str) -> None:

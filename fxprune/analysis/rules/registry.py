@@ -1,7 +1,7 @@
 """One table of rules, keyed by the operator itself.
 
 A rule answers one question: *if two channels carry the same numbers, what must hold so that one can stand for
-both?* It unites or marks ids through its :class:`~fxprune.walk.Call` and returns the ids on each axis of every
+both?* It unites or marks ids through its :class:`~fxprune.analysis.call.Call` and returns the ids on each axis of every
 tensor that the operator returns. Budgets, training and export do not belong in a rule.
 """
 
@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from fxprune.call import Call
-from fxprune.walk import Axes
+from ..call import Call
+from ..state import Axes
 
 Rule = Callable[[Call], "Axes | list[Axes]"]
 R = TypeVar("R", bound=Rule)

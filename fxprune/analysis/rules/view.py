@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from fxprune.call import Call
-from fxprune.channels import Ids
-from fxprune.rules.registry import rule
-from fxprune.rules.segments import segments
-from fxprune.walk import Axes
+from fxprune.common.view_factors import segments
+
+from ..call import Call
+from ..channels import Ids
+from ..state import Axes
+from .registry import rule
 
 
 @rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", moves=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torchvision.ops  # noqa: F401  (its operators exist once it is imported)
 
-from fxprune.call import Call
-from fxprune.rules.registry import rule
-from fxprune.walk import Axes
+from ..call import Call
+from ..state import Axes
+from .registry import rule
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")

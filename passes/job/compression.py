@@ -12,32 +12,41 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxprune.analysis import couple
 from fxprune.coupling import Coupling
+from fxprune.models_zoo import Network, named_device, on_device
+from fxprune.models_zoo.data import preprocessing_of
+from fxprune.passes.csgd import Deviation
+from fxprune.passes.onnx import export_onnx
+from fxprune.passes.options import Job, Target
+from fxprune.passes.report import Result, draw_deviation
+from fxprune.passes.store import (
+    ONNX,
+    PLAN,
+    RESULTS,
+    ROWS,
+    SNAPPED,
+    SUMMARY,
+    WIDE,
+    OutputFolder,
+    check_place,
+    output_folder,
+    save_weights,
+    write_network,
+)
+from fxprune.passes.train import Ranks, joined
 from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
-from fxprune.propagate import couple
 
-from .artifact import write_network
-from .build import Network, named_device, on_device
 from .clock import Clock
-from .compress_finished import finished
-from .compress_journal import Journal, open_journal
-from .compress_measure import measure_stages, versions
-from .compress_phases import Phases, check_checkpoints, files_read, open_phases
-from .compress_prepare import prepare, target_of, teacher_from_file
-from .compress_stages import most_stages, narrow_in_stages, widths_of_stages
-from .compress_train import train_csgd, train_wide
-from .compress_trim import check_equal, check_snap, check_trim, settle_statistics, trim
-from .csgd import Deviation
-from .deviation_plot import draw_deviation
-from .export_onnx import export_onnx
-from .folder import OutputFolder, check_place, output_folder
-from .job import Job, Target
-from .layout import ONNX, PLAN, RESULTS, ROWS, SNAPPED, SUMMARY, WIDE
-from .preprocessing import preprocessing_of
-from .ranks import Ranks, joined
-from .results import Result
-from .weights import save_weights
+from .finished import finished
+from .journal import Journal, open_journal
+from .measure import measure_stages, versions
+from .prepare import prepare, target_of, teacher_from_file
+from .resume import Phases, check_checkpoints, files_read, open_phases
+from .stages import most_stages, narrow_in_stages, widths_of_stages
+from .training import train_csgd, train_wide
+from .trim import check_equal, check_snap, check_trim, settle_statistics, trim
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -55,7 +64,7 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
     Args:
         model: name of a network, or a network with one input (it is copied).
         data: name of a data set, or a :class:`fxprune.models_zoo.data.Data`.
-        **options: attributes of :class:`fxprune.passes.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
+        **options: attributes of :class:`fxprune.passes.options.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
 
     Raises:
         InputError: an option, the model, the data, a plan or a checkpoint cannot be used; nothing is written then.

@@ -1,0 +1,5 @@
+"""Long runs that show what fxprune does: coverage, results, fuzz, mutation and rounding."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent

@@ -1,0 +1,1 @@
+"""Damaged folders and random networks, none of which may get in unnoticed."""

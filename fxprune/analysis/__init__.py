@@ -1,0 +1,7 @@
+"""Which channels of a captured graph are one channel: a walk on the meta device, one rule per ATen operator."""
+
+from .computed_weights import Folded
+from .couple import couple
+from .interpreter import buffers_with_channels, run_labelled
+from .rules import RULES
+from .state import Walk

@@ -1,0 +1,8 @@
+"""A coupling and a budget become a plan: the width of each group, and the clusters of its channels."""
+
+from .features import projected, rows_of
+from .greedy import lost_over_left, widths_by_loss
+from .kmeans import kmeans
+from .plan import plan
+from .stages import GONE, compose, stage_plan, stage_shares, stage_widths
+from .widths import widths_for

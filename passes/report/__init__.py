@@ -1,0 +1,7 @@
+"""What a run measured, and folders of results read back and checked once more."""
+
+from .bench import bench
+from .metrics import Metrics, read_metrics
+from .plot import can_draw, draw_deviation, has_deviation
+from .results import Result, Stage, read_result
+from .verify_folder import recheck

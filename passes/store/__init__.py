@@ -1,0 +1,27 @@
+"""Files of a results folder: written whole or not at all, listed with their digests, never a file of the user's."""
+
+from .artifact import build_wide, load, read_network, save, write_network
+from .checkpoint import Checkpoint
+from .folder import OutputFolder, check_no_result, check_place, folder_aside, output_folder
+from .layout import (
+    BEFORE,
+    CHECKPOINTS,
+    DEVIATION_PLOT,
+    ESSENTIAL,
+    EVENTS,
+    MANIFEST,
+    METRICS,
+    NETWORK_FILES,
+    ONNX,
+    ONNX_DATA,
+    PLAN,
+    RECIPE,
+    RESULTS,
+    ROWS,
+    SNAPPED,
+    SUMMARY,
+    WIDE,
+)
+from .manifest import fingerprint, is_plain, read_manifest
+from .own_files import OwnFiles
+from .weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors

@@ -1,0 +1,10 @@
+"""Training that resumes bit for bit, on one process or several, of any loss, schedule and optimizer."""
+
+from .evaluate import predict
+from .fit import train
+from .log import Epoch, Watchers
+from .onednn import ContiguousStrided
+from .ranks import ALONE, Ranks, joined
+from .schedule import learning_rates, steps_per_epoch_of
+from .state import digest
+from .step import check_optimizer, make_optimizer

@@ -1,0 +1,10 @@
+"""Two networks compute the same, within a tolerance that stands at the call; or the group that differs is named."""
+
+from .batches import as_inputs, batch_of, random_batch, repeat_to
+from .compare import Report, verify
+from .culprit import worst_group
+from .float64 import in_float64
+from .outputs import named_outputs, relative_error
+from .prove import prove, scattered
+from .randomise import randomised
+from .tensors import differing, tensor_errors

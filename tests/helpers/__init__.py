@@ -1,0 +1,1 @@
+"""Networks, plans, data and folders that several tests use."""

@@ -1,0 +1,148 @@
+"""A room imports only rooms below it, and of them only what their ``__init__`` hands out; there is no circle."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# From the ground up; rooms on one line do not import each other. docs/architecture.md shows the same table.
+LAYERS = (
+    ("fxprune.errors",),
+    ("fxprune.common",),
+    ("fxprune.passes.options",),
+    ("fxprune.equivalence",),
+    ("fxprune.capture", "fxprune.coupling"),
+    ("fxprune.analysis", "fxprune.plans", "fxprune.residual"),
+    ("fxprune.cost", "fxprune.plan_file", "fxprune.select"),
+    ("fxprune.passes.planning", "fxprune.passes.merge", "fxprune.models_zoo.networks", "fxprune.models_zoo.data"),
+    ("fxprune.models_zoo",),
+    ("fxprune.passes.rewrite", "fxprune.passes.csgd"),
+    ("fxprune.passes.verify", "fxprune.passes.store"),
+    ("fxprune.passes.onnx", "fxprune.passes.train"),
+    ("fxprune.passes.report",),
+    ("fxprune.passes.job",),
+    ("fxprune.cli", "benchmarks", "examples"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
+# Rooms whose files are imported one by one: each is a concept of its own.
+OPEN = {"fxprune.common", "benchmarks", "fxprune.cli", "examples"}
+# Break what is inside of a room on purpose, to see it found.
+BREAKS = {"benchmarks.fuzz.folders", "benchmarks.fuzz.networks"}
+# Hand things on, lazily or as a program: what they import is not of their own.
+FACES = {"fxprune", "fxprune.__main__", "fxprune.passes"}
+
+
+def modules():
+    """Dotted name -> path, for everything but the tests."""
+    found = {}
+    for folder in ("fxprune", "passes", "models_zoo", "cli", "benchmarks", "examples"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = ("fxprune", *parts) if folder in ("passes", "models_zoo", "cli") else parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return Modules(found)
+
+
+class Modules(dict):
+    __hash__ = object.__hash__
+
+
+def room_of(name):
+    """The room that a module lies in: the longest name of ``LAYERS`` that it begins with."""
+    fits = [room for room in FLOOR if name == room or name.startswith(f"{room}.")]
+    return max(fits, key=len, default=None)
+
+
+@functools.cache
+def handed(room, known):
+    """Names that the ``__init__`` of a room hands out."""
+    path = known.get(room)
+    tree = ast.parse(path.read_text(encoding="utf-8") if path and path.name == "__init__.py" else "")
+    return {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+def imported(name, source, known, is_package):
+    """(module, whether in ``if TYPE_CHECKING``) of ours that a source text imports, from the top or in a function."""
+    tree = ast.parse(source)
+    typing = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".") if is_package else name.split(".")[:-1]
+            base = (
+                ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
+            )
+            base = base.rstrip(".")
+            names = [base if alias.name in handed(base, known) else f"{base}.{alias.name}" for alias in node.names]
+            names = [each if each in known else base for each in names]
+        else:
+            continue
+        for each in names:
+            if each.partition(".")[0] in ("fxprune", "benchmarks", "examples"):
+                yield each, id(node) in typing
+
+
+def arrows(known):
+    for name, path in known.items():
+        if name in FACES:
+            continue
+        for other, typing in imported(name, path.read_text(encoding="utf-8"), known, path.name == "__init__.py"):
+            yield name, other, typing
+
+
+def faults(every):
+    """What the arrows do that none may."""
+    for name, other, typing in every:
+        here, there = room_of(name), room_of(other)
+        if other in FACES or here == there:
+            continue
+        if here is None or there is None:
+            yield f"{name} -> {other}: is in no layer"
+        elif FLOOR[there] >= FLOOR[here] and not typing:
+            yield f"{name} -> {other}: upward"
+        elif other != there and there not in OPEN and name not in BREAKS:
+            yield f"{name} -> {other}: past the door of {there}"
+
+
+def test_no_import_goes_up_or_past_a_door():
+    known = modules()
+    assert len(known) > 150
+    assert list(faults(arrows(known))) == []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    known = modules()
+    graph = nx.DiGraph((name, other) for name, other, typing in arrows(known) if not typing and name != other)
+    inside = [(a, b) for a, b in graph.edges if known[b].name != "__init__.py" or room_of(a) != room_of(b)]
+    assert list(nx.simple_cycles(nx.DiGraph(inside))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from fxprune.passes.csgd import csgd", ["upward"]),
+        ("def f():\n    import fxprune.passes.job", ["upward"]),
+        ("if TYPE_CHECKING:\n    from fxprune.passes.job import compress", []),
+        ("from fxprune.passes.merge import snap", []),
+        ("from fxprune.common.inputs import call", []),
+        ("from fxprune.passes.merge.clusters import project", ["past the door of fxprune.passes.merge"]),
+        ("from .narrow import narrow", []),
+        ("from ..merge import clusters", ["past the door of fxprune.passes.merge"]),
+    ],
+)
+def test_the_search_finds_what_it_looks_for(source, found):
+    known = modules()
+    name = "fxprune.passes.rewrite.graph"
+    every = [(name, other, typing) for other, typing in imported(name, source, known, False)]
+    assert [fault.partition(": ")[2] for fault in faults(every)] == found
