@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.coupling import Coupling
 
 from .snap import tensors_of
@@ -21,13 +21,13 @@ def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
     tensors = tensors_of(model)
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
     # Constants that tracing made are no tensors of the model.
-    module = copy_with(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
+    module = map_tensors(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     return module
 
 
 @torch.no_grad()
 def _computed(function: fx.GraphModule, tensors: dict[str, Tensor]) -> Tensor:
-    weight = copy_with(function, lambda name, tensor: tensors.get(name, tensor).detach())()
+    weight = map_tensors(function, lambda name, tensor: tensors.get(name, tensor).detach())()
     assert isinstance(weight, Tensor)
     return weight
