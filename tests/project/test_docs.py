@@ -14,7 +14,14 @@ from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import read_notes, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", "docs/analysis.md", "docs/cli.md", "docs/recipes.md", "docs/distributed.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/analysis.md",
+    "docs/writing_rules.md",
+    "docs/cli.md",
+    "docs/recipes.md",
+    "docs/distributed.md",
+]
 # Flags of torchrun and of timm.
 FOREIGN = {"--nproc-per-node", "--initial-checkpoint"}
 
