@@ -7,16 +7,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.cost import cost, widths_cost
+from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import NothingToPruneError, OptionError, PlanError
 
-Budget = Literal["macs", "params"]
 # The promise to the user, and what is no answer any more, as shares of the budget.
 WITHIN, AT_MOST = 0.01, 0.25
 # Where a budget is missed by one step, two at once are tried for up to so many steps; larger networks hardly miss it.
@@ -109,17 +107,24 @@ def widths_within(
     """
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
-    total: int = getattr(cost(coupling), budget)
-
-    def above(widths: Mapping[str, int]) -> float:
-        return float(getattr(widths_cost(coupling, widths), budget)) / total - share
-
+    above = excess(coupling, cost_terms(coupling, budget).by_group(coupling), budget, share)
     low, high = 1e-9, 1.0
     for _ in range(30):  # narrower than any two widths lie apart
         keep = (low + high) / 2
         low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
     best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
     return refined(units, best, above, budget, share)
+
+
+def excess(coupling: Coupling, terms: CostTerms, budget: Budget, share: float) -> Callable[[Mapping[str, int]], float]:
+    """By what share of the network's total some widths exceed the budget, as a function of them; negative below it."""
+    total: int = getattr(cost(coupling), budget)
+
+    def above(widths: Mapping[str, int]) -> float:
+        shares = [widths.get(group.name, group.width) / group.width for group in coupling.groups.values()]
+        return round(terms.value(np.array([*shares, 1.0]))) / total - share
+
+    return above
 
 
 def refined(
@@ -134,7 +139,7 @@ def refined(
     Args:
         units: what may change.
         widths: where to begin.
-        above: by what share of the network's total some widths exceed the budget; negative below it.
+        above: what :func:`excess` gives.
         budget: what is counted.
         share: what is to be reached.
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("fxprune.equivalence",),
     ("fxprune.capture", "fxprune.coupling"),
     ("fxprune.analysis", "fxprune.plans", "fxprune.residual"),
-    ("fxprune.cost", "fxprune.plan_file", "fxprune.select"),
+    ("fxprune.costs", "fxprune.plan_file", "fxprune.select"),
     ("fxprune.passes.planning", "fxprune.passes.merge", "fxprune.models_zoo.networks", "fxprune.models_zoo.data"),
     ("fxprune.models_zoo",),
     ("fxprune.passes.rewrite", "fxprune.passes.csgd"),
