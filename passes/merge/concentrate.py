@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from fxprune.common.modules import copy_with
+from fxprune.coupling import Coupling
 from fxprune.plans import Plan
 
-from .captured import captured_with
 from .clusters import cluster_sum
 from .snap import cuts_of, snap, tensors_of
 
@@ -92,3 +93,25 @@ def _select(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:
     for dim, mask in stays.items():
         tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
     return tensor
+
+
+def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
+    """Captured graph of a coupling that shares a model's tensors; weights that the model computes are stored in it.
+
+    Args:
+        coupling: the analysis.
+        model: the analysed network, or another instance of it.
+    """
+    tensors = tensors_of(model)
+    tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
+    # Constants that tracing made are no tensors of the model.
+    module = copy_with(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+@torch.no_grad()
+def _computed(function: fx.GraphModule, tensors: dict[str, Tensor]) -> Tensor:
+    weight = copy_with(function, lambda name, tensor: tensors.get(name, tensor).detach())()
+    assert isinstance(weight, Tensor)
+    return weight

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.plans import Plan
 
-from .clusters import even, largest_change
+from .clusters import largest_change, project
 from .snap import cuts_of, tensors_of
 
 # Images after which a mean and a variance no longer change what a prediction could show.
@@ -70,5 +70,5 @@ def unsettled(model: nn.Module, plan: Plan) -> tuple[float, str]:
     for name, cuts in cuts_of(plan, tensors, tied=True).items():
         if name not in weights:
             value = tensors[name].detach().double()
-            changes += [(float(largest_change(value, even(value, cuts), cut.dim)), name) for cut in cuts]
+            changes += [(float(largest_change(value, project(value, cuts), cut.dim)), name) for cut in cuts]
     return max(changes)

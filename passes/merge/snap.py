@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fxprune.common.finite import check_finite
 from fxprune.plans import Plan, check_shapes
 
-from .clusters import Segments, even, largest_change, segments
+from .clusters import Clusters, largest_change, on_device, project
 
 
 def snap(model: nn.Module, plan: Plan) -> nn.Module:
@@ -43,8 +43,8 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 @torch.no_grad()
-def _snap(tensor: Tensor, cuts: list[Segments]) -> float:
-    new = even(tensor.double(), cuts).to(tensor.dtype)
+def _snap(tensor: Tensor, cuts: list[Clusters]) -> float:
+    new = project(tensor.double(), cuts).to(tensor.dtype)
     change = max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)
     tensor.copy_(new)
     return change
@@ -58,10 +58,10 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Segments]]:
+def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Clusters]]:
     """Tensor name -> its axes that the plan cuts in the one role or the other, on the tensor's device."""
-    cuts: dict[str, list[Segments]] = {}
+    cuts: dict[str, list[Clusters]] = {}
     for partition in plan.partitions():
         if partition.tied == tied:
-            cuts.setdefault(partition.parameter, []).append(segments(partition, tensors[partition.parameter].device))
+            cuts.setdefault(partition.parameter, []).append(on_device(partition, tensors[partition.parameter].device))
     return cuts

@@ -39,7 +39,7 @@ class Unit:
         distance = np.abs(np.log(self.widths[:, 0] / (keep * self.groups[0].width)))
         return self.choice(len(distance) - 1 - int(distance[::-1].argmin()))
 
-    def beside(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
+    def neighbours(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
         """The choices next to the one in ``widths``, at most two."""
         here = int(self.widths[:, 0].searchsorted(widths[self.groups[0].name]))
         return [self.choice(row) for row in (here - 1, here + 1) if 0 <= row < len(self.widths)]
@@ -154,7 +154,7 @@ def refined(
         return abs(above(widths))
 
     while miss(widths) > WITHIN * share:
-        steps = [step for unit in units for step in unit.beside(widths)]
+        steps = [step for unit in units for step in unit.neighbours(widths)]
         nearest = min((widths | step for step in steps), key=miss, default=widths)
         if miss(nearest) >= miss(widths) and len(steps) <= _MOST_PAIRED:
             pairs = itertools.combinations(steps, 2)

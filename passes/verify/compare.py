@@ -17,7 +17,7 @@ from fxprune.common.table import table
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .float64 import StaysDouble
+from .float64 import KeepFloat64
 from .outputs import named_outputs, relative_error
 from .tensors import differing, tensor_errors
 
@@ -126,7 +126,7 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
     for size, inputs in trials.items():
         try:
             given = pytree.tree_map_only(Tensor, lambda x: _float64(x, device), inputs)
-            with StaysDouble():  # type: ignore[no-untyped-call]
+            with KeepFloat64():  # type: ignore[no-untyped-call]
                 outputs = named_outputs(call(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # the code of a network raises whatever it likes

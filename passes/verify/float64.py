@@ -19,7 +19,7 @@ from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
 
-class StaysDouble(MixingMode):
+class KeepFloat64(MixingMode):
     """A float64 tensor is never cast to a lower precision; where it meets a lower one, that one is raised.
 
     Numbers that are computed without it keep their precision: constants that a capture folded are the same ones. A

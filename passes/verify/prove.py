@@ -30,7 +30,7 @@ from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch
 from .compare import Report, verify
-from .localise import first_divergence
+from .localise import first_node
 from .randomise import randomised
 
 
@@ -169,7 +169,7 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
                 break
             if verify(reference, candidate, inputs, tolerance=tolerance, batches=()).passed:
                 continue
-            node = first_divergence(reference, candidate, part, inputs, tolerance=tolerance)
+            node = first_node(reference, candidate, part, inputs, tolerance=tolerance)
             yield ", ".join(sorted(names)), node or "output"
             break
 

@@ -8,7 +8,7 @@ from samples import SAMPLES, Net, conv, free, linear
 
 import fxprune
 from fxprune.costs import cost
-from fxprune.passes.merge.captured import captured_with
+from fxprune.passes.merge.concentrate import captured_with
 from fxprune.passes.verify.outputs import relative_error
 
 IMAGE = torch.zeros(2, 3, 8, 8)
