@@ -4,4 +4,4 @@ from .clusters import Clusters, cluster_mean, largest_change, on_device, project
 from .concentrate import captured_with, concentrate, kept_state
 from .expand import lift
 from .settle import settle, unsettled
-from .snap import snap, tensors_of
+from .snap import snap

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import copy_with, named_tensors
 from fxprune.coupling import Coupling
 from fxprune.plans import Plan
 
 from .clusters import cluster_sum
-from .snap import cuts_of, snap, tensors_of
+from .snap import cuts_of, snap
 
 
 def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
@@ -34,7 +34,7 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
     if plan.coupling.functions:  # columns can only be summed in what is computed
         wide = captured_with(plan.coupling, snapped)
         vars(wide).update(changes=snapped.changes, max_change=snapped.max_change)
-    tensors = tensors_of(wide)
+    tensors = dict(named_tensors(wide))
     for name, cuts in cuts_of(plan, tensors, tied=False).items():
         columns = tensors[name].detach().double()
         for cut in cuts:
@@ -65,10 +65,10 @@ def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
         under the name of the stored one instead of what they are computed from; a tensor with two names is the same
         object under both.
     """
-    kept = _kept(plan, tensors_of(concentrated))
+    kept = _kept(plan, dict(named_tensors(concentrated)))
     merged: dict[int, Tensor] = {}
     state = {}
-    for name, tensor in tensors_of(concentrated).items():
+    for name, tensor in dict(named_tensors(concentrated)).items():
         if id(tensor) not in merged:
             merged[id(tensor)] = _select(tensor.detach(), kept.get(id(tensor), {}))
         state[name] = merged[id(tensor)]
@@ -102,7 +102,7 @@ def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
         coupling: the analysis.
         model: the analysed network, or another instance of it.
     """
-    tensors = tensors_of(model)
+    tensors = dict(named_tensors(model))
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
     # Constants that tracing made are no tensors of the model.
     module = copy_with(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())

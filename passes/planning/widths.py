@@ -225,11 +225,7 @@ def units_of(coupling: Coupling, round_to: int, selected: Set[str] | None = None
         raise OptionError(f"`round_to` must be 1 or more, not {round_to}.")
     if not coupling.groups:
         raise NothingToPruneError(_why_nothing(coupling))
-    members: dict[str | int, list[Group]] = {}
-    for name, group in coupling.groups.items():
-        if selected is None or name in selected:
-            members.setdefault(group.domain if group.balanced else name, []).append(group)
-    return [_unit(tuple(groups), round_to) for groups in members.values()]
+    return [_unit(groups, round_to) for groups in coupling.domains if selected is None or groups[0].name in selected]
 
 
 def _unit(groups: tuple[Group, ...], round_to: int) -> Unit:

@@ -116,16 +116,15 @@ def worst_group(model: nn.Module, plan: Plan, images: Tensor) -> Culprit:
         plan: all clusters, on this very model.
         images: [N, C, H, W], on the model's device and of its kind.
     """
-    return max((_merge_alone(model, plan, names, images) for names in _parts(plan)), key=lambda part: part.rel_error)
+    return max(
+        (_merge_alone(model, plan, names, images) for names in domains_of(plan)), key=lambda part: part.rel_error
+    )
 
 
-def _parts(plan: Plan) -> list[set[str]]:
-    """Groups that can be merged on their own: one, or all of those that need clusters of one common size."""
-    parts: dict[object, set[str]] = {}
-    for name in plan.clusters:
-        group = plan.coupling.groups[name]
-        parts.setdefault(group.domain if group.balanced else name, set()).add(name)
-    return list(parts.values())
+def domains_of(plan: Plan) -> list[set[str]]:
+    """Names of the groups that a plan can merge on their own: one, or all that need clusters of one common size."""
+    every = [{group.name for group in groups} & plan.clusters.keys() for groups in plan.coupling.domains]
+    return [names for names in every if names]
 
 
 def _merge_alone(model: nn.Module, plan: Plan, names: set[str], images: Tensor) -> Culprit:
