@@ -30,7 +30,7 @@ def widths_by_loss(
     From the full widths, the unit with the least loss per cost saved becomes one step narrower, until the budget is
     met. Since each loss is convex in the width, and were the costs a sum over units, no other widths would be better;
     costs are products of neighbouring widths, so this is a good answer rather than the best. How little is lost before
-    training need not tell how good the network is after it: docs/results.md finds no gain over uniform widths.
+    training need not tell how good the network is after it: docs/reports/results.md finds no gain over uniform widths.
 
     Args:
         coupling: the analysis, with its model still alive.
