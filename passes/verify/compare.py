@@ -93,6 +93,16 @@ def verify(
 
     Raises:
         OptionError: the example inputs hold no tensors with one common batch size.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> snapped = fxprune.snap(net, plan)
+        >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
+        True
     """
     inputs = as_inputs(example_inputs)
     if any(x.is_meta for x in tensors_of(inputs)):

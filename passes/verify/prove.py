@@ -93,6 +93,14 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
     Raises:
         CaptureError: the model cannot be traced.
         NothingToPruneError: no group to merge.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> fxprune.prove(net, images).passed
+        True
     """
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Clusters scattered over a group show what runs of neighbours could hide; float64 from the start.
