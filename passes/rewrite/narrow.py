@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.common.modes import show_blocks
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
 from fxprune.plan_file import plan_for
@@ -69,7 +69,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     wide: Any = concentrate(model, plan)
     state = kept_state(wide, plan)
     # Constants that tracing made are no tensors of the model.
-    module = copy_with(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
+    module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)

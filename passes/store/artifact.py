@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.errors import CheckpointError, OptionError, PlanError
 from fxprune.models_zoo import FLOATS, ModelSpec, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
@@ -152,7 +152,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
-    network = copy_with(skeleton, lambda name, _: tensors[name]).eval()
+    network = map_tensors(skeleton, lambda name, _: tensors[name]).eval()
     assert isinstance(network, fx.GraphModule)
     del network.meta["max_change"]  # of the throw-away weights
     network.meta["preprocessing"] = content["preprocessing"]

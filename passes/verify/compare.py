@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, call, tensors_of
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
 from fxprune.plans import Plan
 
@@ -130,7 +130,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
-    double = copy_with(module, _as_float64).eval()
+    double = map_tensors(module, _as_float64).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
