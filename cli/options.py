@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import ALIASES, MISSING, Kind, Option, Target, options_of
+from fxprune.passes.options import ALIASES, MISSING, Option, Target, options_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
@@ -87,10 +87,9 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     notes = "; ".join([*([option.range.words] if option.range else []), *default])
     about = f"{option.about} ({notes})" if notes else option.about
     settings: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
-    first = option.kinds[0]
-    if option.kinds == (Kind(bool),):
+    if option.kinds == (bool,):
         settings |= {"action": argparse.BooleanOptionalAction}
     else:
-        many = "+" if any(kind.make for kind in option.kinds) else None
-        settings |= {"action": _Parse, "option": option, "nargs": many, "metavar": first.metavar}
+        nargs = "+" if option.many else None
+        settings |= {"action": _Parse, "option": option, "nargs": nargs, "metavar": option.metavar}
     group.add_argument(*flags, **settings)

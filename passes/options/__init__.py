@@ -1,7 +1,7 @@
 """What a user may ask for: type, default and range of every option, declared once; imports nothing of torch."""
 
 from .augment import Augment, Images
-from .fields import ALIASES, MISSING, Kind, Option, closest, options_of
+from .fields import ALIASES, MISSING, Option, closest, options_of
 from .job import DEVIATION, EPOCHS, Job, with_options_of
 from .recipe import override, read_recipe, write_recipe
 from .requirements import trains_wide

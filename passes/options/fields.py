@@ -5,6 +5,7 @@ A field says all of itself: ``lr: Annotated[float, interval(gt=0), "largest lear
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -24,62 +25,20 @@ ALIASES: Mapping[str, str] = {"plan": "plan_file"}
 # What a field may also be in Python, where no text can stand for it. To import these would take torch.
 IN_PYTHON = {"nn": SimpleNamespace(Module=object), "Data": object, "Loader": object}
 PATH = os.PathLike[str]
-# Each scalar: the type that holds it, its names in errors, its place holder in the help.
-SCALARS: Mapping[Any, tuple[type, str, str, str]] = {
-    int: (int, "an integer", "integers", "N"),
-    float: (float, "a number", "numbers", "X"),
-    bool: (bool, "true or false", "switches", "true|false"),
-    str: (str, "text", "texts", "NAME"),
-    PATH: (str, "a path", "paths", "PATH"),
+# Each scalar: its names in errors, one and many, and its place holder in the help.
+SCALARS: Mapping[Any, tuple[str, str, str]] = {
+    int: ("an integer", "integers", "N"),
+    float: ("a number", "numbers", "X"),
+    bool: ("true or false", "switches", "true|false"),
+    str: ("text", "texts", "NAME"),
+    PATH: ("a path", "paths", "PATH"),
 }
-SWITCHES: Mapping[str, Any] = {"true": True, "false": False}
+LISTS: Mapping[Any, Any] = {Sequence: tuple, tuple: tuple, list: list}
+SWITCHES = {"true": True, "false": False}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A scalar, or with ``make`` a tuple, a list or a dict (its keys are names) of such scalars."""
-
-    item: Any
-    make: type | None = None
-
-    def read(self, value: Any) -> Any:
-        """The value that YAML gives, where it is of this kind; ValueError: it is of another one."""
-        one, shape = Kind(self.item).read, (list, tuple) if self.make in (list, tuple) else self.make
-        if shape is not None and not isinstance(value, shape):
-            raise ValueError
-        if self.make is dict:
-            return {Kind(str).read(name): one(each) for name, each in value.items()}
-        if self.make is not None:
-            return self.make(map(one, value))
-        held = SCALARS[self.item][0]
-        if type(value) is not held and (held, type(value)) != (float, int):
-            raise ValueError
-        return held(value)
-
-    def parse(self, words: Sequence[str]) -> Any:
-        """The value of words on a command line; ValueError: they are of another kind."""
-        if self.make is dict:
-            pairs = [word.rpartition("=") for word in words]
-            if not all(name and equals for name, equals, _ in pairs):
-                raise ValueError
-            return {name: self._scalar(each) for name, _, each in pairs}
-        values = list(map(self._scalar, words))
-        return self.make(values) if self.make else Kind(self.item).read(*values)
-
-    def _scalar(self, word: str) -> Any:
-        held = SCALARS[self.item][0]
-        return Kind(bool).read(SWITCHES.get(word)) if held is bool else held(word)
-
-    @property
-    def metavar(self) -> str:
-        """Place holder for one word."""
-        return ("NAME=" if self.make is dict else "") + SCALARS[self.item][3]
-
-    def __str__(self) -> str:
-        _, one, many, placeholder = SCALARS[self.item]
-        if self.make is dict:
-            return f"a mapping of names to {many} (NAME={placeholder})"
-        return f"a list of {many}" if self.make else one
+class Word(str):
+    """One word of a command line, which any scalar can stand in."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +47,16 @@ class Option:
 
     Attributes:
         name: of the field.
-        kinds: what it may be, beside None; text last, since every word is text.
+        kinds: types that it may have, beside None; text last, since every word is text.
         optional: whether it may be None, which is ``none`` on a command line and ``null`` in a recipe.
         default: ``MISSING`` where it must be given.
-        range: what it must be beside its kind.
+        range: what it must be beside its type.
         about: a sentence on it.
         heading: of the record that declares it.
     """
 
     name: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Any, ...]
     optional: bool
     default: Any
     range: Range | None
@@ -109,25 +68,68 @@ class Option:
         """Name in recipes and, after two dashes, on the command line."""
         return self.name.replace("_", "-")
 
-    def read(self, value: Any) -> Any:
-        """The value that a recipe means; OptionError: it is of another kind."""
-        return self._first([kind.read for kind in self.kinds], value, value is None, repr(value))
+    @property
+    def many(self) -> bool:
+        """Whether it may take several words of a command line."""
+        return any(kind not in SCALARS for kind in self.kinds)
+
+    @property
+    def metavar(self) -> str:
+        """Place holder for one word."""
+        return ("NAME=" if get_origin(self.kinds[0]) is Mapping else "") + _item(self.kinds[0])[2]
 
     def parse(self, words: Sequence[str]) -> Any:
-        """The value that words of a command line mean; OptionError: they are of another kind."""
-        none, shown = list(words) == ["none"], f"`{' '.join(words)}`"
-        return self._first([kind.parse for kind in self.kinds], words, none, shown)
+        """The value that words of a command line mean; OptionError: they are of another type."""
+        return self.read([*map(Word, words)] if len(words) > 1 else Word(words[0]), f"`{' '.join(words)}`")
 
-    def _first(self, readers: Iterable[Any], value: Any, none: bool, shown: str) -> Any:
-        if none and self.optional:
+    def read(self, value: Any, shown: str = "") -> Any:
+        """The value that a recipe means; OptionError: it is of another type."""
+        if self.optional and (value is None or (isinstance(value, Word) and value == "none")):
             return None
-        for read in readers:
-            try:
-                return read(value)
-            except (TypeError, ValueError, OverflowError):
-                continue
-        expected = ", or ".join([*map(str, self.kinds), *(["none"] if self.optional else [])])
-        raise OptionError(f"`{self.key}` must be {expected}, not {shown}.")
+        for kind in self.kinds:
+            with contextlib.suppress(LookupError, ValueError, OverflowError):
+                return _read(kind, value)
+        expected = ", or ".join([*map(_words, self.kinds), *(["none"] if self.optional else [])])
+        raise OptionError(f"`{self.key}` must be {expected}, not {shown or repr(value)}.")
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """The value as a type has it; ValueError: it is of another one. Only an integer will do for something else."""
+    many = [value] if isinstance(value, Word) else value
+    if get_origin(kind) is Mapping:
+        pairs = (
+            value.items() if isinstance(value, dict) else map(_pair, many) if isinstance(many, list) else [_pair("")]
+        )
+        return {_read(str, name): _read(get_args(kind)[1], each) for name, each in pairs}
+    if get_origin(kind) in LISTS:
+        if not isinstance(many, list | tuple):
+            raise ValueError
+        return LISTS[get_origin(kind)](_read(get_args(kind)[0], each) for each in many)
+    held = str if kind == PATH else kind
+    if isinstance(value, Word):
+        return SWITCHES[value] if held is bool else held(value)
+    if type(value) is not held and (held, type(value)) != (float, int):
+        raise ValueError
+    return held(value)
+
+
+def _pair(word: Any) -> tuple[str, Word]:
+    """Name and scalar of a word NAME=N; the name may hold equals signs."""
+    name, _, each = word.rpartition("=") if isinstance(word, Word) else ("", "", "")
+    if not name:
+        raise ValueError
+    return name, Word(each)
+
+
+def _item(kind: Any) -> tuple[str, str, str]:
+    return SCALARS[kind if kind in SCALARS else get_args(kind)[get_origin(kind) is Mapping]]
+
+
+def _words(kind: Any) -> str:
+    one, many, placeholder = _item(kind)
+    if get_origin(kind) is Mapping:
+        return f"a mapping of names to {many} (NAME={placeholder})"
+    return one if kind in SCALARS else f"a list of {many}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,28 +189,27 @@ def _options_of(record: Any) -> Mapping[str, Option]:
     return options
 
 
-def kinds_of(hint: Any) -> tuple[tuple[Kind, ...], bool]:
-    """The kinds that a type allows, and whether it allows None; what cannot be written down is passed over."""
+def kinds_of(hint: Any) -> tuple[tuple[Any, ...], bool]:
+    """The types of a hint that can be written down, names for choices, and whether it allows None."""
     members = _members(hint)
-    kinds = dict.fromkeys(kind for member in members if (kind := _kind(member)) is not None)
-    if Kind(PATH) in kinds:
-        kinds.pop(Kind(str), None)
-    return tuple(sorted(kinds, key=lambda kind: kind in (Kind(str), Kind(PATH)))), NoneType in members
+    kinds = dict.fromkeys(str if get_origin(each) is Literal else each for each in members if _is_written(each))
+    if PATH in kinds:
+        kinds.pop(str, None)
+    return tuple(sorted(kinds, key=(str, PATH).__contains__)), NoneType in members
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _kind(member: Any) -> Kind | None:
-    origin, inner = get_origin(member), [each for each in get_args(member) if each is not ...]
-    if member in SCALARS or origin is Literal:
-        return Kind(str if origin is Literal else member)
-    if origin in (Sequence, tuple, list) and len(set(inner)) == 1 and inner[0] in SCALARS:
-        return Kind(inner[0], list if origin is list else tuple)
-    if origin is Mapping and inner[0] is str and inner[1] in SCALARS:
-        return Kind(inner[1], dict)
-    return None
+def _is_written(member: Any) -> bool:
+    origin, items = get_origin(member), {*get_args(member)} - {...}
+    items -= {str} if origin is Mapping else set()
+    return (
+        member in SCALARS
+        or origin is Literal
+        or (origin in (Mapping, *LISTS) and [*items] == [*items & {*SCALARS}][:1])
+    )
 
 
 def field_name(key: str) -> str:

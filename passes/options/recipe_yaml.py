@@ -52,7 +52,7 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
     """The value that begins with an event."""
     _check(event, depth)
     if isinstance(event, yaml.SequenceStartEvent):
-        return [_value(each, events, depth + 1) for each in itertools.takewhile(_goes_on, events)]
+        return [_value(each, events, depth + 1) for each in _until_end(events)]
     if isinstance(event, yaml.ScalarEvent):
         makes = (make for pattern, make in SCALARS if event.implicit[0] and pattern.fullmatch(event.value))
         return next(makes, str)(event.value)
@@ -66,15 +66,15 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
 
 def _entries(events: Iterator[yaml.Event], depth: int) -> Iterator[tuple[yaml.ScalarEvent, Any]]:
     """Key, not yet read, and value of each entry of a mapping."""
-    for key in itertools.takewhile(_goes_on, events):
+    for key in _until_end(events):
         _check(key, depth)
         if not isinstance(key, yaml.ScalarEvent):
             raise _error("a key must be a scalar", key)
         yield key, _value(next(events), events, depth + 1)
 
 
-def _goes_on(event: yaml.Event) -> bool:
-    return not isinstance(event, yaml.CollectionEndEvent)
+def _until_end(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
+    return itertools.takewhile(lambda event: not isinstance(event, yaml.CollectionEndEvent), events)
 
 
 def _check(event: yaml.Event, depth: int) -> None:

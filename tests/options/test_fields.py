@@ -12,7 +12,7 @@ import pytest
 from helpers.every_option import Every
 
 from fxprune.errors import OptionError
-from fxprune.passes.options.fields import MISSING, PATH, Kind, closest, field_name, kinds_of, options_of
+from fxprune.passes.options.fields import MISSING, PATH, closest, field_name, kinds_of, options_of
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.ranges import interval
 
@@ -22,16 +22,16 @@ OPTIONS = options_of(Every)
 @pytest.mark.parametrize(
     ("hint", "kinds", "optional"),
     [
-        (int, [Kind(int)], False),
-        (str | None, [Kind(str)], True),
-        (str | Path, [Kind(str)], False),
-        (Literal["a", "b"] | None, [Kind(str)], True),
-        (str | os.PathLike[str] | None, [Kind(PATH)], True),
-        (Sequence[float] | str | None, [Kind(float, tuple), Kind(str)], True),
-        (str | Sequence[float], [Kind(float, tuple), Kind(str)], False),  # text last: every word is text
-        (tuple[int, ...], [Kind(int, tuple)], False),
-        (list[str], [Kind(str, list)], False),
-        (Mapping[str, int] | None, [Kind(int, dict)], True),
+        (int, [int], False),
+        (str | None, [str], True),
+        (str | Path, [str], False),
+        (Literal["a", "b"] | None, [str], True),
+        (str | os.PathLike[str] | None, [PATH], True),
+        (Sequence[float] | str | None, [Sequence[float], str], True),
+        (str | Sequence[float], [Sequence[float], str], False),  # text last: every word is text
+        (tuple[int, ...], [tuple[int, ...]], False),
+        (list[str], [list[str]], False),
+        (Mapping[str, int] | None, [Mapping[str, int]], True),
         (complex, [], False),
         (tuple[int, str], [], False),
     ],
@@ -105,7 +105,7 @@ def test_the_field_says_all_of_its_option():
     assert (OPTIONS["size"].about, OPTIONS["size"].range.words) == ("how large", "one of few, many")
     assert (OPTIONS["size"].heading, OPTIONS["model"].about) == ("shared", "a name, or a network, in two lines")
     assert (OPTIONS["model"].default, OPTIONS["count"].default, OPTIONS["names"].default) == (MISSING, 3, ["a"])
-    assert [OPTIONS[name].kinds[0].metavar for name in ("count", "file", "widths")] == ["N", "PATH", "NAME=N"]
+    assert [OPTIONS[name].metavar for name in ("count", "file", "widths")] == ["N", "PATH", "NAME=N"]
 
 
 INF = float("inf")
