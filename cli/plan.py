@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> int:
 
         check_no_result(args.output)
     import fxprune
-    from fxprune.cost import cost, plan_cost
 
     if args.data is not None:
         from fxprune.models_zoo.data import load_data
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     network = network_from(args)
     coupling = fxprune.couple(network.model, network.example[:1])
     plan = target.plan(coupling)
-    before, after = cost(coupling), plan_cost(plan)
+    before, after = fxprune.cost(coupling), fxprune.cost(plan)
     if args.output is not None:
         plan.save(args.output)
     print(plan)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxprune.analysis import couple as couple
+    from fxprune.costs import cost as cost
     from fxprune.passes.csgd import csgd as csgd
     from fxprune.passes.job import compress as compress
     from fxprune.passes.merge import settle as settle
@@ -34,6 +35,7 @@ if not (_root / "passes").is_dir():  # a checkout: passes/, models_zoo/ and cli/
 _PUBLIC = {
     "couple": "fxprune.analysis",
     "Plan": "fxprune.plans",
+    "cost": "fxprune.costs",
     "load_plan": "fxprune.plan_file",
     "plan": "fxprune.passes.planning",
     "csgd": "fxprune.passes.csgd",

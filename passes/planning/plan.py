@@ -53,7 +53,7 @@ def plan(
         internal_only: only groups inside a residual branch become narrower.
         allocate: how ``macs`` or ``params`` are shared out: ``uniform``: the same share of channels in every group;
             ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`), which is
-            not shown to be better at equal MACs (docs/results.md).
+            not shown to be better at equal MACs (docs/reports/results.md).
 
     Raises:
         NothingToPruneError: the coupling has no groups.

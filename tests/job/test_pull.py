@@ -8,7 +8,7 @@ from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
-from fxprune.passes.csgd.coupled_law import coupled_curve
+from fxprune.passes.csgd.law import coupled_curve
 from fxprune.passes.job.prepare import prepare
 from fxprune.passes.job.pull import pull_of
 from fxprune.passes.job.training import train_csgd
