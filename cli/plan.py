@@ -15,7 +15,7 @@ from .options import add_network, add_options, given_options, network_from
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A network, a target and a file."""
     add_network(parser)
-    add_options(parser, Target, {"how narrow": ()})
+    add_options(parser, Target)
     parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
