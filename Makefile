@@ -8,12 +8,14 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cuda lint types export bench coverage results fuzz clean
+.PHONY: help demo test quick test-cuda format lint types export bench coverage results fuzz clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
 	echo 'make test     run the tests'
 	echo 'make test-cuda the same for a device with CUDA; skipped where there is none'
+	echo 'make quick    check style and run the tests that take less than a minute in all'
+	echo 'make format   put files into shape'
 	echo 'make lint     check style and format'
 	echo 'make types    check types'
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
@@ -35,6 +37,13 @@ test-cuda: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/ruff format --quiet --check .
+
+quick: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+format: $(READY)
+	$(BIN)/ruff check --quiet --fix --output-format concise .
+	$(BIN)/ruff format --quiet .
 
 # mypy knows nothing of the mapping of fxprune.passes to passes/, so it is shown the packages where Python sees them.
 types: $(READY)

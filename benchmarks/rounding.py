@@ -116,10 +116,10 @@ def permuted(model: Any, coupling: Any, seed: int) -> Any:
     import numpy as np
     import torch
 
-    from fxprune.passes.merge import tensors_of
+    from fxprune.common.modules import named_tensors
 
     made, draw = copy.deepcopy(model), np.random.default_rng(seed)
-    tensors = tensors_of(made)
+    tensors = dict(named_tensors(made))
     for group in coupling.groups.values():
         order = draw.permutation(group.width)
         for axis in (*group.tied, *group.readers):

@@ -13,26 +13,18 @@ Options come from the recipe, if there is one; flags override it. An option that
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import Job, Target, options_of
+from fxprune.passes.options import MISSING, Job, options_of
 
 from .options import add_options, given_options
 from .process import process_number
 
-HEADINGS: Mapping[str, Collection[str]] = {
-    "what and where to": {"model", "data", "output", "resume", "checkpoint_every"},
-    "how narrow": {*Target.__dataclass_fields__, "plan_file", "stages", "widen"},
-    "training": (),
-    "data and machine": {"image_size", "data_root", "workers", "device", "opset", "progress", "tensorboard"},
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe, and the attributes of :class:`Job` under their own names."""
+    """A recipe, and the options of :class:`Job` under their own names."""
     parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, or the name of one of ours")
-    add_options(parser, Job, HEADINGS)
+    add_options(parser, Job)
     parser.add_argument(
         "--quiet",
         dest="progress",
@@ -51,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
         options = override(read_recipe(args.recipe), options)
     for name, option in options_of(Job).items():
-        if option.required and name not in options:
+        if option.default is MISSING and name not in options:
             raise OptionError(f"there is no {name}: give --{option.key}, or a recipe that names it.")
     Job(**options)  # finds what is out of range before torch is imported
 

@@ -6,14 +6,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from .options import default_of
+from fxprune.passes.options import Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A folder that `fxprune compress` or `fxprune.save` wrote, and a file."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: DIR/narrow.onnx")
-    parser.add_argument("--opset", type=int, default=default_of("opset"), metavar="N", help="default: %(default)s")
+    parser.add_argument("--opset", type=int, default=Job.opset, metavar="N", help="default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import ALIASES, Job, One, Option, Target, metavar, options_of
+from fxprune.passes.options import ALIASES, MISSING, Option, Target, options_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type, headings: Mapping[str, Collection[str]]) -> None:
-    """A flag for every field of a dataclass; those that are not given are not in the namespace.
-
-    Args:
-        parser: of the command.
-        kind: the dataclass.
-        headings: heading -> names of the fields under it, none under the heading of all others.
-    """
-    rest = next(heading for heading, names in headings.items() if not names)
-    groups = {heading: parser.add_argument_group(heading) for heading in headings}
-    for name, option in options_of(kind).items():
-        heading = next((heading for heading, names in headings.items() if name in names), rest)
-        _add(groups[heading], option)
+def add_options(parser: argparse.ArgumentParser, record: type) -> None:
+    """A flag for every field of a record, under its heading; those that are not given are not in the namespace."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options_of(record).values():
+        if option.heading not in groups:
+            groups[option.heading] = parser.add_argument_group(option.heading)
+        _add(groups[option.heading], option)
 
 
-def given_options(args: argparse.Namespace, kind: type) -> dict[str, Any]:
+def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
     """Those options of :func:`add_options` that were given."""
-    return {name: getattr(args, name) for name in options_of(kind) if hasattr(args, name)}
+    return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +64,6 @@ def network_from(args: argparse.Namespace) -> Network:
     return network
 
 
-def default_of(name: str) -> Any:
-    """Default of an attribute of :class:`Job`, so that it is written down once."""
-    return Job.__dataclass_fields__[name].default
-
-
 class _Parse(argparse.Action):
     """Stores what the words mean to an option."""
 
@@ -85,22 +73,23 @@ class _Parse(argparse.Action):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         """Turn what it refuses into an error of the command line."""
-        words: Sequence[str] = [values] if isinstance(values, str) else values
         try:
-            setattr(namespace, self.dest, self.option.parse(words))
+            setattr(namespace, self.dest, self.option.parse([values] if isinstance(values, str) else values))
         except OptionError as error:
             raise argparse.ArgumentError(self, str(error).rstrip(".")) from error
 
 
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     flags = [f"--{option.key}", *(f"--{alias}" for alias, name in ALIASES.items() if name == option.name)]
-    shown = "" if option.default is None or option.default is False else f" (default: {option.default})"
-    about = (option.about.rstrip(".") + shown).replace("%", "%%")
-    common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": about}
-    if option.kinds == (One(bool),):
-        group.add_argument(*flags, action=argparse.BooleanOptionalAction, **common)
-        return
-    many = any(kind.many for kind in option.kinds)
-    group.add_argument(
-        *flags, action=_Parse, option=option, nargs="+" if many else None, metavar=metavar(option.kinds), **common
+    default = (
+        [f"default: {option.default}"] if not any(option.default is each for each in (None, False, MISSING)) else []
     )
+    notes = "; ".join([*([option.range.words] if option.range else []), *default])
+    about = f"{option.about} ({notes})" if notes else option.about
+    settings: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
+    if option.kinds == (bool,):
+        settings |= {"action": argparse.BooleanOptionalAction}
+    else:
+        nargs = "+" if option.many else None
+        settings |= {"action": _Parse, "option": option, "nargs": nargs, "metavar": option.metavar}
+    group.add_argument(*flags, **settings)

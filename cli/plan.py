@@ -15,7 +15,7 @@ from .options import add_network, add_options, given_options, network_from
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A network, a target and a file."""
     add_network(parser)
-    add_options(parser, Target, {"how narrow": ()})
+    add_options(parser, Target)
     parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
@@ -28,7 +28,6 @@ def run(args: argparse.Namespace) -> int:
 
         check_no_result(args.output)
     import fxprune
-    from fxprune.cost import cost, plan_cost
 
     if args.data is not None:
         from fxprune.models_zoo.data import load_data
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     network = network_from(args)
     coupling = fxprune.couple(network.model, network.example[:1])
     plan = target.plan(coupling)
-    before, after = cost(coupling), plan_cost(plan)
+    before, after = fxprune.cost(coupling), fxprune.cost(plan)
     if args.output is not None:
         plan.save(args.output)
     print(plan)

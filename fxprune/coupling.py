@@ -171,6 +171,14 @@ class Coupling:
         return sum(group.width for group in self.groups.values())
 
     @functools.cached_property
+    def domains(self) -> tuple[tuple[Group, ...], ...]:
+        """Groups that need clusters of one common size, together; every other group alone. In the order of groups."""
+        members: dict[int | str, list[Group]] = {}
+        for name, group in self.groups.items():
+            members.setdefault(group.domain if group.balanced else name, []).append(group)
+        return tuple(tuple(groups) for groups in members.values())
+
+    @functools.cached_property
     def share_prunable(self) -> float:
         """Share of the weights whose rows or columns belong to a group, 0 to 1."""
         total = sum(math.prod(self.shapes[name]) for name in self.parameters)

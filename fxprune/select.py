@@ -79,12 +79,8 @@ def _names(group: Group) -> list[str]:
 
 def _held_by(coupling: Coupling, name: str, selected: frozenset[str]) -> list[str]:
     """Groups of the same domain that are not selected."""
-    group = coupling.groups[name]
-    if not group.balanced:
-        return []
-    return [
-        other.name for other in coupling.groups.values() if other.domain == group.domain and other.name not in selected
-    ]
+    domain = next(groups for groups in coupling.domains if any(group.name == name for group in groups))
+    return [group.name for group in domain if group.name not in selected]
 
 
 def _asked(only: Sequence[str] | None, freeze: Sequence[str] | None, internal_only: bool) -> str:

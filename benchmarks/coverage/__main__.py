@@ -1,4 +1,4 @@
-"""Check networks of timm or torchvision, one process each, and write ``docs/coverage.md`` and ``docs/coverage.csv``.
+"""Check networks of timm or torchvision, one process each, and write ``docs/reports/coverage.*``.
 
 Without options: the smallest network of each model class, from capture to the exported file. A run that was stopped
 goes on where it was, on any machine, from what is committed. Networks whose result is of earlier sources are checked
@@ -30,7 +30,7 @@ from .result import DEPTHS, result_from
 from .torchvision import torchvision_points
 
 WORK = ROOT / "build" / "coverage"
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "reports"
 GIB = 2**30
 
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     journal = _journal()  # another run may have added to it
     write_report(journal, sources)
     failed = [result.model for result in journal.known(depth).values() if result.model in names and result.error]
-    print(f"{checked} networks checked, {len(names) - checked} skipped; {len(failed)} failed; see docs/coverage.md")
+    print(f"{checked} networks checked, {len(names) - checked} skipped; {len(failed)} failed; see {DOCS}/coverage.md")
     return 1 if failed else 0
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import fxprune
 from fxprune.common.inputs import Inputs, inputs_for, tensors_of
-from fxprune.cost import cost, plan_cost
+from fxprune.costs import cost
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError
 from fxprune.passes.merge import concentrate
@@ -112,7 +112,7 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, tell: Tell) -> 
     tell(stage="narrow")
     narrow = fxprune.narrow(snapped, plan)
     parameters = sum(parameter.numel() for parameter in narrow.parameters())
-    tell(parameters_after=parameters, macs_after=plan_cost(plan).macs // len(tensors_of(inputs)[0]))
+    tell(parameters_after=parameters, macs_after=cost(plan).macs // len(tensors_of(inputs)[0]))
     rewrite = fxprune.verify(snapped, narrow, inputs, tolerance=1e-9, batches=(1, 3))
     tell(error64=rewrite.max_rel_error)
     if not rewrite.passed:

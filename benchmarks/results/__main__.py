@@ -1,7 +1,7 @@
-"""Compare C-SGD with its rivals on real images, one process per arm and seed, and write ``docs/results.md``.
+"""Compare C-SGD with its rivals on real images, one process per arm and seed, and write ``docs/reports/results.md``.
 
-All arms of the first seed run first, then those of the next. What ``docs/results.csv`` already holds is not repeated: a
-run that was stopped goes on where it was, and ``--seeds 5`` adds two seeds to three.
+All arms of the first seed run first, then those of the next. What ``docs/reports/results.csv`` already holds is not
+repeated: a run that was stopped goes on where it was, and ``--seeds 5`` adds two seeds to three.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .run import run
 from .settings import ARMS, QUICK, Arm, Settings
 
 WORK = ROOT / "build" / "results"
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "reports"
 GIB = 2**30
 PRELOAD = ("benchmarks.results.run", "sklearn.cluster", "timm.optim", "timm.scheduler")
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.common.files import written_aside
-from fxprune.cost import cost
+from fxprune.costs import cost
 from fxprune.coupling import Coupling
 from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.networks import resnet20

@@ -46,6 +46,15 @@ def couple(
     Raises:
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> coupling = fxprune.couple(net, images)
+        >>> list(coupling.groups), round(coupling.share_prunable, 3)  # the last bias leaves the network as it is
+        (['0.weight'], 0.992)
     """
     search = _Search(model, as_inputs(example_inputs), whole)
     failures: list[CaptureError] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import DataError, OptionError
-from fxprune.passes.options import TIMM
+from fxprune.passes.options import Augment, Images
 
 from .dataset import Data, Loader
 
@@ -19,45 +19,50 @@ TEST = ("val", "validation", "valid", "eval", "test")
 LARGEST = 224
 # Up to this many pixels per side a picture is the object: no cropping to test, little cropping to train.
 SMALL = 64
+# Where timm has another name for an option of ours.
+TIMM: Mapping[str, str] = {"random_erasing": "re_prob", "crop_scale": "scale", "crop_ratio": "ratio"}
 
 
-def load_timm(
-    name: str,
-    *,
-    image_size: int | None,
-    batch_size: int,
-    workers: int,
-    root: Path,
-    augment: Mapping[str, Any] | None = None,
-) -> Data:
+def load_timm(name: str, images: Images, root: Path) -> Data:
     """Loaders by ``timm.data.create_dataset`` and ``create_loader``, over the same classes in both splits.
 
     Args:
         name: a folder, or timm's name of a data set.
-        image_size: pixels per side; None: the shorter side of the first image, at most 224.
-        batch_size: images per batch; fewer where there are fewer images to train on.
-        workers: processes that decode images.
+        images: their size, by default the shorter side of the first image, at most 224; batches, of fewer images where
+            there are fewer to train on; and augmentation, by default what suits images of that size.
         root: where timm looks for a named data set, or puts it.
-        augment: options of ``RANGES`` and ``auto_augment``, by our names; None: what suits images of that size.
 
     Raises:
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
         OptionError: timm has no such policy of augmentation.
     """
-    from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_loader
 
-    asked = {TIMM.get(name, name): value for name, value in (augment or {}).items() if value is not None}
-    _check_policy(asked.get("auto_augment"))
+    _check_policy(images.auto_augment)
     train, test = _folders(Path(name)) if _is_folder(name) else _named(name, root)
     classes = _classes(name, train)
     _compare(name, classes, _classes(name, test))
     image = _first_image(name, train)
-    size = image_size or min(LARGEST, *image.size)
+    size = images.image_size or min(LARGEST, *image.size)
     grey = len(image.getbands()) == 1
     mean, std = ((0.5,), (0.5,)) if grey else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
+    more = _augmentation(images, size, grey=grey)
+
     def loader(dataset: Any, *, training: bool) -> Loader:
-        return _loader(dataset, training, size, min(batch_size, len(train)), workers, mean, std, asked)
+        made: Loader = create_loader(
+            dataset,
+            input_size=(len(mean), size, size),
+            batch_size=min(images.batch_size, len(train)),
+            is_training=training,
+            mean=tuple(mean),
+            std=tuple(std),
+            num_workers=images.workers,
+            use_prefetcher=False,
+            persistent_workers=False,  # so that what they draw follows from the epoch's seed, not from earlier epochs
+            **more,
+        )
+        return made
 
     return Data(
         name=name,
@@ -69,9 +74,18 @@ def load_timm(
         mean=tuple(mean),
         std=tuple(std),
         classes=tuple(classes),
-        crop_pct=asked.get("crop_pct", 1.0 if size <= SMALL else DEFAULT_CROP_PCT),
+        crop_pct=more.get("crop_pct", DEFAULT_CROP_PCT),
         interpolation="bilinear",
     )
+
+
+def _augmentation(images: Images, size: int, *, grey: bool) -> dict[str, Any]:
+    """Arguments of timm's: what is asked for, or what suits images of that size."""
+    gentle = {"scale": (0.7, 1.0), "ratio": (0.9, 1.1), "color_jitter": 0.0, "crop_pct": 1.0} if size <= SMALL else {}
+    if grey:
+        gentle["color_jitter"] = 0.0  # grey has no colour
+    asked = vars(images.only_of(Augment))
+    return gentle | {TIMM.get(name, name): value for name, value in asked.items() if value is not None}
 
 
 def _check_policy(name: str | None) -> None:
@@ -196,33 +210,3 @@ def _first_image(name: str, dataset: Any) -> Any:
         return dataset[0][0]
     except Exception as error:
         raise DataError(f"the first image of `{name}` cannot be read: {error}") from error
-
-
-def _loader(
-    dataset: Any,
-    training: bool,
-    size: int,
-    batch_size: int,
-    workers: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    more: Mapping[str, Any],
-) -> Loader:
-    from timm.data import create_loader
-
-    gentle = {"scale": (0.7, 1.0), "ratio": (0.9, 1.1), "color_jitter": 0.0, "crop_pct": 1.0} if size <= SMALL else {}
-    if len(mean) == 1:
-        gentle["color_jitter"] = 0.0  # grey has no colour
-    loader: Loader = create_loader(
-        dataset,
-        input_size=(len(mean), size, size),
-        batch_size=batch_size,
-        is_training=training,
-        mean=tuple(mean),
-        std=tuple(std),
-        num_workers=workers,
-        use_prefetcher=False,
-        persistent_workers=False,  # so that what they draw follows from the epoch's seed, not from earlier epochs
-        **(gentle | dict(more)),
-    )
-    return loader

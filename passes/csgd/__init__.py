@@ -1,6 +1,5 @@
 """C-SGD: equal gradients within a cluster and a pull to its mean, inside anyone's training loop."""
 
-from .coupled_law import Momentum, check_coupled, momentum_of, solve_coupled_strength
 from .hook import Csgd, csgd
-from .law import solve_strength
+from .law import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
 from .tied import Deviation

@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 
 from fxprune.common.precision import check_precision
 from fxprune.errors import NoPullWarning, OptionError
-from fxprune.passes.merge import even
+from fxprune.passes.merge import project
 from fxprune.plans import Plan, check_shapes
 
-from .coupled_law import Momentum, Motion, advance, check_coupled, momentum_of
-from .means import Apart
-from .sharding import check_agreed, check_held, check_whole, unwrapped
+from .law import Momentum, Motion, advance, check_coupled, momentum_of
+from .means import ClusterMeans
+from .sharding import check_in_optimizer, check_not_sharded, check_same_plan, unwrap_model
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, tied_parameters
@@ -54,7 +54,7 @@ def csgd(
             means of the clusters to keep their size. float32 rounds at about 1e-6.
         lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
         coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged one, and
-            goes through SGD's momentum. Its law is in `coupled_law.py`. What float32 rounds away is
+            goes through SGD's momentum. Its law is in `law.py`. What float32 rounds away is
             not carried on then, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
 
     Returns:
@@ -69,10 +69,25 @@ def csgd(
 
     Warns:
         NoPullWarning: when the hook is removed, where every step was taken at learning rate 0.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> with fxprune.csgd(net, plan, optimizer, deviation=1e-4, lrs=[0.1] * 50) as hook:
+        ...     for _ in range(50):
+        ...         optimizer.zero_grad()
+        ...         net(images).square().mean().backward()
+        ...         optimizer.step()
+        ...     hook.deviation().largest < 1e-3
+        True
     """
-    check_agreed(model, plan)
-    model = unwrapped(model)
-    check_whole(model, optimizer)
+    check_same_plan(model, plan)
+    model = unwrap_model(model)
+    check_not_sharded(model, optimizer)
     check_shapes(plan.coupling.shapes, model, "the plan")
     _check_asked(strength, deviation, lrs)
     if coupled:
@@ -130,7 +145,7 @@ class Csgd:
         self._optimizer = optimizer
         self._tied = tied
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
-        self._apart = Apart(tied)
+        self._means = ClusterMeans(tied)
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
         self._even_state()
@@ -151,7 +166,7 @@ class Csgd:
         """
         return max((start.deviation(abs(self._motions[start.group].left)) for start in self._starts), default=0.0)
 
-    def aim(self, deviation: float, lrs: Sequence[float]) -> None:
+    def retarget(self, deviation: float, lrs: Sequence[float]) -> None:
         """Set the strength anew, such that the law ends at a deviation: after steps that were skipped, say.
 
         Args:
@@ -170,12 +185,12 @@ class Csgd:
         Rows run along the tied axis, norms are Euclidean, and running statistics do not count, since no step trains
         them. ``where`` is the axis with the largest, as ``name:dim``.
         """
-        self._apart.scatter()
+        self._means.restore()
         return deviation_of(self._tied)
 
     def state_dict(self) -> dict[str, Any]:
         """The strength, the law so far, and what rounding took from each parameter: what a run that goes on needs."""
-        rests = {tied.name: self._apart.rests[tied.parameter] for tied in self._tied if self._apart.rests}
+        rests = {tied.name: self._means.rests[tied.parameter] for tied in self._tied if self._means.rests}
         return {"strength": self.strength, "motions": [astuple(motion) for motion in self._motions], "rests": rests}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -183,13 +198,13 @@ class Csgd:
         self.strength = float(state["strength"])
         self._motions = [Motion(*motion) for motion in state["motions"]]
         parameters = {tied.name: tied.parameter for tied in self._tied}
-        self._apart.rests = {
+        self._means.rests = {
             parameters[name]: torch.empty_like(parameters[name]).copy_(rest) for name, rest in state["rests"].items()
         }
 
     def remove(self) -> None:
         """Take the hooks off the optimizer; a second time does nothing."""
-        self._apart.scatter()
+        self._means.restore()
         for handle in self._handles:
             handle.remove()
         if self._steps and not self._pulled:
@@ -207,23 +222,23 @@ class Csgd:
         self.remove()
 
     def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        check_held(((tied.name, tied.parameter) for tied in self._tied), self._optimizer)
+        check_in_optimizer(((tied.name, tied.parameter) for tied in self._tied), self._optimizer)
         self._rates = self._read_rates()  # now: the step, or a scheduler after it, may change the learning rates
-        self._apart.scatter()  # what a step that failed left
+        self._means.restore()  # what a step that failed left
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._prepare()
             return None
         if not self.coupled:
-            self._apart.gather()
+            self._means.move_to_means()
         if len(args) > 1:
             return (args[0], self._prepared(closure), *args[2:]), kwargs
         return args, {**kwargs, "closure": self._prepared(closure)}
 
     def _prepared(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def prepared() -> Any:
-            self._apart.scatter()
+            self._means.restore()
             loss = closure()
             self._prepare()
             return loss
@@ -235,9 +250,9 @@ class Csgd:
         """Gradients are those at the parameters themselves; the step is taken from their means."""
         gradients = self._gradients()
         if not self.coupled:
-            self._apart.gather(gradients)
+            self._means.move_to_means(gradients)
         elif gradients:
-            torch._foreach_copy_([gradient for _, gradient in gradients], self._apart.even(gradients))
+            torch._foreach_copy_([gradient for _, gradient in gradients], self._means.project(gradients))
             self._pull_gradients()
 
     def _after(self, *_: object) -> None:
@@ -246,7 +261,7 @@ class Csgd:
         for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
             options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
             self._motions[index] = advance(motion, lr, self.strength, options)
-        self._apart.scatter([1.0 - lr * self.strength for lr in self._rates])
+        self._means.restore([1.0 - lr * self.strength for lr in self._rates])
 
     @torch.no_grad()
     def _pull_gradients(self) -> None:
@@ -254,8 +269,8 @@ class Csgd:
         for tied in self._tied:
             gradient = tied.parameter.grad
             if gradient is not None:
-                for cut in self._apart.cuts(tied):
-                    gradient.add_(tied.parameter - even(tied.parameter, [cut]), alpha=self.strength)
+                for cut in self._means.cuts(tied):
+                    gradient.add_(tied.parameter - project(tied.parameter, [cut]), alpha=self.strength)
 
     def _read_rates(self) -> list[float]:
         """Return the lr of every parameter group, lr * eps checked to lie in [0, 1)."""
@@ -292,5 +307,5 @@ class Csgd:
                         f"the optimizer has gathered `{name}` {list(value.shape)} for `{tied.name}` {list(shape)}, "
                         "which cannot be averaged over clusters: begin C-SGD with a new optimizer."
                     )
-                cuts = [cut for cut in self._apart.cuts(tied) if value.shape[cut.dim] == shape[cut.dim]]
-                value.copy_(even(value, cuts))
+                cuts = [cut for cut in self._means.cuts(tied) if value.shape[cut.dim] == shape[cut.dim]]
+                value.copy_(project(value, cuts))

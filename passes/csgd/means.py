@@ -7,19 +7,21 @@ state, it is the same for all of them under any optimizer, and the deviation is 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.passes.merge import Segments, even, segments
+from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, spread
 from fxprune.plans import Partition
 
-from .side_by_side import even_each
 from .tied import Tied
 
 
-class Apart:
+class ClusterMeans:
     """Tied parameters as mean + deviation; between two steps their sum stands in the parameter.
 
     What rounding takes from that sum is carried over to the next step. A pull of less than half a unit in the last
@@ -35,24 +37,24 @@ class Apart:
         self.rests: dict[nn.Parameter, Tensor] = {}
         self._tied = tied
         self._away: list[Tensor] = []
-        self._cuts: dict[tuple[Partition, torch.device], Segments] = {}
-        self._alike: dict[Hashable, Segments] = {}
+        self._cuts: dict[tuple[Partition, torch.device], Clusters] = {}
+        self._alike: dict[Hashable, Clusters] = {}
 
-    def cuts(self, tied: Tied) -> list[Segments]:
+    def cuts(self, tied: Tied) -> list[Clusters]:
         """The partitions of a parameter, on its device; one and the same object for all that cut alike."""
         device = tied.parameter.device
         for partition in tied.partitions:
             if (partition, device) not in self._cuts:
                 alike = (partition.dim, partition.cluster.tobytes(), partition.kept.tobytes(), device)
-                self._cuts[partition, device] = self._alike.setdefault(alike, segments(partition, device))
+                self._cuts[partition, device] = self._alike.setdefault(alike, on_device(partition, device))
         return [self._cuts[partition, device] for partition in tied.partitions]
 
-    def even(self, given: Sequence[tuple[Tied, Tensor]]) -> list[Tensor]:
+    def project(self, given: Sequence[tuple[Tied, Tensor]]) -> list[Tensor]:
         """The mean over clusters of each tensor, which has the shape of its tied parameter."""
-        return even_each([tensor for _, tensor in given], [self.cuts(tied) for tied, _ in given])
+        return project_each([tensor for _, tensor in given], [self.cuts(tied) for tied, _ in given])
 
     @torch.no_grad()
-    def gather(self, also: Sequence[tuple[Tied, Tensor]] = ()) -> None:
+    def move_to_means(self, also: Sequence[tuple[Tied, Tensor]] = ()) -> None:
         """Set p <- mean, over every axis that is tied, and keep p - mean aside.
 
         Args:
@@ -61,7 +63,7 @@ class Apart:
         parameters: list[Tensor] = [tied.parameter for tied in self._tied]
         if not parameters:
             return
-        means = self.even([*((tied, tied.parameter) for tied in self._tied), *also])
+        means = self.project([*((tied, tied.parameter) for tied in self._tied), *also])
         here = len(parameters)
         if also:  # first: a gradient that cannot be written to leaves the weights as they are
             torch._foreach_copy_([tensor for _, tensor in also], means[here:])
@@ -71,7 +73,7 @@ class Apart:
         torch._foreach_copy_(parameters, means[:here])
 
     @torch.no_grad()
-    def scatter(self, shrink: Sequence[float] | None = None) -> None:
+    def restore(self, shrink: Sequence[float] | None = None) -> None:
         """Set p <- p + shrink * deviation, axis by axis where several are tied.
 
         Args:
@@ -85,10 +87,65 @@ class Apart:
             torch._foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in self._tied])
             for tied, value in zip(self._tied, away, strict=True):
                 for cut in self.cuts(tied) if len(tied.partitions) > 1 else ():
-                    mean = even(value, [cut])
+                    mean = project(value, [cut])
                     value.sub_(mean).mul_(shrink[tied.group]).add_(mean)
         rests = [parameter.detach().clone() for parameter in parameters]
         torch._foreach_add_(parameters, away)
         torch._foreach_sub_(rests, parameters)
         torch._foreach_add_(rests, away)
         self.rests = {tied.parameter: rest for tied, rest in zip(self._tied, rests, strict=True)}
+
+
+# Above this number of elements a tensor takes longer than the calls that it would save, and a copy costs memory.
+SMALL = 2**16
+
+
+def project_each(tensors: Sequence[Tensor], cuts: Sequence[Sequence[Clusters]]) -> list[Tensor]:
+    """:func:`~fxprune.passes.merge.clusters.project` of each tensor, to the bit.
+
+    Args:
+        tensors: any shapes and devices.
+        cuts: the axes to average of each; tensors whose only cut is the same object are taken together.
+    """
+    bundles: dict[Hashable, list[int]] = {}
+    for index, (tensor, axes) in enumerate(zip(tensors, cuts, strict=True)):
+        alone = len(axes) != 1 or tensor.numel() > SMALL
+        bundles.setdefault(index if alone else (axes[0], tensor.dtype), []).append(index)
+    means: list[Tensor] = list(tensors)
+    for members in bundles.values():
+        if len(members) == 1:
+            means[members[0]] = project(tensors[members[0]], cuts[members[0]])
+            continue
+        together = _project_rows([tensors[index] for index in members], cuts[members[0]][0])
+        for index, mean in zip(members, together, strict=True):
+            means[index] = mean
+    return means
+
+
+def _project_rows(tensors: Sequence[Tensor], cut: Clusters) -> list[Tensor]:
+    layouts = [_layout(tensor.shape, tensor.stride(), cut.dim) for tensor in tensors]
+    rows = [
+        tensor.permute(layout.order).reshape(layout.shape[0], -1)
+        for tensor, layout in zip(tensors, layouts, strict=True)
+    ]
+    along = [Clusters(0, cut.cluster, cut.kept, cut.count)]
+    projected = spread(cluster_mean(torch.cat(rows, 1), along), along)
+    parts = projected.split([layout.columns for layout in layouts], 1)
+    return [part.view(layout.shape).permute(layout.inverse) for part, layout in zip(parts, layouts, strict=True)]
+
+
+class _Layout(NamedTuple):
+    """The cut axis first, the others as they lie in memory, so that rows need no copy; and the way back."""
+
+    order: list[int]
+    shape: list[int]
+    columns: int
+    inverse: list[int]
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(shape: torch.Size, strides: tuple[int, ...], dim: int) -> _Layout:
+    others = sorted((axis for axis in range(len(shape)) if axis != dim), key=lambda axis: -strides[axis])
+    order = [dim, *others]
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return _Layout(order, [shape[axis] for axis in order], math.prod(shape[axis] for axis in others), inverse)

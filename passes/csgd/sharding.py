@@ -20,7 +20,7 @@ _INSTEAD = (
 )
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The network inside wrappers that keep its parameters as they are."""
     while True:
         if isinstance(model, DistributedDataParallel | nn.DataParallel):
@@ -31,7 +31,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def check_whole(model: nn.Module, optimizer: Optimizer) -> None:
+def check_not_sharded(model: nn.Module, optimizer: Optimizer) -> None:
     """Raise OptionError where a parameter of the model or of the optimizer is sharded (FSDP, DTensor)."""
     flat = [name for name, module in model.named_modules() if hasattr(module, "_fsdp_wrapped_module")]
     if flat:
@@ -51,7 +51,7 @@ def check_whole(model: nn.Module, optimizer: Optimizer) -> None:
             raise OptionError(f"C-SGD cannot be hooked into `{name}`, which is {kind}. {_INSTEAD}")
 
 
-def check_agreed(model: nn.Module, plan: Plan) -> None:
+def check_same_plan(model: nn.Module, plan: Plan) -> None:
     """Raise PlanError where the processes under DistributedDataParallel have different plans; all of them come here.
 
     Each would pull its own clusters together, and their weights would drift apart without a word.
@@ -80,7 +80,7 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
     return None
 
 
-def check_held(parameters: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer) -> None:
+def check_in_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer) -> None:
     """Raise OptionError where the optimizer no longer holds a parameter: what it steps then is never pulled."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in parameters:

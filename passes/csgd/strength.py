@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from fxprune.passes.merge import even, segments
+from fxprune.passes.merge import on_device, project
 
-from .coupled_law import Motion, momentum_of, solve_coupled_strength
-from .law import solve_strength
+from .law import Motion, momentum_of, solve_coupled_strength, solve_strength
 from .tied import Tied
 
 
@@ -50,7 +49,7 @@ def starts_of(tied: Sequence[Tied]) -> list[Start]:
 def _starts(tied: Tied) -> Iterator[Start]:
     value = tied.parameter.detach().double()
     for partition in tied.partitions:
-        mean = even(value, [segments(partition, value.device)])
+        mean = project(value, [on_device(partition, value.device)])
         others = [axis for axis in range(value.dim()) if axis != partition.dim]
         away, means = (x.square().sum(others) if others else x.square() for x in (value - mean, mean))
         sizes = (float(x.sqrt()) for x in (away.max(), means.mean(), away.mean()))

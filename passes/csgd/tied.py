@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.passes.merge import even, is_even, largest_change, segments
+from fxprune.passes.merge import largest_change, on_device, project, rows_equal
 from fxprune.plans import Partition, Plan
 
 
@@ -47,7 +47,7 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
         name = cuts[0].parameter
         if parameter in held:
             tied.append(Tied(name, parameter, tuple(cuts), held[parameter]))
-        elif not all(is_even(parameter, segments(cut, parameter.device)) for cut in cuts):
+        elif not all(rows_equal(parameter, on_device(cut, parameter.device)) for cut in cuts):
             raise OptionError(
                 f"the plan merges rows of `{name}`, but the optimizer does not hold that parameter, so "
                 f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
@@ -60,9 +60,9 @@ def deviation_of(tied: Sequence[Tied]) -> Deviation:
     names, values = [], []
     for each in tied:
         for partition in each.partitions:
-            cuts = [segments(partition, each.parameter.device)]
+            cuts = [on_device(partition, each.parameter.device)]
             value = each.parameter.detach().double()
-            values.append(largest_change(value, even(value, cuts), partition.dim))
+            values.append(largest_change(value, project(value, cuts), partition.dim))
             names.append(f"{partition.parameter}:{partition.dim}")
     if not values:
         return Deviation(0.0, 0.0, "")

@@ -18,7 +18,7 @@ from fxprune.models_zoo import Network, named_device, on_device
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.onnx import export_onnx
-from fxprune.passes.options import Job, Target
+from fxprune.passes.options import Job, Target, with_options_of
 from fxprune.passes.report import Result, draw_deviation
 from fxprune.passes.store import (
     ONNX,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
 
+@with_options_of(Job)
 def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
     """After the trim not one test image has another class than in the snapped wide network, or this raises.
 
@@ -64,7 +65,7 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
     Args:
         model: name of a network, or a network with one input (it is copied).
         data: name of a data set, or a :class:`fxprune.models_zoo.data.Data`.
-        **options: attributes of :class:`fxprune.passes.options.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
+        **options: options of :class:`fxprune.passes.options.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
 
     Raises:
         InputError: an option, the model, the data, a plan or a checkpoint cannot be used; nothing is written then.
@@ -72,6 +73,16 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             so that the trim would not be free. The weights and the plan are kept.
         ExportError: the exported file and the network disagree; names the first value. The file is kept.
         OSError: the results cannot be written.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> layers = torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()
+        >>> net = torch.nn.Sequential(*layers, torch.nn.Linear(64, 10))
+        >>> short = dict(epochs=1, csgd_epochs=2, lr=0.01, csgd_lr=0.05, progress=False)  # to be quick, not good
+        >>> result = fxprune.compress(net, "digits", keep=0.5, output="out", **short)
+        >>> [row.params for row in result.stages if row.name.startswith(("wide, before", "narrow, after"))]
+        [810, 410]
     """
     job = Job(model=model, data=data, **options)
     with joined(named_device(job.device)) as ranks:

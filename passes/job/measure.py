@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.cost import measure_cost, milliseconds
+from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.report import Stage
@@ -42,11 +42,11 @@ def measure_stages(nets: Nets, example: Tensor, data: Data, folder: Path) -> tup
 
     def row(name: str, network: nn.Module, *, classes: Tensor | None = None, **measured: Any) -> Stage:
         classes = predict(network, data.test, device) if classes is None else classes
-        cost = measure_cost(network, example[:1])
+        spent = cost(network, example[:1])
         return Stage(
             name=name,
-            params=cost.params,
-            macs=cost.macs,
+            params=spent.params,
+            macs=spent.macs,
             correct=int((classes == labels).sum()),
             count=len(labels),
             changed=int((classes != reference).sum()),

@@ -15,7 +15,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.models_zoo import Network, build
 from fxprune.passes.onnx import load_onnxruntime
-from fxprune.passes.options import Job, Target
+from fxprune.passes.options import Images, Job, Target
 from fxprune.passes.store import load_weights
 from fxprune.passes.train import check_optimizer
 
@@ -125,19 +125,5 @@ def _data(job: Job) -> Data:
 
     if not isinstance(job.data, str):
         return job.data
-    return load_data(
-        job.data,
-        image_size=job.image_size,
-        batch_size=job.batch_size,
-        seed=job.seed,
-        workers=job.workers,
-        root=None if job.data_root is None else str(job.data_root),
-        auto_augment=job.auto_augment,
-        random_erasing=job.random_erasing,
-        hflip=job.hflip,
-        vflip=job.vflip,
-        crop_scale=job.crop_scale,
-        crop_ratio=job.crop_ratio,
-        color_jitter=job.color_jitter,
-        crop_pct=job.crop_pct,
-    )
+    root = None if job.data_root is None else str(job.data_root)
+    return load_data(job.data, seed=job.seed, root=root, **vars(job.only_of(Images)))

@@ -15,7 +15,7 @@ from fxprune.errors import OptionError
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.merge import lift
 from fxprune.passes.options import Job, Target
-from fxprune.passes.planning import GONE, compose, stage_plan, stage_shares, stage_widths
+from fxprune.passes.planning import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
 
 from .clock import Clock
@@ -47,7 +47,7 @@ def most_stages(job: Job) -> int:
     """How many stages the job may have; those that would change nothing are left out."""
     if job.stages is None:
         return 1
-    return len(GONE if isinstance(job.stages, str) else job.stages)
+    return len(REMOVED if isinstance(job.stages, str) else job.stages)
 
 
 def widths_of_stages(job: Job, coupling: Coupling) -> list[dict[str, int]]:

@@ -15,7 +15,7 @@ from fxprune.errors import OptionError
 from fxprune.passes.csgd import Csgd, Deviation, csgd
 from fxprune.passes.options import DEVIATION, EPOCHS, Job, trains_wide
 from fxprune.passes.store import Checkpoint
-from fxprune.passes.train import ALONE, Epoch, Ranks, Watchers, learning_rates, steps_per_epoch_of, train
+from fxprune.passes.train import ALONE, Callbacks, Epoch, Ranks, learning_rates, steps_per_epoch_of, train
 from fxprune.plans import Plan
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def train_wide(
             progress=job.progress,
             checkpoint=checkpoint,
             ranks=ranks,
-            watchers=Watchers(on_epoch=_both(_heartbeat(job), on_epoch)),
+            callbacks=Callbacks(on_epoch=_both(_heartbeat(job), on_epoch)),
         )
 
 
@@ -100,7 +100,7 @@ def train_csgd(
         """Let the steps that are left make up for the pull that was not taken."""
         if job.strength is None:
             with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
-                hooks[-1].aim(deviation_asked(job), rates[step + 1 :])
+                hooks[-1].retarget(deviation_asked(job), rates[step + 1 :])
 
     train(
         model,
@@ -115,9 +115,9 @@ def train_csgd(
         label=phase_of(stage),
         checkpoint=checkpoint,
         ranks=ranks,
-        watchers=Watchers(
-            make_hook=hook,
-            on_skip=skip,
+        callbacks=Callbacks(
+            optimizer_hook=hook,
+            on_skipped_step=skip,
             on_epoch=_both(_heartbeat(job), tell),
         ),
     )

@@ -16,7 +16,7 @@ from fxprune.plans import Partition
 
 
 @dataclass(frozen=True, eq=False)
-class Segments:
+class Clusters:
     """A partition as index tensors on one device.
 
     Attributes:
@@ -32,22 +32,22 @@ class Segments:
     count: Tensor
 
 
-def segments(partition: Partition, device: torch.device) -> Segments:
+def on_device(partition: Partition, device: torch.device) -> Clusters:
     """Move a partition to a device."""
     cluster = torch.as_tensor(partition.cluster, device=device)
     kept = torch.as_tensor(partition.kept, device=device)
     count = torch.bincount(cluster, minlength=len(kept)).to(torch.float64)
-    return Segments(partition.dim, cluster, kept, count)
+    return Clusters(partition.dim, cluster, kept, count)
 
 
-def cluster_sum(x: Tensor, cut: Segments) -> Tensor:
+def cluster_sum(x: Tensor, cut: Clusters) -> Tensor:
     """sum[c] = sum of x[i] over the positions i of cluster c; the axis gets one entry per cluster."""
     shape = list(x.shape)
     shape[cut.dim] = len(cut.kept)
     return x.new_zeros(shape).index_add_(cut.dim, cut.cluster, x)
 
 
-def cluster_mean(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
+def cluster_mean(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     """mean[c] = sum[c] / count[c], along every axis in ``cuts``; accumulated in float32 at least."""
     mean = x.to(torch.promote_types(x.dtype, torch.float32))
     for cut in cuts:
@@ -57,22 +57,22 @@ def cluster_mean(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
     return mean.to(x.dtype)
 
 
-def spread(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
+def spread(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     """spread[i] = x[cluster of i], along every axis in ``cuts``: one entry per cluster becomes one per position."""
     for cut in cuts:
         x = x.index_select(cut.dim, cut.cluster)
     return x
 
 
-def even(x: Tensor, cuts: Sequence[Segments]) -> Tensor:
-    """even[i] = mean of x over the cluster of i: members of a cluster come out bit-identical.
+def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
+    """project[i] = mean of x over the cluster of i: members of a cluster come out bit-identical.
 
     All axes are averaged before any is spread, so that the order of summation cannot tell two members apart.
     """
     return spread(cluster_mean(x, cuts), cuts)
 
 
-def is_even(x: Tensor, cut: Segments) -> bool:
+def rows_equal(x: Tensor, cut: Clusters) -> bool:
     """Whether the members of every cluster are bit-identical."""
     return torch.equal(x, x.index_select(cut.dim, cut.kept).index_select(cut.dim, cut.cluster))
 

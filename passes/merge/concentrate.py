@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.coupling import Coupling
 from fxprune.plans import Plan
 
-from .captured import captured_with
 from .clusters import cluster_sum
-from .snap import cuts_of, snap, tensors_of
+from .snap import cuts_of, snap
 
 
 def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
@@ -33,7 +34,7 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
     if plan.coupling.functions:  # columns can only be summed in what is computed
         wide = captured_with(plan.coupling, snapped)
         vars(wide).update(changes=snapped.changes, max_change=snapped.max_change)
-    tensors = tensors_of(wide)
+    tensors = dict(named_tensors(wide))
     for name, cuts in cuts_of(plan, tensors, tied=False).items():
         columns = tensors[name].detach().double()
         for cut in cuts:
@@ -64,10 +65,10 @@ def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
         under the name of the stored one instead of what they are computed from; a tensor with two names is the same
         object under both.
     """
-    kept = _kept(plan, tensors_of(concentrated))
+    kept = _kept(plan, dict(named_tensors(concentrated)))
     merged: dict[int, Tensor] = {}
     state = {}
-    for name, tensor in tensors_of(concentrated).items():
+    for name, tensor in dict(named_tensors(concentrated)).items():
         if id(tensor) not in merged:
             merged[id(tensor)] = _select(tensor.detach(), kept.get(id(tensor), {}))
         state[name] = merged[id(tensor)]
@@ -92,3 +93,25 @@ def _select(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:
     for dim, mask in stays.items():
         tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
     return tensor
+
+
+def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
+    """Captured graph of a coupling that shares a model's tensors; weights that the model computes are stored in it.
+
+    Args:
+        coupling: the analysis.
+        model: the analysed network, or another instance of it.
+    """
+    tensors = dict(named_tensors(model))
+    tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
+    # Constants that tracing made are no tensors of the model.
+    module = map_tensors(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+@torch.no_grad()
+def _computed(function: fx.GraphModule, tensors: dict[str, Tensor]) -> Tensor:
+    weight = map_tensors(function, lambda name, tensor: tensors.get(name, tensor).detach())()
+    assert isinstance(weight, Tensor)
+    return weight

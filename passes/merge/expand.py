@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.modules import map_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import PlanError
 from fxprune.plans import Partition, Plan
-
-from .snap import tensors_of
 
 
 def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
@@ -33,7 +31,7 @@ def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
     partitions: dict[str, list[Partition]] = {}
     for partition in plan.partitions():
         partitions.setdefault(partition.parameter, []).append(partition)
-    tensors = tensors_of(narrow)
+    tensors = dict(named_tensors(narrow))
 
     def lifted(name: str, tensor: Tensor) -> Tensor:
         cuts = partitions.get(name, [])

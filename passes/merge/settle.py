@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fxprune.common.modules import named_tensors
 from fxprune.plans import Plan
 
-from .clusters import even, largest_change
-from .snap import cuts_of, tensors_of
+from .clusters import largest_change, project
+from .snap import cuts_of
 
 # Images after which a mean and a variance no longer change what a prediction could show.
 ENOUGH = 10_000
@@ -34,6 +35,12 @@ def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH)
 
     Returns:
         How many images were used; 0 where nothing keeps running statistics, and nothing is changed.
+
+    Example:
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> fxprune.settle(net, [torch.randn(16, 3, 16, 16) for _ in range(4)])
+        64
     """
     norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
     device = next((buffer.device for norm in norms for buffer in norm.buffers()), None)
@@ -65,10 +72,10 @@ def unsettled(model: nn.Module, plan: Plan) -> tuple[float, str]:
 
     As :func:`~fxprune.passes.merge.snap.snap` counts it; 0 where the plan ties none.
     """
-    tensors, weights = tensors_of(model), dict(model.named_parameters(remove_duplicate=False))
+    tensors, weights = dict(named_tensors(model)), dict(model.named_parameters(remove_duplicate=False))
     changes = [(0.0, "")]
     for name, cuts in cuts_of(plan, tensors, tied=True).items():
         if name not in weights:
             value = tensors[name].detach().double()
-            changes += [(float(largest_change(value, even(value, cuts), cut.dim)), name) for cut in cuts]
+            changes += [(float(largest_change(value, project(value, cuts), cut.dim)), name) for cut in cuts]
     return max(changes)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.finite import check_finite
+from fxprune.common.modules import named_tensors
 from fxprune.plans import Plan, check_shapes
 
-from .clusters import Segments, even, largest_change, segments
+from .clusters import Clusters, largest_change, on_device, project
 
 
 def snap(model: nn.Module, plan: Plan) -> nn.Module:
@@ -29,12 +30,22 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         PlanError: the plan was made for another network.
         ModelError: a tensor that the plan cuts holds a NaN or an infinity.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> snapped = fxprune.snap(net, plan)
+        >>> len(snapped[0].weight.unique(dim=0))
+        4
     """
     check_shapes(plan.coupling.shapes, model, "the plan")
-    here = tensors_of(model)
+    here = dict(named_tensors(model))
     check_finite((name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here)
     snapped = copy.deepcopy(model)
-    tensors = tensors_of(snapped)
+    tensors = dict(named_tensors(snapped))
     changes = {}
     for name, cuts in cuts_of(plan, tensors, tied=True).items():
         changes[name] = _snap(tensors[name], cuts)
@@ -43,25 +54,17 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 @torch.no_grad()
-def _snap(tensor: Tensor, cuts: list[Segments]) -> float:
-    new = even(tensor.double(), cuts).to(tensor.dtype)
+def _snap(tensor: Tensor, cuts: list[Clusters]) -> float:
+    new = project(tensor.double(), cuts).to(tensor.dtype)
     change = max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)
     tensor.copy_(new)
     return change
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tensor with two names is there twice."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-
-
-def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Segments]]:
+def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Clusters]]:
     """Tensor name -> its axes that the plan cuts in the one role or the other, on the tensor's device."""
-    cuts: dict[str, list[Segments]] = {}
+    cuts: dict[str, list[Clusters]] = {}
     for partition in plan.partitions():
         if partition.tied == tied:
-            cuts.setdefault(partition.parameter, []).append(segments(partition, tensors[partition.parameter].device))
+            cuts.setdefault(partition.parameter, []).append(on_device(partition, tensors[partition.parameter].device))
     return cuts

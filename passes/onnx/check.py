@@ -13,7 +13,7 @@ from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import ExportError, FxpruneError
 from fxprune.passes.verify import as_inputs, random_batch, relative_error
 
-from .localise import first_divergence
+from .localise import first_value
 from .program import eager_on_cpu, run_eager
 from .runtime import onnx_runner
 
@@ -95,7 +95,7 @@ def _same_class(eager: Tensor, other: Tensor, tolerance: float) -> bool:
 
 def _where(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float) -> str:
     try:
-        divergence = first_divergence(eager, path, inputs, tolerance)
+        divergence = first_value(eager, path, inputs, tolerance)
     except FxpruneError as error:  # the disagreement is the news, not that it cannot be traced back
         return f"The first diverging value could not be found: {error}"
     return str(divergence or "No value diverges while it is looked at: onnxruntime goes wrong in a fused kernel.")

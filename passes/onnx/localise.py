@@ -47,9 +47,7 @@ class Divergence:
         )
 
 
-def first_divergence(
-    eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float
-) -> Divergence | None:
+def first_value(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float) -> Divergence | None:
     """All values before it agree: graph order, first as the file is written, then as onnxruntime optimises it.
 
     The exporter names the file's values after the nodes of the traced program, also where it fuses several into one,

@@ -1,32 +1,64 @@
-"""How timm may cut, mirror and colour images, by the names of our options; free of torch, for a job to check it."""
+"""How images are read, cut, mirrored and coloured, most under timm's names; free of torch, for a job to check it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from .fields import Options
+from .ranges import Range, interval, is_pair
+
+Share = Annotated[float, interval(ge=0, le=1)]
 
 
-def _is_share(value: Any) -> bool:
-    return bool(0.0 <= value <= 1.0)
+@dataclass(frozen=True, kw_only=True)
+class Augment(Options):
+    """How timm changes images; the policy itself is for timm to judge."""
+
+    heading = "images that timm reads"
+
+    auto_augment: Annotated[str | None, "timm's name of a policy for the training images, as rand-m9-mstd0.5"] = None
+    random_erasing: Annotated[Share, "share of the training images of which a part is erased"] = 0.0
+    hflip: Annotated[
+        float | None, interval(ge=0, le=1), "share of the training images that are mirrored left to right; None: 0.5"
+    ] = None
+    vflip: Annotated[Share, "share of the training images that are mirrored upside down"] = 0.0
+    crop_scale: Annotated[
+        Sequence[float] | None,
+        Range("two shares above 0 and up to 1, the lower one first", partial(is_pair, most=1.0)),
+        "least and largest share of its area that is cut out of a training image; None: 0.08 and 1, or 0.7 and 1 for "
+        "images of up to 64 pixels per side",
+    ] = None
+    crop_ratio: Annotated[
+        Sequence[float] | None,
+        Range("two ratios above 0, the lower one first", is_pair),
+        "least and largest width over height of that cut; None: 3/4 and 4/3, or 0.9 and 1.1 for images of up to 64 "
+        "pixels per side",
+    ] = None
+    color_jitter: Annotated[
+        float | None,
+        interval(ge=0),
+        "by which share brightness, contrast and saturation of the training images may change, without effect beside a "
+        "policy other than 3a; None: 0.4, or 0 for images that are grey or of up to 64 pixels per side",
+    ] = None
+    crop_pct: Annotated[
+        float | None,
+        interval(gt=0, le=1, noun="a share"),
+        "share of the side of a test image that is cut out of its middle; None: 0.875, or 1 for images of up to 64 "
+        "pixels per side",
+    ] = None
 
 
-def _ascends(pair: Any) -> bool:
-    return bool(not isinstance(pair, str) and len(pair) == 2 and 0.0 < pair[0] <= pair[1] < math.inf)
+@dataclass(frozen=True, kw_only=True)
+class Images(Augment):
+    """How images become batches."""
 
+    heading = "data and machine"
 
-# What each must be, and whether a value is; None is always possible. The policy itself is for timm to judge.
-RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "random_erasing": ("0 to 1", _is_share),
-    "hflip": ("0 to 1", _is_share),
-    "vflip": ("0 to 1", _is_share),
-    "crop_scale": (
-        "two shares above 0 and up to 1, the lower one first",
-        lambda pair: _ascends(pair) and pair[1] <= 1.0,
-    ),
-    "crop_ratio": ("two ratios above 0, the lower one first", _ascends),
-    "color_jitter": ("0 or more", lambda x: 0.0 <= x < math.inf),
-    "crop_pct": ("a share above 0 and up to 1", lambda x: 0.0 < x <= 1.0),
-}
-# Where timm has another name.
-TIMM: Mapping[str, str] = {"random_erasing": "re_prob", "crop_scale": "scale", "crop_ratio": "ratio"}
+    image_size: Annotated[
+        int | None, interval(ge=8), "height and width of the images in pixels; None: what suits the data"
+    ] = None
+    batch_size: Annotated[int, interval(ge=2), "images per training step"] = 64
+    workers: Annotated[int, interval(ge=0), "processes that decode images"] = 0

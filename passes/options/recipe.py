@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import yaml
 
 from fxprune import __version__
 from fxprune.common.documents import check_value, read_bounded
@@ -18,9 +15,8 @@ from fxprune.common.files import write_text
 from fxprune.errors import OptionError
 
 from .fields import closest, field_name, options_of
-from .job import Job, asks, rivals
-from .recipe_yaml import dump, read_mapping
-from .requirements import NEEDS
+from .job import Job
+from .requirements import REQUIRES, asks, excludes
 
 # What a recipe may say besides: a sentence about it, and the figures that were published for it. No options.
 NOTES = ("description", "published")
@@ -73,12 +69,12 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         recipe: options of a job by name.
         given: options by name, which come first; one that is given at its default has no rivals.
     """
-    asked = {name for name, value in given.items() if asks(name, value)}
+    asked = {name for name, value in given.items() if asks(Job, name, value)}
     stages = {**recipe, **given}.get("stages")
-    replaced = {name for names in map(set, rivals(stages)) if names & asked for name in names}
+    replaced = {name for names in map(set, excludes(stages)) if names & asked for name in names}
     options = {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
     before, after = _whole(recipe), _whole(options)
-    idle = {need.name for need in NEEDS if need.met(before) and not need.met(after)} - given.keys()
+    idle = {need.name for need in REQUIRES if need.met(before) and not need.met(after)} - given.keys()
     return {name: value for name, value in options.items() if name not in idle}
 
 
@@ -91,13 +87,14 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
         job: a dataclass of options.
         path: the file, written whole or not at all.
     """
+    from .recipe_yaml import dump
+
     lines, values = (
         [f"# Written by fxprune {__version__}: fxprune compress --recipe {Path(path).name} --output DIR"],
         {},
     )
-    known = options_of(type(job))
-    for field in fields(job):  # type: ignore[arg-type]
-        option, value = known[field.name], getattr(job, field.name)
+    for name, option in options_of(type(job)).items():
+        value = getattr(job, name)
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:
             option.read(value)
@@ -129,11 +126,15 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
 
 def _whole(options: Mapping[str, Any]) -> SimpleNamespace:
     """Options of a job as attributes, defaults included."""
-    return SimpleNamespace(**{field.name: field.default for field in fields(Job)} | dict(options))
+    return SimpleNamespace(**{name: option.default for name, option in options_of(Job).items()} | dict(options))
 
 
 def _entries(path: Path) -> list[tuple[str, int, Any]]:
     """(key, line, value) of every entry."""
+    import yaml
+
+    from .recipe_yaml import read_mapping
+
     try:
         entries = read_mapping(read_bounded(path))
         check_value(entries)

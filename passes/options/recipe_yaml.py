@@ -1,106 +1,113 @@
 """YAML as a reader expects it: 1e-3 is a number, only true and false are switches, and no key counts twice.
 
-PyYAML follows YAML 1.1, where ``1e-3`` is text, ``no`` is false, ``1:30`` is 90 and the last of two equal keys wins.
-The scalars here are those of the core schema of YAML 1.2 (section 10.3.2), decimal ones only.
+PyYAML's parser gives the events, and a scalar is read by the core schema of YAML 1.2 (section 10.3.2), decimal ones
+only. Its own constructors follow YAML 1.1, where ``1e-3`` is text, ``no`` is false and ``1:30`` is 90.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import yaml
 
 from fxprune.common.documents import DEEPEST
 
-# (tag, pattern, first characters), the first that matches counts.
-SCALARS = (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+# The first that matches counts.
+SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
+    (re.compile(r"~|null|Null|NULL|"), lambda _: None),
+    (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
+    (re.compile(r"[-+]?(0|[1-9][0-9]*)"), int),
+    (re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
+    (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
 )
-
-
 # Digits of a number: Python reads up to 4,300.
 LONGEST = 1000
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe, and strict about keys."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that was there before, and merge keys."""
-        result: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a scalar", key_node.start_mark)
-            if key in result:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key}` is given twice", key_node.start_mark)
-            result[key] = self.construct_object(value_node, deep=deep)
-        return result
-
-
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Quotes text that the loader would take for something else, and names no values."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """The same list twice is written twice."""
-        return True
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
-
-for _tag, _pattern, _first in SCALARS:
-    for _kind in (_Loader, _Dumper):
-        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-_Dumper.add_multi_representer(tuple, yaml.SafeDumper.represent_list)
-_Dumper.add_multi_representer(Mapping, yaml.SafeDumper.represent_dict)
 
 
 def read_mapping(text: str) -> list[tuple[str, int, Any]]:
     """(key, line, value) of each entry of the one mapping that the text is; nothing for an empty text.
 
     Raises:
-        yaml.YAMLError: it is something else.
+        yaml.YAMLError: it is something else, or holds what a few lines can make endless: deep nests, named values.
     """
-    _check_events(text)
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return []
-        if not isinstance(node, yaml.MappingNode):
-            raise yaml.MarkedYAMLError(problem="expected lines of `flag: value`", problem_mark=node.start_mark)
-        return [
-            (str(key.value), key.start_mark.line + 1, loader.construct_object(value, deep=True))
-            for key, value in node.value
-        ]
-    finally:
-        loader.dispose()
+    events = yaml.parse(text)
+    next(events)
+    if isinstance(next(events), yaml.StreamEndEvent):
+        return []
+    root = next(events)
+    if not isinstance(root, yaml.MappingStartEvent):
+        raise _error("expected lines of `flag: value`", root)
+    _check(root, 1)
+    entries = [(key.value, key.start_mark.line + 1, value) for key, value in _entries(events, 1)]
+    next(events)
+    if not isinstance(more := next(events), yaml.StreamEndEvent):
+        raise _error("expected a single document in the stream, but found another document", more)
+    return entries
 
 
-def _check_events(text: str) -> None:
-    """Raise YAMLError for what a few lines can make endless: nests that are too deep, and values that are named."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        problem = ""
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            problem = "anchors (`&`) and aliases (`*`) are not read"
-        if getattr(event, "tag", None) is not None:
-            problem = "tags (`!`) are not read"
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            problem = f"it is nested deeper than {DEEPEST} levels"
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST and event.value.strip("+-").isdigit():
-            problem = f"a number of {len(event.value)} digits"
-        if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
+    """The value that begins with an event."""
+    _check(event, depth)
+    if isinstance(event, yaml.SequenceStartEvent):
+        return [_value(each, events, depth + 1) for each in _until_end(events)]
+    if isinstance(event, yaml.ScalarEvent):
+        makes = (make for pattern, make in SCALARS if event.implicit[0] and pattern.fullmatch(event.value))
+        return next(makes, str)(event.value)
+    result: dict[Any, Any] = {}
+    for key, value in _entries(events, depth):
+        if (name := _value(key, events, depth)) in result:
+            raise _error(f"`{name}` is given twice", key)
+        result[name] = value
+    return result
+
+
+def _entries(events: Iterator[yaml.Event], depth: int) -> Iterator[tuple[yaml.ScalarEvent, Any]]:
+    """Key, not yet read, and value of each entry of a mapping."""
+    for key in _until_end(events):
+        _check(key, depth)
+        if not isinstance(key, yaml.ScalarEvent):
+            raise _error("a key must be a scalar", key)
+        yield key, _value(next(events), events, depth + 1)
+
+
+def _until_end(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
+    return itertools.takewhile(lambda event: not isinstance(event, yaml.CollectionEndEvent), events)
+
+
+def _check(event: yaml.Event, depth: int) -> None:
+    """Raise YAMLError for what recipes have no use for."""
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        raise _error("anchors (`&`) and aliases (`*`) are not read", event)
+    if event.tag is not None:
+        raise _error("tags (`!`) are not read", event)
+    if depth > DEEPEST:
+        raise _error(f"it is nested deeper than {DEEPEST} levels", event)
+    if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST and event.value.strip("+-").isdigit():
+        raise _error(f"a number of {len(event.value)} digits", event)
+
+
+def _error(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Names no values: the same list twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Always."""
+        return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """Quote text that would be read as something else."""
+        quoted = any(pattern.fullmatch(text) for pattern, _ in SCALARS)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_multi_representer(Mapping, yaml.SafeDumper.represent_dict)
 
 
 def dump(values: Mapping[str, Any]) -> str:

@@ -1,14 +1,51 @@
-"""Options that do nothing unless another is on: to ask for one of them alone is refused."""
+"""Options that exclude each other, and options that do nothing unless another is on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any
+
+from fxprune.errors import OptionError
+
+from .fields import options_of
+
+_TARGETS = ("keep", "macs", "params", "widths", "plan_file")
+_CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "allocate")
+# Options that exclude each other; one at its default does not count.
+EXCLUDES: tuple[tuple[str, ...], ...] = (
+    _TARGETS,
+    # A plan and widths say by themselves what these would decide.
+    *((name, "plan_file") for name in (*_CHOICES, "method")),
+    *((name, "widths") for name in _CHOICES),
+    ("keep", "allocate"),
+    *(("widen", name) for name in (*_TARGETS, "stages", "only", "freeze", "internal_only", "round_to", "pretrained")),
+    ("strength", "deviation"),
+)
+# The same, where ``stages`` are shares.
+EXCLUDES_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params", "allocate"))
+
+
+def excludes(stages: object) -> tuple[tuple[str, ...], ...]:
+    """Names of options that exclude each other, beside these stages: ``auto`` leads to what another option asks for."""
+    return EXCLUDES if isinstance(stages, str) else EXCLUDES + EXCLUDES_OF_SHARES
+
+
+def asks(record: type, name: str, value: object) -> bool:
+    """Whether an option of a record has another value than its default; one that has none always does."""
+    default = options_of(record)[name].default
+    return value is not None and (default is None or default is MISSING or value != default)
+
+
+def exclude(options: object, *names: str) -> None:
+    """Raise OptionError where more than one of these options asks for something."""
+    given = [f"`{name}`" for name in names if asks(type(options), name, getattr(options, name))]
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
 
 
 @dataclass(frozen=True)
-class Need:
+class Requirement:
     """What an option needs in order to do something.
 
     Attributes:
@@ -35,20 +72,24 @@ def _taught(options: Any) -> bool:
     return options.teacher is not None
 
 
-_STONES = "is for another scheduler: give `scheduler` as multistep"
+_MILESTONES = "is for another scheduler: give `scheduler` as multistep"
 _TEACHER = "weighs a teacher, and there is none: give `teacher`"
-NEEDS = (
-    Need("ema", trains_wide, "averages the wide network, which is not trained here: give `epochs`"),
-    Need("decay_milestones", _multistep, _STONES),
-    Need("csgd_decay_milestones", _multistep, _STONES),
-    Need("clip_mode", lambda o: o.clip_grad is not None, "is how `clip_grad` bounds the gradient: give that bound"),
-    Need("teacher_weight", _taught, _TEACHER),
-    Need("teacher_temperature", _taught, "is that of a teacher, and there is none: give `teacher`"),
-    Need(
+REQUIRES = (
+    Requirement("ema", trains_wide, "averages the wide network, which is not trained here: give `epochs`"),
+    Requirement("decay_milestones", _multistep, _MILESTONES),
+    Requirement("csgd_decay_milestones", _multistep, _MILESTONES),
+    Requirement(
+        "clip_mode", lambda o: o.clip_grad is not None, "is how `clip_grad` bounds the gradient: give that bound"
+    ),
+    Requirement("teacher_weight", _taught, _TEACHER),
+    Requirement("teacher_temperature", _taught, "is that of a teacher, and there is none: give `teacher`"),
+    Requirement(
         "teacher_model",
         lambda o: o.teacher not in (None, "wide"),
         "names the network of a file: give that file as `teacher`",
     ),
-    Need("mixup_prob", lambda o: o.mixup or o.cutmix, "is how often batches are mixed: give `mixup` or `cutmix`"),
-    Need("mixup_switch_prob", lambda o: o.mixup and o.cutmix, "chooses between `mixup` and `cutmix`: give both"),
+    Requirement(
+        "mixup_prob", lambda o: o.mixup or o.cutmix, "is how often batches are mixed: give `mixup` or `cutmix`"
+    ),
+    Requirement("mixup_switch_prob", lambda o: o.mixup and o.cutmix, "chooses between `mixup` and `cutmix`: give both"),
 )

@@ -4,5 +4,5 @@ from .features import projected, rows_of
 from .greedy import lost_over_left, widths_by_loss
 from .kmeans import kmeans
 from .plan import plan
-from .stages import GONE, compose, stage_plan, stage_shares, stage_widths
+from .stages import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from .widths import widths_for

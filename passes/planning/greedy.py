@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.cost import cost, widths_cost
+from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
 
-from .cost_terms import CostTerms, cost_terms
 from .features import features
 from .kmeans import Points
-from .widths import Budget, Unit, check_share, refined, units_of
+from .widths import Unit, check_share, excess, refined, units_of
 
 Curve = Callable[[Coupling, Group], NDArray[np.float64]]
 
@@ -31,7 +30,7 @@ def widths_by_loss(
     From the full widths, the unit with the least loss per cost saved becomes one step narrower, until the budget is
     met. Since each loss is convex in the width, and were the costs a sum over units, no other widths would be better;
     costs are products of neighbouring widths, so this is a good answer rather than the best. How little is lost before
-    training need not tell how good the network is after it: docs/results.md finds no gain over uniform widths.
+    training need not tell how good the network is after it: docs/reports/results.md finds no gain over uniform widths.
 
     Args:
         coupling: the analysis, with its model still alive.
@@ -53,10 +52,10 @@ def widths_by_loss(
     units = units_of(coupling, round_to, selected)
     total: int = getattr(cost(coupling), budget)
 
-    def above(widths: Mapping[str, int]) -> float:
-        return float(getattr(widths_cost(coupling, widths), budget)) / total - share
+    terms = cost_terms(coupling, budget).by_group(coupling)
 
-    last, before = _descend(coupling, units, cost_terms(coupling, budget), share * total, curve or loss_curve)
+    above = excess(coupling, terms, budget, share)
+    last, before = _descend(coupling, units, terms, share * total, curve or loss_curve)
     best = min(last, before, key=lambda widths: abs(above(widths)))
     return refined(units, best, above, budget, share)
 
@@ -108,7 +107,7 @@ def _descend(
     ]
     on = [np.array([index[group.name] for group in unit.groups]) for unit in units]
     row = [len(unit.widths) - 1 for unit in units]
-    shares = np.ones(len(full))
+    shares = np.ones(len(full) + 1)
     for unit, places in zip(units, on, strict=True):
         shares[places] = unit.widths[-1] / full[places]
 

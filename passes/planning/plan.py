@@ -53,13 +53,22 @@ def plan(
         internal_only: only groups inside a residual branch become narrower.
         allocate: how ``macs`` or ``params`` are shared out: ``uniform``: the same share of channels in every group;
             ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`), which is
-            not shown to be better at equal MACs (docs/results.md).
+            not shown to be better at equal MACs (docs/reports/results.md).
 
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
         PlanError: widths that cannot be had, or a model that is gone.
         ModelError: a weight of a group holds a NaN or an infinity.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> coupling = fxprune.couple(net, images)
+        >>> fxprune.plan(coupling, macs=0.5).widths
+        {'0.weight': (8, 4)}
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")

@@ -22,12 +22,12 @@ from .plan import plan
 from .widths import Unit, units_of
 
 # The official recipe goes to 5/8 over 13/16 and 11/16: half of what is to go, then a third, then a sixth.
-GONE = (1 / 2, 5 / 6, 1.0)
+REMOVED = (1 / 2, 5 / 6, 1.0)
 
 
 def stage_shares(goal: float) -> tuple[float, ...]:
     """Share that stays after each stage, when ``goal`` is to stay in the end; 5/8 gives 13/16, 11/16, 5/8."""
-    return tuple(1.0 - (1.0 - goal) * gone for gone in GONE)
+    return tuple(1.0 - (1.0 - goal) * gone for gone in REMOVED)
 
 
 def stage_widths(coupling: Coupling, goals: Sequence[Mapping[str, int]], round_to: int = 1) -> list[dict[str, int]]:

@@ -7,16 +7,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.cost import cost, widths_cost
+from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import NothingToPruneError, OptionError, PlanError
 
-Budget = Literal["macs", "params"]
 # The promise to the user, and what is no answer any more, as shares of the budget.
 WITHIN, AT_MOST = 0.01, 0.25
 # Where a budget is missed by one step, two at once are tried for up to so many steps; larger networks hardly miss it.
@@ -41,7 +39,7 @@ class Unit:
         distance = np.abs(np.log(self.widths[:, 0] / (keep * self.groups[0].width)))
         return self.choice(len(distance) - 1 - int(distance[::-1].argmin()))
 
-    def beside(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
+    def neighbours(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
         """The choices next to the one in ``widths``, at most two."""
         here = int(self.widths[:, 0].searchsorted(widths[self.groups[0].name]))
         return [self.choice(row) for row in (here - 1, here + 1) if 0 <= row < len(self.widths)]
@@ -109,17 +107,24 @@ def widths_within(
     """
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
-    total: int = getattr(cost(coupling), budget)
-
-    def above(widths: Mapping[str, int]) -> float:
-        return float(getattr(widths_cost(coupling, widths), budget)) / total - share
-
+    above = excess(coupling, cost_terms(coupling, budget).by_group(coupling), budget, share)
     low, high = 1e-9, 1.0
     for _ in range(30):  # narrower than any two widths lie apart
         keep = (low + high) / 2
         low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
     best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
     return refined(units, best, above, budget, share)
+
+
+def excess(coupling: Coupling, terms: CostTerms, budget: Budget, share: float) -> Callable[[Mapping[str, int]], float]:
+    """By what share of the network's total some widths exceed the budget, as a function of them; negative below it."""
+    total: int = getattr(cost(coupling), budget)
+
+    def above(widths: Mapping[str, int]) -> float:
+        shares = [widths.get(group.name, group.width) / group.width for group in coupling.groups.values()]
+        return round(terms.value(np.array([*shares, 1.0]))) / total - share
+
+    return above
 
 
 def refined(
@@ -134,7 +139,7 @@ def refined(
     Args:
         units: what may change.
         widths: where to begin.
-        above: by what share of the network's total some widths exceed the budget; negative below it.
+        above: what :func:`excess` gives.
         budget: what is counted.
         share: what is to be reached.
 
@@ -149,7 +154,7 @@ def refined(
         return abs(above(widths))
 
     while miss(widths) > WITHIN * share:
-        steps = [step for unit in units for step in unit.beside(widths)]
+        steps = [step for unit in units for step in unit.neighbours(widths)]
         nearest = min((widths | step for step in steps), key=miss, default=widths)
         if miss(nearest) >= miss(widths) and len(steps) <= _MOST_PAIRED:
             pairs = itertools.combinations(steps, 2)
@@ -220,11 +225,7 @@ def units_of(coupling: Coupling, round_to: int, selected: Set[str] | None = None
         raise OptionError(f"`round_to` must be 1 or more, not {round_to}.")
     if not coupling.groups:
         raise NothingToPruneError(_why_nothing(coupling))
-    members: dict[str | int, list[Group]] = {}
-    for name, group in coupling.groups.items():
-        if selected is None or name in selected:
-            members.setdefault(group.domain if group.balanced else name, []).append(group)
-    return [_unit(tuple(groups), round_to) for groups in members.values()]
+    return [_unit(groups, round_to) for groups in coupling.domains if selected is None or groups[0].name in selected]
 
 
 def _unit(groups: tuple[Group, ...], round_to: int) -> Unit:

@@ -13,7 +13,7 @@ import torch
 
 from fxprune.common.inputs import tensors_of
 from fxprune.common.table import table
-from fxprune.cost import milliseconds
+from fxprune.costs import milliseconds
 from fxprune.errors import OptionError
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.verify import random_batch

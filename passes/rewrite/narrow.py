@@ -45,6 +45,16 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     Warns:
         UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network is another one
             than ``model``.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+        >>> tuple(narrow.get_submodule("0").weight.shape), tuple(narrow.get_submodule("2").weight.shape)
+        ((4, 3, 3, 3), (4, 4, 3, 3))
     """
     module, changes = merged_by(plan, model, absorb=absorb)
     if not module.meta["max_change"] <= UNEQUAL:

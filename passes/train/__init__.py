@@ -2,7 +2,7 @@
 
 from .evaluate import predict
 from .fit import train
-from .log import Epoch, Watchers
+from .log import Callbacks, Epoch
 from .onednn import ContiguousStrided
 from .ranks import ALONE, Ranks, joined
 from .schedule import learning_rates, steps_per_epoch_of

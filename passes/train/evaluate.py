@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fxprune.errors import DataError
 
 from .ranks import ALONE, Ranks
-from .sharding import Part, parts
+from .sharding import LocalBatch, local_batches
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader
@@ -54,7 +54,7 @@ def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu
     """
     right = [
         ((predicted == labels).sum(), len(labels))
-        for predicted, labels in _batches(model, parts(loader, ranks, every=False), device)
+        for predicted, labels in _batches(model, local_batches(loader, ranks, every=False), device)
     ]
     here = [sum(int(correct) for correct, _ in right), sum(count for _, count in right)]
     correct, count = ranks.add(torch.tensor(here, device=device)).tolist()
@@ -74,7 +74,7 @@ def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu"
     Raises:
         DataError: the loader is empty.
     """
-    found = [predicted for predicted, _ in _batches(model, parts(loader, ALONE), device)]
+    found = [predicted for predicted, _ in _batches(model, local_batches(loader, ALONE), device)]
     if not found:
         raise DataError(_EMPTY)
     return torch.cat(found)
@@ -92,7 +92,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _batches(model: nn.Module, batches: Iterable[Part], device: str | torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    model: nn.Module, batches: Iterable[LocalBatch], device: str | torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Predicted and given classes of each batch."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with evaluating(model), torch.inference_mode():

@@ -13,7 +13,7 @@ from fxprune.errors import DataError, OptionError
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint
 
-from .log import TrainLog, Watchers
+from .log import Callbacks, TrainLog
 from .loop import Training
 from .ranks import ALONE, Ranks
 from .signals import StopRequest, stop_requests
@@ -34,7 +34,7 @@ def train(
     seed: int = 0,
     progress: bool | None = None,
     label: str = "train",
-    watchers: Watchers | None = None,
+    callbacks: Callbacks | None = None,
     checkpoint: Checkpoint | None = None,
     ranks: Ranks = ALONE,
     **more: Any,
@@ -53,12 +53,12 @@ def train(
         seed: of the order of the images, their augmentation, mixing, dropout.
         progress: a bar on stderr; None: only if that is a terminal.
         label: what the bar is called.
-        watchers: who is called meanwhile.
+        callbacks: who is called meanwhile.
         checkpoint: where to go on from, and what to write; the first Ctrl-C or SIGTERM then ends the training after the
             present step, with a checkpoint.
         ranks: which process this is; see :func:`fxprune.passes.train.joined`. All of them train on parts of the same
             batches and end with the same weights; the first one writes.
-        **more: instead of ``options`` and ``watchers``: single attributes of these.
+        **more: instead of ``options`` and ``callbacks``: single attributes of these.
 
     Raises:
         DataError: there is nothing to train on.
@@ -70,8 +70,8 @@ def train(
     """
     from tqdm import tqdm
 
-    watching = {name: more.pop(name) for name in [*more] if name in Watchers.__dataclass_fields__}
-    watchers = watchers or Watchers(**{name: call for name, call in watching.items() if call is not None})
+    watching = {name: more.pop(name) for name in [*more] if name in Callbacks.__dataclass_fields__}
+    callbacks = callbacks or Callbacks(**{name: call for name, call in watching.items() if call is not None})
     if not len(data.train):
         raise DataError(f"`{data.name}` has no batch to train on.")
     check_precision(model.named_parameters())
@@ -87,7 +87,7 @@ def train(
         seed,
         label,
         teacher,
-        watchers,
+        callbacks,
         ranks,
     )
     disable = True if not ranks.first else None if progress is None else not progress

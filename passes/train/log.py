@@ -47,16 +47,17 @@ class TrainLog:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watchers:
+class Callbacks:
     """Who is called while a network is trained, and what for.
 
     Attributes:
-        make_hook: given the optimizer, a context that stays open while training, such as ``fxprune.csgd``. What it
+        optimizer_hook: given the optimizer, a context that stays open while training, such as ``fxprune.csgd``. What it
             tells by ``state_dict()`` becomes part of the checkpoints.
         on_epoch: called after each epoch, hook still attached.
-        on_skip: called with the number of the step, from 0, where float16 gave no finite gradient: no step was taken.
+        on_skipped_step: called with the number of the step, from 0, that was not taken, since float16 gave no finite
+            gradient.
     """
 
-    make_hook: Callable[[Optimizer], AbstractContextManager[Any]] = lambda _: nullcontext()
+    optimizer_hook: Callable[[Optimizer], AbstractContextManager[Any]] = lambda _: nullcontext()
     on_epoch: Callable[[Epoch], None] = lambda _: None
-    on_skip: Callable[[int], None] = lambda _: None
+    on_skipped_step: Callable[[int], None] = lambda _: None

@@ -19,16 +19,15 @@ from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint
 
 from .evaluate import Accuracy, evaluate
-from .log import Epoch, TrainLog, Watchers
+from .log import Callbacks, Epoch, TrainLog
 from .loss import make_loss
-from .parallel import check_same, level, parallel
+from .parallel import check_same, parallel, sync_buffers
 from .ranks import ALONE, Ranks
 from .schedule import make_scheduler, steps_per_epoch_of
-from .sharding import Part, parts
+from .sharding import LocalBatch, local_batches
 from .signals import StopRequest
-from .state import Place, fill, tensors_now
-from .step import Step, make_optimizer
-from .watch import LossWatch
+from .state import Progress, load_tensors, tensors_now
+from .step import LossWatch, Step, make_optimizer
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -48,13 +47,13 @@ class Training:
         seed: int,
         label: str,
         teacher: nn.Module | None,
-        watchers: Watchers,
+        callbacks: Callbacks,
         ranks: Ranks = ALONE,
     ) -> None:
         self._model = model.to(device)
         if options.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._data, self._options, self._device, self._watchers = data, options, device, watchers
+        self._data, self._options, self._device, self._watchers = data, options, device, callbacks
         self._ranks = ranks
         self._epochs, self._seed, self._label = epochs, seed, label
         self._per_epoch = steps_per_epoch_of(len(data.train), options)
@@ -67,8 +66,8 @@ class Training:
         self._step = Step(called, self._optimizer, loss, options, device, ranks)
         self._watch = LossWatch(device)
         self._ema = _average(model, options)
-        self.hook: Any = watchers.make_hook(self._optimizer)
-        self._place = self._begin(1)
+        self.hook: Any = callbacks.optimizer_hook(self._optimizer)
+        self._progress = self._begin(1)
         self._streams: dict[str, Any] | None = None
         self._draws = self._own_draws()
         self._stop = StopRequest()
@@ -84,25 +83,25 @@ class Training:
         if state is not None:
             self.load_state_dict(state)
             bar.update(self._done)
-        if self._place.epoch <= self._epochs:
-            while self._place.epoch <= self._epochs:
-                bar.set_description(f"{self._label} {self._place.epoch}/{self._epochs}")
-                epoch = self._pass(bar)
+        if self._progress.epoch <= self._epochs:
+            while self._progress.epoch <= self._epochs:
+                bar.set_description(f"{self._label} {self._progress.epoch}/{self._epochs}")
+                epoch = self._train_epoch(bar)
                 bar.set_postfix(loss=f"{epoch.loss:.3f}", test=f"{epoch.accuracy.top1:.2%}")
                 self._watchers.on_epoch(epoch)
-                self._place = self._begin(epoch.number + 1, [*self._place.log, epoch])
+                self._progress = self._begin(epoch.number + 1, [*self._progress.log, epoch])
                 self._save()
-            self._grant(self._agree_to_stop())  # after the save, during which a signal may have come
+            self._raise_if_stopped(self._agree_to_stop())  # after the save, during which a signal may have come
         self._check_weights()
         self._finish()
-        return TrainLog(tuple(self._place.log))
+        return TrainLog(tuple(self._progress.log))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes. The learning rate does, too, but follows from the number of steps.
 
         All processes come here; what the first one gets is the state of all.
         """
-        place = self._place
+        place = self._progress
         log = [
             (e.number, e.steps, e.loss, e.accuracy.correct, e.accuracy.count, e.lr, e.images_per_second)
             for e in place.log
@@ -123,12 +122,12 @@ class Training:
         """Go on as the training did whose :meth:`state_dict` this is."""
         epoch, step, loss, images, seconds = state["place"]
         log = [Epoch(n, steps, mean, Accuracy(*right), lr, speed) for n, steps, mean, *right, lr, speed in state["log"]]
-        self._place = Place(epoch, step, loss.to(self._device), images, seconds, log)
+        self._progress = Progress(epoch, step, loss.to(self._device), images, seconds, log)
         self._streams = state["streams"][self._ranks.rank] if 0 < step < self._per_epoch else None
         self._written = self._done
-        fill(self._model, state["model"])
+        load_tensors(self._model, state["model"])
         if self._ema is not None:
-            fill(self._ema.module, state["ema"])
+            load_tensors(self._ema.module, state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
             self._step.scaler.load_state_dict(state["scaler"])
@@ -137,33 +136,33 @@ class Training:
 
     @property
     def _done(self) -> int:
-        return (self._place.epoch - 1) * self._per_epoch + self._place.step
+        return (self._progress.epoch - 1) * self._per_epoch + self._progress.step
 
-    def _begin(self, epoch: int, log: Sequence[Epoch] = ()) -> Place:
-        return Place(epoch, 0, torch.zeros((), device=self._device), log=[*log])
+    def _begin(self, epoch: int, log: Sequence[Epoch] = ()) -> Progress:
+        return Progress(epoch, 0, torch.zeros((), device=self._device), log=[*log])
 
     def _own_draws(self) -> AbstractContextManager[None]:
         """What the network draws in an epoch: not what it draws in another process."""
         if self._ranks.count == 1:
             return nullcontext()
-        return Stream(self._device, self._seed, self._place.epoch, self._ranks.rank + 1)
+        return Stream(self._device, self._seed, self._progress.epoch, self._ranks.rank + 1)
 
-    def _pass(self, bar: Any) -> Epoch:
+    def _train_epoch(self, bar: Any) -> Epoch:
         """Take the steps that are left of the epoch under way, and test."""
-        place = self._place
+        place = self._progress
         with seeded(self._seed, place.epoch):
             self._model.train()
             self._draws = self._own_draws()
             start = time.perf_counter() - place.seconds
             for batches in self._batches():
-                self._take(batches)
+                self.train_step(batches)
                 place.seconds = time.perf_counter() - start
                 bar.update()
                 asked = self._agree_to_stop()
                 if asked or self._checkpoint_is_due():
                     self._save()
-                self._grant(asked)
-            self._refuse(self._watch.look())
+                self._raise_if_stopped(asked)
+            self._raise_if_diverged(self._watch.look())
             tested = self._model if self._ema is None else self._ema.module
             accuracy = evaluate(tested, self._data.test, self._device, ranks=self._ranks)
         return Epoch(
@@ -175,16 +174,16 @@ class Training:
             images_per_second=place.images / max(place.seconds, 1e-9),
         )
 
-    def _batches(self) -> Iterator[list[Part]]:
+    def _batches(self) -> Iterator[list[LocalBatch]]:
         """The batches of each step that is left of the epoch.
 
         After a checkpoint the epoch is drawn again from its seed, what is done is passed over, and the streams of
         random numbers are put to where they were.
         """
-        place, size = self._place, self._options.accumulate
+        place, size = self._progress, self._options.accumulate
         if place.step == self._per_epoch:
             return
-        batches = parts(self._data.train, self._ranks)
+        batches = local_batches(self._data.train, self._ranks)
         for _ in itertools.islice(batches, place.step * size):
             pass
         if self._streams is not None:
@@ -195,17 +194,17 @@ class Training:
         while several := list(itertools.islice(batches, size)):
             yield several
 
-    def _take(self, batches: Sequence[Part]) -> None:
+    def train_step(self, batches: Sequence[LocalBatch]) -> None:
         """One step."""
-        place = self._place
+        place = self._progress
         self._scheduler.step_update(self._done)
         with self._draws:
             loss = self._step.gradients(batches)
-        self._refuse(self._watch.see(loss, self._done))
+        self._raise_if_diverged(self._watch.see(loss, self._done))
         if not self._step.apply():
-            self._watchers.on_skip(self._done)
+            self._watchers.on_skipped_step(self._done)
         place.loss += loss
-        level(self._model, self._ranks)
+        sync_buffers(self._model, self._ranks)
         place.images += sum(part.total for part in batches)
         place.step += 1
         if self._ema is not None:
@@ -227,7 +226,7 @@ class Training:
         """Write a checkpoint if its numbers are finite."""
         if self._checkpoint is None:
             return
-        self._refuse(self._watch.look())
+        self._raise_if_diverged(self._watch.look())
         self._check_weights()
         state = self.state_dict()
         if self._ranks.first:
@@ -235,7 +234,7 @@ class Training:
         self._ranks.wait()  # nobody stops before it is written
         self._written = self._done
 
-    def _grant(self, asked: signal.Signals | None) -> None:
+    def _raise_if_stopped(self, asked: signal.Signals | None) -> None:
         """Stop if that was asked for, and agreed on; the checkpoint is written."""
         if asked and self._checkpoint is not None:
             raise StoppedError(
@@ -249,7 +248,7 @@ class Training:
         if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
             raise DivergedError(f"weights are no longer finite {self._where(self._done - 1)}")
 
-    def _refuse(self, bad: tuple[int, float] | None) -> None:
+    def _raise_if_diverged(self, bad: tuple[int, float] | None) -> None:
         if bad is not None:
             raise DivergedError(f"the loss is {bad[1]} {self._where(bad[0])}")
 
@@ -274,7 +273,7 @@ class Training:
     def _finish(self) -> None:
         """Leave the weights that count in the model, in evaluation mode and in the usual order of memory."""
         if self._ema is not None:
-            fill(self._model, tensors_now(self._ema.module))
+            load_tensors(self._model, tensors_now(self._ema.module))
         if self._options.channels_last:
             self._model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self._model.eval()

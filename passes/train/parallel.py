@@ -35,7 +35,7 @@ def parallel(model: nn.Module, ranks: Ranks, example: Tensor) -> nn.Module:
     """
     if ranks.count == 1:
         return model
-    sync: dict[str, Any] = {_SYNC: False}  # :func:`level` does it, after the step
+    sync: dict[str, Any] = {_SYNC: False}  # :func:`sync_buffers` does it, after the step
     return DistributedDataParallel(
         model,
         device_ids=[torch.cuda.current_device()] if example.device.type == "cuda" else None,
@@ -45,7 +45,7 @@ def parallel(model: nn.Module, ranks: Ranks, example: Tensor) -> nn.Module:
 
 
 @torch.no_grad()
-def level(model: nn.Module, ranks: Ranks) -> None:
+def sync_buffers(model: nn.Module, ranks: Ranks) -> None:
     """Running statistics become their mean over the processes; every other buffer that of the first one.
 
     A number that is the same everywhere is not touched, not even by rounding.

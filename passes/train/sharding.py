@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader
 
 
-class Part(NamedTuple):
+class LocalBatch(NamedTuple):
     """A process's own part of a batch.
 
     Attributes:
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     total: int
 
 
-def rows(total: int, ranks: Ranks) -> list[int]:
+def local_rows(total: int, ranks: Ranks) -> list[int]:
     """Own rows of a batch, ascending; with row i comes row ``total - 1 - i``.
 
     timm mixes the first image with the last, the second with the last but one: what is mixed stays together.
@@ -41,7 +41,7 @@ def rows(total: int, ranks: Ranks) -> list[int]:
     return sorted({*near, *(total - 1 - i for i in near)})
 
 
-def parts(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterator[Part]:
+def local_batches(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterator[LocalBatch]:
     """Own parts of the batches of one pass; all processes must have the same seed.
 
     A torch ``DataLoader`` reads only these images; of any other loader, each process reads everything.
@@ -56,18 +56,18 @@ def parts(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterator[Part]
     """
     if ranks.count == 1:
         for images, labels in loader:
-            yield Part(images, labels, len(labels))
+            yield LocalBatch(images, labels, len(labels))
         return
     own = _reading(loader, ranks)
     if own is None:
         for images, labels in loader:
-            chosen = torch.tensor(rows(len(labels), ranks), dtype=torch.int64)
+            chosen = torch.tensor(local_rows(len(labels), ranks), dtype=torch.int64)
             if _is_usable(len(labels), ranks, every):
-                yield Part(images[chosen], labels[chosen], len(labels))
+                yield LocalBatch(images[chosen], labels[chosen], len(labels))
         return
     sizes = [size for size in _sizes(own.batch_sampler.whole) if _is_usable(size, ranks, every)]
     for (images, labels), size in zip(own, sizes, strict=True):
-        yield Part(images, labels, size)
+        yield LocalBatch(images, labels, size)
 
 
 def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:
@@ -76,7 +76,7 @@ def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:
             f"a batch of {total} images cannot be trained on by {ranks.count} processes: each needs two. "
             "`batch_size` counts the images of all processes together."
         )
-    return bool(rows(total, ranks))
+    return bool(local_rows(total, ranks))
 
 
 class _OwnRows:
@@ -87,7 +87,7 @@ class _OwnRows:
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.whole:
-            if chosen := rows(len(batch), self._ranks):
+            if chosen := local_rows(len(batch), self._ranks):
                 yield [batch[row] for row in chosen]
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from .log import Epoch
 
 
 @dataclass(eq=False)
-class Place:
+class Progress:
     """Where a training stands.
 
     Attributes:
@@ -48,7 +48,7 @@ def digest(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give every parameter and buffer the value that it has there; where they lie, and how, does not change."""
     for name, tensor in tensors_now(model).items():
         tensor.copy_(tensors[name])

@@ -16,7 +16,7 @@ from fxprune.passes.options import TrainOptions
 
 from .onednn import contiguous_strided
 from .ranks import ALONE, Ranks
-from .sharding import Part
+from .sharding import LocalBatch
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -82,7 +82,7 @@ class Step:
         self._device = torch.device(device)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "float16")
 
-    def gradients(self, batches: Sequence[Part]) -> Tensor:
+    def gradients(self, batches: Sequence[LocalBatch]) -> Tensor:
         """Gradients of the mean loss over the batches, of all processes; returns that loss, a scalar on the device."""
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
@@ -122,3 +122,30 @@ class Step:
     def _autocast(self) -> AbstractContextManager[Any]:
         amp = self._options.amp
         return torch.autocast(self._device.type, dtype=getattr(torch, amp or "bfloat16"), enabled=amp is not None)
+
+
+# The device is asked this often; it keeps the first bad step itself, so that the step is named all the same.
+CPU_EVERY, EVERY = 1, 32
+
+
+class LossWatch:
+    """Remembers, on the device, the first step whose loss is not finite."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._every = CPU_EVERY if device.type == "cpu" else EVERY
+        self._first = torch.full((), -1, dtype=torch.int64, device=device)
+        self._value = torch.zeros((), device=device)
+        self._seen = 0
+
+    def see(self, loss: Tensor, step: int) -> tuple[int, float] | None:
+        """Note the loss of a step; every few steps, return what :meth:`look` does."""
+        bad = (self._first < 0) & ~loss.isfinite()
+        self._first = torch.where(bad, step, self._first)
+        self._value = torch.where(bad, loss, self._value)
+        self._seen += 1
+        return self.look() if self._seen % self._every == 0 else None
+
+    def look(self) -> tuple[int, float] | None:
+        """First step with a loss that is not finite, and that loss; waits for the device."""
+        first = int(self._first)
+        return (first, float(self._value)) if first >= 0 else None

@@ -2,9 +2,9 @@
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
 from .compare import Report, verify
-from .culprit import worst_group
 from .float64 import in_float64
+from .localise import worst_group
 from .outputs import named_outputs, relative_error
-from .prove import prove, scattered
+from .prove import Proof, prove, scattered
 from .randomise import randomised
 from .tensors import differing, tensor_errors

@@ -17,7 +17,7 @@ from fxprune.common.table import table
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .float64 import StaysDouble
+from .float64 import KeepFloat64, to_float64
 from .outputs import named_outputs, relative_error
 from .tensors import differing, tensor_errors
 
@@ -93,6 +93,16 @@ def verify(
 
     Raises:
         OptionError: the example inputs hold no tensors with one common batch size.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> snapped = fxprune.snap(net, plan)
+        >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
+        True
     """
     inputs = as_inputs(example_inputs)
     if any(x.is_meta for x in tensors_of(inputs)):
@@ -125,8 +135,8 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
         try:
-            given = pytree.tree_map_only(Tensor, lambda x: _float64(x, device), inputs)
-            with StaysDouble():  # type: ignore[no-untyped-call]
+            given = pytree.tree_map_only(Tensor, lambda x: to_float64(x, device), inputs)
+            with KeepFloat64():  # type: ignore[no-untyped-call]
                 outputs = named_outputs(call(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # the code of a network raises whatever it likes
@@ -143,13 +153,7 @@ def _as_float64(name: str, tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
     if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
         return tensor.detach()
-    return _float64(tensor.detach(), tensor.device)
-
-
-def _float64(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy, so that nothing in-place reaches the caller's tensor."""
-    kind = torch.float64 if tensor.is_floating_point() else tensor.dtype
-    return tensor.to(device, kind, copy=True)
+    return to_float64(tensor)
 
 
 def _judge(size: int, wanted: _Outcome, got: _Outcome, tolerance: float) -> Iterator[_Finding]:

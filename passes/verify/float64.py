@@ -19,7 +19,7 @@ from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
 
-class StaysDouble(MixingMode):
+class KeepFloat64(MixingMode):
     """A float64 tensor is never cast to a lower precision; where it meets a lower one, that one is raised.
 
     Numbers that are computed without it keep their precision: constants that a capture folded are the same ones. A
@@ -52,9 +52,11 @@ class StaysDouble(MixingMode):
 
 def in_float64(model: torch.nn.Module, plan: Plan) -> tuple[torch.nn.Module, Plan]:
     """Copy of a network in float64, and the plan on that copy."""
-    double = map_tensors(model, lambda _, tensor: _as_float64(tensor))
+    double = map_tensors(model, lambda _, tensor: to_float64(tensor))
     return double, plan_for(double, plan)
 
 
-def _as_float64(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
+    """A copy, so that nothing in-place reaches the caller's tensor; numbers that are no floats keep their kind."""
+    device = tensor.device if device is None else device
+    return tensor.detach().to(device, torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)

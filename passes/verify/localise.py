@@ -1,26 +1,27 @@
-"""Two graphs that should agree agree at every node; the first node where they do not is where to look."""
+"""Which node of a graph is the first to differ, and which group of a plan is to blame."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, in_order
 from fxprune.common.source import source_of
 from fxprune.coupling import Shape
-from fxprune.passes.rewrite import WIDE
+from fxprune.errors import FxpruneError
+from fxprune.passes.merge import snap
+from fxprune.passes.rewrite import WIDE, narrow
 from fxprune.plans import Plan
 
-from .float64 import StaysDouble
-from .outputs import relative_error
+from .float64 import KeepFloat64
+from .outputs import named_outputs, relative_error
 
 
-def first_divergence(
-    reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: Inputs, *, tolerance: float
-) -> str:
+def first_node(reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: Inputs, *, tolerance: float) -> str:
     """The first node whose value in the candidate is not the kept part of its value in the reference.
 
     Args:
@@ -34,7 +35,7 @@ def first_divergence(
         ``node (file.py:line)``, or an empty string where all nodes agree.
     """
     wanted: dict[str, Any] = {}
-    with torch.no_grad(), StaysDouble():  # type: ignore[no-untyped-call]
+    with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
         _Listener(reference, wanted, {}, plan, tolerance).hear(inputs)
         listener = _Listener(candidate, {}, wanted, plan, tolerance)
         try:
@@ -73,8 +74,8 @@ class _Listener(fx.Interpreter):
     def _compare(self, node: fx.Node, name: str, value: Any) -> None:
         shapes = [s for s in pytree.tree_leaves(self.plan.coupling.nodes[name].value) if isinstance(s, Shape)]
         pairs = zip(_tensors(self.wanted[name]), _tensors(value), shapes, strict=False)
-        for wide, narrow, shape in pairs:
-            if relative_error(self._kept(wide, narrow, shape), narrow) > self.tolerance:
+        for wide, found, shape in pairs:
+            if relative_error(self._kept(wide, found, shape), found) > self.tolerance:
                 raise _FoundError(f"{node.name} ({source_of(node)})")
 
     def _kept(self, wide: torch.Tensor, narrow: torch.Tensor, shape: Shape) -> torch.Tensor:
@@ -86,3 +87,53 @@ class _Listener(fx.Interpreter):
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The group (or groups under one normalisation) whose merge alone does the most harm; prints as a clause.
+
+    Attributes:
+        group: its name; several names separated by commas.
+        rel_error: largest |snapped - narrow| over largest |snapped|; inf where the rewrite itself fails.
+        reason: what the rewrite said, where it failed.
+    """
+
+    group: str
+    rel_error: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        why = self.reason or f"merged alone, it moves the output by {self.rel_error:.2g} of its largest value"
+        return f"the worst group is `{self.group}`: {why}"
+
+
+def worst_group(model: nn.Module, plan: Plan, images: Tensor) -> Culprit:
+    """The group for which narrow and snapped network, merged in that group alone, differ the most.
+
+    Args:
+        model: the wide network; give it in float64 to see past rounding.
+        plan: all clusters, on this very model.
+        images: [N, C, H, W], on the model's device and of its kind.
+    """
+    return max(
+        (_merge_alone(model, plan, names, images) for names in domains_of(plan)), key=lambda part: part.rel_error
+    )
+
+
+def domains_of(plan: Plan) -> list[set[str]]:
+    """Names of the groups that a plan can merge on their own: one, or all that need clusters of one common size."""
+    every = [{group.name for group in groups} & plan.clusters.keys() for groups in plan.coupling.domains]
+    return [names for names in every if names]
+
+
+def _merge_alone(model: nn.Module, plan: Plan, names: set[str], images: Tensor) -> Culprit:
+    part, group = plan.restrict(names), ", ".join(sorted(names))
+    try:
+        with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
+            snapped = snap(model, part).eval()
+            wanted = named_outputs(snapped(images))
+            got = named_outputs(narrow(snapped, part).eval()(images))
+    except FxpruneError as error:
+        return Culprit(group, float("inf"), str(error))
+    return Culprit(group, max(relative_error(a, b) for a, b in zip(wanted.values(), got.values(), strict=True)))

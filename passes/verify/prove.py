@@ -30,7 +30,8 @@ from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch
 from .compare import Report, verify
-from .localise import first_divergence
+from .float64 import to_float64
+from .localise import domains_of, first_node
 from .randomise import randomised
 
 
@@ -92,13 +93,21 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
     Raises:
         CaptureError: the model cannot be traced.
         NothingToPruneError: no group to merge.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> fxprune.prove(net, images).passed
+        True
     """
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Clusters scattered over a group show what runs of neighbours could hide; float64 from the start.
-    subject = map_tensors(subject, lambda _, tensor: _double(tensor)).eval()
+    subject = map_tensors(subject, lambda _, tensor: to_float64(tensor, "cpu")).eval()
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
-    inputs: Inputs = pytree.tree_map_only(torch.Tensor, _double, drawn)
+    inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
     plan = scattered(couple(subject, inputs), keep=keep, seed=seed)
     snapped = snap(subject, plan)
     change = verify(subject, snapped, inputs, batches=()).max_rel_error
@@ -136,10 +145,6 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
     return Plan(coupling, clusters, f"scattered, keep {keep:g}", seed)
 
 
-def _double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
-
-
 def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
         return verify(snapped, narrow(snapped, plan), inputs, tolerance=1e-9, batches=(1, 3)), ""
@@ -149,11 +154,7 @@ def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report 
 
 def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Merge domain by domain, and report those that fail alone, with the first node that differs."""
-    domains: dict[object, set[str]] = {}
-    for name in plan.clusters:
-        group = plan.coupling.groups[name]
-        domains.setdefault(group.domain if group.balanced else name, set()).add(name)
-    for names in domains.values():
+    for names in domains_of(plan):
         part = plan.restrict(names)
         snapped = snap(subject, part)
         reference = captured_with(plan.coupling, snapped)
@@ -169,7 +170,7 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
                 break
             if verify(reference, candidate, inputs, tolerance=tolerance, batches=()).passed:
                 continue
-            node = first_divergence(reference, candidate, part, inputs, tolerance=tolerance)
+            node = first_node(reference, candidate, part, inputs, tolerance=tolerance)
             yield ", ".join(sorted(names)), node or "output"
             break
 

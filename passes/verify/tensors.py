@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from fxprune.common.modules import named_tensors
 from fxprune.errors import InputError
-from fxprune.passes.merge import tensors_of
 from fxprune.passes.rewrite import merged_by
 from fxprune.plans import Plan
 
@@ -35,7 +35,7 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
             made, _ = merged_by(plan, wide, absorb=False)
     except InputError:
         return None
-    merged, found = tensors_of(made), tensors_of(narrow)
+    merged, found = dict(named_tensors(made)), dict(named_tensors(narrow))
     if merged.keys() != found.keys():
         return None
     return {name: relative_error(tensor, found[name]) for name, tensor in merged.items()}
@@ -43,7 +43,7 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
 
 def differing(errors: Mapping[str, float], tolerance: float, narrow: nn.Module) -> dict[str, float]:
     """Tensors whose error is above the tolerance, or above what rounding to their own type takes, largest first."""
-    found = tensors_of(narrow)
+    found = dict(named_tensors(narrow))
 
     def bound(name: str) -> float:
         kind = found[name].dtype

@@ -7,8 +7,8 @@ from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, conv, free, linear
 
 import fxprune
-from fxprune.cost import cost, plan_cost
-from fxprune.passes.merge.captured import captured_with
+from fxprune.costs import cost
+from fxprune.passes.merge.concentrate import captured_with
 from fxprune.passes.verify.outputs import relative_error
 
 IMAGE = torch.zeros(2, 3, 8, 8)
@@ -85,4 +85,4 @@ def test_what_goes_into_a_computed_weight_counts_in_the_wide_network_only():
     model = net(centred, gain=free(6, 1, 1, 1))
     plan = fxprune.plan(fxprune.couple(model, IMAGE), 0.5, method="even")
     assert cost(plan.coupling).params == sum(p.numel() for p in model.parameters())
-    assert plan_cost(plan).params == sum(p.numel() for p in narrow_unequal(model, plan).parameters())
+    assert cost(plan).params == sum(p.numel() for p in narrow_unequal(model, plan).parameters())

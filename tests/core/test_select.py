@@ -10,7 +10,7 @@ from helpers.unequal import narrow_unequal
 from torch import nn
 
 import fxprune
-from fxprune.cost import cost, plan_cost
+from fxprune.costs import cost
 from fxprune.errors import OptionError
 from fxprune.models_zoo.registry import create_model
 from fxprune.residual import internal_groups
@@ -164,7 +164,7 @@ def test_a_plan_narrows_the_selected_groups_alone(wish):
     assert plan.method.endswith(", 1 of 2 groups")
     assert plan == fxprune.plan(coupling, **wish, internal_only=True)
     for budget in {"macs", "params"} & wish.keys():
-        reached = getattr(plan_cost(plan), budget) / getattr(cost(coupling), budget)
+        reached = getattr(cost(plan), budget) / getattr(cost(coupling), budget)
         assert reached == pytest.approx(0.8, abs=0.03)  # a channel of 16 is 0.055 of the whole
     narrow = narrow_unequal(model, plan)
     assert narrow.get_submodule("0").out_channels == 6

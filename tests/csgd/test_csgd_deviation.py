@@ -56,7 +56,7 @@ def test_final_deviation_is_the_one_asked_for(asked):
         assert hook.predicted() == pytest.approx(hook.deviation().largest, rel=1e-12)  # float64 rounding
         for step in (*range(10), *range(15, 20)):
             if step == 15:  # five steps were skipped
-                hook.aim(asked, lrs[15:])
+                hook.retarget(asked, lrs[15:])
             optimizer.param_groups[0]["lr"] = lrs[step]
             optimizer.step()
             # float64 rounding over what is left

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
-from fxprune.passes.csgd.sharding import unwrapped
+from fxprune.passes.csgd.sharding import unwrap_model
 
 INSTEAD = "Wrap the model in DistributedDataParallel instead"
 
@@ -38,7 +38,7 @@ def sgd(model):
 def test_wrappers_that_share_parameters_are_looked_through(wrap):
     case = plain()
     wrapped = wrap(case.model)
-    assert unwrapped(wrapped) is case.model
+    assert unwrap_model(wrapped) is case.model
     with csgd(wrapped, plan_of(case, PLAIN), sgd(wrapped), strength=2.0) as hook:
         assert hook.deviation().largest > 0
 

@@ -5,37 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fxprune.passes.options.fields import Options
+from fxprune.passes.options.ranges import interval
 
 if TYPE_CHECKING:
     from torch import nn
 
-WORDS = ("few", "many")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
-    """What is shared.
+class Base(Options):
+    """What is shared."""
 
-    Attributes:
-        size: how large, one of ``WORDS``; see :func:`fxprune.plan`.
-    """
+    heading = "shared"
 
-    size: str = "few"
+    size: Annotated[Literal["few", "many"], "how large"] = "few"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Every(Base):
-    """One option of each kind.
+    """One option of each kind."""
 
-    Attributes:
-        model: a name, or a network,
-            in two lines.
-        count: how many.
-    """
-
-    model: str | nn.Module
-    count: int = 3
+    model: Annotated[str | nn.Module, "a name, or a network, in two lines"]
+    count: Annotated[int, interval(ge=-7), "how many"] = 3
     rate: float | None = None
     mixed: bool = False
     loud: bool | None = None

@@ -76,7 +76,7 @@ def trained(name: str, ranks: Ranks = ALONE):
         epochs=2,
         lr=0.1,
         options=TrainOptions(**options),
-        make_hook=lambda optimizer: csgd(model, clusters, optimizer, strength=1.0),
+        optimizer_hook=lambda optimizer: csgd(model, clusters, optimizer, strength=1.0),
         ranks=ranks,
         progress=False,
     )
@@ -158,7 +158,7 @@ def main(folder: Path) -> None:
         few = TensorLoader(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), 1)
         calls = {
             "shared error": lambda: ranks.share(fails),
-            "one-sided": lambda: train(flat(), points(), make_hook=one_sided(ranks), **short),
+            "one-sided": lambda: train(flat(), points(), optimizer_hook=one_sided(ranks), **short),
             "not a number": lambda: train(flat(), points(bad=7), **short),
             "small batch": lambda: train(flat(), points(batch_size=3), **short),
             "unused": lambda: len(train(Unused(), points(), **short).epochs),

@@ -8,11 +8,13 @@ from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
-from fxprune.passes.csgd.coupled_law import coupled_curve
+from fxprune.passes.csgd.law import coupled_curve
 from fxprune.passes.job.prepare import prepare
 from fxprune.passes.job.pull import pull_of
 from fxprune.passes.job.training import train_csgd
+from fxprune.passes.options.fields import options_of
 from fxprune.passes.options.job import Job
+from fxprune.passes.options.ranges import interval
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.report.metrics import read_metrics
 from fxprune.passes.train.step import Step
@@ -66,9 +68,8 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
         return loss
 
     monkeypatch.setattr(Step, "gradients", overflowing)
-    monkeypatch.setattr(
-        "fxprune.passes.options.job.MOST_DEVIATION", 1.0
-    )  # so few steps end far from where a merge is free
+    # so few steps end far from where a merge is free
+    monkeypatch.setitem(vars(options_of(Job)["deviation"]), "range", interval(gt=0, le=1))
     asked = 0.3 if coupled else 0.01  # momentum takes its time
     job = Job(
         model=Tiny(), data=tiny_data(), deviation=asked, coupled=coupled, optimizer=optimizer, amp="float16",

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("resume")  # the fixtures are dear
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
 
 
-TAKE = "fxprune.passes.train.loop:Training._take"
+TAKE = "fxprune.passes.train.loop:Training.train_step"
 # An epoch of the wide network has 6 steps: checkpoints come after 4, 6, 8, 12 and at the end.
 MOMENTS = {
     "before the first checkpoint": (TAKE, 3),

@@ -20,25 +20,25 @@ pytestmark = pytest.mark.xdist_group("resume")
 
 def steps(monkeypatch):
     """The steps that are taken from here on."""
-    taken, take = [], Training._take
+    taken, take = [], Training.train_step
 
     def counted(*args, **kwargs):
         taken.append(1)
         return take(*args, **kwargs)
 
-    monkeypatch.setattr(Training, "_take", counted)
+    monkeypatch.setattr(Training, "train_step", counted)
     return taken
 
 
 def break_off(output, monkeypatch, step):
-    taken, take = [], Training._take
+    taken, take = [], Training.train_step
 
     def broken(*args, **kwargs):
         taken.append(1)
         return broken_off() if len(taken) == step else take(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_take", broken)
+        patch.setattr(Training, "train_step", broken)
         with pytest.raises((StoppedError, KeyboardInterrupt)):
             compress(output)
 

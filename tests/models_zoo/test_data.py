@@ -62,5 +62,5 @@ def test_unreadable_data_set(tmp_path, name, monkeypatch):
 
 @pytest.mark.parametrize("option", [{"batch_size": 1}, {"image_size": 4}, {"workers": -1}])
 def test_options_out_of_range(option):
-    with pytest.raises(OptionError, match=rf"{next(iter(option))} is -?\d; it must be at least \d"):
+    with pytest.raises(OptionError, match=rf"`{next(iter(option))}` must be \d or more, not -?\d"):
         load_data("digits", **option)

@@ -83,11 +83,11 @@ def test_what_timm_augments_is_the_training_images_alone(tmp_path, option):
     [
         ({"auto_augment": "magic"}, "timm has no policy `magic` for auto_augment"),
         ({"auto_augment": "rand-x9"}, "timm has no policy `rand-x9` for auto_augment"),
-        ({"random_erasing": 1.5}, "random_erasing is 1.5"),
-        ({"hflip": 1.5}, "hflip is 1.5; it must be 0 to 1"),
-        ({"crop_scale": (0.8, 1.1)}, "crop_scale is .*; it must be two shares above 0 and up to 1"),
-        ({"crop_pct": 0.0}, "crop_pct is 0.0; it must be a share above 0"),
-        ({"random_erasing": -0.1}, "random_erasing is -0.1"),
+        ({"random_erasing": 1.5}, "`random_erasing` must be 0 to 1, not 1.5"),
+        ({"hflip": 1.5}, "`hflip` must be 0 to 1, not 1.5"),
+        ({"crop_scale": (0.8, 1.1)}, "`crop_scale` must be two shares above 0 and up to 1"),
+        ({"crop_pct": 0.0}, "`crop_pct` must be a share above 0 and up to 1, not 0.0"),
+        ({"random_erasing": -0.1}, "`random_erasing` must be 0 to 1, not -0.1"),
     ],
 )
 def test_augmentation_that_cannot_be(tmp_path, option, message):

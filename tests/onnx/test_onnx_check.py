@@ -102,7 +102,7 @@ def test_a_wrong_runtime_is_told_from_a_wrong_file(exported, monkeypatch):
 
     monkeypatch.setattr(onnx_divergence, "onnx_runner", broken)
     x = torch.randn(2, 3, 4, 4)
-    divergence = onnx_divergence.first_divergence(model.eval(), path, (x,), 1e-4)
+    divergence = onnx_divergence.first_value(model.eval(), path, (x,), 1e-4)
     assert divergence.culprit == "the graph optimisations of onnxruntime"
     assert divergence.module == "bn1"
 

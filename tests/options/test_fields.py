@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from helpers.every_option import Every
 
 from fxprune.errors import OptionError
-from fxprune.passes.options.fields import closest, field_name, options_of
+from fxprune.passes.options.fields import MISSING, PATH, closest, field_name, kinds_of, options_of
 from fxprune.passes.options.job import Job
-from fxprune.passes.options.kinds import Many, Named, One, kinds_of, metavar
+from fxprune.passes.options.ranges import interval
 
 OPTIONS = options_of(Every)
 
 
 @pytest.mark.parametrize(
-    ("annotation", "kinds", "optional"),
+    ("hint", "kinds", "optional"),
     [
-        ("int", [One(int)], False),
-        ("str | None", [One(str)], True),
-        ("str | nn.Module", [One(str)], False),
-        ("str | os.PathLike[str] | None", [One(os.PathLike)], True),
-        ("Sequence[float] | str | None", [Many(float)], True),
-        ("str | Sequence[float]", [Many(float)], False),  # text last: every word is text
-        ("tuple[int, ...]", [Many(int)], False),
-        ("list[str]", [Many(str, list)], False),
-        ("Mapping[str, int] | None", [Named(int)], True),
-        ("complex", [], False),
-        ("tuple[int, str]", [], False),
+        (int, [int], False),
+        (str | None, [str], True),
+        (str | Path, [str], False),
+        (Literal["a", "b"] | None, [str], True),
+        (str | os.PathLike[str] | None, [PATH], True),
+        (Sequence[float] | str | None, [Sequence[float], str], True),
+        (str | Sequence[float], [Sequence[float], str], False),  # text last: every word is text
+        (tuple[int, ...], [tuple[int, ...]], False),
+        (list[str], [list[str]], False),
+        (Mapping[str, int] | None, [Mapping[str, int]], True),
+        (complex, [], False),
+        (tuple[int, str], [], False),
     ],
 )
-def test_kinds_of_an_annotation(annotation, kinds, optional):
-    found, none = kinds_of(annotation)
-    assert (list(found[: len(kinds)]), none) == (kinds, optional)
-    assert list(found[len(kinds) :]) == [One(str)] * (len(found) - len(kinds))
+def test_kinds_of_a_type(hint, kinds, optional):
+    assert kinds_of(hint) == (tuple(kinds), optional)
 
 
 READ = [
@@ -99,11 +101,45 @@ def test_words_of_another_type_are_refused(name, words):
         OPTIONS[name].parse(words.split())
 
 
-def test_the_docstring_is_the_help():
-    assert OPTIONS["size"].about == "how large, one of few, many; see fxprune.plan."
-    assert OPTIONS["model"].about == "a name, or a network, in two lines."
-    assert (OPTIONS["model"].required, OPTIONS["count"].required, OPTIONS["names"].default) == (True, False, ["a"])
-    assert [metavar(OPTIONS[name].kinds) for name in ("count", "file", "widths")] == ["N", "PATH", "NAME=N"]
+def test_the_field_says_all_of_its_option():
+    assert (OPTIONS["size"].about, OPTIONS["size"].range.words) == ("how large", "one of few, many")
+    assert (OPTIONS["size"].heading, OPTIONS["model"].about) == ("shared", "a name, or a network, in two lines")
+    assert (OPTIONS["model"].default, OPTIONS["count"].default, OPTIONS["names"].default) == (MISSING, 3, ["a"])
+    assert [OPTIONS[name].metavar for name in ("count", "file", "widths")] == ["N", "PATH", "NAME=N"]
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words", "inside", "outside"),
+    [
+        ({"gt": 0}, "above 0", [1e-9, 1e9], [0.0, -1.0, INF, float("nan")]),
+        ({"ge": 1}, "1 or more", [1, 2], [0, INF]),
+        ({"ge": 0, "le": 1}, "0 to 1", [0.0, 1.0], [-0.1, 1.1, float("nan")]),
+        ({"ge": 0, "lt": 1}, "0 or more and below 1", [0.0, 0.99], [1.0, -0.1]),
+        ({"gt": 0, "lt": 1}, "above 0 and below 1", [0.5], [0.0, 1.0]),
+        ({"gt": 0, "le": 1, "noun": "a share"}, "a share above 0 and up to 1", [1.0], [0.0, 1.5]),
+    ],
+)
+def test_an_interval_says_and_holds_its_bounds(bounds, words, inside, outside):
+    found = interval(**bounds)
+    assert (found.words, [found.holds(x) for x in inside]) == (words, [True] * len(inside))
+    assert [found.holds(x) for x in outside] == [False] * len(outside)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"count": -8}, "`count` must be -7 or more, not -8."),
+        ({"count": "x"}, "`count` must be -7 or more, not x."),
+        ({"size": "mamy"}, "`size` must be one of few, many, not mamy. Did you mean `many`?"),
+    ],
+)
+def test_a_record_checks_its_ranges_when_it_is_made(options, says):
+    with pytest.raises(OptionError) as caught:
+        Every(model="m", **options)
+    assert str(caught.value) == says
 
 
 def test_every_field_of_a_job_is_an_option_with_a_text():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.cost import cost, plan_cost
+from fxprune.costs import cost
 from fxprune.models_zoo.registry import create_model, model_input_size
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import find_recipe, read_notes, read_recipe
@@ -52,7 +52,7 @@ def test_the_plan_makes_the_published_cut(recipe):
     _model, coupling = coupling_of(job.model)
     goal = {"keep": job.stages[-1]} if job.stages else {"keep": job.keep}
     plan = fxprune.plan(coupling, **goal, internal_only=job.internal_only, method="even")
-    cut = 100 * (1 - plan_cost(plan).macs / cost(coupling).macs)
+    cut = 100 * (1 - cost(plan).macs / cost(coupling).macs)
     published, _ = PUBLISHED[recipe]
     if published is not None:
         assert cut == pytest.approx(published, abs=0.2)  # points; the paper rounds to one decimal or two
@@ -68,7 +68,7 @@ def test_the_inner_layers_of_resnet50_are_as_wide_as_the_cut_demands():
         plan = fxprune.plan(coupling, keep, internal_only=True, method="even")
         assert {after for before, after in plan.widths.values() if after < before} == widths
         # with the paper's widths the figures are met to the digit that was published
-        cut = 100 * (1 - plan_cost(plan).macs / cost(coupling).macs)
+        cut = 100 * (1 - cost(plan).macs / cost(coupling).macs)
         assert round(cut, 1) == PUBLISHED[f"resnet50_imagenet_{share}"][0]
 
 

@@ -9,10 +9,9 @@ from helpers.hand_made import normed, plain
 from helpers.tower import after, tower
 
 import fxprune
-from fxprune.cost import cost, plan_cost, widths_cost
+from fxprune.costs import cost, cost_terms, widths_cost
 from fxprune.errors import OptionError
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.planning.cost_terms import cost_terms
 from fxprune.passes.planning.greedy import loss_curve, widths_by_loss
 
 
@@ -31,13 +30,13 @@ def test_terms_are_the_cost_and_slopes_its_differences(budget, name):
     with torch.device("meta"):
         model = create_model(name, num_classes=10)
     coupling = fxprune.couple(model, torch.empty(1, 3, 32, 32, device="meta"))
-    terms, groups = cost_terms(coupling, budget), list(coupling.groups.values())
+    terms, groups = cost_terms(coupling, budget).by_group(coupling), list(coupling.groups.values())
     widths = {group.name: int(np.random.default_rng(i).integers(1, group.width + 1)) for i, group in enumerate(groups)}
-    shares = np.array([widths[group.name] / group.width for group in groups])
-    assert terms.value(np.ones(len(groups))) == getattr(cost(coupling), budget)
+    shares = np.array([*(widths[group.name] / group.width for group in groups), 1.0])
+    assert terms.value(np.ones(len(groups) + 1)) == getattr(cost(coupling), budget)
     assert terms.value(shares) == pytest.approx(getattr(widths_cost(coupling, widths), budget), abs=0.6)  # it rounds
     for place in (0, len(groups) // 2, len(groups) - 1):
-        step = np.zeros(len(groups))
+        step = np.zeros(len(groups) + 1)
         step[place] = 1e-3
         difference = (terms.value(shares + step) - terms.value(shares - step)) / 2e-3
         assert terms.slopes(shares)[place] == pytest.approx(difference, rel=1e-6)  # of a square: exact but for rounding
@@ -82,7 +81,7 @@ def test_small_groups_of_large_cost_pay_before_large_groups_of_small_cost():
 def test_the_budget_is_met(budget, share, method):
     _model, coupling = seeded_tower(16, 48, 96, 48, 8)
     result = fxprune.plan(coupling, **{budget: share}, allocate="auto", method=method)
-    reached = getattr(plan_cost(result), budget) / getattr(cost(coupling), budget)
+    reached = getattr(cost(result), budget) / getattr(cost(coupling), budget)
     assert reached == pytest.approx(share, rel=0.01)  # the promise
     assert result.method == f"{method}, {budget} {share:g}: {reached:.4f}, allocated by auto"
 

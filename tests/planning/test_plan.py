@@ -12,7 +12,7 @@ from helpers.hand_made import normed, plain, square
 from helpers.tower import after, tower
 
 import fxprune
-from fxprune.cost import cost, plan_cost
+from fxprune.costs import cost
 from fxprune.errors import NothingToPruneError, OptionError, PlanError
 from fxprune.passes.planning.kmeans import balanced_kmeans, kmeans
 from fxprune.passes.planning.plan import plan
@@ -176,13 +176,13 @@ def test_a_share_that_no_group_can_have_is_refused(widths, domain, keep, nearest
 def test_budget_is_met_or_the_nearest_reachable_one(budget, share, domain):
     _model, coupling = tower(16, 48, 96, 48, 8, domain=domain)
     result = plan(coupling, **{budget: share}, method="even")
-    reached = getattr(plan_cost(result), budget) / getattr(cost(coupling), budget)
+    reached = getattr(cost(result), budget) / getattr(cost(coupling), budget)
     if domain == -1:
         assert reached == pytest.approx(share, rel=0.01)  # the promise
         assert result.method == f"even, {budget} {share:g}: {reached:.4f}"
     else:
         every = [plan(coupling, 1 / m, method="even") for m in (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)]
-        costs = [getattr(plan_cost(other), budget) / getattr(cost(coupling), budget) for other in every]
+        costs = [getattr(cost(other), budget) / getattr(cost(coupling), budget) for other in every]
         assert reached == min(costs, key=lambda value: abs(value - share))
         assert result.method == f"even, {budget} {share:g}: {reached:.4f} is the nearest reachable"
 

@@ -14,14 +14,7 @@ from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import read_notes, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [
-    "README.md",
-    "docs/analysis.md",
-    "docs/writing_rules.md",
-    "docs/cli.md",
-    "docs/recipes.md",
-    "docs/distributed.md",
-]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 # Flags of torchrun and of timm.
 FOREIGN = {"--nproc-per-node", "--initial-checkpoint"}
 
@@ -47,6 +40,13 @@ def test_flags_exist(document, flags):
 def test_commands_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     assert set(re.findall(r"\bfxprune ([a-z]+) (?=[A-Z`/-])", text)) - {*COMMANDS} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)#][^)]*)\)", text)]
+    assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []
 
 
 def test_recipes_can_be_read(tmp_path):

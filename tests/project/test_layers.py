@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# From the ground up; rooms on one line do not import each other. docs/architecture.md shows the same table.
-LAYERS = (
-    ("fxprune.errors",),
-    ("fxprune.common",),
-    ("fxprune.passes.options",),
-    ("fxprune.equivalence",),
-    ("fxprune.capture", "fxprune.coupling"),
-    ("fxprune.analysis", "fxprune.plans", "fxprune.residual"),
-    ("fxprune.cost", "fxprune.plan_file", "fxprune.select"),
-    ("fxprune.passes.planning", "fxprune.passes.merge", "fxprune.models_zoo.networks", "fxprune.models_zoo.data"),
-    ("fxprune.models_zoo",),
-    ("fxprune.passes.rewrite", "fxprune.passes.csgd"),
-    ("fxprune.passes.verify", "fxprune.passes.store"),
-    ("fxprune.passes.onnx", "fxprune.passes.train"),
-    ("fxprune.passes.report",),
-    ("fxprune.passes.job",),
-    ("fxprune.cli", "benchmarks", "examples"),
-)
+_TABLE = re.findall(r"^\| \d+ \| (.*) \|$", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.M)
+LAYERS = [re.findall(r"`([\w.]+)`", rooms) for rooms in _TABLE]  # from the ground up
 FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms whose files are imported one by one: each is a concept of its own.
 OPEN = {"fxprune.common", "benchmarks", "fxprune.cli", "examples"}
@@ -113,6 +98,11 @@ def faults(every):
             yield f"{name} -> {other}: upward"
         elif other != there and there not in OPEN and name not in BREAKS:
             yield f"{name} -> {other}: past the door of {there}"
+
+
+def test_every_folder_is_in_the_table():
+    rooms = {room_of(name) for name in modules() if name not in FACES}
+    assert rooms == set(FLOOR) and len(LAYERS) > 10
 
 
 def test_no_import_goes_up_or_past_a_door():

@@ -135,7 +135,7 @@ class Stops(BaseException):
 def test_a_training_that_breaks_off_ends_as_if_it_had_not(tmp_path, monkeypatch, case):
     expected = convolution()
     log = train(expected, points(), **OPTIONS, **CASES[case])
-    take, taken = Training._take, []
+    take, taken = Training.train_step, []
 
     def breaking(self, batches):
         take(self, batches)
@@ -143,7 +143,7 @@ def test_a_training_that_breaks_off_ends_as_if_it_had_not(tmp_path, monkeypatch,
         if len(taken) in (1, 4, 6, 7, 10):
             raise Stops
 
-    monkeypatch.setattr(Training, "_take", breaking)
+    monkeypatch.setattr(Training, "train_step", breaking)
     runs = 0
     while True:
         runs += 1
@@ -164,7 +164,7 @@ def test_a_training_that_breaks_off_ends_as_if_it_had_not(tmp_path, monkeypatch,
 def test_with_worker_processes_that_augment_it_ends_as_if_it_had_not_broken_off(tmp_path, monkeypatch, workers):
     root = make_folder(tmp_path, size=(12, 12), each=6)
     options = {"batch_size": 2, "workers": workers, "auto_augment": "rand-m9-n2", "random_erasing": 0.5}
-    take, steps = Training._take, []
+    take, steps = Training.train_step, []
 
     def run(stop_at=None, **more):
         torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_with_worker_processes_that_augment_it_ends_as_if_it_had_not_broken_off(
             if len(steps) == stop_at:
                 raise Stops
 
-        monkeypatch.setattr(Training, "_take", breaking)
+        monkeypatch.setattr(Training, "train_step", breaking)
         data = load_data(str(root), **options)
         train(model, data, **{**OPTIONS, "epochs": 2}, mixup=0.3, **more)
         return weights(model)
@@ -202,14 +202,14 @@ def convolution():
 def test_a_signal_ends_the_step_writes_a_checkpoint_and_tells_how_to_go_on(tmp_path, monkeypatch, number):
     expected, model = linear(dropout=0.5), linear(dropout=0.5)
     train(expected, points(), **OPTIONS)
-    take, before = Training._take, signal.getsignal(number)
+    take, before = Training.train_step, signal.getsignal(number)
 
     def signalled(self, batches):
         if self._done == 5:
             os.kill(os.getpid(), number)
         take(self, batches)
 
-    monkeypatch.setattr(Training, "_take", signalled)
+    monkeypatch.setattr(Training, "train_step", signalled)
     says = rf"stopped by {number.name} after step 6 of 12 of `train`; the checkpoint is .*train\.pt.*--resume"
     with pytest.raises(StoppedError, match=says) as caught:
         train(model, points(), **OPTIONS, checkpoint=checkpoint(tmp_path))
@@ -295,7 +295,7 @@ def test_a_bad_loss_names_its_step_and_the_last_good_checkpoint(tmp_path):
 
 
 def test_weights_that_are_not_numbers_are_not_written(tmp_path, monkeypatch):
-    take = Training._take
+    take = Training.train_step
 
     def spoiling(self, batches):
         take(self, batches)
@@ -303,12 +303,12 @@ def test_weights_that_are_not_numbers_are_not_written(tmp_path, monkeypatch):
             with torch.no_grad():
                 self._model[2].weight[0, 0] = float("nan")
 
-    monkeypatch.setattr(Training, "_take", spoiling)
+    monkeypatch.setattr(Training, "train_step", spoiling)
     with pytest.raises(DivergedError, match=r"weights are no longer finite at epoch 1, step 4 of 4.*after step 2"):
         train(linear(), points(), **OPTIONS, checkpoint=checkpoint(tmp_path, every=2))
 
 
 def test_on_a_device_that_is_seldom_asked_the_step_is_named_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("fxprune.passes.train.watch.CPU_EVERY", 32)
+    monkeypatch.setattr("fxprune.passes.train.step.CPU_EVERY", 32)
     with pytest.raises(DivergedError, match=r"loss is nan at epoch 1, step 3 of 4"):
         train(linear(), points(bad=40), **OPTIONS)

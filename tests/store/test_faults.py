@@ -92,7 +92,7 @@ def test_a_run_on_a_full_disk_says_what_was_kept_and_goes_on_when_there_is_room(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_reader_of_images_that_is_killed_is_told_with_the_way_to_go_on(capsys, place, monkeypatch):
     make_folder(place, size=(12, 12), each=12)
-    take = Training._take
+    take = Training.train_step
 
     def killing(self, batches):
         take(self, batches)
@@ -100,7 +100,7 @@ def test_a_reader_of_images_that_is_killed_is_told_with_the_way_to_go_on(capsys,
             for child in torch.multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(Training, "_take", killing)
+    monkeypatch.setattr(Training, "train_step", killing)
     line = "compress --model resnet20 --data . --epochs 1 --batch-size 2 --workers 1 --checkpoint-every 1 --output out"
     code, _, err = run(capsys, line + " --quiet")
     message = err.splitlines()[-1]

@@ -144,7 +144,7 @@ def test_files_of_the_user_stay_whatever_becomes_of_a_run(tmp_path, monkeypatch)
                 run(tmp_path)
     assert mine(tmp_path) == MINE
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_take", break_off)
+        patch.setattr(Training, "train_step", break_off)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert mine(tmp_path) == MINE

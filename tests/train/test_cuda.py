@@ -79,7 +79,7 @@ def test_the_law_of_the_hook_with_nccl(tmp_path):
 def test_broken_off_and_resumed_a_job_ends_where_the_undisturbed_one_does(tmp_path, monkeypatch, amp):
     options = {"device": DEVICE.type, **({"amp": amp} if amp else {})}
     small_job.compress(tmp_path / "one", **options)
-    take, calls = Training._take, []
+    take, calls = Training.train_step, []
 
     def dying(*args, **kwargs):
         calls.append(1)
@@ -87,7 +87,7 @@ def test_broken_off_and_resumed_a_job_ends_where_the_undisturbed_one_does(tmp_pa
             raise KeyboardInterrupt
         return take(*args, **kwargs)
 
-    monkeypatch.setattr(Training, "_take", dying)
+    monkeypatch.setattr(Training, "train_step", dying)
     with pytest.raises(StoppedError):
         small_job.compress(tmp_path / "two", **options)
     monkeypatch.undo()

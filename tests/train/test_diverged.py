@@ -20,7 +20,7 @@ def spoil(monkeypatch):
     """Makes a weight a nan before a step of a phase, counted from 0."""
 
     def at(phase, step):
-        take = Training._take
+        take = Training.train_step
 
         def spoiling(self, batches):
             if (self._label, self._done) == (phase, step):
@@ -28,7 +28,7 @@ def spoil(monkeypatch):
                     next(self._model.parameters()).view(-1)[0] = float("nan")
             take(self, batches)
 
-        monkeypatch.setattr(Training, "_take", spoiling)
+        monkeypatch.setattr(Training, "train_step", spoiling)
 
     return at
 
@@ -67,7 +67,7 @@ def test_the_phase_is_named(tmp_path, spoil):
 
 
 def test_a_training_does_not_leave_it_to_the_next_one_to_find_its_nan(monkeypatch):
-    take = Training._take
+    take = Training.train_step
 
     def spoiling(self, batches):
         take(self, batches)
@@ -75,7 +75,7 @@ def test_a_training_does_not_leave_it_to_the_next_one_to_find_its_nan(monkeypatc
             with torch.no_grad():
                 next(self._model.parameters()).view(-1)[0] = float("nan")
 
-    monkeypatch.setattr(Training, "_take", spoiling)
+    monkeypatch.setattr(Training, "train_step", spoiling)
     says = r"weights are no longer finite at epoch 1, step 4 of 4, in `wide`"
     with pytest.raises(DivergedError, match=says):
         train(linear(), points(), epochs=1, lr=0.1, label="wide")

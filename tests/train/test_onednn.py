@@ -14,7 +14,7 @@ import fxprune
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.train.loss import make_loss
 from fxprune.passes.train.onednn import BLOCK, PACKED, ContiguousStrided, contiguous
-from fxprune.passes.train.sharding import Part
+from fxprune.passes.train.sharding import LocalBatch
 from fxprune.passes.train.step import Step, make_optimizer
 
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -71,10 +71,10 @@ def test_the_gradients_of_a_narrow_network_are_those_of_float64(images, weights)
     model = narrowed()
     assert [layer.in_channels for layer in (model.first, model.second)] == [4, 6]
     wanted = copy.deepcopy(model).double()
-    part = Part(torch.randn(4, 3, 16, 16), torch.arange(4), 4)
+    part = LocalBatch(torch.randn(4, 3, 16, 16), torch.arange(4), 4)
     F.cross_entropy(wanted(part.images.double()), part.labels).backward()
     model.to(memory_format=ORDERS[weights])
-    given = Part(part.images.contiguous(memory_format=ORDERS[images]), part.labels, 4)
+    given = LocalBatch(part.images.contiguous(memory_format=ORDERS[images]), part.labels, 4)
     with Seen() as seen:
         found = gradients(model, given, TrainOptions(channels_last=weights == "channels last"))
     assert len(seen.tensors) == 8 and all(x.shape[1] < BLOCK for x in seen.tensors)

@@ -42,7 +42,7 @@ def test_training_takes_the_rates_that_were_announced(optimizer):
         handle = engine.register_step_pre_hook(lambda o, *_: seen.append({g["lr"] for g in o.param_groups}))
         return contextlib.closing(type("Watch", (), {"close": staticmethod(handle.remove)}))
 
-    train(linear(), data, epochs=3, lr=0.1, warmup_epochs=1, optimizer=optimizer, make_hook=watch)
+    train(linear(), data, epochs=3, lr=0.1, warmup_epochs=1, optimizer=optimizer, optimizer_hook=watch)
     announced = learning_rates(lr=0.1, epochs=3, steps_per_epoch=len(data.train), warmup_epochs=1)
     assert seen == [{rate} for rate in announced]
 
@@ -103,7 +103,7 @@ def test_weight_decay_spares_vectors():
         return contextlib.nullcontext()
 
     found = []
-    train(linear(), points(), epochs=2, lr=0.1, weight_decay=0.25, make_hook=groups)
+    train(linear(), points(), epochs=2, lr=0.1, weight_decay=0.25, optimizer_hook=groups)
     assert sorted(found) == [(0.0, 1), (0.25, 2)]
 
 
@@ -118,7 +118,9 @@ def test_the_hook_is_open_from_before_the_first_step_to_after_the_last_epoch():
         handle.remove()
         events.append("close")
 
-    train(linear(), points(), epochs=2, lr=0.1, make_hook=hook, on_epoch=lambda e: events.append(f"epoch {e.number}"))
+    train(
+        linear(), points(), epochs=2, lr=0.1, optimizer_hook=hook, on_epoch=lambda e: events.append(f"epoch {e.number}")
+    )
     steps = ["step"] * 4
     assert events == ["open", *steps, "epoch 1", *steps, "epoch 2", "close"]
 

@@ -22,7 +22,7 @@ from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
 from fxprune.passes.train.loss import make_loss
 from fxprune.passes.train.schedule import learning_rates
-from fxprune.passes.train.sharding import Part
+from fxprune.passes.train.sharding import LocalBatch
 from fxprune.passes.train.step import Step, check_optimizer, make_optimizer
 
 # Schedules: 6 epochs of 4 steps
@@ -51,7 +51,7 @@ def test_every_schedule_is_the_one_that_was_announced(scheduler, accumulate):
     seen, data = [], points()
     options = {"scheduler": scheduler, "decay_milestones": [2, 3], "accumulate": accumulate, "warmup_epochs": 0.5}
     watch = lambda optimizer: Watch(optimizer, lambda: seen.append(optimizer.param_groups[0]["lr"]))  # noqa: E731
-    train(linear(), data, epochs=4, lr=0.1, make_hook=watch, **options)
+    train(linear(), data, epochs=4, lr=0.1, optimizer_hook=watch, **options)
     steps = -(-len(data.train) // accumulate)
     assert seen == learning_rates(lr=0.1, epochs=4, steps_per_epoch=steps, **options)
     assert max(seen) == pytest.approx(0.1)
@@ -83,8 +83,8 @@ def one_step(model, batches, loss=None, **options):
 def test_accumulated_batches_make_the_step_of_their_union():
     (images, labels), *_ = points(batch_size=12).test
     once, twice = linear(), linear()
-    first, *_ = one_step(once, [Part(images, labels, len(labels))])
-    second, *_ = one_step(twice, [Part(images[:6], labels[:6], 6), Part(images[6:], labels[6:], 6)])
+    first, *_ = one_step(once, [LocalBatch(images, labels, len(labels))])
+    second, *_ = one_step(twice, [LocalBatch(images[:6], labels[:6], 6), LocalBatch(images[6:], labels[6:], 6)])
     assert float(first) == pytest.approx(float(second), rel=1e-6)  # float32, another order of the sum
     torch.testing.assert_close(weights(once), weights(twice), rtol=1e-6, atol=1e-7)
 
@@ -92,15 +92,15 @@ def test_accumulated_batches_make_the_step_of_their_union():
 def test_a_scaled_loss_makes_the_same_step_and_a_step_that_overflows_is_left_out():
     (images, labels), *_ = points().test
     exact, half, skipped = linear(), linear(), linear()
-    _, taken, _ = one_step(exact, [Part(images, labels, len(labels))])
+    _, taken, _ = one_step(exact, [LocalBatch(images, labels, len(labels))])
     assert taken
-    _, taken, _ = one_step(half, [Part(images, labels, len(labels))], amp="float16")
+    _, taken, _ = one_step(half, [LocalBatch(images, labels, len(labels))], amp="float16")
     assert taken
     assert half[2].weight.dtype == torch.float32
     # float16 rounds products at 5e-4
     torch.testing.assert_close(weights(half), weights(exact), rtol=5e-3, atol=5e-3)
     overflow = lambda model, images, labels: 1e38 * model(images).float().sum()  # noqa: E731
-    _, taken, _ = one_step(skipped, [Part(images, labels, len(labels))], loss=overflow, amp="float16")
+    _, taken, _ = one_step(skipped, [LocalBatch(images, labels, len(labels))], loss=overflow, amp="float16")
     assert not taken
     assert torch.equal(weights(skipped), weights(linear()))
 
@@ -119,7 +119,7 @@ def test_rows_of_a_cluster_stay_together_however_gradients_are_clipped(mode, opt
     before, first = away(case.model, plan), copy.deepcopy(case.model.conv2.weight.detach())
     with csgd(case.model, plan, engine, strength=2.0):
         for _ in range(5):
-            step.gradients([Part(case.inputs[0], torch.zeros(1), 1)])
+            step.gradients([LocalBatch(case.inputs[0], torch.zeros(1), 1)])
             assert step.apply()
     assert_shrunk(before, away(case.model, plan), 0.9**5)
     assert not torch.equal(first, case.model.conv2.weight)

@@ -12,7 +12,8 @@ from helpers.hand_made import plain, square
 from timm.optim import Lion
 
 from fxprune.errors import OptionError
-from fxprune.passes.csgd.coupled_law import (
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.csgd.law import (
     Momentum,
     Motion,
     advance,
@@ -21,7 +22,6 @@ from fxprune.passes.csgd.coupled_law import (
     slow_root,
     solve_coupled_strength,
 )
-from fxprune.passes.csgd.hook import csgd
 
 KINDS = {
     "plain": Momentum(),

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from fxprune.passes.csgd import side_by_side
-from fxprune.passes.csgd.side_by_side import even_each
-from fxprune.passes.merge.clusters import even, segments
+from fxprune.passes.csgd import means
+from fxprune.passes.csgd.means import project_each
+from fxprune.passes.merge.clusters import on_device, project
 from fxprune.plans import Partition
 
 
 def cut(labels, dim=0):
     labels = np.array(labels)
     _, kept = np.unique(labels, return_index=True)
-    return segments(Partition("w", dim, True, labels, kept), torch.device("cpu"))
+    return on_device(Partition("w", dim, True, labels, kept), torch.device("cpu"))
 
 
 FOUR, OTHER, SECOND = cut([0, 0, 1, 1]), cut([0, 1, 0, 1]), cut([0, 1, 1, 0], dim=1)
@@ -38,21 +38,19 @@ TENSORS = {
 }
 
 
-@pytest.mark.parametrize("small", [0, 20, side_by_side.SMALL])
+@pytest.mark.parametrize("small", [0, 20, means.SMALL])
 def test_each_tensor_has_the_mean_that_it_has_alone(small, monkeypatch):
-    monkeypatch.setattr(side_by_side, "SMALL", small)
+    monkeypatch.setattr(means, "SMALL", small)
     tensors, cuts = zip(*TENSORS.values(), strict=True)
-    for name, mean, tensor, axes in zip(TENSORS, even_each(tensors, cuts), tensors, cuts, strict=True):
-        alone = even(tensor, axes)
+    for name, mean, tensor, axes in zip(TENSORS, project_each(tensors, cuts), tensors, cuts, strict=True):
+        alone = project(tensor, axes)
         assert mean.dtype == alone.dtype and mean.shape == alone.shape, name
         assert torch.equal(mean, alone), name
 
 
 def test_small_tensors_with_the_same_clusters_are_taken_together(monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        side_by_side, "spread", lambda x, cuts: calls.append(x.shape[1]) or x.index_select(0, FOUR.cluster)
-    )
-    monkeypatch.setattr(side_by_side, "SMALL", 20)
-    even_each([torch.randn(4, 5), torch.randn(4), torch.randn(4, 6), torch.randn(4, 2)], [[FOUR]] * 4)
+    monkeypatch.setattr(means, "spread", lambda x, cuts: calls.append(x.shape[1]) or x.index_select(0, FOUR.cluster))
+    monkeypatch.setattr(means, "SMALL", 20)
+    project_each([torch.randn(4, 5), torch.randn(4), torch.randn(4, 6), torch.randn(4, 2)], [[FOUR]] * 4)
     assert calls == [5 + 1 + 2]

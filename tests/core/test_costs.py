@@ -8,7 +8,7 @@ import torch
 from helpers.hand_made import Normed, Plain, normed, plain
 from torch import nn
 
-from fxprune.cost import Cost, cost, latency, measure_cost, plan_cost, widths_cost
+from fxprune.costs import Cost, cost, latency, widths_cost
 from fxprune.passes.planning.plan import plan
 
 CASES = [
@@ -23,10 +23,10 @@ CASES = [
 @pytest.mark.parametrize(("make", "network", "widths"), CASES)
 def test_cost_of_a_plan_is_the_cost_of_the_narrow_network(make, network, widths):
     case = make()
-    measured = measure_cost(network(*widths.values()), tuple(x.float() for x in case.inputs))
+    measured = cost(network(*widths.values()), tuple(x.float() for x in case.inputs))
     assert widths_cost(case.coupling, widths) == measured
-    assert plan_cost(plan(case.coupling, widths=widths, method="even")) == measured
-    assert cost(case.coupling) == measure_cost(case.model, case.inputs)
+    assert cost(plan(case.coupling, widths=widths, method="even")) == measured
+    assert cost(case.coupling) == cost(case.model, case.inputs)
 
 
 def test_figures_worked_out_by_hand():
@@ -49,7 +49,7 @@ def test_figures_worked_out_by_hand():
 def test_measured_cost_of_single_layers(layer, shape, expected):
     inputs = torch.randn(shape) if shape else (torch.randn(1, 3, 4),) * 3
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-    assert measure_cost(layer, inputs) == expected
+    assert cost(layer, inputs) == expected
     assert layer.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
 

@@ -1,0 +1,218 @@
+"""Parameters, multiply-accumulates and latency of a network, and of a plan before it is carried out.
+
+A cost is a polynomial of the shares s of its channels that stay: a contraction costs ``scale * prod_axis (w_axis @ s)``
+MACs, a parameter as many numbers as the product of such lengths.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from fxprune.common.inputs import as_inputs, as_meta, call
+from fxprune.common.quiet import quiet
+from fxprune.coupling import Coupling
+from fxprune.errors import OptionError
+from fxprune.plans import Plan
+
+Reals = NDArray[np.float64]
+Budget = Literal["macs", "params"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        params: trainable numbers; buffers do not count, and a parameter with two names counts once.
+        macs: multiply-accumulates of its convolutions, linear layers and products for the example inputs, batch
+            included.
+    """
+
+    params: int
+    macs: int
+
+
+def cost(what: torch.nn.Module | Coupling | Plan, example_inputs: Any = None) -> Cost:
+    """Parameters and MACs of a network, of what a coupling was made of, or of the narrow network of a plan.
+
+    Args:
+        what: of a coupling and of a plan the cost is derived, of a network it is counted: a copy runs on the meta
+            device, in evaluation mode, under PyTorch's own operator counts.
+        example_inputs: of a network only: a tensor, a tuple of arguments, or a dict of arguments by name.
+
+    Raises:
+        OptionError: a network without example inputs, or a coupling or plan with some.
+
+    Example:
+        >>> import torch, fxprune
+        >>> fxprune.cost(torch.nn.Linear(3, 4), torch.ones(5, 3))
+        Cost(params=16, macs=60)
+    """
+    if isinstance(what, torch.nn.Module) == (example_inputs is None):
+        raise OptionError("example_inputs: give them with a network, and leave them out with a coupling or a plan.")
+    if isinstance(what, torch.nn.Module):
+        return _counted(what, example_inputs)
+    if isinstance(what, Plan):
+        return _at(what.coupling, what.kept.astype(np.float64))
+    as_is = _at(what, np.ones(what.channels + 1))
+    return Cost(as_is.params + _absorbed(what), as_is.macs)
+
+
+def widths_cost(coupling: Coupling, widths: Mapping[str, int]) -> Cost:
+    """Cost at the given widths, before any cluster is known; groups that are not named keep theirs.
+
+    Equal to :func:`cost` of any plan with these widths, where an axis carries all the channels of a group or none.
+    """
+    return _at(coupling, _share(coupling, widths))
+
+
+@dataclass(frozen=True, eq=False)
+class CostTerms:
+    """A cost as a polynomial of shares s: ``sum_term scale_term * prod_{factor of term} (weights @ s)_factor``.
+
+    Attributes:
+        scale: [terms].
+        weights: [factors, shares]; what a length is made of. The last factor is 1, for terms with fewer than others.
+        factors: int64 [terms, most factors of a term].
+    """
+
+    scale: Reals
+    weights: sparse.csr_array
+    factors: NDArray[np.int64]
+
+    def value(self, shares: Reals) -> float:
+        """The cost."""
+        return float(self.scale @ self._lengths(shares).prod(axis=1))
+
+    def slopes(self, shares: Reals) -> Reals:
+        """Derivative of the cost by each share."""
+        lengths, by_factor = self._lengths(shares), np.zeros(self.weights.shape[0])
+        for place in range(lengths.shape[1]):
+            others = np.delete(lengths, place, axis=1).prod(axis=1)
+            np.add.at(by_factor, self.factors[:, place], self.scale * others)
+        slopes: Reals = self.weights.T @ by_factor
+        return slopes
+
+    def by_group(self, coupling: Coupling) -> CostTerms:
+        """The same cost in terms of the shares of groups, in the order of the coupling's, and a 1 at the end."""
+        widths = [group.width for group in coupling.groups.values()]
+        owner = np.r_[np.repeat(np.arange(len(widths)), widths), len(widths)]
+        spread = sparse.csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)))
+        return CostTerms(self.scale, self.weights @ spread, self.factors)
+
+    def _lengths(self, shares: Reals) -> Reals:
+        lengths: Reals = (self.weights @ shares)[self.factors]
+        return lengths
+
+
+def cost_terms(coupling: Coupling, budget: Budget) -> CostTerms:
+    """The cost in terms of the share of each channel, in the order of their codes, and a 1 at the end."""
+    terms = list(_mac_terms(coupling) if budget == "macs" else _param_terms(coupling))
+    factors = [factor for _, each in terms for factor in each]
+    one = np.full(1, -1), np.ones(1)
+    codes, weights = zip(*factors, one, strict=True)
+    rows = np.repeat(np.arange(len(codes)), [len(each) for each in codes])
+    columns = np.concatenate(codes) % (coupling.channels + 1)  # code -1 is the last share
+    shape = (len(codes), coupling.channels + 1)
+    matrix = sparse.csr_array((np.concatenate(weights), (rows, columns)), shape=shape)
+    index = np.full((len(terms), max((len(each) for _, each in terms), default=1)), len(factors))
+    begin = 0
+    for row, (_, each) in enumerate(terms):
+        index[row, : len(each)] = np.arange(begin, begin + len(each))
+        begin += len(each)
+    return CostTerms(np.array([scale for scale, _ in terms], np.float64), matrix, index)
+
+
+# Codes of channels, and how much of a length each is; a length of an axis without channels is all of code -1.
+_Factor = tuple[NDArray[np.int64], Reals]
+
+
+def _mac_terms(coupling: Coupling) -> Iterable[tuple[float, list[_Factor]]]:
+    for facts in coupling.nodes.values():
+        for work in facts.works:
+            each = work.macs / math.prod(len(codes) for codes in work.axes)  # a whole number, so that sums are exact
+            yield each, [(codes, np.ones(len(codes))) for codes in work.axes]
+
+
+def _param_terms(coupling: Coupling) -> Iterable[tuple[float, list[_Factor]]]:
+    first = coupling.shared
+    names = dict.fromkeys(
+        first.get(name, name) for name, _ in coupling.graph_module.named_parameters(remove_duplicate=False)
+    )
+    on: dict[str, list[list[_Factor]]] = {name: [[] for _ in coupling.shapes[name]] for name in names}
+    for group in coupling.groups.values():
+        codes = np.arange(group.offset, group.offset + group.width)
+        for axis in (*group.tied, *group.readers):
+            if (name := first.get(axis.parameter, axis.parameter)) in on:
+                on[name][axis.dim].append((codes, np.full(group.width, float(axis.positions.shape[1]))))
+    for name, axes in on.items():
+        yield 1.0, [_filled(length, parts) for length, parts in zip(coupling.shapes[name], axes, strict=True)]
+
+
+def _filled(length: int, parts: list[_Factor]) -> _Factor:
+    """One factor of some parts of an axis, and of what no channel is on."""
+    rest = length - sum(float(weights.sum()) for _, weights in parts)
+    codes, weights = zip(*parts, (np.full(1, -1), np.full(1, rest)), strict=True)
+    return np.concatenate(codes), np.concatenate(weights)
+
+
+def _share(coupling: Coupling, widths: Mapping[str, int]) -> Reals:
+    share = np.ones(coupling.channels + 1)
+    for name, width in widths.items():
+        group = coupling.groups[name]
+        share[group.offset : group.offset + group.width] = width / group.width
+    return share
+
+
+def _at(coupling: Coupling, share: Reals) -> Cost:
+    params, macs = (round(cost_terms(coupling, budget).value(share)) for budget in ("params", "macs"))
+    return Cost(params, macs)
+
+
+def _absorbed(coupling: Coupling) -> int:
+    """Parameters that are only there to compute weights from: a narrow network has the weights instead."""
+    first = coupling.shared
+    stays = {first.get(name, name) for name, _ in coupling.graph_module.named_parameters(remove_duplicate=False)}
+    read = {first.get(name, name) for each in coupling.functions.values() for name, _ in each.named_parameters()}
+    return sum(math.prod(coupling.shapes[name]) for name in read - stays)
+
+
+def _counted(module: torch.nn.Module, example_inputs: Any) -> Cost:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    params = sum(parameter.numel() for parameter in module.parameters())
+    ghost = copy.deepcopy(module).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(ghost, as_meta(as_inputs(example_inputs)))
+    return Cost(params, counter.get_total_flops() // 2)
+
+
+def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.5) -> float:
+    """Median time of ``run(*example_inputs)`` in seconds, after a warm-up, with the threads that PyTorch has now.
+
+    Args:
+        run: a network, or any function of the inputs.
+        example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name.
+        seconds: how long to measure for.
+    """
+    from torch.utils.benchmark import Timer
+
+    scope = {"call": call, "run": run, "inputs": as_inputs(example_inputs)}
+    with torch.inference_mode():
+        timer = Timer("call(run, inputs)", globals=scope, num_threads=torch.get_num_threads())
+        return float(timer.blocked_autorange(min_run_time=seconds).median)
+
+
+def milliseconds(call: Callable[..., Any], images: torch.Tensor) -> float:
+    """Median time of a call on a batch of images [N, C, H, W]."""
+    with quiet():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
+        return 1e3 * latency(call, images)

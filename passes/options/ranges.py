@@ -1,0 +1,54 @@
+"""The range of an option, declared beside its type: in words for errors and help, and as a test."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a value must be; None, where an option may be none, always is.
+
+    Attributes:
+        words: what it must be, as ``above 0``.
+        holds: value -> whether it is; a TypeError says that it is not.
+        choices: all values, if they are few.
+    """
+
+    words: str
+    holds: Callable[[Any], Any]
+    choices: tuple[str, ...] = ()
+
+
+def interval(
+    *, gt: float = -math.inf, ge: float = -math.inf, lt: float = math.inf, le: float = math.inf, noun: str = ""
+) -> Range:
+    """Finite numbers between two bounds, under the names that operators have; ``noun``, as ``a share``, comes first."""
+    low = f"above {gt:g}" if gt > ge else f"{ge:g} or more"
+    high = f"below {lt:g}" if lt < le else f"up to {le:g}"
+    words = low if math.inf == lt == le else f"{ge:g} to {le:g}" if gt < ge and le < lt else f"{low} and {high}"
+    return Range(f"{noun} {words}".strip(), lambda x: gt < x < lt and ge <= x <= le)
+
+
+def one_of(*choices: str) -> Range:
+    """Any of a few names."""
+    return Range(f"one of {', '.join(choices)}", choices.__contains__, choices)
+
+
+def rises(values: Sequence[float]) -> bool:
+    """Whether each is above the one before, and the first above 0."""
+    return all(before < after for before, after in itertools.pairwise([0.0, *values]))
+
+
+def is_pair(values: Sequence[float], most: float = math.inf) -> bool:
+    """Whether they are two above 0 and up to a bound, the lower one first."""
+    return (
+        not isinstance(values, str)
+        and len(values) == 2
+        and 0.0 < values[0] <= values[1] <= most
+        and values[1] < math.inf
+    )

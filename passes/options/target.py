@@ -1,0 +1,92 @@
+"""How narrow a network is to become, and what leads there."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fxprune.errors import OptionError
+
+from .fields import Options
+from .ranges import Range, interval
+from .requirements import exclude
+
+if TYPE_CHECKING:
+    from fxprune.coupling import Coupling
+    from fxprune.plans import Plan
+
+Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
+Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda each: each and not isinstance(each, str))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Options):
+    """How narrow a network shall become; see :func:`fxprune.plan`."""
+
+    heading = "how narrow"
+
+    keep: Annotated[Share, "share of the channels of every group to keep; 0.5 where nothing is asked for"] = None
+    macs: Annotated[Share, "instead: share of the network's multiply-accumulates to end at"] = None
+    params: Annotated[Share, "instead: share of the network's parameters to end at"] = None
+    widths: Annotated[Mapping[str, int] | None, "instead: group name -> channels to keep"] = None
+    method: Annotated[Literal["kmeans", "even", "imbalanced"], "how clusters are found"] = "kmeans"
+    round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
+    seed: Annotated[int, interval(ge=0), "of everything that is drawn at random"] = 0
+    only: Annotated[Patterns, "patterns; groups that match none of them keep their widths"] = None
+    freeze: Annotated[Patterns, "patterns; groups that match one of them keep their widths"] = None
+    internal_only: Annotated[bool, "narrow only what lies inside a residual branch"] = False
+    allocate: Annotated[Literal["uniform", "auto"], "how a budget is shared out among the groups"] = "uniform"
+
+    def __post_init__(self) -> None:
+        """Check every option; the widths wait for the network."""
+        super().__post_init__()
+        if self.allocate == "auto" and self.macs is None and self.params is None:
+            raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
+        exclude(self, "keep", "macs", "params", "widths")
+        exclude(self, "widths", "round_to")
+
+    def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
+        """Clusters that reach the target, as :func:`fxprune.plan` finds them.
+
+        Args:
+            coupling: the analysis.
+            method: instead of the target's own.
+
+        Raises:
+            NothingToPruneError: the coupling has no groups.
+            PlanError: widths that cannot be had.
+        """
+        import fxprune
+
+        asked = vars(self.only_of(Target))
+        return fxprune.plan(coupling, **asked | {"method": method or self.method})
+
+
+def _falls(stages: Any) -> bool:
+    if isinstance(stages, str):
+        return stages == "auto"
+    shares = [1.0, *stages]
+    return len(shares) > 1 and all(0.0 < after < before for before, after in itertools.pairwise(shares))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(Options):
+    """The way to the target: by a plan made earlier, in stages, or back from a wider network."""
+
+    heading = "how narrow"
+
+    plan_file: Annotated[str | os.PathLike[str] | None, "a plan made earlier, instead of keep and its like"] = None
+    stages: Annotated[
+        Sequence[float] | str | None,
+        Range("shares from 1 to 0 that fall, or `auto`", _falls),
+        "narrow step by step: shares of the first width to keep, falling, the last is the goal; or auto: to keep, "
+        "macs or params in three stages, by a half, a third and a sixth of what is to go",
+    ] = None
+    widen: Annotated[
+        float | None,
+        interval(gt=1),
+        "build the network this many times as wide, and bring it back to its own width",
+    ] = None
