@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from fxprune.common.modules import map_tensors, named_tensors
-=======
-from fxprune.common.modules import map_tensors
->>>>>>> engine
 from fxprune.errors import PlanError
 from fxprune.plans import Partition, Plan
 

@@ -52,11 +52,7 @@ class KeepFloat64(MixingMode):
 
 def in_float64(model: torch.nn.Module, plan: Plan) -> tuple[torch.nn.Module, Plan]:
     """Copy of a network in float64, and the plan on that copy."""
-<<<<<<< HEAD
     double = map_tensors(model, lambda _, tensor: to_float64(tensor))
-=======
-    double = map_tensors(model, lambda _, tensor: _as_float64(tensor))
->>>>>>> engine
     return double, plan_for(double, plan)
 
 
