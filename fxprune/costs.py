@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fxprune.common.inputs import as_inputs, as_meta, call
-from fxprune.common.quiet import quiet
+from fxprune.common.silence import silenced
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
@@ -214,5 +214,5 @@ def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.
 
 def milliseconds(call: Callable[..., Any], images: torch.Tensor) -> float:
     """Median time of a call on a batch of images [N, C, H, W]."""
-    with quiet():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
+    with silenced():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
         return 1e3 * latency(call, images)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.modules import MetaMode, to_meta
-from fxprune.common.quiet import quiet
 from fxprune.common.random import seeded
+from fxprune.common.silence import silenced
 from fxprune.errors import ModelError, OptionError
 
 from .spec import ModelSpec
@@ -127,7 +127,7 @@ def _misfit(model: nn.Module, channels: int, size: tuple[int, int], made_for: tu
 def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
     """What goes wrong where a network runs on images of a size, without weights; empty where nothing does."""
     try:
-        with quiet(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
+        with silenced(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
             to_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
     except Exception as error:  # the code of a network raises whatever it likes
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

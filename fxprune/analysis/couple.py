@@ -92,7 +92,7 @@ class _Search:
         if layers:
             check = not captured.graph_module.meta.get(UNCHECKED)
             try:
-                decomposed = capture(self.model, self.inputs, opened=layers, ways=("plain", "values"), check=check)
+                decomposed = capture(self.model, self.inputs, decomposed=layers, ways=("plain", "values"), check=check)
             except CaptureError:  # they stay whole, and their columns frozen
                 return captured
             captured = CapturedGraph(decomposed)

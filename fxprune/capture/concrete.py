@@ -16,27 +16,33 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from fxprune.common.guards import holds, holds_but_for_float64
+from fxprune.common.guards import guard_dtype, guard_equal
 from fxprune.common.inputs import Inputs
 from fxprune.common.modes import QUESTIONS, is_mode
 from fxprune.common.modules import PLACES, MetaMode, device_of, to_meta
 from fxprune.common.source import line_of
+from fxprune.common.torch_private import (
+    attribute_of,
+    functions_undisturbed,
+    newest_node,
+    pytree,
+    tracing_patches_reverted,
+)
 
-from .symbolic import InPlaceAttribute, InPlaceProxy, PlainTracer
+from .symbolic import InPlaceAttribute, InPlaceProxy, SymbolicTracer
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
 
 
-class ValueTracer(PlainTracer):
+class ConcreteTracer(SymbolicTracer):
     """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
 
     def __init__(
         self,
         root: nn.Module,
         example_inputs: Inputs,
-        opened: frozenset[str] = frozenset(),
+        decomposed: frozenset[str] = frozenset(),
         *,
         through: bool = True,
         literal: bool = False,
@@ -45,7 +51,7 @@ class ValueTracer(PlainTracer):
 
         Types and devices of tensors stay open, or they are ``literal``: those of the example, guarded.
         """
-        super().__init__(example_inputs, opened, through=through)
+        super().__init__(example_inputs, decomposed, through=through)
         self.literal = literal
         self._told: set[tuple[fx.Node, str]] = set()
         self._meta_root = to_meta(root)
@@ -53,9 +59,9 @@ class ValueTracer(PlainTracer):
         self._values: dict[fx.Node, Any] = {}
         self._asked: dict[fx.Node, tuple[Place, fx.Node]] = {}
 
-    def again(self, root: nn.Module) -> ValueTracer:
+    def again(self, root: nn.Module) -> ConcreteTracer:
         """A tracer like this one, for another copy of the model."""
-        return ValueTracer(root, self._inputs, self._opened, through=self._through, literal=self.literal)
+        return ConcreteTracer(root, self._inputs, self._decomposed, through=self._through, literal=self.literal)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace, with calls that make tensors from sizes recorded too."""
@@ -64,7 +70,7 @@ class ValueTracer(PlainTracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows its value."""
-        return ValueProxy(node, self)
+        return ConcreteProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation and run it on the meta device."""
@@ -84,8 +90,8 @@ class ValueTracer(PlainTracer):
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
                 with (
-                    fx._symbolic_trace._maybe_revert_all_patches(),
-                    torch._C.DisableTorchFunctionSubclass(),
+                    tracing_patches_reverted(),
+                    functions_undisturbed(),
                     self.modes.pause(),
                     torch.no_grad(),
                     self._meta,
@@ -111,7 +117,7 @@ class ValueTracer(PlainTracer):
     def _attribute(self, target: str) -> Any:
         owner: Any = self.root
         for name in target.split("."):
-            owner = owner._modules[name] if name in getattr(owner, "_modules", {}) else _own(owner, name)
+            owner = attribute_of(owner, name)
         return owner
 
     def decide(self, proxy: fx.Proxy, kind: Callable[[Any], Any]) -> Any:
@@ -126,7 +132,7 @@ class ValueTracer(PlainTracer):
         decided = kind(value)
         if isinstance(value, (bool, int, float)):
             asker = sys._getframe(2)
-            guard = self.create_proxy("call_function", holds, (proxy, decided, line_of(asker)), {})
+            guard = self.create_proxy("call_function", guard_equal, (proxy, decided, line_of(asker)), {})
             self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
 
@@ -137,7 +143,7 @@ class ValueTracer(PlainTracer):
         """
         for node in reversed([leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]):
             place, guard = self._asked.pop(node, (None, node))
-            newest = guard is self.graph._root.prev
+            newest = guard is newest_node(self.graph)
             if place == _place_of(caller) and newest:
                 self.graph.erase_node(guard)
 
@@ -148,7 +154,7 @@ class ValueTracer(PlainTracer):
             self._told.add((proxy.node, name))
             place = line_of(sys._getframe(2))
             read = super().create_proxy("call_function", getattr, (proxy, name), {})
-            guard = holds_but_for_float64 if name == "dtype" else holds
+            guard = guard_dtype if name == "dtype" else guard_equal
             super().create_proxy("call_function", guard, (read, value, f"`{name}` at {place}"), {})
         return value
 
@@ -194,16 +200,16 @@ def _place_of(frame: FrameType) -> Place:
     return frame, frame.f_lasti
 
 
-class ValueProxy(InPlaceProxy):
+class ConcreteProxy(InPlaceProxy):
     """A proxy that can be asked for what it is at the example's sizes."""
 
-    tracer: ValueTracer
+    tracer: ConcreteTracer
 
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
         """Record a call of a PyTorch function."""
         for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, ValueProxy):
+            if isinstance(leaf, ConcreteProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))
                 break
         return super().__torch_function__(orig_method, types, args, kwargs)
@@ -233,7 +239,7 @@ class ValueProxy(InPlaceProxy):
         elif self.tracer.literal and isinstance(value, torch.device):
             return getattr(value, k)
         if callable(getattr(value, k)):
-            return ValueAttribute(self, k)
+            return ConcreteAttribute(self, k)
         return self.tracer.create_proxy("call_function", getattr, (self, k), {})
 
     def __len__(self) -> int:
@@ -262,7 +268,7 @@ class ValueProxy(InPlaceProxy):
         return id(self)
 
 
-class ValueAttribute(ValueProxy, InPlaceAttribute):
+class ConcreteAttribute(ConcreteProxy, InPlaceAttribute):
     """A method of a value, recorded where it is called."""
 
     def _value(self) -> Any:
@@ -270,7 +276,7 @@ class ValueAttribute(ValueProxy, InPlaceAttribute):
 
 
 @contextlib.contextmanager
-def _factories_recorded(tracer: ValueTracer) -> Iterator[None]:
+def _factories_recorded(tracer: ConcreteTracer) -> Iterator[None]:
     """While tracing, record calls that make a tensor from sizes: PyTorch would run them at once, or refuse a proxy."""
 
     def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -290,11 +296,3 @@ def _factories_recorded(tracer: ValueTracer) -> Iterator[None]:
     finally:
         for name, function in originals.items():
             setattr(torch, name, function)
-
-
-def _own(owner: Any, name: str) -> Any:
-    for table in ("_parameters", "_buffers", "__dict__"):
-        found = getattr(owner, table, {}).get(name)
-        if found is not None:
-            return found
-    return getattr(owner, name)

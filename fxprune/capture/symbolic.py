@@ -21,12 +21,13 @@ from torch import fx, nn
 from fxprune.common.inputs import Inputs
 from fxprune.common.modes import Recorder
 from fxprune.common.shaped_layers import is_shaped
+from fxprune.common.torch_private import call_with_hooks, hooks_of, wrapped_functions
 
-from .decompose import FUNCTIONS, opened, opened_call
+from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .placeholders import arguments
 
 
-class PlainTracer(fx.Tracer):
+class SymbolicTracer(fx.Tracer):
     """Records a model for all sizes.
 
     Whole stay: layers with shape attributes, PyTorch's own modules, modules that timm keeps whole and that have no
@@ -35,8 +36,8 @@ class PlainTracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self, inputs: Inputs, opened: frozenset[str] = frozenset(), *, through: bool = True) -> None:
-        """Trace with placeholders for ``inputs``, and into the modules named in ``opened``, whatever they are.
+    def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
+        """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``, whatever they are.
 
         Functions that are registered with ``torch.fx.wrap`` are traced ``through``, or stay calls.
         """
@@ -47,19 +48,19 @@ class PlainTracer(fx.Tracer):
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=False)
         self._registered: tuple[type, ...] = tuple(get_notrace_modules())
         self._regularisers: tuple[type, ...] = (DropPath, StochasticDepth)
-        self._inputs, self._opened, self._through = inputs, opened, through
+        self._inputs, self._decomposed, self._through = inputs, decomposed, through
         self._given: dict[str, Any] = {}
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
 
-    def again(self, root: nn.Module) -> PlainTracer:
+    def again(self, root: nn.Module) -> SymbolicTracer:
         """A tracer like this one, for another copy of the model."""
-        return PlainTracer(self._inputs, self._opened, through=self._through)
+        return SymbolicTracer(self._inputs, self._decomposed, through=self._through)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
-        with _functions_opened() if self._through else contextlib.nullcontext(), self.modes.recording():
+        with _functions_traced() if self._through else contextlib.nullcontext(), self.modes.recording():
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -68,7 +69,7 @@ class PlainTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes one node."""
-        if module_qualified_name in self._opened:
+        if module_qualified_name in self._decomposed:
             return False
         if is_shaped(m) or isinstance(m, (*self._regularisers, torch.jit.ScriptModule)):
             return True
@@ -78,14 +79,14 @@ class PlainTracer(fx.Tracer):
 
     def keeps(self, m: nn.Module, path: str) -> bool:
         """Whether the code of a module is not traced."""
-        return opened(m) is None and self.is_leaf_module(m, path)
+        return decomposition(m) is None and self.is_leaf_module(m, path)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into a layer that hides widths; remember where tracing is, for error messages."""
         path = self.path_of_module(m)
         self.inside.append(path)
-        shown = opened_call(m, args, kwargs)
-        result = super().call_module(m, forward, args, kwargs) if shown is None else shown(*args, **kwargs)
+        inner = decomposition_for(m, args, kwargs)
+        result = super().call_module(m, forward, args, kwargs) if inner is None else inner(*args, **kwargs)
         self.inside.pop()
         return result
 
@@ -113,13 +114,12 @@ class PlainTracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Placeholders for the inputs that the caller gives; all other arguments keep their defaults."""
-        shown = opened(self.root) if is_module else None
-        if shown is not None:
-            root_fn = shown
+        inner = decomposition(self.root) if is_module else None
+        root_fn = root_fn if inner is None else inner
         if is_module and "forward" in vars(self.root):
             root_fn = _of_instance(self.root)
         globals_of = root_fn.__globals__
-        if is_module and (self.root._forward_hooks or self.root._forward_pre_hooks):
+        if is_module and hooks_of(self.root):
             root_fn = _with_hooks(root_fn)
         positional, named = arguments(self, root_fn, self._inputs, self._given)
         if not named and root_fn.__globals__ is globals_of:
@@ -152,7 +152,7 @@ def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def called(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
         vars(root)["forward"] = functools.partial(forward, root)
-        return root._call_impl(*args, **kwargs)
+        return call_with_hooks(root, *args, **kwargs)
 
     return called
 
@@ -211,15 +211,15 @@ def keeps_functions() -> bool:
 
 
 def _registered_functions() -> dict[Any, dict[str, Any]]:
-    wrapped = fx._symbolic_trace._wrapped_fns_to_patch
+    wrapped = wrapped_functions()
     # The code of a graph module that calls such a function registers it too, in a scope without a name.
     return {key: scope for key, scope in wrapped.items() if scope.get("__name__", "").partition(".")[0] != "torch"}
 
 
 @contextlib.contextmanager
-def _functions_opened() -> Iterator[None]:
+def _functions_traced() -> Iterator[None]:
     """While tracing, functions registered with `torch.fx.wrap` outside PyTorch run like any other code."""
-    wrapped, hidden = fx._symbolic_trace._wrapped_fns_to_patch, _registered_functions()
+    wrapped, hidden = wrapped_functions(), _registered_functions()
     for key in hidden:
         del wrapped[key]
     try:

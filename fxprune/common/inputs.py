@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
+from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
 
 Inputs = tuple[Any, ...] | dict[str, Any]

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import SpecialisedError
 from fxprune.common.inputs import Inputs, call, inputs_for, tensors_of
 from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.precision import Mixes
+from fxprune.common.precision import PromoteMixed
 from fxprune.common.source import source_of
+from fxprune.common.torch_private import fake_tensor_mode, pytree
 from fxprune.errors import CaptureError
 
 from .example_values import doubled, is_uniform, shuffled, values_of, varied
@@ -79,7 +78,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only: the example may be of another type, and so may numbers that the model makes.
-        settings = (given, contextlib.nullcontext()), (suited, contextlib.nullcontext()), (suited, Mixes())
+        settings = (given, contextlib.nullcontext()), (suited, contextlib.nullcontext()), (suited, PromoteMixed())
         failure: CaptureError | None = None
         for inputs, setting in settings:
             try:
@@ -193,7 +192,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
     if pair.alike or not torch.amp.is_autocast_available(kind):
         return "", ""
     precisions = []
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = fake_tensor_mode(allow_non_fake_inputs=True)
     pairs = pair.copies(shown=fake.from_tensor)  # outside of the mode, in which nothing else could be copied
     with fake, torch.autocast(kind, dtype=torch.bfloat16):
         for module in pairs:

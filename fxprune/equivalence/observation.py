@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.common.inputs import Inputs, call, tensors_of
 from fxprune.common.modes import QUESTIONS
 from fxprune.common.modules import named_tensors
+from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
 
 # What autocast lowers; PyTorch's fused transformer layers are left out, which keep their precision in eval mode only.
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
@@ -83,10 +82,10 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not isinstance(func, torch._ops.OpOverload):  # an operator with functions as arguments
+        if not isinstance(func, OpOverload):  # an operator with functions as arguments
             return func(*args, **kwargs)
-        if func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
+        if is_mutable(func):
+            for argument, value in zip(op_arguments(func), args, strict=False):
                 writes = argument.alias_info is not None and argument.alias_info.is_write
                 if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
                     name, parameter = found
@@ -102,7 +101,7 @@ class Watch(TorchDispatchMode):
             kind
             for func, kinds in self.operations
             for kind in kinds
-            if any(name in func._schema.name for name in _CONTRACTIONS)
+            if any(name in op_name(func) for name in _CONTRACTIONS)
         }
 
     def outputs_are_kept(self, outputs: list[Any]) -> None:
@@ -147,9 +146,9 @@ class Certain(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not isinstance(func, torch._ops.OpOverload):
+        if not isinstance(func, OpOverload):
             return func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
+        name = op_name(func).removeprefix("aten::")
         if name == "native_dropout":
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         out = func(*args, **(kwargs or {}))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.common.precision import check_precision
+from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
 from fxprune.plans import Plan, check_shapes
@@ -252,7 +253,7 @@ class Csgd:
         if not self.coupled:
             self._means.move_to_means(gradients)
         elif gradients:
-            torch._foreach_copy_([gradient for _, gradient in gradients], self._means.project(gradients))
+            foreach_copy_([gradient for _, gradient in gradients], self._means.project(gradients))
             self._pull_gradients()
 
     def _after(self, *_: object) -> None:

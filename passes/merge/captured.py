@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import map_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.coupling import Coupling
-
-from .snap import tensors_of
 
 
 def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
@@ -18,7 +16,7 @@ def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
         coupling: the analysis.
         model: the analysed network, or another instance of it.
     """
-    tensors = tensors_of(model)
+    tensors = dict(named_tensors(model))
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
     # Constants that tracing made are no tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, call
+from fxprune.common.torch_private import pytree
 from fxprune.passes.verify import named_outputs
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, call, tensors_of
 from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
+from fxprune.common.torch_private import pytree
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to

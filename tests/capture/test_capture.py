@@ -11,7 +11,7 @@ from samples import SAMPLES, Net, conv, linear
 from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
-from fxprune.capture.decompose import opened
+from fxprune.capture.decompose import decomposition
 from fxprune.capture.trace import WAY, capture
 from fxprune.common.guards import SpecialisedError
 from fxprune.errors import CaptureError
@@ -198,7 +198,7 @@ def test_every_sample_computes_the_same_when_captured():
         for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
             if torch.is_tensor(a):
                 # Opened layers sum in another order than the fused kernels; test_opened.py holds them to 1e-12.
-                fused = any(opened(module) is not None for module in sample.net.modules())
+                fused = any(decomposition(module) is not None for module in sample.net.modules())
                 assert torch.equal(a, b) or (fused and torch.allclose(a, b, rtol=1e-5, atol=1e-6)), name
 
 

@@ -18,7 +18,7 @@ import fxprune
 from fxprune.capture.trace import capture
 from fxprune.common.guards import SpecialisedError
 from fxprune.common.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
-from fxprune.common.precision import Mixes
+from fxprune.common.precision import PromoteMixed
 from fxprune.errors import OptionError
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -203,7 +203,7 @@ def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
 )
 def test_what_writes_or_fails_for_another_reason_is_still_refused(function, words):
     low, high = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.float64)
-    with Mixes(), pytest.raises(RuntimeError, match=words):
+    with PromoteMixed(), pytest.raises(RuntimeError, match=words):
         function(low if words == "same" else torch.zeros(2, 2), high)
 
 
