@@ -108,7 +108,7 @@ BROKEN = {
     "weight axes are swapped": ("residual", rule_of(CONVOLUTION, swapped_convolution), ANALYSIS, A, "c ("),
     "halves are one half": ("split and turned round", rule_of(SPLIT, first_half_only), ANALYSIS, A, "b ("),
     "columns are taken for rows": ("relu", method_of(Call, "read", Call.tie), REWRITE, A, "b ("),
-    "heads are not bundled": ("attention with heads by view", method_of(Call, "bundle", first_row), ANALYSIS, V, ""),
+    "heads are not bundled": ("attention with heads by view", method_of(Call, "unify_rows", first_row), ANALYSIS, V, ""),
     "an average is not balanced": ("layer norm", method_of(Call, "balance", nothing), REWRITE, A, "n ("),
     "a product is not multiplied": ("attention", case_of([operator.matmul], nothing), REWRITE, Q, "matmul"),
     "a scale follows the width": ("fused attention by keyword", case_of(FUSED, nothing), REWRITE, Q, "scaled_dot"),
