@@ -20,7 +20,7 @@ from fxprune.common.modules import clone_sharing
 from fxprune.common.source import source_of_error
 from fxprune.common.torch_private import backward_hooks_of
 from fxprune.equivalence import UNCHECKED, Difference, difference
-from fxprune.errors import CaptureError, OptionError
+from fxprune.errors import CaptureError, OptionError, first_line
 
 from .concrete import ConcreteTracer
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
@@ -78,7 +78,7 @@ def captures(
         clone_sharing(model)
     except Exception as error:
         raise CaptureError(
-            f"cannot copy {type(model).__name__}: {str(error).splitlines()[0]}. Tensors that are computed and kept as "
+            f"cannot copy {type(model).__name__}: {first_line(error)}. Tensors that are computed and kept as "
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
     failures = _Failures(model)
@@ -215,18 +215,17 @@ def _check_hooks(model: nn.Module) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error, type(error).__name__)
 
 
 def _untraceable(
     model: nn.Module, tracer: SymbolicTracer, error: Exception, *, exported: Exception | None
 ) -> CaptureError:
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
-    reason = str(error).splitlines()[0] if str(error) else "no message"
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
     told = CaptureError(
-        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at "
-        f"{source_of_error(error)}: {reason}. Make the line independent of tensor values, give example inputs that "
+        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
+        f"{first_line(error)}. Make the line independent of tensor values, give example inputs that "
         f"the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`).{also}"
     )
     told.__cause__ = error

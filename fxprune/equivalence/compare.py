@@ -21,7 +21,7 @@ from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.precision import PromoteMixed
 from fxprune.common.source import source_of
 from fxprune.common.torch_private import fake_tensor_mode, pytree
-from fxprune.errors import CaptureError
+from fxprune.errors import CaptureError, kind_and_line
 
 from .example_values import doubled, is_uniform, shuffled, values_of, varied
 from .kept_state import Attributes
@@ -34,7 +34,6 @@ from .observation import (
     generators_restored,
     leaves_of,
     observe,
-    say,
     try_to_observe,
 )
 
@@ -155,8 +154,8 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
     except Exception as error:
         shapes = [tuple(x.shape) for x in tensors_of(first)]
         raise CaptureError(
-            f"{type(model).__name__} does not run on inputs {shapes}: {say(error)}. Give example inputs that the "
-            "model accepts."
+            f"{type(model).__name__} does not run on inputs {shapes}: {kind_and_line(error)}. "
+            "Give example inputs that the model accepts."
         ) from error
     for name in attributes.assigned():
         wanted.state.pop(name, None)
@@ -202,7 +201,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
             except SpecialisedError:  # the graph stops there
                 return "", ""
             except Exception as error:  # what numbers decide is not known here
-                return "", f"under autocast: {say(error)}"
+                return "", f"under autocast: {kind_and_line(error)}"
             kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
             precisions.append((sorted(map(str, watch.precisions())), list(map(str, kinds))))
     (wanted, returned), (found, given) = precisions

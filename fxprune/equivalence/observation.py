@@ -18,6 +18,7 @@ from fxprune.common.inputs import Inputs, call, tensors_of
 from fxprune.common.modes import QUESTIONS
 from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
+from fxprune.errors import kind_and_line
 
 # What autocast lowers; PyTorch's fused transformer layers are left out, which keep their precision in eval mode only.
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
@@ -40,7 +41,7 @@ def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
     try:
         return observe(module, inputs)
     except Exception as error:  # the code of a network raises whatever it likes
-        return f"does not run: {say(error)}"
+        return f"does not run: {kind_and_line(error)}"
 
 
 def observe(module: nn.Module, inputs: Inputs) -> Observation:
@@ -247,9 +248,3 @@ def generators_restored() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numbers)
-
-
-def say(error: Exception) -> str:
-    """The kind of an error and its first line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -21,7 +21,7 @@ from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.common.rewritable import canonical_call, positional
 from fxprune.common.torch_private import pytree, tracer_class
 from fxprune.coupling import Coupling, Shape
-from fxprune.errors import RewriteError
+from fxprune.errors import RewriteError, first_line
 from fxprune.plans import Plan
 
 from .calls import CASES
@@ -144,7 +144,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
     except Exception as error:
         raise RewriteError(
             f"the narrow graph does not run: node `{interpreter.now}` ({interpreter.now.format_node()}): "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{type(error).__name__}: {first_line(error, '')}"
         ) from error
     return interpreter.env
 
