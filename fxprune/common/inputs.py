@@ -29,7 +29,7 @@ def as_inputs(example_inputs: Any) -> Inputs:
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
-def call(module: Any, inputs: Inputs) -> Any:
+def run_on(module: Any, inputs: Inputs) -> Any:
     """``module(*inputs)`` or ``module(**inputs)``."""
     return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
 

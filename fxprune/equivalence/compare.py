@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import Inputs, call, inputs_for, tensors_of
+from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.precision import PromoteMixed
 from fxprune.common.source import source_of
@@ -197,7 +197,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
         for module in pairs:
             try:
                 with Watch({}) as watch:  # type: ignore[no-untyped-call]
-                    outputs = leaves_of(call(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
+                    outputs = leaves_of(run_on(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
             except SpecialisedError:  # the graph stops there
                 return "", ""
             except Exception as error:  # what numbers decide is not known here

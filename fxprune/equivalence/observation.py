@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modes import QUESTIONS
 from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
@@ -54,7 +54,7 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = _generators()
     with _autocast_watched() as uses, Watch(tensors) as watch:  # type: ignore[no-untyped-call]
-        outputs = leaves_of(call(module, given))
+        outputs = leaves_of(run_on(module, given))
         watch.outputs_are_kept(outputs)
     after = dict(named_tensors(module))
     changed = {name: after[name].clone() for name in before if name in after and not _same(before[name], after[name])}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
 from fxprune.common.silence import silenced
 from fxprune.common.torch_private import pytree
@@ -34,7 +34,7 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def run_eager(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Named outputs of a network; the inputs survive layers that work in place."""
-    return named_outputs(call(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
+    return named_outputs(run_on(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
 
 
 def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
@@ -138,7 +138,7 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
         try:
             given = pytree.tree_map_only(Tensor, lambda x: to_float64(x, device), inputs)
             with KeepFloat64():  # type: ignore[no-untyped-call]
-                outputs = named_outputs(call(double, given))
+                outputs = named_outputs(run_on(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # the code of a network raises whatever it likes
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive

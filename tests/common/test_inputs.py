@@ -17,7 +17,7 @@ from torch import nn
 import fxprune
 from fxprune.capture.trace import capture
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
+from fxprune.common.inputs import as_inputs, from_json, inputs_for, run_on, tensors_of, to_json
 from fxprune.common.precision import PromoteMixed
 from fxprune.errors import OptionError
 
@@ -174,8 +174,8 @@ def test_the_narrow_network_takes_and_returns_the_same(name):
     model = copy.deepcopy(model).double()
     example = inputs_for(model, as_inputs(example))
     plan = fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5)
-    wide, narrow = call(fxprune.snap(model, plan), example), narrow_unequal(model, plan)
-    got = call(narrow, example)
+    wide, narrow = run_on(fxprune.snap(model, plan), example), narrow_unequal(model, plan)
+    got = run_on(narrow, example)
     assert type(got) is type(wide)
     assert fxprune.verify(fxprune.snap(model, plan), narrow, example).passed
     assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
@@ -246,7 +246,7 @@ def test_arguments_that_are_not_given_keep_their_places_and_their_defaults():
 def test_constants_are_guarded(example, other, words):
     captured = capture(Both().eval(), example)
     with pytest.raises(SpecialisedError, match=words):
-        call(captured, other)
+        run_on(captured, other)
 
 
 def test_constants_inside_a_nest_are_guarded():
