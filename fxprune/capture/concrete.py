@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -30,7 +29,8 @@ from fxprune.common.torch_private import (
     tracing_patches_reverted,
 )
 
-from .symbolic import InPlaceAttribute, InPlaceProxy, SymbolicTracer
+from .proxies import ConcreteProxy
+from .symbolic import SymbolicTracer
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
 
@@ -57,7 +57,7 @@ class ConcreteTracer(SymbolicTracer):
         self._meta_root = to_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
-        self._asked: dict[fx.Node, tuple[Place, fx.Node]] = {}
+        self._asked: dict[fx.Node, tuple[CallSite, fx.Node]] = {}
 
     def again(self, root: nn.Module) -> ConcreteTracer:
         """A tracer like this one, for another copy of the model."""
@@ -188,91 +188,14 @@ class ConcreteTracer(SymbolicTracer):
         return len(value)
 
 
-_KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 
-
 # A frame, held so that no other takes its place, and the instruction that it is at.
-Place = tuple[FrameType, int]
+CallSite = tuple[FrameType, int]
 
 
-def _place_of(frame: FrameType) -> Place:
+def _place_of(frame: FrameType) -> CallSite:
     return frame, frame.f_lasti
-
-
-class ConcreteProxy(InPlaceProxy):
-    """A proxy that can be asked for what it is at the example's sizes."""
-
-    tracer: ConcreteTracer
-
-    @classmethod
-    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Record a call of a PyTorch function."""
-        for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, ConcreteProxy):
-                leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))
-                break
-        return super().__torch_function__(orig_method, types, args, kwargs)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """What the model asks for by ``isinstance``: the type of the value."""
-        value = self._value()
-        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
-
-    def _value(self) -> Any:
-        return self.tracer.value(self.node)
-
-    def is_tensor(self) -> bool:
-        """Whether this can be written to."""
-        return isinstance(self._value(), torch.Tensor)
-
-    def __getattr__(self, k: str) -> Any:
-        value = self.tracer.value(self.node)
-        if isinstance(value, torch.Tensor):
-            if k == "ndim":
-                return self.tracer.fixed(self, k)
-            if k == "is_meta":
-                return False
-            if k in _KINDS and self.tracer.literal:
-                return self.tracer.fixed(self, k)
-        elif self.tracer.literal and isinstance(value, torch.device):
-            return getattr(value, k)
-        if callable(getattr(value, k)):
-            return ConcreteAttribute(self, k)
-        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-    def dim(self) -> int:
-        """The rank of a tensor, guarded."""
-        return int(self.tracer.fixed(self, "ndim"))
-
-    def __int__(self) -> int:
-        return int(self.tracer.decide(self, int))
-
-    def __index__(self) -> int:
-        return int(self.tracer.decide(self, int))
-
-    def __float__(self) -> float:
-        return float(self.tracer.decide(self, float))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-    def __contains__(self, item: Any) -> bool:
-        return item in self.tracer.value(self.node)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-class ConcreteAttribute(ConcreteProxy, InPlaceAttribute):
-    """A method of a value, recorded where it is called."""
-
-    def _value(self) -> Any:
-        return getattr(self.tracer.value(self.root.node), self.attr)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import operator
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from fxprune.common.torch_private import call_with_hooks, hooks_of, wrapped_func
 
 from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .placeholders import arguments
+from .proxies import InPlaceProxy
 
 
 class SymbolicTracer(fx.Tracer):
@@ -157,54 +157,6 @@ def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-# Augmented assignments and the methods of tensors that they are.
-_IN_PLACE = {
-    "add": "add_",
-    "sub": "sub_",
-    "mul": "mul_",
-    "truediv": "div_",
-    "floordiv": "floor_divide_",
-    "mod": "remainder_",
-    "pow": "pow_",
-    "and": "bitwise_and_",
-    "or": "bitwise_or_",
-    "xor": "bitwise_xor_",
-}
-_SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
-
-
-def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
-    def write(proxy: InPlaceProxy, other: Any) -> Any:
-        if proxy.is_tensor():
-            return proxy.tracer.create_proxy("call_method", method, (proxy, other), {})
-        return getattr(operator, name if name not in ("and", "or") else f"{name}_")(proxy, other)
-
-    return write
-
-
-class InPlaceProxy(fx.Proxy):
-    """A proxy whose ``a += b`` writes to ``a``, whatever other names that has; it refuses what no graph records."""
-
-    for _name, _method in _IN_PLACE.items():
-        locals()[f"__i{_name}__"] = _in_place(_name, _method)
-
-    def is_tensor(self) -> bool:
-        """Whether this can be written to; sizes and what is computed from them are numbers."""
-        return not _is_size(self.node)
-
-    def __getattr__(self, k: str) -> Any:
-        return InPlaceAttribute(self, k)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node", "root", "attr", "_node"):
-            raise fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
-        super().__setattr__(name, value)
-
-
-class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
-    """An attribute of a proxy, recorded where it is used as a value."""
-
-
 def keeps_functions() -> bool:
     """Whether any function outside PyTorch is registered with `torch.fx.wrap`."""
     return bool(_registered_functions())
@@ -226,11 +178,3 @@ def _functions_traced() -> Iterator[None]:
         yield
     finally:
         wrapped.update(hidden)
-
-
-def _is_size(node: fx.Node) -> bool:
-    if node.op == "call_method" or node.target is getattr:
-        return (node.target if node.op == "call_method" else node.args[1]) in _SIZES
-    if node.op != "call_function" or getattr(node.target, "__module__", "") not in ("_operator", "math", "builtins"):
-        return False
-    return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
