@@ -29,7 +29,9 @@ from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"
 
-WAYS = ("plain", "values", "export")
+WAYS = ("symbolic", "concrete", "export")
+# Names that ways had before, which go on being understood.
+_FORMER = {"plain": "symbolic", "values": "concrete"}
 
 
 def capture(
@@ -66,13 +68,17 @@ def captures(
 ) -> Iterator[fx.GraphModule]:
     """Every graph that computes what the model computes, one for each way that leads to one; arguments as above.
 
-    ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, ``values`` where branches were decided by the
-    example, or ``export`` where operations are all that could be seen. ``graph_module.meta["fxprune_unchecked"]`` tells
-    what could not be held against the model (:mod:`fxprune.equivalence.compare`), and why.
+    ``graph_module.meta["fxprune_capture"]`` tells the way: ``symbolic``, ``concrete`` where branches were decided by
+    the example, or ``export`` where operations are all that could be seen. What could not be held against the model
+    (:mod:`fxprune.equivalence.compare`), and why, is in ``graph_module.meta["fxprune_unchecked"]``.
 
     Raises:
+        OptionError: a way that there is not.
         CaptureError: there is no further way; with all that stood in the way of the others.
     """
+    ways = [_FORMER.get(way, way) for way in ways]
+    if not ways or not set(ways) <= set(WAYS):
+        raise OptionError(f"ways must be some of {', '.join(WAYS)}, not {', '.join(ways) or 'none'}.")
     _check_hooks(model)
     try:
         clone_sharing(model)
@@ -130,9 +136,10 @@ def _traced(
     """Graphs of layers: first for all sizes, then at those of the example."""
     # Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
     for through in (True, False) if keeps_functions() else (True,):
-        if "plain" in ways and (module := _trace(model, SymbolicTracer(inputs, decomposed, through=through), failures)):
+        symbolic = SymbolicTracer(inputs, decomposed, through=through)
+        if "symbolic" in ways and (module := _trace(model, symbolic, failures)):
             yield module
-        for literal in (False, True) if "values" in ways else ():
+        for literal in (False, True) if "concrete" in ways else ():
             tracer = ConcreteTracer(
                 clone_sharing(model).eval(), as_meta(inputs), decomposed, through=through, literal=literal
             )
@@ -142,7 +149,7 @@ def _traced(
 
 
 def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.GraphModule | None:
-    way = "values" if isinstance(tracer, ConcreteTracer) else "plain"
+    way = "concrete" if isinstance(tracer, ConcreteTracer) else "symbolic"
     skeleton = clone_sharing(model).eval()
     reads = FlagWatcher(traced_modules(skeleton, tracer.keeps))
     try:
@@ -151,8 +158,8 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     except OptionError:
         raise
     except Exception as error:
-        # What stops a plain trace says less than what stops one with values.
-        if way == "values" or failures.traced is None:
+        # What stops a symbolic trace says less than what stops a concrete one.
+        if way == "concrete" or failures.traced is None:
             failures.traced = tracer, error
         return None
     module = _graph_module(model, skeleton, graph, way)

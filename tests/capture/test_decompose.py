@@ -187,7 +187,7 @@ def test_plain_tracing_suffices_without_masks():
     for name in ("self", "cross", "encoder layer", "encoder layer, norm first"):
         layer, _, shapes = CASES[name]
         net = Given(layer, {}, 3 if name == "self" else 1)
-        assert capture(net, tuple(map(torch.zeros, shapes))).meta[WAY] == "plain", name
+        assert capture(net, tuple(map(torch.zeros, shapes))).meta[WAY] == "symbolic", name
 
 
 PADDED = {"src_key_padding_mask": torch.tensor([[False] * 5, [False] * 3 + [True] * 2])}
