@@ -128,6 +128,11 @@ class Centripetal(Options):
     ] = None
     coupled: Annotated[bool, "the pull is part of the gradient, as in the paper; SGD only"] = False
 
+    @property
+    def goal(self) -> float:
+        """The largest relative deviation within a cluster that C-SGD is to end at."""
+        return DEVIATION if self.deviation is None else self.deviation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Output, Subject):
