@@ -11,19 +11,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxprune.analysis import couple as couple
+    from fxprune.costs import Cost as Cost
     from fxprune.costs import cost as cost
+    from fxprune.coupling import Coupling as Coupling
+    from fxprune.coupling import Frozen as Frozen
+    from fxprune.coupling import Group as Group
+    from fxprune.errors import AnalysisError as AnalysisError
+    from fxprune.errors import CaptureError as CaptureError
+    from fxprune.errors import CheckpointError as CheckpointError
+    from fxprune.errors import DataError as DataError
+    from fxprune.errors import DivergedError as DivergedError
+    from fxprune.errors import ExportError as ExportError
+    from fxprune.errors import FxpruneError as FxpruneError
+    from fxprune.errors import InputError as InputError
+    from fxprune.errors import LostProcessError as LostProcessError
+    from fxprune.errors import ModelError as ModelError
+    from fxprune.errors import NoPullWarning as NoPullWarning
+    from fxprune.errors import NothingToPruneError as NothingToPruneError
+    from fxprune.errors import OptionError as OptionError
+    from fxprune.errors import PlanError as PlanError
+    from fxprune.errors import ProofError as ProofError
+    from fxprune.errors import RewriteError as RewriteError
+    from fxprune.errors import StoppedError as StoppedError
+    from fxprune.errors import UnequalClustersWarning as UnequalClustersWarning
+    from fxprune.errors import VerifyError as VerifyError
+    from fxprune.passes.csgd import Csgd as Csgd
+    from fxprune.passes.csgd import Deviation as Deviation
     from fxprune.passes.csgd import csgd as csgd
     from fxprune.passes.job import compress as compress
     from fxprune.passes.merge import settle as settle
     from fxprune.passes.merge import snap as snap
+    from fxprune.passes.onnx import ExportReport as ExportReport
     from fxprune.passes.onnx import export_onnx as export_onnx
     from fxprune.passes.planning import plan as plan
+    from fxprune.passes.report import Result as Result
     from fxprune.passes.rewrite import narrow as narrow
     from fxprune.passes.store import load as load
     from fxprune.passes.store import save as save
+    from fxprune.passes.verify import Proof as Proof
+    from fxprune.passes.verify import Report as Report
     from fxprune.passes.verify import prove as prove
     from fxprune.passes.verify import verify as verify
     from fxprune.plan_file import load_plan as load_plan
+    from fxprune.plan_file import plan_for as plan_for
     from fxprune.plans import Plan as Plan
 
 __version__ = "0.1.0"
@@ -32,22 +62,53 @@ _root = Path(__file__).resolve().parent
 if not (_root / "passes").is_dir():  # a checkout: passes/, models_zoo/ and cli/ lie beside this folder
     __path__.append(str(_root.parent))
 
+# Name -> where it is; the imports for type checkers above say the same.
 _PUBLIC = {
     "couple": "fxprune.analysis",
-    "Plan": "fxprune.plans",
-    "cost": "fxprune.costs",
-    "load_plan": "fxprune.plan_file",
+    "Coupling": "fxprune.coupling",
+    "Group": "fxprune.coupling",
+    "Frozen": "fxprune.coupling",
     "plan": "fxprune.passes.planning",
+    "Plan": "fxprune.plans",
+    "load_plan": "fxprune.plan_file",
+    "plan_for": "fxprune.plan_file",
+    "cost": "fxprune.costs",
+    "Cost": "fxprune.costs",
     "csgd": "fxprune.passes.csgd",
+    "Csgd": "fxprune.passes.csgd",
+    "Deviation": "fxprune.passes.csgd",
     "settle": "fxprune.passes.merge",
     "snap": "fxprune.passes.merge",
     "narrow": "fxprune.passes.rewrite",
     "verify": "fxprune.passes.verify",
+    "Report": "fxprune.passes.verify",
     "prove": "fxprune.passes.verify",
+    "Proof": "fxprune.passes.verify",
     "export_onnx": "fxprune.passes.onnx",
+    "ExportReport": "fxprune.passes.onnx",
     "save": "fxprune.passes.store",
     "load": "fxprune.passes.store",
     "compress": "fxprune.passes.job",
+    "Result": "fxprune.passes.report",
+    "UnequalClustersWarning": "fxprune.errors",
+    "NoPullWarning": "fxprune.errors",
+    "FxpruneError": "fxprune.errors",
+    "InputError": "fxprune.errors",
+    "ModelError": "fxprune.errors",
+    "CaptureError": "fxprune.errors",
+    "PlanError": "fxprune.errors",
+    "NothingToPruneError": "fxprune.errors",
+    "DataError": "fxprune.errors",
+    "CheckpointError": "fxprune.errors",
+    "OptionError": "fxprune.errors",
+    "DivergedError": "fxprune.errors",
+    "StoppedError": "fxprune.errors",
+    "LostProcessError": "fxprune.errors",
+    "ProofError": "fxprune.errors",
+    "AnalysisError": "fxprune.errors",
+    "RewriteError": "fxprune.errors",
+    "VerifyError": "fxprune.errors",
+    "ExportError": "fxprune.errors",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -58,3 +119,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

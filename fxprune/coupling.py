@@ -187,10 +187,7 @@ class Coupling:
     @functools.cached_property
     def prunable_weights(self) -> dict[str, int]:
         """Name of a parameter or buffer -> number of its weights that lie in a row or column of some group."""
-        return {
-            name: round((1.0 - math.prod(1.0 - share for share in on_axes)) * math.prod(self.shapes[name]))
-            for name, on_axes in self._covered.items()
-        }
+        return prunable_weights(self.groups, self.shapes)
 
     @functools.cached_property
     def share_halved(self) -> float:
@@ -204,19 +201,7 @@ class Coupling:
 
     @functools.cached_property
     def _covered(self) -> dict[str, list[float]]:
-        """Name of a parameter or buffer -> for each axis, the share of its positions that belong to a group."""
-        covered: dict[str, list[NDArray[np.bool_] | None]] = {}
-        for group in self.groups.values():
-            for axis in (*group.tied, *group.readers):
-                shape = self.shapes[axis.parameter]
-                masks = covered.setdefault(axis.parameter, [None] * len(shape))
-                mask = masks[axis.dim]
-                if mask is None:
-                    mask = masks[axis.dim] = np.zeros(shape[axis.dim], bool)
-                mask[axis.positions.ravel()] = True
-        return {
-            name: [0.0 if mask is None else float(mask.mean()) for mask in masks] for name, masks in covered.items()
-        }
+        return _covered(self.groups, self.shapes)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -257,6 +242,28 @@ class Coupling:
         text += f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"
         unchecked = self.graph_module.meta.get(UNCHECKED, "")
         return f"{text}\nnot compared with the model: {unchecked}" if unchecked else text
+
+
+def prunable_weights(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Name of a parameter or buffer -> number of its weights that lie in a row or column of some group."""
+    return {
+        name: round((1.0 - math.prod(1.0 - share for share in on_axes)) * math.prod(shapes[name]))
+        for name, on_axes in _covered(groups, shapes).items()
+    }
+
+
+def _covered(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[float]]:
+    """Name of a parameter or buffer -> for each axis, the share of its positions that belong to a group."""
+    covered: dict[str, list[NDArray[np.bool_] | None]] = {}
+    for group in groups.values():
+        for axis in (*group.tied, *group.readers):
+            shape = shapes[axis.parameter]
+            masks = covered.setdefault(axis.parameter, [None] * len(shape))
+            mask = masks[axis.dim]
+            if mask is None:
+                mask = masks[axis.dim] = np.zeros(shape[axis.dim], bool)
+            mask[axis.positions.ravel()] = True
+    return {name: [0.0 if mask is None else float(mask.mean()) for mask in masks] for name, masks in covered.items()}
 
 
 def _owners(axes: tuple[Axis, ...]) -> list[str]:

@@ -127,3 +127,9 @@ class VerifyError(ProofError):
 
 class ExportError(ProofError):
     """The exported file and the network disagree."""
+
+
+def first_line(error: object, empty: str = "no message") -> str:
+    """The first line of an error's text, or ``empty`` where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else empty

@@ -32,6 +32,15 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
 
     Raises:
         PlanError: no such file, not a plan, half-written, of a later version, or made for another network.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> fxprune.plan(fxprune.couple(net, images), keep=0.5).save("plan.json")
+        >>> fxprune.load_plan("plan.json", net).widths
+        {'0.weight': (8, 4)}
     """
     return plan_from(read_plan(path), model, path)
 
@@ -85,6 +94,17 @@ def plan_for(model: torch.nn.Module, plan: Plan) -> Plan:
 
     Raises:
         PlanError: ``model`` is another network.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> import copy
+        >>> twin = copy.deepcopy(net)
+        >>> fxprune.plan_for(twin, plan) == plan
+        True
     """
     if plan.coupling.model() is model:
         return plan

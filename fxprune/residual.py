@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxprune.common.rewritable import ATTENTION, PRODUCTS, kind_of
+from fxprune.common.rewritable import ATTENTION, PRODUCTS, canonical_call
 from fxprune.coupling import Coupling, Shape
 
 # Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
@@ -76,7 +76,7 @@ def _groups_on(node: fx.Node, coupling: Coupling) -> frozenset[int]:
 def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozenset[int]]) -> set[int]:
     """Groups that two inputs of a node and its result carry, unless the call is known to add nothing."""
     operands = [carried[operand] for operand in node.all_input_nodes if operand in computed]
-    if len(operands) < 2 or node.target in _NO_SUMS or _name(node) in _NO_SUMS or kind_of(node.target) in _NO_SUMS:
+    if len(operands) < 2 or not _NO_SUMS.isdisjoint((node.target, _name(node), canonical_call(node.target))):
         return set()
     return {index for index in carried[node] if sum(index in each for each in operands) > 1}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.modules import MetaMode, on_meta
+from fxprune.common.modules import MetaMode, to_meta
 from fxprune.common.quiet import quiet
 from fxprune.common.random import seeded
 from fxprune.errors import ModelError, OptionError
@@ -128,7 +128,7 @@ def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
     """What goes wrong where a network runs on images of a size, without weights; empty where nothing does."""
     try:
         with quiet(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
-            on_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
+            to_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
     except Exception as error:  # the code of a network raises whatever it likes
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     return ""

@@ -1,1 +1,47 @@
-"""Passes act on a coupling: one verb per file, each a function on values."""
+"""Passes act on a coupling: a room per concern, each handing out its verbs; see docs/architecture.md."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# Where modules of a verb were documented before there were rooms -> where they are.
+_MOVED = {
+    "artifact": "store.artifact",
+    "cluster": "planning.plan",
+    "compress": "job.compression",
+    "export_onnx": "onnx.export",
+    "metrics": "report.metrics",
+    "narrow": "rewrite.narrow",
+    "onednn": "train.onednn",
+    "prove": "verify.prove",
+    "recipe": "options.recipe",
+    "settle": "merge.settle",
+    "snap": "merge.snap",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Imports by an earlier path give the module that is there now."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, last = fullname.rpartition(".")
+        return ModuleSpec(fullname, self) if package == __name__ and last in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(f"{__name__}.{_MOVED[spec.name.rpartition('.')[2]]}")
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.append(_Moved())

@@ -24,7 +24,7 @@ from benchmarks.merge_trial import (
     parts_that_merge_alone,
     roles_of,
 )
-from fxprune.analysis import Folded, Walk, buffers_with_channels, run_labelled
+from fxprune.analysis import AnalysisState, CapturedGraph, buffers_with_channels, run_labelled
 from fxprune.capture import capture
 from fxprune.common.inputs import as_meta
 from fxprune.coupling import Coupling
@@ -64,11 +64,10 @@ def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most
     if coupling.functions or model is None:
         return result
     trial, draw = Trial(model, inputs), np.random.default_rng(seed)
-    captured = Folded(capture(model, inputs), {})
-    walk, _ = run_labelled(captured, as_meta(inputs), {}, coupling.whole, buffers_with_channels(model))
-    walk.settle()
-    use = _roles(walk)
-    pairs = _pairs(walk, use)
+    captured = CapturedGraph(capture(model, inputs))
+    state, _ = run_labelled(captured, as_meta(inputs), {}, int(coupling.whole), buffers_with_channels(model))
+    use = _roles(state)
+    pairs = _pairs(state, use)
     for at in draw.permutation(len(pairs))[:most]:
         roles, pair = pairs[at]
         _try(result, trial, coupling, roles, pair)
@@ -76,25 +75,25 @@ def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most
     return result
 
 
-def _roles(walk: Walk) -> dict[Place, str]:
+def _roles(state: AnalysisState) -> dict[Place, str]:
     """What each axis is for: axes that are neither read by columns nor used by rows carry no channels."""
-    read, tied = walk.channels.marked(walk.read), walk.channels.marked(walk.tied)
+    read, tied = state.channels.marked(state.marks.columns), state.channels.marked(state.marks.rows)
     return {
-        (source.name, dim): READER if read[ids].all() else TIED
-        for source in walk.sources.values()
-        for dim, ids in enumerate(source.axes)
+        (origin.name, dim): READER if read[ids].all() else TIED
+        for origin in state.origins.found.values()
+        for dim, ids in enumerate(origin.axes)
         if ids is not None and (read[ids].all() or (tied[ids].all() and not read[ids].any()))
     }
 
 
-def _pairs(walk: Walk, roles: dict[Place, str]) -> list[tuple[dict[Place, str], dict[Place, Pair]]]:
+def _pairs(state: AnalysisState, roles: dict[Place, str]) -> list[tuple[dict[Place, str], dict[Place, Pair]]]:
     """Neighbouring channels that occur equally often on each axis of each parameter, outputs aside."""
     places: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for source in walk.sources.values():
-        for dim, ids in enumerate(source.axes):
-            for position, channel in enumerate(() if ids is None else walk.channels.channel(ids)):
-                places[int(channel)][source.name, dim].append(position)
-    outputs = [walk.channels.channel(event.ids) for event in walk.freezes if event.why == "graph output"]
+    for origin in state.origins.found.values():
+        for dim, ids in enumerate(origin.axes):
+            for position, channel in enumerate(() if ids is None else state.channels.channel(ids)):
+                places[int(channel)][origin.name, dim].append(position)
+    outputs = [state.channels.channel(event.ids) for event in state.marks.frozen if event.why == "graph output"]
     seen = set(np.concatenate(outputs).tolist()) if outputs else set()
     alike: dict[tuple[tuple[Place, int], ...], list[int]] = defaultdict(list)
     for channel, on in places.items():

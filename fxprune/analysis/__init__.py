@@ -1,7 +1,7 @@
-"""Which channels of a captured graph are one channel: a walk on the meta device, one rule per ATen operator."""
+"""Which channels of a captured graph are one channel: one run on the meta device, one rule per ATen operator."""
 
-from .computed_weights import Folded
+from .computed_weights import CapturedGraph
 from .couple import couple
 from .interpreter import buffers_with_channels, run_labelled
 from .rules import RULES
-from .state import Walk
+from .state import AnalysisState

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+# For each axis of a tensor its ids, or None where it carries no channels.
+Axes = tuple[Ids | None, ...]
 
 
 class Forest:
@@ -52,7 +54,7 @@ class Forest:
 
 
 class Channels:
-    """The ids of one walk over one network, and which of them are one channel."""
+    """The ids of one analysis, and which of them are one channel."""
 
     def __init__(self) -> None:
         self.count = 0

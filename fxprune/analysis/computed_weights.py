@@ -8,20 +8,21 @@ name of ``w``, and a merge sums the columns of that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxprune.common.modules import MetaMode, on_meta, share_copy
+from fxprune.common.modules import MetaMode, clone_sharing, to_meta
+from fxprune.common.torch_private import tracer_class
 
-from .state import Label
+from .labels import Label
 
 
 @dataclass(frozen=True, eq=False)
-class Folded:
-    """A captured graph that computes no weight that is contracted with activations.
+class CapturedGraph:
+    """A captured graph, and what computes the weights that it reads as if they were stored.
 
     Attributes:
         graph_module: reads computed weights under the names of the stored ones of the same shape.
@@ -29,23 +30,25 @@ class Folded:
     """
 
     graph_module: fx.GraphModule
-    functions: Mapping[str, fx.GraphModule]
+    functions: Mapping[str, fx.GraphModule] = field(default_factory=dict)
 
 
-def fold(graph_module: fx.GraphModule, consumers: Iterable[str], values: Mapping[str, Any]) -> Folded:
-    """Fold the computed weights that these nodes contract with activations, as far as they can be.
+def store_computed_weights(
+    graph_module: fx.GraphModule, users: Iterable[str], values: Mapping[str, Any]
+) -> CapturedGraph:
+    """Store the computed weights that these nodes contract with activations, as far as they can be.
 
-    A weight can be folded if only stored tensors go into it, one of them is of its shape, and that one has no other
+    A weight can be stored if only stored tensors go into it, one of them is of its shape, and that one has no other
     use. The module given is not modified.
 
     Args:
         graph_module: a captured graph.
-        consumers: names of its nodes.
+        users: names of its nodes.
         values: name of a node -> what it returned, tensors as (sizes, label).
     """
-    module = share_copy(graph_module)
+    module = clone_sharing(graph_module)
     assert isinstance(module, fx.GraphModule)
-    known, wanted = _known(module), set(consumers)
+    known, wanted = _known(module), set(users)
     weights: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
         if node.name not in wanted or node in known:
@@ -55,12 +58,12 @@ def fold(graph_module: fx.GraphModule, consumers: Iterable[str], values: Mapping
                 name = _stored_like(module, weight, tuple(values[weight.name][0]))
                 if name is not None and weight not in weights.setdefault(name, []):
                     weights[name].append(weight)
-    functions = {name: f for name, nodes in weights.items() if (f := _fold_one(module, name, nodes)) is not None}
+    functions = {name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes)) is not None}
     if not functions:
-        return Folded(graph_module, {})
-    folded = fx.GraphModule(module, module.graph, class_name=type(graph_module).__name__)
-    folded.meta.update(graph_module.meta)
-    return Folded(folded, functions)
+        return CapturedGraph(graph_module)
+    storing = fx.GraphModule(module, module.graph, class_name=type(graph_module).__name__)
+    storing.meta.update(graph_module.meta)
+    return CapturedGraph(storing, functions)
 
 
 def _known(module: fx.GraphModule) -> set[fx.Node]:
@@ -80,7 +83,7 @@ def _known(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def _is_computed(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label) and not value[1].raw
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label) and not value[1].is_parameter
 
 
 def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]) -> str | None:
@@ -88,7 +91,7 @@ def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]
     return next((name for name, stored in _stored(module, _above([weight])) if tuple(stored.shape) == shape), None)
 
 
-def _fold_one(module: fx.GraphModule, name: str, weights: list[fx.Node]) -> fx.GraphModule | None:
+def _store_one(module: fx.GraphModule, name: str, weights: list[fx.Node]) -> fx.GraphModule | None:
     """Store a weight that may be computed at several nodes, and return what computes it; None where that cannot be."""
     function = _function(module, weights[0])
     if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
@@ -121,7 +124,7 @@ def _above(weights: list[fx.Node]) -> list[fx.Node]:
 
 
 def _unused_without(weights: list[fx.Node], above: list[fx.Node]) -> set[fx.Node]:
-    """Which of the nodes above nobody needs once the weights are stored."""
+    """Those of the nodes above that have no use once the weights are stored."""
     gone = set(weights)
     for node in reversed(above):
         if gone >= set(node.users):
@@ -150,7 +153,7 @@ def _tensor(module: nn.Module, name: str) -> Any:
 
 def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
     """Graph without inputs that returns a weight; equal graphs have equal code."""
-    graph = fx.Graph(tracer_cls=getattr(module.graph, "_tracer_cls", None))
+    graph = fx.Graph(tracer_cls=tracer_class(module.graph))
     copies: dict[fx.Node, fx.Node] = {}
     for node in _above([weight]):
         args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
@@ -164,7 +167,7 @@ def _draws(function: fx.GraphModule) -> bool:
     """Whether random numbers take part, so that the weight is another one in every call."""
     mode = _Draws()
     with torch.no_grad(), mode:
-        on_meta(function)()
+        to_meta(function)()
     return mode.drawn
 
 

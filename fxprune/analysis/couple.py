@@ -13,11 +13,11 @@ from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
 from fxprune.errors import CaptureError
 
-from .computed_weights import Folded, fold
-from .grouping import Conclusion, conclude
+from .computed_weights import CapturedGraph, store_computed_weights
+from .grouping import Analysis, group_channels
 from .interpreter import buffers_with_channels, run_labelled
 
-# Ways to bundle that are tried after the first got stuck; a split into n axes has n of them.
+# Ways to bundle that are tried after the first was blocked; a split into n axes has n of them.
 _MOST_RETRIES = 3
 
 
@@ -46,13 +46,22 @@ def couple(
     Raises:
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> coupling = fxprune.couple(net, images)
+        >>> list(coupling.groups), round(coupling.share_prunable, 3)  # the last bias leaves the network as it is
+        (['0.weight'], 0.992)
     """
-    inputs = as_inputs(example_inputs)
+    search = _Search(model, as_inputs(example_inputs), whole)
     failures: list[CaptureError] = []
     try:
-        for captured in captures(model, inputs, ways=ways, check=check):
+        for captured in captures(model, search.inputs, ways=ways, check=check):
             try:
-                return _couple(Folded(captured, {}), model, inputs, whole)
+                return search.best(CapturedGraph(captured)).coupling
             except CaptureError as error:  # what one graph cannot show the analysis, the next one may
                 failures.append(error)
     except CaptureError as error:
@@ -60,60 +69,57 @@ def couple(
     raise failures[0]
 
 
-def _couple(captured: Folded, model: nn.Module, inputs: Inputs, whole: bool) -> Coupling:
-    first = _analyse(captured, model, inputs, whole)
-    if not first.weighers:
-        return first.coupling
-    folded = _fold(captured, first, model, inputs, whole)
-    if not folded.functions:
-        return first.coupling
-    return min(first, _analyse(folded, model, inputs, whole), key=_left).coupling
+class _Search:
+    """The analysis of a model that leaves the least when all groups are halved."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool) -> None:
+        self.model, self.inputs, self.merge_heads = model, inputs, merge_heads
+        self._meta_inputs = as_meta(inputs)
+
+    def best(self, captured: CapturedGraph) -> Analysis:
+        """The best of the graph as it was captured, and with its computed weights stored."""
+        found = self._with_retries(captured)
+        if not found.computed_weight_users:
+            return found
+        storing = self._store_weights(captured, found)
+        return _least(found, self._with_retries(storing)) if storing.functions else found
+
+    def _store_weights(self, captured: CapturedGraph, found: Analysis) -> CapturedGraph:
+        """Store computed weights; layers that compute theirs inside are traced into for that."""
+        nodes = {node.name: node for node in captured.graph_module.graph.nodes}
+        users = [nodes[name] for name in found.computed_weight_users]
+        layers = frozenset(str(node.target) for node in users if node.op == "call_module")
+        if layers:
+            check = not captured.graph_module.meta.get(UNCHECKED)
+            try:
+                decomposed = capture(self.model, self.inputs, opened=layers, ways=("plain", "values"), check=check)
+            except CaptureError:  # they stay whole, and their columns frozen
+                return captured
+            captured = CapturedGraph(decomposed)
+            found = self._once(captured, {}, self.merge_heads)
+        return store_computed_weights(captured.graph_module, found.computed_weight_users, found.values)
+
+    def _with_retries(self, captured: CapturedGraph) -> Analysis:
+        """The best of some ways to bundle where channels are blocked."""
+        best = latest = self._once(captured, {}, self.merge_heads)
+        choices: dict[str, int] = {}
+        for _ in range(_MOST_RETRIES):
+            if not latest.blocked:
+                break
+            choices |= latest.blocked
+            latest = self._once(captured, choices, self.merge_heads)
+            best = _least(best, latest)
+        if latest.exhausted and not self.merge_heads:
+            # Whole heads here ask for whole heads there: queries, keys and values from three layers.
+            best = _least(best, self._once(captured, {}, True))
+        return best
+
+    def _once(self, captured: CapturedGraph, choices: Mapping[str, int], heads_first: bool) -> Analysis:
+        """One run; ``heads_first``: begin with whole heads, which may not be what the user asked for."""
+        carriers = buffers_with_channels(self.model)
+        state, values = run_labelled(captured, self._meta_inputs, choices, int(heads_first), carriers)
+        return group_channels(state, values, captured, self._meta_inputs, self.model, merge_heads=self.merge_heads)
 
 
-def _fold(captured: Folded, found: Conclusion, model: nn.Module, inputs: Inputs, whole: bool) -> Folded:
-    """Fold computed weights; layers that compute theirs inside are traced into for that."""
-    nodes = {node.name: node for node in captured.graph_module.graph.nodes}
-    layers = frozenset(str(nodes[name].target) for name in found.weighers if nodes[name].op == "call_module")
-    if layers:
-        check = not captured.graph_module.meta.get(UNCHECKED)
-        try:
-            captured = Folded(capture(model, inputs, opened=layers, ways=("plain", "values"), check=check), {})
-        except CaptureError:  # they stay whole, and their columns frozen
-            return captured
-        found = _analyse_once(captured, model, inputs, whole, {})
-    return fold(captured.graph_module, found.weighers, found.values)
-
-
-def _analyse(folded: Folded, model: nn.Module, inputs: Inputs, whole: bool) -> Conclusion:
-    """Analyse, and again with other ways to bundle where channels got stuck."""
-    best = latest = _analyse_once(folded, model, inputs, whole, {})
-    choices: dict[str, int] = {}
-    for _ in range(_MOST_RETRIES):
-        if not latest.stuck:
-            break
-        choices |= latest.stuck
-        latest = _analyse_once(folded, model, inputs, whole, choices)
-        best = min(best, latest, key=_left)
-    if latest.jammed and not whole:
-        # Whole heads here ask for whole heads there: queries, keys and values from three layers.
-        best = min(best, _analyse_once(folded, model, inputs, whole, {}, first=True), key=_left)
-    return best
-
-
-def _analyse_once(
-    folded: Folded,
-    model: nn.Module,
-    inputs: Inputs,
-    whole: bool,
-    choices: Mapping[str, int],
-    first: bool | None = None,
-) -> Conclusion:
-    """One walk; ``first``: begin with whole heads, where that is not what the user asked for."""
-    meta_inputs = as_meta(inputs)
-    carriers = buffers_with_channels(model)
-    walk, values = run_labelled(folded, meta_inputs, choices, whole if first is None else first, carriers)
-    return conclude(walk, values, folded, meta_inputs, model, whole=whole)
-
-
-def _left(conclusion: Conclusion) -> float:
-    return round(conclusion.coupling.share_halved, 6)
+def _least(*analyses: Analysis) -> Analysis:
+    return min(analyses, key=lambda analysis: analysis.remaining_share)

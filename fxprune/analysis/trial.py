@@ -11,44 +11,46 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
-from .state import Label, Walk, tensors_in
+from fxprune.common.torch_private import pytree
+
+from .labels import Label, tensors_in
+from .state import AnalysisState
 
 
-def adapts(walk: Walk, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:
+def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:
     """Whether ``run`` on narrow inputs returns narrow outputs.
 
     Args:
-        walk: holds the labels of ``args``, ``kwargs`` and ``value``; nothing is added to it.
-        run: the call, free of effects on ``walk``.
+        state: holds the labels of ``args``, ``kwargs`` and ``value``; nothing is added to it.
+        run: the call, free of effects on ``state``.
         args: positional arguments of the wide call, tensors on the meta device.
         kwargs: its keyword arguments.
         value: what it returned.
     """
     given = tensors_in((args, kwargs))
-    ids = [axis for tensor in given for axis in walk.label_of(tensor).axes if axis is not None]
+    label_of, channel = state.labels.of, state.channels.channel
+    ids = [axis for tensor in given for axis in label_of(tensor).axes if axis is not None]
     if not ids:
         return True
-    frozen = [event.ids for event in walk.freezes] or [np.zeros(0, np.int64)]
-    met, cold = (walk.channels.channel(np.concatenate(vectors)) for vectors in (ids, frozen))
-    every = np.setdiff1d(met, cold)
+    frozen = np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)])
+    every = np.setdiff1d(channel(np.concatenate(ids)), channel(frozen))
     kept = every[::2]
 
     def sizes(shape: torch.Size, label: Label) -> list[int]:
         lengths = []
         for size, axis in zip(shape, label.axes, strict=True):
-            inside = None if axis is None else walk.channels.channel(axis)
+            inside = None if axis is None else channel(axis)
             # Frozen channels never change, and those from elsewhere, say a parameter inside, not in this trial.
             lengths.append(size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, every)).sum()))
         return lengths
 
     def narrow(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty(sizes(tensor.shape, walk.label_of(tensor)), dtype=tensor.dtype, device="meta")
+        return torch.empty(sizes(tensor.shape, label_of(tensor)), dtype=tensor.dtype, device="meta")
 
     try:
         result = run(*pytree.tree_map_only(torch.Tensor, narrow, (args, kwargs)))
     except Exception:  # whatever a width of its own provokes
         return False
-    wanted = [sizes(tensor.shape, walk.label_of(tensor)) for tensor in tensors_in(value)]
+    wanted = [sizes(tensor.shape, label_of(tensor)) for tensor in tensors_in(value)]
     return wanted == [list(tensor.shape) for tensor in tensors_in(result)]

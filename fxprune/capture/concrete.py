@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from fxprune.common.guards import holds, holds_but_for_float64
 from fxprune.common.inputs import Inputs
 from fxprune.common.modes import QUESTIONS, is_mode
-from fxprune.common.modules import PLACES, MetaMode, device_of, on_meta
+from fxprune.common.modules import PLACES, MetaMode, device_of, to_meta
 from fxprune.common.source import line_of
 
 from .symbolic import InPlaceAttribute, InPlaceProxy, PlainTracer
@@ -48,7 +48,7 @@ class ValueTracer(PlainTracer):
         super().__init__(example_inputs, opened, through=through)
         self.literal = literal
         self._told: set[tuple[fx.Node, str]] = set()
-        self._meta_root = on_meta(root)
+        self._meta_root = to_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
         self._asked: dict[fx.Node, tuple[Place, fx.Node]] = {}

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import SpecialisedError, holds, holds_but_for_float64
 from fxprune.common.inputs import Inputs
-from fxprune.common.modules import copy_with, named_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.quiet import quiet
 from fxprune.errors import CaptureError
 
@@ -114,7 +114,7 @@ def _export(model: nn.Module, args: list[Any], kwargs: dict[str, Any], *, one: b
     device = torch.device("cpu") if without or not weights else weights[0].device
     with FakeTensorMode(allow_non_fake_inputs=True) if without else contextlib.nullcontext():
         if without:
-            model = copy_with(model, lambda _, tensor: torch.empty_like(tensor, device=device))
+            model = map_tensors(model, lambda _, tensor: torch.empty_like(tensor, device=device))
 
         samples = next((x.shape[0] for x in pytree.tree_leaves((args, kwargs)) if _has_batch(x)), 0)
 

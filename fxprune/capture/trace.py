@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from fxprune.common.inputs import Inputs, as_meta
 from fxprune.common.modes import show_blocks
-from fxprune.common.modules import share_copy
+from fxprune.common.modules import clone_sharing
 from fxprune.common.source import source_of_error
 from fxprune.equivalence import UNCHECKED, Difference, difference
 from fxprune.errors import CaptureError, OptionError
@@ -74,7 +74,7 @@ def captures(
     """
     _check_hooks(model)
     try:
-        share_copy(model)
+        clone_sharing(model)
     except Exception as error:
         raise CaptureError(
             f"cannot copy {type(model).__name__}: {str(error).splitlines()[0]}. Tensors that are computed and kept as "
@@ -132,7 +132,7 @@ def _traced(
         if "plain" in ways and (module := _trace(model, PlainTracer(inputs, opened, through=through), failures)):
             yield module
         for literal in (False, True) if "values" in ways else ():
-            tracer = ValueTracer(share_copy(model).eval(), as_meta(inputs), opened, through=through, literal=literal)
+            tracer = ValueTracer(clone_sharing(model).eval(), as_meta(inputs), opened, through=through, literal=literal)
             if module := _trace(model, tracer, failures):
                 yield module
                 break  # types and devices as they are in the example are for what cannot be traced otherwise
@@ -140,7 +140,7 @@ def _traced(
 
 def _trace(model: nn.Module, tracer: PlainTracer, failures: _Failures) -> fx.GraphModule | None:
     way = "values" if isinstance(tracer, ValueTracer) else "plain"
-    skeleton = share_copy(model).eval()
+    skeleton = clone_sharing(model).eval()
     reads = FlagReads(entered(skeleton, tracer.keeps))
     try:
         with reads:
@@ -160,7 +160,7 @@ def _trace(model: nn.Module, tracer: PlainTracer, failures: _Failures) -> fx.Gra
 
 def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: PlainTracer) -> None:
     """Trace once more with the flags of all that is traced into set; layers stay in eval mode and change nothing."""
-    skeleton = share_copy(model).eval()
+    skeleton = clone_sharing(model).eval()
     for each in entered(skeleton, tracer.keeps):
         each.training = True
     try:
@@ -177,11 +177,11 @@ def _exported(
     if "export" not in ways:
         return
     try:
-        graph, constants = trace_exported(share_copy(model).eval(), inputs)
+        graph, constants = trace_exported(clone_sharing(model).eval(), inputs)
     except Exception as error:
         failures.exported = error
         return
-    fresh = share_copy(model).eval()
+    fresh = clone_sharing(model).eval()
     fresh.add_module(EVAL_ONLY, EvalOnly(operations=True).eval())
     for name, constant in constants.items():
         owner, _, last = name.rpartition(".")
@@ -233,7 +233,7 @@ def _untraceable(
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:
     # Tracing runs the model's own Python, which may set attributes: the graph stands on an untouched copy.
-    fresh = share_copy(model).eval()
+    fresh = clone_sharing(model).eval()
     for node in graph.nodes:
         if node.op == "get_attr" and "." not in node.target and not hasattr(fresh, node.target):
             setattr(fresh, node.target, getattr(skeleton, node.target))

@@ -22,7 +22,7 @@ PLACES: dict[str, Callable[[torch.device], Any]] = {
 }
 
 
-def copy_with(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
+def map_tensors(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
     """Copy of the modules in which every parameter and buffer is replaced by ``replace(name, tensor)``.
 
     A tensor that is shared under several names is replaced once, under its first name. Parameters stay
@@ -38,7 +38,7 @@ def copy_with(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Ten
     return _copy(model, memo)
 
 
-def share_copy(model: nn.Module) -> nn.Module:
+def clone_sharing(model: nn.Module) -> nn.Module:
     """Copy of the modules that shares every parameter and buffer with the original."""
     return _copy(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
 
@@ -55,9 +55,9 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
-def on_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
+def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
     """Copy of a module without storage; ``seen(name, meta tensor, is parameter)`` is told of every tensor."""
-    twin = copy_with(root, lambda _, tensor: torch.empty_like(tensor, device="meta"))
+    twin = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"))
     for name, parameter in twin.named_parameters():
         seen(name, parameter, True)
     for name, buffer in twin.named_buffers():

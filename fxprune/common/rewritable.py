@@ -18,58 +18,34 @@ from torch import fx, nn
 
 from fxprune.common.shaped_layers import is_shaped
 
-Target = str | Callable[..., Any]
+CallTarget = str | Callable[..., Any]
+Calls = frozenset[CallTarget]
 
-VIEWS: frozenset[Target] = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
-EXPANSIONS: frozenset[Target] = frozenset({"expand", "broadcast_to", torch.broadcast_to})
-SQUEEZES: frozenset[Target] = frozenset({"squeeze", torch.squeeze})
-SPLITS: frozenset[Target] = frozenset(
-    {
-        "split",
-        "chunk",
-        "split_with_sizes",
-        "tensor_split",
-        torch.split,
-        torch.chunk,
-        torch.split_with_sizes,
-        torch.tensor_split,
-    }
-)
-SLICES: frozenset[Target] = frozenset({operator.getitem, "narrow", torch.narrow})
-PADS: frozenset[Target] = frozenset({F.pad, torch.constant_pad_nd})
-PRODUCTS: frozenset[Target] = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
-SUMS: frozenset[Target] = frozenset({"sum", torch.sum})
-LENGTHS: frozenset[Target] = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm})
-SOFTMAXES: frozenset[Target] = frozenset({"softmax", torch.softmax, F.softmax})
-LOGARITHMS: frozenset[Target] = frozenset(
-    {"log_softmax", torch.log_softmax, F.log_softmax, "logsumexp", torch.logsumexp}
-)
-VARIANCES: frozenset[Target] = frozenset({"var", "std", torch.var, torch.std, torch.var_mean, torch.std_mean})
-ATTENTION: frozenset[Target] = frozenset({F.scaled_dot_product_attention})
-CONVOLUTIONS: frozenset[Target] = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
-NORMS: frozenset[Target] = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
+VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
+EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
+SQUEEZES: Calls = frozenset({"squeeze", torch.squeeze})
+SPLITS: Calls = frozenset({
+    "split", "chunk", "split_with_sizes", "tensor_split",
+    torch.split, torch.chunk, torch.split_with_sizes, torch.tensor_split,
+})  # fmt: skip
+SLICES: Calls = frozenset({operator.getitem, "narrow", torch.narrow})
+PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
+PRODUCTS: Calls = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
+SUMS: Calls = frozenset({"sum", torch.sum})
+LENGTHS: Calls = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm})
+SOFTMAXES: Calls = frozenset({"softmax", torch.softmax, F.softmax})
+LOGARITHMS: Calls = frozenset({"log_softmax", torch.log_softmax, F.log_softmax, "logsumexp", torch.logsumexp})
+VARIANCES: Calls = frozenset({"var", "std", torch.var, torch.std, torch.var_mean, torch.std_mean})
+ATTENTION: Calls = frozenset({F.scaled_dot_product_attention})
+CONVOLUTIONS: Calls = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
+NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
 
-REWRITABLE: frozenset[Target] = (
-    VIEWS
-    | EXPANSIONS
-    | SQUEEZES
-    | SPLITS
-    | SLICES
-    | PADS
-    | PRODUCTS
-    | SUMS
-    | LENGTHS
-    | SOFTMAXES
-    | LOGARITHMS
-    | VARIANCES
-    | ATTENTION
-    | CONVOLUTIONS
-    | NORMS
-)
+REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
+REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS | NORMS
 
 
 # Leading arguments of functions that may be given by name; those not listed here start with `input`.
-_LEADING: dict[Target, tuple[str, ...]] = {
+_LEADING: dict[CallTarget, tuple[str, ...]] = {
     F.scaled_dot_product_attention: ("query", "key", "value"),
     torch.split: ("tensor", "split_size_or_sections", "dim"),
     torch.matmul: ("input", "other"),
@@ -83,7 +59,7 @@ _LEADING: dict[Target, tuple[str, ...]] = {
 
 
 # What an overload's case is follows from the arguments that its schema names: the first that it has all of.
-_BY_ARGUMENTS: tuple[tuple[tuple[str, ...], Target], ...] = (
+_BY_ARGUMENTS: tuple[tuple[tuple[str, ...], CallTarget], ...] = (
     (("query", "key", "scale"), F.scaled_dot_product_attention),
     (("input", "weight", "groups"), torch.conv2d),
     (("normalized_shape",), F.layer_norm),
@@ -103,14 +79,14 @@ _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], Target], ...] = (
 _STATED_TWICE = frozenset({"stride", "storage_offset", "output_padding", "transposed", "dtype"})
 # Sums of the same name as a function or method: what they return takes the factor, or its logarithm, whatever their
 # arguments.
-_SUMS: dict[str, Target] = {
+_SUMS: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
     "einsum": torch.einsum,
 }
 
 
 @functools.cache
-def kind_of(target: Any) -> Target | None:
+def canonical_call(target: Any) -> CallTarget | None:
     """The call of :data:`REWRITABLE` that a target is a form of; None where the rewrite has no case for it.
 
     An operator of ATen is known by the names of the arguments in its schema, where they stand in the same order.
@@ -130,7 +106,7 @@ def kind_of(target: Any) -> Target | None:
 
 
 def positional(
-    target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]
+    target: CallTarget, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a call with its leading ones given by place."""
     given, rest = list(args), dict(kwargs)
@@ -146,7 +122,7 @@ def positional(
 
 def is_rewritable(node: fx.Node) -> bool:
     """Whether the rewrite has a case for this call."""
-    return node.op in ("call_function", "call_method") and kind_of(node.target) is not None
+    return node.op in ("call_function", "call_method") and canonical_call(node.target) is not None
 
 
 def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

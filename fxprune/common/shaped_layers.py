@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.rnn import RNNCellBase
 
-SHAPED: tuple[type[nn.Module], ...] = (
+SHAPED_LAYERS: tuple[type[nn.Module], ...] = (
     _ConvNd,
     _NormBase,
     nn.Linear,
@@ -23,7 +23,7 @@ SHAPED: tuple[type[nn.Module], ...] = (
 
 def is_shaped(module: nn.Module) -> bool:
     """Whether a module is one of these layers or of a class derived from one (and not a container of others)."""
-    return isinstance(module, SHAPED)
+    return isinstance(module, SHAPED_LAYERS)
 
 
 def is_transposed(module: nn.Module) -> bool:

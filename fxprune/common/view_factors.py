@@ -1,18 +1,18 @@
-"""A view factors into segments: runs of input axes and of output axes with the same number of elements."""
+"""A view factors into runs of input axes and of output axes with the same number of elements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-Segment = tuple[tuple[int, ...], tuple[int, ...]]
+ViewFactor = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def segments(before: Sequence[int], after: Sequence[int]) -> list[Segment]:
+def view_factors(before: Sequence[int], after: Sequence[int]) -> list[ViewFactor]:
     """Finest factorisation of a view: pairs (input axes, output axes) of equal products, in order.
 
-    Axes of length 1 join the segment in front of them, so every axis appears exactly once.
+    Axes of length 1 join the factor in front of them, so every axis appears exactly once.
 
-    >>> segments((2, 12, 7, 7), (2, 3, 4, 49))
+    >>> view_factors((2, 12, 7, 7), (2, 3, 4, 49))
     [((0,), (0,)), ((1,), (1, 2)), ((2, 3), (3,))]
     """
     found: list[tuple[list[int], list[int]]] = []

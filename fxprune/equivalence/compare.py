@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import SpecialisedError
 from fxprune.common.inputs import Inputs, call, inputs_for, tensors_of
-from fxprune.common.modules import copy_with, named_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.precision import Mixes
 from fxprune.common.source import source_of
 from fxprune.errors import CaptureError
@@ -133,7 +133,7 @@ class _Pair:
     ) -> tuple[nn.Module, nn.Module]:
         """Copies of both that share no buffer with the originals, every tensor ``shown`` in another way."""
         model, module = (
-            copy_with(each, lambda name, tensor: shown(self._tensor(name, tensor))).eval()
+            map_tensors(each, lambda name, tensor: shown(self._tensor(name, tensor))).eval()
             for each in (self.model, self.module)
         )
         # A model may keep some layers in eval mode by a `train` of its own; its graph has none.

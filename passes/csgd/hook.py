@@ -69,6 +69,21 @@ def csgd(
 
     Warns:
         NoPullWarning: when the hook is removed, where every step was taken at learning rate 0.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> with fxprune.csgd(net, plan, optimizer, deviation=1e-4, lrs=[0.1] * 50) as hook:
+        ...     for _ in range(50):
+        ...         optimizer.zero_grad()
+        ...         net(images).square().mean().backward()
+        ...         optimizer.step()
+        ...     hook.deviation().largest < 1e-3
+        True
     """
     check_same_plan(model, plan)
     model = unwrap_model(model)

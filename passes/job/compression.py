@@ -74,6 +74,16 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
             so that the trim would not be free. The weights and the plan are kept.
         ExportError: the exported file and the network disagree; names the first value. The file is kept.
         OSError: the results cannot be written.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> layers = torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()
+        >>> net = torch.nn.Sequential(*layers, torch.nn.Linear(64, 10))
+        >>> short = dict(epochs=1, csgd_epochs=2, lr=0.01, csgd_lr=0.05, progress=False)  # to be quick, not good
+        >>> result = fxprune.compress(net, "digits", keep=0.5, output="out", **short)
+        >>> [row.params for row in result.stages if row.name.startswith(("wide, before", "narrow, after"))]
+        [810, 410]
     """
     job = Job(model, data, **options)
     with joined(named_device(job.device)) as ranks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import copy_with, named_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.coupling import Coupling
 from fxprune.plans import Plan
 
@@ -105,13 +105,13 @@ def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
     tensors = dict(named_tensors(model))
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
     # Constants that tracing made are no tensors of the model.
-    module = copy_with(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
+    module = map_tensors(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     return module
 
 
 @torch.no_grad()
 def _computed(function: fx.GraphModule, tensors: dict[str, Tensor]) -> Tensor:
-    weight = copy_with(function, lambda name, tensor: tensors.get(name, tensor).detach())()
+    weight = map_tensors(function, lambda name, tensor: tensors.get(name, tensor).detach())()
     assert isinstance(weight, Tensor)
     return weight

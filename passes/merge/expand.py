@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.modules import copy_with, named_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import PlanError
 from fxprune.plans import Partition, Plan
 
@@ -48,7 +48,7 @@ def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
             value = _spread(value, cut)
         return value.clone()
 
-    return copy_with(model, lifted)
+    return map_tensors(model, lifted)
 
 
 def _spread(value: Tensor, cut: Partition) -> Tensor:

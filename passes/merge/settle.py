@@ -35,6 +35,12 @@ def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH)
 
     Returns:
         How many images were used; 0 where nothing keeps running statistics, and nothing is changed.
+
+    Example:
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> fxprune.settle(net, [torch.randn(16, 3, 16, 16) for _ in range(4)])
+        64
     """
     norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
     device = next((buffer.device for norm in norms for buffer in norm.buffers()), None)

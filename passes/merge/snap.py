@@ -30,6 +30,16 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         PlanError: the plan was made for another network.
         ModelError: a tensor that the plan cuts holds a NaN or an infinity.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> snapped = fxprune.snap(net, plan)
+        >>> len(snapped[0].weight.unique(dim=0))
+        4
     """
     check_shapes(plan.coupling.shapes, model, "the plan")
     here = dict(named_tensors(model))

@@ -92,6 +92,14 @@ def export_onnx(
         ExportError: the network cannot be exported, the file has another opset or is not valid, or it disagrees with
             the network: then the first diverging value is named.
         OptionError: the example inputs hold no tensors with one common batch size.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> fxprune.export_onnx(net, images, "net.onnx").max_rel_error < 1e-4
+        True
     """
     inputs = as_inputs(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, call, tensors_of
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.common.quiet import quiet
 from fxprune.errors import ExportError, is_out_of_memory
 from fxprune.passes.verify import named_outputs
@@ -28,7 +28,7 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
     def plain(_: str, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
 
-    return copy_with(module, plain).eval()
+    return map_tensors(module, plain).eval()
 
 
 @torch.no_grad()

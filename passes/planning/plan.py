@@ -60,6 +60,15 @@ def plan(
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
         PlanError: widths that cannot be had, or a model that is gone.
         ModelError: a weight of a group holds a NaN or an infinity.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> coupling = fxprune.couple(net, images)
+        >>> fxprune.plan(coupling, macs=0.5).widths
+        {'0.weight': (8, 4)}
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")

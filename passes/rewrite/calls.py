@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from fxprune.common import rewritable as surface
-from fxprune.common.view_factors import segments
+from fxprune.common.view_factors import view_factors
 from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
 
@@ -60,7 +60,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
     share = Fraction(kept, len(codes))
     if site.kind in surface.EXPANSIONS:
         return _share_of(site, sizes[dim], share)
-    inside, new = next(run for run in segments(before.sizes, after.sizes) if dim in run[1])
+    inside, new = next(run for run in view_factors(before.sizes, after.sizes) if dim in run[1])
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
     if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(_is_open, others)):
         return _share_of(site, sizes[dim], share)
@@ -230,7 +230,7 @@ def normalised(site: Site) -> fx.Node | None:
 
 
 def _table(
-    *cases: tuple[Iterable[surface.Target], Callable[[Site], fx.Node | None]],
+    *cases: tuple[Iterable[surface.CallTarget], Callable[[Site], fx.Node | None]],
 ) -> dict[Any, Callable[[Site], fx.Node | None]]:
     return {target: case for targets, case in cases for target in targets}
 

@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import holds
 from fxprune.common.inputs import in_order, inputs_for
-from fxprune.common.modules import MetaMode, device_of, on_meta, unlike_meta
-from fxprune.common.rewritable import kind_of, positional
+from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.common.rewritable import canonical_call, positional
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError
 from fxprune.plans import Plan
@@ -58,7 +58,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     folded = _fold(graph, node, args, kwargs)
     if folded is not None:
         return folded[0]
-    case = CASES.get(kind_of(node.target)) if node.op in ("call_function", "call_method") else None
+    case = CASES.get(canonical_call(node.target)) if node.op in ("call_function", "call_method") else None
     if case is not None:
         args, kwargs = positional(node.target, args, kwargs)
     site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)
@@ -134,7 +134,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
         RewriteError: naming the first node that does not, with both shapes and the line it comes from.
     """
     coupling = plan.coupling
-    interpreter = _ShapeCheck(on_meta(module), module.graph, plan)
+    interpreter = _ShapeCheck(to_meta(module), module.graph, plan)
     interpreter.device = device_of(module)
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]

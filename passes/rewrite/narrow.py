@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.common.modes import show_blocks
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
 from fxprune.plan_file import plan_for
@@ -45,6 +45,16 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     Warns:
         UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network is another one
             than ``model``.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+        >>> tuple(narrow.get_submodule("0").weight.shape), tuple(narrow.get_submodule("2").weight.shape)
+        ((4, 3, 3, 3), (4, 4, 3, 3))
     """
     module, changes = merged_by(plan, model, absorb=absorb)
     if not module.meta["max_change"] <= UNEQUAL:
@@ -59,7 +69,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     wide: Any = concentrate(model, plan)
     state = kept_state(wide, plan)
     # Constants that tracing made are no tensors of the model.
-    module = copy_with(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
+    module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)

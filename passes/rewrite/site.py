@@ -61,9 +61,9 @@ class Site:
         return Shape(shape.sizes, axes)
 
     @property
-    def kind(self) -> surface.Target | None:
+    def kind(self) -> surface.CallTarget | None:
         """The call of the surface that this one is a form of."""
-        return surface.kind_of(self.node.target)
+        return surface.canonical_call(self.node.target)
 
     def kept(self, codes: Codes) -> Any:
         """Which positions of an axis stay, bool [length]."""

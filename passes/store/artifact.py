@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.errors import CheckpointError, OptionError, PlanError
 from fxprune.models_zoo import FLOATS, ModelSpec, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
@@ -66,6 +66,17 @@ def save(
         OptionError: ``narrow`` does not know its plan, ``model.kwargs`` has an argument that is not saved, the
             directory holds a file of somebody else's in the place of one of these, or another run writes into it.
         OSError: there is no room or no right to write.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+        >>> fxprune.save(narrow, "out")
+        >>> torch.equal(fxprune.load("out", model=net)(images), narrow(images))
+        True
     """
     plan, spec = _described(narrow, model, plan)
     with folder_aside(directory, files=NETWORK_FILES) as folder:
@@ -117,6 +128,16 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     Raises:
         CheckpointError: the directory is missing, unfinished, damaged, of a later version, or of another network.
         ModelError: the wide network cannot be built by this installation.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> fxprune.save(fxprune.narrow(fxprune.snap(net, plan), plan), "out")
+        >>> fxprune.load("out", model=net).meta["plan"].widths
+        {'0.weight': (8, 4)}
     """
     folder = Path(directory)
     read_manifest(folder).check(folder, NETWORK_FILES)
@@ -131,7 +152,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
-    network = copy_with(skeleton, lambda name, _: tensors[name]).eval()
+    network = map_tensors(skeleton, lambda name, _: tensors[name]).eval()
     assert isinstance(network, fx.GraphModule)
     del network.meta["max_change"]  # of the throw-away weights
     network.meta["preprocessing"] = content["preprocessing"]

@@ -5,6 +5,6 @@ from .compare import Report, verify
 from .float64 import in_float64
 from .localise import worst_group
 from .outputs import named_outputs, relative_error
-from .prove import prove, scattered
+from .prove import Proof, prove, scattered
 from .randomise import randomised
 from .tensors import differing, tensor_errors

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, call, tensors_of
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
 from fxprune.plans import Plan
 
@@ -93,6 +93,16 @@ def verify(
 
     Raises:
         OptionError: the example inputs hold no tensors with one common batch size.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> snapped = fxprune.snap(net, plan)
+        >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
+        True
     """
     inputs = as_inputs(example_inputs)
     if any(x.is_meta for x in tensors_of(inputs)):
@@ -120,7 +130,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
-    double = copy_with(module, _as_float64).eval()
+    double = map_tensors(module, _as_float64).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():

@@ -13,7 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import float64_stands_in
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.common.precision import LOWER, MixingMode, mixed, raised
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
@@ -52,7 +52,7 @@ class KeepFloat64(MixingMode):
 
 def in_float64(model: torch.nn.Module, plan: Plan) -> tuple[torch.nn.Module, Plan]:
     """Copy of a network in float64, and the plan on that copy."""
-    double = copy_with(model, lambda _, tensor: to_float64(tensor))
+    double = map_tensors(model, lambda _, tensor: to_float64(tensor))
     return double, plan_for(double, plan)
 
 

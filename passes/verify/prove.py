@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.analysis import couple
 from fxprune.common.inputs import Inputs
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
@@ -93,10 +93,18 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
     Raises:
         CaptureError: the model cannot be traced.
         NothingToPruneError: no group to merge.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> fxprune.prove(net, images).passed
+        True
     """
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Clusters scattered over a group show what runs of neighbours could hide; float64 from the start.
-    subject = copy_with(subject, lambda _, tensor: to_float64(tensor, "cpu")).eval()
+    subject = map_tensors(subject, lambda _, tensor: to_float64(tensor, "cpu")).eval()
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)

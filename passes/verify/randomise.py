@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fxprune.common.modules import copy_with
+from fxprune.common.modules import map_tensors
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
@@ -34,4 +34,4 @@ def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
         scale: float = fan_in**-0.5
         return torch.randn(tensor.shape, generator=draw).to(tensor.dtype) * scale
 
-    return copy_with(model, replace)
+    return map_tensors(model, replace)

@@ -108,11 +108,11 @@ def test_a_rule_that_couples_too_much_is_seen(monkeypatch):
     def united(call):
         axes = entry.rule(call)
         if axes[1] is not None and len(axes[1]) == 8:
-            seen.append(call.same(axes[1], seen[-1] if seen else None))
+            seen.append(call.unify(axes[1], seen[-1] if seen else None))
         return axes
 
     monkeypatch.setitem(
-        RULES, torch.ops.aten.convolution.default, fxprune.analysis.rules.registry.Entry(united, weighs=True)
+        RULES, torch.ops.aten.convolution.default, fxprune.analysis.rules.registry.Entry(united, reads_weights=(1,))
     )
     net = Net(
         lambda s, x: s.b(s.a(x)).mean((2, 3)) + s.d(s.c(x)).mean((2, 3)),

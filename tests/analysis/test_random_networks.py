@@ -152,8 +152,7 @@ def found(kind, words="", seeds=range(60), most=4):
 def cautious(rule):
     def broken(call):
         axes = rule(call)
-        for ids in axes:
-            call.freeze(ids, "out of caution")
+        call.freeze("out of caution", *axes)
         return axes
 
     return broken
@@ -167,7 +166,7 @@ def eager(rule):
         axes = rule(call)
         for ids in axes:
             if ids is not None:
-                call.channels.unite(met.setdefault((id(call.walk), len(ids)), ids), ids)
+                call.unify(met.setdefault((id(call.channels), len(ids)), ids), ids)
         return axes
 
     return broken

@@ -14,7 +14,7 @@ from torch import nn
 import fxprune
 from fxprune.capture.trace import WAY, capture
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.rewritable import kind_of
+from fxprune.common.rewritable import canonical_call
 from fxprune.errors import CaptureError
 from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.store.artifact import load, save
@@ -243,5 +243,5 @@ KINDS = {
 
 @pytest.mark.parametrize("overload", KINDS, ids=str)
 def test_the_schema_tells_which_case_an_operator_is(overload):
-    assert kind_of(overload) == KINDS[overload]
+    assert canonical_call(overload) == KINDS[overload]
     assert KINDS[overload] is None or KINDS[overload] in CASES

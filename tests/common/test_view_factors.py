@@ -1,4 +1,4 @@
-"""A view factors into segments: products agree, axes come once and in order, and no finer factorisation exists."""
+"""A view factors into runs of axes: products agree, axes come once and in order, and no finer factorisation exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import random
 import pytest
 
 import fxprune.common.view_factors
-from fxprune.common.view_factors import segments
+from fxprune.common.view_factors import view_factors
 
 TABLE = {
     "nothing": ((), (), []),
@@ -28,7 +28,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("before", "after", "found"), TABLE.values(), ids=TABLE)
 def test_table(before, after, found):
-    assert segments(before, after) == found
+    assert view_factors(before, after) == found
 
 
 def random_view(seed):
@@ -52,7 +52,7 @@ def random_view(seed):
 def test_random_views():
     for seed in range(300):
         before, after = random_view(seed)
-        found = segments(before, after)
+        found = view_factors(before, after)
         assert [axis for left, _ in found for axis in left] == list(range(len(before)))
         assert [axis for _, right in found for axis in right] == list(range(len(after)))
         for left, right in found:
@@ -63,11 +63,11 @@ def test_random_views():
             assert not inside, f"{before} -> {after}: {left} -> {right} could be cut at {inside}"
 
 
-def test_a_view_and_its_inverse_have_the_same_segments():
+def test_a_view_and_its_inverse_have_the_same_factors():
     for seed, flip in itertools.product(range(50), (False, True)):
         before, after = random_view(seed)[:: -1 if flip else 1]
         if 1 not in (*before, *after):
-            assert [(right, left) for left, right in segments(after, before)] == segments(before, after)
+            assert [(right, left) for left, right in view_factors(after, before)] == view_factors(before, after)
 
 
 def test_the_example_in_the_docstring():

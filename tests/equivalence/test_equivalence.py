@@ -14,7 +14,7 @@ from torch import nn
 import fxprune
 from fxprune.capture.trace import WAY, capture
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.modules import share_copy
+from fxprune.common.modules import clone_sharing
 from fxprune.equivalence.compare import UNCHECKED, difference
 from fxprune.errors import CaptureError
 
@@ -231,7 +231,7 @@ def test_the_comparison_sees_each_kind_of_difference(name):
     model = Small().eval()
     captured = capture(model, (IMAGES,))
     assert difference(model, captured, (IMAGES,)).always == ""
-    other = share_copy(captured)
+    other = clone_sharing(captured)
     other.fc.bias = nn.Parameter(other.fc.bias.clone())
     BROKEN[name](other)
     assert difference(model, other, (IMAGES,)).always

@@ -14,7 +14,7 @@ from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import read_notes, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [*map(str, (path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 # Flags of torchrun and of timm.
 FOREIGN = {"--nproc-per-node", "--initial-checkpoint"}
 

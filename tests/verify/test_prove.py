@@ -76,9 +76,9 @@ def swapped_convolution(call):
     if weight.shape[0] != weight.shape[1]:
         return contraction.convolution(call)
     rows = call.axes(weight)[1]
-    call.read(call.same(call.axes(weight)[0], call.axes(x)[1]))
+    call.read(call.unify(call.axes(weight)[0], call.axes(x)[1]))
     call.tie(rows)
-    return (None, call.same(rows, call.axes(call.args[2])[0]), None, None)
+    return (None, call.unify(rows, call.axes(call.args[2])[0]), None, None)
 
 
 def first_half_only(call):

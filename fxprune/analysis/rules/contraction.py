@@ -1,8 +1,10 @@
-"""Operators that sum products over an axis: with a weight, its columns read; with another activation, nobody does."""
+"""Contractions: against a weight its columns are readers; between activations there is no reader, so one cluster size.
+
+A weight's own columns can only be summed where it is stored; where it is computed, what it reads freezes, until
+:mod:`fxprune.analysis.computed_weights` has stored it.
+"""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -10,77 +12,71 @@ import torch
 from fxprune.common.rewritable import ATTENTION, PRODUCTS
 
 from ..call import Call
-from ..channels import Ids
-from ..state import Axes, Label
+from ..channels import Axes, Ids
+from ..labels import Label
+from .pointwise import paired
 from .registry import rule
 
+_UNKNOWN_GROUPS = "grouped convolution of an input without channels or with a computed weight"
 
-@rule("convolution", weighs=True)
+
+@rule("convolution", reads_weights=(1,))
 def convolution(call: Call) -> Axes:
     """Sum over input channels of weight times input: weight columns read the input, weight rows are the output.
 
     A kernel of one position leaves the other axes as they are; any larger one mixes their positions.
     """
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
-    transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
-    inner, outer = (
-        (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
-    )
     label, on_x = call.label(weight), call.axes(x)
-    call.weigh(label)
-    for ids in (*on_x[2:], *label.axes[2:]):
-        call.freeze(ids if ids is not None and not label.raw else None, "a kernel axis of a computed weight")
-    passes = (
-        not transposed and set(weight.shape[2:]) | set(call.named("stride")) == {1} and not any(call.named("padding"))
-    )
-    for ids in () if passes else on_x[2:]:
-        call.freeze(ids, "convolved over")
+    space = _space(call, on_x[2:], label)
+    transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
+    columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
     if groups == 1:
-        columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
         read_by(call, on_x[1], columns, label)
-        axes = (columns, rows)
     elif transposed:
         rows = grouped_transposed(call, on_x[1], label, groups)
-        axes = (label.axes[0], rows)
     else:
-        rows = grouped(call, on_x[1], label, groups, inner, outer)
-        axes = (label.axes[1], rows)
+        grouped(call, on_x[1], label, groups)
     call.tie(rows)
     if bias is not None:
         on_bias = call.axes(bias)[0]
         call.tie(on_bias)
-        rows = call.same(rows, on_bias) if rows is not None else _unpaired(call, on_bias)
-    kernel = math.prod(weight.shape[2:])
-    positions = x.numel() // max(inner, 1) if transposed else call.out.numel() // max(outer, 1)
-    call.work(positions * kernel * inner * outer // groups, *axes, on_x[0])
-    return (on_x[0], rows, *(on_x[2:] if passes else (None,) * (call.out.dim() - 2)))
+        rows = rows if on_bias is None else paired(call, rows, on_bias)
+    of = x if transposed else call.out
+    call.count_macs(of.numel() // max(of.shape[1], 1) * weight.numel(), columns, rows, on_x[0])
+    return (on_x[0], rows, *space)
 
 
-def grouped(call: Call, x: Ids | None, label: Label, groups: int, inner: int, outer: int) -> Ids | None:
-    """Ids of the output of a grouped convolution, as long as the weight's axis 0.
+def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
+    """Ids on the axes that the kernel runs over."""
+    if not weight.is_parameter:
+        call.freeze("a kernel axis of a computed weight", *on_x, *weight.axes[2:])
+    kernel, stride = call.args[1].shape[2:], call.named("stride")
+    if not call.named("transposed") and set(kernel) | set(stride) == {1} and not any(call.named("padding")):
+        return on_x
+    call.freeze("convolved over", *on_x)
+    return (None,) * len(on_x)
+
+
+def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
+    """Tie or read the weight of a grouped convolution.
 
     With one input or one output channel per group (depthwise), whole groups merge: the input channels and the
     output channels of a group are one channel. Otherwise channel j of every group is one channel, and columns read.
     """
-    columns, rows = label.axes[1], label.axes[0]
-    per_in, per_out = inner // groups, outer // groups
-    if x is None or rows is None or not label.raw:
-        for ids in (x, rows, columns):
-            call.freeze(ids, "grouped convolution of an input without channels or with a computed weight")
-        return rows
-    if min(per_in, per_out) == 1 or call.choose(np.concatenate([x, rows]), 2) == 1:
-        call.freeze(columns, "columns of a convolution whose whole groups merge")
-        inside = call.bundle(x.reshape(groups, per_in).T, "input channels of a group")
-        outside = call.bundle(rows.reshape(groups, per_out).T, "output channels of a group")
-        call.channels.unite(inside, outside)
-        call.literal(None if call.walk.inside else x, "a number of groups")
-        return rows
-    inside = call.bundle(x.reshape(groups, per_in), f"{groups} groups of {per_in} input channels")
-    call.bundle(rows.reshape(groups, per_out), f"{groups} groups of {per_out} output channels")
-    assert columns is not None
-    call.channels.unite(inside, columns)
-    call.read(columns)
-    return rows
+    rows, columns = label.axes[:2]
+    if x is None or rows is None or not label.is_parameter:
+        call.freeze(_UNKNOWN_GROUPS, x, rows, columns)
+    elif min(len(x), len(rows)) == groups or call.choose_split(np.concatenate([x, rows]), 2) == 1:
+        call.freeze("columns of a convolution whose whole groups merge", columns)
+        inside = call.unify_rows(x.reshape(groups, -1).T, "input channels of a group")
+        call.unify(inside, call.unify_rows(rows.reshape(groups, -1).T, "output channels of a group"))
+        _needs_count(call, x)
+    else:
+        inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
+        call.unify_rows(rows.reshape(groups, -1), f"{groups} groups of {len(rows) // groups} output channels")
+        call.unify(inside, columns)
+        call.read(columns)
 
 
 def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
@@ -90,124 +86,115 @@ def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> 
     Otherwise channel j of every group is one channel, and the weight's rows along axis 1 serve every group.
     """
     columns, rows = label.axes[:2]
-    if x is None or columns is None or not label.raw:
-        for ids in (x, columns, rows):
-            call.freeze(ids, "grouped convolution of an input without channels or with a computed weight")
+    if x is None or columns is None or not label.is_parameter:
+        call.freeze(_UNKNOWN_GROUPS, x, columns, rows)
         return None
     if len(x) == groups:
-        call.freeze(rows, "rows of a convolution whose whole groups merge")
-        call.channels.unite(x, columns)
+        call.freeze("rows of a convolution whose whole groups merge", rows)
+        call.unify(x, columns)
         call.tie(columns)
-        call.literal(None if call.walk.inside else x, "a number of groups")
+        _needs_count(call, x)
         count = call.args[1].shape[1]
         return x if count == 1 else call.channels.copies(np.repeat(x, count))
-    inside = call.bundle(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
-    call.channels.unite(np.tile(inside, groups), columns)
+    inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
+    call.unify(np.tile(inside, groups), columns)
     call.read(columns)
-    call.literal(None if call.walk.inside else x, "a number of groups")
     call.tie(rows)
+    _needs_count(call, x)
     return None if rows is None else call.channels.copies(np.tile(rows, groups))
+
+
+def _needs_count(call: Call, x: Ids) -> None:
+    if not call.inside_layer:
+        call.needs_rewrite("a number of groups", x)
 
 
 def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> None:
     """An activation's channels are read by a weight's columns."""
     if x is None or columns is None:
-        call.freeze(x, "read by a weight without channels there")
-        call.freeze(columns, "reads positions that carry no channels")
-    elif not weight.raw:
-        call.channels.unite(x, columns)
-        call.freeze(x, "read by a weight that is computed, not stored")
-    else:
-        call.channels.unite(x, columns)
+        call.freeze("read by a weight without channels there", x)
+        call.freeze("reads positions that carry no channels", columns)
+        return
+    call.unify(x, columns)
+    if weight.is_parameter:
         call.read(columns)
+    else:
+        call.freeze("read by a weight that is computed, not stored", x)
 
 
 def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_right: Ids | None) -> None:
     """Sum of products over one axis of each operand, with their ids."""
-    if left.raw and right.raw:
-        for ids in (on_left, on_right):
-            call.freeze(ids, "product of two parameters")
-    elif left.raw:
+    if left.is_parameter and right.is_parameter:
+        call.freeze("product of two parameters", on_left, on_right)
+    elif left.is_parameter:
         read_by(call, on_right, on_left, left)
-    elif right.raw:
+    elif right.is_parameter:
         read_by(call, on_left, on_right, right)
     elif on_left is not None and on_right is not None:
-        call.channels.unite(on_left, on_right)
-        call.scale(on_left, "a product of activations", PRODUCTS | ATTENTION)
+        call.unify(on_left, on_right)
+        call.needs_factor("a product of activations", on_left)
     else:
-        for ids in (on_left, on_right):
-            call.freeze(ids, "summed against positions that carry no channels")
+        call.freeze("summed against positions that carry no channels", on_left, on_right)
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", weighs=True)
+@rule("mm", "bmm", "mv", "dot", reads_weights=(0, 1), factor_at=PRODUCTS | ATTENTION)
 def matmul(call: Call) -> Axes:
-    """Matrix product ``[b, p, q] @ [b, q, r]``, with an addend where the operator has one."""
-    added = call.op._schema.name.split("::")[1] in ("addmm", "baddbmm")
-    a, b = call.args[1:3] if added else call.args[:2]
-    left, right = call.label(a), call.label(b)
-    for label in (left, right):
-        call.weigh(label)
-    contracted_r = right.axes[-2] if b.dim() > 1 else right.axes[-1]
-    contract(call, left, right, left.axes[-1], contracted_r)
-    rows = left.axes[-2] if a.dim() > 1 else None
-    columns = right.axes[-1] if b.dim() > 1 else None
-    for label, ids in ((left, rows), (right, columns)):
-        call.tie(ids if label.raw else None)
-    batch = _batch(call, left, right) if a.dim() == 3 else ()
-    out = call.out
-    axes: Axes = (*batch, *((rows,) if a.dim() > 1 else ()), *((columns,) if b.dim() > 1 else ()))
-    call.work(out.numel() * a.shape[-1], left.axes[-1] if left.axes[-1] is not None else contracted_r, *axes)
-    return _add(call, call.args[0], axes, out) if added else axes
+    """Matrix product ``[b, p, q] @ [b, q, r]``."""
+    return _product(call, *call.args[:2])
 
 
-@rule("vdot", weighs=True)
+@rule("addmm", "baddbmm", reads_weights=(1, 2), factor_at=PRODUCTS | ATTENTION)
+def added_matmul(call: Call) -> Axes:
+    """Matrix product with an addend in front, broadcast from the right."""
+    result = list(_product(call, *call.args[1:3]))
+    addend = call.args[0]
+    label = call.label(addend)
+    for behind in range(1, addend.dim() + 1):
+        if addend.shape[-behind] == call.out.shape[-behind] > 1:
+            ids = label.axes[-behind]
+            call.tie(ids if label.is_parameter else None)
+            result[-behind] = paired(call, result[-behind], ids)
+    return tuple(result)
+
+
+@rule("vdot", reads_weights=(), factor_at=PRODUCTS | ATTENTION)
 def vdot(call: Call) -> Axes:
     """One number, the sum of products of two vectors; where a stored weight is computed from it, that stays wide."""
-    if call.walk.node is not None:
+    if call.node is not None:
         left, right = (call.label(vector) for vector in call.args[:2])
         contract(call, left, right, left.axes[0], right.axes[0])
     return ()
 
 
+def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
+    left, right = call.label(a), call.label(b)
+    inner = left.axes[-1], right.axes[-2 if b.dim() > 1 else -1]
+    contract(call, left, right, *inner)
+    rows, columns = left.axes[-2:-1], right.axes[-1:] if b.dim() > 1 else ()
+    for label, outer in ((left, rows), (right, columns)):
+        call.tie(*(outer if label.is_parameter else ()))
+    axes = (*(_batch(call, left, right) if a.dim() == 3 else ()), *rows, *columns)
+    call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *axes)
+    return axes
+
+
 def _batch(call: Call, left: Label, right: Label) -> Axes:
     on_left, on_right = left.axes[0], right.axes[0]
+    for label in (left, right):
+        call.tie(label.axes[0] if label.is_parameter else None)
     if (on_left is None) != (on_right is None):
-        call.freeze(on_left if on_right is None else on_right, "batched product with positions without channels")
-    for label, ids in ((left, on_left), (right, on_right)):
-        call.tie(ids if label.raw else None)
-    if on_left is None or on_right is None:
+        call.freeze("batched product with positions without channels", on_left, on_right)
         # As where operands meet position by position: a parameter's axis may be heads or tokens.
-        return (None if (left if on_right is None else right).parametric else call.same(on_left, on_right),)
-    return (call.same(on_left, on_right),)
+        if (left if on_right is None else right).from_parameters:
+            return (None,)
+    return (call.unify(on_left, on_right),)
 
 
-def _add(call: Call, addend: torch.Tensor, axes: Axes, out: torch.Tensor) -> Axes:
-    """Add a bias, broadcast from the right."""
-    label = call.label(addend)
-    result = list(axes)
-    for behind in range(1, addend.dim() + 1):
-        ids = label.axes[-behind]
-        if addend.shape[-behind] != out.shape[-behind] or addend.shape[-behind] == 1:
-            continue
-        call.tie(ids if label.raw else None)
-        if ids is None or result[-behind] is None:
-            call.freeze(ids, "meets positions that carry no channels")
-            call.freeze(result[-behind], "meets positions that carry no channels")
-        else:
-            result[-behind] = call.same(result[-behind], ids)
-    return tuple(result)
-
-
-def _unpaired(call: Call, ids: Ids | None) -> Ids | None:
-    call.freeze(ids, "meets positions that carry no channels")
-    return None
-
-
-@rule("embedding", weighs=True)
+@rule("embedding", reads_weights=())
 def embedding(call: Call) -> Axes:
     """Rows of a table by index: its columns are the result's channels, its rows are no channels."""
     table, index = call.args[0], call.args[1]
     rows, columns = call.axes(table)
-    call.freeze(rows, "rows of a table that an index picks")
+    call.freeze("rows of a table that an index picks", rows)
     call.tie(columns)
     return (*(None for _ in index.shape), columns)

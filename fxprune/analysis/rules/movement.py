@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..call import Call, unlabelled
-from ..channels import Ids
-from ..state import Axes
+from ..channels import Axes, Ids
+from .pointwise import NO_CHANNELS
 from .registry import rule
 
 
 @rule(
     "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive",
-    "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", moves=True,
+    "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", keeps_parameters=True,
 )  # fmt: skip
 def identity(call: Call) -> Axes:
     """The same positions."""
     return call.axes(call.args[0])
 
 
-@rule("as_strided", "as_strided_", moves=True)
+@rule("as_strided", "as_strided_", keeps_parameters=True)
 def as_strided(call: Call) -> Axes:
     """The same sizes and the same strides, save on axes of length 1, are the same tensor; all else is arbitrary."""
     axes = call.axes(call.args[0])
@@ -31,19 +32,18 @@ def as_strided(call: Call) -> Axes:
         pairs = zip(sizes, strides, call.out.stride(), strict=True)
         if all(size == 1 or before == after for size, before, after in pairs):
             return axes
-    for ids in axes:
-        call.freeze(ids, "arbitrary strides")
+    call.freeze("arbitrary strides", *axes)
     return unlabelled(call.out)
 
 
-@rule("permute", moves=True)
+@rule("permute", keeps_parameters=True)
 def permute(call: Call) -> Axes:
     """Axes in another order."""
     axes = call.axes(call.args[0])
     return tuple(axes[dim % len(axes)] for dim in call.args[1])
 
 
-@rule("transpose.int", "transpose_", "swapaxes", "swapdims", "t", "t_", "numpy_T", "mT", moves=True)
+@rule("transpose.int", "transpose_", "swapaxes", "swapdims", "t", "t_", "numpy_T", "mT", keeps_parameters=True)
 def transpose(call: Call) -> Axes:
     """Two axes change places (by default the last two)."""
     axes = list(call.axes(call.args[0]))
@@ -53,7 +53,7 @@ def transpose(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("unsqueeze", "unsqueeze_", moves=True)
+@rule("unsqueeze", "unsqueeze_", keeps_parameters=True)
 def unsqueeze(call: Call) -> Axes:
     """A new axis of length 1."""
     axes = list(call.axes(call.args[0]))
@@ -61,26 +61,25 @@ def unsqueeze(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("squeeze", "squeeze_", moves=True)
+@rule("squeeze", "squeeze_", keeps_parameters=True)
 def squeeze(call: Call) -> Axes:
     """Axes of length 1 go; those carry no channels."""
     axes, sizes = call.axes(call.args[0]), call.layout[0] if call.layout else ()
     if len(call.args) == 1:
-        for ids in axes:
-            call.literal(ids, "a squeeze of all axes of length 1")
+        call.needs_rewrite("a squeeze of all axes of length 1", *axes)
     dims = call.args[1] if len(call.args) > 1 else range(len(sizes))
     gone = {dim % max(len(sizes), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
 
 
-@rule("expand", moves=True)
+@rule("expand", keeps_parameters=True)
 def expand(call: Call) -> Axes:
     """New axes in front, axes of length 1 repeated."""
     axes = call.axes(call.args[0])
     return (*(None for _ in range(call.out.dim() - len(axes))), *axes)
 
 
-@rule("slice.Tensor", moves=True)
+@rule("slice.Tensor", keeps_parameters=True)
 def cut(call: Call) -> Axes:
     """A range of one axis."""
     x, dim = call.args[0], call.arg(1, 0)
@@ -89,29 +88,29 @@ def cut(call: Call) -> Axes:
     ids = axes[dim]
     if ids is not None and (taken := ids[start:stop:step]) is not ids:
         if len(taken) != len(ids):
-            call.literal(ids, "a slice of channels")
+            call.needs_rewrite("a slice of channels", ids)
             axes[dim] = taken
             if step > 1:
-                call.walk.stride(x, ids)
+                call.needs_copy(x, ids)
         if len(taken) <= 1:
-            call.freeze(ids, "one channel is sliced out")
+            call.freeze("one channel is sliced out", ids)
             axes[dim] = None
     return tuple(axes)
 
 
-@rule("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", moves=True)
+@rule("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", keeps_parameters=True)
 def split(call: Call) -> list[Axes]:
     """Consecutive pieces of one axis."""
     if len(call.out) > 1:
-        call.literal(call.axes(call.args[0])[call.arg(2, 0)], "a split of channels")
+        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.arg(2, 0)])
     return _pieces(call)
 
 
-@rule("unsafe_split", moves=True)
+@rule("unsafe_split", keeps_parameters=True)
 def gates(call: Call) -> list[Axes]:
     """Consecutive pieces of one axis: the gates of a recurrent layer, whose sizes follow from its attributes."""
-    if not call.walk.inside:
-        call.literal(call.axes(call.args[0])[call.arg(2, 0)], "a split of channels")
+    if not call.inside_layer:
+        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.arg(2, 0)])
     return _pieces(call)
 
 
@@ -124,7 +123,7 @@ def _pieces(call: Call) -> list[Axes]:
     ends = np.cumsum([piece.shape[dim] for piece in call.out])
     pieces = np.split(ids, ends[:-1])
     if min(map(len, pieces)) <= 1 < len(ids):
-        call.freeze(ids, "split into single channels")
+        call.freeze("split into single channels", ids)
     result = []
     for piece in pieces:
         own = list(axes)
@@ -133,26 +132,26 @@ def _pieces(call: Call) -> list[Axes]:
     return result
 
 
-@rule("select.int", moves=True)
+@rule("select.int", keeps_parameters=True)
 def select(call: Call) -> Axes:
     """One position of an axis."""
     axes = list(call.axes(call.args[0]))
-    call.freeze(axes[call.args[1]], "one channel is picked by its index")
+    call.freeze("one channel is picked by its index", axes[call.args[1]])
     del axes[call.args[1]]
     return tuple(axes)
 
 
-@rule("unbind.int", moves=True)
+@rule("unbind.int", keeps_parameters=True)
 def unbind(call: Call) -> list[Axes]:
     """Every position of an axis on its own."""
     axes = list(call.axes(call.args[0]))
     dim = call.arg(1, 0)
-    call.freeze(axes[dim], "an axis of channels is taken apart")
+    call.freeze("an axis of channels is taken apart", axes[dim])
     del axes[dim]
     return [tuple(axes) for _ in call.out]
 
 
-@rule("flip", moves=True)
+@rule("flip", keeps_parameters=True)
 def flip(call: Call) -> Axes:
     """Axes back to front."""
     axes = list(call.axes(call.args[0]))
@@ -167,12 +166,11 @@ def roll(call: Call) -> Axes:
     """Axes rotated: an offset among channels is a number that only holds at full width."""
     axes = call.axes(call.args[0])
     dims = call.args[2] if len(call.args) > 2 and call.args[2] else range(len(axes))
-    for dim in [dims] if isinstance(dims, int) else dims:
-        call.freeze(axes[dim], "channels are rotated")
+    call.freeze("channels are rotated", *(axes[dim] for dim in ([dims] if isinstance(dims, int) else dims)))
     return axes
 
 
-@rule("cat", "concat", moves=True)
+@rule("cat", "concat", keeps_parameters=True)
 def cat(call: Call) -> Axes:
     """Axes end to end; on the other axes the operands meet."""
     operands = [x for x in call.args[0] if x.dim() == call.out.dim()]
@@ -181,11 +179,11 @@ def cat(call: Call) -> Axes:
         None if other == dim else _together(call, [call.axes(x)[other] for x in operands])
         for other in range(call.out.dim())
     ]
-    axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).parametric) for x in operands])
+    axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).from_parameters) for x in operands])
     return tuple(axes)
 
 
-@rule("stack", moves=True)
+@rule("stack", keeps_parameters=True)
 def stack(call: Call) -> Axes:
     """A new axis to put operands side by side; on the others they meet."""
     operands = call.args[0]
@@ -196,29 +194,23 @@ def stack(call: Call) -> Axes:
 
 
 def _together(call: Call, vectors: list[Ids | None]) -> Ids | None:
-    met: Ids | None = None
-    mixed = any(ids is None for ids in vectors) and any(ids is not None for ids in vectors)
-    for ids in vectors:
-        if mixed:
-            call.freeze(ids, "meets positions that carry no channels")
-        if ids is not None:
-            met = call.same(met, ids)
-    return met
+    if any(ids is None for ids in vectors):
+        call.freeze(NO_CHANNELS, *vectors)
+    return functools.reduce(call.unify, vectors, None)
 
 
 def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | None:
     if all(ids is None for size, ids, _ in parts if size > 0):
         return None
     if any(ids is None and size > 0 for size, ids, _ in parts):
-        if all(parametric for _, ids, parametric in parts if ids is not None):
+        if all(parameters for _, ids, parameters in parts if ids is not None):
             # Tokens of a parameter in front of tokens of the input: no axis of channels at all.
-            for _, ids, _ in parts:
-                call.freeze(ids, "joined with positions that carry no channels")
+            call.freeze("joined with positions that carry no channels", *(ids for _, ids, _ in parts))
             return None
         fixed = [call.channels.fresh(size) if ids is None else ids for size, ids, _ in parts]
         for (_, ids, _), vector in zip(parts, fixed, strict=True):
             if ids is None:
-                call.freeze(vector, "")
+                call.freeze("", vector)
         return call.channels.distinct(np.concatenate(fixed))
     return call.channels.distinct(np.concatenate([ids for _, ids, _ in parts if ids is not None]))
 
@@ -233,7 +225,7 @@ def pad(call: Call) -> Axes:
         ids = axes[dim]
         if ids is None or not (before or after):
             continue
-        call.literal(ids, "padding among channels")
+        call.needs_rewrite("padding among channels", ids)
         ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
         parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
         axes[dim] = np.concatenate(parts)
@@ -247,11 +239,9 @@ def index(call: Call) -> Axes:
     axes = call.axes(x)
     tables += [None] * (x.dim() - len(tables))
     picked = [dim for dim, table in enumerate(tables) if table is not None]
-    for dim in picked:
-        call.freeze(axes[dim], "an index picks positions")
+    call.freeze("an index picks positions", *(axes[dim] for dim in picked))
     if any(table is not None and table.dtype in (torch.bool, torch.uint8) for table in tables):
-        for ids in axes:
-            call.freeze(ids, "a mask picks positions")
+        call.freeze("a mask picks positions", *axes)
         return unlabelled(call.out)
     rank = call.out.dim() - (x.dim() - len(picked))
     new: list[Any] = [None] * rank
@@ -266,10 +256,9 @@ def index_select(call: Call) -> Axes:
     """Positions of one axis picked by a table."""
     x, dim = call.args[0], call.args[1]
     axes = list(call.axes(x))
-    call.freeze(axes[dim], "an index picks positions")
+    call.freeze("an index picks positions", axes[dim])
     axes[dim] = None
-    if call.op._schema.name.endswith("gather"):
-        for ids in axes:
-            call.freeze(ids, "an index picks positions")
+    if call.name == "gather":
+        call.freeze("an index picks positions", *axes)
         return unlabelled(call.out)
     return tuple(axes)

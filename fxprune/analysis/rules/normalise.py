@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..call import Call
-from ..channels import Ids
-from ..state import Axes
-from .reduce import average
+from ..call import Call, unlabelled
+from ..channels import Axes
+from .pointwise import paired
 from .registry import rule
 
 
@@ -27,18 +26,17 @@ def batch_norm(call: Call) -> list[Axes]:
     mean, variance = call.args[3:5] if isinstance(call.args[3], torch.Tensor) else (None, None)
     axes = list(call.axes(x))
     vectors = [call.axes(v)[0] for v in (weight, bias) if v is not None]
-    statistics = [call.walk.statistic(v) for v in (mean, variance) if v is not None and v.shape[0] > 1]
+    statistics = [call.statistic(v) for v in (mean, variance) if v is not None and v.shape[0] > 1]
     if any(ids is None for ids in statistics):
-        call.freeze(axes[1], "running statistics that are computed")
+        call.freeze("running statistics that are computed", axes[1])
     vectors += statistics
-    for ids in vectors:
-        call.tie(ids)
-        if axes[1] is None:
-            call.freeze(ids, "normalises positions that carry no channels")
-        elif ids is not None:
-            call.channels.unite(axes[1], ids)
-    if mean is None or (call.takes("training") and call.named("training")):
-        average(call, [ids for dim, ids in enumerate(axes) if dim != 1], "batch statistics")
+    call.tie(*vectors)
+    if axes[1] is None:
+        call.freeze("normalises positions that carry no channels", *vectors)
+    for ids in vectors if axes[1] is not None else ():
+        call.unify(axes[1], ids)
+    if mean is None or call.named("training"):
+        call.balance("batch statistics", axes[0], *axes[2:])
     return _with_statistics(call, tuple(axes))
 
 
@@ -48,11 +46,11 @@ def layer_norm(call: Call) -> list[Axes]:
     x, shape = call.args[0], call.args[1]
     axes = list(call.axes(x))
     last = range(len(axes) - len(shape), len(axes))
-    average(call, [axes[dim] for dim in last], "layer normalisation")
+    call.balance("layer normalisation", *(axes[dim] for dim in last))
     for vector in call.args[2:4]:
         if isinstance(vector, torch.Tensor):
             for dim, ids in zip(last, call.axes(vector), strict=True):
-                axes[dim] = _affine(call, axes[dim], ids)
+                axes[dim] = paired(call, axes[dim], ids)
     return _with_statistics(call, tuple(axes))
 
 
@@ -63,14 +61,14 @@ def group_norm(call: Call) -> list[Axes]:
     axes = list(call.axes(x))
     if axes[1] is not None:
         if groups == len(axes[1]) > 1:
-            call.freeze(axes[1], "group normalisation with one channel per group")
+            call.freeze("group normalisation with one channel per group", axes[1])
         else:
             rows = axes[1].reshape(groups, -1)
-            average(call, [call.bundle(rows, f"{groups} normalisation groups")], "group normalisation")
-    average(call, axes[2:], "group normalisation")
+            call.balance("group normalisation", call.unify_rows(rows, f"{groups} normalisation groups"))
+    call.balance("group normalisation", *axes[2:])
     for vector in (weight, bias):
         if vector is not None:
-            axes[1] = _affine(call, axes[1], call.axes(vector)[0])
+            axes[1] = paired(call, axes[1], call.axes(vector)[0])
     return _with_statistics(call, tuple(axes))
 
 
@@ -79,22 +77,12 @@ def weight_norm(call: Call) -> list[Axes]:
     """Each row by its own norm: directions and lengths tie along axis ``dim``; along the others the norm is one sum."""
     directions, lengths = call.axes(call.args[0]), call.axes(call.args[1])
     dim = call.arg(2, 0)
-    for at, ids in enumerate(directions):
-        call.freeze(ids if at != dim else None, "a norm runs over them")
-    rows = call.same(directions[dim], lengths[dim])
+    call.freeze("a norm runs over them", *(ids for at, ids in enumerate(directions) if at != dim))
+    rows = call.unify(directions[dim], lengths[dim])
     axes = tuple(rows if at == dim else ids for at, ids in enumerate(directions))
     return _with_statistics(call, axes)
 
 
-def _affine(call: Call, x: Ids | None, ids: Ids | None) -> Ids | None:
-    if x is None or ids is None:
-        for each in (x, ids):
-            call.freeze(each, "meets positions that carry no channels")
-        return x
-    return call.same(x, ids)
-
-
 def _with_statistics(call: Call, axes: Axes) -> list[Axes]:
-    """The normalised tensor, then the saved statistics, which nobody reads."""
-    outs = call.out if isinstance(call.out, (tuple, list)) else [call.out]
-    return [axes, *((None,) * out.dim() for out in outs[1:])]
+    """The normalised tensor, then the saved statistics, which no network reads."""
+    return [axes, *map(unlabelled, call.outs[1:])]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..call import Call, unlabelled
-from ..channels import Ids
-from ..state import Axes, tensors_in
+from ..channels import Axes, Ids
+from ..labels import tensors_in
 from .registry import rule
 
 # Pointwise operators that PyTorch does not tag as such.
@@ -14,6 +14,7 @@ _UNTAGGED = (
     "copy_", "gelu_", "hardswish", "hardswish_", "lerp", "log_sigmoid_forward", "masked_fill", "masked_fill_", "mish_",
     "native_dropout", "rrelu_with_noise", "rsub", "threshold_", "where.self",
 )  # fmt: skip
+NO_CHANNELS = "meets positions that carry no channels"
 
 
 @rule(*_UNTAGGED)
@@ -22,9 +23,8 @@ def pointwise(call: Call) -> list[Axes]:
 
     Every operator that PyTorch tags as pointwise comes here.
     """
-    outs = list(tensors_in(call.out))
-    axes = meet(call, list(tensors_in(call.args)), outs[0].shape)
-    return [axes if out.dim() == len(axes) else (None,) * out.dim() for out in outs]
+    axes = meet(call, tensors_in(call.args), call.outs[0].shape)
+    return [axes if out.dim() == len(axes) else unlabelled(out) for out in call.outs]
 
 
 def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
@@ -41,14 +41,21 @@ def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
     labels = [(call.label(tensor), dim) for tensor, dim in here]
     if any(label.axes[dim] is None for label, dim in labels):
         # Somebody's positions differ for another reason: tokens against a position embedding, a fixed table.
-        for label, dim in labels:
-            call.freeze(label.axes[dim], "meets positions that carry no channels")
-        carried = [label.axes[dim] for label, dim in labels if not label.parametric]
+        call.freeze(NO_CHANNELS, *(label.axes[dim] for label, dim in labels))
+        carried = [label.axes[dim] for label, dim in labels if not label.from_parameters]
         return next((ids for ids in carried if ids is not None), None)
     met: Ids | None = None
     for label, dim in labels:
-        met = call.same(met, label.axes[dim])
+        met = call.unify(met, label.axes[dim])
     return met
+
+
+def paired(call: Call, left: Ids | None, right: Ids | None) -> Ids | None:
+    """Ids of ``left`` once ``right`` has met them, position by position: they are one channel, or they freeze."""
+    if left is None or right is None:
+        call.freeze(NO_CHANNELS, left, right)
+        return left
+    return call.unify(left, right)
 
 
 @rule("glu")
@@ -59,7 +66,7 @@ def glu(call: Call) -> Axes:
     ids = axes[dim]
     if ids is not None:
         half = len(ids) // 2
-        call.channels.unite(ids[:half], ids[half:])
+        call.unify(ids[:half], ids[half:])
         axes[dim] = ids[:half]
     return tuple(axes)
 
@@ -72,10 +79,10 @@ def prelu(call: Call) -> Axes:
     slopes = call.axes(slope)
     ids = slopes[0] if slope.dim() == 1 else (slopes[1] if slope.dim() > 1 else None)
     if ids is not None:
-        if len(axes) > 1 and axes[1] is not None:
-            axes[1] = call.same(axes[1], ids)
+        if len(axes) > 1:
+            axes[1] = paired(call, axes[1], ids)
         else:
-            call.freeze(ids, "meets positions that carry no channels")
+            call.freeze(NO_CHANNELS, ids)
     return tuple(axes)
 
 
@@ -91,13 +98,13 @@ def unrelated(call: Call) -> Axes:
     return unlabelled(call.out)
 
 
-@rule("zeros", makes=True)
+@rule("zeros", creates_channels=True)
 def state(call: Call) -> Axes:
     """Zeros, the same in every channel: as the first state of a recurrent layer, its last axis may be any channels.
 
     Such a layer makes them as long as its attributes say; of zeros made elsewhere nothing could adapt the length.
     """
     rank = call.out.dim()
-    if not call.walk.inside or rank < 2 or call.out.shape[-1] < 2:
+    if not call.inside_layer or rank < 2 or call.out.shape[-1] < 2:
         return unlabelled(call.out)
     return (*(None,) * (rank - 1), call.channels.fresh(call.out.shape[-1]))

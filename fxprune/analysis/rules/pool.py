@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..call import Call
-from ..state import Axes, tensors_in
+from ..channels import Axes
 from .registry import rule
 
 _POOL_1D = ("max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "upsample_linear1d")
@@ -35,7 +35,6 @@ def spatial_3d(call: Call) -> list[Axes]:
 
 def _spatial(call: Call, rank: int) -> list[Axes]:
     axes = call.axes(call.args[0])
-    for ids in axes[len(axes) - rank :]:
-        call.freeze(ids, "an axis with channels is treated as space")
+    call.freeze("an axis with channels is treated as space", *axes[len(axes) - rank :])
     kept: Axes = (*axes[: len(axes) - rank], *(None,) * rank)
-    return [kept for _ in tensors_in(call.out)]
+    return [kept] * len(call.outs)

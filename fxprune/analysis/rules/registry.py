@@ -7,14 +7,17 @@ tensor that the operator returns. Budgets, training and export do not belong in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from fxprune.common.rewritable import CallTarget
+from fxprune.common.torch_private import OpOverload
+
 from ..call import Call
-from ..state import Axes
+from ..channels import Axes
 
 Rule = Callable[[Call], "Axes | list[Axes]"]
 R = TypeVar("R", bound=Rule)
@@ -22,29 +25,36 @@ R = TypeVar("R", bound=Rule)
 
 @dataclass(frozen=True)
 class Entry:
-    """A rule and what kind of use it is.
+    """A rule, and what can be said of its operators once.
 
     Attributes:
         rule: the function.
-        moves: the operator only moves values: a parameter that went through it can still be read by columns.
-        weighs: the rule itself says how it uses parameters; otherwise any use of a parameter ties its rows.
-        makes: the rule is asked too where no operand carries channels.
+        keeps_parameters: the operator only moves values: a parameter that went through it may still be read by columns.
+        reads_weights: places of arguments that may be weights, whose columns are summed; then the rule itself says how
+            its operands are used. None: no argument is read so, and any use of a parameter ties its rows.
+        creates_channels: the rule is asked too where no operand carries channels.
+        factor_at: calls of the graph at which the rewrite can make up for the sum that the operator takes.
     """
 
     rule: Rule
-    moves: bool = False
-    weighs: bool = False
-    makes: bool = False
+    keeps_parameters: bool = False
+    reads_weights: tuple[int, ...] | None = None
+    creates_channels: bool = False
+    factor_at: Set[CallTarget] = frozenset()
 
 
-RULES: dict[torch._ops.OpOverload, Entry] = {}
+RULES: dict[OpOverload, Entry] = {}
 
 
-def rule(*names: str, moves: bool = False, weighs: bool = False, makes: bool = False) -> Callable[[R], R]:
+def rule(*names: str, **traits: Any) -> Callable[[R], R]:
     """Register a rule for ATen operators named as ``packet`` or ``packet.overload``; others as ``library::packet``.
 
     A bare packet name stands for every overload. Names that the installed PyTorch does not have are passed over, since
     operators come and go between its versions; a name registered twice is an error.
+
+    Args:
+        *names: of the operators.
+        **traits: fields of their :class:`Entry`.
     """
 
     def register(function: R) -> R:
@@ -58,7 +68,7 @@ def rule(*names: str, moves: bool = False, weighs: bool = False, makes: bool = F
                 operator = getattr(packet, each)
                 if operator in RULES:
                     raise ValueError(f"two rules for {operator}")
-                RULES[operator] = Entry(function, moves, weighs, makes)
+                RULES[operator] = Entry(function, **traits)
         return function
 
     return register

@@ -6,31 +6,31 @@ import math
 
 import numpy as np
 
-from fxprune.common.view_factors import segments
+from fxprune.common.view_factors import view_factors
 
-from ..call import Call
-from ..channels import Ids
-from ..state import Axes
+from ..call import Call, unlabelled
+from ..channels import Axes, Ids
 from .registry import rule
 
 
-@rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", moves=True)
+@rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", keeps_parameters=True)
 def view(call: Call) -> Axes:
     """The same elements in the same order under other sizes."""
     x, out = call.args[0], call.out
     if x.numel() == 0:
-        return _frozen(call, call.axes(x), out.dim())
+        call.freeze("view of an empty tensor", *call.axes(x))
+        return unlabelled(out)
     axes: list[Ids | None] = [None] * out.dim()
     on_x = call.axes(x)
-    for left, right in segments(x.shape, out.shape):
+    for left, right in view_factors(x.shape, out.shape):
         wide_left = [dim for dim in left if x.shape[dim] > 1]
         wide_right = [dim for dim in right if out.shape[dim] > 1]
         if len(wide_left) == 1 and len(wide_right) == 1:
             axes[wide_right[0]] = on_x[wide_left[0]]
         elif wide_left:
-            whole, inside = merged(call, [(x.shape[dim], on_x[dim]) for dim in wide_left])
-            if whole is not None:
-                dim, ids = split(call, whole, [out.shape[dim] for dim in wide_right], inside)
+            ids, inside = merged(call, [(x.shape[dim], on_x[dim]) for dim in wide_left])
+            if ids is not None:
+                dim, ids = split(call, ids, [out.shape[dim] for dim in wide_right], inside)
                 axes[wide_right[dim]] = ids
     return tuple(axes)
 
@@ -45,9 +45,7 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None,
         return None, (0, 0)
     # Two axes with channels cannot both shrink a product: the longest stays, the others freeze.
     chosen = max(carriers, key=lambda i: parts[i][0])
-    for i in carriers:
-        if i != chosen:
-            call.freeze(parts[i][1], "merged with another axis of channels")
+    call.freeze("merged with another axis of channels", *(parts[i][1] for i in carriers if i != chosen))
     ids = parts[chosen][1]
     assert ids is not None
     stride = math.prod(size for size, _ in parts[chosen + 1 :])
@@ -74,22 +72,16 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
     if undone:
         chosen = undone[-1]
     else:
-        call.literal(ids, "a view that splits channels")
+        call.needs_rewrite("a view that splits channels", ids)
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
-        chosen = ranked[call.choose(ids, len(ranked))]
+        chosen = ranked[call.choose_split(ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
-    return chosen, call.bundle(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
+    return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
 
 def _rows(ids: Ids, dim: int) -> Ids:
     """[..., n, ...] -> [others, n]."""
     return np.moveaxis(ids, dim, -1).reshape(-1, ids.shape[dim])
-
-
-def _frozen(call: Call, axes: Axes, rank: int) -> Axes:
-    for ids in axes:
-        call.freeze(ids, "view of an empty tensor")
-    return (None,) * rank
 
 
 @rule("pixel_shuffle")
@@ -100,7 +92,7 @@ def pixel_shuffle(call: Call) -> Axes:
     ids = axes[-3]
     if ids is not None:
         rows = ids.reshape(-1, factor * factor).T
-        axes[-3] = call.bundle(rows, f"pixel shuffle by {factor}")
+        axes[-3] = call.unify_rows(rows, f"pixel shuffle by {factor}")
     return _space_frozen(call, axes)
 
 
@@ -116,8 +108,7 @@ def pixel_unshuffle(call: Call) -> Axes:
 
 
 def _space_frozen(call: Call, axes: list[Ids | None]) -> Axes:
-    for ids in axes[-2:]:
-        call.freeze(ids, "an axis with channels is treated as space")
+    call.freeze("an axis with channels is treated as space", *axes[-2:])
     return (*axes[:-2], None, None)
 
 
@@ -137,9 +128,9 @@ def folded(call: Call) -> Axes:
     """``[b, c k k, l] -> [b, c, h, w]``: the k k positions of a channel are bundled, and patches are added up."""
     x, kernel = call.args[0], call.args[2]
     *lead, ids, along = call.axes(x)
-    call.freeze(along, "an axis with channels is treated as space")
+    call.freeze("an axis with channels is treated as space", along)
     if ids is not None:
-        ids = call.bundle(ids.reshape(-1, math.prod(kernel)).T, f"fold of {math.prod(kernel)} positions")
+        ids = call.unify_rows(ids.reshape(-1, math.prod(kernel)).T, f"fold of {math.prod(kernel)} positions")
     return (*lead, ids, None, None)
 
 
@@ -151,12 +142,12 @@ def channel_shuffle(call: Call) -> Axes:
     ids = axes[1]
     if ids is not None:
         rows = ids.reshape(groups, -1)
-        call.bundle(rows, f"channel shuffle over {groups} groups")
+        call.unify_rows(rows, f"channel shuffle over {groups} groups")
         axes[1] = np.ascontiguousarray(rows.T).ravel()
     return tuple(axes)
 
 
-@rule("repeat", moves=True)
+@rule("repeat", keeps_parameters=True)
 def repeat(call: Call) -> Axes:
     """Each axis several times over; new axes in front."""
     x, counts = call.args[0], call.args[1]

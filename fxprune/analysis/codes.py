@@ -1,0 +1,143 @@
+"""Groups get names and their channels codes; whatever held ids then holds codes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fxprune.common.torch_private import pytree
+from fxprune.coupling import Axis, Codes, Group, NodeFacts, Shape, Work
+
+from .channels import Channels, Ids
+from .frozen import ParameterAxis
+from .labels import Label
+from .marks import NodeNotes
+
+
+class _Use(NamedTuple):
+    """Where the channels of one group lie on one axis."""
+
+    axis: ParameterAxis
+    positions: Ids
+    channels: Ids
+    reads: bool
+
+
+class Coding:
+    """Groups by name, and the code of each of their channels; all other channels have code -1.
+
+    Attributes:
+        groups: name -> group, in the order of their first tied parameter.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        axes: list[ParameterAxis],
+        members: list[Ids],
+        domains: Mapping[int, int],
+        columns: NDArray[np.bool_],
+    ) -> None:
+        """Name groups, give their channels codes, and find their positions on every axis.
+
+        Args:
+            channels: the algebra.
+            axes: of all parameters and running statistics, in order.
+            members: the channels of each group.
+            domains: number of a group -> that of its domain.
+            columns: mask over ids of those that are read by columns.
+        """
+        self._channels = channels
+        self._code: Codes = np.full(channels.count + 1, -1)
+        self.groups: dict[str, Group] = {}
+        offset = 0
+        for index, uses in _uses(channels, axes, members, columns):
+            made = next(use for use in uses if not use.reads)
+            _, start = np.unique(made.channels, return_index=True)
+            inside = made.channels[np.sort(start)]
+            self._code[inside] = offset + np.arange(len(inside))
+            placed = [
+                (Axis(use.axis.name, use.axis.dim, _positions(use.positions, self._code[use.channels])), use.reads)
+                for use in uses
+            ]
+            name = _free_name(made.axis.name, self.groups)
+            self.groups[name] = Group(
+                name,
+                len(inside),
+                tuple(axis for axis, reads in placed if not reads),
+                tuple(axis for axis, reads in placed if reads),
+                domains.get(index, -1),
+                offset,
+            )
+            offset += len(inside)
+
+    def of(self, ids: Ids) -> Codes:
+        """The code of each id's channel."""
+        return self._code[self._channels.channel(ids)]
+
+    def shapes(self, value: Any) -> Any:
+        """Replace (sizes, label) by a Shape of codes, in any nest."""
+        return pytree.tree_map(lambda leaf: self._shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair)
+
+    def facts(self, values: Mapping[str, Any], notes: NodeNotes) -> dict[str, NodeFacts]:
+        """What is known of each node."""
+        return {
+            name: NodeFacts(
+                self.shapes(value),
+                tuple((self.of(ids), power) for ids, power in notes.factors.get(name, ())),
+                tuple(Work(macs, tuple(map(self.of, on))) for macs, on in notes.macs.get(name, ())),
+            )
+            for name, value in values.items()
+        }
+
+    def _shape(self, pair: tuple[torch.Size, Label]) -> Shape:
+        sizes, label = pair
+        return Shape(tuple(sizes), tuple(None if ids is None else self.of(ids) for ids in label.axes))
+
+
+def owners(channels: Channels, members: list[Ids]) -> NDArray[np.int64]:
+    """Channel -> number of the group that it is a member of, or -1."""
+    owner: NDArray[np.int64] = np.full(channels.count + 1, -1)
+    for index, inside in enumerate(members):
+        owner[inside] = index
+    return owner
+
+
+def _uses(
+    channels: Channels, axes: list[ParameterAxis], members: list[Ids], columns: NDArray[np.bool_]
+) -> list[tuple[int, list[_Use]]]:
+    """Number of each group and its uses, in the order of the first axis and position that make its channels."""
+    owner = owners(channels, members)
+    uses: dict[int, list[_Use]] = defaultdict(list)
+    first: dict[int, tuple[int, int]] = {}
+    for place, axis in enumerate(axes):
+        channel = channels.channel(axis.ids)
+        on = owner[channel]
+        for index in map(int, np.unique(on[on >= 0])):
+            positions = np.flatnonzero(on == index)
+            reads = bool(columns[axis.ids[positions[0]]])
+            uses[index].append(_Use(axis, positions, channel[positions], reads))
+            if not reads:
+                first.setdefault(index, (place, int(positions[0])))
+    return [(index, uses[index]) for index in sorted(uses, key=first.__getitem__)]
+
+
+def _positions(at: Ids, codes: Codes) -> Ids:
+    """Positions [n * occurrences] and their codes -> positions [n, occurrences], channels in the order of codes."""
+    order = np.argsort(codes, kind="stable")
+    return at[order].reshape(len(np.unique(codes)), -1)
+
+
+def _free_name(name: str, taken: Mapping[str, Group]) -> str:
+    if name not in taken:
+        return name
+    return next(other for n in range(2, len(taken) + 2) if (other := f"{name}#{n}") not in taken)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Label)

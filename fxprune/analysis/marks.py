@@ -1,0 +1,91 @@
+"""Marks are what rules say of ids: their roles, and that they froze, were bundled, or must stay balanced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from .channels import Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Something that happened to ids at a node: they froze, were bundled, or must stay balanced."""
+
+    ids: Ids
+    why: str
+    node: fx.Node | None
+
+
+@dataclass
+class Marks:
+    """What rules said so far, and the node at which they say it.
+
+    Attributes:
+        node: of the graph that is running; None for what computes a stored weight, and after the last node.
+        columns: positions of weights that a merge sums.
+        rows: positions of parameters of which a merge keeps one.
+        frozen: these may not merge.
+        bundled: these became one channel for each position of their rows.
+        balanced: an average runs over these, so their clusters must have one size.
+    """
+
+    node: fx.Node | None = None
+    columns: list[Ids] = field(default_factory=list)
+    rows: list[Ids] = field(default_factory=list)
+    frozen: list[Event] = field(default_factory=list)
+    bundled: list[Event] = field(default_factory=list)
+    balanced: list[Event] = field(default_factory=list)
+
+    def freeze(self, why: str, *axes: Ids | None) -> None:
+        """These channels may not merge."""
+        self.frozen += [Event(ids, why, self.node) for ids in axes if ids is not None and len(ids)]
+
+
+@dataclass(frozen=True, eq=False)
+class Fork:
+    """A place where channels can be bundled in several ways: within heads or by whole heads."""
+
+    key: str
+    ids: Ids
+    choice: int
+    options: int
+
+
+@dataclass
+class Choices:
+    """Which of several sound ways to bundle is taken at each fork.
+
+    Attributes:
+        given: key of a fork -> the way to take there.
+        default: the way to take at all others.
+        forks: where there was a choice.
+    """
+
+    given: Mapping[str, int]
+    default: int
+    forks: list[Fork] = field(default_factory=list)
+
+    def take(self, node: fx.Node | None, ids: Ids, options: int) -> int:
+        """The way to take at the next fork of a node."""
+        key = f"{node}:{sum(fork.key.startswith(f'{node}:') for fork in self.forks)}"
+        choice = min(self.given.get(key, self.default), options - 1)
+        self.forks.append(Fork(key, ids, choice, options))
+        return choice
+
+
+@dataclass
+class NodeNotes:
+    """What the rewrite and the cost must know of nodes, by name.
+
+    Attributes:
+        factors: (ids, power) for each axis that a sum runs over.
+        macs: multiply-accumulates of contractions, and the axes with whose widths they scale.
+        computed_weight_users: nodes that contract a computed weight with an activation.
+    """
+
+    factors: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
+    macs: dict[str, list[tuple[int, list[Ids]]]] = field(default_factory=dict)
+    computed_weight_users: set[str] = field(default_factory=set)

@@ -1,0 +1,81 @@
+"""Every parameter and running statistic starts with ids of its own on each axis longer than 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .channels import Axes, Channels, Ids
+from .labels import Label, Labels
+from .marks import Marks
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A parameter or running statistic, and the ids that it started with."""
+
+    name: str
+    axes: Axes
+
+
+class Origins:
+    """The stored tensors of one analysis.
+
+    Attributes:
+        found: name -> origin.
+    """
+
+    def __init__(self, channels: Channels, labels: Labels) -> None:
+        self.found: dict[str, Origin] = {}
+        self._channels, self._labels = channels, labels
+        self._names: dict[int, tuple[torch.Tensor, str]] = {}
+        # Name of a computed weight -> its own ids, and those that its computation gave it.
+        self._computed: dict[str, tuple[Axes, Axes]] = {}
+
+    def introduce(self, name: str, tensor: torch.Tensor, has_channels: bool) -> None:
+        """Introduce a parameter (it carries ids from now on) or a buffer (it does once a normalisation reads it)."""
+        if has_channels:
+            axes = self._computed[name][0] if name in self._computed else self.start(name, tensor)
+            self._labels.attach(tensor, Label(axes, is_parameter=True, from_parameters=True))
+        self._names[id(tensor)] = (tensor, name)
+
+    def start(self, name: str, tensor: torch.Tensor) -> Axes:
+        """The ids that a parameter or running statistic starts with."""
+        if name not in self.found:
+            self.found[name] = Origin(name, self._fresh(tensor))
+        return self.found[name].axes
+
+    def statistic(self, tensor: torch.Tensor) -> Ids | None:
+        """Ids of a running statistic [channels], which ties like a parameter; None where it is computed."""
+        found = self._names.get(id(tensor))
+        return self.start(found[1], tensor)[0] if found else self._labels.of(tensor).axes[0]
+
+    def compute(self, name: str, tensor: torch.Tensor) -> None:
+        """``tensor`` was computed from stored ones and is read under the name of one of them, with ids of its own."""
+        self.start(name, tensor)
+        self._computed[name] = self._fresh(tensor), self._labels.of(tensor).axes
+
+    def settle(self, marks: Marks) -> None:
+        """After the last node: rows of a computed weight are rows of the stored one, or freeze; columns are its own."""
+        read, tied = self._channels.marked(marks.columns), self._channels.marked(marks.rows)
+        channel = self._channels.channel
+        for name, (own, made) in self._computed.items():
+            axes = list(own)
+            for dim, (ids, stored, follows) in enumerate(zip(own, self.found[name].axes, made, strict=True)):
+                if ids is None or stored is None:
+                    continue
+                if not tied[ids].any():
+                    marks.freeze("", stored)
+                    continue
+                if follows is None or not np.array_equal(channel(follows), channel(stored)):
+                    marks.freeze(f"rows along axis {dim} of a computed weight do not follow from stored rows", ids)
+                if read[ids].any():
+                    marks.freeze("read by columns and used by rows", ids)
+                self._channels.unite(ids, stored)
+                axes[dim] = stored
+            self.found[name] = Origin(name, tuple(axes))
+
+    def _fresh(self, tensor: torch.Tensor) -> Axes:
+        return tuple(self._channels.fresh(size) if size > 1 else None for size in tensor.shape)

@@ -1,0 +1,96 @@
+"""Every part of PyTorch that is not public and that we need, tried on PyTorch 2.14.1.
+
+PyTorch may change these without notice: where something breaks after an update, look here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.fx._symbolic_trace import _maybe_revert_all_patches as tracing_patches_reverted
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.conv import _ConvNd as ConvNd
+from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
+from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "TorchDispatchMode", "no_dispatch", "pytree",
+    "tracing_patches_reverted",
+]  # fmt: skip
+
+# Turns off what subclasses of tensors and proxies do with functions, as PyTorch itself does while it traces.
+functions_undisturbed = torch._C.DisableTorchFunctionSubclass
+# Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
+set_grad_enabled = torch._C._set_grad_enabled
+
+
+def op_name(operator: OpOverload) -> str:
+    """``aten::add_`` of ``aten.add_.Tensor``: without the overload."""
+    return str(operator._schema.name)
+
+
+def op_arguments(operator: OpOverload) -> Sequence[Any]:
+    """The arguments of an operator's schema, each with its name, default, and whether it is written to."""
+    arguments: Sequence[Any] = operator._schema.arguments
+    return arguments
+
+
+def is_mutable(operator: OpOverload) -> bool:
+    """Whether an operator writes to an argument."""
+    return bool(operator._schema.is_mutable)
+
+
+def takes_device(operator: OpOverload) -> bool:
+    """Whether an operator is told where its result is to be."""
+    return any(argument.name == "device" for argument in operator._schema.arguments)
+
+
+def makes_storage(operator: OpOverload) -> bool:
+    """Whether all results of an operator are new: neither views, nor written in place."""
+    return all(value.alias_info is None for value in operator._schema.returns)
+
+
+def storage_id(tensor: torch.Tensor) -> int:
+    """What a tensor shares with its views, as long as one of them lives."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def newest_node(graph: fx.Graph) -> fx.Node:
+    """The node that was recorded last."""
+    return graph._root.prev
+
+
+def tracer_class(graph: fx.Graph) -> Any:
+    """The class of the tracer that made a graph, which a copy of the graph must name too."""
+    return getattr(graph, "_tracer_cls", None)
+
+
+def wrapped_functions() -> dict[Any, dict[str, Any]]:
+    """(scope, name) -> scope of each function that is registered with ``torch.fx.wrap``; may be changed."""
+    return fx._symbolic_trace._wrapped_fns_to_patch
+
+
+def script_tables(module: torch.jit.ScriptModule) -> tuple[Any, Any]:
+    """Parameters and buffers of a scripted module, by name; may be changed."""
+    return module._parameters, module._buffers
+
+
+def fake_tensor_mode(**options: Any) -> Any:
+    """Context in which tensors have sizes, types and devices, but no numbers."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(**options)
+
+
+def depends_on_data(size: Any) -> bool:
+    """Whether a symbolic size follows from numbers that only a run shows."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    return bool(free_unbacked_symbols(size))
