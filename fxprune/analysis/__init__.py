@@ -1,7 +1,9 @@
 """Which channels of a captured graph are one channel: one run on the meta device, one rule per ATen operator."""
 
+from .call import Call
+from .channels import Axes
 from .computed_weights import CapturedGraph
 from .couple import couple
 from .interpreter import buffers_with_channels, run_labelled
-from .rules import RULES
+from .rules import RULES, rule
 from .state import AnalysisState

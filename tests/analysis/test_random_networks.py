@@ -112,7 +112,7 @@ def spoilt(fault):
 FAULTS = {
     "norms are not tied": (rule_of("batch_norm", lambda _: first_operand), "Wrong: concentrated: ", 16),
     "rows of heads are not bundled": (
-        lambda m: m.setattr(Call, "bundle", lambda s, rows, why: rows[0]),
+        lambda m: m.setattr(Call, "unify_rows", lambda s, rows, why: rows[0]),
         "Wrong: concentrated: ",
         16,
     ),
