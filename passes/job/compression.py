@@ -65,7 +65,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
 
     Args:
         model: name of a network, or a network with one input (it is copied).
-        data: name of a data set, or a :class:`fxprune.models_zoo.data.Data`.
+        data: name of a data set, a :class:`fxprune.models_zoo.data.Data`, or a pair of loaders, to train and to test:
+            batches of images and classes, such as torch's DataLoader yields.
         **options: options of :class:`fxprune.passes.options.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
 
     Raises:
@@ -263,4 +264,6 @@ class Compression:
 
 
 def _named(given: object) -> str:
+    if isinstance(given, tuple):
+        return "two loaders"
     return given if isinstance(given, str) else str(getattr(given, "name", type(given).__name__))

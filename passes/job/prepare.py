@@ -157,8 +157,10 @@ def _check_opset(opset: int) -> None:
 
 
 def _data(job: Job) -> Data:
-    from fxprune.models_zoo.data import load_data
+    from fxprune.models_zoo.data import data_from_loaders, load_data
 
+    if isinstance(job.data, tuple):
+        return data_from_loaders(*job.data)
     if not isinstance(job.data, str):
         return job.data
     root = None if job.data_root is None else str(job.data_root)

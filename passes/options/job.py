@@ -20,7 +20,7 @@ from .training import FALLING, Milestones, Positive, TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from fxprune.models_zoo.data import Data
+    from fxprune.models_zoo.data import Data, Loader
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,8 +45,9 @@ class Subject(Options):
         "is copied",
     ]
     data: Annotated[
-        str | Data,
-        "digits, mnist5k, a folder of images, torch/NAME, hfds/NAME; in Python, also the data itself",
+        str | Data | tuple[Loader, Loader],
+        "digits, mnist5k, a folder of images, torch/NAME, hfds/NAME; in Python, also the data itself, or two loaders, "
+        "to train and to test",
     ]
 
 
