@@ -10,7 +10,7 @@ from fxprune.errors import PlanError
 from fxprune.plans import Partition, Plan
 
 
-def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
+def expand(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
     """Make a wide copy whose trim by ``plan`` gives ``narrow`` back, bit for bit.
 
     Each row of the narrow network is repeated for all members of its cluster. Each column goes to the kept member and

@@ -10,11 +10,14 @@ from helpers.coverage_made import FAILED, FULL, POINTS, result
 from benchmarks.coverage.classes import EntryPoint
 from benchmarks.coverage.reasons import reasons, reasons_of
 from benchmarks.coverage.report import page
-from benchmarks.coverage.result import Cold
+from benchmarks.coverage.result import FrozenReason
 
 
 def test_reasons_add_up_over_networks_whatever_the_names():
-    other = result("three", frozen=(Cold(5, "graph output", "output", "-"), Cold(1, "no rule for `x`", "x", "o.py:1")))
+    other = result(
+        "three",
+        frozen=(FrozenReason(5, "graph output", "output", "-"), FrozenReason(1, "no rule for `x`", "x", "o.py:1")),
+    )
     found = [(reason.why, reason.weights, reason.models, reason.dearest) for reason in reasons([FULL, other])]
     assert found == [("no rule for `...`", 91, 2, "one at net.py:3"), ("graph output", 5, 1, "three at -")]
     assert reasons_of(FULL) == "no rule for `...` (90.0%)"
@@ -35,7 +38,7 @@ def test_reasons_add_up_over_networks_whatever_the_names():
         ("Why weights may not merge", "| no rule for `...` | 90 | 1 | one at net.py:3 |"),
         (
             "Networks",
-            "| one | mod.One | 0.00 M | 32 | plain | 3 | 25.0% | 40.0% | 30.0% | 1.5e-15 | 2.5e-07 | 3 "
+            "| one | mod.One | 0.00 M | 32 | symbolic | 3 | 25.0% | 40.0% | 30.0% | 1.5e-15 | 2.5e-07 | 3 "
             "| exact, exported | no rule for `...` (90.0%) |",
         ),
         ("Networks", "| two † | mod.Two | 0.00 M | 64 |" + "  |" * 7 + " 0 | failed |  |"),
