@@ -39,7 +39,7 @@ def test_a_network_without_groups_keeps_its_reasons():
 @pytest.mark.parametrize(("broken", "error"), [("concentrate", "AnalysisError"), ("narrow", "RewriteError")])
 def test_a_failed_oracle_is_told(broken, error, monkeypatch):
     def wrong(model, plan):
-        other = fxprune.passes.merge.concentrate.concentrate(model, plan)
+        other = fxprune.passes.merge.concentrate(model, plan)
         nn.init.ones_(other[0].bias)
         return other
 
