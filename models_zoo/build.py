@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +39,7 @@ def build(
     image_size: int | None = None,
     pretrained: bool = False,
     seed: int = 0,
-    extra: Mapping[str, Any] | None = None,
+    **extra: Any,
 ) -> Network:
     """The same name, sizes and seed give the same network, weights included.
 
@@ -52,7 +51,7 @@ def build(
             embeddings, or one that does not run on such images as it is, is built for them.
         pretrained: begin with published weights.
         seed: of the first weights.
-        extra: more arguments of the network's builder, such as ``width`` for ours.
+        **extra: more arguments of the network's builder, such as ``width`` for ours.
 
     Raises:
         ModelError: the name is unknown, the network cannot be built, also not for images of this size, or its weights
@@ -63,7 +62,7 @@ def build(
     channels, height, width = model_input_size(name)
     channels = in_chans or channels
     size = (image_size, image_size) if image_size else (height, width)
-    kwargs: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(extra or {})}
+    kwargs: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **extra}
     with seeded(seed):
         model = create_model(name, pretrained=pretrained, **kwargs)
     made_for = model_input_size(model)[1:]

@@ -2,4 +2,5 @@
 
 from .dataset import Data, Loader
 from .load import load_data
+from .loaders import data_from_loaders
 from .preprocessing import Preprocessing, preprocessing_from, preprocessing_of

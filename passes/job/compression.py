@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from fxprune.models_zoo import Network, named_device, on_device
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.onnx import export_onnx
-from fxprune.passes.options import Job, Target, with_options_of
+from fxprune.passes.options import Job, Target, with_options_of, write_recipe
 from fxprune.passes.report import Result, draw_deviation
 from fxprune.passes.store import (
     ONNX,
     PLAN,
+    RECIPE,
     RESULTS,
     ROWS,
     SNAPPED,
@@ -40,12 +41,12 @@ from fxprune.plans import Plan
 
 from .clock import Clock
 from .finished import finished
-from .journal import Journal, open_journal
-from .measure import measure_stages, versions
+from .journal import open_journal
+from .measure import measure_rows, versions
 from .prepare import prepare, target_of, teacher_from_file
-from .resume import Phases, check_checkpoints, files_read, open_phases
+from .resume import Checkpoints, check_checkpoints, files_read, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
-from .training import train_csgd, train_wide
+from .training import Trainer, csgd_schedule, wide_schedule
 from .trim import check_equal, check_snap, check_trim, settle_statistics, trim
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
 
     Args:
         model: name of a network, or a network with one input (it is copied).
-        data: name of a data set, or a :class:`fxprune.models_zoo.data.Data`.
+        data: name of a data set, a :class:`fxprune.models_zoo.data.Data`, or a pair of loaders, to train and to test:
+            batches of images and classes, such as torch's DataLoader yields.
         **options: options of :class:`fxprune.passes.options.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
 
     Raises:
@@ -84,16 +86,16 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
         >>> [row.params for row in result.stages if row.name.startswith(("wide, before", "narrow, after"))]
         [810, 410]
     """
-    job = Job(model=model, data=data, **options)
+    job = Job(model, data, **options)
     with joined(named_device(job.device)) as ranks:
         if not ranks.first:
             job = replace(job, progress=False)
         found = ranks.share(lambda: finished(job))
-        return _compress(job, on_device(job.device), ranks) if found is None else found
+        return Compression(job, on_device(job.device), ranks).run() if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
-class _Trained:
+class Trained:
     """What every process has when training is over.
 
     Attributes:
@@ -109,164 +111,159 @@ class _Trained:
     deviation: Deviation
 
 
-def _compress(job: Job, device: torch.device, ranks: Ranks) -> Result:
-    """All processes train; then the first one trims, checks and writes, and the others wait for its result."""
-    clock = Clock(loud=job.progress is not False)
-    reads: dict[str, str] = {}
-    with ExitStack() as stack:
-        output: OutputFolder | None = None
+class Compression:
+    """One job, opened: what its phases share, and the phases in their order.
 
-        def enter() -> None:
-            nonlocal output
-            reads.update(files_read(job))
-            output = stack.enter_context(output_folder(job.output))
-            check_place(output.target, RESULTS)
-            check_checkpoints(job.output)
+    Args:
+        job: what is asked for; each phase gets the record of it that it needs.
+        device: where networks are trained.
+        ranks: which process this is.
+    """
 
-        ranks.share(enter)
-        with clock("build", f"{_named(job.model)} for {_named(job.data)}"), ranks.one_per_machine_first():
-            network, images = prepare(job, device)
-            teacher = teacher_from_file(job, network, images, device)
-        with clock("couple"):
-            coupling = couple(network.model, network.example)
-            # What cannot be pruned as asked is to fail now, not after the training; clusters wait for the weights.
-            goals = widths_of_stages(job, coupling) if job.stages is not None else []
-            target = target_of(job, network, coupling, images)
-            first = None if goals else _plan_from_file(job, network.model) or target.plan(coupling, method="even")
-        phases = open_phases(job, network.model, images, ranks)
+    network: Network
+    data: Data
+    teacher: nn.Module | None
+    coupling: Coupling
+    target: Target
+    widths: list[dict[str, int]]  # after each stage; none where there is but one
+    plan: Plan | None  # that such a stage would do with, were it made now
 
-        def keep(wide: nn.Module) -> None:
+    def __init__(self, job: Job, device: torch.device, ranks: Ranks) -> None:
+        self.job, self.device, self.ranks = job, device, ranks
+        self.clock = Clock(loud=job.progress is not False)
+        self.output: OutputFolder | None = None
+        self.reads: dict[str, str] = {}
+
+    def run(self) -> Result:
+        """All processes train; then the first one trims, checks and writes, and the others wait for its result."""
+        with ExitStack() as stack:
+            self.ranks.share(lambda: self.claim_output(stack))
+            self.prepare()
+            checkpoints = open_phases(self.job, self.network.model, self.data, self.ranks)
+            with checkpoints.stoppable(), self.results_aside() as folder:
+                with self.recorded(checkpoints) as trainer:
+                    wide = self.train_wide(trainer, folder)
+                    trained = self.train_csgd(trainer, wide)
+                if folder is not None:
+                    checkpoints.publish(folder)
+                result = self.ranks.share(lambda: self.conclude(trained, folder))
+                if folder is not None:
+                    draw_deviation(folder)
+                    (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
+                    (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+            if self.ranks.first:
+                checkpoints.remove()
+        return result
+
+    def claim_output(self, stack: ExitStack) -> None:
+        """Take the output folder until the stack is unwound; nothing of the user's may be in the way."""
+        self.reads = files_read(self.job)
+        self.output = stack.enter_context(output_folder(self.job.output))
+        check_place(self.output.target, RESULTS)
+        check_checkpoints(self.job.output)
+
+    def results_aside(self) -> AbstractContextManager[Path | None]:
+        """Where the first process writes, until all results appear at once."""
+        return nullcontext() if self.output is None else self.output.aside(RESULTS, self.reads)
+
+    def prepare(self) -> None:
+        """Build network and data and couple channels; what cannot be pruned as asked fails now, not after training."""
+        job = self.job
+        with self.clock("build", f"{_named(job.model)} for {_named(job.data)}"), self.ranks.one_per_machine_first():
+            self.network, self.data = prepare(job, self.device)
+            self.teacher = teacher_from_file(job, self.network, self.data, self.device)
+        with self.clock("couple"):
+            self.coupling = couple(self.network.model, self.network.example)
+            self.widths = [] if job.stages is None else self._widths()
+            self.target = target_of(job, self.network, self.coupling, self.data)
+            self.plan = None
+            if job.plan_file is not None:
+                self.plan = load_plan(job.plan_file, self.network.model)
+            elif not self.widths:
+                self.plan = self.target.plan(self.coupling, method="even")  # clusters wait for the weights
+
+    @contextmanager
+    def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:
+        """Begin or go on with the records, which every training adds to."""
+        job = self.job
+        steps = (wide_schedule(job).steps(self.data), csgd_schedule(job).steps(self.data))
+        stages = most_stages(job.stages)
+        with open_journal(checkpoints, *steps, stages=stages, tensorboard=job.tensorboard) as journal:
+            if self.ranks.first:
+                write_recipe(job, checkpoints.folder / RECIPE)
+            more = {"checkpoints": checkpoints, "journal": journal, "clock": self.clock}
+            yield Trainer.of(job, self.data, self.device, **more)
+
+    def train_wide(self, trainer: Trainer, folder: Path | None) -> nn.Module:
+        """Train the network as it is; returns a copy of that, which is among the results."""
+        with self.clock("train", "the wide network"):
+            trainer.train_wide(self.network.model, self.teacher)
+            wide = copy.deepcopy(self.network.model)
             if folder is not None:
                 save_weights(wide, folder / WIDE)
+        if self.job.teacher == "wide":
+            self.teacher = wide
+        return wide
 
-        def conclude() -> Result:
-            assert folder is not None
-            return _conclude(job, trained, images, folder, clock)
+    def train_csgd(self, trainer: Trainer, wide: nn.Module) -> Trained:
+        """Cluster the filters, and train them on until those of a cluster are equal; at once, or in stages."""
+        network, target, checkpoints = self.network, self.target, trainer.checkpoints
+        assert checkpoints is not None
+        if self.plan is None:
+            if target.allocate == "auto":  # they showed that it can be done; what is lost follows from the weights
+                self.widths = self.ranks.share(self._widths)
+            done = narrow_in_stages(trainer, network, self.coupling, self.widths, target, self.teacher)
+            return Trained(replace(network, model=done.model), wide, done.plan, done.deviation)
+        with self.clock("plan"):
+            plan = self.plan
+            if self.job.plan_file is None:
+                plan = checkpoints.plan(self.coupling, lambda: target.plan(self.coupling))
+        with self.clock("csgd", "until clusters are equal"):
+            deviation = trainer.train_csgd(network.model, plan, self.teacher)
+        return Trained(network, wide, plan, deviation)
 
-        aside: AbstractContextManager[Path | None] = (
-            nullcontext(None) if output is None else output.aside(RESULTS, reads)
+    def conclude(self, trained: Trained, folder: Path | None) -> Result:
+        """Trim, verify, export and measure what was trained."""
+        assert folder is not None
+        plan, example = trained.plan, trained.network.example
+        plan.save(folder / PLAN)
+        with self.clock("settle", "running statistics, where they are behind"):
+            settled = settle_statistics(trained.network.model, plan, self.data, self.job.seed)
+        with self.clock("trim", "snap, merge, rewrite"):
+            nets = trim(trained.wide, trained.network.model, plan)
+            save_weights(nets.snapped, folder / SNAPPED)
+        with self.clock("verify", "narrow against snapped wide, in float64 and on the test images"):
+            check_equal(nets, trained.deviation, self.data)
+            snap_changed = check_snap(nets, self.data)
+            report = check_trim(nets, plan, self.data)
+            nets.narrow.meta["preprocessing"] = preprocessing_of(self.data)
+            write_network(nets.narrow, folder, model=trained.network.spec, plan=plan)
+        with self.clock("export", "ONNX, checked in onnxruntime"):
+            exported = export_onnx(nets.narrow, example, folder / ONNX, opset=self.job.opset)
+        with self.clock("measure"):
+            rows = measure_rows(nets, example, self.data, folder)
+        return Result(
+            stages=rows,
+            output=Path(self.job.output),
+            deviation=trained.deviation.largest,
+            median_deviation=trained.deviation.median,
+            snap_change=nets.snap_change,
+            snap_changed=snap_changed,
+            settled=settled,
+            max_rel_error=report.max_rel_error,
+            onnx_rel_error=exported.max_rel_error,
+            opset=exported.opset,
+            widths=plan.widths,
+            seconds=self.clock.seconds,
+            options=self.job.options(),
+            versions=versions(),
         )
-        with phases.stoppable(), aside as folder:
-            with open_journal(job, images, phases, stages=most_stages(job)) as journal:
-                trained = _train(
-                    job, network, images, device, coupling, goals, target, first, teacher, phases, journal, clock, keep
-                )
-            if folder is not None:
-                phases.publish(folder)
-            result = ranks.share(conclude)
-            if folder is not None:
-                draw_deviation(folder)
-                (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
-                (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
-        if ranks.first:
-            phases.remove()
-    return result
 
-
-def _train(
-    job: Job,
-    network: Network,
-    images: Data,
-    device: torch.device,
-    coupling: Coupling,
-    goals: list[dict[str, int]],
-    target: Target,
-    first: Plan | None,
-    teacher: nn.Module | None,
-    phases: Phases,
-    journal: Journal,
-    clock: Clock,
-    keep: Callable[[nn.Module], None],
-) -> _Trained:
-    """The wide network, which ``keep`` gets at once, then C-SGD in one stage or in several."""
-    with clock("train", "the wide network"):
-        train_wide(
-            job,
-            network.model,
-            images,
-            device,
-            teacher=teacher,
-            checkpoint=phases.checkpoint("train"),
-            on_epoch=journal.wide,
-            ranks=phases.ranks,
-        )
-        wide = copy.deepcopy(network.model)
-        keep(wide)
-    teacher = wide if job.teacher == "wide" else teacher
-    if first is None:
-        if job.allocate == "auto":  # the goals so far showed that it can be done; what is lost follows from the weights
-            goals = phases.ranks.share(lambda: widths_of_stages(job, coupling))
-        done = narrow_in_stages(
-            job,
-            network.model,
-            coupling,
-            goals,
-            images,
-            device,
-            example=network.example,
-            teacher=teacher,
-            phases=phases,
-            journal=journal,
-            clock=clock,
-        )
-        return _Trained(replace(network, model=done.model), wide, done.plan, done.deviation)
-    with clock("plan"):
-        plan = first if job.plan_file is not None else phases.plan(coupling, lambda: target.plan(coupling))
-    with clock("csgd", "until clusters are equal"):
-        deviation = train_csgd(
-            job,
-            network.model,
-            plan,
-            images,
-            device,
-            teacher=teacher,
-            checkpoint=phases.checkpoint("csgd"),
-            on_epoch=journal.csgd,
-            ranks=phases.ranks,
-        )
-    return _Trained(network, wide, plan, deviation)
-
-
-def _conclude(job: Job, trained: _Trained, images: Data, folder: Path, clock: Clock) -> Result:
-    """Trim, check, export, measure."""
-    network, plan = trained.network, trained.plan
-    plan.save(folder / PLAN)
-    with clock("settle", "running statistics, where they are behind"):
-        settled = settle_statistics(network.model, plan, images, job.seed)
-    with clock("trim", "snap, merge, rewrite"):
-        nets = trim(trained.wide, network.model, plan)
-        save_weights(nets.snapped, folder / SNAPPED)
-    with clock("verify", "narrow against snapped wide, in float64 and on the test images"):
-        check_equal(nets, trained.deviation, images)
-        snap_changed = check_snap(nets, images)
-        report = check_trim(nets, plan, images)
-        nets.narrow.meta["preprocessing"] = preprocessing_of(images)
-        write_network(nets.narrow, folder, model=network.spec, plan=plan)
-    with clock("export", "ONNX, checked in onnxruntime"):
-        exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=job.opset)
-    with clock("measure"):
-        stages = measure_stages(nets, network.example, images, folder)
-    return Result(
-        stages=stages,
-        output=Path(job.output),
-        deviation=trained.deviation.largest,
-        median_deviation=trained.deviation.median,
-        snap_change=nets.snap_change,
-        snap_changed=snap_changed,
-        settled=settled,
-        max_rel_error=report.max_rel_error,
-        onnx_rel_error=exported.max_rel_error,
-        opset=exported.opset,
-        widths=plan.widths,
-        seconds=clock.seconds,
-        options=job.options(),
-        versions=versions(),
-    )
-
-
-def _plan_from_file(job: Job, model: nn.Module) -> Plan | None:
-    return None if job.plan_file is None else load_plan(job.plan_file, model)
+    def _widths(self) -> list[dict[str, int]]:
+        return widths_of_stages(self.job.only_of(Target), self.job.stages or (), self.coupling)
 
 
 def _named(given: object) -> str:
+    if isinstance(given, tuple):
+        return "two loaders"
     return given if isinstance(given, str) else str(getattr(given, "name", type(given).__name__))

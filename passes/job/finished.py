@@ -1,4 +1,4 @@
-"""Whether a job has been done before: its results lie in the output folder, and nothing there is to be gone on from."""
+"""Detect that the output folder already holds this job's finished results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.passes.options import Job, read_recipe
 from fxprune.passes.report import Result, read_result
 from fxprune.passes.store import CHECKPOINTS, ESSENTIAL, RECIPE, OwnFiles, read_manifest
 
-from .resume import FREE, files_read
+from .resume import MAY_DIFFER, files_read
 
 
 def finished(job: Job) -> Result | None:
@@ -38,4 +38,4 @@ def finished(job: Job) -> Result | None:
 
 
 def _decisive(job: Job) -> dict[str, object]:
-    return {name: value for name, value in job.options().items() if name not in FREE - {"opset", "tensorboard"}}
+    return {name: value for name, value in job.options().items() if name not in MAY_DIFFER - {"opset", "tensorboard"}}

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from fxprune.passes.csgd import Csgd
-from fxprune.passes.options import Job, write_recipe
 from fxprune.passes.report import Metrics
 from fxprune.passes.store import EVENTS, METRICS, RECIPE
-from fxprune.passes.train import Epoch, steps_per_epoch_of
+from fxprune.passes.train import Epoch
 
-from .resume import Phases
-from .training import phase_of, wide_epochs
-
-if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
+from .resume import Checkpoints
+from .training import phase_of
 
 
 class Journal:
@@ -61,33 +57,38 @@ class Journal:
 
 
 @contextlib.contextmanager
-def open_journal(job: Job, data: Data, phases: Phases, *, stages: int = 1) -> Iterator[Journal]:
+def open_journal(
+    checkpoints: Checkpoints, wide_steps: int, csgd_steps: int, *, stages: int = 1, tensorboard: bool = False
+) -> Iterator[Journal]:
     """Begin the records, or go on where the checkpoints do; they lie with these until the job is done.
 
     Of several processes, the first one records.
+
+    Args:
+        checkpoints: of the job.
+        wide_steps: of the training of the wide network.
+        csgd_steps: of each stage of C-SGD.
+        stages: how many there may be.
+        tensorboard: record for TensorBoard, too.
 
     Raises:
         CheckpointError: a checkpoint is of another job, or it or the records are damaged.
         OptionError: TensorBoard is asked for, but not installed.
     """
-    wide_steps = wide_epochs(job) * steps_per_epoch_of(len(data.train), job.of_wide())
-    csgd_steps = job.csgd_epochs * steps_per_epoch_of(len(data.train), job.of_csgd())
-    if not phases.ranks.first:
+    if not checkpoints.ranks.first:
         yield Journal(None, wide_steps, csgd_steps)
         return
-    done = phases.steps_done("train", *map(phase_of, range(1, stages + 1)))
-    phases.own.claim(METRICS, RECIPE)
-    before = _events(phases)
+    done = checkpoints.steps_done(*map(phase_of, range(stages + 1)))
+    own, folder = checkpoints.own, checkpoints.folder
+    own.claim(METRICS, RECIPE)
+    before = _events(folder)
     if done is not None:
-        phases.own.check_noted(METRICS)
-    with Metrics(
-        phases.folder, tensorboard=job.tensorboard, resume_at=done, on_write=lambda: phases.own.note(METRICS)
-    ) as metrics:
-        phases.own.adopt(_events(phases) - before)
-        write_recipe(job, phases.folder / RECIPE)
+        own.check_noted(METRICS)
+    with Metrics(folder, tensorboard=tensorboard, resume_at=done, on_write=lambda: own.note(METRICS)) as metrics:
+        own.adopt(_events(folder) - before)
         yield Journal(metrics, wide_steps, csgd_steps)
 
 
-def _events(phases: Phases) -> set[str]:
+def _events(folder: Path) -> set[str]:
     """The event files that are there."""
-    return {f"{EVENTS}/{path.name}" for path in (phases.folder / EVENTS).glob("events.out.tfevents.*")}
+    return {f"{EVENTS}/{path.name}" for path in (folder / EVENTS).glob("events.out.tfevents.*")}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.passes.onnx import export_onnx, onnx_runner
-from fxprune.passes.report import Stage
+from fxprune.passes.report import Row
 from fxprune.passes.train import predict
 
 from .trim import Nets
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
 
-def measure_stages(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple[Stage, ...]:
-    """One row per stage; ``folder`` holds ``wide.safetensors``, ``weights.safetensors`` and ``narrow.onnx``.
+def measure_rows(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
+    """One row per form of the network, whose files ``wide``, ``weights.safetensors`` and ``narrow.onnx`` are there.
 
     Args:
         nets: on one device.
@@ -40,10 +40,10 @@ def measure_stages(nets: Nets, example: Tensor, data: Data, folder: Path) -> tup
     image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     run = onnx_runner(folder / "narrow.onnx")
 
-    def row(name: str, network: nn.Module, *, classes: Tensor | None = None, **measured: Any) -> Stage:
+    def row(name: str, network: nn.Module, *, classes: Tensor | None = None, **measured: Any) -> Row:
         classes = predict(network, data.test, device) if classes is None else classes
         spent = cost(network, example[:1])
-        return Stage(
+        return Row(
             name=name,
             params=spent.params,
             macs=spent.macs,

@@ -1,8 +1,10 @@
-"""Before the main job trains: a network and data that fit together, and options that can lead where they are to."""
+"""Build network and data, and reject options that cannot reach the target, before any training."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,13 +16,13 @@ from fxprune.common.precision import check_precision
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.models_zoo import Network, build
+from fxprune.passes.csgd import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
 from fxprune.passes.onnx import load_onnxruntime
-from fxprune.passes.options import Images, Job, Target
+from fxprune.passes.options import Centripetal, Images, Job, Target, TrainOptions
 from fxprune.passes.store import load_weights
-from fxprune.passes.train import check_optimizer
+from fxprune.passes.train import check_optimizer, make_optimizer
 
-from .pull import pull_of
-from .training import csgd_rates, deviation_asked
+from .training import Schedule, csgd_schedule
 from .widen import build_widened, widths_back
 
 if TYPE_CHECKING:
@@ -40,9 +42,9 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     _check_opset(job.opset)
     load_onnxruntime()
     check_optimizer(job.of_csgd())
-    pull_of(job.of_csgd(), coupled=job.coupled)
+    pull_law(job.of_csgd(), coupled=job.coupled)
     data = _data(job)
-    check_schedule(job, data)
+    check_schedule(csgd_schedule(job), job.only_of(Centripetal), data)
     if isinstance(job.model, str):
         make = build if job.widen is None else partial(build_widened, factor=job.widen)
         network = make(
@@ -66,24 +68,58 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
 def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Target:
     """What the job is to end at: its own target, or the widths that a widened network had before it was widened."""
     if job.widen is None:
-        return job
+        return job.only_of(Target)
     assert isinstance(job.model, str)
     plain = build(job.model, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size)
     widths = widths_back(coupling, couple(plain.model, network.example))
     return Target(widths=widths, method=job.method, seed=job.seed)
 
 
-def check_schedule(job: Job, data: Data) -> None:
+def check_schedule(schedule: Schedule, pull: Centripetal, data: Data) -> None:
     """Raise OptionError where the strength is too large, or the steps are too few to end at the deviation."""
-    rates = csgd_rates(job, data)
-    if job.strength is None:
+    rates = schedule.rates(data)
+    if pull.strength is None:
         # Rows that are not related at all deviate by about 1 of their size.
-        pull_of(job.of_csgd(), coupled=job.coupled).solve(rates, min(1.0, deviation_asked(job)))
-    elif max(rates) * job.strength >= 1.0:
+        pull_law(schedule.options, coupled=pull.coupled).solve(rates, min(1.0, pull.goal))
+    elif max(rates) * pull.strength >= 1.0:
         raise OptionError(
-            f"lr * strength = {max(rates):g} * {job.strength:g} = {max(rates) * job.strength:g}: it must stay below 1, "
-            f"or the pull overshoots. Take a strength below {1.0 / max(rates):.3g}."
+            f"lr * strength = {max(rates):g} * {pull.strength:g} = {max(rates) * pull.strength:g}: it must stay below "
+            f"1, or the pull overshoots. Take a strength below {1.0 / max(rates):.3g}."
         )
+
+
+@dataclass(frozen=True)
+class PullLaw:
+    """Decoupled, or inside the momentum of SGD; weight decay is left out, so that the answer errs on the safe side.
+
+    Attributes:
+        momentum: of SGD where the pull goes through it; None: decoupled.
+    """
+
+    momentum: Momentum | None = None
+
+    def solve(self, lrs: Sequence[float], shrink: float) -> float:
+        """Strength that leaves ``shrink`` of the deviation.
+
+        Raises:
+            OptionError: none does.
+        """
+        if self.momentum is None:
+            return solve_strength(lrs, shrink)
+        return solve_coupled_strength(lrs, shrink, self.momentum)
+
+
+def pull_law(options: TrainOptions, *, coupled: bool) -> PullLaw:
+    """Strength needed for a final deviation, from the options alone: no optimizer exists yet.
+
+    Raises:
+        OptionError: the coupled form does not go with this optimizer.
+    """
+    if not coupled:
+        return PullLaw()
+    optimizer = make_optimizer(nn.Linear(2, 2), options, lr=0.1)
+    check_coupled(optimizer)
+    return PullLaw(replace(momentum_of(optimizer.param_groups[0]), weight_decay=0.0))
 
 
 def teacher_from_file(job: Job, network: Network, data: Data, device: torch.device) -> nn.Module | None:
@@ -121,8 +157,10 @@ def _check_opset(opset: int) -> None:
 
 
 def _data(job: Job) -> Data:
-    from fxprune.models_zoo.data import load_data
+    from fxprune.models_zoo.data import data_from_loaders, load_data
 
+    if isinstance(job.data, tuple):
+        return data_from_loaders(*job.data)
     if not isinstance(job.data, str):
         return job.data
     root = None if job.data_root is None else str(job.data_root)

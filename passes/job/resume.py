@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # What may differ between a run and the one that goes on from its checkpoints: it does not decide the weights.
 # `workers` is not among them, since each process that decodes images draws random numbers of its own.
-FREE = frozenset(
+MAY_DIFFER = frozenset(
     "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
 )
 # What Gloo and NCCL say of a process that no longer answers.
@@ -42,7 +42,7 @@ _LOST = ("Connection reset by peer", "Connection closed by peer", "NCCL", "remot
 
 
 @dataclass(frozen=True)
-class Phases:
+class Checkpoints:
     """The checkpoints of one job, in ``OUTPUT/checkpoints/``.
 
     Attributes:
@@ -161,7 +161,7 @@ class Phases:
         self.own.clear()
 
 
-def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) -> Phases:
+def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) -> Checkpoints:
     """Checkpoints of the job with this network and these data, as they were prepared.
 
     Without ``resume``, those of another run are not lost but moved to ``OUTPUT/checkpoints.before/`` until the job is
@@ -178,7 +178,7 @@ def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) ->
             before.move(now)
         elif not resume and now.present(".pt"):
             now.move(before)
-    return Phases(folder, identity, job.checkpoint_every, resume, ranks)
+    return Checkpoints(folder, identity, job.checkpoint_every, resume, ranks)
 
 
 def check_checkpoints(output: str | os.PathLike[str]) -> None:
@@ -226,7 +226,7 @@ def _is_of(identity: Mapping[str, Any], own: OwnFiles) -> bool:
 
 
 def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
-    options = {name: value for name, value in job.options().items() if name not in FREE}
+    options = {name: value for name, value in job.options().items() if name not in MAY_DIFFER}
     # What a checkpoint holds is among the first weights.
     contents = {f"content of {name}": sha[:16] for name, sha in files_read(job).items() if name != "checkpoint"}
     size = f"{len(data.train)} batches, {data.num_classes} classes, {data.in_chans}x{data.image_size}x{data.image_size}"

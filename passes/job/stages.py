@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fxprune.analysis import couple
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
+from fxprune.models_zoo import Network
 from fxprune.passes.csgd import Deviation
-from fxprune.passes.merge import lift
-from fxprune.passes.options import Job, Target
+from fxprune.passes.merge import expand
+from fxprune.passes.options import Target
 from fxprune.passes.planning import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
 
-from .clock import Clock
-from .journal import Journal
-from .resume import Phases
-from .training import phase_of, train_csgd
+from .training import Trainer, phase_of
 from .trim import check_equal, check_trim, trim
-
-if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,98 +38,81 @@ class Staged:
     deviation: Deviation
 
 
-def most_stages(job: Job) -> int:
-    """How many stages the job may have; those that would change nothing are left out."""
-    if job.stages is None:
+def most_stages(stages: Sequence[float] | str | None) -> int:
+    """How many stages there may be; those that would change nothing are left out."""
+    if stages is None:
         return 1
-    return len(REMOVED if isinstance(job.stages, str) else job.stages)
+    return len(REMOVED if isinstance(stages, str) else stages)
 
 
-def widths_of_stages(job: Job, coupling: Coupling) -> list[dict[str, int]]:
-    """Widths of every group after each stage of a job; with ``allocate: auto``, for the weights as they are now.
+def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Coupling) -> list[dict[str, int]]:
+    """Widths of every group after each stage; with ``allocate: auto``, for the weights as they are now.
+
+    Args:
+        target: where the last stage ends, if they are not shares themselves.
+        stages: shares, or ``auto``.
+        coupling: the analysis of the first network.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: no stage changes anything, or no widths come near the last one.
     """
-    asked = {field.name: getattr(job, field.name) for field in fields(Target)}
-    kind = next((name for name in ("keep", "macs", "params") if asked[name] is not None), "keep")
-    if isinstance(job.stages, str):
-        shares = stage_shares(0.5 if asked[kind] is None else asked[kind])
-    else:
-        shares = tuple(job.stages or ())
+    kind = next((name for name in ("keep", "macs", "params") if getattr(target, name) is not None), "keep")
+    goal = getattr(target, kind)
+    shares = stage_shares(0.5 if goal is None else goal) if isinstance(stages, str) else tuple(stages)
     goals = []
     for share in shares:
         try:
-            plan = Target(**asked | {kind: share}).plan(coupling, method="even")
+            asked: dict[str, Any] = {kind: share}
+            plan = replace(target, **asked).plan(coupling, method="even")
         except OptionError as error:
             if share != shares[-1]:
                 continue  # no widths are near it: this stage is left out
             raise OptionError(f"`stages` cannot end at {share:g}: {error}") from error
         goals.append({name: after for name, (_, after) in plan.widths.items()})
-    stages = stage_widths(coupling, goals, job.round_to)
-    if not stages:
+    widths = stage_widths(coupling, goals, target.round_to)
+    if not widths:
         raise OptionError(f"`stages` down to {shares[-1]:g} changes no width of this network: ask for a smaller share.")
-    return stages
+    return widths
 
 
 def narrow_in_stages(
-    job: Job,
-    model: nn.Module,
+    trainer: Trainer,
+    network: Network,
     coupling: Coupling,
-    stages: list[dict[str, int]],
-    data: Data,
-    device: torch.device,
-    *,
-    example: Tensor,
+    widths: Sequence[Mapping[str, int]],
+    target: Target,
     teacher: nn.Module | None,
-    phases: Phases,
-    journal: Journal,
-    clock: Clock,
 ) -> Staged:
     """C-SGD and trim, again and again; but for the last trim, after which the job goes on as with one stage.
 
     Args:
-        job: its options.
-        model: the wide network with trained weights, on ``device``; it is changed.
+        trainer: with checkpoints.
+        network: the wide one with trained weights; its model is changed.
         coupling: the analysis of it.
-        stages: widths after each stage, see :func:`widths_of_stages`.
-        data: to train on.
-        device: where.
-        example: [N, C, H, W] on the meta device.
+        widths: of every group after each stage, see :func:`widths_of_stages`.
+        target: how clusters are found.
         teacher: whose logits the networks are to meet.
-        phases: checkpoints of the job.
-        journal: records of the job.
-        clock: of the job.
 
     Raises:
         PlanError: a narrow network does not have the groups of the first one.
         VerifyError: a trim changed the network, or C-SGD has not made the clusters of a stage equal.
     """
-    current: nn.Module = model
-    before = {name: group.width for name, group in coupling.groups.items()}
+    assert trainer.checkpoints is not None
+    current: nn.Module = network.model
+    before: Mapping[str, int] = {name: group.width for name, group in coupling.groups.items()}
     done: Plan | None = None
-    for stage, widths in enumerate(stages, 1):
-        here = coupling if stage == 1 else couple(current, example)
-        make = partial(stage_plan, here, widths, before, coupling, method=job.method, seed=job.seed)
-        plan = phases.plan(here, make, stage=stage)
-        with clock(phase_of(stage), f"until clusters are equal, stage {stage} of {len(stages)}"):
-            deviation = train_csgd(
-                job,
-                current,
-                plan,
-                data,
-                device,
-                teacher=teacher,
-                checkpoint=phases.checkpoint(phase_of(stage)),
-                on_epoch=partial(journal.csgd, stage=stage),
-                stage=stage,
-                ranks=phases.ranks,
-            )
-        whole = plan if done is None else compose(done, plan)
-        if stage < len(stages):
+    for stage, after in enumerate(widths, 1):
+        here = coupling if stage == 1 else couple(current, network.example)
+        make = partial(stage_plan, here, after, before, coupling, method=target.method, seed=target.seed)
+        plan = trainer.checkpoints.plan(here, make, stage=stage)
+        with trainer.clock(phase_of(stage), f"until clusters are equal, stage {stage} of {len(widths)}"):
+            deviation = trainer.train_csgd(current, plan, teacher, stage=stage)
+        composed = plan if done is None else compose(done, plan)
+        if stage < len(widths):
             nets = trim(current, current, plan, absorb=False)  # it is lifted at the end
-            check_equal(nets, deviation, data)
-            check_trim(nets, plan, data)
-            current, done, before = nets.narrow, whole, widths
-    return Staged(model if done is None else lift(model, current, done), whole, deviation)
+            check_equal(nets, deviation, trainer.data)
+            check_trim(nets, plan, trainer.data)
+            current, done, before = nets.narrow, composed, after
+    model = network.model if done is None else expand(network.model, current, done)
+    return Staged(model, composed, deviation)

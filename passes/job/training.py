@@ -1,11 +1,13 @@
-"""The two trainings of the main job: the wide network for its data, then with C-SGD until its clusters are equal."""
+"""The trainings of the main job: the wide network for its data, then with C-SGD until its clusters are equal."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,142 +15,156 @@ from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
 from fxprune.passes.csgd import Csgd, Deviation, csgd
-from fxprune.passes.options import DEVIATION, EPOCHS, Job, trains_wide
+from fxprune.passes.options import EPOCHS, Centripetal, Job, TrainOptions, trains_wide
 from fxprune.passes.store import Checkpoint
-from fxprune.passes.train import ALONE, Callbacks, Epoch, Ranks, learning_rates, steps_per_epoch_of, train
+from fxprune.passes.train import ALONE, Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
 from fxprune.plans import Plan
+
+from .clock import Clock
+from .resume import Checkpoints
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
-
-def csgd_rates(job: Job, data: Data) -> list[float]:
-    """Learning rate of every step with C-SGD."""
-    options = job.of_csgd()
-    per_epoch = steps_per_epoch_of(len(data.train), options)
-    return learning_rates(lr=job.csgd_lr, epochs=job.csgd_epochs, steps_per_epoch=per_epoch, options=options)
+    from .journal import Journal
 
 
-def wide_epochs(job: Job) -> int:
-    """How long the wide network is trained: where it has no weights for its data, or where that is asked for."""
-    return job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) else 0
+@dataclass(frozen=True)
+class Schedule:
+    """How long a training is, at which largest rate, and how everything else in it is."""
+
+    epochs: int
+    lr: float
+    options: TrainOptions
+
+    def steps(self, data: Data) -> int:
+        """Steps of the optimizer."""
+        return self.epochs * steps_per_epoch_of(len(data.train), self.options)
+
+    def rates(self, data: Data) -> list[float]:
+        """Learning rate of every step."""
+        per_epoch = steps_per_epoch_of(len(data.train), self.options)
+        return learning_rates(lr=self.lr, epochs=self.epochs, steps_per_epoch=per_epoch, options=self.options)
 
 
-def train_wide(
-    job: Job,
-    model: nn.Module,
-    data: Data,
-    device: torch.device,
-    *,
-    teacher: nn.Module | None = None,
-    checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    ranks: Ranks = ALONE,
-) -> None:
-    """Train the wide network, if it is to be trained at all."""
-    if epochs := wide_epochs(job):
+def wide_schedule(job: Job) -> Schedule:
+    """Of the wide network: no epochs where it has weights for its data, unless they are asked for."""
+    epochs = job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) else 0
+    return Schedule(epochs, job.lr, job.of_wide())
+
+
+def csgd_schedule(job: Job) -> Schedule:
+    """Of C-SGD, in each stage."""
+    return Schedule(job.csgd_epochs, job.csgd_lr, job.of_csgd())
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """Trains the networks of one job.
+
+    Attributes:
+        wide: how the wide network is trained.
+        csgd: how each stage of C-SGD is.
+        pull: how equal clusters are to be at its end.
+        data: to train on.
+        device: where.
+        seed: of everything that is drawn at random.
+        progress: a bar on stderr; None: only if that is a terminal.
+        checkpoints: to write and to go on from; None: none.
+        journal: what records every epoch; None: nothing.
+        clock: of the job.
+    """
+
+    wide: Schedule
+    csgd: Schedule
+    pull: Centripetal
+    data: Data
+    device: torch.device
+    seed: int = 0
+    progress: bool | None = None
+    checkpoints: Checkpoints | None = None
+    journal: Journal | None = None
+    clock: Clock = field(default_factory=partial(Clock, loud=False))
+
+    @classmethod
+    def of(cls, job: Job, data: Data, device: torch.device, **more: Any) -> Trainer:
+        """What trains as the options of a job say; ``more`` attributes beside those."""
+        pull = job.only_of(Centripetal)
+        more = {"seed": job.seed, "progress": job.progress, **more}
+        return cls(wide_schedule(job), csgd_schedule(job), pull, data, device, **more)
+
+    def train_wide(self, model: nn.Module, teacher: nn.Module | None = None) -> None:
+        """Train the wide network, if it is to be trained at all."""
+        if self.wide.epochs:
+            record = None if self.journal is None else self.journal.wide
+            self._train(model, teacher, 0, Callbacks(on_epoch=self._both(record)))
+
+    def train_csgd(
+        self, model: nn.Module, plan: Plan, teacher: nn.Module | None = None, *, stage: int = 1
+    ) -> Deviation:
+        """Train on until the members of every cluster are equal but for a deviation, which is returned."""
+        hooks: list[Csgd] = []
+        rates, pull = self.csgd.rates(self.data), self.pull
+
+        def hook(optimizer: Optimizer) -> Csgd:
+            if pull.strength is not None:
+                hooks.append(csgd(model, plan, optimizer, pull.strength, coupled=pull.coupled))
+            else:
+                hooks.append(csgd(model, plan, optimizer, deviation=pull.goal, lrs=rates, coupled=pull.coupled))
+            checkpoint = self._checkpoint(stage)
+            if checkpoint is None or not checkpoint.exists():
+                record(None)
+            return hooks[-1]
+
+        def record(epoch: Epoch | None) -> None:
+            if self.journal is not None:
+                self.journal.csgd(epoch, hooks[-1], stage=stage)
+
+        def skip(step: int) -> None:
+            """Let the steps that are left make up for the pull that was not taken."""
+            if pull.strength is None:
+                with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
+                    hooks[-1].retarget(pull.goal, rates[step + 1 :])
+
+        callbacks = Callbacks(optimizer_hook=hook, on_skipped_step=skip, on_epoch=self._both(record))
+        self._train(model, teacher, stage, callbacks)
+        return hooks[-1].deviation()
+
+    def _train(self, model: nn.Module, teacher: nn.Module | None, stage: int, callbacks: Callbacks) -> None:
+        schedule = self.csgd if stage else self.wide
         train(
             model,
-            data,
-            epochs=epochs,
-            lr=job.lr,
-            options=job.of_wide(),
+            self.data,
+            epochs=schedule.epochs,
+            lr=schedule.lr,
+            options=schedule.options,
             teacher=teacher,
-            device=device,
-            seed=job.seed,
-            progress=job.progress,
-            checkpoint=checkpoint,
-            ranks=ranks,
-            callbacks=Callbacks(on_epoch=_both(_heartbeat(job), on_epoch)),
+            device=self.device,
+            seed=self.seed + stage,  # other shuffles in each
+            progress=self.progress,
+            label=phase_of(stage),
+            checkpoint=self._checkpoint(stage),
+            ranks=self.checkpoints.ranks if self.checkpoints else ALONE,
+            callbacks=callbacks,
         )
 
+    def _checkpoint(self, stage: int) -> Checkpoint | None:
+        return None if self.checkpoints is None else self.checkpoints.checkpoint(phase_of(stage))
 
-def train_csgd(
-    job: Job,
-    model: nn.Module,
-    plan: Plan,
-    data: Data,
-    device: torch.device,
-    *,
-    teacher: nn.Module | None = None,
-    checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[Epoch | None, Csgd], None] | None = None,
-    stage: int = 1,
-    ranks: Ranks = ALONE,
-) -> Deviation:
-    """Train on until the members of every cluster are equal but for a deviation, which is returned.
+    def _both(self, record: Callable[[Epoch], None] | None) -> Callable[[Epoch], None]:
+        """Print a line per epoch where there is no terminal for a bar, and record the epoch."""
+        prints = self.progress is None and not sys.stderr.isatty()
 
-    ``on_epoch`` gets each epoch, None before the first, and the hook.
-    """
-    hooks: list[Csgd] = []
-    rates = csgd_rates(job, data)
+        def both(epoch: Epoch) -> None:
+            if prints:
+                line = f"  epoch {epoch.number}: loss {epoch.loss:.3f}, test {epoch.accuracy}"
+                print(line, file=sys.stderr, flush=True)
+            if record is not None:
+                record(epoch)
 
-    def hook(optimizer: Optimizer) -> Csgd:
-        if job.strength is not None:
-            hooks.append(csgd(model, plan, optimizer, job.strength, coupled=job.coupled))
-        else:
-            hooks.append(csgd(model, plan, optimizer, deviation=deviation_asked(job), lrs=rates, coupled=job.coupled))
-        if not (checkpoint and checkpoint.exists()):
-            tell(None)
-        return hooks[-1]
-
-    def tell(epoch: Epoch | None) -> None:
-        if on_epoch is not None:
-            on_epoch(epoch, hooks[-1])
-
-    def skip(step: int) -> None:
-        """Let the steps that are left make up for the pull that was not taken."""
-        if job.strength is None:
-            with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
-                hooks[-1].retarget(deviation_asked(job), rates[step + 1 :])
-
-    train(
-        model,
-        data,
-        epochs=job.csgd_epochs,
-        lr=job.csgd_lr,
-        options=job.of_csgd(),
-        teacher=teacher,
-        device=device,
-        seed=job.seed + stage,  # other shuffles than those of the wide network
-        progress=job.progress,
-        label=phase_of(stage),
-        checkpoint=checkpoint,
-        ranks=ranks,
-        callbacks=Callbacks(
-            optimizer_hook=hook,
-            on_skipped_step=skip,
-            on_epoch=_both(_heartbeat(job), tell),
-        ),
-    )
-    return hooks[-1].deviation()
+        return both
 
 
 def phase_of(stage: int) -> str:
-    """Name of the C-SGD of a stage, counted from 1, in records, checkpoints and seconds."""
-    return "csgd" if stage == 1 else f"csgd{stage}"
-
-
-def deviation_asked(job: Job) -> float:
-    """The largest relative deviation within a cluster that C-SGD is to end at."""
-    return DEVIATION if job.deviation is None else job.deviation
-
-
-def _both(*calls: Callable[[Epoch], None] | None) -> Callable[[Epoch], None]:
-    def both(epoch: Epoch) -> None:
-        for call in calls:
-            if call is not None:
-                call(epoch)
-
-    return both
-
-
-def _heartbeat(job: Job) -> Callable[[Epoch], None] | None:
-    """A line per epoch where there is no terminal for a bar."""
-    if job.progress is False or job.progress or sys.stderr.isatty():
-        return None
-
-    def say(epoch: Epoch) -> None:
-        print(f"  epoch {epoch.number}: loss {epoch.loss:.3f}, test {epoch.accuracy}", file=sys.stderr, flush=True)
-
-    return say
+    """Name of a training in records, checkpoints and seconds: of the wide network at 0, of a stage of C-SGD from 1."""
+    return {0: "train", 1: "csgd"}.get(stage, f"csgd{stage}")

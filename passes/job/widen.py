@@ -38,7 +38,7 @@ def build_widened(name: str, factor: float, **arguments: Any) -> Network:
     reasons = []
     for argument, value in ARGUMENTS.items():
         try:
-            wide = build(name, **arguments, extra={argument: value(factor)})
+            wide = build(name, **arguments | {argument: value(factor)})
         except ModelError as error:
             reasons.append(error)
             continue

@@ -97,10 +97,9 @@ def _read(kind: Any, value: Any) -> Any:
     """The value as a type has it; ValueError: it is of another one. Only an integer will do for something else."""
     many = [value] if isinstance(value, Word) else value
     if get_origin(kind) is Mapping:
-        pairs = (
-            value.items() if isinstance(value, dict) else map(_pair, many) if isinstance(many, list) else [_pair("")]
-        )
-        return {_read(str, name): _read(get_args(kind)[1], each) for name, each in pairs}
+        if not isinstance(value, dict):
+            value = dict(map(_pair, many if isinstance(many, list) and many else [None]))
+        return {_read(str, name): _read(get_args(kind)[1], each) for name, each in value.items()}
     if get_origin(kind) in LISTS:
         if not isinstance(many, list | tuple):
             raise ValueError
@@ -115,7 +114,7 @@ def _read(kind: Any, value: Any) -> Any:
 
 def _pair(word: Any) -> tuple[str, Word]:
     """Name and scalar of a word NAME=N; the name may hold equals signs."""
-    name, _, each = word.rpartition("=") if isinstance(word, Word) else ("", "", "")
+    name, _, each = word.rpartition("=") if isinstance(word, Word) else [""] * 3
     if not name:
         raise ValueError
     return name, Word(each)

@@ -20,7 +20,7 @@ from .training import FALLING, Milestones, Positive, TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from fxprune.models_zoo.data import Data
+    from fxprune.models_zoo.data import Data, Loader
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,8 +45,9 @@ class Subject(Options):
         "is copied",
     ]
     data: Annotated[
-        str | Data,
-        "digits, mnist5k, a folder of images, torch/NAME, hfds/NAME; in Python, also the data itself",
+        str | Data | tuple[Loader, Loader],
+        "digits, mnist5k, a folder of images, torch/NAME, hfds/NAME; in Python, also the data itself, or two loaders, "
+        "to train and to test",
     ]
 
 
@@ -127,6 +128,11 @@ class Centripetal(Options):
         f"largest relative deviation within a cluster to end at; {DEVIATION} where neither is given",
     ] = None
     coupled: Annotated[bool, "the pull is part of the gradient, as in the paper; SGD only"] = False
+
+    @property
+    def goal(self) -> float:
+        """The largest relative deviation within a cluster that C-SGD is to end at."""
+        return DEVIATION if self.deviation is None else self.deviation
 
 
 @dataclass(frozen=True, kw_only=True)

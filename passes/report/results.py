@@ -1,4 +1,4 @@
-"""What a run of the main job came to: one row per stage, as a table, as JSON and as CSV."""
+"""What a run of the main job came to: a row per form of the network, as a table, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fxprune.passes.store import SUMMARY
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Row:
     """A network on its way from wide to narrow; None where nothing was measured.
 
     Attributes:
@@ -71,7 +71,7 @@ class Result:
         versions: of the packages that took part.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Row, ...]
     output: Path
     deviation: float
     median_deviation: float
@@ -87,7 +87,7 @@ class Result:
     versions: Mapping[str, str] = field(repr=False)
 
     def __str__(self) -> str:
-        return "\n".join([stage_table(self.stages), "", *self._remarks()])
+        return "\n".join([row_table(self.stages), "", *self._remarks()])
 
     def _remarks(self) -> list[str]:
         first, last = self.stages[0], self.stages[-1]
@@ -108,18 +108,18 @@ class Result:
 
     def to_json(self) -> str:
         """Everything as JSON, raw numbers in the units that the attributes have."""
-        stages = [asdict(stage) | {"accuracy": stage.accuracy} for stage in self.stages]
+        rows = [asdict(row) | {"accuracy": row.accuracy} for row in self.stages]
         value = {
-            name: stages if name == "stages" else getattr(self, name)
+            name: rows if name == "stages" else getattr(self, name)
             for name in self.__dataclass_fields__
             if name != "output"
         }
         return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """One line per stage under a header, nothing in the cells that were not measured."""
+        """One line per row under a header, nothing in the cells that were not measured."""
         text = io.StringIO()
-        rows = [asdict(stage) | {"accuracy": stage.accuracy} for stage in self.stages]
+        rows = [asdict(row) | {"accuracy": row.accuracy} for row in self.stages]
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -140,7 +140,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     kinds = _kinds(Result)
     del kinds["output"]
     check_fields(value, kinds, path, CheckpointError)
-    stages = [_stage(row, path) for row in value.pop("stages")]
+    rows = [_row(each, path) for each in value.pop("stages")]
     maps: Mapping[str, Callable[[Any], bool]] = {
         "widths": _is_widths,
         "seconds": _is_number,
@@ -149,12 +149,12 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     for name, holds in maps.items():
         if not all(holds(each) for each in value[name].values()):
             raise CheckpointError(f"{path} is damaged: `{name}` holds a value of another type. {remedy}")
-    if not stages:
+    if not rows:
         raise CheckpointError(f"{path} is damaged: it has no rows. {remedy}")
     if any(kind == (int,) and value[name] < 0 for name, kind in kinds.items()):
         raise CheckpointError(f"{path} is damaged: a count is below 0. {remedy}")
     numbers = {name: math.nan for name, kind in kinds.items() if float in kind and value[name] is None}
-    return Result(stages=tuple(stages), output=Path(folder), **(value | numbers))
+    return Result(stages=tuple(rows), output=Path(folder), **(value | numbers))
 
 
 def _kinds(record: type) -> dict[str, tuple[type, ...]]:
@@ -165,19 +165,17 @@ def _kinds(record: type) -> dict[str, tuple[type, ...]]:
     return {name: kinds.get(kind, (dict,) if kind.startswith("Mapping") else (list,)) for name, kind in found.items()}
 
 
-def _stage(row: Any, path: Path) -> Stage:
-    if not isinstance(row, dict):
+def _row(value: Any, path: Path) -> Row:
+    if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
-    check_fields(row, _kinds(Stage) | {"accuracy": (float,)}, path, CheckpointError)
-    stage = Stage(**{name: value for name, value in row.items() if name != "accuracy"})
-    count = stage.count
-    sizes = (stage.bytes or 0, stage.eager_ms or 0, stage.onnxruntime_ms or 0)
-    sound = count >= 1 and 0 <= stage.correct <= count and 0 <= stage.changed <= count
-    if not sound or min(stage.params, stage.macs) < 1 or min(sizes) < 0 or row["accuracy"] != stage.accuracy:
-        raise CheckpointError(
-            f"{path} is damaged: the numbers of row `{stage.name[:40]}` cannot be. Run the job again."
-        )
-    return stage
+    check_fields(value, _kinds(Row) | {"accuracy": (float,)}, path, CheckpointError)
+    row = Row(**{name: each for name, each in value.items() if name != "accuracy"})
+    count = row.count
+    sizes = (row.bytes or 0, row.eager_ms or 0, row.onnxruntime_ms or 0)
+    sound = count >= 1 and 0 <= row.correct <= count and 0 <= row.changed <= count
+    if not sound or min(row.params, row.macs) < 1 or min(sizes) < 0 or value["accuracy"] != row.accuracy:
+        raise CheckpointError(f"{path} is damaged: the numbers of row `{row.name[:40]}` cannot be. Run the job again.")
+    return row
 
 
 def _is_widths(value: Any) -> bool:
@@ -188,23 +186,23 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and value >= 0
 
 
-def stage_table(stages: Sequence[Stage]) -> str:
-    """Table of the stages: sizes in millions (MACs of one image), files in megabytes, times in milliseconds."""
+def row_table(rows: Sequence[Row]) -> str:
+    """Table of the rows: sizes in millions (MACs of one image), files in megabytes, times in milliseconds."""
     header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", "accuracy", "changed")
-    rows = [
+    cells = [
         (
-            stage.name,
-            f"{_three(stage.params / 1e6)} M",
-            f"{_three(stage.macs / 1e6)} M",
-            _or_blank(stage.bytes, 1e-6, "MB"),
-            _or_blank(stage.eager_ms, 1, "ms"),
-            _or_blank(stage.onnxruntime_ms, 1, "ms"),
-            f"{stage.accuracy:.2%}",
-            stage.changed,
+            row.name,
+            f"{_three(row.params / 1e6)} M",
+            f"{_three(row.macs / 1e6)} M",
+            _or_blank(row.bytes, 1e-6, "MB"),
+            _or_blank(row.eager_ms, 1, "ms"),
+            _or_blank(row.onnxruntime_ms, 1, "ms"),
+            f"{row.accuracy:.2%}",
+            row.changed,
         )
-        for stage in stages
+        for row in rows
     ]
-    return table(header, rows, right=" ".join(header[1:]))
+    return table(header, cells, right=" ".join(header[1:]))
 
 
 def _finite(value: Any) -> Any:

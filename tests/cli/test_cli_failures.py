@@ -15,7 +15,7 @@ from fxprune.errors import ExportError
 from fxprune.passes.job import compression
 from fxprune.passes.job import trim as compress_trim
 from fxprune.passes.rewrite.narrow import narrow
-from fxprune.passes.verify import culprit
+from fxprune.passes.verify import localise
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_a_trim_that_changes_a_prediction_fails_loudly(capsys, monkeypatch, plac
         return net
 
     monkeypatch.setattr(compress_trim, "narrow", wrong)
-    monkeypatch.setattr(culprit, "narrow", wrong)
+    monkeypatch.setattr(localise, "narrow", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, "Traceback" in err) == (1, False)
     assert re.search(r"[1-9]\d* of 360 test images", err)

@@ -9,7 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune.models_zoo import registry
-from fxprune.passes.job import compression
+from fxprune.passes.job.training import Trainer
 from fxprune.passes.store.weights import save_weights
 
 
@@ -114,7 +114,7 @@ def rubbish(tmp_path_factory):
 @pytest.mark.parametrize(("line", "names"), BAD, ids=[line for line, _ in BAD])
 def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, rubbish, line, names):
     monkeypatch.chdir(rubbish)
-    monkeypatch.setattr(compression, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
+    monkeypatch.setattr(Trainer, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
     before = left(rubbish)
     code, out, err = run(capsys, line.replace("{small}", SMALL))
     message = err.strip().splitlines()[-1]

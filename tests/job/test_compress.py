@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,25 @@ def test_the_job_on_ones_own_network_and_data(tmp_path):
     assert str(read_result(tmp_path / "out")) == str(done)
     net = fxprune.load(tmp_path / "out", model=Tiny())
     assert net.first.out_channels == 4
+
+
+def test_two_loaders_are_data(tmp_path):
+    torch.manual_seed(0)
+    model, data = Tiny(), tiny_data()
+    options = {"epochs": 1, "csgd_epochs": 1, "progress": False, "deviation": 1e-3}
+    for name, given in (("data", data), ("pair", (data.train, data.test))):
+        fxprune.compress(model, given, output=tmp_path / name, **options)
+    for file in ("snapped.safetensors", "weights.safetensors"):
+        assert (tmp_path / "data" / file).read_bytes() == (tmp_path / "pair" / file).read_bytes()
+    assert "# data: was given in Python, as tuple" in (tmp_path / "pair" / "recipe.yaml").read_text()
+
+
+def test_editors_and_type_checkers_see_the_options():
+    parameters = inspect.signature(fxprune.compress).parameters
+    assert list(parameters)[:2] == ["model", "data"]
+    assert parameters.keys() == Job.__dataclass_fields__.keys()
+    with pytest.raises(TypeError, match="keeep"):
+        fxprune.compress(Tiny(), tiny_data(), keeep=0.5)
 
 
 def test_a_plan_file_takes_the_place_of_a_target(tmp_path):

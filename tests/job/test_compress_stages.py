@@ -12,9 +12,10 @@ from torch import nn
 import fxprune
 from fxprune.errors import InputError, OptionError
 from fxprune.passes.job import compression
-from fxprune.passes.job import stages as compress_stages
 from fxprune.passes.job.stages import widths_of_stages
+from fxprune.passes.job.training import Trainer
 from fxprune.passes.options.job import Job
+from fxprune.passes.options.target import Target
 from fxprune.passes.report.metrics import read_metrics
 from fxprune.passes.store.weights import load_weights, read_tensors
 
@@ -23,6 +24,10 @@ QUICK = {"epochs": 1, "csgd_epochs": 1, "progress": False, "deviation": 1e-4, "c
 
 def coupling_of(model):
     return fxprune.couple(model, torch.empty(2, 1, 8, 8, device="meta"))
+
+
+def stages_of(job, model):
+    return widths_of_stages(job.only_of(Target), job.stages, coupling_of(model))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def coupling_of(model):
 )
 def test_widths_of_the_stages(options, widths):
     model = Tiny()
-    stages = widths_of_stages(Job(model=model, data=tiny_data(), **options), coupling_of(model))
+    stages = stages_of(Job(model=model, data=tiny_data(), **options), model)
     if widths is not None:
         assert [tuple(stage.values()) for stage in stages] == widths
     else:  # the last stage is what the same budget gives at once
@@ -115,7 +120,7 @@ def test_every_stage_is_on_record(done):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_run_that_broke_off_goes_on(done, tmp_path, monkeypatch, stage):
     model, result = done
-    train = compress_stages.train_csgd
+    train = Trainer.train_csgd
 
     def broken(*args, **kwargs):
         reached = train(*args, **kwargs)
@@ -123,7 +128,7 @@ def test_a_run_that_broke_off_goes_on(done, tmp_path, monkeypatch, stage):
             raise RuntimeError("power failure")
         return reached
 
-    monkeypatch.setattr(compress_stages, "train_csgd", broken)
+    monkeypatch.setattr(Trainer, "train_csgd", broken)
     with pytest.raises(RuntimeError, match="power failure"):
         fxprune.compress(model, tiny_data(), stages=[0.75, 0.5], output=tmp_path / "out", **QUICK)
     monkeypatch.undo()
@@ -148,14 +153,14 @@ def test_a_budget_is_shared_out_by_the_trained_weights(tmp_path, monkeypatch):
     trained.load_state_dict(model.state_dict())
     alike(trained)
     asked = Job(model=model, data=tiny_data(), **ALLOCATED)
-    expected = widths_of_stages(asked, coupling_of(trained))
-    assert expected != widths_of_stages(asked, coupling_of(model))
+    expected = stages_of(asked, trained)
+    assert expected != stages_of(asked, model)
 
-    def stages(job, network, coupling, goals, *_, **__):
-        seen.extend(goals)
+    def stages(trainer, network, coupling, widths, *_):
+        seen.extend(widths)
         raise InputError("enough")
 
-    monkeypatch.setattr(compression, "train_wide", lambda job, network, *_, **__: alike(network))
+    monkeypatch.setattr(Trainer, "train_wide", lambda trainer, network, *_: alike(network))
     monkeypatch.setattr(compression, "narrow_in_stages", stages)
     with pytest.raises(InputError, match="enough"):
         fxprune.compress(model, tiny_data(), output=tmp_path / "out", **ALLOCATED, **QUICK)
@@ -164,7 +169,7 @@ def test_a_budget_is_shared_out_by_the_trained_weights(tmp_path, monkeypatch):
 
 def test_a_shared_out_budget_is_the_same_after_a_run_broke_off(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    model, train = Tiny(), compress_stages.train_csgd
+    model, train = Tiny(), Trainer.train_csgd
 
     def broken(*args, **kwargs):
         reached = train(*args, **kwargs)
@@ -173,7 +178,7 @@ def test_a_shared_out_budget_is_the_same_after_a_run_broke_off(tmp_path, monkeyp
         return reached
 
     whole = fxprune.compress(model, tiny_data(), output=tmp_path / "whole", **ALLOCATED, **QUICK)
-    monkeypatch.setattr(compress_stages, "train_csgd", broken)
+    monkeypatch.setattr(Trainer, "train_csgd", broken)
     with pytest.raises(RuntimeError, match="power failure"):
         fxprune.compress(model, tiny_data(), output=tmp_path / "out", **ALLOCATED, **QUICK)
     monkeypatch.undo()

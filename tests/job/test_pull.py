@@ -9,11 +9,10 @@ from helpers.tiny import Tiny, tiny_data
 import fxprune
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.law import coupled_curve
-from fxprune.passes.job.prepare import prepare
-from fxprune.passes.job.pull import pull_of
-from fxprune.passes.job.training import train_csgd
+from fxprune.passes.job.prepare import prepare, pull_law
+from fxprune.passes.job.training import Trainer
 from fxprune.passes.options.fields import options_of
-from fxprune.passes.options.job import Job
+from fxprune.passes.options.job import Centripetal, Job
 from fxprune.passes.options.ranges import interval
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.report.metrics import read_metrics
@@ -25,14 +24,14 @@ SGD = TrainOptions()
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("shrink", [0.5, 1e-3])
 def test_the_strength_leaves_what_was_asked_for(coupled, shrink):
-    pull, lrs = pull_of(SGD, coupled=coupled), [0.05] * 300
+    pull, lrs = pull_law(SGD, coupled=coupled), [0.05] * 300
     strength = pull.solve(lrs, shrink)
     left = coupled_curve(lrs, strength, pull.momentum)[-1] if coupled else (1 - 0.05 * strength) ** 300
     assert left == pytest.approx(shrink, rel=1e-6)  # the solvers' end
 
 
 def test_momentum_makes_the_pull_ten_times_as_strong():
-    decoupled, coupled = (pull_of(SGD, coupled=form).solve([0.01] * 2000, 0.1) for form in (False, True))
+    decoupled, coupled = (pull_law(SGD, coupled=form).solve([0.01] * 2000, 0.1) for form in (False, True))
     assert coupled == pytest.approx(decoupled * (1 - 0.9), rel=0.02)  # first order, and the momentum builds up
 
 
@@ -69,7 +68,8 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
 
     monkeypatch.setattr(Step, "gradients", overflowing)
     # so few steps end far from where a merge is free
-    monkeypatch.setitem(vars(options_of(Job)["deviation"]), "range", interval(gt=0, le=1))
+    for record in (Job, Centripetal):
+        monkeypatch.setitem(vars(options_of(record)["deviation"]), "range", interval(gt=0, le=1))
     asked = 0.3 if coupled else 0.01  # momentum takes its time
     job = Job(
         model=Tiny(), data=tiny_data(), deviation=asked, coupled=coupled, optimizer=optimizer, amp="float16",
@@ -79,12 +79,13 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
     plan = job.plan(fxprune.couple(network.model, network.example))
     seen = []
 
-    def look(_, hook):
-        # small steps: the unit, the size of the means, hardly changes
-        assert hook.deviation().largest == pytest.approx(hook.predicted(), rel=0.03)
-        seen.append(hook.strength)
+    class Journal:
+        def csgd(self, _, hook, *, stage):
+            # small steps: the unit, the size of the means, hardly changes
+            assert hook.deviation().largest == pytest.approx(hook.predicted(), rel=0.03)
+            seen.append(hook.strength)
 
-    done = train_csgd(job, network.model, plan, data, torch.device("cpu"), on_epoch=look)
+    done = Trainer.of(job, data, torch.device("cpu"), journal=Journal()).train_csgd(network.model, plan)
     assert len(taken) == 60
     if bad == {59}:  # the last one: nothing can make up for it
         assert done.largest > 1.02 * asked and len(set(seen)) == 1

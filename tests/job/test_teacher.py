@@ -9,9 +9,8 @@ from helpers.tiny import Tiny, tiny_data
 import fxprune
 from fxprune.errors import CheckpointError, InputError
 from fxprune.models_zoo.build import build
-from fxprune.passes.job import compression
 from fxprune.passes.job.prepare import prepare, teacher_from_file
-from fxprune.passes.job.training import train_csgd, train_wide
+from fxprune.passes.job.training import Trainer
 from fxprune.passes.options.job import Job
 from fxprune.passes.store.weights import distinct_tensors, write_tensors
 
@@ -35,10 +34,11 @@ def test_a_teacher_from_a_file_decides_alone_where_all_weight_is_on_it(tmp_path)
         images = data.test.images
         data.train.labels.copy_(labels)
         before = (network.model(images) - teacher(images)).norm()
-        train_wide(job, network.model, data, cpu, teacher=teacher)
+        trainer = Trainer.of(job, data, cpu)
+        trainer.train_wide(network.model, teacher)
         assert (network.model(images) - teacher(images)).norm() < before
         plan = job.plan(fxprune.couple(network.model, network.example))
-        train_csgd(job, network.model, plan, data, cpu, teacher=teacher)
+        trainer.train_csgd(network.model, plan, teacher)
         ended.append(network.model.state_dict())
         assert all(torch.equal(p, theirs.state_dict()[name]) for name, p in teacher.state_dict().items())
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])  # labels do not matter
@@ -76,13 +76,12 @@ def test_a_teacher_from_a_file_teaches_all_training_the_wide_network_only_csgd(t
     path, seen = tmp_path / "theirs.safetensors", {}
     write_tensors(distinct_tensors(Tiny()), path)
 
-    def taught(job, model, *args, teacher, **_):
-        seen["wide" if len(args) == 2 else "csgd"] = teacher
-        if len(args) == 3:
-            raise InputError("enough")
+    def equalise(trainer, model, plan, teacher):
+        seen["csgd"] = teacher
+        raise InputError("enough")
 
-    monkeypatch.setattr(compression, "train_wide", taught)
-    monkeypatch.setattr(compression, "train_csgd", taught)
+    monkeypatch.setattr(Trainer, "train_wide", lambda trainer, model, teacher: seen.update(wide=teacher))
+    monkeypatch.setattr(Trainer, "train_csgd", equalise)
     job = teaching(path if kind == "file" else "wide")
     with pytest.raises(InputError, match="enough"):
         fxprune.compress(job.model, job.data, teacher=job.teacher, output=tmp_path / "out", epochs=1, progress=False)

@@ -83,6 +83,8 @@ def test_both_ways_mean_the_same(name, value, words, meaning):
         ("drops", "200", "`drops` must be a list of integers, not '200'."),
         ("drops", [1.5], "`drops` must be a list of integers, not [1.5]."),
         ("widths", {"a": 1.5}, "`widths` must be a mapping of names to integers (NAME=N), or none, not {'a': 1.5}."),
+        ("widths", [], "`widths` must be a mapping of names to integers (NAME=N), or none, not []."),
+        ("widths", ["a=1"], "`widths` must be a mapping of names to integers (NAME=N), or none, not ['a=1']."),
         ("widths", {1: 1}, "`widths` must be a mapping of names to integers (NAME=N), or none, not {1: 1}."),
     ],
 )

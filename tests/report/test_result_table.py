@@ -9,12 +9,12 @@ from dataclasses import fields
 import pytest
 
 from fxprune.errors import CheckpointError
-from fxprune.passes.report.results import Result, Stage, read_result
+from fxprune.passes.report.results import Result, Row, read_result
 
 
 def result(tmp_path):
-    wide = Stage(name="wide", params=2_000_000, macs=40_500_000, bytes=8_000_000, correct=9, count=10, changed=1)
-    thin = Stage(name="thin", params=500_000, macs=1_012, eager_ms=0.12345, correct=10, count=10, changed=0)
+    wide = Row(name="wide", params=2_000_000, macs=40_500_000, bytes=8_000_000, correct=9, count=10, changed=1)
+    thin = Row(name="thin", params=500_000, macs=1_012, eager_ms=0.12345, correct=10, count=10, changed=0)
     return Result(
         stages=(wide, thin),
         output=tmp_path,
@@ -63,7 +63,7 @@ def test_a_damaged_summary(tmp_path, text):
 
 
 def test_every_field_of_a_result_is_read_back(tmp_path):
-    stage = Stage(name="a", params=3, macs=4, correct=1, count=3, changed=0, eager_ms=1.5)
+    stage = Row(name="a", params=3, macs=4, correct=1, count=3, changed=0, eager_ms=1.5)
     given = {"stages": (stage,), "output": tmp_path, "widths": {"g": [2, 1]}, "seconds": {"a": 1.0}, "options": {}}
     kinds = {"int": 2, "float": 0.5}
     rest = {field.name: kinds.get(field.type, {}) for field in fields(Result) if field.name not in given}

@@ -16,8 +16,8 @@ from helpers.image_folder import make_folder, timm_leaves_files_open
 
 from fxprune.common.files import write_text
 from fxprune.errors import LostProcessError, is_out_of_memory
-from fxprune.passes.job import compression
-from fxprune.passes.job.resume import Phases
+from fxprune.passes.job.resume import Checkpoints
+from fxprune.passes.job.training import Trainer
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.store.weights import write_tensors
 from fxprune.passes.train.loop import Training
@@ -133,7 +133,7 @@ def test_out_of_memory_by_all_its_names():
 
 def test_without_onnxruntime_nothing_is_trained(capsys, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(compression, "train_wide", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(Trainer, "train_wide", lambda *_: pytest.fail("trained"))
     code, _, err = run(capsys, f"{SMALL} --output out --quiet")
     assert (code, "onnxruntime, which checks every exported file, cannot be loaded" in err) == (2, True)
     assert left(place) == []
@@ -152,14 +152,14 @@ def test_onnxruntime_that_fails_leaves_what_was_trained(capsys, place, monkeypat
 
 
 def test_another_process_of_the_training_that_is_killed_is_told_with_the_way_to_go_on(place):
-    phases = Phases(place / "checkpoints", {}, 0, True, Ranks(0, 2))
-    phases.checkpoint("train").write({"steps": 1})
+    checkpoints = Checkpoints(place / "checkpoints", {}, 0, True, Ranks(0, 2))
+    checkpoints.checkpoint("train").write({"steps": 1})
     with pytest.raises(LostProcessError, match=r"another process .*Connection reset.*what was done is in .*--resume"):
-        _lose(phases)
+        _lose(checkpoints)
 
 
-def _lose(phases):
-    with phases.stoppable():  # these are Gloo's words, of a real one
+def _lose(checkpoints):
+    with checkpoints.stoppable():  # these are Gloo's words, of a real one
         raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:46746: Connection reset by peer.")
 
 

@@ -1,0 +1,91 @@
+"""Data from two loaders of one's own, such as torch's DataLoader: what they do not say is found in their batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fxprune.common.random import seeded
+from fxprune.errors import DataError
+
+from .dataset import Data, Loader
+
+
+def data_from_loaders(train: Loader, test: Loader) -> Data:
+    """The data that two loaders yield: sizes from their first batches, classes from the data set or the test labels.
+
+    Images count as they are, with mean 0 and deviation 1: how they were normalised no batch tells.
+
+    Args:
+        train: batches of images [N, C, H, W], H = W, and classes int64 [N], with a length; shuffled and augmented.
+        test: the same, in a fixed order, every image once.
+
+    Raises:
+        DataError: a loader has no length or no batch, or yields something else; the two do not fit together; or the
+            test loader shuffles.
+    """
+    with seeded(0):  # torch's loaders draw
+        shape, labels = _first(train, "training")
+        test_shape, test_labels = _first(test, "test")
+        again = _first(test, "test")[1]
+        if shape != test_shape:
+            raise DataError(
+                f"training images are {_times(shape)}, test images {_times(test_shape)}: they must be alike."
+            )
+        if not torch.equal(test_labels, again):
+            raise DataError(
+                "the test loader begins with other images each time: give it a fixed order (shuffle=False)."
+            )
+        names = tuple(map(str, getattr(getattr(test, "dataset", None), "classes", ())))
+        most = int(labels.max())
+        count = len(names) or 1 + max(int(batch.max()) for _, batch in _batches(test, "test"))
+    if not 0 <= int(labels.min()) <= most < count:
+        raise DataError(
+            f"training images have classes {int(labels.min())} to {most}, and the test data has 0 to {count - 1}. "
+            "Number them from 0; `fxprune.models_zoo.data.Data`, which takes the loaders, too, says how many there are."
+        )
+    channels, size, _ = shape
+    return Data("loaders", count, channels, size, train, test, (0.0,) * channels, (1.0,) * channels, names)
+
+
+def _first(loader: Loader, which: str) -> tuple[tuple[int, ...], Tensor]:
+    """Size of an image and classes, of the first batch."""
+    try:
+        len(loader)
+    except TypeError as error:
+        raise DataError(f"the {which} loader has no length, which the learning rate goes by: {error}.") from error
+    for images, labels in itertools.islice(_batches(loader, which), 1):
+        shape = tuple(images.shape[1:])
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise DataError(f"{which} images are {_times(shape)}: they must be channels x height x width, and square.")
+        return shape, labels
+    raise DataError(f"the {which} loader has no batch.")
+
+
+def _batches(loader: Loader, which: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every batch, if it is one of images and classes."""
+    for batch in loader:
+        match batch:
+            case [Tensor() as images, Tensor() as labels] if images.is_floating_point() and labels.dtype == torch.int64:
+                if labels.shape == images.shape[:1] != (0,):
+                    yield images, labels
+                    continue
+        raise DataError(
+            f"a batch of the {which} loader must be float images [N, C, H, W] and int64 classes [N], "
+            f"not {_described(batch)}."
+        )
+
+
+def _described(batch: object) -> str:
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {list(batch.shape)}"
+    if isinstance(batch, list | tuple):
+        return f"({', '.join(map(_described, batch[:4]))})"
+    return type(batch).__name__
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
