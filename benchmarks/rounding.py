@@ -95,7 +95,7 @@ def settled(model: Any, inputs: Any) -> Any:
     import torch
     from torch.nn.modules.batchnorm import _NormBase
 
-    from fxprune.common.inputs import call
+    from fxprune.common.inputs import run_on
 
     norms = [module for module in model.modules() if isinstance(module, _NormBase)]
     momenta = [norm.momentum for norm in norms]
@@ -103,7 +103,7 @@ def settled(model: Any, inputs: Any) -> Any:
         norm.momentum = 1.0
         norm.train()
     with torch.no_grad():
-        call(model, inputs)
+        run_on(model, inputs)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     return model.eval()
@@ -151,12 +151,12 @@ def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
     """Largest relative error of any output of any of some networks; inf where numbers are not finite."""
     import torch
 
-    from fxprune.common.inputs import call
+    from fxprune.common.inputs import run_on
     from fxprune.passes.verify import named_outputs, relative_error
 
     with torch.no_grad():
-        wanted = named_outputs(call(reference, inputs)).values()
-        every = [named_outputs(call(other, inputs)).values() for other in others]
+        wanted = named_outputs(run_on(reference, inputs)).values()
+        every = [named_outputs(run_on(other, inputs)).values() for other in others]
     if not all(x.isfinite().all() for x in wanted):
         return math.inf
     return max(relative_error(a, b) for got in every for a, b in zip(wanted, got, strict=True))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fxprune import __version__
-from fxprune.errors import FxpruneError, is_out_of_memory
+from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import closest
 
 from . import bench, compress, export, inspect, plan, prove, report, verify
@@ -64,10 +64,9 @@ def _explain(error: Exception) -> tuple[str, int]:
         said = [f"{place}{error.strerror or error}", *getattr(error, "__notes__", [])]  # a job notes how to go on
         return f"cannot read or write: {'; '.join(said).removesuffix('.')}.", 2
     if is_out_of_memory(error):
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = first_line(error, type(error).__name__).rstrip(".")
         return f"out of memory: {'; '.join([first, *getattr(error, '__notes__', [])]).removesuffix('.')}.", 2
-    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-    return f"unexpected {type(error).__name__}: {first} Run again with --debug to see where.", 1
+    return f"unexpected {kind_and_line(error)} Run again with --debug to see where.", 1
 
 
 def _fail(message: str, code: int) -> int:

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fxprune.common.inputs import as_inputs, as_meta, call
-from fxprune.common.quiet import quiet
+from fxprune.common.inputs import as_inputs, as_meta, run_on
+from fxprune.common.silence import silenced
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
@@ -192,7 +192,7 @@ def _counted(module: torch.nn.Module, example_inputs: Any) -> Cost:
     params = sum(parameter.numel() for parameter in module.parameters())
     ghost = copy.deepcopy(module).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call(ghost, as_meta(as_inputs(example_inputs)))
+        run_on(ghost, as_meta(as_inputs(example_inputs)))
     return Cost(params, counter.get_total_flops() // 2)
 
 
@@ -206,13 +206,13 @@ def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.
     """
     from torch.utils.benchmark import Timer
 
-    scope = {"call": call, "run": run, "inputs": as_inputs(example_inputs)}
+    scope = {"run_on": run_on, "run": run, "inputs": as_inputs(example_inputs)}
     with torch.inference_mode():
-        timer = Timer("call(run, inputs)", globals=scope, num_threads=torch.get_num_threads())
+        timer = Timer("run_on(run, inputs)", globals=scope, num_threads=torch.get_num_threads())
         return float(timer.blocked_autorange(min_run_time=seconds).median)
 
 
 def milliseconds(call: Callable[..., Any], images: torch.Tensor) -> float:
     """Median time of a call on a batch of images [N, C, H, W]."""
-    with quiet():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
+    with silenced():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
         return 1e3 * latency(call, images)

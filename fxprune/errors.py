@@ -133,3 +133,8 @@ def first_line(error: object, empty: str = "no message") -> str:
     """The first line of an error's text, or ``empty`` where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else empty
+
+
+def kind_and_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its text."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxprune.common.rewritable import ATTENTION, PRODUCTS, canonical_call
+from fxprune.common.torch_private import OpOverload, op_name, pytree
 from fxprune.coupling import Coupling, Shape
 
 # Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
@@ -84,7 +84,7 @@ def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozen
 def _name(node: fx.Node) -> str:
     """What a method of this name would do, if the node calls an operator of ATen."""
     target = node.target
-    return target._schema.name.removeprefix("aten::") if isinstance(target, torch._ops.OpOverload) else ""
+    return op_name(target).removeprefix("aten::") if isinstance(target, OpOverload) else ""
 
 
 def _bypassed(carriers: set[fx.Node], nodes: list[fx.Node], coupling: Coupling) -> bool:

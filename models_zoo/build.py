@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.modules import MetaMode, to_meta
-from fxprune.common.quiet import quiet
 from fxprune.common.random import seeded
-from fxprune.errors import ModelError, OptionError
+from fxprune.common.silence import silenced
+from fxprune.errors import ModelError, OptionError, first_line
 
 from .spec import ModelSpec
 
@@ -113,7 +113,7 @@ def on_device(name: str) -> torch.device:
 
 
 def _no_device(name: str, error: Exception) -> OptionError:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = first_line(error, type(error).__name__)
     return OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.")
 
 
@@ -126,10 +126,10 @@ def _misfit(model: nn.Module, channels: int, size: tuple[int, int], made_for: tu
 def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
     """What goes wrong where a network runs on images of a size, without weights; empty where nothing does."""
     try:
-        with quiet(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
+        with silenced(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
             to_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
     except Exception as error:  # the code of a network raises whatever it likes
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return f"{type(error).__name__}: {first_line(error, '')}"
     return ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import ModelError
+from fxprune.errors import ModelError, first_line
 from fxprune.models_zoo.networks import densenet40, resnet20, resnet56, resnet110, resnet164, vgg16_cifar
 
 OWN: Mapping[str, Callable[..., nn.Module]] = {
@@ -77,7 +77,7 @@ def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any
     try:
         return build(*args, **kwargs)
     except Exception as error:  # builders of three packages raise whatever they like
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        first = first_line(error, "no reason given")
         reason = f"{type(error).__name__}: {first}"
         if kwargs.get("pretrained") or kwargs.get("weights"):
             raise ModelError(

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.common.torch_private import TorchDispatchMode, makes_storage, pytree, takes_device
 from fxprune.errors import CheckpointError, OptionError
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -134,11 +133,11 @@ class _Counting(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         made = not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((args, kwargs)))
-        if made and any(argument.name == "device" for argument in func._schema.arguments):
+        if made and takes_device(func):
             self._count(func(*args, **kwargs | {"device": torch.device("meta")}))
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        if all(value.alias_info is None for value in func._schema.returns):  # neither a view, nor in place
+        if makes_storage(func):  # neither a view, nor in place
             self._count(out)
         return out
 

@@ -24,7 +24,7 @@ the smallest image from half the published size on that the network takes.
 
 | column | holds |
 | --- | --- |
-| capture | how the graph was found: `plain`, `values` where branches were decided by the example, or `export` where only operations could be seen |
+| capture | how the graph was found: `symbolic`, `concrete` where branches were decided by the example, or `export` where only operations could be seen |
 | prunable | share of the weights that lie in a row or a column of some group |
 | parameters, MACs after | of the narrow network, as a share of the wide one; 25 % where rows and columns are halved |
 | float64 | largest difference of narrow and snapped wide network at batches of 1, 2 and 3, over the largest output; at most 1e-9 |

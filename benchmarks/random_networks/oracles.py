@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.capture import WAYS
-from fxprune.common.inputs import Inputs, call
+from fxprune.common.inputs import Inputs, run_on
 from fxprune.coupling import Coupling
 from fxprune.errors import CaptureError, PlanError, UnequalClustersWarning
 from fxprune.passes.merge import concentrate, snap
@@ -125,7 +125,7 @@ def train(snapped: nn.Module, small: nn.Module, inputs: Inputs, more: Inputs) ->
 @torch.no_grad()
 def outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """Outputs by path, of a copy of the inputs."""
-    return named_outputs(call(module, tuple(x.clone() for x in inputs)))
+    return named_outputs(run_on(module, tuple(x.clone() for x in inputs)))
 
 
 def agree(what: str, wanted: dict[str, Tensor], got: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.common.rewritable import CallTarget, canonical_call
-from fxprune.common.torch_private import OpOverload
+from fxprune.common.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
 from .labels import Label, tensors_in
@@ -50,7 +50,7 @@ class Call:
     @property
     def name(self) -> str:
         """The operator's name, without library and overload."""
-        return self.op._schema.name.split("::")[1]
+        return op_name(self.op).split("::")[1]
 
     @property
     def outs(self) -> list[torch.Tensor]:
@@ -73,7 +73,7 @@ class Call:
 
     def named(self, name: str) -> Any:
         """Argument by the name that the operator's schema gives it; None where it has none of this name."""
-        names = [argument.name for argument in self.op._schema.arguments]
+        names = [argument.name for argument in op_arguments(self.op)]
         return self.args[names.index(name)] if name in names else None
 
     def label(self, tensor: torch.Tensor) -> Label:

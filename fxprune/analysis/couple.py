@@ -38,8 +38,8 @@ def couple(
             arguments are constants.
         whole: merge whole heads and whole groups where there is a choice, instead of the channels within each of
             them. Without it that is done only where the channels within get stuck.
-        ways: ways of capture to try, of :data:`fxprune.capture.WAYS`. A plan applies to another instance of the model
-            only if all of them are tried.
+        ways: ways of capture to try: ``symbolic``, ``concrete`` and ``export`` (docs/analysis.md). A plan applies to
+            another instance of the model only if all of them are tried.
         check: run the model and what was captured of it side by side on the example, some calls each, and refuse a
             model that computes something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
 
@@ -92,7 +92,9 @@ class _Search:
         if layers:
             check = not captured.graph_module.meta.get(UNCHECKED)
             try:
-                decomposed = capture(self.model, self.inputs, opened=layers, ways=("plain", "values"), check=check)
+                decomposed = capture(
+                    self.model, self.inputs, decomposed=layers, ways=("symbolic", "concrete"), check=check
+                )
             except CaptureError:  # they stay whole, and their columns frozen
                 return captured
             captured = CapturedGraph(decomposed)

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.common.torch_private import has_packed_projection
+
 Three = tuple[Any, Any, Any]
 
 
-def can_open(layer: nn.MultiheadAttention) -> bool:
+def can_decompose(layer: nn.MultiheadAttention) -> bool:
     """Whether :func:`attention` covers a layer: nothing is appended to its keys and values."""
     return layer.bias_k is None and layer.bias_v is None and not layer.add_zero_attn
 
@@ -34,7 +36,7 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """``layer(query, key, value, ...)``; arguments and results are those of ``nn.MultiheadAttention``."""
     separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
-    packed = layer.in_proj_weight if layer._qkv_same_embed_dim else None
+    packed = layer.in_proj_weight if has_packed_projection(layer) else None
     return _attend(
         _projected((query, key, value), packed, separate, layer.in_proj_bias),
         layer.num_heads,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -16,27 +15,34 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from fxprune.common.guards import holds, holds_but_for_float64
+from fxprune.common.guards import guard_dtype, guard_equal
 from fxprune.common.inputs import Inputs
 from fxprune.common.modes import QUESTIONS, is_mode
 from fxprune.common.modules import PLACES, MetaMode, device_of, to_meta
 from fxprune.common.source import line_of
+from fxprune.common.torch_private import (
+    attribute_of,
+    functions_undisturbed,
+    newest_node,
+    pytree,
+    tracing_patches_reverted,
+)
 
-from .symbolic import InPlaceAttribute, InPlaceProxy, PlainTracer
+from .proxies import ConcreteProxy
+from .symbolic import SymbolicTracer
 
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
 
 
-class ValueTracer(PlainTracer):
+class ConcreteTracer(SymbolicTracer):
     """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
 
     def __init__(
         self,
         root: nn.Module,
         example_inputs: Inputs,
-        opened: frozenset[str] = frozenset(),
+        decomposed: frozenset[str] = frozenset(),
         *,
         through: bool = True,
         literal: bool = False,
@@ -45,17 +51,17 @@ class ValueTracer(PlainTracer):
 
         Types and devices of tensors stay open, or they are ``literal``: those of the example, guarded.
         """
-        super().__init__(example_inputs, opened, through=through)
+        super().__init__(example_inputs, decomposed, through=through)
         self.literal = literal
         self._told: set[tuple[fx.Node, str]] = set()
         self._meta_root = to_meta(root)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
-        self._asked: dict[fx.Node, tuple[Place, fx.Node]] = {}
+        self._asked: dict[fx.Node, tuple[CallSite, fx.Node]] = {}
 
-    def again(self, root: nn.Module) -> ValueTracer:
+    def again(self, root: nn.Module) -> ConcreteTracer:
         """A tracer like this one, for another copy of the model."""
-        return ValueTracer(root, self._inputs, self._opened, through=self._through, literal=self.literal)
+        return ConcreteTracer(root, self._inputs, self._decomposed, through=self._through, literal=self.literal)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace, with calls that make tensors from sizes recorded too."""
@@ -64,7 +70,7 @@ class ValueTracer(PlainTracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows its value."""
-        return ValueProxy(node, self)
+        return ConcreteProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation and run it on the meta device."""
@@ -84,8 +90,8 @@ class ValueTracer(PlainTracer):
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
                 with (
-                    fx._symbolic_trace._maybe_revert_all_patches(),
-                    torch._C.DisableTorchFunctionSubclass(),
+                    tracing_patches_reverted(),
+                    functions_undisturbed(),
                     self.modes.pause(),
                     torch.no_grad(),
                     self._meta,
@@ -111,7 +117,7 @@ class ValueTracer(PlainTracer):
     def _attribute(self, target: str) -> Any:
         owner: Any = self.root
         for name in target.split("."):
-            owner = owner._modules[name] if name in getattr(owner, "_modules", {}) else _own(owner, name)
+            owner = attribute_of(owner, name)
         return owner
 
     def decide(self, proxy: fx.Proxy, kind: Callable[[Any], Any]) -> Any:
@@ -126,7 +132,7 @@ class ValueTracer(PlainTracer):
         decided = kind(value)
         if isinstance(value, (bool, int, float)):
             asker = sys._getframe(2)
-            guard = self.create_proxy("call_function", holds, (proxy, decided, line_of(asker)), {})
+            guard = self.create_proxy("call_function", guard_equal, (proxy, decided, line_of(asker)), {})
             self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
 
@@ -137,7 +143,7 @@ class ValueTracer(PlainTracer):
         """
         for node in reversed([leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]):
             place, guard = self._asked.pop(node, (None, node))
-            newest = guard is self.graph._root.prev
+            newest = guard is newest_node(self.graph)
             if place == _place_of(caller) and newest:
                 self.graph.erase_node(guard)
 
@@ -148,7 +154,7 @@ class ValueTracer(PlainTracer):
             self._told.add((proxy.node, name))
             place = line_of(sys._getframe(2))
             read = super().create_proxy("call_function", getattr, (proxy, name), {})
-            guard = holds_but_for_float64 if name == "dtype" else holds
+            guard = guard_dtype if name == "dtype" else guard_equal
             super().create_proxy("call_function", guard, (read, value, f"`{name}` at {place}"), {})
         return value
 
@@ -182,95 +188,18 @@ class ValueTracer(PlainTracer):
         return len(value)
 
 
-_KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 
-
 # A frame, held so that no other takes its place, and the instruction that it is at.
-Place = tuple[FrameType, int]
+CallSite = tuple[FrameType, int]
 
 
-def _place_of(frame: FrameType) -> Place:
+def _place_of(frame: FrameType) -> CallSite:
     return frame, frame.f_lasti
 
 
-class ValueProxy(InPlaceProxy):
-    """A proxy that can be asked for what it is at the example's sizes."""
-
-    tracer: ValueTracer
-
-    @classmethod
-    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Record a call of a PyTorch function."""
-        for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, ValueProxy):
-                leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))
-                break
-        return super().__torch_function__(orig_method, types, args, kwargs)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """What the model asks for by ``isinstance``: the type of the value."""
-        value = self._value()
-        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
-
-    def _value(self) -> Any:
-        return self.tracer.value(self.node)
-
-    def is_tensor(self) -> bool:
-        """Whether this can be written to."""
-        return isinstance(self._value(), torch.Tensor)
-
-    def __getattr__(self, k: str) -> Any:
-        value = self.tracer.value(self.node)
-        if isinstance(value, torch.Tensor):
-            if k == "ndim":
-                return self.tracer.fixed(self, k)
-            if k == "is_meta":
-                return False
-            if k in _KINDS and self.tracer.literal:
-                return self.tracer.fixed(self, k)
-        elif self.tracer.literal and isinstance(value, torch.device):
-            return getattr(value, k)
-        if callable(getattr(value, k)):
-            return ValueAttribute(self, k)
-        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-    def dim(self) -> int:
-        """The rank of a tensor, guarded."""
-        return int(self.tracer.fixed(self, "ndim"))
-
-    def __int__(self) -> int:
-        return int(self.tracer.decide(self, int))
-
-    def __index__(self) -> int:
-        return int(self.tracer.decide(self, int))
-
-    def __float__(self) -> float:
-        return float(self.tracer.decide(self, float))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-    def __contains__(self, item: Any) -> bool:
-        return item in self.tracer.value(self.node)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-class ValueAttribute(ValueProxy, InPlaceAttribute):
-    """A method of a value, recorded where it is called."""
-
-    def _value(self) -> Any:
-        return getattr(self.tracer.value(self.root.node), self.attr)
-
-
 @contextlib.contextmanager
-def _factories_recorded(tracer: ValueTracer) -> Iterator[None]:
+def _factories_recorded(tracer: ConcreteTracer) -> Iterator[None]:
     """While tracing, record calls that make a tensor from sizes: PyTorch would run them at once, or refuse a proxy."""
 
     def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -290,11 +219,3 @@ def _factories_recorded(tracer: ValueTracer) -> Iterator[None]:
     finally:
         for name, function in originals.items():
             setattr(torch, name, function)
-
-
-def _own(owner: Any, name: str) -> Any:
-    for table in ("_parameters", "_buffers", "__dict__"):
-        found = getattr(owner, table, {}).get(name)
-        if found is not None:
-            return found
-    return getattr(owner, name)

@@ -15,26 +15,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.common.torch_private import encoder_blocks
+
 from . import attention
 
 
-def opened(layer: nn.Module) -> Callable[..., Any] | None:
+def decomposition(layer: nn.Module) -> Callable[..., Any] | None:
     """A function of a layer and its arguments, to be traced in place of the layer's ``forward``; None: it stays whole.
 
     Derived classes with a ``forward`` of their own are none of PyTorch's layers.
     """
-    for kind, forward in _OPENED.items():
+    for kind, forward in _DECOMPOSITIONS.items():
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
-            return forward if not isinstance(layer, nn.MultiheadAttention) or attention.can_open(layer) else None
+            return forward if not isinstance(layer, nn.MultiheadAttention) or attention.can_decompose(layer) else None
     return None
 
 
-def opened_call(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """Like :func:`opened` for one call, without the layer as an argument.
+def decomposition_for(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """Like :func:`decomposition` for one call, without the layer as an argument.
 
     An encoder that packs padded sequences returns zeros for the padding: then it stays whole.
     """
-    forward = opened(layer)
+    forward = decomposition(layer)
     if forward is None:
         return None
     if forward is _encoder and getattr(layer, "use_nested_tensor", False):
@@ -51,14 +53,15 @@ def _encoder_layer(
     src_key_padding_mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
+    attention_block, feed_forward = encoder_blocks(layer)
     attend = functools.partial(
-        layer._sa_block, attn_mask=src_mask, key_padding_mask=src_key_padding_mask, is_causal=is_causal
+        attention_block, attn_mask=src_mask, key_padding_mask=src_key_padding_mask, is_causal=is_causal
     )
     if layer.norm_first:
         src = src + attend(layer.norm1(src))
-        return src + layer._ff_block(layer.norm2(src))
+        return src + feed_forward(layer.norm2(src))
     src = layer.norm1(src + attend(src))
-    result: Tensor = layer.norm2(src + layer._ff_block(src))
+    result: Tensor = layer.norm2(src + feed_forward(src))
     return result
 
 
@@ -148,7 +151,7 @@ def _log_softmax(layer: nn.LogSoftmax, input: Tensor) -> Tensor:
     return F.log_softmax(input, layer.dim)
 
 
-_OPENED: Mapping[type[nn.Module], Callable[..., Any]] = {
+_DECOMPOSITIONS: Mapping[type[nn.Module], Callable[..., Any]] = {
     nn.MultiheadAttention: attention.attention,
     nn.TransformerEncoderLayer: _encoder_layer,
     nn.TransformerEncoder: _encoder,

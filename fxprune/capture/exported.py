@@ -14,20 +14,24 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.fx.experimental import _config
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils import _pytree as pytree
 
-from fxprune.common.guards import SpecialisedError, holds, holds_but_for_float64
+from fxprune.common.guards import SpecialisedError, guard_dtype, guard_equal
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.quiet import quiet
+from fxprune.common.silence import silenced
+from fxprune.common.torch_private import (
+    OpOverload,
+    assumptions_of,
+    batch_left_open,
+    depends_on_data,
+    fake_tensor_mode,
+    pytree,
+)
 from fxprune.errors import CaptureError
 
 from .placeholders import arguments
-from .symbolic import PlainTracer
+from .symbolic import SymbolicTracer
 
 # Checks of types and places, which may change after the capture.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
@@ -80,39 +84,39 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
     Raises:
         CaptureError: the graph would depend on the number of samples or on values of tensors.
     """
-    tracer = PlainTracer(inputs)
-    tracer.root, tracer.graph = model, fx.Graph(tracer_cls=PlainTracer)
+    tracer = SymbolicTracer(inputs)
+    tracer.root, tracer.graph = model, fx.Graph(tracer_cls=SymbolicTracer)
     tracer.create_proxy("call_module", EVAL_ONLY, (), {})
     given: dict[str, Any] = {}
     positional, named = arguments(tracer, type(model).forward, inputs, given)
     names = [str(node.target) for node in tracer.graph.find_nodes(op="placeholder")]
     args, kwargs = [given[name] for name in names[: len(positional)]], {name: given[name] for name in named}
-    with quiet():
+    with silenced():
         program = _export(model, args, kwargs)
         lifted = program.module(check_guards=False)
         assert isinstance(lifted, fx.GraphModule)
         _check_operations(lifted.graph)
-        assumed = [code for code in program._guards_code or () if not _SAME_BATCH.fullmatch(code)]
+        assumed = [code for code in assumptions_of(program) if not _SAME_BATCH.fullmatch(code)]
         # Whether there is more than one sample is also asked of strides, where it decides nothing.
         if assumed and all(_MORE_THAN_ONE.fullmatch(code) for code in assumed):
-            assumed = [] if is_same(_export(model, args, kwargs, one=True).graph, program.graph) else assumed
+            assumed = [] if equal_at_batch_one(_export(model, args, kwargs, one=True).graph, program.graph) else assumed
     if assumed:
         raise CaptureError(f"the model decides something by the number of samples: {assumed[0]}")
     keys = program.call_spec.in_spec.child(1).context
     proxies = pytree.tree_leaves((positional, {name: named[name] for name in keys}))
     _guard_sizes(tracer, proxies, pytree.tree_leaves((args, {name: kwargs[name] for name in keys})))
-    _spell(tracer, lifted.graph, proxies, program.call_spec.out_spec)
+    _translate(tracer, lifted.graph, proxies, program.call_spec.out_spec)
     own = {name for name, _ in named_tensors(model)}
     read = {str(node.target) for node in tracer.graph.find_nodes(op="get_attr")}
     return tracer.graph, {name: operator.attrgetter(name)(lifted) for name in sorted(read - own)}
 
 
 def _export(model: nn.Module, args: list[Any], kwargs: dict[str, Any], *, one: bool = False) -> ExportedProgram:
-    """Export with a free batch, of which nothing is assumed, not even that it is more than one; or ``one`` sample."""
+    """Export with a dynamic batch axis (not even batch > 1 is assumed); ``one``: at batch 1."""
     weights = [tensor for _, tensor in named_tensors(model)]
     without = any(tensor.is_meta for tensor in weights)
     device = torch.device("cpu") if without or not weights else weights[0].device
-    with FakeTensorMode(allow_non_fake_inputs=True) if without else contextlib.nullcontext():
+    with fake_tensor_mode(allow_non_fake_inputs=True) if without else contextlib.nullcontext():
         if without:
             model = map_tensors(model, lambda _, tensor: torch.empty_like(tensor, device=device))
 
@@ -129,7 +133,7 @@ def _export(model: nn.Module, args: list[Any], kwargs: dict[str, Any], *, one: b
         if not one and tensor.shape[0] == tensors[0].shape[0]:
             free[tensor] = {0: Dim.DYNAMIC}
     shapes = free.dynamic_shapes(model, tuple(args), kwargs)
-    with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    with torch.no_grad(), batch_left_open():
         return torch.export.export(model, tuple(args), kwargs, dynamic_shapes=shapes, strict=False)
 
 
@@ -137,7 +141,7 @@ def _has_batch(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() > 0
 
 
-def is_same(one: fx.Graph, many: fx.Graph) -> bool:
+def equal_at_batch_one(one: fx.Graph, many: fx.Graph) -> bool:
     """Whether the graph of one sample does the same operations, with the numbers that the other has at one sample."""
     left, right = ([n for n in graph.nodes if not _is_number(n)] for graph in (one, many))
     place = {node: index for nodes in (left, right) for index, node in enumerate(nodes)}
@@ -171,9 +175,9 @@ def _check_operations(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr", "output") or node.target is operator.getitem:
             continue
-        if free_unbacked_symbols(node.meta.get("val")):
+        if depends_on_data(node.meta.get("val")):
             raise CaptureError(f"`{node.target}` makes numbers or sizes out of values of a tensor")
-        if isinstance(node.target, torch._ops.OpOverload):
+        if isinstance(node.target, OpOverload):
             continue
         if node.op != "call_function" or not _is_arithmetic(node.target):
             raise CaptureError(f"`{node.target}` keeps a part of the model as a graph of its own")
@@ -183,28 +187,28 @@ def _is_arithmetic(target: Any) -> bool:
     return getattr(target, "__module__", None) in ("_operator", "math", "builtins", "torch")
 
 
-def _guard_sizes(tracer: PlainTracer, proxies: list[Any], values: list[Any]) -> None:
+def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) -> None:
     """Literals of the graph follow from the example: precisions, and every size but the batch, common to all inputs."""
     for proxy, x in zip(proxies, values, strict=True):
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             read = tracer.create_proxy("call_function", getattr, (proxy, "dtype"), {})
             told = f"the precision of `{proxy.node}`"
-            tracer.create_proxy("call_function", holds_but_for_float64, (read, x.dtype, told), {})
+            tracer.create_proxy("call_function", guard_dtype, (read, x.dtype, told), {})
     tensors = [(proxy, x) for proxy, x in zip(proxies, values, strict=True) if isinstance(x, torch.Tensor) and x.dim()]
     for place, (proxy, x) in enumerate(tensors):
         own = place and x.shape[0] != tensors[0][1].shape[0]
         for dim in range(0 if own else 1, x.dim()):
             tracer.create_proxy(
-                "call_function", holds, (proxy.size(dim), x.shape[dim], f"size {dim} of `{proxy.node}`"), {}
+                "call_function", guard_equal, (proxy.size(dim), x.shape[dim], f"size {dim} of `{proxy.node}`"), {}
             )
         if place and not own:
             same = tracer.create_proxy("call_function", operator.eq, (proxy.size(0), tensors[0][0].size(0)), {})
             tracer.create_proxy(
-                "call_function", holds, (same, True, f"one batch size in `{proxy.node}` and others"), {}
+                "call_function", guard_equal, (same, True, f"one batch size in `{proxy.node}` and others"), {}
             )
 
 
-def _spell(tracer: PlainTracer, graph: fx.Graph, proxies: list[Any], out_spec: pytree.TreeSpec) -> None:
+def _translate(tracer: SymbolicTracer, graph: fx.Graph, proxies: list[Any], out_spec: pytree.TreeSpec) -> None:
     """Copy the operations: reads of sizes as the rewrite knows them, new tensors on the device of the input."""
     env: dict[fx.Node, Any] = {}
     for node, proxy in zip(graph.find_nodes(op="placeholder"), proxies, strict=True):

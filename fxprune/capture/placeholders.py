@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
-from fxprune.common.guards import holds, is_tensor
+from fxprune.common.guards import guard_equal, guard_tensor
 from fxprune.common.inputs import Inputs
+from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
@@ -76,10 +76,10 @@ def _argument(tracer: fx.Tracer, name: str, value: Any, default: tuple[Any, ...]
             at = getattr(at, key.name) if isinstance(key, pytree.GetAttrKey) else at[_index(key)]
         if isinstance(leaf, torch.Tensor):
             if default:
-                tracer.create_proxy("call_function", is_tensor, (at, where), {})
+                tracer.create_proxy("call_function", guard_tensor, (at, where), {})
             new.append(at)
         elif isinstance(leaf, _CONSTANTS):
-            tracer.create_proxy("call_function", holds, (at, leaf, where), {})
+            tracer.create_proxy("call_function", guard_equal, (at, leaf, where), {})
             new.append(leaf)
         else:
             raise OptionError(

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import operator
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,12 +20,14 @@ from torch import fx, nn
 from fxprune.common.inputs import Inputs
 from fxprune.common.modes import Recorder
 from fxprune.common.shaped_layers import is_shaped
+from fxprune.common.torch_private import call_with_hooks, hooks_of, wrapped_functions
 
-from .decompose import FUNCTIONS, opened, opened_call
+from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .placeholders import arguments
+from .proxies import InPlaceProxy
 
 
-class PlainTracer(fx.Tracer):
+class SymbolicTracer(fx.Tracer):
     """Records a model for all sizes.
 
     Whole stay: layers with shape attributes, PyTorch's own modules, modules that timm keeps whole and that have no
@@ -35,8 +36,8 @@ class PlainTracer(fx.Tracer):
 
     record_stack_traces = True
 
-    def __init__(self, inputs: Inputs, opened: frozenset[str] = frozenset(), *, through: bool = True) -> None:
-        """Trace with placeholders for ``inputs``, and into the modules named in ``opened``, whatever they are.
+    def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
+        """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``, whatever they are.
 
         Functions that are registered with ``torch.fx.wrap`` are traced ``through``, or stay calls.
         """
@@ -47,19 +48,19 @@ class PlainTracer(fx.Tracer):
         super().__init__(autowrap_functions=tuple(get_notrace_functions()), param_shapes_constant=False)
         self._registered: tuple[type, ...] = tuple(get_notrace_modules())
         self._regularisers: tuple[type, ...] = (DropPath, StochasticDepth)
-        self._inputs, self._opened, self._through = inputs, opened, through
+        self._inputs, self._decomposed, self._through = inputs, decomposed, through
         self._given: dict[str, Any] = {}
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
 
-    def again(self, root: nn.Module) -> PlainTracer:
+    def again(self, root: nn.Module) -> SymbolicTracer:
         """A tracer like this one, for another copy of the model."""
-        return PlainTracer(self._inputs, self._opened, through=self._through)
+        return SymbolicTracer(self._inputs, self._decomposed, through=self._through)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
-        with _functions_opened() if self._through else contextlib.nullcontext(), self.modes.recording():
+        with _functions_traced() if self._through else contextlib.nullcontext(), self.modes.recording():
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -68,7 +69,7 @@ class PlainTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes one node."""
-        if module_qualified_name in self._opened:
+        if module_qualified_name in self._decomposed:
             return False
         if is_shaped(m) or isinstance(m, (*self._regularisers, torch.jit.ScriptModule)):
             return True
@@ -78,14 +79,14 @@ class PlainTracer(fx.Tracer):
 
     def keeps(self, m: nn.Module, path: str) -> bool:
         """Whether the code of a module is not traced."""
-        return opened(m) is None and self.is_leaf_module(m, path)
+        return decomposition(m) is None and self.is_leaf_module(m, path)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into a layer that hides widths; remember where tracing is, for error messages."""
         path = self.path_of_module(m)
         self.inside.append(path)
-        shown = opened_call(m, args, kwargs)
-        result = super().call_module(m, forward, args, kwargs) if shown is None else shown(*args, **kwargs)
+        inner = decomposition_for(m, args, kwargs)
+        result = super().call_module(m, forward, args, kwargs) if inner is None else inner(*args, **kwargs)
         self.inside.pop()
         return result
 
@@ -113,13 +114,12 @@ class PlainTracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Placeholders for the inputs that the caller gives; all other arguments keep their defaults."""
-        shown = opened(self.root) if is_module else None
-        if shown is not None:
-            root_fn = shown
+        inner = decomposition(self.root) if is_module else None
+        root_fn = root_fn if inner is None else inner
         if is_module and "forward" in vars(self.root):
             root_fn = _of_instance(self.root)
         globals_of = root_fn.__globals__
-        if is_module and (self.root._forward_hooks or self.root._forward_pre_hooks):
+        if is_module and hooks_of(self.root):
             root_fn = _with_hooks(root_fn)
         positional, named = arguments(self, root_fn, self._inputs, self._given)
         if not named and root_fn.__globals__ is globals_of:
@@ -152,57 +152,9 @@ def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def called(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
         vars(root)["forward"] = functools.partial(forward, root)
-        return root._call_impl(*args, **kwargs)
+        return call_with_hooks(root, *args, **kwargs)
 
     return called
-
-
-# Augmented assignments and the methods of tensors that they are.
-_IN_PLACE = {
-    "add": "add_",
-    "sub": "sub_",
-    "mul": "mul_",
-    "truediv": "div_",
-    "floordiv": "floor_divide_",
-    "mod": "remainder_",
-    "pow": "pow_",
-    "and": "bitwise_and_",
-    "or": "bitwise_or_",
-    "xor": "bitwise_xor_",
-}
-_SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
-
-
-def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
-    def write(proxy: InPlaceProxy, other: Any) -> Any:
-        if proxy.is_tensor():
-            return proxy.tracer.create_proxy("call_method", method, (proxy, other), {})
-        return getattr(operator, name if name not in ("and", "or") else f"{name}_")(proxy, other)
-
-    return write
-
-
-class InPlaceProxy(fx.Proxy):
-    """A proxy whose ``a += b`` writes to ``a``, whatever other names that has; it refuses what no graph records."""
-
-    for _name, _method in _IN_PLACE.items():
-        locals()[f"__i{_name}__"] = _in_place(_name, _method)
-
-    def is_tensor(self) -> bool:
-        """Whether this can be written to; sizes and what is computed from them are numbers."""
-        return not _is_size(self.node)
-
-    def __getattr__(self, k: str) -> Any:
-        return InPlaceAttribute(self, k)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node", "root", "attr", "_node"):
-            raise fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
-        super().__setattr__(name, value)
-
-
-class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
-    """An attribute of a proxy, recorded where it is used as a value."""
 
 
 def keeps_functions() -> bool:
@@ -211,26 +163,18 @@ def keeps_functions() -> bool:
 
 
 def _registered_functions() -> dict[Any, dict[str, Any]]:
-    wrapped = fx._symbolic_trace._wrapped_fns_to_patch
+    wrapped = wrapped_functions()
     # The code of a graph module that calls such a function registers it too, in a scope without a name.
     return {key: scope for key, scope in wrapped.items() if scope.get("__name__", "").partition(".")[0] != "torch"}
 
 
 @contextlib.contextmanager
-def _functions_opened() -> Iterator[None]:
+def _functions_traced() -> Iterator[None]:
     """While tracing, functions registered with `torch.fx.wrap` outside PyTorch run like any other code."""
-    wrapped, hidden = fx._symbolic_trace._wrapped_fns_to_patch, _registered_functions()
+    wrapped, hidden = wrapped_functions(), _registered_functions()
     for key in hidden:
         del wrapped[key]
     try:
         yield
     finally:
         wrapped.update(hidden)
-
-
-def _is_size(node: fx.Node) -> bool:
-    if node.op == "call_method" or node.target is getattr:
-        return (node.target if node.op == "call_method" else node.args[1]) in _SIZES
-    if node.op != "call_function" or getattr(node.target, "__module__", "") not in ("_operator", "math", "builtins"):
-        return False
-    return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))

@@ -18,24 +18,27 @@ from fxprune.common.inputs import Inputs, as_meta
 from fxprune.common.modes import show_blocks
 from fxprune.common.modules import clone_sharing
 from fxprune.common.source import source_of_error
+from fxprune.common.torch_private import backward_hooks_of
 from fxprune.equivalence import UNCHECKED, Difference, difference
-from fxprune.errors import CaptureError, OptionError
+from fxprune.errors import CaptureError, OptionError, first_line
 
-from .concrete import ValueTracer
+from .concrete import ConcreteTracer
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
-from .symbolic import PlainTracer, keeps_functions
-from .training_flag import FlagReads, entered, follow_training
+from .symbolic import SymbolicTracer, keeps_functions
+from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"
 
-WAYS = ("plain", "values", "export")
+WAYS = ("symbolic", "concrete", "export")
+# Names that ways had before, which go on being understood.
+_FORMER = {"plain": "symbolic", "values": "concrete"}
 
 
 def capture(
     model: nn.Module,
     example_inputs: Inputs,
     *,
-    opened: frozenset[str] = frozenset(),
+    decomposed: frozenset[str] = frozenset(),
     ways: Sequence[str] = WAYS,
     check: bool = True,
 ) -> fx.GraphModule:
@@ -45,44 +48,48 @@ def capture(
         model: any module.
         example_inputs: arguments of ``forward``, in order or by name; further arguments keep their defaults. All but
             tensors are constants of the graph, which refuses to run with others.
-        opened: names of layers to trace into, though their like stays whole.
+        decomposed: names of layers to trace into, though their like stays whole.
         ways: which of :data:`WAYS` to try; always in that order.
         check: hold each graph against the model on the example, and go on to the next way where they differ.
 
     Raises:
         CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
     """
-    return next(captures(model, example_inputs, opened=opened, ways=ways, check=check))
+    return next(captures(model, example_inputs, decomposed=decomposed, ways=ways, check=check))
 
 
 def captures(
     model: nn.Module,
     example_inputs: Inputs,
     *,
-    opened: frozenset[str] = frozenset(),
+    decomposed: frozenset[str] = frozenset(),
     ways: Sequence[str] = WAYS,
     check: bool = True,
 ) -> Iterator[fx.GraphModule]:
     """Every graph that computes what the model computes, one for each way that leads to one; arguments as above.
 
-    ``graph_module.meta["fxprune_capture"]`` tells the way: ``plain``, ``values`` where branches were decided by the
-    example, or ``export`` where operations are all that could be seen. ``graph_module.meta["fxprune_unchecked"]`` tells
-    what could not be held against the model (:mod:`fxprune.equivalence.compare`), and why.
+    ``graph_module.meta["fxprune_capture"]`` tells the way: ``symbolic``, ``concrete`` where branches were decided by
+    the example, or ``export`` where operations are all that could be seen. What could not be held against the model
+    (:mod:`fxprune.equivalence.compare`), and why, is in ``graph_module.meta["fxprune_unchecked"]``.
 
     Raises:
+        OptionError: a way that there is not.
         CaptureError: there is no further way; with all that stood in the way of the others.
     """
+    ways = [_FORMER.get(way, way) for way in ways]
+    if not ways or not set(ways) <= set(WAYS):
+        raise OptionError(f"ways must be some of {', '.join(WAYS)}, not {', '.join(ways) or 'none'}.")
     _check_hooks(model)
     try:
         clone_sharing(model)
     except Exception as error:
         raise CaptureError(
-            f"cannot copy {type(model).__name__}: {str(error).splitlines()[0]}. Tensors that are computed and kept as "
+            f"cannot copy {type(model).__name__}: {first_line(error)}. Tensors that are computed and kept as "
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
     failures = _Failures(model)
     for trace in (_traced, _exported):
-        for module in trace(model, example_inputs, opened, ways, failures):
+        for module in trace(model, example_inputs, decomposed, ways, failures):
             found = difference(model, module, example_inputs) if check else Difference(unchecked="it was not asked for")
             if found.always:
                 failures.unlike.append(found.always)
@@ -101,7 +108,7 @@ class _Failures:
     """Why no way has led to a graph so far: where tracing and exporting stopped, and what differed."""
 
     model: nn.Module
-    traced: tuple[PlainTracer, Exception] | None = None
+    traced: tuple[SymbolicTracer, Exception] | None = None
     exported: Exception | None = None
     unlike: list[str] = field(default_factory=list)
 
@@ -124,32 +131,35 @@ class _Failures:
 
 
 def _traced(
-    model: nn.Module, inputs: Inputs, opened: frozenset[str], ways: Sequence[str], failures: _Failures
+    model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: _Failures
 ) -> Iterator[fx.GraphModule]:
     """Graphs of layers: first for all sizes, then at those of the example."""
     # Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
     for through in (True, False) if keeps_functions() else (True,):
-        if "plain" in ways and (module := _trace(model, PlainTracer(inputs, opened, through=through), failures)):
+        symbolic = SymbolicTracer(inputs, decomposed, through=through)
+        if "symbolic" in ways and (module := _trace(model, symbolic, failures)):
             yield module
-        for literal in (False, True) if "values" in ways else ():
-            tracer = ValueTracer(clone_sharing(model).eval(), as_meta(inputs), opened, through=through, literal=literal)
+        for literal in (False, True) if "concrete" in ways else ():
+            tracer = ConcreteTracer(
+                clone_sharing(model).eval(), as_meta(inputs), decomposed, through=through, literal=literal
+            )
             if module := _trace(model, tracer, failures):
                 yield module
                 break  # types and devices as they are in the example are for what cannot be traced otherwise
 
 
-def _trace(model: nn.Module, tracer: PlainTracer, failures: _Failures) -> fx.GraphModule | None:
-    way = "values" if isinstance(tracer, ValueTracer) else "plain"
+def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.GraphModule | None:
+    way = "concrete" if isinstance(tracer, ConcreteTracer) else "symbolic"
     skeleton = clone_sharing(model).eval()
-    reads = FlagReads(entered(skeleton, tracer.keeps))
+    reads = FlagWatcher(traced_modules(skeleton, tracer.keeps))
     try:
         with reads:
             graph = tracer.trace(skeleton)
     except OptionError:
         raise
     except Exception as error:
-        # What stops a plain trace says less than what stops one with values.
-        if way == "values" or failures.traced is None:
+        # What stops a symbolic trace says less than what stops a concrete one.
+        if way == "concrete" or failures.traced is None:
             failures.traced = tracer, error
         return None
     module = _graph_module(model, skeleton, graph, way)
@@ -158,10 +168,10 @@ def _trace(model: nn.Module, tracer: PlainTracer, failures: _Failures) -> fx.Gra
     return module
 
 
-def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: PlainTracer) -> None:
+def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicTracer) -> None:
     """Trace once more with the flags of all that is traced into set; layers stay in eval mode and change nothing."""
     skeleton = clone_sharing(model).eval()
-    for each in entered(skeleton, tracer.keeps):
+    for each in traced_modules(skeleton, tracer.keeps):
         each.training = True
     try:
         trained = tracer.again(skeleton).trace(skeleton)
@@ -171,7 +181,7 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: PlainTrac
 
 
 def _exported(
-    model: nn.Module, inputs: Inputs, opened: frozenset[str], ways: Sequence[str], failures: _Failures
+    model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: _Failures
 ) -> Iterator[fx.GraphModule]:
     """A graph of operations in eval mode, with layers gone."""
     if "export" not in ways:
@@ -205,26 +215,24 @@ def _refuse_training(module: fx.GraphModule, why: str) -> None:
 def _check_hooks(model: nn.Module) -> None:
     """Backward hooks of what is traced into would be lost."""
     for name, module in model.named_modules():
-        hooks = [module._backward_hooks, module._backward_pre_hooks]
-        if any(hooks) and next(module.children(), None) is not None:
+        if backward_hooks_of(module) and next(module.children(), None) is not None:
             raise CaptureError(
                 f"module `{name or type(model).__name__}` has a backward hook, which no graph keeps: remove it first."
             )
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error, type(error).__name__)
 
 
 def _untraceable(
-    model: nn.Module, tracer: PlainTracer, error: Exception, *, exported: Exception | None
+    model: nn.Module, tracer: SymbolicTracer, error: Exception, *, exported: Exception | None
 ) -> CaptureError:
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
-    reason = str(error).splitlines()[0] if str(error) else "no message"
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
     told = CaptureError(
-        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at "
-        f"{source_of_error(error)}: {reason}. Make the line independent of tensor values, give example inputs that "
+        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
+        f"{first_line(error)}. Make the line independent of tensor values, give example inputs that "
         f"the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`).{also}"
     )
     told.__cause__ = error

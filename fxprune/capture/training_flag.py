@@ -1,7 +1,7 @@
-"""Numbers that a model chooses by its training flag stay chosen by it in the captured graph.
+"""Constants that depend on ``module.training`` still depend on it in the captured graph.
 
 Tracing takes the branch of the mode that it traces in: ``dropout_p=self.p if self.training else 0.0`` becomes ``0.0``.
-So a model is traced in both modes, and where nothing but numbers differs, the graph reads them from a :class:`ByMode`.
+So a model is traced in both modes; if only numbers differ, the graph reads them from a :class:`ModeSwitch`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import fx, nn
 Number = bool | int | float
 
 
-class ByMode(nn.Module):
+class ModeSwitch(nn.Module):
     """One number in training, another in eval mode."""
 
     def __init__(self, trained: Number, evaluated: Number) -> None:
@@ -31,7 +31,7 @@ class ByMode(nn.Module):
         return f"trained={self.trained}, evaluated={self.evaluated}"
 
 
-class FlagReads:
+class FlagWatcher:
     """Whether the training flag of one of some modules was read while the context was open."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -39,7 +39,7 @@ class FlagReads:
         self._watched = set(map(id, modules))
         self.found = False
 
-    def __enter__(self) -> FlagReads:
+    def __enter__(self) -> FlagWatcher:
         def read(module: nn.Module) -> bool:
             self.found = self.found or id(module) in self._watched
             if "training" not in module.__dict__:  # a scripted module keeps its own
@@ -57,13 +57,15 @@ class FlagReads:
         del nn.Module.training
 
 
-def entered(root: nn.Module, stays_whole: Callable[[nn.Module, str], bool], path: str = "") -> Iterator[nn.Module]:
+def traced_modules(
+    root: nn.Module, stays_whole: Callable[[nn.Module, str], bool], path: str = ""
+) -> Iterator[nn.Module]:
     """The modules whose own code is traced: all but those that stay whole, and what is inside of these."""
     yield root
     for name, child in root.named_children():
         below = f"{path}.{name}" if path else name
         if not stays_whole(child, below):
-            yield from entered(child, stays_whole, below)
+            yield from traced_modules(child, stays_whole, below)
 
 
 def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:
@@ -106,7 +108,7 @@ def _choose(module: fx.GraphModule, node: fx.Node, its: Iterator[Any]) -> None:
         name = f"{node.name}_by_mode"
         while hasattr(module, name):
             name += "_"
-        module.add_submodule(name, ByMode(other, mine).train(module.training))
+        module.add_submodule(name, ModeSwitch(other, mine).train(module.training))
         with module.graph.inserting_before(node):
             return module.graph.call_module(name)
 

@@ -15,7 +15,7 @@ class SpecialisedError(RuntimeError):
 
 
 @fx.node.has_side_effect
-def holds(value: Any, expected: Any, where: str) -> None:
+def guard_equal(value: Any, expected: Any, where: str) -> None:
     """``value == expected``, as it was when the graph was captured.
 
     Raises:
@@ -48,18 +48,18 @@ def float64_stands_in() -> Iterator[None]:
 
 
 @fx.node.has_side_effect
-def holds_but_for_float64(value: torch.dtype, expected: torch.dtype, where: str) -> None:
+def guard_dtype(value: torch.dtype, expected: torch.dtype, where: str) -> None:
     """``value == expected``, or it is float64 in a comparison in float64.
 
     Raises:
         SpecialisedError: the type is another one.
     """
     if not (_in_float64 and value == torch.float64 and expected.is_floating_point):
-        holds(value, expected, where)
+        guard_equal(value, expected, where)
 
 
 @fx.node.has_side_effect
-def is_tensor(value: Any, where: str) -> None:
+def guard_tensor(value: Any, where: str) -> None:
     """``value`` is a tensor, as it was when the graph was captured.
 
     Raises:

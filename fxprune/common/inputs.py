@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
+from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
 
 Inputs = tuple[Any, ...] | dict[str, Any]
@@ -29,7 +29,7 @@ def as_inputs(example_inputs: Any) -> Inputs:
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
-def call(module: Any, inputs: Inputs) -> Any:
+def run_on(module: Any, inputs: Inputs) -> Any:
     """``module(*inputs)`` or ``module(**inputs)``."""
     return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
 

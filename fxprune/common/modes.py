@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxprune.common.source import is_machinery
+from fxprune.common.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
 
 # Classes of context managers by their names in `torch`.
 MANAGERS = ("autocast", "no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
@@ -107,7 +107,7 @@ class Recorder:
             TraceError: the model leaves a mode behind.
         """
         with contextlib.ExitStack() as stack:
-            stack.callback(torch._C._set_grad_enabled, torch.is_grad_enabled())
+            stack.callback(set_grad_enabled, torch.is_grad_enabled())
             for name in MANAGERS:
                 self._watch_manager(stack, name)
             for name in QUESTIONS:
@@ -154,7 +154,7 @@ class Recorder:
         if not self._open or self._open[-1][0] is not context:
             return
         _, node = self._open.pop()
-        if node.graph._root.prev is node:  # nothing was recorded inside
+        if newest_node(node.graph) is node:  # nothing was recorded inside
             node.graph.erase_node(node)
         else:
             self.tracer.create_proxy("call_function", leave, (fx.Proxy(node, self.tracer),), {})
@@ -182,7 +182,7 @@ def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given: tuple[tuple[Any, ...], dict[str, Any]] = context.fxprune_given
         return given
     if isinstance(context, torch.autocast):
-        return (context.device, context.fast_dtype, context._enabled, context._cache_enabled), {}
+        return autocast_arguments(context), {}
     return (context.mode,) if hasattr(context, "mode") else (), {}
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from fxprune.common.modes import is_mode
 from fxprune.common.precision import MixingMode
+from fxprune.common.torch_private import pytree, script_tables, takes_device
 
 # Attributes of tensors that say where they are, as functions of a device.
 PLACES: dict[str, Callable[[torch.device], Any]] = {
@@ -49,7 +49,7 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     twin = copy.deepcopy(model, memo)
     for path, module in twin.named_modules(remove_duplicate=False):
         if isinstance(module, torch.jit.ScriptModule):
-            for table in (module._parameters, module._buffers):
+            for table in script_tables(module):
                 for name in list(table.keys()):
                     table[name] = new[f"{path}.{name}" if path else name]
     return twin
@@ -97,7 +97,7 @@ class MetaMode(MixingMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = pytree.tree_map_only(torch.Tensor, _to_meta, (args, kwargs or {}))
-        if any(argument.name == "device" for argument in func._schema.arguments):
+        if takes_device(func):
             kwargs["device"] = torch.device("meta")
         first = args[0] if args and isinstance(args[0], torch.Tensor) else None
         layout = (first.shape, first.stride()) if first is not None else None

@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.common.torch_private import TorchDispatchMode, pytree
 from fxprune.errors import OptionError
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Mixes(TorchFunctionMode):
+class PromoteMixed(TorchFunctionMode):
     """What a function refuses for its precisions, it is given in float64; all else is as it was."""
 
     def __torch_function__(
@@ -33,23 +32,23 @@ class Mixes(TorchFunctionMode):
             writes = func.__name__.endswith("_") or "out" in kwargs
             if writes or not mixed(args, kwargs):
                 raise
-            args, kwargs = raised(args, kwargs)
+            args, kwargs = promoted(args, kwargs)
             return func(*args, **kwargs)
 
 
 class MixingMode(TorchDispatchMode):
-    """A mode for operators, inside of which :class:`Mixes` works too: functions refuse before an operator is called."""
+    """A mode for operators with :class:`PromoteMixed` inside: functions refuse before an operator is called."""
 
     def __enter__(self) -> Any:
         """Enter both."""
-        self._mixes = Mixes()
-        self._mixes.__enter__()  # type: ignore[no-untyped-call]
+        self._promoting = PromoteMixed()
+        self._promoting.__enter__()  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         """Leave both."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._mixes.__exit__(*error)  # type: ignore[no-untyped-call]
+        self._promoting.__exit__(*error)  # type: ignore[no-untyped-call]
 
 
 def mixed(args: Any, kwargs: Any) -> bool:
@@ -58,7 +57,7 @@ def mixed(args: Any, kwargs: Any) -> bool:
     return torch.float64 in floats and not floats.isdisjoint(LOWER)
 
 
-def raised(args: Any, kwargs: Any) -> Any:
+def promoted(args: Any, kwargs: Any) -> Any:
     """The arguments in float64."""
     return pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype in LOWER else x, (args, kwargs))
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.common.shaped_layers import is_shaped
+from fxprune.common.torch_private import OpOverload, op_arguments, op_name
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -91,14 +92,14 @@ def canonical_call(target: Any) -> CallTarget | None:
 
     An operator of ATen is known by the names of the arguments in its schema, where they stand in the same order.
     """
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return target if target in REWRITABLE else None
-    name = target._schema.name.removeprefix("aten::")
+    name = op_name(target).removeprefix("aten::")
     if name in _SUMS:
         return _SUMS[name]
     if name in ("expand", "broadcast_to"):
         return name
-    arguments = {argument.name for argument in target._schema.arguments}
+    arguments = {argument.name for argument in op_arguments(target)}
     kind = next((kind for names, kind in _BY_ARGUMENTS if arguments.issuperset(names)), None)
     twice = arguments & _STATED_TWICE
     # Convolutions have a stride of another kind, that of their kernels.
@@ -111,8 +112,8 @@ def positional(
     """Arguments of a call with its leading ones given by place."""
     given, rest = list(args), dict(kwargs)
     leading = _LEADING.get(target, ("input",))
-    if isinstance(target, torch._ops.OpOverload):
-        leading = tuple(argument.name for argument in target._schema.arguments if not argument.kwarg_only)
+    if isinstance(target, OpOverload):
+        leading = tuple(argument.name for argument in op_arguments(target) if not argument.kwarg_only)
     for name in leading[len(given) :]:
         if name not in rest:
             break

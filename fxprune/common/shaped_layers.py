@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.rnn import RNNCellBase
 
+from fxprune.common.torch_private import ConvNd, ConvTransposeNd, NormBase
+
 SHAPED_LAYERS: tuple[type[nn.Module], ...] = (
-    _ConvNd,
-    _NormBase,
+    ConvNd,
+    NormBase,
     nn.Linear,
     nn.LayerNorm,
     nn.RMSNorm,
@@ -28,4 +28,4 @@ def is_shaped(module: nn.Module) -> bool:
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether a convolution's weight is laid out as [in, out / groups, ...]."""
-    return isinstance(module, _ConvTransposeNd)
+    return isinstance(module, ConvTransposeNd)

@@ -5,11 +5,11 @@ PyTorch may change these without notice: where something breaks after an update,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx._symbolic_trace import _maybe_revert_all_patches as tracing_patches_reverted
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -29,6 +29,9 @@ __all__ = [
 functions_undisturbed = torch._C.DisableTorchFunctionSubclass
 # Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
 set_grad_enabled = torch._C._set_grad_enabled
+# One kernel for a whole list of tensors.
+foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
+foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
 
 
 def op_name(operator: OpOverload) -> str:
@@ -80,6 +83,59 @@ def wrapped_functions() -> dict[Any, dict[str, Any]]:
 def script_tables(module: torch.jit.ScriptModule) -> tuple[Any, Any]:
     """Parameters and buffers of a scripted module, by name; may be changed."""
     return module._parameters, module._buffers
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """Hooks that see what goes into a module and what comes out of it."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def backward_hooks_of(module: nn.Module) -> list[Any]:
+    """Hooks that see gradients."""
+    return [*module._backward_pre_hooks.values(), *module._backward_hooks.values()]
+
+
+def call_with_hooks(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """``module(...)``, hooks included, where ``torch.fx`` has patched the call itself."""
+    return module._call_impl(*args, **kwargs)
+
+
+def attribute_of(owner: Any, name: str) -> Any:
+    """``owner.name``, past any code of the module that watches its attributes."""
+    for table in ("_modules", "_parameters", "_buffers", "__dict__"):
+        found = getattr(owner, table, {}).get(name)
+        if found is not None:
+            return found
+    return getattr(owner, name)
+
+
+def has_packed_projection(layer: nn.MultiheadAttention) -> bool:
+    """Whether the weights of queries, keys and values are one parameter."""
+    return bool(layer._qkv_same_embed_dim)
+
+
+def encoder_blocks(
+    layer: nn.TransformerEncoderLayer,
+) -> Sequence[Callable[..., torch.Tensor]]:
+    """Self-attention and feed-forward network of an encoder layer, with their dropout."""
+    return layer._sa_block, layer._ff_block
+
+
+def autocast_arguments(context: torch.autocast) -> tuple[Any, ...]:
+    """What an autocast context was made with."""
+    return context.device, context.fast_dtype, context._enabled, context._cache_enabled
+
+
+def batch_left_open() -> Any:
+    """Context in which ``torch.export`` does not assume that there is more than one sample."""
+    from torch.fx.experimental import _config
+
+    return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+
+
+def assumptions_of(program: torch.export.ExportedProgram) -> list[str]:
+    """What ``torch.export`` assumed of sizes, as Python expressions."""
+    return list(program._guards_code or ())
 
 
 def fake_tensor_mode(**options: Any) -> Any:

@@ -14,15 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import Inputs, call, inputs_for, tensors_of
+from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.precision import Mixes
+from fxprune.common.precision import PromoteMixed
 from fxprune.common.source import source_of
-from fxprune.errors import CaptureError
+from fxprune.common.torch_private import fake_tensor_mode, pytree
+from fxprune.errors import CaptureError, kind_and_line
 
 from .example_values import doubled, is_uniform, shuffled, values_of, varied
 from .kept_state import Attributes
@@ -35,7 +34,6 @@ from .observation import (
     generators_restored,
     leaves_of,
     observe,
-    say,
     try_to_observe,
 )
 
@@ -79,7 +77,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only: the example may be of another type, and so may numbers that the model makes.
-        settings = (given, contextlib.nullcontext()), (suited, contextlib.nullcontext()), (suited, Mixes())
+        settings = (given, contextlib.nullcontext()), (suited, contextlib.nullcontext()), (suited, PromoteMixed())
         failure: CaptureError | None = None
         for inputs, setting in settings:
             try:
@@ -156,8 +154,8 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
     except Exception as error:
         shapes = [tuple(x.shape) for x in tensors_of(first)]
         raise CaptureError(
-            f"{type(model).__name__} does not run on inputs {shapes}: {say(error)}. Give example inputs that the "
-            "model accepts."
+            f"{type(model).__name__} does not run on inputs {shapes}: {kind_and_line(error)}. "
+            "Give example inputs that the model accepts."
         ) from error
     for name in attributes.assigned():
         wanted.state.pop(name, None)
@@ -193,17 +191,17 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
     if pair.alike or not torch.amp.is_autocast_available(kind):
         return "", ""
     precisions = []
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = fake_tensor_mode(allow_non_fake_inputs=True)
     pairs = pair.copies(shown=fake.from_tensor)  # outside of the mode, in which nothing else could be copied
     with fake, torch.autocast(kind, dtype=torch.bfloat16):
         for module in pairs:
             try:
                 with Watch({}) as watch:  # type: ignore[no-untyped-call]
-                    outputs = leaves_of(call(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
+                    outputs = leaves_of(run_on(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
             except SpecialisedError:  # the graph stops there
                 return "", ""
             except Exception as error:  # what numbers decide is not known here
-                return "", f"under autocast: {say(error)}"
+                return "", f"under autocast: {kind_and_line(error)}"
             kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
             precisions.append((sorted(map(str, watch.precisions())), list(map(str, kinds))))
     (wanted, returned), (found, given) = precisions

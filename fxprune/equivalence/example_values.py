@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.common.torch_private import pytree
 
 
 def values_of(inputs: Inputs, device: torch.device) -> Inputs:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fxprune.common.source import line_of
+from fxprune.common.torch_private import pytree
 
 
 class Attributes:

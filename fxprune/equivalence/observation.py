@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modes import QUESTIONS
 from fxprune.common.modules import named_tensors
+from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
+from fxprune.errors import kind_and_line
 
 # What autocast lowers; PyTorch's fused transformer layers are left out, which keep their precision in eval mode only.
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
@@ -41,7 +41,7 @@ def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
     try:
         return observe(module, inputs)
     except Exception as error:  # the code of a network raises whatever it likes
-        return f"does not run: {say(error)}"
+        return f"does not run: {kind_and_line(error)}"
 
 
 def observe(module: nn.Module, inputs: Inputs) -> Observation:
@@ -54,7 +54,7 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = _generators()
     with _autocast_watched() as uses, Watch(tensors) as watch:  # type: ignore[no-untyped-call]
-        outputs = leaves_of(call(module, given))
+        outputs = leaves_of(run_on(module, given))
         watch.outputs_are_kept(outputs)
     after = dict(named_tensors(module))
     changed = {name: after[name].clone() for name in before if name in after and not _same(before[name], after[name])}
@@ -83,10 +83,10 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not isinstance(func, torch._ops.OpOverload):  # an operator with functions as arguments
+        if not isinstance(func, OpOverload):  # an operator with functions as arguments
             return func(*args, **kwargs)
-        if func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
+        if is_mutable(func):
+            for argument, value in zip(op_arguments(func), args, strict=False):
                 writes = argument.alias_info is not None and argument.alias_info.is_write
                 if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
                     name, parameter = found
@@ -102,7 +102,7 @@ class Watch(TorchDispatchMode):
             kind
             for func, kinds in self.operations
             for kind in kinds
-            if any(name in func._schema.name for name in _CONTRACTIONS)
+            if any(name in op_name(func) for name in _CONTRACTIONS)
         }
 
     def outputs_are_kept(self, outputs: list[Any]) -> None:
@@ -147,9 +147,9 @@ class Certain(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not isinstance(func, torch._ops.OpOverload):
+        if not isinstance(func, OpOverload):
             return func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
+        name = op_name(func).removeprefix("aten::")
         if name == "native_dropout":
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
         out = func(*args, **(kwargs or {}))
@@ -248,9 +248,3 @@ def generators_restored() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numbers)
-
-
-def say(error: Exception) -> str:
-    """The kind of an error and its first line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import call, inputs_for
+from fxprune.common.inputs import inputs_for, run_on
 from fxprune.common.modules import to_meta
 from fxprune.errors import ModelError
 
@@ -189,7 +189,7 @@ def _names(backbone: nn.Module, count: int) -> list[str]:
     """Names of the feature maps, which only the backbone itself knows."""
     image = inputs_for(backbone, (torch.empty(1, 3, 256, 256, device="meta"),))
     with torch.no_grad():
-        found = call(to_meta(backbone).eval(), image)
+        found = run_on(to_meta(backbone).eval(), image)
     names = list(found) if isinstance(found, Mapping) else ["0"]
     assert len(names) == count
     return names

@@ -12,10 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.common.precision import check_precision
+from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
 from fxprune.plans import Plan, check_shapes
 
+from .checks import check_asked, check_free
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
 from .sharding import check_in_optimizer, check_not_sharded, check_same_plan, unwrap_model
@@ -89,12 +91,12 @@ def csgd(
     model = unwrap_model(model)
     check_not_sharded(model, optimizer)
     check_shapes(plan.coupling.shapes, model, "the plan")
-    _check_asked(strength, deviation, lrs)
+    check_asked(strength, deviation, lrs)
     if coupled:
         check_coupled(optimizer)
     tied = tied_parameters(model, plan, optimizer)
     check_precision((each.name, each.parameter) for each in tied)
-    _check_free(tied, optimizer)
+    check_free(tied, _pulled(optimizer))
     if strength is None:
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
@@ -102,37 +104,10 @@ def csgd(
     return Csgd(optimizer, tied, strength, coupled=coupled)
 
 
-def _check_asked(strength: float | None, deviation: float | None, lrs: Sequence[float] | None) -> None:
-    """Raise OptionError where it is not said, or said twice, how strong the pull is to be."""
-    if (deviation is None) != (lrs is None):
-        raise OptionError(
-            "`deviation`, the one to end at, and `lrs`, the learning rate of every step to come, go together."
-        )
-    if (strength is None) == (deviation is None):
-        raise OptionError(
-            "give either `deviation`, the one to end at, with `lrs`, the learning rate of every step to come, from "
-            "which the strength is solved; or `strength`. There is no default: what makes clusters equal in a thousand "
-            "steps leaves them as they are in a hundred."
-        )
-    if strength is not None and not 0.0 < strength < float("inf"):
-        raise OptionError(f"`strength` is {strength:g}; it must be above 0, or nothing pulls the clusters together.")
-
-
-def _check_free(tied: Sequence[Tied], optimizer: Optimizer) -> None:
-    """Raise OptionError where nothing would train, or where another hook pulls already."""
-    if tied and not any(each.parameter.requires_grad for each in tied):
-        raise OptionError(
-            f"none of the {len(tied)} parameters that the plan merges takes gradients (requires_grad=False): they "
-            "would be pulled together without being trained. Set requires_grad, or use `fxprune.snap` alone."
-        )
+def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
+    """Parameters that other hooks on the optimizer pull."""
     hooks = (getattr(hook, "__self__", None) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
-    pulled = {each.parameter for hook in hooks if isinstance(hook, Csgd) for each in hook._tied}
-    twice = next((each.name for each in tied if each.parameter in pulled), None)
-    if twice is not None:
-        raise OptionError(
-            f"another C-SGD hook on this optimizer pulls `{twice}` already, and two would pull twice: call its "
-            "`remove()` first."
-        )
+    return {each.parameter for hook in hooks if isinstance(hook, Csgd) for each in hook._tied}
 
 
 class Csgd:
@@ -252,7 +227,7 @@ class Csgd:
         if not self.coupled:
             self._means.move_to_means(gradients)
         elif gradients:
-            torch._foreach_copy_([gradient for _, gradient in gradients], self._means.project(gradients))
+            foreach_copy_([gradient for _, gradient in gradients], self._means.project(gradients))
             self._pull_gradients()
 
     def _after(self, *_: object) -> None:

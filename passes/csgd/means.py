@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.torch_private import foreach_add_, foreach_copy_, foreach_mul_, foreach_sub, foreach_sub_
 from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, spread
 from fxprune.plans import Partition
 
@@ -66,11 +67,11 @@ class ClusterMeans:
         means = self.project([*((tied, tied.parameter) for tied in self._tied), *also])
         here = len(parameters)
         if also:  # first: a gradient that cannot be written to leaves the weights as they are
-            torch._foreach_copy_([tensor for _, tensor in also], means[here:])
-        self._away = list(torch._foreach_sub(parameters, means[:here]))
+            foreach_copy_([tensor for _, tensor in also], means[here:])
+        self._away = list(foreach_sub(parameters, means[:here]))
         if self.rests:
-            torch._foreach_add_(self._away, [self.rests[tied.parameter] for tied in self._tied])
-        torch._foreach_copy_(parameters, means[:here])
+            foreach_add_(self._away, [self.rests[tied.parameter] for tied in self._tied])
+        foreach_copy_(parameters, means[:here])
 
     @torch.no_grad()
     def restore(self, shrink: Sequence[float] | None = None) -> None:
@@ -84,15 +85,15 @@ class ClusterMeans:
             return
         parameters: list[Tensor] = [tied.parameter for tied in self._tied]
         if shrink is not None:
-            torch._foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in self._tied])
+            foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in self._tied])
             for tied, value in zip(self._tied, away, strict=True):
                 for cut in self.cuts(tied) if len(tied.partitions) > 1 else ():
                     mean = project(value, [cut])
                     value.sub_(mean).mul_(shrink[tied.group]).add_(mean)
         rests = [parameter.detach().clone() for parameter in parameters]
-        torch._foreach_add_(parameters, away)
-        torch._foreach_sub_(rests, parameters)
-        torch._foreach_add_(rests, away)
+        foreach_add_(parameters, away)
+        foreach_sub_(rests, parameters)
+        foreach_add_(rests, away)
         self.rests = {tied.parameter: rest for tied, rest in zip(self._tied, rests, strict=True)}
 
 

@@ -15,7 +15,15 @@ import torch
 from torch import nn
 
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, DataError, DivergedError, LostProcessError, StoppedError, is_out_of_memory
+from fxprune.errors import (
+    CheckpointError,
+    DataError,
+    DivergedError,
+    LostProcessError,
+    StoppedError,
+    first_line,
+    is_out_of_memory,
+)
 from fxprune.passes.options import Job
 from fxprune.passes.store import BEFORE, CHECKPOINTS, METRICS, Checkpoint, OwnFiles, fingerprint
 from fxprune.passes.train import ALONE, Ranks, digest
@@ -118,12 +126,12 @@ class Checkpoints:
             kept = f"what was done is in {self.folder}. To go on, give the same options and `resume` (--resume) auto."
             if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
                 raise DataError(
-                    f"a process that reads images ended ({str(error).splitlines()[0].rstrip('.')}): often there was no "
+                    f"a process that reads images ended ({first_line(error).rstrip('.')}): often there was no "
                     f"memory for it, and fewer `workers` need less; {kept}"
                 ) from error
             if self.ranks.count > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST):
                 raise LostProcessError(
-                    f"another process of this training has ended ({str(error).splitlines()[0][:120]}): its own last "
+                    f"another process of this training has ended ({first_line(error)[:120]}): its own last "
                     f"words say why, and if there are none, it was killed; {kept}"
                 ) from error
             if isinstance(error, OSError) or is_out_of_memory(error):

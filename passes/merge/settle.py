@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.common.modules import named_tensors
+from fxprune.common.torch_private import BatchNorm
 from fxprune.plans import Plan
 
 from .clusters import largest_change, project
@@ -42,7 +42,7 @@ def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH)
         >>> fxprune.settle(net, [torch.randn(16, 3, 16, 16) for _ in range(4)])
         64
     """
-    norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
+    norms = [norm for norm in model.modules() if isinstance(norm, BatchNorm) and norm.running_mean is not None]
     device = next((buffer.device for norm in norms for buffer in norm.buffers()), None)
     if device is None:
         return 0

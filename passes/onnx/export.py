@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fxprune.common.files import written_aside
-from fxprune.common.quiet import quiet
+from fxprune.common.silence import silenced
 from fxprune.common.table import table
 from fxprune.errors import ExportError
 from fxprune.passes.verify import as_inputs, batch_of, random_batch
@@ -129,7 +129,7 @@ def _write(program: ONNXProgram, path: Path, opset: int) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
         aside = Path(folder) / path.name
-        with quiet():
+        with silenced():
             onnx_ir.save(model, aside, external_data=f"{path.name}.data" if weights >= INLINE_BYTES else None)
         _check_file(aside, opset)
         files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: a file without them is no file

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from fxprune.common.inputs import Inputs, call
+from fxprune.common.inputs import Inputs, run_on
+from fxprune.common.torch_private import pytree
 from fxprune.passes.verify import named_outputs
 
 
@@ -46,7 +46,7 @@ def flattened(module: nn.Module, inputs: Inputs) -> nn.Module:
     def flat(self: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
         rest = iter(tensors)
         given: Any = pytree.tree_unflatten([next(rest) if isinstance(x, Tensor) else x for x in leaves], structure)
-        return tuple(named_outputs(call(lambda *args, **kwargs: forward(self, *args, **kwargs), given)).values())
+        return tuple(named_outputs(run_on(lambda *args, **kwargs: forward(self, *args, **kwargs), given)).values())
 
     twin = copy.copy(module)
     twin.__class__ = type(type(module).__name__, (type(module),), {"forward": flat})

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
-from fxprune.common.quiet import quiet
+from fxprune.common.silence import silenced
+from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory
 from fxprune.passes.verify import named_outputs
 
@@ -34,7 +34,7 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def run_eager(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Named outputs of a network; the inputs survive layers that work in place."""
-    return named_outputs(call(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
+    return named_outputs(run_on(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
 
 
 def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
@@ -54,7 +54,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
     names = input_names(module, inputs)
     try:
         results = output_names(run_eager(module, inputs), names)
-        with quiet(), _PlainOperations():
+        with silenced(), _PlainOperations():
             program = torch.onnx.export(
                 flattened(module, inputs),
                 tensors,

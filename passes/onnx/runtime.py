@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.errors import CheckpointError, ExportError, OptionError, is_out_of_memory
+from fxprune.errors import CheckpointError, ExportError, OptionError, first_line, is_out_of_memory
 
 
 def load_onnxruntime() -> Any:
@@ -60,7 +60,7 @@ def onnx_runner(
             raise
         raise CheckpointError(
             f"onnxruntime {onnxruntime.__version__} cannot load {os.fspath(path)} ({os.path.getsize(path)} bytes): "
-            f"{str(error).splitlines()[0]}. Export it again."
+            f"{first_line(error)}. Export it again."
         ) from error
     names = [value.name for value in session.get_inputs()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -83,8 +83,11 @@ def plan(
         raise OptionError(f"there is no allocation `{allocate}`; take one of {', '.join(_ALLOCATIONS)}.")
     if allocate != "uniform" and macs is None and params is None:
         raise OptionError(f"`allocate={allocate}` shares out a budget; give `macs` or `params`.")
-    within = partial(_ALLOCATIONS[allocate], coupling, round_to=round_to, selected=selected)
-    after, how = _widths(coupling, keep, macs, params, widths, round_to, selected, within)
+    wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
+    asked = {name: wish for name, wish in wishes.items() if wish is not None} or {"keep": 0.5}
+    if len(asked) > 1:
+        raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
+    after, how = _widths(coupling, asked, round_to, selected, allocate)
     if allocate != "uniform":
         how += f", allocated by {allocate}"
     if selected is not None:
@@ -106,29 +109,18 @@ def _check_weights(coupling: Coupling) -> None:
 
 
 def _widths(
-    coupling: Coupling,
-    keep: float | None,
-    macs: float | None,
-    params: float | None,
-    widths: Mapping[str, int] | None,
-    round_to: int,
-    selected: Set[str] | None,
-    within: Callable[[Budget, float], tuple[dict[str, int], str]],
+    coupling: Coupling, asked: Mapping[str, Any], round_to: int, selected: Set[str] | None, allocate: str
 ) -> tuple[dict[str, int], str]:
-    wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
-    asked = [name for name, wish in wishes.items() if wish is not None]
-    if len(asked) > 1:
-        raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
-    if macs is not None:
-        return within("macs", macs)
-    if params is not None:
-        return within("params", params)
-    if widths is not None:
-        return widths_given(coupling, widths), "widths given"
-    keep = 0.5 if keep is None else keep
-    after = widths_for(coupling, keep, round_to, selected)
-    check_near(coupling, keep, after)
-    return after, f"keep {keep:g}"
+    """Widths for the one thing that is asked for, and what was reached, in words."""
+    ((wish, value),) = asked.items()
+    if wish == "widths":
+        return widths_given(coupling, value), "widths given"
+    if wish == "keep":
+        after = widths_for(coupling, value, round_to, selected)
+        check_near(coupling, value, after)
+        return after, f"keep {value:g}"
+    budget: Budget = "macs" if wish == "macs" else "params"
+    return _ALLOCATIONS[allocate](coupling, budget, value, round_to, selected)
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:

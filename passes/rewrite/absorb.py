@@ -17,7 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
+
+from fxprune.common.torch_private import ConvNd, hooks_of
 
 from .sums import FACTOR, Factor
 
@@ -145,7 +146,7 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
     layer = module.get_submodule(str(node.target))
     if not isinstance(layer, _AFFINE) or hasattr(layer, "parametrizations"):
         return None
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if hooks_of(layer):
         return None
     if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) != 1:
         return None
@@ -155,13 +156,13 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
     read = {str(other.target) for other in module.graph.nodes if other.op == "get_attr"}
     if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
         return None
-    return -len(layer.kernel_size) - 1 if isinstance(layer, _ConvNd) else -1, tensors
+    return -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1, tensors
 
 
 @torch.no_grad()
 def _is_homogeneous(layer: nn.Module, made: _Rows) -> bool:
     """Whether twice the rows of weight and bias make twice these channels, and no other ones, in a class of its own."""
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, ConvNd):
         return type(layer).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
     layer = copy.deepcopy(layer).double().cpu().eval()
     weight = layer.weight

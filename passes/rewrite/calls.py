@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from fxprune.common import rewritable as surface
+from fxprune.common.torch_private import OpOverload
 from fxprune.common.view_factors import view_factors
 from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
@@ -120,7 +121,7 @@ def sliced(site: Site) -> fx.Node | None:
         return None
     if site.kind in ("narrow", torch.narrow):
         return _narrowed(site, on_x)
-    if isinstance(site.node.target, torch._ops.OpOverload):
+    if isinstance(site.node.target, OpOverload):
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
-from fxprune.common.guards import holds
+from fxprune.common.guards import guard_equal
 from fxprune.common.inputs import in_order, inputs_for
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.common.rewritable import canonical_call, positional
+from fxprune.common.torch_private import pytree, tracer_class
 from fxprune.coupling import Coupling, Shape
-from fxprune.errors import RewriteError
+from fxprune.errors import RewriteError, first_line
 from fxprune.plans import Plan
 
 from .calls import CASES
@@ -38,7 +38,7 @@ def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
 
 def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
     """Copy of the captured graph, adapted to a plan."""
-    graph = fx.Graph(tracer_cls=getattr(coupling.graph_module.graph, "_tracer_cls", None))
+    graph = fx.Graph(tracer_cls=tracer_class(coupling.graph_module.graph))
     env: dict[fx.Node, Any] = {}
     for node in coupling.graph_module.graph.nodes:
         env[node] = _copy(graph, node, env, coupling, plan)
@@ -89,7 +89,7 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling
         return graph.create_node("call_method", "size", (tensor, dim), {}, f"{node.name}_size")
 
     if name in ("dim", "ndim"):
-        guarded = all(user.target is holds for user in node.users)
+        guarded = all(user.target is guard_equal for user in node.users)
         return graph.node_copy(node, lambda _: tensor) if guarded else len(shape.sizes)
     if name == "__len__":
         return length(0)
@@ -144,7 +144,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
     except Exception as error:
         raise RewriteError(
             f"the narrow graph does not run: node `{interpreter.now}` ({interpreter.now.format_node()}): "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{type(error).__name__}: {first_line(error, '')}"
         ) from error
     return interpreter.env
 

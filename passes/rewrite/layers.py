@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNCellBase
 
 from fxprune.common.shaped_layers import is_transposed
+from fxprune.common.torch_private import ConvNd, NormBase
 from fxprune.errors import PlanError, RewriteError
 from fxprune.plans import Plan
 
@@ -49,7 +48,7 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
 
 def _channel_axis(layer: nn.Module, wide: Sizes, narrow: Sizes) -> int:
     """The axis of the input that a layer's width is about, told by the sizes of its input, wide and narrow."""
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, ConvNd):
         return len(wide) - len(layer.kernel_size) - 1
     if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) == 1 and len(wide) > 1:
         # Derived classes may normalise axis 1 of [n, c, h, w].
@@ -59,7 +58,7 @@ def _channel_axis(layer: nn.Module, wide: Sizes, narrow: Sizes) -> int:
 
 
 def _convolution(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
-    assert isinstance(layer, _ConvNd)
+    assert isinstance(layer, ConvNd)
     first, second = layer.weight.shape[:2]
     width = narrow[_channel_axis(layer, wide, narrow)]
     if not is_transposed(layer):
@@ -77,7 +76,7 @@ def _linear(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
 
 
 def _statistics_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
-    assert isinstance(layer, _NormBase)
+    assert isinstance(layer, NormBase)
     layer.num_features = narrow[1]
 
 
@@ -120,9 +119,9 @@ def _recurrent_cell(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
 
 
 ADAPT: dict[type[nn.Module], Callable[[nn.Module, Sizes, Sizes], None]] = {
-    _ConvNd: _convolution,
+    ConvNd: _convolution,
     nn.Linear: _linear,
-    _NormBase: _statistics_norm,
+    NormBase: _statistics_norm,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _layer_norm,
     nn.GroupNorm: _group_norm,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxprune.common import rewritable as surface
+from fxprune.common.torch_private import pytree
 from fxprune.coupling import Codes, Coupling, Shape
 from fxprune.errors import RewriteError
 from fxprune.plans import Plan

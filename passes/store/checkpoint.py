@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fxprune.errors import CheckpointError
+from fxprune.errors import CheckpointError, kind_and_line
 
 from .own_files import OwnFiles
 from .seal import flaw_of, write_sealed
@@ -85,7 +85,7 @@ class Checkpoint:
                 whole = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
                 found, identity, state = (whole["format"], whole["version"]), whole["identity"], whole["state"]
             except _UNREADABLE as error:
-                reasons.append(f"{path}: {type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
+                reasons.append(f"{path}: {kind_and_line(error)}")
                 continue
             if found != (FORMAT, VERSION):
                 reasons.append(f"{path}: it is of another format or version: {found[0]} {found[1]}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fxprune.common.files import written_aside
 from fxprune.common.modules import canonical_names
-from fxprune.errors import CheckpointError
+from fxprune.errors import CheckpointError, kind_and_line
 
 from .checkpoint import FORMAT
 from .manifest import check_listed
@@ -190,8 +190,7 @@ def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
     if not os.path.isfile(path):
         return CheckpointError(f"there is no file {os.fspath(path)}.")
-    text = str(error).strip()
     return CheckpointError(
-        f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {type(error).__name__}: "
-        f"{text.splitlines()[0] if text else 'no message'}. It may be cut short or of another format: save it again."
+        f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: "
+        f"{kind_and_line(error)}. It may be cut short or of another format: save it again."
     )

@@ -22,7 +22,7 @@ from .evaluate import Accuracy, evaluate
 from .log import Callbacks, Epoch, TrainLog
 from .loss import make_loss
 from .parallel import check_same, parallel, sync_buffers
-from .ranks import ALONE, Ranks
+from .phase import Phase
 from .schedule import make_scheduler, steps_per_epoch_of
 from .sharding import LocalBatch, local_batches
 from .signals import StopRequest
@@ -36,33 +36,20 @@ if TYPE_CHECKING:
 class Training:
     """A model and what moves it; :func:`fxprune.passes.train.fit.train` says what the arguments are."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Data,
-        options: TrainOptions,
-        epochs: int,
-        lr: float,
-        device: torch.device,
-        seed: int,
-        label: str,
-        teacher: nn.Module | None,
-        callbacks: Callbacks,
-        ranks: Ranks = ALONE,
-    ) -> None:
+    def __init__(self, model: nn.Module, data: Data, phase: Phase, options: TrainOptions, callbacks: Callbacks) -> None:
+        device, ranks = torch.device(phase.device), phase.ranks
         self._model = model.to(device)
         if options.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._data, self._options, self._device, self._watchers = data, options, device, callbacks
-        self._ranks = ranks
-        self._epochs, self._seed, self._label = epochs, seed, label
+        self._data, self._options, self._device, self._callbacks = data, options, device, callbacks
+        self._phase, self._ranks = phase, ranks
         self._per_epoch = steps_per_epoch_of(len(data.train), options)
-        self.steps = epochs * self._per_epoch
+        self.steps = phase.epochs * self._per_epoch
         image = torch.zeros(2, data.in_chans, data.image_size, data.image_size, device=device)
         called = parallel(model, ranks, image)  # before the hook, which looks at the weights
-        self._optimizer = make_optimizer(model, options, lr)
-        self._scheduler = make_scheduler(self._optimizer, options, epochs=epochs, steps_per_epoch=self._per_epoch)
-        loss = make_loss(options, data.num_classes, teacher)
+        self._optimizer = make_optimizer(model, options, phase.lr)
+        self._scheduler = make_scheduler(self._optimizer, options, epochs=phase.epochs, steps_per_epoch=self._per_epoch)
+        loss = make_loss(options, data.num_classes, phase.teacher)
         self._step = Step(called, self._optimizer, loss, options, device, ranks)
         self._watch = LossWatch(device)
         self._ema = _average(model, options)
@@ -83,12 +70,12 @@ class Training:
         if state is not None:
             self.load_state_dict(state)
             bar.update(self._done)
-        if self._progress.epoch <= self._epochs:
-            while self._progress.epoch <= self._epochs:
-                bar.set_description(f"{self._label} {self._progress.epoch}/{self._epochs}")
+        if self._progress.epoch <= self._phase.epochs:
+            while self._progress.epoch <= self._phase.epochs:
+                bar.set_description(f"{self._phase.label} {self._progress.epoch}/{self._phase.epochs}")
                 epoch = self._train_epoch(bar)
                 bar.set_postfix(loss=f"{epoch.loss:.3f}", test=f"{epoch.accuracy.top1:.2%}")
-                self._watchers.on_epoch(epoch)
+                self._callbacks.on_epoch(epoch)
                 self._progress = self._begin(epoch.number + 1, [*self._progress.log, epoch])
                 self._save()
             self._raise_if_stopped(self._agree_to_stop())  # after the save, during which a signal may have come
@@ -145,12 +132,12 @@ class Training:
         """What the network draws in an epoch: not what it draws in another process."""
         if self._ranks.count == 1:
             return nullcontext()
-        return Stream(self._device, self._seed, self._progress.epoch, self._ranks.rank + 1)
+        return Stream(self._device, self._phase.seed, self._progress.epoch, self._ranks.rank + 1)
 
     def _train_epoch(self, bar: Any) -> Epoch:
         """Take the steps that are left of the epoch under way, and test."""
         place = self._progress
-        with seeded(self._seed, place.epoch):
+        with seeded(self._phase.seed, place.epoch):
             self._model.train()
             self._draws = self._own_draws()
             start = time.perf_counter() - place.seconds
@@ -202,7 +189,7 @@ class Training:
             loss = self._step.gradients(batches)
         self._raise_if_diverged(self._watch.see(loss, self._done))
         if not self._step.apply():
-            self._watchers.on_skipped_step(self._done)
+            self._callbacks.on_skipped_step(self._done)
         place.loss += loss
         sync_buffers(self._model, self._ranks)
         place.images += sum(part.total for part in batches)
@@ -238,7 +225,7 @@ class Training:
         """Stop if that was asked for, and agreed on; the checkpoint is written."""
         if asked and self._checkpoint is not None:
             raise StoppedError(
-                f"stopped by {asked.name} after step {self._done} of {self.steps} of `{self._label}`; the "
+                f"stopped by {asked.name} after step {self._done} of {self.steps} of `{self._phase.label}`; the "
                 f"checkpoint is {self._checkpoint.path}. To go on, give the same options and `resume` (--resume) auto.",
                 asked,
             )
@@ -264,7 +251,7 @@ class Training:
         has = self._checkpoint is not None and (self._written is not None or self._earlier is not None)
         way = " To begin from the checkpoint with other options, give it as `checkpoint` (--checkpoint)." if has else ""
         return (
-            f"at epoch {epoch + 1}, step {inside + 1} of {self._per_epoch}, in `{self._label}`, at learning rate "
+            f"at epoch {epoch + 1}, step {inside + 1} of {self._per_epoch}, in `{self._phase.label}`, at learning rate "
             f"{self._optimizer.param_groups[0]['lr']:.3g}; {good}. Lower the rate, lengthen the warm-up, or look for "
             f"images or weights that are not numbers.{way}"
         )

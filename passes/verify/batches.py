@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.common.inputs import as_inputs as structured
+from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from fxprune.common.inputs import Inputs, call, tensors_of
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
+from fxprune.common.torch_private import pytree
+from fxprune.errors import kind_and_line
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
@@ -111,7 +112,7 @@ def verify(
     trials = {size: repeat_to(inputs, size) for size in sizes}
     wanted, got = _run(reference, trials), _run(candidate, trials)
     if isinstance(refusal := wanted[batch_of(inputs)], Exception):
-        why = f"the reference itself does not run in float64 on the example inputs: {_say(refusal)}"
+        why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
         return _report([_Finding(failure=why)], tolerance)
     findings = [finding for size in trials for finding in _judge(size, wanted[size], got[size], tolerance)]
     return _report([*findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
@@ -137,7 +138,7 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
         try:
             given = pytree.tree_map_only(Tensor, lambda x: to_float64(x, device), inputs)
             with KeepFloat64():  # type: ignore[no-untyped-call]
-                outputs = named_outputs(call(double, given))
+                outputs = named_outputs(run_on(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
         except Exception as error:  # the code of a network raises whatever it likes
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive
@@ -158,9 +159,9 @@ def _as_float64(name: str, tensor: Tensor) -> Tensor:
 
 def _judge(size: int, wanted: _Outcome, got: _Outcome, tolerance: float) -> Iterator[_Finding]:
     if isinstance(wanted, Exception):
-        yield _Finding(note=f"the reference itself refuses a batch of {size}: {_say(wanted)}")
+        yield _Finding(note=f"the reference itself refuses a batch of {size}: {kind_and_line(wanted)}")
     elif isinstance(got, Exception):
-        yield _Finding(failure=f"the candidate fails at a batch of {size}: {_say(got)}")
+        yield _Finding(failure=f"the candidate fails at a batch of {size}: {kind_and_line(got)}")
     elif not wanted or wanted.keys() != got.keys():
         odd = next(iter([*(wanted.keys() ^ got.keys())]), "output")
         yield _Finding(odd, failure=f"the reference returns {_list(wanted)}, the candidate {_list(got)}")
@@ -200,11 +201,6 @@ def _report(findings: list[_Finding], tolerance: float) -> Report:
         reason=failed.failure if failed else "",
         notes=tuple(dict.fromkeys(finding.note for finding in findings if finding.note)),
     )
-
-
-def _say(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 def _list(outputs: Mapping[str, Tensor]) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fxprune.common.guards import float64_stands_in
 from fxprune.common.modules import map_tensors
-from fxprune.common.precision import LOWER, MixingMode, mixed, raised
+from fxprune.common.precision import LOWER, MixingMode, mixed, promoted
+from fxprune.common.torch_private import is_mutable, pytree
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
@@ -45,8 +45,8 @@ class KeepFloat64(MixingMode):
         if torch.float64 in floats:
             if kwargs.get("dtype") in LOWER:
                 kwargs["dtype"] = torch.float64
-            if mixed(args, kwargs) and not func._schema.is_mutable:
-                args, kwargs = raised(args, kwargs)
+            if mixed(args, kwargs) and not is_mutable(func):
+                args, kwargs = promoted(args, kwargs)
         return func(*args, **kwargs)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from fxprune.common.inputs import Inputs, in_order
 from fxprune.common.source import source_of
+from fxprune.common.torch_private import pytree
 from fxprune.coupling import Shape
 from fxprune.errors import FxpruneError
 from fxprune.passes.merge import snap

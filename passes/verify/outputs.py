@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from fxprune.common.torch_private import pytree
 
 
 def named_outputs(value: Any, path: str = "output") -> dict[str, Tensor]:

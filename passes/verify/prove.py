@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from fxprune.analysis import couple
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors
 from fxprune.common.table import table
+from fxprune.common.torch_private import pytree
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
 from fxprune.passes.merge import captured_with, concentrate, snap

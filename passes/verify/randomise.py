@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from fxprune.common.modules import map_tensors
+from fxprune.common.torch_private import NormBase
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
@@ -18,7 +18,7 @@ def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """
     draw = torch.Generator().manual_seed(seed)
     weights = {id(parameter) for parameter in model.parameters()}
-    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    norms = [module for module in model.modules() if isinstance(module, NormBase)]
     statistics = {id(buffer) for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()}
 
     def replace(name: str, tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import random
+import sys
 
 import pytest
 from helpers.broken import first_columns
@@ -24,7 +25,6 @@ from benchmarks.random_networks.precision import precision
 from fxprune.analysis.call import Call
 from fxprune.analysis.rules import RULES
 from fxprune.errors import FxpruneError
-from fxprune.passes.merge import concentrate as merge
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import layers as attributes
 from fxprune.passes.rewrite.narrow import narrow
@@ -109,6 +109,7 @@ def spoilt(fault):
     )
 
 
+CONCENTRATE = sys.modules["fxprune.passes.merge.concentrate"]  # the package hands out a function of this name
 FAULTS = {
     "norms are not tied": (rule_of("batch_norm", lambda _: first_operand), "Wrong: concentrated: ", 16),
     "rows of heads are not bundled": (
@@ -119,7 +120,11 @@ FAULTS = {
     "columns are taken for rows": (lambda m: m.setattr(Call, "read", Call.tie), "Wrong: narrow: ", 0),
     "an average is not balanced": (lambda m: m.setattr(Call, "balance", lambda *_: None), "Wrong: narrow: ", 1),
     "a product is not multiplied": (case_of(operator.matmul), "Wrong: narrow: ", 12),
-    "columns are not added up": (lambda m: m.setattr(merge, "cluster_sum", first_columns), "Wrong: concentrated: ", 0),
+    "columns are not added up": (
+        lambda m: m.setattr(CONCENTRATE, "cluster_sum", first_columns),
+        "Wrong: concentrated: ",
+        0,
+    ),
     "groups keep their number": (lambda m: m.setitem(attributes.ADAPT, _ConvNd, lambda *_: None), "RewriteError: ", 0),
     "a second call differs": (spoilt("second call"), "Wrong: narrow, second call: ", 0),
     "one sample differs": (spoilt("batch of 1"), "Wrong: narrow, batch of 1: ", 0),

@@ -22,7 +22,7 @@ def examined(net, **kwargs):
 def test_a_good_network_is_captured_merged_and_exported():
     facts = examined(good_net(), onnx=True)
     assert "error" not in facts
-    assert (facts["capture"], facts["groups"], facts["stage"]) == ("plain", 2, "onnx")
+    assert (facts["capture"], facts["groups"], facts["stage"]) == ("symbolic", 2, "onnx")
     assert facts["error64"] < 1e-12 and facts["error_onnx"] < 1e-5
     # Halves: 3-8-4 channels become 3-4-2, and the last layer reads 32 of 64 columns.
     assert facts["parameters_after"] == (27 + 1) * 4 + (36 + 1) * 2 + (32 + 1) * 5
@@ -103,7 +103,7 @@ def test_networks_of_torchvision_are_pruned_exactly(model):
 def test_an_entry_point_is_analysed_without_weights():
     facts = {}
     check(Task("resnet18", "couple"), lambda **told: facts.update(told))
-    assert (facts["image"], facts["parameters"], facts["capture"]) == (224, 11689512, "plain")
+    assert (facts["image"], facts["parameters"], facts["capture"]) == (224, 11689512, "symbolic")
     assert facts["share"] > 0.99 and "error64" not in facts
 
 

@@ -35,7 +35,7 @@ def test_reasons_add_up_over_networks_whatever_the_names():
         ("Why weights may not merge", "| no rule for `...` | 90 | 1 | one at net.py:3 |"),
         (
             "Networks",
-            "| one | mod.One | 0.00 M | 32 | plain | 3 | 25.0% | 40.0% | 30.0% | 1.5e-15 | 2.5e-07 | 3 "
+            "| one | mod.One | 0.00 M | 32 | symbolic | 3 | 25.0% | 40.0% | 30.0% | 1.5e-15 | 2.5e-07 | 3 "
             "| exact, exported | no rule for `...` (90.0%) |",
         ),
         ("Networks", "| two † | mod.Two | 0.00 M | 64 |" + "  |" * 7 + " 0 | failed |  |"),

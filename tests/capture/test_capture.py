@@ -11,10 +11,11 @@ from samples import SAMPLES, Net, conv, linear
 from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
-from fxprune.capture.decompose import opened
+import fxprune
+from fxprune.capture.decompose import decomposition
 from fxprune.capture.trace import WAY, capture
 from fxprune.common.guards import SpecialisedError
-from fxprune.errors import CaptureError
+from fxprune.errors import CaptureError, OptionError
 
 IMAGES = torch.zeros(2, 3, 8, 8)
 
@@ -39,7 +40,7 @@ def test_layers_stay_under_their_names_and_share_their_weights():
         name: id(p) for name, p in model.named_parameters()
     }
     assert all(captured.get_submodule(name) is not layer for name, layer in model.named_children())
-    assert captured.meta[WAY] == "plain"
+    assert captured.meta[WAY] == "symbolic"
 
 
 def test_the_model_is_not_touched():
@@ -99,7 +100,7 @@ def branches(s, x):
 def test_a_branch_on_a_size_is_taken_as_the_example_takes_it_and_guarded():
     model = small(branches).eval()
     captured = capture(model, (IMAGES,))
-    assert captured.meta[WAY] == "values"
+    assert captured.meta[WAY] == "concrete"
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(captured(images), model(images))
     with pytest.raises(
@@ -116,8 +117,8 @@ def image_by_image(s, x):
 
 def test_a_number_that_pytorch_takes_as_it_is_needs_no_guard():
     model = small(image_by_image).eval()
-    captured = capture(model, (IMAGES,), ways=("values",))
-    assert captured.meta[WAY] == "values"
+    captured = capture(model, (IMAGES,), ways=("concrete",))
+    assert captured.meta[WAY] == "concrete"
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(captured(images), model(images))
 
@@ -128,7 +129,7 @@ def test_a_number_that_python_takes_keeps_its_guard_when_pytorch_takes_it_too(gi
         n = x.shape[0]
         return given(s, sum(s.a(x) for _ in range(n)), n)
 
-    captured = capture(small(counted).eval(), (IMAGES,), ways=("values",))
+    captured = capture(small(counted).eval(), (IMAGES,), ways=("concrete",))
     with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was 2, run where it is 3"):
         captured(torch.randn(3, 3, 8, 8))
 
@@ -142,7 +143,7 @@ def test_a_number_that_python_takes_keeps_its_guard_where_one_line_calls_both():
         times = calling(range, x.shape[0])
         return sum(y for _ in times) + calling(torch.mul, y, x.shape[0])
 
-    captured = capture(small(counted).eval(), (IMAGES,), ways=("values",))
+    captured = capture(small(counted).eval(), (IMAGES,), ways=("concrete",))
     with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was 2, run where it is 3"):
         captured(torch.randn(3, 3, 8, 8))
 
@@ -152,7 +153,7 @@ def test_a_number_that_python_takes_keeps_its_guard_where_one_line_calls_both():
 )
 def test_a_number_of_pieces_is_guarded(parts):
     model = small(lambda s, x: s.a(sum(part.sum() for part in parts(x)) + len(parts(x)) + x)).eval()
-    captured = capture(model, (IMAGES,), ways=("values",))
+    captured = capture(model, (IMAGES,), ways=("concrete",))
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(captured(images), model(images))
     with pytest.raises(SpecialisedError, match=r"test_capture.py:\d+ was \d, run where it is \d+"):
@@ -198,7 +199,7 @@ def test_every_sample_computes_the_same_when_captured():
         for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
             if torch.is_tensor(a):
                 # Opened layers sum in another order than the fused kernels; test_opened.py holds them to 1e-12.
-                fused = any(opened(module) is not None for module in sample.net.modules())
+                fused = any(decomposition(module) is not None for module in sample.net.modules())
                 assert torch.equal(a, b) or (fused and torch.allclose(a, b, rtol=1e-5, atol=1e-6)), name
 
 
@@ -217,8 +218,8 @@ def noisy(x):
 @pytest.mark.parametrize(
     ("forward", "way", "whole"),
     [
-        (lambda s, x: s.head(halves(s.a(x)).mean((2, 3))), "values", 0),
-        (lambda s, x: s.head(noisy(s.a(x)).mean((2, 3))), "plain", 1),
+        (lambda s, x: s.head(halves(s.a(x)).mean((2, 3))), "concrete", 0),
+        (lambda s, x: s.head(noisy(s.a(x)).mean((2, 3))), "symbolic", 1),
     ],
 )
 def test_functions_that_are_kept_whole_are_traced_through_where_that_works(forward, way, whole):
@@ -283,3 +284,14 @@ def test_where_training_takes_another_path_the_graph_stops_in_training():
 def test_the_training_flag_is_an_attribute_again_after_a_capture():
     capture(Net(fused, qkv=linear(8, 24), out=linear(8, 8)), (torch.zeros(2, 5, 8),))
     assert "training" not in vars(nn.Module)
+
+
+@pytest.mark.parametrize(("former", "way", "forward"), [("plain", "symbolic", plain), ("values", "concrete", branches)])
+def test_former_names_of_ways_are_understood(former, way, forward):
+    assert capture(small(forward), (IMAGES,), ways=(former,)).meta[WAY] == way
+
+
+@pytest.mark.parametrize(("ways", "named"), [(("plane",), "plane"), ((), "none")])
+def test_a_way_that_there_is_not_is_refused(ways, named):
+    with pytest.raises(OptionError, match=f"ways must be some of symbolic, concrete, export, not {named}"):
+        fxprune.couple(small(plain), IMAGES, ways=ways)

@@ -9,7 +9,7 @@ from helpers.hand_made import randomise
 from torch import nn
 
 from fxprune.capture import attention
-from fxprune.capture.decompose import opened
+from fxprune.capture.decompose import decomposition
 from fxprune.capture.trace import WAY, capture
 from fxprune.passes.verify.outputs import named_outputs, relative_error
 
@@ -187,7 +187,7 @@ def test_plain_tracing_suffices_without_masks():
     for name in ("self", "cross", "encoder layer", "encoder layer, norm first"):
         layer, _, shapes = CASES[name]
         net = Given(layer, {}, 3 if name == "self" else 1)
-        assert capture(net, tuple(map(torch.zeros, shapes))).meta[WAY] == "plain", name
+        assert capture(net, tuple(map(torch.zeros, shapes))).meta[WAY] == "symbolic", name
 
 
 PADDED = {"src_key_padding_mask": torch.tensor([[False] * 5, [False] * 3 + [True] * 2])}
@@ -214,8 +214,8 @@ def test_a_derived_class_with_a_forward_of_its_own_is_another_layer():
     class Same(nn.MultiheadAttention):
         pass
 
-    assert opened(Own(E, 2)) is None
-    assert opened(Same(E, 2)) is not None
+    assert decomposition(Own(E, 2)) is None
+    assert decomposition(Same(E, 2)) is not None
 
 
 def test_a_hint_without_the_mask_is_refused():

@@ -53,7 +53,7 @@ ONLY_EXPORT = {"a check whether it can be called": checked, "a table by a size":
 def test_what_tracing_cannot_pass_is_exported_and_both_oracles_hold(why):
     model = small(ONLY_EXPORT[why])
     with pytest.raises(CaptureError):
-        capture(model, (IMAGES,), ways=("plain", "values"))
+        capture(model, (IMAGES,), ways=("symbolic", "concrete"))
     proof = fxprune.prove(model, IMAGES)
     assert proof.passed, proof
     assert proof.plan.coupling.graph_module.meta[WAY] == "export"
@@ -115,7 +115,7 @@ SAME = {
 def test_both_ways_find_the_same_groups_and_narrow_to_the_same_numbers(name):
     net, x = SAME[name]
     model, x = randomised(net).double().eval(), torch.randn_like(x).double()
-    traced, exported = (fxprune.couple(model, x, ways=(way,)) for way in ("plain", "export"))
+    traced, exported = (fxprune.couple(model, x, ways=(way,)) for way in ("symbolic", "export"))
     assert traced.groups
     assert exported.digest == traced.digest
     assert exported.share_prunable == traced.share_prunable

@@ -17,8 +17,8 @@ from torch import nn
 import fxprune
 from fxprune.capture.trace import capture
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import as_inputs, call, from_json, inputs_for, tensors_of, to_json
-from fxprune.common.precision import Mixes
+from fxprune.common.inputs import as_inputs, from_json, inputs_for, run_on, tensors_of, to_json
+from fxprune.common.precision import PromoteMixed
 from fxprune.errors import OptionError
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -174,8 +174,8 @@ def test_the_narrow_network_takes_and_returns_the_same(name):
     model = copy.deepcopy(model).double()
     example = inputs_for(model, as_inputs(example))
     plan = fxprune.plan(fxprune.couple(model.eval(), example), keep=0.5)
-    wide, narrow = call(fxprune.snap(model, plan), example), narrow_unequal(model, plan)
-    got = call(narrow, example)
+    wide, narrow = run_on(fxprune.snap(model, plan), example), narrow_unequal(model, plan)
+    got = run_on(narrow, example)
     assert type(got) is type(wide)
     assert fxprune.verify(fxprune.snap(model, plan), narrow, example).passed
     assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
@@ -203,7 +203,7 @@ def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
 )
 def test_what_writes_or_fails_for_another_reason_is_still_refused(function, words):
     low, high = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.float64)
-    with Mixes(), pytest.raises(RuntimeError, match=words):
+    with PromoteMixed(), pytest.raises(RuntimeError, match=words):
         function(low if words == "same" else torch.zeros(2, 2), high)
 
 
@@ -246,7 +246,7 @@ def test_arguments_that_are_not_given_keep_their_places_and_their_defaults():
 def test_constants_are_guarded(example, other, words):
     captured = capture(Both().eval(), example)
     with pytest.raises(SpecialisedError, match=words):
-        call(captured, other)
+        run_on(captured, other)
 
 
 def test_constants_inside_a_nest_are_guarded():

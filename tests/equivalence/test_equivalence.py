@@ -187,7 +187,7 @@ def test_what_cannot_be_compared_is_said():
 
 def test_the_comparison_can_be_turned_off_by_name():
     coupling = fxprune.couple(Small(counted).eval(), IMAGES, check=False)
-    assert coupling.graph_module.meta[WAY] == "plain"
+    assert coupling.graph_module.meta[WAY] == "symbolic"
     assert "not compared with the model: it was not asked for" in str(coupling)
 
 

@@ -24,7 +24,7 @@ FULL = result(
     "one",
     parameters=100,
     image=32,
-    capture="plain",
+    capture="symbolic",
     groups=3,
     share=0.25,
     frozen=COLD,

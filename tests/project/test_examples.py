@@ -22,6 +22,7 @@ def test_every_example_is_run():
 
 
 @pytest.mark.filterwarnings("default")  # of accelerate and timm
+@pytest.mark.filterwarnings("error::fxprune.UnequalClustersWarning")
 @pytest.mark.parametrize("name", SHORT)
 def test_an_example_ends_with_a_verified_narrow_network(name, tmp_path, monkeypatch, capsys):
     if "accelerate" in name:

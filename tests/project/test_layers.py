@@ -125,7 +125,7 @@ def test_no_files_import_each_other_in_a_circle():
         ("def f():\n    import fxprune.passes.job", ["upward"]),
         ("if TYPE_CHECKING:\n    from fxprune.passes.job import compress", []),
         ("from fxprune.passes.merge import snap", []),
-        ("from fxprune.common.inputs import call", []),
+        ("from fxprune.common.inputs import run_on", []),
         ("from fxprune.passes.merge.clusters import project", ["past the door of fxprune.passes.merge"]),
         ("from .narrow import narrow", []),
         ("from ..merge import clusters", ["past the door of fxprune.passes.merge"]),

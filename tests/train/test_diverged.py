@@ -23,7 +23,7 @@ def spoil(monkeypatch):
         take = Training.train_step
 
         def spoiling(self, batches):
-            if (self._label, self._done) == (phase, step):
+            if (self._phase.label, self._done) == (phase, step):
                 with torch.no_grad():
                     next(self._model.parameters()).view(-1)[0] = float("nan")
             take(self, batches)

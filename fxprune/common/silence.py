@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Nothing that a library prints, logs or warns leaves the block; its exceptions do."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -1,0 +1,141 @@
+"""Stand-ins for the tensors and numbers of a model while it is traced; Python takes them for what they stand for."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from fxprune.common.torch_private import pytree
+
+if TYPE_CHECKING:
+    from .concrete import ConcreteTracer
+
+# Augmented assignments and the methods of tensors that they are.
+_IN_PLACE = {
+    "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_", "mod": "remainder_",
+    "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
+}  # fmt: skip
+_SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
+
+
+def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
+    def write(proxy: InPlaceProxy, other: Any) -> Any:
+        if proxy.is_tensor():
+            return proxy.tracer.create_proxy("call_method", method, (proxy, other), {})
+        return getattr(operator, name if name not in ("and", "or") else f"{name}_")(proxy, other)
+
+    return write
+
+
+class InPlaceProxy(fx.Proxy):
+    """A proxy whose ``a += b`` writes to ``a``, whatever other names that has; it refuses what no graph records."""
+
+    for _name, _method in _IN_PLACE.items():
+        locals()[f"__i{_name}__"] = _in_place(_name, _method)
+
+    def is_tensor(self) -> bool:
+        """Whether this can be written to; sizes and what is computed from them are numbers."""
+        return not _is_size(self.node)
+
+    def __getattr__(self, k: str) -> Any:
+        return InPlaceAttribute(self, k)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node", "root", "attr", "_node"):
+            raise fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
+        super().__setattr__(name, value)
+
+
+class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
+    """An attribute of a proxy, recorded where it is used as a value."""
+
+
+def _is_size(node: fx.Node) -> bool:
+    if node.op == "call_method" or node.target is getattr:
+        return (node.target if node.op == "call_method" else node.args[1]) in _SIZES
+    if node.op != "call_function" or getattr(node.target, "__module__", "") not in ("_operator", "math", "builtins"):
+        return False
+    return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
+
+
+_KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
+
+
+class ConcreteProxy(InPlaceProxy):
+    """A proxy that can be asked for what it is at the example's sizes."""
+
+    tracer: ConcreteTracer
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """Record a call of a PyTorch function."""
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, ConcreteProxy):
+                leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))
+                break
+        return super().__torch_function__(orig_method, types, args, kwargs)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What the model asks for by ``isinstance``: the type of the value."""
+        value = self._value()
+        return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
+
+    def _value(self) -> Any:
+        return self.tracer.value(self.node)
+
+    def is_tensor(self) -> bool:
+        """Whether this can be written to."""
+        return isinstance(self._value(), torch.Tensor)
+
+    def __getattr__(self, k: str) -> Any:
+        value = self.tracer.value(self.node)
+        if isinstance(value, torch.Tensor):
+            if k == "ndim":
+                return self.tracer.fixed(self, k)
+            if k == "is_meta":
+                return False
+            if k in _KINDS and self.tracer.literal:
+                return self.tracer.fixed(self, k)
+        elif self.tracer.literal and isinstance(value, torch.device):
+            return getattr(value, k)
+        if callable(getattr(value, k)):
+            return ConcreteAttribute(self, k)
+        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+
+    def __len__(self) -> int:
+        return self.tracer.length(self)
+
+    def dim(self) -> int:
+        """The rank of a tensor, guarded."""
+        return int(self.tracer.fixed(self, "ndim"))
+
+    def __int__(self) -> int:
+        return int(self.tracer.decide(self, int))
+
+    def __index__(self) -> int:
+        return int(self.tracer.decide(self, int))
+
+    def __float__(self) -> float:
+        return float(self.tracer.decide(self, float))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.tracer.value(self.node)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class ConcreteAttribute(ConcreteProxy, InPlaceAttribute):
+    """A method of a value, recorded where it is called."""
+
+    def _value(self) -> Any:
+        return getattr(self.tracer.value(self.root.node), self.attr)
