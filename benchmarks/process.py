@@ -87,7 +87,7 @@ def run_each(
     """Each task with the facts that its process told, in the order in which they end.
 
     Args:
-        work: ``work(task, tell)``, a function of a module; ``tell(name=value, ...)`` adds to the facts, and an
+        work: ``work(task, record)``, a function of a module; ``record(name=value, ...)`` adds to the facts, and an
             exception adds ``error`` and ``source``, the line of the network's own code.
         tasks: task, and the file that takes what its process prints.
         limits: for each of them.

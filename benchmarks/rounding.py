@@ -51,7 +51,7 @@ class Task:
     compile: bool
 
 
-def work(task: Task, tell: Callable[..., None]) -> None:
+def work(task: Task, record: Callable[..., None]) -> None:
     """Tell, format by format, the unit and the error of the narrow network."""
     import torch
 
@@ -69,25 +69,25 @@ def work(task: Task, tell: Callable[..., None]) -> None:
     wide = settled(fxprune.snap(model, plan).eval(), inputs)
     narrow = fxprune.narrow(wide, plan).eval()
     others = [permuted(wide, coupling, seed) for seed in range(PERMUTATIONS)]
-    tell(parameters=form.parameters, image=form.image)
+    record(parameters=form.parameters, image=form.image)
     unit = difference(wide, others, inputs)
     for name in FORMATS[:4]:
         made = [in_format(each, inputs, name) for each in (wide, narrow, *others)]
         given = made[0][1]
         unit_here = max(difference(made[0][0], [each for each, _ in made[2:]], given), 0.0)
-        tell(**{name: (unit_here, difference(made[0][0], [made[1][0]], given))})
+        record(**{name: (unit_here, difference(made[0][0], [made[1][0]], given))})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "narrow.onnx"
         try:
             fxprune.export_onnx(narrow, inputs, path, batches=(2,))
         except ExportError as error:
-            tell(onnx_refused=str(error)[:200])
+            record(onnx_refused=str(error)[:200])
         else:
             for name, optimise in (("onnxruntime", True), ("onnxruntime_plain", False)):
-                tell(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
+                record(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
     if task.compile:
         torch._dynamo.reset()
-        tell(compile=(unit, difference(wide, [torch.compile(narrow)], inputs)))
+        record(compile=(unit, difference(wide, [torch.compile(narrow)], inputs)))
 
 
 def settled(model: Any, inputs: Any) -> Any:

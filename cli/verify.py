@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what was compared and how far it is apart."""
-    from fxprune.passes.report import recheck
+    from fxprune.passes.report import verify_folder
 
-    check = recheck(args.folder)
+    check = verify_folder(args.folder)
     print(check)
     return 0 if check.passed else 1

@@ -26,10 +26,10 @@ from fxprune.passes.verify import random_batch, randomised, scattered
 from fxprune.plans import Plan
 
 from .network import Form, native_form, small_form
-from .result import Cold
+from .result import FrozenReason
 from .torchvision import PREFIX, TorchvisionForm, torchvision_form
 
-Tell = Callable[..., None]
+Record = Callable[..., None]
 
 # A reason that costs less than this share of a network's weights is not told: every bias of a classifier is one.
 WORTH_TELLING = 1e-4
@@ -52,23 +52,23 @@ class Task:
     threads: int = 1
 
 
-def check(task: Task, tell: Tell) -> None:
+def check(task: Task, record: Record) -> None:
     """Build a network and examine it."""
     torch.set_num_threads(task.threads)
-    tell(stage="build")
+    record(stage="build")
     form = _form(task)
-    tell(parameters=form.parameters, image=form.image)
+    record(parameters=form.parameters, image=form.image)
     if form.parameters > task.most_parameters:
-        tell(too_large=True)
+        record(too_large=True)
         return
     network = form.outline() if task.depth == "couple" else form.build()
     # What is published may count parts that only training knows.
-    tell(parameters=sum(parameter.numel() for parameter in network.parameters()))
+    record(parameters=sum(parameter.numel() for parameter in network.parameters()))
     if task.depth == "couple":
-        tell(stage="couple")
-        tell(**facts_of(fxprune.couple(network, form.example(network))))
+        record(stage="couple")
+        record(**facts_of(fxprune.couple(network, form.example(network))))
     else:
-        examine(network, form.example(network), tell, onnx=task.depth == "onnx")
+        examine(network, form.example(network), record, onnx=task.depth == "onnx")
 
 
 def _form(task: Task) -> Form | TorchvisionForm:
@@ -77,46 +77,46 @@ def _form(task: Task) -> Form | TorchvisionForm:
     return native_form(task.model) if task.depth == "couple" else small_form(task.model)
 
 
-def examine(network: nn.Module, example: Inputs, tell: Tell, *, onnx: bool) -> None:
+def examine(network: nn.Module, example: Inputs, record: Record, *, onnx: bool) -> None:
     """Both oracles at half width on random weights, and the exported file of the narrow network.
 
     The parts of :func:`fxprune.prove`, one by one, so that it can be told how far a network came.
     """
-    tell(stage="couple")
+    record(stage="couple")
     subject = randomised(network).double()
     inputs = inputs_for(subject, random_batch(example, 2, seed=0))
     coupling = fxprune.couple(subject, inputs)
-    tell(**facts_of(coupling))
+    record(**facts_of(coupling))
     try:
         plan = scattered(coupling, keep=0.5, seed=0)
     except NothingToPruneError:
         return
-    held, clusters = oracles_hold(subject, plan, inputs, tell), plan.clusters
+    held, clusters = oracles_hold(subject, plan, inputs, record), plan.clusters
     del subject, coupling, plan  # float64 weights are most of the memory
     if not held:
-        tell(stage="culprits")
-        tell(culprits=culprits(network, example))
+        record(stage="culprits")
+        record(culprits=culprits(network, example))
     elif onnx:
-        tell(stage="onnx")
-        tell(error_onnx=exported_error(randomised(network), clusters, example))
+        record(stage="onnx")
+        record(error_onnx=exported_error(randomised(network), clusters, example))
 
 
-def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, tell: Tell) -> bool:
+def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, record: Record) -> bool:
     """Analysis to 1e-12 and rewrite to 1e-9, as the theory has it; the error is told where one does not hold."""
-    tell(stage="concentrate")
+    record(stage="concentrate")
     snapped = fxprune.snap(subject, plan)
     analysis = fxprune.verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=())
     if not analysis.passed:
-        tell(error=f"{AnalysisError.__name__}: {analysis.reason}")
+        record(error=f"{AnalysisError.__name__}: {analysis.reason}")
         return False
-    tell(stage="narrow")
+    record(stage="narrow")
     narrow = fxprune.narrow(snapped, plan)
     parameters = sum(parameter.numel() for parameter in narrow.parameters())
-    tell(parameters_after=parameters, macs_after=cost(plan).macs // len(tensors_of(inputs)[0]))
+    record(parameters_after=parameters, macs_after=cost(plan).macs // len(tensors_of(inputs)[0]))
     rewrite = fxprune.verify(snapped, narrow, inputs, tolerance=1e-9, batches=(1, 3))
-    tell(error64=rewrite.max_rel_error)
+    record(error64=rewrite.max_rel_error)
     if not rewrite.passed:
-        tell(error=f"{RewriteError.__name__}: {rewrite.reason}")
+        record(error=f"{RewriteError.__name__}: {rewrite.reason}")
     return rewrite.passed
 
 
@@ -150,15 +150,15 @@ def culprits(network: nn.Module, example: Inputs) -> list[str]:
 def facts_of(coupling: Coupling) -> dict[str, Any]:
     """What the analysis says."""
     weights = sum(parameter.numel() for parameter in coupling.graph_module.parameters())
-    frozen = sorted(coupling.frozen, key=lambda cold: -cold.weights)
+    frozen = sorted(coupling.frozen, key=lambda reason: -reason.weights)
     return {
         "capture": coupling.graph_module.meta["fxprune_capture"],
         "groups": len(coupling.groups),
         "share": coupling.share_prunable,
         "macs": cost(coupling).macs // len(tensors_of(coupling.example_inputs)[0]),
         "frozen": [
-            Cold(cold.weights, cold.why, cold.node, cold.source)
-            for cold in frozen
-            if cold.weights > WORTH_TELLING * weights
+            FrozenReason(reason.weights, reason.why, reason.node, reason.source)
+            for reason in frozen
+            if reason.weights > WORTH_TELLING * weights
         ],
     }

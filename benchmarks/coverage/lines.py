@@ -10,7 +10,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .result import Cold, Result, result_from
+from .result import FrozenReason, Result, result_from
 
 _KINDS: Mapping[str, Any] = get_type_hints(Result)
 
@@ -39,14 +39,14 @@ def _cell(value: Any) -> Any:
 
 
 def _parts(value: Any) -> Any:
-    return astuple(value) if isinstance(value, Cold) else value
+    return astuple(value) if isinstance(value, FrozenReason) else value
 
 
 def _value(name: str, cell: str) -> Any:
     """The value of a field; a column that is no field stays text."""
     kind = _KINDS.get(name, str)
-    if kind == tuple[Cold, ...]:
-        return tuple(Cold(*parts) for parts in _list(cell))
+    if kind == tuple[FrozenReason, ...]:
+        return tuple(FrozenReason(*parts) for parts in _list(cell))
     if kind == tuple[str, ...]:
         return tuple(_list(cell))
     if kind == int | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .result import Cold, Result
+from .result import FrozenReason, Result
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Reason:
 
 def reasons(results: Iterable[Result]) -> list[Reason]:
     """Every reason, by the weights that it costs."""
-    found: dict[str, list[tuple[Result, Cold]]] = {}
+    found: dict[str, list[tuple[Result, FrozenReason]]] = {}
     for result in results:
-        for cold in result.frozen:
-            found.setdefault(_nameless(cold.why), []).append((result, cold))
-    told = [Reason(why, sum(cold.weights for _, cold in on), *_where(on)) for why, on in found.items()]
+        for reason in result.frozen:
+            found.setdefault(_nameless(reason.why), []).append((result, reason))
+    told = [Reason(why, sum(reason.weights for _, reason in on), *_where(on)) for why, on in found.items()]
     return sorted(told, key=lambda reason: -reason.weights)
 
 
@@ -40,15 +40,15 @@ def reasons_of(result: Result, most: int = 2) -> str:
     """The dearest reasons of one network, with their share of its weights where they cost at least 0.1 %."""
     total = result.parameters or 1
     per_why: dict[str, int] = {}
-    for cold in result.frozen:
-        per_why[_nameless(cold.why)] = per_why.get(_nameless(cold.why), 0) + cold.weights
+    for reason in result.frozen:
+        per_why[_nameless(reason.why)] = per_why.get(_nameless(reason.why), 0) + reason.weights
     told = sorted(per_why.items(), key=lambda item: -item[1])[:most]
     return "; ".join(f"{why} ({weights / total:.1%})" for why, weights in told if weights >= 0.001 * total)
 
 
-def _where(on: list[tuple[Result, Cold]]) -> tuple[int, str]:
-    result, cold = max(on, key=lambda pair: pair[1].weights)
-    return len({result.model for result, _ in on}), f"{result.model} at {cold.source}"
+def _where(on: list[tuple[Result, FrozenReason]]) -> tuple[int, str]:
+    result, reason = max(on, key=lambda pair: pair[1].weights)
+    return len({result.model for result, _ in on}), f"{result.model} at {reason.source}"
 
 
 def _nameless(why: str) -> str:

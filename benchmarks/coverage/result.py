@@ -13,7 +13,7 @@ _TOLD_AT = {"exact": ("parameters_after", "macs_after", "error64"), "onnx": ("er
 
 
 @dataclass(frozen=True)
-class Cold:
+class FrozenReason:
     """A reason why weights may not merge.
 
     Attributes:
@@ -64,7 +64,7 @@ class Result:
     capture: str | None = None
     groups: int | None = None
     share: float | None = None
-    frozen: tuple[Cold, ...] = ()
+    frozen: tuple[FrozenReason, ...] = ()
     macs: int | None = None
     parameters_after: int | None = None
     macs_after: int | None = None
@@ -97,6 +97,8 @@ class Result:
 def result_from(value: Mapping[str, Any]) -> Result:
     """Result from :meth:`Result.to_json`, or from what a check told of itself; what has no field is left out."""
     known = {field.name: value[field.name] for field in fields(Result) if field.name in value}
-    known["frozen"] = tuple(cold if isinstance(cold, Cold) else Cold(**cold) for cold in known.get("frozen", ()))
+    known["frozen"] = tuple(
+        reason if isinstance(reason, FrozenReason) else FrozenReason(**reason) for reason in known.get("frozen", ())
+    )
     known["culprits"] = tuple(known.get("culprits", ()))
     return Result(**known)

@@ -41,7 +41,7 @@ from fxprune.common.files import write_text
 from fxprune.errors import FxpruneError, InputError
 from fxprune.models_zoo import registry
 from fxprune.passes.onnx import check as onnx_check
-from fxprune.passes.report import read_metrics, read_result, recheck
+from fxprune.passes.report import read_metrics, read_result, verify_folder
 from fxprune.passes.store import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE, is_plain, read_manifest, read_tensors
 
 from .damage import damaged
@@ -102,7 +102,7 @@ def numbers(folder: Path, whole: tuple[Path, dict[str, Any]] | None = None) -> d
 
 
 def _verified(folder: Path) -> Any:
-    check = recheck(folder)
+    check = verify_folder(folder)
     if not check.passed:
         return str(check)
     return {name: {k: x.numpy().tobytes() for k, x in read_tensors(folder / name).items()} for name in (WIDE, SNAPPED)}

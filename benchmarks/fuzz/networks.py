@@ -40,8 +40,8 @@ class Chunk:
     most: int
 
 
-def work(chunk: Chunk, tell: Callable[..., None]) -> None:
-    """Examine the networks of a chunk, and tell what was seen: counts, and the smallest network of each failure."""
+def work(chunk: Chunk, record: Callable[..., None]) -> None:
+    """Examine the networks of a chunk, and record what was seen: counts, and the smallest network of each failure."""
     import torch
 
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def work(chunk: Chunk, tell: Callable[..., None]) -> None:
             _examine(seed, chunk.most, counts)
         except Exception as error:  # the networks raise what they like, and all of it is news
             failures.append(f"seed {seed}: {_smallest(seed, chunk.most, error)}")
-        tell(counts=counts, failures=failures, at=seed)
+        record(counts=counts, failures=failures, at=seed)
 
 
 def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
@@ -61,7 +61,7 @@ def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
     from benchmarks.random_networks.oracles import examine
 
     drawn = network_of(choices_of(seed, most), most)
-    with heard() as asked:
+    with recorded() as asked:
         facts = examine(drawn, seed, whole=seed % 2 == 1, exported=seed % ONE_IN == 0)
     counts["operations"].update(set(facts.operators))
     counts["operators"].update({op for op, _ in asked})
@@ -120,7 +120,7 @@ def _precision(drawn: Any, seed: int) -> Counter[str]:
 
 
 @contextmanager
-def heard() -> Iterator[set[tuple[str, str]]]:
+def recorded() -> Iterator[set[tuple[str, str]]]:
     """The operators that were shown to a rule meanwhile, with the rule's name."""
     from fxprune.analysis import RULES, interpreter
     from fxprune.analysis.rules import pointwise

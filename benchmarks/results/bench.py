@@ -43,11 +43,11 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What the arms work with: the task, its data, how to tell, and the trims so far: (changed, error in float64)."""
+    """What the arms work with: the task, its data, how to record, and the trims so far: (changed, error in float64)."""
 
     task: Task
     data: Data
-    tell: Callable[..., None]
+    record: Callable[..., None]
     trims: list[tuple[int, float]] = field(default_factory=list)
 
     @property
@@ -95,7 +95,7 @@ class Bench:
     def tell_final(self, model: nn.Module) -> None:
         """How good and how large the arm's network is in the end."""
         last, size = score(model, self.data), cost(self.couple(model))
-        self.tell(top1=last.top1, loss=last.loss, parameters=size.params, macs=size.macs // 2)  # a batch of two
+        self.record(top1=last.top1, loss=last.loss, parameters=size.params, macs=size.macs // 2)  # a batch of two
 
     def _seed(self, phase: int) -> int:
         return 1000 * self.task.seed + phase

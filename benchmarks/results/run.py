@@ -32,20 +32,20 @@ WIDER = 1.5
 STAGES = (13 / 16, 11 / 16)
 
 
-def run(task: Task, tell: Callable[..., None]) -> None:
+def run(task: Task, record: Callable[..., None]) -> None:
     """Train one arm and tell what came of it: columns of ``results_journal.Row``."""
     torch.set_num_threads(task.threads)
     settings = task.settings
     data = load_data(settings.data, image_size=settings.image_size, batch_size=settings.batch_size, seed=task.seed)
     start = time.perf_counter()
-    ARMS[task.arm.name](Bench(task, data, tell))
-    tell(train_seconds=time.perf_counter() - start)
+    ARMS[task.arm.name](Bench(task, data, record))
+    record(train_seconds=time.perf_counter() - start)
 
 
 def train_wide(bench: Bench) -> None:
     """The wide network, W + C epochs of plain SGD."""
     model = bench.wide()
-    bench.tell(before=score(model, bench.data).top1)
+    bench.record(before=score(model, bench.data).top1)
     bench.train(model, bench.more, phase=1)
     bench.tell_final(model)
 
@@ -139,13 +139,13 @@ def train_lasso(bench: Bench) -> None:
         return hooks[0]
 
     bench.train(model, bench.more / 2, phase=1, hook=hook)
-    bench.tell(deviation=hooks[0].left())
+    bench.record(deviation=hooks[0].left())
     _finetune(bench, model, remove(model, coupling, gone), bench.more / 2, phase=2)
 
 
 def _finetune(bench: Bench, model: nn.Module, small: nn.Module, epochs: float, *, phase: int) -> None:
     before, trimmed = score(model, bench.data), score(small, bench.data)
-    bench.tell(before=before.top1, trimmed=trimmed.top1, changed=before.changed(trimmed))
+    bench.record(before=before.top1, trimmed=trimmed.top1, changed=before.changed(trimmed))
     bench.train(small, epochs, phase=phase)
     bench.tell_final(small)
 
@@ -158,7 +158,7 @@ def measure_clock(bench: Bench) -> None:
     if batch := CLOCKS[bench.task.arm.name]:
         data = load_data(settings.data, image_size=settings.image_size, batch_size=batch, seed=bench.task.seed)
     plain, pulled = step_times(model, plan, data, settings)
-    bench.tell(sgd_ms=1e3 * plain, csgd_ms=1e3 * pulled)
+    bench.record(sgd_ms=1e3 * plain, csgd_ms=1e3 * pulled)
 
 
 ARMS: Mapping[str, Callable[[Bench], None]] = {

@@ -33,7 +33,7 @@ def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase:
     small = fxprune.narrow(snapped, plan)
     before, even, trimmed = (score(network, bench.data) for network in (model, snapped, small))
     bench.trims.append((even.changed(trimmed), error64(bench, snapped, plan)))
-    bench.tell(
+    bench.record(
         before=before.top1,
         trimmed=trimmed.top1,
         changed=sum(changed for changed, _ in bench.trims),

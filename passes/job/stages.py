@@ -14,7 +14,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.models_zoo import Network
 from fxprune.passes.csgd import Deviation
-from fxprune.passes.merge import lift
+from fxprune.passes.merge import expand
 from fxprune.passes.options import Target
 from fxprune.passes.planning import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
@@ -114,5 +114,5 @@ def narrow_in_stages(
             check_equal(nets, deviation, trainer.data)
             check_trim(nets, plan, trainer.data)
             current, done, before = nets.narrow, composed, after
-    model = network.model if done is None else lift(network.model, current, done)
+    model = network.model if done is None else expand(network.model, current, done)
     return Staged(model, composed, deviation)

@@ -10,7 +10,7 @@ from fxprune.errors import PlanError
 from fxprune.plans import Partition, Plan
 
 
-def lift(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
+def expand(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
     """Wide copy whose trim by ``plan`` is ``narrow`` again: each cluster's row is repeated, its column stands alone.
 
     A column of the narrow network goes to the kept member of its cluster and zeros go to the others, so that the trim

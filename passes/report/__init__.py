@@ -4,4 +4,4 @@ from .bench import bench
 from .metrics import Metrics, read_metrics
 from .plot import can_draw, draw_deviation, has_deviation
 from .results import Result, Row, read_result
-from .verify_folder import recheck
+from .verify_folder import verify_folder

@@ -18,7 +18,7 @@ from fxprune.errors import OptionError
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.verify import random_batch
 
-from .run_folder import reopen
+from .run_folder import open_run
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
     """
     if min(batches, default=0) < 1:
         raise OptionError(f"batch sizes are 1 or more, not {list(batches)}.")
-    files = reopen(folder)
+    files = open_run(folder)
     with tempfile.TemporaryDirectory() as aside:
         calls: dict[tuple[str, str], Callable[..., Any]] = {}
         for name, network in (("wide", files.snapped), ("narrow", files.narrow)):

@@ -25,7 +25,7 @@ from fxprune.plans import Plan
 
 
 @dataclass(frozen=True, eq=False)
-class Reopened:
+class Run:
     """What a run of the main job left.
 
     Attributes:
@@ -43,7 +43,7 @@ class Reopened:
     onnx: Path
 
 
-def reopen(folder: str | os.PathLike[str]) -> Reopened:
+def open_run(folder: str | os.PathLike[str]) -> Run:
     """Read what ``fxprune compress`` wrote.
 
     Raises:
@@ -57,4 +57,4 @@ def reopen(folder: str | os.PathLike[str]) -> Reopened:
     snapped = build_wide(read_network(place), shapes, place, distinct_tensors(narrow)).eval()
     load_weights(snapped, place / SNAPPED)
     plan = plan_for(snapped, narrow.meta["plan"])
-    return Reopened(narrow, snapped, plan, tensors_of(plan.coupling.example_inputs)[0], place / ONNX)
+    return Run(narrow, snapped, plan, tensors_of(plan.coupling.example_inputs)[0], place / ONNX)

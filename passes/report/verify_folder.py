@@ -17,7 +17,7 @@ from fxprune.passes.rewrite import merged_by
 from fxprune.passes.store import ESSENTIAL, WIDE, load_weights, read_manifest
 from fxprune.passes.verify import differing, in_float64, tensor_errors, verify
 
-from .run_folder import Reopened, reopen
+from .run_folder import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Recheck:
+class FolderReport:
     """All that was compared; prints as a table."""
 
     findings: tuple[Finding, ...]
@@ -64,7 +64,7 @@ class Recheck:
         )
 
 
-def recheck(folder: str | os.PathLike[str]) -> Recheck:
+def verify_folder(folder: str | os.PathLike[str]) -> FolderReport:
     """Clusters are equal, the rewrite is exact, the stored narrow network is its result, and so is the ONNX file.
 
     Raises:
@@ -73,7 +73,7 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
     place = Path(folder)
     manifest = read_manifest(place)
     manifest.check(place, dict.fromkeys([*ESSENTIAL, *manifest.files]))  # whatever is missing is told, used here or not
-    files = reopen(place)
+    files = open_run(place)
     load_weights(copy.deepcopy(files.snapped), place / WIDE)
     change = float(snap(files.snapped, files.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
@@ -89,10 +89,10 @@ def recheck(folder: str | os.PathLike[str]) -> Recheck:
         Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
     ]
     findings.append(_on_onnx(files.narrow, files.onnx, files.example))
-    return Recheck(tuple(findings))
+    return FolderReport(tuple(findings))
 
 
-def _on_tensors(files: Reopened) -> Finding:
+def _on_tensors(files: Run) -> Finding:
     what = "stored narrow tensors with the merge of the wide ones"
     # Sums are taken in float64 and rounded once, 6e-8 in float32; another device may round the other way.
     bound = 1e-6

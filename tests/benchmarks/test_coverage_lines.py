@@ -8,7 +8,7 @@ from helpers.coverage_made import FAILED, FULL, result
 
 from benchmarks.coverage import __main__ as coverage
 from benchmarks.coverage.lines import lines, read_lines
-from benchmarks.coverage.result import DEPTHS, Cold
+from benchmarks.coverage.result import DEPTHS, FrozenReason
 from fxprune.common.files import write_text
 
 # What no simple way of writing cells keeps: separators inside reasons, quotes, line ends, nothing against zero.
@@ -17,7 +17,7 @@ AWKWARD = result(
     checked="2030-01-02T03:04:05+00:00",
     parameters=0,
     share=0.1 + 0.2,
-    frozen=(Cold(3, 'a; b (c) "d", `e`', "n_1", "f.py:1"), Cold(1, "é\nf", "", "-")),
+    frozen=(FrozenReason(3, 'a; b (c) "d", `e`', "n_1", "f.py:1"), FrozenReason(1, "é\nf", "", "-")),
     error="x; y\r\nz, 'q'",
     culprits=("g; h", "i"),
 )

@@ -25,12 +25,12 @@ class Odd(nn.Module):
 
 
 # What a child process does for each of the networks below.
-def fake_work(name, tell):
-    tell(stage="build", parameters=7)
+def fake_work(name, record):
+    record(stage="build", parameters=7)
     if name == "good":
-        examine(good_net(), EXAMPLE, tell, onnx=False)
+        examine(good_net(), EXAMPLE, record, onnx=False)
     elif name == "raises":
-        examine(Odd(), EXAMPLE, tell, onnx=False)
+        examine(Odd(), EXAMPLE, record, onnx=False)
     elif name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     elif name == "leaves":

@@ -10,11 +10,14 @@ from helpers.coverage_made import FAILED, FULL, POINTS, result
 from benchmarks.coverage.classes import EntryPoint
 from benchmarks.coverage.reasons import reasons, reasons_of
 from benchmarks.coverage.report import page
-from benchmarks.coverage.result import Cold
+from benchmarks.coverage.result import FrozenReason
 
 
 def test_reasons_add_up_over_networks_whatever_the_names():
-    other = result("three", frozen=(Cold(5, "graph output", "output", "-"), Cold(1, "no rule for `x`", "x", "o.py:1")))
+    other = result(
+        "three",
+        frozen=(FrozenReason(5, "graph output", "output", "-"), FrozenReason(1, "no rule for `x`", "x", "o.py:1")),
+    )
     found = [(reason.why, reason.weights, reason.models, reason.dearest) for reason in reasons([FULL, other])]
     assert found == [("no rule for `...`", 91, 2, "one at net.py:3"), ("graph output", 5, 1, "three at -")]
     assert reasons_of(FULL) == "no rule for `...` (90.0%)"

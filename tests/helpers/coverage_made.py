@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from benchmarks.coverage.classes import EntryPoint
-from benchmarks.coverage.result import Cold, Result
+from benchmarks.coverage.result import FrozenReason, Result
 
 EXAMPLE = (torch.empty(2, 3, 8, 8, device="meta"),)
 
@@ -19,7 +19,10 @@ def result(model, **known):
     return Result(**{"model": model, "depth": "onnx", "digest": "new", **known})
 
 
-COLD = (Cold(60, "no rule for `sort`", "sort", "net.py:3"), Cold(30, "no rule for `pop`", "pop", "net.py:9"))
+REASONS = (
+    FrozenReason(60, "no rule for `sort`", "sort", "net.py:3"),
+    FrozenReason(30, "no rule for `pop`", "pop", "net.py:9"),
+)
 FULL = result(
     "one",
     parameters=100,
@@ -27,7 +30,7 @@ FULL = result(
     capture="symbolic",
     groups=3,
     share=0.25,
-    frozen=COLD,
+    frozen=REASONS,
     macs=1000,
     parameters_after=40,
     macs_after=300,

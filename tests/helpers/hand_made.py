@@ -39,10 +39,10 @@ def coupling_of(model, inputs, groups, works=(), frozen=()):
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), name)
     shared = {name: first[id(tensor)] for name, tensor in named_tensors(model)}
-    cold = tuple(Frozen((), why, "node", "-", 0) for why in frozen)
+    reason = tuple(Frozen((), why, "node", "-", 0) for why in frozen)
     return Coupling(
         groups=made,
-        frozen=cold,
+        frozen=reason,
         shapes=shapes,
         graph_module=graph_module,
         nodes=nodes,

@@ -14,7 +14,7 @@ from fxprune.errors import ModelError, OptionError, PlanError
 from fxprune.models_zoo.build import build
 from fxprune.passes.job.widen import build_widened, widths_back
 from fxprune.passes.options.job import Job
-from fxprune.passes.report.run_folder import reopen
+from fxprune.passes.report.run_folder import open_run
 
 
 def shapes(model):
@@ -98,4 +98,4 @@ def test_the_job_ends_at_the_widths_of_the_network(tmp_path):
     assert shapes(fxprune.load(done.output)) == shapes(own.model)
     assert done.widths["conv1.weight"] == (24, 16)
     assert [stage.changed for stage in done.stages[3:]] == [0, 0, 0]
-    assert reopen(done.output).snapped.conv1.out_channels == 24
+    assert open_run(done.output).snapped.conv1.out_channels == 24

@@ -15,7 +15,7 @@ from torch import nn
 import fxprune
 from fxprune.errors import PlanError
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.merge.expand import lift
+from fxprune.passes.merge.expand import expand
 from fxprune.passes.planning.stages import compose, stage_plan, stage_shares, stage_widths
 from fxprune.passes.planning.widths import widths_for
 from fxprune.plans import Plan
@@ -108,7 +108,7 @@ def test_stages_compose(name):
         whole = compose(whole, plan)
         assert {n: after for n, (_, after) in whole.widths.items()} == stages[number]
     # The narrow network of two steps, lifted, is trimmed to the same numbers again.
-    wide = lift(model, networks[-1], whole)
+    wide = expand(model, networks[-1], whole)
     assert type(wide) is type(model)
     out = networks[-1](inputs)
     scale = out.abs().max()
@@ -151,4 +151,4 @@ def test_lift_refuses_another_network():
     model, coupling = tower(3, 6, 2)
     plan = fxprune.plan(coupling, method="even")
     with pytest.raises(PlanError, match=r"`layers.0.weight` is \[6, 3\] .* and \[3, 3\] by the plan"):
-        lift(model, model, plan)
+        expand(model, model, plan)

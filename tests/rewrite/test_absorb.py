@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.passes.merge.expand import lift
+from fxprune.passes.merge.expand import expand
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -143,9 +143,9 @@ def test_a_wide_network_is_lifted_from_one_with_factors_in_its_graph_only():
     model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
     narrow = fxprune.narrow(fxprune.snap(model, plan), plan, absorb=False)
-    torch.testing.assert_close(lift(model, narrow, plan)(x), narrow(x), rtol=1e-12, atol=1e-12)  # float64
+    torch.testing.assert_close(expand(model, narrow, plan)(x), narrow(x), rtol=1e-12, atol=1e-12)  # float64
     with pytest.raises(PlanError, match="factors of its heads in weights"):
-        lift(model, fxprune.narrow(fxprune.snap(model, plan), plan), plan)
+        expand(model, fxprune.narrow(fxprune.snap(model, plan), plan), plan)
 
 
 def test_shared_weights_are_left_alone():
