@@ -1,4 +1,4 @@
-"""Networks by name: timm's, torchvision's and the CIFAR networks of this folder."""
+"""Build networks by name: timm's, torchvision's and the CIFAR networks of this folder."""
 
 from .build import Network, build, named_device, on_device
 from .registry import create_model

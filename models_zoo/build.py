@@ -1,4 +1,4 @@
-"""A network by name, with the inputs that it reads."""
+"""Build a network by name, together with example inputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .spec import ModelSpec
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network and what is known of how it was made.
+    """A network, how to build it again, and an example of its inputs.
 
     Attributes:
         model: maps [N, C, H, W] to [N, classes].
-        spec: how to build it again; None where it was given as a module.
-        example: [2, C, H, W] on the meta device: the shape and kind of its inputs.
+        spec: how to build it again; None if it was given as a module.
+        example: [2, C, H, W] on the meta device: the shape and dtype of its inputs.
     """
 
     model: nn.Module
@@ -41,21 +41,21 @@ def build(
     seed: int = 0,
     **extra: Any,
 ) -> Network:
-    """The same name, sizes and seed give the same network, weights included.
+    """Build a network; the same name, sizes and seed give the same network and weights.
 
     Args:
-        name: as ``fxprune.models_zoo.registry.create_model`` takes it.
+        name: a name for ``fxprune.models_zoo.registry.create_model``.
         num_classes: length of the output.
-        in_chans: channels of the image; None: as many as the network is known for.
-        image_size: height and width of the image; None: what the network was made for. A network with position
-            embeddings, or one that does not run on such images as it is, is built for them.
+        in_chans: channels of the image; None: the network's usual number.
+        image_size: height and width of the image; None: the network's usual size. A network with position embeddings,
+            or one that otherwise does not run on such images, is built for this size.
         pretrained: begin with published weights.
-        seed: of the first weights.
-        **extra: more arguments of the network's builder, such as ``width`` for ours.
+        seed: of the initial weights.
+        **extra: further arguments of the network's builder, such as ``width`` for ours.
 
     Raises:
-        ModelError: the name is unknown, the network cannot be built, also not for images of this size, or its weights
-            cannot be had.
+        ModelError: the name is unknown, the network cannot be built, or not for images of this size, or its weights are
+            not available.
     """
     from .registry import TORCHVISION, create_model, model_input_size
 
@@ -85,10 +85,10 @@ def build(
 
 
 def named_device(name: str) -> torch.device:
-    """Device by torch's name for it; ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device of a torch name; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        OptionError: there is no such name.
+        OptionError: torch does not know the name.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,10 +99,10 @@ def named_device(name: str) -> torch.device:
 
 
 def on_device(name: str) -> torch.device:
-    """Device by name, as :func:`named_device` reads it, that can be used.
+    """Return the device of a name (:func:`named_device`), and check that it works here.
 
     Raises:
-        OptionError: there is no such device here.
+        OptionError: this machine does not have the device.
     """
     device = named_device(name)
     try:
@@ -118,17 +118,20 @@ def _no_device(name: str, error: Exception) -> OptionError:
 
 
 def _misfit(model: nn.Module, channels: int, size: tuple[int, int], made_for: tuple[int, int]) -> str:
-    """Why a network does not run on images of a size; empty if it does, or if it is not for the size."""
+    """Return why a network does not run on images of a size; empty if it does.
+
+    It is also empty if the network does not run on its own size either.
+    """
     reason = _why_not(model, channels, size)
     return "" if reason and _why_not(model, channels, made_for) else reason
 
 
 def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
-    """What goes wrong where a network runs on images of a size, without weights; empty where nothing does."""
+    """Run a network on the meta device for images of a size; return its error, or an empty text."""
     try:
         with silenced(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
             to_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
-    except Exception as error:  # the code of a network raises whatever it likes
+    except Exception as error:  # a network may raise any exception
         return f"{type(error).__name__}: {first_line(error, '')}"
     return ""
 

@@ -1,4 +1,4 @@
-"""One name, one network: our own CIFAR networks, ``torchvision/NAME``, and everything in timm."""
+"""Map names to networks: our own CIFAR networks, ``torchvision/NAME``, and all of timm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN: Mapping[str, Callable[..., nn.Module]] = {
 }
 TORCHVISION = "torchvision/"
 
-# Otherwise torchvision draws weights from a truncated normal, which is slow and warns, and adds outputs to train on.
+# By default torchvision draws weights from a truncated normal, which is slow and warns, and adds auxiliary outputs.
 _TORCHVISION_ARGS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False},
     "inception_v3": {"aux_logits": False, "init_weights": False},
@@ -27,17 +27,18 @@ _TORCHVISION_SIZES = {"inception_v3": 299}
 def create_model(
     name: str, *, num_classes: int, in_chans: int = 3, pretrained: bool = False, **kwargs: Any
 ) -> nn.Module:
-    """A network that maps [N, in_chans, H, W] to [N, num_classes].
+    """Build a network that maps [N, in_chans, H, W] to [N, num_classes].
 
     Args:
-        name: one of ours (``resnet56``), ``torchvision/NAME``, or any timm name, with its tag or without.
+        name: one of ours (``resnet56``), ``torchvision/NAME``, or any timm name, with or without its tag.
         num_classes: length of the output.
         in_chans: channels of the image; torchvision builds for 3 only.
-        pretrained: load published weights; needs a network connection or a filled cache.
-        **kwargs: handed to the family's own builder, such as ``width`` for ours and ``img_size`` for timm.
+        pretrained: load published weights; this needs a network connection or a filled cache.
+        **kwargs: arguments of the family's own builder, such as ``width`` for ours and ``img_size`` for timm.
 
     Raises:
-        ModelError: the name is unknown, the network cannot be built with these arguments, or its weights cannot be had.
+        ModelError: the name is unknown, the network cannot be built with these arguments, or its weights are not
+            available.
     """
     import timm
 
@@ -54,17 +55,20 @@ def create_model(
 
 
 def list_models() -> list[str]:
-    """Every name that :func:`create_model` takes: ours, then torchvision's classifiers, then timm's, without tags."""
+    """List the names for :func:`create_model`: ours, torchvision's classifiers, timm's.
+
+    timm's names come without tags.
+    """
     import timm
 
     return [*OWN, *_torchvision_names(), *timm.list_models()]
 
 
 def model_input_size(model: str | nn.Module) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that a network was made for; 3x224x224 where nothing is known.
+    """Return the (channels, height, width) that a network was made for; 3x224x224 if unknown.
 
     Args:
-        model: a name, which answers for the network's usual form, or a network, which answers for how it was built.
+        model: a name, for the network's usual form, or a network, for the form in which it was built.
 
     Raises:
         ModelError: the name is unknown.
@@ -76,7 +80,7 @@ def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any
     asked = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     try:
         return build(*args, **kwargs)
-    except Exception as error:  # builders of three packages raise whatever they like
+    except Exception as error:  # builders of three packages may raise any exception
         first = first_line(error, "no reason given")
         reason = f"{type(error).__name__}: {first}"
         if kwargs.get("pretrained") or kwargs.get("weights"):
@@ -123,7 +127,7 @@ def _timm_twin(short: str) -> str:
 
 
 def _unknown(name: str) -> ModelError:
-    # The cut-off is zero: three names, however far the nearest are.
+    # A cut-off of zero always gives three names.
     close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.0)
     return ModelError(f"no model is called `{name}`; the closest names are " + ", ".join(f"`{n}`" for n in close) + ".")
 
@@ -153,7 +157,7 @@ def _size_of_module(model: nn.Module) -> tuple[int, int, int]:
     channels, height, width = _three(config.get("input_size", (3, 224, 224)))
     if isinstance(model, Inception3):
         height = width = 299
-    # Built for other images than the published weights: the first layer knows its channels, a patch embedding its size.
+    # Built for other images than the published weights: the first layer has the channels, a patch embedding the size.
     first = config.get("first_conv")
     if isinstance(first, str):
         channels = int(getattr(model.get_submodule(first), "in_channels", channels))

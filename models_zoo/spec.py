@@ -1,4 +1,4 @@
-"""How a wide network is built again: a name and a few arguments, from a closed list, within bounds."""
+"""Build a wide network again from a name and a few bounded arguments of a closed list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxprune.common.torch_private import TorchDispatchMode, makes_storage, pytre
 from fxprune.errors import CheckpointError, OptionError
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# What `build` and `widen` give to builders, and how large each may be. Whatever else a builder takes may
+# The arguments that `build` and `widen` give to builders, and their largest values. Other arguments of a builder may
 # open files, fetch weights or build for hours.
 ARGUMENTS: Mapping[str, tuple[tuple[type, ...], float]] = {
     "num_classes": ((int,), 1_000_000),
@@ -31,7 +31,7 @@ ARGUMENTS: Mapping[str, tuple[tuple[type, ...], float]] = {
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build the wide network again: ``create_model(name, **kwargs)`` of ``fxprune.models_zoo.registry``.
+    """The name and the arguments with which ``create_model`` builds the wide network again.
 
     Attributes:
         name: model name.
@@ -42,7 +42,7 @@ class ModelSpec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise OptionError where an argument is not one that a saved network may have."""
+        """Raise OptionError if a saved network may not have one of the arguments."""
         for name, value in self.kwargs.items():
             if name not in ARGUMENTS:
                 raise OptionError(
@@ -54,7 +54,7 @@ class ModelSpec:
                 raise OptionError(f"the argument `{name}` must be a number up to {largest:,}, not {str(value)[:40]}.")
 
     def build(self) -> nn.Module:
-        """Wide network with arbitrary weights; the random state of the process stays as it is."""
+        """Build the wide network with arbitrary weights; the CPU's random state stays as it is."""
         from .registry import create_model
 
         with torch.random.fork_rng(devices=[]):
@@ -62,17 +62,17 @@ class ModelSpec:
         return model
 
     def to_json(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Everything that :func:`spec_from_json` needs; ``dtype``: of the network's weights."""
+        """Return all that :func:`spec_from_json` needs; ``dtype`` is that of the weights."""
         self.check()
         kind = str(dtype).removeprefix("torch.")
         return {"factory": "zoo", "name": self.name, "kwargs": dict(self.kwargs), "dtype": kind}
 
 
 def spec_from_json(value: Any, where: str | os.PathLike[str]) -> tuple[ModelSpec, torch.dtype]:
-    """Name, arguments and type of the weights of a wide network.
+    """Read name, arguments and dtype of a wide network from JSON.
 
     Raises:
-        CheckpointError: it is none, or has an argument that a saved network cannot have.
+        CheckpointError: the JSON is something else, or has an argument that a saved network cannot have.
     """
     match value:
         case {"factory": "zoo", "name": str(name), "kwargs": dict(kwargs), "dtype": str(kind), **rest} if not rest:
@@ -87,13 +87,13 @@ def spec_from_json(value: Any, where: str | os.PathLike[str]) -> tuple[ModelSpec
 
 
 def build_within(spec: ModelSpec, shapes: Mapping[str, Sequence[int]], where: str | os.PathLike[str]) -> nn.Module:
-    """The network, if it makes no more numbers than one with tensors of these shapes does.
+    """Build the network, but stop if it makes more numbers than tensors of these shapes need.
 
-    Builders make most numbers once, and up to four times where an initialisation makes new ones; beyond that it is
-    another network.
+    Builders make most numbers once, and up to four times if an initialisation makes new ones; a builder that makes more
+    builds another network.
 
     Raises:
-        CheckpointError: it makes more.
+        CheckpointError: it makes more numbers.
         ModelError: it cannot be built.
     """
     numbers = sum(map(math.prod, shapes.values()))
@@ -111,18 +111,18 @@ def build_within(spec: ModelSpec, shapes: Mapping[str, Sequence[int]], where: st
 
 
 class _TooManyError(Exception):
-    """More numbers than were allowed."""
+    """A builder makes more numbers than allowed."""
 
 
 def _too_many(error: BaseException | None) -> bool:
-    """Whether this is why; builders may have wrapped it."""
+    """Tell whether an error comes from a :class:`_TooManyError`, which builders may wrap."""
     while error is not None and not isinstance(error, _TooManyError):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 class _Counting(TorchDispatchMode):
-    """Asks how many numbers an operation is going to make before there is memory for them."""
+    """Count the numbers that an operation makes, before it allocates memory for them."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Images with their classes by name, in two loaders: one to train on, one that never shuffles to test on."""
+"""Load images and classes by name, as one loader to train and one in a fixed order to test."""
 
 from .dataset import Data, Loader
 from .load import load_data

@@ -1,4 +1,4 @@
-"""Images with their classes, in two loaders: one to train on, one that never shuffles to test on."""
+"""Images and classes in two loaders: one to train, and one in a fixed order to test."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torch import Tensor
 
 
 class Loader(Protocol):
-    """Batches of images [N, C, H, W], normalised, and classes int64 [N]; ``len`` is the number of batches."""
+    """Batches of normalised images [N, C, H, W] and classes int64 [N]; ``len`` counts batches."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over the images; what is drawn at random follows from torch's global seed."""
+        """Yield one pass over the images; torch's global seed determines all random numbers."""
         ...
 
     def __len__(self) -> int:
-        """Number of batches of one pass."""
+        """Return the number of batches of one pass."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set, split in two for good by its seed.
+    """A data set in two fixed parts, to train and to test.
 
     Attributes:
-        name: what it was loaded by.
+        name: the name that it was loaded by.
         num_classes: classes are numbered 0 to ``num_classes - 1``.
         in_chans: channels of an image.
         image_size: height and width of an image, in pixels.
         train: shuffled, augmented loader; the last batch is dropped unless it is full.
         test: loader in a fixed order, every image once.
         mean: per channel, subtracted from pixels of 0 to 1.
-        std: per channel, what they were divided by next.
+        std: per channel, divides the difference.
         classes: names of the classes by number; empty: unknown.
-        crop_pct: share of the side of a test image that is cut out of its middle; None: unknown.
-        interpolation: by which images were brought to size; None: unknown.
+        crop_pct: side of the centre crop of a test image over the side of the image; None: unknown.
+        interpolation: method by which images are resized; None: unknown.
     """
 
     name: str

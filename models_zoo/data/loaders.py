@@ -1,4 +1,4 @@
-"""Data from two loaders of one's own, such as torch's DataLoader: what they do not say is found in their batches."""
+"""Make data from two loaders of the user, such as torch's DataLoader."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from .dataset import Data, Loader
 
 
 def data_from_loaders(train: Loader, test: Loader) -> Data:
-    """The data that two loaders yield: sizes from their first batches, classes from the data set or the test labels.
+    """Make data from two loaders, whose first batches give the sizes.
 
-    Images count as they are, with mean 0 and deviation 1: how they were normalised no batch tells.
+    The classes come from the test loader: its data set's ``classes``, or else its labels. Mean 0 and deviation 1 are
+    recorded, since batches do not tell how images were normalised.
 
     Args:
         train: batches of images [N, C, H, W], H = W, and classes int64 [N], with a length; shuffled and augmented.
         test: the same, in a fixed order, every image once.
 
     Raises:
-        DataError: a loader has no length or no batch, or yields something else; the two do not fit together; or the
-            test loader shuffles.
+        DataError: a loader has no length or no batch, or yields something else; the two do not match; or the test
+            loader shuffles.
     """
-    with seeded(0):  # torch's loaders draw
+    with seeded(0):  # torch's loaders draw random numbers
         shape, labels = _first(train, "training")
         test_shape, test_labels = _first(test, "test")
         again = _first(test, "test")[1]
@@ -52,7 +53,7 @@ def data_from_loaders(train: Loader, test: Loader) -> Data:
 
 
 def _first(loader: Loader, which: str) -> tuple[tuple[int, ...], Tensor]:
-    """Size of an image and classes, of the first batch."""
+    """Return the shape of an image and the classes of the first batch."""
     try:
         len(loader)
     except TypeError as error:
@@ -66,7 +67,7 @@ def _first(loader: Loader, which: str) -> tuple[tuple[int, ...], Tensor]:
 
 
 def _batches(loader: Loader, which: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every batch, if it is one of images and classes."""
+    """Yield every batch; raise DataError if it is not images and classes."""
     for batch in loader:
         match batch:
             case [Tensor() as images, Tensor() as labels] if images.is_floating_point() and labels.dtype == torch.int64:

@@ -1,4 +1,4 @@
-"""Real images that ship inside Python packages: nothing to download, all in memory."""
+"""Load real images that Python packages contain: no download, all in memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Package:
-    """Where images come from, and the size they are shown at unless another is asked for.
+    """A packaged data set and the default size of its images.
 
     Attributes:
-        read: gives images [N, side * side], from 0 to ``white``, and their classes [N].
+        read: returns images [N, side * side], from 0 to ``white``, and their classes [N].
         white: value of a white pixel.
-        side: height and width of an image as packaged.
-        image_size: height and width that it is brought to.
+        side: height and width of an image in the package.
+        image_size: height and width after resizing, by default.
     """
 
     read: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]
@@ -36,13 +36,13 @@ class Package:
 
 
 def load_packaged(name: str, *, image_size: int | None, batch_size: int, seed: int) -> Data:
-    """Ten classes of grey digits, a fifth of each kept for testing, brought to size and normalised.
+    """Load ten classes of grey digits, resized and normalised, with a fifth of each for testing.
 
     Args:
         name: key of ``PACKAGED``.
-        image_size: pixels per side; None: the package's own choice.
+        image_size: pixels per side; None: the default of the data set.
         batch_size: images per batch.
-        seed: decides which images are kept for testing.
+        seed: determines which images are for testing.
 
     Raises:
         DataError: the package that holds the images is not installed.

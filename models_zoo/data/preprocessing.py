@@ -1,4 +1,4 @@
-"""What a network expects of the images that it is served, and what its outputs are called; in timm's words."""
+"""Describe the preprocessing of a network's images and its class names, in timm's terms."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes an input; ``(pixels of 0 to 1 - mean) / std`` after it was resized and cut.
+    """input = (pixels of 0 to 1 - mean) / std, after an image is resized and cropped.
 
     Attributes:
         input_size: channels, height, width.
         mean: per channel.
         std: per channel.
-        crop_pct: share of the side of a resized image that is cut out of its middle; None: unknown.
-        interpolation: by which it is resized; None: unknown.
+        crop_pct: side of the centre crop over the side of the resized image; None: unknown.
+        interpolation: method by which it is resized; None: unknown.
         label_names: names of the classes by number; empty: they have only numbers.
     """
 
@@ -36,21 +36,21 @@ class Preprocessing:
     label_names: tuple[str, ...] = ()
 
     def to_metadata(self) -> dict[str, str]:
-        """Each attribute as JSON text, as ONNX files hold them."""
+        """Format each attribute as JSON text for the metadata of an ONNX file."""
         return {name: json.dumps(value) for name, value in asdict(self).items()}
 
 
 def preprocessing_of(data: Data) -> Preprocessing:
-    """What the images of a data set went through."""
+    """Return the preprocessing of a data set's images."""
     size = (data.in_chans, data.image_size, data.image_size)
     return Preprocessing(size, data.mean, data.std, data.crop_pct, data.interpolation, data.classes)
 
 
 def preprocessing_from(value: Mapping[str, Any], where: str | os.PathLike[str]) -> Preprocessing:
-    """From the JSON of ``asdict``.
+    """Read a preprocessing from the JSON of ``asdict``.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: the JSON is something else.
     """
     kinds: dict[str, tuple[type, ...]] = {
         "input_size": (list,),

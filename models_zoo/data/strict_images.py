@@ -1,4 +1,4 @@
-"""An image that cannot be read is an error that names it, where timm's data sets notice it and take the next one."""
+"""Raise an error that names an unreadable image; timm's own data sets skip it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from fxprune.errors import DataError
 
 
 class StrictImages(ImageDataset):  # type: ignore[misc]
-    """The images of a reader of timm's."""
+    """The images of a timm reader, without skipping unreadable ones."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """Image, transformed, and class.
+        """Return the transformed image and its class.
 
         Raises:
-            DataError: the image cannot be read; its file is named.
+            DataError: the image cannot be read; the message names its file.
         """
         try:
             file, label = self.reader[index]
             image = Image.open(file).convert(self.input_img_mode)
-        except Exception as error:  # Pillow's decoders raise whatever they like
+        except Exception as error:  # Pillow's decoders may raise any exception
             raise DataError(
                 f"cannot read the image {self.filename(index, absolute=True)}: {error}. Repair it, or take it away."
             ) from error
@@ -30,5 +30,5 @@ class StrictImages(ImageDataset):  # type: ignore[misc]
 
 
 def strict(dataset: Any) -> Any:
-    """The same images, each of them or an error; data sets other than timm's own are left as they are."""
+    """Make timm's data sets raise an error for an unreadable image; others stay unchanged."""
     return StrictImages("", reader=dataset.reader) if type(dataset) is ImageDataset else dataset

@@ -1,4 +1,4 @@
-"""Batches of images that lie in memory: no files, no worker processes, no state."""
+"""Yield batches of images in memory: no files, no worker processes, no state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class TensorLoader:
-    """Each pass yields each image once: in order, or, to train, in an order and with shifts that torch's seed decides.
+    """A loader that yields each image once per pass, in order or shuffled and shifted.
+
+    torch's seed determines the order and the shifts.
 
     Attributes:
         images: float [N, C, H, W].
@@ -21,7 +23,7 @@ class TensorLoader:
         shuffle: to train: draw an order, and drop the last batch unless it is full or the only one. A batch of one
             image would have no variance to normalise by.
         shift: to train: each image moves by up to this many pixels up or down and left or right; its border is
-            repeated where it leaves a gap.
+            repeated to fill the gap.
     """
 
     images: Tensor = field(repr=False)
@@ -31,12 +33,12 @@ class TensorLoader:
     shift: int = 0
 
     def __len__(self) -> int:
-        """Number of batches of one pass."""
+        """Return the number of batches of one pass."""
         full, rest = divmod(len(self.images), self.batch_size)
         return max(full, int(rest > 0)) if self.shuffle else full + (rest > 0)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: images [batch, C, H, W] and classes [batch]."""
+        """Yield images [batch, C, H, W] and classes [batch] for one pass."""
         count = len(self.images)
         order = torch.randperm(count) if self.shuffle else torch.arange(count)
         for chosen in torch.split(order, self.batch_size)[: len(self)]:
@@ -45,14 +47,16 @@ class TensorLoader:
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """``y[n, :, i, j] = x[n, :, i + a_n, j + b_n]``, a and b drawn from -most to most, indices clamped to the image.
+    """``y[n, :, i, j] = x[n, :, i + a_n, j + b_n]`` with clamped indices.
+
+    The shifts a and b are drawn from -most to most.
 
     Args:
         images: [N, C, H, W].
         most: largest shift, in pixels.
     """
     height, width = images.shape[2:]
-    # [N, C, 2 most + 1, 2 most + 1, H, W]: a view of every window, of which one per image is taken
+    # [N, C, 2 most + 1, 2 most + 1, H, W]: a view of every window; the last line takes one per image
     windows = F.pad(images, [most] * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
     down, right = torch.randint(2 * most + 1, (2, len(images)), device=images.device)
     return windows[torch.arange(len(images), device=images.device), :, down, right]

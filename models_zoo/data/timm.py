@@ -1,6 +1,6 @@
-"""Everything that timm reads: a folder of images, ``torch/NAME``, ``hfds/NAME``.
+"""Load data that timm reads: a folder of images, ``torch/NAME``, ``hfds/NAME``.
 
-The first training image decides how many channels there are and, unless it is asked for, how large the images become.
+The first training image determines the number of channels and, if no size is given, the size of the images.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from .dataset import Data, Loader
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "valid", "eval", "test")
 LARGEST = 224
-# Up to this many pixels per side a picture is the object: no cropping to test, little cropping to train.
+# Up to this many pixels per side, the object fills the picture: no cropping to test, little cropping to train.
 SMALL = 64
-# Where timm has another name for an option of ours.
+# Our name of an option -> timm's name, if they differ.
 TIMM: Mapping[str, str] = {"random_erasing": "re_prob", "crop_scale": "scale", "crop_ratio": "ratio"}
 
 
 def load_timm(name: str, images: Images, root: Path) -> Data:
-    """Loaders by ``timm.data.create_dataset`` and ``create_loader``, over the same classes in both splits.
+    """Make loaders by ``timm.data.create_dataset`` and ``create_loader``.
+
+    Both splits must have the same classes.
 
     Args:
         name: a folder, or timm's name of a data set.
-        images: their size, by default the shorter side of the first image, at most 224; batches, of fewer images where
-            there are fewer to train on; and augmentation, by default what suits images of that size.
-        root: where timm looks for a named data set, or puts it.
+        images: size, by default the shorter side of the first image, at most 224; batch size, at most the number of
+            training images; and augmentation, by default one that suits images of that size.
+        root: where timm looks for a named data set, or stores it.
 
     Raises:
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
@@ -80,7 +82,7 @@ def load_timm(name: str, images: Images, root: Path) -> Data:
 
 
 def _augmentation(images: Images, size: int, *, grey: bool) -> dict[str, Any]:
-    """Arguments of timm's: what is asked for, or what suits images of that size."""
+    """Return timm's arguments for the given options, or defaults for images of that size."""
     gentle = {"scale": (0.7, 1.0), "ratio": (0.9, 1.1), "color_jitter": 0.0, "crop_pct": 1.0} if size <= SMALL else {}
     if grey:
         gentle["color_jitter"] = 0.0  # grey has no colour
@@ -98,7 +100,7 @@ def _check_policy(name: str | None) -> None:
     make = next((make for prefix, make in by_prefix.items() if name.startswith(prefix)), auto_augment_transform)
     try:
         make(name, {"translate_const": 10, "img_mean": (0, 0, 0)})
-    except Exception as error:  # timm asserts, looks up and converts, whatever the name is
+    except Exception as error:  # timm raises different exceptions for different wrong names
         raise OptionError(
             f"timm has no policy `{name}` for auto_augment ({type(error).__name__}: {error}): take one as "
             "`rand-m9-mstd0.5`, `augmix-m5-w4`, `original` or `3a`."
@@ -106,14 +108,14 @@ def _check_policy(name: str | None) -> None:
 
 
 def _spare_posterize() -> None:
-    """Let timm's policies posterize to one bit at least, if Pillow refuses none."""
+    """Clamp timm's posterize to at least 1 bit if Pillow rejects 0."""
     from PIL import Image
     from timm.data import auto_augment
 
     try:
         auto_augment.posterize(Image.new("L", (1, 1)), 0)
     except ValueError:
-        # At an end of its range timm asks for 0 bits: once a black picture, since Pillow 13 an error amid an epoch.
+        # At one end of its range timm asks for 0 bits: Pillow made a black picture; since 13 it raises an error.
         names = [name for name, op in auto_augment.NAME_TO_OP.items() if op is auto_augment.posterize]
         auto_augment.NAME_TO_OP.update(dict.fromkeys(names, _posterize))
 
@@ -155,7 +157,7 @@ def _folders(root: Path) -> tuple[Any, Any]:
 
 
 def _named(name: str, root: Path) -> tuple[Any, Any]:
-    """Training and test split, the latter under the first of its names that the data set knows."""
+    """Load the training split, and the test split under the first name that the data set knows."""
     root.mkdir(parents=True, exist_ok=True)
     train = _create(name, root, ["train"])
     return train, _create(name, root, ["validation", "test"])
@@ -166,15 +168,15 @@ def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
 
     from .strict_images import strict
 
-    # only torchvision's data sets ask whether they may download themselves
+    # only torchvision's data sets have an argument for the download
     download = {"download": True} if name.startswith("torch/") else {}
     try:
         return strict(create_dataset(name, root=str(root), split=splits[0], **download))
-    except ValueError as error:  # what the hub says to a split that a data set does not have
+    except ValueError as error:  # the hub raises this for a split that a data set does not have
         if len(splits) > 1:
             return _create(name, root, splits[1:])
         raise DataError(f"cannot read `{name}`: {error}") from error
-    except Exception as error:  # torchvision, the hub's reader and timm raise whatever they like
+    except Exception as error:  # torchvision, the hub's reader and timm may raise any exception
         raise DataError(
             f"cannot read `{name}` into {root}: {type(error).__name__}: {error}. "
             "Check the name and the network connection; `hfds/` needs the package datasets."
@@ -182,7 +184,10 @@ def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
 
 
 def _classes(name: str, dataset: Any) -> list[str]:
-    """Names of the classes by number: timm's readers hold class -> number, torchvision's data sets a list."""
+    """List the names of the classes by number.
+
+    timm's readers hold a map class -> number, torchvision's data sets a list.
+    """
     numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     classes: Iterable[Any] = sorted(numbers, key=numbers.__getitem__) if numbers else getattr(dataset, "classes", ())
     if not (names := [str(label) for label in classes]):

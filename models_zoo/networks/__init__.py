@@ -1,4 +1,4 @@
-"""Networks that neither timm nor torchvision has, and the part of torchvision's detectors that can be traced."""
+"""Networks of our own for small images, and the traceable part of torchvision's detectors."""
 
 from .cifar_densenet import densenet40
 from .cifar_resnet import resnet20, resnet56, resnet110, resnet164

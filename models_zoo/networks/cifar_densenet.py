@@ -1,7 +1,7 @@
-"""DenseNet-40 for small images: each layer reads everything before it in its stage and adds 12 channels.
+"""DenseNet-40 for small images: each layer reads all earlier ones and adds 12 channels.
 
-The plain form of the paper, without bottlenecks and without compression: 16 channels from the stem, three stages of
-twelve layers, and between them transitions that keep the number of channels (160, then 304).
+This is the plain form of the paper, without bottlenecks and without compression: 16 channels from the stem, three
+stages of twelve layers, and between them transitions that keep the number of channels (160, then 304).
 
 Source: Huang et al., "Densely Connected Convolutional Networks", 2017, sections 3 and 4.2.
 """

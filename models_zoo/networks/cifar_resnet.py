@@ -1,10 +1,10 @@
 """Residual networks for small images: 6n+2 layers in three stages of 16, 32 and 64 channels.
 
-Basic blocks throughout, ResNet-164 (n = 27) included, and a 1x1 convolution wherever a shortcut changes its width: at
-5/8 of every width these networks shed 60.85, 60.89 and 60.91 % of their multiply-accumulates (n = 9, 18, 27), the
+All blocks are basic blocks, also in ResNet-164 (n = 27), and a shortcut that changes its width is a 1x1 convolution. At
+5/8 of every width these networks lose 60.85, 60.89 and 60.91 % of their multiply-accumulates (n = 9, 18, 27), the
 figures of the C-SGD paper (Ding et al., CVPR 2019, table 1). A parameter-free shortcut gives the same figures, but its
-zero padding ties the stages together, so that their widths could not be chosen apart; bottleneck blocks give 60.89 %
-for 164 layers.
+zero padding ties the stages together, so that their widths could not be chosen independently. Bottleneck blocks give
+60.89 % for 164 layers.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2.
 """
@@ -19,7 +19,7 @@ WIDTHS = (16, 32, 64)
 
 
 class BasicBlock(nn.Module):
-    """``y = relu(x' + bn2(conv2(relu(bn1(conv1(x))))))``, with x' = x, or a strided 1x1 projection of it."""
+    """``y = relu(x' + bn2(conv2(relu(bn1(conv1(x))))))``, x' = x or a 1x1 projection of x."""
 
     def __init__(self, in_chans: int, width: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Stem, three stages of n basic blocks, global mean, one linear layer: 6n + 2 layers with weights.
+    """Stem, three stages of n basic blocks, global mean, one linear layer: 6n + 2 layers.
 
     Args:
         blocks: n, the number of blocks per stage.

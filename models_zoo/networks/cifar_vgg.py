@@ -1,7 +1,7 @@
-"""VGG-16 for small images: thirteen 3x3 convolutions with BatchNorm in five stages, then one linear layer.
+"""VGG-16 for small images: 13 convolutions with BatchNorm in five stages, one linear layer.
 
-A max pool stands between stages; after the last stage the mean over the image is taken instead, so that images of 28x28
-pixels still have one left. The two hidden linear layers of the original would hold most weights and little use here.
+A max pool stands between stages. After the last stage comes a global mean instead, so that images of 28x28 pixels are
+large enough. The two hidden linear layers of the original are left out: they would hold most weights at little use.
 
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks", 2014, table 1, configuration D.
 """
@@ -16,7 +16,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class CifarVgg(nn.Module):
-    """Five stages of 3x3 convolutions, a max pool between any two, global mean, one linear layer.
+    """Five stages of 3x3 convolutions, max pools between them, global mean, one linear layer.
 
     Args:
         stages: channels of each convolution, stage by stage.

@@ -1,13 +1,13 @@
-"""The part of a torchvision detector that has channels, as one network, and the way back.
+"""Take the layers of a torchvision detector as one network, and put narrow ones back.
 
-A detector is not one graph: between its layers it picks boxes by their scores. What has weights lies between images and
-raw outputs of the heads, so that backbone, pyramid and heads are analysed, trained and made narrow together::
+A detector is not one graph: between its layers it picks boxes by their scores. All weights lie between the images and
+the raw outputs of the heads, so that backbone, pyramid and heads are analysed, trained and narrowed together::
 
     core = core_of(detector)
     plan = fxprune.plan(fxprune.couple(core, core.example(2, 64, 64)), keep=0.5)
     small = with_core(detector, fxprune.narrow(core, plan))  # small(images) -> boxes, scores, labels
 
-``narrow`` remembers where to cut it by the identity layers in ``core.cuts``.
+The identity layers in ``core.cuts`` mark where to cut the narrow network again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BOXES_PER_IMAGE = 3
 
 
 def core_of(detector: nn.Module) -> Core:
-    """Backbone and heads of a detector; they share its layers.
+    """Return backbone and heads of a detector as one network that shares its layers.
 
     Args:
         detector: of ``torchvision.models.detection``: RetinaNet, FCOS and SSD, or Faster, Mask and Keypoint R-CNN.
 
     Raises:
-        ModelError: the module is none of these.
+        ModelError: the module is not one of these.
     """
     if isinstance(getattr(detector, "roi_heads", None), nn.Module):
         return TwoStage(detector)
@@ -47,16 +47,19 @@ def core_of(detector: nn.Module) -> Core:
 
 
 class Core(nn.Module):
-    """Images to raw outputs of the heads; ``cuts`` are identity layers at the places where boxes are picked."""
+    """A network from images to raw outputs of the heads.
+
+    ``cuts`` are identity layers at the places where a detector picks boxes.
+    """
 
     def __init__(self, detector: Any, anchors: Any) -> None:
-        """Take the backbone of a detector, whose ``anchors`` know the number of feature maps."""
+        """Take the backbone of a detector; its ``anchors`` give the number of feature maps."""
         super().__init__()
         self.backbone: nn.Module = detector.backbone
         self.cuts = nn.ModuleDict({f"map{i}": nn.Identity() for i in range(len(anchors.num_anchors_per_location()))})
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Feature maps by the backbone's own names."""
+        """Compute the feature maps, by the backbone's own names."""
         found = self.backbone(images)
         named = found if isinstance(found, Mapping) else {"0": found}
         return {name: self.cuts[f"map{i}"](each) for i, (name, each) in enumerate(named.items())}
@@ -66,25 +69,25 @@ class OneStage(Core):
     """``images -> head(feature maps)``."""
 
     def __init__(self, detector: Any) -> None:
-        """Take backbone and head."""
+        """Take the backbone and the head."""
         super().__init__(detector, detector.anchor_generator)
         self.head: nn.Module = detector.head
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [N, 3, H, W], as the detector normalises them -> scores and offsets of all anchors."""
+        """Map normalised images [N, 3, H, W] to scores and offsets of all anchors."""
         outputs: dict[str, Tensor] = self.head(list(self.features(images).values()))
         return outputs
 
     def example(self, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
-        """Inputs on the meta device."""
+        """Return example inputs on the meta device."""
         return (torch.empty(batch, 3, height, width, device="meta"),)
 
 
 class TwoStage(Core):
-    """``images -> proposals``, and of given boxes ``-> classes, masks, keypoints``."""
+    """``images -> proposals``, and ``images, boxes -> classes, masks, keypoints``."""
 
     def __init__(self, detector: Any) -> None:
-        """Take backbone, proposal head and the heads that read boxes."""
+        """Take the backbone, the proposal head and the heads that read boxes."""
         super().__init__(detector, detector.rpn.anchor_generator)
         heads: Any = detector.roi_heads
         self.proposals: nn.Module = detector.rpn.head
@@ -95,7 +98,10 @@ class TwoStage(Core):
         self._pools = {kind: getattr(heads, f"{kind}_roi_pool") for kind in kinds}
 
     def forward(self, images: Tensor, boxes: Tensor) -> dict[str, Any]:
-        """Images [N, 3, H, W] and boxes [N, R, 4] in pixels (left, top, right, bottom) -> raw outputs of all heads."""
+        """Map images [N, 3, H, W] and boxes [N, R, 4] to the raw outputs of all heads.
+
+        Boxes are in pixels: left, top, right, bottom.
+        """
         maps = self.features(images)
         outputs = {"proposals": self.proposals(list(maps.values()))}
         image = torch.ones_like(boxes[..., :1]).cumsum(0) - 1
@@ -108,13 +114,13 @@ class TwoStage(Core):
         return outputs
 
     def example(self, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
-        """Inputs on the meta device."""
+        """Return example inputs on the meta device."""
         images = torch.empty(batch, 3, height, width, device="meta")
         return images, torch.empty(batch, BOXES_PER_IMAGE, 4, device="meta")
 
 
 def _pooled(maps: list[Tensor], images: Tensor, rois: Tensor, pool: Any) -> Tensor:
-    """Each box, read from the map of its size (Lin et al., Feature Pyramid Networks, equation 1)."""
+    """Pool each box from the map of its level (Lin et al., Feature Pyramid Networks, eq. 1)."""
     height, width = pool.output_size
     level = torch.zeros_like(rois[:, 0])
     if len(maps) > 1:
@@ -132,17 +138,17 @@ def _pooled(maps: list[Tensor], images: Tensor, rois: Tensor, pool: Any) -> Tens
 
 
 def with_core(detector: Any, narrow: fx.GraphModule) -> nn.Module:
-    """A detector in eval mode that runs from images to boxes with the layers of ``narrow``.
+    """Build a detector in eval mode, from images to boxes, with the layers of ``narrow``.
 
-    It detects what ``detector`` does with the snapped weights, since all between the heads stays as it is. The losses
-    that the wide heads know are not part of it.
+    It detects the same as ``detector`` with the snapped weights, since all steps between the heads stay as they are.
+    It cannot compute losses, which only the wide heads can.
 
     Args:
         detector: the wide detector; it is not changed.
-        narrow: of ``core_of(detector)``.
+        narrow: made from ``core_of(detector)``.
 
     Raises:
-        ModelError: ``narrow`` has no cuts, so it is of another network.
+        ModelError: ``narrow`` has no cuts, so it was made from another network.
     """
     cuts = {str(n.target).removeprefix("cuts."): n for n in narrow.graph.nodes if str(n.target).startswith("cuts.")}
     maps = [node for name, node in cuts.items() if name.startswith("map")]
@@ -164,7 +170,7 @@ def with_core(detector: Any, narrow: fx.GraphModule) -> nn.Module:
 
 
 class _Maps(nn.Module):
-    """A backbone: feature maps by name."""
+    """A backbone that returns feature maps by name."""
 
     def __init__(self, part: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -175,7 +181,7 @@ class _Maps(nn.Module):
 
 
 class _OfList(nn.Module):
-    """A head: reads a list of feature maps."""
+    """A head that reads a list of feature maps."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -186,7 +192,7 @@ class _OfList(nn.Module):
 
 
 def _names(backbone: nn.Module, count: int) -> list[str]:
-    """Names of the feature maps, which only the backbone itself knows."""
+    """Run the backbone on the meta device to find the names of its feature maps."""
     image = inputs_for(backbone, (torch.empty(1, 3, 256, 256, device="meta"),))
     with torch.no_grad():
         found = run_on(to_meta(backbone).eval(), image)
@@ -196,7 +202,10 @@ def _names(backbone: nn.Module, count: int) -> list[str]:
 
 
 def _part(module: fx.GraphModule, given: list[fx.Node], wanted: Any) -> fx.GraphModule:
-    """The piece of a graph that computes ``wanted``, a nest of nodes, from ``given``; guards on the way are kept."""
+    """Extract the subgraph, guards included, that computes ``wanted`` from ``given``.
+
+    ``wanted`` is a nest of nodes.
+    """
     needed: set[fx.Node] = set()
     front: list[fx.Node] = []
     fx.map_arg(wanted, front.append)

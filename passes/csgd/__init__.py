@@ -1,4 +1,4 @@
-"""C-SGD: equal gradients within a cluster and a pull to its mean, inside anyone's training loop."""
+"""C-SGD: equal gradients within a cluster and a pull to its mean, inside the user's loop."""
 
 from .hook import Csgd, csgd
 from .law import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength

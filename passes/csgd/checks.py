@@ -1,4 +1,4 @@
-"""What C-SGD refuses before the first step: no strength or two, nothing to train, a second pull."""
+"""Reject C-SGD before the first step: no or two strengths, nothing to train, two pulls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tied import Tied
 
 
 def check_asked(strength: float | None, deviation: float | None, lrs: Sequence[float] | None) -> None:
-    """Raise OptionError where it is not said, or said twice, how strong the pull is to be."""
+    """Raise OptionError unless the strength of the pull is given exactly once."""
     if (deviation is None) != (lrs is None):
         raise OptionError(
             "`deviation`, the one to end at, and `lrs`, the learning rate of every step to come, go together."
@@ -28,7 +28,7 @@ def check_asked(strength: float | None, deviation: float | None, lrs: Sequence[f
 
 
 def check_free(tied: Sequence[Tied], pulled: Set[nn.Parameter]) -> None:
-    """Raise OptionError where nothing would train, or where another hook pulls one of the parameters already."""
+    """Raise OptionError if nothing would train, or if another hook pulls a parameter already."""
     if tied and not any(each.parameter.requires_grad for each in tied):
         raise OptionError(
             f"none of the {len(tied)} parameters that the plan merges takes gradients (requires_grad=False): they "

@@ -1,4 +1,4 @@
-"""C-SGD inside the user's own loop: a hook before and a hook after each step of the user's own optimizer."""
+"""C-SGD is a hook before and a hook after each step of the user's own optimizer."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ def csgd(
     lrs: Sequence[float] | None = None,
     coupled: bool = False,
 ) -> Csgd:
-    """Train clusters to be equal: the means step by their mean gradients, and each p - mean shrinks by 1 - lr * eps.
+    """Make clusters equal: means step by mean gradients, p - mean shrinks by 1 - lr * eps.
 
-    The step is taken by the means: momentum, moments and weight decay see rows that are equal and keep them so, and the
-    deviation p - mean is left to the pull alone, from the first step on, under every optimizer that treats equal rows
-    with equal gradients equally. (Ding et al. 2019, "Centripetal SGD for pruning very deep convolutional networks with
-    complicated structure", section 3; there the pull is part of the gradient and weight decay acts on the deviation,
-    here they are decoupled, as weight decay is in AdamW.) Needs as much memory as one momentum buffer. Load the
-    optimizer's state first: what it has gathered is averaged over clusters here, once.
+    The optimizer steps on the means: momentum, moments and weight decay see equal rows and keep them equal. Only the
+    pull changes the deviation p - mean, from the first step on, under every optimizer that treats equal rows with equal
+    gradients equally. (Ding et al. 2019, "Centripetal SGD for pruning very deep convolutional networks with complicated
+    structure", section 3. There the pull is part of the gradient, and weight decay acts on the deviation; here they are
+    decoupled, as weight decay is in AdamW.) The hook needs as much memory as one momentum buffer. Load the optimizer's
+    state first: this call averages it over clusters, once.
 
     Args:
         model: the network that the optimizer trains, also inside DistributedDataParallel (where all processes call
             this, with the same plan) or torch.compile.
         plan: its clusters.
         optimizer: any torch optimizer; its learning rate is read from the parameter's own group at every step.
-        strength: eps, above 0; lr * eps must stay below 1. What is enough depends on the steps to come: clusters shrink
-            by the product of 1 - lr * eps over all of them.
-        deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, were the
-            means of the clusters to keep their size. float32 rounds at about 1e-6.
-        lrs: with ``deviation``: the learning rate of every step to come; of several groups, the smallest one.
-        coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged one, and
-            goes through SGD's momentum. Its law is in `law.py`. What float32 rounds away is
-            not carried on then, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
+        strength: eps, above 0; lr * eps must stay below 1. The right value depends on the steps to come: deviations
+            shrink by the product of 1 - lr * eps over all of them.
+        deviation: instead of a strength: the largest relative deviation (:meth:`Csgd.deviation`) to end at, if the
+            means of the clusters keep their size. float32 rounds at about 1e-6.
+        lrs: with ``deviation``: the learning rate of every step to come; with several parameter groups, the smallest.
+        coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged gradient
+            and goes through SGD's momentum. Its law is in `law.py`. This form does not carry over what float32 rounds
+            away, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
 
     Returns:
-        The hook, to be used as a context manager or removed with ``remove()``.
+        The hook: use it as a context manager, or remove it with ``remove()``.
 
     Raises:
-        PlanError: the plan was made for another network, or another process has another one.
+        PlanError: the plan was made for another network, or another process has another plan.
         OptionError: neither a strength nor a deviation, or one outside its range; a parameter that the optimizer does
-            not hold, that another hook pulls already, or none that takes gradients; an optimizer that the coupled form
-            does not go with; or parameters that are sharded (FSDP, DTensor), or have fewer bits than float32, in which
-            a small pull is rounded away.
+            not hold, that another hook pulls already, or none that takes gradients; an optimizer that does not support
+            the coupled form; parameters that are sharded (FSDP, DTensor), or that have fewer bits than float32, which
+            rounds a small pull away.
 
     Warns:
-        NoPullWarning: when the hook is removed, where every step was taken at learning rate 0.
+        NoPullWarning: on removal, if every step was taken at learning rate 0.
 
     Example:
         >>> import torch, fxprune
@@ -105,7 +105,7 @@ def csgd(
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
-    """Parameters that other hooks on the optimizer pull."""
+    """Return the parameters that other hooks on the optimizer pull."""
     hooks = (getattr(hook, "__self__", None) for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values())
     return {each.parameter for hook in hooks if isinstance(hook, Csgd) for each in hook._tied}
 
@@ -135,41 +135,44 @@ class Csgd:
             ) from error
 
     def predicted(self) -> float:
-        """The largest relative deviation by the law, after the steps so far, were the means those at the start.
+        """Return the largest relative deviation by the law, for unchanged cluster means.
 
-        Counted step by step, with the strength and the learning rate of each: steps that were skipped do not count.
+        The law counts each step so far with its own strength and learning rate; skipped steps do not count. The size of
+        the means is that at the start.
         """
         return max((start.deviation(abs(self._motions[start.group].left)) for start in self._starts), default=0.0)
 
     def retarget(self, deviation: float, lrs: Sequence[float]) -> None:
-        """Set the strength anew, such that the law ends at a deviation: after steps that were skipped, say.
+        """Solve for a new strength with which the law ends at a deviation.
+
+        Call it after skipped steps, for example.
 
         Args:
             deviation: as in :func:`csgd`.
             lrs: learning rate of every step to come.
 
         Raises:
-            OptionError: no strength does; the present one stays.
+            OptionError: no strength reaches it; the present one stays.
         """
         motions = self._motions if self.coupled else None
         self.strength = strength_for(deviation, lrs, self._optimizer, self._tied, motions)
 
     def deviation(self) -> Deviation:
-        """max_i |row_i - mean of its cluster| / sqrt(mean_i |row_i|^2) of each tied axis: the largest and the median.
+        """max_i |row_i - its mean| / sqrt(mean_i |row_i|^2) of a tied axis: largest and median.
 
-        Rows run along the tied axis, norms are Euclidean, and running statistics do not count, since no step trains
-        them. ``where`` is the axis with the largest, as ``name:dim``.
+        Rows run along the tied axis, and norms are Euclidean. Running statistics do not count, since no step trains
+        them. ``where`` names the axis with the largest value, as ``name:dim``.
         """
         self._means.restore()
         return deviation_of(self._tied)
 
     def state_dict(self) -> dict[str, Any]:
-        """The strength, the law so far, and what rounding took from each parameter: what a run that goes on needs."""
+        """Return what a resumed run needs: the strength, the law so far, the rounding rests."""
         rests = {tied.name: self._means.rests[tied.parameter] for tied in self._tied if self._means.rests}
         return {"strength": self.strength, "motions": [astuple(motion) for motion in self._motions], "rests": rests}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on as the hook did whose :meth:`state_dict` this is; model and plan must be the same."""
+        """Restore the hook from a :meth:`state_dict`; model and plan must be the same."""
         self.strength = float(state["strength"])
         self._motions = [Motion(*motion) for motion in state["motions"]]
         parameters = {tied.name: tied.parameter for tied in self._tied}
@@ -178,7 +181,7 @@ class Csgd:
         }
 
     def remove(self) -> None:
-        """Take the hooks off the optimizer; a second time does nothing."""
+        """Remove the hooks from the optimizer; a second call does nothing."""
         self._means.restore()
         for handle in self._handles:
             handle.remove()
@@ -222,7 +225,7 @@ class Csgd:
 
     @torch.no_grad()
     def _prepare(self) -> None:
-        """Gradients are those at the parameters themselves; the step is taken from their means."""
+        """Move to the means just before the step; the gradients are those at the parameters."""
         gradients = self._gradients()
         if not self.coupled:
             self._means.move_to_means(gradients)
@@ -248,7 +251,7 @@ class Csgd:
                     gradient.add_(tied.parameter - project(tied.parameter, [cut]), alpha=self.strength)
 
     def _read_rates(self) -> list[float]:
-        """Return the lr of every parameter group, lr * eps checked to lie in [0, 1)."""
+        """Read the lr of every parameter group and check that lr * eps lies in [0, 1)."""
         rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         for index, lr in enumerate(rates):
             if not 0.0 <= lr * self.strength < 1.0:
@@ -270,7 +273,7 @@ class Csgd:
 
     @torch.no_grad()
     def _even_state(self) -> None:
-        """Average momentum gathered before, once: it would push the members of a cluster apart."""
+        """Average the optimizer's state over clusters, once: old momentum would push members apart."""
         for tied in self._tied:
             shape = tied.parameter.shape
             for name, value in self._optimizer.state.get(tied.parameter, {}).items():

@@ -1,4 +1,4 @@
-"""The law of the pull: how a deviation shrinks, and the strength that leaves a given one.
+"""The law of the pull: how a deviation shrinks, and the strength that ends at a given one.
 
 Decoupled: prod_t (1 - lr_t * eps). Coupled, as in the paper: through SGD's momentum and weight decay.
 """
@@ -65,7 +65,10 @@ class Momentum:
 
     @property
     def critical(self) -> float:
-        """Largest lr * (eps + weight_decay) without a swing of the deviation; a larger one is no faster."""
+        """Largest lr * (eps + weight_decay) at which the deviation does not oscillate.
+
+        A larger value is no faster.
+        """
         if self.nesterov:
             return ((1.0 - self.momentum) / (1.0 + self.momentum)) ** 2
         return (1.0 - math.sqrt(self.momentum)) ** 2 / (1.0 - self.dampening)
@@ -78,10 +81,10 @@ def momentum_of(group: dict[str, Any]) -> Momentum:
 
 
 def check_coupled(optimizer: Optimizer) -> None:
-    """Raise OptionError where a pull in the gradient would not arrive in the step as it is.
+    """Raise OptionError if the optimizer would rescale or turn a pull in the gradient.
 
-    Adaptive optimizers divide each weight's gradient by its own size: the pull would be scaled away, and rows with
-    equal gradients take unequal steps.
+    Adaptive optimizers divide each weight's gradient by its own size. This would scale the pull away, and rows with
+    equal gradients would take unequal steps.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         raise OptionError(
@@ -98,7 +101,7 @@ def check_coupled(optimizer: Optimizer) -> None:
 
 
 def slow_root(lr: float, strength: float, options: Momentum) -> float:
-    """What the deviation is multiplied by per step, once the momentum has built up: the larger |z|."""
+    """Return the factor per step of the deviation once momentum has built up: the larger |z|."""
     q = lr * (strength + options.weight_decay)
     if options.nesterov:
         total, product = (1.0 + options.momentum) * (1.0 - q), options.momentum * (1.0 - q)
@@ -110,7 +113,7 @@ def slow_root(lr: float, strength: float, options: Momentum) -> float:
 
 @dataclass(frozen=True)
 class Motion:
-    """Where a deviation stands and where its momentum takes it, both over the deviation at the start.
+    """A deviation and its momentum, both relative to the deviation at the start.
 
     Attributes:
         left: the deviation.
@@ -124,7 +127,7 @@ class Motion:
 
 
 def advance(motion: Motion, lr: float, strength: float, options: Momentum) -> Motion:
-    """The law: one step."""
+    """Apply the law for one step."""
     k, d = strength + options.weight_decay, motion.left
     new = k * d if motion.fresh else (1.0 - options.dampening) * k * d
     b = options.momentum * motion.momentum + new
@@ -132,7 +135,7 @@ def advance(motion: Motion, lr: float, strength: float, options: Momentum) -> Mo
 
 
 def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum, start: Motion = Motion()) -> list[float]:
-    """Deviation after each step over the deviation before the first.
+    """Return the deviation after each step, relative to the deviation before the first.
 
     Args:
         lrs: learning rate of every step.

@@ -1,8 +1,8 @@
-"""The optimizer steps on cluster means: while it does, every deviation from its mean is kept aside.
+"""The optimizer steps on cluster means; the deviations are stored until the step is done.
 
 What an optimizer adds to a row (weight decay, momentum and moments of it, trust ratios, weights remembered from the
-first step) depends on the row itself. Where all rows of a cluster stand at their mean, with equal gradients and equal
-state, it is the same for all of them under any optimizer, and the deviation is left to the pull alone.
+first step) depends on the row itself. Rows that start at the cluster mean, with equal gradients and equal optimizer
+state, stay equal under any optimizer; only the pull changes the deviation.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .tied import Tied
 
 
 class ClusterMeans:
-    """Tied parameters as mean + deviation; between two steps their sum stands in the parameter.
+    """Tied parameters as mean + deviation; between two steps a parameter holds their sum.
 
-    What rounding takes from that sum is carried over to the next step. A pull of less than half a unit in the last
-    place would otherwise vanish: at lr * eps = 1e-3, float32 would stop at a relative deviation of 2e-5 after any
-    number of steps. (Kahan 1965, compensated summation.)
+    What rounding takes from that sum is carried over to the next step. Otherwise a pull of less than half a unit in the
+    last place would vanish: at lr * eps = 1e-3, float32 would stop at a relative deviation of 2e-5 after any number of
+    steps. (Kahan 1965, compensated summation.)
 
     Attributes:
         rests: parameter -> what rounding took from it.
     """
 
     def __init__(self, tied: Sequence[Tied]) -> None:
-        """Nothing is kept aside yet."""
+        """Start with no stored deviations."""
         self.rests: dict[nn.Parameter, Tensor] = {}
         self._tied = tied
         self._away: list[Tensor] = []
@@ -42,7 +42,7 @@ class ClusterMeans:
         self._alike: dict[Hashable, Clusters] = {}
 
     def cuts(self, tied: Tied) -> list[Clusters]:
-        """The partitions of a parameter, on its device; one and the same object for all that cut alike."""
+        """Return the partitions of a parameter on its device; equal partitions share one object."""
         device = tied.parameter.device
         for partition in tied.partitions:
             if (partition, device) not in self._cuts:
@@ -51,15 +51,15 @@ class ClusterMeans:
         return [self._cuts[partition, device] for partition in tied.partitions]
 
     def project(self, given: Sequence[tuple[Tied, Tensor]]) -> list[Tensor]:
-        """The mean over clusters of each tensor, which has the shape of its tied parameter."""
+        """Average each tensor over clusters; it has the shape of its tied parameter."""
         return project_each([tensor for _, tensor in given], [self.cuts(tied) for tied, _ in given])
 
     @torch.no_grad()
     def move_to_means(self, also: Sequence[tuple[Tied, Tensor]] = ()) -> None:
-        """Set p <- mean, over every axis that is tied, and keep p - mean aside.
+        """Set p <- mean over every tied axis, and store p - mean.
 
         Args:
-            also: further tensors, gradients, to set to their means: many at once take less time.
+            also: further tensors, such as gradients, to set to their means; many at once take less time.
         """
         parameters: list[Tensor] = [tied.parameter for tied in self._tied]
         if not parameters:
@@ -75,10 +75,11 @@ class ClusterMeans:
 
     @torch.no_grad()
     def restore(self, shrink: Sequence[float] | None = None) -> None:
-        """Set p <- p + shrink * deviation, axis by axis where several are tied.
+        """Set p <- p + shrink * deviation, axis by axis if several are tied.
 
         Args:
-            shrink: of each parameter group of the optimizer; None: 1, which puts back what a step that failed left.
+            shrink: of each parameter group of the optimizer; None: 1, which restores the parameters after a failed
+                step.
         """
         away, self._away = self._away, []
         if not away:
@@ -97,16 +98,16 @@ class ClusterMeans:
         self.rests = {tied.parameter: rest for tied, rest in zip(self._tied, rests, strict=True)}
 
 
-# Above this number of elements a tensor takes longer than the calls that it would save, and a copy costs memory.
+# Above this number of elements the copy costs more time than the saved calls, and memory.
 SMALL = 2**16
 
 
 def project_each(tensors: Sequence[Tensor], cuts: Sequence[Sequence[Clusters]]) -> list[Tensor]:
-    """:func:`~fxprune.passes.merge.clusters.project` of each tensor, to the bit.
+    """Project each tensor, bit for bit as :func:`~fxprune.passes.merge.clusters.project` does.
 
     Args:
         tensors: any shapes and devices.
-        cuts: the axes to average of each; tensors whose only cut is the same object are taken together.
+        cuts: the axes to average of each; tensors whose only cut is the same object are averaged in one call.
     """
     bundles: dict[Hashable, list[int]] = {}
     for index, (tensor, axes) in enumerate(zip(tensors, cuts, strict=True)):
@@ -136,7 +137,10 @@ def _project_rows(tensors: Sequence[Tensor], cut: Clusters) -> list[Tensor]:
 
 
 class _Layout(NamedTuple):
-    """The cut axis first, the others as they lie in memory, so that rows need no copy; and the way back."""
+    """A permutation that puts the cut axis first, so that rows need no copy, and its inverse.
+
+    The other axes keep their order in memory.
+    """
 
     order: list[int]
     shape: list[int]

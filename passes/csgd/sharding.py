@@ -1,4 +1,4 @@
-"""C-SGD acts on whole parameters that the optimizer holds; what shards them is refused."""
+"""C-SGD needs unsharded parameters that the optimizer holds; it rejects all others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INSTEAD = (
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The network inside wrappers that keep its parameters as they are."""
+    """Return the network inside DistributedDataParallel, DataParallel and torch.compile."""
     while True:
         if isinstance(model, DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -32,7 +32,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def check_not_sharded(model: nn.Module, optimizer: Optimizer) -> None:
-    """Raise OptionError where a parameter of the model or of the optimizer is sharded (FSDP, DTensor)."""
+    """Raise OptionError if the model or the optimizer has a sharded parameter (FSDP, DTensor)."""
     flat = [name for name, module in model.named_modules() if hasattr(module, "_fsdp_wrapped_module")]
     if flat:
         raise OptionError(
@@ -52,9 +52,10 @@ def check_not_sharded(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def check_same_plan(model: nn.Module, plan: Plan) -> None:
-    """Raise PlanError where the processes under DistributedDataParallel have different plans; all of them come here.
+    """Raise PlanError if the processes under DistributedDataParallel have different plans.
 
-    Each would pull its own clusters together, and their weights would drift apart without a word.
+    All processes must call this. With different plans, each would pull its own clusters together, and their weights
+    would drift apart silently.
     """
     wrapped = next((module for module in model.modules() if isinstance(module, DistributedDataParallel)), None)
     if wrapped is None:
@@ -72,7 +73,7 @@ def check_same_plan(model: nn.Module, plan: Plan) -> None:
 
 
 def sharded_as(parameter: torch.Tensor) -> str | None:
-    """What kind of sharded tensor this is, or None; FSDP1 keeps flat parameters, all else DTensors."""
+    """Name the kind of a sharded tensor, else None: FSDP1 has flat parameters, others DTensors."""
     if getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False):
         return "part of a FlatParameter of FullyShardedDataParallel"
     if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
@@ -81,7 +82,7 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
 
 
 def check_in_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer) -> None:
-    """Raise OptionError where the optimizer no longer holds a parameter: what it steps then is never pulled."""
+    """Raise OptionError if the optimizer no longer holds a parameter, as after sharding."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in parameters:
         if id(parameter) not in held:

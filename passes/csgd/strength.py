@@ -1,4 +1,4 @@
-"""Which strength ends at a deviation, given where the deviation and its momentum stand."""
+"""Find the strength that ends at a deviation, from the present deviation and its momentum."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .tied import Tied
 
 @dataclass(frozen=True)
 class Start:
-    """A tied axis before the pull: each row is the mean of its cluster plus a deviation, and only that one shrinks.
+    """A tied axis before the pull: each row is its cluster mean plus a deviation that shrinks.
 
     Attributes:
-        group: place in optimizer.param_groups.
+        group: index in optimizer.param_groups.
         largest: max_i |deviation_i|.
         means: sqrt(mean_i |mean_i|^2), which training changes, but the pull does not.
         away: sqrt(mean_i |deviation_i|^2).
@@ -31,18 +31,18 @@ class Start:
     away: float
 
     def deviation(self, left: float) -> float:
-        """Relative deviation, as :meth:`Csgd.deviation` measures it, where a share of the absolute one is left."""
+        """Return the relative deviation (:meth:`Csgd.deviation`) at a remaining absolute share."""
         return left * self.largest / math.hypot(self.means, left * self.away) if self.largest else 0.0
 
     def left_at(self, deviation: float) -> float:
-        """Share of the absolute deviation at which the relative one is this; at most 1."""
+        """Return the remaining absolute share, at most 1, at which the relative deviation is this."""
         if self.deviation(1.0) <= deviation:
             return 1.0
         return deviation * self.means / math.sqrt(self.largest**2 - (deviation * self.away) ** 2)
 
 
 def starts_of(tied: Sequence[Tied]) -> list[Start]:
-    """Every tied axis as it stands."""
+    """Measure every tied axis."""
     return [start for each in tied for start in _starts(each)]
 
 
@@ -54,12 +54,15 @@ def _starts(tied: Tied) -> Iterator[Start]:
         away, means = (x.square().sum(others) if others else x.square() for x in (value - mean, mean))
         sizes = (float(x.sqrt()) for x in (away.max(), means.mean(), away.mean()))
         largest, size, rest = sizes
-        # Where the means happen to cancel, as those of a few biases may, no pull makes rows equal in units of them.
+        # If the means happen to cancel, as those of a few biases may, no pull makes rows equal relative to them.
         yield Start(tied.group, largest, max(size, 0.1 * rest), rest)
 
 
 def motions_at_start(optimizer: Optimizer, tied: Sequence[Tied]) -> list[Motion]:
-    """Of each parameter group: no step yet; SGD's first step is one of its own kind only where it has no momentum."""
+    """Return the motion of each parameter group before the first step.
+
+    SGD treats its first step specially (``fresh``) only while it has no momentum buffer.
+    """
     motions = []
     for group in range(len(optimizer.param_groups)):
         states = [optimizer.state.get(each.parameter, {}) for each in tied if each.group == group]
@@ -74,17 +77,17 @@ def strength_for(
     tied: Sequence[Tied],
     motions: Sequence[Motion] | None,
 ) -> float:
-    """Strength that ends at a deviation, the largest that any parameter group needs.
+    """Solve for the strength that ends at a deviation: the largest that a parameter group needs.
 
     Args:
         deviation: largest relative one, in units of the means' present size.
         lrs: learning rate of every step to come.
         optimizer: takes the steps.
         tied: what the plan makes equal.
-        motions: in the coupled form, where each parameter group stands; None: decoupled.
+        motions: in the coupled form, deviation and momentum of each parameter group; None: decoupled.
 
     Raises:
-        OptionError: no strength does.
+        OptionError: no strength reaches it.
     """
     lefts: dict[int, float] = {}
     for start in starts_of(tied):

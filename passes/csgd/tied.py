@@ -1,4 +1,4 @@
-"""The parameters that a plan makes equal, and how far from equal they are."""
+"""Find the parameters that a plan makes equal, and measure how far from equal they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxprune.plans import Partition, Plan
 
 
 class Deviation(NamedTuple):
-    """How far clusters are from equal; see :meth:`Csgd.deviation`."""
+    """How far the members of clusters are from equal; see :meth:`Csgd.deviation`."""
 
     largest: float
     median: float
@@ -26,7 +26,7 @@ class Deviation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tied:
-    """A trainable tensor, the axes along which its rows are pulled together, its place in optimizer.param_groups."""
+    """A parameter, the axes of its tied rows, and its group's index in optimizer.param_groups."""
 
     name: str
     parameter: nn.Parameter
@@ -35,7 +35,11 @@ class Tied:
 
 
 def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[Tied]:
-    """Parameters that the plan makes equal, with their places in the optimizer; buffers are left to the snap."""
+    """List the parameters that the plan makes equal; buffers are left to the snap.
+
+    Raises:
+        OptionError: the optimizer does not hold a parameter whose rows are not equal yet.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     axes: dict[nn.Parameter, list[Partition]] = {}
     for partition in plan.partitions():
@@ -56,7 +60,7 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
 
 
 def deviation_of(tied: Sequence[Tied]) -> Deviation:
-    """Largest and median deviation over all tied axes."""
+    """Return the largest and the median deviation over all tied axes."""
     names, values = [], []
     for each in tied:
         for partition in each.partitions:

@@ -1,4 +1,4 @@
-"""Rows of a cluster become equal (snap), columns that read them are summed: the network computes the same."""
+"""Snap makes the rows of a cluster equal; merge sums the columns that read them."""
 
 from .clusters import Clusters, cluster_mean, largest_change, on_device, project, rows_equal, spread
 from .concentrate import captured_with, concentrate, kept_state

@@ -1,7 +1,9 @@
-"""Sums and means over the clusters of an axis, spread back over it: the primitive of training, snap and merge.
+"""Take sums and means over the clusters of an axis, and spread them back over the axis.
+
+Training, snap and merge are built on these functions.
 
 With S the 0/1 matrix of clusters [clusters, length]: sum(x) = S x, spread(y) = S^T y, mean(x) = diag(S 1)^-1 S x.
-S is never formed: an index vector stands for it.
+S is never formed: an index vector represents it.
 """
 
 from __future__ import annotations
@@ -41,14 +43,14 @@ def on_device(partition: Partition, device: torch.device) -> Clusters:
 
 
 def cluster_sum(x: Tensor, cut: Clusters) -> Tensor:
-    """sum[c] = sum of x[i] over the positions i of cluster c; the axis gets one entry per cluster."""
+    """sum[c] = sum of x[i] over the positions i of cluster c; one entry per cluster."""
     shape = list(x.shape)
     shape[cut.dim] = len(cut.kept)
     return x.new_zeros(shape).index_add_(cut.dim, cut.cluster, x)
 
 
 def cluster_mean(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
-    """mean[c] = sum[c] / count[c], along every axis in ``cuts``; accumulated in float32 at least."""
+    """mean[c] = sum[c] / count[c], along every axis in ``cuts``, in float32 or higher."""
     mean = x.to(torch.promote_types(x.dtype, torch.float32))
     for cut in cuts:
         shape = [1] * x.dim()
@@ -58,27 +60,27 @@ def cluster_mean(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
 
 
 def spread(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
-    """spread[i] = x[cluster of i], along every axis in ``cuts``: one entry per cluster becomes one per position."""
+    """spread[i] = x[cluster of i], along every axis in ``cuts``."""
     for cut in cuts:
         x = x.index_select(cut.dim, cut.cluster)
     return x
 
 
 def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
-    """project[i] = mean of x over the cluster of i: members of a cluster come out bit-identical.
+    """project[i] = mean of x over the cluster of i, bit-identical for all its members.
 
-    All axes are averaged before any is spread, so that the order of summation cannot tell two members apart.
+    All axes are averaged before any is spread, so that the order of summation cannot make two members differ.
     """
     return spread(cluster_mean(x, cuts), cuts)
 
 
 def rows_equal(x: Tensor, cut: Clusters) -> bool:
-    """Whether the members of every cluster are bit-identical."""
+    """Tell whether the members of every cluster are bit-identical."""
     return torch.equal(x, x.index_select(cut.dim, cut.kept).index_select(cut.dim, cut.cluster))
 
 
 def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
-    """Return max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, a float64 scalar."""
+    """max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, in float64."""
     old, new = old.detach().double(), new.detach().double()
     others = [axis for axis in range(old.dim()) if axis != dim]
     change, size = (x.square().sum(others) if others else x.square() for x in (new - old, old))

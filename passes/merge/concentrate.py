@@ -1,4 +1,4 @@
-"""Merge: once the members of a cluster are equal, one of them does the work of all."""
+"""Merge clusters: once the members of a cluster are equal, one of them replaces all."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .snap import cuts_of, snap
 
 
 def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
-    """W x = W' x where the members of a cluster in x are equal: W' has a cluster's columns summed on its kept one.
+    """Snap the network and sum the columns of each cluster on its kept column, in float64.
 
-    The other columns of W' are zero. The outputs must be those of ``snap(model, plan)``, or the coupling is wrong. Sums
-    are taken in float64.
+    The cluster's other columns become zero. With W' for the new matrix, W x = W' x for every x whose members of a
+    cluster are equal. If the outputs are not those of ``snap(model, plan)``, the coupling is wrong.
 
     Args:
         model: the network; it is not changed.
         plan: its clusters.
 
     Returns:
-        A snapped copy of the same widths; of the same class, or the captured graph where weights are computed. Its
+        A snapped copy of the same widths: of the same class, or the captured graph if the model computes weights. Its
         ``changes`` and ``max_change`` are those of the snap.
 
     Raises:
         PlanError: the plan was made for another network.
     """
     wide = snapped = snap(model, plan)
-    if plan.coupling.functions:  # columns can only be summed in what is computed
+    if plan.coupling.functions:  # the columns to sum are those of the computed weight
         wide = captured_with(plan.coupling, snapped)
         vars(wide).update(changes=snapped.changes, max_change=snapped.max_change)
     tensors = dict(named_tensors(wide))
@@ -45,7 +45,7 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Narrow tensors of a network: :func:`kept_state` of the concentrated one; it is not changed.
+    """Return the narrow tensors of a network: :func:`kept_state` of the concentrated copy.
 
     Raises:
         PlanError: the plan was made for another network.
@@ -54,16 +54,18 @@ def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
 
 def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Narrow tensors are the kept positions of the concentrated ones: one row, and the sum of the columns, per cluster.
+    """Select the kept positions of the concentrated tensors: they are the narrow tensors.
+
+    For each cluster that is one row, and the sum of the columns.
 
     Args:
         concentrated: the network that :func:`concentrate` returned for the plan.
         plan: its clusters.
 
     Returns:
-        Parameters and buffers, those that are not saved with a model too, by all their names, and computed weights
-        under the name of the stored one instead of what they are computed from; a tensor with two names is the same
-        object under both.
+        Name -> tensor, for all names of parameters and buffers, non-persistent buffers included. A computed weight
+        stands under its own name, in place of the tensors that it is computed from. A tensor with two names is the
+        same object under both.
     """
     kept = _kept(plan, dict(named_tensors(concentrated)))
     merged: dict[int, Tensor] = {}
@@ -76,11 +78,14 @@ def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
 
 def _kept(plan: Plan, tensors: dict[str, Tensor]) -> dict[int, dict[int, Tensor]]:
-    """Positions that stay, bool [length] by id of the tensor and axis: by id, since a tensor may have several names."""
+    """Mark the positions that stay: id of a tensor -> axis -> bool [length].
+
+    The key is the id, since a tensor may have several names.
+    """
     stays: dict[int, dict[int, Tensor]] = {}
     for partition in plan.partitions():
         if partition.parameter not in tensors and plan.coupling.functions:
-            continue  # went into a computed weight
+            continue  # a computed weight replaces it
         tensor = tensors[partition.parameter]
         mask = torch.zeros(tensor.shape[partition.dim], dtype=torch.bool)
         mask[partition.kept] = True
@@ -96,7 +101,7 @@ def _select(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:
 
 
 def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
-    """Captured graph of a coupling that shares a model's tensors; weights that the model computes are stored in it.
+    """Return the captured graph with a model's tensors and with stored computed weights.
 
     Args:
         coupling: the analysis.
@@ -104,7 +109,7 @@ def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
     """
     tensors = dict(named_tensors(model))
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
-    # Constants that tracing made are no tensors of the model.
+    # The trace makes constants that are not tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     return module

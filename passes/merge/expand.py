@@ -1,4 +1,4 @@
-"""The reverse of a merge: a wide network that computes what a narrow one does."""
+"""Reverse a merge: make a wide network that computes what a narrow one does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from fxprune.plans import Partition, Plan
 
 
 def expand(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
-    """Wide copy whose trim by ``plan`` is ``narrow`` again: each cluster's row is repeated, its column stands alone.
+    """Make a wide copy whose trim by ``plan`` gives ``narrow`` back, bit for bit.
 
-    A column of the narrow network goes to the kept member of its cluster and zeros go to the others, so that the trim
-    sums nothing but zeros and gives the very numbers back.
+    Each row of the narrow network is repeated for all members of its cluster. Each column goes to the kept member and
+    the other members get zeros, so that the trim adds only zeros to it.
 
     Args:
-        model: the wide network; it is not changed. What the narrow network does not have, as unused layers, is kept.
+        model: the wide network; it is not changed. Tensors that the narrow network lacks, as those of unused layers,
+            are copied from it.
         narrow: made from such a network by ``plan``, or by plans that compose to it, and trained further or not.
         plan: clusters of ``model``.
 

@@ -1,9 +1,9 @@
-"""Running statistics are estimated anew from images, with the weights as they are.
+"""Estimate the running statistics of batch normalisation again, with the present weights.
 
-They follow the weights by a moving average, and are behind where those moved much in the last steps. Members of a
-cluster whose filters are equal then still have other statistics, the snap takes their mean, and that is no longer what
-the network computes. (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3: the moving average is no good
-estimate of the statistics of the last weights; a pass over some thousand images is.)
+Running statistics are moving averages: they lag behind weights that moved much in the last steps. Members of a cluster
+then have equal filters but still different statistics, and the mean that the snap takes of these changes what the
+network computes. (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3: the moving average is a poor
+estimate for the last weights; a pass over some thousand images is a good one.)
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from fxprune.plans import Plan
 from .clusters import largest_change, project
 from .snap import cuts_of
 
-# Images after which a mean and a variance no longer change what a prediction could show.
+# After so many images, mean and variance are exact enough that predictions no longer change.
 ENOUGH = 10_000
 
 
 @torch.no_grad()
 def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH) -> int:
-    """Set running means and variances to the mean over batches of those that each batch has, all else in eval mode.
+    """Set running means and variances to the average of the batches' own means and variances.
+
+    All other layers run in eval mode.
 
     Args:
-        model: whose batch normalisations are changed where they stand; its modes stay as they are.
-        batches: training images [N, C, H, W], augmented as they were in the training.
+        model: its batch normalisations are changed in place; its modes stay as they are.
+        batches: training images [N, C, H, W], augmented as in training.
         images: after how many to stop.
 
     Returns:
-        How many images were used; 0 where nothing keeps running statistics, and nothing is changed.
+        How many images were used; 0 if no layer keeps running statistics, and then nothing changes.
 
     Example:
         >>> import torch, fxprune
@@ -68,9 +70,9 @@ def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH)
 
 
 def unsettled(model: nn.Module, plan: Plan) -> tuple[float, str]:
-    """Largest change of a running statistic, or of another buffer, that the snap would make, and the buffer's name.
+    """Return the largest change that the snap would make to a buffer, and the buffer's name.
 
-    As :func:`~fxprune.passes.merge.snap.snap` counts it; 0 where the plan ties none.
+    The change is what :func:`~fxprune.passes.merge.snap.snap` reports; it is 0 if the plan ties no buffer.
     """
     tensors, weights = dict(named_tensors(model)), dict(model.named_parameters(remove_duplicate=False))
     changes = [(0.0, "")]

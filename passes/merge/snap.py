@@ -1,4 +1,4 @@
-"""Snap: set the members of every cluster to their mean, so that any one of them can stand for all."""
+"""Snap sets the members of every cluster to their mean, so that one of them can replace all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .clusters import Clusters, largest_change, on_device, project
 
 
 def snap(model: nn.Module, plan: Plan) -> nn.Module:
-    """Every tied row becomes the mean of its cluster: members of a cluster are bit-identical, running statistics too.
+    """Set every tied row to the mean of its cluster, running statistics included.
 
-    The one lossy step of a compression; what it loses is written on the copy.
+    The members of a cluster become bit-identical. This is the only lossy step of a compression; the copy records the
+    change.
 
     Args:
         model: the network; it is not changed.
@@ -62,7 +63,7 @@ def _snap(tensor: Tensor, cuts: list[Clusters]) -> float:
 
 
 def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Clusters]]:
-    """Tensor name -> its axes that the plan cuts in the one role or the other, on the tensor's device."""
+    """Map each tensor name to its cut axes, tied ones or readers, on the tensor's device."""
     cuts: dict[str, list[Clusters]] = {}
     for partition in plan.partitions():
         if partition.tied == tied:

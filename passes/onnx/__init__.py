@@ -1,4 +1,4 @@
-"""A network becomes an ONNX file that onnxruntime computes alike at several batch sizes, or no file."""
+"""Export a network to ONNX and check it in onnxruntime at several batch sizes."""
 
 from .check import check_onnx
 from .export import ExportReport, export_onnx

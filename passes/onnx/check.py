@@ -1,4 +1,4 @@
-"""An exported file computes what the network computes, at every batch size, in the runtime that will run it."""
+"""Check that an exported file computes in onnxruntime what the network computes in PyTorch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .runtime import onnx_runner
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the file and the network are apart.
+    """The difference between the outputs of a file and of its network.
 
     Attributes:
-        errors: batch size -> largest |eager - onnxruntime| over the largest |eager|, the worst output.
-        same_argmax: both choose the same class for every sample whose choice is clear.
+        errors: batch size -> largest |eager - onnxruntime| over the largest |eager|, of the worst output.
+        same_argmax: both choose the same class for every sample with a clear class.
     """
 
     errors: Mapping[int, float]
@@ -32,7 +32,7 @@ class Agreement:
 
     @property
     def max_rel_error(self) -> float:
-        """The worst batch."""
+        """Largest relative error of all batches."""
         return max(self.errors.values())
 
 
@@ -44,21 +44,21 @@ def check_onnx(
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 2, 3, 5),
 ) -> Agreement:
-    """On random inputs, onnxruntime's outputs are eager float32's up to the tolerance, and choose the same classes.
+    """Check on random inputs that onnxruntime gives the outputs and classes of eager float32.
 
-    The class of a sample is the arg-max over axis 1 of an output [N, classes, ...]. It is clear where the network's
-    best value leads the next by more than the tolerance times the largest output; else either is right.
+    The class of a sample is the arg-max over axis 1 of an output [N, classes, ...]. It is clear if the network's best
+    value exceeds the next one by more than the tolerance times the largest output; otherwise either class is right.
 
     Args:
-        module: the network, which is run as a copy in eval mode on the CPU.
+        module: the network; a copy of it runs in eval mode on the CPU.
         path: the ``.onnx`` file.
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name.
         tolerance: bound on the relative error. Two float32 kernels that sum in different orders differ by 1e-6 in the
             networks measured; a wrong weight moves the output by 1e-2.
-        batches: batch sizes to try. 1 finds what broadcasts by accident, 2, 3 and 5 what was baked in.
+        batches: batch sizes to try. 1 finds accidental broadcasts; 2, 3 and 5 find fixed batch sizes.
 
     Raises:
-        ExportError: they disagree; names the first value in the file that does.
+        ExportError: they disagree; the message names the first value in the file that does.
         CheckpointError: onnxruntime cannot load the file.
     """
     eager, run = eager_on_cpu(module), onnx_runner(path)
@@ -96,6 +96,6 @@ def _same_class(eager: Tensor, other: Tensor, tolerance: float) -> bool:
 def _where(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float) -> str:
     try:
         divergence = first_value(eager, path, inputs, tolerance)
-    except FxpruneError as error:  # the disagreement is the news, not that it cannot be traced back
+    except FxpruneError as error:  # report the disagreement, even if its cause cannot be found
         return f"The first diverging value could not be found: {error}"
     return str(divergence or "No value diverges while it is looked at: onnxruntime goes wrong in a fused kernel.")

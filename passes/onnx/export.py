@@ -1,4 +1,4 @@
-"""Export: an ONNX file that is checked before anybody else sees it."""
+"""Export a network to an ONNX file, and check the file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ INLINE_BYTES = 1_900_000_000
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how far it is from the network; prints as a sentence and a table.
+    """The exported file and its errors against the network; prints as a sentence and a table.
 
     Attributes:
         path: the ``.onnx`` file.
         opset: version of the ONNX operators, as read back from the file.
-        size: bytes on disk, weights beside the file included.
+        size: bytes on disk, including weights in a file beside it.
         errors: batch size -> relative error of onnxruntime against eager float32.
         same_argmax: onnxruntime chooses the same classes.
         inputs: names of the file's inputs.
@@ -51,7 +51,7 @@ class ExportReport:
 
     @property
     def max_rel_error(self) -> float:
-        """The worst batch."""
+        """Largest relative error of all batches."""
         return max(self.errors.values())
 
     def __str__(self) -> str:
@@ -71,26 +71,27 @@ def export_onnx(
     batches: Sequence[int] = (1, 2, 3, 5),
     metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """The file computes what the network computes in eval mode, for any number of samples.
+    """Export what the network computes in eval mode, for any batch size.
 
-    The file is written aside and renamed, so that a failed export leaves nothing behind; only a file that disagrees
-    with the network stays, to be looked at. Weights of 1.9 GB and more go into ``NAME.onnx.data`` beside it.
+    The file is written under a temporary name and renamed, so that a failed export leaves nothing behind. Only a file
+    that disagrees with the network stays, so that you can examine it. Weights of 1.9 GB and more go into
+    ``NAME.onnx.data`` beside it.
 
     Args:
         module: the network; neither its weights nor its training flag change.
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
-            batch. Only shapes and kinds matter, and values of integers, which may be indices.
+            batch. Only shapes and types matter, and the values of integers, which may be indices.
         path: the ``.onnx`` file.
-        opset: version of the ONNX operators. 18 is what PyTorch's exporter is written in: later ones hold as well,
-            earlier ones are a conversion that may fail.
+        opset: version of the ONNX operators. PyTorch's exporter is written for 18. Later versions also work; earlier
+            ones need a conversion that may fail.
         tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx.check.check_onnx`.
         batches: batch sizes at which onnxruntime and eager are compared.
-        metadata: name -> text that the file is to hold for whoever serves it; None: what the network expects of images,
-            where its ``meta["preprocessing"]`` says that.
+        metadata: name -> text to store in the file for its users; None: the preprocessing of images, if
+            ``module.meta["preprocessing"]`` has it.
 
     Raises:
         ExportError: the network cannot be exported, the file has another opset or is not valid, or it disagrees with
-            the network: then the first diverging value is named.
+            the network; the message then names the first diverging value.
         OptionError: the example inputs hold no tensors with one common batch size.
 
     Example:
@@ -103,7 +104,7 @@ def export_onnx(
     """
     inputs = as_inputs(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)
-    # Tracing may take a batch of one for a constant.
+    # Tracing may treat a batch of one as a constant.
     program = onnx_program(eager, random_batch(inputs, max(2, batch_of(inputs)), seed=0), opset)
     if metadata is None and (expects := getattr(module, "meta", {}).get("preprocessing")) is not None:
         metadata = expects.to_metadata()
@@ -111,17 +112,17 @@ def export_onnx(
     size = _write(program, path, opset)
     graph = program.model.graph
     names, outputs = (tuple(str(value.name) for value in values) for values in (graph.inputs, graph.outputs))
-    del program, graph  # hold a second graph of the network
+    del program, graph  # they hold a second graph of the network
     agreement = check_onnx(eager, path, inputs, tolerance=tolerance, batches=batches)
     return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, names, outputs)
 
 
 def _write(program: ONNXProgram, path: Path, opset: int) -> int:
-    """Number of bytes written; nothing is renamed to its place before the file is valid."""
+    """Write the file, check that it is valid, rename it to its place, and return its size."""
     import onnx_ir
 
     model = program.model
-    for node in model.graph:  # the paths of whoever exports are no part of the network
+    for node in model.graph:  # stack traces hold paths of this machine
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
@@ -132,7 +133,7 @@ def _write(program: ONNXProgram, path: Path, opset: int) -> int:
         with silenced():
             onnx_ir.save(model, aside, external_data=f"{path.name}.data" if weights >= INLINE_BYTES else None)
         _check_file(aside, opset)
-        files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: a file without them is no file
+        files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: the file is useless without them
         size = sum(file.stat().st_size for file in files)
         for file in files:
             with written_aside(path.parent / file.name) as part:
@@ -159,5 +160,5 @@ def _check_file(path: Path, opset: int) -> None:
             )
     try:
         onnx.checker.check_model(path, full_check=True)
-    except Exception as error:  # the checker and its shape inference have an exception each
+    except Exception as error:  # the checker and its shape inference raise different exceptions
         raise ExportError(f"the exporter wrote a {path.name} that is not valid ONNX: {error}") from error

@@ -1,4 +1,4 @@
-"""Where an exported file leaves the network: the first value in graph order that is not the network's."""
+"""Find the first value of an exported file, in graph order, that differs from the network."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Divergence:
 
     Attributes:
         value: its name in the file.
-        operator: the ONNX operator that makes it.
-        module: qualified name of the network's module in which that happens, empty for the network itself.
+        operator: the ONNX operator that computes it.
+        module: qualified name of the network's module that computes it; empty for the network itself.
         error: relative error of the value.
-        culprit: which step made it wrong.
+        culprit: the step that made it wrong.
     """
 
     value: str
@@ -48,19 +48,19 @@ class Divergence:
 
 
 def first_value(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, tolerance: float) -> Divergence | None:
-    """All values before it agree: graph order, first as the file is written, then as onnxruntime optimises it.
+    """Find the first value that diverges in the file as written, else as it is optimised.
 
-    The exporter names the file's values after the nodes of the traced program, also where it fuses several into one,
-    so the program is traced again and run beside the file.
+    The exporter names the file's values after the nodes of the traced program, even if it fuses several into one. So
+    this traces the program again and compares its values with those of the file, in graph order.
 
     Args:
         eager: the network, in eval mode on the CPU.
         path: the ``.onnx`` file.
-        inputs: inputs on which the two disagree; a batch of at least 2 is made of them for tracing.
+        inputs: inputs on which the two disagree; they are repeated to a batch of at least 2 for tracing.
         tolerance: relative error above which a value diverges.
 
     Returns:
-        None where a value is only wrong while it is not looked at, inside a fused kernel.
+        The divergence; None if a value is wrong only inside a fused kernel, where it cannot be read.
     """
     import onnx
 
@@ -81,25 +81,25 @@ def first_value(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, 
         for optimise, culprit in suspects.items():
             for value, tensor in zip(order, onnx_runner(exposed, optimise=optimise)(*tensors_of(inputs))):
                 error = relative_error(expected[value], tensor)
-                # A value of another shape is the same thing in another form, unless it is an output.
+                # A value of another shape is the same value in another layout, unless it is an output.
                 if error > tolerance and (value in outputs or tensor.shape == expected[value].shape):
                     return Divergence(value, makers[value].op_type, _module_of(makers[value]), error, culprit)
     return None
 
 
 def _trace(eager: nn.Module, inputs: Inputs, opset: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Node name -> value of the program that the exporter converts, and the program's outputs."""
+    """Run the program that the exporter converts; return its values by name, and its outputs."""
     program = onnx_program(eager, repeat_to(inputs, max(2, batch_of(inputs))), opset).exported_program
     assert program is not None
     recorder = _Recorder(program.module())
     with torch.no_grad():
-        # The unlifted program takes its inputs flat.
+        # The unlifted program takes a flat list of inputs.
         outputs = recorder.run(*(x.clone() for x in tensors_of(inputs)))
     return recorder.values, list(named_outputs(outputs).values())
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and remembers what each operation made."""
+    """An interpreter that records the result of each operation."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -114,7 +114,10 @@ class _Recorder(fx.Interpreter):
 
 @contextlib.contextmanager
 def _exposing(model: Any, names: list[str], path: Path) -> Iterator[str]:
-    """A file for the length of the block whose outputs are these values; beside ``path``, where outside weights are."""
+    """Write a temporary ONNX file whose outputs are these values, beside ``path``.
+
+    There it finds weights that are stored outside of the file.
+    """
     import onnx
 
     del model.graph.output[:]
@@ -126,7 +129,7 @@ def _exposing(model: Any, names: list[str], path: Path) -> Iterator[str]:
 
 
 def _module_of(node: Any) -> str:
-    """Qualified name of the innermost module, from the scopes that the exporter writes: root, modules, operation."""
+    """Return the innermost module's name from the exporter's scopes: root, modules, operation."""
     scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "[]")
     modules = ast.literal_eval(scopes)[:-1]
     return str(modules[-1]) if modules else ""

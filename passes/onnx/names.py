@@ -1,4 +1,4 @@
-"""A file's inputs and outputs are a flat list of tensors; their names tell where each stands in the network's own."""
+"""Name the flat inputs and outputs of a file by their places in the network's structures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxprune.passes.verify import named_outputs
 
 
 def input_names(module: nn.Module, inputs: Inputs) -> list[str]:
-    """``x``, ``features_0``: argument of ``forward`` and place in it, for each tensor in the order of the structure."""
+    """Name each input tensor by its argument of ``forward`` and its place in it: ``features_0``."""
     if not isinstance(inputs, dict):
         parameters = inspect.signature(module.forward).parameters.values()
         given = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -27,7 +27,10 @@ def input_names(module: nn.Module, inputs: Inputs) -> list[str]:
 
 
 def output_names(paths: Iterable[str], taken: Iterable[str]) -> list[str]:
-    """``logits``, ``aux_0`` for keys and fields, ``output``, ``output_0`` elsewhere and where an input has the name."""
+    """Name outputs by key or field, as ``logits`` or ``aux_0``, else ``output``, ``output_0``.
+
+    A name that an input has already gets the prefix ``output_``.
+    """
     names = []
     for path in map(_plain, paths):
         short = path.removeprefix("output_")
@@ -36,9 +39,9 @@ def output_names(paths: Iterable[str], taken: Iterable[str]) -> list[str]:
 
 
 def flattened(module: nn.Module, inputs: Inputs) -> nn.Module:
-    """The same layers under the same names; ``forward`` takes the tensors of ``inputs`` and returns a tuple of tensors.
+    """Make a twin with the same layers whose ``forward`` takes and returns flat tensors.
 
-    What else is in ``inputs`` is fixed.
+    It takes the tensors of ``inputs`` and returns a tuple of tensors. All other values in ``inputs`` become constants.
     """
     leaves, structure = pytree.tree_flatten(inputs)
     forward = type(module).forward

@@ -1,4 +1,4 @@
-"""A network becomes an ONNX program: eval mode, one named batch axis, no noise on the terminal."""
+"""Convert a network in eval mode to an ONNX program with one dynamic batch axis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def eager_on_cpu(module: nn.Module) -> nn.Module:
-    """The network in eval mode, in float32, on the CPU: a copy that shares the tensors that are already so."""
+    """Copy the network to eval mode, float32 and the CPU; tensors of that form are shared."""
 
     def plain(_: str, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
@@ -33,16 +33,16 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def run_eager(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """Named outputs of a network; the inputs survive layers that work in place."""
+    """Return the named outputs of a network; in-place layers do not change the inputs."""
     return named_outputs(run_on(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
 
 
 def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
-    """The program's outputs are the network's, in the order of :func:`named_outputs`, for every batch.
+    """Convert a network to an ONNX program; outputs are in the order of :func:`named_outputs`.
 
     Args:
         module: from :func:`eager_on_cpu`.
-        inputs: tensors [N, ...] on the CPU among them; N at least 2, since tracing may take a size of 1 for a constant.
+        inputs: with tensors [N, ...] on the CPU; N at least 2, since tracing may treat a size of 1 as a constant.
         opset: version of the ONNX operators.
 
     Raises:
@@ -65,7 +65,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
                 output_names=results,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises whatever it meets on the way
+    except Exception as error:  # the exporter may raise any exception
         if is_out_of_memory(error):
             raise
         raise ExportError(
@@ -77,10 +77,11 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
 
 
 class _PlainOperations(TorchFunctionMode):
-    """The exporter knows fused attention of [b, h, n, d], and with a mask it assumes strides that do not hold.
+    """Replace calls that the exporter converts wrongly by plain operations.
 
-    Other ranks and masks go as the operations that the call stands for. So does a clamp between tensors: the exporter
-    names the bounds after what is clamped, and where that is clamped twice, its file is not valid.
+    The exporter converts fused attention for [b, h, n, d] only, and with a mask it assumes strides that do not hold.
+    A clamp between tensors is also replaced: the exporter names the bounds after the clamped tensor, and if that is
+    clamped twice, its file is not valid.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,7 +100,7 @@ _CLAMPS = (torch.clamp, torch.clip, Tensor.clamp, Tensor.clip)
 
 
 def _clamp(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:  # PyTorch's own names
-    """Upper where x is above it, else lower where x is below it, else x: NaN stays, and an upper below lower wins."""
+    """Return min(max(x, lower), upper); NaN stays, and upper wins if it is below lower."""
     if min is not None:
         x = torch.where(x < min, min, x)
     return x if max is None else torch.where(x > max, max, x)
@@ -123,7 +124,7 @@ def _attention(
 
 
 def _root(error: BaseException) -> str:
-    """The error at the bottom of the chain: the exporter wraps it in pages of advice."""
+    """Describe the first error of the chain; the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

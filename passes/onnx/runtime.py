@@ -1,4 +1,4 @@
-"""An ONNX file is a function of tensors."""
+"""Run an ONNX file in onnxruntime as a function of tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.errors import CheckpointError, ExportError, OptionError, first_line
 
 
 def load_onnxruntime() -> Any:
-    """The module; what is missing is told before a training rather than after it.
+    """Import onnxruntime; a call before training reports a missing package early.
 
     Raises:
         OptionError: it is not installed, or does not run here.
@@ -30,32 +30,33 @@ def load_onnxruntime() -> Any:
 def onnx_runner(
     path: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """``run(*inputs)`` gives the file's outputs, in the file's order, computed by onnxruntime on the CPU.
+    """Make the function ``run(*inputs)`` that runs the file in onnxruntime on the CPU.
 
     Args:
-        path: the ``.onnx`` file; weights beside it are found.
-        threads: threads of one operator; as many as PyTorch uses, if not given, so that times compare.
+        path: the ``.onnx`` file; weights may lie beside it.
+        threads: threads of one operator; None: as many as PyTorch uses, so that times are comparable.
         optimise: let onnxruntime rewrite the graph first.
 
     Returns:
-        A function from tensors on any device, in the order of the file's inputs, to a tuple of CPU tensors. It raises
-        OptionError for another number of inputs, and ExportError where onnxruntime cannot run the file on them.
+        A function from tensors on any device, in the order of the file's inputs, to a tuple of CPU tensors, in the
+        order of its outputs. It raises OptionError for another number of inputs, and ExportError if onnxruntime cannot
+        run the file on them.
 
     Raises:
-        CheckpointError: no such file, or not one that onnxruntime can load.
+        CheckpointError: the file is missing, or onnxruntime cannot load it.
     """
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # whatever is an error is raised, too
+    options.log_severity_level = 4  # errors are raised anyway
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no ONNX file {os.fspath(path)}: export the network first.")
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common class but this
+    except Exception as error:  # onnxruntime's exceptions have no other common class
         if is_out_of_memory(error):
             raise
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""A coupling and a budget become a plan: the width of each group, and the clusters of its channels."""
+"""Turn a coupling and a budget into a plan: the width of each group and its clusters."""
 
 from .features import projected, rows_of
 from .greedy import lost_over_left, widths_by_loss

@@ -1,4 +1,4 @@
-"""What makes two channels alike: the numbers of their rows."""
+"""The features of a channel are the numbers in its rows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fxprune.errors import PlanError
 
 from .kmeans import Points
 
-# k-means costs channels * clusters * features; projected on this many, distances are off by sqrt(2 / 512) = 6 %.
+# k-means costs channels * clusters * features; after a projection on 512, distances are off by sqrt(2 / 512) = 6 %.
 _MOST_FEATURES = 1024
 _PROJECTED = 512
 
 
 def features(coupling: Coupling, group: Group, seed: int) -> Points:
-    """The rows of each channel in all coupled producers, each producer scaled to rows of unit size.
+    """Collect each channel's rows in all tied parameters, each scaled to rows of unit size.
 
     Returns:
         float64 [width, features]; running statistics do not count.
@@ -37,7 +37,7 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
 
 
 def projected(points: Points, seed: int) -> Points:
-    """The same points where their features are few, else random projections that keep distances."""
+    """Return the points as they are if features are few, else a random projection."""
     if points.shape[1] <= _MOST_FEATURES:
         return points
     from sklearn.random_projection import GaussianRandomProjection
@@ -47,7 +47,7 @@ def projected(points: Points, seed: int) -> Points:
 
 
 def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> Points:
-    """[width, occurrences * rest]: the slices along ``dim`` in which each channel occurs, side by side."""
+    """Join the slices along ``dim`` in which each channel occurs: [width, occurrences * rest]."""
     width = positions.shape[0]
     rows = parameter.detach().double().cpu().movedim(dim, 0)[torch.as_tensor(positions)]
     result: Points = rows.reshape(width, -1).numpy()

@@ -1,4 +1,4 @@
-"""Widths for a budget, first where clustering loses least per cost saved."""
+"""Choose widths for a budget: narrow first where clustering loses least per cost saved."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def widths_by_loss(
     selected: Set[str] | None = None,
     curve: Curve | None = None,
 ) -> tuple[dict[str, int], str]:
-    """cost(widths) = share * cost(network) within 1 %, or as nearly as can be, at a small sum of losses.
+    """cost(widths) = share * cost(network) within 1 %, else the nearest, at a small total loss.
 
-    From the full widths, the unit with the least loss per cost saved becomes one step narrower, until the budget is
-    met. Since each loss is convex in the width, and were the costs a sum over units, no other widths would be better;
-    costs are products of neighbouring widths, so this is a good answer rather than the best. How little is lost before
-    training need not tell how good the network is after it: docs/reports/results.md finds no gain over uniform widths.
+    Start from the full widths and make the unit with the least loss per cost saved one step narrower, until the budget
+    is met. Each loss is convex in the width, so this would be optimal if the cost were a sum over units. The cost has
+    products of neighbouring widths, so the result is good but not the best. A small loss before training does not imply
+    a good network after it: docs/reports/results.md finds no gain over uniform widths.
 
     Args:
         coupling: the analysis, with its model still alive.
@@ -41,12 +41,12 @@ def widths_by_loss(
         curve: coupling and group -> loss with 1 to width clusters, convex; None: :func:`loss_curve`.
 
     Returns:
-        Group name -> width, and what was reached, in words.
+        Group name -> width, and a text that says which share was reached.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: ``share`` or ``round_to`` outside its range.
-        PlanError: the model is gone.
+        PlanError: the model no longer exists.
     """
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
@@ -61,13 +61,13 @@ def widths_by_loss(
 
 
 def loss_curve(coupling: Coupling, group: Group) -> NDArray[np.float64]:
-    """Loss with k clusters: n r_k / (1 - r_k) for k = 1 to width, what is lost over what is left; convex, falls to 0.
+    """loss(k) = n r_k / (1 - r_k) for k = 1 to width clusters: convex, falling to 0.
 
-    r_k is the share of the squared size of the n tied parameters' rows (each parameter scaled to one size) that goes
-    when rows become the means of k clusters. For small r it is the sum of the relative squared errors of the n
-    parameters; as less and less is left it grows without bound, so that no group is given up for all others, and faster
-    than a logarithm, so that of two layers whose widths are multiplied in the cost not one alone gets narrow. Clusters
-    are Ward's, whose sum of squares is convex in k; a balanced group loses at least that much.
+    r_k is the share of the squared size of the rows of n tied parameters (each scaled to one size) that is lost when
+    rows become the means of k clusters. For small r_k, the loss is the sum of the relative squared errors of the n
+    parameters. As less is left it grows without bound, so that no group is given up in favour of all others. It grows
+    faster than a logarithm, so that of two layers whose widths are multiplied in the cost both become narrower.
+    Clusters are Ward's, whose sum of squares is convex in k; a balanced group loses at least that much.
 
     Returns:
         float64 [width].
@@ -77,7 +77,9 @@ def loss_curve(coupling: Coupling, group: Group) -> NDArray[np.float64]:
 
 
 def lost_over_left(points: Points) -> NDArray[np.float64]:
-    """r_k / (1 - r_k) for k = 1 to n clusters of n points, where r_k is the share of the squares that their means lose.
+    """r_k / (1 - r_k) for k = 1 to n clusters of n points.
+
+    r_k is the share of the sum of squares that is lost when points become the means of k clusters.
 
     Returns:
         float64 [n].
@@ -97,7 +99,7 @@ def lost_over_left(points: Points) -> NDArray[np.float64]:
 def _descend(
     coupling: Coupling, units: list[Unit], terms: CostTerms, goal: float, curve: Curve
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """The first widths on the way down whose cost is at most ``goal``, and those one step before."""
+    """Return the first widths on the way down that cost at most ``goal``, and those before."""
     index = {name: place for place, name in enumerate(coupling.groups)}
     full = np.array([group.width for group in coupling.groups.values()], np.float64)
     curves = {group.name: curve(coupling, group) for unit in units for group in unit.groups}
@@ -130,6 +132,9 @@ def _descend(
 
 
 def _price(loss: NDArray[np.float64], here: int, widths: NDArray[np.int64], slopes: NDArray[np.float64]) -> float:
-    """Loss per cost saved by one step down from choice ``here``; ``slopes``: cost per channel of each group."""
+    """Return loss / cost saved for one step down from choice ``here``.
+
+    ``slopes`` is the cost per channel of each group.
+    """
     saved = float((widths[here] - widths[here - 1]) @ slopes)
     return float(loss[here - 1] - loss[here]) / max(saved, 1e-300)

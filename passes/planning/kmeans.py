@@ -1,4 +1,4 @@
-"""K-means that gives exactly the number of clusters asked for, and clusters of one size where they are needed."""
+"""K-means with the exact number of clusters, and optionally with clusters of one size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Points = NDArray[np.float64]
 
 
 def kmeans(points: Points, clusters: int, seed: int) -> Labels:
-    """Labels minimise the sum of |x - mean of its cluster|^2 locally; none of the ``clusters`` is empty.
+    """Labels minimise sum |x - mean of its cluster|^2 locally; none of the clusters is empty.
 
     Args:
-        points: float64 [n, features]; duplicates are welcome.
+        points: float64 [n, features]; duplicates are allowed.
         clusters: 1 to n.
         seed: of the first centres.
 
@@ -28,7 +28,7 @@ def kmeans(points: Points, clusters: int, seed: int) -> Labels:
 
     if clusters in (1, len(points)):
         return np.arange(len(points)) % clusters
-    # One thread: thousands of small products gain nothing from more, and the order of sums cannot change the labels.
+    # One thread: small products gain nothing from more, and a fixed order of sums gives the same labels everywhere.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: split below
         found = KMeans(clusters, n_init=2, max_iter=100, random_state=seed).fit(points)
@@ -37,9 +37,9 @@ def kmeans(points: Points, clusters: int, seed: int) -> Labels:
 
 
 def balanced_kmeans(points: Points, clusters: int, seed: int) -> Labels:
-    """The same sum, over labels that give every cluster n / clusters points.
+    """Labels minimise the same sum locally, with n / clusters points in every cluster.
 
-    Each round finds the best labels for the centres there are, as an assignment of points to the places in clusters.
+    Each round solves an assignment problem: points to slots in clusters, given the present centres.
 
     Args:
         points: float64 [n, features].
@@ -63,7 +63,7 @@ def balanced_kmeans(points: Points, clusters: int, seed: int) -> Labels:
 
 
 def _split(labels: Labels, distance: Points, clusters: int) -> Labels:
-    """The points farthest from their centres leave to form the clusters that are missing; no cluster loses its last."""
+    """Make the missing clusters of the points farthest from their centres; none becomes empty."""
     missing = clusters - (labels.max() + 1)
     near_first = np.argsort(distance, kind="stable")
     _, firsts = np.unique(labels[near_first], return_index=True)

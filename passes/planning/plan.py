@@ -1,4 +1,4 @@
-"""Which channels merge: a plan, from an analysis and a share, a budget or widths."""
+"""Make a plan from an analysis and a share of channels, a budget, or widths."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def plan(
     internal_only: bool = False,
     allocate: str = "uniform",
 ) -> Plan:
-    """Each group is cut into as many clusters as it shall have channels.
+    """Divide the channels of each group into clusters, one for each channel that stays.
 
     Args:
         coupling: the analysis, with its model still alive.
-        keep: share of the channels to keep in every group, above 0, up to 1; 0.5 where nothing is asked for.
+        keep: share of the channels to keep in every group, above 0, up to 1; 0.5 if no budget or widths are given.
         macs: instead: share of the network's multiply-accumulates to end at.
         params: instead: share of the network's parameters to end at.
-        widths: instead: group name -> channels to keep; other groups stay as they are, save those under the same
+        widths: instead: group name -> channels to keep; other groups stay as they are, except those under the same
             normalisation, which follow.
-        method: ``kmeans`` on the rows of all coupled producers; ``even``: runs of consecutive channels;
-            ``imbalanced``: one cluster takes all that must go (Ding et al. 2019, section 3). Balanced groups are
-            cut evenly instead of imbalanced.
-        round_to: make widths multiples of this, where a group can.
+        method: ``kmeans``: on the rows of all tied parameters; ``even``: runs of consecutive channels;
+            ``imbalanced``: one cluster holds all channels that are removed (Ding et al. 2019, section 3), for
+            balanced groups as ``even``.
+        round_to: make widths multiples of this, if a group can have such a width.
         seed: of the search; the same seed gives the same plan.
         only: patterns; groups that match none of them keep their widths (:func:`fxprune.select.select`).
         freeze: patterns; groups that match one of them keep their widths.
         internal_only: only groups inside a residual branch become narrower.
-        allocate: how ``macs`` or ``params`` are shared out: ``uniform``: the same share of channels in every group;
-            ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`), which is
-            not shown to be better at equal MACs (docs/reports/results.md).
+        allocate: how to distribute ``macs`` or ``params``: ``uniform``: the same share of channels in every group;
+            ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`); experiments
+            do not show that it is better at equal MACs (docs/reports/results.md).
 
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
-        PlanError: widths that cannot be had, or a model that is gone.
+        PlanError: widths that a group cannot have, or a model that no longer exists.
         ModelError: a weight of a group holds a NaN or an infinity.
 
     Example:
@@ -100,7 +100,7 @@ def plan(
 
 
 def _check_weights(coupling: Coupling) -> None:
-    """Raise ModelError where a weight of a group is not finite; a model that is gone has none to look at."""
+    """Raise ModelError if a weight of a group is not finite; skip a model that no longer exists."""
     model = coupling.model()
     weights = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
     groups = coupling.groups.values()
@@ -111,7 +111,7 @@ def _check_weights(coupling: Coupling) -> None:
 def _widths(
     coupling: Coupling, asked: Mapping[str, Any], round_to: int, selected: Set[str] | None, allocate: str
 ) -> tuple[dict[str, int], str]:
-    """Widths for the one thing that is asked for, and what was reached, in words."""
+    """Return the widths for the one given wish, and a text that says what was reached."""
     ((wish, value),) = asked.items()
     if wish == "widths":
         return widths_given(coupling, value), "widths given"
@@ -148,7 +148,7 @@ _ALLOCATIONS = {"uniform": widths_within, "auto": widths_by_loss}
 
 
 def _numbered(labels: Labels) -> Labels:
-    """The same clusters, numbered by their first channels."""
+    """Number the same clusters in the order of their first channels."""
     _, first, cluster = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     return rank[cluster].astype(np.int64)

@@ -1,6 +1,6 @@
-"""Narrow step by step: each stage begins with the narrow network of the one before, all widths are of the first one.
+"""Narrow in stages: each stage starts from the narrow network of the stage before.
 
-::
+Group names are those of the first network::
 
     for widths in stage_widths(coupling, [goal.widths for goal in goals]):
         plan = stage_plan(couple(model, inputs), widths, widths of the stage before)
@@ -21,25 +21,26 @@ from fxprune.plans import Plan
 from .plan import plan
 from .widths import Unit, units_of
 
-# The official recipe goes to 5/8 over 13/16 and 11/16: half of what is to go, then a third, then a sixth.
+# The official recipe goes over 13/16 and 11/16 to 5/8: it removes one half, then a third, then a sixth of the total.
 REMOVED = (1 / 2, 5 / 6, 1.0)
 
 
 def stage_shares(goal: float) -> tuple[float, ...]:
-    """Share that stays after each stage, when ``goal`` is to stay in the end; 5/8 gives 13/16, 11/16, 5/8."""
+    """Return the share that stays after each stage: 5/8 gives 13/16, 11/16, 5/8."""
     return tuple(1.0 - (1.0 - goal) * gone for gone in REMOVED)
 
 
 def stage_widths(coupling: Coupling, goals: Sequence[Mapping[str, int]], round_to: int = 1) -> list[dict[str, int]]:
-    """Widths of every group after each stage: those of the last goal in the end, and no stage widens a group.
+    """Return the widths of every group after each stage; no stage widens a group.
 
-    Before the last, each group gets what is nearest to its goal among the widths from which the next stage can be
-    reached: a balanced group must keep a multiple of its next width. Stages that would change nothing are left out.
+    The last widths are those of the last goal. Before that, each group gets the width nearest to its goal from which
+    the next stage can be reached: a balanced group must keep a multiple of its next width. Stages that would change
+    nothing are left out.
 
     Args:
         coupling: the analysis of the first network.
         goals: group name -> width, for each stage; a group that is missing keeps its width.
-        round_to: widths before the last are multiples of this, where a group can.
+        round_to: widths before the last are multiples of this, if a group can have such a width.
 
     Returns:
         Group name -> width, for each stage that changes something.
@@ -56,7 +57,7 @@ def stage_widths(coupling: Coupling, goals: Sequence[Mapping[str, int]], round_t
 
 
 def _before(unit: Unit, wanted: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """The choice nearest to what is wanted from which ``after`` can be reached."""
+    """Return the choice nearest to the wanted widths from which ``after`` can be reached."""
     names = [group.name for group in unit.groups]
     end = np.array([after[name] for name in names])
     rows = unit.widths[(unit.widths >= end).all(axis=1)]
@@ -77,7 +78,7 @@ def stage_plan(
     method: str = "kmeans",
     seed: int = 0,
 ) -> Plan:
-    """Clusters that bring a network that is narrow already to the widths of its next stage.
+    """Make the plan that brings an already narrow network to the widths of its next stage.
 
     Args:
         coupling: the analysis of the network as it is now.
@@ -119,7 +120,7 @@ def _places(group: Group) -> set[tuple[str, int, int, bool]]:
 
 
 def compose(first: Plan, second: Plan) -> Plan:
-    """One plan that does what two do, the second on the network that the first made narrow."""
+    """Compose two plans, the second made on the network that the first made narrow."""
     clusters = {}
     for name, group in first.coupling.groups.items():
         labels = first.clusters.get(name, np.arange(group.width))

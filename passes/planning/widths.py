@@ -1,4 +1,4 @@
-"""How wide each group shall be: from a share of channels, from a budget of the whole network, or as given."""
+"""Choose the width of each group: by a share of channels, by a budget, or as given."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import NothingToPruneError, OptionError, PlanError
 
-# The promise to the user, and what is no answer any more, as shares of the budget.
+# As shares of the budget: the error that the user is promised, and the one at which the search fails.
 WITHIN, AT_MOST = 0.01, 0.25
-# Where a budget is missed by one step, two at once are tried for up to so many steps; larger networks hardly miss it.
+# If no single step comes nearer, pairs are tried, for up to so many steps; larger networks rarely need pairs.
 _MOST_PAIRED = 64
 
 
@@ -34,26 +34,26 @@ class Unit:
     widths: NDArray[np.int64]
 
     def nearest(self, keep: float) -> dict[str, int]:
-        """Widths of the choice nearest to the share ``keep``; of two equally near, the wider."""
-        # As ratios: of 19 channels that can only stay or become 1, half is nearer to all.
+        """Return the choice nearest to the share ``keep``; of two equally near ones, the wider."""
+        # Distances are ratios: if 19 channels can only stay or become 1, a half is nearer to 19.
         distance = np.abs(np.log(self.widths[:, 0] / (keep * self.groups[0].width)))
         return self.choice(len(distance) - 1 - int(distance[::-1].argmin()))
 
     def neighbours(self, widths: Mapping[str, int]) -> list[dict[str, int]]:
-        """The choices next to the one in ``widths``, at most two."""
+        """Return the choices next to the one in ``widths``, at most two."""
         here = int(self.widths[:, 0].searchsorted(widths[self.groups[0].name]))
         return [self.choice(row) for row in (here - 1, here + 1) if 0 <= row < len(self.widths)]
 
     def choice(self, row: int) -> dict[str, int]:
-        """Group name -> width."""
+        """Map each group name to its width in one choice."""
         return {group.name: int(width) for group, width in zip(self.groups, self.widths[row], strict=True)}
 
 
 def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
-    """Each group gets the width nearest to keep * width among those that it can have.
+    """Give each group the possible width nearest to keep * width.
 
-    A balanced group can have width / m for every m that divides all widths of its domain. With ``round_to``, width
-    times occurrences on the group's first tied axis is a multiple of it, for groups that can have such a width.
+    A balanced group can have width / m for every m that divides all widths of its domain. With ``round_to``, the
+    width times the occurrences on the group's first tied axis is a multiple of it, if the group can have such a width.
 
     Args:
         coupling: the analysis.
@@ -73,7 +73,7 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set
 
 
 def check_near(coupling: Coupling, keep: float, widths: Mapping[str, int]) -> None:
-    """Raise OptionError where no group has half or twice the share ``keep`` of its channels, or none less than all."""
+    """Raise OptionError if no group comes within a factor of 2 of ``keep``, or none is narrower."""
     shares = [width / coupling.groups[name].width for name, width in widths.items()]
     nearest = min(shares, key=lambda share: abs(math.log(share / keep)), default=keep)
     if not 0.5 <= nearest / keep <= 2.0 or (keep < 1.0 and min(shares, default=1.0) == 1.0):
@@ -86,10 +86,10 @@ def check_near(coupling: Coupling, keep: float, widths: Mapping[str, int]) -> No
 def widths_within(
     coupling: Coupling, budget: Budget, share: float, round_to: int = 1, selected: Set[str] | None = None
 ) -> tuple[dict[str, int], str]:
-    """cost(widths) = share * cost(network) within 1 %, or as nearly as it can be, with one ``keep`` for all groups.
+    """cost(widths) = share * cost(network) within 1 %, else the nearest, with one ``keep``.
 
-    Between the two nearest keeps groups go from one to the other one by one; where that is not near enough, single
-    groups become one step wider or narrower as long as that helps.
+    A bisection finds the two nearest values of ``keep``. Between these, groups change from one to the other one by one.
+    If that is not near enough, single groups become one step wider or narrower as long as that helps.
 
     Args:
         coupling: the analysis.
@@ -99,11 +99,11 @@ def widths_within(
         selected: as in :func:`widths_for`.
 
     Returns:
-        Group name -> width, and what was reached, in words: it is the nearest reachable where it is not within 1 %.
+        Group name -> width, and a text that says which share was reached, and whether it is only the nearest one.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: ``share`` or ``round_to`` outside its range, or the nearest reachable is off by a quarter.
+        OptionError: ``share`` or ``round_to`` outside its range, or the nearest reachable share is off by a quarter.
     """
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
@@ -117,7 +117,7 @@ def widths_within(
 
 
 def excess(coupling: Coupling, terms: CostTerms, budget: Budget, share: float) -> Callable[[Mapping[str, int]], float]:
-    """By what share of the network's total some widths exceed the budget, as a function of them; negative below it."""
+    """Return the function above(widths) = cost(widths) / cost(network) - share."""
     total: int = getattr(cost(coupling), budget)
 
     def above(widths: Mapping[str, int]) -> float:
@@ -134,20 +134,20 @@ def refined(
     budget: Budget,
     share: float,
 ) -> tuple[dict[str, int], str]:
-    """Make one or two units a step wider or narrower as long as the budget is missed by more than 1 % and that helps.
+    """Move one or two units a step while the budget is missed by more than 1 % and it helps.
 
     Args:
-        units: what may change.
+        units: those that may become wider or narrower.
         widths: where to begin.
-        above: what :func:`excess` gives.
+        above: the function that :func:`excess` returns.
         budget: what is counted.
-        share: what is to be reached.
+        share: the goal.
 
     Returns:
-        Group name -> width, and what was reached, in words.
+        Group name -> width, and a text that says which share was reached.
 
     Raises:
-        OptionError: the nearest reachable is off by more than a quarter of the share, or is no narrower at all.
+        OptionError: the nearest reachable share is off by more than a quarter of the goal, or changes no width.
     """
 
     def miss(widths: Mapping[str, int]) -> float:
@@ -174,7 +174,9 @@ def refined(
 
 
 def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int]:
-    """The widths that the user names; other groups keep theirs, save those of the same domain, which follow.
+    """Take the widths that the user gives; the other groups of a domain follow.
+
+    Groups of all other domains keep their widths.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
@@ -201,7 +203,7 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
 
 
 def check_share(name: str, share: float) -> None:
-    """Raise OptionError where a share is not above 0 and up to 1."""
+    """Raise OptionError unless a share is above 0 and up to 1."""
     if not 0.0 < share <= 1.0:
         raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share:g}.")
 
@@ -220,7 +222,7 @@ def _check_width(unit: Unit, index: int, width: int) -> None:
 
 
 def units_of(coupling: Coupling, round_to: int, selected: Set[str] | None = None) -> list[Unit]:
-    """The selected groups, those of one domain together; no domain is selected in part."""
+    """Collect the selected groups by domain; no domain is selected in part."""
     if round_to < 1:
         raise OptionError(f"`round_to` must be 1 or more, not {round_to}.")
     if not coupling.groups:
@@ -248,7 +250,7 @@ def _widths_at(units: list[Unit], keep: float) -> dict[str, int]:
 
 
 def _between(units: list[Unit], low: float, high: float) -> list[dict[str, int]]:
-    """From the widths at keep ``low`` to those at ``high``, one unit changed at a time."""
+    """List the widths from keep ``low`` to ``high``, changing one unit at a time."""
     steps = [_widths_at(units, low)]
     for unit in units:
         wider = unit.nearest(high)

@@ -1,4 +1,4 @@
-"""What a run measured, and folders of results read back and checked once more."""
+"""Report what a run measured, and read and check its folder of results again."""
 
 from .bench import bench
 from .metrics import Metrics, read_metrics

@@ -1,4 +1,4 @@
-"""What narrowing gains in time: the wide and the narrow network of a folder of results, side by side."""
+"""Time the wide and the narrow network of a folder of results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .run_folder import open_run
 
 @dataclass(frozen=True)
 class Timing:
-    """Median time for one batch, on the CPU.
+    """Median times for one batch, on the CPU.
 
     Attributes:
         runtime: ``PyTorch`` or ``onnxruntime``.
@@ -43,8 +43,8 @@ class Bench:
     """All timings; prints as a table.
 
     Attributes:
-        timings: per runtime and batch size.
-        threads: how many were used.
+        timings: one for each runtime and batch size.
+        threads: number of threads.
     """
 
     timings: tuple[Timing, ...]
@@ -57,10 +57,10 @@ class Bench:
 
 
 def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
-    """Time both networks on random images of the size that they were made for.
+    """Time both networks on random images of their own size.
 
     Args:
-        folder: what ``fxprune compress`` wrote.
+        folder: results of ``fxprune compress``.
         batches: images at once, each 1 or more.
 
     Raises:

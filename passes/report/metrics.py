@@ -1,4 +1,4 @@
-"""What a run measures while it trains: a JSON object per line, flushed at once; in TensorBoard where asked for."""
+"""Write what a run measures as one JSON object per line, and optionally to TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fxprune.common.files import write_text
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.passes.store import EVENTS, METRICS
 
-# These differ from run to run; everything else in the file follows from the options.
+# These differ from run to run; the options determine everything else in the file.
 WALL_CLOCK = ("images_per_second", "seconds")
 
 Record = dict[str, Any]
 
 
 class Metrics:
-    """The records of ``metrics.jsonl``, in the order of their steps; a resumed run leaves those of an undisturbed one.
+    """The records of ``metrics.jsonl``, ordered by step, the same with or without a resume.
 
-    Each record is on disk when :meth:`record` returns, as far as this process can see to it. Use it as a context
-    manager, or ``close()`` it. With several processes, only the first one may have it.
+    :meth:`record` flushes each record. Use this as a context manager, or ``close()`` it. With several processes, only
+    the first one may have it.
     """
 
     def __init__(
@@ -35,18 +35,18 @@ class Metrics:
         resume_at: int | None = None,
         on_write: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin a file, or go on with the one of a run that broke off.
+        """Begin a new file, or continue that of an interrupted run.
 
         Args:
-            folder: where ``metrics.jsonl`` lies, or is to.
-            tensorboard: write event files to ``tensorboard/`` in the folder, too.
-            resume_at: steps that are done, counted through all phases, as the checkpoint has them: later records are
-                dropped. None: a new run; what another one left is replaced.
-            on_write: is called when the file is there, and when something was added to it.
+            folder: the folder of ``metrics.jsonl``.
+            tensorboard: also write event files to ``tensorboard/`` in the folder.
+            resume_at: finished steps over all phases, as in the checkpoint; later records are dropped. None: a new
+                run, which replaces the file of an earlier one.
+            on_write: called when the file exists, and after each record.
 
         Raises:
             OptionError: TensorBoard is not installed.
-            CheckpointError: the file to go on with is damaged.
+            CheckpointError: the file to continue is damaged.
             OSError: it cannot be written.
         """
         path = Path(folder) / METRICS
@@ -54,7 +54,7 @@ class Metrics:
         kept = [] if resume_at is None or not path.exists() else _up_to(read_metrics(folder), resume_at)
         write_text(path, "".join(map(_line, kept)))
         self._step = kept[-1]["step"] if kept else 0
-        # A checkpoint may come before the record of its own step or after it: then that is not written again.
+        # A checkpoint may come before or after the record of its own step; in the latter case do not write it again.
         self._already = {_place(record) for record in kept if record["step"] == resume_at}
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._on_write = on_write
@@ -66,11 +66,11 @@ class Metrics:
         Args:
             phase: ``train``, ``csgd``, ...
             epoch: within the phase, from 1.
-            step: optimizer steps that are done, counted through all phases; never less than in the record before.
-            **numbers: Python, NumPy or torch scalars; None and what is not finite become null.
+            step: finished optimizer steps over all phases; never less than in the record before.
+            **numbers: Python, NumPy or torch scalars; None and values that are not finite become null.
 
         Raises:
-            OptionError: the step is one of the past.
+            OptionError: the step is lower than that of the record before.
         """
         if step < self._step:
             raise OptionError(
@@ -92,7 +92,7 @@ class Metrics:
             self._events.flush()
 
     def close(self) -> None:
-        """Close the files; a second time does nothing."""
+        """Close the files; a second call does nothing."""
         self._file.close()
         if self._events is not None:
             self._events.close()
@@ -105,10 +105,10 @@ class Metrics:
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[Record]:
-    """Every whole record that a run left in a folder; a last line that a killed run did not finish is none.
+    """Read every complete record in a folder; an unfinished last line is ignored.
 
     Raises:
-        CheckpointError: there are none, or a line is damaged.
+        CheckpointError: the file is missing, or a line is damaged.
     """
     path = Path(folder) / METRICS
     try:
@@ -142,7 +142,7 @@ def _up_to(records: Iterable[Record], step: int) -> list[Record]:
 
 
 def _place(record: Mapping[str, Any]) -> Hashable:
-    """Where a record belongs, and what it tells: an epoch may have several records at one step."""
+    """Return the key of a record: an epoch may have several records at one step."""
     return record["phase"], record["epoch"], record["step"], frozenset(record)
 
 
@@ -165,5 +165,5 @@ def _event_writer(folder: Path, resume_at: int | None) -> Any:
             f"TensorBoard is not installed ({error}): pip install 'fxprune[tensorboard]', or leave --tensorboard out. "
             f"{METRICS} holds the same numbers."
         ) from error
-    # From this step on, TensorBoard hides what the run that broke off had written.
+    # From this step on, TensorBoard hides what the interrupted run had written.
     return SummaryWriter(str(folder), purge_step=None if resume_at is None else resume_at + 1)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The law of C-SGD as a picture: how far clusters are from equal, and how far they were predicted to be."""
+"""Draw the deviation of clusters during C-SGD, measured and predicted."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MEASURES = {"largest": "tab:orange", "median": "tab:blue"}
 
 
 def draw_deviation(folder: str | os.PathLike[str], place: Path | None = None) -> Path | None:
-    """Write ``deviation.svg`` from ``metrics.jsonl``: what was measured as dots, the law as lines.
+    """Write ``deviation.svg`` from ``metrics.jsonl``: measured values as dots, the law as lines.
 
-    All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), or nearly so where the unit, the
-    size of the rows, shrinks with them; so one prediction, that of the largest, gives the line of the median, too. Dots
-    leave their line where training changes the size of the means, and at 1e-7, where float32 rounds.
+    All deviations of a phase shrink by the same factor, prod_t (1 - lr_t * strength), or nearly so if their unit, the
+    size of the rows, shrinks with them. So one prediction, that of the largest, also gives the line of the median. Dots
+    leave their line if training changes the size of the means, and at 1e-7, where float32 rounds.
 
     Args:
-        folder: of the results, with records that hold ``deviation_largest``, ``deviation_median`` and, where there is a
-            prediction, ``deviation_predicted``; the first of a phase comes before its first step.
-        place: where the file goes; None: into the same folder.
+        folder: of the results. Records hold ``deviation_largest``, ``deviation_median`` and, if predicted,
+            ``deviation_predicted``; the first record of a phase comes before its first step.
+        place: the folder for the file; None: the same folder.
 
     Returns:
-        The file; None where there is nothing to draw, or matplotlib is not installed.
+        The file; None if no deviation was recorded, or matplotlib is not installed.
 
     Raises:
         CheckpointError: the records are damaged.
@@ -45,12 +45,12 @@ def draw_deviation(folder: str | os.PathLike[str], place: Path | None = None) ->
 
 
 def has_deviation(folder: str | os.PathLike[str]) -> bool:
-    """Whether a run recorded something to draw."""
+    """Tell whether a run recorded a deviation."""
     return bool(_phases(folder))
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Tell whether matplotlib is installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -59,7 +59,7 @@ def can_draw() -> bool:
 
 
 def _phases(folder: str | os.PathLike[str]) -> list[list[Record]]:
-    """The records with a deviation, phase by phase: between two phases clusters are others."""
+    """Read the records with a deviation, by phase, since each phase has its own clusters."""
     if not (Path(folder) / METRICS).exists():
         return []
     records = [record for record in read_metrics(folder) if record.get("deviation_largest") is not None]
@@ -70,7 +70,7 @@ def _draw(phases: Sequence[Sequence[Record]], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Text stays text, and the same records make the same file.
+    # Keep text as text, and make the same file from the same records.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fxprune", "font.size": 9}):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
@@ -92,7 +92,7 @@ def _draw(phases: Sequence[Sequence[Record]], path: Path) -> None:
 
 
 def _prediction(phase: Sequence[Record], name: str) -> Iterator[tuple[int, float | None]]:
-    """The prediction for the largest deviation, scaled to where this one begins."""
+    """Scale the prediction for the largest deviation to the first value of this measure."""
     first = phase[0].get("deviation_predicted")
     start = phase[0].get(f"deviation_{name}")
     for record in phase:
@@ -101,7 +101,7 @@ def _prediction(phase: Sequence[Record], name: str) -> Iterator[tuple[int, float
 
 
 def _positive(points: Iterable[tuple[int, float | None]]) -> Iterator[tuple[int, float]]:
-    """Those points that a logarithmic axis has a place for."""
+    """Select the points above 0, which a logarithmic axis can show."""
     return ((step, value) for step, value in points if value is not None and value > 0.0)
 
 

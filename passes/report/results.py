@@ -1,4 +1,4 @@
-"""What a run of the main job came to: a row per form of the network, as a table, as JSON and as CSV."""
+"""The result of a main job, a row per form of the network, as a table, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fxprune.passes.store import SUMMARY
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A network on its way from wide to narrow; None where nothing was measured.
+    """The measurements of one form of the network; None if not measured.
 
     Attributes:
-        name: what was done to it.
+        name: the form, between wide and narrow.
         params: trainable numbers.
         macs: multiply-accumulates for one image.
         bytes: size of its file.
         eager_ms: median time for one image in PyTorch.
         onnxruntime_ms: median time for one image in onnxruntime, on the CPU.
-        correct: test images that it gives their own class.
+        correct: test images that it classifies correctly.
         count: test images.
-        changed: test images that it gives another class than the snapped wide network does.
+        changed: test images that it classifies differently from the snapped wide network.
     """
 
     name: str
@@ -46,29 +46,29 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """Share of the test images that are given their own class, 0 to 1."""
+        """Share of the test images that are classified correctly, 0 to 1."""
         return self.correct / self.count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Outcome of :func:`fxprune.compress`; prints as a table.
+    """The result of :func:`fxprune.compress`; prints as a table.
 
     Attributes:
-        stages: from the wide network to the exported one.
+        stages: one row for each form of the network, from wide to exported.
         output: folder of the files.
         deviation: largest relative deviation within a cluster after C-SGD, see ``Csgd.deviation``.
         median_deviation: the median over all tied axes.
         snap_change: largest relative change of a row in the snap, running statistics included.
-        snap_changed: test images whose class it changed.
-        settled: training images from which running statistics were taken anew before it; 0: they were not behind.
+        snap_changed: test images whose class the snap changed.
+        settled: training images from which running statistics were estimated again before the snap; 0: not needed.
         max_rel_error: narrow against snapped wide network, in float64.
         onnx_rel_error: onnxruntime against PyTorch, in float32.
         opset: of the exported file.
         widths: group -> channels before and after.
         seconds: phase -> wall-clock seconds.
-        options: what was asked for.
-        versions: of the packages that took part.
+        options: all options of the job.
+        versions: of the packages used.
     """
 
     stages: tuple[Row, ...]
@@ -107,7 +107,7 @@ class Result:
         ]
 
     def to_json(self) -> str:
-        """Everything as JSON, raw numbers in the units that the attributes have."""
+        """Format everything as JSON, with raw numbers in the units of the attributes."""
         rows = [asdict(row) | {"accuracy": row.accuracy} for row in self.stages]
         value = {
             name: rows if name == "stages" else getattr(self, name)
@@ -117,7 +117,7 @@ class Result:
         return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """One line per row under a header, nothing in the cells that were not measured."""
+        """Format the rows as CSV with a header; cells that were not measured are empty."""
         text = io.StringIO()
         rows = [asdict(row) | {"accuracy": row.accuracy} for row in self.stages]
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -127,10 +127,10 @@ class Result:
 
 
 def read_result(folder: str | os.PathLike[str]) -> Result:
-    """The result that a run left in a folder.
+    """Read the result that a run left in a folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: it is missing or damaged.
     """
     path = Path(folder) / SUMMARY
     remedy = "Run the job again."
@@ -158,7 +158,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
 
 
 def _kinds(record: type) -> dict[str, tuple[type, ...]]:
-    """What JSON has for each field of a dataclass; a float may be null, which stands for what is not finite."""
+    """Return the JSON types of each field of a dataclass; a float that is not finite is null."""
     none, kinds = type(None), {"int": (int,), "str": (str,), "float": (int, float, type(None))}
     kinds |= {"int | None": (int, none), "float | None": (int, float, none)}
     found = {field.name: str(field.type) for field in fields(record)}
@@ -187,7 +187,10 @@ def _is_number(value: Any) -> bool:
 
 
 def row_table(rows: Sequence[Row]) -> str:
-    """Table of the rows: sizes in millions (MACs of one image), files in megabytes, times in milliseconds."""
+    """Format the rows as a table: sizes in millions, files in megabytes, times in milliseconds.
+
+    MACs are those of one image.
+    """
     header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", "accuracy", "changed")
     cells = [
         (
@@ -206,7 +209,7 @@ def row_table(rows: Sequence[Row]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in the place of what is not finite, which JSON does not have."""
+    """Replace numbers that are not finite, which JSON does not have, by null."""
     if isinstance(value, Mapping):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -219,7 +222,7 @@ def _or_blank(value: float | None, scale: float, unit: str) -> str:
 
 
 def _three(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format a number with three significant digits and without an exponent."""
     if value == 0.0:
         return "0"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

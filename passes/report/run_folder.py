@@ -1,4 +1,4 @@
-"""A folder of results is enough to have both networks again, the narrow one and the snapped wide one."""
+"""Load both networks from a folder of results: the narrow one and the snapped wide one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from fxprune.plans import Plan
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a run of the main job left.
+    """The networks and files that a main job left.
 
     Attributes:
-        narrow: as it was stored, in eval mode on the CPU.
+        narrow: the stored narrow network, in eval mode on the CPU.
         snapped: the wide network with equal clusters, in eval mode on the CPU.
-        plan: on ``snapped``.
+        plan: the plan for ``snapped``.
         example: [N, C, H, W] on the meta device.
         onnx: the exported file.
     """
@@ -44,11 +44,11 @@ class Run:
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
-    """Read what ``fxprune compress`` wrote.
+    """Load the results of ``fxprune compress``.
 
     Raises:
         CheckpointError: the folder is missing, unfinished or damaged.
-        ModelError: the wide network cannot be built by this installation.
+        ModelError: this installation cannot build the wide network.
     """
     place = Path(folder)
     read_manifest(place).check(place, [*NETWORK_FILES, SNAPPED])

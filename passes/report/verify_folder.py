@@ -1,4 +1,4 @@
-"""The checks of the main job once more, on nothing but the files that it left."""
+"""Repeat the checks of the main job, from its files alone."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .run_folder import Run, open_run
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was compared.
+    """The result of one comparison.
 
     Attributes:
         what: the two sides.
-        rel_error: how far they are apart; None where that could not be told.
-        bound: how far they may be.
-        reason: why they disagree, empty where they agree.
+        rel_error: the relative error between them; None if unknown.
+        bound: the largest error allowed.
+        reason: why they disagree; empty if they agree.
     """
 
     what: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """All that was compared; prints as a table."""
+    """The results of all comparisons; prints as a table."""
 
     findings: tuple[Finding, ...]
 
@@ -65,22 +65,24 @@ class FolderReport:
 
 
 def verify_folder(folder: str | os.PathLike[str]) -> FolderReport:
-    """Clusters are equal, the rewrite is exact, the stored narrow network is its result, and so is the ONNX file.
+    """Check clusters, rewrite, stored narrow network and ONNX file of a folder again.
+
+    The members of a cluster must be equal, the rewrite exact, and the stored network and the ONNX file its result.
 
     Raises:
         CheckpointError: the folder is missing, unfinished or damaged.
     """
     place = Path(folder)
     manifest = read_manifest(place)
-    manifest.check(place, dict.fromkeys([*ESSENTIAL, *manifest.files]))  # whatever is missing is told, used here or not
+    manifest.check(place, dict.fromkeys([*ESSENTIAL, *manifest.files]))  # every file, also those not used here
     files = open_run(place)
     load_weights(copy.deepcopy(files.snapped), place / WIDE)
     change = float(snap(files.snapped, files.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
     double, plan = in_float64(files.snapped, files.plan)
-    # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
+    # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
     rewrite = verify(double, merged_by(plan, double)[0], files.example, tolerance=1e-9)
-    # The same graph with the same numbers in it: nothing may differ.
+    # The same graph with the same numbers may not differ at all.
     stored = verify(merged_by(files.plan, files.snapped)[0], files.narrow, files.example, tolerance=0.0)
     findings = [
         equal,

@@ -1,7 +1,7 @@
-"""A factor of a product of queries and keys goes into the weights that make one of them, where that is exact.
+"""Move the factor of a product of queries and keys into the weights, where that is exact.
 
-The graph of a narrow network multiplies such a product by the size of its clusters. A network that is built narrow
-from the class of the wide one multiplies by nothing, and scales by its own head dim d' where the wide one scales by d:
+The graph of a narrow network multiplies the product of queries and keys by the size m of its clusters. A network of
+the same class that is built narrow does not. It also scales by its own head dim d', where the wide one scales by d:
 ``(q . k) m d^-1/2 = (r q . k) d'^-1/2`` with ``r = m (d' / d)^1/2``. With r in the weights both compute the same.
 """
 
@@ -37,21 +37,21 @@ _AFFINE: tuple[type[nn.Module], ...] = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.
 
 @dataclass(frozen=True)
 class _Rows:
-    """What makes one operand of a product: tensors of the network, and the rows of them that it consists of."""
+    """The tensors of the network that make one operand of a product, and which of their rows."""
 
     tensors: tuple[Tensor, ...]
     rows: Tensor
 
 
 def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int:
-    """Move the factors of products out of a narrow graph and into its weights, in place, where that is exact.
+    """Move the factors of products from a narrow graph into its weights, in place, where exact.
 
     Args:
         module: a narrow network with tensors of its own.
         values: what each node returns on the meta device.
 
     Returns:
-        How many factors went; the others stay in the graph.
+        How many factors moved; the others stay in the graph.
     """
     noted = [node for node in module.graph.nodes if FACTOR in node.meta]
     for node in noted:
@@ -94,7 +94,7 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
 
 
 def _rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> _Rows | None:
-    """The rows of weights that make an operand, if they make nothing else; None where that cannot be told."""
+    """Return the rows of weights that make an operand and nothing else; None if unknown."""
     maker = operand
     while _moves(module, maker):
         if not isinstance(maker.args[0], fx.Node):
@@ -109,7 +109,7 @@ def _rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values:
     positions = torch.arange(length).view([-1 if d == axis % made.dim() else 1 for d in range(made.dim())])
     try:
         seen = _follow(module, maker, positions.expand(made.shape), values)
-    except Exception:  # a call that is no mere movement of these positions
+    except Exception:  # a call that does more than move these positions
         return None
     if operand not in seen or not isinstance(seen[operand], Tensor):
         return None
@@ -126,7 +126,7 @@ def _rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values:
 
 
 def _moves(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a call moves its first argument, or multiplies it by a number."""
+    """Tell whether a call only moves its first argument, or multiplies it by a number."""
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))) is nn.Identity
     if node.op not in ("call_function", "call_method") or not node.args:
@@ -140,7 +140,10 @@ def _moves(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
-    """Axis of the channels that a layer makes, and its weight and bias, whose rows scale them; None: no such layer."""
+    """Return the channel axis of a layer's output and its parameters; None for other layers.
+
+    The rows of these parameters (weight and bias) scale the channels.
+    """
     if node.op != "call_module" or sum(other.target == node.target for other in module.graph.nodes) > 1:
         return None
     layer = module.get_submodule(str(node.target))
@@ -161,7 +164,10 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
 
 @torch.no_grad()
 def _is_homogeneous(layer: nn.Module, made: _Rows) -> bool:
-    """Whether twice the rows of weight and bias make twice these channels, and no other ones, in a class of its own."""
+    """Check that doubled rows of weight and bias double just these channels.
+
+    A derived class may compute something else with its weights.
+    """
     if isinstance(layer, ConvNd):
         return type(layer).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
     layer = copy.deepcopy(layer).double().cpu().eval()
@@ -178,7 +184,10 @@ def _is_homogeneous(layer: nn.Module, made: _Rows) -> bool:
 def _follow(
     module: fx.GraphModule, maker: fx.Node, positions: Tensor, values: Mapping[fx.Node, Any]
 ) -> dict[fx.Node, Any]:
-    """Where the channels of ``maker`` are, as numbers in the place of its values, after each call that moves them."""
+    """Follow the channels of ``maker`` through each call that moves them.
+
+    The values are replaced by the positions of their channels.
+    """
     seen: dict[fx.Node, Any] = {maker: positions}
     for node in module.graph.nodes:
         first = node.args[0] if node.args else None
@@ -202,7 +211,7 @@ def _follow(
 
 
 def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
-    """Calls that do more with the channels than move them or ask for sizes."""
+    """List the calls that do more with the channels than move them or read sizes."""
     readers = {user for node in seen for user in node.users if user not in seen}
 
     def asks(node: fx.Node) -> bool:
@@ -213,7 +222,7 @@ def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Nod
 
 
 def _scaling_of(product: fx.Node, scaled: fx.Node, wide_dim: int) -> fx.Node | None:
-    """The call that multiplies an operand or the product by ``wide_dim ** -0.5``; None where there is none."""
+    """Find the call that multiplies an operand or the product by ``wide_dim ** -0.5``, or None."""
     chain: list[fx.Node] = []
     for start in product.args[:2]:
         node = start

@@ -1,7 +1,7 @@
-"""One case per kind of call whose literals depend on channels; :mod:`fxprune.common.rewritable` lists the kinds.
+"""Rewrite each kind of call whose literals depend on channels; one function per kind.
 
-A case takes a :class:`~fxprune.passes.rewrite.site.Site` and returns what stands in the narrow graph for the call, or
-None where the call can be copied as it is.
+:mod:`fxprune.common.rewritable` lists the kinds. A function takes a :class:`~fxprune.passes.rewrite.site.Site` and
+returns the node that replaces the call in the narrow graph, or None if the call can be copied as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sums import attention, corrected, multiplied, shifted
 
 
 def resized(site: Site) -> fx.Node | None:
-    """view, reshape, expand, unflatten: sizes of axes with channels become the kept numbers."""
+    """view, reshape, expand, unflatten: the size of an axis with channels counts the kept ones."""
     out = site.value
     if not isinstance(out, Shape) or not out.labelled:
         return None
@@ -43,21 +43,22 @@ def resized(site: Site) -> fx.Node | None:
 
 
 def _is_open(size: Any) -> bool:
-    """-1 finds the right number by itself."""
+    """A size of -1 adapts by itself."""
     return isinstance(size, int) and size == -1
 
 
 def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
-    """A literal, or where the model computes the size, a quotient: an axis may hold batch or space beside channels.
+    """Return the new size of an axis: a literal, or a quotient if the model computes the size.
 
-    The elements of a run of input axes stay together: the axis is as long as these axes, over the run's other new axes.
+    An axis may hold batch or space beside channels. A view maps a run of input axes to a run of new axes: the size of
+    one new axis is the product of the input axes, divided by the other new axes of the run.
     """
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     before, after = site.coupling.nodes[given.name].value, site.value
     kept = int(site.kept(codes).sum())
     if isinstance(sizes[dim], int):
         return kept
-    # Sizes that the model computes are those of the wide network; batch and space repeat the channels as a whole.
+    # Sizes that the model computes are those of the wide network; batch and space repeat all channels.
     share = Fraction(kept, len(codes))
     if site.kind in surface.EXPANSIONS:
         return _share_of(site, sizes[dim], share)
@@ -90,7 +91,7 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
 
 
 def squeezed(site: Site) -> fx.Node | None:
-    """Squeeze of whatever has length 1: not of channels, of which a single one may be left."""
+    """Squeeze without a dim: axes of channels stay, since a single channel may be left."""
     on_x = site.shape_of(0)
     if not on_x.labelled or len(site.args) > 1 or "dim" in site.kwargs:
         return None
@@ -98,7 +99,7 @@ def squeezed(site: Site) -> fx.Node | None:
 
 
 def pieces(site: Site) -> fx.Node | None:
-    """split, chunk: the length of each piece among the kept positions."""
+    """split, chunk: the length of a piece counts its kept positions."""
     on_x = site.shape_of(0)
     dim = site.parameter(2, "dim", 0)
     if on_x.axes[dim] is None:
@@ -170,7 +171,7 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
 
 
 def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
-    """The operator below a slice: from ``start`` to ``end`` of one axis."""
+    """aten.slice: from ``start`` to ``end`` of one axis, counted in kept positions."""
     dim = site.parameter(1, "dim", 0) % len(on_x.sizes)
     codes, bounds = on_x.axes[dim], slice(*(site.parameter(at, "", None) for at in (2, 3, 4)))
     if codes is None:
@@ -180,7 +181,7 @@ def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
 
 
 def padded(site: Site) -> fx.Node | None:
-    """pad: constant channels before and after, as many as are kept."""
+    """pad: the padding before and after counts the constant channels that are kept."""
     narrow_in, narrow_out = site.shape_of(0), site.value
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     on_x, out = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
@@ -201,7 +202,7 @@ def padded(site: Site) -> fx.Node | None:
 
 
 def convolved(site: Site) -> fx.Node | None:
-    """Functional convolution: the number of groups follows from the input and what a group reads."""
+    """Functional convolution: groups = channels of the input / channels that one group reads."""
     on_x, weight = site.shape_of(0), site.shape_of(1)
     groups = site.parameter(6, "groups", 1)
     if groups == 1 or on_x.axes[1] is None:
@@ -209,7 +210,7 @@ def convolved(site: Site) -> fx.Node | None:
     channels = on_x.axes[1]
     per_group = weight.sizes[1] if weight.axes[1] is None else int(site.kept(weight.axes[1]).sum())
     after = int(site.kept(channels).sum()) // per_group
-    # A group of each image has a weight of its own where the batch lies beside the channels: their number is computed.
+    # If batch and channels share an axis, each image has groups of its own, and the model computes their number.
     before = len(channels) // weight.sizes[1]
     groups = after if isinstance(groups, int) else _share_of(site, groups, Fraction(after, before))
     if len(site.args) > 6:
@@ -218,7 +219,7 @@ def convolved(site: Site) -> fx.Node | None:
 
 
 def normalised(site: Site) -> fx.Node | None:
-    """Functional layer norm: the normalised shape."""
+    """Functional layer norm: the normalised shape counts the kept channels."""
     on_x = site.shape_of(0)
     shape = list(site.parameter(1, "normalized_shape"))
     lead = len(on_x.sizes) - len(shape)

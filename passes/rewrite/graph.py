@@ -1,9 +1,9 @@
-"""The narrow graph: every literal that depends on a number of channels says the new number, all else is as it was.
+"""Build the narrow graph: each literal that counts channels gets the new number.
 
 Three rules make it exact. A *read* of the length of an axis with channels becomes the old number, so that arithmetic on
-sizes computes what it did (heads, scales, factors). A *size argument* for an axis with channels becomes the new
-number. A *position* among channels (slice, split, padding) becomes the position among the kept ones. Batch
-and space stay computed.
+sizes (heads, scales, factors) gives the same results as before. A *size argument* for an axis with channels becomes the
+new number. A *position* among channels (slice, split, padding) becomes the position among the kept ones. The model
+still computes the sizes of batch and space.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .site import WIDE, Site
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
-    """Sizes of a tensor of the graph in the narrow network, at the analysed input."""
+    """Return the sizes of a tensor in the narrow network, at the analysed input."""
     return tuple(
         size if codes is None else int(plan.kept[codes].sum())
         for size, codes in zip(shape.sizes, shape.axes, strict=True)
@@ -37,13 +37,13 @@ def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
 
 
 def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
-    """Copy of the captured graph, adapted to a plan."""
+    """Copy the captured graph and adapt the copy to a plan."""
     graph = fx.Graph(tracer_cls=tracer_class(coupling.graph_module.graph))
     env: dict[fx.Node, Any] = {}
     for node in coupling.graph_module.graph.nodes:
         env[node] = _copy(graph, node, env, coupling, plan)
     for made in reversed(graph.nodes):
-        # Sizes that turned out not to be needed. Whatever the model itself computes stays, used or not.
+        # Remove the sizes that nothing uses. What the model itself computes stays, used or not.
         if WIDE not in made.meta and not made.users and made.op not in ("placeholder", "output"):
             graph.erase_node(made)
     return graph
@@ -76,7 +76,7 @@ def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
 
 
 def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:
-    """Lengths of axes with channels as literals, of other axes as nodes."""
+    """Read a length as a literal for an axis with channels, as a node for any other axis."""
     tensor, *rest = args
     name = node.target if isinstance(node.target, str) else "numel" if node.target is torch.numel else node.args[1]
     wide = node.args[0]
@@ -108,7 +108,10 @@ def _product(graph: fx.Graph, factors: Sequence[Any]) -> Any:
 
 
 def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] | None:
-    """The value of a call on numbers and tuples that are known by now, in a tuple; None if it must stay a call."""
+    """Evaluate a call on known numbers and tuples; None if it must stay a call.
+
+    The result comes in a tuple of one, since it may be None itself.
+    """
     if node.op == "call_method" and node.target == "numel" and isinstance(args[0], tuple):
         return (_product(graph, args[0]),)
     if node.op != "call_function" or node.target is getattr or not args:
@@ -125,13 +128,13 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
 
 
 def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
-    """Run the narrow graph on the meta device: every node must have the shape that the plan demands.
+    """Run the narrow graph on the meta device and check the shape of every node.
 
     Returns:
         What each node returned.
 
     Raises:
-        RewriteError: naming the first node that does not, with both shapes and the line it comes from.
+        RewriteError: a node does not run or lacks the shape that the plan demands; the message names the first one.
     """
     coupling = plan.coupling
     interpreter = _ShapeCheck(to_meta(module), module.graph, plan)

@@ -1,4 +1,4 @@
-"""Layers tell the truth: shape attributes follow from the narrow tensors and from the channels that come in."""
+"""Set the shape attributes of layers from their narrow tensors and their input channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, RNNCellBase)
 
 
 def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
-    """Set the shape attributes of every layer that was called, in place.
+    """Set the shape attributes of every called layer, in place.
 
     Raises:
         RewriteError: one layer is called on inputs of different widths.
@@ -47,7 +47,7 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
 
 
 def _channel_axis(layer: nn.Module, wide: Sizes, narrow: Sizes) -> int:
-    """The axis of the input that a layer's width is about, told by the sizes of its input, wide and narrow."""
+    """Find the input axis that holds a layer's channels, from the wide and narrow input sizes."""
     if isinstance(layer, ConvNd):
         return len(wide) - len(layer.kernel_size) - 1
     if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) == 1 and len(wide) > 1:
@@ -62,7 +62,7 @@ def _convolution(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     first, second = layer.weight.shape[:2]
     width = narrow[_channel_axis(layer, wide, narrow)]
     if not is_transposed(layer):
-        # The part of the input that one group reads tells how many groups there are.
+        # groups = channels of the input / channels that one group reads.
         layer.groups = width // second
     elif layer.groups == layer.in_channels:  # depthwise: whole groups merge, in all others the channels within
         layer.groups = width

@@ -1,4 +1,4 @@
-"""Narrow equals snapped, with every cluster's channels computed once."""
+"""The narrow network equals the snapped one and computes each cluster once."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .graph import check_shapes_of, rewrite
 from .layers import adapt_layers
 from .sums import FACTOR
 
-# Change of a row, over the size of the rows, from which clusters count as not equal. After C-SGD it is some 1e-4.
+# Change of a row, relative to the size of the rows, above which a cluster counts as unequal. C-SGD ends at some 1e-4.
 UNEQUAL = 1e-2
 
 
 def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModule:
-    """Network with one channel per cluster, which computes what ``snap(model, plan)`` computes in eval mode.
+    """Build the network with one channel per cluster: ``snap(model, plan)`` in eval mode.
 
-    Parameters are merged, layers keep their names and tell their new widths, literal sizes in the graph are rewritten;
-    batch and image size stay dynamic. ``narrow.meta`` holds the ``plan``, and as ``max_change`` the largest change that
-    the snap made, as :func:`~fxprune.passes.merge.snap.snap` counts it, and as ``absorbed`` and ``factors`` how many
-    factors of narrowed heads went into weights, and how many stay in the graph.
+    It merges parameters and rewrites literal sizes in the graph; layers keep their names and get their new widths.
+    Batch and image size stay dynamic. ``narrow.meta`` holds four values: ``plan``; ``max_change``, the largest change
+    that the snap made (:func:`~fxprune.passes.merge.snap.snap` defines it); ``absorbed``, how many factors of narrowed
+    heads moved into weights; and ``factors``, how many stay in the graph.
 
     Args:
         model: the wide network, with any weights; it is not modified.
         plan: clusters for this network, or for another instance of it.
-        absorb: put factors of narrowed heads into weights where that is exact, so that a network of the same class
+        absorb: move factors of narrowed heads into weights where that is exact, so that a network of the same class
             that is built narrow computes the same with these weights; otherwise they stay in the graph.
 
     Raises:
@@ -43,8 +43,8 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
         RewriteError: the narrow graph does not have the shapes that the plan demands (a bug in fxprune).
 
     Warns:
-        UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network is another one
-            than ``model``.
+        UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network does not
+            compute what ``model`` does.
 
     Example:
         >>> import torch, fxprune
@@ -63,12 +63,12 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
 
 def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.GraphModule, dict[str, float]]:
-    """Make the narrow network whatever the clusters are like; also tell what the snap changed in each tensor."""
+    """Build the narrow network without a warning; also return the snap's change of each tensor."""
     plan = plan_for(model, plan)
     coupling = plan.coupling
     wide: Any = concentrate(model, plan)
     state = kept_state(wide, plan)
-    # Constants that tracing made are no tensors of the model.
+    # The trace makes constants that are not tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)

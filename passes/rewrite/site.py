@@ -1,4 +1,4 @@
-"""A call of the wide graph, and the place where it goes in the narrow one."""
+"""A call of the wide graph together with its place in the narrow graph."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ WIDE = "fxprune_wide"
 
 
 def standing_for(wide: fx.Node, made: fx.Node) -> fx.Node:
-    """Note which wide node a narrow one stands for: names may differ, since helpers take names too."""
+    """Record on a narrow node the wide node that it replaces; their names may differ."""
     made.meta = {**wide.meta, WIDE: wide.name}
     return made
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A call of the wide graph and the place where it goes in the narrow one.
+    """A call of the wide graph together with its place in the narrow graph.
 
     Attributes:
         graph: the narrow graph, under construction.
         node: the call in the wide graph.
         args: positional arguments in the narrow graph: nodes, and numbers where they are known.
         kwargs: keyword arguments, likewise.
-        coupling: what is known of every wide node.
-        plan: what is kept.
+        coupling: the analysis, with the shapes of every wide node.
+        plan: says which channels stay.
     """
 
     graph: fx.Graph
@@ -44,7 +44,7 @@ class Site:
     plan: Plan
 
     def shape_of(self, index: int) -> Shape:
-        """Shape of the tensor that the wide call takes as argument ``index``; codes on axes that get narrow only."""
+        """Return the wide shape of argument ``index``, with codes only on axes that become narrower."""
         given = surface.positional(self.node.target, self.node.args, self.node.kwargs)[0][index]
         value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
         if not isinstance(value, Shape):
@@ -53,7 +53,7 @@ class Site:
 
     @property
     def value(self) -> Any:
-        """What the wide call returns, tensors as shapes, with codes on axes that get narrow only."""
+        """Return what the wide call returns, as shapes with codes only on axes that become narrower."""
         return pytree.tree_map_only(Shape, self._narrowing, self.coupling.nodes[self.node.name].value)
 
     def _narrowing(self, shape: Shape) -> Shape:
@@ -62,28 +62,28 @@ class Site:
 
     @property
     def kind(self) -> surface.CallTarget | None:
-        """The call of the surface that this one is a form of."""
+        """The canonical form of this call."""
         return surface.canonical_call(self.node.target)
 
     def kept(self, codes: Codes) -> Any:
-        """Which positions of an axis stay, bool [length]."""
+        """Tell which positions of an axis stay, as bool [length]."""
         return self.plan.kept[codes]
 
     def copy(self, args: tuple[Any, ...], kwargs: dict[str, Any], target: Any = None) -> fx.Node:
-        """The call with other arguments, under its old name."""
+        """Copy the call with other arguments, under its old name."""
         made = self.graph.create_node(
             self.node.op, target or self.node.target, args, kwargs, self.node.name, self.node.type
         )
         return standing_for(self.node, made)
 
     def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
-        """A further call that has no counterpart in the wide graph."""
+        """Add a call that has no counterpart in the wide graph."""
         return self.graph.create_node("call_function", function, args, {}, f"{self.node.name}_narrow")
 
     def length(self, dim: int) -> fx.Node:
-        """The length of an axis of the first argument, read while the narrow graph runs."""
+        """Add a call that reads the length of an axis of the first argument at run time."""
         return self.graph.create_node("call_method", "size", (self.args[0], dim), {}, f"{self.node.name}_size")
 
     def parameter(self, index: int, name: str, default: Any = None) -> Any:
-        """An argument given by place or by name."""
+        """Return an argument that was given by position or by name."""
         return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)

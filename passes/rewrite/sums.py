@@ -1,4 +1,4 @@
-"""Sums over merged channels: off by a power of the cluster size, which the rewrite puts back."""
+"""A sum over merged channels lacks a power of the cluster size; the rewrite restores it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fxprune.errors import RewriteError
 from .site import Site, standing_for
 
 _MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})
-# Where a call of the narrow graph notes the factor of a product of two activations.
+# The key in a node's meta that holds the factor of a product of two activations.
 FACTOR = "fxprune_factor"
 
 
 @dataclass(frozen=True)
 class Factor:
-    """What a product of queries and keys is off by, and the channels that it sums over.
+    """The factor that a product of queries and keys lacks, and the channels that it sums over.
 
     Attributes:
-        size: of the clusters.
+        size: of the clusters; the factor itself.
         wide_dim: channels before the merge.
         narrow_dim: channels after it.
         by_default: whether the product is scaled by the square root of its own channels.
@@ -45,7 +45,7 @@ def _factor(site: Site, size: float, *, by_default: bool = False) -> Factor:
 
 
 def _multiplicity(site: Site) -> float:
-    """Product of the cluster sizes on the axes that sums run over, each to its power; 1 where there is none."""
+    """prod(cluster size ** power) over the axes that the call sums over; 1 without such an axis."""
     factor: float = 1
     for codes, power in site.coupling.nodes[site.node.name].products:
         sizes = np.unique(site.plan.sizes[codes])
@@ -56,7 +56,7 @@ def _multiplicity(site: Site) -> float:
 
 
 def multiplied(site: Site) -> fx.Node | None:
-    """matmul, einsum, sum, norm, softmax: off by a power of the cluster size of the channels that they sum over."""
+    """matmul, einsum, sum, norm, softmax: multiply by a power of the cluster size."""
     size = _multiplicity(site)
     if size == 1:
         return None
@@ -68,7 +68,7 @@ def multiplied(site: Site) -> fx.Node | None:
 
 
 def shifted(site: Site) -> fx.Node | None:
-    """log_softmax, logsumexp: off by the logarithm of what a sum would be off by."""
+    """log_softmax, logsumexp: add the logarithm of the factor that a sum would need."""
     size = _multiplicity(site)
     if size == 1:
         return None
@@ -77,7 +77,7 @@ def shifted(site: Site) -> fx.Node | None:
 
 
 def corrected(site: Site) -> fx.Node | None:
-    """var, std: of ``n m`` values, less ``c``, the narrow network has ``n``, less ``c / m``: the ratio is the same."""
+    """var, std: divide the correction c by the cluster size m, as (n m - c) / m = n - c / m."""
     size = _multiplicity(site)
     if size == 1:
         return None
@@ -93,7 +93,7 @@ def corrected(site: Site) -> fx.Node | None:
 
 
 def attention(site: Site) -> fx.Node | None:
-    """Scaled dot product: the scale is written out (by default it follows the head dim) and takes the factor."""
+    """Scaled dot product: write out the scale of the wide head dim, times the factor."""
     size, query = _multiplicity(site), site.shape_of(0)
     if query.axes[-1] is None and size == 1:
         return None

@@ -1,4 +1,4 @@
-"""Files of a results folder: written whole or not at all, listed with their digests, never a file of the user's."""
+"""Write the files of a results folder completely or not at all; never touch a user's file."""
 
 from .artifact import build_wide, load, read_network, save, write_network
 from .checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""A narrow network on disk: its weights, the plan that made it, and which wide network to apply the plan to.
+"""A narrow network on disk: its weights, its plan, and how to build its wide network.
 
 ::
 
@@ -8,7 +8,7 @@
     |-- network.json          format, version, model, type and shape of every tensor, preprocessing of images
     `-- manifest.json         size and SHA-256 of the other three; written last
 
-The graph is not stored: it is derived from the wide network again, so that nothing on disk is code.
+The graph is not stored: :func:`load` derives it from the wide network again, so that nothing on disk is code.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ def save(
     plan: Plan | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> None:
-    """``load(directory)`` computes what ``narrow`` computes, bit for bit.
+    """Save a narrow network: ``load(directory)`` computes what it computes, bit for bit.
 
     Args:
-        narrow: what :func:`fxprune.narrow` made, trained further or not.
+        narrow: the result of :func:`fxprune.narrow`, trained further or not.
         directory: made if it does not exist; a network that was saved in it is replaced, and no other file.
         model: how to build the wide network; without it, :func:`load` must be given the wide network.
         plan: the plan, if it is not ``narrow.meta["plan"]``.
         preprocessing: of the images, if it is not ``narrow.meta["preprocessing"]``.
 
     Raises:
-        OptionError: ``narrow`` does not know its plan, ``model.kwargs`` has an argument that is not saved, the
-            directory holds a file of somebody else's in the place of one of these, or another run writes into it.
-        OSError: there is no room or no right to write.
+        OptionError: ``narrow`` does not hold its plan, ``model.kwargs`` has an argument that cannot be saved, the
+            directory holds a user's file under one of these names, or another run writes into it.
+        OSError: the disk is full, or writing is not permitted.
 
     Example:
         >>> import torch, fxprune
@@ -84,7 +84,7 @@ def save(
 
 
 def write_network(narrow: nn.Module, folder: Path, *, model: ModelSpec | None = None, plan: Plan | None = None) -> None:
-    """The files of :func:`save` but for the manifest, into a folder that has one or is to get one."""
+    """Write the files of :func:`save` without the manifest, into a folder that has or gets one."""
     plan, spec = _described(narrow, model, plan)
     _write(narrow, folder, spec, plan, None)
 
@@ -95,7 +95,7 @@ def _described(narrow: nn.Module, model: ModelSpec | None, plan: Plan | None) ->
         raise OptionError(
             f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it."
         )
-    # The plan's example inputs have the type that the wide network had, whatever the narrow one was turned into.
+    # The captured graph has the dtype of the wide network, even if the narrow one was converted since.
     kind = next((p.dtype for p in plan.coupling.graph_module.parameters() if p.is_floating_point()), torch.float32)
     return plan, None if model is None else model.to_json(kind)
 
@@ -113,21 +113,21 @@ def _write(
 
 
 def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> fx.GraphModule:
-    """The network that was saved, in eval mode on the CPU; ``.meta["plan"]`` is its plan.
+    """Load a saved network, in eval mode on the CPU; ``.meta["plan"]`` is its plan.
 
-    ``.meta["preprocessing"]`` says what it expects of images, where that was saved with it.
+    ``.meta["preprocessing"]`` describes the images that it expects, if this was saved.
 
-    The wide network is built with throw-away weights and narrowed by the plan, then every tensor is replaced by the
-    file's: also the constants that a state dict leaves out. It is built on the CPU rather than on the meta device,
-    since a model may compute numbers in its constructor that its forward needs.
+    The wide network is built with arbitrary weights and narrowed by the plan; then every tensor is replaced by that of
+    the file, including the constants that a state dict leaves out. It is built on the CPU rather than on the meta
+    device, since the constructor of a model may compute numbers that its forward needs.
 
     Args:
-        directory: what :func:`save` wrote.
+        directory: the folder that :func:`save` wrote.
         model: the wide network, with any weights; built from the stored name if not given.
 
     Raises:
         CheckpointError: the directory is missing, unfinished, damaged, of a later version, or of another network.
-        ModelError: the wide network cannot be built by this installation.
+        ModelError: this installation cannot build the wide network.
 
     Example:
         >>> import torch, fxprune
@@ -147,20 +147,20 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     _check_images(plan["inputs"], content["preprocessing"], folder)
     wide = build_wide(content, plan["tensors"], folder, tensors) if model is None else model
     try:
-        # Of throw-away weights, whatever they are like.
+        # The weights are arbitrary, so unequal clusters do not matter.
         skeleton, _ = merged_by(plan_from(plan, wide, folder / PLAN), wide)
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
     network = map_tensors(skeleton, lambda name, _: tensors[name]).eval()
     assert isinstance(network, fx.GraphModule)
-    del network.meta["max_change"]  # of the throw-away weights
+    del network.meta["max_change"]  # it is that of the arbitrary weights
     network.meta["preprocessing"] = content["preprocessing"]
     return network
 
 
 def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:
-    """Raise CheckpointError where the plan is for other images than those that the network was made for."""
+    """Raise CheckpointError if plan and preprocessing disagree about the size of images."""
     if preprocessing is None:
         return
     match inputs:
@@ -175,17 +175,17 @@ def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path
 def build_wide(
     content: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], folder: Path, tensors: Mapping[str, Tensor]
 ) -> nn.Module:
-    """The wide network with arbitrary weights.
+    """Build the wide network with arbitrary weights.
 
     Args:
         content: of network.json.
-        shapes: of its tensors, as plan.json has them.
-        folder: where they lie.
-        tensors: of the narrow network, which is at most ``NARROWEST`` times as small.
+        shapes: of the wide network's tensors, from plan.json.
+        folder: the folder of these files, for messages.
+        tensors: of the narrow network; the wide one may have at most ``NARROWEST`` times as many numbers.
 
     Raises:
-        CheckpointError: the folder does not say how it is built, or it is too large for these tensors.
-        ModelError: it cannot be built by this installation.
+        CheckpointError: the folder does not say how to build it, or it is too large for these tensors.
+        ModelError: this installation cannot build it.
     """
     if content["model"] is None:
         raise CheckpointError(f"{folder} does not say how its wide network is built: give load(..., model=) that one.")
@@ -207,7 +207,7 @@ def _read_plan(folder: Path) -> dict[str, Any]:
 
 
 def read_network(folder: Path) -> dict[str, Any]:
-    """Content of network.json, checked field by field."""
+    """Read network.json and check it field by field."""
     path = folder / NETWORK
     content: dict[str, Any] = read_json(path, "network description", CheckpointError, _REMEDY)
     check_format(content, FORMAT, VERSION, path, CheckpointError)
@@ -223,7 +223,7 @@ def read_network(folder: Path) -> dict[str, Any]:
 
 
 def _check_fit(skeleton: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError where tensors are not those of the network, but for the precision that it was given."""
+    """Raise CheckpointError if names, shapes or types differ, except the float precision."""
     here, there = kinds_of(skeleton), kinds_of(tensors)
     for name in here.keys() & there.keys():
         if {skeleton[name].dtype, tensors[name].dtype} <= {*FLOATS.values()}:

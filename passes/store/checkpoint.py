@@ -1,4 +1,4 @@
-"""All that a phase of training needs to go on as if nothing had happened, in one file that is whole or absent."""
+"""Store everything that a phase needs to resume in one file that is complete or absent."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The last state of a phase, and the one before it, should the last one be damaged.
+    """The last state of a phase, and the one before it in case the last one is damaged.
 
     Attributes:
         path: ``NAME.pt``; the one before is ``NAME.previous.pt``.
-        identity: what the job is, name -> text or number: a checkpoint of another job is refused.
-        every: steps from one to the next, besides those at the end of each epoch; 0: only those.
-        resume: whether to go on from what is there.
+        identity: what defines the job, name -> text or number; a checkpoint of another job is rejected.
+        every: steps between two checkpoints, besides those at the end of each epoch; 0: only those.
+        resume: whether to resume from an existing checkpoint.
         earlier: the newest checkpoint of the phases before this one.
-        own: the list of files that the file is to be on; None: of none.
+        own: the list of files to put the file on; None: no list.
     """
 
     path: Path
@@ -42,21 +42,21 @@ class Checkpoint:
 
     @property
     def previous(self) -> Path:
-        """Where the checkpoint before the last one is."""
+        """The path of the checkpoint before the last one."""
         return self.path.with_suffix(".previous.pt")
 
     def exists(self) -> bool:
-        """Whether there is something to go on from."""
+        """Tell whether a checkpoint to resume from exists."""
         return self.resume and (self.path.exists() or self.previous.exists())
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Replace the file, once the new one was read back; killed at any moment, this leaves one that is whole.
+        """Replace the file after reading the new one back; a crash always leaves a complete file.
 
         Args:
             state: nested dicts, lists and tuples of tensors, numbers and text.
 
         Raises:
-            OSError: the disk is full, or the folder cannot be written to.
+            OSError: the disk is full, or the folder is not writable.
         """
         whole = {"format": FORMAT, "version": VERSION, "identity": dict(self.identity), "state": dict(state)}
         if self.own is not None:
@@ -64,15 +64,15 @@ class Checkpoint:
         write_sealed(self.path, lambda file: torch.save(whole, file), keep=self.previous)
 
     def read(self, *, peek: bool = False) -> dict[str, Any] | None:
-        """The last state that is whole, on the CPU; None where there is none. No code in the file is run.
+        """Read the last complete state to the CPU; None without a checkpoint.
 
-        Where that is not the last one that was written, stderr says so.
+        No code in the file is run. If the last file is damaged, the one before it is read, and stderr says so.
 
         Args:
-            peek: tensors stay in the file until they are used: to look at the numbers only.
+            peek: leave tensors in the file until they are used, to read only a few numbers.
 
         Raises:
-            CheckpointError: it is of another job, whose first difference is named, or nothing there can be read.
+            CheckpointError: it belongs to another job (the message names the first difference), or no file is readable.
         """
         if not self.exists():
             return None
@@ -91,7 +91,7 @@ class Checkpoint:
                 reasons.append(f"{path}: it is of another format or version: {found[0]} {found[1]}")
                 continue
             self._compare(identity, path)
-            if reasons and not peek and self.path.exists():  # killed between two renames, it is absent and not damaged
+            if reasons and not peek and self.path.exists():  # after a crash between two renames it is only absent
                 print(f"{reasons[0]}; the checkpoint before it is taken, {path}", file=sys.stderr, flush=True)
             result: dict[str, Any] = state
             return result

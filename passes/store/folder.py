@@ -1,7 +1,7 @@
-"""A folder of results appears whole or not at all, and nothing in it is touched that this program did not write.
+"""Publish a folder of results completely or not at all; never touch files of other programs.
 
-Everything is written into a folder aside and moved to its place at the end. What is replaced there, or removed, is what
-the folder's manifest lists, unchanged; anything else in the place of a result is refused before any work.
+Everything is written into a temporary folder and moved to its place at the end. Only unchanged files that the folder's
+manifest lists are replaced or removed; any other file under the name of a result is rejected before any work.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ASIDE = ".results.{}.part"
 
 @dataclass(frozen=True, eq=False)
 class OutputFolder:
-    """A folder that no other run writes into, from :func:`output_folder`.
+    """A locked folder that no other run writes into, from :func:`output_folder`.
 
     Attributes:
-        path: as the user has it.
-        target: the folder.
-        lock: on it.
+        path: the path as the user gave it.
+        target: the absolute path.
+        lock: the lock on it.
     """
 
     path: str | os.PathLike[str]
@@ -41,7 +41,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def aside(self, files: Sequence[str], reads: Mapping[str, str] | None = None) -> Iterator[Path]:
-        """Give an empty folder to write into; see :func:`folder_aside`."""
+        """Yield an empty folder to write into; see :func:`folder_aside`."""
         check_place(self.target, files)
         aside = self.target / _ASIDE.format(self.lock.token)
         aside.mkdir()
@@ -58,11 +58,11 @@ class OutputFolder:
 
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike[str]) -> Iterator[OutputFolder]:
-    """Inside, the folder is there, and no other run writes into it; if nothing is left in it, it goes.
+    """Make and lock a folder, so that no other run writes into it; remove it if it stays empty.
 
     Raises:
-        OptionError: ``path`` is something else than a folder, or another run writes there.
-        OSError: there is no room, or no right to write.
+        OptionError: ``path`` is not a folder, or another run writes there.
+        OSError: the disk is full, or writing is not permitted.
     """
     if os.fspath(path) == "":
         raise OptionError("a folder for results has no name; the current one is `.`.")
@@ -76,33 +76,33 @@ def output_folder(path: str | os.PathLike[str]) -> Iterator[OutputFolder]:
 def folder_aside(
     path: str | os.PathLike[str], *, files: Sequence[str], reads: Mapping[str, str] | None = None
 ) -> Iterator[Path]:
-    """Give an empty folder to write into; its files get to ``path`` when the block ends well.
+    """Yield an empty folder to write into; its files move to ``path`` if the block succeeds.
 
-    They get there after a :class:`ProofError`, too, whose text then names their new place: what a check found wrong is
-    to be looked at. After anything else nothing is left, neither files nor folders on the way to ``path``. Meanwhile no
-    other run can write into ``path``.
+    They also move after a :class:`ProofError`, whose message then names their new place, so that the user can examine
+    what failed the check. After any other error nothing is left, neither files nor the folders made for ``path``.
+    Meanwhile no other run can write into ``path``.
 
     Args:
-        path: a folder, or the name of one to be made. Files in it that are not named in ``files`` stay as they are.
-        files: names of all files that may be written, in the order in which they are to appear; the last ones should
-            be those that vouch for the others. What an earlier run wrote under these names goes.
-        reads: what the manifest is to say of files that options name; None: what it said.
+        path: a folder, or the name of a new one. Files in it that ``files`` does not name stay as they are.
+        files: names of all files that may be written, in the order in which they appear; the last ones should be those
+            that describe the others. What an earlier run wrote under these names is removed.
+        reads: what the manifest records about the files that options name; None: the former record stays.
 
     Raises:
-        OptionError: ``path`` is something else than a folder, holds a file of the user's in the place of one of these,
-            or another run writes there.
+        OptionError: ``path`` is not a folder, holds a user's file under one of these names, or another run writes
+            there.
         CheckpointError: the manifest of the folder is damaged.
-        OSError: there is no room, or no right to write.
+        OSError: the disk is full, or writing is not permitted.
     """
     with output_folder(path) as folder, folder.aside(files, reads) as aside:
         yield aside
 
 
 def check_place(target: Path, files: Sequence[str]) -> Manifest:
-    """The manifest of a folder in which nothing of the user's is in the place of one of these files.
+    """Check that no user's file has one of these names; return the folder's manifest.
 
     Raises:
-        OptionError: something is; names it.
+        OptionError: a file of the user has; the message names it.
     """
     manifest = find_manifest(target)
     for name in files:
@@ -116,7 +116,7 @@ def check_place(target: Path, files: Sequence[str]) -> Manifest:
 
 
 def check_no_result(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError where a file that is about to be replaced is one of the results in a folder."""
+    """Raise OptionError if a file to be replaced is one of the results in a folder."""
     place = Path(path).absolute()
     with contextlib.suppress(CheckpointError):
         if place.name in find_manifest(place.parent).files:
@@ -135,7 +135,7 @@ def _foreign(place: Path) -> OptionError:
 
 @contextlib.contextmanager
 def _made(target: Path, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, the folder is there; folders that were made for it and are empty go."""
+    """Make the folder; at the end remove it and the parents made for it, if they are empty."""
     above = next(parent for parent in (target, *target.parents) if parent.exists())
     if not above.is_dir():
         raise OptionError(f"cannot write results into {path}: {above} is a file. Choose another folder.")
@@ -150,12 +150,12 @@ def _made(target: Path, path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         for each in made:
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # the folder is not empty
                 each.rmdir()
 
 
 def _clean(target: Path, dead: str | None) -> None:
-    """Remove what a killed run had begun."""
+    """Remove what a killed run left behind."""
     if isinstance(dead, str) and re.fullmatch("[0-9a-f]{16}", dead):
         orphan = target / _ASIDE.format(dead)
         if not orphan.is_symlink():
@@ -164,7 +164,10 @@ def _clean(target: Path, dead: str | None) -> None:
 
 
 def _publish(aside: Path, target: Path, files: Sequence[str], reads: Mapping[str, str] | None, lock: Lock) -> None:
-    """Replace what the manifest lists under these names; killed at any moment, the manifest lists all that is there."""
+    """Replace what the manifest lists under these names; the manifest is correct at any moment.
+
+    If the process is killed, the manifest lists all files that are there.
+    """
     lock.check()
     before = check_place(target, files)
     reads = before.reads if reads is None else reads
@@ -179,7 +182,7 @@ def _publish(aside: Path, target: Path, files: Sequence[str], reads: Mapping[str
         return
     if gone:
         Manifest(new, {name: before.written(name) for name in gone}, reads).write(target)
-        for name in reversed(gone):  # what vouches for the old files goes before they do
+        for name in reversed(gone):  # files that describe others are removed before these
             (target / name).unlink(missing_ok=True)
     else:
         Manifest(new, {}, reads).write(target)
@@ -188,12 +191,12 @@ def _publish(aside: Path, target: Path, files: Sequence[str], reads: Mapping[str
     sync_folder(target)
     Manifest(new, None, reads).write(target)
     if any(name.startswith(f"{EVENTS}/") for name in gone):
-        with contextlib.suppress(OSError):  # files are in it, ours or the user's
+        with contextlib.suppress(OSError):  # the folder holds files, ours or the user's
             (target / EVENTS).rmdir()
 
 
 def _made_files(aside: Path, files: Sequence[str]) -> list[str]:
-    """Names of the files that were written aside, in their order."""
+    """List the files that were written to the temporary folder, in their order."""
     names = []
     for name in files:
         if (aside / name).is_dir():

@@ -1,4 +1,4 @@
-r"""Names of everything in a folder of results.
+r"""Name every file in a folder of results.
 
 ::
 
@@ -6,7 +6,7 @@ r"""Names of everything in a folder of results.
     |-- wide.safetensors        the wide network before C-SGD
     |-- snapped.safetensors     the wide network after C-SGD, clusters equal
     |-- narrow.onnx             the narrow network; weights of 1.9 GB and more in narrow.onnx.data
-    |-- deviation.svg           how far clusters were from equal
+    |-- deviation.svg           deviation of clusters by epoch
     |-- metrics.jsonl           a record per epoch
     |-- tensorboard/            the same as event files
     |-- recipe.yaml             every option
@@ -14,12 +14,12 @@ r"""Names of everything in a folder of results.
     |-- plan.json                | the narrow network
     |-- network.json            /
     |-- summary.csv             the table
-    |-- summary.json            the table and all else that was measured
+    |-- summary.json            the table and all other measurements
     |-- manifest.json           size and SHA-256 of all of these; written last
     |-- .fxprune.lock           while a run writes: its process and host
     |-- .results.*.part/        while a run writes: its results, until they appear
     |-- checkpoints/            until a run is done
-    |   |-- files.json          which files in here this program made
+    |   |-- files.json          the files in here that this program made
     |   |-- *.pt                state of each phase, and the one before it
     |   `-- metrics.jsonl, tensorboard/, recipe.yaml
     `-- checkpoints.before/     the same, of the run before
@@ -35,14 +35,14 @@ MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
 CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
 NETWORK_FILES = (WEIGHTS, PLAN, NETWORK)
-# In the order in which they appear: the last ones vouch for the others.
+# In the order in which they appear: the last ones describe the others.
 RESULTS = (WIDE, SNAPPED, ONNX_DATA, ONNX, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 # What a run of the main job always leaves.
 ESSENTIAL = (WIDE, SNAPPED, ONNX, METRICS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 
 
 def is_result(name: str) -> bool:
-    """Whether a name in a manifest is one of ours: nothing that leads out of the folder, or to a file of the user's."""
+    """Tell whether a name in a manifest is a result of ours, inside the folder."""
     folder, slash, file = name.partition("/")
     if slash:
         return folder == EVENTS and file.startswith("events.out.tfevents.") and "/" not in file

@@ -1,10 +1,10 @@
-"""One run writes into a folder at a time, on this machine or on another that has the same file system.
+"""Let one run at a time write into a folder, among all machines that share the file system.
 
-The lock is a file that only one process can create; it names its process and host, and its holder adds to a number in
-it every few seconds. A lock that is found there counts,
+The lock is a file that only one process can create. It names its process and host, and its holder increases a number in
+it every few seconds. An existing lock is valid
 
-- on the machine that made it, while its process lives, which is told by its number and the time at which it began;
-- on every other machine while the number grows, which is watched for half a minute. Clocks are not asked.
+- on the machine that made it, while its process lives: the process is identified by its number and its start time;
+- on every other machine, while the number grows within half a minute. No clocks are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BEAT, WATCH = 3.0, 30.0  # seconds
 
 
 class Lock:
-    """The lock of this process on a folder; ``token`` is in no other lock."""
+    """The lock of this process on a folder; ``token`` is unique."""
 
     def __init__(self, folder: Path, token: str) -> None:
         self._folder, self._path, self.token = folder, folder / LOCK, token
@@ -39,7 +39,7 @@ class Lock:
         self._thread = threading.Thread(target=self._beat, daemon=True, name="fxprune lock")
 
     def check(self) -> None:
-        """Raise OptionError where another run has taken the folder, since this one seemed to be dead."""
+        """Raise OptionError if another run has taken the folder because this one seemed dead."""
         if (there := _read(self._path)) is None or there.get("token") != self.token:
             raise OptionError(
                 f"this run has lost {self._folder}, to {_holder(there or {})}: its lock did not change for {WATCH:g} "
@@ -47,7 +47,7 @@ class Lock:
             )
 
     def _take(self) -> bool:
-        """Whether the file was created by this call."""
+        """Try to create the file; tell whether this call created it."""
         try:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
@@ -66,7 +66,7 @@ class Lock:
         beat = 0
         while not self._ended.wait(BEAT):
             beat += 1
-            with contextlib.suppress(OSError):  # a disk that is full, or late: the next one may get there
+            with contextlib.suppress(OSError):  # the disk may be full or slow; the next write may succeed
                 self._write(beat)
                 os.fsync(self._descriptor)
 
@@ -81,23 +81,23 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(folder: Path, token: str) -> Iterator[tuple[Lock, str | None]]:
-    """Inside, no other run writes into a folder that is there.
+    """Lock an existing folder, so that no other run writes into it.
 
     Args:
         folder: the folder.
-        token: in no other lock; may name what this run leaves if it is killed.
+        token: unique; it may name what this run leaves behind if it is killed.
 
     Returns:
-        The lock, and the token of a dead run whose lock was there.
+        The lock, and the token of a dead run whose lock was found.
 
     Raises:
-        OptionError: another run has it; names its process and host.
+        OptionError: another run holds the lock; the message names its process and host.
         OSError: the lock cannot be written.
     """
     lock, dead = Lock(folder, token), None
     while not lock._take():
         there = _read(folder / LOCK)
-        if there is None:  # just gone
+        if there is None:  # just removed
             continue
         if _lives(folder / LOCK, there):
             raise OptionError(
@@ -116,10 +116,10 @@ def _holder(lock: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a lock says, nothing where its holder had no time to; None where there is none.
+    """Read a lock: {} if its holder has not written it yet, None without a file.
 
     Raises:
-        OptionError: the file is no lock.
+        OptionError: the file is not a lock.
     """
     try:
         text = read_bounded(path)
@@ -149,7 +149,7 @@ def _lives(path: Path, lock: dict[str, Any]) -> bool:
 
 
 def _set_aside(path: Path, dead: dict[str, Any]) -> bool:
-    """Take away the lock of a dead run; False where somebody else was first."""
+    """Remove the lock of a dead run; False if another process was first."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         os.rename(path, aside)
@@ -158,7 +158,7 @@ def _set_aside(path: Path, dead: dict[str, Any]) -> bool:
     if (found := _read(aside)) == dead:
         aside.unlink()
         return True
-    # Another run had taken the place meanwhile: give it back, or let that run find out that it has lost it.
+    # Another run has locked the folder meanwhile: give its lock back, or that run will notice the loss.
     with contextlib.suppress(OSError):
         os.link(aside, path)
     aside.unlink()
@@ -166,7 +166,7 @@ def _set_aside(path: Path, dead: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """One name for all processes that see the same process numbers, until the machine is started again."""
+    """Name the machine: one name for all processes that share process numbers, until a reboot."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -175,7 +175,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in whatever unit; None where there is none, or only what is left of it."""
+    """Return the start time of a process, in any unit; None if it is dead or a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

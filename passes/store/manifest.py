@@ -1,4 +1,4 @@
-"""Every file of a folder of results by its size and SHA-256: what does not match is not read, and not removed.
+"""List every result with its size and SHA-256; a file that differs is not read or removed.
 
 ::
 
@@ -6,7 +6,7 @@
      "files": {"narrow.onnx": {"bytes": 90112, "sha256": "..."}, ...},
      "replaces": null, "reads": {"checkpoint": "..."}}
 
-While results appear, ``replaces`` lists the files that they replace; a run that is killed then leaves it so.
+While results appear, ``replaces`` lists the files that they replace; it stays if the run is killed then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REMEDY = "Copy the folder again, or run the job again."
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a file from every other.
+    """The size and the hash that identify the content of a file.
 
     Attributes:
         bytes: its size.
@@ -50,11 +50,11 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What this program wrote into a folder.
+    """The files that this program wrote into a folder.
 
     Attributes:
-        files: path within the folder -> what was written there.
-        replaces: the same of files that were being replaced by these; None where that was done.
+        files: path within the folder -> fingerprint of what was written there.
+        replaces: path -> fingerprints of the files that are being replaced; None once that is done.
         reads: option -> SHA-256 of the file that it named.
     """
 
@@ -63,16 +63,16 @@ class Manifest:
     reads: Mapping[str, str] = field(default_factory=dict)
 
     def written(self, name: str) -> tuple[Fingerprint, ...]:
-        """Every content that this program may have left under a name."""
+        """Return the fingerprint of every content that this program may have left under a name."""
         now = (self.files[name],) if name in self.files else ()
         return (*now, *(self.replaces or {}).get(name, ()))
 
     def owns(self, folder: Path, name: str) -> bool:
-        """Whether the file of that name is one that this program wrote, and nobody has changed."""
+        """Tell whether this program wrote the file of that name, and it is unchanged."""
         return is_plain(folder / name) and fingerprint(folder / name) in self.written(name)
 
     def check(self, folder: Path, names: Iterable[str]) -> None:
-        """Raise CheckpointError where one of these files is not the one that was written."""
+        """Raise CheckpointError if one of these files is not the one that was written."""
         if self.replaces is not None:
             raise CheckpointError(
                 f"{folder} holds results that did not appear whole: the run was stopped just then. Run the job again, "
@@ -93,16 +93,16 @@ class Manifest:
                 )
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json``, whole or not at all."""
+        """Write ``manifest.json``, completely or not at all."""
         value = {"format": FORMAT, "version": VERSION, "fxprune": __version__} | asdict(self)
         write_text(folder / MANIFEST, json.dumps(value, indent=1) + "\n")
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest of a folder.
+    """Read the manifest of a folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: it is missing or damaged.
     """
     place = Path(folder)
     if not os.path.lexists(place / MANIFEST):
@@ -132,12 +132,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def find_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder; an empty one where there is none."""
+    """Read the manifest of a folder; return an empty one if it has none."""
     return read_manifest(folder) if os.path.lexists(folder / MANIFEST) else Manifest()
 
 
 def check_listed(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError where a file lies among results, whose manifest says that it is another one."""
+    """Raise CheckpointError if a file among results differs from its entry in the manifest."""
     place = Path(path)
     if place.exists() and (place.parent / MANIFEST).exists():
         manifest = read_manifest(place.parent)
@@ -146,10 +146,10 @@ def check_listed(path: str | os.PathLike[str]) -> None:
 
 
 def fingerprint(path: str | os.PathLike[str], *, first: int | None = None) -> Fingerprint:
-    """Size and hash of a file, or of its first bytes.
+    """Compute size and hash of a file, or of its first bytes.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or is not readable.
     """
     digest, size = hashlib.sha256(), 0
     with open_plain(path) as file:
@@ -160,7 +160,7 @@ def fingerprint(path: str | os.PathLike[str], *, first: int | None = None) -> Fi
 
 
 def is_noted(value: Any) -> bool:
-    """Whether a JSON value is a fingerprint."""
+    """Tell whether a JSON value is a fingerprint."""
     try:
         _fingerprint(value)
     except ValueError:
@@ -169,7 +169,7 @@ def is_noted(value: Any) -> bool:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether this is a file itself, and no link to one."""
+    """Tell whether this is a regular file, and not a link to one."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:

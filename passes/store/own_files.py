@@ -1,13 +1,13 @@
-"""A folder with a list of the files that this program made in it; it touches no others.
+"""Keep a list of the files that this program made in a folder; it touches no others.
 
 ::
 
     checkpoints/files.json: {"format": "fxprune-files", "version": 1, "state": "kept",
                              "files": {"train.pt": null, "metrics.jsonl": {"bytes": 512, "sha256": "..."}, ...}}
 
-A name is on the list before its file is there, so that a process that is killed leaves no file that nobody owns. Where
-the state is ``going`` or ``moving``, a process was killed while it removed the files or moved them beside: whoever
-comes next ends that first.
+A name is on the list before its file exists, so that a killed process leaves no file that is not listed. If the state
+is ``going`` or ``moving``, a process was killed while it removed or moved the files: the next process first completes
+that.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _OURS = re.compile(rf"[a-z0-9]+(\.previous)?\.pt|{re.escape(METRICS)}|{re.escape
 
 
 class OwnFiles:
-    """The files of ours in a folder, which need not be there."""
+    """The files in a folder that this program made; the folder need not exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """Names on the list, in the order in which they came to be; none where the files are about to go.
+        """Return the names on the list, oldest first; none if the files are being removed.
 
         Raises:
             CheckpointError: the list is damaged.
@@ -49,12 +49,12 @@ class OwnFiles:
         return [*names] if state == KEPT else []
 
     def present(self, suffix: str = "") -> list[Path]:
-        """The files of ours that are there and end so, oldest first."""
+        """Return the existing files of ours with this suffix, oldest first."""
         paths = [self.folder / name for name in self.names() if name.endswith(suffix)]
         return [path for path in paths if path.exists()]
 
     def check_free(self, names: Iterable[str]) -> None:
-        """Raise OptionError where a file or folder of somebody else's bears one of these names."""
+        """Raise OptionError if a file or folder of the user has one of these names."""
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise _foreign(self.folder)
         _, known = self._read()
@@ -63,31 +63,31 @@ class OwnFiles:
                 raise _foreign(self.folder / name)
 
     def check(self) -> None:
-        """Raise OptionError where a file of somebody else's bears a name that a run may want."""
+        """Raise OptionError if a file of the user has a name that a run may need."""
         _, known = self._read()
         there = sorted(path.name for path in self.folder.glob("*") if _OURS.fullmatch(path.name))
         self.check_free(name for name in there if name not in known)
 
     def claim(self, *names: str) -> None:
-        """Put names on the list, before there are such files."""
+        """Put names on the list before the files exist."""
         _, known = self._read()
         if new := [name for name in names if name not in known]:
             self.check_free(new)
             self._write(KEPT, known | dict.fromkeys(new))
 
     def adopt(self, names: Iterable[str]) -> None:
-        """Put files on the list that this program has just made."""
+        """Put files that this program has just made on the list."""
         _, known = self._read()
         self._write(KEPT, dict.fromkeys(names) | known)
 
     def note(self, name: str) -> None:
-        """Remember what is in a file that grows; what is added later does not matter."""
+        """Record the present content of a growing file; later additions do not matter."""
         state, names = self._read()
         if state == KEPT:
             self._write(KEPT, names | {name: asdict(fingerprint(self.folder / name))})
 
     def check_noted(self, name: str) -> None:
-        """Raise CheckpointError where a file that is there no longer begins with what was noted."""
+        """Raise CheckpointError if an existing file no longer begins with the recorded content."""
         noted, path = self._read()[1].get(name), self.folder / name
         if noted is not None and path.exists():
             found = fingerprint(path, first=noted["bytes"])
@@ -98,16 +98,16 @@ class OwnFiles:
                 )
 
     def clear(self) -> None:
-        """Remove the files of ours, then the list, then the folder if nothing is left in it."""
+        """Remove the files of ours, then the list, then the folder if it is empty."""
         state, names = self._read()
         if state is None:
             return
-        with contextlib.suppress(OSError):  # the disk may be full, and this makes room
+        with contextlib.suppress(OSError):  # the disk may be full, and the removal makes room
             self._write(GOING, names)
         self._remove(names)
 
     def move(self, place: OwnFiles) -> None:
-        """Move the files of ours to another folder, whose own ones go first."""
+        """Move the files of ours to another folder, after removing ours there."""
         place.check()
         place.clear()
         _, names = self._read()
@@ -116,7 +116,7 @@ class OwnFiles:
         self.mend(place)
 
     def mend(self, place: OwnFiles) -> None:
-        """End what a process had begun that was killed: to remove the files, or to move them to ``place``."""
+        """Complete what a killed process began: remove the files, or move them to ``place``."""
         state, names = self._read()
         if state == MOVING:
             for name in names:
@@ -132,7 +132,7 @@ class OwnFiles:
         remove_parts(self.folder, [*names, LIST])
         (self.folder / LIST).unlink(missing_ok=True)
         for folder in (self.folder / EVENTS, self.folder):
-            with contextlib.suppress(OSError):  # files of the user's are in it
+            with contextlib.suppress(OSError):  # the folder holds files of the user
                 folder.rmdir()
 
     def _read(self) -> tuple[str | None, dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""A file that ends with its own SHA-256: a bit that is not as it was written is found before anything is read.
+"""A sealed file ends with its own SHA-256, so that a changed bit is found before it is read.
 
-The seal is one line of text behind the content, which readers of zip archives, ``torch.load`` among them, pass over.
+The seal is one line of text behind the content; readers of zip archives, such as ``torch.load``, ignore it.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ SIZE = len(_MARK) + 64 + 2 + 20 + 7
 
 
 class _Hashing:
-    """A file to write to, front to back, that hashes what it is given: not what the disk makes of it."""
+    """A file for sequential writing that hashes the data it is given, not what the disk stores."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.size, self.digest = file, 0, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
-        """All of it."""
+        """Write and hash all of the data."""
         self.digest.update(data)
         self._file.write(data)
         self.size += len(data)
         return len(data)
 
     def flush(self) -> None:
-        """Hand on what is buffered."""
+        """Flush the file."""
         self._file.flush()
 
 
 def write_sealed(path: str | os.PathLike[str], write: Callable[[Any], None], *, keep: Path | None = None) -> None:
-    """Write a sealed file whole or not at all; it takes its place once it was read back and found whole.
+    """Write a sealed file completely or not at all, after reading it back and checking it.
 
     Args:
         path: the file.
-        write: writes the content to what it is given, front to back.
-        keep: where a file that was at ``path`` goes before the new one takes its place.
+        write: function that writes the content sequentially to its argument.
+        keep: where to move an existing file at ``path`` before the new one replaces it.
 
     Raises:
-        OSError: there is no room or no right to write, or what the disk gives back is not what was written.
+        OSError: the disk is full, writing is not permitted, or the disk returns other data than was written.
     """
     target = Path(path)
     with written_aside(target) as aside:
@@ -55,7 +55,7 @@ def write_sealed(path: str | os.PathLike[str], write: Callable[[Any], None], *, 
             content = _Hashing(file)
             try:
                 write(content)
-            except RuntimeError as error:  # what torch makes of an OSError of the file
+            except RuntimeError as error:  # torch converts an OSError of the file to this
                 cause = error.__cause__ or error.__context__
                 raise cause if isinstance(cause, OSError) else OSError(f"cannot write {target}: {error}") from error
             file.write(_MARK + f"{content.digest.hexdigest()}, {content.size:020} bytes\n".encode())
@@ -68,15 +68,15 @@ def write_sealed(path: str | os.PathLike[str], write: Callable[[Any], None], *, 
 
 
 def is_sealed(path: str | os.PathLike[str]) -> bool:
-    """Whether the file ends with a seal, be it broken or not."""
+    """Tell whether the file ends with a seal, valid or not."""
     return b"sealed by fxprune" in _tail(Path(path))
 
 
 def check_seal(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError where a file is not, bit for bit, what was written.
+    """Raise CheckpointError unless a file is bit for bit what was written.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or is not readable.
     """
     if (reason := flaw_of(Path(path))) is not None:
         raise CheckpointError(
@@ -85,10 +85,10 @@ def check_seal(path: str | os.PathLike[str]) -> None:
 
 
 def flaw_of(path: Path) -> str | None:
-    """Why the seal does not hold; None where it does.
+    """Return why the seal is invalid; None if it is valid.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or is not readable.
     """
     line = _LINE.fullmatch(_tail(path))
     size = path.stat().st_size - SIZE

@@ -1,4 +1,4 @@
-"""Weights on disk are plain numbers under names: safetensors, no pickle; read whole or refused with a reason."""
+"""Write weights as safetensors, without pickle; read them completely or raise an error."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _TYPES = (
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer, also those outside the state dict, once, under the first of its names."""
+    """Return every parameter and buffer, also non-persistent ones, once, under its first name."""
     first = canonical_names(model)
     named = (*model.named_parameters(), *model.named_buffers())
     return {name: tensor.detach() for name, tensor in named if first[name] == name}
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write a safetensors file at once or not at all; views of one memory become tensors of their own.
+    """Write a safetensors file completely or not at all; views of one memory are copied.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written to.
+        OSError: the disk is full, or the folder is not writable.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -62,10 +62,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; where :func:`write_tensors` wrote it, they are bit for bit what was written.
+    """Read the tensors of a safetensors file, and check the hash of :func:`write_tensors`.
 
     Raises:
-        CheckpointError: no such file, or one that is cut short, damaged, or not in this format.
+        CheckpointError: the file is missing, truncated, damaged, or not in this format.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
@@ -88,7 +88,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and numbers."""
+    """Hash names, types, shapes and numbers with SHA-256."""
     digest, kinds = hashlib.sha256(), kinds_of(tensors)
     for name in sorted(tensors):
         digest.update(f"{name} {kinds[name]}\n".encode())
@@ -97,28 +97,28 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a training checkpoint that :func:`load_weights` puts back: the state dict, each shared tensor once.
+    """Save the state dict of a model for :func:`load_weights`, each shared tensor once.
 
     Args:
         model: any module.
-        path: the file, by custom ``NAME.safetensors``.
+        path: the file, usually ``NAME.safetensors``.
     """
     first = canonical_names(model)
     write_tensors({name: tensor for name, tensor in model.state_dict().items() if first[name] == name}, path)
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Every tensor of the model's state dict gets the file's values; where one does not fit, none is touched.
+    """Load the file's values into the model's state dict; if one does not fit, change nothing.
 
     Args:
         model: the network to fill.
-        path: a ``.safetensors`` file, or what ``torch.save`` wrote of a state dict: by itself, or under
-            ``state_dict`` or ``model``, with or without the prefix of DistributedDataParallel; or a checkpoint of our
-            own training: the averaged weights, where it has those. No code in it is run.
+        path: a ``.safetensors`` file; or a state dict saved by ``torch.save``, alone or under ``state_dict`` or
+            ``model``, with or without the prefix of DistributedDataParallel; or a checkpoint of our own training, whose
+            averaged weights are taken if it has them. No code in it is run.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds no tensors, or is of another network: then the first
-            tensors that differ are named.
+        CheckpointError: the file is missing, damaged, holds no tensors, or belongs to another network; the message then
+            names the first tensors that differ.
     """
     check_listed(path)
     state = read_tensors(path) if Path(path).suffix == SUFFIX else _read_torch(path)
@@ -132,7 +132,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Type and shape of each tensor, as ``float32 [8, 3, 3, 3]``; said where it is not plain numbers in memory."""
+    """Describe type and shape of each tensor, as ``float32 [8, 3, 3, 3]``.
+
+    The text also names a layout that is not strided, and the meta device.
+    """
 
     def odd(x: Tensor) -> str:
         layout = "" if x.layout == torch.strided else f"{str(x.layout).removeprefix('torch.')} "
@@ -142,7 +145,7 @@ def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -> None:
-    """Raise CheckpointError with the first tensors that differ, where a file does not hold what the model has."""
+    """Raise CheckpointError, naming the first tensors of a file that differ from the model's."""
     names = dict.fromkeys([*here, *there])
     differ = [name for name in names if here.get(name) != there.get(name)]
     if not differ:
@@ -169,7 +172,7 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             check_seal(path)
         state = load_state_dict(os.fspath(path), use_ema=False)
         if state.get("format") == FORMAT and not whole:
-            check_seal(path)  # which says what is left of it
+            check_seal(path)  # its message says how much of the file is left
         state = _of_training(state)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from error
@@ -180,7 +183,7 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The network in a checkpoint of a training, with the weights that count; all else as it is."""
+    """Return the final weights in a training checkpoint; return anything else as it is."""
     if whole.get("format") != FORMAT:
         return whole
     state = whole["state"]

@@ -1,4 +1,4 @@
-"""Training that resumes bit for bit, on one process or several, of any loss, schedule and optimizer."""
+"""Train on one process or several, and resume bit for bit, with any schedule and optimizer."""
 
 from .evaluate import predict
 from .fit import train

@@ -1,4 +1,4 @@
-"""Predictions and accuracy of a network on a loader."""
+"""Compute predictions and accuracy of a network on a loader."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _EMPTY = "there are no images to evaluate on: the loader gave no batch."
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of how many images were given their own class."""
+    """The number of correctly classified images, out of how many."""
 
     correct: int
     count: int
 
     @property
     def top1(self) -> float:
-        """Share of the images whose class has the largest output, 0 to 1."""
+        """Share of the images whose own class has the largest output: correct / count."""
         return self.correct / self.count
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Accuracy:
 
 
 def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu", *, ranks: Ranks = ALONE) -> Accuracy:
-    """Accuracy of the network as it predicts, in evaluation mode; the model is left as it was.
+    """Measure the accuracy of a network in evaluation mode; its modes are restored.
 
     Several processes share the images, and each gets the accuracy on all of them.
 
@@ -64,12 +64,15 @@ def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu
 
 
 def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu") -> Tensor:
-    """Class with the largest output for each image, int64 [N] on the CPU, in the order of the loader.
+    """Predict the class with the largest output for each image, in the order of the loader.
 
     Args:
         model: maps [N, C, H, W] to [N, classes]; its parameters lie on ``device``.
         loader: batches of images and classes, in a fixed order.
         device: where the network is.
+
+    Returns:
+        int64 [N] on the CPU.
 
     Raises:
         DataError: the loader is empty.
@@ -82,7 +85,7 @@ def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu"
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, every module is in evaluation mode; afterwards each is in the mode in which it was."""
+    """Put every module into evaluation mode; afterwards each has its former mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -95,7 +98,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _batches(
     model: nn.Module, batches: Iterable[LocalBatch], device: str | torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Predicted and given classes of each batch."""
+    """Yield the predicted and the given classes of each batch."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with evaluating(model), torch.inference_mode():
         for images, labels, _ in batches:

@@ -1,4 +1,4 @@
-"""Train a network: timm's optimizers and schedulers, and whatever hook is to ride on the optimizer."""
+"""Train a network with timm's optimizers and schedulers, and with a hook on the optimizer."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def train(
     checkpoint: Checkpoint | None = None,
     **settings: Any,
 ) -> TrainLog:
-    """Train the model where it stands; each epoch is decided by (seed, number of the epoch) and the weights alone.
+    """Train the model in place; (seed, epoch) and the weights alone determine each epoch.
 
     Args:
         model: maps [N, C, H, W] to [N, classes]; it is moved to ``device``, changed, and left in evaluation mode. With
             ``ema``, it ends with the averaged weights.
         data: images of that shape.
-        options: everything that decides a step.
-        callbacks: who is called meanwhile.
-        checkpoint: where to go on from, and what to write; the first Ctrl-C or SIGTERM then ends the training after the
-            present step, with a checkpoint.
-        **settings: attributes of :class:`Phase`, ``epochs`` and ``lr`` at least; and, instead of ``options`` and
+        options: everything that determines a step.
+        callbacks: the functions to call during training.
+        checkpoint: where to resume from, and what to write. With it, the first Ctrl-C or SIGTERM ends the training
+            after the present step and writes a checkpoint.
+        **settings: attributes of :class:`Phase`, at least ``epochs`` and ``lr``; and, instead of ``options`` and
             ``callbacks``, single attributes of these.
 
     Raises:
-        DataError: there is nothing to train on.
+        DataError: the data has no batch to train on.
         OptionError: an unknown optimizer, or a value out of range.
-        DivergedError: the loss is no longer a number.
-        CheckpointError: the checkpoint is damaged, or of another job.
+        DivergedError: the loss or a weight is no longer finite.
+        CheckpointError: the checkpoint is damaged, or belongs to another job.
         ProofError: the processes do not end with the same weights.
         StoppedError: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
@@ -73,5 +73,5 @@ def train(
 
 
 def _taken(settings: dict[str, Any], record: type) -> dict[str, Any]:
-    """Take the settings that are fields of a record out of all."""
+    """Remove the settings that are fields of a record, and return them."""
     return {name: settings.pop(name) for name in [*settings] if name in record.__dataclass_fields__}  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a training tells: one record per epoch, and calls while it goes on."""
+"""A training reports one record per epoch, and calls functions while it runs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .evaluate import Accuracy
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the data came to.
+    """The results of one pass over the data.
 
     Attributes:
         number: from 1.
-        steps: that were taken up to its end, from the first epoch on.
-        loss: mean over the steps.
+        steps: number of steps from the first epoch to the end of this one.
+        loss: mean over the steps of this epoch.
         accuracy: on the test images, after the epoch.
         lr: learning rate of its last step.
         images_per_second: while training.
@@ -48,14 +48,14 @@ class TrainLog:
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """Who is called while a network is trained, and what for.
+    """Functions that are called while a network is trained.
 
     Attributes:
-        optimizer_hook: given the optimizer, a context that stays open while training, such as ``fxprune.csgd``. What it
-            tells by ``state_dict()`` becomes part of the checkpoints.
-        on_epoch: called after each epoch, hook still attached.
-        on_skipped_step: called with the number of the step, from 0, that was not taken, since float16 gave no finite
-            gradient.
+        optimizer_hook: optimizer -> a context that stays open during training, such as ``fxprune.csgd``. Its
+            ``state_dict()``, if it has one, becomes part of the checkpoints.
+        on_epoch: called after each epoch, while the hook is still attached.
+        on_skipped_step: called with the number of a step, from 0, that was skipped because a float16 gradient was not
+            finite.
     """
 
     optimizer_hook: Callable[[Optimizer], AbstractContextManager[Any]] = lambda _: nullcontext()

@@ -1,4 +1,4 @@
-"""One training under way: where it stands, how it goes on, what a checkpoint of it holds."""
+"""Run one training: its progress, its steps, and the state that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """A model and what moves it; :func:`fxprune.passes.train.fit.train` says what the arguments are."""
+    """A model in training; :func:`fxprune.passes.train.fit.train` explains the arguments."""
 
     def __init__(self, model: nn.Module, data: Data, phase: Phase, options: TrainOptions, callbacks: Callbacks) -> None:
         device, ranks = torch.device(phase.device), phase.ranks
@@ -63,7 +63,7 @@ class Training:
         self._earlier: Path | None = None
 
     def run(self, bar: Any, stop: StopRequest, checkpoint: Checkpoint | None) -> TrainLog:
-        """Take every step that is left."""
+        """Take every remaining step."""
         self._stop, self._checkpoint = stop, checkpoint
         state = self._ranks.share(checkpoint.read) if checkpoint else None
         self._earlier = self._ranks.share(lambda: checkpoint.earlier) if checkpoint else None
@@ -84,9 +84,9 @@ class Training:
         return TrainLog(tuple(self._progress.log))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes. The learning rate does, too, but follows from the number of steps.
+        """Return everything that changes, except the learning rate, which follows from the steps.
 
-        All processes come here; what the first one gets is the state of all.
+        All processes must call this; the first one gets the state of all.
         """
         place = self._progress
         log = [
@@ -106,7 +106,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on as the training did whose :meth:`state_dict` this is."""
+        """Restore the training from a :meth:`state_dict`."""
         epoch, step, loss, images, seconds = state["place"]
         log = [Epoch(n, steps, mean, Accuracy(*right), lr, speed) for n, steps, mean, *right, lr, speed in state["log"]]
         self._progress = Progress(epoch, step, loss.to(self._device), images, seconds, log)
@@ -129,13 +129,13 @@ class Training:
         return Progress(epoch, 0, torch.zeros((), device=self._device), log=[*log])
 
     def _own_draws(self) -> AbstractContextManager[None]:
-        """What the network draws in an epoch: not what it draws in another process."""
+        """Return a random stream for the network that differs between processes."""
         if self._ranks.count == 1:
             return nullcontext()
         return Stream(self._device, self._phase.seed, self._progress.epoch, self._ranks.rank + 1)
 
     def _train_epoch(self, bar: Any) -> Epoch:
-        """Take the steps that are left of the epoch under way, and test."""
+        """Take the remaining steps of the present epoch, then test."""
         place = self._progress
         with seeded(self._phase.seed, place.epoch):
             self._model.train()
@@ -162,10 +162,10 @@ class Training:
         )
 
     def _batches(self) -> Iterator[list[LocalBatch]]:
-        """The batches of each step that is left of the epoch.
+        """Yield the batches of each remaining step of the epoch.
 
-        After a checkpoint the epoch is drawn again from its seed, what is done is passed over, and the streams of
-        random numbers are put to where they were.
+        After a checkpoint, this draws the epoch again from its seed, skips the batches that are done, and restores the
+        streams of random numbers.
         """
         place, size = self._progress, self._options.accumulate
         if place.step == self._per_epoch:
@@ -182,7 +182,7 @@ class Training:
             yield several
 
     def train_step(self, batches: Sequence[LocalBatch]) -> None:
-        """One step."""
+        """Take one step."""
         place = self._progress
         self._scheduler.step_update(self._done)
         with self._draws:
@@ -198,9 +198,9 @@ class Training:
             self._ema.update(self._model, step=self._done)
 
     def _agree_to_stop(self) -> signal.Signals | None:
-        """The signal that one process has got is a request to all, after the same step.
+        """Share a signal that one process received, so that all stop after the same step.
 
-        Nothing but this answer may be acted on: the next signal comes to one process before it comes to another.
+        Act only on this answer: the next signal reaches one process before another.
         """
         asked = self._ranks.largest(self._stop.signal or 0) if self._checkpoint is not None else 0
         return signal.Signals(asked) if asked else None
@@ -210,7 +210,7 @@ class Training:
         return bool(every) and self._done % every == 0
 
     def _save(self) -> None:
-        """Write a checkpoint if its numbers are finite."""
+        """Write a checkpoint; raise DivergedError if its numbers are not finite."""
         if self._checkpoint is None:
             return
         self._raise_if_diverged(self._watch.look())
@@ -218,11 +218,11 @@ class Training:
         state = self.state_dict()
         if self._ranks.first:
             self._checkpoint.write(state)
-        self._ranks.wait()  # nobody stops before it is written
+        self._ranks.wait()  # no process stops before it is written
         self._written = self._done
 
     def _raise_if_stopped(self, asked: signal.Signals | None) -> None:
-        """Stop if that was asked for, and agreed on; the checkpoint is written."""
+        """Raise StoppedError if all processes agreed to stop; the checkpoint is written already."""
         if asked and self._checkpoint is not None:
             raise StoppedError(
                 f"stopped by {asked.name} after step {self._done} of {self.steps} of `{self._phase.label}`; the "
@@ -231,7 +231,7 @@ class Training:
             )
 
     def _check_weights(self) -> None:
-        """Raise DivergedError here, before another phase is blamed for what it begins with."""
+        """Raise DivergedError if a weight is not finite, in the phase that caused it."""
         if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
             raise DivergedError(f"weights are no longer finite {self._where(self._done - 1)}")
 
@@ -240,7 +240,7 @@ class Training:
             raise DivergedError(f"the loss is {bad[1]} {self._where(bad[0])}")
 
     def _where(self, step: int) -> str:
-        """Names a step, from 0 on, and says what to do."""
+        """Describe a step, counted from 0, for an error message, with advice."""
         epoch, inside = divmod(step, self._per_epoch)
         self._scheduler.step_update(step)
         good = "no checkpoint was written"
@@ -258,7 +258,7 @@ class Training:
 
     @torch.no_grad()
     def _finish(self) -> None:
-        """Leave the weights that count in the model, in evaluation mode and in the usual order of memory."""
+        """Leave the final weights in the model, in evaluation mode and in contiguous memory."""
         if self._ema is not None:
             load_tensors(self._model, tensors_now(self._ema.module))
         if self._options.channels_last:
@@ -268,7 +268,10 @@ class Training:
 
 
 def _average(model: nn.Module, options: TrainOptions) -> Any:
-    """Average of the weights so far; its decay rises to the one asked for, so that it forgets the first weights."""
+    """Make the average of the weights so far, or None.
+
+    Its decay rises to the given one, so that it forgets the first weights.
+    """
     if options.ema is None:
         return None
     from timm.utils import ModelEmaV3

@@ -1,4 +1,4 @@
-"""What training makes small: cross entropy, with smoothed or mixed targets, and the distance to a teacher."""
+"""The loss: cross entropy with smoothed or mixed targets, and the distance to a teacher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxprune.passes.options import TrainOptions
 def make_loss(
     options: TrainOptions, num_classes: int, teacher: nn.Module | None = None
 ) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Give ``loss(model, images [N, C, H, W], labels [N])``, a scalar.
+    """Make the scalar function ``loss(model, images [N, C, H, W], labels [N])``.
 
     With a teacher: ``(1 - w) cross_entropy + w T^2 KL(softmax(teacher / T) || softmax(model / T))`` (Hinton et al.,
     "Distilling the knowledge in a neural network", 2015), both on the same, mixed images.
@@ -23,7 +23,7 @@ def make_loss(
     Args:
         options: smoothing, mixing, temperature T and weight w.
         num_classes: length of the output.
-        teacher: the network to meet; it is left in evaluation mode and without gradients.
+        teacher: the network to imitate, in evaluation mode; it gets no gradients.
     """
     mix = _mixer(options, num_classes)
     smoothing = 0.0 if mix else options.label_smoothing  # timm's mixing smooths what it mixes

@@ -1,9 +1,9 @@
-"""Strided 1x1 convolutions of few channels see contiguous tensors on CPUs: in channels-last, oneDNN breaks there.
+"""Avoid a oneDNN error: strided 1x1 convolutions of few channels get contiguous tensors.
 
-The gradient of their weight is wrong, or memory beside it is overwritten (uxlfoundation/oneDNN#6035, open): the
-workspace holds the channels that there are, and is filled as if they were a whole block, which is 8 with AVX2 and 16
-with AVX-512. Either tensor in channels-last is enough to get there, the image as well as the weight, and so is a
-permuted view that a layer before it has made.
+In channels-last on a CPU, the gradient of their weight is wrong, or oneDNN overwrites memory beside it (uxlfoundation/
+oneDNN#6035, open): the workspace has room for the actual channels, but oneDNN fills a full block of 8 (AVX2) or 16
+(AVX-512). One tensor in channels-last is enough to cause this, image or weight, and so is a permuted view that an
+earlier layer made.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ PACKED: dict[Callable[..., Tensor], int] = {
 
 
 def contiguous_strided(device: torch.device) -> AbstractContextManager[Any]:
-    """Give a context to train in: the mode on a CPU, nothing elsewhere. It costs some microseconds per function."""
+    """Return a context to train in: the mode on a CPU, a null context elsewhere.
+
+    It costs some microseconds per function call.
+    """
     return ContiguousStrided() if device.type == "cpu" else nullcontext()
 
 
 class ContiguousStrided(TorchFunctionMode):
-    """Inside, strided 1x1 convolutions of fewer than 16 channels on a CPU get contiguous copies; nothing else changes.
+    """Give strided 1x1 convolutions of fewer than 16 channels contiguous copies on a CPU.
 
-    It has to be open for the forward pass; what the backward pass reads is decided there.
+    Nothing else changes. The mode must be active in the forward pass, which decides what the backward pass reads.
     """
 
     def __torch_function__(
@@ -50,7 +53,7 @@ class ContiguousStrided(TorchFunctionMode):
 
 
 def _convolve(func: Callable[..., Tensor], input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Call the convolution, of contiguous tensors where oneDNN needs them."""
+    """Call the convolution, with contiguous tensors if oneDNN needs them."""
     few = weight.shape[PACKED[func]] < BLOCK
     stride = args[1] if len(args) > 1 else kwargs.get("stride", 1)
     strided = any(step != 1 for step in (stride if isinstance(stride, Sequence) else (stride,)))
@@ -60,7 +63,10 @@ def _convolve(func: Callable[..., Tensor], input: Tensor, weight: Tensor, *args:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """The tensor with the strides of a contiguous one; ``Tensor.contiguous`` leaves those of axes of length 1 alone."""
+    """Return the tensor with contiguous strides, also on axes of length 1.
+
+    ``Tensor.contiguous`` does not change the strides of these.
+    """
     if tensor.stride() == torch.empty(tensor.shape, device="meta").stride():
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""A network in several processes: gradients are those of the whole batch, and after each step all hold the same."""
+"""Train in several processes with the gradients of the whole batch and with equal weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _SYNC = "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "bro
 
 
 def parallel(model: nn.Module, ranks: Ranks, example: Tensor) -> nn.Module:
-    """What is to be called for gradients that are averaged over the processes; alone, the model itself.
+    """Wrap the model to average gradients over processes; a single process gets it unwrapped.
 
-    All begin with the numbers of the first process.
+    All processes begin with the weights of the first one.
 
     Args:
-        model: in which parameters and gradients stay.
+        model: it keeps its parameters and gradients.
         ranks: which process this is.
-        example: [2, C, H, W] on the model's device, to find parameters that take no part: nobody is to wait for their
-            gradients.
+        example: [2, C, H, W] on the model's device, to find parameters that the output does not depend on: no process
+            waits for their gradients.
     """
     if ranks.count == 1:
         return model
@@ -46,9 +46,9 @@ def parallel(model: nn.Module, ranks: Ranks, example: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def sync_buffers(model: nn.Module, ranks: Ranks) -> None:
-    """Running statistics become their mean over the processes; every other buffer that of the first one.
+    """Set floating-point buffers to their mean over the processes, others to the first one's.
 
-    A number that is the same everywhere is not touched, not even by rounding.
+    A number that is equal in all processes stays bit for bit as it is.
     """
     kinds: dict[torch.dtype, list[Tensor]] = {}
     for _, buffer in model.named_buffers():
@@ -64,7 +64,7 @@ def sync_buffers(model: nn.Module, ranks: Ranks) -> None:
 
 
 def check_same(model: nn.Module, ranks: Ranks) -> None:
-    """Raise ProofError where the processes do not hold the same numbers, to the last bit."""
+    """Raise ProofError unless all processes hold the same numbers, bit for bit."""
     if ranks.count == 1:
         return
     ours = digest(model)
@@ -79,7 +79,7 @@ def check_same(model: nn.Module, ranks: Ranks) -> None:
 
 
 def _leaves_out(model: nn.Module, example: Tensor) -> bool:
-    """Whether a trainable parameter has no part in the output."""
+    """Tell whether the output does not depend on some trainable parameter."""
     trial = copy.deepcopy(model).train()
     parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
     with seeded(0), contiguous_strided(example.device):

@@ -1,4 +1,4 @@
-"""What one training is, beside the options that decide its steps."""
+"""The settings of one training apart from the options that determine its steps."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .ranks import ALONE, Ranks
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Phase:
-    """One training of one network.
+    """The settings of one training of one network.
 
     Attributes:
         epochs: passes over the training images.
         lr: largest learning rate of the schedule; :func:`fxprune.passes.train.learning_rates` gives all.
-        teacher: a network whose logits the model is to meet, on the same device.
+        teacher: a network whose logits the model imitates, on the same device.
         device: where to train.
         seed: of the order of the images, their augmentation, mixing, dropout.
-        progress: a bar on stderr; None: only if that is a terminal.
-        label: what the bar is called.
-        ranks: which process this is; see :func:`fxprune.passes.train.joined`. All of them train on parts of the same
+        progress: show a bar on stderr; None: only if that is a terminal.
+        label: name of the bar.
+        ranks: which process this is; see :func:`fxprune.passes.train.joined`. All processes train on parts of the same
             batches and end with the same weights; the first one writes.
     """
 

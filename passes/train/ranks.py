@@ -1,4 +1,4 @@
-"""Several processes that train one network, as torchrun starts them: who is first, and what all of them agree on."""
+"""The processes that train one network, as torchrun starts them, and how they communicate."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torch import Tensor
 from fxprune.errors import InputError, OptionError, ProofError
 
 Value = TypeVar("Value")
-# The others wait while the first one clusters, verifies and exports. One that dies is noticed at once all the same.
+# The others wait while the first one clusters, verifies and exports. They still notice at once if it dies.
 PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """One of ``count`` processes that come to each of these calls together; a single one passes through them.
+    """One of ``count`` processes; all must make each of these calls. A single one does not wait.
 
     Attributes:
         rank: its number, from 0. The first one makes plans and writes files.
-        count: how many there are.
-        group: in which they talk about what lies on the CPU; gradients go through the default group.
+        count: number of processes.
+        group: process group for what is on the CPU; gradients go through the default group.
     """
 
     rank: int = 0
@@ -38,11 +38,14 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this one makes plans and writes files."""
+        """Whether this process makes plans and writes files."""
         return self.rank == 0
 
     def share(self, make: Callable[[], Value]) -> Value:
-        """What the first process makes, in all of them; so is an error that says what is wrong with the input."""
+        """Call ``make`` in the first process and return its value, or raise its error, in all.
+
+        Only input and proof errors are shared.
+        """
         if self.count == 1:
             return make()
         box: list[Any] = [None, None]
@@ -58,7 +61,7 @@ class Ranks:
         return value
 
     def gather(self, value: Value) -> list[Value]:
-        """The value of every process, in order; empty in all but the first."""
+        """Collect the values of all processes, in order, in the first one; return [] in the others."""
         if self.count == 1:
             return [value]
         values: list[Any] | None = [None] * self.count if self.first else None
@@ -66,7 +69,7 @@ class Ranks:
         return values or []
 
     def largest(self, number: int) -> int:
-        """The largest of their numbers."""
+        """Return the largest of the processes' numbers."""
         if self.count == 1:
             return number
         box = torch.tensor(number)
@@ -74,19 +77,22 @@ class Ranks:
         return int(box)
 
     def add(self, numbers: Tensor) -> Tensor:
-        """Sum of their tensors, which lie on the device that they train on; every process gets the same bits."""
+        """Sum the processes' tensors on the training device; all get the same bits."""
         if self.count > 1:
             dist.all_reduce(numbers)
         return numbers
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """Wait until all processes are here."""
         if self.count > 1:
             dist.barrier(group=self.group)
 
     @contextlib.contextmanager
     def one_per_machine_first(self) -> Iterator[None]:
-        """The first process of each machine runs the block before the others do: what it downloads, they find."""
+        """Run the block on the first process of each machine before the others.
+
+        What the first one downloads, the others find.
+        """
         local = int(os.environ.get("LOCAL_RANK", self.rank))
         if local:
             self.wait()
@@ -106,13 +112,13 @@ _MEETINGS = itertools.count()
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Inside, this process is one of those that torchrun has started, or of a process group that is there already.
+    """Join the processes that torchrun has started, or an existing process group.
 
-    Where one of them fails, the others do not wait for it: torchrun ends them, and without torchrun the connection
-    that it closes is an error.
+    If one of them fails, the others do not wait for it: torchrun ends them, and without torchrun the closed connection
+    raises an error.
 
     Args:
-        device: ``cpu``, or ``cuda``: each process then has the device of its number on its machine.
+        device: ``cpu`` or ``cuda``. With ``cuda``, each process gets the device with its number on its machine.
 
     Raises:
         OptionError: one device is asked for by number, or there are fewer devices than processes.
@@ -127,10 +133,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         store, rank, _ = _meeting_place()
         from torch.distributed.distributed_c10d import PrefixStore
 
-        own = PrefixStore(f"fxprune {next(_MEETINGS)}", store)  # what an earlier group left there is no news
+        own = PrefixStore(f"fxprune {next(_MEETINGS)}", store)  # apart from what an earlier group left there
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=own, rank=rank, world_size=count)
     yield Ranks(dist.get_rank(), count, dist.new_group(backend="gloo", timeout=PATIENCE))
-    if not there:  # after an error the group is left to the end of the process: to leave it takes all of them
+    if not there:  # not after an error: to destroy the group takes all processes, so it stays until this one ends
         dist.destroy_process_group()
 
 

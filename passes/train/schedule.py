@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def learning_rates(
     *, lr: float, epochs: int, steps_per_epoch: int, options: TrainOptions | None = None, **more: Any
 ) -> list[float]:
-    """The rates at which :func:`fxprune.passes.train.fit.train` takes its steps, one per step, under every scheduler.
+    """Return the rate of every step of :func:`fxprune.passes.train.fit.train`.
 
     Args:
         lr: the largest, reached when the warm-up ends.
         epochs: passes over the data.
         steps_per_epoch: steps of one pass, see :func:`steps_per_epoch_of`.
-        options: which scheduler, and how.
-        **more: or single ones of these options.
+        options: the scheduler and its settings.
+        **more: or single options of these.
 
     Raises:
         OptionError: no step at all, a warm-up that leaves none, or a scheduler that this timm does not have.
@@ -39,19 +39,20 @@ def learning_rates(
 
 
 def steps_per_epoch_of(batches: int, options: TrainOptions) -> int:
-    """Steps of one pass over so many batches: the last step takes the batches that are left."""
+    """Return ceil(batches / accumulate): the last step takes the remaining batches."""
     return -(-batches // options.accumulate)
 
 
 def make_scheduler(optimizer: Optimizer, options: TrainOptions, *, epochs: int, steps_per_epoch: int) -> Any:
-    """With a warm-up of w steps, step t of T has the rate ``lr (t + 1) / (w + 1)`` before w.
+    """Make timm's scheduler; step t of a warm-up of w steps has rate ``lr (t + 1) / (w + 1)``.
 
-    After it, ``cosine`` has ``min_lr + (lr - min_lr) (1 + cos(pi (t - w) / (T - w))) / 2``; what falls to an end does
-    so within the T - w steps that are left, and drops come when so many epochs, warm-up included, are over.
+    After the warm-up of T steps in all, ``cosine`` has ``min_lr + (lr - min_lr) (1 + cos(pi (t - w) / (T - w))) / 2``.
+    The schedulers that fall to a final rate do so within the remaining T - w steps. Those with drops count epochs from
+    the start, warm-up included.
 
     Args:
         optimizer: its own rates are the largest ones.
-        options: which scheduler, and how.
+        options: the scheduler and its settings.
         epochs: passes over the data.
         steps_per_epoch: steps of one pass.
 
@@ -76,10 +77,10 @@ def make_scheduler(optimizer: Optimizer, options: TrainOptions, *, epochs: int, 
             optimizer,
             num_epochs=steps - warmup,
             warmup_epochs=warmup,
-            # timm would begin at a rate of its own; a step at rate 0 would be lost
+            # timm would begin at a rate of its own, and a step at rate 0 would be lost
             warmup_lr=float(optimizer.param_groups[0]["lr"]) / (warmup + 1),
             min_lr=options.min_lr,
-            # everything is counted in steps, so that a warm-up of half an epoch has whole numbers, too
+            # timm counts in steps, so that a warm-up of half an epoch is a whole number, too
             step_on_epochs=False,
             updates_per_epoch=1,
             **_falls(options, steps_per_epoch),
@@ -90,7 +91,7 @@ def make_scheduler(optimizer: Optimizer, options: TrainOptions, *, epochs: int, 
 
 
 def _falls(options: TrainOptions, steps_per_epoch: int) -> dict[str, Any]:
-    """What timm is to know of the way in which the rate falls."""
+    """Translate the options of decay into timm's arguments."""
     rate, every = options.decay_rate, options.decay_epochs
     if options.scheduler == "constant":
         return {"sched": "step", "decay_rate": 1.0}
@@ -99,7 +100,7 @@ def _falls(options: TrainOptions, steps_per_epoch: int) -> dict[str, Any]:
         stones = [round(epoch * steps_per_epoch) + 1 for epoch in options.decay_milestones or ()]
         return {"sched": "multistep", "decay_milestones": stones, "decay_rate": 0.1 if rate is None else rate}
     if options.scheduler == "step":
-        # whole steps, of which there is one at least
+        # a whole number of steps, at least one
         steps = max(1, round((30.0 if every is None else every) * steps_per_epoch))
         return {"sched": "step", "decay_epochs": steps, "decay_rate": 0.1 if rate is None else rate}
     falls: dict[str, Any] = {"sched": options.scheduler, "warmup_prefix": True}

@@ -1,4 +1,4 @@
-"""Each process reads its own part of every batch; the batches are those that one process would read."""
+"""Each process reads its part of every batch; the batches are those of a single process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LocalBatch(NamedTuple):
-    """A process's own part of a batch.
+    """This process's part of a batch.
 
     Attributes:
         images: [own, C, H, W].
@@ -32,9 +32,9 @@ class LocalBatch(NamedTuple):
 
 
 def local_rows(total: int, ranks: Ranks) -> list[int]:
-    """Own rows of a batch, ascending; with row i comes row ``total - 1 - i``.
+    """List this process's rows of a batch, ascending; row i comes with row ``total - 1 - i``.
 
-    timm mixes the first image with the last, the second with the last but one: what is mixed stays together.
+    timm mixes the first image with the last, the second with the last but one, so each mixed pair is in one process.
     """
     pairs = -(-total // 2)
     near = range(pairs * ranks.rank // ranks.count, pairs * (ranks.rank + 1) // ranks.count)
@@ -42,14 +42,15 @@ def local_rows(total: int, ranks: Ranks) -> list[int]:
 
 
 def local_batches(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterator[LocalBatch]:
-    """Own parts of the batches of one pass; all processes must have the same seed.
+    """Yield this process's part of each batch of one pass.
 
-    A torch ``DataLoader`` reads only these images; of any other loader, each process reads everything.
+    All processes must have the same seed. A torch ``DataLoader`` reads only these images; with any other loader, each
+    process reads everything.
 
     Args:
         loader: gives the batches of all processes together.
         ranks: which process this is.
-        every: each process needs a part of each batch; otherwise empty parts are left out.
+        every: require a part of each batch for each process; otherwise empty parts are skipped.
 
     Raises:
         OptionError: a batch is too small to give each process a part.
@@ -80,7 +81,7 @@ def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:
 
 
 class _OwnRows:
-    """A batch sampler: own rows of each batch."""
+    """A batch sampler that yields this process's rows of each batch."""
 
     def __init__(self, whole: BatchSampler, ranks: Ranks) -> None:
         self.whole, self._ranks = whole, ranks
@@ -95,10 +96,10 @@ class _OwnRows:
 
 
 def _reading(loader: Any, ranks: Ranks) -> Any:
-    """The same loader, reading only what is this process's own; None where nothing is known of how it reads."""
+    """Make the same loader for this process's images only; None for an unknown loader class."""
     if type(loader) is not DataLoader or type(loader.batch_sampler) is not BatchSampler:
         return None
-    # One number from the global stream, as the loader itself takes for its workers; other augmentation on each rank.
+    # Take one number from the global stream, as the loader does for its workers; each rank augments differently.
     seed = int(torch.empty((), dtype=torch.int64).random_()) if loader.generator is None else loader.generator.seed()
     return DataLoader(
         loader.dataset,

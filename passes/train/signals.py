@@ -1,4 +1,4 @@
-"""A request to stop is granted where it does no harm: between two steps of training."""
+"""Stop a training on Ctrl-C or SIGTERM between two steps."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Inside, the first Ctrl-C or SIGTERM is only noted; the second has the effect that it has outside.
+    """Record the first Ctrl-C or SIGTERM inside the block; the second acts as it does outside.
 
-    Only the main thread may do so; in any other nothing is ever noted. A signal that is ignored outside stays ignored:
-    Ctrl-C is not meant for what a shell runs in the background.
+    This works in the main thread only; other threads record nothing. A signal that is ignored outside stays ignored:
+    Ctrl-C does not concern what a shell runs in the background.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -33,7 +33,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def restore() -> None:
         for each, handler in before.items():
-            # None: a handler that was not set from Python, and cannot be set again
+            # None: the handler was not set from Python and cannot be restored
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
 
     def note(number: int, _: FrameType | None) -> None:

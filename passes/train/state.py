@@ -1,4 +1,4 @@
-"""Where a training stands, and the numbers of its network."""
+"""The progress of a training, and the tensors of its network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .log import Epoch
 
 @dataclass(eq=False)
 class Progress:
-    """Where a training stands.
+    """The progress of a training.
 
     Attributes:
-        epoch: the one under way, from 1.
+        epoch: the present one, from 1.
         step: steps taken in it.
         loss: sum of their losses, on the device.
-        images: that these steps have seen.
-        seconds: that they took.
-        log: the epochs that are over.
+        images: number of images in these steps.
+        seconds: duration of these steps.
+        log: the finished epochs.
     """
 
     epoch: int
@@ -34,12 +34,12 @@ class Progress:
 
 
 def tensors_now(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those outside the state dict included, each once."""
+    """Return all parameters and buffers, also non-persistent ones, each once."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def digest(model: nn.Module) -> str:
-    """Of every number of a network, by name."""
+    """Hash the names and numbers of all tensors of a network."""
     numbers = hashlib.sha256()
     for name, tensor in tensors_now(model).items():
         numbers.update(name.encode())
@@ -49,6 +49,6 @@ def digest(model: nn.Module) -> str:
 
 @torch.no_grad()
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give every parameter and buffer the value that it has there; where they lie, and how, does not change."""
+    """Copy values into every parameter and buffer; device and memory layout stay."""
     for name, tensor in tensors_now(model).items():
         tensor.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""The optimizer by timm's name, and one step of it: from batches to weights."""
+"""Make an optimizer by its timm name, and take steps with it, from batches to weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> Optimizer:
-    """Optimizer over all parameters, without decay on vectors.
+    """Make an optimizer for all parameters, without decay on vectors.
 
     Raises:
-        OptionError: there is no such optimizer, or it cannot have these options.
+        OptionError: timm has no such optimizer, or it does not take these options.
     """
     from timm.optim import create_optimizer_v2
 
@@ -46,7 +46,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> Optimi
 
 
 def check_optimizer(options: TrainOptions) -> None:
-    """Raise OptionError for an optimizer that cannot be made, or that calls no hooks, on which C-SGD depends."""
+    """Raise OptionError if the optimizer cannot be made, or calls no hooks, which C-SGD needs."""
     layer, called = nn.Linear(2, 2), []
     optimizer = make_optimizer(layer, options, lr=0.1)
     optimizer.register_step_post_hook(lambda *_: called.append(True))
@@ -60,11 +60,11 @@ def check_optimizer(options: TrainOptions) -> None:
 
 
 class Step:
-    """Steps of one optimizer: batches go in, gradients are averaged over the processes, scaled back, clipped, applied.
+    """Steps of one optimizer: average gradients over processes, unscale, clip and apply them.
 
-    All processes clip the same gradient, and skip the same steps. Gradients are clipped before the hook of C-SGD
-    averages them within clusters, when the optimizer steps. So rows that are equal get equal gradients, whatever the
-    clipping did to each of them.
+    All processes clip the same gradient, and skip the same steps. Gradients are clipped before the optimizer steps,
+    and only in that step does the C-SGD hook average them within clusters. So equal rows get equal gradients, whatever
+    the clipping did to each of them.
     """
 
     def __init__(
@@ -76,19 +76,23 @@ class Step:
         device: Any,
         ranks: Ranks = ALONE,
     ) -> None:
-        """``model`` is what the loss calls, as :func:`fxprune.passes.train.parallel.parallel` gives it."""
+        """Take as ``model`` what the loss calls: see :func:`fxprune.passes.train.parallel.parallel`."""
         self._ranks = ranks
         self._model, self._optimizer, self._loss, self._options = model, optimizer, loss, options
         self._device = torch.device(device)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=options.amp == "float16")
 
     def gradients(self, batches: Sequence[LocalBatch]) -> Tensor:
-        """Gradients of the mean loss over the batches, of all processes; returns that loss, a scalar on the device."""
+        """Compute the gradients of the mean loss over the batches of all processes.
+
+        Returns:
+            That loss, a scalar on the device.
+        """
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         layout = torch.channels_last if self._options.channels_last else torch.preserve_format
         for number, (images, labels, whole) in enumerate(batches, 1):
-            weight = len(labels) * self._ranks.count / whole  # 1, but where parts are of different size
+            weight = len(labels) * self._ranks.count / whole  # 1 if all processes have parts of one size
             images = images.to(self._device, non_blocking=True, memory_format=layout)
             with self._averaging(last=number == len(batches)), contiguous_strided(self._device):
                 with self._autocast():
@@ -99,7 +103,7 @@ class Step:
         return self._ranks.add(total) / self._ranks.count
 
     def apply(self) -> bool:
-        """Step by these gradients; False where a scaled gradient was not finite, so that no step was taken."""
+        """Take a step; return False if it was skipped since a scaled gradient was not finite."""
         from timm.utils import dispatch_clip_grad
 
         self.scaler.unscale_(self._optimizer)
@@ -113,7 +117,7 @@ class Step:
         return bool(self.scaler.get_scale() >= before)
 
     def _averaging(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are summed over all batches of a step before they are averaged over the processes."""
+        """Average over the processes only after the last batch of a step; sum before that."""
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         wait: AbstractContextManager[Any] = self._model.no_sync()
@@ -124,12 +128,12 @@ class Step:
         return torch.autocast(self._device.type, dtype=getattr(torch, amp or "bfloat16"), enabled=amp is not None)
 
 
-# The device is asked this often; it keeps the first bad step itself, so that the step is named all the same.
+# How often the device is read. The device keeps the first bad step itself, so that the message can still name it.
 CPU_EVERY, EVERY = 1, 32
 
 
 class LossWatch:
-    """Remembers, on the device, the first step whose loss is not finite."""
+    """A memory on the device of the first step whose loss is not finite."""
 
     def __init__(self, device: torch.device) -> None:
         self._every = CPU_EVERY if device.type == "cpu" else EVERY
@@ -138,7 +142,7 @@ class LossWatch:
         self._seen = 0
 
     def see(self, loss: Tensor, step: int) -> tuple[int, float] | None:
-        """Note the loss of a step; every few steps, return what :meth:`look` does."""
+        """Record the loss of a step; every few steps, return the result of :meth:`look`."""
         bad = (self._first < 0) & ~loss.isfinite()
         self._first = torch.where(bad, step, self._first)
         self._value = torch.where(bad, loss, self._value)
@@ -146,6 +150,6 @@ class LossWatch:
         return self.look() if self._seen % self._every == 0 else None
 
     def look(self) -> tuple[int, float] | None:
-        """First step with a loss that is not finite, and that loss; waits for the device."""
+        """Return the first step whose loss is not finite, and the loss; this waits for the device."""
         first = int(self._first)
         return (first, float(self._value)) if first >= 0 else None

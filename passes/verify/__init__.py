@@ -1,4 +1,4 @@
-"""Two networks compute the same, within a tolerance that stands at the call; or the group that differs is named."""
+"""Check that two networks compute the same, within a given tolerance, or name what differs."""
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
 from .compare import Report, verify

@@ -1,4 +1,4 @@
-"""Example inputs at any batch size: axis 0 of every tensor that is not a scalar counts the samples."""
+"""Make example inputs at any batch size; axis 0 of every non-scalar tensor is the batch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fxprune.errors import OptionError
 
 
 def as_inputs(example_inputs: Any) -> Inputs:
-    """Arguments in order or by name, whose tensors hold the same number of samples.
+    """Read arguments in order or by name; all their tensors must have the same batch size.
 
     Args:
         example_inputs: a tensor [N, ...], a tuple or list of arguments, or a dict of arguments by name. Arguments are
             tensors, nests of them, or constants; scalars are inputs without a batch.
 
     Raises:
-        OptionError: no tensor, something that is no argument, or numbers of samples that differ.
+        OptionError: no tensor, something that cannot be an argument, or different batch sizes.
     """
     inputs = structured(example_inputs)
     tensors = tensors_of(inputs)
@@ -37,12 +37,12 @@ def as_inputs(example_inputs: Any) -> Inputs:
 
 
 def batch_of(inputs: Inputs) -> int:
-    """Number of samples in the tensors of the arguments."""
+    """Return the batch size of the arguments."""
     return next(len(x) for x in tensors_of(inputs) if x.dim())
 
 
 def repeat_to(inputs: Inputs, batch: int) -> Inputs:
-    """Sample i of the result is sample i mod N of the given ones."""
+    """result[i] = given[i mod N] for every sample i."""
 
     def repeat(x: Tensor) -> Tensor:
         return x[torch.arange(batch, device=x.device) % len(x)] if x.dim() else x
@@ -52,12 +52,13 @@ def repeat_to(inputs: Inputs, batch: int) -> Inputs:
 
 
 def random_batch(inputs: Inputs, batch: int, *, seed: int) -> Inputs:
-    """New inputs on the CPU with the shapes and kinds of the given ones: floats are normal, others resampled.
+    """Draw inputs of the same shapes and types: floats are normal, others are resampled.
+
+    The result is on the CPU.
 
     Args:
-        inputs: tensors [N, ...] among them; only the values of integers and booleans are looked at, so that indices
-            stay in range (zeros, where the tensor is on the meta device). Scalars that have a value and constants keep
-            it.
+        inputs: tensors [N, ...] among them. Integers and booleans are drawn from the given values, so that indices
+            stay in range; on the meta device they become zero. Constants and scalars that have a value keep it.
         batch: number of samples of the result.
         seed: seed of the draw.
     """

@@ -30,11 +30,11 @@ class Report:
     Attributes:
         passed: every output of every batch agrees.
         max_rel_error: the largest of ``errors``; inf where the two cannot be compared.
-        tolerance: what ``max_rel_error`` was held against.
-        errors: path of an output -> its largest relative error over all batches; ``tensor NAME``, where one differs.
-        first_differing: path of the first output, or tensor, that disagrees; None where all agree.
-        reason: why they disagree, empty where they agree.
-        notes: what weakens the proof: a reference that is constant, or that refuses a batch size itself.
+        tolerance: the bound on ``max_rel_error``.
+        errors: path of an output -> its largest relative error over all batches; ``tensor NAME`` for one that differs.
+        first_differing: path of the first output, or tensor, that disagrees; None if all agree.
+        reason: why they disagree; empty if they agree.
+        notes: what weakens the proof: a reference that is constant, or that does not run at a batch size itself.
     """
 
     passed: bool
@@ -56,7 +56,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one output of one batch says: an error, a reason to fail, or a remark."""
+    """The result for one output of one batch: an error, a failure, or a note."""
 
     path: str = "output"
     error: float | None = None
@@ -75,22 +75,23 @@ def verify(
     tolerance: float = 1e-9,
     batches: Sequence[int] = (1, 3),
 ) -> Report:
-    """In eval mode and in float64, max |a - b| / max |a| is at most the tolerance in every output, at every batch size.
+    """Check max |a - b| / max |a| <= tolerance for every output, in eval mode and float64.
 
-    Both networks run as float64 copies, one after the other; neither is changed. Casts to a lower precision inside them
-    are left out (:mod:`~fxprune.passes.verify.float64`). A disagreement is a report, never an exception.
+    Both networks run as float64 copies, one after the other, at every batch size; neither is changed. Casts to a lower
+    precision inside them are skipped (:mod:`~fxprune.passes.verify.float64`). A disagreement gives a report, never an
+    exception.
 
-    Where the candidate knows the plan that made it of the reference (``narrow.meta``), its tensors are compared with
-    the merge of the reference's, too: channels that are dead on these inputs hide a change from every output.
+    If the candidate holds the plan that made it (``narrow.meta``), its tensors are also compared with the merged
+    tensors of the reference: channels that are dead on these inputs hide a change from every output.
 
     Args:
-        reference: the network that is right, say the snapped wide one.
+        reference: the correct network, for example the snapped wide one.
         candidate: the network to check; it may live on another device.
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
-            batch. Random numbers where they are meta.
-        tolerance: bound on the relative error. Sums of a million float64 terms keep 1e-12; a coupling that is wrong
-            moves an output by 1e-3 and more. 1e-9 lies between the two.
-        batches: further batch sizes, made by repeating the example: a candidate in which the batch was baked in fails.
+            batch. Tensors on the meta device are replaced by random numbers.
+        tolerance: bound on the relative error. Sums of a million float64 terms keep 1e-12; a wrong coupling moves an
+            output by 1e-3 and more. 1e-9 lies between the two.
+        batches: further batch sizes, made by repeating the example; a candidate with a fixed batch size fails.
 
     Raises:
         OptionError: the example inputs hold no tensors with one common batch size.
@@ -130,7 +131,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
-    """Outputs at every batch size, on the CPU; the float64 copy lives no longer than this call."""
+    """Return the outputs at every batch size, on the CPU; the float64 copy is freed at the end."""
     double = map_tensors(module, _as_float64).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
@@ -140,15 +141,16 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
             with KeepFloat64():  # type: ignore[no-untyped-call]
                 outputs = named_outputs(run_on(double, given))
             outcomes[size] = {path: output.cpu() for path, output in outputs.items()}
-        except Exception as error:  # the code of a network raises whatever it likes
+        except Exception as error:  # a network may raise any exception
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive
     return outcomes
 
 
 def _as_float64(name: str, tensor: Tensor) -> Tensor:
-    """Weights that are float64 are shared: nobody writes to them in eval mode, and they are most of the memory.
+    """Convert to float64; parameters that are float64 already are shared, to save memory.
 
-    Constants that a capture recorded keep their precision: the code of the model makes them in it, too.
+    In eval mode nothing writes to them. Constants that a capture recorded keep their precision, since the code of the
+    model makes them in this precision, too.
     """
     if name.rpartition(".")[2].startswith("_tensor_constant"):  # so torch.fx calls them
         return tensor.detach().clone()

@@ -1,7 +1,7 @@
-"""What is computed in float64 stays in float64, whatever the network casts to on the way.
+"""Keep a float64 computation in float64, even if the network casts to lower precision.
 
-Networks that normalise or rotate "in float32 at least" would round to 1e-8 in the middle of a comparison that is to
-tell 1e-12 from 1e-9.
+Networks that normalise or rotate "in float32 at least" would round to 1e-8 within a comparison that must distinguish
+1e-12 from 1e-9.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from fxprune.plans import Plan
 
 
 class KeepFloat64(MixingMode):
-    """A float64 tensor is never cast to a lower precision; where it meets a lower one, that one is raised.
+    """Never cast a float64 tensor to a lower precision; promote tensors that meet one.
 
-    Numbers that are computed without it keep their precision: constants that a capture folded are the same ones. A
-    network that casts nothing computes exactly what it did.
+    Calls without a float64 tensor keep their precision, so that they give the same constants as the capture did. A
+    network that casts nothing computes exactly the same as before.
     """
 
     def __enter__(self) -> Any:
-        """Enter; a network that asks for its precision is told that it has its own."""
+        """Enter the mode; the dtype guards of a captured graph then accept float64."""
         self._stands_in = float64_stands_in()
         self._stands_in.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        """Leave."""
+        """Leave the mode."""
         super().__exit__(*error)
         self._stands_in.__exit__(None, None, None)
 
@@ -51,12 +51,15 @@ class KeepFloat64(MixingMode):
 
 
 def in_float64(model: torch.nn.Module, plan: Plan) -> tuple[torch.nn.Module, Plan]:
-    """Copy of a network in float64, and the plan on that copy."""
+    """Copy a network in float64, and put the plan on that copy."""
     double = map_tensors(model, lambda _, tensor: to_float64(tensor))
     return double, plan_for(double, plan)
 
 
 def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
-    """A copy, so that nothing in-place reaches the caller's tensor; numbers that are no floats keep their kind."""
+    """Copy a tensor as float64; other types than floating point keep their dtype.
+
+    It is always a copy, so that in-place operations do not change the caller's tensor.
+    """
     device = tensor.device if device is None else device
     return tensor.detach().to(device, torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)

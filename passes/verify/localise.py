@@ -1,4 +1,4 @@
-"""Which node of a graph is the first to differ, and which group of a plan is to blame."""
+"""Find the first node of a graph that differs, and the group of a plan that causes it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .outputs import named_outputs, relative_error
 
 
 def first_node(reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: Inputs, *, tolerance: float) -> str:
-    """The first node whose value in the candidate is not the kept part of its value in the reference.
+    """Find the first node whose value is not the kept part of its value in the reference.
 
     Args:
         reference: a graph module of the captured graph, with snapped weights.
         candidate: the same graph with other weights, or the narrow graph.
-        plan: says what is kept, where the candidate is narrow.
+        plan: says which channels a narrow candidate keeps.
         inputs: for both.
         tolerance: relative error at which two values differ.
 
     Returns:
-        ``node (file.py:line)``, or an empty string where all nodes agree.
+        ``node (file.py:line)``, or an empty string if all nodes agree.
     """
     wanted: dict[str, Any] = {}
     with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
@@ -46,7 +46,7 @@ def first_node(reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: I
 
 
 class _FoundError(Exception):
-    """Carries the node out of the interpreter."""
+    """Ends the interpreter's run and carries the node."""
 
 
 class _Listener(fx.Interpreter):
@@ -91,12 +91,12 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Culprit:
-    """The group (or groups under one normalisation) whose merge alone does the most harm; prints as a clause.
+    """The group or domain whose merge alone causes the largest error; prints as a clause.
 
     Attributes:
         group: its name; several names separated by commas.
-        rel_error: largest |snapped - narrow| over largest |snapped|; inf where the rewrite itself fails.
-        reason: what the rewrite said, where it failed.
+        rel_error: largest |snapped - narrow| over largest |snapped|; inf if the rewrite itself fails.
+        reason: the message of the rewrite, if it failed.
     """
 
     group: str
@@ -109,12 +109,12 @@ class Culprit:
 
 
 def worst_group(model: nn.Module, plan: Plan, images: Tensor) -> Culprit:
-    """The group for which narrow and snapped network, merged in that group alone, differ the most.
+    """Find the group whose merge alone makes narrow and snapped network differ the most.
 
     Args:
-        model: the wide network; give it in float64 to see past rounding.
-        plan: all clusters, on this very model.
-        images: [N, C, H, W], on the model's device and of its kind.
+        model: the wide network; in float64, rounding does not hide the error.
+        plan: all clusters, made on this model.
+        images: [N, C, H, W], with the model's device and dtype.
     """
     return max(
         (_merge_alone(model, plan, names, images) for names in domains_of(plan)), key=lambda part: part.rel_error
@@ -122,7 +122,7 @@ def worst_group(model: nn.Module, plan: Plan, images: Tensor) -> Culprit:
 
 
 def domains_of(plan: Plan) -> list[set[str]]:
-    """Names of the groups that a plan can merge on their own: one, or all that need clusters of one common size."""
+    """List the sets of groups that a plan can merge alone: one group, or all of a domain."""
     every = [{group.name for group in groups} & plan.clusters.keys() for groups in plan.coupling.domains]
     return [names for names in every if names]
 

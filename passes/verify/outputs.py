@@ -1,4 +1,4 @@
-"""Whatever a network returns is a set of named tensors, and two of those differ by one number."""
+"""Name every tensor that a network returns, and measure the relative error between two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxprune.common.torch_private import pytree
 
 
 def named_outputs(value: Any, path: str = "output") -> dict[str, Tensor]:
-    """Every tensor has one path: ``output``, ``output[1]``, ``output['logits']``, in the order of the structure.
+    """Map paths to tensors in order: ``output``, ``output[1]``, ``output['logits']``.
 
     Args:
         value: a tensor, number, tuple, list, mapping or dataclass, nested in any way; None and text are left out.
@@ -33,7 +33,7 @@ def named_outputs(value: Any, path: str = "output") -> dict[str, Tensor]:
 
 
 def _parts(leaf: Any) -> dict[str, Any] | None:
-    """Fields of what PyTorch does not know to be a container: mappings and dataclasses of other libraries."""
+    """Return the fields of mappings and dataclasses that PyTorch does not know as containers."""
     if isinstance(leaf, Mapping):
         return dict(leaf)
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
@@ -42,10 +42,10 @@ def _parts(leaf: Any) -> dict[str, Any] | None:
 
 
 def relative_error(reference: Tensor, candidate: Tensor) -> float:
-    """Largest |a - b| over largest |a|, taken in float64: 0 where the two are equal, inf where no number can tell.
+    """Max |a - b| / max |a| in float64; 0 for equal tensors, inf for incomparable ones.
 
-    No number can tell for a NaN in either, for shapes that differ, for an infinity on one side only, and where the
-    reference is zero and the candidate is not. Infinities at the same places are equal.
+    Two tensors are incomparable with a NaN in either, with different shapes, with an infinity on one side only, and
+    if the reference is zero and the candidate is not. Infinities at the same positions are equal.
 
     Args:
         reference: a, of any shape, type and device.

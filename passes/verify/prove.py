@@ -1,7 +1,7 @@
-"""Both oracles on any network, with random weights, without data and without training.
+"""Run both oracles on any network with random weights, without data and without training.
 
-*Concentrate* checks the analysis: where the rows of a cluster are equal, the column sums on one column must do what all
-columns did.
+*Concentrate* checks the analysis: if the rows of a cluster are equal, the sum of its columns on one column must give
+the same outputs as all columns.
 *Narrow* checks the rewrite: the narrow network must compute what the snapped one computes.
 """
 
@@ -37,17 +37,17 @@ from .randomise import randomised
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """Verdict of both oracles; prints as a table.
+    """The verdict of both oracles; prints as a table.
 
     Attributes:
         passed: both oracles hold.
         concentrate: report on the analysis (tolerance 1e-12).
-        narrow: report on the rewrite (tolerance 1e-9); None where the rewrite stopped with an error.
+        narrow: report on the rewrite (tolerance 1e-9); None if the rewrite stopped with an error.
         plan: the clusters that were tried.
-        change: how far snapping moved the output, relative: a proof on an output that nothing moves shows nothing.
+        change: relative change of the output by the snap; if it is zero, the proof shows nothing.
         culprits: groups that fail when they alone are merged.
         nodes: for each culprit, the first node that differs, with its source line.
-        error: what the rewrite said, where it stopped.
+        error: the message of the rewrite, if it stopped.
     """
 
     passed: bool
@@ -80,7 +80,7 @@ class Proof:
 
 
 def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", keep: float = 0.5, seed: int = 0) -> Proof:
-    """Run both oracles in float64 on every prunable group at once, and name the culprit where one fails.
+    """Run both oracles in float64 on all prunable groups at once; name the culprit if one fails.
 
     Args:
         model: any module; not modified.
@@ -103,7 +103,7 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
         True
     """
     subject = randomised(model, seed=seed) if weights == "random" else model
-    # Clusters scattered over a group show what runs of neighbours could hide; float64 from the start.
+    # Scattered clusters show errors that runs of neighbours could hide; float64 from the start.
     subject = map_tensors(subject, lambda _, tensor: to_float64(tensor, "cpu")).eval()
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
@@ -130,8 +130,8 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
 
 
 def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
-    """Plan whose clusters are drawn at random: of one size where a group is balanced, of any size elsewhere."""
-    # As near to the share as may be: where no group comes near it, there is the less to prove.
+    """Draw clusters at random: of one size in balanced groups, of any size in all others."""
+    # Take the reachable widths nearest to the share, however far from it they are.
     even = make_plan(coupling, widths=widths_for(coupling, keep), method="even")
     draw = np.random.default_rng(seed)
     clusters = {}
@@ -153,7 +153,7 @@ def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report 
 
 
 def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[str, str]]:
-    """Merge domain by domain, and report those that fail alone, with the first node that differs."""
+    """Merge one domain at a time, and yield those that fail, with the first node that differs."""
     for names in domains_of(plan):
         part = plan.restrict(names)
         snapped = snap(subject, part)

@@ -1,4 +1,7 @@
-"""A network with random weights in which nothing is zero, equal or neutral by construction: a proof on it can fail."""
+"""Randomise a network so that no weight is zero, equal or neutral by construction.
+
+Only on such a network can a proof fail.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from fxprune.common.torch_private import NormBase
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:
-    """Copy of a model on the CPU with random parameters and random running statistics.
+    """Copy a model to the CPU with random parameters and random running statistics.
 
-    Matrices and kernels [out, ...] are normal with variance 1 / fan-in, so that signals neither vanish nor explode;
-    vectors are moved by up to one half from where they are (ones, zeros, a layer scale of 1e-6), running statistics
-    by up to one. Other buffers keep their values; those on the meta device have none, and become zero.
+    Matrices and kernels [out, ...] are normal with variance 1 / fan-in, so that signals neither vanish nor explode.
+    Vectors move by up to one half from their values (ones, zeros, a layer scale of 1e-6), running statistics by up to
+    one. Other buffers keep their values; those on the meta device have none, and become zero.
     """
     draw = torch.Generator().manual_seed(seed)
     weights = {id(parameter) for parameter in model.parameters()}

@@ -1,4 +1,4 @@
-"""A narrow network holds the tensors that its plan makes of the wide one's, whatever inputs can show of that."""
+"""Compare the tensors of a narrow network with those that its plan makes of the wide one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .outputs import relative_error
 
 
 def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str, float] | None:
-    """Relative error of every tensor of a narrow network against the merge of the wide one's.
+    """Return the relative error of every narrow tensor against the merged wide tensor.
 
-    Channels that are dead on all inputs at hand hide a change from every output, but not from this.
+    Channels that are dead on all given inputs hide a change from every output, but not from this.
 
     Args:
         wide: the network that was merged.
-        narrow: what came of it.
+        narrow: the result.
         plan: its clusters.
 
     Returns:
-        Tensor name -> largest difference over the largest number; None where the two cannot be compared: ``wide`` is
-        not the network of the plan, or ``narrow`` was rewritten since, by fusing layers say.
+        Tensor name -> largest difference over the largest number. None if the two cannot be compared: ``wide`` is not
+        the network of the plan, or ``narrow`` was rewritten since, for example by fusing layers.
     """
     try:
         made, _ = merged_by(plan, wide)
@@ -42,7 +42,7 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
 
 
 def differing(errors: Mapping[str, float], tolerance: float, narrow: nn.Module) -> dict[str, float]:
-    """Tensors whose error is above the tolerance, or above what rounding to their own type takes, largest first."""
+    """Return the tensors whose error exceeds the tolerance and rounding, largest first."""
     found = dict(named_tensors(narrow))
 
     def bound(name: str) -> float:
