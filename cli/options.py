@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import ALIASES, MISSING, Option, Target, options_of
+from fxprune.passes.options import ALIASES, MISSING, Option, Target, metavar, options_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
@@ -91,5 +91,5 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
         settings |= {"action": argparse.BooleanOptionalAction}
     else:
         nargs = "+" if option.many else None
-        settings |= {"action": _Parse, "option": option, "nargs": nargs, "metavar": option.metavar}
+        settings |= {"action": _Parse, "option": option, "nargs": nargs, "metavar": metavar(option.kinds[0])}
     group.add_argument(*flags, **settings)

@@ -236,7 +236,7 @@ class Coupling:
         text = table(("group", "width", "tied", "readers", "balanced"), rows, right="width")
         if self.frozen:
             reasons = [
-                (_clip(", ".join(cold.what)), cold.why, cold.node, cold.source, cold.weights) for cold in self.frozen
+                (_clip(", ".join(each.what)), each.why, each.node, each.source, each.weights) for each in self.frozen
             ]
             text += "\n\n" + table(("frozen", "why", "node", "source", "weights"), reasons, right="weights")
         text += f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
+import networkx as nx
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.common.rewritable import ATTENTION, PRODUCTS, canonical_call
+from fxprune.common.rewritable import ATTENTION, PRODUCTS, Calls, canonical_call
 from fxprune.common.torch_private import OpOverload, op_name, pytree
 from fxprune.coupling import Coupling, Shape
 
 # Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
-_NO_SUMS: frozenset[str | Callable[..., Any]] = (
-    PRODUCTS
-    | ATTENTION
-    | frozenset(
-        {
-            operator.mul,
-            operator.imul,
-            operator.truediv,
-            torch.mul,
-            torch.div,
-            torch.cat,
-            torch.concat,
-            torch.stack,
-            "cat",
-            "stack",
-            "mul",
-            "mul_",
-            "div",
-            "div_",
-        }
-    )
-)
+_NO_SUMS: Calls = PRODUCTS | ATTENTION | {
+    operator.mul, operator.imul, operator.truediv, torch.mul, torch.div, torch.cat, torch.concat, torch.stack,
+    "cat", "stack", "mul", "mul_", "div", "div_",
+}  # fmt: skip
 
 
 def internal_groups(coupling: Coupling) -> frozenset[str]:
@@ -47,8 +30,9 @@ def internal_groups(coupling: Coupling) -> frozenset[str]:
     A residual stream is not, since its layers are added up; a stem or a plain chain of layers is not, since whatever
     the network computes goes through it. Only tensors count as paths, not sizes read from them.
     """
-    nodes = list(coupling.graph_module.graph.nodes)
-    computed = _after([node for node in nodes if node.op == "placeholder"], nodes, coupling)
+    paths = _paths(coupling)
+    nodes = list(paths)
+    computed = _after([node for node in nodes if node.op == "placeholder"], paths)
     carried = {node: _groups_on(node, coupling) for node in nodes}
     summed: set[int] = set()
     for node in nodes:
@@ -57,7 +41,7 @@ def internal_groups(coupling: Coupling) -> frozenset[str]:
     return frozenset(
         name
         for index, name in enumerate(names)
-        if index not in summed and _bypassed({node for node in nodes if index in carried[node]}, nodes, coupling)
+        if index not in summed and _bypassed({node for node in nodes if index in carried[node]}, paths, coupling)
     )
 
 
@@ -87,26 +71,27 @@ def _name(node: fx.Node) -> str:
     return op_name(target).removeprefix("aten::") if isinstance(target, OpOverload) else ""
 
 
-def _bypassed(carriers: set[fx.Node], nodes: list[fx.Node], coupling: Coupling) -> bool:
+def _bypassed(carriers: set[fx.Node], paths: nx.DiGraph, coupling: Coupling) -> bool:
     """Whether an input that the carriers depend on reaches an output that depends on them on a path without them."""
-    outputs = nodes[-1].all_input_nodes
-    dependent = _after(list(carriers), nodes, coupling)
-    inputs = [node for node in nodes if node.op == "placeholder" and carriers & _after([node], nodes, coupling)]
-    around = _after(inputs, nodes, coupling, avoiding=carriers)
-    return any(output in dependent and output in around for output in outputs)
+    *nodes, output = coupling.graph_module.graph.nodes
+    inputs = [node for node in nodes if node.op == "placeholder" and carriers & _after([node], paths)]
+    around = _after(inputs, paths.subgraph(set(paths) - carriers | set(inputs)))
+    return any(node in around for node in _after(carriers, paths).intersection(output.all_input_nodes))
 
 
-def _after(
-    starts: list[fx.Node], nodes: list[fx.Node], coupling: Coupling, *, avoiding: set[fx.Node] | None = None
-) -> set[fx.Node]:
-    """Nodes of tensors that can be reached from ``starts``, themselves included, through nodes of tensors."""
-    reached = set(starts)
-    for node in nodes:
-        if avoiding is not None and node in avoiding:
-            continue
-        if any(operand in reached for operand in node.all_input_nodes) and any(True for _ in _shapes(node, coupling)):
-            reached.add(node)
-    return reached
+def _paths(coupling: Coupling) -> nx.DiGraph:
+    """Nodes of the graph, with an arrow from each to the nodes of tensors that take it."""
+    nodes = list(coupling.graph_module.graph.nodes)
+    paths = nx.DiGraph()
+    paths.add_nodes_from(nodes)
+    tensors = [node for node in nodes if next(_shapes(node, coupling), None) is not None]
+    paths.add_edges_from((operand, node) for node in tensors for operand in node.all_input_nodes)
+    return paths
+
+
+def _after(starts: Iterable[fx.Node], paths: nx.DiGraph) -> set[fx.Node]:
+    """Nodes that can be reached from ``starts``, themselves included."""
+    return set(itertools.chain.from_iterable(nx.bfs_layers(paths, starts)))
 
 
 def _shapes(node: fx.Node, coupling: Coupling) -> Iterator[Shape]:

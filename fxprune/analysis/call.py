@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ class Call:
         """The operator's name, without library and overload."""
         return op_name(self.op).split("::")[1]
 
-    @property
+    @functools.cached_property
     def outs(self) -> list[torch.Tensor]:
         """The tensors that were returned."""
         return tensors_in(self.out)

@@ -37,7 +37,7 @@ def couple(
             Only shapes and dtypes of tensors matter to the analysis, and tensors on the meta device serve; other
             arguments are constants.
         whole: merge whole heads and whole groups where there is a choice, instead of the channels within each of
-            them. Without it that is done only where the channels within get stuck.
+            them. Without it that is done only where the channels within are blocked.
         ways: ways of capture to try: ``symbolic``, ``concrete`` and ``export`` (docs/analysis.md). A plan applies to
             another instance of the model only if all of them are tried.
         check: run the model and what was captured of it side by side on the example, some calls each, and refuse a

@@ -1,7 +1,7 @@
 """Every tensor of a network, labelled with its channels, by running the network once on the meta device.
 
-No data, no weights, no gradients: each ATen operation is shown to its rule (:mod:`fxprune.analysis.rules`). The walk
-goes node by node over the captured graph, so that each fx node remembers the channels of what it returns.
+No data, no weights, no gradients: each ATen operation is shown to its rule (:mod:`fxprune.analysis.rules`). It runs
+node by node over the captured graph, so that each fx node remembers the channels of what it returns.
 """
 
 from __future__ import annotations

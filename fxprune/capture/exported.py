@@ -192,8 +192,8 @@ def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) 
     for proxy, x in zip(proxies, values, strict=True):
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             read = tracer.create_proxy("call_function", getattr, (proxy, "dtype"), {})
-            told = f"the precision of `{proxy.node}`"
-            tracer.create_proxy("call_function", guard_dtype, (read, x.dtype, told), {})
+            where = f"the precision of `{proxy.node}`"
+            tracer.create_proxy("call_function", guard_dtype, (read, x.dtype, where), {})
     tensors = [(proxy, x) for proxy, x in zip(proxies, values, strict=True) if isinstance(x, torch.Tensor) and x.dim()]
     for place, (proxy, x) in enumerate(tensors):
         own = place and x.shape[0] != tensors[0][1].shape[0]

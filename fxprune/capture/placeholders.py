@@ -29,7 +29,7 @@ def arguments(
         tracer: records the placeholders.
         forward: the function to trace; its first argument is the module.
         inputs: the example.
-        given: is told the example's value for each placeholder, before that is made.
+        given: receives the example's value for each placeholder, before that is made.
 
     Returns:
         Positional arguments, and arguments by name.

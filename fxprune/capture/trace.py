@@ -230,13 +230,13 @@ def _untraceable(
 ) -> CaptureError:
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
-    told = CaptureError(
+    refusal = CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
         f"{first_line(error)}. Make the line independent of tensor values, give example inputs that "
         f"the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`).{also}"
     )
-    told.__cause__ = error
-    return told
+    refusal.__cause__ = error
+    return refusal
 
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:

@@ -25,9 +25,9 @@ def guard_equal(value: Any, expected: Any, where: str) -> None:
         return  # an exporter works at the captured sizes
     found = bool(value) if isinstance(expected, bool) and not isinstance(value, torch.Tensor) else value
     if isinstance(found, torch.Tensor) or found != expected:
-        told = "a tensor" if isinstance(found, torch.Tensor) else found
+        now = "a tensor" if isinstance(found, torch.Tensor) else found
         raise SpecialisedError(
-            f"captured where {where} was {expected}, run where it is {told}: "
+            f"captured where {where} was {expected}, run where it is {now}: "
             "capture again with example inputs like these."
         )
 

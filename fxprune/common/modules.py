@@ -56,7 +56,7 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
-    """Copy of a module without storage; ``seen(name, meta tensor, is parameter)`` is told of every tensor."""
+    """Copy a module without storage, and call ``seen(name, meta tensor, is parameter)`` for every tensor."""
     twin = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"))
     for name, parameter in twin.named_parameters():
         seen(name, parameter, True)

@@ -51,7 +51,7 @@ def is_mutable(operator: OpOverload) -> bool:
 
 
 def takes_device(operator: OpOverload) -> bool:
-    """Whether an operator is told where its result is to be."""
+    """Whether an operator takes the device of its result."""
     return any(argument.name == "device" for argument in operator._schema.arguments)
 
 

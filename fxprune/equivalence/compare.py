@@ -127,11 +127,11 @@ class _Pair:
         self._varied = {id(p): varied(p.detach(), generator) for p in model.parameters() if is_uniform(p)}
 
     def copies(
-        self, *, training: bool = False, shown: Callable[[Tensor], Tensor] = lambda tensor: tensor
+        self, *, training: bool = False, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor
     ) -> tuple[nn.Module, nn.Module]:
-        """Copies of both that share no buffer with the originals, every tensor ``shown`` in another way."""
+        """Copies of both that share no buffer with the originals, each tensor as ``replace`` gives it."""
         model, module = (
-            map_tensors(each, lambda name, tensor: shown(self._tensor(name, tensor))).eval()
+            map_tensors(each, lambda name, tensor: replace(self._tensor(name, tensor))).eval()
             for each in (self.model, self.module)
         )
         # A model may keep some layers in eval mode by a `train` of its own; its graph has none.
@@ -192,7 +192,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
         return "", ""
     precisions = []
     fake = fake_tensor_mode(allow_non_fake_inputs=True)
-    pairs = pair.copies(shown=fake.from_tensor)  # outside of the mode, in which nothing else could be copied
+    pairs = pair.copies(replace=fake.from_tensor)  # outside of the mode, in which nothing else could be copied
     with fake, torch.autocast(kind, dtype=torch.bfloat16):
         for module in pairs:
             try:
@@ -244,21 +244,21 @@ def _place(pair: _Pair, inputs: Inputs) -> str:
     targets = [node for node in pair.module.graph.nodes if node.op == "call_module"]
     seen: list[dict[str, list[Tensor]]] = []
     for each in (model, module):
-        heard: dict[str, list[Tensor]] = {}
+        returned: dict[str, list[Tensor]] = {}
         for name in {str(node.target) for node in targets}:
             with contextlib.suppress(AttributeError):
-                each.get_submodule(name).register_forward_hook(_hear(heard, name))
+                each.get_submodule(name).register_forward_hook(_record(returned, name))
         try_to_observe(each, inputs)
-        seen.append(heard)
+        seen.append(returned)
     for node in targets:
-        wanted, found = (heard.get(str(node.target), []) for heard in seen)
+        wanted, found = (returned.get(str(node.target), []) for returned in seen)
         if len(wanted) != len(found) or any(differs(a, b) for a, b in zip(wanted, found, strict=True)):
             return f"; the first layer to differ is `{node.target}`, called at {source_of(node)}"
     return f"; all layers agree, so the line is behind `{targets[-1].target}`" if targets else ""
 
 
-def _hear(heard: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
+def _record(returned: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
-        heard.setdefault(name, []).extend(x.detach().clone() for x in leaves_of(output) if isinstance(x, Tensor))
+        returned.setdefault(name, []).extend(x.detach().clone() for x in leaves_of(output) if isinstance(x, Tensor))
 
     return hook

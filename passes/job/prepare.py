@@ -70,8 +70,8 @@ def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Tar
     if job.widen is None:
         return job.only_of(Target)
     assert isinstance(job.model, str)
-    plain = build(job.model, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size)
-    widths = widths_back(coupling, couple(plain.model, network.example))
+    plain = _plain(job.model, data)
+    widths = widths_back(coupling, couple(plain, network.example))
     return Target(widths=widths, method=job.method, seed=job.seed)
 
 

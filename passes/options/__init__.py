@@ -3,6 +3,7 @@
 from .augment import Augment, Images
 from .fields import ALIASES, MISSING, Option, closest, options_of
 from .job import EPOCHS, Centripetal, Job, with_options_of
+from .kinds import metavar
 from .recipe import override, read_recipe, write_recipe
 from .requirements import trains_wide
 from .target import Target

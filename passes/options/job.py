@@ -179,7 +179,9 @@ def with_options_of(record: Callable[P, Any]) -> Callable[[Callable[..., R]], Ca
     """A decorator: the function takes the options of a record, and editors and type checkers see them."""
 
     def decorate(function: Callable[..., R]) -> Callable[P, R]:
-        function.__signature__ = inspect.signature(record)  # type: ignore[attr-defined]
+        returns = inspect.signature(function).return_annotation
+        signature = inspect.signature(record).replace(return_annotation=returns)
+        function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
     return decorate

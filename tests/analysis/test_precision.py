@@ -26,6 +26,7 @@ from benchmarks.merge_trial import (
     roles_of,
 )
 from fxprune.analysis.rules import RULES
+from fxprune.analysis.rules.registry import Entry
 from fxprune.models_zoo.registry import create_model
 
 ALIGNED = [
@@ -111,9 +112,7 @@ def test_a_rule_that_couples_too_much_is_seen(monkeypatch):
             seen.append(call.unify(axes[1], seen[-1] if seen else None))
         return axes
 
-    monkeypatch.setitem(
-        RULES, torch.ops.aten.convolution.default, fxprune.analysis.rules.registry.Entry(united, reads_weights=(1,))
-    )
+    monkeypatch.setitem(RULES, torch.ops.aten.convolution.default, Entry(united, reads_weights=(1,)))
     net = Net(
         lambda s, x: s.b(s.a(x)).mean((2, 3)) + s.d(s.c(x)).mean((2, 3)),
         a=conv(3, 8),

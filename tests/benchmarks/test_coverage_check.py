@@ -11,6 +11,7 @@ import fxprune
 from benchmarks.coverage import check as coverage_check
 from benchmarks.coverage.check import Task, check, examine
 from benchmarks.coverage.result import result_from
+from fxprune.passes.merge import concentrate
 
 
 def examined(net, **kwargs):
@@ -39,7 +40,7 @@ def test_a_network_without_groups_keeps_its_reasons():
 @pytest.mark.parametrize(("broken", "error"), [("concentrate", "AnalysisError"), ("narrow", "RewriteError")])
 def test_a_failed_oracle_is_told(broken, error, monkeypatch):
     def wrong(model, plan):
-        other = fxprune.passes.merge.concentrate.concentrate(model, plan)
+        other = concentrate(model, plan)
         nn.init.ones_(other[0].bias)
         return other
 

@@ -63,8 +63,9 @@ def test_two_loaders_are_data(tmp_path):
 
 
 def test_editors_and_type_checkers_see_the_options():
-    parameters = inspect.signature(fxprune.compress).parameters
-    assert list(parameters)[:2] == ["model", "data"]
+    signature = inspect.signature(fxprune.compress)
+    parameters = signature.parameters
+    assert (signature.return_annotation, list(parameters)[:2]) == ("Result", ["model", "data"])
     assert parameters.keys() == Job.__dataclass_fields__.keys()
     with pytest.raises(TypeError, match="keeep"):
         fxprune.compress(Tiny(), tiny_data(), keeep=0.5)

@@ -12,8 +12,9 @@ import pytest
 from helpers.every_option import Every
 
 from fxprune.errors import OptionError
-from fxprune.passes.options.fields import MISSING, PATH, closest, field_name, kinds_of, options_of
+from fxprune.passes.options.fields import MISSING, closest, field_name, options_of
 from fxprune.passes.options.job import Job
+from fxprune.passes.options.kinds import PATH, kinds_of, metavar
 from fxprune.passes.options.ranges import interval
 
 OPTIONS = options_of(Every)
@@ -107,7 +108,7 @@ def test_the_field_says_all_of_its_option():
     assert (OPTIONS["size"].about, OPTIONS["size"].range.words) == ("how large", "one of few, many")
     assert (OPTIONS["size"].heading, OPTIONS["model"].about) == ("shared", "a name, or a network, in two lines")
     assert (OPTIONS["model"].default, OPTIONS["count"].default, OPTIONS["names"].default) == (MISSING, 3, ["a"])
-    assert [OPTIONS[name].metavar for name in ("count", "file", "widths")] == ["N", "PATH", "NAME=N"]
+    assert [metavar(OPTIONS[name].kinds[0]) for name in ("count", "file", "widths")] == ["N", "PATH", "NAME=N"]
 
 
 INF = float("inf")

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 import fxprune
 from fxprune.analysis.call import Call
 from fxprune.analysis.rules import RULES, contraction, movement, normalise
+from fxprune.analysis.rules.registry import Entry
 from fxprune.errors import NothingToPruneError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import layers as attributes
@@ -31,7 +32,7 @@ def rule_of(operators, rule, **kind):
     def broken(monkeypatch):
         for op in operators:
             old = RULES.get(op)
-            new = dataclasses.replace(old, rule=rule) if old else fxprune.analysis.rules.registry.Entry(rule, **kind)
+            new = dataclasses.replace(old, rule=rule) if old else Entry(rule, **kind)
             monkeypatch.setitem(RULES, op, new)
 
     return broken

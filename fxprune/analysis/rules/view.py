@@ -61,7 +61,7 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
 
     That is an axis along which the channels already repeat, if there is one (an earlier merge is undone); else the
     longest of those that lie within the axis of channels and mix nothing else into it, the later one on a tie;
-    the next longest, if that gets stuck (heads, where a rotary table holds on to the head dim).
+    the next longest, if that is blocked (heads, where a rotary table holds on to the head dim).
     """
     if len(sizes) == 1:
         return 0, ids
@@ -124,7 +124,7 @@ def patches(call: Call) -> Axes:
 
 
 @rule("col2im")
-def folded(call: Call) -> Axes:
+def overlap_added(call: Call) -> Axes:
     """``[b, c k k, l] -> [b, c, h, w]``: the k k positions of a channel are bundled, and patches are added up."""
     x, kernel = call.args[0], call.args[2]
     *lead, ids, along = call.axes(x)

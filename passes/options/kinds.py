@@ -1,0 +1,93 @@
+"""What an option may be, by its type hint: a scalar, a list of those, or names with one of those each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+PATH = os.PathLike[str]
+# Each scalar: its names in errors, one and many, and its place holder in the help.
+SCALARS: Mapping[Any, tuple[str, str, str]] = {
+    int: ("an integer", "integers", "N"),
+    float: ("a number", "numbers", "X"),
+    bool: ("true or false", "switches", "true|false"),
+    str: ("text", "texts", "NAME"),
+    PATH: ("a path", "paths", "PATH"),
+}
+LISTS: Mapping[Any, Any] = {Sequence: tuple, tuple: tuple, list: list}
+SWITCHES = {"true": True, "false": False}
+
+
+class Word(str):
+    """One word of a command line, which any scalar can stand in."""
+
+
+def kinds_of(hint: Any) -> tuple[tuple[Any, ...], bool]:
+    """The types of a hint that can be written down, names for choices, and whether it allows None."""
+    members = members_of(hint)
+    kinds = dict.fromkeys(str if get_origin(each) is Literal else each for each in members if _is_written(each))
+    if PATH in kinds:
+        kinds.pop(str, None)
+    return tuple(sorted(kinds, key=(str, PATH).__contains__)), NoneType in members
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """Each type of a union."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _is_written(member: Any) -> bool:
+    origin, items = get_origin(member), {*get_args(member)} - {...}
+    if origin is Mapping:
+        items = {*get_args(member)[1:]}
+    return (
+        member in SCALARS
+        or origin is Literal
+        or (origin in (Mapping, *LISTS) and len(items) == 1 and items <= {*SCALARS})
+    )
+
+
+def read(kind: Any, value: Any) -> Any:
+    """The value as a type has it; ValueError: it is of another one. Only an integer will do for something else."""
+    many = [value] if isinstance(value, Word) else value
+    if get_origin(kind) is Mapping:
+        if not isinstance(value, dict):
+            value = dict(map(_pair, many if isinstance(many, list) and many else [None]))
+        return {read(str, name): read(get_args(kind)[1], each) for name, each in value.items()}
+    if get_origin(kind) in LISTS:
+        if not isinstance(many, list | tuple):
+            raise ValueError
+        return LISTS[get_origin(kind)](read(get_args(kind)[0], each) for each in many)
+    held = str if kind == PATH else kind
+    if isinstance(value, Word):
+        return SWITCHES[value] if held is bool else held(value)
+    if type(value) is not held and (held, type(value)) != (float, int):
+        raise ValueError
+    return held(value)
+
+
+def _pair(word: Any) -> tuple[str, Word]:
+    """Name and scalar of a word NAME=N; the name may hold equals signs."""
+    name, _, each = word.rpartition("=") if isinstance(word, Word) else [""] * 3
+    if not name:
+        raise ValueError
+    return name, Word(each)
+
+
+def metavar(kind: Any) -> str:
+    """Place holder for one word."""
+    return ("NAME=" if get_origin(kind) is Mapping else "") + _item(kind)[2]
+
+
+def _item(kind: Any) -> tuple[str, str, str]:
+    return SCALARS[kind if kind in SCALARS else get_args(kind)[get_origin(kind) is Mapping]]
+
+
+def expected(kind: Any) -> str:
+    """What a type is, in words."""
+    one, many, placeholder = _item(kind)
+    if get_origin(kind) is Mapping:
+        return f"a mapping of names to {many} (NAME={placeholder})"
+    return one if kind in SCALARS else f"a list of {many}"
