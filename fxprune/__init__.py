@@ -1,4 +1,4 @@
-"""fxprune: find which channels of a network are one channel, train them to be identical, merge them at no loss.
+"""fxprune finds channels that can merge, trains them to be identical, and merges them.
 
 The core imports neither ``fxprune.passes`` nor ``fxprune.models_zoo``; the shortcuts below resolve on first use.
 """
@@ -62,7 +62,7 @@ _root = Path(__file__).resolve().parent
 if not (_root / "passes").is_dir():  # a checkout: passes/, models_zoo/ and cli/ lie beside this folder
     __path__.append(str(_root.parent))
 
-# Name -> where it is; the imports for type checkers above say the same.
+# Name -> its module; the imports for type checkers above list the same names.
 _PUBLIC = {
     "couple": "fxprune.analysis",
     "Coupling": "fxprune.coupling",

@@ -1,7 +1,7 @@
-"""Parameters, multiply-accumulates and latency of a network, and of a plan before it is carried out.
+"""Compute parameters, multiply-accumulates and latency of a network, and the cost of a plan.
 
-A cost is a polynomial of the shares s of its channels that stay: a contraction costs ``scale * prod_axis (w_axis @ s)``
-MACs, a parameter as many numbers as the product of such lengths.
+A cost is a polynomial of the shares s of the channels that stay. A contraction costs ``scale * prod_axis (w_axis @ s)``
+MACs; a parameter costs the product of such lengths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Budget = Literal["macs", "params"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """The cost of a network.
 
     Attributes:
         params: trainable numbers; buffers do not count, and a parameter with two names counts once.
@@ -42,12 +42,12 @@ class Cost:
 
 
 def cost(what: torch.nn.Module | Coupling | Plan, example_inputs: Any = None) -> Cost:
-    """Parameters and MACs of a network, of what a coupling was made of, or of the narrow network of a plan.
+    """Count parameters and MACs of a network, a coupling's network, or a plan's narrow one.
 
     Args:
-        what: of a coupling and of a plan the cost is derived, of a network it is counted: a copy runs on the meta
+        what: for a coupling or a plan, the cost is derived; for a network, it is counted: a copy runs on the meta
             device, in evaluation mode, under PyTorch's own operator counts.
-        example_inputs: of a network only: a tensor, a tuple of arguments, or a dict of arguments by name.
+        example_inputs: for a network only: a tensor, a tuple of arguments, or a dict of arguments by name.
 
     Raises:
         OptionError: a network without example inputs, or a coupling or plan with some.
@@ -68,20 +68,22 @@ def cost(what: torch.nn.Module | Coupling | Plan, example_inputs: Any = None) ->
 
 
 def widths_cost(coupling: Coupling, widths: Mapping[str, int]) -> Cost:
-    """Cost at the given widths, before any cluster is known; groups that are not named keep theirs.
+    """Compute the cost at the given widths, without clusters; other groups keep theirs.
 
-    Equal to :func:`cost` of any plan with these widths, where an axis carries all the channels of a group or none.
+    The result equals :func:`cost` of any plan with these widths if each axis carries all channels of a group or none.
     """
     return _at(coupling, _share(coupling, widths))
 
 
 @dataclass(frozen=True, eq=False)
 class CostTerms:
-    """A cost as a polynomial of shares s: ``sum_term scale_term * prod_{factor of term} (weights @ s)_factor``.
+    """cost(s) = ``sum_term scale_term * prod_{factor of term} (weights @ s)_factor``.
+
+    It is a polynomial of shares s.
 
     Attributes:
         scale: [terms].
-        weights: [factors, shares]; what a length is made of. The last factor is 1, for terms with fewer than others.
+        weights: [factors, shares]; the composition of each length. The last factor is 1, to pad terms with few factors.
         factors: int64 [terms, most factors of a term].
     """
 
@@ -90,11 +92,11 @@ class CostTerms:
     factors: NDArray[np.int64]
 
     def value(self, shares: Reals) -> float:
-        """The cost."""
+        """Evaluate the cost."""
         return float(self.scale @ self._lengths(shares).prod(axis=1))
 
     def slopes(self, shares: Reals) -> Reals:
-        """Derivative of the cost by each share."""
+        """Compute the derivative of the cost by each share."""
         lengths, by_factor = self._lengths(shares), np.zeros(self.weights.shape[0])
         for place in range(lengths.shape[1]):
             others = np.delete(lengths, place, axis=1).prod(axis=1)
@@ -103,7 +105,7 @@ class CostTerms:
         return slopes
 
     def by_group(self, coupling: Coupling) -> CostTerms:
-        """The same cost in terms of the shares of groups, in the order of the coupling's, and a 1 at the end."""
+        """Express the cost by the shares of groups, in the coupling's order, and a final 1."""
         widths = [group.width for group in coupling.groups.values()]
         owner = np.r_[np.repeat(np.arange(len(widths)), widths), len(widths)]
         spread = sparse.csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)))
@@ -115,7 +117,7 @@ class CostTerms:
 
 
 def cost_terms(coupling: Coupling, budget: Budget) -> CostTerms:
-    """The cost in terms of the share of each channel, in the order of their codes, and a 1 at the end."""
+    """Express the cost by the share of each channel, in the order of codes, and a final 1."""
     terms = list(_mac_terms(coupling) if budget == "macs" else _param_terms(coupling))
     factors = [factor for _, each in terms for factor in each]
     one = np.full(1, -1), np.ones(1)
@@ -132,7 +134,7 @@ def cost_terms(coupling: Coupling, budget: Budget) -> CostTerms:
     return CostTerms(np.array([scale for scale, _ in terms], np.float64), matrix, index)
 
 
-# Codes of channels, and how much of a length each is; a length of an axis without channels is all of code -1.
+# Codes of channels, and the part of a length that each is; a length without channels belongs to code -1.
 _Factor = tuple[NDArray[np.int64], Reals]
 
 
@@ -159,7 +161,7 @@ def _param_terms(coupling: Coupling) -> Iterable[tuple[float, list[_Factor]]]:
 
 
 def _filled(length: int, parts: list[_Factor]) -> _Factor:
-    """One factor of some parts of an axis, and of what no channel is on."""
+    """Join parts of an axis, and its positions without channels, to one factor."""
     rest = length - sum(float(weights.sum()) for _, weights in parts)
     codes, weights = zip(*parts, (np.full(1, -1), np.full(1, rest)), strict=True)
     return np.concatenate(codes), np.concatenate(weights)
@@ -179,7 +181,7 @@ def _at(coupling: Coupling, share: Reals) -> Cost:
 
 
 def _absorbed(coupling: Coupling) -> int:
-    """Parameters that are only there to compute weights from: a narrow network has the weights instead."""
+    """Count parameters that only compute weights: a narrow network has the weights instead."""
     first = coupling.shared
     stays = {first.get(name, name) for name, _ in coupling.graph_module.named_parameters(remove_duplicate=False)}
     read = {first.get(name, name) for each in coupling.functions.values() for name, _ in each.named_parameters()}
@@ -197,12 +199,14 @@ def _counted(module: torch.nn.Module, example_inputs: Any) -> Cost:
 
 
 def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.5) -> float:
-    """Median time of ``run(*example_inputs)`` in seconds, after a warm-up, with the threads that PyTorch has now.
+    """Measure the median time of ``run(*example_inputs)`` in seconds, after a warm-up.
+
+    PyTorch keeps its present number of threads.
 
     Args:
         run: a network, or any function of the inputs.
         example_inputs: a tensor, a tuple of arguments, or a dict of arguments by name.
-        seconds: how long to measure for.
+        seconds: how long to measure.
     """
     from torch.utils.benchmark import Timer
 
@@ -213,6 +217,6 @@ def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.
 
 
 def milliseconds(call: Callable[..., Any], images: torch.Tensor) -> float:
-    """Median time of a call on a batch of images [N, C, H, W]."""
-    with silenced():  # the timer looks for a CUDA toolkit, and says so where it finds half of one
+    """Measure the median time of a call on a batch of images [N, C, H, W], in milliseconds."""
+    with silenced():  # the timer warns if it finds an incomplete CUDA toolkit
         return 1e3 * latency(call, images)

@@ -1,8 +1,8 @@
-"""What the analysis found: groups of channels that must live and die together.
+"""The result of the analysis: groups of channels that merge in all their axes at once.
 
-A *channel* of a group is a number from 0 to ``width - 1``. Over all groups of a network every channel
-has one *code*, ``group.offset + channel``; -1 stands for a position that never changes. Codes are what
-the labels of graph nodes hold, so that a plan is one boolean vector over codes.
+A *channel* of a group is a number from 0 to ``width - 1``. Every channel of a network has one *code*,
+``group.offset + channel``; -1 stands for a position that never changes. The labels of graph nodes hold codes, so that a
+plan is one boolean vector over codes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Where a group's channels lie on one axis of one parameter or buffer.
+    """The positions of a group's channels on one axis of one parameter or buffer.
 
     Attributes:
         parameter: qualified name, as in ``model.state_dict()``.
@@ -50,15 +50,15 @@ class Axis:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels with the same uses: any two of them may merge, and merge in all these axes at once.
+    """Channels with the same uses: any two of them may merge, in all these axes at once.
 
     Attributes:
-        name: qualified name of the first tied parameter (``#2``, ``#3`` where one parameter starts several groups).
+        name: qualified name of the first tied parameter (with ``#2``, ``#3`` if several groups start there).
         width: number of channels.
-        tied: axes whose rows are pulled together while training, and of which one per cluster is kept.
+        tied: axes whose rows are pulled together in training; one row per cluster is kept.
         readers: axes whose columns are summed over a cluster.
-        domain: groups of one domain (>= 0) must keep clusters of one common size, since a normalisation,
-            a mean over channels or a dot product runs over all of them; -1: clusters of any size.
+        domain: groups of one domain (>= 0) must keep clusters of one common size, since a normalisation, a mean over
+            channels or a dot product runs over all of them; -1: clusters may have any size.
         offset: code of channel 0.
     """
 
@@ -77,14 +77,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Channels that may not merge, and why.
+    """Channels that may not merge, and the reason.
 
     Attributes:
-        what: parameter axes concerned, as ``name:dim``.
+        what: axes of parameters with these channels, as ``name:dim``.
         why: the reason, in words.
-        node: fx node at which it arose.
-        source: line of the model's source code, where known.
-        weights: number of weights in the parameters concerned that no group can narrow.
+        node: fx node that froze them.
+        source: line of the model's source code, if known.
+        weights: number of weights in these parameters that no group can narrow.
     """
 
     what: tuple[str, ...]
@@ -96,7 +96,7 @@ class Frozen:
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Sizes of a tensor in the graph and the codes on each axis (None: the axis carries no channels)."""
+    """The sizes of a tensor in the graph, and the codes on each axis; None: no channels."""
 
     sizes: tuple[int, ...]
     axes: tuple[Codes | None, ...]
@@ -109,7 +109,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Multiply-accumulates of one contraction at the analysed input: they scale with the kept share of each axis."""
+    """The MACs of one contraction at the analysed input; they scale with the share of each axis."""
 
     macs: int
     axes: tuple[Codes, ...]
@@ -117,12 +117,12 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class NodeFacts:
-    """What the analysis knows of one fx node.
+    """The facts about one fx node.
 
     Attributes:
         value: the node's value with every tensor replaced by its :class:`Shape`, ints and None kept.
-        products: for each axis of channels that a sum runs over, its codes and a power of the cluster size: the narrow
-            result must be multiplied by it (a logarithm is raised by its logarithm).
+        products: for each axis of channels that a sum runs over, its codes and a power of the cluster size. The narrow
+            result must be multiplied by it; to a logarithm, add the factor's logarithm.
         works: contractions inside the node.
     """
 
@@ -133,23 +133,23 @@ class NodeFacts:
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """Which channels of a network are one channel; prints as a table.
+    """The groups of channels of a network that merge together; prints as a table.
 
     Attributes:
         groups: name -> group, in the order of their first tied parameter.
-        frozen: what may not merge, and why.
+        frozen: channels that may not merge, and the reasons.
         shapes: name -> shape of every parameter and buffer.
         graph_module: the captured graph.
         functions: name of a stored weight -> graph without inputs that computes from the model's tensors what
             ``graph_module`` reads under that name. Rows are tied in the stored weight, columns summed in the computed
             one.
-        nodes: name of an fx node -> what is known of it.
-        layers: name of a layer with shape attributes -> shape of its input, for each time it is called.
-        example_inputs: what was analysed, on the meta device.
+        nodes: name of an fx node -> facts about it.
+        layers: name of a layer with shape attributes -> shape of its input, for each call.
+        example_inputs: the analysed inputs, on the meta device.
         model: the analysed model, as long as it lives.
         shared: every name of a parameter or buffer -> the first name of the same tensor.
         parameters: first names of all parameters.
-        whole: whether whole heads and whole groups were preferred.
+        whole: whether the analysis preferred to merge complete heads and groups.
     """
 
     groups: Mapping[str, Group]
@@ -167,12 +167,12 @@ class Coupling:
 
     @functools.cached_property
     def channels(self) -> int:
-        """Number of codes."""
+        """The number of codes."""
         return sum(group.width for group in self.groups.values())
 
     @functools.cached_property
     def domains(self) -> tuple[tuple[Group, ...], ...]:
-        """Groups that need clusters of one common size, together; every other group alone. In the order of groups."""
+        """The groups by domain; a group without a domain is alone. In the order of groups."""
         members: dict[int | str, list[Group]] = {}
         for name, group in self.groups.items():
             members.setdefault(group.domain if group.balanced else name, []).append(group)
@@ -186,12 +186,12 @@ class Coupling:
 
     @functools.cached_property
     def prunable_weights(self) -> dict[str, int]:
-        """Name of a parameter or buffer -> number of its weights that lie in a row or column of some group."""
+        """Map each tensor name to the number of its weights in rows or columns of groups."""
         return prunable_weights(self.groups, self.shapes)
 
     @functools.cached_property
     def share_halved(self) -> float:
-        """Share of the weights that are left where every group keeps half of its channels, 0.25 at best."""
+        """Share of the weights that stay if every group keeps half of its channels, 0.25 at best."""
         total = sum(math.prod(self.shapes[name]) for name in self.parameters)
         left = sum(
             math.prod(self.shapes[name]) * math.prod(1.0 - share / 2 for share in self._covered.get(name, ()))
@@ -205,7 +205,7 @@ class Coupling:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Fingerprint of the groups: equal where every group has the same channels at the same positions."""
+        """Hash of the groups, equal if every group has the same channels at the same positions."""
         found = hashlib.sha256()
         for group in self.groups.values():
             found.update(f"{group.name} {group.width} {group.domain >= 0}".encode())
@@ -215,7 +215,7 @@ class Coupling:
         return found.hexdigest()
 
     def graph(self) -> nx.MultiGraph:
-        """The coupled layers: an edge joins a module that makes a group's channels to one that uses them."""
+        """Build the graph of coupled layers: edges join makers of a group's channels to their users."""
         graph = nx.MultiGraph()
         for group in self.groups.values():
             producers = _owners(group.tied)
@@ -245,7 +245,7 @@ class Coupling:
 
 
 def prunable_weights(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Name of a parameter or buffer -> number of its weights that lie in a row or column of some group."""
+    """Map each tensor name to the number of its weights in rows or columns of groups."""
     return {
         name: round((1.0 - math.prod(1.0 - share for share in on_axes)) * math.prod(shapes[name]))
         for name, on_axes in _covered(groups, shapes).items()
@@ -253,7 +253,7 @@ def prunable_weights(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int
 
 
 def _covered(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[float]]:
-    """Name of a parameter or buffer -> for each axis, the share of its positions that belong to a group."""
+    """Map each tensor name to the share of positions that belong to a group, for each axis."""
     covered: dict[str, list[NDArray[np.bool_] | None]] = {}
     for group in groups.values():
         for axis in (*group.tied, *group.readers):

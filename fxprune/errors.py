@@ -1,9 +1,9 @@
-"""Every error that fxprune raises on purpose says what, where, which numbers and what to do.
+"""Every error of fxprune says what is wrong, where, with which numbers, and what to do.
 
 ::
 
     FxpruneError
-    |-- InputError              what the user gave cannot be used          exit code 2
+    |-- InputError              input of the user that is not usable       exit code 2
     |   |-- ModelError            unknown model, one that cannot be built, or weights that are not finite
     |   |-- CaptureError          a model that cannot be traced
     |   |-- PlanError             a plan that is corrupt, or for another network
@@ -11,10 +11,10 @@
     |   |-- DataError             data that is missing or unreadable
     |   |-- CheckpointError       a checkpoint that is corrupt, or for another network
     |   `-- OptionError           an option outside its range
-    |-- DivergedError           training came to numbers that are not finite    exit code 1
+    |-- DivergedError           training reached numbers that are not finite    exit code 1
     |-- StoppedError            stopped between two steps, by Ctrl-C or SIGTERM exit code 130, 143
     |-- LostProcessError        another process of the same training has ended exit code 1
-    `-- ProofError              a check of our own did not hold            exit code 1
+    `-- ProofError              a check of our own failed                  exit code 1
         |-- AnalysisError         a rule broke its own promise
         |-- RewriteError          the narrow graph is not the one that the plan demands
         |-- VerifyError           narrow and wide network disagree
@@ -25,15 +25,18 @@ from __future__ import annotations
 
 
 class UnequalClustersWarning(UserWarning):
-    """Channels are merged that differ: the narrow network computes what the snapped one does, not what was trained."""
+    """Merged channels differ, so that the narrow network does not compute what was trained.
+
+    It computes what the snapped network computes.
+    """
 
 
 class NoPullWarning(UserWarning):
-    """C-SGD took steps that pulled nothing: clusters are as far from equal as before."""
+    """C-SGD took steps without a pull: the deviations of clusters are as large as before."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether there was no memory, whatever name the exception has that says so, or that it was wrapped in."""
+    """Tell whether an error, or one that it wraps, means that there was not enough memory."""
     while error is not None:
         said = str(error)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -44,18 +47,18 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-# What PyTorch's allocator on the CPU, the C++ library and onnxruntime say.
+# Messages of PyTorch's CPU allocator, the C++ library and onnxruntime.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Failed to allocate memory")
 
 
 class FxpruneError(Exception):
-    """Root of the tree; ``exit_code`` is what the command line returns."""
+    """The root of the tree; the command line returns ``exit_code``."""
 
     exit_code = 1
 
 
 class InputError(FxpruneError):
-    """What the user gave cannot be used."""
+    """The input of the user is not usable."""
 
     exit_code = 2
 
@@ -89,15 +92,15 @@ class OptionError(InputError):
 
 
 class DivergedError(FxpruneError):
-    """Training came to a loss or to weights that are not finite."""
+    """Training reached a loss or weights that are not finite."""
 
 
 class StoppedError(FxpruneError):
     """Training was stopped between two steps; a checkpoint was written.
 
     Args:
-        message: what to do to go on.
-        signal: number of the signal that asked for it.
+        message: how to resume.
+        signal: number of the signal that stopped it.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -110,7 +113,7 @@ class LostProcessError(FxpruneError):
 
 
 class ProofError(FxpruneError):
-    """A check of our own did not hold."""
+    """A check of our own failed."""
 
 
 class AnalysisError(ProofError):
@@ -130,11 +133,11 @@ class ExportError(ProofError):
 
 
 def first_line(error: object, empty: str = "no message") -> str:
-    """The first line of an error's text, or ``empty`` where it has none."""
+    """Return the first line of an error's text, or ``empty`` if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else empty
 
 
 def kind_and_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its text."""
+    """Return the class of an error and the first line of its text."""
     return f"{type(error).__name__}: {first_line(error)}"

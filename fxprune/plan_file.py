@@ -1,4 +1,4 @@
-"""Plans from files: whole, undamaged, and made for the network at hand, or refused."""
+"""Read plans from files, and check that they are undamaged and made for the given network."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _REMEDY = "Make it again with `fxprune plan`."
 
 
 def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
-    """Plan from a file that :meth:`Plan.save` wrote, checked against the model it is to be used on.
+    """Load a plan that :meth:`Plan.save` wrote, and check that it was made for this model.
 
     Raises:
-        PlanError: no such file, not a plan, half-written, of a later version, or made for another network.
+        PlanError: the file is missing, not a plan, incomplete, of a later version, or made for another network.
 
     Example:
         >>> import torch, fxprune
@@ -46,10 +46,10 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
 
 
 def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.PathLike[str]) -> Plan:
-    """Plan from what :func:`read_plan` gave for a file.
+    """Make a plan from the result of :func:`read_plan`.
 
     Raises:
-        PlanError: it was made for another network, or names inputs or clusters that cannot be.
+        PlanError: it was made for another network, or has impossible inputs or clusters.
     """
     try:
         inputs = from_json(value["inputs"])
@@ -66,10 +66,10 @@ def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.P
 
 
 def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Content of a plan file, checked field by field.
+    """Read a plan file and check it field by field.
 
     Raises:
-        PlanError: no such file, not a plan, half-written, damaged, or of a later version.
+        PlanError: the file is missing, not a plan, incomplete, damaged, or of a later version.
     """
     value: dict[str, Any] = read_json(path, "plan file", PlanError, _REMEDY)
     check_format(value, FORMAT, VERSION, path, PlanError)
@@ -83,14 +83,14 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not is_shape(shape):
             raise PlanError(f"{path} is damaged: the shape of `{name}` is no list of sizes. {_REMEDY}")
     for name, cluster in value["clusters"].items():
-        # Before there is an array of them, or one that long.
+        # Check this before an array is made of them, or one of that length.
         if not isinstance(cluster, list) or not all(type(n) is int and 0 <= n < len(cluster) for n in cluster):
             raise PlanError(f"{path} is damaged: the clusters of `{name}` are no list of numbers from 0. {_REMEDY}")
     return value
 
 
 def plan_for(model: torch.nn.Module, plan: Plan) -> Plan:
-    """The plan itself if it was made on this very model, else the same clusters on an analysis of ``model``.
+    """Return the plan if it was made on this model, else the same clusters on a new analysis.
 
     Raises:
         PlanError: ``model`` is another network.

@@ -1,8 +1,7 @@
-"""A plan gives each group a partition of its channels into clusters, one of which is kept per cluster.
+"""A plan divides the channels of each group into clusters; one channel per cluster is kept.
 
-Everything that acts on a network (training, snapping, merging, rewriting) reads the same two things from a plan:
-:meth:`Plan.partitions`, which cuts an axis of a parameter into clusters of positions, and :attr:`Plan.kept`,
-one boolean per channel code.
+All passes (training, snap, merge, rewrite) read the same two things from a plan: :meth:`Plan.partitions`, which divides
+an axis of a parameter into clusters of positions, and :attr:`Plan.kept`, one boolean per channel code.
 """
 
 from __future__ import annotations
@@ -32,12 +31,14 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """One axis of one parameter, cut into clusters of positions; positions that never merge are clusters of one.
+    """One axis of one parameter, divided into clusters of positions.
+
+    Positions that never merge are clusters of one.
 
     Attributes:
         parameter: qualified name.
         dim: axis.
-        tied: True: rows of a cluster are made equal and one is kept; False: columns of a cluster are summed.
+        tied: True: rows of a cluster become equal and one is kept; False: columns of a cluster are summed.
         cluster: int64 [length of the axis], the cluster of each position; clusters are numbered in the order of
             their kept positions, so cluster c becomes position c of the narrow axis.
         kept: int64 [number of clusters], ascending: the position that stays for each cluster.
@@ -52,7 +53,7 @@ class Partition:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Clusters of every group of a network.
+    """The clusters of every group of a network.
 
     Attributes:
         coupling: the analysis that the plan was made on.
@@ -73,7 +74,7 @@ class Plan:
 
     @functools.cached_property
     def widths(self) -> dict[str, tuple[int, int]]:
-        """Group name -> (channels before, channels after)."""
+        """Map each group name to (channels before, channels after)."""
         return {
             name: (group.width, int(self.clusters[name].max()) + 1 if name in self.clusters else group.width)
             for name, group in self.coupling.groups.items()
@@ -81,7 +82,7 @@ class Plan:
 
     @functools.cached_property
     def representative(self) -> NDArray[np.int64]:
-        """Code -> code of the channel that stands for its cluster (the first one), int64 [channels]."""
+        """Map each code to that of the first channel of its cluster, int64 [channels]."""
         stands = np.arange(self.coupling.channels)
         for name, cluster in self.clusters.items():
             group = self.coupling.groups[name]
@@ -91,18 +92,18 @@ class Plan:
 
     @functools.cached_property
     def kept(self) -> NDArray[np.bool_]:
-        """Code -> whether the channel stays, bool [channels + 1]; the last entry answers for code -1."""
+        """Tell for each code whether it stays, bool [channels + 1]; the last entry is for code -1."""
         kept = self.representative == np.arange(self.coupling.channels)
         return np.append(kept, True)
 
     @functools.cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """Code -> number of channels in its cluster, int64 [channels + 1]; the last entry, 1, answers for code -1."""
+        """Map each code to the size of its cluster, int64 [channels + 1]; the last is for code -1."""
         count = np.bincount(self.representative, minlength=self.coupling.channels)
         return np.append(count[self.representative], 1)
 
     def partitions(self) -> Iterator[Partition]:
-        """Every axis of every parameter that the plan changes."""
+        """Yield every axis of every parameter that the plan changes."""
         axes: dict[tuple[str, int, bool], list[tuple[str, Axis]]] = {}
         for name in self.coupling.groups:
             before, after = self.widths[name]
@@ -122,11 +123,11 @@ class Plan:
             yield Partition(parameter, dim, tied, cluster_of.astype(np.int64), kept.astype(np.int64))
 
     def restrict(self, names: set[str]) -> Plan:
-        """The same clusters, for the named groups only."""
+        """Return the plan with the clusters of the named groups only."""
         return Plan(self.coupling, {k: v for k, v in self.clusters.items() if k in names}, self.method, self.seed)
 
     def __eq__(self, other: object) -> bool:
-        """Plans are equal when they cut the same network into the same clusters."""
+        """Plans are equal if they divide the same network into the same clusters."""
         if not isinstance(other, Plan):
             return NotImplemented
         return (
@@ -147,12 +148,12 @@ class Plan:
         return text + f"\n\n{self.method}, seed {self.seed}: {total[0]} channels become {total[1]}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, aside and renamed, so that no half-written plan is ever seen; with its own hash."""
+        """Write the plan as JSON with its own hash, completely or not at all."""
         value = self.to_json()
         write_text(path, json.dumps(value | {"sha256": digest(value)}, indent=1) + "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """JSON value: format, version, method, seed, input shapes, tensor shapes, clusters."""
+        """Make a JSON value: format, version, method, seed, input shapes, tensor shapes, clusters."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -167,13 +168,13 @@ class Plan:
 
 
 def digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 of what a plan file says, but for this itself, however it is laid out."""
+    """Hash the content of a plan file, without its own hash, whatever its layout."""
     said = {name: each for name, each in value.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def check_digest(digest: str, coupling: Coupling, where: str) -> None:
-    """Raise PlanError where a coupling does not have the groups that ``digest`` stands for."""
+    """Raise PlanError unless a coupling has the groups with this ``digest``."""
     if digest != coupling.digest:
         raise PlanError(
             f"{where} was made where the same tensors form other groups: the code of the network or the version of "
@@ -182,7 +183,7 @@ def check_digest(digest: str, coupling: Coupling, where: str) -> None:
 
 
 def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str) -> None:
-    """Raise PlanError with the first tensors that differ, where a model is not the one that ``tensors`` describes."""
+    """Raise PlanError, naming the first tensors of a model that differ from ``tensors``."""
     here = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     there = {name: tuple(shape) for name, shape in tensors.items()}
     differ = [

@@ -1,4 +1,4 @@
-"""Groups inside a residual branch: nothing is added to them, and another path leads around them."""
+"""Find the groups inside residual branches: nothing is added to them, a path bypasses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxprune.common.rewritable import ATTENTION, PRODUCTS, Calls, canonical_call
 from fxprune.common.torch_private import OpOverload, op_name, pytree
 from fxprune.coupling import Coupling, Shape
 
-# Calls of several tensors of the same channels that add none to another: products, and what sets them side by side.
+# Calls on several tensors with the same channels that do not add them: products, and concatenations.
 _NO_SUMS: Calls = PRODUCTS | ATTENTION | {
     operator.mul, operator.imul, operator.truediv, torch.mul, torch.div, torch.cat, torch.concat, torch.stack,
     "cat", "stack", "mul", "mul_", "div", "div_",
@@ -24,11 +24,11 @@ _NO_SUMS: Calls = PRODUCTS | ATTENTION | {
 
 
 def internal_groups(coupling: Coupling) -> frozenset[str]:
-    """Names of the groups whose channels are added to no others, and around which the network has another path.
+    """Find the groups whose channels are not added to others, and which a path bypasses.
 
-    The two inner layers of a residual bottleneck are such, and the hidden layer of an MLP block, and head dimensions.
-    A residual stream is not, since its layers are added up; a stem or a plain chain of layers is not, since whatever
-    the network computes goes through it. Only tensors count as paths, not sizes read from them.
+    Examples are the two inner layers of a residual bottleneck, the hidden layer of an MLP block, and head dimensions. A
+    residual stream is none, since its layers are added; a stem or a plain chain of layers is none, since all that the
+    network computes goes through it. Only tensors count as paths, not sizes read from them.
     """
     paths = _paths(coupling)
     nodes = list(paths)
@@ -46,7 +46,7 @@ def internal_groups(coupling: Coupling) -> frozenset[str]:
 
 
 def _groups_on(node: fx.Node, coupling: Coupling) -> frozenset[int]:
-    """Places, among the groups of the coupling, of those whose channels a node's value carries."""
+    """Return the indices of the groups whose channels a node's value carries."""
     starts = np.array([group.offset for group in coupling.groups.values()])
     found: set[int] = set()
     for shape in _shapes(node, coupling):
@@ -58,7 +58,7 @@ def _groups_on(node: fx.Node, coupling: Coupling) -> frozenset[int]:
 
 
 def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozenset[int]]) -> set[int]:
-    """Groups that two inputs of a node and its result carry, unless the call is known to add nothing."""
+    """Return the groups on two inputs and the result of a node, unless the call adds nothing."""
     operands = [carried[operand] for operand in node.all_input_nodes if operand in computed]
     if len(operands) < 2 or not _NO_SUMS.isdisjoint((node.target, _name(node), canonical_call(node.target))):
         return set()
@@ -66,13 +66,13 @@ def _summed(node: fx.Node, computed: set[fx.Node], carried: dict[fx.Node, frozen
 
 
 def _name(node: fx.Node) -> str:
-    """What a method of this name would do, if the node calls an operator of ATen."""
+    """Return the name of a node's ATen operator, which is that of a method, or an empty text."""
     target = node.target
     return op_name(target).removeprefix("aten::") if isinstance(target, OpOverload) else ""
 
 
 def _bypassed(carriers: set[fx.Node], paths: nx.DiGraph, coupling: Coupling) -> bool:
-    """Whether an input that the carriers depend on reaches an output that depends on them on a path without them."""
+    """Tell whether a path from an input of the carriers to an output of theirs avoids them."""
     *nodes, output = coupling.graph_module.graph.nodes
     inputs = [node for node in nodes if node.op == "placeholder" and carriers & _after([node], paths)]
     around = _after(inputs, paths.subgraph(set(paths) - carriers | set(inputs)))
@@ -80,7 +80,7 @@ def _bypassed(carriers: set[fx.Node], paths: nx.DiGraph, coupling: Coupling) -> 
 
 
 def _paths(coupling: Coupling) -> nx.DiGraph:
-    """Nodes of the graph, with an arrow from each to the nodes of tensors that take it."""
+    """Build the graph of nodes, with an arrow from each to the nodes of tensors that use it."""
     nodes = list(coupling.graph_module.graph.nodes)
     paths = nx.DiGraph()
     paths.add_nodes_from(nodes)
@@ -90,7 +90,7 @@ def _paths(coupling: Coupling) -> nx.DiGraph:
 
 
 def _after(starts: Iterable[fx.Node], paths: nx.DiGraph) -> set[fx.Node]:
-    """Nodes that can be reached from ``starts``, themselves included."""
+    """Return the nodes that are reachable from ``starts``, including these."""
     return set(itertools.chain.from_iterable(nx.bfs_layers(paths, starts)))
 
 

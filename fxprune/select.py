@@ -1,4 +1,4 @@
-"""Which groups a plan may narrow: by name, and by their place in the network."""
+"""Select the groups that a plan may narrow, by name and by place in the network."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def select(
     freeze: Sequence[str] | None = None,
     internal_only: bool = False,
 ) -> frozenset[str]:
-    """Names of the groups that match one of ``only`` (all without it), none of ``freeze``, and lie inside if asked.
+    """Select the groups that match ``only`` (None: all) and do not match ``freeze``.
 
     A pattern, with ``*``, ``?`` and ``[...]``, matches a group if it matches the name of the group, of one of its tied
-    parameters, or of a layer that these belong to: ``layer1.*`` matches whatever a layer in there makes, a residual
-    stream included. Groups under one normalisation keep their widths unless all of them are selected.
+    parameters, or of a layer of these: ``layer1.*`` matches all channels that layers in it make, including a residual
+    stream. Groups under one normalisation keep their widths unless all of them are selected.
 
     Args:
         coupling: the analysis.
         only: patterns.
         freeze: patterns.
-        internal_only: see :func:`fxprune.residual.internal_groups`.
+        internal_only: select only groups of :func:`fxprune.residual.internal_groups`.
 
     Raises:
-        OptionError: a pattern that matches nothing, a group asked for by ``only`` whose normalisation has others that
-            are not selected, or no group left.
+        OptionError: a pattern matches nothing, a group of ``only`` shares a normalisation with groups that are not
+            selected, or no group is left.
     """
     selected = _matching(coupling, "only", only) if only is not None else frozenset(coupling.groups)
     if freeze is not None:
@@ -71,14 +71,14 @@ def _matching(coupling: Coupling, option: str, patterns: Sequence[str]) -> froze
 
 
 def _names(group: Group) -> list[str]:
-    """What a group is known by: itself, its tied parameters, the layers that these belong to."""
+    """Return the names of a group: its own, those of its tied parameters, those of their layers."""
     parameters = [axis.parameter for axis in group.tied]
     layers = [name.rpartition(".")[0] for name in parameters]
     return list(dict.fromkeys([group.name, *parameters, *filter(None, layers)]))
 
 
 def _held_by(coupling: Coupling, name: str, selected: frozenset[str]) -> list[str]:
-    """Groups of the same domain that are not selected."""
+    """Return the groups of the same domain that are not selected."""
     domain = next(groups for groups in coupling.domains if any(group.name == name for group in groups))
     return [group.name for group in domain if group.name not in selected]
 

@@ -1,1 +1,1 @@
-"""What more than one room needs, one concept a file; each file is imported by its own name, and imports no room."""
+"""Code that several rooms share, one concept per file; import files by their own names."""

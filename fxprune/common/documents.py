@@ -1,4 +1,4 @@
-"""JSON from a file that somebody else may have written: read whole, bounded and checked, or refused in one sentence."""
+"""Read JSON files that anybody may have written, with limits and checks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 from fxprune.common.files import open_plain
 from fxprune.errors import InputError
 
-# The largest file of ours, a plan for a network of a million channels, has 20 MB; nothing of ours is nested deeper.
+# Our largest file, a plan for a network of a million channels, has 20 MB, and no file of ours is nested deeper.
 LARGEST = 64 << 20
 DEEPEST = 64
 
 
 def read_json(path: str | os.PathLike[str], what: str, wrong: type[InputError], remedy: str) -> Any:
-    """The value of a JSON file.
+    """Read the value of a JSON file.
 
     Args:
         path: the file.
         what: what it should be, as ``plan file``.
-        wrong: the error that is raised.
-        remedy: what to do about a damaged file, a sentence.
+        wrong: the class of the error.
+        remedy: a sentence that says what to do about a damaged file.
 
     Raises:
-        InputError: of the class ``wrong``: there is no such file, or it is not whole, too large or too deep, gives a
-            key twice, or holds numbers or text that no file of ours holds.
+        InputError: of the class ``wrong``: the file is missing, incomplete, too large or too deep, gives a key twice,
+            or holds numbers or text that no file of ours holds.
     """
     try:
         text = read_bounded(path)
@@ -42,7 +42,7 @@ def read_json(path: str | os.PathLike[str], what: str, wrong: type[InputError], 
 
 
 def read_bounded(path: str | os.PathLike[str]) -> str:
-    """Text of a file; ValueError: it is too large, or not UTF-8."""
+    """Read the text of a file; raise ValueError if it is too large, or not UTF-8."""
     with open_plain(path) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
@@ -51,11 +51,11 @@ def read_bounded(path: str | os.PathLike[str]) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is no JSON, nested deeper than ``DEEPEST``, gives a key twice, or holds a number that is not
-            finite or has more than 64 bits, or text that cannot be shown.
+        ValueError: it is not JSON, nested deeper than ``DEEPEST``, gives a key twice, or holds a number that is not
+            finite or has more than 64 bits, or text that is not printable.
     """
     try:
         value = json.loads(
@@ -68,7 +68,7 @@ def parse_json(text: str) -> Any:
 
 
 def check_value(value: Any) -> None:
-    """Raise ValueError where a nest of dicts and lists is too deep, or holds text that cannot be shown."""
+    """Raise ValueError if a nest of dicts and lists is too deep, or has unprintable text."""
     level = [value]
     for _ in range(DEEPEST):
         following: list[Any] = []
@@ -86,7 +86,7 @@ def check_value(value: Any) -> None:
 
 
 def check_format(value: Any, format: str, version: int, path: str | os.PathLike[str], wrong: type[InputError]) -> None:
-    """Raise ``wrong`` where a document is not of this format and version."""
+    """Raise ``wrong`` unless a document has this format and version."""
     place = os.fspath(path)
     if not isinstance(value, dict) or value.get("format") != format:
         raise wrong(f"{place} is not an {format.replace('-', ' ')} (no `format: {format}` in it).")
@@ -102,7 +102,7 @@ def check_fields(
     path: str | os.PathLike[str],
     wrong: type[InputError],
 ) -> None:
-    """Raise ``wrong`` where a field is missing, is of another type, or is not known; True is no integer."""
+    """Raise ``wrong`` if a field is missing, unknown or of another type; True is no integer."""
     for name, kind in kinds.items():
         if name not in value or type(value[name]) not in kind:
             found = f"is {_short(value[name])}" if name in value else "is missing"
@@ -113,7 +113,7 @@ def check_fields(
 
 
 def _short(value: Any) -> str:
-    """What a value is, in a few letters, whatever it is."""
+    """Describe any value in a few letters."""
     if isinstance(value, dict | list):
         return f"a {type(value).__name__} of {len(value)}"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""A file is either wholly there or not there: write aside, flush to disk, rename."""
+"""Write files completely or not at all: write a temporary file, flush it to disk, rename it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a path next to ``path``; it replaces ``path`` when the block ends well and vanishes otherwise.
+    """Yield a temporary path that replaces ``path`` if the block succeeds, else is removed.
 
     Raises:
-        OSError: there is no room or no right to write, or ``path`` is a folder.
+        OSError: the disk is full, writing is not permitted, or ``path`` is a folder.
     """
     target = Path(path)
     if target.is_dir():
@@ -33,7 +33,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError as error:
             if error.errno is None or error.filename not in (None, name):
                 raise
-            raise OSError(error.errno, error.strerror, os.fspath(target)) from error  # not the name that vanishes
+            raise OSError(error.errno, error.strerror, os.fspath(target)) from error  # not the temporary name
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         mask = os.umask(0)
@@ -46,7 +46,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of a folder written to disk, where the file system can do that."""
+    """Flush the names in a folder to disk, if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -56,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file to read; whatever else bears the name, a pipe that would never end, is an OSError."""
+    """Open a regular file to read; raise OSError for anything else, such as an endless pipe."""
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -65,7 +65,7 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def remove_parts(folder: Path, names: Iterable[str]) -> None:
-    """Remove what :func:`written_aside` had begun of these files in a process that was killed."""
+    """Remove the temporary files that :func:`written_aside` left in a killed process."""
     for name in names:
         for part in folder.glob(f".{glob.escape(name)}.*.part"):
             with contextlib.suppress(OSError):
@@ -73,6 +73,6 @@ def remove_parts(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")

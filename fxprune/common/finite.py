@@ -1,4 +1,4 @@
-"""Weights are numbers: a NaN has no nearest cluster, and its mean is no number either."""
+"""Check that weights are finite: a NaN has no nearest cluster, and its mean is a NaN."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fxprune.errors import ModelError
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise ModelError with the first tensor that holds a NaN or an infinity; on the meta device there are no numbers.
+    """Raise ModelError for the first tensor that holds a NaN or an infinity.
 
     Args:
-        tensors: with their names.
+        tensors: with their names; those on the meta device are skipped.
     """
     for name, tensor in tensors:
         if tensor.is_meta or bool(tensor.isfinite().all()):

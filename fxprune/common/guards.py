@@ -1,4 +1,4 @@
-"""A decision that was made while tracing holds while running, or the graph stops loudly."""
+"""Guards raise an error if a decision of the trace does not hold while the graph runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import fx
 
 
 class SpecialisedError(RuntimeError):
-    """A captured graph was run on sizes for which the model would have taken another branch."""
+    """A captured graph ran on inputs for which the model would have taken another branch."""
 
 
 @fx.node.has_side_effect
 def guard_equal(value: Any, expected: Any, where: str) -> None:
-    """``value == expected``, as it was when the graph was captured.
+    """Check ``value == expected``, as it was when the graph was captured.
 
     Raises:
-        SpecialisedError: naming the line of the model whose decision the graph repeats.
+        SpecialisedError: they differ; the message names the line of the model that made the decision.
     """
     if torch.compiler.is_compiling():
         return  # an exporter works at the captured sizes
@@ -32,13 +32,13 @@ def guard_equal(value: Any, expected: Any, where: str) -> None:
         )
 
 
-# How many comparisons in float64 are going on: there, what a network does in its own precision is done in float64.
+# The number of active comparisons in float64: in these, float64 replaces the network's own precision.
 _in_float64 = 0
 
 
 @contextlib.contextmanager
 def float64_stands_in() -> Iterator[None]:
-    """Inside, float64 passes for the precision of the capture, as the comparisons of this package need it."""
+    """Let the dtype guards accept float64 inside the block, for comparisons in float64."""
     global _in_float64
     _in_float64 += 1
     try:
@@ -49,10 +49,10 @@ def float64_stands_in() -> Iterator[None]:
 
 @fx.node.has_side_effect
 def guard_dtype(value: torch.dtype, expected: torch.dtype, where: str) -> None:
-    """``value == expected``, or it is float64 in a comparison in float64.
+    """Check ``value == expected``, or that it is float64 in a comparison in float64.
 
     Raises:
-        SpecialisedError: the type is another one.
+        SpecialisedError: the dtype differs.
     """
     if not (_in_float64 and value == torch.float64 and expected.is_floating_point):
         guard_equal(value, expected, where)
@@ -60,10 +60,10 @@ def guard_dtype(value: torch.dtype, expected: torch.dtype, where: str) -> None:
 
 @fx.node.has_side_effect
 def guard_tensor(value: Any, where: str) -> None:
-    """``value`` is a tensor, as it was when the graph was captured.
+    """Check that ``value`` is a tensor, as it was when the graph was captured.
 
     Raises:
-        SpecialisedError: naming what is none.
+        SpecialisedError: it is not; the message names it.
     """
     if not isinstance(value, torch.Tensor):
         raise SpecialisedError(

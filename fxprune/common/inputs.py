@@ -1,7 +1,7 @@
-"""What a network is called with: positional arguments in a tuple, or arguments by name in a dict.
+"""The arguments of a network: positional ones in a tuple, or arguments by name in a dict.
 
-Arguments are tensors, numbers, text and None, in any nest of tuples, lists and dicts. Tensors are the inputs; all else
-is a constant of the captured graph.
+Arguments are tensors, numbers, text and None, in any nest of tuples, lists and dicts. Tensors are the inputs; all other
+values are constants of the captured graph.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 
 
 def as_inputs(example_inputs: Any) -> Inputs:
-    """What a user passes: a dict names the arguments, a tuple or list holds them in order, all else is the only one.
+    """Read example inputs: a dict by name, a tuple or list in order, all else as the only one.
 
-    A network whose one argument is a dict or a list is given ``(argument,)``.
+    For a network whose only argument is a dict or a list, give ``(argument,)``.
     """
     if isinstance(example_inputs, dict):
         return dict(example_inputs)
@@ -30,23 +30,23 @@ def as_inputs(example_inputs: Any) -> Inputs:
 
 
 def run_on(module: Any, inputs: Inputs) -> Any:
-    """``module(*inputs)`` or ``module(**inputs)``."""
+    """Call ``module(*inputs)`` or ``module(**inputs)``."""
     return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
 
 
 def tensors_of(inputs: Inputs) -> list[torch.Tensor]:
-    """The tensors, in the order of the structure."""
+    """List the tensors, in the order of the structure."""
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
 def as_meta(inputs: Inputs) -> Inputs:
-    """The same inputs without numbers."""
+    """Copy the inputs to the meta device, without numbers."""
     meta: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), inputs)
     return meta
 
 
 def in_order(graph: fx.Graph, inputs: Inputs) -> tuple[Any, ...]:
-    """Values for the placeholders of a captured graph; what is not given keeps the placeholder's default."""
+    """Order the inputs as the graph's placeholders; missing ones get the placeholder's default."""
     if not isinstance(inputs, dict):
         return inputs
     placeholders: Iterable[fx.Node] = graph.find_nodes(op="placeholder")
@@ -54,7 +54,7 @@ def in_order(graph: fx.Graph, inputs: Inputs) -> tuple[Any, ...]:
 
 
 def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
-    """Inputs whose floating-point tensors have the type of the model's parameters."""
+    """Convert the floating-point inputs to the dtype of the model's parameters."""
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
     def suit(x: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ def inputs_for(model: nn.Module, inputs: Inputs) -> Inputs:
     return suited
 
 
-# What a network may be called with; types that need more than their name (quantised ones) are not among them.
+# The dtypes of inputs, without those that need more than their name (quantised ones).
 _DTYPES = {
     name: getattr(torch, name)
     for name in (
@@ -72,15 +72,17 @@ _DTYPES = {
         *("int64", "int32", "int16", "int8", "uint8", "bool"),
     )
 }
-# Numbers of one input: 1 GiB of float32.
+# The most numbers in one input: 1 GiB of float32.
 LARGEST_INPUT = 1 << 28
 
 
 def to_json(inputs: Inputs) -> Any:
-    """JSON value: a tensor is ``[dtype, sizes]``, a constant ``{"value": 2}``, a nest names its kind.
+    """Make a JSON value: a tensor is ``[dtype, sizes]``, a constant ``{"value": 2}``.
+
+    A nest names its type: ``tuple``, ``list`` or ``dict``.
 
     Raises:
-        OptionError: an argument is of another kind.
+        OptionError: an argument has another type.
     """
     if isinstance(inputs, dict):
         return {name: _write(value) for name, value in inputs.items()}
@@ -88,14 +90,14 @@ def to_json(inputs: Inputs) -> Any:
 
 
 def from_json(value: Any) -> Inputs:
-    """Inputs on the meta device from :func:`to_json`."""
+    """Make inputs on the meta device from a value of :func:`to_json`."""
     if isinstance(value, dict):
         return {name: _read(each) for name, each in value.items()}
     return tuple(map(_read, value))
 
 
 def is_shape(value: Any) -> bool:
-    """Whether a JSON value is a list of sizes of a tensor that there can be."""
+    """Tell whether a JSON value is the shape of a possible tensor."""
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value) and math.prod(value) < 1 << 48
 
 

@@ -1,8 +1,8 @@
-"""Modes that a forward enters are entered where its graph does the same work, and modes that it asks for are asked.
+"""Record the modes that a forward enters and reads, so that its graph does the same.
 
-A mode is autocast, the recording of gradients, or inference: PyTorch keeps it outside of any tensor, so that tracing
-sees nothing of it. While a model is traced, its ``with`` blocks become pairs of nodes (:func:`enter`, :func:`leave`),
-and questions such as ``torch.is_grad_enabled()`` become nodes too. Generated code shows the pairs as blocks again.
+A mode is autocast, the recording of gradients, or inference. PyTorch keeps it outside of any tensor, so that a trace
+does not see it. While a model is traced, its ``with`` blocks become pairs of nodes (:func:`enter`, :func:`leave`),
+and calls such as ``torch.is_grad_enabled()`` become nodes too. Generated code shows the pairs as blocks again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def leave(context: Any) -> None:
 
 
 def show_blocks(graph: fx.Graph) -> None:
-    """Let the code of a graph enter its modes in ``with`` blocks, which an exception leaves as well."""
+    """Generate ``with`` blocks for the modes of a graph, so that an exception also leaves them."""
     if any(node.target is enter for node in graph.nodes):
         graph.on_generate_code(_transformer)
 
@@ -62,7 +62,7 @@ def _transformer(_: Any) -> Callable[[list[str]], list[str]]:
 
 
 def _with_blocks(body: list[str]) -> list[str]:
-    """Lines of code with each pair as a block; as they are where pairs overlap."""
+    """Replace each pair of lines by a block; return the lines as they are if pairs overlap."""
     lines, inside = [], list[str]()
     for line in "".join(body).split("\n"):
         if found := _ENTER.fullmatch(line):
@@ -78,12 +78,12 @@ def _with_blocks(body: list[str]) -> list[str]:
 
 
 def is_mode(node: fx.Node) -> bool:
-    """Whether a node enters or leaves a mode, which computes nothing."""
+    """Tell whether a node only enters or leaves a mode."""
     return node.target is enter or node.target is leave
 
 
 class Recorder:
-    """Records the modes that a model enters and asks for; it is silent while ``paused``."""
+    """A recorder of the modes that a model enters and reads, except while ``paused``."""
 
     def __init__(self, tracer: Any) -> None:
         """Record with ``tracer.create_proxy``."""
@@ -92,7 +92,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """What is entered and asked inside is no part of the model."""
+        """Record nothing inside the block: its modes do not belong to the model."""
         before, self.paused = self.paused, True
         try:
             yield
@@ -101,10 +101,10 @@ class Recorder:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what the code of a model does inside.
+        """Record the modes of the model's code inside the block.
 
         Raises:
-            TraceError: the model leaves a mode behind.
+            TraceError: the model enters a mode and does not leave it.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(set_grad_enabled, torch.is_grad_enabled())
@@ -177,7 +177,7 @@ class Recorder:
 
 
 def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a context was made with; one that decorates a method was made before anybody watched."""
+    """Return the arguments of a context; one that decorates a method was made before recording."""
     if hasattr(context, "fxprune_given"):
         given: tuple[tuple[Any, ...], dict[str, Any]] = context.fxprune_given
         return given
@@ -187,7 +187,7 @@ def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _inside_torch(frame: Any) -> bool:
-    """Whether PyTorch enters a mode for itself; a decorator of a function of the model is entered for the model."""
+    """Tell whether PyTorch enters a mode for itself, and not through a decorator of the model."""
     name = frame.f_code.co_filename
     decorates = frame.f_code.co_name in ("decorate_context", "clone") or name.endswith("autocast_mode.py")
     return is_machinery(name) and not decorates

@@ -1,4 +1,4 @@
-"""Copies of modules that hold no numbers, and a mode in which everything happens on the meta device."""
+"""Copy modules with other tensors, and run operations on the meta device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxprune.common.modes import is_mode
 from fxprune.common.precision import MixingMode
 from fxprune.common.torch_private import pytree, script_tables, takes_device
 
-# Attributes of tensors that say where they are, as functions of a device.
+# Attributes of tensors that depend on their device, as functions of it.
 PLACES: dict[str, Callable[[torch.device], Any]] = {
     "device": lambda device: device,
     "is_cuda": lambda device: device.type == "cuda",
@@ -23,7 +23,7 @@ PLACES: dict[str, Callable[[torch.device], Any]] = {
 
 
 def map_tensors(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
-    """Copy of the modules in which every parameter and buffer is replaced by ``replace(name, tensor)``.
+    """Copy a model with every parameter and buffer replaced by ``replace(name, tensor)``.
 
     A tensor that is shared under several names is replaced once, under its first name. Parameters stay
     parameters with their ``requires_grad``.
@@ -39,12 +39,15 @@ def map_tensors(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.T
 
 
 def clone_sharing(model: nn.Module) -> nn.Module:
-    """Copy of the modules that shares every parameter and buffer with the original."""
+    """Copy a model that shares every parameter and buffer with the original."""
     return _copy(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
 
 
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Deep copy with the tensors of ``memo``; a scripted module copies its own, so it is given them afterwards."""
+    """Deep copy a model with the tensors of ``memo``.
+
+    A scripted module copies its own tensors, so they are replaced afterwards.
+    """
     new = {name: memo[id(tensor)] for name, tensor in named_tensors(model)}
     twin = copy.deepcopy(model, memo)
     for path, module in twin.named_modules(remove_duplicate=False):
@@ -56,7 +59,7 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
-    """Copy a module without storage, and call ``seen(name, meta tensor, is parameter)`` for every tensor."""
+    """Copy a module to the meta device; call ``seen(name, tensor, is parameter)`` for each."""
     twin = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"))
     for name, parameter in twin.named_parameters():
         seen(name, parameter, True)
@@ -66,24 +69,24 @@ def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = l
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    """Map every name of a parameter or buffer to the first name of the same tensor."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Parameters, then buffers, under all their names."""
+    """List parameters, then buffers, under all their names."""
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; the CPU for one without weights."""
+    """Return the device of a model; the CPU if it has no weights, or is on the meta device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return torch.device("cpu") if device.type == "meta" else device
 
 
 def unlike_meta(node: fx.Node, device: torch.device) -> tuple[Any] | None:
-    """What a node returns that would tell a run on the meta device from one on ``device``, in a tuple."""
+    """Return, in a tuple, a node's value if it depends on the device, as on ``device``."""
     if is_mode(node):
         return (None,)
     is_place = node.op == "call_function" and node.target is getattr and node.args[1] in PLACES
@@ -91,7 +94,7 @@ def unlike_meta(node: fx.Node, device: torch.device) -> tuple[Any] | None:
 
 
 class MetaMode(MixingMode):
-    """Every operation runs on the meta device, also on constants and in calls that name another device."""
+    """A mode in which every operation runs on the meta device, also if a call names another one."""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -106,7 +109,10 @@ class MetaMode(MixingMode):
     def done(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
     ) -> Any:
-        """Look at a finished operation; ``layout``: sizes and strides that its first argument had; returns ``out``."""
+        """Observe a finished operation and return ``out``.
+
+        ``layout`` holds the sizes and strides that its first argument had before.
+        """
         return out
 
 

@@ -1,6 +1,7 @@
-"""A network in float64 may make numbers of its own in float32: where a function refuses to mix them, both are float64.
+"""Promote mixed precisions to float64 in functions that reject them.
 
-Coordinates are made so, ``grid.float()``. PyTorch promotes them in a sum, but not in a convolution.
+A network in float64 may make numbers in float32, such as coordinates by ``grid.float()``. PyTorch promotes them in a
+sum, but not in a convolution.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class PromoteMixed(TorchFunctionMode):
-    """What a function refuses for its precisions, it is given in float64; all else is as it was."""
+    """Call a function again in float64 if it rejects mixed precisions; change nothing else."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -37,36 +38,37 @@ class PromoteMixed(TorchFunctionMode):
 
 
 class MixingMode(TorchDispatchMode):
-    """A mode for operators with :class:`PromoteMixed` inside: functions refuse before an operator is called."""
+    """A mode for operators that includes :class:`PromoteMixed`, since functions reject first."""
 
     def __enter__(self) -> Any:
-        """Enter both."""
+        """Enter both modes."""
         self._promoting = PromoteMixed()
         self._promoting.__enter__()  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        """Leave both."""
+        """Leave both modes."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._promoting.__exit__(*error)  # type: ignore[no-untyped-call]
 
 
 def mixed(args: Any, kwargs: Any) -> bool:
-    """Whether there is a float64 tensor among the arguments and one of a lower precision."""
+    """Tell whether the arguments mix float64 tensors with tensors of lower precision."""
     floats = {leaf.dtype for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
     return torch.float64 in floats and not floats.isdisjoint(LOWER)
 
 
 def promoted(args: Any, kwargs: Any) -> Any:
-    """The arguments in float64."""
+    """Convert the tensors of lower precision among the arguments to float64."""
     return pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype in LOWER else x, (args, kwargs))
 
 
 def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise OptionError where weights themselves have fewer bits than float32: they provably do not converge.
+    """Raise OptionError if weights have fewer bits than float32: they provably do not converge.
 
-    A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision it is rounded away as soon as it is
-    below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps), whatever the number of steps.
+    A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision, rounding removes the pull as soon as
+    it is below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps) after any number of
+    steps.
 
     Args:
         parameters: with their names.

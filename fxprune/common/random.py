@@ -1,4 +1,4 @@
-"""Random numbers that follow from a seed, without disturbing anybody else's, and their streams as tensors."""
+"""Draw random numbers from a seed without changing other streams; save and restore streams."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 @contextlib.contextmanager
 def seeded(*seed: int) -> Iterator[None]:
-    """Inside, what torch, NumPy and Python draw follows from ``seed``; outside, their streams go on undisturbed.
+    """Seed torch, NumPy and Python inside the block; then their streams continue as before.
 
     Args:
-        *seed: numbers of at least 0, such as a seed and an epoch: other numbers, other draws.
+        *seed: numbers of at least 0, such as a seed and an epoch; other numbers give other draws.
     """
     streams = random.getstate(), np.random.get_state()
     drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -32,9 +32,9 @@ def seeded(*seed: int) -> Iterator[None]:
 
 
 class Stream:
-    """Torch's random numbers on one device apart from all others: inside, torch draws from here.
+    """A separate stream of random numbers on one device; torch draws from it inside the block.
 
-    So what a network draws, as for dropout, can differ from process to process while the data's draws stay the same.
+    So the draws of a network, as for dropout, can differ between processes while those for the data are the same.
     """
 
     def __init__(self, device: torch.device, *seed: int) -> None:
@@ -67,7 +67,7 @@ def _set(device: torch.device, state: torch.Tensor) -> None:
 
 
 def read_streams() -> dict[str, Any]:
-    """Where the streams of torch, NumPy and Python are, in tensors and numbers that ``torch.save`` keeps."""
+    """Read the random states of torch, NumPy and Python in a form that ``torch.save`` accepts."""
     kind, keys, *rest = np.random.get_state()
     version, words, gauss = random.getstate()
     return {
@@ -79,7 +79,7 @@ def read_streams() -> dict[str, Any]:
 
 
 def set_streams(streams: dict[str, Any]) -> None:
-    """Draw on from where :func:`read_streams` was called."""
+    """Restore the random states that :func:`read_streams` returned."""
     torch.set_rng_state(streams["torch"])
     if torch.cuda.is_available() and len(streams["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(streams["cuda"])

@@ -1,8 +1,8 @@
-"""Which calls of a captured graph the rewrite can adapt where a literal depends on a number of channels.
+"""List the calls of a captured graph whose literals the rewrite can adapt to new widths.
 
-The analysis asks: an operation below any other call (a module that is kept whole, a function of the
-model's own) may not depend on such literals, or its channels freeze. The rewrite answers: it has one case
-for each of these calls, and a test holds the two lists against each other.
+The analysis reads this list: if an operation below any other call (a module that is one node, a function of the model)
+depends on such a literal, its channels freeze. The rewrite has one case for each of these calls, and a test compares
+the two lists.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS | NORMS
 
 
-# Leading arguments of functions that may be given by name; those not listed here start with `input`.
+# Leading arguments of functions that can be given by name; those of all other functions start with `input`.
 _LEADING: dict[CallTarget, tuple[str, ...]] = {
     F.scaled_dot_product_attention: ("query", "key", "value"),
     torch.split: ("tensor", "split_size_or_sections", "dim"),
@@ -59,7 +59,7 @@ _LEADING: dict[CallTarget, tuple[str, ...]] = {
 }
 
 
-# What an overload's case is follows from the arguments that its schema names: the first that it has all of.
+# The arguments in an overload's schema determine its case: the first entry here whose arguments it has.
 _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], CallTarget], ...] = (
     (("query", "key", "scale"), F.scaled_dot_product_attention),
     (("input", "weight", "groups"), torch.conv2d),
@@ -76,10 +76,9 @@ _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], CallTarget], ...] = (
     (("self", "sections", "dim"), "tensor_split"),
     (("self", "indices", "dim"), "tensor_split"),
 )
-# Arguments that state a length in a further way, for which there is no case.
+# Arguments that state a length in another way, without a case.
 _STATED_TWICE = frozenset({"stride", "storage_offset", "output_padding", "transposed", "dtype"})
-# Sums of the same name as a function or method: what they return takes the factor, or its logarithm, whatever their
-# arguments.
+# Sums with the same name as a function or method: their results take the factor, or its logarithm, for any arguments.
 _SUMS: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
     "einsum": torch.einsum,
@@ -88,9 +87,9 @@ _SUMS: dict[str, CallTarget] = {
 
 @functools.cache
 def canonical_call(target: Any) -> CallTarget | None:
-    """The call of :data:`REWRITABLE` that a target is a form of; None where the rewrite has no case for it.
+    """Return the call of :data:`REWRITABLE` that a target is a form of, or None.
 
-    An operator of ATen is known by the names of the arguments in its schema, where they stand in the same order.
+    An ATen operator is identified by the argument names in its schema, which are in the same order.
     """
     if not isinstance(target, OpOverload):
         return target if target in REWRITABLE else None
@@ -102,14 +101,14 @@ def canonical_call(target: Any) -> CallTarget | None:
     arguments = {argument.name for argument in op_arguments(target)}
     kind = next((kind for names, kind in _BY_ARGUMENTS if arguments.issuperset(names)), None)
     twice = arguments & _STATED_TWICE
-    # Convolutions have a stride of another kind, that of their kernels.
+    # The stride of a convolution is that of its kernel, not of memory.
     return None if twice - ({"stride"} if kind is torch.conv2d else set()) else kind
 
 
 def positional(
     target: CallTarget, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a call with its leading ones given by place."""
+    """Return the arguments of a call with the leading ones by position."""
     given, rest = list(args), dict(kwargs)
     leading = _LEADING.get(target, ("input",))
     if isinstance(target, OpOverload):
@@ -122,12 +121,12 @@ def positional(
 
 
 def is_rewritable(node: fx.Node) -> bool:
-    """Whether the rewrite has a case for this call."""
+    """Tell whether the rewrite has a case for this call."""
     return node.op in ("call_function", "call_method") and canonical_call(node.target) is not None
 
 
 def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a call is kept whole and has no weights, but is no code of PyTorch: it may state a width inside."""
+    """Tell whether a call is one node without weights and not PyTorch's: it may state a width."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         # A layer whose attributes the rewrite adapts states no width that it could not change.
@@ -137,7 +136,7 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a call has weights inside and states their width in its own way (attention)."""
+    """Tell whether a call has weights inside and states their width in its own way (attention)."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         return (

@@ -1,4 +1,7 @@
-"""Layers whose own attributes state their widths: they stay whole in the graph, and the rewrite keeps them truthful."""
+"""List the layers whose attributes state their widths; the rewrite updates these attributes.
+
+In the graph each is one node.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ SHAPED_LAYERS: tuple[type[nn.Module], ...] = (
 
 
 def is_shaped(module: nn.Module) -> bool:
-    """Whether a module is one of these layers or of a class derived from one (and not a container of others)."""
+    """Tell whether a module is one of these layers or of a class derived from one."""
     return isinstance(module, SHAPED_LAYERS)
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a convolution's weight is laid out as [in, out / groups, ...]."""
+    """Tell whether a convolution's weight has the layout [in, out / groups, ...]."""
     return isinstance(module, ConvTransposeNd)

@@ -1,4 +1,4 @@
-"""A block in which libraries keep to themselves what they print, log and warn."""
+"""Silence what libraries print, log and warn in a block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Nothing that a library prints, logs or warns leaves the block; its exceptions do."""
+    """Discard everything that libraries print, log or warn in the block; exceptions pass."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Where in the model's own source something happened."""
+"""Find the line of the model's own source where something happened."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NETWORKS = str(_PACKAGE / "models_zoo")
 
 
 def is_machinery(path: str) -> bool:
-    """Whether a file belongs to PyTorch or to fxprune."""
+    """Tell whether a file belongs to PyTorch or to fxprune."""
     return path.startswith("<") or (path.startswith(_MACHINERY) and not path.startswith(_NETWORKS))
 
 
 def source_of(node: fx.Node) -> str:
-    """``file.py:line`` of the model's source that made a node, or ``-``."""
+    """Return ``file.py:line`` of the model's source that made a node, or ``-``."""
     frames = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
     for frame in reversed(frames):
         path, _, rest = frame.removeprefix('File "').partition('", line ')
@@ -31,14 +31,14 @@ def source_of(node: fx.Node) -> str:
 
 
 def line_of(frame: FrameType | None) -> str:
-    """``file.py:line`` of the innermost frame of the model's own source, from ``frame`` outwards."""
+    """Return ``file.py:line`` of the innermost frame of the model's source around ``frame``."""
     while frame is not None and is_machinery(frame.f_code.co_filename):
         frame = frame.f_back
     return "an unknown line" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def source_of_error(error: BaseException) -> str:
-    """``file.py:line (`code`)`` of the model's source that raised."""
+    """Return ``file.py:line (`code`)`` of the model's source that raised an error."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not is_machinery(frame.filename):
             return f"{_short(frame.filename)}:{frame.lineno} (`{frame.line}`)"

@@ -1,4 +1,4 @@
-"""Values print as tables: one function, so that every table of the project looks the same."""
+"""Print every table of the project in the same form."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> str:
-    """Text table with a rule under the header.
+    """Format a text table with a line under the header.
 
     Args:
-        header: column names, n of them.
-        rows: each of n cells; a cell is printed with ``str``, floats with four significant digits.
+        header: n column names.
+        rows: each with n cells; a cell is printed with ``str``, a float with four significant digits.
         right: the names of the columns to align to the right, separated by spaces.
     """
     cells = [[_text(cell) for cell in row] for row in rows]

@@ -1,6 +1,6 @@
-"""Every part of PyTorch that is not public and that we need, tried on PyTorch 2.14.1.
+"""List all private parts of PyTorch that we use, tried on PyTorch 2.14.1.
 
-PyTorch may change these without notice: where something breaks after an update, look here first.
+PyTorch may change these without notice: if something breaks after an update, look here first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
     "tracing_patches_reverted",
 ]  # fmt: skip
 
-# Turns off what subclasses of tensors and proxies do with functions, as PyTorch itself does while it traces.
+# Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
 functions_undisturbed = torch._C.DisableTorchFunctionSubclass
 # Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
 set_grad_enabled = torch._C._set_grad_enabled
@@ -35,73 +35,73 @@ foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
 
 
 def op_name(operator: OpOverload) -> str:
-    """``aten::add_`` of ``aten.add_.Tensor``: without the overload."""
+    """Return the operator's name without the overload: ``aten::add_`` for ``aten.add_.Tensor``."""
     return str(operator._schema.name)
 
 
 def op_arguments(operator: OpOverload) -> Sequence[Any]:
-    """The arguments of an operator's schema, each with its name, default, and whether it is written to."""
+    """Return the arguments of an operator's schema, with names, defaults and mutability."""
     arguments: Sequence[Any] = operator._schema.arguments
     return arguments
 
 
 def is_mutable(operator: OpOverload) -> bool:
-    """Whether an operator writes to an argument."""
+    """Tell whether an operator writes to an argument."""
     return bool(operator._schema.is_mutable)
 
 
 def takes_device(operator: OpOverload) -> bool:
-    """Whether an operator takes the device of its result."""
+    """Tell whether an operator takes the device of its result."""
     return any(argument.name == "device" for argument in operator._schema.arguments)
 
 
 def makes_storage(operator: OpOverload) -> bool:
-    """Whether all results of an operator are new: neither views, nor written in place."""
+    """Tell whether all results of an operator are new: no views, not written in place."""
     return all(value.alias_info is None for value in operator._schema.returns)
 
 
 def storage_id(tensor: torch.Tensor) -> int:
-    """What a tensor shares with its views, as long as one of them lives."""
+    """Return an id that a tensor shares with its views, as long as one of them lives."""
     return int(tensor.untyped_storage()._cdata)
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:
-    """The node that was recorded last."""
+    """Return the node that was recorded last."""
     return graph._root.prev
 
 
 def tracer_class(graph: fx.Graph) -> Any:
-    """The class of the tracer that made a graph, which a copy of the graph must name too."""
+    """Return the class of the tracer that made a graph; a copy of the graph must name it too."""
     return getattr(graph, "_tracer_cls", None)
 
 
 def wrapped_functions() -> dict[Any, dict[str, Any]]:
-    """(scope, name) -> scope of each function that is registered with ``torch.fx.wrap``; may be changed."""
+    """Return the mutable map (scope, name) -> scope of functions that ``torch.fx.wrap`` got."""
     return fx._symbolic_trace._wrapped_fns_to_patch
 
 
 def script_tables(module: torch.jit.ScriptModule) -> tuple[Any, Any]:
-    """Parameters and buffers of a scripted module, by name; may be changed."""
+    """Return the mutable tables of a scripted module's parameters and buffers, by name."""
     return module._parameters, module._buffers
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """Hooks that see what goes into a module and what comes out of it."""
+    """List the hooks that see the inputs and outputs of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
 def backward_hooks_of(module: nn.Module) -> list[Any]:
-    """Hooks that see gradients."""
+    """List the hooks that see gradients."""
     return [*module._backward_pre_hooks.values(), *module._backward_hooks.values()]
 
 
 def call_with_hooks(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """``module(...)``, hooks included, where ``torch.fx`` has patched the call itself."""
+    """Call ``module(...)`` with its hooks, although ``torch.fx`` has patched the call itself."""
     return module._call_impl(*args, **kwargs)
 
 
 def attribute_of(owner: Any, name: str) -> Any:
-    """``owner.name``, past any code of the module that watches its attributes."""
+    """Read ``owner.name`` without running code of the module that watches its attributes."""
     for table in ("_modules", "_parameters", "_buffers", "__dict__"):
         found = getattr(owner, table, {}).get(name)
         if found is not None:
@@ -110,43 +110,43 @@ def attribute_of(owner: Any, name: str) -> Any:
 
 
 def has_packed_projection(layer: nn.MultiheadAttention) -> bool:
-    """Whether the weights of queries, keys and values are one parameter."""
+    """Tell whether the weights of queries, keys and values are one parameter."""
     return bool(layer._qkv_same_embed_dim)
 
 
 def encoder_blocks(
     layer: nn.TransformerEncoderLayer,
 ) -> Sequence[Callable[..., torch.Tensor]]:
-    """Self-attention and feed-forward network of an encoder layer, with their dropout."""
+    """Return the self-attention and the feed-forward network of an encoder layer, with dropout."""
     return layer._sa_block, layer._ff_block
 
 
 def autocast_arguments(context: torch.autocast) -> tuple[Any, ...]:
-    """What an autocast context was made with."""
+    """Return the arguments of an autocast context."""
     return context.device, context.fast_dtype, context._enabled, context._cache_enabled
 
 
 def batch_left_open() -> Any:
-    """Context in which ``torch.export`` does not assume that there is more than one sample."""
+    """Make a context in which ``torch.export`` does not assume more than one sample."""
     from torch.fx.experimental import _config
 
     return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 def assumptions_of(program: torch.export.ExportedProgram) -> list[str]:
-    """What ``torch.export`` assumed of sizes, as Python expressions."""
+    """List what ``torch.export`` assumed about sizes, as Python expressions."""
     return list(program._guards_code or ())
 
 
 def fake_tensor_mode(**options: Any) -> Any:
-    """Context in which tensors have sizes, types and devices, but no numbers."""
+    """Make a context in which tensors have sizes, types and devices, but no numbers."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(**options)
 
 
 def depends_on_data(size: Any) -> bool:
-    """Whether a symbolic size follows from numbers that only a run shows."""
+    """Tell whether a symbolic size depends on numbers that are known only at run time."""
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     return bool(free_unbacked_symbols(size))

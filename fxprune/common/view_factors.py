@@ -1,4 +1,4 @@
-"""A view factors into runs of input axes and of output axes with the same number of elements."""
+"""Factor a view into runs of input axes and output axes with the same number of elements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ViewFactor = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def view_factors(before: Sequence[int], after: Sequence[int]) -> list[ViewFactor]:
-    """Finest factorisation of a view: pairs (input axes, output axes) of equal products, in order.
+    """Return the finest factors of a view: pairs (input axes, output axes) with equal products.
 
     Axes of length 1 join the factor in front of them, so every axis appears exactly once.
 
