@@ -1,3 +1,3 @@
-"""A model becomes a graph that computes what the model does, or is refused with the line that stands in the way."""
+"""Turn a model into a graph that computes the same, or raise an error with the line."""
 
 from .trace import WAYS, capture, captures

@@ -1,6 +1,6 @@
-"""Multi-head attention as PyTorch computes it, in operations that the analysis and the rewrite know.
+"""Compute PyTorch's multi-head attention by operations that analysis and rewrite know.
 
-PyTorch's own code branches on ranks, devices and the gradient mode, to reach kernels that hide every width.
+PyTorch's own code branches on ranks, devices and the gradient mode, and calls kernels that hide every width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Three = tuple[Any, Any, Any]
 
 
 def can_decompose(layer: nn.MultiheadAttention) -> bool:
-    """Whether :func:`attention` covers a layer: nothing is appended to its keys and values."""
+    """Tell whether :func:`attention` covers a layer: nothing is appended to its keys and values."""
     return layer.bias_k is None and layer.bias_v is None and not layer.add_zero_attn
 
 
@@ -34,7 +34,7 @@ def attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``layer(query, key, value, ...)``; arguments and results are those of ``nn.MultiheadAttention``."""
+    """Compute ``layer(query, key, value, ...)`` as ``nn.MultiheadAttention`` does."""
     separate = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
     packed = layer.in_proj_weight if has_packed_projection(layer) else None
     return _attend(
@@ -50,7 +50,7 @@ def attention(
 
 
 def functional(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None] | None:
-    """``F.multi_head_attention_forward(...)``; None where it does what :func:`attention` does not."""
+    """Compute ``F.multi_head_attention_forward(...)``; None for cases without a decomposition."""
     given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
     given.apply_defaults()
     each = given.arguments
@@ -73,7 +73,7 @@ def functional(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None] | None
 
 
 def _projected(inputs: Three, packed: Any, separate: Three, bias: Any) -> Three:
-    """Query, key and value [..., length, width]; ``packed``: their three weights in one."""
+    """Project query, key and value [..., length, width]; ``packed``: the three weights in one."""
     query, key, value = inputs
     if packed is not None and query is key and key is value:
         q, k, v = F.linear(query, packed, bias).chunk(3, -1)
@@ -93,10 +93,10 @@ def _attend(
     average: bool,
     dropout: tuple[float, bool],
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax of q.k / sqrt(head dim), times v, per head; weights [..., length, sources], or per head.
+    """softmax(q.k / sqrt(head dim)) v, per head, and the weights [..., length, sources].
 
-    ``sequence_first`` is asked only where it matters, since it may depend on the rank of the input. ``dropout``:
-    its probability, and whether it happens.
+    ``sequence_first`` is called only if needed, since it may depend on the rank of the input. ``dropout`` holds its
+    probability, and whether it is active.
     """
     turned = sequence_first()
     q, k, v = (_heads(x.transpose(0, 1) if turned else x, heads) for x in projected)
@@ -133,7 +133,7 @@ def _scores(q: Any, k: Any, mask: Any) -> Any:
 
 
 def _per_head(mask: Any, heads: int, q: Any) -> Any:
-    """[length, sources], or one such mask per head, for a batch of them [batch * heads, length, sources]."""
+    """Split the axis batch * heads of a mask [batch * heads, length, sources], if it has one."""
     if mask is None or mask.dim() == 2 or q.dim() == 3:
         return mask
     return mask.unflatten(0, (-1, heads))
@@ -145,7 +145,7 @@ def _over_sources(padding: Any) -> Any:
 
 
 def _joined(mask: Any, padding: Any) -> Any:
-    """Two masks in one: True, or minus infinity, where one of them says that a source does not count."""
+    """Join two masks: True, or minus infinity, where one of them masks a source."""
     if mask is None or padding is None:
         return padding if mask is None else mask
     if mask.dtype == torch.bool:

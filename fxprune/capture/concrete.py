@@ -1,7 +1,7 @@
-"""Symbolic tracing that knows the sizes of an example, for models whose Python decides something by a size.
+"""Trace with the sizes of an example, for models whose Python code makes decisions by sizes.
 
-Every operation runs on the meta device besides being recorded; branches are decided by the example, and each decision
-is guarded (:mod:`fxprune.common.guards`).
+Every operation is recorded and also runs on the meta device. The example decides branches, and each decision gets a
+guard (:mod:`fxprune.common.guards`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "ran
 
 
 class ConcreteTracer(SymbolicTracer):
-    """Records a model at the sizes of its example inputs, with a guard for each decision that depends on them."""
+    """A tracer that records a model at the sizes of its example inputs, with guards."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ConcreteTracer(SymbolicTracer):
     ) -> None:
         """Trace ``root`` with values computed from meta copies of ``example_inputs``.
 
-        Types and devices of tensors stay open, or they are ``literal``: those of the example, guarded.
+        Types and devices of tensors stay dynamic, or ``literal``: those of the example, with guards.
         """
         super().__init__(example_inputs, decomposed, through=through)
         self.literal = literal
@@ -60,16 +60,16 @@ class ConcreteTracer(SymbolicTracer):
         self._asked: dict[fx.Node, tuple[CallSite, fx.Node]] = {}
 
     def again(self, root: nn.Module) -> ConcreteTracer:
-        """A tracer like this one, for another copy of the model."""
+        """Make a tracer like this one, for another copy of the model."""
         return ConcreteTracer(root, self._inputs, self._decomposed, through=self._through, literal=self.literal)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
-        """Trace, with calls that make tensors from sizes recorded too."""
+        """Trace a module, and also record calls that make tensors from sizes."""
         with torch.no_grad(), _factories_recorded(self):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that knows its value."""
+        """Make a proxy that knows its value."""
         return ConcreteProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
@@ -80,12 +80,12 @@ class ConcreteTracer(SymbolicTracer):
         return proxy
 
     def value(self, node: fx.Node) -> Any:
-        """What a node returns at the example's sizes, tensors on the meta device."""
+        """Compute what a node returns at the example's sizes, with tensors on the meta device."""
         if node not in self._values:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
             if is_mode(node):
                 self._values[node] = None
-            elif node.target in _ASKED:  # outside, where the modes of the model are on
+            elif node.target in _ASKED:  # outside of the block below, so that the modes of the model are active
                 with self.modes.pause():
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
@@ -110,7 +110,7 @@ class ConcreteTracer(SymbolicTracer):
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)
         if node.target is getattr and args[1] in PLACES and isinstance(args[0], torch.Tensor):
-            # What the model would see: the place of its weights, not the meta device.
+            # The model would see the device of its weights, not the meta device.
             return PLACES[args[1]](device_of(self.root))
         return node.target(*args, **kwargs)
 
@@ -121,7 +121,7 @@ class ConcreteTracer(SymbolicTracer):
         return owner
 
     def decide(self, proxy: fx.Proxy, kind: Callable[[Any], Any]) -> Any:
-        """The value of a proxy as a plain number, guarded.
+        """Return the value of a proxy as a plain number, and add a guard.
 
         Raises:
             TraceError: the value depends on data.
@@ -137,9 +137,9 @@ class ConcreteTracer(SymbolicTracer):
         return decided
 
     def handed_over(self, caller: FrameType, given: Any) -> None:
-        """Take back the guards of numbers that a call asked for their value before it handed them over as proxies.
+        """Remove the guards of numbers that a call read before it passed them on as proxies.
 
-        So does the parser of PyTorch's own functions. Nothing is decided there: the call is recorded with the proxies.
+        The parser of PyTorch's own functions does so. It makes no decision: the call is recorded with the proxies.
         """
         for node in reversed([leaf.node for leaf in pytree.tree_leaves(given) if isinstance(leaf, fx.Proxy)]):
             place, guard = self._asked.pop(node, (None, node))
@@ -148,7 +148,7 @@ class ConcreteTracer(SymbolicTracer):
                 self.graph.erase_node(guard)
 
     def fixed(self, proxy: fx.Proxy, name: str) -> Any:
-        """An attribute of a tensor that no size changes, as it is for the example, guarded."""
+        """Return a tensor's attribute that does not depend on sizes, from the example, with a guard."""
         value = self._run_attribute(proxy, name)
         if (proxy.node, name) not in self._told:
             self._told.add((proxy.node, name))
@@ -166,15 +166,18 @@ class ConcreteTracer(SymbolicTracer):
         return PLACES[name](device_of(self.root)) if name in PLACES else getattr(tensor, name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Branches are decided by the example."""
+        """Decide a branch by the example."""
         return bool(self.decide(obj, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Sequences have the length that they have for the example."""
+        """Iterate over a sequence with its length for the example."""
         return (obj[i] for i in range(self.length(obj)))  # type: ignore[index]
 
     def length(self, proxy: fx.Proxy) -> int:
-        """The length of a sequence or a tensor, guarded; that of a size follows from the rank of its tensor."""
+        """Return the length of a sequence or a tensor, guarded.
+
+        The length of a size is the rank of its tensor.
+        """
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
@@ -190,7 +193,7 @@ class ConcreteTracer(SymbolicTracer):
 
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 
-# A frame, held so that no other takes its place, and the instruction that it is at.
+# A frame, held so that no other gets its identity, and its present instruction.
 CallSite = tuple[FrameType, int]
 
 
@@ -200,7 +203,10 @@ def _place_of(frame: FrameType) -> CallSite:
 
 @contextlib.contextmanager
 def _factories_recorded(tracer: ConcreteTracer) -> Iterator[None]:
-    """While tracing, record calls that make a tensor from sizes: PyTorch would run them at once, or refuse a proxy."""
+    """Record calls that make a tensor from sizes while tracing.
+
+    PyTorch would run them at once, or reject a proxy.
+    """
 
     def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Layers of PyTorch that hide several operations behind fused kernels: what they compute, layer by layer.
+"""Decompose PyTorch layers that hide several operations behind fused kernels.
 
 Traced through these functions, a layer shows its attention, its linear layers and its normalisations to the analysis
 and to the rewrite. Each returns what the layer's own ``forward`` returns in eval mode, with the same arguments.
@@ -21,9 +21,9 @@ from . import attention
 
 
 def decomposition(layer: nn.Module) -> Callable[..., Any] | None:
-    """A function of a layer and its arguments, to be traced in place of the layer's ``forward``; None: it stays whole.
+    """Return a function to trace in place of a layer's ``forward``; None: it stays one node.
 
-    Derived classes with a ``forward`` of their own are none of PyTorch's layers.
+    The function takes the layer and its arguments. A derived class with its own ``forward`` has no decomposition.
     """
     for kind, forward in _DECOMPOSITIONS.items():
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
@@ -32,9 +32,9 @@ def decomposition(layer: nn.Module) -> Callable[..., Any] | None:
 
 
 def decomposition_for(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[..., Any] | None:
-    """Like :func:`decomposition` for one call, without the layer as an argument.
+    """Return the :func:`decomposition` for one call, without the layer as an argument.
 
-    An encoder that packs padded sequences returns zeros for the padding: then it stays whole.
+    An encoder that packs padded sequences returns zeros for the padding: then it stays one node.
     """
     forward = decomposition(layer)
     if forward is None:
@@ -72,7 +72,7 @@ def _encoder(
     src_key_padding_mask: Tensor | None = None,
     is_causal: bool | None = None,
 ) -> Tensor:
-    # Without a hint PyTorch looks whether the mask is causal, which changes the kernel and not the numbers.
+    # Without a hint PyTorch checks whether the mask is causal, which changes the kernel but not the numbers.
     for each in layer.layers:
         src = each(src, src_mask=mask, is_causal=bool(is_causal), src_key_padding_mask=src_key_padding_mask)
     return src if layer.norm is None else layer.norm(src)
@@ -131,12 +131,12 @@ def _transformer(
 
 
 def _normalized(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Tensor | None:
-    # The length is compared with eps, so it must be right by then.
+    # The length is compared with eps, so it must be correct before.
     return None if out is not None else input / input.norm(p, dim, keepdim=True).clamp_min(eps)
 
 
 def _cosine(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    # The dimension is one of the broadcast tensors, and so is the length.
+    # The dim and the length are those of the broadcast tensors.
     both = torch.broadcast_tensors(x1, x2)
     one, other = (x / x.norm(2, dim, keepdim=True).clamp_min(eps) for x in (both[0], both[1]))
     result: Tensor = (one * other).sum(dim)
@@ -162,7 +162,7 @@ _DECOMPOSITIONS: Mapping[type[nn.Module], Callable[..., Any]] = {
     nn.LogSoftmax: _log_softmax,
 }
 
-# Functions, each with one that returns None where the call must stay as it is.
+# Function -> its decomposition, which returns None if the call must stay as it is.
 FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: attention.functional,
     F.normalize: _normalized,

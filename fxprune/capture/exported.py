@@ -1,8 +1,8 @@
-"""The last way of capture: the ATen operations that ``torch.export`` sees, below any Python that stops a proxy.
+"""Capture by ``torch.export``: a graph of ATen operations, for models that cannot be traced.
 
-Layers are gone from such a graph: it reads parameters under their own names and states sizes as literals of operators.
-What export assumed while it looked holds wherever the graph runs, or the capture is refused: the batch stays free, all
-other sizes are those of the example, and the network is in eval mode.
+Such a graph has no layers: it reads parameters under their own names and has sizes as literals of operators. Everything
+that export assumes must hold wherever the graph runs, or the capture fails: the batch is dynamic, all other sizes are
+those of the example, and the network is in eval mode.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fxprune.errors import CaptureError
 from .placeholders import arguments
 from .symbolic import SymbolicTracer
 
-# Checks of types and places, which may change after the capture.
+# Checks of dtypes and devices, which may change after the capture.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)
 _SIZES = {torch.ops.aten.sym_size.int: "size", torch.ops.aten.sym_numel.default: "numel"}
 _SAME_BATCH = re.compile(r"L\['[^']*'\]\S*\.size\(\)\[0\] == L\['[^']*'\]\S*\.size\(\)\[0\]")
@@ -42,25 +42,25 @@ EVAL_ONLY = "fxprune_eval_only"
 
 
 class EvalOnly(nn.Module):
-    """The network is in eval mode, as it was when it was captured.
+    """A layer that raises an error unless the network is in eval mode, as in the capture.
 
-    Operators would do as well in training, but what the model does there only is not in the graph. Nor are the choices
-    that it makes under autocast, where ``operations`` are all that was captured.
+    The operators would also run in training mode, but the graph lacks what the model does only there. If only
+    ``operations`` were captured, it also lacks the decisions of the model under autocast.
     """
 
     _is_impure = True
 
     def __init__(self, why: str = "", *, operations: bool = False) -> None:
-        """Say why in the error."""
+        """Give the reason for the error message."""
         super().__init__()
         self.why = why or "torch.export sees what the model does in eval mode only"
         self.operations = operations
 
     def forward(self) -> None:
-        """Stop a network that is in training mode, or under autocast.
+        """Raise an error in training mode, or under autocast.
 
         Raises:
-            SpecialisedError: always in training mode; under autocast where the types of operations are literals.
+            SpecialisedError: always in training mode; under autocast if the dtypes of operations are literals.
         """
         if self.training:
             raise SpecialisedError(
@@ -75,7 +75,7 @@ class EvalOnly(nn.Module):
 
 
 def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str, Any]]:
-    """Graph of ATen operations, and the tensors that it reads besides those of the model, by name.
+    """Export a model as a graph of ATen operations; also return its further tensors, by name.
 
     Args:
         model: any module in eval mode.
@@ -97,7 +97,7 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
         assert isinstance(lifted, fx.GraphModule)
         _check_operations(lifted.graph)
         assumed = [code for code in assumptions_of(program) if not _SAME_BATCH.fullmatch(code)]
-        # Whether there is more than one sample is also asked of strides, where it decides nothing.
+        # Export also asks strides whether there is more than one sample, where the answer changes nothing.
         if assumed and all(_MORE_THAN_ONE.fullmatch(code) for code in assumed):
             assumed = [] if equal_at_batch_one(_export(model, args, kwargs, one=True).graph, program.graph) else assumed
     if assumed:
@@ -112,7 +112,7 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
 
 
 def _export(model: nn.Module, args: list[Any], kwargs: dict[str, Any], *, one: bool = False) -> ExportedProgram:
-    """Export with a dynamic batch axis (not even batch > 1 is assumed); ``one``: at batch 1."""
+    """Export with a dynamic batch axis that may even be 1; ``one``: at batch 1."""
     weights = [tensor for _, tensor in named_tensors(model)]
     without = any(tensor.is_meta for tensor in weights)
     device = torch.device("cpu") if without or not weights else weights[0].device
@@ -142,7 +142,7 @@ def _has_batch(value: Any) -> bool:
 
 
 def equal_at_batch_one(one: fx.Graph, many: fx.Graph) -> bool:
-    """Whether the graph of one sample does the same operations, with the numbers that the other has at one sample."""
+    """Tell whether the graph for one sample equals the other one with a batch of 1."""
     left, right = ([n for n in graph.nodes if not _is_number(n)] for graph in (one, many))
     place = {node: index for nodes in (left, right) for index, node in enumerate(nodes)}
 
@@ -171,7 +171,7 @@ def _is_number(node: fx.Node) -> bool:
 
 
 def _check_operations(graph: fx.Graph) -> None:
-    """Only what holds for every value."""
+    """Raise CaptureError for an operation that depends on values, or that hides a graph."""
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr", "output") or node.target is operator.getitem:
             continue
@@ -188,7 +188,7 @@ def _is_arithmetic(target: Any) -> bool:
 
 
 def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) -> None:
-    """Literals of the graph follow from the example: precisions, and every size but the batch, common to all inputs."""
+    """Guard what the graph has as literals: precisions, and all sizes but the common batch."""
     for proxy, x in zip(proxies, values, strict=True):
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             read = tracer.create_proxy("call_function", getattr, (proxy, "dtype"), {})
@@ -209,7 +209,10 @@ def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) 
 
 
 def _translate(tracer: SymbolicTracer, graph: fx.Graph, proxies: list[Any], out_spec: pytree.TreeSpec) -> None:
-    """Copy the operations: reads of sizes as the rewrite knows them, new tensors on the device of the input."""
+    """Copy the operations in the form that the rewrite knows.
+
+    Reads of sizes become calls of ``size``, and new tensors are made on the device of the input.
+    """
     env: dict[fx.Node, Any] = {}
     for node, proxy in zip(graph.find_nodes(op="placeholder"), proxies, strict=True):
         env[node] = proxy.node if isinstance(proxy, fx.Proxy) else proxy

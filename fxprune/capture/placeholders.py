@@ -1,4 +1,4 @@
-"""What a model is traced with: a proxy for each tensor among its arguments, and everything else as it is, guarded."""
+"""Make the arguments of a trace: a proxy for each tensor, and guarded constants."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.dev
 def arguments(
     tracer: fx.Tracer, forward: Callable[..., Any], inputs: Inputs, given: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Placeholders under the names and in the order that ``forward`` gives its arguments.
+    """Make placeholders with the names and in the order of the arguments of ``forward``.
 
-    Arguments by name: those in front of them that are not given are placeholders too, which hold their default, so that
-    a call by place means what it means to the model.
+    Arguments that are skipped before a named one become placeholders with their default, so that a call by position
+    means the same as for the model.
 
     Args:
         tracer: records the placeholders.
         forward: the function to trace; its first argument is the module.
         inputs: the example.
-        given: receives the example's value for each placeholder, before that is made.
+        given: receives the example's value for each placeholder, before the placeholder is made.
 
     Returns:
         Positional arguments, and arguments by name.
 
     Raises:
-        OptionError: an argument that ``forward`` does not have, or of a kind that cannot be traced.
+        OptionError: an argument that ``forward`` does not have, or of a type that cannot be traced.
     """
     parameters = list(inspect.signature(forward).parameters.values())[1:]
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -59,14 +59,14 @@ def arguments(
         _argument(tracer, p.name, values[p.name], () if place < gap else (p.default,))
         for place, p in enumerate(by_place[: last + 1])
     ]
-    # Python wants a default wherever one stands in front.
+    # Python requires a default after an argument with a default.
     default = () if gap > last else (None,)
     named = {name: _argument(tracer, name, value, default) for name, value in inputs.items() if name not in values}
     return positional, named
 
 
 def _argument(tracer: fx.Tracer, name: str, value: Any, default: tuple[Any, ...] = ()) -> Any:
-    """The value with proxies for its tensors; what else is in it must be the same whenever the graph runs."""
+    """Replace the tensors of a value by proxies, and guard everything else in it."""
     proxy: Any = tracer.create_proxy("placeholder", name, default, {})
     leaves, structure = pytree.tree_flatten_with_path(value)
     new: list[Any] = []

@@ -1,4 +1,4 @@
-"""Stand-ins for the tensors and numbers of a model while it is traced; Python takes them for what they stand for."""
+"""Proxies that behave like the tensors and numbers of a model while it is traced."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
 
 
 class InPlaceProxy(fx.Proxy):
-    """A proxy whose ``a += b`` writes to ``a``, whatever other names that has; it refuses what no graph records."""
+    """A proxy whose ``a += b`` writes to ``a``; it raises an error for what no graph records."""
 
     for _name, _method in _IN_PLACE.items():
         locals()[f"__i{_name}__"] = _in_place(_name, _method)
 
     def is_tensor(self) -> bool:
-        """Whether this can be written to; sizes and what is computed from them are numbers."""
+        """Tell whether this is a tensor; sizes and what is computed from them are numbers."""
         return not _is_size(self.node)
 
     def __getattr__(self, k: str) -> Any:
@@ -52,7 +52,7 @@ class InPlaceProxy(fx.Proxy):
 
 
 class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
-    """An attribute of a proxy, recorded where it is used as a value."""
+    """An attribute of a proxy, recorded when it is used as a value."""
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -67,7 +67,7 @@ _KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "devi
 
 
 class ConcreteProxy(InPlaceProxy):
-    """A proxy that can be asked for what it is at the example's sizes."""
+    """A proxy that knows its value at the example's sizes."""
 
     tracer: ConcreteTracer
 
@@ -82,7 +82,7 @@ class ConcreteProxy(InPlaceProxy):
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """What the model asks for by ``isinstance``: the type of the value."""
+        """The type of the value, which ``isinstance`` reads."""
         value = self._value()
         return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
 
@@ -90,7 +90,7 @@ class ConcreteProxy(InPlaceProxy):
         return self.tracer.value(self.node)
 
     def is_tensor(self) -> bool:
-        """Whether this can be written to."""
+        """Tell whether this is a tensor."""
         return isinstance(self._value(), torch.Tensor)
 
     def __getattr__(self, k: str) -> Any:
@@ -112,7 +112,7 @@ class ConcreteProxy(InPlaceProxy):
         return self.tracer.length(self)
 
     def dim(self) -> int:
-        """The rank of a tensor, guarded."""
+        """Return the rank of a tensor, and add a guard."""
         return int(self.tracer.fixed(self, "ndim"))
 
     def __int__(self) -> int:
@@ -135,7 +135,7 @@ class ConcreteProxy(InPlaceProxy):
 
 
 class ConcreteAttribute(ConcreteProxy, InPlaceAttribute):
-    """A method of a value, recorded where it is called."""
+    """A method of a value, recorded when it is called."""
 
     def _value(self) -> Any:
         return getattr(self.tracer.value(self.root.node), self.attr)

@@ -1,7 +1,7 @@
-"""Symbolic tracing at module level: the graph that it records holds for all sizes.
+"""Trace a model symbolically, at the level of modules, for all sizes.
 
-It knows nothing of sizes, so it stops where the model's Python decides something by one; see
-:mod:`fxprune.capture.concrete` for these.
+The trace does not know sizes, so it fails if the model's Python code makes a decision by one; then use
+:mod:`fxprune.capture.concrete`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from .proxies import InPlaceProxy
 
 
 class SymbolicTracer(fx.Tracer):
-    """Records a model for all sizes.
+    """A tracer that records a model for all sizes.
 
-    Whole stay: layers with shape attributes, PyTorch's own modules, modules that timm keeps whole and that have no
-    weights, and what does something else in training.
+    These modules become single nodes: layers with shape attributes, PyTorch's own modules, modules without weights that
+    timm registers as such, and modules that act differently in training.
     """
 
     record_stack_traces = True
 
     def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
-        """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``, whatever they are.
+        """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``.
 
         Functions that are registered with ``torch.fx.wrap`` are traced ``through``, or stay calls.
         """
-        import timm.models  # noqa: F401  (its modules register what must stay whole when they are imported)
+        import timm.models  # noqa: F401  (on import, its modules register what must stay one node)
         from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
         from torchvision.ops import StochasticDepth
 
@@ -55,7 +55,7 @@ class SymbolicTracer(fx.Tracer):
         self.modes = Recorder(self)
 
     def again(self, root: nn.Module) -> SymbolicTracer:
-        """A tracer like this one, for another copy of the model."""
+        """Make a tracer like this one, for another copy of the model."""
         return SymbolicTracer(self._inputs, self._decomposed, through=self._through)
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
@@ -64,11 +64,11 @@ class SymbolicTracer(fx.Tracer):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that takes nothing for another thing than it is to the model."""
+        """Make a proxy that behaves to the model as its value does."""
         return InPlaceProxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module becomes one node."""
+        """Tell whether a module becomes one node."""
         if module_qualified_name in self._decomposed:
             return False
         if is_shaped(m) or isinstance(m, (*self._regularisers, torch.jit.ScriptModule)):
@@ -78,11 +78,11 @@ class SymbolicTracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
     def keeps(self, m: nn.Module, path: str) -> bool:
-        """Whether the code of a module is not traced."""
+        """Tell whether the code of a module is not traced."""
         return decomposition(m) is None and self.is_leaf_module(m, path)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Trace into a layer that hides widths; remember where tracing is, for error messages."""
+        """Trace into a layer that hides widths; record its path for error messages."""
         path = self.path_of_module(m)
         self.inside.append(path)
         inner = decomposition_for(m, args, kwargs)
@@ -91,19 +91,19 @@ class SymbolicTracer(fx.Tracer):
         return result
 
     def create_arg(self, a: Any) -> Any:
-        """A dict of a class of its own is made anew by that class where the graph runs."""
-        if isinstance(a, fx.Proxy):  # first, since it may pass for a tensor
+        """Make an argument; the graph makes a dict of a derived class again by that class."""
+        if isinstance(a, fx.Proxy):  # first, since it may count as a tensor
             return a.node
         if isinstance(a, dict) and type(a) is not dict and not dataclasses.is_dataclass(a):
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """What the model has put in the place of a buffer is that, and no longer the buffer."""
+        """Return the value that the model has set in place of a buffer, if it has."""
         return attr_val if isinstance(attr_val, fx.Proxy) else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
-        """Record an operation, or what it computes where the operation would hide widths."""
+        """Record an operation, or its decomposition if it would hide widths."""
         if kind == "call_function" and target in FUNCTIONS:
             result = FUNCTIONS[target](*args, **kwargs)
             if result is not None:
@@ -113,7 +113,7 @@ class SymbolicTracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Placeholders for the inputs that the caller gives; all other arguments keep their defaults."""
+        """Make placeholders for the given inputs; all other arguments keep their defaults."""
         inner = decomposition(self.root) if is_module else None
         root_fn = root_fn if inner is None else inner
         if is_module and "forward" in vars(self.root):
@@ -128,12 +128,12 @@ class SymbolicTracer(fx.Tracer):
         def traced(root: nn.Module) -> Any:
             return root_fn(root, *positional, **named)
 
-        # Functions that are to be recorded as they are get patched in the globals of what is traced.
+        # Functions that stay calls are patched in the globals of the traced function.
         return types.FunctionType(traced.__code__, globals_of, closure=traced.__closure__), [self.root]
 
 
 def _of_instance(root: nn.Module) -> Callable[..., Any]:
-    """The forward that was set on a module itself, as a function of the module and its arguments."""
+    """Return the forward that was set on an instance, as a function of module and arguments."""
     own = vars(root)["forward"]
 
     @functools.wraps(own)
@@ -147,7 +147,7 @@ def _of_instance(root: nn.Module) -> Callable[..., Any]:
 
 
 def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A call of a module with its hooks, which see and change what goes in and comes out."""
+    """Wrap a forward in the hooks of its module, which see and change inputs and outputs."""
 
     @functools.wraps(forward)
     def called(root: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -158,7 +158,7 @@ def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def keeps_functions() -> bool:
-    """Whether any function outside PyTorch is registered with `torch.fx.wrap`."""
+    """Tell whether any function outside PyTorch is registered with `torch.fx.wrap`."""
     return bool(_registered_functions())
 
 
@@ -170,7 +170,7 @@ def _registered_functions() -> dict[Any, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _functions_traced() -> Iterator[None]:
-    """While tracing, functions registered with `torch.fx.wrap` outside PyTorch run like any other code."""
+    """Trace through functions that code outside PyTorch registered with `torch.fx.wrap`."""
     wrapped, hidden = wrapped_functions(), _registered_functions()
     for key in hidden:
         del wrapped[key]

@@ -1,10 +1,11 @@
-"""The captured graph computes what the model computes in eval mode, layer by layer, at any batch and image size.
+"""The captured graph computes what the model computes in eval mode, at any batch size.
 
-Capture is symbolic (torch.fx) at module level: layers that own shape attributes stay whole modules under their old
-names, everything around them becomes nodes of the graph. Where the model's Python branches on a size, the branch of the
-example is taken and guarded. Numbers that it chooses by its training flag, such as the dropout of a fused attention,
-follow the graph's own flag; where training takes another path than eval mode, the graph stops in training.
-What that cannot trace is exported (:mod:`fxprune.capture.exported`), as operations in eval mode.
+Capture is symbolic (torch.fx) at the level of modules: layers with shape attributes stay single modules under their own
+names, and everything around them becomes nodes of the graph. If the model's Python code branches on a size, the graph
+takes the branch of the example, with a guard; otherwise the image size is dynamic, too. Numbers that depend on the
+training flag, such as the dropout of a fused attention, follow the graph's own flag; if training takes another path
+than eval mode, the graph raises an error in training. A model that cannot be traced is exported
+(:mod:`fxprune.capture.exported`), as operations in eval mode.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .training_flag import FlagWatcher, follow_training, traced_modules
 WAY = "fxprune_capture"
 
 WAYS = ("symbolic", "concrete", "export")
-# Names that ways had before, which go on being understood.
+# Former names of ways, which are still valid.
 _FORMER = {"plain": "symbolic", "values": "concrete"}
 
 
@@ -46,14 +47,14 @@ def capture(
 
     Args:
         model: any module.
-        example_inputs: arguments of ``forward``, in order or by name; further arguments keep their defaults. All but
-            tensors are constants of the graph, which refuses to run with others.
-        decomposed: names of layers to trace into, though their like stays whole.
+        example_inputs: arguments of ``forward``, in order or by name; further arguments keep their defaults. All except
+            tensors are constants of the graph, which raises an error for other values.
+        decomposed: names of layers to trace into, although such layers usually are single nodes.
         ways: which of :data:`WAYS` to try; always in that order.
-        check: hold each graph against the model on the example, and go on to the next way where they differ.
+        check: compare each graph with the model on the example, and try the next way if they differ.
 
     Raises:
-        CaptureError: control flow that depends on data, or another reason why the model cannot be traced.
+        CaptureError: control flow depends on data, or the model cannot be traced for another reason.
     """
     return next(captures(model, example_inputs, decomposed=decomposed, ways=ways, check=check))
 
@@ -66,15 +67,15 @@ def captures(
     ways: Sequence[str] = WAYS,
     check: bool = True,
 ) -> Iterator[fx.GraphModule]:
-    """Every graph that computes what the model computes, one for each way that leads to one; arguments as above.
+    """Yield every graph that computes what the model computes, one for each way that succeeds.
 
-    ``graph_module.meta["fxprune_capture"]`` tells the way: ``symbolic``, ``concrete`` where branches were decided by
-    the example, or ``export`` where operations are all that could be seen. What could not be held against the model
-    (:mod:`fxprune.equivalence.compare`), and why, is in ``graph_module.meta["fxprune_unchecked"]``.
+    Arguments are those of :func:`capture`. ``graph_module.meta["fxprune_capture"]`` names the way: ``symbolic``,
+    ``concrete`` if the example decided branches, or ``export``. ``graph_module.meta["fxprune_unchecked"]`` says what
+    could not be compared with the model (:mod:`fxprune.equivalence.compare`), and why.
 
     Raises:
-        OptionError: a way that there is not.
-        CaptureError: there is no further way; with all that stood in the way of the others.
+        OptionError: a way does not exist.
+        CaptureError: no further way succeeds; the message says why the others failed.
     """
     ways = [_FORMER.get(way, way) for way in ways]
     if not ways or not set(ways) <= set(WAYS):
@@ -105,7 +106,7 @@ def captures(
 
 @dataclass
 class _Failures:
-    """Why no way has led to a graph so far: where tracing and exporting stopped, and what differed."""
+    """The reasons why no way has succeeded so far: errors of trace and export, and differences."""
 
     model: nn.Module
     traced: tuple[SymbolicTracer, Exception] | None = None
@@ -113,7 +114,7 @@ class _Failures:
     unlike: list[str] = field(default_factory=list)
 
     def as_error(self) -> CaptureError:
-        """One error that says all of it."""
+        """Make one error of all the reasons."""
         name = type(self.model).__name__
         if self.unlike:
             error = CaptureError(
@@ -133,8 +134,8 @@ class _Failures:
 def _traced(
     model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: _Failures
 ) -> Iterator[fx.GraphModule]:
-    """Graphs of layers: first for all sizes, then at those of the example."""
-    # Functions that their authors keep whole (`torch.fx.wrap`) hide channels: they are traced through, if that works.
+    """Yield graphs of layers: first for all sizes, then for those of the example."""
+    # Functions registered with `torch.fx.wrap` hide channels, so try first to trace through them.
     for through in (True, False) if keeps_functions() else (True,):
         symbolic = SymbolicTracer(inputs, decomposed, through=through)
         if "symbolic" in ways and (module := _trace(model, symbolic, failures)):
@@ -145,7 +146,7 @@ def _traced(
             )
             if module := _trace(model, tracer, failures):
                 yield module
-                break  # types and devices as they are in the example are for what cannot be traced otherwise
+                break  # literal types and devices are only for models that cannot be traced otherwise
 
 
 def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.GraphModule | None:
@@ -158,7 +159,7 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     except OptionError:
         raise
     except Exception as error:
-        # What stops a symbolic trace says less than what stops a concrete one.
+        # The error of a concrete trace says more than that of a symbolic one.
         if way == "concrete" or failures.traced is None:
             failures.traced = tracer, error
         return None
@@ -169,13 +170,13 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
 
 
 def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicTracer) -> None:
-    """Trace once more with the flags of all that is traced into set; layers stay in eval mode and change nothing."""
+    """Trace again with the training flag of all traced modules set; layers stay in eval mode."""
     skeleton = clone_sharing(model).eval()
     for each in traced_modules(skeleton, tracer.keeps):
         each.training = True
     try:
         trained = tracer.again(skeleton).trace(skeleton)
-    except Exception:  # in training it may do what cannot be traced: then the graph stops there
+    except Exception:  # in training it may do what cannot be traced: then the graph raises an error there
         return
     follow_training(module, trained)
 
@@ -183,7 +184,7 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicT
 def _exported(
     model: nn.Module, inputs: Inputs, decomposed: frozenset[str], ways: Sequence[str], failures: _Failures
 ) -> Iterator[fx.GraphModule]:
-    """A graph of operations in eval mode, with layers gone."""
+    """Yield a graph of operations in eval mode, without layers."""
     if "export" not in ways:
         return
     try:
@@ -203,7 +204,7 @@ def _exported(
 
 
 def _refuse_training(module: fx.GraphModule, why: str) -> None:
-    """Let a graph stop in training mode, where its model does something else."""
+    """Make a graph raise an error in training mode, where its model does something else."""
     if any(node.target == EVAL_ONLY for node in module.graph.nodes):
         return
     module.add_submodule(EVAL_ONLY, EvalOnly(f"the model does something else in training mode: {why}").eval())
@@ -213,7 +214,7 @@ def _refuse_training(module: fx.GraphModule, why: str) -> None:
 
 
 def _check_hooks(model: nn.Module) -> None:
-    """Backward hooks of what is traced into would be lost."""
+    """Raise CaptureError if a module with children has a backward hook: a trace would lose it."""
     for name, module in model.named_modules():
         if backward_hooks_of(module) and next(module.children(), None) is not None:
             raise CaptureError(
@@ -240,7 +241,7 @@ def _untraceable(
 
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:
-    # Tracing runs the model's own Python, which may set attributes: the graph stands on an untouched copy.
+    # Tracing runs the model's own code, which may set attributes: the graph gets an unchanged copy.
     fresh = clone_sharing(model).eval()
     for node in graph.nodes:
         if node.op == "get_attr" and "." not in node.target and not hasattr(fresh, node.target):

@@ -1,7 +1,7 @@
 """Constants that depend on ``module.training`` still depend on it in the captured graph.
 
-Tracing takes the branch of the mode that it traces in: ``dropout_p=self.p if self.training else 0.0`` becomes ``0.0``.
-So a model is traced in both modes; if only numbers differ, the graph reads them from a :class:`ModeSwitch`.
+A trace takes the branch of its mode: ``dropout_p=self.p if self.training else 0.0`` becomes ``0.0`` in eval mode. So a
+model is traced in both modes; if only numbers differ, the graph reads them from a :class:`ModeSwitch`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ Number = bool | int | float
 
 
 class ModeSwitch(nn.Module):
-    """One number in training, another in eval mode."""
+    """A layer that returns one number in training mode and another in eval mode."""
 
     def __init__(self, trained: Number, evaluated: Number) -> None:
-        """Take the numbers of both modes."""
+        """Take the numbers for both modes."""
         super().__init__()
         self.trained, self.evaluated = trained, evaluated
 
     def forward(self) -> Number:
-        """The number of the mode that the module is in."""
+        """Return the number for the module's mode."""
         return self.trained if self.training else self.evaluated
 
     def extra_repr(self) -> str:
-        """Both numbers."""
+        """Show both numbers."""
         return f"trained={self.trained}, evaluated={self.evaluated}"
 
 
 class FlagWatcher:
-    """Whether the training flag of one of some modules was read while the context was open."""
+    """A context that records whether the training flag of one of its modules is read."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         """Watch ``modules``."""
@@ -49,7 +49,7 @@ class FlagWatcher:
         def write(module: nn.Module, flag: bool) -> None:
             module.__dict__["training"] = flag
 
-        # A property of the class is asked before the attribute of an instance.
+        # Python reads a property of the class before the attribute of an instance.
         nn.Module.training = property(read, write)  # type: ignore[assignment]
         return self
 
@@ -60,7 +60,7 @@ class FlagWatcher:
 def traced_modules(
     root: nn.Module, stays_whole: Callable[[nn.Module, str], bool], path: str = ""
 ) -> Iterator[nn.Module]:
-    """The modules whose own code is traced: all but those that stay whole, and what is inside of these."""
+    """Yield the modules whose code is traced: all except single nodes and their children."""
     yield root
     for name, child in root.named_children():
         below = f"{path}.{name}" if path else name
@@ -72,12 +72,12 @@ def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:
     """Make the numbers of a graph follow ``module.training``.
 
     Args:
-        module: as captured in eval mode; changed where it returns True.
-        trained: the same model, captured in training mode.
+        module: the model captured in eval mode; it is changed if the result is True.
+        trained: the same model captured in training mode.
 
     Returns:
-        Whether the graphs differ in numbers only. If not, the module stays as it is: in training, too, it takes the
-        branches of eval mode.
+        Whether the graphs differ in numbers only. If not, the module stays as it is, and takes the branches of eval
+        mode in training, too.
     """
     pairs = list(zip(module.graph.nodes, trained.nodes, strict=False))
     if len(module.graph.nodes) != len(trained.nodes) or not all(_alike(*pair) for pair in pairs):
@@ -89,7 +89,7 @@ def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:
 
 
 def _alike(node: fx.Node, other: fx.Node) -> bool:
-    """Whether two nodes are equal but for numbers."""
+    """Tell whether two nodes are equal except for numbers."""
     if (node.op, node.target, node.name) != (other.op, other.target, other.name):
         return False
     mine, its = _leaves(node), _leaves(other)
@@ -99,7 +99,7 @@ def _alike(node: fx.Node, other: fx.Node) -> bool:
 
 
 def _choose(module: fx.GraphModule, node: fx.Node, its: Iterator[Any]) -> None:
-    """Let a node read each number that differs in training from a module that knows the mode."""
+    """Make a node read each number that differs in training from a :class:`ModeSwitch`."""
 
     def chosen(mine: Any) -> Any:
         other = next(its)

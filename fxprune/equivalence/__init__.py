@@ -1,3 +1,3 @@
-"""A graph and its model agree: two calls, eval and training mode, autocast, outputs, buffers, random numbers."""
+"""Check that a graph and its model agree in two calls, eval and training mode, and autocast."""
 
 from .compare import UNCHECKED, Difference, difference

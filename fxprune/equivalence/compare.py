@@ -1,8 +1,8 @@
-"""What was captured computes what the model computes: twice in a row, in eval mode, under autocast and in training.
+"""Compare a captured graph with its model: twice in eval mode, under autocast, in training.
 
-Tracing follows the Python of a model with stand-ins for its tensors, which Python can tell from tensors. Whatever it
-took for something else shows when both run on the same numbers: another output, a tensor that only one of them writes
-to, random numbers that only one of them draws, a result that is kept for the next call.
+A trace runs the Python code of a model with proxies, which the code can distinguish from tensors. If it decided
+otherwise because of that, it shows when graph and model run on the same numbers: another output, a tensor that only one
+of them writes to, random numbers that only one of them draws, a result that is kept for the next call.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from .observation import (
     try_to_observe,
 )
 
-# Where a captured graph says in its `meta` what could not be compared.
+# The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
 _KEEPS = "the model keeps"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a captured graph and its model part; empty text: nowhere.
+    """The differences between a captured graph and its model; empty text: none.
 
     Attributes:
-        always: in eval mode, by which nothing of the graph can be used.
+        always: in eval mode; then the graph is not usable.
         in_training: in training mode only.
         unchecked: what could not be compared, and why.
-        hopeless: no other graph could be better.
+        hopeless: no other graph can agree.
     """
 
     always: str = ""
@@ -60,12 +60,12 @@ class Difference:
 
 
 def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> Difference:
-    """Compare a captured graph with its model on the example and on the same numbers in another order.
+    """Compare a captured graph with its model on the example, and on its numbers reordered.
 
     Args:
         model: any module; neither it nor any random number generator is changed.
         module: graph that shares its tensors.
-        example_inputs: random numbers stand for tensors on the meta device.
+        example_inputs: tensors on the meta device are replaced by random numbers.
 
     Raises:
         CaptureError: the model does not run on the example.
@@ -76,7 +76,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     with generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
-        # An analysis needs shapes only: the example may be of another type, and so may numbers that the model makes.
+        # An analysis needs shapes only, so the example may have another dtype, and so may numbers that the model makes.
         settings = (given, contextlib.nullcontext()), (suited, contextlib.nullcontext()), (suited, PromoteMixed())
         failure: CaptureError | None = None
         for inputs, setting in settings:
@@ -102,7 +102,7 @@ def _difference(pair: _Pair, inputs: Inputs) -> Difference:
 
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Buffers after the block are those before it: functions that a copy holds may still lead to the original."""
+    """Restore the buffers after the block: functions in a copy may still write to the original."""
     before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     try:
         yield
@@ -113,14 +113,14 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 class _Pair:
-    """A model and a graph of it, of which copies run: with tensors that are all one number varied, to be seen."""
+    """A model and its graph, of which copies run; uniform tensors are varied to show errors."""
 
     def __init__(self, model: nn.Module, module: fx.GraphModule) -> None:
         self.model, self.module = model, module
         devices = [tensor.device for _, tensor in named_tensors(model)]
         self.device = devices[0] if devices else torch.device("cpu")
         self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
-        # Whether both do the same operations, with nothing that autocast could tell apart.
+        # Whether both run the same operations and do not use autocast.
         self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"
         generator = torch.Generator().manual_seed(0)
@@ -129,12 +129,12 @@ class _Pair:
     def copies(
         self, *, training: bool = False, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor
     ) -> tuple[nn.Module, nn.Module]:
-        """Copies of both that share no buffer with the originals, each tensor as ``replace`` gives it."""
+        """Copy both without sharing buffers; each tensor is replaced by ``replace(tensor)``."""
         model, module = (
             map_tensors(each, lambda name, tensor: replace(self._tensor(name, tensor))).eval()
             for each in (self.model, self.module)
         )
-        # A model may keep some layers in eval mode by a `train` of its own; its graph has none.
+        # A model may keep some layers in eval mode by its own `train`, which its graph lacks.
         return (model.train(), module.train()) if training else (model, module)
 
     def _tensor(self, _: str, tensor: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class _Pair:
 
 
 def _in_eval(pair: _Pair, first: Inputs) -> str:
-    """Two calls in a row, on other numbers."""
+    """Compare two calls in a row on different numbers; return the first difference."""
     second = pytree.tree_map_only(Tensor, shuffled, first)
     model, module = pair.copies()
     attributes = Attributes(model, pair.whole)
@@ -179,14 +179,18 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
     pair.alike = wanted.operations == found.operations and not wanted.uses_autocast
     if not pair.exported:
         return ""
-    with torch.enable_grad():  # of which an export knows nothing
+    with torch.enable_grad():  # which an export does not record
         wanted, found = observe(model, second), try_to_observe(module, second)
     why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
     return f"where gradients are recorded, {why}" if why else ""
 
 
 def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
-    """Whether both multiply in the same precisions where the caller lowers them, without numbers; or why not known."""
+    """Compare the precisions of multiplications under the caller's autocast, without numbers.
+
+    Returns:
+        The difference, and why it is unknown.
+    """
     kind = pair.device.type
     if pair.alike or not torch.amp.is_autocast_available(kind):
         return "", ""
@@ -198,9 +202,9 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
             try:
                 with Watch({}) as watch:  # type: ignore[no-untyped-call]
                     outputs = leaves_of(run_on(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
-            except SpecialisedError:  # the graph stops there
+            except SpecialisedError:  # the graph raises an error there
                 return "", ""
-            except Exception as error:  # what numbers decide is not known here
+            except Exception as error:  # the model may need numbers, which it does not have here
                 return "", f"under autocast: {kind_and_line(error)}"
             kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
             precisions.append((sorted(map(str, watch.precisions())), list(map(str, kinds))))
@@ -212,12 +216,12 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
 
 
 def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
-    """What differs in training mode, and why that is unknown where the model itself does not run there."""
-    if pair.exported:  # it stops there
+    """Compare in training mode; return the difference, and why it is unknown if the model fails."""
+    if pair.exported:  # it raises an error there
         return "", ""
     wanted: Observation | str = ""
     found: Observation | str = ""
-    # Batch normalisation wants more than one value for each channel.
+    # Batch normalisation needs more than one value for each channel.
     for given in (inputs, doubled(inputs)):
         model, module = pair.copies(training=True)
         wanted, found = try_to_observe(model, given), try_to_observe(module, given)
@@ -229,7 +233,7 @@ def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
         return f"the graph {found}", ""
     why = compare(wanted, found)
     if why and wanted.draws and found.draws:
-        # Random numbers may be drawn in another order: without them both must agree.
+        # The order of random draws may differ: without them both must agree.
         model, module = pair.copies(training=True)
         with Certain():  # type: ignore[no-untyped-call]
             wanted, found = try_to_observe(model, given), try_to_observe(module, given)
@@ -239,7 +243,7 @@ def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
 
 
 def _place(pair: _Pair, inputs: Inputs) -> str:
-    """The first layer of the graph that returns something else than in the model, and where it is called."""
+    """Name the first layer of the graph with another output than in the model, and its line."""
     model, module = pair.copies()
     targets = [node for node in pair.module.graph.nodes if node.op == "call_module"]
     seen: list[dict[str, list[Tensor]]] = []

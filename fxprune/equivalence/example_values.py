@@ -1,4 +1,4 @@
-"""Numbers to run a network on: those of its example in some order, and weights that would hide a mistake varied."""
+"""Make numbers to run a network on, and vary weights that would hide an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.common.torch_private import pytree
 
 
 def values_of(inputs: Inputs, device: torch.device) -> Inputs:
-    """The example on the model's device, with numbers."""
+    """Copy the example to the model's device, with random numbers for meta tensors."""
     generator = torch.Generator().manual_seed(0)
 
     def filled(x: Tensor) -> Tensor:
@@ -25,7 +25,10 @@ def values_of(inputs: Inputs, device: torch.device) -> Inputs:
 
 
 def shuffled(x: Tensor) -> Tensor:
-    """The same numbers in another order; others where they are all one number. Whole numbers may be positions."""
+    """Shuffle the numbers of a tensor, or change them if they are all equal.
+
+    Integers stay as they are, since they may be indices.
+    """
     generator = torch.Generator().manual_seed(1)
     if not x.is_floating_point() or not x.numel():
         return x
@@ -35,7 +38,7 @@ def shuffled(x: Tensor) -> Tensor:
 
 
 def doubled(inputs: Inputs) -> Inputs:
-    """Twice as many samples, where axis 0 of all tensors has one length."""
+    """Double the samples, if axis 0 of all tensors has one length."""
     tensors = tensors_of(inputs)
     samples = {x.shape[0] if x.dim() else 0 for x in tensors}
     if len(samples) != 1:
@@ -45,11 +48,11 @@ def doubled(inputs: Inputs) -> Inputs:
 
 
 def is_uniform(x: Tensor) -> bool:
-    """Whether a tensor of floating-point numbers holds one number only."""
+    """Tell whether all numbers of a floating-point tensor are equal."""
     x = x.detach()
     return x.is_floating_point() and x.numel() > 0 and not x.is_sparse and bool((x == x.flatten()[0]).all())
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The tensor with up to 0.1 added to each number: weights of zero would hide all that they multiply."""
+    """Add up to 0.1 to each number: weights of zero would hide all that they multiply."""
     return x + 0.1 * torch.rand(x.shape, generator=generator).to(x.device, x.dtype)

@@ -1,7 +1,7 @@
-"""What a module keeps in its attributes from one call to the next.
+"""Detect results that a module keeps in its attributes for the next call.
 
-Results that are kept as they are are a cache: the second call finds them again. Results that each call replaces, and
-reads before it does, make every call depend on the one before.
+Results that do not change are a cache: the second call finds them again. Results that each call reads and then replaces
+make every call depend on the one before.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fxprune.common.torch_private import pytree
 
 
 class Attributes:
-    """The attributes that the modules of a network set and read in calls, one call after the other."""
+    """The attributes that the modules of a network set and read in consecutive calls."""
 
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
-        """Watch the modules of ``model``, but for those that are kept ``whole`` by a graph, with what they keep."""
+        """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph."""
         self._names = {
             id(module): name
             for name, module in model.named_modules()
@@ -34,7 +34,7 @@ class Attributes:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """One call."""
+        """Watch one call."""
         before, self._set = self._set, {}
         asked: dict[tuple[int, str], None] = {}
         write = nn.Module.__setattr__
@@ -61,15 +61,15 @@ class Attributes:
         self._kept |= {key: None for key in asked if key in self._set and not _equal(before[key], self._set[key])}
 
     def kept(self) -> str:
-        """Names of what a call read from the one before and replaced by something else, with the lines."""
+        """Name the attributes that a call read from the one before and replaced, with their lines."""
         return ", ".join(f"`{self._path(key)}` (set at {self._lines[key]})" for key in self._kept)
 
     def assigned(self) -> set[str]:
-        """Names of what the latest call set; of buffers these are new ones, which :meth:`kept` judges."""
+        """Return the names that the latest call set; for buffers, :meth:`kept` judges new ones."""
         return {self._path(key) for key in self._set}
 
     def with_lines(self, text: str) -> str:
-        """A text with the line behind each attribute that it names."""
+        """Add the line behind each attribute that a text names."""
         for key, line in self._lines.items():
             text = text.replace(f"`{self._path(key)}`", f"`{self._path(key)}` (set at {line})")
         return text

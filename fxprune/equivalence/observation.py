@@ -1,4 +1,4 @@
-"""One call of a network, observed: what it returned, what it wrote to, and whether it drew random numbers."""
+"""Observe one call of a network: its outputs, its writes, and its use of random numbers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
 from fxprune.errors import kind_and_line
 
-# What autocast lowers; PyTorch's fused transformer layers are left out, which keep their precision in eval mode only.
+# The operators that autocast lowers, without PyTorch's fused transformer layers, which keep theirs in eval mode only.
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
 
 
 @dataclasses.dataclass
 class Observation:
-    """What one call left: its outputs, its inputs afterwards, and the tensors of the network that it changed."""
+    """The effects of one call: outputs, inputs afterwards, and changed tensors of the network."""
 
     outputs: list[Any]
     inputs: list[Tensor]
@@ -37,15 +37,15 @@ class Observation:
 
 
 def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
-    """Observe a call, or say what it raised."""
+    """Observe a call, or return a text that says what it raised."""
     try:
         return observe(module, inputs)
-    except Exception as error:  # the code of a network raises whatever it likes
+    except Exception as error:  # a network may raise any exception
         return f"does not run: {kind_and_line(error)}"
 
 
 def observe(module: nn.Module, inputs: Inputs) -> Observation:
-    """Call a network on copies of inputs, with all generators of random numbers at seed 0; restore its parameters."""
+    """Call a network on copies of inputs, with seed 0, and restore its parameters."""
     given: Inputs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
     torch.manual_seed(0)
     random.seed(0)
@@ -69,7 +69,7 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
 
 
 class Watch(TorchDispatchMode):
-    """Notes each operation with the types it runs in, and saves parameters before anything is written to them."""
+    """A mode that records each operation with its dtypes, and saves parameters before a write."""
 
     supports_higher_order_operators = True
 
@@ -97,7 +97,7 @@ class Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def precisions(self) -> set[torch.dtype]:
-        """Types that contractions ran in."""
+        """Return the dtypes of contractions."""
         return {
             kind
             for func, kinds in self.operations
@@ -106,13 +106,13 @@ class Watch(TorchDispatchMode):
         }
 
     def outputs_are_kept(self, outputs: list[Any]) -> None:
-        """Outputs may be the parameters themselves, which are about to be restored."""
+        """Copy the outputs, since they may be parameters, which are restored next."""
         for place, leaf in enumerate(outputs):
             if isinstance(leaf, Tensor) and self._saved:
                 outputs[place] = leaf.detach().clone()
 
     def restore(self) -> dict[str, Tensor]:
-        """Put back what parameters held; returns what was written to them."""
+        """Restore the parameters, and return what was written to them."""
         written = {name: parameter.detach().clone() for name, (parameter, _) in self._saved.items()}
         for parameter, before in self._saved.values():
             parameter.detach().copy_(before)
@@ -121,7 +121,7 @@ class Watch(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _autocast_watched() -> Iterator[list[None]]:
-    """A list that is no longer empty once autocast was entered or asked for."""
+    """Yield a list that is no longer empty after autocast was entered or read."""
     uses: list[None] = []
 
     def noted(function: Any) -> Any:
@@ -142,7 +142,7 @@ def _autocast_watched() -> Iterator[list[None]]:
 
 
 class Certain(TorchDispatchMode):
-    """Nothing is dropped at random, and random numbers are all one half."""
+    """A mode without dropout, in which all random numbers are one half."""
 
     supports_higher_order_operators = True
 
@@ -159,7 +159,7 @@ class Certain(TorchDispatchMode):
 
 
 def compare(wanted: Observation, found: Observation) -> str:
-    """What differs: an output, the use of random numbers, a tensor of the network or an input that was written to."""
+    """Describe the first difference between two observations; empty if they agree."""
     if len(wanted.outputs) != len(found.outputs):
         return f"it returns {len(found.outputs)} values instead of {len(wanted.outputs)}"
     for place, (a, b) in enumerate(zip(wanted.outputs, found.outputs, strict=True)):
@@ -180,7 +180,7 @@ def compare(wanted: Observation, found: Observation) -> str:
 
 
 def differs(a: Any, b: Any) -> str:
-    """In what one result differs from another, empty where they agree but for rounding."""
+    """Describe how one result differs from another; empty if they agree within rounding."""
     if _same(a, b):
         return ""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
@@ -194,8 +194,8 @@ def differs(a: Any, b: Any) -> str:
         return f"is not finite in {int((~b.isfinite()).sum())} places instead of {int((~finite).sum())}"
     x, y = a[finite].double(), b[finite].double()
     error = float((x - y).abs().max() / x.abs().max().clamp_min(1e-30)) if x.numel() else 0.0
-    # Layers of PyTorch that are captured opened add in another order: some eps for each layer. What is computed wrongly
-    # moves an output by 1e-3 and more.
+    # Decomposed layers of PyTorch add in another order: some eps for each layer. A wrong computation moves an output by
+    # 1e-3 and more.
     tolerance = min(1e3 * torch.finfo(a.dtype).eps, 0.05)
     return "" if error <= tolerance else f"differs by {error:.2g} of its largest value"
 
@@ -204,7 +204,7 @@ def _same(a: Any, b: Any) -> bool:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         try:
             return type(a) is type(b) and bool(a == b or a is b)
-        except Exception:  # of a class whose equality is none
+        except Exception:  # a class may have no usable equality
             return type(a) is type(b)
     if a.shape != b.shape or a.dtype != b.dtype or a.layout != b.layout:
         return False
@@ -214,7 +214,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def leaves_of(value: Any) -> list[Any]:
-    """What a network returned, piece by piece, in a nest of any kind."""
+    """List the leaves of what a network returned, in a nest of any kind."""
     if isinstance(value, Mapping):
         return [leaf for key in value for leaf in leaves_of(value[key])]
     if isinstance(value, (list, tuple)):
@@ -239,7 +239,7 @@ def _generators() -> bytes:
 
 @contextlib.contextmanager
 def generators_restored() -> Iterator[None]:
-    """All generators of random numbers go on after the block as if it had not been."""
+    """Restore all generators of random numbers after the block."""
     python, numbers = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices):
