@@ -1,4 +1,4 @@
-"""Which channels of a captured graph are one channel: one run on the meta device, one rule per ATen operator."""
+"""Find the channels of a captured graph that must merge, by one rule per ATen operator."""
 
 from .call import Call
 from .channels import Axes

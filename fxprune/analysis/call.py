@@ -1,4 +1,4 @@
-"""What a rule sees of one operation, and what it can say of the channels there."""
+"""The view that a rule has of one operation, and the methods by which it marks channels."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .state import AnalysisState
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One ATen operation as its rule sees it: ``op`` applied to ``args``, which returned ``out``.
+    """One ATen operation as its rule sees it: ``op`` on ``args``, which returned ``out``.
 
-    A rule reads labels and arguments, and answers with six verbs: ``unify``, ``freeze``, ``tie``, ``read``, ``balance``
-    and ``needs_factor``. Rules of views and convolutions also bundle (``unify_rows``, ``choose_split``) and say what
-    the rewrite must do (``needs_rewrite``, ``needs_copy``). All of them accept None: an axis without channels.
+    A rule reads labels and arguments, and answers by six methods: ``unify``, ``freeze``, ``tie``, ``read``, ``balance``
+    and ``needs_factor``. Rules for views and convolutions also bundle channels (``unify_rows``, ``choose_split``) and
+    declare what the rewrite must do (``needs_rewrite``, ``needs_copy``). All accept None: an axis without channels.
 
     Attributes:
         op: the operator.
-        args: one entry per argument of the operator's schema, defaults filled in.
+        args: one entry per argument of the operator's schema, with defaults.
         out: what it returned.
-        layout: sizes and strides that the first argument had before: operations in place have changed them by now.
-        factor_at: calls of the graph at which the rewrite can make up for a sum of this operator.
+        layout: sizes and strides of the first argument before the operation, which may have changed them in place.
+        factor_at: calls of the graph at which the rewrite can restore the factor of this operator's sum.
     """
 
     _state: AnalysisState
@@ -45,7 +45,7 @@ class Call:
 
     @property
     def channels(self) -> Channels:
-        """The algebra, for new ids."""
+        """The algebra of channels, to make new ids."""
         return self._state.channels
 
     @property
@@ -55,71 +55,71 @@ class Call:
 
     @functools.cached_property
     def outs(self) -> list[torch.Tensor]:
-        """The tensors that were returned."""
+        """The returned tensors."""
         return tensors_in(self.out)
 
     @property
     def node(self) -> fx.Node | None:
-        """The node of the graph in which this happens; None in what computes a stored weight."""
+        """The node of the graph that runs; None in a function that computes a stored weight."""
         return self._state.marks.node
 
     @property
     def inside_layer(self) -> bool:
-        """Whether this happens in a layer with shape attributes, which the rewrite adapts."""
+        """Whether the operation is in a layer with shape attributes, which the rewrite adapts."""
         return bool(self._state.layers.inside)
 
     def arg(self, index: int, default: Any = None) -> Any:
-        """Argument by its place in the schema, or ``default`` where it is None or absent."""
+        """Return an argument by its index in the schema; ``default`` if it is None or absent."""
         return self.args[index] if index < len(self.args) and self.args[index] is not None else default
 
     def named(self, name: str) -> Any:
-        """Argument by the name that the operator's schema gives it; None where it has none of this name."""
+        """Return an argument by its name in the operator's schema; None if it has no such name."""
         names = [argument.name for argument in op_arguments(self.op)]
         return self.args[names.index(name)] if name in names else None
 
     def label(self, tensor: torch.Tensor) -> Label:
-        """Label of an operand."""
+        """Return the label of an operand."""
         return self._state.labels.of(tensor)
 
     def axes(self, tensor: torch.Tensor) -> Axes:
-        """Ids on the axes of an operand."""
+        """Return the ids on the axes of an operand."""
         return self._state.labels.of(tensor).axes
 
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
-        """Ids of a running statistic [channels]; None where it is computed."""
+        """Return the ids of a running statistic [channels]; None if it is computed."""
         return self._state.origins.statistic(tensor)
 
     def unify(self, left: Ids | None, right: Ids | None) -> Ids | None:
-        """Position by position, two axes of one length hold the same channel."""
+        """Unify two axes of one length: position by position, they hold the same channel."""
         if left is None or right is None:
             return right if left is None else left
         self.channels.unite(left, right)
         return left
 
     def freeze(self, why: str, *axes: Ids | None) -> None:
-        """These channels may not merge."""
+        """Freeze channels: they may not merge."""
         self._state.marks.freeze(why, *axes)
 
     def tie(self, *axes: Ids | None) -> None:
-        """These positions of a parameter are rows: a merge keeps one."""
+        """Mark positions of a parameter as rows: a merge keeps one per cluster."""
         self._state.marks.rows += [ids for ids in axes if ids is not None]
 
     def read(self, *axes: Ids | None) -> None:
-        """These positions of a weight are columns: a merge sums them."""
+        """Mark positions of a weight as columns: a merge sums them."""
         self._state.marks.columns += [ids for ids in axes if ids is not None]
 
     def balance(self, why: str, *axes: Ids | None) -> None:
-        """An average runs over these positions: it is kept if all clusters have one size."""
+        """Mark positions as averaged over: the average stays exact if all clusters have one size."""
         self._state.marks.balanced += [Event(ids, why, self.node) for ids in axes if ids is not None]
 
     def needs_factor(self, why: str, *axes: Ids | None, power: float = 1.0) -> None:
-        """A sum runs over these positions: with clusters of one size m, the narrow one is too small by ``m ** power``.
+        """Mark positions as summed over: the narrow sum lacks ``m ** power`` for cluster size m.
 
         If the rewrite cannot rescale this call, the ids freeze.
         """
         self.balance(why, *axes)
         node = self.node
-        if node is None:  # what computes a stored weight stays wide
+        if node is None:  # the function of a stored weight stays wide
             return
         for ids in axes:
             if ids is None:
@@ -130,16 +130,26 @@ class Call:
                 self.freeze(f"{why} inside {_target(node)}, which is kept whole", ids)
 
     def needs_rewrite(self, what: str, *axes: Ids | None) -> None:
-        """A number in this operation depends on these widths: if the rewrite cannot change it, the ids freeze."""
+        """Declare that a number in this operation depends on widths.
+
+        If the rewrite cannot change it, the ids freeze.
+        """
         if not self._state.rewritable:
             self.freeze(f"{what} inside {_target(self.node)}, which is kept whole", *axes)
 
     def needs_copy(self, tensor: torch.Tensor, ids: Ids) -> None:
-        """The narrow network copies channels that are a view here: if they are written to later, the ids freeze."""
+        """Declare that the narrow network copies channels that are a view here.
+
+        If they are written to later, the ids freeze.
+        """
         self._state.strided.add(tensor, ids)
 
     def unify_rows(self, rows: Ids, why: str) -> Ids:
-        """Ids [n, k] -> ids [k]: position j of every row belongs to one channel; the first row stands for all."""
+        """Unify ids [n, k] to ids [k]: position j of every row belongs to one channel.
+
+        Returns:
+            The first row.
+        """
         if len(rows) > 1:
             first = np.broadcast_to(rows[0], rows[1:].shape)
             self.channels.unite(first.ravel(), rows[1:].ravel())
@@ -147,7 +157,7 @@ class Call:
         return np.ascontiguousarray(rows[0])
 
     def choose_split(self, ids: Ids, options: int) -> int:
-        """Which of several sound ways to bundle ``ids`` to take: the first, unless this run was given another."""
+        """Choose one of several ways to bundle ``ids``: the first, unless this run has another."""
         return self._state.choices.take(self.node, ids, options)
 
     def count_macs(self, macs: int, *axes: Ids | None) -> None:
@@ -158,7 +168,7 @@ class Call:
 
 
 def unlabelled(tensor: torch.Tensor) -> Axes:
-    """Axes without channels."""
+    """Return axes without channels."""
     return (None,) * tensor.dim()
 
 

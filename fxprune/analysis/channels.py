@@ -1,8 +1,8 @@
 """The algebra of channels: ids, and which of them are one channel.
 
-An id names the numbers at one position of an axis. Ids of one *channel* live and die together: the two operands of
-a residual sum, channel j of every attention head. When channel b merges into channel a, each id of b must find its
-partner among the ids of a, and find the same one on every axis of the network; :func:`signatures` sees to that.
+An id names the numbers at one position of an axis. The ids of one *channel* merge together: those of the two operands
+of a residual sum, or of channel j of every attention head. When channel b merges into channel a, each id of b needs a
+partner among the ids of a, the same one on every axis of the network; :func:`signatures` ensures that.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
-# For each axis of a tensor its ids, or None where it carries no channels.
+# For each axis of a tensor its ids, or None if it carries no channels.
 Axes = tuple[Ids | None, ...]
 
 
 class Forest:
-    """Union-find over integers, on whole vectors at a time; roots are the smallest members."""
+    """Union-find over vectors of integers; roots are the smallest members."""
 
     def __init__(self) -> None:
         self._parent: Ids = np.zeros(0, np.int64)
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Let ids up to ``size - 1`` exist."""
+        """Create the ids up to ``size - 1``."""
         if size > len(self._parent):
             grown = np.arange(max(size, 2 * len(self._parent), 1024))
             grown[: self._size] = self._parent[: self._size]
@@ -31,7 +31,7 @@ class Forest:
         self._size = size
 
     def find(self, ids: Ids) -> Ids:
-        """Root of each id."""
+        """Return the root of each id."""
         parent = self._parent
         roots = parent[ids]
         while True:
@@ -62,24 +62,24 @@ class Channels:
         self._origins: list[tuple[Ids, Ids]] = []
 
     def fresh(self, count: int) -> Ids:
-        """Ids [count] that are related to nothing yet."""
+        """Make ids [count] that are not united with any others."""
         start, self.count = self.count, self.count + count
         self._channels.grow(self.count)
         return np.arange(start, self.count)
 
     def unite(self, left: Ids, right: Ids) -> None:
-        """``left[i]`` and ``right[i]`` are one channel."""
+        """Make ``left[i]`` and ``right[i]`` one channel, for every i."""
         self._channels.union(left, right)
 
     def copies(self, ids: Ids) -> Ids:
-        """Fresh ids, each of the channel of ``ids[i]``: the same channel at another position, with other numbers."""
+        """Make fresh ids of the same channels as ``ids``, for other positions with other numbers."""
         fresh = self.fresh(len(ids))
         self._channels.union(fresh, ids)
         self._origins.append((fresh, ids))
         return fresh
 
     def distinct(self, ids: Ids) -> Ids:
-        """The vector with every second and later occurrence of an id replaced by a copy.
+        """Replace every second and later occurrence of an id in a vector by a copy.
 
         An operator's result keeps the ids of its operand, so the occurrences may hold different numbers.
         """
@@ -93,7 +93,7 @@ class Channels:
         return result
 
     def marked(self, vectors: list[Ids]) -> NDArray[np.bool_]:
-        """Mask over all ids of those in ``vectors`` and of those that they are copies of."""
+        """Make a mask over all ids of those in ``vectors`` and of their originals."""
         mask = np.zeros(self.count, bool)
         for ids in vectors:
             mask[ids] = True
@@ -102,12 +102,12 @@ class Channels:
         return mask
 
     def channel(self, ids: Ids) -> Ids:
-        """The channel of each id, named by its smallest member."""
+        """Return the channel of each id, named by its smallest member."""
         return self._channels.find(ids)
 
 
 def signatures(channels: Channels, vectors: list[Ids]) -> dict[int, bytes]:
-    """Channel -> where its ids occur, such that two channels of equal signature may merge.
+    """Map each channel to a signature of its occurrences; channels with equal ones may merge.
 
     ``vectors`` holds the ids on every axis of every parameter and activation. A signature lists, axis by axis, the slot
     of every occurrence; the ids of a channel are numbered by first occurrence. So the signatures of two channels are

@@ -1,4 +1,4 @@
-"""Groups get names and their channels codes; whatever held ids then holds codes."""
+"""Name the groups, give their channels codes, and replace ids by codes everywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .marks import NodeNotes
 
 
 class _Use(NamedTuple):
-    """Where the channels of one group lie on one axis."""
+    """The positions of the channels of one group on one axis."""
 
     axis: ParameterAxis
     positions: Ids
@@ -29,7 +29,7 @@ class _Use(NamedTuple):
 
 
 class Coding:
-    """Groups by name, and the code of each of their channels; all other channels have code -1.
+    """The groups by name, and the codes of their channels; all other channels have code -1.
 
     Attributes:
         groups: name -> group, in the order of their first tied parameter.
@@ -49,8 +49,8 @@ class Coding:
             channels: the algebra.
             axes: of all parameters and running statistics, in order.
             members: the channels of each group.
-            domains: number of a group -> that of its domain.
-            columns: mask over ids of those that are read by columns.
+            domains: number of a group -> number of its domain.
+            columns: mask over ids of those that columns read.
         """
         self._channels = channels
         self._code: Codes = np.full(channels.count + 1, -1)
@@ -77,15 +77,15 @@ class Coding:
             offset += len(inside)
 
     def of(self, ids: Ids) -> Codes:
-        """The code of each id's channel."""
+        """Return the code of each id's channel."""
         return self._code[self._channels.channel(ids)]
 
     def shapes(self, value: Any) -> Any:
-        """Replace (sizes, label) by a Shape of codes, in any nest."""
+        """Replace each (sizes, label) in a nest by a Shape of codes."""
         return pytree.tree_map(lambda leaf: self._shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair)
 
     def facts(self, values: Mapping[str, Any], notes: NodeNotes) -> dict[str, NodeFacts]:
-        """What is known of each node."""
+        """Collect the facts about each node."""
         return {
             name: NodeFacts(
                 self.shapes(value),
@@ -101,7 +101,7 @@ class Coding:
 
 
 def owners(channels: Channels, members: list[Ids]) -> NDArray[np.int64]:
-    """Channel -> number of the group that it is a member of, or -1."""
+    """Map each channel to the number of its group, or -1."""
     owner: NDArray[np.int64] = np.full(channels.count + 1, -1)
     for index, inside in enumerate(members):
         owner[inside] = index
@@ -111,7 +111,7 @@ def owners(channels: Channels, members: list[Ids]) -> NDArray[np.int64]:
 def _uses(
     channels: Channels, axes: list[ParameterAxis], members: list[Ids], columns: NDArray[np.bool_]
 ) -> list[tuple[int, list[_Use]]]:
-    """Number of each group and its uses, in the order of the first axis and position that make its channels."""
+    """List the number and uses of each group, in the order of the first axis that makes it."""
     owner = owners(channels, members)
     uses: dict[int, list[_Use]] = defaultdict(list)
     first: dict[int, tuple[int, int]] = {}
@@ -128,7 +128,7 @@ def _uses(
 
 
 def _positions(at: Ids, codes: Codes) -> Ids:
-    """Positions [n * occurrences] and their codes -> positions [n, occurrences], channels in the order of codes."""
+    """Reorder positions [n * occurrences] to [n, occurrences], with channels in order of codes."""
     order = np.argsort(codes, kind="stable")
     return at[order].reshape(len(np.unique(codes)), -1)
 

@@ -1,8 +1,8 @@
-"""Weights that are computed from stored ones (weight standardisation, weight norm) become weights that are stored.
+"""Store weights that the model computes from others (weight standardisation, weight norm).
 
-The rows of such a weight follow the rows of what it is computed from, so they are tied there, where training sees them.
-Its columns do not: a sum of columns of ``f(w)`` is no ``f`` of anything. So the graph reads ``f(w)`` itself, under the
-name of ``w``, and a merge sums the columns of that.
+The rows of such a weight follow the rows of the tensor w that it is computed from, so they are tied in w, where
+training sees them. Its columns do not: a sum of columns of ``f(w)`` is in general not ``f`` of another weight. So the
+graph reads ``f(w)`` itself, under the name of ``w``, and a merge sums the columns of ``f(w)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .labels import Label
 
 @dataclass(frozen=True, eq=False)
 class CapturedGraph:
-    """A captured graph, and what computes the weights that it reads as if they were stored.
+    """A captured graph, and the functions of the computed weights that it reads as stored ones.
 
     Attributes:
         graph_module: reads computed weights under the names of the stored ones of the same shape.
@@ -36,10 +36,10 @@ class CapturedGraph:
 def store_computed_weights(
     graph_module: fx.GraphModule, users: Iterable[str], values: Mapping[str, Any]
 ) -> CapturedGraph:
-    """Store the computed weights that these nodes contract with activations, as far as they can be.
+    """Store the computed weights that these nodes contract with activations, where possible.
 
-    A weight can be stored if only stored tensors go into it, one of them is of its shape, and that one has no other
-    use. The module given is not modified.
+    A weight can be stored if it is computed from stored tensors only, and one of them has its shape and no other use.
+    The given module is not modified.
 
     Args:
         graph_module: a captured graph.
@@ -67,7 +67,7 @@ def store_computed_weights(
 
 
 def _known(module: fx.GraphModule) -> set[fx.Node]:
-    """Nodes into which only stored tensors go, and nothing drawn at random or made on the spot."""
+    """Find the nodes that depend on stored tensors only, not on inputs, draws or new tensors."""
     known: set[fx.Node] = set()
     for node in module.graph.nodes:
         given = node.all_input_nodes
@@ -87,12 +87,12 @@ def _is_computed(value: Any) -> bool:
 
 
 def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]) -> str | None:
-    """Name of the first stored tensor of this shape that goes into a weight."""
+    """Name the first stored tensor of this shape that a weight depends on."""
     return next((name for name, stored in _stored(module, _above([weight])) if tuple(stored.shape) == shape), None)
 
 
 def _store_one(module: fx.GraphModule, name: str, weights: list[fx.Node]) -> fx.GraphModule | None:
-    """Store a weight that may be computed at several nodes, and return what computes it; None where that cannot be."""
+    """Store a weight that one or more nodes compute; return its function, or None if impossible."""
     function = _function(module, weights[0])
     if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
         return None
@@ -113,7 +113,7 @@ def _store_one(module: fx.GraphModule, name: str, weights: list[fx.Node]) -> fx.
 
 
 def _above(weights: list[fx.Node]) -> list[fx.Node]:
-    """The nodes and all that goes into them, in the order of the graph."""
+    """Return the nodes and all that they depend on, in the order of the graph."""
     found = set(weights)
     stack = list(weights)
     while stack:
@@ -124,7 +124,7 @@ def _above(weights: list[fx.Node]) -> list[fx.Node]:
 
 
 def _unused_without(weights: list[fx.Node], above: list[fx.Node]) -> set[fx.Node]:
-    """Those of the nodes above that have no use once the weights are stored."""
+    """Return those of the nodes above that are unused after the weights are stored."""
     gone = set(weights)
     for node in reversed(above):
         if gone >= set(node.users):
@@ -133,7 +133,7 @@ def _unused_without(weights: list[fx.Node], above: list[fx.Node]) -> set[fx.Node
 
 
 def _stored(module: fx.GraphModule, nodes: Iterable[fx.Node]) -> list[tuple[str, torch.Tensor]]:
-    """Parameters that nodes read, by name."""
+    """List the parameters that nodes read, by name."""
     found: list[tuple[str, torch.Tensor]] = []
     for node in nodes:
         if node.op == "get_attr":
@@ -152,7 +152,7 @@ def _tensor(module: nn.Module, name: str) -> Any:
 
 
 def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
-    """Graph without inputs that returns a weight; equal graphs have equal code."""
+    """Make a graph without inputs that returns a weight; equal graphs have equal code."""
     graph = fx.Graph(tracer_cls=tracer_class(module.graph))
     copies: dict[fx.Node, fx.Node] = {}
     for node in _above([weight]):
@@ -164,7 +164,7 @@ def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
 
 
 def _draws(function: fx.GraphModule) -> bool:
-    """Whether random numbers take part, so that the weight is another one in every call."""
+    """Tell whether a function draws random numbers, so that each call gives another weight."""
     mode = _Draws()
     with torch.no_grad(), mode:
         to_meta(function)()

@@ -1,4 +1,4 @@
-"""Couple: which channels of a network are one channel, from the ways of capture and of bundling that show the most."""
+"""Couple the channels of a network, by the capture and the bundling that merge the most."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .computed_weights import CapturedGraph, store_computed_weights
 from .grouping import Analysis, group_channels
 from .interpreter import buffers_with_channels, run_labelled
 
-# Ways to bundle that are tried after the first was blocked; a split into n axes has n of them.
+# The number of further ways to bundle to try after the first was blocked; a split into n axes has n ways.
 _MOST_RETRIES = 3
 
 
@@ -29,19 +29,19 @@ def couple(
     ways: Sequence[str] = WAYS,
     check: bool = True,
 ) -> Coupling:
-    """Find which channels of a network must live and die together.
+    """Find the channels of a network that must merge together.
 
     Args:
-        model: any module; it is not modified. It is analysed as it computes in eval mode.
+        model: any module; it is not modified. The analysis describes its eval mode.
         example_inputs: what ``model.forward`` takes: a tensor, a tuple of arguments, or a dict of arguments by name.
-            Only shapes and dtypes of tensors matter to the analysis, and tensors on the meta device serve; other
-            arguments are constants.
-        whole: merge whole heads and whole groups where there is a choice, instead of the channels within each of
-            them. Without it that is done only where the channels within are blocked.
+            Only shapes and dtypes of tensors matter to the analysis, so they may be on the meta device; other arguments
+            are constants.
+        whole: merge complete heads and groups if there is a choice, instead of the channels within each of them. By
+            default this is done only if the channels within are blocked.
         ways: ways of capture to try: ``symbolic``, ``concrete`` and ``export`` (docs/analysis.md). A plan applies to
             another instance of the model only if all of them are tried.
-        check: run the model and what was captured of it side by side on the example, some calls each, and refuse a
-            model that computes something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
+        check: run the model and its captured graph on the example, some calls each, and reject a model that computes
+            something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
 
     Raises:
         CaptureError: the model cannot be traced, or does not run on these inputs.
@@ -62,7 +62,7 @@ def couple(
         for captured in captures(model, search.inputs, ways=ways, check=check):
             try:
                 return search.best(CapturedGraph(captured)).coupling
-            except CaptureError as error:  # what one graph cannot show the analysis, the next one may
+            except CaptureError as error:  # the next graph may succeed
                 failures.append(error)
     except CaptureError as error:
         failures.append(error)
@@ -70,14 +70,14 @@ def couple(
 
 
 class _Search:
-    """The analysis of a model that leaves the least when all groups are halved."""
+    """A search for the analysis of a model with the fewest weights when all groups are halved."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool) -> None:
         self.model, self.inputs, self.merge_heads = model, inputs, merge_heads
         self._meta_inputs = as_meta(inputs)
 
     def best(self, captured: CapturedGraph) -> Analysis:
-        """The best of the graph as it was captured, and with its computed weights stored."""
+        """Return the best analysis: of the captured graph, or with its computed weights stored."""
         found = self._with_retries(captured)
         if not found.computed_weight_users:
             return found
@@ -85,7 +85,7 @@ class _Search:
         return _least(found, self._with_retries(storing)) if storing.functions else found
 
     def _store_weights(self, captured: CapturedGraph, found: Analysis) -> CapturedGraph:
-        """Store computed weights; layers that compute theirs inside are traced into for that."""
+        """Store computed weights; for this, trace into layers that compute theirs inside."""
         nodes = {node.name: node for node in captured.graph_module.graph.nodes}
         users = [nodes[name] for name in found.computed_weight_users]
         layers = frozenset(str(node.target) for node in users if node.op == "call_module")
@@ -95,14 +95,14 @@ class _Search:
                 decomposed = capture(
                     self.model, self.inputs, decomposed=layers, ways=("symbolic", "concrete"), check=check
                 )
-            except CaptureError:  # they stay whole, and their columns frozen
+            except CaptureError:  # they stay single nodes, and their columns frozen
                 return captured
             captured = CapturedGraph(decomposed)
             found = self._once(captured, {}, self.merge_heads)
         return store_computed_weights(captured.graph_module, found.computed_weight_users, found.values)
 
     def _with_retries(self, captured: CapturedGraph) -> Analysis:
-        """The best of some ways to bundle where channels are blocked."""
+        """Return the best analysis of some ways to bundle the blocked channels."""
         best = latest = self._once(captured, {}, self.merge_heads)
         choices: dict[str, int] = {}
         for _ in range(_MOST_RETRIES):
@@ -112,12 +112,12 @@ class _Search:
             latest = self._once(captured, choices, self.merge_heads)
             best = _least(best, latest)
         if latest.exhausted and not self.merge_heads:
-            # Whole heads here ask for whole heads there: queries, keys and values from three layers.
+            # Complete heads in one layer need complete heads in others: queries, keys and values of three layers.
             best = _least(best, self._once(captured, {}, True))
         return best
 
     def _once(self, captured: CapturedGraph, choices: Mapping[str, int], heads_first: bool) -> Analysis:
-        """One run; ``heads_first``: begin with whole heads, which may not be what the user asked for."""
+        """Run once; ``heads_first``: bundle by complete heads, whatever the user chose."""
         carriers = buffers_with_channels(self.model)
         state, values = run_labelled(captured, self._meta_inputs, choices, int(heads_first), carriers)
         return group_channels(state, values, captured, self._meta_inputs, self.model, merge_heads=self.merge_heads)

@@ -1,4 +1,4 @@
-"""Why channels froze: the first reason of each, and a report by reason."""
+"""Record the first reason why each channel froze, and report by reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .marks import Event
 
 @dataclass(frozen=True, eq=False)
 class ParameterAxis:
-    """One axis of a parameter or running statistic, and the ids that it started with."""
+    """One axis of a parameter or running statistic, and its initial ids."""
 
     name: str
     dim: int
@@ -40,7 +40,7 @@ class FrozenReasons:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """Freeze the channels of an event that are not frozen yet."""
+        """Freeze the channels of an event that are not yet frozen."""
         channels = self._channels.channel(event.ids)
         new = channels[self._reason[channels] < 0]
         if len(new):
@@ -48,14 +48,14 @@ class FrozenReasons:
             self._events.append(event)
 
     def frozen(self, ids: Ids) -> NDArray[np.bool_]:
-        """Whether each id's channel is frozen."""
+        """Tell for each id whether its channel is frozen."""
         return self._reason[self._channels.channel(ids)] >= 0
 
     def report(self, axes: list[ParameterAxis], carried: list[Ids], wide: Mapping[str, int]) -> tuple[Frozen, ...]:
-        """One entry per event that froze an axis of some parameter; events without words are not reported.
+        """Report each event that froze an axis of a parameter; events without a text are skipped.
 
-        Weights count where channels froze. An axis that no activation carries holds none: the planes of an image, the
-        tokens of a position embedding, the rows of a table. It counts only where all axes of its parameter are such.
+        An axis that no activation carries has no channels: the planes of an image, the tokens of a position embedding,
+        the rows of a table. The weights of a parameter count for such an axis only if all its axes are such.
 
         Args:
             axes: of all parameters and running statistics.
@@ -85,5 +85,5 @@ class FrozenReasons:
 
 
 def weights_left_wide(shapes: Mapping[str, tuple[int, ...]], prunable: Mapping[str, int]) -> dict[str, int]:
-    """Name -> number of weights that lie in no row or column of a group."""
+    """Map each name to the number of weights that are not in a row or column of a group."""
     return {name: math.prod(shape) - prunable.get(name, 0) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""From the ids and marks of one run to groups: channels that occur in the same way in the same axes form a group."""
+"""Group the channels of one run: those that occur in the same way in the same axes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .state import AnalysisState
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """A coupling, and the places where channels were blocked by the way they were bundled.
+    """A coupling, and the forks at which the chosen way of bundling blocked channels.
 
     Attributes:
-        coupling: what was found.
+        coupling: the result.
         blocked: key of a fork -> the next way to try there.
         exhausted: whether all ways were tried at some fork.
         computed_weight_users: nodes that contract a computed weight with an activation.
@@ -45,7 +45,7 @@ class Analysis:
 
     @property
     def remaining_share(self) -> float:
-        """Share of the weights that is left where every group keeps half of its channels."""
+        """Share of the weights that stays if every group keeps half of its channels."""
         return round(self.coupling.share_halved, 6)
 
 
@@ -58,7 +58,7 @@ def group_channels(
     *,
     merge_heads: bool,
 ) -> Analysis:
-    """Group the channels of one run and state what is frozen and why."""
+    """Group the channels of one run, and report what is frozen and why."""
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
     order = {name: place for place, name in enumerate(shapes)}
     axes = [
@@ -100,7 +100,7 @@ def group_channels(
 
 
 def _blocked(forks: list[Fork], coding: Coding) -> list[Fork]:
-    """Forks none of whose channels can merge, or only in clusters far larger than anyone asks for."""
+    """Return the forks whose channels cannot merge, or only in clusters of more than four."""
     groups: list[Group] = list(coding.groups.values())
     mergeable = np.zeros(sum(group.width for group in groups) + 1, bool)
     widths: dict[int, list[int]] = defaultdict(list)
@@ -114,7 +114,7 @@ def _blocked(forks: list[Fork], coding: Coding) -> list[Fork]:
 
 
 def _roles(state: AnalysisState, axes: list[ParameterAxis], columns: NDArray[np.bool_]) -> list[Event]:
-    """Freeze axes without a use, those that are read by columns and used by rows, and columns that read constants."""
+    """Freeze axes without a use or with both roles, and columns that read constants."""
     channel, count = state.channels.channel, state.channels.count
     rows = state.channels.marked(state.marks.rows)
     used = np.zeros(count, bool)
@@ -125,7 +125,7 @@ def _roles(state: AnalysisState, axes: list[ParameterAxis], columns: NDArray[np.
         if (reads & ties).any() or (reads.any() and not reads.all()):
             events.append(Event(axis.ids, "read by columns and used by rows", None))
         events.append(Event(axis.ids[~used[channel(axis.ids)]], "", None))
-    # What is read and made by no parameter is constant, such as zeros from padding: nothing to train or merge.
+    # Channels that are read but that no parameter makes are constant, such as zeros from padding.
     made = np.zeros(count, bool)
     for axis in axes:
         made[channel(axis.ids[~columns[axis.ids]])] = True
@@ -134,8 +134,8 @@ def _roles(state: AnalysisState, axes: list[ParameterAxis], columns: NDArray[np.
 
 
 def _members(state: AnalysisState, axes: list[ParameterAxis], reasons: FrozenReasons) -> list[Ids]:
-    """Groups as vectors of channels, each at least two, in the order of their first occurrence."""
-    # Channels that part in an activation, or occur in it in another order, may not merge either.
+    """Return groups as vectors of two or more channels, in the order of their first occurrence."""
+    # Channels that occur differently in an activation, or in another order, may not merge either.
     distinct = {ids.tobytes(): ids for ids in (*(axis.ids for axis in axes), *state.labels.vectors.values())}
     signature = signatures(state.channels, list(distinct.values()))
     members: dict[bytes, list[int]] = defaultdict(list)
@@ -151,7 +151,7 @@ def _members(state: AnalysisState, axes: list[ParameterAxis], reasons: FrozenRea
 
 
 def _alone(state: AnalysisState, channel: int) -> Event:
-    """Name the bundlings that left one channel with its uses."""
+    """Make the event of a lone channel, which names the bundlings that left it alone."""
     bundlings = [event for event in state.marks.bundled if (state.channels.channel(event.ids) == channel).any()]
     reported = list(dict.fromkeys(f"{event.why} at `{event.node}`" for event in bundlings))
     why = f"bundled into one channel by {' and '.join(reported[:2])}" if reported else ""
@@ -160,7 +160,7 @@ def _alone(state: AnalysisState, channel: int) -> Event:
 
 
 def _domains(state: AnalysisState, members: list[Ids], reasons: FrozenReasons) -> dict[int, int]:
-    """Group -> domain: groups that an average runs over together; those without a common cluster size freeze."""
+    """Map groups to domains: groups of one average; freeze those without a common cluster size."""
     owner, forest = owners(state.channels, members), Forest()
     forest.grow(len(members))
     events = [(event, np.unique(owner[state.channels.channel(event.ids)])) for event in state.marks.balanced]

@@ -1,7 +1,7 @@
-"""Every tensor of a network, labelled with its channels, by running the network once on the meta device.
+"""Label every tensor of a network with its channels, in one run on the meta device.
 
-No data, no weights, no gradients: each ATen operation is shown to its rule (:mod:`fxprune.analysis.rules`). It runs
-node by node over the captured graph, so that each fx node remembers the channels of what it returns.
+The run needs no data, weights or gradients: each ATen operation goes to its rule (:mod:`fxprune.analysis.rules`). It
+goes through the captured graph node by node, and records the channels of each node's result.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .trial import adapts_to_width
 def run_labelled(
     captured: CapturedGraph, inputs: Inputs, choices: Mapping[str, int], default_choice: int, carriers: Set[str]
 ) -> tuple[AnalysisState, dict[str, Any]]:
-    """Run a captured graph on the meta device; returns what was found and what each node returned.
+    """Run a captured graph on the meta device; return the state and the result of each node.
 
     Args:
-        captured: the graph, and functions that compute weights of it.
+        captured: the graph, and the functions that compute its weights.
         inputs: on the meta device.
         choices: key of a fork -> the way to bundle there.
-        default_choice: the way at all others; 0: within heads and groups, 1: whole ones.
+        default_choice: the way at all other forks; 0: within heads and groups, 1: complete ones.
         carriers: names of buffers that have channels like a parameter.
 
     Raises:
@@ -53,7 +53,7 @@ def run_labelled(
         state.origins.introduce(name, tensor, is_parameter or name in carriers)
 
     for name, function in captured.functions.items():
-        # The narrow network only has the result, so whatever computes it stays as it is.
+        # The narrow network only has the result, so the function stays as it is.
         root, state.rewritable = to_meta(function, introduce), True
         with torch.no_grad(), _RuleMode(state):
             state.origins.compute(name, root())
@@ -79,10 +79,10 @@ def run_labelled(
 
 
 def buffers_with_channels(model: nn.Module) -> set[str]:
-    """Names of buffers that have channels like a parameter: running statistics, and those that hold a single number.
+    """Name the buffers that have channels like a parameter: running statistics and uniform ones.
 
-    A bias fixed at zero is of the second kind; tables, masks and indices are of neither, nor are constants that tracing
-    made, which are no tensors of the model.
+    A uniform buffer, such as a bias fixed at zero, holds one number everywhere. Tables, masks and indices have no
+    channels, nor have constants that the trace made, which are not tensors of the model.
     """
     norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, NormBase)}
     return {
@@ -99,7 +99,7 @@ def _is_uniform(buffer: torch.Tensor) -> bool:
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
-    """Note the input of every layer with shape attributes, also of those inside modules that are kept whole."""
+    """Record the input of every layer with shape attributes, also inside of single nodes."""
     layers = state.layers
     for name, module in root.named_modules():
         if is_shaped(module):
@@ -109,7 +109,7 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs the graph and notes for each node what it returned, tensors as (sizes, ids)."""
+    """Runs the graph and records what each node returned, with tensors as (sizes, label)."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, state: AnalysisState, device: torch.device) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
@@ -143,7 +143,7 @@ class _Interpreter(fx.Interpreter):
             self.state.layers.paused = False
 
     def _freeze_around(self, n: fx.Node, value: Any) -> None:
-        """What goes into and comes out of a module that knows its own width."""
+        """Freeze the inputs and outputs of a module that has its own idea of its width."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         for tensor in tensors_in((args, kwargs, value)):
             why = f"enters or leaves `{n.target}`, which is kept whole and knows its own width"
@@ -151,7 +151,7 @@ class _Interpreter(fx.Interpreter):
 
 
 class _RuleMode(MetaMode):
-    """Shows every ATen operation to its rule."""
+    """A mode that passes every ATen operation to its rule."""
 
     def __init__(self, state: AnalysisState) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -194,13 +194,13 @@ def _is_computed(call: Call, place: int) -> bool:
 
 
 def _freeze_all(call: Call) -> list[Axes]:
-    """An operator without a rule: every channel that goes in freezes."""
+    """Freeze every channel that enters an operator without a rule."""
     call.freeze(f"no rule for {call.op}", *(ids for tensor in tensors_in(call.args) for ids in call.axes(tensor)))
     return [unlabelled(tensor) for tensor in call.outs]
 
 
 def _checked(call: Call, entry: Entry) -> list[Axes]:
-    """Run a rule and hold its answer against the shapes that came out."""
+    """Run a rule and check its answer against the shapes of the results."""
     outs = call.outs
     try:
         answer = entry.rule(call)

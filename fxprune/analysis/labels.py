@@ -1,4 +1,4 @@
-"""Labels say which ids lie on the axes of a tensor; a tensor without one carries no channels."""
+"""A label holds the ids on the axes of a tensor; a tensor without one carries no channels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .channels import Axes, Ids
 
 @dataclass(frozen=True, eq=False)
 class Label:
-    """Ids on each axis of a tensor.
+    """The ids on each axis of a tensor.
 
     Attributes:
-        axes: per axis, int64 ids as long as the axis, or None where the axis carries no channels.
-        is_parameter: the tensor is a parameter that has only been moved since: its columns may be summed.
-        from_parameters: only parameters went into it, so its axes may be tokens or kernels, which carry no channels.
+        axes: per axis, int64 ids as long as the axis, or None if the axis carries no channels.
+        is_parameter: the tensor is a parameter whose values were only moved, so that its columns may be summed.
+        from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
     """
 
     axes: Axes
@@ -33,8 +33,8 @@ class Labels:
     """The labels of all tensors of one analysis.
 
     Attributes:
-        vectors: every vector of ids that lies on some axis, by identity.
-        carried: those that lie on an axis of an activation.
+        vectors: every vector of ids on some axis, by identity.
+        carried: those on an axis of an activation.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Labels:
         self._found: dict[int, tuple[torch.Tensor, Label]] = {}
 
     def of(self, tensor: torch.Tensor) -> Label:
-        """The label of a tensor."""
+        """Return the label of a tensor."""
         found = self._found.get(id(tensor))
         return found[1] if found else Label((None,) * tensor.dim())
 
     def attach(self, tensor: torch.Tensor, label: Label) -> None:
-        """Label a tensor, and keep it alive, so that its identity stays its own."""
+        """Label a tensor, and keep it alive, so that its identity stays unique."""
         self._found[id(tensor)] = (tensor, label)
         for axis in label.axes:
             if axis is not None:
@@ -58,22 +58,22 @@ class Labels:
 
 
 class StridedViews:
-    """Channels viewed with a step: the narrow network picks the kept ones, which copies where the model views."""
+    """Channels that the model views with a step; the narrow network copies the kept ones."""
 
     def __init__(self) -> None:
         self._viewed: dict[int, list[Ids]] = {}
 
     def add(self, tensor: torch.Tensor, ids: Ids) -> None:
-        """Some of these channels of a tensor are viewed with a step."""
+        """Record that some of these channels of a tensor are viewed with a step."""
         self._viewed.setdefault(storage_id(tensor), []).append(ids)
 
     def of(self, tensor: torch.Tensor) -> list[Ids]:
-        """Channels of which a strided view sees what is written to this tensor."""
+        """Return the channels whose strided views see a write to this tensor."""
         return self._viewed.get(storage_id(tensor), []) if self._viewed else []
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:
-    """Every tensor in a nest of tuples, lists, mappings and dataclasses."""
+    """List every tensor in a nest of tuples, lists, mappings and dataclasses."""
     found: list[torch.Tensor] = []
     for leaf in pytree.tree_leaves(values):
         if isinstance(leaf, torch.Tensor):

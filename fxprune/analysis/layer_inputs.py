@@ -1,4 +1,4 @@
-"""Layers whose attributes state their widths have one width, however often they are called."""
+"""A layer whose attributes state its width has the same width in all its calls."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .marks import Marks
 
 
 class LayerInputs:
-    """What goes into each layer with shape attributes, call by call.
+    """The inputs of each layer with shape attributes, call by call.
 
     Attributes:
-        found: name of a layer -> (sizes, label) of its input, for each time it is called.
-        inside: names of the layers that are running, the innermost last: the rewrite adapts their attributes.
-        paused: calls are only tried, and leave nothing behind.
+        found: name of a layer -> (sizes, label) of its input, for each call.
+        inside: names of the layers that are running, the innermost last; the rewrite adapts their attributes.
+        paused: calls are trials, and are not recorded.
     """
 
     def __init__(self, channels: Channels, labels: Labels, marks: Marks) -> None:
@@ -27,14 +27,14 @@ class LayerInputs:
         self._channels, self._labels, self._marks = channels, labels, marks
 
     def enter(self, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A layer is called; the channels of its input are those of its last call."""
+        """Record a call of a layer; unify the channels of its input with those of its last call."""
         self.inside.append(layer)
         if self.paused:
             return
         given = tensors_in((args, kwargs))[0]
         label = self._labels.of(given)
         for sizes, earlier in self.found.get(layer, [])[-1:]:
-            # One layer has one width, also where no weight of its own ties its inputs.
+            # One layer has one width, even if it has no weight that ties its inputs.
             front = range(1, min(len(sizes), given.dim()))
             back = () if len(sizes) == given.dim() else range(-1, -len(front) - 1, -1)
             for dim in (*front, *back):
@@ -48,5 +48,5 @@ class LayerInputs:
         self.found.setdefault(layer, []).append((given.shape, label))
 
     def leave(self) -> None:
-        """The call of the innermost layer is over."""
+        """Record the end of the innermost layer's call."""
         self.inside.pop()

@@ -1,4 +1,4 @@
-"""Marks are what rules say of ids: their roles, and that they froze, were bundled, or must stay balanced."""
+"""Marks are the statements of rules on ids: roles, frozen, bundled, or balanced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .channels import Ids
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """Something that happened to ids at a node: they froze, were bundled, or must stay balanced."""
+    """An event for ids at a node: they froze, were bundled, or must stay balanced."""
 
     ids: Ids
     why: str
@@ -21,15 +21,15 @@ class Event:
 
 @dataclass
 class Marks:
-    """What rules said so far, and the node at which they say it.
+    """The marks of rules so far, and the present node.
 
     Attributes:
-        node: of the graph that is running; None for what computes a stored weight, and after the last node.
+        node: the running node; None in a function that computes a stored weight, and after the last node.
         columns: positions of weights that a merge sums.
         rows: positions of parameters of which a merge keeps one.
-        frozen: these may not merge.
-        bundled: these became one channel for each position of their rows.
-        balanced: an average runs over these, so their clusters must have one size.
+        frozen: ids that may not merge.
+        bundled: ids that became one channel for each position of their rows.
+        balanced: ids that are averaged over, so that their clusters must have one size.
     """
 
     node: fx.Node | None = None
@@ -40,13 +40,13 @@ class Marks:
     balanced: list[Event] = field(default_factory=list)
 
     def freeze(self, why: str, *axes: Ids | None) -> None:
-        """These channels may not merge."""
+        """Freeze channels: they may not merge."""
         self.frozen += [Event(ids, why, self.node) for ids in axes if ids is not None and len(ids)]
 
 
 @dataclass(frozen=True, eq=False)
 class Fork:
-    """A place where channels can be bundled in several ways: within heads or by whole heads."""
+    """A place where channels can be bundled in several ways: within heads or by complete heads."""
 
     key: str
     ids: Ids
@@ -56,12 +56,12 @@ class Fork:
 
 @dataclass
 class Choices:
-    """Which of several sound ways to bundle is taken at each fork.
+    """The choice of a way to bundle at each fork.
 
     Attributes:
         given: key of a fork -> the way to take there.
-        default: the way to take at all others.
-        forks: where there was a choice.
+        default: the way to take at all other forks.
+        forks: the forks so far.
     """
 
     given: Mapping[str, int]
@@ -69,7 +69,7 @@ class Choices:
     forks: list[Fork] = field(default_factory=list)
 
     def take(self, node: fx.Node | None, ids: Ids, options: int) -> int:
-        """The way to take at the next fork of a node."""
+        """Choose the way to take at the next fork of a node."""
         key = f"{node}:{sum(fork.key.startswith(f'{node}:') for fork in self.forks)}"
         choice = min(self.given.get(key, self.default), options - 1)
         self.forks.append(Fork(key, ids, choice, options))
@@ -78,11 +78,11 @@ class Choices:
 
 @dataclass
 class NodeNotes:
-    """What the rewrite and the cost must know of nodes, by name.
+    """The facts about nodes for the rewrite and the cost, by name.
 
     Attributes:
-        factors: (ids, power) for each axis that a sum runs over.
-        macs: multiply-accumulates of contractions, and the axes with whose widths they scale.
+        factors: (ids, power) for each axis that is summed over.
+        macs: multiply-accumulates of contractions, and the axes whose widths they scale with.
         computed_weight_users: nodes that contract a computed weight with an activation.
     """
 

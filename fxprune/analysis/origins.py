@@ -1,4 +1,4 @@
-"""Every parameter and running statistic starts with ids of its own on each axis longer than 1."""
+"""Every parameter and running statistic gets its own ids on each axis longer than 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .marks import Marks
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A parameter or running statistic, and the ids that it started with."""
+    """A parameter or running statistic, and its initial ids."""
 
     name: str
     axes: Axes
@@ -31,34 +31,43 @@ class Origins:
         self.found: dict[str, Origin] = {}
         self._channels, self._labels = channels, labels
         self._names: dict[int, tuple[torch.Tensor, str]] = {}
-        # Name of a computed weight -> its own ids, and those that its computation gave it.
+        # Name of a computed weight -> its own ids, and the ids from its computation.
         self._computed: dict[str, tuple[Axes, Axes]] = {}
 
     def introduce(self, name: str, tensor: torch.Tensor, has_channels: bool) -> None:
-        """Introduce a parameter (it carries ids from now on) or a buffer (it does once a normalisation reads it)."""
+        """Introduce a parameter, which gets ids now, or a buffer, which may get them later.
+
+        A running statistic gets its ids when a normalisation reads it.
+        """
         if has_channels:
             axes = self._computed[name][0] if name in self._computed else self.start(name, tensor)
             self._labels.attach(tensor, Label(axes, is_parameter=True, from_parameters=True))
         self._names[id(tensor)] = (tensor, name)
 
     def start(self, name: str, tensor: torch.Tensor) -> Axes:
-        """The ids that a parameter or running statistic starts with."""
+        """Return the initial ids of a parameter or running statistic."""
         if name not in self.found:
             self.found[name] = Origin(name, self._fresh(tensor))
         return self.found[name].axes
 
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
-        """Ids of a running statistic [channels], which ties like a parameter; None where it is computed."""
+        """Return the ids of a running statistic [channels]; None if it is computed.
+
+        A running statistic ties like a parameter.
+        """
         found = self._names.get(id(tensor))
         return self.start(found[1], tensor)[0] if found else self._labels.of(tensor).axes[0]
 
     def compute(self, name: str, tensor: torch.Tensor) -> None:
-        """``tensor`` was computed from stored ones and is read under the name of one of them, with ids of its own."""
+        """Give own ids to a tensor that is computed, and is read under the name of a stored one."""
         self.start(name, tensor)
         self._computed[name] = self._fresh(tensor), self._labels.of(tensor).axes
 
     def settle(self, marks: Marks) -> None:
-        """After the last node: rows of a computed weight are rows of the stored one, or freeze; columns are its own."""
+        """Unite the rows of computed weights with stored rows, or freeze them.
+
+        This comes after the last node. The columns of a computed weight keep their own ids.
+        """
         read, tied = self._channels.marked(marks.columns), self._channels.marked(marks.rows)
         channel = self._channels.channel
         for name, (own, made) in self._computed.items():

@@ -1,4 +1,4 @@
-"""What one analysis collects, by concern; it changes as long as the graph runs and is never returned to a user."""
+"""The mutable state of one analysis, by concern; it is never returned to a user."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .origins import Origins
 
 
 class AnalysisState:
-    """State of one run of a graph on the meta device.
+    """The state of one run of a graph on the meta device.
 
     Attributes:
         channels: ids, and which of them are one channel.
-        labels: which ids the tensors carry.
-        origins: the stored tensors, with which ids begin.
-        marks: roles of ids, and what happened to them.
+        labels: the ids of tensors.
+        origins: the stored tensors and their initial ids.
+        marks: roles and events of ids.
         choices: ways to bundle.
         layers: inputs of layers with shape attributes.
         strided: views that the narrow network must copy.
-        notes: what is to be known of nodes.
-        rewritable: the rewrite can change the numbers in the call that is running.
+        notes: facts about nodes.
+        rewritable: the rewrite can change the numbers in the running call.
     """
 
     def __init__(self, choices: Mapping[str, int], default_choice: int) -> None:

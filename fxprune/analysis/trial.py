@@ -1,7 +1,6 @@
-"""A call that is kept whole adapts to a narrow input, or it has a width of its own written inside.
+"""Test whether a call that is one node adapts to a narrow input, or contains a fixed width.
 
-Nothing but a try can tell the two apart: the call runs once more on the meta device, with half of the channels that
-may still merge.
+The call runs again on the meta device, with half of the channels that may still merge.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from .state import AnalysisState
 
 
 def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:
-    """Whether ``run`` on narrow inputs returns narrow outputs.
+    """Tell whether ``run`` on narrow inputs returns narrow outputs.
 
     Args:
-        state: holds the labels of ``args``, ``kwargs`` and ``value``; nothing is added to it.
-        run: the call, free of effects on ``state``.
+        state: holds the labels of ``args``, ``kwargs`` and ``value``; it is not changed.
+        run: the call, without effects on ``state``.
         args: positional arguments of the wide call, tensors on the meta device.
         kwargs: its keyword arguments.
         value: what it returned.
@@ -41,7 +40,7 @@ def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: 
         lengths = []
         for size, axis in zip(shape, label.axes, strict=True):
             inside = None if axis is None else channel(axis)
-            # Frozen channels never change, and those from elsewhere, say a parameter inside, not in this trial.
+            # Frozen channels never change; others, for example those of a parameter inside, do not in this trial.
             lengths.append(size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, every)).sum()))
         return lengths
 
@@ -50,7 +49,7 @@ def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: 
 
     try:
         result = run(*pytree.tree_map_only(torch.Tensor, narrow, (args, kwargs)))
-    except Exception:  # whatever a width of its own provokes
+    except Exception:  # a fixed width may cause any exception
         return False
     wanted = [sizes(tensor.shape, label_of(tensor)) for tensor in tensors_in(value)]
     return wanted == [list(tensor.shape) for tensor in tensors_in(result)]

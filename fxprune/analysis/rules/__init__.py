@@ -1,4 +1,4 @@
-"""Channel rules, one operator family per file, in one table."""
+"""One table of channel rules, with one family of operators per file."""
 
 from . import contraction, movement, normalise, pointwise, pool, reduce, view, vision
 from .registry import RULES, rule

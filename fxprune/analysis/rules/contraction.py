@@ -1,7 +1,7 @@
-"""Contractions: against a weight its columns are readers; between activations there is no reader, so one cluster size.
+"""Contractions: a weight's columns are readers; two activations need clusters of one size.
 
-A weight's own columns can only be summed where it is stored; where it is computed, what it reads freezes, until
-:mod:`fxprune.analysis.computed_weights` has stored it.
+Only the columns of a stored weight can be summed. What a computed weight reads freezes, until
+:mod:`fxprune.analysis.computed_weights` has stored that weight.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _UNKNOWN_GROUPS = "grouped convolution of an input without channels or with a co
 
 @rule("convolution", reads_weights=(1,))
 def convolution(call: Call) -> Axes:
-    """Sum over input channels of weight times input: weight columns read the input, weight rows are the output.
+    """Convolution: the weight's columns read the input, and its rows are the output.
 
-    A kernel of one position leaves the other axes as they are; any larger one mixes their positions.
+    A kernel with one position leaves the other axes as they are; a larger one mixes their positions.
     """
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
     label, on_x = call.label(weight), call.axes(x)
@@ -48,7 +48,7 @@ def convolution(call: Call) -> Axes:
 
 
 def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
-    """Ids on the axes that the kernel runs over."""
+    """Return the ids on the axes that the kernel runs over."""
     if not weight.is_parameter:
         call.freeze("a kernel axis of a computed weight", *on_x, *weight.axes[2:])
     kernel, stride = call.args[1].shape[2:], call.named("stride")
@@ -61,8 +61,8 @@ def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
 def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
     """Tie or read the weight of a grouped convolution.
 
-    With one input or one output channel per group (depthwise), whole groups merge: the input channels and the
-    output channels of a group are one channel. Otherwise channel j of every group is one channel, and columns read.
+    With one input or one output channel per group (depthwise), complete groups merge: the input channels and the output
+    channels of a group are one channel. Otherwise channel j of every group is one channel, and columns read.
     """
     rows, columns = label.axes[:2]
     if x is None or rows is None or not label.is_parameter:
@@ -80,10 +80,11 @@ def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
 
 
 def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
-    """Ids of the output of a grouped transposed convolution, from its weight [inner, outer / groups, ...].
+    """Return the output ids of a grouped transposed convolution.
 
-    With one input channel per group, whole groups merge: an input channel and its output channels are one channel.
-    Otherwise channel j of every group is one channel, and the weight's rows along axis 1 serve every group.
+    Its weight is [inner, outer / groups, ...]. With one input channel per group, complete groups merge: an input
+    channel and its output channels are one channel. Otherwise channel j of every group is one channel, and all groups
+    share the weight's rows along axis 1.
     """
     columns, rows = label.axes[:2]
     if x is None or columns is None or not label.is_parameter:
@@ -110,7 +111,7 @@ def _needs_count(call: Call, x: Ids) -> None:
 
 
 def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> None:
-    """An activation's channels are read by a weight's columns."""
+    """Let a weight's columns read an activation's channels."""
     if x is None or columns is None:
         call.freeze("read by a weight without channels there", x)
         call.freeze("reads positions that carry no channels", columns)
@@ -123,7 +124,7 @@ def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> No
 
 
 def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_right: Ids | None) -> None:
-    """Sum of products over one axis of each operand, with their ids."""
+    """Contract one axis of each operand, given their ids: a sum of products."""
     if left.is_parameter and right.is_parameter:
         call.freeze("product of two parameters", on_left, on_right)
     elif left.is_parameter:
@@ -145,7 +146,7 @@ def matmul(call: Call) -> Axes:
 
 @rule("addmm", "baddbmm", reads_weights=(1, 2), factor_at=PRODUCTS | ATTENTION)
 def added_matmul(call: Call) -> Axes:
-    """Matrix product with an addend in front, broadcast from the right."""
+    """Matrix product plus a broadcast addend, the first argument."""
     result = list(_product(call, *call.args[1:3]))
     addend = call.args[0]
     label = call.label(addend)
@@ -159,7 +160,7 @@ def added_matmul(call: Call) -> Axes:
 
 @rule("vdot", reads_weights=(), factor_at=PRODUCTS | ATTENTION)
 def vdot(call: Call) -> Axes:
-    """One number, the sum of products of two vectors; where a stored weight is computed from it, that stays wide."""
+    """Inner product of two vectors; in the function of a stored weight, it stays wide."""
     if call.node is not None:
         left, right = (call.label(vector) for vector in call.args[:2])
         contract(call, left, right, left.axes[0], right.axes[0])
@@ -184,7 +185,7 @@ def _batch(call: Call, left: Label, right: Label) -> Axes:
         call.tie(label.axes[0] if label.is_parameter else None)
     if (on_left is None) != (on_right is None):
         call.freeze("batched product with positions without channels", on_left, on_right)
-        # As where operands meet position by position: a parameter's axis may be heads or tokens.
+        # As for pointwise operators: a parameter's axis may be heads or tokens.
         if (left if on_right is None else right).from_parameters:
             return (None,)
     return (call.unify(on_left, on_right),)
@@ -192,7 +193,7 @@ def _batch(call: Call, left: Label, right: Label) -> Axes:
 
 @rule("embedding", reads_weights=())
 def embedding(call: Call) -> Axes:
-    """Rows of a table by index: its columns are the result's channels, its rows are no channels."""
+    """Rows of a table by index: its columns are the result's channels, its rows carry none."""
     table, index = call.args[0], call.args[1]
     rows, columns = call.axes(table)
     call.freeze("rows of a table that an index picks", rows)

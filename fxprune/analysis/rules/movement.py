@@ -1,4 +1,4 @@
-"""Operators that move whole axes, cut them or put them together."""
+"""Rules for operators that move, cut or join axes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .registry import rule
     "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", keeps_parameters=True,
 )  # fmt: skip
 def identity(call: Call) -> Axes:
-    """The same positions."""
+    """All positions stay."""
     return call.axes(call.args[0])
 
 
 @rule("as_strided", "as_strided_", keeps_parameters=True)
 def as_strided(call: Call) -> Axes:
-    """The same sizes and the same strides, save on axes of length 1, are the same tensor; all else is arbitrary."""
+    """Equal sizes and strides, except on axes of length 1, keep channels; others freeze them."""
     axes = call.axes(call.args[0])
     sizes, strides = call.layout or ((), ())
     if sizes == call.out.shape:
@@ -38,14 +38,14 @@ def as_strided(call: Call) -> Axes:
 
 @rule("permute", keeps_parameters=True)
 def permute(call: Call) -> Axes:
-    """Axes in another order."""
+    """The axes change their order."""
     axes = call.axes(call.args[0])
     return tuple(axes[dim % len(axes)] for dim in call.args[1])
 
 
 @rule("transpose.int", "transpose_", "swapaxes", "swapdims", "t", "t_", "numpy_T", "mT", keeps_parameters=True)
 def transpose(call: Call) -> Axes:
-    """Two axes change places (by default the last two)."""
+    """Two axes are swapped, by default the last two."""
     axes = list(call.axes(call.args[0]))
     if len(axes) > 1:
         a, b = call.args[1:3] if len(call.args) > 2 else (-1, -2)
@@ -55,7 +55,7 @@ def transpose(call: Call) -> Axes:
 
 @rule("unsqueeze", "unsqueeze_", keeps_parameters=True)
 def unsqueeze(call: Call) -> Axes:
-    """A new axis of length 1."""
+    """The result has a new axis of length 1."""
     axes = list(call.axes(call.args[0]))
     axes.insert(call.args[1] % (len(axes) + 1), None)
     return tuple(axes)
@@ -63,7 +63,7 @@ def unsqueeze(call: Call) -> Axes:
 
 @rule("squeeze", "squeeze_", keeps_parameters=True)
 def squeeze(call: Call) -> Axes:
-    """Axes of length 1 go; those carry no channels."""
+    """Axes of length 1, which carry no channels, are removed."""
     axes, sizes = call.axes(call.args[0]), call.layout[0] if call.layout else ()
     if len(call.args) == 1:
         call.needs_rewrite("a squeeze of all axes of length 1", *axes)
@@ -74,14 +74,14 @@ def squeeze(call: Call) -> Axes:
 
 @rule("expand", keeps_parameters=True)
 def expand(call: Call) -> Axes:
-    """New axes in front, axes of length 1 repeated."""
+    """The result has new axes in front, and repeats axes of length 1."""
     axes = call.axes(call.args[0])
     return (*(None for _ in range(call.out.dim() - len(axes))), *axes)
 
 
 @rule("slice.Tensor", keeps_parameters=True)
 def cut(call: Call) -> Axes:
-    """A range of one axis."""
+    """The result has a range of one axis."""
     x, dim = call.args[0], call.arg(1, 0)
     axes = list(call.axes(x))
     start, stop, step = call.arg(2, 0), call.arg(3, x.shape[dim]), call.arg(4, 1)
@@ -100,7 +100,7 @@ def cut(call: Call) -> Axes:
 
 @rule("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", keeps_parameters=True)
 def split(call: Call) -> list[Axes]:
-    """Consecutive pieces of one axis."""
+    """The results are consecutive pieces of one axis."""
     if len(call.out) > 1:
         call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.arg(2, 0)])
     return _pieces(call)
@@ -108,7 +108,7 @@ def split(call: Call) -> list[Axes]:
 
 @rule("unsafe_split", keeps_parameters=True)
 def gates(call: Call) -> list[Axes]:
-    """Consecutive pieces of one axis: the gates of a recurrent layer, whose sizes follow from its attributes."""
+    """The results are pieces of one axis: the gates of a recurrent layer, by its attributes."""
     if not call.inside_layer:
         call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.arg(2, 0)])
     return _pieces(call)
@@ -134,7 +134,7 @@ def _pieces(call: Call) -> list[Axes]:
 
 @rule("select.int", keeps_parameters=True)
 def select(call: Call) -> Axes:
-    """One position of an axis."""
+    """The result has one position of an axis; channels there freeze."""
     axes = list(call.axes(call.args[0]))
     call.freeze("one channel is picked by its index", axes[call.args[1]])
     del axes[call.args[1]]
@@ -143,7 +143,7 @@ def select(call: Call) -> Axes:
 
 @rule("unbind.int", keeps_parameters=True)
 def unbind(call: Call) -> list[Axes]:
-    """Every position of an axis on its own."""
+    """The results are the single positions of an axis; channels there freeze."""
     axes = list(call.axes(call.args[0]))
     dim = call.arg(1, 0)
     call.freeze("an axis of channels is taken apart", axes[dim])
@@ -153,7 +153,7 @@ def unbind(call: Call) -> list[Axes]:
 
 @rule("flip", keeps_parameters=True)
 def flip(call: Call) -> Axes:
-    """Axes back to front."""
+    """The positions of some axes are reversed."""
     axes = list(call.axes(call.args[0]))
     for dim in call.args[1]:
         ids = axes[dim]
@@ -163,7 +163,7 @@ def flip(call: Call) -> Axes:
 
 @rule("roll")
 def roll(call: Call) -> Axes:
-    """Axes rotated: an offset among channels is a number that only holds at full width."""
+    """Rotated channels freeze: an offset among channels holds only at full width."""
     axes = call.axes(call.args[0])
     dims = call.args[2] if len(call.args) > 2 and call.args[2] else range(len(axes))
     call.freeze("channels are rotated", *(axes[dim] for dim in ([dims] if isinstance(dims, int) else dims)))
@@ -172,7 +172,7 @@ def roll(call: Call) -> Axes:
 
 @rule("cat", "concat", keeps_parameters=True)
 def cat(call: Call) -> Axes:
-    """Axes end to end; on the other axes the operands meet."""
+    """One axis is concatenated; on the other axes the operands meet."""
     operands = [x for x in call.args[0] if x.dim() == call.out.dim()]
     dim = call.arg(1, 0) % call.out.dim()
     axes: list[Ids | None] = [
@@ -185,7 +185,7 @@ def cat(call: Call) -> Axes:
 
 @rule("stack", keeps_parameters=True)
 def stack(call: Call) -> Axes:
-    """A new axis to put operands side by side; on the others they meet."""
+    """A new axis holds the operands side by side; on the other axes they meet."""
     operands = call.args[0]
     rank = operands[0].dim()
     axes = [_together(call, [call.axes(x)[dim] for x in operands]) for dim in range(rank)]
@@ -204,7 +204,7 @@ def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | 
         return None
     if any(ids is None and size > 0 for size, ids, _ in parts):
         if all(parameters for _, ids, parameters in parts if ids is not None):
-            # Tokens of a parameter in front of tokens of the input: no axis of channels at all.
+            # Tokens of a parameter stand before tokens of the input: the axis has no channels.
             call.freeze("joined with positions that carry no channels", *(ids for _, ids, _ in parts))
             return None
         fixed = [call.channels.fresh(size) if ids is None else ids for size, ids, _ in parts]
@@ -217,7 +217,7 @@ def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | 
 
 @rule("constant_pad_nd", "pad")
 def pad(call: Call) -> Axes:
-    """Constant positions before and after an axis; they are channels like any other, and all carry one number."""
+    """Padding adds constant channels before and after an axis, which all carry one number."""
     x, amounts = call.args[0], call.args[1]
     axes = list(call.axes(x))
     for i in range(len(amounts) // 2):
@@ -234,7 +234,7 @@ def pad(call: Call) -> Axes:
 
 @rule("index.Tensor", "_unsafe_index.Tensor")
 def index(call: Call) -> Axes:
-    """Positions picked by tables: channels there freeze, other axes pass."""
+    """Tables pick positions: channels there freeze, other axes pass."""
     x, tables = call.args[0], list(call.args[1])
     axes = call.axes(x)
     tables += [None] * (x.dim() - len(tables))
@@ -253,7 +253,7 @@ def index(call: Call) -> Axes:
 
 @rule("index_select", "gather")
 def index_select(call: Call) -> Axes:
-    """Positions of one axis picked by a table."""
+    """A table picks positions of one axis: channels there freeze."""
     x, dim = call.args[0], call.args[1]
     axes = list(call.axes(x))
     call.freeze("an index picks positions", axes[dim])

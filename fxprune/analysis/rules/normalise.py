@@ -1,4 +1,4 @@
-"""Normalisations: those over batch and space tie their vectors; those over channels are exact for balanced clusters."""
+"""Normalisations over batch and space tie their vectors; those over channels need balance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .registry import rule
     "_batch_norm_no_update",
 )
 def batch_norm(call: Call) -> list[Axes]:
-    """Each channel by its own statistics: weight, bias, running mean and running variance tie with axis 1."""
+    """Batch norm: weight, bias, running mean and running variance tie with axis 1."""
     x, weight, bias = call.args[:3]
     mean, variance = call.args[3:5] if isinstance(call.args[3], torch.Tensor) else (None, None)
     axes = list(call.axes(x))
@@ -42,7 +42,7 @@ def batch_norm(call: Call) -> list[Axes]:
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(call: Call) -> list[Axes]:
-    """Mean and variance over the last axes: untouched by removing duplicates, if all clusters have one size."""
+    """Mean and variance over the last axes are exact if all clusters have one size."""
     x, shape = call.args[0], call.args[1]
     axes = list(call.axes(x))
     last = range(len(axes) - len(shape), len(axes))
@@ -56,7 +56,7 @@ def layer_norm(call: Call) -> list[Axes]:
 
 @rule("native_group_norm")
 def group_norm(call: Call) -> list[Axes]:
-    """Mean and variance per group of channels and space: channel j of every group is bundled, clusters balanced."""
+    """Group norm: channel j of every group is one channel, and clusters are balanced."""
     x, weight, bias, groups = call.args[0], call.args[1], call.args[2], call.args[6]
     axes = list(call.axes(x))
     if axes[1] is not None:
@@ -74,7 +74,7 @@ def group_norm(call: Call) -> list[Axes]:
 
 @rule("_weight_norm_interface")
 def weight_norm(call: Call) -> list[Axes]:
-    """Each row by its own norm: directions and lengths tie along axis ``dim``; along the others the norm is one sum."""
+    """Weight norm: directions and lengths tie along axis ``dim``; other axes freeze."""
     directions, lengths = call.axes(call.args[0]), call.axes(call.args[1])
     dim = call.arg(2, 0)
     call.freeze("a norm runs over them", *(ids for at, ids in enumerate(directions) if at != dim))
@@ -84,5 +84,5 @@ def weight_norm(call: Call) -> list[Axes]:
 
 
 def _with_statistics(call: Call, axes: Axes) -> list[Axes]:
-    """The normalised tensor, then the saved statistics, which no network reads."""
+    """Return the axes of the normalised tensor and of the saved statistics, which are unused."""
     return [axes, *map(unlabelled, call.outs[1:])]

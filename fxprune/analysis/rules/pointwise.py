@@ -1,4 +1,4 @@
-"""Operators that act position by position: ids that meet on an axis are the same channel."""
+"""Pointwise operators: ids that meet on an axis are the same channel."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NO_CHANNELS = "meets positions that carry no channels"
 def pointwise(call: Call) -> list[Axes]:
     """Equal operands give equal results: broadcast, and unite the ids that meet.
 
-    Every operator that PyTorch tags as pointwise comes here.
+    This is the rule for every operator that PyTorch tags as pointwise.
     """
     axes = meet(call, tensors_in(call.args), call.outs[0].shape)
     return [axes if out.dim() == len(axes) else unlabelled(out) for out in call.outs]
 
 
 def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
-    """Ids on the axes of a broadcast of ``operands`` to ``shape``, united where they meet."""
+    """Broadcast ``operands`` to ``shape`` and unite the ids that meet; return ids on all axes."""
     axes: list[Ids | None] = []
     for dim, size in enumerate(shape):
         behind = len(shape) - dim
@@ -40,7 +40,7 @@ def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
 def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
     labels = [(call.label(tensor), dim) for tensor, dim in here]
     if any(label.axes[dim] is None for label, dim in labels):
-        # Somebody's positions differ for another reason: tokens against a position embedding, a fixed table.
+        # The positions of one operand carry no channels: tokens with a position embedding, a fixed table.
         call.freeze(NO_CHANNELS, *(label.axes[dim] for label, dim in labels))
         carried = [label.axes[dim] for label, dim in labels if not label.from_parameters]
         return next((ids for ids in carried if ids is not None), None)
@@ -51,7 +51,7 @@ def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
 
 
 def paired(call: Call, left: Ids | None, right: Ids | None) -> Ids | None:
-    """Ids of ``left`` once ``right`` has met them, position by position: they are one channel, or they freeze."""
+    """Unify two axes position by position and return the ids; freeze if one has no channels."""
     if left is None or right is None:
         call.freeze(NO_CHANNELS, left, right)
         return left
@@ -60,7 +60,7 @@ def paired(call: Call, left: Ids | None, right: Ids | None) -> Ids | None:
 
 @rule("glu")
 def glu(call: Call) -> Axes:
-    """The first half is gated by the second: position i meets position n/2 + i."""
+    """The second half of an axis gates the first: position i meets position n/2 + i."""
     x, dim = call.args[0], call.arg(1, -1) % call.args[0].dim()
     axes = list(call.axes(x))
     ids = axes[dim]
@@ -73,7 +73,7 @@ def glu(call: Call) -> Axes:
 
 @rule("_prelu_kernel", "prelu")
 def prelu(call: Call) -> Axes:
-    """A slope per channel of axis 1, or one for all."""
+    """Slopes tie with the channels of axis 1, unless one slope serves all."""
     x, slope = call.args[0], call.args[1]
     axes = list(call.axes(x))
     slopes = call.axes(slope)
@@ -88,21 +88,22 @@ def prelu(call: Call) -> Axes:
 
 @rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero_")
 def constant(call: Call) -> Axes:
-    """One number everywhere: as long as the operand, and the same in every channel."""
+    """The result has the operand's sizes and one number everywhere."""
     return call.axes(call.args[0])
 
 
 @rule("empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
 def unrelated(call: Call) -> Axes:
-    """Only sizes and types are taken from the operand."""
+    """The result takes only sizes and dtype from the operand."""
     return unlabelled(call.out)
 
 
 @rule("zeros", creates_channels=True)
 def state(call: Call) -> Axes:
-    """Zeros, the same in every channel: as the first state of a recurrent layer, its last axis may be any channels.
+    """Zeros are the same in every channel, so the last axis may hold any channels.
 
-    Such a layer makes them as long as its attributes say; of zeros made elsewhere nothing could adapt the length.
+    This holds for the first state of a recurrent layer, whose attributes determine its length. The length of zeros
+    made elsewhere cannot be adapted.
     """
     rank = call.out.dim()
     if not call.inside_layer or rank < 2 or call.out.shape[-1] < 2:

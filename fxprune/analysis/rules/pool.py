@@ -1,4 +1,4 @@
-"""Operators that mix positions in space and nothing else: channels pass on the leading axes."""
+"""Operators that only mix positions in space: channels pass on the leading axes."""
 
 from __future__ import annotations
 

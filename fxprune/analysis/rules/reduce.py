@@ -1,4 +1,4 @@
-"""Reductions: over other axes channels pass; over channels averages and sums need balance, maxima nothing."""
+"""Reductions over channels: averages and sums need balance, maxima nothing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .registry import rule
 
 @rule("mean.dim", "mean.default")
 def mean(call: Call) -> Axes:
-    """An average over channels is unchanged by removing duplicates, if all clusters have one size."""
+    """An average over channels stays exact if all clusters have one size."""
     call.balance("mean over channels", *_reduced(call))
     return _left(call)
 
 
 @rule("var.correction", "std.correction", "var_mean.correction", "std_mean.correction", factor_at=VARIANCES)
 def variance(call: Call) -> list[Axes]:
-    """Variance over some axes: an average, but for Bessel's correction, which must shrink with the axis."""
+    """Variance is an average, except for Bessel's correction, which must shrink with the axis."""
     if call.named("correction") == 0:
         call.balance("variance over channels", *_reduced(call))
     else:
@@ -34,13 +34,13 @@ def variance(call: Call) -> list[Axes]:
 
 @rule("amax", "amin", "max.default", "min.default", "any", "all")
 def extreme(call: Call) -> Axes:
-    """The largest of some values is unchanged by removing duplicates."""
+    """A maximum over channels does not change without duplicates."""
     return _left(call)
 
 
 @rule("max.dim", "min.dim")
 def extreme_and_place(call: Call) -> list[Axes]:
-    """The largest value is unchanged by removing duplicates; its place among them is not, and may not be read."""
+    """A maximum does not change without duplicates, but its index does, and may not be read."""
     if not _only_values_are_read(call.node):
         call.freeze(f"{call.name} over channels, whose index is read", *_reduced(call))
     return [_left(call)] * 2
@@ -65,7 +65,7 @@ def total(call: Call) -> Axes:
 
 @rule("linalg_vector_norm", "norm", factor_at=LENGTHS)
 def length(call: Call) -> Axes:
-    """``(sum |x|^p)^(1/p)`` over channels needs the factor ``m^(1/p)``; the largest, ``p = inf``, needs none."""
+    """``(sum |x|^p)^(1/p)`` over channels needs the factor ``m^(1/p)``; ``p = inf`` needs none."""
     p = float(call.arg(1, 2))
     if p == 0:
         call.freeze("number of nonzero channels", *_reduced(call))
@@ -76,35 +76,35 @@ def length(call: Call) -> Axes:
 
 @rule("logsumexp", factor_at=LOGARITHMS)
 def log_of_sum(call: Call) -> Axes:
-    """``log sum exp x`` over channels is too small by the logarithm of the cluster size when duplicates go."""
+    """``log sum exp x`` over channels lacks the logarithm of the cluster size."""
     call.needs_factor("logsumexp over channels", *_reduced(call))
     return _left(call)
 
 
 @rule("prod", "argmax", "argmin", "nansum")
 def other(call: Call) -> list[Axes]:
-    """What else depends on how many channels there are: they freeze."""
+    """Other reductions that depend on the number of channels freeze them."""
     call.freeze(f"{call.name} over channels", *_reduced(call))
     return [_left(call)] * len(call.outs)
 
 
 @rule("_softmax", factor_at=SOFTMAXES)
 def softmax(call: Call) -> Axes:
-    """``exp x / sum exp x`` over channels is too large by the cluster size when duplicates go."""
+    """``exp x / sum exp x`` over channels is too large by the factor m, the size of a cluster."""
     call.needs_factor("softmax over channels", *_reduced(call), power=-1.0)
     return call.axes(call.args[0])
 
 
 @rule("_log_softmax", factor_at=LOGARITHMS)
 def log_softmax(call: Call) -> Axes:
-    """``x - log sum exp x`` over channels is too large by the logarithm of the cluster size when duplicates go."""
+    """``x - log sum exp x`` over channels is too large by the logarithm of the cluster size."""
     call.needs_factor("log_softmax over channels", *_reduced(call), power=-1.0)
     return call.axes(call.args[0])
 
 
 @rule("_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk")
 def along(call: Call) -> list[Axes]:
-    """Each result along one axis depends on all positions of it: channels there freeze, others pass."""
+    """Each result along an axis depends on all its positions: channels there freeze."""
     axes = call.axes(call.args[0])
     call.freeze(f"{call.name.strip('_')} over channels", *(axes[call.named("dim")],) if axes else ())
     return [
@@ -114,7 +114,7 @@ def along(call: Call) -> list[Axes]:
 
 
 def _dims(call: Call) -> list[int]:
-    """Axes that a reduction runs over; none named means all."""
+    """Return the axes that a reduction runs over; without a dim, all."""
     rank, dims = call.args[0].dim(), call.named("dim")
     if dims is None or dims == [] or dims == ():
         return list(range(rank))
@@ -122,13 +122,13 @@ def _dims(call: Call) -> list[int]:
 
 
 def _reduced(call: Call) -> list[Ids | None]:
-    """Ids on the axes that a reduction runs over."""
+    """Return the ids on the axes that a reduction runs over."""
     axes = call.axes(call.args[0])
     return [axes[dim] for dim in _dims(call)]
 
 
 def _left(call: Call) -> Axes:
-    """Ids on the axes of what a reduction returns; those that it runs over are of length 1, or gone."""
+    """Return the ids on the axes of a reduction's result; reduced axes have none."""
     axes, dims = call.axes(call.args[0]), _dims(call)
     if call.outs[0].dim() == len(axes):
         return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))

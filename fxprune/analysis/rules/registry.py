@@ -1,8 +1,8 @@
 """One table of rules, keyed by the operator itself.
 
-A rule answers one question: *if two channels carry the same numbers, what must hold so that one can stand for
-both?* It unites or marks ids through its :class:`~fxprune.analysis.call.Call` and returns the ids on each axis of every
-tensor that the operator returns. Budgets, training and export do not belong in a rule.
+A rule answers one question: *if two channels carry the same numbers, what must hold so that one can replace both?* It
+unites or marks ids through its :class:`~fxprune.analysis.call.Call` and returns the ids on each axis of every tensor
+that the operator returns. Budgets, training and export do not belong in a rule.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ R = TypeVar("R", bound=Rule)
 
 @dataclass(frozen=True)
 class Entry:
-    """A rule, and what can be said of its operators once.
+    """A rule, and what holds at every call of its operators.
 
     Attributes:
         rule: the function.
-        keeps_parameters: the operator only moves values: a parameter that went through it may still be read by columns.
-        reads_weights: places of arguments that may be weights, whose columns are summed; then the rule itself says how
-            its operands are used. None: no argument is read so, and any use of a parameter ties its rows.
-        creates_channels: the rule is asked too where no operand carries channels.
-        factor_at: calls of the graph at which the rewrite can make up for the sum that the operator takes.
+        keeps_parameters: the operator only moves values: after it, a parameter can still be read by columns.
+        reads_weights: indices of arguments that may be weights, whose columns are summed; then the rule itself marks
+            how its operands are used. None: no argument is read so, and any use of a parameter ties its rows.
+        creates_channels: the rule is also called if no operand carries channels.
+        factor_at: calls of the graph at which the rewrite can restore the factor of the operator's sum.
     """
 
     rule: Rule
@@ -47,10 +47,10 @@ RULES: dict[OpOverload, Entry] = {}
 
 
 def rule(*names: str, **traits: Any) -> Callable[[R], R]:
-    """Register a rule for ATen operators named as ``packet`` or ``packet.overload``; others as ``library::packet``.
+    """Register a rule for operators, by names like ``packet`` or ``packet.overload``.
 
-    A bare packet name stands for every overload. Names that the installed PyTorch does not have are passed over, since
-    operators come and go between its versions; a name registered twice is an error.
+    Operators outside ATen are ``library::packet``. A packet name means every overload. Names that the installed PyTorch
+    does not have are skipped, since its versions differ; a name registered twice is an error.
 
     Args:
         *names: of the operators.

@@ -1,4 +1,4 @@
-"""Views: merging axes repeats a channel, splitting an axis with channels bundles them along all new axes but one."""
+"""Views: merged axes repeat a channel; a split axis carries channels on one new axis only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .registry import rule
 
 @rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", keeps_parameters=True)
 def view(call: Call) -> Axes:
-    """The same elements in the same order under other sizes."""
+    """A view has the same elements in the same order with other sizes."""
     x, out = call.args[0], call.out
     if x.numel() == 0:
         call.freeze("view of an empty tensor", *call.axes(x))
@@ -36,14 +36,14 @@ def view(call: Call) -> Axes:
 
 
 def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None, tuple[int, int]]:
-    """Ids of several axes merged into one, and the strides (from, to) between which the channels lie.
+    """Return the ids of axes merged into one, and the strides (from, to) of the channels in it.
 
     Each channel occurs once per position of the other axes, every time with a new value.
     """
     carriers = [i for i, (_, ids) in enumerate(parts) if ids is not None]
     if not carriers:
         return None, (0, 0)
-    # Two axes with channels cannot both shrink a product: the longest stays, the others freeze.
+    # Only one axis with channels can become narrower: the longest stays, the others freeze.
     chosen = max(carriers, key=lambda i: parts[i][0])
     call.freeze("merged with another axis of channels", *(parts[i][1] for i in carriers if i != chosen))
     ids = parts[chosen][1]
@@ -57,11 +57,11 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None,
 
 
 def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
-    """Index of the new axis that carries the channels, and its ids.
+    """Choose the new axis that carries the channels; return its index and its ids.
 
-    That is an axis along which the channels already repeat, if there is one (an earlier merge is undone); else the
-    longest of those that lie within the axis of channels and mix nothing else into it, the later one on a tie;
-    the next longest, if that is blocked (heads, where a rotary table holds on to the head dim).
+    If channels already repeat along a new axis (an earlier merge is undone), it is this one. Otherwise it is the
+    longest of the new axes that hold channels only, the later one on a tie; if that is blocked, the next longest
+    (complete heads, if a rotary table freezes the head dim).
     """
     if len(sizes) == 1:
         return 0, ids
@@ -80,13 +80,13 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
 
 
 def _rows(ids: Ids, dim: int) -> Ids:
-    """[..., n, ...] -> [others, n]."""
+    """Reshape [..., n, ...] to [others, n]."""
     return np.moveaxis(ids, dim, -1).reshape(-1, ids.shape[dim])
 
 
 @rule("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Axes:
-    """``[b, c r r, h, w] -> [b, c, h r, w r]``: the r r sub-pixels of a channel are bundled."""
+    """``[b, c r r, h, w] -> [b, c, h r, w r]``: the r r sub-pixels become one channel."""
     x, factor = call.args[0], call.args[1]
     axes = list(call.axes(x))
     ids = axes[-3]
@@ -98,7 +98,7 @@ def pixel_shuffle(call: Call) -> Axes:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(call: Call) -> Axes:
-    """``[b, c, h r, w r] -> [b, c r r, h, w]``: each channel r r times."""
+    """``[b, c, h r, w r] -> [b, c r r, h, w]``: each channel occurs r r times."""
     x, factor = call.args[0], call.args[1]
     axes = list(call.axes(x))
     ids = axes[-3]
@@ -114,7 +114,7 @@ def _space_frozen(call: Call, axes: list[Ids | None]) -> Axes:
 
 @rule("im2col")
 def patches(call: Call) -> Axes:
-    """``[b, c, h, w] -> [b, c k k, l]``: each channel k k times, one after the other."""
+    """``[b, c, h, w] -> [b, c k k, l]``: each channel occurs k k times in a row."""
     x, kernel = call.args[0], call.args[1]
     axes = list(call.axes(x))
     ids = axes[-3]
@@ -125,7 +125,7 @@ def patches(call: Call) -> Axes:
 
 @rule("col2im")
 def overlap_added(call: Call) -> Axes:
-    """``[b, c k k, l] -> [b, c, h, w]``: the k k positions of a channel are bundled, and patches are added up."""
+    """``[b, c k k, l] -> [b, c, h, w]``: k k positions become one channel; patches are summed."""
     x, kernel = call.args[0], call.args[2]
     *lead, ids, along = call.axes(x)
     call.freeze("an axis with channels is treated as space", along)
@@ -136,7 +136,7 @@ def overlap_added(call: Call) -> Axes:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(call: Call) -> Axes:
-    """``[b, g n] -> [b, n g]``: position j of every group is bundled, then interleaved."""
+    """``[b, g n] -> [b, n g]``: position j of every group becomes one channel, interleaved."""
     x, groups = call.args[0], call.args[1]
     axes = list(call.axes(x))
     ids = axes[1]
@@ -149,7 +149,7 @@ def channel_shuffle(call: Call) -> Axes:
 
 @rule("repeat", keeps_parameters=True)
 def repeat(call: Call) -> Axes:
-    """Each axis several times over; new axes in front."""
+    """Axes are repeated several times, with new axes in front."""
     x, counts = call.args[0], call.args[1]
     axes = list(call.axes(x))
     lead = len(counts) - len(axes)

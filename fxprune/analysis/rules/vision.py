@@ -1,4 +1,4 @@
-"""Operators that torchvision brings."""
+"""Rules for the operators of torchvision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .registry import rule
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")
 def regions(call: Call) -> list[Axes]:
-    """``[b, c, h, w], [k, 5] -> [k, c, height, width]``: channels pass, all else is space."""
+    """``[b, c, h, w], [k, 5] -> [k, c, height, width]``: channels pass, other axes are space."""
     x, boxes = call.args[:2]
     on_x = call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:], *call.axes(boxes))
