@@ -1,4 +1,4 @@
-"""Data by name: packaged sets, folders of images, and what timm reads."""
+"""Load data by name: packaged sets, folders of images, and what timm reads."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class _Asked(Images):
 
 @with_options_of(_Asked)
 def load_data(*name: str, **options: Any) -> Data:
-    """Data by name: ``digits``, ``mnist5k``, a folder of images, or what timm reads (``torch/cifar10``, ``hfds/...``).
+    """Load data by name: ``digits``, ``mnist5k``, a folder of images, or what timm reads.
 
     Args:
         name: a packaged data set; a folder with ``train/`` and ``val/`` (or ``validation/``), one sub-folder per class;
-            or timm's name of a data set.
-        seed: of the split of the packaged sets; the others come split.
-        root: where timm looks for a data set, or puts it; None: ``~/.cache/fxprune``.
+            or timm's name of a data set (``torch/cifar10``, ``hfds/...``).
+        seed: of the split of the packaged sets; the other data sets are split already.
+        root: where timm looks for a data set, or stores it; None: ``~/.cache/fxprune``.
         **options: ``image_size`` (None: 32 for digits, 28 for mnist5k, else the shorter side of the first image, at
-            most 224), ``batch_size``, ``workers``, and augmentation, which is not for the packaged sets; all of
+            most 224), ``batch_size``, ``workers``, and augmentation, which the packaged sets do not take; all of
             :class:`fxprune.passes.options.augment.Images`.
 
     Raises:
-        DataError: there is no such data, a package that reads it is missing, or it cannot be split into these classes.
-        OptionError: a size below its least, or an augmentation that there is not or that these data cannot have.
+        DataError: no such data exist, a package that reads them is missing, or the two splits differ in classes.
+        OptionError: a size below its minimum, or an augmentation that timm does not have or these data do not take.
     """
     asked = _Asked(*name, **options)
     if asked.name in PACKAGED:
