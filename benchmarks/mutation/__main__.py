@@ -30,6 +30,7 @@ FIELDS = ("key", "source", "line", "tests", "outcome", "seconds")
 SUBJECTS = (
     "fxprune/analysis/rules/*.py",
     "fxprune/analysis/grouping.py",
+    "fxprune/analysis/codes.py",
     "passes/merge/concentrate.py",
     "passes/rewrite/*.py",
 )

@@ -8,7 +8,7 @@ of them writes to, random numbers that only one of them draws, a result that is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,8 @@ class _Pair:
         # Whether both run the same operations and do not use autocast.
         self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"
+        # Buffers that a call in eval mode replaces, and what by.
+        self._caches: dict[str, Tensor] = {}
         generator = torch.Generator().manual_seed(0)
         self._varied = {id(p): varied(p.detach(), generator) for p in model.parameters() if is_uniform(p)}
 
@@ -136,6 +138,16 @@ class _Pair:
         )
         # A model may keep some layers in eval mode by its own `train`, which its graph lacks.
         return (model.train(), module.train()) if training else (model, module)
+
+    def take_caches(self, wanted: Observation, assigned: Collection[str]) -> None:
+        """Take the buffers that a call in eval mode replaced by new ones out of what it wrote to."""
+        self._caches |= {name: wanted.state.pop(name) for name in assigned if name in wanted.state}
+
+    def drop_caches(self, wanted: Observation) -> None:
+        """Take those out that training mode replaces by the same numbers as eval mode."""
+        for name, value in self._caches.items():
+            if name in wanted.state and not differs(value, wanted.state[name]):
+                del wanted.state[name]
 
     def _tensor(self, _: str, tensor: Tensor) -> Tensor:
         if isinstance(tensor, nn.Parameter):
@@ -157,15 +169,13 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
             f"{type(model).__name__} does not run on inputs {shapes}: {kind_and_line(error)}. "
             "Give example inputs that the model accepts."
         ) from error
-    for name in attributes.assigned():
-        wanted.state.pop(name, None)
+    pair.take_caches(wanted, attributes.assigned())
     found = try_to_observe(module, first)
     if isinstance(found, str) or (why := compare(wanted, found)):
         return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{_place(pair, first)}"
     with attributes.watched():
         wanted = observe(model, second)
-    for name in attributes.assigned():
-        wanted.state.pop(name, None)
+    pair.take_caches(wanted, attributes.assigned())
     if kept := attributes.kept():
         return f"{_KEEPS} {kept} from one call to the next, which no graph does"
     own = {name for name, _ in pair.model.named_parameters(remove_duplicate=False)}
@@ -231,6 +241,7 @@ def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
         return "", f"in training mode the model {wanted}"
     if isinstance(found, str):
         return f"the graph {found}", ""
+    pair.drop_caches(wanted)
     why = compare(wanted, found)
     if why and wanted.draws and found.draws:
         # The order of random draws may differ: without them both must agree.
@@ -238,6 +249,7 @@ def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
         with Certain():  # type: ignore[no-untyped-call]
             wanted, found = try_to_observe(model, given), try_to_observe(module, given)
         if not isinstance(wanted, str) and not isinstance(found, str):
+            pair.drop_caches(wanted)
             why = compare(wanted, found)
     return why, ""
 

@@ -16,7 +16,7 @@ from torch import nn
 from fxprune.common.random import Stream, read_streams, seeded, set_streams
 from fxprune.errors import DivergedError, StoppedError
 from fxprune.passes.options import TrainOptions
-from fxprune.passes.store import Checkpoint
+from fxprune.passes.store import Checkpoint, distinct_tensors
 
 from .evaluate import Accuracy, evaluate
 from .log import Callbacks, Epoch, TrainLog
@@ -26,7 +26,7 @@ from .phase import Phase
 from .schedule import make_scheduler, steps_per_epoch_of
 from .sharding import LocalBatch, local_batches
 from .signals import StopRequest
-from .state import Progress, load_tensors, tensors_now
+from .state import Progress, load_tensors
 from .step import LossWatch, Step, make_optimizer
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class Training:
             "place": (place.epoch, place.step, place.loss, place.images, place.seconds),
             "log": log,
             "streams": self._ranks.gather(read_streams() | {"own": getattr(self._draws, "state", None)}),
-            "model": tensors_now(self._model),
-            "ema": None if self._ema is None else tensors_now(self._ema.module),
+            "model": distinct_tensors(self._model),
+            "ema": None if self._ema is None else distinct_tensors(self._ema.module),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._step.scaler.state_dict(),
             "hook": self.hook.state_dict() if hasattr(self.hook, "state_dict") else None,
@@ -260,7 +260,7 @@ class Training:
     def _finish(self) -> None:
         """Leave the final weights in the model, in evaluation mode and in contiguous memory."""
         if self._ema is not None:
-            load_tensors(self._model, tensors_now(self._ema.module))
+            load_tensors(self._model, distinct_tensors(self._ema.module))
         if self._options.channels_last:
             self._model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self._model.eval()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fxprune.passes.store import distinct_tensors
+
 from .log import Epoch
 
 
@@ -33,15 +35,10 @@ class Progress:
     log: list[Epoch] = field(default_factory=list)
 
 
-def tensors_now(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers, also non-persistent ones, each once."""
-    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-
-
 def digest(model: nn.Module) -> str:
     """Hash the names and numbers of all tensors of a network."""
     numbers = hashlib.sha256()
-    for name, tensor in tensors_now(model).items():
+    for name, tensor in distinct_tensors(model).items():
         numbers.update(name.encode())
         numbers.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return numbers.hexdigest()[:16]
@@ -50,5 +47,5 @@ def digest(model: nn.Module) -> str:
 @torch.no_grad()
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy values into every parameter and buffer; device and memory layout stay."""
-    for name, tensor in tensors_now(model).items():
+    for name, tensor in distinct_tensors(model).items():
         tensor.copy_(tensors[name])

@@ -96,6 +96,23 @@ def test_a_graph_does_what_the_model_does_twice_in_a_row(name):
         torch.testing.assert_close(drawn(narrow, images), drawn(snapped, images), rtol=1e-5, atol=1e-5)
 
 
+def averaged(s, y):
+    """A moving average in training, of which eval mode makes a new tensor with the same numbers."""
+    s.last = s.last * 0.9 + y.detach().mean() if s.training else s.last + 0
+    return y * s.last
+
+
+@pytest.mark.parametrize(("uses", "stops"), [(buffer_cached, False), (cached, False), (averaged, True)])
+def test_a_cache_is_no_reason_to_stop_in_training(uses, stops):
+    model = Small(uses).eval()
+    narrow = fxprune.narrow(model, fxprune.plan(fxprune.couple(model, IMAGES), keep=1.0))
+    if stops:
+        with pytest.raises(SpecialisedError, match="training"):
+            narrow.train()(IMAGES)
+    else:
+        torch.testing.assert_close(drawn(narrow.train(), IMAGES), drawn(model.train(), IMAGES), rtol=1e-5, atol=1e-5)
+
+
 def counted(s, y):
     s.calls = getattr(s, "calls", 0) + 1
     return y

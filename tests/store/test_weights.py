@@ -14,7 +14,6 @@ from fxprune.errors import CheckpointError
 from fxprune.passes.store import seal
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.store.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
-from fxprune.passes.train.state import tensors_now
 
 
 def filled(model, seed=0):
@@ -28,7 +27,7 @@ def same(one, other):
 
 def of_training(path, **networks):
     """What a training writes of its network and of its average."""
-    state = {name: None if model is None else tensors_now(model) for name, model in networks.items()}
+    state = {name: None if model is None else distinct_tensors(model) for name, model in networks.items()}
     Checkpoint(path, {"lr": 0.1}).write({"steps": 1, **state})
 
 
