@@ -1,3 +1,3 @@
-"""The main job: train wide, plan, C-SGD, trim, verify, export, measure; each phase resumes where it was stopped."""
+"""Run the main job: train wide, plan, C-SGD, trim, verify, export, measure; phases resume."""
 
 from .compression import compress

@@ -1,4 +1,4 @@
-"""Each phase of a long run is announced when it begins and timed when it ends."""
+"""Announce each phase of a long run when it begins, and time it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class Clock:
-    """Seconds per phase, in order.
+    """The seconds per phase, in order.
 
     Attributes:
         loud: announce phases on stderr.

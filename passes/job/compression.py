@@ -1,4 +1,4 @@
-"""The main job: a network and data go in, a narrow network that was proven and exported comes out."""
+"""Run the main job: turn a network and data into a narrow network, proven and exported."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ if TYPE_CHECKING:
 
 @with_options_of(Job)
 def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
-    """After the trim not one test image has another class than in the snapped wide network, or this raises.
+    """Compress a network; the trim changes the class of no test image, or this raises an error.
 
     Build the network and train it if it has no weights for this data; find coupled channels and cluster them; train
-    with C-SGD until clusters are equal; snap, merge and rewrite; verify in float64; export to ONNX and check that in
-    onnxruntime; write everything to a folder, from which ``fxprune.load`` takes the narrow network. Under torchrun, all
-    processes train and return the same result, and the first one writes. With ``resume``, a job whose results are there
-    already is not done again.
+    with C-SGD until clusters are equal; snap, merge and rewrite; verify in float64; export to ONNX and check the file
+    in onnxruntime; write everything to a folder, from which ``fxprune.load`` loads the narrow network. Under torchrun,
+    all processes train and return the same result, and the first one writes. With ``resume``, a finished job is not
+    repeated.
 
     Args:
         model: name of a network, or a network with one input (it is copied).
-        data: name of a data set, a :class:`fxprune.models_zoo.data.Data`, or a pair of loaders, to train and to test:
-            batches of images and classes, such as torch's DataLoader yields.
+        data: name of a data set, a :class:`fxprune.models_zoo.data.Data`, or a pair of loaders, one to train and one to
+            test, with batches of images and classes, as of torch's DataLoader.
         **options: options of :class:`fxprune.passes.options.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
 
     Raises:
-        InputError: an option, the model, the data, a plan or a checkpoint cannot be used; nothing is written then.
-        VerifyError: narrow and wide network disagree; names the worst group. Or C-SGD has not made the clusters equal,
-            so that the trim would not be free. The weights and the plan are kept.
-        ExportError: the exported file and the network disagree; names the first value. The file is kept.
+        InputError: an option, the model, the data, a plan or a checkpoint is not usable; then nothing is written.
+        VerifyError: narrow and wide network disagree (the message names the worst group), or C-SGD has not made the
+            clusters equal, so that the trim would change the network. The weights and the plan are kept.
+        ExportError: the exported file and the network disagree; the message names the first value. The file is kept.
         OSError: the results cannot be written.
 
     Example:
@@ -96,13 +96,13 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What every process has when training is over.
+    """The results of training, which every process has.
 
     Attributes:
         network: after C-SGD.
-        wide: before it.
+        wide: before C-SGD.
         plan: the clusters.
-        deviation: what is left in them.
+        deviation: how far the members of clusters are from equal.
     """
 
     network: Network
@@ -112,10 +112,10 @@ class Trained:
 
 
 class Compression:
-    """One job, opened: what its phases share, and the phases in their order.
+    """One run of the main job: what the phases share, and the phases in order.
 
     Args:
-        job: what is asked for; each phase gets the record of it that it needs.
+        job: all options; each phase gets the record that it needs.
         device: where networks are trained.
         ranks: which process this is.
     """
@@ -135,7 +135,10 @@ class Compression:
         self.reads: dict[str, str] = {}
 
     def run(self) -> Result:
-        """All processes train; then the first one trims, checks and writes, and the others wait for its result."""
+        """Run all phases: all processes train, then the first one trims, checks and writes.
+
+        The others wait for its result.
+        """
         with ExitStack() as stack:
             self.ranks.share(lambda: self.claim_output(stack))
             self.prepare()
@@ -156,18 +159,18 @@ class Compression:
         return result
 
     def claim_output(self, stack: ExitStack) -> None:
-        """Take the output folder until the stack is unwound; nothing of the user's may be in the way."""
+        """Lock the output folder until the stack is closed, and check that no user's file is there."""
         self.reads = files_read(self.job)
         self.output = stack.enter_context(output_folder(self.job.output))
         check_place(self.output.target, RESULTS)
         check_checkpoints(self.job.output)
 
     def results_aside(self) -> AbstractContextManager[Path | None]:
-        """Where the first process writes, until all results appear at once."""
+        """Make the temporary folder of the first process, until all results appear at once."""
         return nullcontext() if self.output is None else self.output.aside(RESULTS, self.reads)
 
     def prepare(self) -> None:
-        """Build network and data and couple channels; what cannot be pruned as asked fails now, not after training."""
+        """Build network and data, and couple channels; an impossible target fails before training."""
         job = self.job
         with self.clock("build", f"{_named(job.model)} for {_named(job.data)}"), self.ranks.one_per_machine_first():
             self.network, self.data = prepare(job, self.device)
@@ -180,11 +183,11 @@ class Compression:
             if job.plan_file is not None:
                 self.plan = load_plan(job.plan_file, self.network.model)
             elif not self.widths:
-                self.plan = self.target.plan(self.coupling, method="even")  # clusters wait for the weights
+                self.plan = self.target.plan(self.coupling, method="even")  # the clusters need trained weights
 
     @contextmanager
     def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:
-        """Begin or go on with the records, which every training adds to."""
+        """Begin or continue the records of training."""
         job = self.job
         steps = (wide_schedule(job).steps(self.data), csgd_schedule(job).steps(self.data))
         stages = most_stages(job.stages)
@@ -195,7 +198,7 @@ class Compression:
             yield Trainer.of(job, self.data, self.device, **more)
 
     def train_wide(self, trainer: Trainer, folder: Path | None) -> nn.Module:
-        """Train the network as it is; returns a copy of that, which is among the results."""
+        """Train the wide network, and return a copy, which is among the results."""
         with self.clock("train", "the wide network"):
             trainer.train_wide(self.network.model, self.teacher)
             wide = copy.deepcopy(self.network.model)
@@ -206,11 +209,11 @@ class Compression:
         return wide
 
     def train_csgd(self, trainer: Trainer, wide: nn.Module) -> Trained:
-        """Cluster the filters, and train them on until those of a cluster are equal; at once, or in stages."""
+        """Cluster the filters, and train until those of a cluster are equal, at once or in stages."""
         network, target, checkpoints = self.network, self.target, trainer.checkpoints
         assert checkpoints is not None
         if self.plan is None:
-            if target.allocate == "auto":  # they showed that it can be done; what is lost follows from the weights
+            if target.allocate == "auto":  # the first widths showed that it is possible; the loss depends on weights
                 self.widths = self.ranks.share(self._widths)
             done = narrow_in_stages(trainer, network, self.coupling, self.widths, target, self.teacher)
             return Trained(replace(network, model=done.model), wide, done.plan, done.deviation)
@@ -223,7 +226,7 @@ class Compression:
         return Trained(network, wide, plan, deviation)
 
     def conclude(self, trained: Trained, folder: Path | None) -> Result:
-        """Trim, verify, export and measure what was trained."""
+        """Trim, verify, export and measure the trained network."""
         assert folder is not None
         plan, example = trained.plan, trained.network.example
         plan.save(folder / PLAN)

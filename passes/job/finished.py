@@ -14,9 +14,9 @@ from .resume import MAY_DIFFER, files_read
 
 
 def finished(job: Job) -> Result | None:
-    """The results of the same job, for one that may go on from another; None where there is something left to do.
+    """Return the results of the same job if it may resume and is finished; else None.
 
-    A network or data given in Python have no name by which they could be told apart: such a job is done again.
+    A network or data given in Python have no name to compare: such a job is repeated.
     """
     output = Path(job.output)
     if job.resume is None or not isinstance(job.model, str) or not isinstance(job.data, str):

@@ -1,4 +1,4 @@
-"""What the main job records of each epoch, in ``metrics.jsonl`` and, where asked for, in TensorBoard."""
+"""Record each epoch of the main job in ``metrics.jsonl`` and optionally in TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .training import phase_of
 
 
 class Journal:
-    """One record per epoch; steps are counted through all phases. Without metrics, nothing is recorded."""
+    """The records of a job, one per epoch, with steps counted over all phases.
+
+    Without metrics, it records nothing.
+    """
 
     def __init__(self, metrics: Metrics | None, wide_steps: int, csgd_steps: int) -> None:
         self._metrics, self._wide_steps, self._csgd_steps = metrics, wide_steps, csgd_steps
@@ -26,7 +29,7 @@ class Journal:
         self._record("train", epoch, 0)
 
     def csgd(self, epoch: Epoch | None, hook: Csgd, *, stage: int = 1) -> None:
-        """Record an epoch of C-SGD, None before the first, with how far clusters are from equal after it."""
+        """Record an epoch of C-SGD, None before the first, with the deviation of clusters after it."""
         deviation = hook.deviation()
         self._record(
             phase_of(stage),
@@ -60,20 +63,20 @@ class Journal:
 def open_journal(
     checkpoints: Checkpoints, wide_steps: int, csgd_steps: int, *, stages: int = 1, tensorboard: bool = False
 ) -> Iterator[Journal]:
-    """Begin the records, or go on where the checkpoints do; they lie with these until the job is done.
+    """Begin the records, or continue those of the checkpoints; they share a folder for now.
 
-    Of several processes, the first one records.
+    With several processes, the first one records.
 
     Args:
         checkpoints: of the job.
         wide_steps: of the training of the wide network.
         csgd_steps: of each stage of C-SGD.
-        stages: how many there may be.
-        tensorboard: record for TensorBoard, too.
+        stages: largest number of stages.
+        tensorboard: also record for TensorBoard.
 
     Raises:
-        CheckpointError: a checkpoint is of another job, or it or the records are damaged.
-        OptionError: TensorBoard is asked for, but not installed.
+        CheckpointError: a checkpoint belongs to another job, or it or the records are damaged.
+        OptionError: TensorBoard is not installed.
     """
     if not checkpoints.ranks.first:
         yield Journal(None, wide_steps, csgd_steps)
@@ -90,5 +93,5 @@ def open_journal(
 
 
 def _events(folder: Path) -> set[str]:
-    """The event files that are there."""
+    """Return the existing event files."""
     return {f"{EVENTS}/{path.name}" for path in (folder / EVENTS).glob("events.out.tfevents.*")}

@@ -1,4 +1,4 @@
-"""The table of the main job: what each form of the network costs and how well it does."""
+"""Make the table of the main job: cost and accuracy of each form of the network."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def measure_rows(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
-    """One row per form of the network, whose files ``wide``, ``weights.safetensors`` and ``narrow.onnx`` are there.
+    """Measure each form of the network, with the files that are already in the folder.
 
     Args:
         nets: on one device.
         example: [N, C, H, W] on the meta device.
-        data: whose test images are classified.
-        folder: the files of the results.
+        data: its test images are classified.
+        folder: of the results, with the wide and the narrow weights and the ONNX file.
     """
     labels = torch.cat([classes for _, classes in data.test])
     device = next(nets.snapped.parameters()).device
@@ -81,7 +81,7 @@ def measure_rows(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that a measurement depends on."""
+    """Return the versions of everything that a measurement depends on."""
     packages = ("fxprune", "torch", "timm", "onnx", "onnxruntime", "scikit-learn")
     found = {"python": platform.python_version()}
     for package in packages:
@@ -93,19 +93,19 @@ def versions() -> dict[str, str]:
 
 
 class _Runner(nn.Module):
-    """An ONNX file where a network is expected."""
+    """An ONNX file in the form of a network."""
 
     def __init__(self, run: Callable[..., tuple[Tensor, ...]]) -> None:
         super().__init__()
         self._run = run
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, C, H, W] -> the file's first output."""
+        """Map [N, C, H, W] to the file's first output."""
         return self._run(images)[0]
 
 
 def _exported_ms(network: nn.Module, example: Tensor, image: Tensor) -> float | None:
-    """Time of the wide network in onnxruntime, for comparison only: None where it cannot be exported."""
+    """Time the wide network in onnxruntime, for comparison; None if it cannot be exported."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             export_onnx(network, example, Path(folder) / "wide.onnx")

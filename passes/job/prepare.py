@@ -1,4 +1,4 @@
-"""Build network and data, and reject options that cannot reach the target, before any training."""
+"""Build network and data, and reject options that cannot reach the target, before training."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
-    """Network and data fit together, the network's weights are those that the job begins with.
+    """Build the data and a matching network with its initial weights.
 
     Raises:
-        DataError: the data cannot be had.
+        DataError: the data are not available.
         ModelError: the network cannot be built.
-        CheckpointError: the checkpoint is damaged or of another network.
-        OptionError: so few steps of C-SGD cannot bring the deviation down to what is asked for, or there is no such
-            opset or optimizer, or the weights have 16 bits.
+        CheckpointError: the checkpoint is damaged, or belongs to another network.
+        OptionError: C-SGD has too few steps for the deviation, the opset or optimizer does not exist, or the weights
+            have 16 bits.
     """
     _check_opset(job.opset)
     load_onnxruntime()
@@ -66,7 +66,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
 
 
 def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Target:
-    """What the job is to end at: its own target, or the widths that a widened network had before it was widened."""
+    """Return the target of the job; for a widened network, the widths that it had before."""
     if job.widen is None:
         return job.only_of(Target)
     assert isinstance(job.model, str)
@@ -76,10 +76,10 @@ def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Tar
 
 
 def check_schedule(schedule: Schedule, pull: Centripetal, data: Data) -> None:
-    """Raise OptionError where the strength is too large, or the steps are too few to end at the deviation."""
+    """Raise OptionError if the strength is too large, or the steps too few for the deviation."""
     rates = schedule.rates(data)
     if pull.strength is None:
-        # Rows that are not related at all deviate by about 1 of their size.
+        # Unrelated rows deviate by about 1 of their size.
         pull_law(schedule.options, coupled=pull.coupled).solve(rates, min(1.0, pull.goal))
     elif max(rates) * pull.strength >= 1.0:
         raise OptionError(
@@ -90,19 +90,21 @@ def check_schedule(schedule: Schedule, pull: Centripetal, data: Data) -> None:
 
 @dataclass(frozen=True)
 class PullLaw:
-    """Decoupled, or inside the momentum of SGD; weight decay is left out, so that the answer errs on the safe side.
+    """The law of the pull, decoupled or through SGD's momentum.
+
+    It leaves out weight decay, so that the answer errs on the safe side.
 
     Attributes:
-        momentum: of SGD where the pull goes through it; None: decoupled.
+        momentum: of SGD if the pull goes through it; None: decoupled.
     """
 
     momentum: Momentum | None = None
 
     def solve(self, lrs: Sequence[float], shrink: float) -> float:
-        """Strength that leaves ``shrink`` of the deviation.
+        """Solve for the strength that leaves ``shrink`` of the deviation.
 
         Raises:
-            OptionError: none does.
+            OptionError: no strength reaches it.
         """
         if self.momentum is None:
             return solve_strength(lrs, shrink)
@@ -110,10 +112,10 @@ class PullLaw:
 
 
 def pull_law(options: TrainOptions, *, coupled: bool) -> PullLaw:
-    """Strength needed for a final deviation, from the options alone: no optimizer exists yet.
+    """Make the law of the pull from the options alone: no optimizer exists yet.
 
     Raises:
-        OptionError: the coupled form does not go with this optimizer.
+        OptionError: this optimizer does not support the coupled form.
     """
     if not coupled:
         return PullLaw()
@@ -123,10 +125,10 @@ def pull_law(options: TrainOptions, *, coupled: bool) -> PullLaw:
 
 
 def teacher_from_file(job: Job, network: Network, data: Data, device: torch.device) -> nn.Module | None:
-    """The network whose weights ``teacher`` names as a file, in evaluation mode.
+    """Load the network whose weights ``teacher`` names as a file, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is damaged or of another network.
+        CheckpointError: the file is damaged, or belongs to another network.
         ModelError: the network cannot be built.
     """
     if job.teacher is None or job.teacher == "wide":
@@ -138,7 +140,7 @@ def teacher_from_file(job: Job, network: Network, data: Data, device: torch.devi
         if job.widen is None or job.teacher_model is not None:
             raise
         assert isinstance(job.model, str)
-        teacher = _plain(job.model, data)  # the file may be of the network before it was widened
+        teacher = _plain(job.model, data)  # the file may belong to the network before it was widened
         load_weights(teacher, job.teacher)
     return teacher.to(device).eval().requires_grad_(False)
 

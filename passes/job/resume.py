@@ -1,4 +1,4 @@
-"""Checkpoints of the main job, one per phase: what was done before it broke off is not done again."""
+"""Keep checkpoints of the main job, one per phase, so that a resumed job repeats nothing."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from fxprune.plans import Plan
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
-# What may differ between a run and the one that goes on from its checkpoints: it does not decide the weights.
+# The options that may differ between a run and the one that resumes it: weights do not depend on them.
 # `workers` is not among them, since each process that decodes images draws random numbers of its own.
 MAY_DIFFER = frozenset(
     "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
 )
-# What Gloo and NCCL say of a process that no longer answers.
+# Messages of Gloo and NCCL about a process that no longer answers.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "NCCL", "remote process exited")
 
 
@@ -46,10 +46,10 @@ class Checkpoints:
     """The checkpoints of one job, in ``OUTPUT/checkpoints/``.
 
     Attributes:
-        folder: where they are; it comes into being with the first of them.
-        identity: what decides the weights: options, data, first weights, files that the options name.
-        every: steps from one to the next.
-        resume: whether to go on from what is there.
+        folder: where they are; it is made for the first one.
+        identity: what determines the weights: options, data, initial weights, files that the options name.
+        every: steps between two checkpoints.
+        resume: whether to resume from existing checkpoints.
         ranks: which process this is; only the first one reads and writes.
     """
 
@@ -60,32 +60,35 @@ class Checkpoints:
     ranks: Ranks = ALONE
 
     def checkpoint(self, phase: str) -> Checkpoint:
-        """The checkpoint of a phase."""
+        """Return the checkpoint of a phase."""
         path = self.folder / f"{phase}.pt"
         return Checkpoint(path, self.identity, self.every, self.resume, self._newest(), self.own)
 
     @property
     def own(self) -> OwnFiles:
-        """The files of ours among them."""
+        """The list of our files in the folder."""
         return OwnFiles(self.folder)
 
     def _newest(self) -> Path | None:
-        """The newest checkpoint of a training, not of a plan."""
+        """Return the newest checkpoint of a training, not of a plan."""
         found = [path for path in self.own.present(".pt") if not path.name.startswith("plan")]
         return next((path for path in reversed(found) if not path.name.endswith(".previous.pt")), None)
 
     def steps_done(self, *phases: str) -> int | None:
-        """Steps of these phases that need not be taken again; None where there is nothing to go on from.
+        """Count the finished steps of these phases; None without a checkpoint.
 
         Raises:
-            CheckpointError: a checkpoint is of another job, or damaged.
+            CheckpointError: a checkpoint is damaged, or belongs to another job.
         """
         states = [self.checkpoint(phase).read(peek=True) for phase in phases]
         found = [int(state["steps"]) for state in states if state is not None]
         return sum(found) if found else None
 
     def plan(self, coupling: Coupling, make: Callable[[], Plan], *, stage: int = 1) -> Plan:
-        """The plan that was made before the job broke off, or a new one, which is kept; of the first process."""
+        """Return the first process's plan: the stored one of an interrupted job, or a new one.
+
+        A new plan is stored.
+        """
         checkpoint = self.checkpoint("plan" if stage == 1 else f"plan{stage}")
 
         def state() -> dict[str, Any]:
@@ -103,13 +106,13 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """What breaks off before the first checkpoint leaves nothing; what it meets after it says how to go on.
+        """Clean up after an error before the first checkpoint; after it, say how to resume.
 
-        It may meet signals, full disks, no memory, and processes that read images and were killed.
+        The error may be a signal, a full disk, lack of memory, or a killed process that reads images.
 
-        Where training diverged, its records are kept in any case: they show where that began.
+        If training diverged, its records are always kept: they show where that began.
 
-        Training itself ends with a checkpoint at Ctrl-C and SIGTERM, but for a second one; all else ends at once.
+        At the first Ctrl-C or SIGTERM, training ends with a checkpoint; everything else ends at once.
         """
         if not self.ranks.first:
             yield
@@ -143,7 +146,7 @@ class Checkpoints:
             raise StoppedError(f"stopped by {number.name}; {kept}", number) from error
 
     def _measured(self) -> bool:
-        """Whether there are records of the training."""
+        """Tell whether records of the training exist."""
         file = self.folder / METRICS
         return file.exists() and file.stat().st_size > 0
 
@@ -156,20 +159,20 @@ class Checkpoints:
                 shutil.copy(path, copy)
 
     def remove(self) -> None:
-        """The job is done: nothing is left to go on from."""
+        """Remove all checkpoints of a finished job."""
         OwnFiles(self.folder.with_name(BEFORE)).clear()
         self.own.clear()
 
 
 def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) -> Checkpoints:
-    """Checkpoints of the job with this network and these data, as they were prepared.
+    """Open the checkpoints of the job with this prepared network and data.
 
-    Without ``resume``, those of another run are not lost but moved to ``OUTPUT/checkpoints.before/`` until the job is
-    done. With it, the job goes on from there, if that was the same one and the run that displaced it wrote none itself.
+    Without ``resume``, checkpoints of an earlier run are moved to ``OUTPUT/checkpoints.before/`` until the job is done.
+    With it, the job resumes from there if they belong to the same job, and the run in between wrote none.
     """
     folder = Path(job.output) / CHECKPOINTS
     resume = job.resume is not None
-    # Other processes draw other random numbers: a run goes on with as many as it had.
+    # Each process draws its own random numbers, so a run resumes with the same number of processes.
     processes = {"processes": ranks.count} if ranks.count > 1 else {}
     identity = _identity(job, model, data) | processes
     if ranks.first:
@@ -182,11 +185,11 @@ def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) ->
 
 
 def check_checkpoints(output: str | os.PathLike[str]) -> None:
-    """Where a run was killed while it moved or removed checkpoints, end that.
+    """Complete the moving or removing of checkpoints that a killed run began.
 
     Raises:
-        OptionError: a file of the user's is in the place of one of theirs.
-        CheckpointError: the list of them is damaged.
+        OptionError: a user's file has the name of a checkpoint.
+        CheckpointError: the list of checkpoints is damaged.
     """
     now, before = (OwnFiles(Path(output) / name) for name in (CHECKPOINTS, BEFORE))
     for own, other in ((now, before), (before, now)):
@@ -195,10 +198,10 @@ def check_checkpoints(output: str | os.PathLike[str]) -> None:
 
 
 def files_read(job: Job) -> dict[str, str]:
-    """Option -> SHA-256 of the file that it names.
+    """Map each option that names a file to the SHA-256 of the file.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be read.
+        CheckpointError: the file is missing or not readable.
     """
     files = {
         "plan_file": job.plan_file,
@@ -218,7 +221,7 @@ def _sha256(file: str | os.PathLike[str]) -> str:
 
 
 def _is_of(identity: Mapping[str, Any], own: OwnFiles) -> bool:
-    """Whether a folder holds checkpoints, all of this job."""
+    """Tell whether a folder holds checkpoints, all of this job."""
     try:
         return bool([Checkpoint(file, identity, 0, True).read(peek=True) for file in own.present(".pt")])
     except CheckpointError:
@@ -227,7 +230,7 @@ def _is_of(identity: Mapping[str, Any], own: OwnFiles) -> bool:
 
 def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
     options = {name: value for name, value in job.options().items() if name not in MAY_DIFFER}
-    # What a checkpoint holds is among the first weights.
+    # The initial weights include those of the checkpoint.
     contents = {f"content of {name}": sha[:16] for name, sha in files_read(job).items() if name != "checkpoint"}
     size = f"{len(data.train)} batches, {data.num_classes} classes, {data.in_chans}x{data.image_size}x{data.image_size}"
     return options | contents | {"training data": size, "first weights": digest(model)}

@@ -1,4 +1,4 @@
-"""The main job in stages: each begins with the narrow network that the one before has left."""
+"""Run the main job in stages: each starts from the narrow network of the stage before."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .trim import check_equal, check_trim, trim
 
 @dataclass(frozen=True, eq=False)
 class Staged:
-    """What the stages came to, in terms of the first network.
+    """The result of the stages, in terms of the first network.
 
     Attributes:
-        model: the first network, computing what the network of the last stage does before its trim.
-        plan: clusters of all stages in one.
+        model: the first network, which computes what the network of the last stage computes before its trim.
+        plan: the clusters of all stages in one.
         deviation: at the end of the last stage.
     """
 
@@ -39,17 +39,19 @@ class Staged:
 
 
 def most_stages(stages: Sequence[float] | str | None) -> int:
-    """How many stages there may be; those that would change nothing are left out."""
+    """Return the largest number of stages; stages that change nothing are left out."""
     if stages is None:
         return 1
     return len(REMOVED if isinstance(stages, str) else stages)
 
 
 def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Coupling) -> list[dict[str, int]]:
-    """Widths of every group after each stage; with ``allocate: auto``, for the weights as they are now.
+    """Return the widths of every group after each stage.
+
+    With ``allocate: auto``, they depend on the present weights.
 
     Args:
-        target: where the last stage ends, if they are not shares themselves.
+        target: where the last stage ends, unless ``stages`` are shares.
         stages: shares, or ``auto``.
         coupling: the analysis of the first network.
 
@@ -67,7 +69,7 @@ def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Co
             plan = replace(target, **asked).plan(coupling, method="even")
         except OptionError as error:
             if share != shares[-1]:
-                continue  # no widths are near it: this stage is left out
+                continue  # no widths are near this share, so leave out the stage
             raise OptionError(f"`stages` cannot end at {share:g}: {error}") from error
         goals.append({name: after for name, (_, after) in plan.widths.items()})
     widths = stage_widths(coupling, goals, target.round_to)
@@ -84,7 +86,7 @@ def narrow_in_stages(
     target: Target,
     teacher: nn.Module | None,
 ) -> Staged:
-    """C-SGD and trim, again and again; but for the last trim, after which the job goes on as with one stage.
+    """Alternate C-SGD and trim, without the last trim, which the job does as with one stage.
 
     Args:
         trainer: with checkpoints.
@@ -92,7 +94,7 @@ def narrow_in_stages(
         coupling: the analysis of it.
         widths: of every group after each stage, see :func:`widths_of_stages`.
         target: how clusters are found.
-        teacher: whose logits the networks are to meet.
+        teacher: the networks imitate its logits.
 
     Raises:
         PlanError: a narrow network does not have the groups of the first one.
@@ -110,7 +112,7 @@ def narrow_in_stages(
             deviation = trainer.train_csgd(current, plan, teacher, stage=stage)
         composed = plan if done is None else compose(done, plan)
         if stage < len(widths):
-            nets = trim(current, current, plan, absorb=False)  # it is lifted at the end
+            nets = trim(current, current, plan, absorb=False)  # it is expanded at the end
             check_equal(nets, deviation, trainer.data)
             check_trim(nets, plan, trainer.data)
             current, done, before = nets.narrow, composed, after

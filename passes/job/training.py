@@ -1,4 +1,4 @@
-"""The trainings of the main job: the wide network for its data, then with C-SGD until its clusters are equal."""
+"""Train for the main job: the wide network, then with C-SGD until its clusters are equal."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a training is, at which largest rate, and how everything else in it is."""
+    """The length, the largest learning rate and all other options of a training."""
 
     epochs: int
     lr: float
     options: TrainOptions
 
     def steps(self, data: Data) -> int:
-        """Steps of the optimizer."""
+        """Return the number of optimizer steps."""
         return self.epochs * steps_per_epoch_of(len(data.train), self.options)
 
     def rates(self, data: Data) -> list[float]:
-        """Learning rate of every step."""
+        """Return the learning rate of every step."""
         per_epoch = steps_per_epoch_of(len(data.train), self.options)
         return learning_rates(lr=self.lr, epochs=self.epochs, steps_per_epoch=per_epoch, options=self.options)
 
 
 def wide_schedule(job: Job) -> Schedule:
-    """Of the wide network: no epochs where it has weights for its data, unless they are asked for."""
+    """Return the schedule of the wide network: by default, none if it has weights for its data."""
     epochs = job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) else 0
     return Schedule(epochs, job.lr, job.of_wide())
 
 
 def csgd_schedule(job: Job) -> Schedule:
-    """Of C-SGD, in each stage."""
+    """Return the schedule of C-SGD in each stage."""
     return Schedule(job.csgd_epochs, job.csgd_lr, job.of_csgd())
 
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """Trains the networks of one job.
+    """A trainer of the networks of one job.
 
     Attributes:
-        wide: how the wide network is trained.
-        csgd: how each stage of C-SGD is.
-        pull: how equal clusters are to be at its end.
+        wide: schedule of the wide network.
+        csgd: schedule of each stage of C-SGD.
+        pull: how equal clusters become by its end.
         data: to train on.
-        device: where.
-        seed: of everything that is drawn at random.
-        progress: a bar on stderr; None: only if that is a terminal.
-        checkpoints: to write and to go on from; None: none.
-        journal: what records every epoch; None: nothing.
+        device: where to train.
+        seed: of all random numbers.
+        progress: show a bar on stderr; None: only if that is a terminal.
+        checkpoints: to write and to resume from; None: none.
+        journal: records every epoch; None: no records.
         clock: of the job.
     """
 
@@ -88,13 +88,13 @@ class Trainer:
 
     @classmethod
     def of(cls, job: Job, data: Data, device: torch.device, **more: Any) -> Trainer:
-        """What trains as the options of a job say; ``more`` attributes beside those."""
+        """Make a trainer from the options of a job and ``more`` attributes."""
         pull = job.only_of(Centripetal)
         more = {"seed": job.seed, "progress": job.progress, **more}
         return cls(wide_schedule(job), csgd_schedule(job), pull, data, device, **more)
 
     def train_wide(self, model: nn.Module, teacher: nn.Module | None = None) -> None:
-        """Train the wide network, if it is to be trained at all."""
+        """Train the wide network, if its schedule has epochs."""
         if self.wide.epochs:
             record = None if self.journal is None else self.journal.wide
             self._train(model, teacher, 0, Callbacks(on_epoch=self._both(record)))
@@ -102,7 +102,7 @@ class Trainer:
     def train_csgd(
         self, model: nn.Module, plan: Plan, teacher: nn.Module | None = None, *, stage: int = 1
     ) -> Deviation:
-        """Train on until the members of every cluster are equal but for a deviation, which is returned."""
+        """Train until the members of every cluster are equal; return the remaining deviation."""
         hooks: list[Csgd] = []
         rates, pull = self.csgd.rates(self.data), self.pull
 
@@ -121,9 +121,9 @@ class Trainer:
                 self.journal.csgd(epoch, hooks[-1], stage=stage)
 
         def skip(step: int) -> None:
-            """Let the steps that are left make up for the pull that was not taken."""
+            """Make up for a skipped pull in the remaining steps."""
             if pull.strength is None:
-                with contextlib.suppress(OptionError):  # too late; the deviation at the end is reported
+                with contextlib.suppress(OptionError):  # too few steps remain; the final deviation is reported
                     hooks[-1].retarget(pull.goal, rates[step + 1 :])
 
         callbacks = Callbacks(optimizer_hook=hook, on_skipped_step=skip, on_epoch=self._both(record))
@@ -140,7 +140,7 @@ class Trainer:
             options=schedule.options,
             teacher=teacher,
             device=self.device,
-            seed=self.seed + stage,  # other shuffles in each
+            seed=self.seed + stage,  # each stage shuffles differently
             progress=self.progress,
             label=phase_of(stage),
             checkpoint=self._checkpoint(stage),
@@ -152,7 +152,7 @@ class Trainer:
         return None if self.checkpoints is None else self.checkpoints.checkpoint(phase_of(stage))
 
     def _both(self, record: Callable[[Epoch], None] | None) -> Callable[[Epoch], None]:
-        """Print a line per epoch where there is no terminal for a bar, and record the epoch."""
+        """Record each epoch, and print a line for it if no terminal shows a bar."""
         prints = self.progress is None and not sys.stderr.isatty()
 
         def both(epoch: Epoch) -> None:
@@ -166,5 +166,5 @@ class Trainer:
 
 
 def phase_of(stage: int) -> str:
-    """Name of a training in records, checkpoints and seconds: of the wide network at 0, of a stage of C-SGD from 1."""
+    """Name a training for records and checkpoints: 0 is the wide network, 1 the first stage."""
     return {0: "train", 1: "csgd"}.get(stage, f"csgd{stage}")

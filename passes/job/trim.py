@@ -1,4 +1,4 @@
-"""The second half of the main job: merge, and hold the narrow network against the snapped wide one."""
+"""Merge the trained network, and compare the narrow network with the snapped wide one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
 
 
-# Change of a running statistic, over the size of all, from which they are estimated anew. Settled, it is some 1e-4.
+# Relative change of a running statistic above which they are estimated again. After that it is some 1e-4.
 SETTLED = 1e-3
 
 
@@ -31,7 +31,7 @@ class Nets:
 
     Attributes:
         wide: before C-SGD.
-        merged: the same plan applied to ``wide``: what the trim would do without C-SGD.
+        merged: the same plan applied to ``wide``, to show the trim without C-SGD.
         trained: after C-SGD.
         snapped: ``trained`` with equal clusters.
         narrow: ``snapped`` with one channel per cluster.
@@ -47,20 +47,23 @@ class Nets:
 
 
 def trim(wide: nn.Module, trained: nn.Module, plan: Plan, *, absorb: bool = True) -> Nets:
-    """Snap, merge and rewrite; the networks given are not changed, and ``absorb`` is that of narrow."""
+    """Snap, merge and rewrite copies of the networks; ``absorb`` is that of narrow."""
     snapped = snap(trained, plan)
     merged, small = (narrow(each, plan, absorb=absorb) for each in (snap(wide, plan), snapped))
     return Nets(wide, merged, trained, snapped, small, float(snapped.max_change))  # type: ignore[arg-type]
 
 
 def settle_statistics(trained: nn.Module, plan: Plan, data: Data, seed: int) -> int:
-    """Estimate running statistics anew where the snap would move them; returns from how many training images.
+    """Estimate running statistics again if the snap would change them.
 
     Args:
-        trained: after C-SGD; its buffers are changed where they stand.
+        trained: after C-SGD; its buffers are changed in place.
         plan: the clusters.
-        data: whose training images are used.
+        data: its training images are used.
         seed: of their order and augmentation.
+
+    Returns:
+        The number of training images that were used.
     """
     moved, _ = unsettled(trained, plan)
     if moved <= SETTLED:
@@ -70,10 +73,10 @@ def settle_statistics(trained: nn.Module, plan: Plan, data: Data, seed: int) -> 
 
 
 def check_equal(nets: Nets, deviation: Deviation, data: Data) -> None:
-    """C-SGD has made the members of every cluster equal: to less than the 1 % from which a merge is lossy.
+    """Check that C-SGD has made the members of every cluster equal to within 1 %.
 
     Raises:
-        VerifyError: it has not; tells what that does to the test images.
+        VerifyError: it has not; the message says how that affects the test images.
     """
     if not deviation.largest <= UNEQUAL:
         raise VerifyError(
@@ -85,7 +88,10 @@ def check_equal(nets: Nets, deviation: Deviation, data: Data) -> None:
 
 
 def check_snap(nets: Nets, data: Data) -> int:
-    """The snap gives another class to one test image in a thousand at most, or to one; returns to how many.
+    """Check that the snap changes the class of at most one test image in a thousand, or of one.
+
+    Returns:
+        The number of test images with another class.
 
     Raises:
         VerifyError: it changes more.
@@ -105,7 +111,7 @@ def check_snap(nets: Nets, data: Data) -> int:
 
 @dataclass(frozen=True)
 class _SnapEffect:
-    """What setting rows to their means does to the test images: how many there are, change class, are right."""
+    """The effect of the snap on the test images: their number, and how many change or are right."""
 
     count: int
     changed: int
@@ -128,20 +134,20 @@ class _SnapEffect:
 
 
 def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:
-    """Narrow equals snapped: to 1e-9 in float64, and in the class of every test image.
+    """Check that narrow equals snapped, to 1e-9 in float64 and in every test image's class.
 
     Args:
         nets: on one device.
         plan: the clusters.
-        data: whose test images are used.
+        data: its test images are used.
 
     Raises:
-        VerifyError: they are not equal; names the group whose merge does the most harm.
+        VerifyError: they are not equal; the message names the group whose merge causes the largest error.
     """
     images = next(iter(data.test))[0][:8]
-    # In float64 before the merge, not after it: the merge sums columns, and float32 would round the sums.
+    # Convert to float64 before the merge, which sums columns: float32 would round the sums.
     snapped, wide_plan = in_float64(nets.snapped, plan)
-    # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
+    # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
     report = verify(snapped, narrow(snapped, wide_plan), images, tolerance=1e-9)
     device = next(snapped.parameters()).device
     differ = predict(nets.narrow, data.test, device) != predict(nets.snapped, data.test, device)

@@ -1,4 +1,4 @@
-"""Wide-then-squeeze: a network built wider than it is to be, and the widths that bring it back to its own."""
+"""Build a network wider than its final widths, and find the widths that narrow it to these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxprune.models_zoo import Network, build
 from fxprune.passes.planning import plan
 from fxprune.plans import Plan
 
-# Arguments by which builders scale widths, and what they are to be given; the first that widens a network is taken.
+# Arguments by which builders scale widths, and their values; the first that widens a network is used.
 ARGUMENTS: Mapping[str, Callable[[float], float]] = {
     "width": float,  # ours
     "width_mult": float,  # torchvision's mobile networks
@@ -22,16 +22,16 @@ ARGUMENTS: Mapping[str, Callable[[float], float]] = {
 
 
 def build_widened(name: str, factor: float, **arguments: Any) -> Network:
-    """The network by name, ``factor`` times as wide, as far as its builder can scale its widths.
+    """Build a network ``factor`` times as wide, as far as its builder can scale its widths.
 
     Args:
-        name: as ``fxprune.models_zoo.registry.create_model`` takes it.
-        factor: above 1; widths are rounded as the builder does it.
+        name: a name for ``fxprune.models_zoo.registry.create_model``.
+        factor: above 1; the builder rounds widths.
         **arguments: of :func:`fxprune.models_zoo.build.build`.
 
     Raises:
         ModelError: the name is unknown, or its builder has none of the ``ARGUMENTS``.
-        PlanError: the wider network cannot be brought back to the widths of the network, as where a normalisation
+        PlanError: the wider network cannot be narrowed to the widths of the network, for example since a normalisation
             needs clusters of one size.
     """
     plain = build(name, **arguments)
@@ -55,11 +55,14 @@ def build_widened(name: str, factor: float, **arguments: Any) -> Network:
 
 
 def widths_back(wide: Coupling, plain: Coupling) -> dict[str, int]:
-    """Group name -> width in ``plain``, such that every tensor gets the shape that it has there.
+    """Find the widths by which every tensor of ``wide`` gets its shape in ``plain``.
 
     Args:
         wide: the analysis of the wider network.
-        plain: that of the network itself.
+        plain: the analysis of the network itself.
+
+    Returns:
+        Group name -> width.
 
     Raises:
         PlanError: groups differ, a group cannot have the width, or a tensor would have another shape.
@@ -90,7 +93,7 @@ def _widths(coupling: Coupling) -> dict[str, int]:
 
 
 def _shapes(back: Plan) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in the narrow network."""
+    """Return the shape of every tensor in the narrow network."""
     shapes = {name: list(shape) for name, shape in back.coupling.shapes.items()}
     for cut in back.partitions():
         first = back.coupling.shared.get(cut.parameter, cut.parameter)
