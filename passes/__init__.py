@@ -1,4 +1,4 @@
-"""Passes act on a coupling: a room per concern, each handing out its verbs; see docs/architecture.md."""
+"""Passes act on a coupling, with a room per concern; see docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# Where modules of a verb were documented before there were rooms -> where they are.
+# Formerly documented module of a function -> its present module.
 _MOVED = {
     "artifact": "store.artifact",
     "cluster": "planning.plan",
@@ -26,7 +26,7 @@ _MOVED = {
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Imports by an earlier path give the module that is there now."""
+    """An importer that maps former module paths to the present modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

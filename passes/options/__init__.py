@@ -1,4 +1,4 @@
-"""What a user may ask for: type, default and range of every option, declared once; imports nothing of torch."""
+"""Declare type, default and range of every option once, without importing torch."""
 
 from .augment import Augment, Images
 from .fields import ALIASES, MISSING, Option, closest, options_of

@@ -1,4 +1,4 @@
-"""How images are read, cut, mirrored and coloured, most under timm's names; free of torch, for a job to check it."""
+"""Declare the options of images and their augmentation, most by timm's names, without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Share = Annotated[float, interval(ge=0, le=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Options):
-    """How timm changes images; the policy itself is for timm to judge."""
+    """The options of timm's augmentation; timm itself checks the name of the policy."""
 
     heading = "images that timm reads"
 
@@ -53,7 +53,7 @@ class Augment(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Augment):
-    """How images become batches."""
+    """The options by which images become batches."""
 
     heading = "data and machine"
 

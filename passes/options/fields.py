@@ -1,6 +1,6 @@
-"""The fields of a record are the options of a command line and the keys of a recipe, with no list of them kept.
+"""The fields of a record are the options of a command line and the keys of a recipe.
 
-A field says all of itself: ``lr: Annotated[float, interval(gt=0), "largest learning rate"] = 0.05``.
+A field declares everything: ``lr: Annotated[float, interval(gt=0), "largest learning rate"] = 0.05``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .ranges import Range, one_of
 R = TypeVar("R")
 # Other names for a field, on the command line and in recipes.
 ALIASES: Mapping[str, str] = {"plan": "plan_file"}
-# What a field may also be in Python, where no text can stand for it. To import these would take torch.
+# Types that a field may also have in Python, without a text for it. An import of these would import torch.
 IN_PYTHON = {"nn": SimpleNamespace(Module=object), "Data": object, "Loader": object}
 
 
@@ -32,11 +32,11 @@ class Option:
 
     Attributes:
         name: of the field.
-        kinds: types that it may have, beside None; text last, since every word is text.
+        kinds: types that it may have, besides None; text last, since every word is text.
         optional: whether it may be None, which is ``none`` on a command line and ``null`` in a recipe.
-        default: ``MISSING`` where it must be given.
-        range: what it must be beside its type.
-        about: a sentence on it.
+        default: ``MISSING`` if it must be given.
+        range: its range, if it has one.
+        about: a sentence about it.
         heading: of the record that declares it.
     """
 
@@ -50,7 +50,7 @@ class Option:
 
     @property
     def key(self) -> str:
-        """Name in recipes and, after two dashes, on the command line."""
+        """The name in recipes and, after two dashes, on the command line."""
         return self.name.replace("_", "-")
 
     @property
@@ -59,11 +59,11 @@ class Option:
         return any(kind not in SCALARS for kind in self.kinds)
 
     def parse(self, words: Sequence[str]) -> Any:
-        """The value that words of a command line mean; OptionError: they are of another type."""
+        """Parse words of a command line; raise OptionError for another type."""
         return self.read([*map(Word, words)] if len(words) > 1 else Word(words[0]), f"`{' '.join(words)}`")
 
     def read(self, value: Any, shown: str = "") -> Any:
-        """The value that a recipe means; OptionError: it is of another type."""
+        """Read a value of a recipe; raise OptionError for another type."""
         if self.optional and (value is None or (isinstance(value, Word) and value == "none")):
             return None
         for kind in self.kinds:
@@ -75,12 +75,12 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A record of options: its ranges are checked when it is made."""
+    """A record of options that checks their ranges when it is made."""
 
     heading = "options"
 
     def __post_init__(self) -> None:
-        """Raise OptionError where an option is given and out of its range, or of a wrong kind."""
+        """Raise OptionError if a given option is out of its range, or of a wrong type."""
         for option in options_of(type(self)).values():
             value, range_ = getattr(self, option.name), option.range
             try:
@@ -92,15 +92,15 @@ class Options:
                 raise OptionError(f"`{option.name}` must be {range_.words}, not {value}.{hint}")
 
     def only_of(self, record: type[R]) -> R:
-        """The options that a record which this one extends has, as one of that class."""
+        """Make a record of a base class from the options of this one."""
         return record(**{name: getattr(self, name) for name in options_of(record)})
 
 
 def options_of(record: type) -> Mapping[str, Option]:
-    """The options that the fields of a record are, in their order.
+    """Return the options that the fields of a record declare, in order.
 
     Raises:
-        TypeError: a field that no text can stand for.
+        TypeError: a field cannot be given as text.
     """
     return _options_of(record)
 
@@ -131,12 +131,12 @@ def _options_of(record: Any) -> Mapping[str, Option]:
 
 
 def field_name(key: str) -> str:
-    """The name of a field from a key in any spelling: ``csgd-epochs``, ``csgd_epochs``, ``plan``."""
+    """Return the field of a key in any spelling: ``csgd-epochs``, ``csgd_epochs``, ``plan``."""
     name = key.removeprefix("--").replace("-", "_")
     return ALIASES.get(name, name)
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """`` Did you mean ...?``, or nothing where nothing is like it."""
+    """Return `` Did you mean ...?`` with the closest name, or an empty text."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean `{close[0]}`?" if close else ""

@@ -1,4 +1,4 @@
-"""What the main job is to do: checked when it is made, and free of torch, so that a command line can make it."""
+"""Declare the options of the main job, checked when they are made, and without torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 EPOCHS = 10
-# float32 rounds at about 1e-7 per weight; below 1e-6 the snap changes nothing that a prediction could show.
+# float32 rounds at about 1e-7 per weight; below 1e-6 the snap does not change predictions.
 DEVIATION = 1e-6
-# Half of what :data:`fxprune.passes.rewrite.narrow.UNEQUAL` lets pass.
+# Half of :data:`fxprune.passes.rewrite.narrow.UNEQUAL`.
 MOST_DEVIATION = 5e-3
 _DEVIATION = interval(gt=0, le=MOST_DEVIATION)
 _WHY = "C-SGD must end below 0.01, or the merge is not free, and weights, in whose size it counts, may shrink"
@@ -35,7 +35,7 @@ _WHY = "C-SGD must end below 0.01, or the merge is not free, and weights, in who
 
 @dataclass(frozen=True)
 class Subject(Options):
-    """What is compressed."""
+    """The network and the data to compress."""
 
     heading = "what and where to"
 
@@ -53,7 +53,7 @@ class Subject(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Options):
-    """Where the results go, and what is written and shown on the way."""
+    """The options of the results, checkpoints and progress."""
 
     heading = "what and where to"
 
@@ -76,7 +76,7 @@ class Output(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Options):
-    """Where the job runs, and for what."""
+    """The options of the machine, and of the runtime for the exported file."""
 
     heading = "data and machine"
 
@@ -87,7 +87,7 @@ class Machine(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Wide(Options):
-    """What the wide network begins with, and how long it is trained."""
+    """The options of the wide network: its initial weights and its training."""
 
     heading = "training"
 
@@ -114,7 +114,7 @@ class Wide(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Centripetal(Options):
-    """How long C-SGD trains, and how equal clusters are to be at its end."""
+    """The options of C-SGD: its length, and how equal clusters become."""
 
     heading = "training"
 
@@ -131,16 +131,16 @@ class Centripetal(Options):
 
     @property
     def goal(self) -> float:
-        """The largest relative deviation within a cluster that C-SGD is to end at."""
+        """The largest relative deviation within a cluster at the end of C-SGD."""
         return DEVIATION if self.deviation is None else self.deviation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Output, Subject):
-    """The options of :func:`fxprune.compress`; each record says its own at its fields."""
+    """The options of :func:`fxprune.compress`; the fields of its records explain them."""
 
     def __post_init__(self) -> None:
-        """Check every option that can be checked before anything is loaded."""
+        """Check every option that does not need data or a network."""
         super().__post_init__()
         for names in excludes(self.stages):
             exclude(self, *names)
@@ -158,25 +158,25 @@ class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Outpu
                 )
 
     def _milestones(self) -> Sequence[float] | None:
-        """Those of C-SGD will do where nothing else is trained."""
+        """Return the milestones; those of C-SGD if nothing else is trained."""
         return self.decay_milestones or (None if trains_wide(self) else self.csgd_decay_milestones)
 
     def of_csgd(self) -> TrainOptions:
-        """How C-SGD trains. No average of weights: its clusters would lag behind those of the weights themselves."""
+        """Return the options of C-SGD, without an average of weights, whose clusters would lag."""
         milestones = self.csgd_decay_milestones or self.decay_milestones
         return replace(self.of_wide(), ema=None, decay_milestones=milestones)
 
     def of_wide(self) -> TrainOptions:
-        """How the wide network is trained."""
+        """Return the options of the wide network's training."""
         return replace(self, decay_milestones=self._milestones()).only_of(TrainOptions)
 
     def options(self) -> dict[str, Any]:
-        """Every option that JSON can hold; a network or data that was given as such is named by its class."""
+        """Return every option as a JSON value; a network or data given in Python as its class name."""
         return {name: _plain(getattr(self, name)) for name in options_of(Job)}
 
 
 def with_options_of(record: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """A decorator: the function takes the options of a record, and editors and type checkers see them."""
+    """Decorate a function with the options of a record, for editors and type checkers."""
 
     def decorate(function: Callable[..., R]) -> Callable[P, R]:
         returns = inspect.signature(function).return_annotation

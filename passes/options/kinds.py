@@ -1,4 +1,4 @@
-"""What an option may be, by its type hint: a scalar, a list of those, or names with one of those each."""
+"""Read the type hint of an option: a scalar, a list of scalars, or a map names -> scalars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 PATH = os.PathLike[str]
-# Each scalar: its names in errors, one and many, and its place holder in the help.
+# Scalar -> its singular and plural in errors, and its placeholder in the help.
 SCALARS: Mapping[Any, tuple[str, str, str]] = {
     int: ("an integer", "integers", "N"),
     float: ("a number", "numbers", "X"),
@@ -21,11 +21,11 @@ SWITCHES = {"true": True, "false": False}
 
 
 class Word(str):
-    """One word of a command line, which any scalar can stand in."""
+    """One word of a command line, which may be any scalar."""
 
 
 def kinds_of(hint: Any) -> tuple[tuple[Any, ...], bool]:
-    """The types of a hint that can be written down, names for choices, and whether it allows None."""
+    """Return the types of a hint that text can express, and whether it allows None."""
     members = members_of(hint)
     kinds = dict.fromkeys(str if get_origin(each) is Literal else each for each in members if _is_written(each))
     if PATH in kinds:
@@ -34,7 +34,7 @@ def kinds_of(hint: Any) -> tuple[tuple[Any, ...], bool]:
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
-    """Each type of a union."""
+    """Return each type of a union."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
@@ -50,7 +50,7 @@ def _is_written(member: Any) -> bool:
 
 
 def read(kind: Any, value: Any) -> Any:
-    """The value as a type has it; ValueError: it is of another one. Only an integer will do for something else."""
+    """Convert a value to a type; raise ValueError for others, except an int for a float."""
     many = [value] if isinstance(value, Word) else value
     if get_origin(kind) is Mapping:
         if not isinstance(value, dict):
@@ -69,7 +69,7 @@ def read(kind: Any, value: Any) -> Any:
 
 
 def _pair(word: Any) -> tuple[str, Word]:
-    """Name and scalar of a word NAME=N; the name may hold equals signs."""
+    """Split a word NAME=N; the name may contain equals signs."""
     name, _, each = word.rpartition("=") if isinstance(word, Word) else [""] * 3
     if not name:
         raise ValueError
@@ -77,7 +77,7 @@ def _pair(word: Any) -> tuple[str, Word]:
 
 
 def metavar(kind: Any) -> str:
-    """Place holder for one word."""
+    """Return the placeholder for one word in the help."""
     return ("NAME=" if get_origin(kind) is Mapping else "") + _item(kind)[2]
 
 
@@ -86,7 +86,7 @@ def _item(kind: Any) -> tuple[str, str, str]:
 
 
 def expected(kind: Any) -> str:
-    """What a type is, in words."""
+    """Describe a type in words."""
     one, many, placeholder = _item(kind)
     if get_origin(kind) is Mapping:
         return f"a mapping of names to {many} (NAME={placeholder})"

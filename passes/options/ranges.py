@@ -1,4 +1,4 @@
-"""The range of an option, declared beside its type: in words for errors and help, and as a test."""
+"""The range of an option: a test, and words for errors and help."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """What a value must be; None, where an option may be none, always is.
+    """The range of a value; None, if an option may be None, is always in it.
 
     Attributes:
-        words: what it must be, as ``above 0``.
-        holds: value -> whether it is; a TypeError says that it is not.
+        words: the range in words, as ``above 0``.
+        holds: value -> whether it is in the range; a TypeError means that it is not.
         choices: all values, if they are few.
     """
 
@@ -27,7 +27,7 @@ class Range:
 def interval(
     *, gt: float = -math.inf, ge: float = -math.inf, lt: float = math.inf, le: float = math.inf, noun: str = ""
 ) -> Range:
-    """Finite numbers between two bounds, under the names that operators have; ``noun``, as ``a share``, comes first."""
+    """Make a range of finite numbers between two bounds; ``noun`` (``a share``) comes first."""
     low = f"above {gt:g}" if gt > ge else f"{ge:g} or more"
     high = f"below {lt:g}" if lt < le else f"up to {le:g}"
     words = low if math.inf == lt == le else f"{ge:g} to {le:g}" if gt < ge and le < lt else f"{low} and {high}"
@@ -35,17 +35,17 @@ def interval(
 
 
 def one_of(*choices: str) -> Range:
-    """Any of a few names."""
+    """Make the range of a few names."""
     return Range(f"one of {', '.join(choices)}", choices.__contains__, choices)
 
 
 def rises(values: Sequence[float]) -> bool:
-    """Whether each is above the one before, and the first above 0."""
+    """Tell whether each value is above the one before, and the first above 0."""
     return all(before < after for before, after in itertools.pairwise([0.0, *values]))
 
 
 def is_pair(values: Sequence[float], most: float = math.inf) -> bool:
-    """Whether they are two above 0 and up to a bound, the lower one first."""
+    """Tell whether there are two values above 0 and up to a bound, the lower one first."""
     return (
         not isinstance(values, str)
         and len(values) == 2

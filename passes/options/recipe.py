@@ -1,4 +1,4 @@
-"""A recipe is a YAML file whose keys are flags: what it says and what the flags say is the same thing."""
+"""Read and write recipes: YAML files whose keys are flags."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .fields import closest, field_name, options_of
 from .job import Job
 from .requirements import REQUIRES, asks, excludes
 
-# What a recipe may say besides: a sentence about it, and the figures that were published for it. No options.
+# Further keys of a recipe, which are not options: a sentence about it, and the published figures.
 NOTES = ("description", "published")
 
 
 def read_recipe(recipe: str | os.PathLike[str], kind: type = Job) -> dict[str, Any]:
-    """The options of a recipe by the names of their fields, each of the type that its field has; ``Job(**options)``.
+    """Read the options of a recipe by field name, in the types of the fields, for ``Job``.
 
     Args:
-        recipe: a file, or the name of one of ``fxprune.models_zoo``, such as ``resnet56_cifar10``.
-        kind: the dataclass of the options.
+        recipe: a file, or the name of a recipe in ``fxprune.models_zoo``, such as ``resnet56_cifar10``.
+        kind: the dataclass of the options, which checks their ranges.
 
     Raises:
-        OptionError: there is no such recipe, it is no YAML mapping, or a key is unknown, given twice, or has a value of
-            another type. Names the line, and the closest key. Ranges are checked by the dataclass.
+        OptionError: the recipe does not exist or is not a YAML mapping, or a key is unknown, given twice, or has a
+            value of another type. The message names the line, and the closest key.
     """
     path = find_recipe(recipe)
     known, options, lines = options_of(kind), dict[str, Any](), dict[str, int]()
@@ -52,22 +52,22 @@ def read_recipe(recipe: str | os.PathLike[str], kind: type = Job) -> dict[str, A
 
 
 def read_notes(recipe: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a recipe says besides its options: ``description`` and ``published``, the figures of a paper.
+    """Read the notes of a recipe: ``description``, and ``published``, the figures of a paper.
 
     Raises:
-        OptionError: there is no such recipe, or it is no YAML mapping.
+        OptionError: the recipe does not exist, or is not a YAML mapping.
     """
     return {key: value for key, _, value in _entries(find_recipe(recipe)) if key in NOTES}
 
 
 def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the recipe, or what was given instead; an option that was given replaces its rivals, too.
+    """Override options of a recipe; a given option also replaces those that it excludes.
 
-    What did something in the recipe and does nothing any more, since a flag turned off what it needs, is left out.
+    An option of the recipe is left out if a given one turned off what it requires.
 
     Args:
         recipe: options of a job by name.
-        given: options by name, which come first; one that is given at its default has no rivals.
+        given: options by name, which win; one at its default value excludes no others.
     """
     asked = {name for name, value in given.items() if asks(Job, name, value)}
     stages = {**recipe, **given}.get("stages")
@@ -79,13 +79,13 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
-    """Write every option of a job, so that ``read_recipe`` gives an equal one.
+    """Write every option of a job, so that ``read_recipe`` gives an equal job.
 
-    A network or data that was given as such is left out: a comment says so, and flags must name it.
+    A network or data given in Python is left out: a comment says so, and flags must name it.
 
     Args:
         job: a dataclass of options.
-        path: the file, written whole or not at all.
+        path: the file, written completely or not at all.
     """
     from .recipe_yaml import dump
 
@@ -107,15 +107,15 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
 
 
 def find_recipe(recipe: str | os.PathLike[str]) -> Path:
-    """The file of a recipe that is given by its path or its name.
+    """Find the file of a recipe by its path or its name.
 
     Raises:
-        OptionError: there is no such file or name.
+        OptionError: the file or name does not exist.
     """
     path = Path(recipe)
     if path.is_file():
         return path
-    package = importlib.util.find_spec("fxprune.models_zoo")  # to import it would take torch
+    package = importlib.util.find_spec("fxprune.models_zoo")  # an import would import torch
     folder = Path(next(iter(package.submodule_search_locations or ()))) / "recipes" if package else Path()
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if str(recipe) in names:
@@ -125,12 +125,12 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
 
 
 def _whole(options: Mapping[str, Any]) -> SimpleNamespace:
-    """Options of a job as attributes, defaults included."""
+    """Return the options of a job as attributes, defaults included."""
     return SimpleNamespace(**{name: option.default for name, option in options_of(Job).items()} | dict(options))
 
 
 def _entries(path: Path) -> list[tuple[str, int, Any]]:
-    """(key, line, value) of every entry."""
+    """Read the (key, line, value) of every entry."""
     import yaml
 
     from .recipe_yaml import read_mapping

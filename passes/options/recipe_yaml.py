@@ -1,7 +1,7 @@
-"""YAML as a reader expects it: 1e-3 is a number, only true and false are switches, and no key counts twice.
+"""Read YAML 1.2: 1e-3 is a number, only true and false are switches, and keys are unique.
 
-PyYAML's parser gives the events, and a scalar is read by the core schema of YAML 1.2 (section 10.3.2), decimal ones
-only. Its own constructors follow YAML 1.1, where ``1e-3`` is text, ``no`` is false and ``1:30`` is 90.
+PyYAML's parser gives the events; scalars follow the core schema of YAML 1.2 (section 10.3.2), with decimal numbers
+only. PyYAML's own constructors follow YAML 1.1, where ``1e-3`` is text, ``no`` is false and ``1:30`` is 90.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 from fxprune.common.documents import DEEPEST
 
-# The first that matches counts.
+# The first match counts.
 SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"~|null|Null|NULL|"), lambda _: None),
     (re.compile(r"true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
@@ -23,15 +23,15 @@ SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?"), float),
     (re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"), lambda text: float(text.replace(".", ""))),
 )
-# Digits of a number: Python reads up to 4,300.
+# The most digits of a number; Python reads up to 4,300.
 LONGEST = 1000
 
 
 def read_mapping(text: str) -> list[tuple[str, int, Any]]:
-    """(key, line, value) of each entry of the one mapping that the text is; nothing for an empty text.
+    """Read the (key, line, value) of each entry of a mapping; an empty text has none.
 
     Raises:
-        yaml.YAMLError: it is something else, or holds what a few lines can make endless: deep nests, named values.
+        yaml.YAMLError: the text is something else, or has deep nests or named values, which can grow without end.
     """
     events = yaml.parse(text)
     next(events)
@@ -49,7 +49,7 @@ def read_mapping(text: str) -> list[tuple[str, int, Any]]:
 
 
 def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
-    """The value that begins with an event."""
+    """Read the value that begins with an event."""
     _check(event, depth)
     if isinstance(event, yaml.SequenceStartEvent):
         return [_value(each, events, depth + 1) for each in _until_end(events)]
@@ -65,7 +65,7 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
 
 
 def _entries(events: Iterator[yaml.Event], depth: int) -> Iterator[tuple[yaml.ScalarEvent, Any]]:
-    """Key, not yet read, and value of each entry of a mapping."""
+    """Yield the key, not yet read, and the value of each entry of a mapping."""
     for key in _until_end(events):
         _check(key, depth)
         if not isinstance(key, yaml.ScalarEvent):
@@ -78,7 +78,7 @@ def _until_end(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
 
 
 def _check(event: yaml.Event, depth: int) -> None:
-    """Raise YAMLError for what recipes have no use for."""
+    """Raise YAMLError for features that recipes do not need."""
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
         raise _error("anchors (`&`) and aliases (`*`) are not read", event)
     if event.tag is not None:
@@ -94,14 +94,14 @@ def _error(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Names no values: the same list twice is written twice."""
+    """A dumper without named values: the same list twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Always."""
+        """Ignore all aliases."""
         return True
 
     def represent_text(self, text: str) -> yaml.Node:
-        """Quote text that would be read as something else."""
+        """Quote text that would be read as another type."""
         quoted = any(pattern.fullmatch(text) for pattern, _ in SCALARS)
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
 
@@ -111,5 +111,5 @@ _Dumper.add_multi_representer(Mapping, yaml.SafeDumper.represent_dict)
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """The mapping as YAML, its order kept, lists on one line."""
+    """Write a mapping as YAML in its order, with lists on one line."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None))

@@ -1,4 +1,4 @@
-"""Options that exclude each other, and options that do nothing unless another is on."""
+"""Declare which options exclude each other, and which options require another."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from .fields import options_of
 
 _TARGETS = ("keep", "macs", "params", "widths", "plan_file")
 _CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "allocate")
-# Options that exclude each other; one at its default does not count.
+# Options that exclude each other; an option at its default does not count.
 EXCLUDES: tuple[tuple[str, ...], ...] = (
     _TARGETS,
-    # A plan and widths say by themselves what these would decide.
+    # A plan or widths already determine what these options would.
     *((name, "plan_file") for name in (*_CHOICES, "method")),
     *((name, "widths") for name in _CHOICES),
     ("keep", "allocate"),
     *(("widen", name) for name in (*_TARGETS, "stages", "only", "freeze", "internal_only", "round_to", "pretrained")),
     ("strength", "deviation"),
 )
-# The same, where ``stages`` are shares.
+# The same, if ``stages`` are shares.
 EXCLUDES_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params", "allocate"))
 
 
 def excludes(stages: object) -> tuple[tuple[str, ...], ...]:
-    """Names of options that exclude each other, beside these stages: ``auto`` leads to what another option asks for."""
+    """Return the options that exclude each other; stages ``auto`` exclude no target."""
     return EXCLUDES if isinstance(stages, str) else EXCLUDES + EXCLUDES_OF_SHARES
 
 
 def asks(record: type, name: str, value: object) -> bool:
-    """Whether an option of a record has another value than its default; one that has none always does."""
+    """Tell whether an option differs from its default; a required option always does."""
     default = options_of(record)[name].default
     return value is not None and (default is None or default is MISSING or value != default)
 
 
 def exclude(options: object, *names: str) -> None:
-    """Raise OptionError where more than one of these options asks for something."""
+    """Raise OptionError if more than one of these options is given."""
     given = [f"`{name}`" for name in names if asks(type(options), name, getattr(options, name))]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
@@ -46,12 +46,12 @@ def exclude(options: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Requirement:
-    """What an option needs in order to do something.
+    """The requirement of an option that has no effect alone.
 
     Attributes:
         name: of the option.
-        met: options, as attributes -> whether it does something beside them.
-        says: what is missing, after the name.
+        met: options, as attributes -> whether the requirement is met.
+        says: what is missing, as a text that follows the name.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Requirement:
 
 
 def trains_wide(options: Any) -> bool:
-    """Whether the wide network is trained: where it has no weights for its data, or where that is asked for."""
+    """Tell whether the wide network is trained: without weights for its data, or by ``epochs``."""
     return options.checkpoint is None if options.epochs is None else options.epochs != 0
 
 

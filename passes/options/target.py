@@ -1,4 +1,4 @@
-"""How narrow a network is to become, and what leads there."""
+"""Declare the options for how narrow a network becomes, and by which way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda ea
 
 @dataclass(frozen=True, kw_only=True)
 class Target(Options):
-    """How narrow a network shall become; see :func:`fxprune.plan`."""
+    """The options for how narrow a network becomes; see :func:`fxprune.plan`."""
 
     heading = "how narrow"
 
@@ -41,7 +41,7 @@ class Target(Options):
     allocate: Annotated[Literal["uniform", "auto"], "how a budget is shared out among the groups"] = "uniform"
 
     def __post_init__(self) -> None:
-        """Check every option; the widths wait for the network."""
+        """Check every option except the widths, which need the network."""
         super().__post_init__()
         if self.allocate == "auto" and self.macs is None and self.params is None:
             raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
@@ -49,15 +49,15 @@ class Target(Options):
         exclude(self, "widths", "round_to")
 
     def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
-        """Clusters that reach the target, as :func:`fxprune.plan` finds them.
+        """Make the plan that reaches the target, by :func:`fxprune.plan`.
 
         Args:
             coupling: the analysis.
-            method: instead of the target's own.
+            method: replaces the target's own.
 
         Raises:
             NothingToPruneError: the coupling has no groups.
-            PlanError: widths that cannot be had.
+            PlanError: a group cannot have its width.
         """
         import fxprune
 
@@ -74,7 +74,7 @@ def _falls(stages: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Route(Options):
-    """The way to the target: by a plan made earlier, in stages, or back from a wider network."""
+    """The way to the target: by an earlier plan, in stages, or from a wider network."""
 
     heading = "how narrow"
 

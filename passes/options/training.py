@@ -1,4 +1,4 @@
-"""How a network is trained, whichever phase of the job it is: checked when it is made, and free of torch."""
+"""Declare the options of training in every phase, checked when they are made, without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scheduler = Literal["cosine", "tanh", "poly", "step", "multistep", "constant", "
 Amp = Literal["float16", "bfloat16"]
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 AMP: tuple[str, ...] = get_args(Amp)
-# Those that fall to ``min_lr``.
+# The schedulers that fall to ``min_lr``.
 FALLING = ("cosine", "tanh", "poly", "wsd", "rsqrt")
 Milestones = Annotated[Sequence[float] | None, Range("epochs above 0 in ascending order", rises)]
 NotNegative = Annotated[float, interval(ge=0)]
@@ -26,9 +26,9 @@ Share = Annotated[float, interval(ge=0, le=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
-    """Options of :func:`fxprune.passes.train.fit.train`, most under the names that they have in timm's training script.
+    """The options of :func:`fxprune.passes.train.fit.train`, most by timm's names.
 
-    The name of the optimizer waits for timm.
+    timm itself checks the name of the optimizer.
     """
 
     heading = "training"
@@ -89,10 +89,10 @@ class TrainOptions(Options):
             )
 
     def _milestones(self) -> Sequence[float] | None:
-        """Where ``multistep`` drops the rate."""
+        """Return where ``multistep`` drops the rate."""
         return self.decay_milestones
 
 
 def short_warmup(epochs: int) -> float:
-    """Epochs in which the learning rate rises where nothing is asked for: one, or a fifth of a short training."""
+    """Return the default length of the warm-up: one epoch, or a fifth of a short training."""
     return min(1.0, epochs / 5)
