@@ -1,4 +1,4 @@
-"""The command line: one file per command; torch is imported when a command runs, not before."""
+"""The command line has one file per command; torch is imported only when a command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time the narrow network in a folder of results and the wide one, in PyTorch and in onnxruntime."""
+"""Time the narrow and the wide network of a folder of results, in PyTorch and onnxruntime."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A folder that `fxprune compress` wrote, and batch sizes."""
+    """Add a folder of `fxprune compress`, and batch sizes."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], metavar="N", help="default: 1 8 64")
 

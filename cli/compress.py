@@ -22,7 +22,7 @@ from .process import process_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A recipe, and the options of :class:`Job` under their own names."""
+    """Add a recipe, and the options of :class:`Job` by their own names."""
     parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, or the name of one of ours")
     add_options(parser, Job)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The graph of coupled layers as text that other programs draw: DOT, GraphML and Mermaid."""
+"""Write the graph of coupled layers as DOT, GraphML or Mermaid, for other programs to draw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import networkx as nx
 
 
 def dot(graph: nx.MultiGraph) -> str:
-    """Graphviz: solid edges join layers that make the same channels, dashed ones lead to who reads them."""
+    """Write DOT: solid edges join makers of the same channels, dashed ones lead to readers."""
     lines = ["graph coupling {", "  node [shape=box];"]
     lines += [f'  "{_quoted(node)}";' for node in graph]
     for a, b, edge in graph.edges(data=True):
@@ -19,12 +19,12 @@ def dot(graph: nx.MultiGraph) -> str:
 
 
 def graphml(graph: nx.MultiGraph) -> str:
-    """GraphML, with the group, role and width of each edge."""
+    """Write GraphML, with the group, role and width of each edge."""
     return "\n".join(nx.generate_graphml(graph)) + "\n"
 
 
 def mermaid(graph: nx.MultiGraph) -> str:
-    """Mermaid flow chart: thick lines join layers that make the same channels, arrows lead to who reads them."""
+    """Write Mermaid: thick lines join makers of the same channels, arrows lead to readers."""
     ids = {node: f"n{i}" for i, node in enumerate(graph)}
     lines = ["flowchart TD"]
     lines += [f'  {ids[node]}["{_entities(node)}"]' for node in graph]
@@ -42,5 +42,5 @@ def _quoted(text: object) -> str:
 
 
 def _entities(text: object) -> str:
-    """``#`` opens an entity in Mermaid, and a quote ends the label."""
+    """Escape ``#``, which opens an entity in Mermaid, and quotes, which end the label."""
     return str(text).replace("#", "#35;").replace('"', "#quot;")

@@ -1,4 +1,4 @@
-"""Export the narrow network in a folder of results to ONNX, and check the file in onnxruntime."""
+"""Export the narrow network in a folder of results to ONNX, and check it in onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxprune.passes.options import Job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A folder that `fxprune compress` or `fxprune.save` wrote, and a file."""
+    """Add a folder of `fxprune compress` or `fxprune.save`, and a file."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: DIR/narrow.onnx")
     parser.add_argument("--opset", type=int, default=Job.opset, metavar="N", help="default: %(default)s")

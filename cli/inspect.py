@@ -13,7 +13,7 @@ FORMATS = ("dot", "graphml", "mermaid")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A network, and files for its graph."""
+    """Add a network, and files for its graph."""
     add_network(parser)
     for name in FORMATS:
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write the graph of coupled layers as {name}")

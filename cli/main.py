@@ -1,4 +1,4 @@
-"""Parse the command line, run the command, and turn every error into one clear message and an exit code."""
+"""Parse the command line, run the command, and turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done; 1 a check did not hold; 2 the input cannot be used; 130 interrupted.
+    """Run a command; exit codes: 0 done, 1 a check failed, 2 unusable input, 130 interrupted.
 
     Args:
-        argv: arguments; those of the process, if not given.
+        argv: arguments; None: those of the process.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    # Threads that wait must sleep: spinning ones make a step ten times as long where others use the cores, too.
+    # Waiting threads must sleep: spinning ones make a step ten times as long if others also use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
         _unwind_on_sigterm()
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written.", 130)
-    except BrokenPipeError:  # the reader of our output has gone: `fxprune inspect ... | head`
+    except BrokenPipeError:  # the reader of our output has ended: `fxprune inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
@@ -76,16 +76,16 @@ def _fail(message: str, code: int) -> int:
 
 
 def _unwind_on_sigterm() -> None:
-    """Leave by an exception, so that files aside are removed; only the main thread may ask for that."""
+    """Turn SIGTERM into an exception, so that temporary files are removed; main thread only."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line instead of printing every option."""
+    """A parser that reports an error in one line instead of printing every option."""
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse an unknown flag where the known ones are at hand, those of the command."""
+        """Reject an unknown flag, and name the closest flag of the command."""
         namespace, rest = super().parse_known_args(*args, **kwargs)
         for word in rest:
             if word.startswith("--"):

@@ -1,4 +1,4 @@
-"""Options that several commands share, and options that are the fields of a dataclass."""
+"""Add options that several commands share, and options from the fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser, record: type) -> None:
-    """A flag for every field of a record, under its heading; those that are not given are not in the namespace."""
+    """Add a flag for every field of a record; the namespace has only given ones."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options_of(record).values():
         if option.heading not in groups:
@@ -22,17 +22,17 @@ def add_options(parser: argparse.ArgumentParser, record: type) -> None:
 
 
 def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
-    """Those options of :func:`add_options` that were given."""
+    """Return the options of :func:`add_options` that were given."""
     return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
-    """The seed of everything that is drawn at random."""
+    """Add the seed of all random numbers."""
     parser.add_argument("--seed", type=int, default=Target.seed, metavar="N", help="default: %(default)s")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """A network that is built without data."""
+    """Add a network that is built without data."""
     parser.add_argument("model", metavar="MODEL", help="timm name, torchvision/NAME, or one of ours (resnet56, ...)")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
     parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: %(default)s")
@@ -41,7 +41,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def network_from(args: argparse.Namespace) -> Network:
-    """The network that :func:`add_network` asks for, with the weights of its checkpoint, in eval mode."""
+    """Build the network of :func:`add_network`, with its checkpoint's weights, in eval mode."""
     for name, least in {"image_size": 8, "num_classes": 1, "in_chans": 1}.items():
         value = getattr(args, name)
         if value is not None and value < least:
@@ -65,14 +65,14 @@ def network_from(args: argparse.Namespace) -> Network:
 
 
 class _Parse(argparse.Action):
-    """Stores what the words mean to an option."""
+    """An action that stores the value that an option makes of words."""
 
     def __init__(self, option: Option, **settings: Any) -> None:
         self.option = option
         super().__init__(**settings)
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        """Turn what it refuses into an error of the command line."""
+        """Store the value; turn an OptionError into an error of the command line."""
         try:
             setattr(namespace, self.dest, self.option.parse([values] if isinstance(values, str) else values))
         except OptionError as error:

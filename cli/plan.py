@@ -13,7 +13,7 @@ from .options import add_network, add_options, given_options, network_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A network, a target and a file."""
+    """Add a network, a target and a file."""
     add_network(parser)
     add_options(parser, Target)
     parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan and what it costs."""
+    """Print the plan and its cost."""
     target = Target(**given_options(args, Target))
     if args.output is not None:
         from fxprune.passes.store import check_no_result

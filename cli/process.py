@@ -1,4 +1,4 @@
-"""Which of the processes that torchrun has started this is, known before torch is imported."""
+"""Find the number of this process under torchrun, before torch is imported."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def process_number() -> int:
-    """Number from 0; 0 where there is only one process."""
+    """Return the number of this process, from 0; a single process has 0."""
     return int(os.environ.get("RANK", "0"))

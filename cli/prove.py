@@ -11,7 +11,7 @@ from .options import add_network, add_seed, network_from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A network."""
+    """Add a network and a seed."""
     add_network(parser)
     add_seed(parser)
 

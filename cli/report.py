@@ -10,12 +10,12 @@ from fxprune.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A folder that `fxprune compress` wrote."""
+    """Add a folder of `fxprune compress`."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table, and on stderr the place of the drawing, or why there is none."""
+    """Print the table, and on stderr the path of the drawing, or why there is none."""
     from fxprune.passes.report import can_draw, draw_deviation, has_deviation, read_result
     from fxprune.passes.store import DEVIATION_PLOT, METRICS, SUMMARY, folder_aside, read_manifest
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with folder_aside(args.folder, files=[DEVIATION_PLOT]) as aside:
             draw_deviation(args.folder, aside)
-    except OSError as error:  # results that may only be read are none the worse for it
+    except OSError as error:  # the folder may be read-only
         print(f"not drawn: {args.folder / DEVIATION_PLOT}: {error.strerror}.", file=sys.stderr)
     except OptionError as error:
         print(f"not drawn: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Hold the narrow network in a folder of results against the snapped wide one, and its ONNX file against both.
+"""Compare the narrow network of a folder of results with the wide one and the ONNX file.
 
-The exit code is 1 where they disagree.
+The exit code is 1 if they disagree.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A folder that `fxprune compress` wrote."""
+    """Add a folder of `fxprune compress`."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was compared and how far it is apart."""
+    """Print the comparisons and their errors."""
     from fxprune.passes.report import verify_folder
 
     check = verify_folder(args.folder)
