@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,3 +28,32 @@ seed_all()  # networks that are made where tests are collected
 @pytest.fixture(autouse=True)
 def seeded():
     seed_all()
+
+
+# Folders and files that `make quick` leaves out: they train, export, draw networks at random, or start processes.
+SLOW = (
+    "analysis/test_precision.py",
+    "analysis/test_random_networks.py",
+    "benchmarks/",
+    "capture/",
+    "cli/",
+    "equivalence/",
+    "job/",
+    "models_zoo/",
+    "onnx/",
+    "project/test_examples.py",
+    "project/test_packaging.py",
+    "project/test_public_names.py",
+    "project/test_writing_rules.py",
+    "report/",
+    "rewrite/",
+    "store/",
+    "train/",
+    "verify/",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+            item.add_marker("slow")
