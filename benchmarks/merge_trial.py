@@ -1,6 +1,6 @@
-"""Merging by trial: an oracle that knows nothing of rules.
+"""Merge by trial: an oracle that does not know the rules.
 
-In some axes row j becomes row i, in others column i becomes the sum of both, and row j is then noise. If the output
+In some axes row j becomes row i, in others column i becomes the sum of both, and row j becomes noise. If the output
 stays, the two channels could have merged there.
 """
 
@@ -24,7 +24,7 @@ Pair = tuple[Sequence[int], Sequence[int]]  # positions that stay, positions tha
 
 
 class Trial:
-    """A network in float64 with random weights, and what comes out when two positions merge in some axes."""
+    """A network in float64 with random weights, in which two positions merge in some axes."""
 
     def __init__(self, net: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.net = randomised(net).double().eval()
@@ -36,23 +36,23 @@ class Trial:
         self.noise = torch.Generator().manual_seed(1)
 
     def axes(self, length: int) -> list[Place]:
-        """Every axis of this length."""
+        """List every axis of this length."""
         return [(name, dim) for name, x in self.state.items() for dim in range(x.dim()) if x.shape[dim] == length]
 
     def length(self, axis: Place) -> int:
-        """How long an axis is."""
+        """Return the length of an axis."""
         return self.state[self.first[axis[0]]].shape[axis[1]]
 
     @torch.no_grad()
     def run(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """Outputs with other tensors."""
+        """Compute the outputs with other tensors."""
         inputs = tuple(x.clone() for x in self.inputs)
         return list(named_outputs(functional_call(self.net, dict(state), inputs)).values())
 
     def merges(self, roles: Mapping[Place, str], pair: Mapping[Place, Pair], *, alone: bool = True) -> bool:
-        """Whether a pair of channels merges in exactly the axes of ``roles``.
+        """Tell whether a pair of channels merges in exactly the axes of ``roles``.
 
-        ``alone``: nobody looks at the channel that goes; without it, averages over both may still see it.
+        ``alone``: nothing reads the channel that is removed; without it, averages over both may still read it.
         """
         equal, merged = dict(self.state), dict(self.state)
         for (called, dim), role in roles.items():
@@ -71,7 +71,7 @@ class Trial:
 
 
 def can_merge(trial: Trial, axis: Place, i: int, j: int, guess: Mapping[Place, str]) -> bool:
-    """Whether some roles of the axes of this length let rows i and j of ``axis`` merge; ``guess`` is tried first."""
+    """Tell whether some roles of axes let rows i and j of ``axis`` merge; try ``guess`` first."""
     axes = trial.axes(trial.length(axis))
     others = [other for other in axes if other != axis]
     choices = itertools.product((None, TIED, READER), repeat=len(others))
@@ -81,7 +81,7 @@ def can_merge(trial: Trial, axis: Place, i: int, j: int, guess: Mapping[Place, s
 
 
 def found_to_merge(coupling: Coupling, axis: Place, i: int, j: int) -> dict[Place, str]:
-    """Roles of the axes of the group in which rows i and j of ``axis`` merge; none where they do not."""
+    """Return the roles of the group's axes in which rows i and j of ``axis`` merge, if they do."""
     for group in coupling.groups.values():
         for tied in group.tied:
             if (tied.parameter, tied.dim) == axis and {i, j} <= set(tied.positions[:, 0].tolist()):
@@ -90,19 +90,19 @@ def found_to_merge(coupling: Coupling, axis: Place, i: int, j: int) -> dict[Plac
 
 
 def roles_of(group: Group) -> dict[Place, str]:
-    """Axis -> role, of all axes of a group."""
+    """Map each axis of a group to its role."""
     sides = ((TIED, group.tied), (READER, group.readers))
     return {(axis.parameter, axis.dim): role for role, side in sides for axis in side}
 
 
 def pair_of(group: Group, a: int = 0, b: int = 1) -> dict[Place, Pair]:
-    """Positions of two channels of a group on each of its axes."""
+    """Return the positions of two channels of a group on each of its axes."""
     positions = {(axis.parameter, axis.dim): axis.positions for axis in (*group.tied, *group.readers)}
     return {axis: (places[a].tolist(), places[b].tolist()) for axis, places in positions.items()}
 
 
 def parts_that_merge_alone(trial: Trial, group: Group) -> Iterator[tuple[Place, ...]]:
-    """Every proper part of a group's axes that merges without the rest: there, too much was coupled."""
+    """Yield each proper part of a group's axes that merges alone: it was coupled too much."""
     roles, pair = roles_of(group), pair_of(group)
     for size in range(1, len(roles)):
         for some in itertools.combinations(roles, size):

@@ -1,4 +1,4 @@
-"""One process per task, with a limit on its memory and on its time; whatever it told before it died is kept."""
+"""Run each task in one process, with limits on memory and time, and keep what it recorded."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ T = TypeVar("T")
 # sources as they were at the start.
 PRELOAD = ("onnxscript", "onnxruntime", "fxprune.passes.onnx.export", "benchmarks.coverage.check")
 
-# A process that has closed its end has told everything; threads of a library may keep it from leaving.
+# A process that has closed its end has sent everything; threads of a library may keep it from ending.
 SECONDS_TO_LEAVE = 10.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process may use.
+    """The limits of one process.
 
     Attributes:
         seconds: wall-clock time.
@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(eq=False)
 class _Running(Generic[T]):
-    """A process at work, and what it told."""
+    """A running process, and the facts that it recorded."""
 
     task: T
     process: multiprocessing.process.BaseProcess
@@ -52,7 +52,7 @@ class _Running(Generic[T]):
     facts: Facts
 
     def listen(self) -> bool:
-        """Take in what was told; False when the process is done."""
+        """Receive recorded facts; return False if the process is done."""
         try:
             while self.connection.poll():
                 self.facts |= self.connection.recv()
@@ -61,7 +61,7 @@ class _Running(Generic[T]):
         return True
 
     def end(self, limits: Limits) -> Facts:
-        """Stop the process and say how it ended."""
+        """Stop the process and return its facts, with how it ended."""
         overdue = time.monotonic() - self.start >= limits.seconds
         if not overdue:
             self.process.join(SECONDS_TO_LEAVE)
@@ -84,7 +84,7 @@ def run_each(
     jobs: int = 1,
     preload: Sequence[str] = PRELOAD,
 ) -> Iterator[tuple[T, Facts]]:
-    """Each task with the facts that its process told, in the order in which they end.
+    """Yield each task with the facts that its process recorded, in the order in which they end.
 
     Args:
         work: ``work(task, record)``, a function of a module; ``record(name=value, ...)`` adds to the facts, and an
@@ -125,7 +125,7 @@ def _start(context: Any, work: Any, task: T, log: Path, limits: Limits) -> _Runn
 
 
 def _serve(connection: Connection, work: Any, task: Any, log: Path, memory: int) -> None:
-    """In the process: do the work, and turn an exception into facts."""
+    """Do the work in the process, and turn an exception into facts."""
     _print_into(log)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))

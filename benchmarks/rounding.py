@@ -1,7 +1,7 @@
-"""The error of narrow networks in every format, in units of the wide network's own rounding.
+"""Measure the error of narrow networks in every format, in units of the wide one's rounding.
 
-The unit: channels of the wide network change places within their groups, which changes nothing but the order of sums.
-One process per network, the smallest first; a run that was stopped goes on where it was.
+The unit: the channels of the wide network are permuted within their groups, which only changes the order of sums. Each
+network has its own process, the smallest first; an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Task:
 
 
 def work(task: Task, record: Callable[..., None]) -> None:
-    """Tell, format by format, the unit and the error of the narrow network."""
+    """Record, format by format, the unit and the error of the narrow network."""
     import torch
 
     import fxprune
@@ -91,7 +91,10 @@ def work(task: Task, record: Callable[..., None]) -> None:
 
 
 def settled(model: Any, inputs: Any) -> Any:
-    """The network with the running statistics of one batch: with others, signals vanish and outputs are constant."""
+    """Give the network the running statistics of one batch.
+
+    With others, signals vanish and outputs are constant.
+    """
     import torch
     from torch.nn.modules.batchnorm import _NormBase
 
@@ -110,7 +113,7 @@ def settled(model: Any, inputs: Any) -> Any:
 
 
 def permuted(model: Any, coupling: Any, seed: int) -> Any:
-    """The same network with the channels of every group in another order, wherever they are written down."""
+    """Permute the channels of every group in all tensors of a network."""
     import copy
 
     import numpy as np
@@ -132,7 +135,7 @@ def permuted(model: Any, coupling: Any, seed: int) -> Any:
 
 
 def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
-    """A copy of a network in another format, and inputs for it."""
+    """Copy a network to another format, with inputs for it."""
     import copy
 
     import torch
@@ -148,7 +151,7 @@ def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
 
 
 def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
-    """Largest relative error of any output of any of some networks; inf where numbers are not finite."""
+    """Return the largest relative error of all outputs of some networks; inf if not finite."""
     import torch
 
     from fxprune.common.inputs import run_on
@@ -163,14 +166,14 @@ def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
 
 
 def runner(path: Path, optimise: bool) -> Any:
-    """The file as a network."""
+    """Load the file as a network."""
     from fxprune.passes.onnx import onnx_runner
 
     return onnx_runner(path, threads=1, optimise=optimise)
 
 
 def known() -> dict[str, dict[str, Any]]:
-    """Model -> newest result."""
+    """Map each model to its newest result."""
     lines = JOURNAL.read_text(encoding="utf-8").splitlines() if JOURNAL.exists() else []
     found: dict[str, dict[str, Any]] = {}
     for line in lines:
@@ -183,7 +186,7 @@ def known() -> dict[str, dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0; a network that cannot be measured is told in the page."""
+    """Measure networks and write the page, which also lists those that cannot be measured."""
     args = _parser().parse_args(argv)
     points = sorted(read(), key=lambda point: point.parameters)
     names = [point.name for point in points][: args.classes]
@@ -204,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
-    """The table by format, and the networks whose error is far above the unit."""
+    """Write the table by format, and the networks whose error is far above the unit."""
     measured = {name: row for name, row in rows.items() if "float32" in row}
     failed = {name: row.get("error", "") for name, row in rows.items() if name not in measured}
     table = []

@@ -1,4 +1,4 @@
-"""``docs/reports/trust.md``: one section per command that writes there, each replaced as a whole."""
+"""Write ``docs/reports/trust.md``, with one section per command, which replaces its own."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def write_section(title: str, text: str, page: Path = PAGE) -> None:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Title -> text of each section of a page."""
+    """Map the title of each section of a page to its text."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
     return {title.strip(): body.strip() for title, body in zip(parts[::2], parts[1::2])}
 
 
 def markdown_table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    """A table; the first column is text, the others are numbers."""
+    """Format a table whose first column is text, and whose others are numbers."""
     lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def paragraph(text: str) -> str:
-    """Text in lines of the usual length."""
+    """Wrap a text to the usual line length."""
     return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)

@@ -5,8 +5,8 @@
     python examples/csgd_accelerate.py
     torchrun --nproc-per-node 2 examples/csgd_accelerate.py
 
-The loop is accelerate's own; what belongs to C-SGD is marked. The hook goes to torch's optimizer, which accelerate
-keeps inside its own; gradient accumulation, clipping and mixed precision are accelerate's business as ever.
+The loop is accelerate's own; comments mark the lines of C-SGD. The hook goes to torch's optimizer, which accelerate
+keeps inside its own; accelerate still does gradient accumulation, clipping and mixed precision.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fxprune.models_zoo.data import load_data
 
 
 def network() -> nn.Module:
-    """Three convolutions for images of 8x8 pixels."""
+    """Make a network of three convolutions for images of 8x8 pixels."""
     layers: list[nn.Module] = []
     for inputs, outputs, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 1)):
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -34,7 +34,7 @@ def network() -> nn.Module:
 
 
 def accuracy(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> float:
-    """Share of the images that get their own class, over all processes."""
+    """Return the share of correctly classified images, over all processes."""
     model.eval()
     right = []
     for images, labels in loader:
@@ -100,7 +100,10 @@ def main() -> None:
 
 
 def group_lr(optimizer: torch.optim.Optimizer) -> float:
-    """Learning rate, which is constant here; with a scheduler, ``lrs`` lists the rates of all steps to come."""
+    """Return the learning rate, which is constant here.
+
+    With a scheduler, ``lrs`` must list the rates of all steps to come.
+    """
     return float(optimizer.param_groups[0]["lr"])
 
 

@@ -1,11 +1,11 @@
-"""C-SGD inside timm's training: the parts of timm's train.py in its order, and four lines more.
+"""C-SGD inside timm's training: the parts of timm's train.py in its order, and four lines.
 
 ::
 
     python examples/csgd_timm.py
     torchrun --nproc-per-node 2 examples/csgd_timm.py
 
-What belongs to C-SGD is marked. In timm's own train.py the same lines go below ``create_optimizer_v2``.
+Comments mark the lines of C-SGD. In timm's own train.py the same lines go below ``create_optimizer_v2``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Digits(torch.utils.data.Dataset):
 
 
 def accuracy(model: torch.nn.Module, loader: object, device: torch.device) -> float:
-    """Share of the images that get their own class, in percent."""
+    """Return the share of correctly classified images, in percent."""
     model.eval()
     meter = utils.AverageMeter()
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, device: torch.device, *, csgd: bool) -> None:
-    """One run of a train.py; without C-SGD it writes the checkpoint that the run with C-SGD begins with."""
+    """Run a train.py once; without C-SGD it writes the checkpoint for the run with C-SGD."""
     model = timm.create_model(args.model, num_classes=10, in_chans=1).to(device)
     if csgd:
         model.load_state_dict(torch.load(args.initial_checkpoint, map_location=device, weights_only=True))
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, device: torch.device, *, csgd: bool) -> None:
         torch.save(model.state_dict(), args.initial_checkpoint)
         return
     # C-SGD: trim the weights themselves, not their average, whose clusters lag behind.
-    # Running statistics lag behind the weights: take them anew, then merge what is exactly equal.
+    # Running statistics lag behind the weights: estimate them again, then merge what is exactly equal.
     fxprune.settle(model.eval(), (images.to(device) for images, _ in loader))
     snapped = fxprune.snap(model, plan)
     narrow = fxprune.narrow(snapped, plan)
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace, device: torch.device, *, csgd: bool) -> None:
 
 
 def plan_for(model: torch.nn.Module, args: argparse.Namespace, device: torch.device) -> fxprune.Plan:
-    """The plan from the file, which the first process writes if there is none."""
+    """Load the plan from the file, which the first process writes if it does not exist."""
     if args.plan is None:
         args.plan = args.output / "plan.json"
         if utils.is_primary(args):

@@ -1,8 +1,8 @@
 """The result of the analysis: groups of channels that merge in all their axes at once.
 
 A *channel* of a group is a number from 0 to ``width - 1``. Every channel of a network has one *code*,
-``group.offset + channel``; -1 stands for a position that never changes. The labels of graph nodes hold codes, so that a
-plan is one boolean vector over codes.
+``group.offset + channel``; -1 is the code of a position that never changes. The labels of graph nodes hold codes, so
+that a plan is one boolean vector over codes.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A network of every class of timm and torchvision, checked from coupling to ONNX."""
+"""Check a network of every class of timm and torchvision, from coupling to ONNX."""

@@ -1,8 +1,8 @@
-"""Check networks of timm or torchvision, one process each, and write ``docs/reports/coverage.*``.
+"""Check networks of timm or torchvision, and write ``docs/reports/coverage.*``.
 
-Without options: the smallest network of each model class, from capture to the exported file. A run that was stopped
-goes on where it was, on any machine, from what is committed. Networks whose result is of earlier sources are checked
-again.
+Each network has its own process. Without options, the run checks the smallest network of each model class, from capture
+to the exported file. An interrupted run continues, on any machine, from the committed results. Networks with a result
+of earlier sources are checked again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GIB = 2**30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a network failed."""
+    """Check networks and write the page; the exit code is 1 if a network failed."""
     args = _parser().parse_args(argv)
     depth = args.depth or ("couple" if args.all else "onnx")
     names = fnmatch.filter(_names(args), args.only)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _names(args: argparse.Namespace) -> list[str]:
-    """The small ones first, where there is a choice of networks."""
+    """List the networks, the small ones first if only some are checked."""
     if args.all:
         return [name for _, name in entry_points()]
     points = torchvision_points() if args.torchvision else read()
@@ -62,12 +62,12 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 
 def _journal() -> Journal:
-    """All that is known: the results of this machine, and what was committed where that is newer."""
+    """Read the results of this machine, and committed ones that are newer."""
     return Journal(WORK / "results.jsonl", read_lines(DOCS / "coverage.csv"))
 
 
 def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal, sources: str) -> int:
-    """Number of networks that were checked."""
+    """Check networks, and return how many were checked."""
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
     limits = Limits(args.seconds, int(args.memory * GIB))

@@ -1,6 +1,6 @@
-"""One network, from capture to the exported file; every fact is told as soon as it is known.
+"""Check one network, from capture to the exported file, and record each fact at once.
 
-A check may be killed at any time, for its time or its memory: what it told before remains.
+A check may be killed at any time, because of its time or memory; the facts recorded before remain.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .torchvision import PREFIX, TorchvisionForm, torchvision_form
 
 Record = Callable[..., None]
 
-# A reason that costs less than this share of a network's weights is not told: every bias of a classifier is one.
+# A reason that costs less than this share of a network's weights is not recorded: every classifier's bias is one.
 WORTH_TELLING = 1e-4
 
 
@@ -62,7 +62,7 @@ def check(task: Task, record: Record) -> None:
         record(too_large=True)
         return
     network = form.outline() if task.depth == "couple" else form.build()
-    # What is published may count parts that only training knows.
+    # The published number may count parts that only training uses.
     record(parameters=sum(parameter.numel() for parameter in network.parameters()))
     if task.depth == "couple":
         record(stage="couple")
@@ -78,9 +78,9 @@ def _form(task: Task) -> Form | TorchvisionForm:
 
 
 def examine(network: nn.Module, example: Inputs, record: Record, *, onnx: bool) -> None:
-    """Both oracles at half width on random weights, and the exported file of the narrow network.
+    """Run both oracles at half width on random weights, and check the exported narrow network.
 
-    The parts of :func:`fxprune.prove`, one by one, so that it can be told how far a network came.
+    These are the parts of :func:`fxprune.prove`, one by one, to record how far a network came.
     """
     record(stage="couple")
     subject = randomised(network).double()
@@ -102,7 +102,7 @@ def examine(network: nn.Module, example: Inputs, record: Record, *, onnx: bool) 
 
 
 def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, record: Record) -> bool:
-    """Analysis to 1e-12 and rewrite to 1e-9, as the theory has it; the error is told where one does not hold."""
+    """Check the analysis to 1e-12 and the rewrite to 1e-9, and record the error if one fails."""
     record(stage="concentrate")
     snapped = fxprune.snap(subject, plan)
     analysis = fxprune.verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=())
@@ -121,12 +121,12 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, record: Record)
 
 
 def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Inputs) -> float:
-    """Relative error of onnxruntime on the narrow network in float32, made anew: as a user makes it."""
+    """Return onnxruntime's relative error on the narrow network, made in float32 as by a user."""
     plan = Plan(fxprune.couple(subject, example), clusters)
     narrow = fxprune.narrow(fxprune.snap(subject, plan), plan)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        # One image finds what broadcasts by accident, three what was baked in.
+        # A batch of one finds accidental broadcasts, three finds a fixed batch size.
         batches = (1, 3)
         try:
             return fxprune.export_onnx(narrow, example, path, batches=batches).max_rel_error
@@ -139,16 +139,16 @@ def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]]
 
 
 def culprits(network: nn.Module, example: Inputs) -> list[str]:
-    """Groups that fail alone, with the node where it shows."""
+    """Name the groups that fail alone, with the first node that differs."""
     try:
         proof = fxprune.prove(network, example)
-    except Exception as error:  # it needs more memory than the check; that the oracle failed is the news
+    except Exception as error:  # it needs more memory than the check; still report that the oracle failed
         return [f"not found: {type(error).__name__}: {error}"]
     return [f"{group} at {node}" for group, node in zip(proof.culprits, proof.nodes)]
 
 
 def facts_of(coupling: Coupling) -> dict[str, Any]:
-    """What the analysis says."""
+    """Return the facts of the analysis."""
     weights = sum(parameter.numel() for parameter in coupling.graph_module.parameters())
     frozen = sorted(coupling.frozen, key=lambda reason: -reason.weights)
     return {

@@ -1,6 +1,6 @@
-"""One line per model class of timm, derived from timm itself: the entry point with the fewest parameters.
+"""List the entry point of timm with the fewest parameters for each model class.
 
-``python -m benchmarks.coverage.classes`` writes ``timm_classes.csv`` anew. It builds every entry point once, on the
+``python -m benchmarks.coverage.classes`` writes ``timm_classes.csv`` again. It builds every entry point once, on the
 meta device; nothing is downloaded.
 """
 
@@ -42,32 +42,32 @@ class EntryPoint:
 
 
 def entry_points() -> Iterable[tuple[str, str]]:
-    """(module, name) of every entry point, in timm's order."""
+    """Yield (module, name) of every entry point, in timm's order."""
     return ((module, name) for module in sorted(timm.list_modules()) for name in timm.list_models(module=module))
 
 
 def weightless(name: str, **kwargs: object) -> nn.Module:
-    """A network on the meta device, in eval mode."""
+    """Build a network on the meta device, in eval mode."""
     with torch.device("meta"):
         network: nn.Module = timm.create_model(name, **kwargs)
     return network.eval()
 
 
 def published_size(network: nn.Module) -> int:
-    """Height and width of the images that a network is made for."""
+    """Return the height and width of the images that a network is made for."""
     settings: Any = network.pretrained_cfg
     return int(settings["input_size"][-1])
 
 
 def describe(module: str, name: str) -> EntryPoint:
-    """What the line of an entry point says."""
+    """Describe an entry point."""
     network = weightless(name)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return EntryPoint(module, type(network).__name__, name, parameters, published_size(network))
 
 
 def smallest(found: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """The first with the fewest parameters of each (module, class)."""
+    """Choose the first with the fewest parameters of each (module, class)."""
     best: dict[tuple[str, str], EntryPoint] = {}
     for point in found:
         key = point.module, point.cls
@@ -77,7 +77,7 @@ def smallest(found: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 
 def read(path: Path = CLASSES) -> list[EntryPoint]:
-    """The lines of a file that :func:`write` wrote."""
+    """Read a file that :func:`write` wrote."""
     with open(path, encoding="utf-8", newline="") as file:
         return [
             EntryPoint(line["module"], line["cls"], line["name"], int(line["parameters"]), int(line["input_size"]))
@@ -86,7 +86,7 @@ def read(path: Path = CLASSES) -> list[EntryPoint]:
 
 
 def write(points: Iterable[EntryPoint], path: Path = CLASSES) -> None:
-    """One line per entry point, under a line of column names."""
+    """Write one line per entry point, under a line of column names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(EntryPoint))

@@ -1,4 +1,4 @@
-"""Results on disk, one JSON line each, only ever appended: what is there after a crash or a stop is whole."""
+"""Append results to a file, one JSON line each, so that all lines survive a crash."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks import ROOT
 
 from .result import DEPTHS, Result, result_from
 
-# What a check runs: nothing but this, and what it imports of ours, can change a result.
+# The modules that a check runs: only these, and what they import of ours, can change a result.
 CHECKED = ("benchmarks.coverage.check", "fxprune.passes.onnx.export")
 _RUNS_ON = ("torch", "timm", "onnxruntime")
 
 
 def digest(files: Iterable[Path]) -> str:
-    """Which sources are checked: a hash over the code of files, and the versions of what they run on.
+    """Hash the code of files, and the versions of the packages that they run on.
 
-    Comments, docstrings, layout, import lines and the place of a file do not count: they change no result.
+    Comments, docstrings, layout, import lines and the path of a file do not count: they change no result.
     """
     sha = hashlib.sha256(" ".join(version(name) for name in _RUNS_ON).encode())
     for code in sorted({_code(path) for path in files} - {b""}):
@@ -32,7 +32,7 @@ def digest(files: Iterable[Path]) -> str:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes away what changes no result: imports, docstrings and ``__all__``."""
+    """A transformer that removes what changes no result: imports, docstrings and ``__all__``."""
 
     def visit_Import(self, node: ast.Import) -> None:
         return None
@@ -52,7 +52,7 @@ def _code(path: Path) -> bytes:
 
 
 def sources(root: Path = ROOT) -> list[Path]:
-    """The files of the core and the passes that a check imports, as a process finds them that does nothing else."""
+    """List the files of the core and the passes that a check imports, by a separate process."""
     script = (
         f"import sys, {', '.join(CHECKED)}\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'fxprune'), sep='\\n')"
@@ -65,11 +65,11 @@ class Journal:
     """The newest result of each (model, depth)."""
 
     def __init__(self, path: Path, committed: Iterable[Result] = ()) -> None:
-        """Read what is there; a last line that was cut off counts as not written.
+        """Read the file; an incomplete last line is ignored.
 
         Args:
-            path: results of this machine; need not exist.
-            committed: results of any machine, which count where they were checked later than those of this one.
+            path: results of this machine; it need not exist.
+            committed: results of any machine, which replace older ones of this machine.
         """
         self._path = path
         self._newest: dict[tuple[str, str], Result] = {}
@@ -86,7 +86,7 @@ class Journal:
         self._separator = "" if not text or text.endswith("\n") else "\n"
 
     def append(self, result: Result) -> None:
-        """Write a result and remember it."""
+        """Write a result and keep it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(self._separator + json.dumps(result.to_json()) + "\n")
@@ -94,22 +94,22 @@ class Journal:
         self._take(result)
 
     def missing(self, models: Iterable[str], depth: str, sources: str) -> list[str]:
-        """Models without a result of these sources; those that failed or were never tried come first."""
+        """List models without a result of these sources; failed and untried ones come first."""
         known = self.known(depth)
         found = {model: known.get(model) for model in models}
         todo = [model for model, result in found.items() if result is None or result.digest != sources]
         return sorted(todo, key=lambda model: (result := found[model]) is not None and not result.error)
 
     def newest(self, depth: str) -> dict[str, Result]:
-        """Model -> its newest result of this depth, of whatever sources."""
+        """Map each model to its newest result of this depth, of any sources."""
         return {model: result for (model, on), result in self._newest.items() if on == depth}
 
     def known(self, depth: str) -> dict[str, Result]:
-        """Model -> its newest result of this depth, or of a deeper one that went well: that has done the same."""
+        """Map each model to its newest result of this depth, or of a deeper successful check."""
         return known_at(depth, {each: self.newest(each) for each in DEPTHS})
 
     def standing(self) -> dict[str, dict[str, Result]]:
-        """Depth -> model -> its newest result, where no deeper check has told the same since."""
+        """Map depth -> model -> its newest result, without those that a deeper check replaced."""
         own = {depth: self.newest(depth) for depth in DEPTHS}
         return {
             depth: {model: result for model, result in known_at(depth, own).items() if result is own[depth].get(model)}
@@ -121,7 +121,10 @@ class Journal:
 
 
 def known_at(depth: str, results: Mapping[str, Mapping[str, Result]]) -> dict[str, Result]:
-    """Model -> the newest of its results at a depth or, where these went well, deeper; ``results`` by depth, model."""
+    """Map each model to its newest result at a depth, or of a deeper successful check.
+
+    ``results`` maps depth -> model -> result.
+    """
     known = dict(results[depth])
     for deeper in DEPTHS[DEPTHS.index(depth) + 1 :]:
         for model, result in results[deeper].items():

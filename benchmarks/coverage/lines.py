@@ -1,4 +1,4 @@
-"""Results as lines of CSV, and back without loss: what is committed is where the next run begins."""
+"""Convert results to lines of CSV and back without loss; the next run begins with these."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS: Mapping[str, Any] = get_type_hints(Result)
 
 
 def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
-    """One line per depth and network; what has several parts is JSON in its cell, what is not known is empty."""
+    """Write one line per depth and network; tuples are JSON in a cell, unknown values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(field.name for field in fields(Result)), "verdict"])
@@ -27,7 +27,7 @@ def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
 
 
 def read_lines(path: Path) -> list[Result]:
-    """The results that :func:`lines` wrote; none where there is no file."""
+    """Read the results that :func:`lines` wrote; none without a file."""
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
@@ -43,7 +43,7 @@ def _parts(value: Any) -> Any:
 
 
 def _value(name: str, cell: str) -> Any:
-    """The value of a field; a column that is no field stays text."""
+    """Convert a cell to the value of a field; a column without a field stays text."""
     kind = _KINDS.get(name, str)
     if kind == tuple[FrozenReason, ...]:
         return tuple(FrozenReason(*parts) for parts in _list(cell))

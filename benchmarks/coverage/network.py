@@ -1,4 +1,4 @@
-"""A network of timm at the smallest image that serves, so that a check in float64 takes seconds."""
+"""Build a network of timm for small images, so that a check in float64 takes seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEP = 32
 
 @dataclass(frozen=True)
 class Form:
-    """How a network is built and fed.
+    """The arguments to build a network, and the size of its images.
 
     Attributes:
         name: entry point.
@@ -37,26 +37,26 @@ class Form:
     parameters: int
 
     def build(self) -> nn.Module:
-        """The network, with timm's own random weights, in eval mode."""
+        """Build the network with timm's own random weights, in eval mode."""
         network: nn.Module = timm.create_model(self.name, **self.arguments)
         return network.eval()
 
     def outline(self) -> nn.Module:
-        """The network without weights, for the analysis alone."""
+        """Build the network without weights, for the analysis alone."""
         return with_constants(self.name)
 
     def example(self, network: nn.Module) -> Inputs:
-        """Two images on the meta device [2, 3, image, image], whatever the network."""
+        """Make two images on the meta device [2, 3, image, image], for any network."""
         return (torch.empty(2, 3, self.image, self.image, device="meta"),)
 
 
 def with_constants(name: str) -> nn.Module:
-    """A network whose parameters are on the meta device and whose buffers have values, in eval mode.
+    """Build a network with parameters on the meta device and buffers with values, in eval mode.
 
-    The analysis asks whether a buffer is the same everywhere. Builders that run the network to find a size cannot do
-    that with weights and activations on two devices: these networks are wholly on the meta device.
+    The analysis reads whether a buffer is the same everywhere. Builders that run the network to find a size cannot do
+    that with weights and activations on two devices: these networks are entirely on the meta device.
     """
-    # PyTorch annotates the hook as one that returns nothing; what it returns replaces the parameter.
+    # PyTorch annotates the hook to return nothing, but its result replaces the parameter.
     handle = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
     try:
         network: nn.Module = timm.create_model(name)
@@ -74,20 +74,23 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
 
 
 def native_form(name: str) -> Form:
-    """As the network is published."""
+    """Return the form in which the network is published."""
     network = weightless(name)
     return _form(name, {}, published_size(network), network)
 
 
 def small_form(name: str) -> Form:
-    """At half the published image or the next size above it that the network takes, as it is or built for it."""
+    """Return the form at half the published image size, or at the next size that works.
+
+    The network may be built for this size.
+    """
     native = native_form(name)
     for image, arguments in _candidates(native.image):
         try:
             network = weightless(name, **arguments)
             with MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
                 network(torch.empty(2, 3, image, image, device="meta"))
-        except Exception:  # the code of a network raises whatever it likes at a size that it does not take
+        except Exception:  # a network may raise any exception at a wrong size
             continue
         return _form(name, arguments, image, network)
     return native

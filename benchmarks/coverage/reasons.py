@@ -1,4 +1,4 @@
-"""Why weights may not merge, over all networks, the dearest reason first."""
+"""List why weights may not merge, over all networks, the most expensive reason first."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .result import FrozenReason, Result
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason, whatever the network.
+    """A reason over all networks.
 
     Attributes:
         why: in words, names left out.
         weights: over all networks; a weight with two reasons counts in both.
-        models: networks concerned.
+        models: number of networks.
         dearest: the network that it costs most weights, with the line of its source.
     """
 
@@ -27,7 +27,7 @@ class Reason:
 
 
 def reasons(results: Iterable[Result]) -> list[Reason]:
-    """Every reason, by the weights that it costs."""
+    """List every reason, by the weights that it costs."""
     found: dict[str, list[tuple[Result, FrozenReason]]] = {}
     for result in results:
         for reason in result.frozen:
@@ -37,7 +37,7 @@ def reasons(results: Iterable[Result]) -> list[Reason]:
 
 
 def reasons_of(result: Result, most: int = 2) -> str:
-    """The dearest reasons of one network, with their share of its weights where they cost at least 0.1 %."""
+    """Describe the most expensive reasons of a network that cost at least 0.1 % of its weights."""
     total = result.parameters or 1
     per_why: dict[str, int] = {}
     for reason in result.frozen:

@@ -1,4 +1,4 @@
-"""What all results come to, as a page for people."""
+"""Write the page of all results."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def page(
     results: Mapping[str, Mapping[str, Result]],
     sources: str,
 ) -> str:
-    """The page.
+    """Write the page.
 
     Args:
         points: the smallest network of each class of timm.
@@ -181,7 +181,7 @@ def _macs_after(result: Result) -> float | None:
 
 
 def _table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A heading and a table; nothing where there is no row."""
+    """Write a heading and a table; an empty text without rows."""
     lines = [_line(row) for row in rows]
     return "\n".join([heading, "", _line(header), _line(["---"] * len(header)), *lines, ""]) if lines else ""
 

@@ -1,4 +1,4 @@
-"""What is known of one network: measured, or why it was not."""
+"""The result of one network: its measurements, or why it has none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 # How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too.
 DEPTHS = ("couple", "exact", "onnx")
-# What only a check to some depth tells.
+# The facts that only a check of some depth records.
 _TOLD_AT = {"exact": ("parameters_after", "macs_after", "error64"), "onnx": ("error_onnx",)}
 
 
@@ -31,7 +31,7 @@ class FrozenReason:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Outcome for one network; None where the check did not get that far.
+    """The result of one network; None for facts that the check did not reach.
 
     Attributes:
         model: entry point.
@@ -76,13 +76,13 @@ class Result:
     seconds: float = 0.0
 
     def at(self, depth: str) -> Result:
-        """What a check that goes to ``depth`` and no further would have told."""
+        """Return the result of a check that goes only to ``depth``."""
         deeper = DEPTHS[DEPTHS.index(depth) + 1 :]
         return replace(self, depth=depth, **dict.fromkeys(name for each in deeper for name in _TOLD_AT[each]))
 
     @property
     def verdict(self) -> str:
-        """``failed``, ``nothing merges``, or what was shown: ``coupled``, ``exact``, ``exact, exported``."""
+        """``failed``, ``nothing merges``, ``coupled``, ``exact``, or ``exact, exported``."""
         if self.error:
             return "failed"
         if self.groups == 0:
@@ -90,12 +90,12 @@ class Result:
         return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported"}[self.depth]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON value."""
+        """Make a JSON value."""
         return asdict(self)
 
 
 def result_from(value: Mapping[str, Any]) -> Result:
-    """Result from :meth:`Result.to_json`, or from what a check told of itself; what has no field is left out."""
+    """Make a result from :meth:`Result.to_json` or from recorded facts; others are left out."""
     known = {field.name: value[field.name] for field in fields(Result) if field.name in value}
     known["frozen"] = tuple(
         reason if isinstance(reason, FrozenReason) else FrozenReason(**reason) for reason in known.get("frozen", ())

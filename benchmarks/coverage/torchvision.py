@@ -1,4 +1,4 @@
-"""Networks of torchvision: the smallest of each family, with the inputs that it takes."""
+"""Build networks of torchvision: the smallest of each family, with its inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FRAMES = 16
 
 @dataclass(frozen=True)
 class TorchvisionForm:
-    """How a network is built and fed.
+    """The arguments to build a network, and the size of its images.
 
     Attributes:
         name: ``torchvision/NAME``.
@@ -45,7 +45,7 @@ class TorchvisionForm:
     parameters: int
 
     def build(self) -> nn.Module:
-        """The network with random weights, in eval mode; of a detector its backbone and heads."""
+        """Build the network with random weights, in eval mode; of a detector, backbone and heads."""
         from torchvision.models import get_model
 
         short = self.name.removeprefix(PREFIX)
@@ -59,7 +59,7 @@ class TorchvisionForm:
     outline = build
 
     def example(self, network: nn.Module) -> Inputs:
-        """Arguments for two samples on the meta device."""
+        """Make the arguments for two samples on the meta device."""
         if isinstance(network, Core):
             return network.example(2, self.image, self.image)
         frames = (FRAMES,) if self.room == "video" else ()
@@ -68,7 +68,7 @@ class TorchvisionForm:
 
 
 def torchvision_form(name: str) -> TorchvisionForm:
-    """Form of ``torchvision/NAME``."""
+    """Return the form of ``torchvision/NAME``."""
     short = name.removeprefix(PREFIX)
     return TorchvisionForm(
         name, _module(short).partition(".")[0], _SIZES.get(_family(short), _SIZE), _parameters(short)
@@ -76,7 +76,10 @@ def torchvision_form(name: str) -> TorchvisionForm:
 
 
 def torchvision_points() -> list[EntryPoint]:
-    """The entry point with the fewest parameters of each family: a module of torchvision and the name up to a size."""
+    """List the entry point with the fewest parameters of each family.
+
+    A family is a module of torchvision and the name up to a size.
+    """
     from torchvision.models import list_models
 
     best: dict[tuple[str, str], EntryPoint] = {}
@@ -98,7 +101,7 @@ def _parameters(short: str) -> int:
 
 
 def _family(short: str) -> str:
-    """A name up to its size: ``swin3d``, ``swin_v2``, ``regnet_x``, ``r2plus1d``."""
+    """Return a name up to its size: ``swin3d``, ``swin_v2``, ``regnet_x``, ``r2plus1d``."""
     found = re.match(r"(?:wide_)?[a-z]+(?:\d(?:plus1)?d)?(?:_v\d|_[xy](?=_))?", short)
     assert found is not None
     return found[0]

@@ -1,4 +1,7 @@
-"""Seeded attacks on what is read and on what is analysed: ``make fuzz``, ``make fuzz ARGS="folders --count 10000"``."""
+"""Run seeded attacks on files and on the analysis: ``make fuzz``.
+
+For example, ``make fuzz ARGS="folders --count 10000"``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ KINDS = ("folders", "networks")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the kinds that are named first, or all of them, with the other arguments; the worst exit code."""
+    """Run the kinds named first, or all, with the other arguments; return the worst exit code."""
     named = [word for word in arguments[:1] if word in KINDS] or KINDS
     rest = [word for word in arguments if word not in KINDS]
     return max(importlib.import_module(f"benchmarks.fuzz_{kind}").main(rest) for kind in named)

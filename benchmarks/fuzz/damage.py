@@ -1,4 +1,4 @@
-"""What can happen to a folder of results: flipped bits, lost and swapped files, and what somebody writes on purpose."""
+"""Damage a folder of results: flip bits, lose and swap files, and write hostile content."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def damaged(folder: Path, other: Path, random: Random, *, signed: bool) -> tuple
     Args:
         folder: the folder.
         other: results of another network.
-        random: decides.
-        signed: afterwards, make the manifest agree with what is there.
+        random: chooses the damage.
+        signed: afterwards, make the manifest agree with the files.
 
     Returns:
-        The kind of damage, the file, and what was done.
+        The kind of damage, the file, and a description.
     """
     files = sorted(json.loads((folder / MANIFEST).read_text())["files"])
     name = random.choice(files if signed else [*files, MANIFEST, MANIFEST])

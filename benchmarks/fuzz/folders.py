@@ -1,17 +1,17 @@
-"""Damage a folder of results in many ways, and see that each is refused, found, or changes nothing.
+"""Damage a folder of results in many ways; each must be refused, found, or change nothing.
 
-Half of the damage is done as it happens, half with the manifest made consistent again, as an attacker does. Every door
-is then tried: ``verify``, ``load``, ``report``. What comes of it is one of
+Half of the damage stays as it is; for the other half the manifest is made consistent again, as an attacker would. Then
+every reader runs: ``verify``, ``load``, ``report``. The outcome is one of
 
-- ``refused``: one clear error, from every door that reads what was damaged;
+- ``refused``: one clear error, from every command that reads the damaged file;
 - ``found``: ``verify`` says what disagrees;
-- ``same``: every number is what it was;
-- ``recorded``: the manifest vouches for it, ``verify`` holds, the network is the same to the bit, and a number that
-  nothing else in the folder determines is another one: a time, a loss, a weight of the network before C-SGD, a class;
-- ``other``: another number got in. There must be none.
-- ``raw``: an exception that is not ours, a crash, or the bounds on time and memory. There must be none.
+- ``same``: every number is the same as before;
+- ``recorded``: the manifest is consistent, ``verify`` holds, the network is bit for bit the same, and a number changed
+  that nothing else in the folder determines: a time, a loss, a weight of the network before C-SGD, a class;
+- ``other``: another number changed. This must not happen.
+- ``raw``: an exception that is not ours, a crash, or the limits on time and memory. This must not happen.
 
-A line per mutation in ``build/fuzz/folders.jsonl``; what is there already is not done again.
+``build/fuzz/folders.jsonl`` has a line per mutation; finished mutations are not repeated.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class Over(BaseException):
 
 
 def numbers(folder: Path, whole: tuple[Path, dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Every number that each door gives, or the error of ours; ``whole``: those of the folder before."""
+    """Return every number that each command reads, or our error.
+
+    ``whole`` holds those of the folder before.
+    """
     doors = {
         "verify": lambda: _verified(folder),
         "load": lambda: _loaded(folder, whole),
@@ -109,7 +112,7 @@ def _verified(folder: Path) -> Any:
 
 
 def _loaded(folder: Path, whole: tuple[Path, dict[str, Any]] | None) -> Any:
-    """What the network gives; from the same files it is the same network, which need not be built."""
+    """Return the outputs of the network; equal files give the same network without a build."""
     if whole is not None and all(is_plain(folder / name) for name in NETWORK_FILES):
         before, found = whole
         if all((folder / name).read_bytes() == (before / name).read_bytes() for name in NETWORK_FILES):
@@ -133,7 +136,7 @@ def _reported(folder: Path) -> Any:
 
 
 def judge(found: dict[str, Any], whole: dict[str, Any], *, signed: bool) -> tuple[str, str]:
-    """Outcome, and what was said."""
+    """Return the outcome and the message."""
     errors = {name: value for name, value in found.items() if isinstance(value, InputError)}
     others = [name for name, value in found.items() if name not in errors and value != whole[name]]
     if isinstance(found["verify"], str):
@@ -184,7 +187,7 @@ def attack(number: int, seed: int, folders: tuple[Path, Path], whole: dict[str, 
 
 
 def run(count: int, seed: int, journal: Path) -> list[dict[str, Any]]:
-    """Do what the journal does not have; processes that die are told and replaced."""
+    """Run the mutations that the journal lacks; record and replace processes that die."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     folders = make_folders(journal.parent / "folders")
     whole = numbers(folders[0])

@@ -1,6 +1,6 @@
-"""Random networks by the thousand: each narrowed by a random plan and compared, in chunks that survive being stopped.
+"""Narrow thousands of random networks by random plans and compare, in resumable chunks.
 
-A network that fails is shrunk, and told at the end and in ``docs/reports/trust.md``.
+A network that fails is shrunk, and reported at the end and in ``docs/reports/trust.md``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Chunk:
 
 
 def work(chunk: Chunk, record: Callable[..., None]) -> None:
-    """Examine the networks of a chunk, and record what was seen: counts, and the smallest network of each failure."""
+    """Examine the networks of a chunk; record counts, and the smallest network of each failure."""
     import torch
 
     torch.set_num_threads(1)
@@ -79,7 +79,7 @@ def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
 
 
 def _smallest(seed: int, most: int, error: Exception) -> str:
-    """The failure on the smallest network that was found to fail with an error of the same kind."""
+    """Describe the smallest network found that fails with an error of the same kind."""
     from benchmarks.random_networks.choices import choices_of, network_of, shrunk
     from benchmarks.random_networks.oracles import examine
 

@@ -1,4 +1,4 @@
-"""What the random networks came to, as sections of ``docs/reports/trust.md``."""
+"""Write the results of the random networks as sections of ``docs/reports/trust.md``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Mutation testing: is every small change of the rules, the grouping, the merge and the rewrite seen by some test?
+"""Check by mutations that a test detects every small change of rules, merge and rewrite.
 
-Mutants come in an order of their own, so that a run that is stopped has tried a sample; it goes on where it was. What
+Mutants come in a shuffled order, so that an interrupted run has tried a sample; it continues later. A mutant that
 survives needs a reason in ``benchmarks/mutation/reasons.csv``, or a test.
 """
 

@@ -26,10 +26,10 @@ class Mutant:
     Attributes:
         path: of the file, from the root of the repository.
         function: qualified name of the outermost function or method, empty at module level.
-        line: where it is.
-        kind: what kind of change.
-        before: the expression or statement as it was.
-        after: and as it is.
+        line: its line.
+        kind: the kind of change.
+        before: the expression or statement before the change.
+        after: the same after the change.
         index: number of the change, in the order of the file.
     """
 
@@ -43,7 +43,7 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """What stays the same when lines move."""
+        """The key of a mutant, which does not change when lines move."""
         return f"{self.path} {self.function} {self.kind}: {self.before} -> {self.after}"
 
 
@@ -85,7 +85,7 @@ def _changes(tree: ast.Module) -> Iterator[Change]:
 
 
 def _nodes(node: ast.AST, function: str, owner: str) -> Iterator[tuple[str, ast.AST]]:
-    """Nodes that compute something, with the outermost function that they are in: no annotations, no texts."""
+    """Yield nodes that compute something, without annotations and texts, with their function."""
     if isinstance(node, ast.ClassDef):
         for child in node.body:
             yield from _nodes(child, function, f"{owner}{node.name}.")
@@ -149,7 +149,10 @@ def _of(node: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
 
 
 def _is_statement(node: ast.AST) -> bool:
-    """Calls for their effect, and assignments that change something; a name that is not assigned is an error."""
+    """Tell whether a node is a call for its effect, or an assignment that changes something.
+
+    Without the assignment of a plain name, its use would be an error.
+    """
     if isinstance(node, ast.Assign):
         return not isinstance(node.targets[0], ast.Name)
     called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)

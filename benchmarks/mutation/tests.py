@@ -1,4 +1,4 @@
-"""Tests by the lines that they run, and a mutant under them: collected once, forked for each mutant."""
+"""Find the tests that run a line, and run them on a mutant, in forks of one collection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Lines = dict[tuple[str, int], list[str]]
 
 
 class Session:
-    """Pytest with everything collected, as long as the ``with`` block lasts inside :func:`with_tests`."""
+    """Pytest with all tests collected, for the ``with`` block inside :func:`with_tests`."""
 
     def __init__(self, session: pytest.Session) -> None:
         self.items = {item.nodeid: item for item in session.items}
@@ -41,7 +41,7 @@ class Session:
         return all(report.passed or report.skipped for report in reports)
 
     def lines_run(self, name: str, seen: set[tuple[str, int]]) -> tuple[bool, set[tuple[str, int]], float]:
-        """Whether a test passes, which lines it adds to those ``seen``, and how long it takes."""
+        """Run a test; return whether it passes, which lines it adds to ``seen``, and its seconds."""
         seen.clear()
         start = time.process_time()
         passed = self.passes(name)
@@ -92,7 +92,7 @@ def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
 
 
 def tests_by_line(session: Session, paths: Sequence[str]) -> tuple[Lines, dict[str, float]]:
-    """(path, line) -> names of the tests that run it; name -> its seconds. Tests that fail are left out."""
+    """Map (path, line) to the tests that run it, and tests to seconds; skip failing tests."""
     for path in paths:
         _watch(path)
     found: Lines = defaultdict(list)
@@ -164,7 +164,7 @@ def _survives(session: Session, name: str) -> bool:
 
 
 def apply(mutant: Mutant) -> None:
-    """Put a mutant in place, in this process: the code of one function, or the whole module executed anew."""
+    """Apply a mutant in this process: replace one function's code, or execute the module again."""
     path = ROOT / mutant.path
     code = compile(mutated(path.read_text(encoding="utf-8"), mutant.index), str(path), "exec")
     module = importlib.import_module(_module_name(mutant.path))

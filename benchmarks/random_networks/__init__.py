@@ -1,1 +1,1 @@
-"""Networks drawn at random from everything that the rules know, and the oracles that check them."""
+"""Draw random networks from everything that the rules know, and check them by oracles."""

@@ -34,7 +34,7 @@ def cut(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
 
 @operation(*EVERY)
 def split(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
-    """Split in two or three, each treated in its own way, and put together in another order or multiplied."""
+    """Split in two or three, treat each in its own way, and concatenate reordered or multiply."""
     if form.width < 4:
         raise Unsuited
     kind, first = draw.choice(("turned", "first", "thirds", "chunks", "equal")), draw.between(2, form.width - 2)

@@ -1,4 +1,4 @@
-"""Networks by seed: each has its own, so that one that fails can be had again alone, and shrinks by its choices."""
+"""Draw each network by its own seed, so that a failing one can be repeated alone and shrunk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def choices_of(seed: int, most: int) -> list[int]:
 
 
 def network_of(choices: Sequence[int], most: int) -> Drawn:
-    """The network that choices make; any are possible: too large ones are cut, and missing ones are the simplest."""
+    """Make a network from any choices: too large ones are cut, missing ones are the simplest."""
     rest = iter(choices)
     return build(Draw(lambda count: min(next(rest, 0), count - 1)), most)
 
 
 def shrunk(choices: Sequence[int], fails: Callable[[list[int]], bool], seconds: float) -> list[int]:
-    """Fewer and smaller choices that still fail: runs of them are left out, then each is lowered, time permitting."""
+    """Shrink choices while they still fail: leave out runs, then lower each, within the time."""
     kept, deadline, changed = list(choices), time.monotonic() + seconds, True
 
     def accept(shorter: list[int]) -> bool:

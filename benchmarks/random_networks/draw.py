@@ -1,4 +1,4 @@
-"""Random networks with their inputs, for hypothesis to draw and to shrink."""
+"""Make random networks with inputs that hypothesis draws and shrinks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH, VOCABULARY = 2, 7
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A network in eval mode, and what it takes: a function from a batch size and a seed to inputs in float64."""
+    """A network in eval mode, and a function from batch size and seed to inputs in float64."""
 
     network: RandomNetwork
     inputs: Callable[[int, int], tuple[Tensor, ...]]

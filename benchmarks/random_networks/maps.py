@@ -1,4 +1,4 @@
-"""Operations on maps [n, c, *space] of one to three dimensions: convolutions, pooling, resizing."""
+"""Operations on maps [n, c, *space] with one to three axes: convolution, pooling, resizing."""
 
 from __future__ import annotations
 

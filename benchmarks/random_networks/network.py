@@ -1,6 +1,6 @@
-"""A random network: a pool of activations grows by operations on its members, and heads read some of them.
+"""Build a random network: operations on a pool of activations add members, heads read some.
 
-What is drawn comes from a :class:`Draw`: the same code serves a search that shrinks what fails and a plain seed.
+All choices come from a :class:`Draw`: the same code works with a search that shrinks failures and with a plain seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Unsuited(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """What a member of the pool looks like.
+    """The form of a member of the pool.
 
     Attributes:
         kind: ``map`` [n, width, *space], ``tokens`` [n, *space, width] with one length, ``vector`` [n, width].
@@ -50,7 +50,7 @@ class Form:
 
 
 class Draw:
-    """Choices, from whatever draws integers; they are noted, for a network is told by them."""
+    """Choices from any source of integers; they are recorded, since they describe a network."""
 
     def __init__(self, integer: Callable[[int], int]) -> None:
         self._integer = integer
@@ -81,7 +81,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation of a network: what it is called, what it computes, from which members, and what comes out."""
+    """One operation of a network: its name, its function, its operands, and its result's form."""
 
     operation: str
     name: str
@@ -91,13 +91,13 @@ class Step:
 
 
 class RandomNetwork(nn.Module):
-    """Layers, steps that use them in order, and heads; ``str(network)`` tells all of them.
+    """Layers, steps that use them in order, and heads; ``str(network)`` shows all of them.
 
     Attributes:
         steps: the pool, in order; the first ones are the stems of the inputs.
-        operation: name of the one that adds steps at the moment.
-        same_in_training: in training mode a narrow network computes the same as well (no random numbers, no state that
-            a folded weight leaves behind).
+        operation: name of the operation that now adds steps.
+        same_in_training: a narrow network also computes the same in training mode (no random numbers, no state of a
+            stored computed weight).
     """
 
     def __init__(self, draw: Draw) -> None:

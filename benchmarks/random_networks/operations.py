@@ -1,4 +1,4 @@
-"""The table of operations that random networks are made of: each adds a step on a member of the pool, or refuses."""
+"""List the operations of random networks; each adds a step on a pool member, or refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of every network: it is analysed, cut at random, and computes the same, time and again."""
+"""Check that a network, analysed and narrowed at random, computes the same in every call."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Wrong(AssertionError):
 
 @dataclass
 class Facts:
-    """What was seen of one network.
+    """The facts about one network.
 
     Attributes:
         operators: names of its operations.
-        groups: how many groups the analysis found.
+        groups: number of groups that the analysis found.
         before: channels in them.
-        after: what the plan left of them.
-        change: how far equal rows moved the output; where nothing moves, nothing is shown.
-        training: training mode was compared, too.
-        exported: the graph is one of operations alone.
-        refused: that way of capture refused the network, loudly; nothing was compared.
+        after: channels in them by the plan.
+        change: relative change of the output by equal rows; if it is zero, the comparison shows nothing.
+        training: training mode was also compared.
+        exported: the graph has only operations.
+        refused: this way of capture raised an error; nothing was compared.
     """
 
     operators: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Facts:
 
 
 def random_plan(coupling: Coupling, seed: int) -> Plan:
-    """Any clusters that the groups admit: of one size where an average runs over them, of any size elsewhere."""
+    """Draw any allowed clusters: of one size in balanced groups, of any size elsewhere."""
     draw, clusters = np.random.default_rng(seed), {}
     domains: dict[int, list[str]] = defaultdict(list)
     for name, group in coupling.groups.items():
@@ -77,10 +77,10 @@ def random_plan(coupling: Coupling, seed: int) -> Plan:
 
 
 def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = False) -> Facts:
-    """Narrow a network by a random plan and compare; ``exported``: captured as operations alone, in eval mode.
+    """Narrow a network by a random plan and compare; ``exported``: capture by export.
 
     Raises:
-        Wrong: saying what differs, and by how much.
+        Wrong: they differ; the message says where, and by how much.
     """
     subject = randomised(drawn.network, seed=seed).double().eval()
     inputs = drawn.inputs(BATCH, seed)
@@ -114,7 +114,7 @@ def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = Fa
 
 
 def train(snapped: nn.Module, small: nn.Module, inputs: Inputs, more: Inputs) -> None:
-    """Both in training mode, twice, and in eval mode with the statistics that this left behind."""
+    """Compare both twice in training mode, then in eval mode with the resulting statistics."""
     snapped.train()
     small.train()
     agree("narrow, training", outputs(snapped, inputs), outputs(small, inputs))

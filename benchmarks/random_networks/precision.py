@@ -1,6 +1,6 @@
-"""How much the analysis leaves wide: channels that it keeps apart, merged by trial.
+"""Measure how much the analysis leaves too wide: merge channels that it separates, by trial.
 
-The pairs come from the ids alone, whatever froze; the small search by brute force does without them, too.
+The pairs come from the ids alone, whatever froze; the small search by brute force does not use ids either.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ MOST_AXES = 5
 
 @dataclass
 class Precision:
-    """Pairs of channels of one network that occur alike in its parameters, and matter to its outputs.
+    """The results for pairs of channels with equal uses in parameters that affect the outputs.
 
     Attributes:
         asked: pairs that were tried.
-        alone: of those, the pairs that merge though nothing else merges.
-        found: of those, the ones that lie in one group.
-        gaps: why the others do not, in the words of the report.
-        averages: why pairs are kept apart that merge as long as averages still see both.
+        alone: of those, the pairs that merge although nothing else merges.
+        found: of those, the pairs in one group.
+        gaps: why the others are not, in the words of the report.
+        averages: why pairs are separate that merge if averages still read both.
         searched: pairs for which all roles were tried that the axes of their length allow.
-        missed: of those that the analysis keeps apart, the ones that merge in some roles.
+        missed: of those that the analysis separates, the pairs that merge in some roles.
         too_much: groups of which a part merges alone.
     """
 
@@ -59,7 +59,7 @@ class Precision:
 
 
 def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most: int = 6) -> Precision:
-    """Try some pairs of the network of a coupling; nothing where a weight is computed, whose columns are not stored."""
+    """Try some pairs of channels of a coupling; none if a weight is computed, not stored."""
     result, model = Precision(), coupling.model()
     if coupling.functions or model is None:
         return result
@@ -76,7 +76,7 @@ def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most
 
 
 def _roles(state: AnalysisState) -> dict[Place, str]:
-    """What each axis is for: axes that are neither read by columns nor used by rows carry no channels."""
+    """Return the role of each axis; axes without a role carry no channels."""
     read, tied = state.channels.marked(state.marks.columns), state.channels.marked(state.marks.rows)
     return {
         (origin.name, dim): READER if read[ids].all() else TIED
@@ -87,7 +87,7 @@ def _roles(state: AnalysisState) -> dict[Place, str]:
 
 
 def _pairs(state: AnalysisState, roles: dict[Place, str]) -> list[tuple[dict[Place, str], dict[Place, Pair]]]:
-    """Neighbouring channels that occur equally often on each axis of each parameter, outputs aside."""
+    """List neighbouring channels that occur equally often on each parameter axis, not outputs."""
     places: dict[int, dict[Place, list[int]]] = defaultdict(lambda: defaultdict(list))
     for origin in state.origins.found.values():
         for dim, ids in enumerate(origin.axes):
@@ -125,7 +125,7 @@ def _try(result: Precision, trial: Trial, coupling: Coupling, roles: dict[Place,
 def _search(
     result: Precision, trial: Trial, coupling: Coupling, use: dict[Place, str], draw: np.random.Generator
 ) -> None:
-    """By brute force, on one axis of rows; and no part of one group may merge without the rest."""
+    """Search by brute force on one axis of rows; also find parts of a group that merge alone."""
     short = [
         axis
         for axis, role in use.items()

@@ -1,4 +1,4 @@
-"""Operations on tokens [n, length, c] and vectors [n, c]: linear layers, attention, recurrent layers."""
+"""Operations on tokens [n, length, c] and vectors [n, c]: linear, attention, recurrent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def linear(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
 
 @operation(TOKENS, often=4)
 def attention(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
-    """Queries of one member, keys and values of another; masks that are given, learned, causal or none."""
+    """Attend with queries of one member, keys and values of another, and any kind of mask."""
     kind = draw.choice(("plain", "heads", "fused", "linear", "channels", "one layer"))
     mask = draw.choice(("none", "causal", "learned", "given"))
     y, c, heads = net.any(lambda other: other.kind == TOKENS), form.width, draw.divisor(form.width)
@@ -135,7 +135,7 @@ def cells(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
 
 @operation(TOKENS)
 def positions(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
-    """Tokens by their place: an embedding that is added, a token in front, the first one dropped, a mix of all."""
+    """Add an embedding of positions or a token, drop the first token, or mix all tokens."""
     kind = draw.choice(("added", "class token", "dropped", "mixed", "looked up", "convolved", "flipped"))
     length, c = form.space[0], form.width
     if kind == "added":

@@ -1,1 +1,1 @@
-"""C-SGD and its rivals at equal epochs, on real images, over several seeds."""
+"""Compare C-SGD with other methods at equal epochs, on real images, over several seeds."""

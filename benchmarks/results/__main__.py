@@ -1,7 +1,7 @@
-"""Compare C-SGD with its rivals on real images, one process per arm and seed, and write ``docs/reports/results.md``.
+"""Compare C-SGD with other methods on real images, and write ``docs/reports/results.md``.
 
-All arms of the first seed run first, then those of the next. What ``docs/reports/results.csv`` already holds is not
-repeated: a run that was stopped goes on where it was, and ``--seeds 5`` adds two seeds to three.
+Each arm and seed runs in one process. All arms of the first seed run first, then those of the next. Results in
+``docs/reports/results.csv`` are not repeated: an interrupted run continues, and ``--seeds 5`` adds two seeds to three.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRELOAD = ("benchmarks.results.run", "sklearn.cluster", "timm.optim", "timm.sche
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 if an arm failed."""
+    """Run the missing arms and write the page; the exit code is 1 if an arm failed."""
     args = _parser().parse_args(argv)
     settings = QUICK if args.quick else Settings()
     output = args.output or (WORK / "quick" if args.quick else DOCS)
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_arms(
     todo: Sequence[tuple[Arm, int]], settings: Settings, journal: Journal, output: Path, args: argparse.Namespace
 ) -> int:
-    """Number of arms that failed; the table is up to date after each arm."""
+    """Run arms, update the table after each one, and return the number of failures."""
     tasks = []
     for arm, seed in todo:
         log = WORK / "logs" / f"{settings.data}-{seed}-{arm.name}-{arm.keep.replace('/', 'of')}.log"

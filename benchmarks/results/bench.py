@@ -1,4 +1,4 @@
-"""What the arms of a seed work with: one split of the data, one recipe, one wide network."""
+"""The arms of a seed share one split of the data, one recipe and one wide network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What the arms work with: the task, its data, how to record, and the trims so far: (changed, error in float64)."""
+    """The task of an arm, its data, the recorder, and its trims: (changed, error in float64)."""
 
     task: Task
     data: Data
@@ -56,29 +56,29 @@ class Bench:
         return self.task.settings.more_epochs
 
     def network(self, width: float) -> nn.Module:
-        """A fresh network; ``width`` is relative to the wide one."""
+        """Make a fresh network; ``width`` is relative to the wide one."""
         with torch.random.fork_rng():
             torch.manual_seed(self.task.seed)
             return resnet20(num_classes=self.data.num_classes, in_chans=1, width=width * self.task.settings.width)
 
     def couple(self, model: nn.Module) -> Coupling:
-        """The analysis of any of the networks, in evaluation mode."""
+        """Analyse a network in evaluation mode."""
         size = self.task.settings.image_size
         return fxprune.couple(model.eval(), torch.empty(2, 1, size, size, device="meta"))
 
     def train(self, model: nn.Module, epochs: float, *, phase: int, hook: Any = None) -> None:
-        """Train after the first epochs; each phase shows the images in an order of its own."""
+        """Train after the first epochs; each phase has its own order of images."""
         settings = self.task.settings
         fit(model, self.data, settings, epochs=epochs, lr=settings.more_lr, seed=self._seed(phase), hook=hook)
 
     def fresh(self, width: float, epochs: float) -> nn.Module:
-        """A network of this width, trained from its first weights."""
+        """Train a network of this width from its initial weights."""
         model, settings = self.network(width), self.task.settings
         fit(model, self.data, settings, epochs=epochs, lr=settings.lr, seed=self._seed(0))
         return model
 
     def wide(self, width: float = 1.0) -> nn.Module:
-        """The network after W epochs; the first arm that asks trains it, the others find it on disk."""
+        """Return the network after W epochs; the first arm trains it, the others load it."""
         task = self.task
         name = f"{digest(Arm('first', str(width)), task.settings)}-{task.seed}-{torch.__version__}.pt"
         task.cache.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class Bench:
         return model.eval()
 
     def tell_final(self, model: nn.Module) -> None:
-        """How good and how large the arm's network is in the end."""
+        """Record the accuracy and the size of the arm's final network."""
         last, size = score(model, self.data), cost(self.couple(model))
         self.record(top1=last.top1, loss=last.loss, parameters=size.params, macs=size.macs // 2)  # a batch of two
 

@@ -1,4 +1,4 @@
-"""Cells and tables of the page: means, spreads, shares."""
+"""Format cells and tables of the page: means, spreads, shares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def percent(values: Sequence[float | None]) -> str:
 
 
 def spread_of(values: Iterable[float | None], form: str, unit: str = "") -> str:
-    """Mean and sample standard deviation; nothing where there is no value."""
+    """Format mean and sample standard deviation; an empty text without values."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -20,7 +20,7 @@ def spread_of(values: Iterable[float | None], form: str, unit: str = "") -> str:
 
 
 def mean_of(values: Sequence[int | None], unit: float, form: str) -> str:
-    """Mean of what differs a little where each seed chooses its own widths."""
+    """Format the mean of values that differ a little if each seed chooses its own widths."""
     known = [value for value in values if value is not None]
     return form.format(mean(known) / unit) if known else ""
 

@@ -1,4 +1,4 @@
-"""Each claim of the paper, the two numbers that it compares, and a verdict that the seeds give, not we."""
+"""Test each claim of the paper: two numbers to compare, and a verdict from the seeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper and how it is put to the test."""
+    """A sentence of the paper and the comparisons that test it."""
 
     title: str
     pairs: tuple[Pair, ...]
@@ -90,7 +90,7 @@ class Difference:
     half: float
 
     def verdict(self, equal: bool) -> str:
-        """What the interval says of a claim that the first is better, or is no worse."""
+        """Judge by the interval a claim that the first is better, or is no worse."""
         if self.seeds < 2:
             return "no verdict yet"
         if self.mean - self.half > 0.0:
@@ -101,12 +101,12 @@ class Difference:
 
 
 def difference(pair: Pair, found: Found, least: float) -> Difference | None:
-    """None where no seed has both.
+    """Compute first minus second with its interval; None if no seed has both.
 
     Args:
         pair: what to compare.
         found: rows by arm.
-        least: what the differences are taken to spread by at least; seeds that happen to agree prove little.
+        least: lower bound of the spread; seeds that happen to agree prove little.
     """
     from scipy.stats import t
 

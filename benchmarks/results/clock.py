@@ -1,4 +1,4 @@
-"""Time of a step with C-SGD over that of a plain one, in one process, step by step in turn."""
+"""Time steps of C-SGD and of plain SGD in turns, in one process."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .train import optimizer_for, take_step
 
 
 def step_times(model: nn.Module, plan: Plan, data: Data, settings: Settings, pairs: int = 60) -> tuple[float, float]:
-    """Median seconds of a step of plain SGD and of one with C-SGD, from the forward pass on.
+    """Measure the median seconds of a step of plain SGD and of C-SGD, forward pass included.
 
-    The two take turns, so that what else the machine does falls on both; the first three pairs do not count.
+    The two take turns, so that other load of the machine affects both; the first three pairs do not count.
     """
     networks = [copy.deepcopy(model).train().to(memory_format=torch.channels_last) for _ in range(2)]  # type: ignore[call-overload]
     optimizers = [optimizer_for(network, settings, settings.more_lr) for network in networks]

@@ -1,6 +1,6 @@
-"""Another loss of a merge, by how much the output minds it: rows weighted by the Fisher information of their layer.
+"""Another loss of a merge: rows are weighted by the Fisher information of their layer.
 
-It is what ``--allocate auto`` would be if it knew the data; measured against what it is.
+It is a variant of ``--allocate auto`` that knows the data; the results compare the two.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from fxprune.passes.train import ContiguousStrided
 
 
 def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> Mapping[str, float]:
-    """Return f = E[(d log p(y | x) / d w)^2], the mean over the numbers w of a parameter, y drawn from the model's p.
+    """Return f = E[(d log p(y | x) / d w)^2], the mean over the numbers w of each parameter.
 
-    To second order, a change v of the parameter costs f |v|^2 / 2 in Kullback-Leibler divergence, all numbers of one
-    parameter taken to be alike. With labels from the model the gradients of two images are independent with mean 0, so
-    the square of their sum is, on average, the sum of their squares: no gradient of a single image is needed.
-    (Martens 2020, "New insights and perspectives on the natural gradient method", section 5.)
+    The labels y are drawn from the model's p. To second order, a change v of the parameter costs f |v|^2 / 2 in
+    Kullback-Leibler divergence, if all numbers of one parameter count the same. With labels from the model, the
+    gradients of two images are independent with mean 0, so that the square of their sum is, on average, the sum of
+    their squares: no gradient of a single image is needed. (Martens 2020, "New insights and perspectives on the natural
+    gradient method", section 5.)
 
     Args:
         model: maps images to logits [N, classes]; in evaluation mode while this runs, otherwise not changed.
@@ -53,7 +54,9 @@ def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> 
 
 
 def fisher_curve(squares: Mapping[str, float], coupling: Coupling, group: Group) -> NDArray[np.float64]:
-    """S r_k / (1 - r_k) for k = 1 to width, S = sum_p f_p |p|^2 / 2 and r_k the share of S that k clusters lose.
+    """loss(k) = S r_k / (1 - r_k) for k = 1 to width, with S = sum_p f_p |p|^2 / 2.
+
+    r_k is the share of S that k clusters lose.
 
     Args:
         squares: f of each parameter p, from :func:`mean_squares`.

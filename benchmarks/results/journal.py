@@ -1,6 +1,6 @@
-"""Results in the very table that is committed, a line per arm and seed: a later run only adds what is missing.
+"""Keep results in the committed table, a line per arm and seed; a later run adds more.
 
-The file is written whole after each arm; a result counts as long as the digest of its arm and settings is today's.
+The complete file is written after each arm; a result is valid while the digest of its arm and settings is unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .settings import Arm, Settings, digest
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What came of one arm with one seed; None where the arm has no such number.
+    """The results of one arm with one seed; None if the arm has no such number.
 
     Attributes:
         arm: name of the arm.
@@ -65,16 +65,16 @@ class Row:
 
 
 def row_of(arm: Arm, seed: int, settings: Settings, facts: Mapping[str, Any]) -> Row:
-    """Row from what an arm told; what has no column is left out."""
+    """Make a row from the facts of an arm; facts without a column are left out."""
     known = {field.name: facts[field.name] for field in fields(Row) if field.name in facts}
     return Row(arm=arm.name, keep=arm.keep, seed=seed, digest=digest(arm, settings), **known)
 
 
 class Journal:
-    """The rows of a file, newest result of each (arm, keep, seed)."""
+    """The rows of a file, with the newest result of each (arm, keep, seed)."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there."""
+        """Read the file, if it exists."""
         self._path = path
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         rows = [_parse(line) for line in csv.DictReader(io.StringIO(text))]
@@ -82,16 +82,16 @@ class Journal:
 
     @property
     def rows(self) -> list[Row]:
-        """All of them, in the order of the file."""
+        """All rows, in the order of the file."""
         return list(self._rows.values())
 
     def add(self, row: Row) -> None:
-        """Take a result in and write the file."""
+        """Add a result and write the file."""
         self._rows[row.arm, row.keep, row.seed] = row
         write_text(self._path, to_csv(self.rows))
 
     def current(self, arms: Iterable[Arm], settings: Settings) -> dict[Arm, list[Row]]:
-        """Arm -> its rows of these settings, failed ones left out, by seed."""
+        """Map each arm to its rows of these settings by seed, without failed ones."""
         found: dict[Arm, list[Row]] = {}
         for arm in arms:
             wanted = digest(arm, settings)
@@ -100,14 +100,14 @@ class Journal:
         return found
 
     def missing(self, arms: Iterable[Arm], seeds: Iterable[int], settings: Settings) -> list[tuple[Arm, int]]:
-        """What has no result of these settings: all arms of the first seed, then those of the next."""
+        """List the arms without a result of these settings, seed by seed."""
         arms = list(arms)
         done = {(arm, row.seed) for arm, rows in self.current(arms, settings).items() for row in rows}
         return [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """Header and one line per row, by seed."""
+    """Write a header and one line per row, by seed."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()

@@ -1,6 +1,6 @@
-"""Pruning by removal, with the same coupling and the same rewrite as C-SGD: what the baselines do.
+"""Prune by removal, as the baselines do, with the same coupling and rewrite as C-SGD.
 
-A channel is removed by way of a merge: its columns are zero and its rows those of a channel that stays, so the merge
+A channel is removed by a merge: its columns become zero and its rows those of a channel that stays, so that the merge
 adds nothing to that channel's columns, and the narrow network is the wide one with the channel's map set to zero.
 """
 
@@ -23,10 +23,10 @@ Gone = Mapping[str, NDArray[np.int64]]
 
 
 def weakest(coupling: Coupling, keep: float) -> Gone:
-    """Group -> the channels that go: those with the smallest L1 norm (Li et al. 2017), as many as C-SGD would merge.
+    """Choose the channels of each group with the smallest L1 norm (Li et al. 2017).
 
-    The norm of a channel is summed over all its tied rows in convolution weights, each layer's norms scaled to a mean
-    of 1, so that no layer of a group outvotes another.
+    There are as many as C-SGD would merge. The norm of a channel is summed over all its tied rows in convolution
+    weights, with each layer's norms scaled to a mean of 1, so that all layers of a group count the same.
     """
     model = coupling.model()
     assert model is not None
@@ -44,7 +44,7 @@ def weakest(coupling: Coupling, keep: float) -> Gone:
 
 
 def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
-    """The network without these channels: what ``model`` computes when their maps are zero.
+    """Make the network without these channels: it computes ``model`` with their maps at zero.
 
     Args:
         model: the wide network; not changed.
@@ -69,15 +69,15 @@ def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
 
 
 class Lasso:
-    """Group Lasso on the channels that are to go: after each step, row <- row * max(0, 1 - lr * strength / |row|).
+    """Group Lasso after each step: row <- row * max(0, 1 - lr * strength / |row|).
 
-    Every row of every tied parameter is a group of its own. The strength is such that the pull alone would bring the
-    longest of them to zero after two thirds of the steps, weighted by their learning rates. (Wen et al. 2016 by
-    subgradient; the proximal step reaches zero exactly.)
+    Every row of every tied parameter is its own group. With this strength the pull alone would bring the longest row to
+    zero after two thirds of the steps, weighted by their learning rates. (Wen et al. 2016 by subgradient; the proximal
+    step reaches zero exactly.)
     """
 
     def __init__(self, model: nn.Module, coupling: Coupling, gone: Gone, optimizer: Optimizer, rates: Sequence[float]):
-        """Hook into the optimizer; a context manager takes the hook off again."""
+        """Hook into the optimizer; the end of the context removes the hook."""
         self._parameters = dict(model.named_parameters())
         self._axes = [
             (axis, torch.as_tensor(axis.positions[out].ravel()))
@@ -89,7 +89,7 @@ class Lasso:
         self._handle = optimizer.register_step_post_hook(self._shrink)
 
     def left(self) -> float:
-        """Largest norm of a row that should be zero, over the root mean square norm of the rows of its parameter."""
+        """Return max |row that should be zero| / root mean square norm of its parameter's rows."""
         worst = 0.0
         for (axis, _), norms in zip(self._axes, self._norms(), strict=True):
             rows = _norms_of(_view(self._parameters, axis))

@@ -1,4 +1,4 @@
-"""What all rows come to, as a page for people: what was run, the numbers, and a verdict under each claim."""
+"""Write the page of all rows: what was run, the numbers, and a verdict for each claim."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _TRIM = ("arm", "width", "seeds", "changed by the trim", "float64", "changed by 
 
 
 def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
-    """The page.
+    """Write the page.
 
     Args:
         journal: what was measured.
@@ -144,7 +144,7 @@ def _row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
 
 
 def _verdicts(found: Found, csgd: Sequence[Arm], settings: Settings) -> Iterator[Sequence[str]]:
-    """One line per comparison."""
+    """Yield one line per comparison."""
     images = IMAGES[settings.data][1]
     if rows := [row for arm in csgd for row in found[arm]]:
         yield "The trim costs nothing", "all", _trim_verdict(rows)
@@ -196,7 +196,7 @@ def _claim(claim: Claim, found: Found, images: int) -> str:
 
 
 def _seeds(arms: Sequence[Arm], found: Found) -> str:
-    """Every number of the arms that differ in nothing but widths."""
+    """Write every number of the arms that differ only in widths."""
     if not arms:
         return ""
     seeds = sorted({row.seed for arm in arms for row in found[arm]})

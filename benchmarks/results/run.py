@@ -1,4 +1,4 @@
-"""What each arm does: all start from the same wide network of their seed, and are trained for as many epochs in all."""
+"""Run each arm: all start from the same wide network of their seed, and train equal epochs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STAGES = (13 / 16, 11 / 16)
 
 
 def run(task: Task, record: Callable[..., None]) -> None:
-    """Train one arm and tell what came of it: columns of ``results_journal.Row``."""
+    """Train one arm and record its results: columns of :class:`.journal.Row`."""
     torch.set_num_threads(task.threads)
     settings = task.settings
     data = load_data(settings.data, image_size=settings.image_size, batch_size=settings.batch_size, seed=task.seed)
@@ -73,7 +73,7 @@ def train_uniform(bench: Bench) -> None:
 
 
 def train_allocated(bench: Bench, *, fisher: bool) -> None:
-    """C-SGD to a share of the MACs, widths by what clustering loses: in rows, or in rows weighted by the Fisher."""
+    """C-SGD to a share of the MACs, widths by the loss of clustering, plain or Fisher-weighted."""
     model = bench.wide()
     coupling, curve = bench.couple(model), None
     if fisher:
@@ -105,7 +105,7 @@ def train_staged(bench: Bench) -> None:
 
 
 def train_squeezed(bench: Bench) -> None:
-    """A network wider than the arm's width by half, W epochs, brought to that width by C-SGD in C epochs."""
+    """A network 1.5 times as wide, W epochs, narrowed to the arm's width by C-SGD in C epochs."""
     width = bench.task.arm.share
     model = bench.wide(width * WIDER)
     plan = fxprune.plan(bench.couple(model), 1.0 / WIDER, seed=bench.task.seed)
@@ -128,7 +128,7 @@ def train_merged(bench: Bench) -> None:
 
 
 def train_lasso(bench: Bench) -> None:
-    """W epochs, C / 2 with group Lasso on the channels with the smallest L1 norm, removal, C / 2 of fine-tuning."""
+    """W epochs, C / 2 with group Lasso on the weakest channels, removal, C / 2 of fine-tuning."""
     model = bench.wide()
     coupling = bench.couple(model)
     gone = weakest(coupling, bench.task.arm.share)

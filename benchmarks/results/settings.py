@@ -1,4 +1,4 @@
-"""What every arm has in common, and the arms: a digest of both says whether a result on disk is still the answer."""
+"""Define the common settings and the arms; a digest of both tells whether a result is valid."""
 
 from __future__ import annotations
 
@@ -90,6 +90,6 @@ ARMS = (
 
 
 def digest(arm: Arm, settings: Settings) -> str:
-    """Names what was run, down to every setting; the sources do not count, so that a later version adds seeds."""
+    """Hash the arm and every setting, but not the sources, so that a later version adds seeds."""
     value = json.dumps([asdict(arm), asdict(settings)], sort_keys=True)
     return hashlib.sha256(value.encode()).hexdigest()[:12]

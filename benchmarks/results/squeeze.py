@@ -1,4 +1,4 @@
-"""C-SGD and trim of a network, with what both cost it; and clusters of the pacesetter alone."""
+"""Train with C-SGD and trim, and record the losses; also cluster by the pacesetter alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .train import score
 
 
 def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int) -> nn.Module:
-    """C-SGD and trim; tells the accuracy on both sides, and what the snap and the trim changed."""
+    """Train with C-SGD and trim; record the accuracy around the trim, and changed classes."""
     hooks: list[Csgd] = []
 
     def hook(optimizer: Optimizer, rates: Sequence[float]) -> Csgd:
@@ -46,17 +46,17 @@ def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase:
 
 
 def error64(bench: Bench, snapped: nn.Module, plan: Plan) -> float:
-    """Largest difference of narrow and snapped network in float64, over the largest output."""
+    """Return max |narrow - snapped| / max |snapped| of the outputs, in float64."""
     double = copy.deepcopy(snapped).double()
     example = torch.empty_like(plan.coupling.example_inputs[0], dtype=torch.float64)
     small = fxprune.narrow(double, Plan(fxprune.couple(double, example), plan.clusters))
     images = next(iter(bench.data.test))[0][:8]
-    # Sums of a million float64 terms keep 1e-12; a coupling that is wrong moves an output by 1e-3 and more.
+    # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
     return fxprune.verify(double, small, images, tolerance=1e-9).max_rel_error
 
 
 def pacesetter(coupling: Coupling, keep: float, seed: int) -> Plan:
-    """Clusters by k-means on the rows of each group's first tied parameter, instead of on all of them."""
+    """Cluster by k-means on the rows of each group's first tied parameter, not on all of them."""
     model = coupling.model()
     assert model is not None
     clusters = {}

@@ -1,4 +1,4 @@
-"""How long a step of C-SGD takes beside one of plain SGD, at each batch size that was measured."""
+"""Report the time of a step of C-SGD relative to plain SGD, at each measured batch size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _HEADER = ("images in a step", "times as long", "C-SGD", "plain SGD", "seeds", "
 
 
 def time_verdicts(found: Found, settings: Settings) -> Iterator[Sequence[str]]:
-    """One line per batch size: the claim, the width, what the seeds say."""
+    """Yield one line per batch size: the claim, the width, the verdict."""
     for batch, rows in _timed(found, settings):
         ratios = _ratios(rows)
         yield TITLE, f"5/8, batch {batch}", f"{_verdict(ratios)} ({spread_of(ratios, '{:.3f}')} times as long)"
 
 
 def time_claim(found: Found, settings: Settings) -> str:
-    """A section with a table; nothing where nothing was measured."""
+    """Write a section with a table; an empty text without measurements."""
     lines = [_line(batch, rows) for batch, rows in _timed(found, settings)]
     if not lines:
         return ""

@@ -1,4 +1,4 @@
-"""One training loop for all arms: SGD with Nesterov momentum under a cosine, a number of steps, and nothing else."""
+"""Train all arms by one loop: SGD with Nesterov momentum and a cosine schedule."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Hook = Callable[[Optimizer, list[float]], AbstractContextManager[Any]]
 def fit(
     model: nn.Module, data: Data, settings: Settings, *, epochs: float, lr: float, seed: int, hook: Hook | None = None
 ) -> None:
-    """Train the model where it stands; the same seed shows the same images in the same order, whatever the arm.
+    """Train the model in place; the seed determines the order of images, whatever the arm.
 
     Args:
         model: maps [N, C, H, W] to [N, classes]; left in evaluation mode.
@@ -50,7 +50,7 @@ def fit(
 
 
 def take_step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> float:
-    """One step down the gradient of the cross-entropy, which is returned."""
+    """Take one step down the gradient of the cross-entropy, and return the loss."""
     optimizer.zero_grad()
     with ContiguousStrided():
         loss = F.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
@@ -63,7 +63,7 @@ def take_step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Te
 
 
 def optimizer_for(model: nn.Module, settings: Settings, lr: float) -> Optimizer:
-    """The optimizer of all arms."""
+    """Make the optimizer of all arms."""
     from timm.optim import create_optimizer_v2
 
     momentum, decay = settings.momentum, settings.weight_decay
@@ -72,7 +72,7 @@ def optimizer_for(model: nn.Module, settings: Settings, lr: float) -> Optimizer:
 
 
 def rates_for(settings: Settings, lr: float, steps: int) -> list[float]:
-    """Learning rate of each step: a rise to ``lr`` and half a cosine down to 0."""
+    """Return the learning rate of each step: a rise to ``lr`` and half a cosine down to 0."""
     from timm.scheduler import CosineLRScheduler
 
     warmup = int(settings.warmup * steps)
@@ -99,7 +99,7 @@ def _endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A network on the test images.
+    """The results of a network on the test images.
 
     Attributes:
         classes: int64 [images], the class with the largest output.
@@ -112,7 +112,7 @@ class Score:
     loss: float
 
     def changed(self, other: Score) -> int:
-        """How many images get another class."""
+        """Count the images with another class."""
         return int((self.classes != other.classes).sum())
 
 

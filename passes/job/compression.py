@@ -125,8 +125,8 @@ class Compression:
     teacher: nn.Module | None
     coupling: Coupling
     target: Target
-    widths: list[dict[str, int]]  # after each stage; none where there is but one
-    plan: Plan | None  # that such a stage would do with, were it made now
+    widths: list[dict[str, int]]  # after each stage; empty for a single stage
+    plan: Plan | None  # of a single stage: the given one, or one that shows that the target is possible
 
     def __init__(self, job: Job, device: torch.device, ranks: Ranks) -> None:
         self.job, self.device, self.ranks = job, device, ranks

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("fxprune", "passes", "models_zoo", "cli")
+FOLDERS = ("fxprune", "passes", "models_zoo", "cli", "benchmarks", "examples")
 LONGEST = 90
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
