@@ -54,6 +54,7 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items):
+    slow = tuple(f"{Path(__file__).parent.as_posix()}/{name}" for name in SLOW)
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+        if item.path.as_posix().startswith(slow):
             item.add_marker("slow")

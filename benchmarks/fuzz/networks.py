@@ -162,7 +162,7 @@ def known(path: Any = JOURNAL) -> dict[int, dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 if a network failed."""
     args = _parser().parse_args(argv)
-    sha = digest([*sources(), *sorted((ROOT / "benchmarks").glob("random_*.py"))])
+    sha = digest([*sources(), *sorted((ROOT / "benchmarks" / "random_networks").glob("*.py"))])
     before = known()
     chunks = [Chunk(first, args.chunk, args.most) for first in range(args.seed, args.seed + args.count, args.chunk)]
     todo = [

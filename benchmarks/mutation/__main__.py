@@ -123,7 +123,8 @@ def _survived(done: Mapping[tuple[str, int], Mapping[str, str]], mutant: Mutant)
 def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
     """Which tests run which lines; kept on disk, as long as neither sources nor tests change."""
     files = [ROOT / path for path in subjects()] + [ROOT / "tests" / name for name in TESTS]
-    files += [*sorted((ROOT / "tests" / "samples").glob("*.py")), *sorted((ROOT / "benchmarks").glob("random_*.py"))]
+    for folder in ("tests/samples", "benchmarks/random_networks"):
+        files += sorted((ROOT / folder).glob("*.py"))
     sha = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     kept = WORK / "lines.json"
     stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}

@@ -74,7 +74,6 @@ class _Search:
 
     def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool) -> None:
         self.model, self.inputs, self.merge_heads = model, inputs, merge_heads
-        self._meta_inputs = as_meta(inputs)
 
     def best(self, captured: CapturedGraph) -> Analysis:
         """Return the best analysis: of the captured graph, or with its computed weights stored."""
@@ -119,8 +118,9 @@ class _Search:
     def _once(self, captured: CapturedGraph, choices: Mapping[str, int], heads_first: bool) -> Analysis:
         """Run once; ``heads_first``: bundle by complete heads, whatever the user chose."""
         carriers = buffers_with_channels(self.model)
-        state, values = run_labelled(captured, self._meta_inputs, choices, int(heads_first), carriers)
-        return group_channels(state, values, captured, self._meta_inputs, self.model, merge_heads=self.merge_heads)
+        # Fresh inputs for each: a model may change the shape of its own in place.
+        state, values = run_labelled(captured, as_meta(self.inputs), choices, int(heads_first), carriers)
+        return group_channels(state, values, captured, as_meta(self.inputs), self.model, merge_heads=self.merge_heads)
 
 
 def _least(*analyses: Analysis) -> Analysis:

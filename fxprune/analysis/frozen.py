@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,8 +81,3 @@ class FrozenReasons:
             weights = sum(wide.get(name, 0) for name in counted)
             report.append(Frozen(tuple(map(str, members)), event.why, node, source, weights))
         return tuple(report)
-
-
-def weights_left_wide(shapes: Mapping[str, tuple[int, ...]], prunable: Mapping[str, int]) -> dict[str, int]:
-    """Map each name to the number of weights that are not in a row or column of a group."""
-    return {name: math.prod(shape) - prunable.get(name, 0) for name, shape in shapes.items()}

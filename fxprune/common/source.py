@@ -9,7 +9,7 @@ from types import FrameType
 import torch
 from torch import fx
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 # Frames below these folders are machinery, not the model's own source; networks of ours are.
 _MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE))
 _NETWORKS = str(_PACKAGE / "models_zoo")

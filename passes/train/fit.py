@@ -55,6 +55,10 @@ def train(
 
     phase = Phase(**_taken(settings, Phase))
     calls = {name: call for name, call in _taken(settings, Callbacks).items() if call is not None}
+    if (callbacks and calls) or (options and settings):
+        raise TypeError(
+            f"train got {', '.join(calls if callbacks and calls else settings)} beside the record of these."
+        )
     callbacks = callbacks or Callbacks(**calls)
     options = options or TrainOptions(**settings)
     if not len(data.train):

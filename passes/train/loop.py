@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fxprune.common.random import Stream, read_streams, seeded, set_streams
-from fxprune.errors import DivergedError, StoppedError
+from fxprune.errors import DataError, DivergedError, StoppedError
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint, distinct_tensors
 
@@ -183,6 +183,7 @@ class Training:
 
     def train_step(self, batches: Sequence[LocalBatch]) -> None:
         """Take one step."""
+        self._check_classes(batches)
         place = self._progress
         self._scheduler.step_update(self._done)
         with self._draws:
@@ -196,6 +197,15 @@ class Training:
         place.step += 1
         if self._ema is not None:
             self._ema.update(self._model, step=self._done)
+
+    def _check_classes(self, batches: Sequence[LocalBatch]) -> None:
+        """Raise DataError for a class that the network has no output for; CUDA would end the process."""
+        for batch in batches:
+            if not batch.labels.is_cuda and len(batch.labels) and int(batch.labels.max()) >= self._data.num_classes:
+                raise DataError(
+                    f"`{self._data.name}` has a training image of class {int(batch.labels.max())}, and its test data "
+                    f"only {self._data.num_classes} classes, numbered from 0."
+                )
 
     def _agree_to_stop(self) -> signal.Signals | None:
         """Share a signal that one process received, so that all stop after the same step.

@@ -10,6 +10,7 @@ from samples import SAMPLES, Net, conv, linear
 from torch import nn
 
 import fxprune
+from fxprune.common.inputs import tensors_of
 from fxprune.coupling import Shape
 
 A, B = "a.weight", "b.weight"
@@ -235,3 +236,27 @@ def test_inputs_that_do_not_fit_are_refused():
     # Without numbers only the analysis can tell.
     with pytest.raises(fxprune.errors.CaptureError, match=r"does not run on inputs \[\(2, 5, 8, 8\)\].* node `_0`"):
         fxprune.couple(model.to("meta"), torch.zeros(2, 5, 8, 8, device="meta"))
+
+
+@pytest.mark.parametrize("change", ["unsqueeze", "transpose"])
+def test_a_model_that_reshapes_its_input_in_place_is_analysed_again_on_the_example(change):
+    class Reshaping(torch.nn.Module):
+        """Attention whose heads get stuck on a table, so that the analysis runs more than once."""
+
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (torch.nn.Linear(16, 32) for _ in range(3))
+            self.o = torch.nn.Linear(32, 3)
+            self.register_buffer("table", torch.randn(8))
+
+        def forward(self, x):
+            x = x.unsqueeze_(1).squeeze(1) if change == "unsqueeze" else x.transpose_(1, 2)
+            b, n, _ = x.shape
+            q, k, v = (f(x).view(b, n, 4, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+            y = ((q * self.table) @ k.transpose(-2, -1)).softmax(-1) @ v
+            return self.o(y.transpose(1, 2).reshape(b, n, 32))
+
+    shape = (2, 5, 16) if change == "unsqueeze" else (2, 16, 5)
+    coupling = fxprune.couple(Reshaping().eval(), torch.randn(shape))
+    assert coupling.groups["q.weight"].width == 4
+    assert [tuple(x.shape) for x in tensors_of(coupling.example_inputs)] == [shape]

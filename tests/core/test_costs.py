@@ -8,7 +8,9 @@ import torch
 from helpers.hand_made import Normed, Plain, normed, plain
 from torch import nn
 
-from fxprune.costs import Cost, cost, latency, widths_cost
+from fxprune.analysis import couple
+from fxprune.costs import Cost, cost, cost_terms, latency, widths_cost
+from fxprune.models_zoo.registry import create_model
 from fxprune.passes.planning.plan import plan
 
 CASES = [
@@ -27,6 +29,34 @@ def test_cost_of_a_plan_is_the_cost_of_the_narrow_network(make, network, widths)
     assert widths_cost(case.coupling, widths) == measured
     assert cost(plan(case.coupling, widths=widths, method="even")) == measured
     assert cost(case.coupling) == cost(case.model, case.inputs)
+
+
+def literal(coupling, share):
+    """Parameters and MACs, axis by axis and node by node, where so much stays of each channel and 1 of code -1."""
+    first = coupling.shared
+    names = {first.get(name, name) for name, _ in coupling.graph_module.named_parameters(remove_duplicate=False)}
+    lengths = {name: [float(n) for n in coupling.shapes[name]] for name in names}
+    for group in coupling.groups.values():
+        gone = (1.0 - share[group.offset : group.offset + group.width]).sum()
+        for axis in (*group.tied, *group.readers):
+            if (name := first.get(axis.parameter, axis.parameter)) in lengths:
+                lengths[name][axis.dim] -= gone * axis.positions.shape[1]
+    works = [work for facts in coupling.nodes.values() for work in facts.works]
+    macs = sum(work.macs * float(np.prod([share[codes].mean() for codes in work.axes])) for work in works)
+    return Cost(round(sum(float(np.prod(each)) for each in lengths.values())), round(macs))
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 32), ("mobilenetv2_050", 32), ("test_vit", 160)])
+def test_the_polynomial_is_the_sum_over_axes_and_nodes(name, size):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=10)
+    coupling = couple(model, torch.empty(1, 3, size, size, device="meta"))
+    made = plan(coupling, keep=0.5, method="even")
+    assert cost(made) == literal(coupling, made.kept.astype(np.float64))
+    share = np.append(np.random.default_rng(0).random(coupling.channels), 1.0)
+    for budget in ("macs", "params"):
+        wanted = getattr(literal(coupling, share), budget)
+        assert cost_terms(coupling, budget).value(share) == pytest.approx(wanted, abs=0.6)  # it rounds
 
 
 def test_figures_worked_out_by_hand():

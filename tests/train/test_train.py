@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 
@@ -16,6 +17,7 @@ from fxprune.common.random import seeded
 from fxprune.errors import DataError, DivergedError, OptionError
 from fxprune.models_zoo.data import Data, load_data
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
+from fxprune.passes.options import TrainOptions
 from fxprune.passes.train.evaluate import Accuracy, evaluate, predict
 from fxprune.passes.train.fit import train
 from fxprune.passes.train.schedule import learning_rates
@@ -240,3 +242,18 @@ def test_nothing_to_work_on():
         evaluate(FirstPixel(), empty)
     with pytest.raises(DataError, match="`nothing` has no batch to train on"):
         train(linear(), Data("nothing", 2, 1, 1, empty, empty, (0.0,), (1.0,)), epochs=1, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"options": TrainOptions(), "sed": 3}, {"options": TrainOptions(), "make_hook": print}, {"make_hook": print}],
+)
+def test_a_setting_that_there_is_not_is_never_dropped(settings):
+    with pytest.raises(TypeError, match=r"sed|make_hook"):
+        train(linear(), points(), epochs=1, lr=0.1, **settings)
+
+
+def test_a_class_without_an_output_is_named():
+    data = dataclasses.replace(points(), num_classes=1)
+    with pytest.raises(DataError, match=r"a training image of class 1, and its test data only 1 classes"):
+        train(linear(), data, epochs=1, lr=0.1)
