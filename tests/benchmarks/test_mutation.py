@@ -23,7 +23,7 @@ MADE = {
     "x = True": {"False"},
     "x = a if c else b": {"b if c else a"},
     "f(a, b)": {"", "f(b, a)"},
-    "same(a, b)": {""},
+    "unify(a, b)": {""},
     "f('why', a)": {""},
     "x[0] = a": {"", "1"},
     "x += a": {""},
