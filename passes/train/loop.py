@@ -199,7 +199,7 @@ class Training:
             self._ema.update(self._model, step=self._done)
 
     def _check_classes(self, batches: Sequence[LocalBatch]) -> None:
-        """Raise DataError for a class that the network has no output for; CUDA would end the process."""
+        """Raise DataError for a class without an output of the network; CUDA would abort."""
         for batch in batches:
             if not batch.labels.is_cuda and len(batch.labels) and int(batch.labels.max()) >= self._data.num_classes:
                 raise DataError(
