@@ -41,7 +41,7 @@ one test image is {image:.2f} % of top-1, and what is measured here need not hol
   float64; with AVX-512 they may have been wrong. All other arms train 16 channels there, and are not concerned.
 - **Spread** is the sample standard deviation over seeds, {seeds}. Arms are compared seed by seed; a
   difference counts where the 95 % interval of its mean (Student's t, paired) leaves out 0, and the spread is taken to
-  be one image at least. Of a few seeds that interval is wide: *not shown* means that these runs cannot record, not that
+  be one image at least. Of a few seeds that interval is wide: *not shown* means that these runs cannot tell, not that
   two arms are equal. The comparisons are many and the intervals are not corrected for that: one in twenty would leave
   out 0 by chance.
 
