@@ -59,7 +59,7 @@ def weakest(coupling: Coupling, keep: float, importance: Importance | None = Non
 
 
 def removal(coupling: Coupling, gone: Gone) -> Plan:
-    """Make the plan of a removal: each channel that stays is a cluster; the others join the first one."""
+    """Make a plan in which each channel that stays is a cluster; the others join the first."""
     clusters = {}
     for name, out in gone.items():
         clusters[name] = np.zeros(coupling.groups[name].width, np.int64)
