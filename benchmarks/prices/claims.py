@@ -81,7 +81,9 @@ CLAIMS = (
     ),
     Claim("Fold with readers and C epochs beats every rival", f"{_FOLD} + C epochs", rivals(FULL)),
     Claim("Readers before C epochs beat none", f"{_FOLD} + C epochs", (f"fold {BEST} none + C epochs",)),
-    Claim("The wide network as a teacher helps", f"{_FOLD} + C taught", (f"{_FOLD} + C epochs",)),
+    Claim("The wide network as a teacher helps after fold", f"{_FOLD} + C taught", (f"{_FOLD} + C epochs",)),
+    Claim("The wide network as a teacher helps C-SGD", "csgd activations taught", ("csgd activations",)),
+    Claim("A loose end and readers help C-SGD", "csgd activations loose", ("csgd activations",)),
     Claim("C-SGD by activations is no worse than the wide network", "csgd activations", ("wide",), equal=True),
 )
 

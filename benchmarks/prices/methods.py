@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import nn
 
+import fxprune
 from benchmarks.results.bench import Task
 from benchmarks.results.run import train_lasso, train_scratch, train_wide
 from benchmarks.results.settings import Arm
-from benchmarks.results.squeeze import squeeze
-from benchmarks.results.train import Loss, cross_entropy
+from benchmarks.results.squeeze import pull, squeeze
+from benchmarks.results.train import Loss, cross_entropy, score
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.train import make_loss
 
@@ -63,12 +64,26 @@ def reduce_and_train(bench: PriceBench, reduce: Reduce, epochs: float | None = N
     bench.tell_final(small)
 
 
-def train_csgd(bench: PriceBench, cluster: str) -> None:
+def train_csgd(bench: PriceBench, cluster: str, teacher: bool = False) -> None:
     """C epochs of C-SGD and the trim; nothing is trained afterwards."""
     wide = bench.wide()
     with bench.clock():
         plan = plan_by(bench, wide, cluster)
-    bench.tell_final(squeeze(bench, wide, plan, bench.more, phase=1))
+    loss = _taught(bench) if teacher else cross_entropy
+    bench.tell_final(squeeze(bench, wide, plan, bench.more, phase=1, loss=loss))
+
+
+def train_csgd_loosely(bench: PriceBench, cluster: str, repair: str) -> None:
+    """C epochs of C-SGD to a looser deviation, and a fold that takes up the rest."""
+    wide = bench.wide()
+    with bench.clock():
+        plan = plan_by(bench, wide, cluster)
+    deviation = pull(bench, wide, plan, bench.more, phase=1, deviation=bench.settings.loose_deviation)
+    with bench.clock():
+        small = fxprune.fold(wide, plan, bench.images, repair=repair)
+    before, found = score(wide, bench.data), score(small, bench.data)
+    bench.record(before=before.top1, trimmed=found.top1, changed=before.changed(found), deviation=deviation)
+    bench.tell_final(small, found)
 
 
 def _reduced(bench: PriceBench, reduce: Reduce) -> nn.Module:
@@ -116,6 +131,10 @@ def _trained(price: str, end: str, epochs: float | None) -> Iterator[tuple[str, 
 def _in_full() -> Iterator[tuple[str, Method]]:
     for cluster, by in {**CLUSTERS, "even": "number"}.items():
         yield f"csgd {cluster}", Method(FULL, f"C-SGD, clusters by {by}", partial(train_csgd, cluster=cluster))
+    taught = partial(train_csgd, cluster=BEST, teacher=True)
+    yield f"csgd {BEST} taught", Method(FULL, f"C-SGD, clusters by {BEST}, with the teacher", taught)
+    loose = partial(train_csgd_loosely, cluster=BEST, repair="readers")
+    yield f"csgd {BEST} loose", Method(FULL, f"C-SGD, clusters by {BEST}, not to the end, then readers", loose)
     yield from _trained(FULL, "C epochs", None)
     taught = partial(reduce_and_train, reduce=partial(fold, cluster=BEST, repair="readers"), teacher=True)
     yield f"fold {BEST} readers + C taught", Method(FULL, f"fold by {BEST}, readers, then C with the teacher", taught)

@@ -33,6 +33,7 @@ test images. A seed decides which training images, the first weights and the ord
 - **Widths** are shares of the channels of every layer, the same for all.
 - **Repairs** after a merge or a removal: *as it is*; *statistics*: running statistics of batch normalisation estimated
   again; *readers*: layers fitted by least squares to what the wide network's put out.
+- **C-SGD** aims at a deviation of {deviation:g} between the members of a cluster; *not to the end*: of {loose:g}.
 - **The teacher** is the wide network: logits at temperature {temperature:g}, {weight:g} of the loss.
 - **Torch-Pruning** 1.6.1 prunes by its own groups and group magnitudes.
 - **Spread** is the sample standard deviation over seeds. Arms are compared seed by seed; a difference counts where the
@@ -101,6 +102,8 @@ def _head(settings: PriceSettings, found: Found) -> str:
         lr=settings.lr,
         more_lr=settings.more_lr,
         warmup=settings.warmup,
+        deviation=settings.deviation,
+        loose=settings.loose_deviation,
         temperature=settings.teacher_temperature,
         weight=settings.teacher_weight,
         seeds=f"{counts[-1]} seeds" if len(counts) == 1 else f"up to {counts[-1]} seeds so far",

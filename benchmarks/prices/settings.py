@@ -21,6 +21,7 @@ class PriceSettings(Settings):
             removal uses them with labels.
         teacher_temperature: what the logits of network and teacher are divided by.
         teacher_weight: share of the teacher in the loss.
+        loose_deviation: of the clusters, at which C-SGD ends if a repair takes up the rest.
     """
 
     data: str = "fashion-mnist"
@@ -31,6 +32,7 @@ class PriceSettings(Settings):
     images: int = 512
     teacher_temperature: float = 4.0
     teacher_weight: float = 0.5
+    loose_deviation: float = 0.05
 
 
 # Handwritten digits, for a look within minutes.

@@ -21,8 +21,18 @@ from benchmarks.results.settings import Arm, Settings
 
 BARE = ["l1 none", "taylor none", "activation none"]
 TRAINED = ["l1 none + 1 epoch", "csgd even", "lasso", "scratch", "torch-pruning", "wide"]
-FOLDED = ["fold rows none", "fold activations readers", "fold outputs statistics", "l1 readers", "taylor statistics"]
-FOLDED += ["csgd outputs", "fold activations readers + 1 epoch", "fold activations readers + C taught"]
+FOLDED = [
+    "fold rows none",
+    "fold activations readers",
+    "fold outputs statistics",
+    "l1 readers",
+    "taylor statistics",
+    "csgd outputs",
+    "csgd activations loose",
+    "csgd activations taught",
+    "fold activations readers + 1 epoch",
+    "fold activations readers + C taught",
+]
 NEW = pytest.mark.skipif("fold" not in dir(fxprune), reason="needs fxprune.fold")
 
 
@@ -42,7 +52,7 @@ def test_arms_run(name, tmp_path):
     assert (row.parameters > 4000) == wide and (row.macs > 40_000) == wide  # 5,000 and 45,000, or a quarter
     if METHODS[name].price == FREE:
         assert row.top1 == row.trimmed and row.before is not None
-    if name.startswith("csgd"):
+    if name.startswith("csgd") and "loose" not in name:
         assert row.changed == 0 and row.error64 < 1e-12  # float64: sums of a few hundred terms
 
 
