@@ -90,7 +90,7 @@ class ConcreteTracer(SymbolicTracer):
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
                 with (
-                    tracing_patches_reverted(),
+                    tracing_patches_reverted() if _runs_modules(node) else contextlib.nullcontext(),
                     functions_undisturbed(),
                     self.modes.pause(),
                     torch.no_grad(),
@@ -189,6 +189,20 @@ class ConcreteTracer(SymbolicTracer):
             node = node.args[0]
         self.fixed(self.proxy(node), "ndim")
         return len(value)
+
+
+# The patches of a trace concern modules, and calls with proxies. To revert them takes Python as long as some ten
+# operations do, so functions that run no module's code run with them.
+_WITHOUT_MODULES = (
+    *(None, "_operator", "builtins", "math", "torch", "torch._C._nn", "torch.functional", "torch.nn.functional"),
+    guard_equal.__module__,
+)
+
+
+def _runs_modules(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return getattr(node.target, "__module__", None) not in _WITHOUT_MODULES
+    return node.op == "call_module"
 
 
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
