@@ -26,7 +26,6 @@ from fxprune.common.torch_private import (
     functions_undisturbed,
     newest_node,
     pytree,
-    tracing_patches_reverted,
 )
 
 from .proxies import ConcreteProxy
@@ -79,6 +78,15 @@ class ConcreteTracer(SymbolicTracer):
             self.value(proxy.node)
         return proxy
 
+    # To undo torch.fx's patches of all modules for each operation would take most of the time of a trace.
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Trace a layer; run it if it belongs to an operation whose value is computed."""
+        return forward(*args, **kwargs) if self.modes.paused else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return a proxy for a parameter; the parameter itself where a value is computed."""
+        return attr_val if self.modes.paused else super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def value(self, node: fx.Node) -> Any:
         """Compute what a node returns at the example's sizes, with tensors on the meta device."""
         if node not in self._values:
@@ -90,7 +98,6 @@ class ConcreteTracer(SymbolicTracer):
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
                 with (
-                    tracing_patches_reverted() if _runs_modules(node) else contextlib.nullcontext(),
                     functions_undisturbed(),
                     self.modes.pause(),
                     torch.no_grad(),
@@ -189,20 +196,6 @@ class ConcreteTracer(SymbolicTracer):
             node = node.args[0]
         self.fixed(self.proxy(node), "ndim")
         return len(value)
-
-
-# The patches of a trace concern modules, and calls with proxies. To revert them takes Python as long as some ten
-# operations do, so functions that run no module's code run with them.
-_WITHOUT_MODULES = (
-    *(None, "_operator", "builtins", "math", "torch", "torch._C._nn", "torch.functional", "torch.nn.functional"),
-    guard_equal.__module__,
-)
-
-
-def _runs_modules(node: fx.Node) -> bool:
-    if node.op == "call_function":
-        return getattr(node.target, "__module__", None) not in _WITHOUT_MODULES
-    return node.op == "call_module"
 
 
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)

@@ -34,7 +34,7 @@ class Attributes:
         self._watching = False
 
     def __enter__(self) -> Attributes:
-        """Be able to watch calls. Python visits all classes of modules for it, so it is done once for all calls."""
+        """Patch all modules once for several calls, since Python visits all their classes."""
         self._write = write = nn.Module.__setattr__
 
         def written(module: nn.Module, name: str, value: Any) -> None:
