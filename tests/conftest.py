@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.onnx_table import keep_table
 
 torch.set_num_threads(1)
 
 # What a shell starts in the background does not hear Ctrl-C, nor do its children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+keep_table()
 
 
 def seed_all():

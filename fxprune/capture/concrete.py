@@ -26,7 +26,6 @@ from fxprune.common.torch_private import (
     functions_undisturbed,
     newest_node,
     pytree,
-    tracing_patches_reverted,
 )
 
 from .proxies import ConcreteProxy
@@ -79,6 +78,15 @@ class ConcreteTracer(SymbolicTracer):
             self.value(proxy.node)
         return proxy
 
+    # To undo torch.fx's patches of all modules for each operation would take most of the time of a trace.
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Trace a layer; run it if it belongs to an operation whose value is computed."""
+        return forward(*args, **kwargs) if self.modes.paused else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return a proxy for a parameter; the parameter itself where a value is computed."""
+        return attr_val if self.modes.paused else super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def value(self, node: fx.Node) -> Any:
         """Compute what a node returns at the example's sizes, with tensors on the meta device."""
         if node not in self._values:
@@ -90,7 +98,6 @@ class ConcreteTracer(SymbolicTracer):
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
                 with (
-                    tracing_patches_reverted(),
                     functions_undisturbed(),
                     self.modes.pause(),
                     torch.no_grad(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     A scripted module copies its own tensors, so they are replaced afterwards.
     """
     new = {name: memo[id(tensor)] for name, tensor in named_tensors(model)}
+    for module in model.modules():  # each has a dozen empty tables of hooks, which take most of the time of a deep copy
+        memo.update({id(table): OrderedDict() for table in vars(module).values() if _is_empty_table(table)})
     twin = copy.deepcopy(model, memo)
     for path, module in twin.named_modules(remove_duplicate=False):
         if isinstance(module, torch.jit.ScriptModule):
@@ -56,6 +59,10 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 for name in list(table.keys()):
                     table[name] = new[f"{path}.{name}" if path else name]
     return twin
+
+
+def _is_empty_table(value: Any) -> bool:
+    return type(value) is OrderedDict and not value
 
 
 def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:

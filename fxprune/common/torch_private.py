@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._ops import OpOverload
-from torch.fx._symbolic_trace import _maybe_revert_all_patches as tracing_patches_reverted
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
@@ -22,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "TorchDispatchMode", "no_dispatch", "pytree",
-    "tracing_patches_reverted",
 ]  # fmt: skip
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.

@@ -157,9 +157,13 @@ class _Pair:
 
 def _in_eval(pair: _Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
-    second = pytree.tree_map_only(Tensor, shuffled, first)
     model, module = pair.copies()
-    attributes = Attributes(model, pair.whole)
+    with Attributes(model, pair.whole) as attributes:
+        return _in_two_calls(pair, model, module, attributes, first)
+
+
+def _in_two_calls(pair: _Pair, model: nn.Module, module: nn.Module, attributes: Attributes, first: Inputs) -> str:
+    second = pytree.tree_map_only(Tensor, shuffled, first)
     try:
         with attributes.watched():
             wanted = observe(model, first)

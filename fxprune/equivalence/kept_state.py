@@ -31,19 +31,44 @@ class Attributes:
         self._set: dict[tuple[int, str], Any] = {}
         self._lines: dict[tuple[int, str], str] = {}
         self._kept: dict[tuple[int, str], None] = {}
+        self._watching = False
+
+    def __enter__(self) -> Attributes:
+        """Patch all modules once for several calls, since Python visits all their classes."""
+        self._write = write = nn.Module.__setattr__
+
+        def written(module: nn.Module, name: str, value: Any) -> None:
+            if self._watching and id(module) in self._names and name != "training":
+                self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _copy, value)
+                self._lines[id(module), name] = line_of(sys._getframe(1))
+            write(module, name, value)
+
+        nn.Module.__setattr__ = written  # type: ignore[method-assign,assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        nn.Module.__setattr__ = self._write  # type: ignore[method-assign]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Watch one call."""
         before, self._set = self._set, {}
-        asked: dict[tuple[int, str], None] = {}
-        write = nn.Module.__setattr__
+        self._watching = True
+        try:
+            with self._reads(before) as asked:
+                yield
+        finally:
+            self._watching = False
+        after = self._set
+        self._kept |= {key: None for key in asked if key in after and not _equal(before[key], after[key])}
 
-        def written(module: nn.Module, name: str, value: Any) -> None:
-            if id(module) in self._names and name != "training":
-                self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _copy, value)
-                self._lines[id(module), name] = line_of(sys._getframe(1))
-            write(module, name, value)
+    @contextlib.contextmanager
+    def _reads(self, before: Collection[tuple[int, str]]) -> Iterator[dict[tuple[int, str], None]]:
+        """Yield the attributes of ``before`` that are read before they are set again."""
+        asked: dict[tuple[int, str], None] = {}
+        if not before:
+            yield asked
+            return
 
         def read(module: nn.Module, name: str) -> Any:
             key = id(module), name
@@ -51,14 +76,11 @@ class Attributes:
                 asked[key] = None
             return object.__getattribute__(module, name)
 
-        nn.Module.__setattr__ = written  # type: ignore[method-assign,assignment]
         nn.Module.__getattribute__ = read  # type: ignore[method-assign,assignment]
         try:
-            yield
+            yield asked
         finally:
-            nn.Module.__setattr__ = write  # type: ignore[method-assign]
             del nn.Module.__getattribute__
-        self._kept |= {key: None for key in asked if key in self._set and not _equal(before[key], self._set[key])}
 
     def kept(self) -> str:
         """Name the attributes that a call read from the one before and replaced, with their lines."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import pickle
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,9 +46,7 @@ def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
 def observe(module: nn.Module, inputs: Inputs) -> Observation:
     """Call a network on copies of inputs, with seed 0, and restore its parameters."""
     given: Inputs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
+    _seed_all()
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = _generators()
@@ -231,10 +228,22 @@ def _storage(tensor: Tensor) -> Any:
         return id(tensor)
 
 
-def _generators() -> bytes:
+def _seed_all() -> None:
+    # Without a device in use, `torch.manual_seed` would queue the seed for one, with a stack trace each time.
+    waiting = torch.cuda.is_available() and not torch.cuda.is_initialized()
+    if waiting or not torch.accelerator.is_available():
+        torch.default_generator.manual_seed(0)
+    else:
+        torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+def _generators() -> list[Any]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     states = [torch.get_rng_state(), *cuda]
-    return pickle.dumps(([state.tolist() for state in states], random.getstate(), np.random.get_state()))
+    kind, keys, *rest = np.random.get_state()
+    return [*(state.numpy().tobytes() for state in states), random.getstate(), kind, np.asarray(keys).tobytes(), rest]
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ def test_every_sample_computes_the_same_when_captured():
         if any(not x.is_floating_point() for x in sample.inputs):
             continue
         inputs = tuple(torch.randn(x.shape) for x in sample.inputs)
-        captured = capture(sample.net, sample.inputs)
+        captured = capture(sample.net, sample.inputs, check=False)  # it is what this test does
         with torch.no_grad():
             wanted, got = sample.net(*inputs), captured(*inputs)
         for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):

@@ -17,6 +17,8 @@ from fxprune.models_zoo.data.dataset import Data
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.job import measure as compress_measure
 
+from .onnx_table import keep_table
+
 
 class Tiny(nn.Module):
     """Two convolutions with dropout between them, so that every step draws."""
@@ -85,6 +87,7 @@ def serve():
     import timm.optim  # noqa: F401
 
     torch.set_num_threads(1)
+    keep_table()(opset_version=18)
     for line in sys.stdin:
         child = os.fork()
         if not child:
