@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import nn
 import fxprune
 from benchmarks.results.remove import Importance, l1_norms, removal, remove, weakest
 from fxprune.coupling import Coupling
+from fxprune.passes.repair import repair as repair_network
 from fxprune.plans import Plan
 
 from .bench import PriceBench
@@ -44,12 +44,10 @@ def remove_by(bench: PriceBench, wide: nn.Module, importance: str, repair: str) 
     gone = weakest(coupling, bench.share, IMPORTANCE[importance](bench, coupling, wide))
     small = remove(wide, coupling, gone)
     if repair != "none":
-        repair_network = importlib.import_module("fxprune.passes.repair").repair  # a room that is still to come
-
         weights = {name: np.ones(coupling.groups[name].width) for name in gone}
         for name, out in gone.items():
             weights[name][out] = 0.0
-        repair_network(wide, small, removal(coupling, gone), bench.images, repair=repair, weights=weights)
+        small = repair_network(wide, small, removal(coupling, gone), bench.images, repair=repair, weights=weights)
     return small
 
 
