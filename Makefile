@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage results fuzz clean
+.PHONY: help demo test quick test-cuda format lint types export bench coverage results prices fuzz clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -22,6 +22,7 @@ help:
 	echo 'make bench    time the networks in out/, wide and narrow'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
+	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make fuzz     damage folders and draw networks at random, none of which may get in unnoticed (hours; resumes)'
 	echo 'make clean    remove everything that was made, but not .venv'
 
@@ -64,6 +65,10 @@ coverage: $(READY)
 
 results: $(READY)
 	$(BIN)/python -m benchmarks.results $(ARGS)
+
+# Torch-Pruning's row needs the extra `benchmarks`, the images Debian's package dataset-fashion-mnist.
+prices: $(READY)
+	$(BIN)/python -m benchmarks.prices $(ARGS)
 
 fuzz: $(READY)
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fxprune.passes.onnx import ExportReport as ExportReport
     from fxprune.passes.onnx import export_onnx as export_onnx
     from fxprune.passes.planning import plan as plan
+    from fxprune.passes.repair import fold as fold
     from fxprune.passes.report import Result as Result
     from fxprune.passes.rewrite import narrow as narrow
     from fxprune.passes.store import load as load
@@ -80,6 +81,7 @@ _PUBLIC = {
     "settle": "fxprune.passes.merge",
     "snap": "fxprune.passes.merge",
     "narrow": "fxprune.passes.rewrite",
+    "fold": "fxprune.passes.repair",
     "verify": "fxprune.passes.verify",
     "Report": "fxprune.passes.verify",
     "prove": "fxprune.passes.verify",

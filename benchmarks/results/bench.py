@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.networks import resnet20
 
 from .settings import Arm, Settings, digest
-from .train import fit, score
+from .train import Loss, cross_entropy, fit, score
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,12 @@ class Bench:
         size = self.task.settings.image_size
         return fxprune.couple(model.eval(), torch.empty(2, 1, size, size, device="meta"))
 
-    def train(self, model: nn.Module, epochs: float, *, phase: int, hook: Any = None) -> None:
+    def train(
+        self, model: nn.Module, epochs: float, *, phase: int, hook: Any = None, loss: Loss = cross_entropy
+    ) -> None:
         """Train after the first epochs; each phase has its own order of images."""
-        settings = self.task.settings
-        fit(model, self.data, settings, epochs=epochs, lr=settings.more_lr, seed=self._seed(phase), hook=hook)
+        settings, seed = self.task.settings, self._seed(phase)
+        fit(model, self.data, settings, epochs=epochs, lr=settings.more_lr, seed=seed, hook=hook, loss=loss)
 
     def fresh(self, width: float, epochs: float) -> nn.Module:
         """Train a network of this width from its initial weights."""
@@ -79,18 +81,26 @@ class Bench:
 
     def wide(self, width: float = 1.0) -> nn.Module:
         """Return the network after W epochs; the first arm trains it, the others load it."""
+        model = self.network(width)
+        weights = self.cached(
+            Arm("first", str(width)), lambda: self.fresh(width, self.task.settings.wide_epochs).state_dict()
+        )
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def cached(self, what: Arm, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return what the first arm of this seed has made; the others wait for it."""
         task = self.task
-        name = f"{digest(Arm('first', str(width)), task.settings)}-{task.seed}-{torch.__version__}.pt"
+        name = f"{digest(what, task.settings)}-{task.seed}-{torch.__version__}.pt"
         task.cache.mkdir(parents=True, exist_ok=True)
         with open(task.cache / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (task.cache / name).exists():
-                trained = self.fresh(width, task.settings.wide_epochs)
+                made = make()
                 with written_aside(task.cache / name) as path:
-                    torch.save(trained.state_dict(), path)
-        model = self.network(width)
-        model.load_state_dict(torch.load(task.cache / name, weights_only=True))
-        return model.eval()
+                    torch.save(made, path)
+        found: Mapping[str, Any] = torch.load(task.cache / name, weights_only=True)
+        return found
 
     def tell_final(self, model: nn.Module) -> None:
         """Record the accuracy and the size of the arm's final network."""

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fxprune.common.files import write_text
 
@@ -64,35 +64,38 @@ class Row:
     error: str = ""
 
 
-def row_of(arm: Arm, seed: int, settings: Settings, facts: Mapping[str, Any]) -> Row:
+R = TypeVar("R", bound=Row)
+
+
+def row_of(arm: Arm, seed: int, settings: Settings, facts: Mapping[str, Any], kind: type[R] = Row) -> R:  # type: ignore[assignment]
     """Make a row from the facts of an arm; facts without a column are left out."""
-    known = {field.name: facts[field.name] for field in fields(Row) if field.name in facts}
-    return Row(arm=arm.name, keep=arm.keep, seed=seed, digest=digest(arm, settings), **known)
+    known = {field.name: facts[field.name] for field in fields(kind) if field.name in facts}
+    return kind(arm=arm.name, keep=arm.keep, seed=seed, digest=digest(arm, settings), **known)
 
 
-class Journal:
+class Journal(Generic[R]):
     """The rows of a file, with the newest result of each (arm, keep, seed)."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file, if it exists."""
-        self._path = path
+    def __init__(self, path: Path, kind: type[R] = Row) -> None:  # type: ignore[assignment]
+        """Read the file, if it exists; its columns are the fields of ``kind``."""
+        self._path, self._kind = path, kind
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        rows = [_parse(line) for line in csv.DictReader(io.StringIO(text))]
+        rows = [_parse(line, kind) for line in csv.DictReader(io.StringIO(text))]
         self._rows = {(row.arm, row.keep, row.seed): row for row in rows}
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[R]:
         """All rows, in the order of the file."""
         return list(self._rows.values())
 
-    def add(self, row: Row) -> None:
+    def add(self, row: R) -> None:
         """Add a result and write the file."""
         self._rows[row.arm, row.keep, row.seed] = row
-        write_text(self._path, to_csv(self.rows))
+        write_text(self._path, to_csv(self.rows, self._kind))
 
-    def current(self, arms: Iterable[Arm], settings: Settings) -> dict[Arm, list[Row]]:
+    def current(self, arms: Iterable[Arm], settings: Settings) -> dict[Arm, list[R]]:
         """Map each arm to its rows of these settings by seed, without failed ones."""
-        found: dict[Arm, list[Row]] = {}
+        found: dict[Arm, list[R]] = {}
         for arm in arms:
             wanted = digest(arm, settings)
             rows = [row for row in self.rows if row.digest == wanted and not row.error]
@@ -106,10 +109,10 @@ class Journal:
         return [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
 
 
-def to_csv(rows: Iterable[Row]) -> str:
+def to_csv(rows: Iterable[R], kind: type[R] = Row) -> str:  # type: ignore[assignment]
     """Write a header and one line per row, by seed."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
     for row in sorted(rows, key=lambda row: row.seed):
         writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
@@ -120,11 +123,11 @@ def _cell(value: Any) -> Any:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _parse(line: Mapping[str, str]) -> Row:
+def _parse(line: Mapping[str, str], row: type[R]) -> R:
     values: dict[str, Any] = {}
-    for field in fields(Row):
+    for field in fields(row):
         text = line.get(field.name) or ""
         kind = {"int": int, "int | None": int, "float | None": float}.get(str(field.type), str)
         if text or kind is str:
             values[field.name] = kind(text)
-    return Row(**values)
+    return row(**values)

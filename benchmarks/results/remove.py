@@ -20,27 +20,52 @@ from fxprune.coupling import Axis, Coupling, Group
 from fxprune.plans import Plan
 
 Gone = Mapping[str, NDArray[np.int64]]
+Importance = Mapping[str, NDArray[np.float64]]
 
 
-def weakest(coupling: Coupling, keep: float) -> Gone:
-    """Choose the channels of each group with the smallest L1 norm (Li et al. 2017).
+def l1_norms(coupling: Coupling) -> Importance:
+    """Sum each channel's absolute weights (Li et al. 2017).
 
-    There are as many as C-SGD would merge. The norm of a channel is summed over all its tied rows in convolution
-    weights, with each layer's norms scaled to a mean of 1, so that all layers of a group count the same.
+    The norm of a channel is summed over all its tied rows in convolution weights, with each layer's norms scaled to a
+    mean of 1, so that all layers of a group count the same.
     """
     model = coupling.model()
     assert model is not None
     parameters = dict(model.named_parameters())
-    gone = {}
-    for name, (before, after) in fxprune.plan(coupling, keep, method="even").widths.items():
-        norms = np.zeros(before)
-        for axis in coupling.groups[name].tied:
+    found = {}
+    for name, group in coupling.groups.items():
+        found[name] = np.zeros(group.width)
+        for axis in group.tied:
             if axis.parameter in parameters and parameters[axis.parameter].dim() > 1:
-                rows = _rows(parameters[axis.parameter].detach(), axis).abs().flatten(1).sum(1).double().numpy()
-                norms += rows / rows.mean()
-        if after < before:
-            gone[name] = np.sort(np.argsort(norms, kind="stable")[: before - after])
-    return gone
+                rows = rows_of(parameters[axis.parameter].detach(), axis).abs().flatten(1).sum(1).double().numpy()
+                found[name] += rows / rows.mean()
+    return found
+
+
+def weakest(coupling: Coupling, keep: float, importance: Importance | None = None) -> Gone:
+    """Choose the least important channels of each group, as many as C-SGD would merge.
+
+    Args:
+        coupling: the analysis, with its model still alive.
+        keep: share of the channels that stay.
+        importance: of each channel of each group; None: L1 norms.
+    """
+    found = l1_norms(coupling) if importance is None else importance
+    return {
+        name: np.sort(np.argsort(found[name], kind="stable")[: before - after])
+        for name, (before, after) in fxprune.plan(coupling, keep, method="even").widths.items()
+        if after < before
+    }
+
+
+def removal(coupling: Coupling, gone: Gone) -> Plan:
+    """Make a plan in which each channel that stays is a cluster; the others join the first."""
+    clusters = {}
+    for name, out in gone.items():
+        clusters[name] = np.zeros(coupling.groups[name].width, np.int64)
+        stays = np.setdiff1d(np.arange(len(clusters[name])), out)
+        clusters[name][stays] = np.arange(len(stays))
+    return Plan(coupling, clusters, "removal")
 
 
 def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
@@ -53,19 +78,16 @@ def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
     """
     bent = copy.deepcopy(model)
     tensors = {**dict(bent.named_parameters()), **dict(bent.named_buffers())}
-    clusters = {}
     with torch.no_grad():
         for name, out in gone.items():
             group = coupling.groups[name]
-            stays = np.setdiff1d(np.arange(group.width), out)
-            clusters[name] = np.zeros(group.width, np.int64)
-            clusters[name][stays] = np.arange(len(stays))
+            first = np.setdiff1d(np.arange(group.width), out)[0]
             for axis in group.readers:
                 _view(tensors, axis)[torch.as_tensor(axis.positions[out].ravel())] = 0.0
             for axis in group.tied:
                 view = _view(tensors, axis)
-                view[torch.as_tensor(axis.positions[out])] = view[torch.as_tensor(axis.positions[stays[0]])]
-    return fxprune.narrow(bent, Plan(coupling, clusters, "removal"))
+                view[torch.as_tensor(axis.positions[out])] = view[torch.as_tensor(axis.positions[first])]
+    return fxprune.narrow(bent, removal(coupling, gone))
 
 
 class Lasso:
@@ -128,6 +150,6 @@ def _norms_of(rows: Tensor) -> Tensor:
     return rows.detach().reshape(len(rows), -1).norm(dim=1)
 
 
-def _rows(tensor: Tensor, axis: Axis) -> Tensor:
+def rows_of(tensor: Tensor, axis: Axis) -> Tensor:
     """[width, occurrences, ...]."""
     return tensor.movedim(axis.dim, 0)[torch.as_tensor(axis.positions)]

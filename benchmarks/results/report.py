@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .cells import mean_of, percent, spread_of, table
 from .claims import CLAIMS, Claim, Difference, Found, Pair, difference
@@ -41,7 +42,7 @@ one test image is {image:.2f} % of top-1, and what is measured here need not hol
   float64; with AVX-512 they may have been wrong. All other arms train 16 channels there, and are not concerned.
 - **Spread** is the sample standard deviation over seeds, {seeds}. Arms are compared seed by seed; a
   difference counts where the 95 % interval of its mean (Student's t, paired) leaves out 0, and the spread is taken to
-  be one image at least. Of a few seeds that interval is wide: *not shown* means that these runs cannot record, not that
+  be one image at least. Of a few seeds that interval is wide: *not shown* means that these runs cannot tell, not that
   two arms are equal. The comparisons are many and the intervals are not corrected for that: one in twenty would leave
   out 0 by chance.
 
@@ -98,10 +99,13 @@ def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
         *(_claim(claim, found, images) for claim in CLAIMS),
         _seeds([arm for arm in trained if arm.name in BUDGETED], found),
     ]
-    failures = [row for row in journal.rows if row.error]
-    if failures:
-        parts += ["## Failed\n", table(("arm", "seed", "error"), ((_name(r), str(r.seed), r.error) for r in failures))]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in [*parts, failed(journal)] if part)
+
+
+def failed(journal: Journal[Any]) -> str:
+    """Write a table of the arms that failed; an empty text if none did."""
+    rows = [(f"{row.arm} {row.keep}", str(row.seed), row.error) for row in journal.rows if row.error]
+    return "\n".join(["## Failed\n", table(("arm", "seed", "error"), rows)]) if rows else ""
 
 
 def _head(settings: Settings, found: Found) -> str:
@@ -151,7 +155,7 @@ def _verdicts(found: Found, csgd: Sequence[Arm], settings: Settings) -> Iterator
     yield from time_verdicts(found, settings)
     for claim in CLAIMS:
         for pair, gap, verdict in _gaps(claim, found, images):
-            yield claim.title, pair.first.width, f"{verdict} ({_points(gap)})"
+            yield claim.title, pair.first.width, f"{verdict} ({points(gap)})"
 
 
 def _trim_claim(found: Found, arms: Sequence[Arm]) -> str:
@@ -189,7 +193,7 @@ def _trim_row(arm: Arm, rows: Sequence[Row]) -> Sequence[str]:
 
 def _claim(claim: Claim, found: Found, images: int) -> str:
     rows = [
-        (_pair_name(pair), pair.first.width, _points(gap), _loss(pair, found), str(gap.seeds), f"**{verdict}**")
+        (_pair_name(pair), pair.first.width, points(gap), _loss(pair, found), str(gap.seeds), f"**{verdict}**")
         for pair, gap, verdict in _gaps(claim, found, images)
     ]
     return f"### {claim.title}\n\n{table(_DIFFERENCE, rows)}" if rows else ""
@@ -225,14 +229,11 @@ def _pair_name(pair: Pair) -> str:
     return f"{LABELS[pair.first.name]} minus {second}"
 
 
-def _points(gap: Difference) -> str:
+def points(gap: Difference) -> str:
+    """Format a difference of top-1 with half its interval, in percentage points."""
     return f"{100 * gap.mean:+.2f}" + (f" ± {100 * gap.half:.2f}" if gap.seeds > 1 else "") + " points"
 
 
 def _loss(pair: Pair, found: Found) -> str:
     gap = None if pair.of != "top1" else difference(replace(pair, column="loss", of="loss"), found, least=0.0)
     return "" if gap is None else f"{gap.mean:+.3f}" + (f" ± {gap.half:.3f}" if gap.seeds > 1 else "")
-
-
-def _name(row: Row) -> str:
-    return f"{row.arm} {row.keep}"

@@ -17,18 +17,46 @@ from fxprune.passes.planning import kmeans
 from fxprune.plans import Plan
 
 from .bench import Bench
-from .train import score
+from .train import Loss, cross_entropy, score
 
 
-def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int) -> nn.Module:
-    """Train with C-SGD and trim; record the accuracy around the trim, and changed classes."""
+def pull(
+    bench: Bench,
+    model: nn.Module,
+    plan: Plan,
+    epochs: float,
+    *,
+    phase: int,
+    deviation: float | None = None,
+    loss: Loss = cross_entropy,
+) -> float:
+    """Train with C-SGD in place, and return the largest deviation of a cluster.
+
+    Args:
+        bench: the arm.
+        model: the wide network.
+        plan: its clusters.
+        epochs: passes over the data.
+        phase: determines the order of the images.
+        deviation: to end at; None: that of the settings.
+        loss: of the model on images and labels.
+    """
     hooks: list[Csgd] = []
+    goal = bench.task.settings.deviation if deviation is None else deviation
 
     def hook(optimizer: Optimizer, rates: Sequence[float]) -> Csgd:
-        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=bench.task.settings.deviation, lrs=rates))
+        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=goal, lrs=rates))
         return hooks[0]
 
-    bench.train(model, epochs, phase=phase, hook=hook)
+    bench.train(model, epochs, phase=phase, hook=hook, loss=loss)
+    return hooks[0].deviation().largest
+
+
+def squeeze(
+    bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int, loss: Loss = cross_entropy
+) -> nn.Module:
+    """Train with C-SGD and trim; record the accuracy around the trim, and changed classes."""
+    deviation = pull(bench, model, plan, epochs, phase=phase, loss=loss)
     snapped = fxprune.snap(model, plan)
     small = fxprune.narrow(snapped, plan)
     before, even, trimmed = (score(network, bench.data) for network in (model, snapped, small))
@@ -38,7 +66,7 @@ def squeeze(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase:
         trimmed=trimmed.top1,
         changed=sum(changed for changed, _ in bench.trims),
         changed_by_snap=before.changed(even),
-        deviation=hooks[0].deviation().largest,
+        deviation=deviation,
         snap_change=float(snapped.max_change),  # type: ignore[arg-type]
         error64=max(error for _, error in bench.trims),
     )

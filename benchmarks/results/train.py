@@ -19,10 +19,24 @@ from fxprune.passes.train import ContiguousStrided
 from .settings import Settings
 
 Hook = Callable[[Optimizer, list[float]], AbstractContextManager[Any]]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over the images of -log p(label)."""
+    return F.cross_entropy(model(images), labels)
 
 
 def fit(
-    model: nn.Module, data: Data, settings: Settings, *, epochs: float, lr: float, seed: int, hook: Hook | None = None
+    model: nn.Module,
+    data: Data,
+    settings: Settings,
+    *,
+    epochs: float,
+    lr: float,
+    seed: int,
+    hook: Hook | None = None,
+    loss: Loss = cross_entropy,
 ) -> None:
     """Train the model in place; the seed determines the order of images, whatever the arm.
 
@@ -34,6 +48,7 @@ def fit(
         lr: largest learning rate.
         seed: of the order of the images and their shifts.
         hook: given the optimizer and the learning rate of every step, a context that stays open while training.
+        loss: of the model on images and labels.
     """
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer_for(model, settings, lr)
@@ -43,20 +58,22 @@ def fit(
         for step, (images, labels) in enumerate(itertools.islice(_endless(data.train), len(rates))):
             for group in optimizer.param_groups:
                 group["lr"] = rates[step]
-            loss = take_step(model, optimizer, images, labels)
+            value = take_step(model, optimizer, images, labels, loss)
             if step % len(data.train) == 0:
-                print(f"step {step} of {len(rates)}: loss {loss:.4f}", flush=True)
+                print(f"step {step} of {len(rates)}: loss {value:.4f}", flush=True)
     model.eval()
 
 
-def take_step(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> float:
-    """Take one step down the gradient of the cross-entropy, and return the loss."""
+def take_step(
+    model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor, loss: Loss = cross_entropy
+) -> float:
+    """Take one step down the gradient of the loss, and return it."""
     optimizer.zero_grad()
     with ContiguousStrided():
-        loss = F.cross_entropy(model(images.to(memory_format=torch.channels_last)), labels)
-        loss.backward()
+        lost = loss(model, images.to(memory_format=torch.channels_last), labels)
+        lost.backward()
     optimizer.step()
-    value = loss.item()
+    value = lost.item()
     if not value < float("inf"):
         raise RuntimeError(f"the loss is {value} at learning rate {optimizer.param_groups[0]['lr']:.3g}.")
     return value

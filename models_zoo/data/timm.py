@@ -137,8 +137,8 @@ def _folders(root: Path) -> tuple[Any, Any]:
 
     if not root.is_dir():
         raise DataError(
-            f"there is no data called `{root}`: it is neither `digits` nor `mnist5k`, and no such folder exists "
-            f"(looked for {root.absolute()}). Also possible are `torch/NAME` and `hfds/NAME`."
+            f"there is no data called `{root}`: it is neither `digits` nor `mnist5k` nor `fashion-mnist`, and no "
+            f"such folder exists (looked for {root.absolute()}). Also possible are `torch/NAME` and `hfds/NAME`."
         )
     found = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     datasets = []

@@ -46,8 +46,8 @@ class Subject(Options):
     ]
     data: Annotated[
         str | Data | tuple[Loader, Loader],
-        "digits, mnist5k, a folder of images, torch/NAME, hfds/NAME; in Python, also the data itself, or two loaders, "
-        "to train and to test",
+        "digits, mnist5k, fashion-mnist, a folder of images or of IDX files, torch/NAME, hfds/NAME; in Python, also "
+        "the data itself, or two loaders, to train and to test",
     ]
 
 

@@ -1,6 +1,9 @@
-"""The features of a channel are the numbers in its rows."""
+"""The features of a channel: the numbers in its rows, or what layers read from it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import PlanError
+from fxprune.passes.calibration import channel_grams, channel_points
 
 from .kmeans import Points
 
@@ -22,9 +26,7 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     Returns:
         float64 [width, features]; running statistics do not count.
     """
-    model = coupling.model()
-    if model is None:
-        raise PlanError("the model of this coupling is gone: keep a reference to it, or use the method `even`.")
+    model = model_of(coupling)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     blocks = [np.zeros((group.width, 1))]
     for axis in group.tied:
@@ -52,3 +54,40 @@ def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> 
     rows = parameter.detach().double().cpu().movedim(dim, 0)[torch.as_tensor(positions)]
     result: Points = rows.reshape(width, -1).numpy()
     return result
+
+
+def model_of(coupling: Coupling) -> torch.nn.Module:
+    """Return the analysed model.
+
+    Raises:
+        PlanError: it no longer exists.
+    """
+    model = coupling.model()
+    if model is None:
+        raise PlanError("the model of this coupling is gone: keep a reference to it, or use the method `even`.")
+    return model
+
+
+def activations(coupling: Coupling, batches: Iterable[Any], *, weighted: bool) -> dict[str, tuple[Points, Points]]:
+    """Map each group to points as far apart as what layers read, and to weights of channels.
+
+    Args:
+        coupling: the analysis, with its model still alive.
+        batches: inputs of the network, without labels.
+        weighted: weight a channel by the squared size of the columns that read it, each layer's scaled to a mean of 1;
+            otherwise all weights are 1.
+    """
+    model = model_of(coupling)
+    grams = channel_grams(model, coupling, batches)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {}
+    for name, gram in grams.items():
+        group = coupling.groups[name]
+        weights = np.zeros(group.width)
+        for axis in group.readers if weighted else ():
+            if axis.parameter in parameters:
+                sizes = (rows_of(parameters[axis.parameter], axis.dim, axis.positions) ** 2).sum(axis=1)
+                weights += sizes / max(sizes.mean(), 1e-300)
+        # A channel that nothing reads still needs a cluster.
+        found[name] = channel_points(gram), weights + 1e-6 if weights.any() else np.ones(group.width)
+    return found

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Labels = NDArray[np.int64]
 Points = NDArray[np.float64]
 
+# Points x clusters x features up to which ten draws cost less than a second.
+_DRAWN = 10_000_000
+
 
 def kmeans(points: Points, clusters: int, seed: int) -> Labels:
     """Labels minimise sum |x - mean of its cluster|^2 locally; none of the clusters is empty.
@@ -36,7 +39,49 @@ def kmeans(points: Points, clusters: int, seed: int) -> Labels:
     return _split(labels, ((points - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1), clusters)
 
 
-def balanced_kmeans(points: Points, clusters: int, seed: int) -> Labels:
+def weighted_kmeans(points: Points, weights: Points, clusters: int, seed: int) -> Labels:
+    """Labels minimise sum w_i |x_i - weighted mean of its cluster|^2 locally; none is empty.
+
+    Lloyd's iteration starts from Ward's hierarchy, and for few points also from ten draws; the least sum wins.
+
+    Args:
+        points: float64 [n, features]; duplicates are allowed.
+        weights: float64 [n], above 0.
+        clusters: 1 to n.
+        seed: of the draws.
+
+    Returns:
+        int64 [n], 0 to clusters - 1.
+    """
+    from scipy.cluster.hierarchy import fcluster, ward
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
+    if clusters in (1, len(points)):
+        return np.arange(len(points)) % clusters
+    by_ward = _split(*_numbered(points, fcluster(ward(points), clusters, "maxclust")), clusters)
+    centres = np.zeros((clusters, points.shape[1]))
+    np.add.at(centres, by_ward, points * weights[:, None])
+    centres /= np.bincount(by_ward, weights, minlength=clusters)[:, None]
+    starts = [KMeans(clusters, init=centres, n_init=1, max_iter=50)]
+    if len(points) * clusters * points.shape[1] <= _DRAWN:
+        starts.append(KMeans(clusters, n_init=10, max_iter=100, random_state=seed))
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = min((start.fit(points, sample_weight=weights) for start in starts), key=lambda each: each.inertia_)
+    return _split(*_numbered(points, found.labels_), clusters)
+
+
+def _numbered(points: Points, labels: Labels) -> tuple[Labels, Points]:
+    """Number labels without gaps; return also the squared distances to the clusters' means."""
+    _, labels, count = np.unique(labels, return_inverse=True, return_counts=True)
+    centres = np.zeros((len(count), points.shape[1]))
+    np.add.at(centres, labels, points)
+    return labels, ((points - (centres / count[:, None])[labels]) ** 2).sum(axis=1)
+
+
+def balanced_kmeans(points: Points, clusters: int, seed: int, weights: Points | None = None) -> Labels:
     """Labels minimise the same sum locally, with n / clusters points in every cluster.
 
     Each round solves an assignment problem: points to slots in clusters, given the present centres.
@@ -45,17 +90,22 @@ def balanced_kmeans(points: Points, clusters: int, seed: int) -> Labels:
         points: float64 [n, features].
         clusters: a divisor of n.
         seed: of the first centres.
+        weights: float64 [n], how much each point counts; None: all the same.
     """
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    labels = kmeans(points, clusters, seed)
+    if weights is None:
+        labels, weights = kmeans(points, clusters, seed), np.ones(len(points))
+    else:
+        labels = weighted_kmeans(points, weights, clusters, seed)
     size = len(points) // clusters
     for _ in range(10):  # the sum falls with every round; after a few rounds it hardly does
         centres = np.zeros((clusters, points.shape[1]))
-        np.add.at(centres, labels, points)
-        centres /= np.bincount(labels, minlength=clusters)[:, None]
-        _, places = linear_sum_assignment(np.repeat(cdist(points, centres, "sqeuclidean"), size, axis=1))
+        np.add.at(centres, labels, points * weights[:, None])
+        centres /= np.bincount(labels, weights, minlength=clusters)[:, None]
+        lost = weights[:, None] * cdist(points, centres, "sqeuclidean")
+        _, places = linear_sum_assignment(np.repeat(lost, size, axis=1))
         before, labels = labels, places // size
         if np.array_equal(before, labels):
             break

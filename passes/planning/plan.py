@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from fxprune.errors import OptionError
 from fxprune.plans import Plan
 from fxprune.select import select
 
-from .features import features
+from .features import activations, features
 from .greedy import widths_by_loss
-from .kmeans import Labels, balanced_kmeans, kmeans
+from .kmeans import Labels, balanced_kmeans, kmeans, weighted_kmeans
 from .widths import Budget, check_near, widths_for, widths_given, widths_within
 
 
@@ -33,6 +33,8 @@ def plan(
     freeze: Sequence[str] | None = None,
     internal_only: bool = False,
     allocate: str = "uniform",
+    cluster: str = "rows",
+    batches: Iterable[Any] | None = None,
 ) -> Plan:
     """Divide the channels of each group into clusters, one for each channel that stays.
 
@@ -43,7 +45,7 @@ def plan(
         params: instead: share of the network's parameters to end at.
         widths: instead: group name -> channels to keep; other groups stay as they are, except those under the same
             normalisation, which follow.
-        method: ``kmeans``: on the rows of all tied parameters; ``even``: runs of consecutive channels;
+        method: ``kmeans``: channels that are alike, as ``cluster`` says; ``even``: runs of consecutive channels;
             ``imbalanced``: one cluster holds all channels that are removed (Ding et al. 2019, section 3), for
             balanced groups as ``even``.
         round_to: make widths multiples of this, if a group can have such a width.
@@ -54,12 +56,18 @@ def plan(
         allocate: how to distribute ``macs`` or ``params``: ``uniform``: the same share of channels in every group;
             ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`); experiments
             do not show that it is better at equal MACs (docs/reports/results.md).
+        cluster: by which features channels are alike: ``rows``: the numbers in the rows of all tied parameters;
+            ``activations``: what their readers read, on ``batches``; ``outputs``: the same, where a channel counts as
+            much as the columns that read it.
+        batches: inputs as the network takes them, such as tensors [N, C, H, W], without labels; a few hundred images
+            are enough.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
         PlanError: widths that a group cannot have, or a model that no longer exists.
-        ModelError: a weight of a group holds a NaN or an infinity.
+        ModelError: a weight of a group, or an activation, holds a NaN or an infinity.
+        DataError: ``batches`` that are not inputs of this network.
 
     Example:
         >>> import torch, fxprune
@@ -72,6 +80,7 @@ def plan(
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
+    _check_cluster(cluster, method, batches)
     _check_weights(coupling)
     chosen = only is not None or freeze is not None or internal_only
     if chosen and widths is not None:
@@ -92,11 +101,33 @@ def plan(
         how += f", allocated by {allocate}"
     if selected is not None:
         how += f", {len(selected)} of {len(coupling.groups)} groups"
+    narrower = [group for name, group in coupling.groups.items() if after.get(name, group.width) < group.width]
+    seen = {}
+    if cluster != "rows" and narrower:
+        assert batches is not None
+        seen = activations(coupling, batches, weighted=cluster == "outputs")
+        how = f"on {cluster}, {how}"
     clusters = {}
-    for name, group in coupling.groups.items():
-        if after.get(name, group.width) < group.width:
-            clusters[name] = _numbered(_METHODS[method](coupling, group, after[name], seed))
+    for group in narrower:
+        if group.name in seen:
+            points, weights = seen[group.name]
+            if group.balanced:
+                labels = balanced_kmeans(points, after[group.name], seed, weights)
+            else:
+                labels = weighted_kmeans(points, weights, after[group.name], seed)
+        else:
+            labels = _METHODS[method](coupling, group, after[group.name], seed)
+        clusters[group.name] = _numbered(labels)
     return Plan(coupling, clusters, f"{method}, {how}", seed)
+
+
+def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> None:
+    if cluster not in CLUSTER:
+        raise OptionError(f"there are no features `{cluster}` to cluster by; take one of {', '.join(CLUSTER)}.")
+    if cluster != "rows" and method != "kmeans":
+        raise OptionError(f"`cluster={cluster}` is for the method kmeans; `{method}` looks at no features.")
+    if cluster != "rows" and batches is None:
+        raise OptionError(f"`cluster={cluster}` needs `batches` of images (no labels), or other inputs of the network.")
 
 
 def _check_weights(coupling: Coupling) -> None:
@@ -143,6 +174,9 @@ _METHODS: dict[str, Callable[[Coupling, Group, int, int], Labels]] = {
     "even": _even,
     "imbalanced": _imbalanced,
 }
+
+# What channels are compared by.
+CLUSTER = ("rows", "activations", "outputs")
 
 _ALLOCATIONS = {"uniform": widths_within, "auto": widths_by_loss}
 

@@ -85,6 +85,17 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     return module, wide.changes
 
 
+def absorb(narrow: fx.GraphModule, plan: Plan) -> int:
+    """Move factors of narrowed heads into weights in place, where exact; return how many.
+
+    It is what :func:`narrow` does by default: for a network that was made with ``absorb=False`` and changed since.
+    """
+    moved = absorb_factors(narrow, check_shapes_of(narrow, plan))
+    narrow.meta["absorbed"] += moved
+    narrow.meta["factors"] -= moved
+    return moved
+
+
 def _warn(changes: dict[str, float]) -> None:
     worst = max(changes, key=changes.__getitem__)
     warnings.warn(

@@ -3,6 +3,7 @@
 from .evaluate import predict
 from .fit import train
 from .log import Callbacks, Epoch
+from .loss import make_loss
 from .onednn import ContiguousStrided
 from .ranks import ALONE, Ranks, joined
 from .schedule import learning_rates, steps_per_epoch_of

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.results import __main__ as results
+from benchmarks.results import command
+from benchmarks.results.__main__ import TABLE
 from benchmarks.results.journal import Journal
 from benchmarks.results.settings import ARMS
 
 
 def test_a_run_resumes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "WORK", tmp_path / "work")
+    monkeypatch.setattr(command, "BUILD", tmp_path / "work")
     started = []
 
     def fake(work, tasks, limits, *, jobs, preload):
@@ -20,14 +21,14 @@ def test_a_run_resumes(tmp_path, monkeypatch, capsys):
                 raise KeyboardInterrupt
             yield task, {"top1": 0.5, "loss": 1.0, "seconds": 1.0}
 
-    monkeypatch.setattr(results, "run_each", fake)
+    monkeypatch.setattr(command, "run_each", fake)
     arguments = ["--quick", "--only", "*5/8", "--output", str(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
-        results.main(arguments)
+        command.run_table(TABLE, arguments)
     done, started[:] = started[:2], [None] * 3
-    assert results.main(arguments) == 0
+    assert command.run_table(TABLE, arguments) == 0
     assert len(started[3:]) == sum(arm.keep == "5/8" for arm in ARMS) - 2 and not set(done) & set(started[3:])
     assert len(Journal(tmp_path / "results.csv").rows) == sum(arm.keep == "5/8" for arm in ARMS)
-    assert results.main([*arguments, "--seeds", "2", "--report"]) == 0
+    assert command.run_table(TABLE, [*arguments, "--seeds", "2", "--report"]) == 0
     assert "0 arms run" in capsys.readouterr().out
-    assert results.main(["--only", "nothing"]) == 2
+    assert command.run_table(TABLE, ["--only", "nothing"]) == 2

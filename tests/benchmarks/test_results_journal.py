@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from helpers.results_made import CSGD, TINY, WIDE, a_row
 
-from benchmarks.results import __main__ as results
+from benchmarks.results.command import DOCS
 from benchmarks.results.journal import Journal, Row, to_csv
 
 
@@ -35,6 +35,6 @@ def test_only_what_is_missing_runs_and_seeds_come_first(tmp_path):
 
 
 def test_a_finished_table_is_written_as_it_was_read():
-    text = (results.DOCS / "results.csv").read_text()
-    rows = Journal(results.DOCS / "results.csv").rows
+    text = (DOCS / "results.csv").read_text()
+    rows = Journal(DOCS / "results.csv").rows
     assert rows and to_csv(rows) == text and all(isinstance(row, Row) for row in rows)

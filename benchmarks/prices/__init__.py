@@ -1,0 +1,1 @@
+"""Compare narrow networks at three prices: no labels, one epoch of them, a full training."""

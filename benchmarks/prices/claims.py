@@ -1,0 +1,140 @@
+"""Say what is to be shown at each price, and judge it by the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from benchmarks.results.claims import Difference, Found, Pair, difference
+from benchmarks.results.settings import Arm
+
+from .methods import BEST, FREE, FULL, METHODS, ONE, PRICES
+from .settings import KEEPS
+
+# From the worst verdict to the best one.
+ORDER = (
+    "contradicted",
+    "no verdict yet",
+    "not shown",
+    "not contradicted: no difference beyond the spread",
+    "shown",
+    "shown, and better",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, and the comparisons that must all hold for it.
+
+    Attributes:
+        title: the sentence.
+        first: the method that it says is the better one.
+        rivals: methods that it beats, at the same width unless they are wide.
+        equal: whether the claim is that the first is no worse, rather than better.
+    """
+
+    title: str
+    first: str
+    rivals: tuple[str, ...]
+    equal: bool = False
+
+    def pairs(self, keep: str) -> list[Pair]:
+        """Return the comparisons at one width."""
+        return [Pair(Arm(self.first, keep), arm_of(rival, keep), self.equal) for rival in self.rivals]
+
+
+def arm_of(method: str, keep: str) -> Arm:
+    """Return the arm of a method at a width; the wide network has only one."""
+    return Arm(method, "1" if method == "wide" else keep)
+
+
+def rivals(price: str) -> tuple[str, ...]:
+    """Return the methods of others at a price."""
+    return tuple(name for name, method in METHODS.items() if method.price == price and method.rival)
+
+
+_FOLD = f"fold {BEST} readers"
+CLAIMS = (
+    Claim("Without labels, fold by activations with readers beats every rival", _FOLD, rivals(FREE)),
+    Claim("Without labels, readers beat statistics", _FOLD, (f"fold {BEST} statistics",)),
+    Claim("Without labels, clusters by activations beat those by rows", _FOLD, ("fold rows readers",)),
+    Claim("Without labels, clusters by what readers lose beat those by activations", "fold outputs readers", (_FOLD,)),
+    Claim(
+        "Fold without labels is no worse than removal by L1 and one labelled epoch",
+        _FOLD,
+        ("l1 none + 1 epoch",),
+        equal=True,
+    ),
+    Claim("With one epoch, fold with readers beats every rival", f"{_FOLD} + 1 epoch", rivals(ONE)),
+    Claim("Readers before one epoch beat none", "l1 readers + 1 epoch", ("l1 none + 1 epoch",)),
+    Claim("C-SGD by activations beats every rival at equal epochs", "csgd activations", rivals(FULL)),
+    Claim("C-SGD by activations beats fold with readers and C epochs", "csgd activations", (f"{_FOLD} + C epochs",)),
+    Claim("In C-SGD, clusters by activations beat those by rows", "csgd activations", ("csgd rows",)),
+    Claim("In C-SGD, clusters by what readers lose beat those by rows", "csgd outputs", ("csgd rows",)),
+    Claim("In C-SGD, clusters by rows beat even ones", "csgd rows", ("csgd even",)),
+    Claim("C-SGD beats a merge of the same clusters and C epochs", "csgd rows", ("fold rows none + C epochs",)),
+    Claim(
+        "C-SGD by activations beats a merge of the same clusters and C epochs",
+        "csgd activations",
+        (f"fold {BEST} none + C epochs",),
+    ),
+    Claim("Fold with readers and C epochs beats every rival", f"{_FOLD} + C epochs", rivals(FULL)),
+    Claim("Readers before C epochs beat none", f"{_FOLD} + C epochs", (f"fold {BEST} none + C epochs",)),
+    Claim("The wide network as a teacher helps after fold", f"{_FOLD} + C taught", (f"{_FOLD} + C epochs",)),
+    Claim("The wide network as a teacher helps C-SGD", "csgd activations taught", ("csgd activations",)),
+    Claim("A loose end and readers help C-SGD", "csgd activations loose", ("csgd activations",)),
+    Claim("C-SGD by activations is no worse than the wide network", "csgd activations", ("wide",), equal=True),
+)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict of a claim at one width: that of its hardest comparison.
+
+    Attributes:
+        claim: what was claimed.
+        keep: the width.
+        pair: the hardest comparison.
+        gap: its difference.
+        verdict: of it, and so of all.
+        judged: how many comparisons have rows.
+    """
+
+    claim: Claim
+    keep: str
+    pair: Pair
+    gap: Difference
+    verdict: str
+    judged: int
+
+
+def judge(found: Found, least: float, claims: Sequence[Claim] = CLAIMS) -> Iterator[Judgement]:
+    """Yield a judgement for each claim and width that has rows.
+
+    Args:
+        found: rows by arm.
+        least: lower bound of the spread.
+        claims: what to judge.
+    """
+    for claim in claims:
+        for keep in KEEPS:
+            gaps = [(pair, gap) for pair in claim.pairs(keep) if (gap := difference(pair, found, least))]
+            if gaps:
+                pair, gap = min(gaps, key=lambda each: (ORDER.index(each[1].verdict(claim.equal)), each[1].mean))
+                yield Judgement(claim, keep, pair, gap, gap.verdict(claim.equal), len(gaps))
+
+
+def ranked(found: Found, price: str, keep: str) -> list[Arm]:
+    """Order the narrow arms of a price by their mean top-1, the best first."""
+    arms = [Arm(name, keep) for name, method in METHODS.items() if method.price == price and name != "wide"]
+    means = {arm: mean(row.top1 for row in rows) for arm in arms if (rows := found.get(arm))}  # type: ignore[misc]
+    return sorted(means, key=means.__getitem__, reverse=True)
+
+
+def winners(found: Found) -> Iterator[tuple[str, str, list[Arm]]]:
+    """Yield each price and width with its arms, the best first."""
+    for price in PRICES:
+        for keep in KEEPS:
+            if arms := ranked(found, price, keep):
+                yield price, keep, arms

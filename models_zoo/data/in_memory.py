@@ -1,0 +1,73 @@
+"""Make data of grey images in memory: resized, normalised, and shifted to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .dataset import Data
+from .tensor_loader import TensorLoader
+
+
+@dataclass(frozen=True, eq=False)
+class GreyImages:
+    """Square images of one channel and their classes, as a package or a file holds them.
+
+    Attributes:
+        images: [N, side, side], from 0 to ``white``.
+        labels: integers [N], from 0.
+        white: value of a white pixel.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[Any]
+    white: float
+
+    def resized(self, size: int) -> Tensor:
+        """Return float pixels of 0 to 1 [N, 1, size, size]."""
+        pixels = torch.from_numpy(self.images).to(torch.float32, copy=True).div_(self.white).unsqueeze(1)
+        same = self.images.shape[1:] == (size, size)
+        return pixels if same else F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+
+    def classes(self) -> Tensor:
+        """Return the labels as int64 [N]."""
+        return torch.from_numpy(self.labels).long()
+
+
+def data_in_memory(
+    name: str, train: GreyImages, test: GreyImages, *, image_size: int, batch_size: int, classes: Sequence[str] = ()
+) -> Data:
+    """Normalise both parts by mean and deviation of the training pixels, and shift those.
+
+    Args:
+        name: of the data.
+        train: images to train on.
+        test: images to test on, of the same classes.
+        image_size: pixels per side, to which they are resized.
+        batch_size: images per batch.
+        classes: names of the classes by number; empty: their numbers.
+    """
+    pixels, others = train.resized(image_size), test.resized(image_size)
+    mean, std = pixels.mean().item(), pixels.std().item()
+    labels = train.classes()
+    names = tuple(classes) or tuple(map(str, range(int(labels.max()) + 1)))
+    return Data(
+        name=name,
+        num_classes=len(names),
+        in_chans=1,
+        image_size=image_size,
+        # one part in sixteen of the image: two pixels at 32
+        train=TensorLoader(pixels.sub_(mean).div_(std), labels, batch_size, shuffle=True, shift=image_size // 16),
+        test=TensorLoader(others.sub_(mean).div_(std), test.classes(), batch_size),
+        mean=(mean,),
+        std=(std,),
+        classes=names,
+        crop_pct=1.0,
+        interpolation="bilinear",
+    )

@@ -1,0 +1,7 @@
+"""Run unlabelled inputs through captured graphs, and observe what layers read."""
+
+from .contractions import Contraction, Observer, observe
+from .execution import Execution
+from .grams import channel_grams, channel_points
+from .inputs import Calibration, calibration
+from .merged import Shares, merge_value

@@ -1,0 +1,219 @@
+"""Merge a network without labels and without training, and repair what the merge breaks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
+from fxprune.common.modules import device_of
+from fxprune.common.torch_private import BatchNorm, pytree
+from fxprune.errors import ModelError, OptionError
+from fxprune.passes.calibration import Calibration, Shares, calibration
+from fxprune.passes.merge import captured_with, settle, snap
+from fxprune.passes.rewrite import absorb, narrow
+from fxprune.plan_file import plan_for
+from fxprune.plans import Plan
+
+from .align import align_norms
+from .layers import Repair, fit_layers
+
+REPAIRS = ("none", "variance", "statistics", "readers")
+_LEVELS = ("none", "statistics", "readers")
+# More inputs than that hardly help, and their activations take memory.
+MOST_INPUTS = 1024
+
+
+def fold(
+    model: nn.Module, plan: Plan, batches: Iterable[Any] | None = None, *, repair: str | None = None
+) -> fx.GraphModule:
+    """Merge clusters as they are, without labels and training, and repair the narrow network.
+
+    Each repair is kept only if it lowers the error of the outputs against the wide network, on a quarter of the inputs
+    that it was not made from. ``narrow.meta`` holds ``plan``; ``repair``, the one that was kept; ``errors``, the
+    relative squared error of the outputs for each one that was tried; and ``repairs``, one record for each layer that
+    was fitted.
+
+    Args:
+        model: the wide network, trained; it is not changed.
+        plan: its clusters, best found with ``cluster="outputs"``.
+        batches: inputs as the network takes them, such as tensors [N, C, H, W], without labels; some hundreds are
+            enough, 1,024 at most are used. Their activations are in memory: the largest ones that are alive at once.
+        repair: ``none``: rows become means, columns sums; ``statistics``: running statistics of batch normalisation
+            are estimated again; ``readers``: the weights of each layer are fitted by ridge regression to what the wide
+            layer puts out; ``variance``: running variances are corrected from the weights alone, no inputs needed.
+            None: ``readers``. Without inputs it is made from noise with the spectrum of photos if the network takes
+            images, and is ``variance`` otherwise; both are a poor substitute for a few real inputs.
+
+    Returns:
+        The narrow network in eval mode. With equal members of every cluster it is that of :func:`fxprune.narrow`.
+
+    Raises:
+        OptionError: an unknown repair, or one that needs inputs.
+        PlanError: the plan was made for another network.
+        DataError: inputs that are not usable.
+        ModelError: a weight or an output is a NaN or an infinity.
+
+    Source: ridge regression of what merged channels feed: GRAIL (arXiv 2602.23795); merging without data: Wang et al.,
+    "Forget the Data and Fine-Tuning! Just Fold the Network to Compress" (arXiv 2502.10216).
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(64, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images[:2]), keep=0.5, cluster="outputs", batches=[images])
+        >>> small = fxprune.fold(net, plan, [images])
+        >>> small.meta["repair"], small.meta["errors"]["readers"] < small.meta["errors"]["none"]
+        ('readers', True)
+    """
+    if repair is not None and repair not in REPAIRS:
+        raise OptionError(f"there is no repair `{repair}`; take one of {', '.join(REPAIRS)}.")
+    if batches is not None and repair == "variance":
+        raise OptionError("`repair=variance` takes no `batches`: it uses the weights alone.")
+    if batches is None and repair in REPAIRS[2:]:
+        raise OptionError(f"`repair={repair}` needs `batches` of images (no labels), or other inputs of the network.")
+    plan = plan_for(model, plan)
+    wide = copy.deepcopy(model).eval()
+    align_norms(wide, plan)
+    if batches is None and repair is None:
+        batches = noise(plan.coupling.example_inputs)
+        repair = "variance" if batches is None else "readers"
+    if repair == "variance" and batches is None:
+        align_norms(wide, plan, correct=True)
+        return _finished(_merged(wide, plan), plan, repair, {}, [])
+    if batches is None:
+        return _finished(_merged(wide, plan), plan, "none", {}, [])
+    inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
+    return _Repaired(wide, plan, inputs).best(lambda: _merged(wide, plan), repair or "readers")
+
+
+def noise(example_inputs: Inputs, count: int = 512) -> list[Tensor] | None:
+    """Make images of noise whose amplitude falls with frequency as f^-1.5, as in photos.
+
+    Args:
+        example_inputs: of the network; if it is one tensor [N, C, H, W] of floats, these are images.
+        count: how many images.
+
+    Returns:
+        Batches; None if the network does not take images.
+    """
+    tensors = tensors_of(example_inputs)
+    if len(tensors) != 1 or tensors[0].dim() != 4 or not tensors[0].is_floating_point():
+        return None
+    *_, height, width = tensors[0].shape
+    white = torch.randn(count, *tensors[0].shape[1:], generator=torch.Generator().manual_seed(0))
+    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)
+    frequency = (rows.square() + columns.square()).sqrt().clamp_min(1.0 / max(height, width))
+    images: Tensor = torch.fft.ifft2(torch.fft.fft2(white) / frequency**1.5).real
+    return list((images / images.std()).split(32))
+
+
+def repair(
+    model: nn.Module,
+    narrow: fx.GraphModule,
+    plan: Plan,
+    batches: Iterable[Any],
+    *,
+    repair: str = "readers",
+    weights: Shares | None = None,
+) -> fx.GraphModule:
+    """Repair a copy of a narrow network, made in any way, as :func:`fold` does with its own.
+
+    Args:
+        model: the wide network.
+        narrow: of this plan, made with ``absorb=False``.
+        plan: which channels it has.
+        batches: as of :func:`fold`.
+        repair: as of :func:`fold`.
+        weights: group name -> float64 [width]: what each channel counts in the one that is kept of its cluster; for a
+            network whose channels were removed, 1 for those that stay and 0 for the others. None: 1 / cluster size.
+    """
+    if repair not in _LEVELS:
+        raise OptionError(f"there is no repair `{repair}` from inputs; take one of {', '.join(_LEVELS)}.")
+    inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
+    wide = copy.deepcopy(model).eval()
+    return _Repaired(wide, plan, inputs, weights).best(lambda: copy.deepcopy(narrow).eval(), repair)
+
+
+@dataclass(frozen=True, eq=False)
+class _Repaired:
+    """A search for the repair that leaves the least error.
+
+    Attributes:
+        wide: in eval mode.
+        plan: the clusters.
+        inputs: to estimate from and to judge by.
+        shares: as of :func:`fit_layers`.
+    """
+
+    wide: nn.Module
+    plan: Plan
+    inputs: Calibration
+    shares: Shares | None = None
+
+    def best(self, make: Callable[[], fx.GraphModule], wish: str) -> fx.GraphModule:
+        """Try every repair up to the wished one, each on a fresh narrow network; return the best."""
+        judge = self.inputs.held or self.inputs.batches
+        reference = _outputs(self.wide, judge)
+        tried, made = {"none": make()}, {"none": list[Repair]()}
+        for name in ("statistics", "readers")[: _LEVELS.index(wish)]:
+            network = make()
+            if name == "readers":
+                made[name] = fit_layers(
+                    captured_with(self.plan.coupling, self.wide).eval(), network, self.plan, self.inputs, self.shares
+                )
+            elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
+                made[name] = []
+                settle(network, [tensors_of(batch)[0] for batch in self.inputs.batches])
+            else:
+                continue
+            tried[name] = network.eval()
+        errors = {name: _error(network, judge, reference) for name, network in tried.items()}
+        kept = min(errors, key=errors.__getitem__)
+        return _finished(tried[kept], self.plan, kept, errors, made[kept])
+
+
+def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
+    return narrow(snap(wide, plan), plan, absorb=False).eval()
+
+
+def _finished(
+    small: fx.GraphModule, plan: Plan, kept: str, errors: dict[str, float], repairs: list[Repair]
+) -> fx.GraphModule:
+    absorb(small, plan)
+    small.meta.update(repair=kept, errors=errors, repairs=repairs)
+    return small
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, batches: Iterable[Inputs]) -> list[Tensor]:
+    """Return the floating-point outputs, flat, for each batch."""
+    device = device_of(network)
+    found = []
+    for batch in batches:
+        moved = pytree.tree_map_only(Tensor, lambda x: x.to(device), batch)
+        leaves = pytree.tree_leaves(run_on(network, inputs_for(network, moved)))
+        tensors = [leaf.double().flatten() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        found.append(torch.cat(tensors) if tensors else torch.zeros(0, dtype=torch.float64))
+    if not all(torch.isfinite(each).all() for each in found):
+        raise ModelError("the wide network puts out a NaN or an infinity on these inputs.")
+    return found
+
+
+def _error(network: nn.Module, batches: Iterable[Inputs], reference: list[Tensor]) -> float:
+    """Return sum |y - y'|^2 / sum |y|^2 over all outputs; infinite if an output is no number."""
+    missing = power = 0.0
+    try:
+        outputs = _outputs(network, batches)
+    except ModelError:
+        return float("inf")
+    for mine, wanted in zip(outputs, reference, strict=True):
+        missing += float((mine - wanted).square().sum())
+        power += float(wanted.square().sum())
+    return missing / power if power else missing
