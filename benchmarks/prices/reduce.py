@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 import fxprune
-from benchmarks.results.remove import Importance, l1_norms, removal, remove, weakest
+from benchmarks.results.remove import Gone, Importance, l1_norms, removal, remove, weakest
 from fxprune.coupling import Coupling
 from fxprune.passes.repair import repair as repair_network
 from fxprune.plans import Plan
@@ -42,12 +42,19 @@ def remove_by(bench: PriceBench, wide: nn.Module, importance: str, repair: str) 
     """Remove the least important channels, and repair the others."""
     coupling = bench.couple(wide)
     gone = weakest(coupling, bench.share, IMPORTANCE[importance](bench, coupling, wide))
+    return remove_and_repair(wide, coupling, gone, bench.images, repair)
+
+
+def remove_and_repair(
+    wide: nn.Module, coupling: Coupling, gone: Gone, images: Sequence[Tensor], repair: str
+) -> fx.GraphModule:
+    """Remove channels, and repair those that stay from images without labels."""
     small = remove(wide, coupling, gone)
     if repair != "none":
         weights = {name: np.ones(coupling.groups[name].width) for name in gone}
         for name, out in gone.items():
             weights[name][out] = 0.0
-        small = repair_network(wide, small, removal(coupling, gone), bench.images, repair=repair, weights=weights)
+        small = repair_network(wide, small, removal(coupling, gone), images, repair=repair, weights=weights)
     return small
 
 

@@ -90,17 +90,7 @@ class Bench:
 
     def cached(self, what: Arm, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return what the first arm of this seed has made; the others wait for it."""
-        task = self.task
-        name = f"{digest(what, task.settings)}-{task.seed}-{torch.__version__}.pt"
-        task.cache.mkdir(parents=True, exist_ok=True)
-        with open(task.cache / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (task.cache / name).exists():
-                made = make()
-                with written_aside(task.cache / name) as path:
-                    torch.save(made, path)
-        found: Mapping[str, Any] = torch.load(task.cache / name, weights_only=True)
-        return found
+        return cached(self.task, what, make)
 
     def tell_final(self, model: nn.Module) -> None:
         """Record the accuracy and the size of the arm's final network."""
@@ -109,3 +99,17 @@ class Bench:
 
     def _seed(self, phase: int) -> int:
         return 1000 * self.task.seed + phase
+
+
+def cached(task: Task, what: Arm, make: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what the first arm of a seed has made; the others wait for it."""
+    name = f"{digest(what, task.settings)}-{task.seed}-{torch.__version__}.pt"
+    task.cache.mkdir(parents=True, exist_ok=True)
+    with open(task.cache / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (task.cache / name).exists():
+            made = make()
+            with written_aside(task.cache / name) as path:
+                torch.save(made, path)
+    found: Mapping[str, Any] = torch.load(task.cache / name, weights_only=True)
+    return found

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from benchmarks import ROOT
 from benchmarks.process import Limits, run_each
 from fxprune.common.files import write_text
+from fxprune.errors import DataError
 
 from .bench import Task
 from .journal import Journal, Row, row_of
@@ -41,6 +42,8 @@ class Table:
         page: writes the page of a journal.
         kind: of a row.
         preload: modules that hold what ``run`` needs.
+        check: raises DataError if something is missing that arms need; called before any of them runs.
+        figure: draws a journal into a file, when all arms have run.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Table:
     page: Callable[[Journal[Any], Sequence[Arm], Settings], str]
     kind: type[Row] = Row
     preload: Sequence[str] = ()
+    check: Callable[[], None] = lambda: None
+    figure: Callable[[Journal[Any], Sequence[Arm], Settings, Path], None] = lambda *_: None
 
 
 def run_table(table: Table, argv: Sequence[str] | None = None) -> int:
@@ -67,9 +72,16 @@ def run_table(table: Table, argv: Sequence[str] | None = None) -> int:
     seeds = range(args.seeds or (1 if args.quick else table.seeds))
     journal = Journal(output / f"{table.name}.csv", table.kind)
     todo = [] if args.report else journal.missing(arms, seeds, settings)
+    try:
+        if todo:
+            table.check()
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
     page = output / f"{table.name}.md"
     failed = _run(table, todo, settings, journal, page, args)
     write_text(page, table.page(journal, table.arms, settings))
+    table.figure(journal, table.arms, settings, page.with_suffix(".svg"))
     print(f"{len(todo)} arms run, {failed} failed; see {os.path.relpath(page)}")
     return 1 if failed else 0
 

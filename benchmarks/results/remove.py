@@ -51,9 +51,14 @@ def weakest(coupling: Coupling, keep: float, importance: Importance | None = Non
         importance: of each channel of each group; None: L1 norms.
     """
     found = l1_norms(coupling) if importance is None else importance
+    return weakest_of(found, fxprune.plan(coupling, keep, method="even"))
+
+
+def weakest_of(importance: Importance, plan: Plan) -> Gone:
+    """Choose the least important channels of each group, as many as a plan would merge."""
     return {
-        name: np.sort(np.argsort(found[name], kind="stable")[: before - after])
-        for name, (before, after) in fxprune.plan(coupling, keep, method="even").widths.items()
+        name: np.sort(np.argsort(importance[name], kind="stable")[: before - after])
+        for name, (before, after) in plan.widths.items()
         if after < before
     }
 

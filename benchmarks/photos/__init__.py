@@ -1,0 +1,1 @@
+"""Narrow an ImageNet network from a few photos: how much of it is left, and what the fold costs."""

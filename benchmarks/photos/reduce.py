@@ -1,0 +1,55 @@
+"""Make a narrow network from crops of photos: by a merge, or by removal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torchvision.models import mobilenet_v2
+
+import fxprune
+from benchmarks.prices.reduce import remove_and_repair
+from benchmarks.results.remove import l1_norms, weakest_of
+from fxprune.coupling import Coupling
+
+from .packages import mobilenet_weights
+from .settings import PhotoSettings
+
+# Between the two 1x1 convolutions of each block.
+INNER = ("features.*.conv.0.0.weight",)
+
+
+def wide_network(settings: PhotoSettings) -> nn.Module:
+    """Return MobileNetV2 with its weights of ImageNet."""
+    network = mobilenet_v2(width_mult=settings.width)
+    network.load_state_dict(torch.load(mobilenet_weights(), map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+def analyse(wide: nn.Module, settings: PhotoSettings) -> Coupling:
+    """Analyse a network for crops of this size."""
+    return fxprune.couple(wide, torch.empty(2, 3, settings.image_size, settings.image_size, device="meta"))
+
+
+def reduce(
+    wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], *, share: float, by: str, repair: str, inner: bool
+) -> fx.GraphModule:
+    """Narrow a network to a share of its MACs.
+
+    Args:
+        wide: stays as it is.
+        coupling: its analysis.
+        crops: batches to cluster and to repair from.
+        share: of the MACs.
+        by: ``rows``, ``activations`` or ``outputs``: what clusters are found by; ``l1``: removal of the channels with
+            the smallest weights.
+        repair: as of :func:`fxprune.fold`.
+        inner: only the widths inside of blocks.
+    """
+    only = INNER if inner else None
+    if by == "l1":
+        plan = fxprune.plan(coupling, macs=share, only=only, method="even")
+        return remove_and_repair(wide, coupling, weakest_of(l1_norms(coupling), plan), crops, repair)
+    plan = fxprune.plan(coupling, macs=share, only=only, cluster=by, batches=None if by == "rows" else crops)
+    return fxprune.fold(wide, plan, crops, repair=repair)
