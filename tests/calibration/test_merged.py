@@ -28,7 +28,7 @@ def values_of(module, inputs):
 
 
 def pairs(sample):
-    """(node, wide value merged, narrow value) for every node with channels, but for sums that lack a factor."""
+    """(node, wide value merged, narrow value) for every activation with channels, but for sums that lack a factor."""
     model = randomised(sample.net).double().eval()
     inputs = random_batch(as_inputs(sample.inputs), 3, seed=1)
     inputs = pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
@@ -36,7 +36,11 @@ def pairs(sample):
     snapped = snap(model, plan)
     wide = values_of(captured_with(plan.coupling, snapped), inputs)
     by_name = {node.name: value for node, value in wide.items()}
+    computed = set()
     for node, value in values_of(narrow(snapped, plan, absorb=False), inputs).items():
+        if node.op != "placeholder" and computed.isdisjoint(node.all_input_nodes):
+            continue  # a weight, or made of weights: columns are summed
+        computed.add(node)
         facts = plan.coupling.nodes.get(node.meta.get(WIDE, ""))
         known = facts is not None and isinstance(facts.value, Shape) and not facts.products
         if known and isinstance(value, torch.Tensor) and node.op != "output":
@@ -49,5 +53,5 @@ def test_a_merged_activation_is_that_of_the_narrow_network(name):
         for node, merged, value in pairs(SAMPLES[name]):
             assert merged.shape == value.shape, node.format_node()
             if value.is_floating_point():
-                error = float((merged - value).abs().max()) / max(float(value.abs().max()), 1e-3)
+                error = float((merged - value).detach().abs().max()) / max(float(value.detach().abs().max()), 1e-3)
                 assert error < 1e-9, (node.format_node(), error)
