@@ -90,7 +90,8 @@ def fold(
     if batches is None:
         return _finished(_merged(wide, plan), plan, "none", {}, [])
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
-    return _Repaired(wide, plan, inputs).best(lambda: _merged(wide, plan), repair or "readers")
+    merged = _merged(wide, plan)
+    return _Repaired(wide, plan, inputs).best(lambda: copy.deepcopy(merged), repair or "readers")
 
 
 def noise(example_inputs: Inputs, count: int = 512) -> list[Tensor] | None:

@@ -23,8 +23,8 @@ from .pair import Pair
 
 # Features that are fitted at once: their Gram matrix takes 128 MB. Of more, one block is fitted after another.
 MOST_FEATURES = 4096
-# Positions of a layer that are sampled in all: at least so many, and so many for each feature.
-_SAMPLES, _PER_FEATURE = 16384, 8
+# Positions of a layer that are sampled in all: so many, fewer where features are few, and more where they are many.
+_SAMPLES, _PER_FEATURE, _PER_FEW_FEATURES = 16384, 8, 256
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class _Fit:
             sums = [Normal.zeros(call.groups, count, outputs, call.out.device) for _ in range(2)]
         else:
             sums = before.sums
-        samples = max(_SAMPLES, _PER_FEATURE * call.features) // self.pair.count + 1
+        features = call.features
+        samples = max(min(_SAMPLES, _PER_FEW_FEATURES * features), _PER_FEATURE * features) // self.pair.count + 1
         for batch, (each, short, power) in enumerate(missing):
             z, r = each.sample(short, samples, self.generator)
             z = z[..., block]
