@@ -1,4 +1,4 @@
-"""Long runs that show what fxprune does: coverage, results, photos, fuzz, mutation and rounding."""
+"""Long runs that show what fxprune does, each with a page in ``docs/reports``."""
 
 from pathlib import Path
 

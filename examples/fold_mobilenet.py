@@ -1,4 +1,4 @@
-"""Narrow MobileNetV2 of ImageNet to 3/4 of its MACs without labels or training, from eight photos.
+"""Narrow MobileNetV2 of ImageNet to 3/4 of its MACs without labels, from eight photos.
 
 ::
 

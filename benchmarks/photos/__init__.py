@@ -1,1 +1,1 @@
-"""Narrow an ImageNet network from a few photos: how much of it is left, and what the fold costs."""
+"""Narrow an ImageNet network from a few photos, and time the fold."""

@@ -1,4 +1,4 @@
-"""Cut photos into crops as ImageNet networks take them: random ones, and the one in the middle."""
+"""Cut photos into crops as ImageNet networks take them, at random or in the middle."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Tensor:
-    """Cut out a square of a quarter to all of the largest one there is, and turn half of them left to right."""
+    """Cut out a square of a quarter to all of the largest; turn half of them left to right."""
     side = min(image.size) * np.sqrt(rng.uniform(0.25, 1.0))
     left, top = (rng.uniform(0.0, length - side) for length in image.size)
     crop = _cut(image, left, top, side, size)

@@ -25,7 +25,7 @@ STYLES = {
 
 
 def draw_curves(journal: Journal[PhotoRow], arms: Sequence[Arm], settings: Settings, path: Path) -> None:
-    """Write an SVG, if matplotlib is installed: a line for each method, and a star where the wide network taught."""
+    """Write an SVG if matplotlib is installed: a line for each method, a star for the teacher."""
     if not can_draw():
         return
     import matplotlib

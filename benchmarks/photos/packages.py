@@ -1,4 +1,4 @@
-"""Find pictures and weights in installed packages, which are not imported: one of them pins an old torch."""
+"""Find pictures and weights in installed packages, without importing these."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _KILO = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 
 
 def time_fold(task: Task, record: Callable[..., None], network: str) -> None:
-    """Fold a network of timm from random images; its weights are random too, which costs the same."""
+    """Fold a network of timm from random images; random weights cost the same."""
     settings = task.settings
     assert isinstance(settings, PhotoSettings)
     torch.manual_seed(task.seed)

@@ -1,4 +1,4 @@
-"""Write the page of all rows: what was narrowed from which photos, and how much of it is left."""
+"""Write the page of all rows: from which photos, and how near to the wide network."""
 
 from __future__ import annotations
 
