@@ -45,7 +45,7 @@ loses 7 points (IFM); MobileNetV2 with 10 % of its filters gone loses 18 (REST).
 disagreement with the wide network is the harder count, since two wrong answers may differ.
 
 `make photos` runs what is missing in `photos.csv`, which holds every number, and writes the page and, with matplotlib,
-the curves; it needs the packages that it names where they are missing.
+the curves; it needs the packages that it names where they are missing. Empty cells have not been run yet.
 """
 
 
