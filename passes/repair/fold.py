@@ -170,7 +170,7 @@ class _Repaired:
                 )
             elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
                 made[name] = []
-                settle(network, [tensors_of(batch)[0] for batch in self.inputs.batches])
+                settle(network, [inputs_for(network, batch) for batch in self.inputs.batches])
             else:
                 continue
             tried[name] = network.eval()
