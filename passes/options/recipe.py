@@ -89,8 +89,9 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     """
     from .recipe_yaml import dump
 
+    command = getattr(type(job), "command", "compress")
     lines, values = (
-        [f"# Written by fxprune {__version__}: fxprune compress --recipe {Path(path).name} --output DIR"],
+        [f"# Written by fxprune {__version__}: fxprune {command} --recipe {Path(path).name} --output DIR"],
         {},
     )
     for name, option in options_of(type(job)).items():
