@@ -12,10 +12,11 @@ from torch import fx, nn
 
 from fxprune.analysis import couple
 from fxprune.models_zoo import Network, on_device
+from fxprune.passes.calibration import calibration
 from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import FoldJob, with_options_of, write_recipe
-from fxprune.passes.repair import fold
+from fxprune.passes.repair import fold, inputs_needed
 from fxprune.passes.report import Folded, Metrics, Result
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.store import (
@@ -139,7 +140,7 @@ class _Folding:
             report = check_trim(nets, plan, samples)
         with self.clock("export", "ONNX, checked in onnxruntime"):
             exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=self.job.opset)
-        folded = self.folded(small, samples)
+        folded = self.folded(small, plan, samples)
         with self.clock("measure"):
             test = samples.test if samples.judge else None
             rows = measure_folded(nets, network.example, test, folder, folded.repair)
@@ -161,16 +162,22 @@ class _Folding:
             folded=folded,
         )
 
-    def folded(self, small: fx.GraphModule, samples: Samples) -> Folded:
+    def folded(self, small: fx.GraphModule, plan: Plan, samples: Samples) -> Folded:
         """Describe the repairs."""
         repairs = small.meta["repairs"]
+        # Nothing is lacking where a layer reads no merged channels: then there is nothing to fit.
+        needed: list[int] = []
+        if samples.repair is not None and repairs:
+            needed = [*inputs_needed(small, calibration(samples.repair, plan.coupling)).values()]
+        unfitted = {each.layer: each.note for each in repairs if each.before > 1e-9 and not each.after < each.before}
         return Folded(
             repair=small.meta["repair"],
             wanted=self.job.repair or "readers",
             errors=small.meta["errors"],
             images=samples.count,
             judge=samples.judge,
-            fitted=sum(each.fitted for each in repairs),
-            unfitted={each.layer: each.note for each in repairs if not each.fitted},
-            needed=max((each.needed for each in repairs), default=0),
+            fitted=len(repairs) - len(unfitted),
+            unfitted={name: f"{why}: keeps its summed columns" for name, why in unfitted.items()},
+            few=sum(each > samples.count for each in needed),
+            needed=max(needed, default=0),
         )

@@ -65,7 +65,8 @@ class Option:
 
     def read(self, value: Any, shown: str = "") -> Any:
         """Read a value of a recipe; raise OptionError for another type."""
-        if self.optional and (value is None or (isinstance(value, Word) and value == "none")):
+        absent = isinstance(value, Word) and value == "none" and not (self.range and "none" in self.range.choices)
+        if self.optional and (value is None or absent):
             return None
         for kind in self.kinds:
             with contextlib.suppress(LookupError, ValueError, OverflowError):

@@ -43,7 +43,7 @@ def fold(
     Each repair is kept only if it lowers the error of the outputs against the wide network, on a quarter of the inputs
     that it was not made from. ``narrow.meta`` holds ``plan``; ``repair``, the one that was kept; ``errors``, the
     relative squared error of the outputs for each one that was tried; and ``repairs``, one record for each layer that
-    was fitted.
+    ``readers`` tried to fit.
 
     Args:
         model: the wide network, trained; it is not changed.
@@ -177,7 +177,7 @@ class _Repaired:
         """Try every repair up to the wished one, each on a fresh narrow network; return the best."""
         judge = self.inputs.held or self.inputs.batches
         reference = _outputs(self.wide, judge)
-        tried, made = {"none": make()}, {"none": list[Repair]()}
+        tried, made = {"none": make()}, dict[str, list[Repair]]()
         for name in ("statistics", "readers")[: _LEVELS.index(wish)]:
             network = make()
             if name == "readers":
@@ -185,14 +185,13 @@ class _Repaired:
                     captured_with(self.plan.coupling, self.wide).eval(), network, self.plan, self.inputs, self.shares
                 )
             elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
-                made[name] = []
                 settle(network, [tensors_of(batch)[0] for batch in self.inputs.batches])
             else:
                 continue
             tried[name] = network.eval()
         errors = {name: _error(network, judge, reference) for name, network in tried.items()}
         kept = min(errors, key=errors.__getitem__)
-        return _finished(tried[kept], kept, errors, made[kept])
+        return _finished(tried[kept], kept, errors, made.get("readers", []))
 
 
 def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:

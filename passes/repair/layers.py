@@ -46,16 +46,12 @@ class Repair:
         before: share of the wanted output's power that was missing, on the inputs held back.
         after: the same after the fit.
         note: why it was not fitted, or the penalty.
-        fitted: whether it was, or nothing was missing.
-        needed: inputs that would give as many positions as features, if there were too few; 0: there were enough.
     """
 
     layer: str
     before: float
     after: float
     note: str
-    fitted: bool = False
-    needed: int = 0
 
 
 @torch.no_grad()
@@ -93,7 +89,7 @@ class _Fit:
         batches = [
             pytree.tree_map_only(Tensor, lambda x: x.to(device), batch) for batch in (*inputs.batches, *inputs.held)
         ]
-        self.fitted, self.count, self.inputs = len(inputs.batches), len(batches), inputs.count
+        self.fitted, self.count = len(inputs.batches), len(batches)
         self.plan, self.shares = plan, shares
         self.wide, self.narrow = Execution(wide, batches), Execution(narrow, batches)
         self.storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
@@ -189,11 +185,8 @@ class _Fit:
         found = best_change(fit, held if held.count else None, intercept=intercept)
         judge = held if held.count else fit
         before = judge.missing / max(judge.wanted, 1e-300)
-        needed = -(-features * self.inputs // fit.count) if fit.count < features else 0
-        if found is None and before <= 1e-9:
-            return Repair(name, before, before, "nothing is missing", fitted=True)
         if found is None:
-            return Repair(name, before, before, "no fit is better: keeps its summed columns", needed=needed)
+            return Repair(name, before, before, "no fit is better")
         change, penalty = found
         after = judge.after(change) / max(judge.wanted, 1e-300)
         if intercept:
@@ -201,7 +194,7 @@ class _Fit:
             first.bias.add_(change[:, -1].flatten().to(first.bias.dtype))
             change = change[:, :-1]
         first.add(change.to(first.weight.dtype))
-        return Repair(name, before, after, f"ridge {penalty:g}", fitted=True, needed=needed)
+        return Repair(name, before, after, f"ridge {penalty:g}")
 
     def _missing(self, node: fx.Node, seen: list[Contraction]) -> list[tuple[Tensor, float]] | None:
         """Return what each output lacks, and the mean square of what is wanted, for each batch.

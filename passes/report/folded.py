@@ -31,7 +31,8 @@ class Folded:
         judge: ``labels``; ``wide``: the classes that the wide network gives; empty: nothing is measured.
         fitted: how many layers were fitted.
         unfitted: layer -> why it keeps its summed columns.
-        needed: how many images it takes for as many positions as features in each layer; 0: there were enough.
+        few: layers with fewer positions, of all images together, than features.
+        needed: how many images it takes that no layer has; 0: unknown.
     """
 
     repair: str
@@ -41,6 +42,7 @@ class Folded:
     judge: str
     fitted: int
     unfitted: Mapping[str, str]
+    few: int
     needed: int
 
     @property
@@ -62,10 +64,10 @@ class Folded:
             name, why = next(iter(self.unfitted.items()))
             count = len(self.unfitted)
             lines.append(f"{count} of {count + self.fitted} layers were not fitted, first `{name}`: {why}")
-        if self.needed:
+        if self.few:
             lines.append(
-                f"{self.images} images are few: some layers have more features than positions, and are fitted under a "
-                f"large penalty; {self.needed} images would do"
+                f"few images: {self.few} layers have fewer positions in {self.images} images than features, so that a "
+                f"penalty decides their fit; {self.needed} images are enough for all"
             )
         return lines
 
@@ -108,10 +110,10 @@ def folded_from(value: Any, path: Path) -> Folded | None:
     if not isinstance(value, dict):
         raise CheckpointError(remedy)
     kinds: dict[str, tuple[type, ...]] = {"repair": (str,), "wanted": (str,), "errors": (dict,), "images": (int,)}
-    kinds |= {"judge": (str,), "fitted": (int,), "unfitted": (dict,), "needed": (int,)}
-    check_fields(value, kinds, path, CheckpointError)
+    kinds |= {"judge": (str,), "fitted": (int,), "unfitted": (dict,), "few": (int,)}
+    check_fields(value, kinds | {"needed": (int,)}, path, CheckpointError)
     errors = {name: math.inf if error is None else error for name, error in value["errors"].items()}
-    sound = value["judge"] in MEASURES and min(value["images"], value["fitted"], value["needed"]) >= 0
+    sound = value["judge"] in MEASURES and min(value[name] for name, kind in kinds.items() if kind == (int,)) >= 0
     sound = sound and all(type(error) in (int, float) and error >= 0 for error in errors.values())
     if not sound or not all(isinstance(why, str) for why in value["unfitted"].values()):
         raise CheckpointError(remedy)

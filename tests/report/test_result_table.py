@@ -70,7 +70,7 @@ def test_every_field_of_a_result_is_read_back(tmp_path):
     errors = {"none": 0.5, "readers": float("inf")}
     why = {"a.weight": "too many features"}
     given["folded"] = Folded(
-        repair="none", wanted="readers", errors=errors, images=8, judge="wide", fitted=1, unfitted=why, needed=12
+        repair="none", wanted="readers", errors=errors, images=8, judge="wide", fitted=1, unfitted=why, few=1, needed=12
     )
     kinds = {"int": 2, "float": 0.5}
     rest = {field.name: kinds.get(field.type, {}) for field in fields(Result) if field.name not in given}
@@ -81,7 +81,7 @@ def test_every_field_of_a_result_is_read_back(tmp_path):
 
 def folded(tmp_path, **changes):
     values = {"repair": "readers", "wanted": "readers", "errors": {"none": 0.4, "readers": 0.02}, "images": 40}
-    values |= {"judge": "labels", "fitted": 3, "unfitted": {}, "needed": 0}
+    values |= {"judge": "labels", "fitted": 3, "unfitted": {}, "few": 0, "needed": 9}
     return replace(result(tmp_path), folded=Folded(**values | changes))
 
 
@@ -97,7 +97,7 @@ def folded(tmp_path, **changes):
         ({"repair": "none"}, "accuracy", "kept: no repair, from"),
         ({"repair": "none", "wanted": "statistics"}, "accuracy", "kept: no repair (statistics had nothing to repair)"),
         ({"unfitted": {"a": "why", "b": "x"}}, "accuracy", "2 of 5 layers were not fitted, first `a`: why"),
-        ({"needed": 90}, "accuracy", "40 images are few: some layers have more features than positions"),
+        ({"few": 2, "needed": 90}, "accuracy", "few images: 2 layers have fewer positions in 40 images than features"),
     ],
 )
 def test_a_fold_says_what_it_repaired_and_lost(tmp_path, changes, head, says):
