@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 
+from fxprune.errors import OptionError
 from fxprune.passes.options import FoldJob
 
 from .options import add_options, given_options
@@ -20,7 +21,9 @@ from .options import add_options, given_options
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network, and the options of :class:`FoldJob` by their own names."""
-    parser.add_argument("model", metavar="MODEL", help="timm name, torchvision/NAME, or one of ours (resnet56, ...)")
+    about = "timm name, torchvision/NAME, or one of ours (resnet56, ...); may come from the recipe"
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=about)
+    parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, such as recipe.yaml of another fold")
     add_options(parser, FoldJob, but=("model",))
     parser.add_argument(
         "--quiet",
@@ -35,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
     options = given_options(args, FoldJob)
+    if args.recipe is not None:
+        from fxprune.passes.options import override, read_recipe
+
+        options = override(read_recipe(args.recipe, FoldJob), options, FoldJob)
+    if "model" not in options:
+        raise OptionError("there is no model: give MODEL, or a recipe that names it.")
     FoldJob(**options)  # finds what is out of range before torch is imported
 
     from fxprune.passes.job import fold_job
