@@ -69,7 +69,8 @@ def read_images(
     images = []
     for file in (files[i] for i in _order(len(files), seed)[:count]):
         try:
-            images.append(transform(Image.open(file).convert(mode)))
+            with Image.open(file) as opened:
+                images.append(transform(opened.convert(mode)))
         except Exception as error:  # Pillow's decoders may raise any exception
             raise DataError(f"cannot read the image {file}: {error}. Repair it, or take it away.") from error
     return list(torch.stack(images).split(_BATCH))
