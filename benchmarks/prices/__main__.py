@@ -24,7 +24,7 @@ TABLE = Table(
     run=run,
     page=page,
     kind=PriceRow,
-    preload=("benchmarks.prices.methods", "sklearn.cluster", "timm.optim", "timm.scheduler"),
+    preload=("benchmarks.prices.methods", "fxprune.passes.verify", "sklearn.cluster", "timm.optim", "timm.scheduler"),
 )
 
 if __name__ == "__main__":

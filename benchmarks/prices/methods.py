@@ -26,7 +26,7 @@ FREE, ONE, FULL = PRICES = ("no labels", "one epoch", "full training")
 CLUSTERS = {"rows": "rows", "activations": "activations", "outputs": "what readers lose"}
 REPAIRS = {"none": "as it is", "statistics": "statistics", "readers": "readers"}
 REMOVALS = {"l1": "removal by L1", "taylor": "removal by Taylor (with labels)", "activation": "removal by activation"}
-# The clusters of the fold that is trained further.
+# The clusters of the fold that is trained further, and of the variants of C-SGD.
 BEST = "activations"
 
 Reduce = Callable[[PriceBench, nn.Module], nn.Module]
@@ -132,12 +132,19 @@ def _in_full() -> Iterator[tuple[str, Method]]:
     for cluster, by in {**CLUSTERS, "even": "number"}.items():
         yield f"csgd {cluster}", Method(FULL, f"C-SGD, clusters by {by}", partial(train_csgd, cluster=cluster))
     taught = partial(train_csgd, cluster=BEST, teacher=True)
-    yield f"csgd {BEST} taught", Method(FULL, f"C-SGD, clusters by {BEST}, with the teacher", taught)
+    by = CLUSTERS[BEST]
+    yield f"csgd {BEST} taught", Method(FULL, f"C-SGD, clusters by {by}, with the teacher", taught)
     loose = partial(train_csgd_loosely, cluster=BEST, repair="readers")
-    yield f"csgd {BEST} loose", Method(FULL, f"C-SGD, clusters by {BEST}, not to the end, then readers", loose)
+    yield (
+        f"csgd {BEST} loose",
+        Method(FULL, f"C-SGD, clusters by {by}, not to the end, then readers", loose),
+    )
     yield from _trained(FULL, "C epochs", None)
     taught = partial(reduce_and_train, reduce=partial(fold, cluster=BEST, repair="readers"), teacher=True)
-    yield f"fold {BEST} readers + C taught", Method(FULL, f"fold by {BEST}, readers, then C with the teacher", taught)
+    yield (
+        f"fold {BEST} readers + C taught",
+        Method(FULL, f"fold by {by}, readers, then C with the teacher", taught),
+    )
     yield "lasso", Method(FULL, "group Lasso for C/2, then C/2", train_lasso, rival=True)
     yield "scratch", Method(FULL, "narrow, from scratch for W + C", train_scratch, rival=True)
     pruned = partial(reduce_and_train, reduce=torch_pruning)

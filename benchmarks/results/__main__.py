@@ -22,7 +22,7 @@ TABLE = Table(
     seeds=3,
     run=run,
     page=page,
-    preload=("benchmarks.results.run", "sklearn.cluster", "timm.optim", "timm.scheduler"),
+    preload=("benchmarks.results.run", "fxprune.passes.verify", "sklearn.cluster", "timm.optim", "timm.scheduler"),
 )
 
 if __name__ == "__main__":

@@ -146,7 +146,8 @@ class Observer(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         case = _CASES.get(op_name(func).split("::")[1])
         if case is not None:
-            found = case(self, _named(func, args, kwargs or {}), out)
+            # An alias of the result, whose shape stays as it is if the call goes on to change that in place.
+            found = case(self, _named(func, args, kwargs or {}), out.detach())
             if found is not None:
                 self.seen.append(found)
         return out

@@ -78,6 +78,8 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
         for batch in range(len(moved)):
             for index, (group, reading) in enumerate(readings.get(node, ())):
                 value = execution.value(reading.operand, batch)
+                if not coupling.nodes[reading.operand.name].value.fits(value) or not value.is_floating_point():
+                    continue  # the batch is part of an axis with channels
                 key = group.name, hash((node.name, index))
                 sums.setdefault(key, _Sum(group.width)).add(_channels(value, reading, generator), group)
             execution.compute(node, batch)

@@ -1,37 +1,27 @@
 """Fit a narrow network, one layer after another, to what the wide network puts out.
 
-Both networks run side by side, node by node, on the same inputs. A layer of the narrow network reads what the layers
-before it, already fitted, really feed it; its weights are changed so that its output comes nearest to that of the wide
-layer, whose channels are merged to their means. (Merging columns by their sums is the special case in which members of
-a cluster are equal: then nothing is missing, and nothing changes.)
+A layer of the narrow network reads what the layers before it, already fitted, really feed it; its weights are changed
+so that its output comes nearest to that of the wide layer, whose channels are merged to their means. (Merging columns
+by their sums is the special case in which members of a cluster are equal: then nothing is lacking, and nothing
+changes.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.common.modules import device_of, named_tensors
-from fxprune.common.torch_private import pytree, storage_id
-from fxprune.coupling import Shape
-from fxprune.passes.calibration import (
-    Calibration,
-    Contraction,
-    Execution,
-    Observer,
-    Shares,
-    merge_value,
-    observe,
-)
-from fxprune.passes.rewrite import WIDE
+from fxprune.common.torch_private import storage_id
+from fxprune.passes.calibration import Calibration, Contraction, Shares
 from fxprune.plans import Plan
 
 from .least_squares import Normal, best_change
+from .pair import Pair
 
-# A matrix with more rows is not fitted: its Gram matrix alone would take 128 MB.
+# Features that are fitted at once: their Gram matrix takes 128 MB. Of more, one block is fitted after another.
 MOST_FEATURES = 4096
 # Positions of a layer that are sampled in all: at least so many, and so many for each feature.
 _SAMPLES, _PER_FEATURE = 16384, 8
@@ -43,9 +33,9 @@ class Repair:
 
     Attributes:
         layer: name of its weight.
-        before: share of the wanted output's power that was missing, on the inputs held back.
+        before: share of the power of the wanted output that was lacking, on the inputs held back.
         after: the same after the fit.
-        note: why it was not fitted, or the penalty.
+        note: the penalty, or why nothing was changed.
     """
 
     layer: str
@@ -73,195 +63,88 @@ def fit_layers(
     modes = {module: module.training for module in narrow.modules()}
     narrow.eval()
     try:
-        return _Fit(wide, narrow, plan, inputs, shares).run()
+        return _Fit(Pair(wide, narrow, plan, inputs, shares)).run()
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What is known of a weight that several calls use: their sums, and the change of the weight so far."""
+
+    sums: list[Normal]
+    change: Tensor
+
+
 class _Fit:
-    """Both executions, and outputs of the wide one that the narrow one has not reached yet."""
-
-    def __init__(
-        self, wide: fx.GraphModule, narrow: fx.GraphModule, plan: Plan, inputs: Calibration, shares: Shares | None
-    ) -> None:
-        device = device_of(narrow)
-        batches = [
-            pytree.tree_map_only(Tensor, lambda x: x.to(device), batch) for batch in (*inputs.batches, *inputs.held)
-        ]
-        self.fitted, self.count = len(inputs.batches), len(batches)
-        self.plan, self.shares = plan, shares
-        self.wide, self.narrow = Execution(wide, batches), Execution(narrow, batches)
-        self.storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
-        self.pending = iter(self.wide.nodes)
-        self.targets: dict[str, list[Tensor]] = {}
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
         self.generator = torch.Generator().manual_seed(0)
-        self.used = self._uses(narrow, batches[0])
-
-    def _uses(self, narrow: fx.GraphModule, batch: Any) -> dict[int, int]:
-        """Count the operations that use each weight."""
-        execution, observer = Execution(narrow, [batch]), observe(self.storages)
-        self.wanted: set[str] = set()
-        for node in execution.nodes:
-            before = len(observer.seen)
-            execution.compute(node, 0, observer if node.op.startswith("call") else None)
-            if len(observer.seen) > before and WIDE in node.meta:
-                self.wanted |= {each.meta[WIDE] for each in (node, *self._behind(node)) if WIDE in each.meta}
-            execution.free(node)
-        uses: dict[int, int] = {}
-        for found in observer.seen:
-            uses[found.weight.data_ptr()] = uses.get(found.weight.data_ptr(), 0) + 1
-        return uses
-
-    @staticmethod
-    def _behind(node: fx.Node) -> list[fx.Node]:
-        """List the nodes that read a node and nothing but it reads, one after another, up to four."""
-        chain: list[fx.Node] = []
-        while len(node.users) == 1 and len(chain) < 4:
-            (node,) = node.users
-            if node.op == "output":
-                break
-            chain.append(node)
-        return chain
+        self.shared: dict[tuple[int, int], _Shared] = {}
 
     def run(self) -> list[Repair]:
-        done: list[Repair] = []
-        for node in self.narrow.nodes:
-            seen = [self._observed(node, batch) for batch in range(self.count)]
-            if all(len(each) == 1 for each in seen) and isinstance(seen[0][0], Contraction) and WIDE in node.meta:
-                found = self._contraction(node, [each[0] for each in seen])
-                done += [found] if found is not None else []
-                for batch in range(self.count):
-                    self.narrow.compute(node, batch)
-            self.narrow.free(node)
-            self.targets.pop(node.meta.get(WIDE, ""), None)
-        return done
+        done: dict[str, Repair] = {}
+        for node in self.pair.layers():
+            for name, found in self._fit(node):
+                first = done.get(name, found)
+                done[name] = Repair(name, first.before, found.after, found.note)
+        return list(done.values())
 
-    def _observed(self, node: fx.Node, batch: int) -> list[Any]:
-        if not node.op.startswith("call"):
-            self.narrow.compute(node, batch)
-            return []
-        observer: Observer = observe(self.storages)
-        self.narrow.compute(node, batch, observer)
-        return observer.seen
+    def _fit(self, node: fx.Node) -> Iterator[tuple[str, Repair]]:
+        """Fit the weight of one call, a block of its features after another."""
+        start, features = 0, 1
+        while start < features:
+            missing = self.pair.missing(node)
+            if missing is None:
+                return
+            call = missing[0][0]
+            features = call.features
+            name = self.pair.storages[storage_id(call.weight)]
+            if len(set(self.pair.uses[call.weight.data_ptr()])) > 1:
+                yield name, Repair(name, 0.0, 0.0, "used in several forms: keeps its summed columns")
+                return
+            yield name, self._fit_block(name, missing, slice(start, min(start + MOST_FEATURES, features)))
+            start += MOST_FEATURES
 
-    def _target(self, node: fx.Node) -> list[Tensor] | None:
-        """Run the wide graph up to the node that a narrow one replaces; return its merged values."""
-        name = node.meta.get(WIDE, "")
-        while name in self.wanted and name not in self.targets:
-            wide = next(self.pending, None)
-            if wide is None:
-                break
-            values = [self.wide.compute(wide, batch) for batch in range(self.count)]
-            facts = self.plan.coupling.nodes.get(wide.name)
-            if wide.name in self.wanted and facts is not None and isinstance(facts.value, Shape):
-                # Copies: a later operation may write to the value in place.
-                self.targets[wide.name] = [
-                    merge_value(value, facts.value, self.plan, self.shares).clone() for value in values
-                ]
-            self.wide.free(wide)
-        return self.targets.get(name)
-
-    def _contraction(self, node: fx.Node, seen: list[Contraction]) -> Repair | None:
-        name = self.storages[storage_id(seen[0].weight)]
-        if self.used.get(seen[0].weight.data_ptr(), 0) > 1:
-            return Repair(name, 0.0, 0.0, "shared by several calls: keeps its summed columns")
-        first, intercept = seen[0], seen[0].bias is not None
-        features = first.features + intercept
-        if features > MOST_FEATURES:
-            return Repair(name, 0.0, 0.0, f"{features} features are too many to fit: keeps its summed columns")
-        missing = self._missing(node, seen)
-        if missing is None:
-            return None
-        outputs = first.rows(first.out).shape[1] // first.groups
-        sums = [Normal.zeros(first.groups, features, outputs, first.out.device) for _ in range(2)]
-        samples = max(_SAMPLES, _PER_FEATURE * features) // self.count + 1
-        for batch, (call, (short, power)) in enumerate(zip(seen, missing, strict=True)):
-            z, r = call.sample(short, samples, self.generator)
-            if intercept:
+    def _fit_block(self, name: str, missing: list[tuple[Contraction, Tensor, float]], block: slice) -> Repair:
+        call = missing[0][0]
+        key = call.weight.data_ptr(), block.start
+        count = block.stop - block.start + (call.bias is not None)
+        outputs = call.rows(call.out).shape[1] // call.groups
+        before = self.shared.get(key)
+        if before is None:
+            sums = [Normal.zeros(call.groups, count, outputs, call.out.device) for _ in range(2)]
+        else:
+            sums = before.sums
+        samples = max(_SAMPLES, _PER_FEATURE * call.features) // self.pair.count + 1
+        for batch, (each, short, power) in enumerate(missing):
+            z, r = each.sample(short, samples, self.generator)
+            z = z[..., block]
+            if call.bias is not None:
                 z = torch.cat([z, z.new_ones(*z.shape[:2], 1)], 2)
-            sums[batch >= self.fitted].add(z, r, power * r.numel())
+            if before is not None:  # what was lacking before the weight was changed for earlier calls
+                r = r + z @ before.change.to(z.dtype)
+            sums[batch >= self.pair.fitted].add(z, r, power * r.numel())
         fit, held = sums
-        found = best_change(fit, held if held.count else None, intercept=intercept)
         judge = held if held.count else fit
-        before = judge.missing / max(judge.wanted, 1e-300)
-        if found is None:
-            return Repair(name, before, before, "no fit is better")
-        change, penalty = found
-        after = judge.after(change) / max(judge.wanted, 1e-300)
-        if intercept:
-            assert first.bias is not None
-            first.bias.add_(change[:, -1].flatten().to(first.bias.dtype))
-            change = change[:, :-1]
-        first.add(change.to(first.weight.dtype))
-        return Repair(name, before, after, f"ridge {penalty:g}")
-
-    def _missing(self, node: fx.Node, seen: list[Contraction]) -> list[tuple[Tensor, float]] | None:
-        """Return what each output lacks, and the mean square of what is wanted, for each batch.
-
-        Where only additions and factors of channels follow, what their result lacks counts: the layer then makes up
-        for what the other addends lack.
-        """
-        values = [self.narrow.value(node, batch) for batch in range(self.count)]
-        targets = self._target(node)
-        for value, call in zip(values, seen, strict=True):
-            if not isinstance(value, Tensor) or not _same_memory(value, call.out):
-                return None
-        if targets is None or targets[0].shape != values[0].shape:
-            return None
-        best = [
-            ((target - value).reshape(call.out.shape), float(target.square().mean()))
-            for target, value, call in zip(targets, values, seen, strict=True)
-        ]
-        chain: list[fx.Node] = []
-        for behind in self._behind(node) if LOOK else ():
-            chain.append(behind)
-            slope = self._slope(node, chain)
-            if slope is None:
-                break
-            wanted = self._target(behind)
-            if wanted is None:
-                continue
-            results = [self._through(node, chain, values[batch], batch) for batch in range(self.count)]
-            if wanted[0].shape != results[0].shape or wanted[0].shape != values[0].shape:
-                break
-            best = [
-                (
-                    ((target - result) * slope).reshape(call.out.shape),
-                    float(target.square().mean()) * float(slope.square().mean()),
-                )
-                for target, result, call in zip(wanted, results, seen, strict=True)
-            ]
-        return best
-
-    def _through(self, node: fx.Node, chain: list[fx.Node], value: Tensor, batch: int) -> Any:
-        """Compute the nodes of a chain from another value of its first node."""
-        return self.narrow.through(node, chain, value.clone(), batch)
-
-    def _slope(self, node: fx.Node, chain: list[fx.Node]) -> Tensor | None:
-        """Return 1 / the slope of a chain's result, per channel; None if it is no constant."""
-        if not self.narrow.has(chain[-1], but={node, *chain}):
-            return None
-        value = self.narrow.value(node, 0)
-        low, high = (self._through(node, chain, value + step, 0) for step in (0.0, 1.0))
-        if not isinstance(low, Tensor) or low.shape != value.shape:
-            return None
-        factor = high - low
-        others = [d for d in range(factor.dim()) if d != self._channel_dim(node)]
-        mean = factor.mean(others, keepdim=True)
-        scale = low.abs().max() + 1.0
-        if not bool(((factor - mean).abs() <= 1e-5 * scale).all()):
-            return None
-        return torch.where(mean.abs() > 1e-4 * mean.abs().max(), 1.0 / mean, 0.0)
-
-    def _channel_dim(self, node: fx.Node) -> int:
-        shape = self.plan.coupling.nodes[node.meta[WIDE]].value
-        dims = [dim for dim, codes in enumerate(shape.axes) if codes is not None]
-        return dims[0] if dims else 1
+        found = best_change(fit, held if held.count else None, intercept=call.bias is not None)
+        change = torch.zeros_like(fit.cross) if found is None else found[0]
+        _change(call, change if before is None else change - before.change, block)
+        if len(self.pair.uses[key[0]]) > 1:
+            self.shared[key] = _Shared(sums, change)
+        wanted = max(judge.wanted, 1e-300)
+        note = "no fit is better" if found is None else f"ridge {found[1]:g}"
+        return Repair(name, judge.missing / wanted, judge.after(change) / wanted, note)
 
 
-LOOK = True
-
-
-def _same_memory(value: Tensor, out: Tensor) -> bool:
-    return value.data_ptr() == out.data_ptr() and value.numel() == out.numel()
+def _change(call: Contraction, change: Tensor, block: slice) -> None:
+    """Add to some features' rows of the matrix, and to the bias."""
+    if not bool(change.any()):
+        return  # bit for bit the same
+    if call.bias is not None:
+        call.bias.add_(change[:, -1].flatten().to(call.bias.dtype))
+        change = change[:, :-1]
+    whole = change.new_zeros(change.shape[0], call.features, change.shape[2])
+    whole[:, block] = change
+    call.add(whole.to(call.weight.dtype))

@@ -33,7 +33,6 @@ FOLDED = [
     "fold activations readers + 1 epoch",
     "fold activations readers + C taught",
 ]
-NEW = pytest.mark.skipif("fold" not in dir(fxprune), reason="needs fxprune.fold")
 
 
 def run_arm(name, folder):
@@ -44,7 +43,7 @@ def run_arm(name, folder):
     return row_of(arm, 0, TINY, facts, PriceRow)
 
 
-@pytest.mark.parametrize("name", [*BARE, *TRAINED, *(pytest.param(name, marks=NEW) for name in FOLDED)])
+@pytest.mark.parametrize("name", [*BARE, *TRAINED, *FOLDED])
 def test_arms_run(name, tmp_path):
     row = run_arm(name, tmp_path)
     assert 0.0 <= row.top1 <= 1.0 and 0.0 <= row.agreement <= 1.0 and row.loss > 0 and row.cpu_seconds > 0

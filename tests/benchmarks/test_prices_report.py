@@ -13,7 +13,7 @@ from benchmarks.results.journal import Journal
 from benchmarks.results.settings import Arm
 
 NOISE = (0.0, 0.002, -0.002)
-CLAIM = Claim("ours beats all", "csgd rows", ("scratch", "lasso", "wide"))
+CLAIM = Claim("ours beats all", "csgd rows", ("scratch", "lasso"))
 
 
 def found_with(**means):
@@ -43,6 +43,12 @@ def test_a_claim_holds_where_its_hardest_comparison_does(scratch, lasso, verdict
     assert [arm.name for arm in order] == sorted(("csgd rows", "scratch", "lasso"), key=lambda name: -{
         "csgd rows": 0.9, "scratch": scratch, "lasso": lasso
     }[name])  # fmt: skip
+
+
+@pytest.mark.parametrize(("lasso", "verdict"), [(0.8, "no verdict yet"), (0.99, "contradicted")])
+def test_a_claim_is_open_while_a_rival_is_missing(lasso, verdict):
+    (judged,) = judge(found_with(csgd_rows=0.9, lasso=lasso), 0.0001, [CLAIM])
+    assert (judged.verdict, judged.judged) == (verdict, 1)
 
 
 def test_claims_compare_methods_that_exist():

@@ -9,7 +9,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 
 def keep_table():
-    """Keep the table of a thousand functions, which the exporter would parse again for each file."""
+    """Keep the table of a thousand functions, which each export would parse again; return its maker."""
     made = functools.cache(ONNXRegistry.from_torchlib)
 
     def copied(*args, **kwargs):
@@ -18,3 +18,4 @@ def keep_table():
         return table
 
     ONNXRegistry.from_torchlib = staticmethod(copied)
+    return made

@@ -1,0 +1,183 @@
+"""Run a wide and a narrow graph side by side, and tell what a narrow layer's output lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.common.modules import device_of, named_tensors
+from fxprune.common.torch_private import pytree, storage_id
+from fxprune.coupling import Shape
+from fxprune.passes.calibration import Calibration, Contraction, Execution, Shares, merge_value, observe
+from fxprune.passes.rewrite import WIDE
+from fxprune.plans import Plan
+
+# Calls behind a layer that are looked through: a normalisation, a scale, a dropped path, an addition.
+_BEHIND = 4
+
+
+class Pair:
+    """Both executions, and outputs of the wide one that the narrow one has not reached yet.
+
+    Args:
+        wide: the captured graph with the weights of the wide network, in eval mode.
+        narrow: the narrow graph, in eval mode, whose weights change while it runs.
+        plan: the clusters.
+        inputs: of both.
+        shares: what each channel counts in the mean of its cluster, by group; None: all the same.
+
+    Attributes:
+        storages: storage of a narrow tensor -> its name.
+        uses: address of a narrow weight -> the forms in which operations use it, one for each.
+        fitted: the first so many batches are to estimate from, the others are held back.
+        count: of batches.
+    """
+
+    def __init__(
+        self, wide: fx.GraphModule, narrow: fx.GraphModule, plan: Plan, inputs: Calibration, shares: Shares | None
+    ) -> None:
+        device = device_of(narrow)
+        batches = [
+            pytree.tree_map_only(Tensor, lambda x: x.to(device), batch) for batch in (*inputs.batches, *inputs.held)
+        ]
+        self.fitted, self.count = len(inputs.batches), len(batches)
+        self.storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
+        self.uses: dict[int, list[tuple[int, ...]]] = {}
+        self._plan, self._shares = plan, shares
+        self._wide, self._narrow = Execution(wide, batches), Execution(narrow, batches)
+        self._pending = iter(self._wide.nodes)
+        self._wanted: set[str] = set()
+        self._targets: dict[str, list[Tensor]] = {}
+        self._survey(Execution(narrow, batches[:1]))
+
+    def _survey(self, execution: Execution) -> None:
+        """Note the operations that are linear in each weight, and which wide outputs will be wanted."""
+        for node in execution.nodes:
+            seen = self._observed(execution, node, 0)
+            execution.free(node)
+            for found in seen:
+                form = (found.features, *found.weight.shape, *found.weight.stride())
+                self.uses.setdefault(found.weight.data_ptr(), []).append(form)
+            if seen:
+                self._wanted |= {each.meta[WIDE] for each in (node, *_behind(node)) if WIDE in each.meta}
+
+    def layers(self) -> Iterator[fx.Node]:
+        """Run the narrow graph, and yield each call that is linear in one weight.
+
+        Its weight may be changed then; the call is computed again before the next one.
+        """
+        for node in self._narrow.nodes:
+            seen = [self._observed(self._narrow, node, batch) for batch in range(self.count)]
+            if WIDE in node.meta and all(len(each) == 1 for each in seen):
+                yield node
+                for batch in range(self.count):
+                    self._narrow.compute(node, batch)
+            self._narrow.free(node)
+            self._targets.pop(node.meta.get(WIDE, ""), None)
+
+    def _observed(self, execution: Execution, node: fx.Node, batch: int) -> list[Contraction]:
+        if not node.op.startswith("call"):
+            execution.compute(node, batch)
+            return []
+        observer = observe(self.storages)
+        execution.compute(node, batch, observer)
+        return observer.seen
+
+    def missing(self, node: fx.Node) -> list[tuple[Contraction, Tensor, float]] | None:
+        """Return the operation of a call, what its output lacks, and the power of what is wanted, for each batch.
+
+        Where only additions and factors of channels follow, it is what their result lacks: the layer then makes up for
+        what the other addends lack.
+
+        Returns:
+            What is lacking has the shape of the operation's output; the power is a mean square. None if the output of
+            the call is not that of the operation.
+        """
+        seen = [self._observed(self._narrow, node, batch)[0] for batch in range(self.count)]
+        values = [self._narrow.value(node, batch) for batch in range(self.count)]
+        targets = self._target(node)
+        alike = all(
+            isinstance(value, Tensor) and value.data_ptr() == call.out.data_ptr() and value.numel() == call.out.numel()
+            for value, call in zip(values, seen, strict=True)
+        )
+        if not alike or targets is None or targets[0].shape != values[0].shape:
+            return None
+        lacking = [target - value for target, value in zip(targets, values, strict=True)]
+        power = [float(target.square().mean()) for target in targets]
+        chain: list[fx.Node] = []
+        for behind in _behind(node):
+            chain.append(behind)
+            slope = self._slope(node, chain)
+            if slope is None:
+                break
+            wanted = self._target(behind)
+            if wanted is None:
+                continue
+            results = [self._narrow.through(node, chain, values[batch].clone(), batch) for batch in range(self.count)]
+            if wanted[0].shape != results[0].shape:
+                break
+            lacking = [(target - result) * slope for target, result in zip(wanted, results, strict=True)]
+            power = [float((target * slope).square().mean()) for target in wanted]
+        return [
+            (call, _laid_out(short, value, call.out), size)
+            for call, short, value, size in zip(seen, lacking, values, power, strict=True)
+        ]
+
+    def _target(self, node: fx.Node) -> list[Tensor] | None:
+        """Run the wide graph up to the node that a narrow one replaces; return its merged values."""
+        name = node.meta.get(WIDE, "")
+        while name in self._wanted and name not in self._targets:
+            wide = next(self._pending, None)
+            if wide is None:
+                break
+            values = [self._wide.compute(wide, batch) for batch in range(self.count)]
+            facts = self._plan.coupling.nodes.get(wide.name)
+            shape = facts.value if facts is not None else None
+            if wide.name in self._wanted and isinstance(shape, Shape) and all(shape.fits(value) for value in values):
+                # Copies: a later operation may write to the value in place.
+                self._targets[wide.name] = [
+                    merge_value(value, shape, self._plan, self._shares).clone() for value in values
+                ]
+            self._wide.free(wide)
+        return self._targets.get(name)
+
+    def _slope(self, node: fx.Node, chain: list[fx.Node]) -> Tensor | None:
+        """Return 1 / the slope of a chain's result, per channel; None if it is no constant."""
+        if not self._narrow.has(chain[-1], but={node, *chain}):
+            return None
+        value = self._narrow.value(node, 0)
+        low, high = (self._narrow.through(node, chain, value + step, 0) for step in (0.0, 1.0))
+        if not isinstance(low, Tensor) or not low.is_floating_point() or low.shape != value.shape:
+            return None
+        dim = self._channel_dim(node)
+        slopes = high - low
+        mean = slopes.mean([d for d in range(slopes.dim()) if d != dim], keepdim=True)
+        # Differences of numbers of this size are off by some 1e-7 of it.
+        if not bool(((slopes - mean).abs() <= 1e-5 * (low.abs().max() + 1.0)).all()):
+            return None
+        # Channels that hardly count behind would ask for huge changes here.
+        return torch.where(mean.abs() > 1e-4 * mean.abs().max(), 1.0 / mean, 0.0)
+
+    def _channel_dim(self, node: fx.Node) -> int:
+        shape = self._plan.coupling.nodes[node.meta[WIDE]].value
+        dims = [dim for dim, codes in enumerate(shape.axes) if codes is not None]
+        return dims[0] if dims else 1
+
+
+def _behind(node: fx.Node) -> list[fx.Node]:
+    """List the calls that alone read a node, one after another."""
+    chain: list[fx.Node] = []
+    while len(node.users) == 1 and len(chain) < _BEHIND:
+        (node,) = node.users
+        if node.op == "output":
+            break
+        chain.append(node)
+    return chain
+
+
+def _laid_out(short: Tensor, value: Tensor, out: Tensor) -> Tensor:
+    """Return numbers that belong to a view of ``out``, in the shape of ``out``."""
+    placed = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=value.device)
+    return placed.copy_(short).as_strided(out.size(), out.stride())

@@ -1,0 +1,57 @@
+"""A merged activation is what the narrow network computes, where rows are equal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import SAMPLES
+
+import fxprune
+from fxprune.common.torch_private import pytree
+from fxprune.coupling import Shape
+from fxprune.passes.calibration import Execution, merge_value
+from fxprune.passes.merge import captured_with, snap
+from fxprune.passes.rewrite import WIDE, narrow
+from fxprune.passes.verify.batches import as_inputs, random_batch
+from fxprune.passes.verify.float64 import KeepFloat64
+from fxprune.passes.verify.prove import scattered
+from fxprune.passes.verify.randomise import randomised
+
+
+def values_of(module, inputs):
+    execution = Execution(module, [inputs])
+    found = {}
+    for node in execution.nodes:
+        value = execution.compute(node, 0)
+        found[node] = value.clone() if isinstance(value, torch.Tensor) else value
+    return found
+
+
+def pairs(sample):
+    """(node, wide value merged, narrow value) for every activation with channels, but for sums that lack a factor."""
+    model = randomised(sample.net).double().eval()
+    inputs = random_batch(as_inputs(sample.inputs), 3, seed=1)
+    inputs = pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+    plan = scattered(fxprune.couple(model, inputs, check=False), keep=0.5, seed=0)
+    snapped = snap(model, plan)
+    wide = values_of(captured_with(plan.coupling, snapped), inputs)
+    by_name = {node.name: value for node, value in wide.items()}
+    computed = set()
+    for node, value in values_of(narrow(snapped, plan, absorb=False), inputs).items():
+        if node.op != "placeholder" and computed.isdisjoint(node.all_input_nodes):
+            continue  # a weight, or made of weights: columns are summed
+        computed.add(node)
+        facts = plan.coupling.nodes.get(node.meta.get(WIDE, ""))
+        known = facts is not None and isinstance(facts.value, Shape) and not facts.products
+        if known and isinstance(value, torch.Tensor) and node.op != "output":
+            yield node, merge_value(by_name[node.meta[WIDE]], facts.value, plan), value
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_merged_activation_is_that_of_the_narrow_network(name):
+    with KeepFloat64():
+        for node, merged, value in pairs(SAMPLES[name]):
+            assert merged.shape == value.shape, node.format_node()
+            if value.is_floating_point():
+                error = float((merged - value).detach().abs().max()) / max(float(value.detach().abs().max()), 1e-3)
+                assert error < 1e-9, (node.format_node(), error)
