@@ -16,7 +16,7 @@ from fxprune.passes.calibration import calibration
 from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import FoldJob, with_options_of, write_recipe
-from fxprune.passes.repair import fold, inputs_needed
+from fxprune.passes.repair import Repair, fold, inputs_needed
 from fxprune.passes.report import Folded, Metrics, Result
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.store import (
@@ -165,11 +165,10 @@ class _Folding:
     def folded(self, small: fx.GraphModule, plan: Plan, samples: Samples) -> Folded:
         """Describe the repairs."""
         repairs = small.meta["repairs"]
-        # Nothing is lacking where a layer reads no merged channels: then there is nothing to fit.
         needed: list[int] = []
         if samples.repair is not None and repairs:
             needed = [*inputs_needed(small, calibration(samples.repair, plan.coupling)).values()]
-        unfitted = {each.layer: each.note for each in repairs if each.before > 1e-9 and not each.after < each.before}
+        unfitted = {each.layer: each.note for each in repairs if _keeps_sums(each)}
         return Folded(
             repair=small.meta["repair"],
             wanted=self.job.repair or "readers",
@@ -177,7 +176,12 @@ class _Folding:
             images=samples.count,
             judge=samples.judge,
             fitted=len(repairs) - len(unfitted),
-            unfitted={name: f"{why}: keeps its summed columns" for name, why in unfitted.items()},
+            unfitted=unfitted,
             few=sum(each > samples.count for each in needed),
             needed=max(needed, default=0),
         )
+
+
+def _keeps_sums(repair: Repair) -> bool:
+    """Tell whether a layer keeps its summed columns though something is lacking, or for a reason that is noted."""
+    return "summed columns" in repair.note or (repair.before > 1e-9 and not repair.after < repair.before)

@@ -63,7 +63,8 @@ class Folded:
         if self.unfitted:
             name, why = next(iter(self.unfitted.items()))
             count = len(self.unfitted)
-            lines.append(f"{count} of {count + self.fitted} layers were not fitted, first `{name}`: {why}")
+            why = why.removesuffix(": keeps its summed columns")
+            lines.append(f"{count} of {count + self.fitted} layers keep their summed columns, first `{name}`: {why}")
         if self.few:
             lines.append(
                 f"few images: {self.few} layers have fewer positions in {self.images} images than features, so that a "

@@ -96,7 +96,7 @@ def folded(tmp_path, **changes):
         ({"images": 0}, "accuracy", "kept: readers, from noise in place of images"),
         ({"repair": "none"}, "accuracy", "kept: no repair, from"),
         ({"repair": "none", "wanted": "statistics"}, "accuracy", "kept: no repair (statistics had nothing to repair)"),
-        ({"unfitted": {"a": "why", "b": "x"}}, "accuracy", "2 of 5 layers were not fitted, first `a`: why"),
+        ({"unfitted": {"a": "why", "b": "x"}}, "accuracy", "2 of 5 layers keep their summed columns, first `a`: why"),
         ({"few": 2, "needed": 90}, "accuracy", "few images: 2 layers have fewer positions in 40 images than features"),
     ],
 )
