@@ -183,5 +183,5 @@ class _Folding:
 
 
 def _keeps_sums(repair: Repair) -> bool:
-    """Tell whether a layer keeps its summed columns though something is lacking, or for a reason that is noted."""
+    """Tell whether a layer keeps its summed columns though something is lacking."""
     return "summed columns" in repair.note or (repair.before > 1e-9 and not repair.after < repair.before)
