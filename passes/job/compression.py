@@ -43,7 +43,7 @@ from .clock import Clock
 from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows, versions
-from .prepare import prepare, target_of, teacher_from_file
+from .prepare import images_for, prepare, target_of, teacher_from_file
 from .resume import Checkpoints, check_checkpoints, files_read, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
@@ -220,7 +220,7 @@ class Compression:
         with self.clock("plan"):
             plan = self.plan
             if self.job.plan_file is None:
-                plan = checkpoints.plan(self.coupling, lambda: target.plan(self.coupling))
+                plan = checkpoints.plan(self.coupling, self._plan)
         with self.clock("csgd", "until clusters are equal"):
             deviation = trainer.train_csgd(network.model, plan, self.teacher)
         return Trained(network, wide, plan, deviation)
@@ -261,6 +261,9 @@ class Compression:
             options=self.job.options(),
             versions=versions(),
         )
+
+    def _plan(self) -> Plan:
+        return self.target.plan(self.coupling, images_for(self.target, self.data))
 
     def _widths(self) -> list[dict[str, int]]:
         return widths_of_stages(self.job.only_of(Target), self.job.stages or (), self.coupling)

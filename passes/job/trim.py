@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import fx, nn
@@ -18,7 +18,7 @@ from fxprune.passes.verify import Report, in_float64, verify, worst_group
 from fxprune.plans import Plan
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
+    from fxprune.models_zoo.data import Data, Loader
 
 
 # Relative change of a running statistic above which they are estimated again. After that it is some 1e-4.
@@ -133,7 +133,16 @@ class _SnapEffect:
         )
 
 
-def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:
+class Tested(Protocol):
+    """What has test images."""
+
+    @property
+    def test(self) -> Loader:
+        """Batches of images and classes."""
+        ...
+
+
+def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     """Check that narrow equals snapped, to 1e-9 in float64 and in every test image's class.
 
     Args:
