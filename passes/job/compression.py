@@ -47,7 +47,7 @@ from .prepare import images_for, prepare, target_of, teacher_from_file
 from .resume import Checkpoints, check_checkpoints, files_read, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
-from .trim import check_equal, check_snap, check_trim, settle_statistics, trim
+from .trim import check_equal, check_snap, check_trim, repaired_merge, settle_statistics, trim
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -241,10 +241,12 @@ class Compression:
             report = check_trim(nets, plan, self.data)
             nets.narrow.meta["preprocessing"] = preprocessing_of(self.data)
             write_network(nets.narrow, folder, model=trained.network.spec, plan=plan)
+        with self.clock("repair", "the merge without C-SGD, for comparison"):
+            repaired = repaired_merge(trained.wide, plan, self.data, self.job.seed)
         with self.clock("export", "ONNX, checked in onnxruntime"):
             exported = export_onnx(nets.narrow, example, folder / ONNX, opset=self.job.opset)
         with self.clock("measure"):
-            rows = measure_rows(nets, example, self.data, folder)
+            rows = measure_rows(nets, repaired, example, self.data, folder)
         return Result(
             stages=rows,
             output=Path(self.job.output),

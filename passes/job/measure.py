@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data, Loader
 
 
-def measure_rows(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
+def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
     """Measure each form of the network, with the files that are already in the folder.
 
     Args:
         nets: on one device.
+        repaired: the merge without C-SGD, repaired; None: it could not be made.
         example: [N, C, H, W] on the meta device.
         data: its test images are classified.
         folder: of the results, with the wide and the narrow weights and the ONNX file.
@@ -39,6 +40,7 @@ def measure_rows(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple
     return (
         table.wide("wide, before C-SGD", nets.wide),
         table.row("merged without C-SGD", nets.merged),
+        *([] if repaired is None else [table.row("the same, repaired", repaired)]),
         table.row("wide, after C-SGD", nets.trained),
         table.row("wide, after the snap", nets.snapped),
         *table.narrow("narrow, after the trim", nets.narrow),
