@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fxprune
-from fxprune.common.inputs import Inputs, inputs_for, tensors_of
+from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.costs import cost
 from fxprune.coupling import Coupling
-from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError
+from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError, VerifyError
 from fxprune.passes.merge import concentrate
 from fxprune.passes.verify import random_batch, randomised, scattered
 from fxprune.plans import Plan
@@ -33,6 +33,8 @@ Record = Callable[..., None]
 
 # A reason that costs less than this share of a network's weights is not recorded: every classifier's bias is one.
 WORTH_TELLING = 1e-4
+# Random images that a network is folded on: enough to fit something, few enough for the largest.
+FOLD_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def check(task: Task, record: Record) -> None:
         record(stage="couple")
         record(**facts_of(fxprune.couple(network, form.example(network))))
     else:
-        examine(network, form.example(network), record, onnx=task.depth == "onnx")
+        examine(network, form.example(network), record, depth=task.depth)
 
 
 def _form(task: Task) -> Form | TorchvisionForm:
@@ -77,8 +79,8 @@ def _form(task: Task) -> Form | TorchvisionForm:
     return native_form(task.model) if task.depth == "couple" else small_form(task.model)
 
 
-def examine(network: nn.Module, example: Inputs, record: Record, *, onnx: bool) -> None:
-    """Run both oracles at half width on random weights, and check the exported narrow network.
+def examine(network: nn.Module, example: Inputs, record: Record, *, depth: str) -> None:
+    """Run both oracles at half width on random weights, export the narrow network, and fold.
 
     These are the parts of :func:`fxprune.prove`, one by one, to record how far a network came.
     """
@@ -96,9 +98,14 @@ def examine(network: nn.Module, example: Inputs, record: Record, *, onnx: bool) 
     if not held:
         record(stage="culprits")
         record(culprits=culprits(network, example))
-    elif onnx:
+        return
+    if depth in ("onnx", "fold"):
         record(stage="onnx")
         record(error_onnx=exported_error(randomised(network), clusters, example))
+    if depth == "fold":
+        record(stage="fold")
+        merged, folded = folded_errors(randomised(network), clusters, example)
+        record(error_merged=merged, error_folded=folded)
 
 
 def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, record: Record) -> bool:
@@ -136,6 +143,24 @@ def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]]
             except ExportError:
                 raise ExportError(f"{error} The wide network fails alike.") from error
             raise
+
+
+def folded_errors(
+    subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Inputs
+) -> tuple[float, float]:
+    """Fold on random images; return the relative error of the outputs, merged and repaired.
+
+    Raises:
+        VerifyError: an output is no number, or the repair made the error larger.
+    """
+    plan = Plan(fxprune.couple(subject, example), clusters)
+    small = fxprune.fold(subject, plan, [random_batch(example, FOLD_IMAGES, seed=0)])
+    merged, folded = small.meta["errors"]["none"], small.meta["errors"][small.meta["repair"]]
+    outputs = run_on(small, inputs_for(small, random_batch(example, 3, seed=1)))
+    finite = all(torch.isfinite(x).all() for x in tensors_of((outputs,)) if x.is_floating_point())
+    if not finite or not folded <= merged:
+        raise VerifyError(f"the fold moves the outputs by {folded:.2g}, the bare merge by {merged:.2g}.")
+    return merged, folded
 
 
 def culprits(network: nn.Module, example: Inputs) -> list[str]:

@@ -127,7 +127,7 @@ def known_at(depth: str, results: Mapping[str, Mapping[str, Result]]) -> dict[st
     """
     known = dict(results[depth])
     for deeper in DEPTHS[DEPTHS.index(depth) + 1 :]:
-        for model, result in results[deeper].items():
+        for model, result in results.get(deeper, {}).items():
             if not result.error and (model not in known or result.checked >= known[model].checked):
                 known[model] = result.at(depth)
     return known

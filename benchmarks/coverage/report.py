@@ -67,7 +67,8 @@ def page(
         results: depth -> model -> newest result.
         sources: digest of the sources as they are; other results are marked as of earlier ones.
     """
-    main = results["onnx"]
+    folded = {name: result for name, result in results.get("fold", {}).items() if not result.error}
+    main = known_at("onnx", results) | folded
     timm = {
         depth: [result for name, result in known_at(depth, results).items() if not name.startswith(PREFIX)]
         for depth in ("couple", "exact")
@@ -118,6 +119,7 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
     yield from _statistic(results, "MACs after, median", _macs_after, median, _percent)
     yield from _statistic(results, "float64, largest", lambda r: r.error64, max, _error)
     yield from _statistic(results, "ONNX, largest", lambda r: r.error_onnx, max, _error)
+    yield from _statistic(results, "fold: error left of the bare merge's, median", _error_left, median, _percent)
     ways = Counter(result.capture for result in results if result.capture)
     yield "capture", ", ".join(f"{way} {count}" for way, count in ways.most_common())
     yield from _statistic(results, "seconds, median", lambda r: r.seconds, median, "{:.0f}".format)
@@ -178,6 +180,12 @@ def _parameters_after(result: Result) -> float | None:
 
 def _macs_after(result: Result) -> float | None:
     return None if result.macs_after is None else result.macs_after / (result.macs or 1)
+
+
+def _error_left(result: Result) -> float | None:
+    if result.error_merged is None or result.error_folded is None:
+        return None
+    return result.error_folded / max(result.error_merged, 1e-300)
 
 
 def _table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-# How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too.
-DEPTHS = ("couple", "exact", "onnx")
+# How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too; a
+# fold on random images, too.
+DEPTHS = ("couple", "exact", "onnx", "fold")
 # The facts that only a check of some depth records.
-_TOLD_AT = {"exact": ("parameters_after", "macs_after", "error64"), "onnx": ("error_onnx",)}
+_TOLD_AT = {
+    "exact": ("parameters_after", "macs_after", "error64"),
+    "onnx": ("error_onnx",),
+    "fold": ("error_merged", "error_folded"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Result:
         macs_after: of the narrow network, for one image.
         error64: narrow against snapped network in float64, relative.
         error_onnx: onnxruntime against PyTorch in float32, relative.
+        error_merged: outputs of the bare merge against those of the wide network, on random images held back, relative.
+        error_folded: the same after the readers are fitted.
         stage: where the check was when it ended.
         error: what went wrong; empty if nothing did.
         culprits: groups that fail alone, with the node where it shows.
@@ -70,6 +77,8 @@ class Result:
     macs_after: int | None = None
     error64: float | None = None
     error_onnx: float | None = None
+    error_merged: float | None = None
+    error_folded: float | None = None
     stage: str = ""
     error: str = ""
     culprits: tuple[str, ...] = ()
@@ -82,12 +91,14 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """``failed``, ``nothing merges``, ``coupled``, ``exact``, or ``exact, exported``."""
+        """``failed``, ``nothing merges``, ``coupled``, or ``exact``, ``exported``, ``folded``."""
         if self.error:
             return "failed"
         if self.groups == 0:
             return "nothing merges"
-        return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported"}[self.depth]
+        return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported", "fold": "exact, exported, folded"}[
+            self.depth
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Make a JSON value."""

@@ -185,7 +185,7 @@ class _Repaired:
                     captured_with(self.plan.coupling, self.wide).eval(), network, self.plan, self.inputs, self.shares
                 )
             elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
-                settle(network, [tensors_of(batch)[0] for batch in self.inputs.batches])
+                settle(network, [inputs_for(network, batch) for batch in self.inputs.batches])
             else:
                 continue
             tried[name] = network.eval()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
+from fxprune.common.inputs import inputs_for
 from fxprune.common.modules import device_of, named_tensors
 from fxprune.common.torch_private import pytree, storage_id
 from fxprune.coupling import Shape
@@ -40,7 +41,8 @@ class Pair:
     ) -> None:
         device = device_of(narrow)
         batches = [
-            pytree.tree_map_only(Tensor, lambda x: x.to(device), batch) for batch in (*inputs.batches, *inputs.held)
+            inputs_for(narrow, pytree.tree_map_only(Tensor, lambda x: x.to(device), batch))
+            for batch in (*inputs.batches, *inputs.held)
         ]
         self.fitted, self.count = len(inputs.batches), len(batches)
         self.storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}

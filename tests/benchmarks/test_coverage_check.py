@@ -11,6 +11,7 @@ import fxprune
 from benchmarks.coverage import check as coverage_check
 from benchmarks.coverage.check import Task, check, examine
 from benchmarks.coverage.result import result_from
+from fxprune.errors import VerifyError
 from fxprune.passes.merge import concentrate
 
 
@@ -21,7 +22,7 @@ def examined(net, **kwargs):
 
 
 def test_a_good_network_is_captured_merged_and_exported():
-    facts = examined(good_net(), onnx=True)
+    facts = examined(good_net(), depth="onnx")
     assert "error" not in facts
     assert (facts["capture"], facts["groups"], facts["stage"]) == ("symbolic", 2, "onnx")
     assert facts["error64"] < 1e-12 and facts["error_onnx"] < 1e-5
@@ -31,8 +32,28 @@ def test_a_good_network_is_captured_merged_and_exported():
     assert facts["macs_after"] == 36 * 27 * 4 + 16 * 36 * 2 + 32 * 5
 
 
+def test_a_good_network_is_folded_too():
+    facts = examined(good_net(), depth="fold")
+    assert facts["stage"] == "fold" and facts["error_folded"] < facts["error_merged"]
+    found = result_from({"model": "m", "depth": "fold", "digest": "", **facts})
+    assert found.verdict == "exact, exported, folded"
+    assert found.at("onnx").error_folded is None and found.at("onnx").error_onnx == facts["error_onnx"]
+
+
+def test_a_fold_that_makes_it_worse_fails(monkeypatch):
+    def worse(model, plan, batches):
+        small = fold(model, plan, batches)
+        small.meta["errors"][small.meta["repair"]] = 2 * small.meta["errors"]["none"]
+        return small
+
+    fold = fxprune.fold
+    monkeypatch.setattr(fxprune, "fold", worse)
+    with pytest.raises(VerifyError, match="the bare merge by"):
+        examined(good_net(), depth="fold")
+
+
 def test_a_network_without_groups_keeps_its_reasons():
-    facts = examined(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), onnx=True)
+    facts = examined(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), depth="onnx")
     assert facts["groups"] == 0 and "error" not in facts
     assert result_from({"model": "m", "depth": "onnx", "digest": "", **facts}).verdict == "nothing merges"
 
@@ -45,7 +66,7 @@ def test_a_failed_oracle_is_told(broken, error, monkeypatch):
         return other
 
     monkeypatch.setattr(coverage_check if broken == "concentrate" else fxprune, broken, wrong)
-    facts = examined(good_net(), onnx=True)
+    facts = examined(good_net(), depth="onnx")
     assert facts["error"].startswith(f"{error}: output at a batch of 2 differs by")
     assert facts["stage"] == "culprits" and facts["culprits"] == [] and "error_onnx" not in facts
 
@@ -58,7 +79,7 @@ def test_a_failed_export_says_whether_the_wide_network_fails_alike(wide_too, mes
 
     monkeypatch.setattr(fxprune, "export_onnx", refuse)
     with pytest.raises(fxprune.errors.ExportError) as caught:
-        examined(good_net(), onnx=True)
+        examined(good_net(), depth="onnx")
     assert str(caught.value) == message
 
 

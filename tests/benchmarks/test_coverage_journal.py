@@ -68,7 +68,12 @@ def test_a_deeper_check_that_went_well_and_is_newer_has_done_the_shallower_one(t
     }
     assert {(each.depth, each.error64) for each in known.values()} == {("couple", None)}  # what a shallow check tells
     assert {depth: sorted(results) for depth, results in journal.standing().items()} == {
-        **{"couple": ["failed", "older"], "exact": ["alone", "failed", "newer", "older"], "onnx": ["deepest"]}
+        **{
+            "couple": ["failed", "older"],
+            "exact": ["alone", "failed", "newer", "older"],
+            "onnx": ["deepest"],
+            "fold": [],
+        }
     }
     assert journal.known("exact")["deepest"] == result("deepest", depth="exact", error64=1e-15, checked="2030-01-03")
 

@@ -28,9 +28,9 @@ class Odd(nn.Module):
 def fake_work(name, record):
     record(stage="build", parameters=7)
     if name == "good":
-        examine(good_net(), EXAMPLE, record, onnx=False)
+        examine(good_net(), EXAMPLE, record, depth="exact")
     elif name == "raises":
-        examine(Odd(), EXAMPLE, record, onnx=False)
+        examine(Odd(), EXAMPLE, record, depth="exact")
     elif name == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     elif name == "leaves":
