@@ -81,7 +81,7 @@ class Folded:
             ]
         lost = f"not lossless: {changed} of {last.count} test images get another class than from the wide network"
         if self.judge == "labels":
-            return [f"{cost}, accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; `changed`: {lost}"]
+            return [f"{cost}, accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; {lost} (`changed`)"]
         return [
             f"{cost}; {lost}",
             "`agreement`: without labels, the classes that the wide network gives stand for them, on "

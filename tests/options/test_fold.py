@@ -103,3 +103,14 @@ def test_and_without_torch():
         "'outputs']); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, capture_output=True)
+
+
+def test_flags_of_a_fold_override_its_recipe(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("fxprune.passes.job.fold_job", lambda **options: seen.append(options) or "done")
+    write_recipe(FoldJob("resnet20", "digits", checkpoint="w", keep=0.25), tmp_path / "recipe.yaml")
+    line = f"fold --recipe {tmp_path / 'recipe.yaml'} --macs 0.5 --repair none --output again"
+    assert main(line.split()) == 0
+    (options,) = seen
+    assert FoldJob(**options) == FoldJob("resnet20", "digits", checkpoint="w", macs=0.5, repair="none", output="again")
+    assert "done" in capsys.readouterr().out
