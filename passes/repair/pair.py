@@ -88,13 +88,13 @@ class Pair:
         return observer.seen
 
     def missing(self, node: fx.Node) -> list[tuple[Contraction, Tensor, float]] | None:
-        """Return the operation of a call, what its output lacks, and the power of what is wanted, for each batch.
+        """Return the operation of a call, what its output lacks, and the power of its target.
 
         Where only additions and factors of channels follow, it is what their result lacks: the layer then makes up for
         what the other addends lack.
 
         Returns:
-            What is lacking has the shape of the operation's output; the power is a mean square. None if the output of
+            For each batch; what is lacking has the shape of the output, the power is a mean square. None if the output of
             the call is not that of the operation.
         """
         seen = [self._observed(self._narrow, node, batch)[0] for batch in range(self.count)]
