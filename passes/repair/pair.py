@@ -94,8 +94,8 @@ class Pair:
         what the other addends lack.
 
         Returns:
-            For each batch; what is lacking has the shape of the output, the power is a mean square. None if the output of
-            the call is not that of the operation.
+            For each batch; what is lacking has the shape of the output, the power is a mean square. None if the call
+            returns something else than the operation does.
         """
         seen = [self._observed(self._narrow, node, batch)[0] for batch in range(self.count)]
         values = [self._narrow.value(node, batch) for batch in range(self.count)]
