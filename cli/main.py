@@ -15,11 +15,12 @@ from fxprune import __version__
 from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import closest
 
-from . import bench, compress, export, inspect, plan, prove, report, verify
+from . import bench, compress, export, fold, inspect, plan, prove, report, verify
 from .process import process_number
 
 COMMANDS = {
     "compress": compress,
+    "fold": fold,
     "inspect": inspect,
     "plan": plan,
     "prove": prove,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from fxprune.models_zoo import Network
 
 
-def add_options(parser: argparse.ArgumentParser, record: type) -> None:
-    """Add a flag for every field of a record; the namespace has only given ones."""
+def add_options(parser: argparse.ArgumentParser, record: type, but: Container[str] = ()) -> None:
+    """Add a flag for every field of a record but some; the namespace has only given ones."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options_of(record).values():
+        if option.name in but:
+            continue
         if option.heading not in groups:
             groups[option.heading] = parser.add_argument_group(option.heading)
         _add(groups[option.heading], option)

@@ -1,5 +1,5 @@
 """Build networks by name: timm's, torchvision's and the CIFAR networks of this folder."""
 
 from .build import Network, build, named_device, on_device
-from .registry import create_model
+from .registry import create_model, model_input_size, published_classes
 from .spec import FLOATS, ModelSpec, build_within, spec_from_json

@@ -76,6 +76,14 @@ def model_input_size(model: str | nn.Module) -> tuple[int, int, int]:
     return _size_of_name(model) if isinstance(model, str) else _size_of_module(model)
 
 
+def published_classes(name: str) -> int:
+    """Return how many classes the published weights of a network tell apart; 1000 if unknown."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return int(getattr(config, "num_classes", None) or 1000)
+
+
 def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     asked = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     try:

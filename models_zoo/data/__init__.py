@@ -3,4 +3,6 @@
 from .dataset import Data, Loader
 from .load import load_data
 from .loaders import data_from_loaders
-from .preprocessing import Preprocessing, preprocessing_from, preprocessing_of
+from .preprocessing import Preprocessing, preprocessing_for, preprocessing_from, preprocessing_of
+from .tensor_loader import TensorLoader
+from .unlabelled import read_images, unlabelled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,18 @@ class Loader(Protocol):
 
     def __len__(self) -> int:
         """Return the number of batches of one pass."""
+        ...
+
+
+class Plain(Protocol):
+    """Pairs of a normalised image [C, H, W] and its class, by number."""
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Any]:
+        """Return an image and its class."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of images."""
         ...
 
 
@@ -37,6 +49,8 @@ class Data:
         classes: names of the classes by number; empty: unknown.
         crop_pct: side of the centre crop of a test image over the side of the image; None: unknown.
         interpolation: method by which images are resized; None: unknown.
+        plain: the training images by number, prepared as to test, not augmented: pairs of an image and its class; None:
+            ``train`` has to do.
     """
 
     name: str
@@ -50,3 +64,4 @@ class Data:
     classes: tuple[str, ...] = ()
     crop_pct: float | None = None
     interpolation: str | None = None
+    plain: Plain | None = field(default=None, repr=False)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from .dataset import Data
 from .tensor_loader import TensorLoader
@@ -56,6 +57,7 @@ def data_in_memory(
     pixels, others = train.resized(image_size), test.resized(image_size)
     mean, std = pixels.mean().item(), pixels.std().item()
     labels = train.classes()
+    pixels.sub_(mean).div_(std)
     names = tuple(classes) or tuple(map(str, range(int(labels.max()) + 1)))
     return Data(
         name=name,
@@ -63,11 +65,12 @@ def data_in_memory(
         in_chans=1,
         image_size=image_size,
         # one part in sixteen of the image: two pixels at 32
-        train=TensorLoader(pixels.sub_(mean).div_(std), labels, batch_size, shuffle=True, shift=image_size // 16),
+        train=TensorLoader(pixels, labels, batch_size, shuffle=True, shift=image_size // 16),
         test=TensorLoader(others.sub_(mean).div_(std), test.classes(), batch_size),
         mean=(mean,),
         std=(std,),
         classes=names,
         crop_pct=1.0,
         interpolation="bilinear",
+        plain=TensorDataset(pixels, labels),
     )

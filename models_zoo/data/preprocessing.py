@@ -46,6 +46,22 @@ def preprocessing_of(data: Data) -> Preprocessing:
     return Preprocessing(size, data.mean, data.std, data.crop_pct, data.interpolation, data.classes)
 
 
+def preprocessing_for(config: Mapping[str, Any], input_size: tuple[int, int, int]) -> Preprocessing:
+    """Return the preprocessing that a network's published weights expect.
+
+    Args:
+        config: timm's, from ``model.pretrained_cfg``; empty: ImageNet's, as torchvision's networks have it.
+        input_size: channels, height, width.
+    """
+    from timm.data import resolve_data_config
+
+    found = resolve_data_config({"input_size": input_size}, pretrained_cfg=dict(config))
+    mean, std = (tuple(map(float, found[name])) for name in ("mean", "std"))
+    if len(mean) != input_size[0]:
+        mean, std = ((0.5,) * input_size[0],) * 2
+    return Preprocessing(input_size, mean, std, float(found["crop_pct"]), str(found["interpolation"]))
+
+
 def preprocessing_from(value: Mapping[str, Any], where: str | os.PathLike[str]) -> Preprocessing:
     """Read a preprocessing from the JSON of ``asdict``.
 

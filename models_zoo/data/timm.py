@@ -5,6 +5,7 @@ The first training image determines the number of channels and, if no size is gi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def load_timm(name: str, images: Images, root: Path) -> Data:
         )
         return made
 
+    plain = copy.copy(train)  # a loader writes its transform into the data set
+    loader(plain, training=False)
     return Data(
         name=name,
         num_classes=len(classes),
@@ -78,6 +81,7 @@ def load_timm(name: str, images: Images, root: Path) -> Data:
         classes=tuple(classes),
         crop_pct=more.get("crop_pct", DEFAULT_CROP_PCT),
         interpolation="bilinear",
+        plain=plain,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from fxprune.common.inputs import inputs_for
 from fxprune.common.modules import device_of, named_tensors
 from fxprune.common.torch_private import pytree
 from fxprune.coupling import Codes, Coupling, Group, Shape
@@ -66,7 +67,9 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
     module = captured_with(coupling, model).eval()
     inputs = calibration(batches, coupling, held=0.0)
     device = device_of(model)
-    moved = [pytree.tree_map_only(Tensor, lambda x: x.to(device), batch) for batch in inputs.batches]
+    moved = [
+        inputs_for(module, pytree.tree_map_only(Tensor, lambda x: x.to(device), batch)) for batch in inputs.batches
+    ]
     readings: dict[fx.Node, list[tuple[Group, Reading]]] = {}
     for group in coupling.groups.values():
         for reading in readings_of(group, coupling, module):

@@ -3,3 +3,5 @@
 from fxprune.passes.options import Job
 
 from .compression import compress
+from .folding import fold_job
+from .prepare import images_for

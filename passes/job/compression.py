@@ -43,11 +43,11 @@ from .clock import Clock
 from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows, versions
-from .prepare import prepare, target_of, teacher_from_file
+from .prepare import images_for, prepare, target_of, teacher_from_file
 from .resume import Checkpoints, check_checkpoints, files_read, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
-from .trim import check_equal, check_snap, check_trim, settle_statistics, trim
+from .trim import check_equal, check_snap, check_trim, repaired_merge, settle_statistics, trim
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -220,7 +220,7 @@ class Compression:
         with self.clock("plan"):
             plan = self.plan
             if self.job.plan_file is None:
-                plan = checkpoints.plan(self.coupling, lambda: target.plan(self.coupling))
+                plan = checkpoints.plan(self.coupling, self._plan)
         with self.clock("csgd", "until clusters are equal"):
             deviation = trainer.train_csgd(network.model, plan, self.teacher)
         return Trained(network, wide, plan, deviation)
@@ -241,10 +241,12 @@ class Compression:
             report = check_trim(nets, plan, self.data)
             nets.narrow.meta["preprocessing"] = preprocessing_of(self.data)
             write_network(nets.narrow, folder, model=trained.network.spec, plan=plan)
+        with self.clock("repair", "the merge without C-SGD, for comparison"):
+            repaired = repaired_merge(trained.wide, plan, self.data, self.job.seed)
         with self.clock("export", "ONNX, checked in onnxruntime"):
             exported = export_onnx(nets.narrow, example, folder / ONNX, opset=self.job.opset)
         with self.clock("measure"):
-            rows = measure_rows(nets, example, self.data, folder)
+            rows = measure_rows(nets, repaired, example, self.data, folder)
         return Result(
             stages=rows,
             output=Path(self.job.output),
@@ -261,6 +263,9 @@ class Compression:
             options=self.job.options(),
             versions=versions(),
         )
+
+    def _plan(self) -> Plan:
+        return self.target.plan(self.coupling, images_for(self.target, self.data))
 
     def _widths(self) -> list[dict[str, int]]:
         return widths_of_stages(self.job.only_of(Target), self.job.stages or (), self.coupling)

@@ -17,67 +17,110 @@ from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.report import Row
+from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import predict
 
 from .trim import Nets
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
+    from fxprune.models_zoo.data import Data, Loader
 
 
-def measure_rows(nets: Nets, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
+def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
     """Measure each form of the network, with the files that are already in the folder.
 
     Args:
         nets: on one device.
+        repaired: the merge without C-SGD, repaired; None: it could not be made.
         example: [N, C, H, W] on the meta device.
         data: its test images are classified.
         folder: of the results, with the wide and the narrow weights and the ONNX file.
     """
-    labels = torch.cat([classes for _, classes in data.test])
-    device = next(nets.snapped.parameters()).device
-    reference = predict(nets.snapped, data.test, device)
-    image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    run = onnx_runner(folder / "narrow.onnx")
+    table = _Table(example, data.test, folder, nets.snapped)
+    return (
+        table.wide("wide, before C-SGD", nets.wide),
+        table.row("merged without C-SGD", nets.merged),
+        *([] if repaired is None else [table.row("the same, repaired", repaired)]),
+        table.row("wide, after C-SGD", nets.trained),
+        table.row("wide, after the snap", nets.snapped),
+        *table.narrow("narrow, after the trim", nets.narrow),
+    )
 
-    def row(name: str, network: nn.Module, *, classes: Tensor | None = None, **measured: Any) -> Row:
-        classes = predict(network, data.test, device) if classes is None else classes
-        spent = cost(network, example[:1])
-        return Row(
-            name=name,
-            params=spent.params,
-            macs=spent.macs,
-            correct=int((classes == labels).sum()),
-            count=len(labels),
-            changed=int((classes != reference).sum()),
-            **measured,
+
+def measure_folded(nets: Nets, example: Tensor, test: Loader | None, folder: Path, repair: str) -> tuple[Row, ...]:
+    """Measure a fold, with the files that are already in the folder.
+
+    Args:
+        nets: on one device.
+        example: [N, C, H, W] on the meta device.
+        test: images and classes; None: only the cost is measured.
+        folder: of the results.
+        repair: which one the narrow network has.
+    """
+    table = _Table(example, test, folder, nets.wide)
+    return (
+        table.wide("wide", nets.wide),
+        table.row("merged, not repaired", nets.merged),
+        *table.narrow("narrow, not repaired" if repair == "none" else f"narrow, repaired by {repair}", nets.narrow),
+    )
+
+
+class _Table:
+    """The rows of one network in several forms.
+
+    Args:
+        example: [N, C, H, W] on the meta device.
+        test: images and classes; None: only the cost is measured.
+        folder: of the results.
+        reference: the form whose classes the others are compared with.
+    """
+
+    def __init__(self, example: Tensor, test: Loader | None, folder: Path, reference: nn.Module) -> None:
+        self.example, self.test, self.folder = example, test, folder
+        self.device = next(reference.parameters()).device
+        self.image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+        self.labels = None if test is None else torch.cat([classes for _, classes in test])
+        self.reference = None if test is None else predict(reference, test, self.device)
+
+    def row(self, name: str, network: nn.Module, *, runner: nn.Module | None = None, **measured: Any) -> Row:
+        """Measure a form of the network; ``runner`` runs on the CPU in its place."""
+        counts = {"correct": 0, "count": 0, "changed": 0}
+        if self.test is not None:
+            assert self.labels is not None and self.reference is not None
+            classes = predict(network, self.test, self.device) if runner is None else predict(runner, self.test)
+            counts["correct"], counts["count"] = int((classes == self.labels).sum()), len(self.labels)
+            counts["changed"] = int((classes != self.reference).sum())
+        spent = cost(network, self.example[:1])
+        return Row(name=name, params=spent.params, macs=spent.macs, **counts, **measured)
+
+    def wide(self, name: str, network: nn.Module) -> Row:
+        """Measure the network that the folder holds as the wide one."""
+        return self.row(
+            name,
+            network,
+            bytes=os.path.getsize(self.folder / WIDE),
+            eager_ms=milliseconds(network, self.image.to(self.device)),
+            onnxruntime_ms=_exported_ms(network, self.example, self.image),
         )
 
-    return (
-        row(
-            "wide, before C-SGD",
-            nets.wide,
-            bytes=os.path.getsize(folder / "wide.safetensors"),
-            eager_ms=milliseconds(nets.wide, image.to(device)),
-            onnxruntime_ms=_exported_ms(nets.wide, example, image),
-        ),
-        row("merged without C-SGD", nets.merged),
-        row("wide, after C-SGD", nets.trained),
-        row("wide, after the snap", nets.snapped, classes=reference),
-        row(
-            "narrow, after the trim",
-            nets.narrow,
-            bytes=os.path.getsize(folder / "weights.safetensors"),
-            eager_ms=milliseconds(nets.narrow, image.to(device)),
-        ),
-        row(
-            "narrow, in onnxruntime",
-            nets.narrow,
-            classes=predict(_Runner(run), data.test),
-            bytes=sum(file.stat().st_size for file in folder.glob("narrow.onnx*")),
-            onnxruntime_ms=milliseconds(run, image),
-        ),
-    )
+    def narrow(self, name: str, network: nn.Module) -> tuple[Row, Row]:
+        """Measure the narrow network, and its exported file."""
+        run = onnx_runner(self.folder / ONNX)
+        return (
+            self.row(
+                name,
+                network,
+                bytes=os.path.getsize(self.folder / WEIGHTS),
+                eager_ms=milliseconds(network, self.image.to(self.device)),
+            ),
+            self.row(
+                "narrow, in onnxruntime",
+                network,
+                runner=_Runner(run),
+                bytes=sum(file.stat().st_size for file in self.folder.glob(f"{ONNX}*")),
+                onnxruntime_ms=milliseconds(run, self.image),
+            ),
+        )
 
 
 def versions() -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.analysis import couple
 from fxprune.common.precision import check_precision
@@ -18,7 +18,7 @@ from fxprune.errors import CheckpointError, OptionError
 from fxprune.models_zoo import Network, build
 from fxprune.passes.csgd import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
 from fxprune.passes.onnx import load_onnxruntime
-from fxprune.passes.options import Centripetal, Images, Job, Target, TrainOptions
+from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
 from fxprune.passes.store import load_weights
 from fxprune.passes.train import check_optimizer, make_optimizer
 
@@ -27,6 +27,9 @@ from .widen import build_widened, widths_back
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
+
+# Training images that clusters are found on, where these depend on images.
+IMAGES = 512
 
 
 def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
@@ -39,30 +42,44 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
         OptionError: C-SGD has too few steps for the deviation, the opset or optimizer does not exist, or the weights
             have 16 bits.
     """
-    _check_opset(job.opset)
-    load_onnxruntime()
+    check_export(job.opset)
     check_optimizer(job.of_csgd())
     pull_law(job.of_csgd(), coupled=job.coupled)
-    data = _data(job)
+    data = data_of(job)
     check_schedule(csgd_schedule(job), job.only_of(Centripetal), data)
+    make = build if job.widen is None else partial(build_widened, factor=job.widen)
+    return network_of(job, (data.in_chans, data.image_size), data.num_classes, device, make), data
+
+
+def network_of(
+    job: Job | FoldJob,
+    image: tuple[int | None, int | None],
+    num_classes: int,
+    device: torch.device,
+    make: Callable[..., Network] = build,
+) -> Network:
+    """Build the network of a job, or copy a given one, with its initial weights.
+
+    Args:
+        job: names the network.
+        image: channels, and pixels per side; None: as the network of that name usually has them.
+        num_classes: length of the output.
+        device: where it goes.
+        make: builds it by name.
+    """
+    channels, size = image
     if isinstance(job.model, str):
-        make = build if job.widen is None else partial(build_widened, factor=job.widen)
-        network = make(
-            job.model,
-            num_classes=data.num_classes,
-            in_chans=data.in_chans,
-            image_size=data.image_size,
-            pretrained=job.pretrained,
-            seed=job.seed,
-        )
+        asked = {"num_classes": num_classes, "in_chans": channels, "image_size": size}
+        network = make(job.model, **asked, pretrained=job.pretrained, seed=job.seed)
     else:
-        example = torch.empty(2, data.in_chans, data.image_size, data.image_size, device="meta")
+        assert channels is not None and size is not None
+        example = torch.empty(2, channels, size, size, device="meta")
         network = Network(copy.deepcopy(job.model), None, example)
     if job.checkpoint is not None:
         load_weights(network.model, job.checkpoint)
     check_precision(network.model.named_parameters())
     network.model.to(device).eval()
-    return network, data
+    return network
 
 
 def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Target:
@@ -72,7 +89,14 @@ def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Tar
     assert isinstance(job.model, str)
     plain = _plain(job.model, data)
     widths = widths_back(coupling, couple(plain, network.example))
-    return Target(widths=widths, method=job.method, seed=job.seed)
+    return Target(widths=widths, method=job.method, cluster=job.cluster, seed=job.seed)
+
+
+def images_for(target: Target, data: Data) -> list[Tensor] | None:
+    """Return training images without labels, if clusters depend on images."""
+    from fxprune.models_zoo.data import unlabelled
+
+    return unlabelled(data, IMAGES, seed=target.seed) if target.needs_images else None
 
 
 def check_schedule(schedule: Schedule, pull: Centripetal, data: Data) -> None:
@@ -149,21 +173,26 @@ def _plain(name: str, data: Data) -> nn.Module:
     return build(name, num_classes=data.num_classes, in_chans=data.in_chans, image_size=data.image_size).model
 
 
-def _check_opset(opset: int) -> None:
+def check_export(opset: int) -> None:
+    """Raise OptionError if there is no such opset, or no onnxruntime to check the file in."""
     from onnx.defs import onnx_opset_version
 
     if not 1 <= opset <= onnx_opset_version():
         raise OptionError(
             f"there is no opset {opset}: ONNX has 1 to {onnx_opset_version()} here; 18 suits PyTorch best."
         )
+    load_onnxruntime()
 
 
-def _data(job: Job) -> Data:
+def data_of(job: Job | FoldJob) -> Data:
+    """Load the data of a job."""
     from fxprune.models_zoo.data import data_from_loaders, load_data
 
     if isinstance(job.data, tuple):
         return data_from_loaders(*job.data)
+    assert job.data is not None
     if not isinstance(job.data, str):
         return job.data
     root = None if job.data_root is None else str(job.data_root)
-    return load_data(job.data, seed=job.seed, root=root, **vars(job.only_of(Images)))
+    images = job.only_of(Images if isinstance(job, Images) else Batches)
+    return load_data(job.data, seed=job.seed, root=root, **vars(images))

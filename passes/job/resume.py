@@ -24,7 +24,7 @@ from fxprune.errors import (
     first_line,
     is_out_of_memory,
 )
-from fxprune.passes.options import Job
+from fxprune.passes.options import FoldJob, Job
 from fxprune.passes.store import BEFORE, CHECKPOINTS, METRICS, Checkpoint, OwnFiles, fingerprint
 from fxprune.passes.train import ALONE, Ranks, digest
 from fxprune.plans import Plan
@@ -197,17 +197,15 @@ def check_checkpoints(output: str | os.PathLike[str]) -> None:
         own.check()
 
 
-def files_read(job: Job) -> dict[str, str]:
+def files_read(job: Job | FoldJob) -> dict[str, str]:
     """Map each option that names a file to the SHA-256 of the file.
 
     Raises:
         CheckpointError: the file is missing or not readable.
     """
-    files = {
-        "plan_file": job.plan_file,
-        "teacher": None if job.teacher == "wide" else job.teacher,
-        "checkpoint": job.checkpoint,
-    }
+    files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint}
+    if isinstance(job, Job) and job.teacher != "wide":
+        files["teacher"] = job.teacher
     return {name: _sha256(file) for name, file in files.items() if file is not None}
 
 

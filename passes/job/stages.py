@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -19,6 +18,7 @@ from fxprune.passes.options import Target
 from fxprune.passes.planning import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
 
+from .prepare import images_for
 from .training import Trainer, phase_of
 from .trim import check_equal, check_trim, trim
 
@@ -106,7 +106,11 @@ def narrow_in_stages(
     done: Plan | None = None
     for stage, after in enumerate(widths, 1):
         here = coupling if stage == 1 else couple(current, network.example)
-        make = partial(stage_plan, here, after, before, coupling, method=target.method, seed=target.seed)
+
+        def make(here: Coupling = here, after: Mapping[str, int] = after, before: Mapping[str, int] = before) -> Plan:
+            how = {"method": target.method, "cluster": target.clusters_by, "seed": target.seed}
+            return stage_plan(here, after, before, coupling, batches=images_for(target, trainer.data), **how)
+
         plan = trainer.checkpoints.plan(here, make, stage=stage)
         with trainer.clock(phase_of(stage), f"until clusters are equal, stage {stage} of {len(widths)}"):
             deviation = trainer.train_csgd(current, plan, teacher, stage=stage)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import fx, nn
 
 from fxprune.common.random import seeded
-from fxprune.errors import VerifyError
+from fxprune.errors import FxpruneError, VerifyError, first_line, is_out_of_memory
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.merge import settle, snap, unsettled
+from fxprune.passes.repair import fold
 from fxprune.passes.rewrite import UNEQUAL, narrow
 from fxprune.passes.train import predict
 from fxprune.passes.verify import Report, in_float64, verify, worst_group
 from fxprune.plans import Plan
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
+    from fxprune.models_zoo.data import Data, Loader
 
 
 # Relative change of a running statistic above which they are estimated again. After that it is some 1e-4.
 SETTLED = 1e-3
+# Training images from which the merge without C-SGD is repaired.
+REPAIR_IMAGES = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,29 @@ def trim(wide: nn.Module, trained: nn.Module, plan: Plan, *, absorb: bool = True
     snapped = snap(trained, plan)
     merged, small = (narrow(each, plan, absorb=absorb) for each in (snap(wide, plan), snapped))
     return Nets(wide, merged, trained, snapped, small, float(snapped.max_change))  # type: ignore[arg-type]
+
+
+def repaired_merge(wide: nn.Module, plan: Plan, data: Data, seed: int) -> fx.GraphModule | None:
+    """Fold the network before C-SGD: what the merge is worth without it, at its best.
+
+    Args:
+        wide: before C-SGD.
+        plan: the clusters.
+        data: its first training images are used, without labels.
+        seed: of their order.
+
+    Returns:
+        None if there is not enough memory: a comparison must not end a job.
+    """
+    from fxprune.models_zoo.data import unlabelled
+
+    try:
+        return fold(wide, plan, unlabelled(data, REPAIR_IMAGES, seed=seed))
+    except Exception as error:
+        if isinstance(error, FxpruneError) or is_out_of_memory(error):
+            print(f"the merge without C-SGD was not repaired: {first_line(error, '')}", file=sys.stderr, flush=True)
+            return None
+        raise
 
 
 def settle_statistics(trained: nn.Module, plan: Plan, data: Data, seed: int) -> int:
@@ -133,7 +160,16 @@ class _SnapEffect:
         )
 
 
-def check_trim(nets: Nets, plan: Plan, data: Data) -> Report:
+class Tested(Protocol):
+    """What has test images."""
+
+    @property
+    def test(self) -> Loader:
+        """Batches of images and classes."""
+        ...
+
+
+def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     """Check that narrow equals snapped, to 1e-9 in float64 and in every test image's class.
 
     Args:

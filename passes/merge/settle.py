@@ -9,12 +9,14 @@ estimate for the last weights; a pass over some thousand images is a good one.)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.inputs import as_inputs, run_on, tensors_of
 from fxprune.common.modules import named_tensors
-from fxprune.common.torch_private import BatchNorm
+from fxprune.common.torch_private import BatchNorm, pytree
 from fxprune.plans import Plan
 
 from .clusters import largest_change, project
@@ -25,14 +27,14 @@ ENOUGH = 10_000
 
 
 @torch.no_grad()
-def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH) -> int:
+def settle(model: nn.Module, batches: Iterable[Any], *, images: int = ENOUGH) -> int:
     """Set running means and variances to the average of the batches' own means and variances.
 
     All other layers run in eval mode.
 
     Args:
         model: its batch normalisations are changed in place; its modes stay as they are.
-        batches: training images [N, C, H, W], augmented as in training.
+        batches: training images [N, C, H, W], augmented as in training; or other inputs, in tuples or dicts.
         images: after how many to stop.
 
     Returns:
@@ -57,8 +59,9 @@ def settle(model: nn.Module, batches: Iterable[Tensor], *, images: int = ENOUGH)
             norm.reset_running_stats()
             norm.train().momentum = None  # the mean over all batches
         for batch in batches:
-            model(batch.to(device))
-            seen += len(batch)
+            inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device), as_inputs(batch))
+            run_on(model, inputs)
+            seen += next(len(x) for x in tensors_of(inputs) if x.dim())
             if seen >= images:
                 break
     finally:

@@ -1,7 +1,8 @@
 """Declare type, default and range of every option once, without importing torch."""
 
-from .augment import Augment, Images
+from .augment import Augment, Batches, Images
 from .fields import ALIASES, MISSING, Option, closest, options_of
+from .fold import FoldJob
 from .job import EPOCHS, Centripetal, Job, with_options_of
 from .kinds import metavar
 from .recipe import override, read_recipe, write_recipe

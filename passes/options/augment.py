@@ -52,7 +52,7 @@ class Augment(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Augment):
+class Batches(Options):
     """The options by which images become batches."""
 
     heading = "data and machine"
@@ -60,5 +60,10 @@ class Images(Augment):
     image_size: Annotated[
         int | None, interval(ge=8), "height and width of the images in pixels; None: what suits the data"
     ] = None
-    batch_size: Annotated[int, interval(ge=2), "images per training step"] = 64
+    batch_size: Annotated[int, interval(ge=2), "images per batch"] = 64
     workers: Annotated[int, interval(ge=0), "processes that decode images"] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Batches, Augment):
+    """The options of images to train on and to test with."""

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import functools
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import SimpleNamespace
@@ -64,7 +65,8 @@ class Option:
 
     def read(self, value: Any, shown: str = "") -> Any:
         """Read a value of a recipe; raise OptionError for another type."""
-        if self.optional and (value is None or (isinstance(value, Word) and value == "none")):
+        absent = isinstance(value, Word) and value == "none" and not (self.range and "none" in self.range.choices)
+        if self.optional and (value is None or absent):
             return None
         for kind in self.kinds:
             with contextlib.suppress(LookupError, ValueError, OverflowError):
@@ -94,6 +96,20 @@ class Options:
     def only_of(self, record: type[R]) -> R:
         """Make a record of a base class from the options of this one."""
         return record(**{name: getattr(self, name) for name in options_of(record)})
+
+    def options(self) -> dict[str, Any]:
+        """Return every option as a JSON value; a network or data given in Python as its class name."""
+        return {name: _plain(getattr(self, name)) for name in options_of(type(self))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if value is None or isinstance(value, str | int | float) else type(value).__name__
 
 
 def options_of(record: type) -> Mapping[str, Option]:

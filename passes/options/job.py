@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 from fxprune.errors import OptionError
 
 from .augment import Images
-from .fields import Options, options_of
+from .fields import Options
 from .ranges import Range, interval
 from .requirements import REQUIRES, asks, exclude, excludes, trains_wide
 from .target import Route, Target
@@ -34,8 +34,8 @@ _WHY = "C-SGD must end below 0.01, or the merge is not free, and weights, in who
 
 
 @dataclass(frozen=True)
-class Subject(Options):
-    """The network and the data to compress."""
+class Model(Options):
+    """The network to make narrow."""
 
     heading = "what and where to"
 
@@ -44,6 +44,14 @@ class Subject(Options):
         "timm name, torchvision/NAME, or one of ours (resnet56, ...); in Python, also a network with one input, which "
         "is copied",
     ]
+
+
+@dataclass(frozen=True)
+class Subject(Model):
+    """The network and the data to compress."""
+
+    heading = "what and where to"
+
     data: Annotated[
         str | Data | tuple[Loader, Loader],
         "digits, mnist5k, fashion-mnist, a folder of images or of IDX files, torch/NAME, hfds/NAME; in Python, also "
@@ -53,7 +61,7 @@ class Subject(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Options):
-    """The options of the results, checkpoints and progress."""
+    """The options of the results and of what is printed."""
 
     heading = "what and where to"
 
@@ -62,6 +70,15 @@ class Output(Options):
         Range("the name of a folder", lambda output: os.fspath(output) != ""),
         "folder for the results; what another run left there is replaced",
     ] = "out"
+    progress: Annotated[bool | None, "bars and phases on stderr; None: bars only on a terminal"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records(Output):
+    """The options of the checkpoints and records of training."""
+
+    heading = "what and where to"
+
     resume: Annotated[
         str | None,
         Range("`auto`, or left out", "auto".__eq__),
@@ -71,7 +88,6 @@ class Output(Options):
         int, interval(ge=0), "steps from one checkpoint to the next; 0: only at the end of an epoch"
     ] = 500
     tensorboard: Annotated[bool, "record the training for TensorBoard, too"] = False
-    progress: Annotated[bool | None, "bars and phases on stderr; None: bars only on a terminal"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +102,21 @@ class Machine(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wide(Options):
+class Weights(Options):
+    """The options of the wide network's weights."""
+
+    heading = "what and where to"
+
+    checkpoint: Annotated[str | os.PathLike[str] | None, "weights of the wide network for this data"] = None
+    pretrained: Annotated[bool, "begin with published weights"] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide(Weights):
     """The options of the wide network: its initial weights and its training."""
 
     heading = "training"
 
-    checkpoint: Annotated[
-        str | os.PathLike[str] | None,
-        "weights of the wide network for this data; it is not trained then, unless epochs says so",
-    ] = None
-    pretrained: Annotated[bool, "begin with published weights"] = False
     epochs: Annotated[
         int | None,
         interval(ge=0),
@@ -136,7 +157,7 @@ class Centripetal(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Output, Subject):
+class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Records, Subject):
     """The options of :func:`fxprune.compress`; the fields of its records explain them."""
 
     def __post_init__(self) -> None:
@@ -170,10 +191,6 @@ class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Outpu
         """Return the options of the wide network's training."""
         return replace(self, decay_milestones=self._milestones()).only_of(TrainOptions)
 
-    def options(self) -> dict[str, Any]:
-        """Return every option as a JSON value; a network or data given in Python as its class name."""
-        return {name: _plain(getattr(self, name)) for name in options_of(Job)}
-
 
 def with_options_of(record: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
     """Decorate a function with the options of a record, for editors and type checkers."""
@@ -185,13 +202,3 @@ def with_options_of(record: Callable[P, Any]) -> Callable[[Callable[..., R]], Ca
         return function
 
     return decorate
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value if value is None or isinstance(value, str | int | float) else type(value).__name__

@@ -16,7 +16,7 @@ from fxprune.errors import OptionError
 
 from .fields import closest, field_name, options_of
 from .job import Job
-from .requirements import REQUIRES, asks, excludes
+from .requirements import EXCLUDES_OF_FOLD, REQUIRES, asks, excludes
 
 # Further keys of a recipe, which are not options: a sentence about it, and the published figures.
 NOTES = ("description", "published")
@@ -60,7 +60,7 @@ def read_notes(recipe: str | os.PathLike[str]) -> dict[str, Any]:
     return {key: value for key, _, value in _entries(find_recipe(recipe)) if key in NOTES}
 
 
-def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def override(recipe: Mapping[str, Any], given: Mapping[str, Any], kind: type = Job) -> dict[str, Any]:
     """Override options of a recipe; a given option also replaces those that it excludes.
 
     An option of the recipe is left out if a given one turned off what it requires.
@@ -68,11 +68,14 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     Args:
         recipe: options of a job by name.
         given: options by name, which win; one at its default value excludes no others.
+        kind: of the job, ``Job`` or ``FoldJob``.
     """
-    asked = {name for name, value in given.items() if asks(Job, name, value)}
-    stages = {**recipe, **given}.get("stages")
-    replaced = {name for names in map(set, excludes(stages)) if names & asked for name in names}
+    asked = {name for name, value in given.items() if asks(kind, name, value)}
+    groups = excludes({**recipe, **given}.get("stages")) if kind is Job else EXCLUDES_OF_FOLD
+    replaced = {name for names in map(set, groups) if names & asked for name in names}
     options = {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
+    if kind is not Job:
+        return options
     before, after = _whole(recipe), _whole(options)
     idle = {need.name for need in REQUIRES if need.met(before) and not need.met(after)} - given.keys()
     return {name: value for name, value in options.items() if name not in idle}
@@ -89,8 +92,9 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     """
     from .recipe_yaml import dump
 
+    command = getattr(type(job), "command", "compress")
     lines, values = (
-        [f"# Written by fxprune {__version__}: fxprune compress --recipe {Path(path).name} --output DIR"],
+        [f"# Written by fxprune {__version__}: fxprune {command} --recipe {Path(path).name} --output DIR"],
         {},
     )
     for name, option in options_of(type(job)).items():

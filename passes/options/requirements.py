@@ -16,7 +16,7 @@ _CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "allocate")
 EXCLUDES: tuple[tuple[str, ...], ...] = (
     _TARGETS,
     # A plan or widths already determine what these options would.
-    *((name, "plan_file") for name in (*_CHOICES, "method")),
+    *((name, "plan_file") for name in (*_CHOICES, "method", "cluster")),
     *((name, "widths") for name in _CHOICES),
     ("keep", "allocate"),
     *(("widen", name) for name in (*_TARGETS, "stages", "only", "freeze", "internal_only", "round_to", "pretrained")),
@@ -24,6 +24,14 @@ EXCLUDES: tuple[tuple[str, ...], ...] = (
 )
 # The same, if ``stages`` are shares.
 EXCLUDES_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params", "allocate"))
+# The same, of folding.
+EXCLUDES_OF_FOLD: tuple[tuple[str, ...], ...] = (
+    _TARGETS,
+    *((name, "plan_file") for name in (*_CHOICES[1:], "method", "cluster")),
+    *((name, "widths") for name in _CHOICES[1:]),
+    ("keep", "allocate"),
+    *(("data", name) for name in ("inputs", "num_classes", "in_chans")),
+)
 
 
 def excludes(stages: object) -> tuple[tuple[str, ...], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,9 +15,13 @@ from .ranges import Range, interval
 from .requirements import exclude
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fxprune.coupling import Coupling
     from fxprune.plans import Plan
 
+# How channels are compared where nothing else is asked for.
+CLUSTER = "rows"
 Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
 Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda each: each and not isinstance(each, str))]
 
@@ -33,6 +37,11 @@ class Target(Options):
     params: Annotated[Share, "instead: share of the network's parameters to end at"] = None
     widths: Annotated[Mapping[str, int] | None, "instead: group name -> channels to keep"] = None
     method: Annotated[Literal["kmeans", "even", "imbalanced"], "how clusters are found"] = "kmeans"
+    cluster: Annotated[
+        Literal["rows", "activations", "outputs"] | None,
+        "what kmeans compares: the weights of channels, their activations on images (no labels), or what layers make "
+        f"of these; None: {CLUSTER}",
+    ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     seed: Annotated[int, interval(ge=0), "of everything that is drawn at random"] = 0
     only: Annotated[Patterns, "patterns; groups that match none of them keep their widths"] = None
@@ -47,13 +56,26 @@ class Target(Options):
             raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
         exclude(self, "keep", "macs", "params", "widths")
         exclude(self, "widths", "round_to")
+        if self.method != "kmeans" and self.cluster not in (None, "rows"):
+            raise OptionError(f"`cluster: {self.cluster}` is for the method kmeans; `{self.method}` compares nothing.")
 
-    def plan(self, coupling: Coupling, *, method: str | None = None) -> Plan:
+    @property
+    def clusters_by(self) -> str:
+        """What channels are compared by: as asked, or the default."""
+        return self.cluster or (CLUSTER if self.method == "kmeans" else "rows")
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether clusters depend on images."""
+        return self.clusters_by != "rows"
+
+    def plan(self, coupling: Coupling, batches: Iterable[Tensor] | None = None, *, method: str | None = None) -> Plan:
         """Make the plan that reaches the target, by :func:`fxprune.plan`.
 
         Args:
             coupling: the analysis.
-            method: replaces the target's own.
+            batches: images without labels, where clusters depend on them.
+            method: replaces the target's own, and compares no channels.
 
         Raises:
             NothingToPruneError: the coupling has no groups.
@@ -61,8 +83,8 @@ class Target(Options):
         """
         import fxprune
 
-        asked = vars(self.only_of(Target))
-        return fxprune.plan(coupling, **asked | {"method": method or self.method})
+        asked = vars(self.only_of(Target)) | {"cluster": self.clusters_by, "batches": batches}
+        return fxprune.plan(coupling, **asked | ({"method": method, "cluster": "rows"} if method else {}))
 
 
 def _falls(stages: Any) -> bool:
@@ -73,12 +95,20 @@ def _falls(stages: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Route(Options):
-    """The way to the target: by an earlier plan, in stages, or from a wider network."""
+class PlanFile(Options):
+    """The option of an earlier plan."""
 
     heading = "how narrow"
 
     plan_file: Annotated[str | os.PathLike[str] | None, "a plan made earlier, instead of keep and its like"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(PlanFile):
+    """The way to the target: by an earlier plan, in stages, or from a wider network."""
+
+    heading = "how narrow"
+
     stages: Annotated[
         Sequence[float] | str | None,
         Range("shares from 1 to 0 that fall, or `auto`", _falls),

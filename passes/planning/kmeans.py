@@ -64,7 +64,7 @@ def weighted_kmeans(points: Points, weights: Points, clusters: int, seed: int) -
     centres = np.zeros((clusters, points.shape[1]))
     np.add.at(centres, by_ward, points * weights[:, None])
     centres /= np.bincount(by_ward, weights, minlength=clusters)[:, None]
-    starts = [KMeans(clusters, init=centres, n_init=1, max_iter=50)]
+    starts = [KMeans(clusters, init=centres, n_init=1, max_iter=20)]
     if len(points) * clusters * points.shape[1] <= _DRAWN:
         starts.append(KMeans(clusters, n_init=10, max_iter=100, random_state=seed))
     with threadpool_limits(1), warnings.catch_warnings():

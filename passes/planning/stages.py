@@ -11,6 +11,7 @@ Group names are those of the first network::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,9 +75,7 @@ def stage_plan(
     widths: Mapping[str, int],
     before: Mapping[str, int],
     first: Coupling,
-    *,
-    method: str = "kmeans",
-    seed: int = 0,
+    **how: Any,
 ) -> Plan:
     """Make the plan that brings an already narrow network to the widths of its next stage.
 
@@ -85,8 +84,7 @@ def stage_plan(
         widths: group name -> channels after this stage.
         before: group name -> channels now.
         first: the analysis of the first network.
-        method: as :func:`fxprune.plan` has it.
-        seed: as there.
+        **how: ``method``, ``cluster``, ``batches`` and ``seed`` of :func:`fxprune.plan`.
 
     Raises:
         PlanError: the narrow network does not have the groups of the first one.
@@ -96,7 +94,7 @@ def stage_plan(
         if widths[name] < before[name]:
             _check_same(name, group, coupling.groups.get(name), before[name])
             goal[name] = widths[name]
-    found = plan(coupling, widths=goal, method=method, seed=seed)
+    found = plan(coupling, widths=goal, **how)
     for name, (_, after) in found.widths.items():
         if name in widths and after != widths[name]:
             raise PlanError(

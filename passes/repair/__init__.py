@@ -1,5 +1,6 @@
 """Repair a narrow network on unlabelled inputs, to be as near to the wide one as it can."""
 
 from .align import align_norms
+from .enough import inputs_needed
 from .fold import REPAIRS, fold, repair
 from .layers import Repair

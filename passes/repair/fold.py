@@ -16,7 +16,8 @@ from fxprune.common.torch_private import BatchNorm, pytree
 from fxprune.errors import ModelError, OptionError
 from fxprune.passes.calibration import Calibration, Shares, calibration
 from fxprune.passes.merge import captured_with, settle, snap
-from fxprune.passes.rewrite import absorb, narrow
+from fxprune.passes.rewrite import absorb as absorb_factors
+from fxprune.passes.rewrite import narrow
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
@@ -30,14 +31,19 @@ MOST_INPUTS = 1024
 
 
 def fold(
-    model: nn.Module, plan: Plan, batches: Iterable[Any] | None = None, *, repair: str | None = None
+    model: nn.Module,
+    plan: Plan,
+    batches: Iterable[Any] | None = None,
+    *,
+    repair: str | None = None,
+    absorb: bool = True,
 ) -> fx.GraphModule:
     """Merge clusters as they are, without labels and training, and repair the narrow network.
 
     Each repair is kept only if it lowers the error of the outputs against the wide network, on a quarter of the inputs
     that it was not made from. ``narrow.meta`` holds ``plan``; ``repair``, the one that was kept; ``errors``, the
     relative squared error of the outputs for each one that was tried; and ``repairs``, one record for each layer that
-    was fitted.
+    ``readers`` tried to fit.
 
     Args:
         model: the wide network, trained; it is not changed.
@@ -49,6 +55,7 @@ def fold(
             layer puts out; ``variance``: running variances are corrected from the weights alone, no inputs needed.
             None: ``readers``. Without inputs it is made from noise with the spectrum of photos if the network takes
             images, and is ``variance`` otherwise; both are a poor substitute for a few real inputs.
+        absorb: that of :func:`fxprune.narrow`.
 
     Returns:
         The narrow network in eval mode. With equal members of every cluster it is that of :func:`fxprune.narrow`.
@@ -79,6 +86,13 @@ def fold(
     if batches is None and repair in REPAIRS[2:]:
         raise OptionError(f"`repair={repair}` needs `batches` of images (no labels), or other inputs of the network.")
     plan = plan_for(model, plan)
+    small = _folded(model, plan, batches, repair)
+    if absorb:
+        absorb_factors(small, plan)
+    return small
+
+
+def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair: str | None) -> fx.GraphModule:
     wide = copy.deepcopy(model).eval()
     align_norms(wide, plan)
     if batches is None and repair is None:
@@ -86,9 +100,9 @@ def fold(
         repair = "variance" if batches is None else "readers"
     if repair == "variance" and batches is None:
         align_norms(wide, plan, correct=True)
-        return _finished(_merged(wide, plan), plan, repair, {}, [])
+        return _finished(_merged(wide, plan), repair, {}, [])
     if batches is None:
-        return _finished(_merged(wide, plan), plan, "none", {}, [])
+        return _finished(_merged(wide, plan), "none", {}, [])
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
     merged = _merged(wide, plan)
     return _Repaired(wide, plan, inputs).best(lambda: copy.deepcopy(merged), repair or "readers")
@@ -139,7 +153,9 @@ def repair(
         raise OptionError(f"there is no repair `{repair}` from inputs; take one of {', '.join(_LEVELS)}.")
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
     wide = copy.deepcopy(model).eval()
-    return _Repaired(wide, plan, inputs, weights).best(lambda: copy.deepcopy(narrow).eval(), repair)
+    small = _Repaired(wide, plan, inputs, weights).best(lambda: copy.deepcopy(narrow).eval(), repair)
+    absorb_factors(small, plan)
+    return small
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +178,7 @@ class _Repaired:
         """Try every repair up to the wished one, each on a fresh narrow network; return the best."""
         judge = self.inputs.held or self.inputs.batches
         reference = _outputs(self.wide, judge)
-        tried, made = {"none": make()}, {"none": list[Repair]()}
+        tried, made = {"none": make()}, dict[str, list[Repair]]()
         for name in ("statistics", "readers")[: _LEVELS.index(wish)]:
             network = make()
             if name == "readers":
@@ -170,24 +186,20 @@ class _Repaired:
                     captured_with(self.plan.coupling, self.wide).eval(), network, self.plan, self.inputs, self.shares
                 )
             elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
-                made[name] = []
-                settle(network, [tensors_of(batch)[0] for batch in self.inputs.batches])
+                settle(network, [inputs_for(network, batch) for batch in self.inputs.batches])
             else:
                 continue
             tried[name] = network.eval()
         errors = {name: _error(network, judge, reference) for name, network in tried.items()}
         kept = min(errors, key=errors.__getitem__)
-        return _finished(tried[kept], self.plan, kept, errors, made[kept])
+        return _finished(tried[kept], kept, errors, made.get("readers", []))
 
 
 def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
     return narrow(snap(wide, plan), plan, absorb=False).eval()
 
 
-def _finished(
-    small: fx.GraphModule, plan: Plan, kept: str, errors: dict[str, float], repairs: list[Repair]
-) -> fx.GraphModule:
-    absorb(small, plan)
+def _finished(small: fx.GraphModule, kept: str, errors: dict[str, float], repairs: list[Repair]) -> fx.GraphModule:
     small.meta.update(repair=kept, errors=errors, repairs=repairs)
     return small
 

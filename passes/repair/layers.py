@@ -71,7 +71,7 @@ def fit_layers(
 
 @dataclass(frozen=True, eq=False)
 class _Shared:
-    """What is known of a weight that several calls use: their sums, and the change of the weight so far."""
+    """Sums of all calls so far that use a weight, and the change of the weight so far."""
 
     sums: list[Normal]
     change: Tensor

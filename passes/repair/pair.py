@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
+from fxprune.common.inputs import inputs_for
 from fxprune.common.modules import device_of, named_tensors
 from fxprune.common.torch_private import pytree, storage_id
 from fxprune.coupling import Shape
@@ -40,7 +41,8 @@ class Pair:
     ) -> None:
         device = device_of(narrow)
         batches = [
-            pytree.tree_map_only(Tensor, lambda x: x.to(device), batch) for batch in (*inputs.batches, *inputs.held)
+            inputs_for(narrow, pytree.tree_map_only(Tensor, lambda x: x.to(device), batch))
+            for batch in (*inputs.batches, *inputs.held)
         ]
         self.fitted, self.count = len(inputs.batches), len(batches)
         self.storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
@@ -86,14 +88,14 @@ class Pair:
         return observer.seen
 
     def missing(self, node: fx.Node) -> list[tuple[Contraction, Tensor, float]] | None:
-        """Return the operation of a call, what its output lacks, and the power of what is wanted, for each batch.
+        """Return the operation of a call, what its output lacks, and the power of its target.
 
         Where only additions and factors of channels follow, it is what their result lacks: the layer then makes up for
         what the other addends lack.
 
         Returns:
-            What is lacking has the shape of the operation's output; the power is a mean square. None if the output of
-            the call is not that of the operation.
+            For each batch; what is lacking has the shape of the output, the power is a mean square. None if the call
+            returns something else than the operation does.
         """
         seen = [self._observed(self._narrow, node, batch)[0] for batch in range(self.count)]
         values = [self._narrow.value(node, batch) for batch in range(self.count)]

@@ -1,6 +1,7 @@
 """Report what a run measured, and read and check its folder of results again."""
 
 from .bench import bench
+from .folded import Folded
 from .metrics import Metrics, read_metrics
 from .plot import can_draw, draw_deviation, has_deviation
 from .results import Result, Row, read_result

@@ -17,6 +17,8 @@ from fxprune.common.table import table
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
+from .folded import Folded, folded_from
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -29,9 +31,9 @@ class Row:
         bytes: size of its file.
         eager_ms: median time for one image in PyTorch.
         onnxruntime_ms: median time for one image in onnxruntime, on the CPU.
-        correct: test images that it classifies correctly.
-        count: test images.
-        changed: test images that it classifies differently from the snapped wide network.
+        correct: test images that it classifies correctly, or without labels: as the wide network does.
+        count: test images; 0: there are none.
+        changed: test images that it classifies differently from the snapped wide network, or of a fold: the wide one.
     """
 
     name: str
@@ -46,21 +48,21 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """Share of the test images that are classified correctly, 0 to 1."""
-        return self.correct / self.count
+        """Share of the test images that are classified correctly, 0 to 1; NaN without test images."""
+        return self.correct / self.count if self.count else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The result of :func:`fxprune.compress`; prints as a table.
+    """The result of :func:`fxprune.compress`, or of a fold; prints as a table.
 
     Attributes:
         stages: one row for each form of the network, from wide to exported.
         output: folder of the files.
-        deviation: largest relative deviation within a cluster after C-SGD, see ``Csgd.deviation``.
+        deviation: largest relative deviation within a cluster after C-SGD, see ``Csgd.deviation``; NaN for a fold.
         median_deviation: the median over all tied axes.
         snap_change: largest relative change of a row in the snap, running statistics included.
-        snap_changed: test images whose class the snap changed.
+        snap_changed: test images whose class the snap changed, or the fold.
         settled: training images from which running statistics were estimated again before the snap; 0: not needed.
         max_rel_error: narrow against snapped wide network, in float64.
         onnx_rel_error: onnxruntime against PyTorch, in float32.
@@ -69,6 +71,7 @@ class Result:
         seconds: phase -> wall-clock seconds.
         options: all options of the job.
         versions: of the packages used.
+        folded: what was repaired, of a fold; None after C-SGD.
     """
 
     stages: tuple[Row, ...]
@@ -85,25 +88,37 @@ class Result:
     seconds: Mapping[str, float] = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
+    folded: Folded | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return "\n".join([row_table(self.stages), "", *self._remarks()])
+        measure = "accuracy" if self.folded is None else self.folded.measure
+        return "\n".join([row_table(self.stages, measure), "", *self._remarks()])
 
     def _remarks(self) -> list[str]:
         first, last = self.stages[0], self.stages[-1]
         phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in self.seconds.items() if seconds >= 0.5)
+        cost = f"parameters x {last.params / first.params:.3f}, MACs x {last.macs / first.macs:.3f}"
+        if self.folded is not None:
+            head = self.folded.remarks(cost, first, last, self.snap_changed)
+        else:
+            head = self._of_csgd(cost, first, last)
         return [
-            f"parameters x {last.params / first.params:.3f}, MACs x {last.macs / first.macs:.3f}, "
-            f"accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; "
+            *head,
+            f"narrow against wide{' with repeated channels' if self.folded else ''}: "
+            f"{self.max_rel_error:.1e} in float64; "
+            f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
+            f"{sum(self.seconds.values()):.0f} s: {phases}",
+            f"written to {self.output}",
+        ]
+
+    def _of_csgd(self, cost: str, first: Row, last: Row) -> list[str]:
+        return [
+            f"{cost}, accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; "
             "`changed`: test images whose class is not the snapped wide network's",
             f"deviation within a cluster after C-SGD: {self.deviation:.1e} at most, {self.median_deviation:.1e} in the "
             f"median; the snap moved a row by {self.snap_change:.1e} at most and changed the class of "
             f"{self.snap_changed} of {last.count} test images"
             + (f", with running statistics of {self.settled} training images" if self.settled else ""),
-            f"narrow against wide: {self.max_rel_error:.1e} in float64; "
-            f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
-            f"{sum(self.seconds.values()):.0f} s: {phases}",
-            f"written to {self.output}",
         ]
 
     def to_json(self) -> str:
@@ -112,8 +127,10 @@ class Result:
         value = {
             name: rows if name == "stages" else getattr(self, name)
             for name in self.__dataclass_fields__
-            if name != "output"
+            if name not in ("output", "folded")
         }
+        if self.folded is not None:
+            value["folded"] = asdict(self.folded)
         return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
@@ -138,7 +155,8 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: it is no mapping. {remedy}")
     kinds = _kinds(Result)
-    del kinds["output"]
+    del kinds["output"], kinds["folded"]
+    folded = folded_from(value.pop("folded", None), path)
     check_fields(value, kinds, path, CheckpointError)
     rows = [_row(each, path) for each in value.pop("stages")]
     maps: Mapping[str, Callable[[Any], bool]] = {
@@ -154,7 +172,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     if any(kind == (int,) and value[name] < 0 for name, kind in kinds.items()):
         raise CheckpointError(f"{path} is damaged: a count is below 0. {remedy}")
     numbers = {name: math.nan for name, kind in kinds.items() if float in kind and value[name] is None}
-    return Result(stages=tuple(rows), output=Path(folder), **(value | numbers))
+    return Result(stages=tuple(rows), output=Path(folder), folded=folded, **(value | numbers))
 
 
 def _kinds(record: type) -> dict[str, tuple[type, ...]]:
@@ -168,12 +186,12 @@ def _kinds(record: type) -> dict[str, tuple[type, ...]]:
 def _row(value: Any, path: Path) -> Row:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
-    check_fields(value, _kinds(Row) | {"accuracy": (float,)}, path, CheckpointError)
+    check_fields(value, _kinds(Row) | {"accuracy": (float, type(None))}, path, CheckpointError)
     row = Row(**{name: each for name, each in value.items() if name != "accuracy"})
     count = row.count
     sizes = (row.bytes or 0, row.eager_ms or 0, row.onnxruntime_ms or 0)
-    sound = count >= 1 and 0 <= row.correct <= count and 0 <= row.changed <= count
-    if not sound or min(row.params, row.macs) < 1 or min(sizes) < 0 or value["accuracy"] != row.accuracy:
+    sound = 0 <= row.correct <= count and 0 <= row.changed <= count and value["accuracy"] == _finite(row.accuracy)
+    if not sound or min(row.params, row.macs) < 1 or min(sizes) < 0:
         raise CheckpointError(f"{path} is damaged: the numbers of row `{row.name[:40]}` cannot be. Run the job again.")
     return row
 
@@ -186,12 +204,12 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and value >= 0
 
 
-def row_table(rows: Sequence[Row]) -> str:
+def row_table(rows: Sequence[Row], measure: str = "accuracy") -> str:
     """Format the rows as a table: sizes in millions, files in megabytes, times in milliseconds.
 
-    MACs are those of one image.
+    MACs are those of one image; ``measure`` is what the shares of test images are called; empty: there are none.
     """
-    header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", "accuracy", "changed")
+    header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", measure, "changed")
     cells = [
         (
             row.name,
@@ -205,7 +223,8 @@ def row_table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    return table(header, cells, right=" ".join(header[1:]))
+    shown = len(header) if measure else len(header) - 2
+    return table(header[:shown], [row[:shown] for row in cells], right=" ".join(header[1:shown]))
 
 
 def _finite(value: Any) -> Any:

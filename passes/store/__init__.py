@@ -20,6 +20,7 @@ from .layout import (
     ROWS,
     SNAPPED,
     SUMMARY,
+    WEIGHTS,
     WIDE,
 )
 from .manifest import fingerprint, is_plain, read_manifest

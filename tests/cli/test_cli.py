@@ -33,6 +33,7 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     rows = (
         "wide, before C-SGD",
         "merged without C-SGD",
+        "the same, repaired",
         "wide, after C-SGD",
         "wide, after the snap",
         "narrow, after",

@@ -86,7 +86,7 @@ def done(tmp_path_factory):
 def test_the_job_in_stages(done):
     model, result = done
     assert result.widths == {"first.weight": (8, 4), "second.weight": (6, 3)}
-    assert [stage.changed for stage in result.stages[3:]] == [0, 0, 0]
+    assert [stage.changed for stage in result.stages[-3:]] == [0, 0, 0]
     assert {"csgd", "csgd2"} <= set(result.seconds)
     narrow = fxprune.load(result.output, model=Tiny())
     assert narrow.first.out_channels == 4

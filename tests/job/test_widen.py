@@ -97,5 +97,5 @@ def test_the_job_ends_at_the_widths_of_the_network(tmp_path):
     own = build("resnet20", num_classes=3, in_chans=1, image_size=8)
     assert shapes(fxprune.load(done.output)) == shapes(own.model)
     assert done.widths["conv1.weight"] == (24, 16)
-    assert [stage.changed for stage in done.stages[3:]] == [0, 0, 0]
+    assert [stage.changed for stage in done.stages[-3:]] == [0, 0, 0]
     assert open_run(done.output).snapped.conv1.out_channels == 24

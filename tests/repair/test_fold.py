@@ -240,6 +240,32 @@ def test_an_activation_that_is_no_number_is_an_error():
         fxprune.fold(model, plan, [images()])
 
 
+def test_a_network_with_two_inputs_is_repaired_too():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.norm = nn.Linear(5, 8), nn.Linear(4, 8), nn.BatchNorm1d(8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x, y):
+            return self.head(self.norm(self.left(x) + self.right(y)).relu())
+
+    model, inputs = Two().eval(), {"x": torch.randn(80, 5), "y": torch.randn(80, 4)}
+    example = {name: x[:2] for name, x in inputs.items()}
+    plan = fxprune.plan(fxprune.couple(model, example), keep=0.5, cluster="outputs", batches=[inputs])
+    errors = fxprune.fold(model, plan, [inputs]).meta["errors"]
+    assert set(errors) == {"none", "statistics", "readers"} and errors["readers"] < errors["none"]
+
+
+def test_inputs_get_the_dtype_of_the_network():
+    model, _ = planned()
+    model = model.double()
+    x = images()
+    coupling = fxprune.couple(model, x[:2].double())
+    plan = fxprune.plan(coupling, keep=0.5, cluster="activations", batches=[x])
+    assert fxprune.fold(model, plan, [x]).meta["errors"]["readers"] < 1
+
+
 def test_one_image_is_enough_to_run():
     model, plan = planned()
     with warnings.catch_warnings():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
 
 import pytest
 
 from fxprune.errors import CheckpointError
+from fxprune.passes.report.folded import Folded
 from fxprune.passes.report.results import Result, Row, read_result
 
 
@@ -65,8 +67,68 @@ def test_a_damaged_summary(tmp_path, text):
 def test_every_field_of_a_result_is_read_back(tmp_path):
     stage = Row(name="a", params=3, macs=4, correct=1, count=3, changed=0, eager_ms=1.5)
     given = {"stages": (stage,), "output": tmp_path, "widths": {"g": [2, 1]}, "seconds": {"a": 1.0}, "options": {}}
+    errors = {"none": 0.5, "readers": float("inf")}
+    why = {"a.weight": "too many features"}
+    given["folded"] = Folded(
+        repair="none", wanted="readers", errors=errors, images=8, judge="wide", fitted=1, unfitted=why, few=1, needed=12
+    )
     kinds = {"int": 2, "float": 0.5}
     rest = {field.name: kinds.get(field.type, {}) for field in fields(Result) if field.name not in given}
     result = Result(**given, **rest)
     (tmp_path / "summary.json").write_text(result.to_json())
     assert read_result(tmp_path) == result
+
+
+def folded(tmp_path, **changes):
+    values = {"repair": "readers", "wanted": "readers", "errors": {"none": 0.4, "readers": 0.02}, "images": 40}
+    values |= {"judge": "labels", "fitted": 3, "unfitted": {}, "few": 0, "needed": 9}
+    return replace(result(tmp_path), folded=Folded(**values | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "head", "says"),
+    [
+        ({}, "accuracy", "not lossless: 1 of 10 test images get another class than from the wide network"),
+        ({}, "accuracy", "kept: readers, from 40 images without labels; relative error of the outputs"),
+        ({}, "accuracy", "on those held back: 0.02 (readers), 0.4 (none)"),
+        ({"judge": "wide"}, "agreement", "the classes that the wide network gives stand for them, on 10 images"),
+        ({"judge": "", "images": 0}, "onnxruntime", "nothing else is measured, since there are no images"),
+        ({"images": 0}, "accuracy", "kept: readers, from noise in place of images"),
+        ({"repair": "none"}, "accuracy", "kept: no repair, from"),
+        ({"repair": "none", "wanted": "statistics"}, "accuracy", "kept: no repair (statistics had nothing to repair)"),
+        ({"unfitted": {"a": "why", "b": "x"}}, "accuracy", "2 of 5 layers keep their summed columns, first `a`: why"),
+        ({"few": 2, "needed": 90}, "accuracy", "few images: 2 layers have fewer positions in 40 images than features"),
+    ],
+)
+def test_a_fold_says_what_it_repaired_and_lost(tmp_path, changes, head, says):
+    text = str(folded(tmp_path, **changes))
+    assert head in text.splitlines()[0]
+    assert says in text
+    assert "C-SGD" not in text
+
+
+def test_a_summary_from_before_folds_is_read(tmp_path):
+    text = result(tmp_path).to_json()
+    assert "folded" not in text
+    (tmp_path / "summary.json").write_text(text)
+    assert read_result(tmp_path).folded is None
+
+
+def test_a_fold_without_images_measures_nothing(tmp_path):
+    first = folded(tmp_path, judge="", images=0)
+    rows = tuple(replace(row, correct=0, count=0, changed=0) for row in first.stages)
+    first = replace(first, stages=rows)
+    (tmp_path / "summary.json").write_text(first.to_json())
+    assert str(read_result(tmp_path)) == str(first)
+    assert json.loads(first.to_json())["stages"][0]["accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    "damage", [[], {"judge": "me"}, {"images": -1}, {"errors": {"none": "x"}}, {"unfitted": {"a": 1}}, {"more": 1}]
+)
+def test_a_damaged_record_of_a_fold(tmp_path, damage):
+    value = json.loads(folded(tmp_path).to_json())
+    value["folded"] = {**value["folded"], **damage} if isinstance(damage, dict) else damage
+    (tmp_path / "summary.json").write_text(json.dumps(value))
+    with pytest.raises(CheckpointError, match=r"summary\.json"):
+        read_result(tmp_path)

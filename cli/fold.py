@@ -1,0 +1,52 @@
+"""Fold a trained network without labels and without training: merge, repair, verify, export.
+
+MODEL needs trained weights: --checkpoint or --pretrained. Images repair what the merge breaks: those of --data, whose
+test images then measure the accuracy, or any images without labels (--inputs), of which about a quarter measures how
+often the narrow network agrees with the wide one. Each repair is kept only if it lowers the error on images held back.
+Without images the repair is a guess, and nothing but the cost is measured.
+
+The result is not lossless: the table says how many test images change their class. The output folder is that of
+`fxprune compress`, for verify, report, bench and export.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from fxprune.errors import OptionError
+from fxprune.passes.options import FoldJob
+
+from .options import add_options, given_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a network, and the options of :class:`FoldJob` by their own names."""
+    about = "timm name, torchvision/NAME, or one of ours (resnet56, ...); may come from the recipe"
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=about)
+    parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, such as recipe.yaml of another fold")
+    add_options(parser, FoldJob, but=("model",))
+    parser.add_argument(
+        "--quiet",
+        dest="progress",
+        action="store_const",
+        const=False,
+        default=argparse.SUPPRESS,
+        help="print the table only, as --no-progress",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    options = given_options(args, FoldJob)
+    if args.recipe is not None:
+        from fxprune.passes.options import override, read_recipe
+
+        options = override(read_recipe(args.recipe, FoldJob), options, FoldJob)
+    if "model" not in options:
+        raise OptionError("there is no model: give MODEL, or a recipe that names it.")
+    FoldJob(**options)  # finds what is out of range before torch is imported
+
+    from fxprune.passes.job import fold_job
+
+    print(fold_job(**options))
+    return 0

@@ -1,0 +1,98 @@
+"""Declare the options of folding: a merge without labels and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fxprune.errors import OptionError
+
+from .augment import Batches
+from .fields import Options
+from .job import Machine, Model, Output, Weights
+from .ranges import Range, interval
+from .requirements import EXCLUDES_OF_FOLD, asks, exclude
+from .target import PlanFile, Target
+
+if TYPE_CHECKING:
+    from fxprune.models_zoo.data import Data, Loader
+
+# How channels are compared where there are images to compare them on.
+CLUSTER_WITH_IMAGES = "outputs"
+# As many as :func:`fxprune.fold` takes.
+MOST_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class Samples(Model):
+    """The network to fold, and the data set whose images it is done with."""
+
+    heading = "what and where to"
+
+    data: Annotated[
+        str | Data | tuple[Loader, Loader] | None,
+        "as of compress; training images are used without labels and augmentation, test images measure the result",
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled(Options):
+    """The options of images without labels, and of a network that no data set describes."""
+
+    heading = "data and machine"
+
+    inputs: Annotated[
+        Sequence[str] | str | None,
+        Range("files of images, or folders with such files", len),
+        "instead of data: images without labels, as files or as folders, however deep",
+    ] = None
+    images: Annotated[int, interval(ge=1, le=MOST_IMAGES), "most images without labels to use"] = 512
+    num_classes: Annotated[
+        int | None, interval(ge=1), "without data: outputs of the network; None: those of its weights, or 1000"
+    ] = None
+    in_chans: Annotated[int | None, interval(ge=1), "without data: channels of an image; None: the network's own"] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, Samples):
+    """The options of :func:`fxprune.passes.job.fold_job`."""
+
+    command = "fold"
+
+    repair: Annotated[
+        Literal["none", "statistics", "readers", "variance"] | None,
+        "none: rows become means, columns sums; statistics: running statistics are estimated again; readers: weights "
+        "are fitted to what the wide network's layers put out; variance: running variances are corrected from the "
+        "weights, without images; None: readers",
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check every option that does not need images or a network."""
+        super().__post_init__()
+        for names in EXCLUDES_OF_FOLD:
+            exclude(self, *names)
+        if isinstance(self.model, str) and self.checkpoint is None and not self.pretrained:
+            raise OptionError(
+                "fold trains nothing, and a network with random weights is not worth folding: give `checkpoint` or "
+                "`pretrained`, or a trained network in Python."
+            )
+        if self.has_images:
+            return
+        for name, without in {"repair": ("none", "variance"), "cluster": ("rows",), "images": ()}.items():
+            value = getattr(self, name)
+            if asks(FoldJob, name, value) and value not in without:
+                raise OptionError(f"`{name}: {value}` needs images without labels: give `data` or `inputs`.")
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images of any kind."""
+        return self.data is not None or self.inputs is not None
+
+    @property
+    def clusters_by(self) -> str:
+        """What channels are compared by: as asked, or what is best with or without images."""
+        default = CLUSTER_WITH_IMAGES if self.method == "kmeans" and self.has_images else "rows"
+        return self.cluster or default
