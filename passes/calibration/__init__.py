@@ -3,5 +3,5 @@
 from .contractions import Contraction, Observer, observe
 from .execution import Execution
 from .grams import channel_grams, channel_points
-from .inputs import Calibration, calibration
+from .inputs import MOST_INPUTS, Calibration, calibration
 from .merged import Shares, merge_value

@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxprune.common.torch_private import OpOverload, TorchDispatchMode, op_arguments, op_name, storage_id
+from fxprune.common.torch_private import (
+    OpOverload,
+    TorchDispatchMode,
+    makes_storage,
+    op_arguments,
+    op_name,
+    pytree,
+    storage_id,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +146,7 @@ class Observer(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.storages = storages
         self.seen: list[Contraction] = []
+        self.elsewhere: set[int] = set()  # addresses of weights that other operations read
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -145,11 +154,14 @@ class Observer(TorchDispatchMode):
         """Run an operation, and record it if it is linear in a weight."""
         out = func(*args, **(kwargs or {}))
         case = _CASES.get(op_name(func).split("::")[1])
+        found = None
         if case is not None:
             # An alias of the result, whose shape stays as it is if the call goes on to change that in place.
             found = case(self, _named(func, args, kwargs or {}), out.detach())
-            if found is not None:
-                self.seen.append(found)
+        if found is not None:
+            self.seen.append(found)
+        elif makes_storage(func):
+            self.elsewhere |= {each.data_ptr() for each in pytree.tree_leaves((args, kwargs)) if self.stored(each)}
         return out
 
     def stored(self, tensor: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.common.inputs import Inputs, in_order
+from fxprune.common.torch_private import pytree
 
 from .contractions import Observer
 
@@ -64,8 +65,10 @@ class Execution:
 
     def through(self, node: fx.Node, chain: Sequence[fx.Node], value: Any, batch: int) -> Any:
         """Compute nodes from another value of one node, and keep nothing."""
-        kept = self._values[batch]
-        self._interpreter.env = kept | {node: value}
+        read = {operand for each in chain for operand in each.all_input_nodes} - {node, *chain}
+        # Copies: a call may write to its operands in place.
+        others = {operand: _copied(self._values[batch][operand]) for operand in read}
+        self._interpreter.env = {**others, node: value}
         with torch.no_grad():
             for each in chain:
                 value = self._interpreter.env[each] = self._interpreter.run_node(each)
@@ -81,4 +84,8 @@ class Execution:
         placeholders = [each for each in self.nodes if each.op == "placeholder"]
         index = placeholders.index(node)
         given = self._inputs[batch]
-        return given[index] if index < len(given) else node.args[0]
+        return _copied(given[index]) if index < len(given) else node.args[0]
+
+
+def _copied(value: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, torch.clone, value)

@@ -24,7 +24,7 @@ from fxprune.errors import ModelError
 from fxprune.passes.merge import captured_with
 
 from .execution import Execution
-from .inputs import calibration
+from .inputs import MOST_INPUTS, calibration
 
 Gram = NDArray[np.float64]
 # Positions of a batch that enter a Gram matrix; batches have at most 32 inputs.
@@ -65,7 +65,7 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
         ModelError: an activation is a NaN or an infinity.
     """
     module = captured_with(coupling, model).eval()
-    inputs = calibration(batches, coupling, held=0.0)
+    inputs = calibration(batches, coupling, held=0.0, most=MOST_INPUTS)
     device = device_of(model)
     moved = [
         inputs_for(module, pytree.tree_map_only(Tensor, lambda x: x.to(device), batch)) for batch in inputs.batches
@@ -74,7 +74,7 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
     for group in coupling.groups.values():
         for reading in readings_of(group, coupling, module):
             readings.setdefault(reading.node, []).append((group, reading))
-    sums: dict[tuple[str, int], _Sum] = {}
+    sums: dict[tuple[str, str, int], _Sum] = {}
     execution = Execution(module, moved)
     generator = torch.Generator().manual_seed(0)
     for node in execution.nodes:
@@ -83,12 +83,12 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
                 value = execution.value(reading.operand, batch)
                 if not coupling.nodes[reading.operand.name].value.fits(value) or not value.is_floating_point():
                     continue  # the batch is part of an axis with channels
-                key = group.name, hash((node.name, index))
+                key = group.name, node.name, index
                 sums.setdefault(key, _Sum(group.width)).add(_channels(value, reading, generator), group)
             execution.compute(node, batch)
         execution.free(node)
     grams: dict[str, Gram] = {}
-    for (name, _), total in sums.items():
+    for (name, *_), total in sums.items():
         gram = total.centred()
         scale = np.trace(gram) / len(gram)
         if scale > 0.0:
@@ -183,6 +183,7 @@ class _Sum:
     def add(self, x: Tensor, group: Group) -> None:
         if not torch.isfinite(x).all():
             raise ModelError(f"an activation of group `{group.name}` is a NaN or an infinity on these inputs.")
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         self.gram += (x @ x.t()).double().cpu().numpy()
         self.mean += x.sum(1).double().cpu().numpy()
         self.count += x.shape[1]

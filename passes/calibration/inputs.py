@@ -16,6 +16,8 @@ from fxprune.coupling import Coupling
 from fxprune.errors import DataError
 
 BATCH = 32
+# More inputs than that hardly help, and their activations take memory.
+MOST_INPUTS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,42 +49,56 @@ def calibration(
     Raises:
         DataError: none, inputs that are not like the analysed ones, or a NaN or an infinity among them.
     """
-    read: list[Inputs] = []
+    by_sample = _by_sample(coupling.example_inputs)
+    read: list[tuple[Inputs, int]] = []
     count = 0
     for batch in batches:
         inputs = structured(batch)
-        _check(inputs, coupling, count)
-        size = next(len(x) for x in tensors_of(inputs) if x.dim())
-        if most is not None and count + size > most:
-            inputs = _cut(inputs, 0, most - count)
-            size = most - count
-        read += [_cut(inputs, start, min(start + BATCH, size)) for start in range(0, size, BATCH)]
+        _check(inputs, coupling, by_sample, count)
+        size = next(len(x) for x, cut in zip(tensors_of(inputs), by_sample, strict=True) if cut)
+        size = size if most is None else min(size, most - count)
+        read.append((inputs, size))
         count += size
-        if most is not None and count >= most:
+        if count == most:
             break
     if not count:
         raise DataError("there are no images: give batches of them, such as tensors [N, C, H, W].")
-    if len(read) == 1 and count > 1 and held:
-        size = next(len(x) for x in tensors_of(read[0]) if x.dim())
-        cut = max(1, round(size * (1 - held)))
-        read = [_cut(read[0], 0, cut), _cut(read[0], cut, size)] if cut < size else read
-    kept = max(1, round(len(read) * (1 - held))) if len(read) > 1 else 1
-    kept = min(kept, len(read) - 1) if held and len(read) > 1 else kept
-    return Calibration(tuple(read[:kept]), tuple(read[kept:]), count)
+    fitted = count - (max(1, round(held * count)) if held and count > 1 else 0)
+    parts: tuple[list[Inputs], list[Inputs]] = [], []
+    seen = 0
+    for inputs, size in read:
+        edge = min(max(fitted - seen, 0), size)
+        for part, first, last in ((parts[0], 0, edge), (parts[1], edge, size)):
+            starts = range(first, last, BATCH)
+            part += [_cut(inputs, by_sample, start, min(start + BATCH, last)) for start in starts]
+        seen += size
+    return Calibration(tuple(parts[0]), tuple(parts[1]), count)
 
 
-def _cut(inputs: Inputs, start: int, stop: int) -> Inputs:
-    cut: Inputs = pytree.tree_map_only(Tensor, lambda x: x[start:stop] if x.dim() else x, inputs)
-    return cut
+def _by_sample(example: Inputs) -> list[bool]:
+    """Tell of each tensor whether its first axis is the batch: that of the first tensor with an axis."""
+    tensors = tensors_of(example)
+    batch = next((len(x) for x in tensors if x.dim()), 0)
+    if not batch:
+        raise DataError("the network was analysed with scalars or with no tensors: its inputs have no batch.")
+    return [x.dim() > 0 and len(x) == batch for x in tensors]
 
 
-def _check(inputs: Inputs, coupling: Coupling, before: int) -> None:
+def _cut(inputs: Inputs, by_sample: list[bool], start: int, stop: int) -> Inputs:
+    leaves, structure = pytree.tree_flatten(inputs)
+    cuts = iter(by_sample)
+    cut = [(leaf[start:stop] if next(cuts) else leaf).clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    result: Inputs = pytree.tree_unflatten(cut, structure)
+    return result
+
+
+def _check(inputs: Inputs, coupling: Coupling, by_sample: list[bool], before: int) -> None:
     wanted, found = tensors_of(coupling.example_inputs), tensors_of(inputs)
     like = len(wanted) == len(found) and all(
         a.dim() == b.dim() and a.is_floating_point() == b.is_floating_point()
         for a, b in zip(wanted, found, strict=True)
     )
-    if not like or any(a.shape[1:] != b.shape[1:] for a, b in zip(wanted, found, strict=True)):
+    if not like or any(a.shape[cut:] != b.shape[cut:] for a, b, cut in zip(wanted, found, by_sample, strict=True)):
         shown = ", ".join(_described(x) for x in found) or "no tensor"
         raise DataError(
             f"the batch after {before} inputs holds {shown}; the network was analysed with "

@@ -106,7 +106,8 @@ def plan(
     if cluster != "rows" and narrower:
         assert batches is not None
         seen = activations(coupling, batches, weighted=cluster == "outputs")
-        how = f"on {cluster}, {how}"
+        unseen = sum(group.name not in seen for group in narrower)
+        how = f"on {cluster}{f' ({unseen} groups on rows)' if unseen else ''}, {how}"
     clusters = {}
     for group in narrower:
         if group.name in seen:

@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.common.modules import device_of
 from fxprune.common.torch_private import BatchNorm, pytree
-from fxprune.errors import ModelError, OptionError
-from fxprune.passes.calibration import Calibration, Shares, calibration
+from fxprune.errors import DataError, ModelError, OptionError, PlanError
+from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
 from fxprune.passes.merge import captured_with, settle, snap
 from fxprune.passes.rewrite import absorb as absorb_factors
 from fxprune.passes.rewrite import narrow
@@ -26,8 +26,6 @@ from .layers import Repair, fit_layers
 
 REPAIRS = ("none", "variance", "statistics", "readers")
 _LEVELS = ("none", "statistics", "readers")
-# More inputs than that hardly help, and their activations take memory.
-MOST_INPUTS = 1024
 
 
 def fold(
@@ -58,7 +56,8 @@ def fold(
         absorb: that of :func:`fxprune.narrow`.
 
     Returns:
-        The narrow network in eval mode. With equal members of every cluster it is that of :func:`fxprune.narrow`.
+        The narrow network in eval mode. With equal members of every cluster it computes what that of
+        :func:`fxprune.narrow` does, to 1e-6.
 
     Raises:
         OptionError: an unknown repair, or one that needs inputs.
@@ -151,6 +150,10 @@ def repair(
     """
     if repair not in _LEVELS:
         raise OptionError(f"there is no repair `{repair}` from inputs; take one of {', '.join(_LEVELS)}.")
+    if narrow.meta.get("absorbed"):
+        raise PlanError(
+            "the narrow network holds factors of its heads in weights: make it by narrow(..., absorb=False)."
+        )
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
     wide = copy.deepcopy(model).eval()
     small = _Repaired(wide, plan, inputs, weights).best(lambda: copy.deepcopy(narrow).eval(), repair)
@@ -176,6 +179,8 @@ class _Repaired:
 
     def best(self, make: Callable[[], fx.GraphModule], wish: str) -> fx.GraphModule:
         """Try every repair up to the wished one, each on a fresh narrow network; return the best."""
+        if not self.inputs.held and wish != "none":
+            raise DataError("a repair needs two inputs or more: one to estimate from, and one to judge by.")
         judge = self.inputs.held or self.inputs.batches
         reference = _outputs(self.wide, judge)
         tried, made = {"none": make()}, dict[str, list[Repair]]()
@@ -186,7 +191,7 @@ class _Repaired:
                     captured_with(self.plan.coupling, self.wide).eval(), network, self.plan, self.inputs, self.shares
                 )
             elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
-                settle(network, [inputs_for(network, batch) for batch in self.inputs.batches])
+                settle(network, [_copied(inputs_for(network, batch)) for batch in self.inputs.batches])
             else:
                 continue
             tried[name] = network.eval()
@@ -204,13 +209,18 @@ def _finished(small: fx.GraphModule, kept: str, errors: dict[str, float], repair
     return small
 
 
+def _copied(inputs: Inputs) -> Inputs:
+    copied: Inputs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    return copied
+
+
 @torch.no_grad()
 def _outputs(network: nn.Module, batches: Iterable[Inputs]) -> list[Tensor]:
     """Return the floating-point outputs, flat, for each batch."""
     device = device_of(network)
     found = []
     for batch in batches:
-        moved = pytree.tree_map_only(Tensor, lambda x: x.to(device), batch)
+        moved = pytree.tree_map_only(Tensor, lambda x: x.to(device).clone(), batch)
         leaves = pytree.tree_leaves(run_on(network, inputs_for(network, moved)))
         tensors = [leaf.double().flatten() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         found.append(torch.cat(tensors) if tensors else torch.zeros(0, dtype=torch.float64))

@@ -37,6 +37,8 @@ class Normal:
 
     def add(self, z: Tensor, r: Tensor, wanted: float) -> None:
         """Add samples: z [g, samples, features] and r [g, samples, outputs]."""
+        kind = torch.promote_types(z.dtype, torch.float32)
+        z, r = z.to(kind), r.to(kind)
         self.square += (z.transpose(1, 2) @ z).double()
         self.cross += (z.transpose(1, 2) @ r).double()
         self.missing += float(r.double().square().sum())

@@ -49,16 +49,22 @@ class Pair:
         self.uses: dict[int, list[tuple[int, ...]]] = {}
         self._plan, self._shares = plan, shares
         self._wide, self._narrow = Execution(wide, batches), Execution(narrow, batches)
+        self._generator = torch.Generator().manual_seed(0)
         self._pending = iter(self._wide.nodes)
         self._wanted: set[str] = set()
+        self._passed: set[str] = set()
         self._targets: dict[str, list[Tensor]] = {}
         self._survey(Execution(narrow, batches[:1]))
 
     def _survey(self, execution: Execution) -> None:
         """Note the operations that are linear in each weight, and which wide outputs will be wanted."""
         for node in execution.nodes:
-            seen = self._observed(execution, node, 0)
+            observer = observe(self.storages)
+            execution.compute(node, 0, observer if node.op.startswith("call") else None)
             execution.free(node)
+            seen = observer.seen
+            for address in observer.elsewhere:
+                self.uses.setdefault(address, []).append(())
             for found in seen:
                 form = (found.features, *found.weight.shape, *found.weight.stride())
                 self.uses.setdefault(found.weight.data_ptr(), []).append(form)
@@ -130,10 +136,11 @@ class Pair:
     def _target(self, node: fx.Node) -> list[Tensor] | None:
         """Run the wide graph up to the node that a narrow one replaces; return its merged values."""
         name = node.meta.get(WIDE, "")
-        while name in self._wanted and name not in self._targets:
+        while name in self._wanted and name not in self._passed:
             wide = next(self._pending, None)
             if wide is None:
                 break
+            self._passed.add(wide.name)
             values = [self._wide.compute(wide, batch) for batch in range(self.count)]
             facts = self._plan.coupling.nodes.get(wide.name)
             shape = facts.value if facts is not None else None
@@ -150,17 +157,21 @@ class Pair:
         if not self._narrow.has(chain[-1], but={node, *chain}):
             return None
         value = self._narrow.value(node, 0)
-        low, high = (self._narrow.through(node, chain, value + step, 0) for step in (0.0, 1.0))
+        # Unlike at each position: a normalisation or a softmax ignores what all positions have in common.
+        step = torch.empty_like(value).copy_(torch.randn(value.shape, generator=self._generator))
+        low, high = (self._narrow.through(node, chain, value + size * step, 0) for size in (0.0, 1.0))
         if not isinstance(low, Tensor) or not low.is_floating_point() or low.shape != value.shape:
             return None
         dim = self._channel_dim(node)
-        slopes = high - low
-        mean = slopes.mean([d for d in range(slopes.dim()) if d != dim], keepdim=True)
+        others = [d for d in range(value.dim()) if d != dim]
+        change = high - low
+        slope = (change * step).sum(others, keepdim=True) / step.square().sum(others, keepdim=True)
         # Differences of numbers of this size are off by some 1e-7 of it.
-        if not bool(((slopes - mean).abs() <= 1e-5 * (low.abs().max() + 1.0)).all()):
+        rounding = 1e-5 * (low.abs().max() + 1e-3 * change.abs().max())
+        if not bool(((change - slope * step).abs() <= rounding).all()) or not bool(slope.abs().max() > 10 * rounding):
             return None
         # Channels that hardly count behind would ask for huge changes here.
-        return torch.where(mean.abs() > 1e-4 * mean.abs().max(), 1.0 / mean, 0.0)
+        return torch.where(slope.abs() > 1e-3 * slope.abs().max(), 1.0 / slope, 0.0)
 
     def _channel_dim(self, node: fx.Node) -> int:
         shape = self._plan.coupling.nodes[node.meta[WIDE]].value

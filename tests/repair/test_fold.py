@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import numpy as np
 import pytest
@@ -267,9 +266,129 @@ def test_inputs_get_the_dtype_of_the_network():
     assert fxprune.fold(model, plan, [x]).meta["errors"]["readers"] < 1
 
 
-def test_one_image_is_enough_to_run():
+NORMS = {
+    "group norm": lambda: nn.GroupNorm(4, 16),
+    "layer norm": lambda: nn.GroupNorm(1, 16),
+    "batch norm": lambda: nn.BatchNorm2d(16),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_norm_behind_a_layer_does_not_mislead_the_fit(norm):
+    """What ignores a common shift of all channels is no addition with a factor."""
+    layers = [layer for width in (1, 16) for layer in (nn.Conv2d(width, 16, 3, padding=1), NORMS[norm](), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5)).eval()
+    x = images(128)
+    plan = scattered(fxprune.couple(model, x[:2]), keep=0.5, seed=0)
+    found = fxprune.fold(model, plan, [x])
+    assert found.meta["errors"]["readers"] < 0.8 * found.meta["errors"]["none"]
+    assert all(each.after <= each.before < 10 for each in found.meta["repairs"])
+
+
+def test_a_softmax_behind_a_layer_does_not_mislead_the_fit():
+    model = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 5), nn.Softmax(1)).eval()
+    x = torch.randn(128, 6)
+    plan = scattered(fxprune.couple(model, x[:2]), keep=0.5, seed=0)
+    errors = fxprune.fold(model, plan, [x]).meta["errors"]
+    assert errors["readers"] < errors["none"]
+
+
+class Branches(nn.Module):
+    """Two branches that are added, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.stem, self.left, self.right = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.norm, self.head, self.in_place = nn.BatchNorm2d(8), nn.Conv2d(8, 3, 3), in_place
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y, z = self.left(x), self.norm(self.right(x))
+        if self.in_place:
+            y += z
+        else:
+            y = y + z
+        return self.head(y.relu())
+
+
+def test_an_addition_in_place_is_fitted_like_any_other():
+    x, errors = images(96), []
+    for in_place in (False, True):
+        torch.manual_seed(3)
+        model = Branches(in_place).eval()
+        plan = scattered(fxprune.couple(model, x[:2]), keep=0.5, seed=0)
+        errors.append(fxprune.fold(model, plan, [x]).meta["errors"])
+    assert errors[0] == errors[1]
+
+
+def test_a_network_that_writes_to_its_input_leaves_the_images_alone():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 3, 3)
+
+        def forward(self, x):
+            return self.second(self.first(x.mul_(0.5)).relu())
+
+    model, x = Scaled().eval(), images(64)
+    before = x.clone()
+    plan = fxprune.plan(fxprune.couple(model, x[:2].clone()), keep=0.5, cluster="outputs", batches=[x])
+    errors = fxprune.fold(model, plan, [x]).meta["errors"]
+    assert torch.equal(x, before) and errors["readers"] < errors["none"]
+
+
+def test_inputs_that_are_not_by_sample_stay_whole():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x, mask):
+            return self.second((self.first(x) * mask[:, None]).relu())
+
+    model, x, mask = Masked().eval(), torch.randn(128, 40, 8), torch.rand(40)
+    plan = fxprune.plan(fxprune.couple(model, (x[:2], mask)), keep=0.5, cluster="outputs", batches=[(x, mask)])
+    errors = fxprune.fold(model, plan, [(x, mask)]).meta["errors"]
+    assert errors["readers"] < errors["none"]
+    with pytest.raises(DataError, match=r"float32 \[39\]"):
+        fxprune.fold(model, plan, [(x, mask[:39])])
+
+
+def test_a_weight_that_others_read_too_keeps_its_columns():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.up, self.down = nn.Embedding(11, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x):
+            x = self.table(x)
+            return torch.nn.functional.linear(self.down(self.up(x).relu()), self.table.weight)
+
+    model, x = Tied().eval(), torch.randint(11, (96, 5))
+    plan = scattered(fxprune.couple(model, x[:2]), keep=0.5, seed=0)
+    small = fxprune.fold(model, plan, [x])
+    notes = {each.layer: each.note for each in small.meta["repairs"]}
+    assert notes["table.weight"] == "used in several forms: keeps its summed columns"
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (3, 1), (33, 8), (64, 16), (100, 25)])
+def test_a_quarter_is_held_back(count, held):
+    from fxprune.passes.calibration import calibration
+
+    _, plan = planned()
+    found = calibration([images(count)], plan.coupling)
+    assert sum(len(batch[0]) for batch in found.held) == held
+    assert sum(len(batch[0]) for batch in found.batches) == count - held
+
+
+def test_one_image_is_too_few():
     model, plan = planned()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        small = fxprune.fold(model, plan, [images(1)])
+    with pytest.raises(DataError, match="two inputs or more"):
+        fxprune.fold(model, plan, [images(1)])
+    assert fxprune.fold(model, plan, [images(1)], repair="none").meta["repair"] == "none"
+
+
+def test_two_images_are_enough_to_run():
+    model, plan = planned()
+    small = fxprune.fold(model, plan, [images(2)])
     assert torch.isfinite(small(images())).all()
