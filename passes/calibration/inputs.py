@@ -76,7 +76,7 @@ def calibration(
 
 
 def _by_sample(example: Inputs) -> list[bool]:
-    """Tell of each tensor whether its first axis is the batch: that of the first tensor with an axis."""
+    """Tell of each tensor whether its first axis is the batch, as that of the first tensor."""
     tensors = tensors_of(example)
     batch = next((len(x) for x in tensors if x.dim()), 0)
     if not batch:
