@@ -17,7 +17,7 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import MISSING, Job, options_of
 
-from .options import add_options, given_options
+from .options import add_options, add_quiet, given_options
 from .process import process_number
 
 
@@ -25,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a recipe, and the options of :class:`Job` by their own names."""
     parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, or the name of one of ours")
     add_options(parser, Job)
-    parser.add_argument(
-        "--quiet",
-        dest="progress",
-        action="store_const",
-        const=False,
-        default=argparse.SUPPRESS,
-        help="print the table only, as --no-progress",
-    )
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import FoldJob
 
-from .options import add_options, given_options
+from .options import add_options, add_quiet, given_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=about)
     parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, such as recipe.yaml of another fold")
     add_options(parser, FoldJob, but=("model",))
-    parser.add_argument(
-        "--quiet",
-        dest="progress",
-        action="store_const",
-        const=False,
-        default=argparse.SUPPRESS,
-        help="print the table only, as --no-progress",
-    )
+    add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:

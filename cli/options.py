@@ -29,6 +29,18 @@ def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
     return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add a flag that turns off what a job prints while it runs."""
+    parser.add_argument(
+        "--quiet",
+        dest="progress",
+        action="store_const",
+        const=False,
+        default=argparse.SUPPRESS,
+        help="print the table only, as --no-progress",
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add the seed of all random numbers."""
     parser.add_argument("--seed", type=int, default=Target.seed, metavar="N", help="default: %(default)s")

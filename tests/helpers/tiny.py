@@ -31,6 +31,11 @@ def tiny_data(batches=3, size=8):
     return Data("noise", 3, 1, size, train, TensorLoader(images, labels, 8), (0.0,), (1.0,))
 
 
+def images(count=48, size=8):
+    """Random images for :class:`Tiny`."""
+    return torch.randn(count, 1, size, size)
+
+
 def planned():
     """A network and a plan that halves it."""
     torch.manual_seed(1)

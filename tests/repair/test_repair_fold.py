@@ -1,0 +1,129 @@
+"""A fold is the plain merge where rows are equal, and nearer to the wide network where they are not."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import images, planned
+from samples import SAMPLES
+from torch import nn
+
+import fxprune
+from fxprune.common.torch_private import pytree
+from fxprune.passes.merge import snap
+from fxprune.passes.repair import align_norms, repair
+from fxprune.passes.rewrite import merged_by
+from fxprune.passes.verify.batches import as_inputs, random_batch
+from fxprune.passes.verify.prove import scattered
+from fxprune.passes.verify.randomise import randomised
+
+
+def test_equal_rows_give_the_lossless_merge():
+    model, plan = planned()
+    equal = snap(model, plan)
+    small, folded = fxprune.narrow(equal, plan), fxprune.fold(equal, plan, [images()])
+    assert folded.meta["errors"]["readers"] < 1e-10  # sums of some hundred float32 terms
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(folded.state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_what_least_squares_can_restore_is_restored():
+    """Eight channels of rank four fit into four, though no two of them are alike."""
+    model = nn.Sequential(nn.Linear(16, 4, bias=False), nn.Linear(4, 8), nn.Linear(8, 5)).double().eval()
+    fused = nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 5)).double().eval()
+    with torch.no_grad():
+        fused[0].weight.copy_(model[1].weight @ model[0].weight)
+    x = torch.randn(200, 16, dtype=torch.float64)
+    plan = fxprune.plan(fxprune.couple(fused, x[:2]), keep=0.5)
+    small = fxprune.fold(fused, plan, [x])
+    assert small.meta["errors"]["none"] > 1e-2
+    # The least penalty that is tried is 1e-5 of a feature's power, and enters squared.
+    assert small.meta["errors"]["readers"] < 1e-6
+
+
+# A third of the samples, for time, and those that were once refused or wrong. Layers of many small steps take a minute.
+ONCE_WRONG = ("matrix times vector", "gather", "there and back", "batch and channels merged")
+THIRD = dict.fromkeys([*[name for name in SAMPLES if "recurrent" not in name][::3], *ONCE_WRONG])
+
+
+@pytest.mark.parametrize("name", THIRD)
+def test_every_sample_is_nearer_or_the_plain_merge(name):
+    """Shapes hold, numbers are finite, and the error on inputs held back is not larger than that of the bare merge."""
+    sample = SAMPLES[name]
+    model = randomised(sample.net).eval()
+    inputs = random_batch(as_inputs(sample.inputs), 24, seed=1)
+    plan = scattered(fxprune.couple(model, inputs, check=False), keep=0.5, seed=0)
+    with torch.no_grad():
+        wide = _tensors(model(**inputs) if isinstance(inputs, dict) else model(*inputs))
+        small = fxprune.fold(model, plan, [inputs])
+        narrow = _tensors(small(**inputs) if isinstance(inputs, dict) else small(*inputs))
+    assert [x.shape for x in narrow] == [x.shape for x in wide]
+    assert all(x.isfinite().all() for x in narrow if x.is_floating_point())
+    errors = small.meta["errors"]
+    assert errors[small.meta["repair"]] == min(errors.values()) <= errors["none"]
+
+
+def _tensors(value):
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def test_each_repair_is_kept_only_if_it_helps():
+    model, plan = planned()
+    with torch.no_grad():  # running statistics of a whole data set, that a few images of one kind do not have
+        model.norm.running_mean.normal_()
+    alike = torch.zeros(48, 1, 8, 8) + 1e-3 * torch.randn(48, 1, 8, 8)
+    small = fxprune.fold(model, plan, [alike], repair="statistics")
+    assert small.meta["errors"]["statistics"] > small.meta["errors"]["none"]
+    assert small.meta["repair"] == "none"
+
+
+def test_align_norms_changes_no_output():
+    model, plan = planned()
+    aligned = copy.deepcopy(model)
+    with torch.no_grad():
+        aligned.norm.weight.normal_()
+        aligned.norm.running_var.uniform_(0.5, 2)
+        aligned.norm.running_mean.normal_()
+    before = copy.deepcopy(aligned)
+    x = images()
+    assert align_norms(aligned, plan) == 1
+    torch.testing.assert_close(aligned(x), before(x), rtol=1e-5, atol=1e-5)  # float32, a dozen factors
+    factor = (aligned.norm.weight / (aligned.norm.running_var + aligned.norm.eps).sqrt()).detach().numpy()
+    cluster = plan.clusters["first.weight"]
+    for number in range(cluster.max() + 1):
+        assert np.ptp(factor[cluster == number]) < 1e-6 * abs(factor).max()
+
+
+def test_without_images_noise_stands_in():
+    model, plan = planned()
+    small = fxprune.fold(model, plan)
+    assert small.meta["repair"] == "readers" and set(small.meta["errors"]) == {"none", "statistics", "readers"}
+    assert fxprune.fold(model, plan, repair="variance").meta["repair"] == "variance"
+    tokens = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    plan = fxprune.plan(fxprune.couple(tokens, torch.randn(2, 6)), keep=0.5)
+    assert fxprune.fold(tokens, plan).meta["repair"] == "variance"
+
+
+def test_removed_channels_are_repaired_too():
+    """What is kept stands for itself alone, not for the mean of a cluster."""
+    model, plan = planned()
+    kept = {name: np.isin(np.arange(len(c)), np.unique(c, return_index=True)[1]) for name, c in plan.clusters.items()}
+    bent = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, stays in kept.items():
+            for axis in plan.coupling.groups[name].readers:
+                tensor = bent.get_parameter(axis.parameter).movedim(axis.dim, 0)
+                tensor[torch.as_tensor(axis.positions[~stays].ravel())] = 0.0
+            for axis in plan.coupling.groups[name].tied:
+                tensor = dict([*bent.named_parameters(), *bent.named_buffers()])[axis.parameter].movedim(axis.dim, 0)
+                first = np.unique(plan.clusters[name], return_index=True)[1][plan.clusters[name]]
+                tensor.copy_(tensor[torch.as_tensor(axis.positions[first, 0])])
+    small, _ = merged_by(plan, bent, absorb=False)
+    weights = {name: stays.astype(float) for name, stays in kept.items()}
+    found = repair(model, small, plan, [images(96)], weights=weights)
+    assert found.meta["errors"]["readers"] < found.meta["errors"]["none"]
+    first = next(each for each in found.meta["repairs"] if each.layer == "first.weight")
+    assert first.before < 1e-10 and first.note == "no fit is better"  # its rows are those of the wide network
