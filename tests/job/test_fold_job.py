@@ -130,7 +130,7 @@ def test_statistics_of_a_network_without_any_are_said_to_be_none(tmp_path):
     assert "no repair (statistics had nothing to repair)" in str(result)
 
 
-@pytest.mark.parametrize("count", [1, 12])
+@pytest.mark.parametrize("count", [2, 12])
 def test_images_without_labels_measure_agreement(tmp_path, count):
     inputs = [str(photos(tmp_path / "photos", count))]
     result = fold_job(tiny(), inputs=inputs, output=tmp_path / "out", **QUICK, **SIZES)
@@ -139,6 +139,13 @@ def test_images_without_labels_measure_agreement(tmp_path, count):
     assert result.stages[0].count == max(1, count // 4)
     assert all(row.correct == row.count - row.changed for row in result.stages)
     assert "agreement" in str(result).splitlines()[0]
+
+
+def test_one_image_cannot_be_judged_by_another(tmp_path):
+    inputs = [str(photos(tmp_path / "photos", 1))]
+    with pytest.raises(DataError, match="two inputs or more"):
+        fold_job(tiny(), inputs=inputs, output=tmp_path / "out", **QUICK, **SIZES)
+    assert not (tmp_path / "out" / "summary.json").exists()
 
 
 def test_few_images_are_said_to_be_few(tmp_path):
