@@ -246,10 +246,11 @@ def _called(node: fx.Node, values: dict[fx.Node, Any]) -> fx.Graph:
     tracer.root, tracer.graph = nn.Module(), fx.Graph(tracer_cls=tracer_class(node.graph))
     function = node.target
     assert callable(function)
-    made = {
-        arg: tracer.create_proxy("placeholder", f"input_{index}", (), {})
-        for index, arg in enumerate(node.all_input_nodes)
-    }
+    made: dict[fx.Node, Any] = {}
+    for index, arg in enumerate(node.all_input_nodes):
+        proxy = tracer.create_proxy("placeholder", f"input_{index}", (), {})
+        # Code asks these what they are, and a proxy would answer otherwise.
+        made[arg] = values[arg] if isinstance(values[arg], (type(None), bool, str)) else proxy
     args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
     try:
         result = function(*args, **kwargs)
