@@ -46,12 +46,13 @@ def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
     Raises:
         ModelError: a layer or function computes what PyTorch's own do not; the message names the node.
     """
-    result = clone_sharing(module)
-    assert isinstance(result, fx.GraphModule)
+    copied = clone_sharing(module)
+    assert isinstance(copied, fx.GraphModule)
+    result = fx.GraphModule(copied, copied.graph, class_name=type(module).__name__)  # without what no node reads
     result.meta = dict(module.meta)
     foreign = [node for node in result.graph.nodes if _is_foreign(result, node)]
     if not foreign:
-        return result
+        return result.eval() if not module.training else result
     values = _values(result, example_inputs)
     layers: dict[str, nn.Module] = {}
     lowered: dict[str, fx.GraphModule] = {}
@@ -69,10 +70,7 @@ def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
         if isinstance(made, fx.Node):  # whose value the next foreign call may need
             values[made] = values[node]
     result.graph.lint()
-    result.delete_all_unused_submodules()
-    result.recompile()
-    # What replaces a foreign layer may hold further foreign ones.
-    return lower(result, example_inputs) if any(_is_foreign(result, node) for node in result.graph.nodes) else result
+    return lower(result, example_inputs)  # what replaces a foreign layer may hold further foreign ones
 
 
 def _is_foreign(module: fx.GraphModule, node: fx.Node) -> bool:

@@ -102,18 +102,21 @@ def _parameters(roles: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict
 
 
 def _in_role(name: str, role: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Tensor, bool]:
-    if not role.keys() <= {"shape", "parameter", "trains", "persistent"} or not is_shape(role.get("shape")):
+    flags = {key: role.get(key, key == "persistent") for key in ("parameter", "trains", "persistent")}
+    known = role.keys() <= {"dtype", "shape", *flags} and all(type(each) is bool for each in flags.values())
+    if not known or not is_shape(role.get("shape")):
         raise ValueError(f"the tensor `{name[:80]}` has no shape, or a field that is unknown")
     tensor = tensors.get(name)
-    if tensor is None or list(tensor.shape) != role["shape"]:
-        there = "missing" if tensor is None else str(list(tensor.shape))
-        raise ValueError(f"the tensor `{name[:80]}` is {there} in the weights, and {role['shape']} in the graph")
-    if not role.get("parameter", False):
-        return tensor, role.get("persistent", True) is True
-    trains = role.get("trains", True) is True
-    if trains and not (tensor.is_floating_point() or tensor.is_complex()):
-        raise ValueError(f"the tensor `{name[:80]}` cannot be trained, since it is {tensor.dtype}")
-    return nn.Parameter(tensor, requires_grad=trains), True
+    kind = None if tensor is None else str(tensor.dtype).removeprefix("torch.")
+    if tensor is None or [kind, list(tensor.shape)] != [role.get("dtype"), role["shape"]]:
+        there = "missing" if tensor is None else f"{kind} {list(tensor.shape)}"
+        wanted = f"{str(role.get('dtype'))[:20]} {str(role['shape'])[:60]}"
+        raise ValueError(f"the tensor `{name[:80]}` is {there} in the weights, and {wanted} in the graph")
+    if not flags["parameter"]:
+        return tensor, flags["persistent"]
+    if flags["trains"] and not (tensor.is_floating_point() or tensor.is_complex()):
+        raise ValueError(f"the tensor `{name[:80]}` cannot be trained, since it is {kind}")
+    return nn.Parameter(tensor, requires_grad=flags["trains"]), True
 
 
 def _modules(layers: Mapping[str, Any], tensors: Mapping[str, tuple[Tensor, bool]]) -> nn.Module:

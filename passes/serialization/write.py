@@ -8,7 +8,7 @@
                {"name": "relu", "op": "call", "target": "torch.relu", "args": [{"node": "conv"}]},
                {"name": "output", "op": "output", "target": "output", "args": [{"node": "relu"}]}],
      "layers": {"conv": {"class": "torch.nn.Conv2d", "settings": {"in_channels": 3, ...}}},
-     "tensors": {"conv.weight": {"parameter": true, "trains": true, "shape": [8, 3, 3, 3]}, ...}}
+     "tensors": {"conv.weight": {"dtype": "float32", "shape": [8, 3, 3, 3], "parameter": true, "trains": true}, ...}}
 
 The numbers of the tensors are not in it.
 """
@@ -115,7 +115,7 @@ def _tensors(module: fx.GraphModule) -> dict[str, Any]:
         if first[name] != name:
             tensors[name] = {"same_as": first[name]}
             continue
-        role: dict[str, Any] = {"shape": list(tensor.shape)}
+        role: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
         if isinstance(tensor, nn.Parameter):
             role |= {"parameter": True, "trains": tensor.requires_grad}
         elif name not in kept:
