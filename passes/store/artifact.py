@@ -26,15 +26,16 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
+from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import CheckpointError, ExportError, OptionError, PlanError
-from fxprune.models_zoo import ModelSpec, build_within, spec_from_json
+from fxprune.models_zoo import ModelSpec, Network, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
 from fxprune.passes.serialization import graph_from_json, graph_to_json
 from fxprune.plan_file import StoredPlan, check_plan, plan_for, read_plan
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
-from .layout import GRAPH, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
+from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
 from .manifest import read_manifest
 from .weights import distinct_tensors, read_tensors, write_tensors
 
@@ -206,6 +207,38 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         spec=content["model"] and spec_from_json(content["model"], folder / NETWORK)[0],
     )
     return network
+
+
+def is_saved(name: object) -> bool:
+    """Tell whether this is the path of a folder that holds a saved network, or did."""
+    return isinstance(name, (str, os.PathLike)) and (Path(name) / MANIFEST).is_file()
+
+
+def saved_network(directory: str | os.PathLike[str], image: tuple[int | None, int | None] = (None, None)) -> Network:
+    """Load a saved network as one to compress again.
+
+    Args:
+        directory: the folder that :func:`save` wrote.
+        image: channels, and pixels per side, of the images that it is for; None: those that it was saved with.
+
+    Raises:
+        CheckpointError: the folder is damaged, or its network takes something else than one batch of images.
+    """
+    network = load(directory)
+    tensors = tensors_of(network.meta["example_inputs"])
+    if len(tensors) != 1 or tensors[0].dim() != 4:
+        raise CheckpointError(f"the network in {directory} does not take one batch of images.")
+    channels, size = image
+    _, own, height, width = tensors[0].shape
+    shape = (2, channels or own, size or height, size or width)
+    return Network(network, None, torch.empty(shape, dtype=tensors[0].dtype, device="meta"))
+
+
+def check_writable(module: fx.GraphModule, example_inputs: Inputs) -> None:
+    """Raise ModelError if a narrow network of this captured graph could not be saved."""
+    from fxprune.passes.lowering import lower
+
+    graph_to_json(lower(module, example_inputs))
 
 
 def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[float, float]:
