@@ -1,0 +1,167 @@
+"""A written file is what a person would have written: it computes the same, and PyTorch does everything with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fxprune
+from fxprune.errors import ExportError
+from fxprune.passes.source import export_python
+
+
+class Residual(nn.Module):
+    def __init__(self, width, stride=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, 2 * width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(2 * width)
+        self.conv2 = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.drop = nn.Dropout(0.3)
+        self.skip = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.skip(x) + self.drop(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+class Attention(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=0.2 if self.training else 0.0)
+        return self.proj(x.transpose(1, 2).reshape(batch, length, width))
+
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.blocks = nn.Sequential(Residual(8), Residual(8, 2), Residual(8), Residual(8), Residual(8))
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.attn = Attention(8)
+        self.norm = nn.LayerNorm(8)
+        self.register_buffer("shift", torch.randn(8))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        torch._assert(x.shape[1] == 3, 'needs "three" channels')
+        x = self.blocks(self.stem(x)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        x = x + self.attn(self.norm(x))
+        return self.head(x[:, 0] + self.shift)
+
+
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    torch.manual_seed(0)
+    model = Tower().eval()
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5, method="even")
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    path = tmp_path_factory.mktemp("source") / "tower.py"
+    return narrow, path, export_python(narrow, IMAGES, path)
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location("written", path)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_report_and_weights(written):
+    narrow, path, report = written
+    assert report.max_rel_error < 1e-12 and report.trains and len(report.errors) == 2
+    assert set(module(path).load().state_dict()) == set(narrow.state_dict())
+    torch.testing.assert_close(module(path).load()(IMAGES), narrow(IMAGES), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "class Tower(nn.Module):",
+        "self.stem = nn.Sequential(nn.Conv2d(3, 8, kernel_size=3, padding=1), nn.BatchNorm2d(8), nn.ReLU())",
+        "self.blocks = nn.Sequential(Block(), Block2(), *[Block() for _ in range(3)])",
+        "y = F.relu(y)",
+        "q, k, v = x.reshape(batch, n, 3, 2, 2).permute(2, 0, 3, 1, 4).unbind(0)",
+        "dropout_p=0.2 if self.training else 0.0",
+        "self.token = nn.Parameter(torch.zeros(1, 1, 8))",
+        'self.register_buffer("shift", torch.zeros(8))',
+        "return self.head(x)",
+    ],
+)
+def test_lines_of_the_file(written, line):
+    assert line in written[1].read_text()
+
+
+def test_file_imports_and_runs_without_fxprune(written):
+    text = written[1].read_text()
+    assert "fxprune." not in text and "import fxprune" not in text and "operator" not in text
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"compile(open({str(written[1])!r}).read(), 'f', 'exec')"]
+    )
+    assert done.returncode == 0
+
+
+def test_file_is_formatted(written):
+    done = subprocess.run([sys.executable, "-m", "ruff", "format", "--check", "--line-length", "120", written[1]])
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(torch.jit.script, marks=pytest.mark.filterwarnings("ignore:.*torch.jit")),
+        lambda network: torch.export.export(network, (IMAGES,), strict=False).module(check_guards=False),
+    ],
+    ids=["script", "export"],
+)
+def test_pytorch_takes_it(written, use):
+    network = module(written[1]).load()
+    torch.testing.assert_close(use(network)(IMAGES), network(IMAGES), rtol=0, atol=1e-6)
+
+
+def test_it_trains(written):
+    network = module(written[1]).load().train()
+    before = network.stem[1].running_mean.clone()
+    network(IMAGES).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    assert not torch.equal(before, network.stem[1].running_mean)
+
+
+class Foreign(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+REFUSED = {
+    "layer": (nn.Sequential(nn.Linear(3, 4), Foreign(4, 2)), "the layer .*Foreign"),
+    "name": (nn.ModuleDict({"a b": nn.Linear(3, 4)}), "the name `a b`"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_written_is_refused_before_anything_is_written(case, tmp_path):
+    layers, why = REFUSED[case]
+    graph = torch.fx.Graph()
+    value = graph.placeholder("x")
+    root = nn.Module()
+    for name, layer in layers.named_children():
+        root.add_module(name, layer)
+        value = graph.call_module(name, (value,))
+    graph.output(value)
+    with pytest.raises(ExportError, match=f"node .*{why}"):
+        export_python(torch.fx.GraphModule(root, graph), torch.randn(2, 3), tmp_path / "net.py")
+    assert not list(tmp_path.iterdir())
