@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from fxprune.passes.store import ONNX, ONNX_DATA, check_no_result, folder_aside
 
     network = fxprune.load(args.folder)
-    example = network.meta["plan"].coupling.example_inputs
+    example = network.meta["example_inputs"]
     if args.output is not None:
         check_no_result(args.output)
         print(fxprune.export_onnx(network, example, args.output, opset=args.opset))

@@ -6,60 +6,102 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from fxprune.common.torch_private import hooks_of
+from fxprune.common.modules import own_tensors
+from fxprune.common.torch_private import hooks_of, non_persistent_buffers, tensor_tables
 
 # Arguments that a layer keeps under another name, or as a tensor.
 _KEPT_OTHERWISE: dict[tuple[type[nn.Module], str], Callable[[Any], Any]] = {
     (nn.MultiheadAttention, "bias"): lambda layer: layer.in_proj_bias is not None,
     (nn.MultiheadAttention, "add_bias_kv"): lambda layer: layer.bias_k is not None,
 }
-# Arguments that say nothing about a layer with given tensors, and deprecated ones.
-_LEFT_OUT = frozenset({"self", "device", "dtype", "min_value", "max_value"})
+# Arguments that say nothing about a layer with given tensors, or that are deprecated.
+_LEFT_OUT = frozenset({"self", "device", "dtype", "init", "min_value", "max_value"})
 # Attributes that every module has.
 _OF_MODULES = frozenset(vars(nn.Module()))
 
 
-def layer_settings(layer: nn.Module) -> dict[str, Any]:
-    """Return the fewest and shortest arguments that construct a layer of ``torch.nn``.
+def layer_settings(layer: nn.Module, kind: type[nn.Module] | None = None) -> dict[str, Any]:
+    """Return the arguments that construct a layer, without those that have their default.
 
     Values are None, bool, int, float, str, and tuples of these. The layer is constructed again, on the meta device, to
-    compare all its attributes and the shapes of its tensors.
+    compare its attributes and the shapes of its tensors.
+
+    Args:
+        layer: a layer.
+        kind: the class to construct, from which that of the layer is derived; then nothing is compared.
 
     Raises:
-        ValueError: it is not exactly a layer of ``torch.nn``, or has something that no argument states, such as a hook.
+        ValueError: the constructor makes another layer, or the layer has a hook.
 
     >>> layer_settings(nn.Conv2d(3, 8, (3, 3), padding=1, bias=False))
-    {'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, 'padding': 1, 'bias': False}
+    {'in_channels': 3, 'out_channels': 8, 'kernel_size': (3, 3), 'padding': (1, 1), 'bias': False}
     """
-    kind = type(layer)
-    if getattr(nn, kind.__name__, None) is not kind:
-        raise ValueError(f"{kind.__module__}.{kind.__qualname__} is not a layer of torch.nn")
     if hooks_of(layer):
-        raise ValueError(f"this {kind.__name__} has a hook, which no argument states")
-    wanted, arguments = _facts(layer), dict(_arguments(kind))
+        raise ValueError(f"this {type(layer).__name__} has a hook, which no argument states")
+    arguments = dict(_arguments(kind or type(layer)))
     settings = {name: _value(layer, name, default) for name, default in arguments.items()}
     settings = {name: value for name, value in settings.items() if not _equal(value, arguments[name])}
-    if odd := next(_differing(wanted, _constructed(kind, settings)), None):
+    if kind is None and (odd := _odd(layer, settings)):
         call = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-        raise ValueError(f"{kind.__name__}({call}) has another `{odd}` than this layer, which no argument states")
-    for name in list(settings):
-        for shorter in _shorter(settings, name, arguments[name]):
-            if not any(_differing(wanted, _constructed(kind, shorter))):
-                settings = shorter
-                break
+        raise ValueError(
+            f"{type(layer).__name__}({call}) has another `{odd}` than this layer, which no argument states"
+        )
     return settings
+
+
+def short_settings(layer: nn.Module) -> dict[str, Any]:
+    """Return :func:`layer_settings` as a person would write them: one number for equal sizes.
+
+    >>> short_settings(nn.Conv2d(3, 8, (3, 3), padding=1, bias=False))
+    {'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, 'padding': 1, 'bias': False}
+    """
+    settings, arguments = layer_settings(layer), dict(_arguments(type(layer)))
+    for name in list(settings):
+        settings = next(
+            (each for each in _shorter(settings, name, arguments[name]) if not _odd(layer, each)),
+            settings,
+        )
+    return settings
+
+
+def build_layer(kind: type[nn.Module], settings: Mapping[str, Any]) -> nn.Module:
+    """Construct a layer in eval mode, whose tensors are on the meta device."""
+    place = {"device": "meta"} if "device" in _signature(kind) else {}
+    return kind(**settings, **place).eval()
+
+
+def plain_layer(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Construct a layer of PyTorch from one of a derived class, with its tensors.
+
+    Raises:
+        ValueError: they do not have the same tensors.
+    """
+    plain = build_layer(kind, layer_settings(layer, kind)).train(layer.training)
+    wanted, given = (
+        {name: tuple(tensor.shape) for name, tensor in sorted(own_tensors(each))} for each in (plain, layer)
+    )
+    if wanted != given:
+        raise ValueError(f"{kind.__name__} has the tensors {wanted}, and {type(layer).__name__} has {given}")
+    for name, tensor in own_tensors(layer):
+        if isinstance(tensor, nn.Parameter):
+            setattr(plain, name, tensor)
+        else:
+            plain.register_buffer(name, tensor, persistent=name not in non_persistent_buffers(layer))
+    return plain
+
+
+def _signature(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a constructor; recurrent layers hand theirs to their base."""
+    return inspect.signature(nn.RNNBase.__init__ if issubclass(kind, nn.RNNBase) else kind.__init__).parameters
 
 
 def _arguments(kind: type[nn.Module]) -> Iterator[tuple[str, Any]]:
     """Yield the names of a constructor's arguments, with their defaults."""
-    recurrent = issubclass(kind, nn.RNNBase)  # these take any arguments, and hand them to their base
-    parameters = inspect.signature(nn.RNNBase.__init__ if recurrent else kind.__init__).parameters
-    for name, parameter in parameters.items():
+    for name, parameter in _signature(kind).items():
         named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and not name.startswith("_")
-        if named and name not in _LEFT_OUT and not (recurrent and name == "mode"):
+        if named and name not in _LEFT_OUT and not (issubclass(kind, nn.RNNBase) and name == "mode"):
             yield name, parameter.default
     if kind is nn.RNN:
         yield "nonlinearity", "tanh"
@@ -92,26 +134,24 @@ def _shorter(settings: Mapping[str, Any], name: str, default: Any) -> Iterator[d
         yield {**settings, name: value[0]}
 
 
-def _constructed(kind: type[nn.Module], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _odd(layer: nn.Module, settings: Mapping[str, Any]) -> str:
+    """Name an attribute or tensor that these settings construct otherwise."""
     try:
-        with torch.device("meta"):
-            return _facts(kind(**settings))
-    except Exception as error:  # a constructor may raise any exception
-        return {"constructor": error}
-
-
-def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield names of attributes and tensors that are not the same in both layers."""
-    for name in dict.fromkeys([*wanted, *found]):
-        if name not in wanted or name not in found or wanted[name] != found[name]:
-            yield name
+        made = _facts(build_layer(type(layer), settings))
+    except Exception:  # a constructor may raise any exception
+        return "constructor"
+    wanted = _facts(layer)
+    # What a constructor does not set, the class does not read.
+    return next((name for name, value in made.items() if name not in wanted or wanted[name] != value), "")
 
 
 def _facts(layer: nn.Module) -> dict[str, Any]:
-    """Return all that makes a layer but the numbers in its tensors and the mode."""
-    tensors = {**layer._parameters, **layer._buffers}
-    facts: dict[str, Any] = {name: None if x is None else tuple(x.shape) for name, x in tensors.items()}
-    facts |= {f"{name} in the state": name not in layer._non_persistent_buffers_set for name in layer._buffers}
-    facts |= {f"child {name}": type(child) for name, child in layer.named_children()}
-    own = {name: value for name, value in vars(layer).items() if name not in _OF_MODULES and not name.startswith("_")}
-    return facts | own | {"extra_repr": layer.extra_repr()}
+    """Return all of a layer but the numbers in its tensors and the mode."""
+    facts: dict[str, Any] = {
+        name: None if x is None else tuple(x.shape) for table in tensor_tables(layer) for name, x in table.items()
+    }
+    kept = non_persistent_buffers(layer)
+    facts |= {f"{name} in the state": name not in kept for name, _ in layer.named_buffers(recurse=False)}
+    left_out = _OF_MODULES | _LEFT_OUT
+    own = {name: value for name, value in vars(layer).items() if name not in left_out and not name.startswith("_")}
+    return facts | {name: _as_tuple(value) for name, value in own.items()}

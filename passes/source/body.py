@@ -456,7 +456,7 @@ class Writer:
             if given in self.nested:
                 if not self._stays(given, until) and given.op != "get_attr":
                     return False
-            elif max([p for p in self.reads[given] if not self._reads_size(p)] or [-1]) < until:
+            elif (real := [p for p in self.reads[given] if not self._reads_size(p)]) and max(real) < until:
                 return False
         return True
 

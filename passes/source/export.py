@@ -20,7 +20,8 @@ from fxprune.common.inputs import Inputs, in_order, inputs_for
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
-from fxprune.errors import ExportError, first_line
+from fxprune.errors import ExportError, ModelError, first_line
+from fxprune.passes.lowering import lower
 from fxprune.passes.verify import as_inputs
 from fxprune.plans import Plan
 
@@ -111,6 +112,10 @@ def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
     """
     if not isinstance(narrow, fx.GraphModule):
         raise ExportError(f"a {type(narrow).__name__} is no graph, so it cannot be written as source: narrow it first.")
+    try:
+        narrow = lower(narrow, inputs)
+    except ModelError as error:
+        raise ExportError(str(error)) from error
     name = _name(narrow)
     values = _values(narrow, inputs)
     try:

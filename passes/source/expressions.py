@@ -43,7 +43,7 @@ def expression(node: fx.Node, names: Names, modules: Mapping[str, Any]) -> Code:
         return _method(node, names)
     target, args = node.target, node.args
     if target is builtins.getattr and len(args) == 2:
-        check_attribute(args[1])
+        check_attribute(args)
         return join(argument(args[0], names).inside(CALL), f".{args[1]}", level=CALL)
     if target is operator.getitem:
         return join(argument(args[0], names).inside(CALL), "[", _index(args[1], names), "]", level=CALL)

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
-from fxprune.passes.lowering import layer_settings
+from fxprune.passes.lowering import short_settings
 
 from .blocks import find_blocks, is_chain
 from .body import UnwritableNodeError, Writer
@@ -175,7 +175,7 @@ class Builder:
             if not is_layer(layer):
                 raise UnwritableNodeError(node, f"the layer {type(layer).__module__}.{type(layer).__qualname__}")
             try:
-                settings = layer_settings(layer)
+                settings = short_settings(layer)
             except Exception as error:
                 raise UnwritableNodeError(node, str(error)) from error
             for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
 from fxprune.common.modes import is_mode
+from fxprune.passes.lowering import layer_name
 
 Ending = tuple[Any, ...]
 
@@ -230,8 +231,7 @@ class Regions:
 
 def is_layer(module: nn.Module | None) -> bool:
     """Tell whether a module is written as a layer of PyTorch: it is not a container of tensors."""
-    kind = type(module)
-    return kind is not nn.Module and kind is not nn.MultiheadAttention and getattr(nn, kind.__name__, None) is kind
+    return module is not None and (layer_name(module) or "").startswith("torch.nn.")
 
 
 def crossing(run: Sequence[fx.Node]) -> tuple[list[fx.Node], list[fx.Node], int]:

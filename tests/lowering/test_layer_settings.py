@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.passes.lowering import layer_settings
+from fxprune.passes.lowering import layer_settings, short_settings
 
 SHORT = [
     (nn.Conv2d(3, 8, (3, 3), (2, 2), padding=1), {"kernel_size": 3, "stride": 2, "padding": 1}),
@@ -33,15 +33,12 @@ SHORT = [
 
 @pytest.mark.parametrize(("layer", "among"), SHORT, ids=lambda each: str(each).replace("\n", "")[:40])
 def test_settings_construct_the_layer_again(layer, among):
-    settings = layer_settings(layer)
+    settings = short_settings(layer)
     assert settings | among == settings
-    twin = type(layer)(**settings)
-    assert str(twin) == str(layer)
-    twin.load_state_dict(layer.state_dict())
-
-
-class Derived(nn.Linear):
-    pass
+    for each in (settings, layer_settings(layer)):
+        twin = type(layer)(**each)
+        assert str(twin) == str(layer)
+        twin.load_state_dict(layer.state_dict())
 
 
 def hooked():
@@ -56,19 +53,18 @@ def resized():
     return layer
 
 
-def marked():
-    layer = nn.ReLU()
-    layer.slope = 0.5
+def changed():
+    layer = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
+    layer.padding_mode = "another"
     return layer
 
 
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (Derived(3, 4), "Derived is not a layer of torch.nn"),
         (hooked(), "a hook"),
         (resized(), "another `weight`"),
-        (marked(), "another `slope`"),
+        (changed(), "another `constructor`"),
     ],
 )
 def test_what_no_argument_states_is_refused(layer, why):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import operator
 import subprocess
 import sys
 
@@ -12,8 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxprune
+from fxprune.common.guards import guard_equal
 from fxprune.errors import ExportError
 from fxprune.passes.source import export_python
+from fxprune.passes.source.code import SUM
+from fxprune.passes.source.functions import INFIX
 
 
 class Residual(nn.Module):
@@ -141,27 +146,70 @@ def test_it_trains(written):
     assert not torch.equal(before, network.stem[1].running_mean)
 
 
-class Foreign(nn.Linear):
-    def forward(self, x):
-        return super().forward(x) + 1
+def chain(*calls):
+    """A graph of calls, each on what the one before it returned."""
+    graph, root = torch.fx.Graph(), nn.Module()
+    value = graph.placeholder("x")
+    for kind, target, *more in calls:
+        if kind == "call_module":
+            root.add_module(target, more.pop())
+        value = graph.create_node(kind, target, (value, *more))
+    graph.output(value)
+    return torch.fx.GraphModule(root, graph)
 
 
 REFUSED = {
-    "layer": (nn.Sequential(nn.Linear(3, 4), Foreign(4, 2)), "the layer .*Foreign"),
-    "name": (nn.ModuleDict({"a b": nn.Linear(3, 4)}), "the name `a b`"),
+    "name": (("call_module", "a b", nn.Linear(3, 4)), "the name `a b`"),
+    "method": (("call_method", "tolist"), "the method `tolist`"),
+    "attribute": (("call_function", getattr, "__class__"), "the attribute"),
+    "constant": (("call_method", "add", 1j), "a constant of type complex"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_written_is_refused_before_anything_is_written(case, tmp_path):
-    layers, why = REFUSED[case]
+    call, why = REFUSED[case]
+    with pytest.raises(ExportError, match=f"node .*{why}"):
+        export_python(chain(call), torch.randn(2, 3), tmp_path / "net.py")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("calls", "line"),
+    [
+        ([("call_method", "add", 2), ("call_method", "mul", 3)], "x.add(2).mul(3)"),
+        ([("call_function", torch.add, 2)], "return torch.add(x, 2)"),
+        ([("call_function", operator.sub, -1.5)], "return x - -1.5"),
+        ([("call_function", operator.add, 1), ("call_function", operator.mul, 2)], "x = x + 1\n        return x * 2"),
+        ([("call_function", operator.getitem, (slice(None), slice(1, None)))], "return x[:, 1:]"),
+        ([("call_function", operator.getitem, (..., None))], "return x[..., None]"),
+        ([("call_function", operator.pow, 2)], "return x**2"),
+        ([("call_function", torch.clamp, -math.inf)], 'torch.clamp(x, float("-inf"))'),
+        ([("call_method", "to", torch.float64)], "x.to(torch.float64)"),
+        ([("call_method", "size", 1), ("call_function", operator.floordiv, 2)], "return x.shape[1] // 2"),
+        ([("call_function", F.softmax, 1)], "F.softmax(x, 1)"),
+        ([("call_function", torch.ops.aten.relu.default)], "torch.ops.aten.relu.default(x)"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_operators_and_constants(calls, line, tmp_path):
+    export_python(chain(*calls), torch.randn(2, 3), tmp_path / "net.py")
+    assert line in (tmp_path / "net.py").read_text()
+
+
+def test_strings_are_only_strings(tmp_path):
     graph = torch.fx.Graph()
     value = graph.placeholder("x")
-    root = nn.Module()
-    for name, layer in layers.named_children():
-        root.add_module(name, layer)
-        value = graph.call_module(name, (value,))
+    read = graph.call_method("size", (value, 0))
+    graph.call_function(guard_equal, (graph.call_function(operator.gt, (read, 0)), True, 'a"\n) or exit(1) # \\'))
     graph.output(value)
-    with pytest.raises(ExportError, match=f"node .*{why}"):
-        export_python(torch.fx.GraphModule(root, graph), torch.randn(2, 3), tmp_path / "net.py")
+    export_python(torch.fx.GraphModule(nn.Module(), graph), torch.randn(2, 3), tmp_path / "net.py")
+    text = (tmp_path / "net.py").read_text()
+    assert "if not x.shape[0] > 0:" in text and "exit(1) # ' must be True" in text
+
+
+def test_a_file_that_differs_is_an_error_and_does_not_stay(monkeypatch, tmp_path):
+    monkeypatch.setitem(INFIX, operator.add, ("-", SUM))
+    with pytest.raises(ExportError, match=r"`output` differs by .* in eval mode"):
+        export_python(chain(("call_function", operator.add, 1)), torch.randn(2, 3), tmp_path / "net.py")
     assert not list(tmp_path.iterdir())
