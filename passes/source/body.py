@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from fxprune.capture import EvalOnly, ModeSwitch
 from fxprune.common.guards import guard_dtype, guard_equal, guard_tensor
 from fxprune.common.modes import enter, leave
+from fxprune.common.torch_private import assert_call
 
 from .code import CALL, CHOICE, COMPARISON, NOT, Code, Group, call, join, text
 from .expressions import accessor, argument, expression
@@ -184,7 +185,7 @@ class Writer:
         if node.target in _GUARDS:
             self._guard(node)
             return
-        if node.target is torch._assert:
+        if node.target is assert_call:
             condition, message = argument(node.args[0], self._name), argument(node.args[1], self._name)
             self._add(
                 join(condition, ", ", message.line()[:1] and text(quoted(_short(str(node.args[1])))), level=CHOICE),
@@ -430,7 +431,7 @@ class Writer:
                 and not _augments(node)
             )
         infix = reader.target in INFIX or reader.target in PREFIX or _augments(reader)
-        if reader.target in (*_GUARDS, torch._assert):
+        if reader.target in (*_GUARDS, assert_call):
             return True
         return infix and first is not node and not _augments(node)
 
