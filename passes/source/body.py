@@ -23,7 +23,7 @@ from fxprune.common.torch_private import assert_call
 from .code import CALL, CHOICE, COMPARISON, NOT, Code, Group, call, join, text
 from .expressions import accessor, argument, expression
 from .functions import AUGMENTED, INFIX, PREFIX
-from .regions import Region
+from .regions import Region, placed
 from .values import UnwritableError, constant, quoted
 
 LONGEST_NESTED = 72
@@ -208,7 +208,7 @@ class Writer:
 
     def _layer(self, node: fx.Node) -> Code:
         return call(
-            accessor(self._below(str(node.target))),
+            accessor(self._below(placed(str(node.target), self.modules))),
             [argument(a, self._name) for a in node.args],
             {k: argument(v, self._name) for k, v in node.kwargs.items()},
         )

@@ -17,7 +17,7 @@ from fxprune.passes.lowering import short_settings
 from .blocks import find_blocks, is_chain
 from .body import UnwritableNodeError, Writer
 from .classes import Block, Spec, Template
-from .regions import Region, is_layer
+from .regions import Region, is_layer, placed
 from .values import RESERVED, is_name
 
 _GLOSSARY = {"layer": "Block", "attn": "Attention", "se": "SqueezeExcite", "ls": "LayerScale"}
@@ -112,6 +112,9 @@ class Builder:
         if node.op == "call_module" and isinstance(self.modules[target], ModeSwitch | EvalOnly):
             return
         parent = target.rpartition(".")[0]
+        if node.op == "call_module":
+            target = placed(target, self.modules)
+            self.modules.setdefault(target, self.modules[str(node.target)])
         if node.op == "get_attr" and is_layer(self.modules.get(parent)) and parent:
             target = parent
         here = self.tree

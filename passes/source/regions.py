@@ -82,8 +82,8 @@ class Regions:
         """Return the module whose function reads a layer or tensor; None: it may be any."""
         if node.op not in ("call_module", "get_attr"):
             return None
-        target = str(node.target)
-        if node.op == "call_module" and isinstance(self.modules[target], ModeSwitch | EvalOnly):
+        target = placed(str(node.target), self.modules) if node.op == "call_module" else str(node.target)
+        if node.op == "call_module" and isinstance(self.modules[str(node.target)], ModeSwitch | EvalOnly):
             return "" if isinstance(self.modules[target], EvalOnly) else None
         parent = target.rpartition(".")[0]
         return parent.rpartition(".")[0] if is_layer(self.modules.get(parent)) and parent else parent
@@ -232,6 +232,12 @@ class Regions:
 def is_layer(module: nn.Module | None) -> bool:
     """Tell whether a module is written as a layer of PyTorch: it is not a container of tensors."""
     return module is not None and (layer_name(module) or "").startswith("torch.nn.")
+
+
+def placed(target: str, modules: Mapping[str, nn.Module]) -> str:
+    """Return the name of a layer in the file: one that lies inside of another layer stands beside it."""
+    parent, _, last = target.rpartition(".")
+    return f"{parent}_{last}" if parent and is_layer(modules.get(parent)) else target
 
 
 def crossing(run: Sequence[fx.Node]) -> tuple[list[fx.Node], list[fx.Node], int]:

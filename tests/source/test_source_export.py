@@ -152,7 +152,8 @@ def chain(*calls):
     value = graph.placeholder("x")
     for kind, target, *more in calls:
         if kind == "call_module":
-            root.add_module(target, more.pop())
+            owner, _, name = target.rpartition(".")
+            root.get_submodule(owner).add_module(name, more.pop())
         value = graph.create_node(kind, target, (value, *more))
     graph.output(value)
     return torch.fx.GraphModule(root, graph)
@@ -187,6 +188,8 @@ def test_what_cannot_be_written_is_refused_before_anything_is_written(case, tmp_
         ([("call_function", torch.clamp, -math.inf)], 'torch.clamp(x, float("-inf"))'),
         ([("call_method", "to", torch.float64)], "x.to(torch.float64)"),
         ([("call_method", "size", 1), ("call_function", operator.floordiv, 2)], "return x.shape[1] // 2"),
+        ([("call_method", "unflatten", 1, (1, 3))], "return x.unflatten(1, (1, 3))"),
+        ([("call_module", "a", nn.ReLU()), ("call_module", "a.b", nn.Tanh())], "return self.a_b(x)"),
         ([("call_function", F.softmax, 1)], "F.softmax(x, 1)"),
         ([("call_function", torch.ops.aten.relu.default)], "torch.ops.aten.relu.default(x)"),
     ],
