@@ -48,7 +48,11 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add a network that is built without data."""
-    parser.add_argument("model", metavar="MODEL", help="timm name, torchvision/NAME, or one of ours (resnet56, ...)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="timm name, torchvision/NAME, one of ours (resnet56, ...), or a folder with a saved network",
+    )
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
     parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: %(default)s")
     parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the image (default: the network's own)")
@@ -62,15 +66,20 @@ def network_from(args: argparse.Namespace) -> Network:
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
 
-    from fxprune.models_zoo import build
+    from fxprune.passes.store import is_saved, saved_network
 
-    network = build(
-        args.model,
-        num_classes=args.num_classes,
-        in_chans=args.in_chans,
-        image_size=args.image_size,
-        seed=getattr(args, "seed", 0),
-    )
+    if is_saved(args.model):
+        network = saved_network(args.model, (args.in_chans, args.image_size))
+    else:
+        from fxprune.models_zoo import build
+
+        network = build(
+            args.model,
+            num_classes=args.num_classes,
+            in_chans=args.in_chans,
+            image_size=args.image_size,
+            seed=getattr(args, "seed", 0),
+        )
     if args.checkpoint is not None:
         from fxprune.passes.store import load_weights
 

@@ -31,6 +31,7 @@ from fxprune.passes.store import (
     WIDE,
     OutputFolder,
     check_place,
+    check_writable,
     output_folder,
     save_weights,
     write_network,
@@ -177,6 +178,7 @@ class Compression:
             self.teacher = teacher_from_file(job, self.network, self.data, self.device)
         with self.clock("couple"):
             self.coupling = couple(self.network.model, self.network.example)
+            check_writable(self.coupling.graph_module, (self.network.example,))
             self.widths = [] if job.stages is None else self._widths()
             self.target = target_of(job, self.network, self.coupling, self.data)
             self.plan = None

@@ -29,6 +29,7 @@ from fxprune.passes.store import (
     WIDE,
     OutputFolder,
     check_place,
+    check_writable,
     output_folder,
     save_weights,
     write_network,
@@ -100,6 +101,7 @@ class _Folding:
                 network, data, preprocessing = network_and_data(self.job, self.device)
             with self.clock("couple"):
                 coupling = couple(network.model, network.example)
+                check_writable(coupling.graph_module, (network.example,))
             with self.clock("read", "images"):
                 samples = samples_of(self.job, network, data, preprocessing, coupling)
             with self.clock("plan"):

@@ -19,7 +19,7 @@ from fxprune.models_zoo import Network, build
 from fxprune.passes.csgd import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
 from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
-from fxprune.passes.store import load_weights
+from fxprune.passes.store import is_saved, load_weights, saved_network
 from fxprune.passes.train import check_optimizer, make_optimizer
 
 from .training import Schedule, csgd_schedule
@@ -61,14 +61,18 @@ def network_of(
     """Build the network of a job, or copy a given one, with its initial weights.
 
     Args:
-        job: names the network.
+        job: names the network, or a folder with a saved one.
         image: channels, and pixels per side; None: as the network of that name usually has them.
         num_classes: length of the output.
         device: where it goes.
         make: builds it by name.
     """
     channels, size = image
-    if isinstance(job.model, str):
+    if isinstance(job.model, str) and is_saved(job.model):
+        if make is not build or job.pretrained:
+            raise OptionError(f"the network in {job.model} is neither widened nor has it published weights.")
+        network = saved_network(job.model, image)
+    elif isinstance(job.model, str):
         asked = {"num_classes": num_classes, "in_chans": channels, "image_size": size}
         network = make(job.model, **asked, pretrained=job.pretrained, seed=job.seed)
     else:

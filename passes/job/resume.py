@@ -25,7 +25,7 @@ from fxprune.errors import (
     is_out_of_memory,
 )
 from fxprune.passes.options import FoldJob, Job
-from fxprune.passes.store import BEFORE, CHECKPOINTS, METRICS, Checkpoint, OwnFiles, fingerprint
+from fxprune.passes.store import BEFORE, CHECKPOINTS, MANIFEST, METRICS, Checkpoint, OwnFiles, fingerprint, is_saved
 from fxprune.passes.train import ALONE, Ranks, digest
 from fxprune.plans import Plan
 
@@ -206,6 +206,8 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
     files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint}
     if isinstance(job, Job) and job.teacher != "wide":
         files["teacher"] = job.teacher
+    if isinstance(job.model, str) and is_saved(job.model):
+        files["model"] = os.path.join(job.model, MANIFEST)  # which has the hash of every other file
     return {name: _sha256(file) for name, file in files.items() if file is not None}
 
 

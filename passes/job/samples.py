@@ -25,7 +25,7 @@ from fxprune.models_zoo.data import (
 )
 from fxprune.passes.calibration import calibration
 from fxprune.passes.options import FoldJob
-from fxprune.passes.store import read_manifest, read_network
+from fxprune.passes.store import is_saved, read_manifest, read_network
 from fxprune.passes.train import predict
 
 from .prepare import data_of, network_of
@@ -73,7 +73,7 @@ def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data 
     known = _beside_checkpoint(job)
     channels, size, _ = (None, None, None) if known is None else known.input_size
     channels, size = job.in_chans or channels, job.image_size or size
-    if not isinstance(job.model, str):
+    if not isinstance(job.model, str):  # a saved network knows its own
         own = model_input_size(job.model)
         channels, size = channels or own[0], size or own[1]
     network = _built(job, (channels, size), job.num_classes or (len(known.label_names) if known else 0), device)
@@ -85,7 +85,7 @@ def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data 
 
 
 def _built(job: FoldJob, image: tuple[int | None, int | None], classes: int, device: torch.device) -> Network:
-    published = published_classes(job.model) if isinstance(job.model, str) else 0
+    published = published_classes(job.model) if isinstance(job.model, str) and not is_saved(job.model) else 0
     if job.pretrained and job.checkpoint is None and classes not in (0, published):
         raise OptionError(
             f"the published weights of `{job.model}` tell {published} classes apart, not {classes}: its last layer "

@@ -255,6 +255,8 @@ def _called(node: fx.Node, values: dict[fx.Node, Any]) -> fx.Graph:
     except Exception as error:
         return _called_on_example(node, values, error)
     tracer.create_node("output", "output", (tracer.create_arg(result),), {})
+    if any(each.target is function for each in tracer.graph.nodes):  # it hides from a trace
+        raise _refused(node, function, "it is not in the list of functions")
     return tracer.graph
 
 

@@ -45,7 +45,18 @@ _BUILTINS = (
 )  # fmt: skip
 _OURS = {f"fxprune.{each.__name__}": each for each in (guard_equal, guard_dtype, guard_tensor, enter, leave)}
 
-_MADE = ("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros", "size", "stride", "to", "is_floating_point")
+_MADE = (
+    "unflatten",
+    "new_empty",
+    "new_full",
+    "new_ones",
+    "new_tensor",
+    "new_zeros",
+    "size",
+    "stride",
+    "to",
+    "is_floating_point",
+)
 _OF_CONTAINERS = ("count", "get", "index", "items", "keys", "values")
 _SPECIAL_METHODS = ("__getitem__", "__len__", "__contains__")
 _DENIED_METHODS = frozenset(
@@ -60,7 +71,8 @@ _DENIED_METHODS = frozenset(
 ATTRIBUTES = frozenset(
     {
         "shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "layout", "itemsize", "nbytes",
-        "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_quantized", "requires_grad", "data",
+        "is_cuda", "is_cpu", "is_meta", "is_mps", "is_xpu", "is_sparse", "is_nested", "is_quantized", "is_mkldnn",
+        "requires_grad", "data",
         "type", "index", "is_complex", "is_floating_point", "bits", "eps", "max", "min", "tiny", "smallest_normal",
         "resolution", "values", "indices", "start", "stop", "step", "hidden_states", "logits", "last_hidden_state",
     }
@@ -75,7 +87,8 @@ def _functions() -> Mapping[str, Function]:
     for namespace in _NAMESPACES:
         module = operator.attrgetter(namespace.removeprefix("torch."))(torch) if namespace != "torch" else torch
         for name, value in vars(module).items():
-            if not name.startswith("_") and callable(value) and id(value) in listed:
+            own = namespace == "torch.nn.functional" and getattr(value, "__module__", "") == namespace
+            if not name.startswith("_") and callable(value) and (id(value) in listed or own):
                 found[f"{namespace}.{name}"] = value
     found |= {f"torch.{name}": getattr(torch, name) for name in _MAKERS if hasattr(torch, name)}
     found |= {f"operator.{name}": getattr(operator, name) for name in _OPERATORS}

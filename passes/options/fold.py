@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,10 +75,11 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
         super().__post_init__()
         for names in EXCLUDES_OF_FOLD:
             exclude(self, *names)
-        if isinstance(self.model, str) and self.checkpoint is None and not self.pretrained:
+        named = isinstance(self.model, str) and not os.path.isdir(self.model)  # a folder has its weights
+        if named and self.checkpoint is None and not self.pretrained:
             raise OptionError(
                 "fold trains nothing, and a network with random weights is not worth folding: give `checkpoint` or "
-                "`pretrained`, or a trained network in Python."
+                "`pretrained`, or the folder of a saved network, or a trained network in Python."
             )
         if self.has_images:
             return

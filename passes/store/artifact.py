@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,16 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
-from fxprune.errors import CheckpointError, ExportError, OptionError, PlanError
-from fxprune.models_zoo import ModelSpec, build_within, spec_from_json
+from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.errors import CheckpointError, ExportError, OptionError, PlanError, first_line
+from fxprune.models_zoo import ModelSpec, Network, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
 from fxprune.passes.serialization import graph_from_json, graph_to_json
 from fxprune.plan_file import StoredPlan, check_plan, plan_for, read_plan
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
-from .layout import GRAPH, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
+from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
 from .manifest import read_manifest
 from .weights import distinct_tensors, read_tensors, write_tensors
 
@@ -185,6 +186,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     example = _example(plan, folder)
     _check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
+    _check_plan(plan, tensors, folder)
     graph = read_json(folder / GRAPH, "graph", CheckpointError, _REMEDY)
     check_format(graph, GRAPH_FORMAT, GRAPH_VERSION, folder / GRAPH, CheckpointError)
     fields: dict[str, tuple[type, ...]] = {"name": (str,), "nodes": (list,), "layers": (dict,), "tensors": (dict,)}
@@ -208,6 +210,38 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     return network
 
 
+def is_saved(name: object) -> bool:
+    """Tell whether this is the path of a folder that holds a saved network, or did."""
+    return isinstance(name, (str, os.PathLike)) and (Path(name) / MANIFEST).is_file()
+
+
+def saved_network(directory: str | os.PathLike[str], image: tuple[int | None, int | None] = (None, None)) -> Network:
+    """Load a saved network as one to compress again.
+
+    Args:
+        directory: the folder that :func:`save` wrote.
+        image: channels, and pixels per side, of the images that it is for; None: those that it was saved with.
+
+    Raises:
+        CheckpointError: the folder is damaged, or its network takes something else than one batch of images.
+    """
+    network = load(directory)
+    tensors = tensors_of(network.meta["example_inputs"])
+    if len(tensors) != 1 or tensors[0].dim() != 4:
+        raise CheckpointError(f"the network in {directory} does not take one batch of images.")
+    channels, size = image
+    _, own, height, width = tensors[0].shape
+    shape = (2, channels or own, size or height, size or width)
+    return Network(network, None, torch.empty(shape, dtype=tensors[0].dtype, device="meta"))
+
+
+def check_writable(module: fx.GraphModule, example_inputs: Inputs) -> None:
+    """Raise ModelError if a narrow network of this captured graph could not be saved."""
+    from fxprune.passes.lowering import lower
+
+    graph_to_json(lower(module, example_inputs))
+
+
 def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[float, float]:
     """Ask a loaded network what was asked when it was saved.
 
@@ -226,7 +260,8 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     try:
         _, found = ask(network, _example(StoredPlan(_read_plan(folder), folder / PLAN), folder), precision=precision)
     except Exception as error:
-        raise CheckpointError(f"the network in {folder} does not run on its own example: {error}") from error
+        why = first_line(error, type(error).__name__)[:200]
+        raise CheckpointError(f"the network in {folder} does not run on its own example: {why}") from error
     return disagreement(wanted, found), BOUNDS[precision]
 
 
@@ -235,6 +270,23 @@ def _example(plan: StoredPlan, folder: Path) -> Any:
         return plan.example_inputs
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {_REMEDY}") from error
+
+
+def _check_plan(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError if no network that a plan is for can become narrow tensors like these."""
+    for name, cluster in plan.clusters.items():
+        if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
+            raise CheckpointError(f"{folder / PLAN} is damaged: the clusters of `{name}` have gaps. {_REMEDY}")
+    both = [name for name in tensors if name in plan.shapes]
+    wrong = next((name for name in both if not _fits(plan.shapes[name], tensors[name])), None)
+    if wrong is None and (both or not tensors):
+        return
+    first = "none of the tensors" if wrong is None else f"`{wrong}` {list(tensors[wrong].shape)}"
+    raise CheckpointError(f"{folder / PLAN} is the plan of another network: it does not lead to {first}. {_REMEDY}")
+
+
+def _fits(wide: Sequence[int], narrow: Tensor) -> bool:
+    return len(wide) == narrow.dim() and all(a >= b for a, b in zip(wide, narrow.shape, strict=True))
 
 
 def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:

@@ -1,0 +1,151 @@
+"""A graph written as JSON computes the same when it is read, and nothing else can be read."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import fx, nn
+
+from fxprune.capture import capture
+from fxprune.errors import ModelError
+from fxprune.passes.lowering import lower
+from fxprune.passes.serialization import graph_from_json, graph_to_json
+from fxprune.passes.serialization.values import NotWritable, from_json, to_json
+from fxprune.passes.store import distinct_tensors
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.again = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.again.weight = self.conv.weight
+        self.lstm = nn.LSTM(4, 5, 2, batch_first=True)
+        self.shift = nn.Parameter(torch.zeros(4, 1, 1), requires_grad=False)
+        self.register_buffer("scale", torch.ones(4, 1, 1), persistent=False)
+
+    def forward(self, x):
+        x = (self.conv(x) + self.again(x) + self.shift) * self.scale
+        out, _ = self.lstm(x.flatten(2).transpose(1, 2))
+        return {"mean": out.mean(1), "all": (out[..., :-1], out.to(torch.float64))}
+
+
+def written(model=None, x=X):
+    module = lower(capture(model or Net().eval(), (x,)), (x,))
+    return json.loads(json.dumps(graph_to_json(module))), distinct_tensors(module), module
+
+
+def leaves(value):
+    return torch.utils._pytree.tree_leaves(value)
+
+
+def test_the_graph_comes_back():
+    value, tensors, module = written()
+    back = graph_from_json(value, tensors)
+    assert all(a.equal(b) for a, b in zip(leaves(back(X)), leaves(module(X)), strict=True))
+    assert back(X).keys() == {"mean", "all"}
+    assert back.conv.weight is back.again.weight
+    assert not back.shift.requires_grad
+    assert set(back.state_dict()) == set(module.state_dict())
+    assert type(back).__name__ == "Net"
+    assert graph_to_json(back) == value
+
+
+# Samples that PyTorch's own layers and functions do not express, with the reason.
+REFUSED: dict[str, str] = {}
+
+
+VALUES = [
+    (1, 2.5, True, None, "text", (1, (2,)), [3, 4], {"a": 1, 2: (3,)}),
+    (slice(None, 3), ..., torch.float16, torch.channels_last, torch.device("cpu"), torch.strided),
+    (math.inf, -math.inf, 1 + 2j, range(1, 7, 2)),
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_arguments_come_back(value):
+    assert from_json(json.loads(json.dumps(to_json(value), allow_nan=False)), None) == value
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, torch.ones(1), 1 << 80, print])
+def test_other_arguments_cannot_be_written(value):
+    with pytest.raises(NotWritable):
+        to_json(value)
+
+
+def test_what_cannot_be_written_is_named():
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(torch.save, (x, "file")))
+    with pytest.raises(ModelError, match=r"node `save` \(.*\): it is not in the list of functions"):
+        graph_to_json(fx.GraphModule(nn.Module(), graph))
+
+
+def node_of(value, name):
+    return next(node for node in value["nodes"] if node["name"] == name)
+
+
+def change(which, **fields):
+    return lambda value: node_of(value, which).update(fields)
+
+
+def layer(path, **fields):
+    return lambda value: value["layers"][path].update(fields)
+
+
+def role(name, **fields):
+    return lambda value: value["tensors"][name].update(fields)
+
+
+def add(**node):
+    return lambda value: value["nodes"].insert(1, {"name": "more", "args": [], **node})
+
+
+DAMAGE = {
+    "function": (change("add", target="os.system"), "'os.system', which is not in the list of functions"),
+    "file": (change("add", target="torch.ops.aten.from_file.default"), "not in the list of functions"),
+    "method": (change("flatten", target="__reduce_ex__"), "not in the list"),
+    "attribute": (add(op="call", target="builtins.getattr", args=[{"node": "x"}, "__class__"]), "reads the attribute"),
+    "computed attribute": (
+        add(op="call", target="builtins.getattr", args=[{"node": "x"}, {"node": "x"}]),
+        "reads the attribute",
+    ),
+    "mode": (add(op="call", target="fxprune.enter", args=["load", "file"]), "enters"),
+    "name": (change("add", name="x; import os"), "a name that is not possible"),
+    "keyword": (change("add", name="class"), "a name that is not possible"),
+    "twice": (change("add", name="conv"), "there twice"),
+    "argument": (change("add", kwargs={"a=print()": 1}), "an impossible name"),
+    "order": (change("conv", args=[{"node": "add"}]), "does not come before it"),
+    "operation": (change("conv", op="run"), "no name, operation and target"),
+    "layer": (layer("conv", **{"class": "torch.nn.Sequential"}), "which is not listed"),
+    "library": (layer("conv", **{"class": "os.system"}), "which is not listed"),
+    "size": (layer("conv", settings={"in_channels": 1 << 40, "out_channels": 1 << 40, "kernel_size": 3}), "be built"),
+    "other size": (layer("conv", settings={"in_channels": 3, "out_channels": 9, "kernel_size": 3}), "its layer needs"),
+    "setting": (layer("conv", settings={"in_channels": 3, "path": "/etc"}), "cannot be built"),
+    "depth": (layer("lstm", settings={"input_size": 4, "hidden_size": 5, "num_layers": 10**9}), "more layers than"),
+    "shape": (role("conv.weight", shape=[4, 3, 3]), r"float32 \[4, 3, 3, 3\] in the weights"),
+    "huge shape": (role("conv.weight", shape=[1 << 30] * 4), "has no shape"),
+    "type": (role("conv.weight", dtype="float64"), "in the weights, and float64"),
+    "role": (role("conv.bias", parameter=False), "another role in its layer"),
+    "alias": (role("again.weight", same_as="scale.weight"), "the same as one that is not there"),
+    "path": (lambda value: value["tensors"].update({'a"b': {"same_as": "scale"}}), "is no path"),
+    "call": (change("conv", target="shift"), "calls the layer `shift`, which is not there"),
+    "tensor": (change("shift", target="conv"), "reads the tensor `conv`, which is not there"),
+    "class": (lambda value: value.update(name="x(print())"), "cannot have the name"),
+    "unread": (lambda value: value["tensors"].update(more={"same_as": "scale"}), "no node reads the tensor `more`"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_refused(name):
+    value, tensors, _ = written()
+    damage, words = DAMAGE[name]
+    value = copy.deepcopy(value)
+    damage(value)
+    with pytest.raises(ValueError, match=words):
+        graph_from_json(value, tensors)
