@@ -235,7 +235,7 @@ def is_layer(module: nn.Module | None) -> bool:
 
 
 def placed(target: str, modules: Mapping[str, nn.Module]) -> str:
-    """Return the name of a layer in the file: one that lies inside of another layer stands beside it."""
+    """Return the name of a layer in the file: inside of another layer none has a place."""
     parent, _, last = target.rpartition(".")
     return f"{parent}_{last}" if parent and is_layer(modules.get(parent)) else target
 
