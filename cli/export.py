@@ -1,33 +1,72 @@
-"""Export the narrow network in a folder of results to ONNX, and check it in onnxruntime."""
+"""Export the narrow network in a folder of results, and check the file."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
 
+@dataclass(frozen=True)
+class Format:
+    """A format of ``--format``.
+
+    Attributes:
+        files: the names that a folder of results has for them, the main one last.
+        write: writes a network, given example inputs, a path and the options, and returns a report with its ``path``.
+    """
+
+    files: tuple[str, ...]
+    write: Callable[[Any, Any, Path, argparse.Namespace], Any]
+
+
+def _onnx(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
+    import fxprune
+
+    return fxprune.export_onnx(network, example, path, opset=Job.opset if args.opset is None else args.opset)
+
+
+def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
+    import fxprune
+
+    return fxprune.export_python(network, example, path)
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(("narrow.onnx.data", "narrow.onnx"), _onnx),
+    "python": Format(("narrow.safetensors", "narrow.py"), _python),
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a folder of `fxprune compress` or `fxprune.save`, and a file."""
+    """Add a folder of `fxprune compress` or `fxprune.save`, a format, and a file."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: DIR/narrow.onnx")
-    parser.add_argument("--opset", type=int, default=Job.opset, metavar="N", help="default: %(default)s")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: narrow.onnx, narrow.py, ... in DIR")
+    parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {Job.opset}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
     import fxprune
-    from fxprune.passes.store import ONNX, ONNX_DATA, check_no_result, folder_aside
+    from fxprune.passes.store import check_no_result, folder_aside
 
+    if args.opset is not None and args.format != "onnx":
+        raise OptionError(f"--opset is for --format onnx, not {args.format}.")
+    chosen = FORMATS[args.format]
     network = fxprune.load(args.folder)
     example = network.meta["example_inputs"]
     if args.output is not None:
         check_no_result(args.output)
-        print(fxprune.export_onnx(network, example, args.output, opset=args.opset))
+        print(chosen.write(network, example, args.output, args))
         return 0
-    with folder_aside(args.folder, files=[ONNX_DATA, ONNX]) as aside:
-        report = fxprune.export_onnx(network, example, aside / ONNX, opset=args.opset)
-    print(replace(report, path=args.folder / ONNX))
+    name = chosen.files[-1]
+    with folder_aside(args.folder, files=list(chosen.files)) as aside:
+        report = chosen.write(network, example, aside / name, args)
+    print(replace(report, path=args.folder / name))
     return 0

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from fxprune.passes.repair import fold as fold
     from fxprune.passes.report import Result as Result
     from fxprune.passes.rewrite import narrow as narrow
+    from fxprune.passes.source import SourceReport as SourceReport
+    from fxprune.passes.source import export_python as export_python
     from fxprune.passes.store import load as load
     from fxprune.passes.store import save as save
     from fxprune.passes.verify import Proof as Proof
@@ -88,6 +90,8 @@ _PUBLIC = {
     "Proof": "fxprune.passes.verify",
     "export_onnx": "fxprune.passes.onnx",
     "ExportReport": "fxprune.passes.onnx",
+    "export_python": "fxprune.passes.source",
+    "SourceReport": "fxprune.passes.source",
     "save": "fxprune.passes.store",
     "load": "fxprune.passes.store",
     "compress": "fxprune.passes.job",

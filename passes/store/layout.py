@@ -6,6 +6,7 @@ r"""Name every file in a folder of results.
     |-- wide.safetensors        the wide network before C-SGD
     |-- snapped.safetensors     the wide network after C-SGD, clusters equal
     |-- narrow.onnx             the narrow network; weights of 1.9 GB and more in narrow.onnx.data
+    |-- narrow.py               the narrow network as Python source, if exported; weights in narrow.safetensors
     |-- deviation.svg           deviation of clusters by epoch
     |-- metrics.jsonl           a record per epoch
     |-- tensorboard/            the same as event files
@@ -30,6 +31,7 @@ r"""Name every file in a folder of results.
 from __future__ import annotations
 
 WIDE, SNAPPED, ONNX, ONNX_DATA = "wide.safetensors", "snapped.safetensors", "narrow.onnx", "narrow.onnx.data"
+SOURCE, SOURCE_WEIGHTS = "narrow.py", "narrow.safetensors"
 DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
 WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
 PLAN, NETWORK = "plan.json", "network.json"
@@ -37,9 +39,10 @@ ROWS, SUMMARY = "summary.csv", "summary.json"
 MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
 CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
+EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE)
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
-RESULTS = (WIDE, SNAPPED, ONNX_DATA, ONNX, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
+RESULTS = (WIDE, SNAPPED, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 # What a run of the main job always leaves.
 ESSENTIAL = (WIDE, SNAPPED, ONNX, METRICS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 

@@ -13,9 +13,11 @@ from helpers.command_line import RESULTS, SMALL, Small, enter, left, run
 from helpers.damage import list_again
 
 import fxprune
+from fxprune.cli.export import FORMATS
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
 from fxprune.passes.options.recipe import read_recipe
+from fxprune.passes.store import layout
 from fxprune.passes.store.weights import save_weights
 
 
@@ -102,6 +104,22 @@ def test_export_writes_the_same_file_again(capsys, finished, place):
     code, _, err = run(capsys, f"export {finished} -o again.onnx")
     assert (code, left(place)) == (0, ["again.onnx"]), err
     assert (place / "again.onnx").read_bytes() == (finished / "narrow.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("options", ["", "-o out/again.py"], ids=["in the folder", "elsewhere"])
+def test_export_writes_python_source(capsys, finished, place, options):
+    shutil.copytree(finished, place / "in")
+    code, out, err = run(capsys, f"export in --format python {options}")
+    path = place / ("out/again.py" if options else "in/narrow.py")
+    assert (code, str(path.relative_to(place)) in out) == (0, True), err
+    assert "class Small(nn.Module):" in path.read_text() and path.with_suffix(".safetensors").is_file()
+    assert run(capsys, "verify in")[0] == 0  # the folder is whole
+
+
+def test_export_formats_are_results_of_a_folder(capsys, finished):
+    assert {name for each in FORMATS.values() for name in each.files} <= set(layout.RESULTS)
+    code, _, err = run(capsys, f"export {finished} --format python --opset 18")
+    assert (code, "--opset is for --format onnx" in err) == (2, True)
 
 
 def test_inspect_prints_the_coupling_and_draws_it(capsys, place):

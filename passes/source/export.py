@@ -1,0 +1,191 @@
+"""Write a narrow network as a Python file that needs PyTorch only."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import fx, nn
+
+from fxprune.common.files import written_aside
+from fxprune.common.inputs import Inputs, in_order, inputs_for
+from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.common.table import table
+from fxprune.common.torch_private import pytree
+from fxprune.errors import ExportError, ModelError, first_line
+from fxprune.passes.lowering import lower
+from fxprune.passes.verify import as_inputs
+from fxprune.plans import Plan
+
+from .body import UnwritableNodeError
+from .check import check_source
+from .file import file_text
+from .modules import Builder, Network
+from .values import RESERVED, is_name
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """A written file, and how far it is from its network; prints as a line and a table.
+
+    Attributes:
+        path: the ``.py`` file; its weights lie beside it.
+        lines: of the file.
+        classes: names of the classes, the network last.
+        errors: output and mode -> the relative error in float64.
+        trains: whether the network was compared in training mode too.
+    """
+
+    path: Path
+    lines: int
+    classes: tuple[str, ...]
+    errors: Mapping[str, float]
+    trains: bool
+
+    @property
+    def max_rel_error(self) -> float:
+        """Largest relative error of all outputs."""
+        return max(self.errors.values())
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.lines} lines, {', '.join(self.classes)}"
+        return head + "\n\n" + table(("output", "relative error"), self.errors.items(), right="relative error")
+
+
+def export_python(
+    narrow: nn.Module, example_inputs: Any, path: str | os.PathLike[str], *, batches: Sequence[int] = (2, 3)
+) -> SourceReport:
+    """Write a network as one readable file that imports torch only, its weights beside it.
+
+    Layers keep their names, and blocks that are alike become one class. The file is run in a fresh process without
+    fxprune and compared with the network in float64, before it appears; a file that differs never appears.
+
+    Args:
+        narrow: a graph module, such as the result of :func:`fxprune.narrow` or :func:`fxprune.load`.
+        example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
+            batch. Only shapes and types matter, and the values of integers, which may be indices.
+        path: the ``.py`` file; the weights get the same name with ``.safetensors``.
+        batches: batch sizes at which both are compared.
+
+    Raises:
+        ExportError: a node has no place in such a file; the message names it and its operator. Or the file differs.
+
+    Example:
+        >>> import torch, fxprune
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+        >>> images = torch.randn(2, 3, 16, 16)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+        >>> fxprune.export_python(narrow, images, "net.py").max_rel_error < 1e-10
+        True
+    """
+    inputs, path = as_inputs(example_inputs), Path(path)
+    network, text = source_of(narrow, inputs)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
+        aside = Path(folder) / path.name
+        aside.write_text(text, encoding="utf-8")
+        save_file(tensors, aside.with_suffix(".safetensors"))
+        errors, trains = check_source(narrow, aside, inputs, batches)
+        for file in (aside.with_suffix(".safetensors"), aside):  # the weights first: the file is useless without them
+            with written_aside(path.parent / file.name) as part:
+                os.replace(file, part)
+    names = tuple(template.name for template in network.templates)
+    return SourceReport(path, text.count("\n"), names, errors, trains)
+
+
+def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
+    """Return the classes of a network, and the text of its file.
+
+    Raises:
+        ExportError: a node has no place in such a file.
+    """
+    if not isinstance(narrow, fx.GraphModule):
+        raise ExportError(f"a {type(narrow).__name__} is no graph, so it cannot be written as source: narrow it first.")
+    try:
+        narrow = lower(narrow, inputs)
+    except ModelError as error:
+        raise ExportError(str(error)) from error
+    name = _name(narrow)
+    values = _values(narrow, inputs)
+    try:
+        network = Builder(narrow, values, name).build()
+        text = file_text(network, _about(name, narrow, inputs), _example(inputs), _dtype(narrow))
+    except UnwritableNodeError as error:
+        raise ExportError(
+            f"node `{error.node}` ({str(error.node.format_node())[:160]}) cannot be written as Python source: "
+            f"{error.why}."
+        ) from error
+    with warnings.catch_warnings(action="error"):
+        compile(text, f"{name}.py", "exec")
+    return network, text
+
+
+def _name(narrow: fx.GraphModule) -> str:
+    """Return the name of the class that was captured, as far as it is known."""
+    plan = narrow.meta.get("plan")
+    for graph in (narrow, plan.coupling.graph_module if isinstance(plan, Plan) else narrow):
+        name = type(graph).__name__
+        if is_name(name) and name not in RESERVED and "Module" not in name and not hasattr(builtins, name):
+            return name
+    return "Network"
+
+
+class _MetaInterpreter(fx.Interpreter):
+    def __init__(self, root: nn.Module, graph: fx.Graph, device: torch.device) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False
+        self.device = device
+
+    def run_node(self, n: fx.Node) -> Any:
+        told = unlike_meta(n, self.device)
+        return super().run_node(n) if told is None else told[0]
+
+
+def _values(module: fx.GraphModule, inputs: Inputs) -> Mapping[fx.Node, Any]:
+    interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
+    try:
+        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+            interpreter.run(*in_order(module.graph, inputs_for(module, inputs)))
+    except Exception as error:
+        raise ExportError(f"the network does not run on the example inputs: {first_line(error)}") from error
+    return interpreter.env
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _about(name: str, narrow: fx.GraphModule, inputs: Inputs) -> str:
+    count = sum(p.numel() for p in narrow.parameters())
+    shown = f"{count / 1e6:.3g} M" if count >= 1e5 else str(count)
+    return (
+        f'"""{name} with narrow layers: {shown} parameters. Written by fxprune; needs PyTorch and safetensors only."""'
+    )
+
+
+def _example(inputs: Inputs) -> str:
+    def made(value: Any) -> str:
+        if isinstance(value, torch.Tensor):
+            sizes = ", ".join(map(str, value.shape)) or "()"
+            if value.is_floating_point():
+                kind = "" if value.dtype == torch.float32 else f", dtype={value.dtype}"
+                return f"torch.randn({sizes}{kind})"
+            return f"torch.zeros({sizes}, dtype={value.dtype})"
+        return "None" if value is None or not isinstance(value, int | float | bool) else repr(value)
+
+    if isinstance(inputs, dict):
+        return ", ".join(f"{name}={made(value)}" for name, value in inputs.items() if is_name(name))
+    return ", ".join(
+        made(pytree.tree_leaves(value)[0] if isinstance(value, tuple | list) else value) for value in inputs
+    )
