@@ -72,6 +72,11 @@ class Comparison:
     values: Mapping[Attribute, Number]
     literals: tuple[Literal, ...]
 
+    @property
+    def used(self) -> set[Attribute]:
+        """The attributes that the forward reads, and whose numbers are therefore proved."""
+        return {attribute for literal in self.literals for attribute in attributes_of(literal.term)}
+
 
 def compared(model: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> Comparison:
     """Trace a model with numbers that know their attribute, and put its graph beside the narrow one."""

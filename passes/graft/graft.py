@@ -9,11 +9,12 @@ from torch import Tensor, fx, nn
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import OptionError
-from fxprune.passes.verify import as_inputs
+from fxprune.passes.verify import as_inputs, random_batch
 from fxprune.plans import Plan
 
 from .check import check
 from .equations import Solution, compared, solved
+from .interface import check_interface, classifier_widths, measured
 from .provenance import Number, assign, numbers_of
 
 
@@ -45,9 +46,14 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
         (True, 48, 96)
     """
     inputs = _inputs_of(narrow, example_inputs)
-    solution = solved(compared(model, narrow, inputs))
+    comparison = compared(model, narrow, inputs)
+    solution = solved(comparison)
     grafted = assembled(model, narrow, solution)
     check(grafted, narrow, inputs, solution)
+    given = random_batch(inputs, 2, seed=0)
+    assign(grafted, measured(model, grafted, given, comparison.used))
+    assign(grafted, classifier_widths(model, grafted))
+    check_interface(model, grafted, given)
     return grafted
 
 
