@@ -1,3 +1,5 @@
-"""Put the layers of a narrow network into its original class, where its own code computes the same."""
+"""Put narrow layers into the original class, where its own code computes the same."""
 
-from .graft import graft
+from .results import export_timm, grafted_from
+from .timm_folder import write_timm
+from .transplant import graft

@@ -1,4 +1,4 @@
-"""A graft is proved: its outputs are those of the narrow network, in float64, at two batch sizes."""
+"""The outputs of a graft are those of the narrow network, in float64, at two batch sizes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _message(grafted: nn.Module, narrow: nn.Module, inputs: Inputs, solution: So
 
 @torch.no_grad()
 def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> tuple[set[str], str]:
-    """Return the nodes from the last layer that agrees to the first that differs, and where that is, in words."""
+    """Return the nodes behind the last layer that agrees, up to the first that differs."""
     calls = [node for node in narrow.graph.nodes if node.op == "call_module"]
     seen: list[dict[str, list[Tensor]]] = []
     failure: Exception | None = None

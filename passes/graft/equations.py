@@ -1,4 +1,4 @@
-"""Each literal of the narrow graph that a model's attributes provide is an equation for these attributes."""
+"""A literal of the narrow graph is an equation for the attributes that provide it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def compared(model: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> Comparison:
-    """Trace a model with numbers that know their attribute, and put its graph beside the narrow one."""
+    """Trace a model with numbers that know their attribute, beside the narrow graph."""
     called = {str(node.target) for node in narrow.graph.nodes if node.op == "call_module"}
     layers = dict(model.named_modules())
     decomposed = frozenset(name for name, layer in layers.items() if is_shaped(layer) and name not in called)
@@ -152,7 +152,7 @@ class Solution:
 
 
 def solved(comparison: Comparison) -> Solution:
-    """Find the attributes that provide every literal of the narrow graph, as far as there are such."""
+    """Find the attributes that provide the literals of the narrow graph."""
     found: dict[Attribute, Number] = {}
     wide = comparison.values
     todo = [each for each in comparison.literals if not isinstance(each.term, int | float)]

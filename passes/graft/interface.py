@@ -1,4 +1,4 @@
-"""What a grafted model says of itself is true: its widths, its feature maps, and its classifier.
+"""A graft states its true widths: of its features, its feature maps and its classifier.
 
 Its forward does not read these numbers, so that no comparison of outputs finds a wrong one. They are measured.
 """
@@ -36,7 +36,7 @@ Sizes = dict[tuple[str, str], set[tuple[int, int]]]
 
 
 def measured(wide: nn.Module, grafted: nn.Module, inputs: Inputs, settled: set[Attribute]) -> dict[Attribute, Number]:
-    """Return the widths that a graft should state, except settled ones, where they differ from those of the model."""
+    """Return the widths that a graft should state where the wide model states others."""
     before, after = (_shapes_of(model, inputs) for model in (wide, grafted))
     sizes = {key: _paired(shapes, after.get(key, [])) for key, shapes in before.items()}
     found: dict[Attribute, Number] = {}
@@ -68,7 +68,7 @@ def _places(module: nn.Module, attribute: Attribute, sizes: Sizes) -> list[tuple
 
 @torch.no_grad()
 def _shapes_of(model: nn.Module, inputs: Inputs) -> dict[tuple[str, str], list[Any]]:
-    """Return the shapes of all that goes in and out of each module, and of what the two halves return."""
+    """Return the shapes of what goes in and out of each module and of the two halves."""
     twin: Any = copy.deepcopy(model).eval()
     shapes: dict[tuple[str, str], list[Any]] = {}
     handles = [module.register_forward_hook(_record(shapes, path)) for path, module in twin.named_modules()]

@@ -17,7 +17,7 @@ Number = int | float
 
 @dataclass(frozen=True)
 class Attribute:
-    """A number that a module holds: its path, the attribute, and the keys inside of lists and dicts."""
+    """A number that a module holds, also inside of lists and dicts."""
 
     module: str
     keys: tuple[str | int, ...]
@@ -40,7 +40,7 @@ Term = Number | Attribute | Operation
 
 
 class Traced:
-    """A number with its term; arithmetic with plain numbers and others of its kind gives such numbers."""
+    """A number with its term; arithmetic with it gives such numbers."""
 
     term: Term
 
@@ -172,7 +172,7 @@ def numbers_of(path: str, module: nn.Module) -> dict[Attribute, Number]:
 
 
 def assign(model: nn.Module, values: Mapping[Attribute, Any]) -> None:
-    """Set attributes of a model; lists, tuples and dicts are replaced, so that nobody else's change."""
+    """Set attributes of a model; lists, tuples and dicts are replaced, not changed."""
     for attribute, value in values.items():
         owner = model.get_submodule(attribute.module)
         first, *keys = attribute.keys

@@ -58,7 +58,7 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
 
 
 def assembled(model: nn.Module, narrow: nn.Module, solution: Solution) -> nn.Module:
-    """Copy a model with the tensors and layer sizes of the narrow network, and the attributes of a solution."""
+    """Copy a model with the tensors and layers of a narrow network, and solved attributes."""
     tensors = dict(named_tensors(narrow))
 
     def replace(name: str, tensor: Tensor) -> Tensor:
