@@ -110,3 +110,41 @@ def test_without_a_plan_an_example_is_needed() -> None:
     with pytest.raises(fxprune.OptionError, match="example_inputs"):
         fxprune.graft(net, narrow)
     assert fxprune.graft(net, narrow, example_inputs=images())[0].out_channels == 4  # type: ignore[index]
+
+
+class Channels(nn.Module):
+    """Attention between channels: a softmax over them, and a sum over what it weighs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.drop, self.proj = nn.Linear(8, 24), nn.Dropout(0.1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        weights = self.drop((q.transpose(1, 2) @ k).softmax(-1))
+        mixed: Tensor = self.proj((weights @ v.transpose(1, 2)).transpose(1, 2))
+        return mixed
+
+
+class Normalised(nn.Module):
+    """Queries and keys behind a batch norm, which takes the factor of their product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.norm, self.v, self.proj = (
+            nn.Conv1d(8, 16, 1), nn.BatchNorm1d(16), nn.Conv1d(8, 8, 1), nn.Conv1d(8, 3, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.norm(self.qk(x)).chunk(2, dim=1)
+        mixed: Tensor = self.proj(self.v(x) @ (q.transpose(1, 2) @ k).softmax(-1).transpose(1, 2))
+        return mixed
+
+
+@pytest.mark.parametrize(
+    ("net", "x"), [(Channels(), torch.randn(2, 5, 8)), (Normalised(), torch.randn(2, 8, 5))], ids=["softmax", "norm"]
+)
+def test_factors_of_merged_sums_vanish(net: nn.Module, x: Tensor) -> None:
+    net, narrow = narrowed(net, x)
+    assert (narrow.meta["factors"], narrow.meta["absorbed"]) == (0, 1)
+    assert fxprune.verify(narrow, fxprune.graft(net, narrow), x).passed
