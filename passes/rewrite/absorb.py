@@ -108,7 +108,7 @@ def _drop_factor(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _share_behind(module: fx.GraphModule, product: fx.Node, factor: Factor) -> fx.Node | None:
-    """Find the number of a softmax over merged channels that a factor of the next product cancels.
+    """Find the number of a softmax over merged channels that the factor of a product cancels.
 
     A softmax over m times fewer channels gives each m times as much, and the sum over them has m times fewer terms.
     """
