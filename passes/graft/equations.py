@@ -167,12 +167,31 @@ def solved(comparison: Comparison) -> Solution:
             value = _value(literal, attribute, {**wide, **found}, wide[attribute])
             if value is not None:
                 found[attribute], progress = value, True
-    # An attribute that no literal settles keeps its number, unless that is the only one in a literal to change.
+        progress = progress or _guess(todo, wide, found)
+    # An attribute that no literal settles keeps its number.
     now = {**wide, **found}
     unsolved = [each for each in comparison.literals if not _provides(each, now)]
     changed = {attribute: value for attribute, value in found.items() if value != wide[attribute]}
     lengths = [each for each in comparison.literals if each.wide is None]
     return Solution(changed, tuple(unsolved), tuple(lengths))
+
+
+def _guess(literals: list[Literal], wide: Mapping[Attribute, Number], found: dict[Attribute, Number]) -> bool:
+    """Settle one of several unknowns of a literal: the largest, since widths are larger than counts.
+
+    The check of the graft finds a wrong guess.
+    """
+    for literal in literals:
+        now = {**wide, **found}
+        if _provides(literal, now):
+            continue
+        unknown = set(attributes_of(literal.term)) - found.keys()
+        for attribute in sorted(unknown, key=lambda each: (-wide[each], str(each))):
+            value = _value(literal, attribute, now, wide[attribute])
+            if value is not None:
+                found[attribute] = value
+                return True
+    return False
 
 
 def _value(literal: Literal, attribute: Attribute, values: Mapping[Attribute, Number], wide: Number) -> Number | None:

@@ -148,3 +148,23 @@ def test_factors_of_merged_sums_vanish(net: nn.Module, x: Tensor) -> None:
     net, narrow = narrowed(net, x)
     assert (narrow.meta["factors"], narrow.meta["absorbed"]) == (0, 1)
     assert fxprune.verify(narrow, fxprune.graft(net, narrow), x).passed
+
+
+class Paths(nn.Module):
+    """A literal of two attributes, neither of which stands alone anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths, self.channels = 2, 8
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = self.stem(x).split(self.paths * self.channels // 2, dim=1)
+        total: Tensor = self.head(pieces[0]) + self.head(pieces[1])
+        return total
+
+
+def test_of_several_attributes_the_width_changes() -> None:
+    net, narrow = narrowed(Paths(), images())
+    grafted = fxprune.graft(net, narrow)
+    assert (grafted.paths, grafted.channels) == (2, 4)
