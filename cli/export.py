@@ -29,7 +29,7 @@ def _onnx(args: argparse.Namespace) -> None:
     from fxprune.passes.store import ONNX, ONNX_DATA, check_no_result, folder_aside
 
     network = fxprune.load(args.folder)
-    example = network.meta["plan"].coupling.example_inputs
+    example = network.meta["example_inputs"]
     if args.output is not None:
         check_no_result(args.output)
         print(fxprune.export_onnx(network, example, args.output, opset=args.opset))
@@ -46,7 +46,7 @@ def _pt2(args: argparse.Namespace) -> None:
 
     network, path = fxprune.load(args.folder), args.output or args.folder / "narrow.pt2"
     check_no_result(path)
-    error = export_pt2(network, network.meta["plan"].coupling.example_inputs, path)
+    error = export_pt2(network, network.meta["plan"].example_inputs, path)
     print(f"{path}: {path.stat().st_size} bytes, relative error {error:.2g}")
 
 

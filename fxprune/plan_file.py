@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from fxprune.analysis import couple
 from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.inputs import from_json, inputs_for, is_shape
+from fxprune.common.inputs import Inputs, from_json, inputs_for, is_shape
 from fxprune.errors import PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
 
@@ -25,6 +27,62 @@ KINDS: dict[str, tuple[type, ...]] = {
     "groups": (str,),
 }
 _REMEDY = "Make it again with `fxprune plan`."
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPlan:
+    """The plan of a stored network, without the wide network that it is for.
+
+    Attributes:
+        content: of the plan file.
+        path: of that file, for messages.
+    """
+
+    content: Mapping[str, Any] = field(repr=False)
+    path: str | os.PathLike[str]
+
+    @functools.cached_property
+    def clusters(self) -> dict[str, NDArray[np.int64]]:
+        """Map each group name to the cluster of each of its channels, int64 [width]."""
+        return {name: np.array(cluster, dtype=np.int64) for name, cluster in self.content["clusters"].items()}
+
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Map each group that the plan names to (channels before, channels after)."""
+        return {name: (len(cluster), int(cluster.max(initial=-1)) + 1) for name, cluster in self.clusters.items()}
+
+    @property
+    def method(self) -> str:
+        """How the clusters were found."""
+        return str(self.content["method"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of the search."""
+        return int(self.content["seed"])
+
+    @functools.cached_property
+    def example_inputs(self) -> Inputs:
+        """The example that the network was analysed on, on the meta device."""
+        return from_json(self.content["inputs"])
+
+    @property
+    def shapes(self) -> Mapping[str, Sequence[int]]:
+        """Map each tensor of the wide network to its sizes."""
+        shapes: Mapping[str, Sequence[int]] = self.content["tensors"]
+        return shapes
+
+    def on(self, model: torch.nn.Module) -> Plan:
+        """Return the plan on the wide network.
+
+        Raises:
+            PlanError: ``model`` is another network.
+        """
+        return plan_from(self.content, model, self.path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the plan file."""
+        return dict(self.content)
 
 
 def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
@@ -57,6 +115,8 @@ def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.P
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise PlanError(f"{path} is damaged: {error!r}. {_REMEDY}") from error
     check_shapes(value["tensors"], model, str(path))
+    from fxprune.analysis import couple  # which to load a stored network does not need
+
     try:
         coupling = couple(model, inputs_for(model, inputs), whole=value["whole"])
         check_digest(value["groups"], coupling, str(path))
@@ -71,7 +131,15 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         PlanError: the file is missing, not a plan, incomplete, damaged, or of a later version.
     """
-    value: dict[str, Any] = read_json(path, "plan file", PlanError, _REMEDY)
+    return check_plan(read_json(path, "plan file", PlanError, _REMEDY), path)
+
+
+def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check the JSON value of a plan field by field, and return it.
+
+    Raises:
+        PlanError: it is not a plan, or one that is incomplete, damaged, or of a later version.
+    """
     check_format(value, FORMAT, VERSION, path, PlanError)
     check_fields(value, KINDS | ({"sha256": (str,)} if "sha256" in value else {}), path, PlanError)
     if value.get("sha256", digest(value)) != digest(value):
@@ -86,10 +154,11 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
         # Check this before an array is made of them, or one of that length.
         if not isinstance(cluster, list) or not all(type(n) is int and 0 <= n < len(cluster) for n in cluster):
             raise PlanError(f"{path} is damaged: the clusters of `{name}` are no list of numbers from 0. {_REMEDY}")
-    return value
+    checked: dict[str, Any] = value
+    return checked
 
 
-def plan_for(model: torch.nn.Module, plan: Plan) -> Plan:
+def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     """Return the plan if it was made on this model, else the same clusters on a new analysis.
 
     Raises:
@@ -106,8 +175,12 @@ def plan_for(model: torch.nn.Module, plan: Plan) -> Plan:
         >>> fxprune.plan_for(twin, plan) == plan
         True
     """
+    if isinstance(plan, StoredPlan):
+        return plan.on(model)
     if plan.coupling.model() is model:
         return plan
+    from fxprune.analysis import couple
+
     check_shapes(plan.coupling.shapes, model, "the plan")
     coupling = couple(model, inputs_for(model, plan.coupling.example_inputs), whole=plan.coupling.whole)
     check_digest(plan.coupling.digest, coupling, "the plan")

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.common.files import write_text
-from fxprune.common.inputs import to_json
+from fxprune.common.inputs import Inputs, to_json
 from fxprune.common.modules import named_tensors
 from fxprune.common.table import table
 from fxprune.coupling import Axis, Coupling
@@ -149,8 +149,12 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON with its own hash, completely or not at all."""
-        value = self.to_json()
-        write_text(path, json.dumps(value | {"sha256": digest(value)}, indent=1) + "\n")
+        write_text(path, json.dumps(signed(self.to_json()), indent=1) + "\n")
+
+    @property
+    def example_inputs(self) -> Inputs:
+        """The example that the network was analysed on, on the meta device."""
+        return self.coupling.example_inputs
 
     def to_json(self) -> dict[str, Any]:
         """Make a JSON value: format, version, method, seed, input shapes, tensor shapes, clusters."""
@@ -165,6 +169,11 @@ class Plan:
             "groups": self.coupling.digest,
             "clusters": {name: cluster.tolist() for name, cluster in self.clusters.items()},
         }
+
+
+def signed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Add its own hash to the content of a plan file."""
+    return {**value, "sha256": digest(value)}
 
 
 def digest(value: Mapping[str, Any]) -> str:

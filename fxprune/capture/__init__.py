@@ -1,3 +1,6 @@
 """Turn a model into a graph that computes the same, or raise an error with the line."""
 
+from .exported import EvalOnly
+from .symbolic import SymbolicTracer
 from .trace import WAYS, capture, captures
+from .training_flag import ModeSwitch

@@ -86,6 +86,11 @@ def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
+def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """List a module's own parameters, then buffers, without those of its children."""
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model; the CPU if it has no weights, or is on the meta device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -93,6 +93,21 @@ def backward_hooks_of(module: nn.Module) -> list[Any]:
     return [*module._backward_pre_hooks.values(), *module._backward_hooks.values()]
 
 
+def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the mutable tables of a module's own parameters and buffers, by name."""
+    return module._parameters, module._buffers
+
+
+def non_persistent_buffers(module: nn.Module) -> set[str]:
+    """Return the names of a module's own buffers that its state dict leaves out."""
+    return module._non_persistent_buffers_set
+
+
+def child_of(module: nn.Module, name: str) -> nn.Module | None:
+    """Return a child by its name."""
+    return module._modules.get(name)
+
+
 def call_with_hooks(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Call ``module(...)`` with its hooks, although ``torch.fx`` has patched the call itself."""
     return module._call_impl(*args, **kwargs)

@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.errors import OptionError
-from fxprune.models_zoo import spec_from_json
-from fxprune.passes.store import load, read_network
+from fxprune.passes.store import build_wide, load, read_network
 
 from .timm_folder import write_timm
 from .transplant import graft
@@ -26,11 +25,11 @@ def grafted_from(directory: str | os.PathLike[str]) -> nn.Module:
         GraftError: the code of that class cannot compute what the narrow network does.
     """
     folder = Path(directory)
-    narrow, model = load(folder), read_network(folder)["model"]
-    if model is None:
+    narrow = load(folder)
+    wide = build_wide(folder, narrow)
+    if wide is None:
         raise OptionError(f"{folder} does not say how its wide network is built, so that it has no class to go into.")
-    spec, kind = spec_from_json(model, folder)
-    return graft(spec.build().to(kind), narrow).eval()
+    return graft(wide, narrow).eval()
 
 
 def export_timm(directory: str | os.PathLike[str], output: str | os.PathLike[str]) -> nn.Module:

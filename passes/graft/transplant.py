@@ -10,7 +10,6 @@ from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import OptionError
 from fxprune.passes.verify import as_inputs, random_batch
-from fxprune.plans import Plan
 
 from .check import check
 from .equations import Solution, compared, solved
@@ -85,6 +84,7 @@ def _inputs_of(narrow: fx.GraphModule, example_inputs: Any) -> Inputs:
     if example_inputs is not None:
         return as_inputs(example_inputs)
     plan = getattr(narrow, "meta", {}).get("plan")
-    if not isinstance(plan, Plan):
+    if plan is None:
         raise OptionError("this network does not hold the plan that made it: give graft(..., example_inputs=).")
-    return plan.coupling.example_inputs
+    inputs: Inputs = plan.example_inputs
+    return inputs

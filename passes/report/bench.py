@@ -18,7 +18,7 @@ from fxprune.errors import OptionError
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.verify import random_batch
 
-from .run_folder import open_run
+from .run_folder import open_run, wide_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
     files = open_run(folder)
     with tempfile.TemporaryDirectory() as aside:
         calls: dict[tuple[str, str], Callable[..., Any]] = {}
-        for name, network in (("wide", files.snapped), ("narrow", files.narrow)):
+        for name, network in (("wide", wide_of(files, folder)), ("narrow", files.narrow)):
             path = Path(aside) / f"{name}.onnx"
             export_onnx(network, files.example, path)
             calls["PyTorch", name] = network

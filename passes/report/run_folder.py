@@ -9,52 +9,69 @@ from pathlib import Path
 from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import tensors_of
-from fxprune.passes.store import (
-    NETWORK_FILES,
-    ONNX,
-    SNAPPED,
-    build_wide,
-    distinct_tensors,
-    load,
-    load_weights,
-    read_manifest,
-    read_network,
-)
+from fxprune.errors import CheckpointError
+from fxprune.passes.store import SNAPPED, build_wide, load, load_weights, read_manifest
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
 
 @dataclass(frozen=True, eq=False)
+class Wide:
+    """The wide network of a folder, with equal clusters.
+
+    Attributes:
+        snapped: in eval mode on the CPU.
+        plan: the plan for it.
+    """
+
+    snapped: nn.Module
+    plan: Plan
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """The networks and files that a main job left.
+    """The networks that a main job left.
 
     Attributes:
         narrow: the stored narrow network, in eval mode on the CPU.
-        snapped: the wide network with equal clusters, in eval mode on the CPU.
-        plan: the plan for ``snapped``.
+        wide: the wide network; None if it is not at hand.
+        absent: why it is not.
         example: [N, C, H, W] on the meta device.
-        onnx: the exported file.
     """
 
     narrow: fx.GraphModule
-    snapped: nn.Module
-    plan: Plan
+    wide: Wide | None
+    absent: str
     example: Tensor
-    onnx: Path
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
-    """Load the results of ``fxprune compress``.
+    """Load the networks of a folder that ``fxprune.save`` or a job wrote.
 
     Raises:
         CheckpointError: the folder is missing, unfinished or damaged.
         ModelError: this installation cannot build the wide network.
     """
     place = Path(folder)
-    read_manifest(place).check(place, [*NETWORK_FILES, SNAPPED])
     narrow = load(place)
-    shapes = narrow.meta["plan"].coupling.shapes
-    snapped = build_wide(read_network(place), shapes, place, distinct_tensors(narrow)).eval()
-    load_weights(snapped, place / SNAPPED)
-    plan = plan_for(snapped, narrow.meta["plan"])
-    return Run(narrow, snapped, plan, tensors_of(plan.coupling.example_inputs)[0], place / ONNX)
+    example = tensors_of(narrow.meta["example_inputs"])[0]
+    manifest = read_manifest(place)
+    if SNAPPED not in manifest.files:
+        return Run(narrow, None, f"there is no {SNAPPED} in the folder", example)
+    manifest.check(place, [SNAPPED])
+    snapped = build_wide(place, narrow)
+    if snapped is None:
+        return Run(narrow, None, "it was given as a module, which no name builds again", example)
+    load_weights(snapped.eval(), place / SNAPPED)
+    return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
+
+
+def wide_of(run: Run, folder: str | os.PathLike[str]) -> nn.Module:
+    """Return the wide network.
+
+    Raises:
+        CheckpointError: it is not at hand.
+    """
+    if run.wide is None:
+        raise CheckpointError(f"the wide network of {os.fspath(folder)} is not at hand: {run.absent}.")
+    return run.wide.snapped

@@ -1,4 +1,4 @@
-"""Repeat the checks of the main job, from its files alone."""
+"""Check a folder of results from its files alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.common.table import table
 from fxprune.errors import FxpruneError
 from fxprune.passes.merge import snap
 from fxprune.passes.onnx import check_onnx
 from fxprune.passes.rewrite import merged_by
-from fxprune.passes.store import ESSENTIAL, WIDE, load_weights, read_manifest
+from fxprune.passes.store import NETWORK_FILES, ONNX, SUMMARY, WIDE, check_probe, load_weights, read_manifest
+from fxprune.passes.train import evaluate
 from fxprune.passes.verify import differing, in_float64, tensor_errors, verify
 
-from .run_folder import Run, open_run
+from .results import read_result
+from .run_folder import Run, Wide, open_run
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Finding:
         rel_error: the relative error between them; None if unknown.
         bound: the largest error allowed.
         reason: why they disagree; empty if they agree.
+        skipped: why they were not compared; empty if they were.
     """
 
     what: str
     rel_error: float | None
     bound: float
     reason: str
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,65 +58,105 @@ class FolderReport:
                 finding.what,
                 "" if finding.rel_error is None else f"{finding.rel_error:.1e}",
                 f"{finding.bound:.0e}" if finding.bound else "0",
-                "FAILS" if finding.reason else "holds",
+                "FAILS" if finding.reason else "not compared" if finding.skipped else "holds",
             )
             for finding in self.findings
         ]
         text = table(("compared", "relative error", "bound", "verdict"), rows, right="bound")
-        return "\n".join(
-            [text, *(f"\n{finding.what}: {finding.reason}" for finding in self.findings if finding.reason)]
-        )
+        notes = [(finding.what, finding.reason or finding.skipped) for finding in self.findings]
+        return "\n".join([text, *(f"\n{what}: {why}" for what, why in notes if why)])
 
 
-def verify_folder(folder: str | os.PathLike[str]) -> FolderReport:
-    """Check clusters, rewrite, stored narrow network and ONNX file of a folder again.
+def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) -> FolderReport:
+    """Check a folder that ``fxprune.save`` or a job wrote, without its history.
 
-    The members of a cluster must be equal, the rewrite exact, and the stored network and the ONNX file its result.
+    Every file must be the one that was written, and the stored network must answer its probe; then, where they are at
+    hand: the members of a cluster must be equal in the wide network, the rewrite exact, the stored network its result,
+    and the ONNX file must compute the same.
+
+    Args:
+        folder: the folder.
+        data: name of a data set; its test images must be classified as correctly as the results say.
 
     Raises:
         CheckpointError: the folder is missing, unfinished or damaged.
+        DataError: the data are not available.
     """
     place = Path(folder)
     manifest = read_manifest(place)
-    manifest.check(place, dict.fromkeys([*ESSENTIAL, *manifest.files]))  # every file, also those not used here
+    # Every file, also those not used here.
+    manifest.check(place, dict.fromkeys([*NETWORK_FILES, *manifest.files]))
     files = open_run(place)
-    load_weights(copy.deepcopy(files.snapped), place / WIDE)
-    change = float(snap(files.snapped, files.plan).max_change)  # type: ignore[arg-type]
-    equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
-    double, plan = in_float64(files.snapped, files.plan)
-    # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
-    rewrite = verify(double, merged_by(plan, double)[0], files.example, tolerance=1e-9)
-    # The same graph with the same numbers may not differ at all.
-    stored = verify(merged_by(files.plan, files.snapped)[0], files.narrow, files.example, tolerance=0.0)
-    findings = [
-        equal,
-        _on_tensors(files),
-        Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
-        Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
-    ]
-    findings.append(_on_onnx(files.narrow, files.onnx, files.example))
+    error, bound = check_probe(files.narrow, place)
+    reason = "" if error <= bound else "it returns something else than when it was saved"
+    findings = [Finding("stored network with its stored answer", error, bound, reason)]
+    if files.wide is None:
+        findings.append(Finding("stored network with the wide one", None, 0.0, "", skipped=files.absent))
+    else:
+        findings += _on_wide(files.wide, files, place)
+    if ONNX in manifest.files:
+        findings.append(_on_onnx(files.narrow, place / ONNX, files.example))
+    else:
+        findings.append(Finding(_ONNX, None, 1e-4, "", skipped=f"there is no {ONNX} in the folder"))
+    if data is not None:
+        findings.append(_on_data(files.narrow, place, data))
     return FolderReport(tuple(findings))
 
 
-def _on_tensors(files: Run) -> Finding:
+def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
+    if (place / WIDE).exists():
+        load_weights(copy.deepcopy(wide.snapped), place / WIDE)
+    change = float(snap(wide.snapped, wide.plan).max_change)  # type: ignore[arg-type]
+    equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
+    double, plan = in_float64(wide.snapped, wide.plan)
+    # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
+    rewrite = verify(double, merged_by(plan, double)[0], files.example, tolerance=1e-9)
+    # The same graph with the same numbers may not differ at all.
+    stored = verify(merged_by(wide.plan, wide.snapped)[0], files.narrow, files.example, tolerance=0.0)
+    return [
+        equal,
+        _on_tensors(wide, files.narrow),
+        Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
+        Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
+    ]
+
+
+def _on_tensors(wide: Wide, narrow: nn.Module) -> Finding:
     what = "stored narrow tensors with the merge of the wide ones"
     # Sums are taken in float64 and rounded once, 6e-8 in float32; another device may round the other way.
     bound = 1e-6
-    errors = tensor_errors(files.snapped, files.narrow, files.plan)
+    errors = tensor_errors(wide.snapped, narrow, wide.plan)
     if errors is None:
         return Finding(what, None, bound, "they are tensors of different networks")
-    wrong = differing(errors, bound, files.narrow)
+    wrong = differing(errors, bound, narrow)
     named = ", ".join(f"`{name}` by {error:.2g}" for name, error in [*wrong.items()][:5])
     more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     reason = f"{named}{more} of the largest number" if wrong else ""
     return Finding(what, max(errors.values(), default=0.0), bound, reason)
 
 
+_ONNX = "onnxruntime with PyTorch, in float32"
+
+
 def _on_onnx(network: nn.Module, path: Path, example: Tensor) -> Finding:
-    what = "onnxruntime with PyTorch, in float32"
     try:
         # Two float32 kernels that sum in different orders differ by 1e-6; a wrong weight moves the output by 1e-2.
         agreement = check_onnx(network, path, example, tolerance=1e-4)
     except FxpruneError as error:
-        return Finding(what, None, 1e-4, str(error))
-    return Finding(what, agreement.max_rel_error, 1e-4, "")
+        return Finding(_ONNX, None, 1e-4, str(error))
+    return Finding(_ONNX, agreement.max_rel_error, 1e-4, "")
+
+
+def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:
+    """Compare the test images that are classified correctly with what the results say."""
+    from fxprune.models_zoo.data import load_data
+
+    preprocessing = network.meta["preprocessing"]
+    data = load_data(name, image_size=None if preprocessing is None else preprocessing.input_size[1])
+    found = evaluate(network, data.test)
+    what = f"top-1 on {name}: {found.top1:.2%} of {found.count} test images"
+    if not (place / SUMMARY).exists():
+        return Finding(what, None, 0.0, "", skipped="the folder does not say how many it was")
+    row = read_result(place).stages[-1]
+    same = row.correct == found.correct and row.count == found.count
+    return Finding(what, None, 0.0, "" if same else f"{SUMMARY} says {row.correct} of {row.count} are right")

@@ -27,9 +27,10 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     """Build the network with one channel per cluster: ``snap(model, plan)`` in eval mode.
 
     It merges parameters and rewrites literal sizes in the graph; layers keep their names and get their new widths.
-    Batch and image size stay dynamic. ``narrow.meta`` holds four values: ``plan``; ``max_change``, the largest change
-    that the snap made (:func:`~fxprune.passes.merge.snap.snap` defines it); ``absorbed``, how many factors of narrowed
-    heads moved into weights; and ``factors``, how many stay in the graph.
+    Batch and image size stay dynamic. ``narrow.meta`` holds five values: ``plan``; ``earlier``, the plans before it, if
+    the model was narrow already; ``max_change``, the largest change that the snap made
+    (:func:`~fxprune.passes.merge.snap.snap` defines it); ``absorbed``, how many factors of narrowed heads moved into
+    weights; and ``factors``, how many stay in the graph.
 
     Args:
         model: the wide network, with any weights; it is not modified.
@@ -71,6 +72,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     # The trace makes constants that are not tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
+    type(module).__name__ = type(model).__name__  # the class is that of this object alone, and a copy loses its name
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)
     show_blocks(module.graph)
@@ -82,6 +84,8 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
     module.meta.update(plan=plan, max_change=wide.max_change, factors=factors, absorbed=absorbed)
+    given: dict[str, Any] = getattr(model, "meta", {})
+    module.meta["earlier"] = (*given.get("earlier", ()), given["plan"]) if "plan" in given else ()
     return module, wide.changes
 
 

@@ -1,6 +1,6 @@
 """Write the files of a results folder completely or not at all; never touch a user's file."""
 
-from .artifact import build_wide, load, read_network, save, write_network
+from .artifact import build_wide, check_probe, load, read_network, save, write_network
 from .checkpoint import Checkpoint
 from .folder import OutputFolder, check_no_result, check_place, folder_aside, output_folder
 from .layout import (

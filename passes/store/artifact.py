@@ -1,14 +1,14 @@
-"""A narrow network on disk: its weights, its plan, and how to build its wide network.
+"""A narrow network on disk, built again without its wide network and without code.
 
 ::
 
     out/
     |-- weights.safetensors   every parameter and buffer, once
+    |-- graph.json            nodes, layers and their settings, roles of tensors: :mod:`fxprune.passes.serialization`
+    |-- probe.safetensors     what the network returns for inputs that a seed determines
     |-- plan.json             see :meth:`fxprune.plans.Plan.save`: clusters, input shapes, shapes of the wide network
-    |-- network.json          format, version, model, type and shape of every tensor, preprocessing of images
-    `-- manifest.json         size and SHA-256 of the other three; written last
-
-The graph is not stored: :func:`load` derives it from the wide network again, so that nothing on disk is code.
+    |-- network.json          how to build the wide network, if it has a name; preprocessing; earlier plans
+    `-- manifest.json         size and SHA-256 of the others; written last
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,22 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
-from fxprune.common.modules import map_tensors
-from fxprune.errors import CheckpointError, OptionError, PlanError
-from fxprune.models_zoo import FLOATS, ModelSpec, build_within, spec_from_json
+from fxprune.errors import CheckpointError, ExportError, OptionError, PlanError
+from fxprune.models_zoo import ModelSpec, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
-from fxprune.passes.rewrite import merged_by
-from fxprune.plan_file import plan_from, read_plan
-from fxprune.plans import Plan
+from fxprune.passes.serialization import graph_from_json, graph_to_json
+from fxprune.plan_file import StoredPlan, check_plan, plan_for, read_plan
+from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
-from .layout import NETWORK, NETWORK_FILES, PLAN, WEIGHTS
+from .layout import GRAPH, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
 from .manifest import read_manifest
-from .weights import check_kinds, distinct_tensors, kinds_of, read_tensors, write_tensors
+from .weights import distinct_tensors, read_tensors, write_tensors
 
-FORMAT = "fxprune-network"
-VERSION = 2
+FORMAT, VERSION = "fxprune-network", 3
+GRAPH_FORMAT, GRAPH_VERSION = "fxprune-graph", 1
 NARROWEST = 4096
+_PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 _REMEDY = "Save the network again."
 
 
@@ -50,21 +50,26 @@ def save(
     directory: str | os.PathLike[str],
     *,
     model: ModelSpec | None = None,
-    plan: Plan | None = None,
+    plan: Plan | StoredPlan | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> None:
-    """Save a narrow network: ``load(directory)`` computes what it computes, bit for bit.
+    """Save a narrow network: ``load(directory)`` computes what it computes.
+
+    Layers of other libraries are written as PyTorch's own that compute the same; the result is read again and compared
+    in float64 before the folder appears.
 
     Args:
         narrow: the result of :func:`fxprune.narrow`, trained further or not.
         directory: made if it does not exist; a network that was saved in it is replaced, and no other file.
-        model: how to build the wide network; without it, :func:`load` must be given the wide network.
+        model: how to build the wide network, for ``fxprune verify``.
         plan: the plan, if it is not ``narrow.meta["plan"]``.
         preprocessing: of the images, if it is not ``narrow.meta["preprocessing"]``.
 
     Raises:
-        OptionError: ``narrow`` does not hold its plan, ``model.kwargs`` has an argument that cannot be saved, the
-            directory holds a user's file under one of these names, or another run writes into it.
+        OptionError: ``narrow`` is no graph or does not hold its plan, ``model.kwargs`` has an argument that cannot be
+            saved, the directory holds a user's file under one of these names, or another run writes into it.
+        ModelError: a node cannot be written down; the message names it and its operator.
+        ExportError: the files and the network disagree.
         OSError: the disk is full, or writing is not permitted.
 
     Example:
@@ -75,59 +80,94 @@ def save(
         >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
         >>> narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
         >>> fxprune.save(narrow, "out")
-        >>> torch.equal(fxprune.load("out", model=net)(images), narrow(images))
+        >>> torch.equal(fxprune.load("out")(images), narrow(images))
         True
     """
-    plan, spec = _described(narrow, model, plan)
+    stored = _stored(narrow, model, plan, preprocessing)
     with folder_aside(directory, files=NETWORK_FILES) as folder:
-        _write(narrow, folder, spec, plan, preprocessing)
+        stored.write(folder)
 
 
 def write_network(narrow: nn.Module, folder: Path, *, model: ModelSpec | None = None, plan: Plan | None = None) -> None:
     """Write the files of :func:`save` without the manifest, into a folder that has or gets one."""
-    plan, spec = _described(narrow, model, plan)
-    _write(narrow, folder, spec, plan, None)
+    _stored(narrow, model, plan, None).write(folder)
 
 
-def _described(narrow: nn.Module, model: ModelSpec | None, plan: Plan | None) -> tuple[Plan, dict[str, Any] | None]:
-    plan = plan or getattr(narrow, "meta", {}).get("plan")
-    if not isinstance(plan, Plan):
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """The content of the files."""
+
+    tensors: Mapping[str, Tensor]
+    graph: Mapping[str, Any]
+    answer: Mapping[str, Tensor]
+    plan: Mapping[str, Any]
+    network: Mapping[str, Any]
+
+    def write(self, folder: Path) -> None:
+        write_tensors(self.tensors, folder / WEIGHTS)
+        write_text(folder / GRAPH, json.dumps(self.graph) + "\n")
+        write_tensors(self.answer, folder / PROBE)
+        write_text(folder / PLAN, json.dumps(self.plan, indent=1) + "\n")
+        write_text(folder / NETWORK, json.dumps(self.network, indent=1) + "\n")
+
+
+def _stored(
+    narrow: nn.Module, model: ModelSpec | None, plan: Plan | StoredPlan | None, preprocessing: Preprocessing | None
+) -> _Stored:
+    meta: dict[str, Any] = getattr(narrow, "meta", {})
+    plan, preprocessing = plan or meta.get("plan"), preprocessing or meta.get("preprocessing")
+    if not isinstance(narrow, fx.GraphModule) or not isinstance(plan, (Plan, StoredPlan)):
         raise OptionError(
-            f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it."
+            f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it, and "
+            "the network that `fxprune.narrow` made."
         )
+    from fxprune.passes.lowering import lower
+
+    from .probe import BOUNDS, ask, disagreement
+
     # The captured graph has the dtype of the wide network, even if the narrow one was converted since.
-    kind = next((p.dtype for p in plan.coupling.graph_module.parameters() if p.is_floating_point()), torch.float32)
-    return plan, None if model is None else model.to_json(kind)
+    kind = next((p.dtype for p in _weights(plan, narrow) if p.is_floating_point()), torch.float32)
+    spec = None if model is None else model.to_json(kind)
+    lowered = lower(narrow, plan.example_inputs)
+    graph, tensors = graph_to_json(lowered), distinct_tensors(lowered)
+    precision, answer = ask(narrow, plan.example_inputs)
+    read = graph_from_json(json.loads(json.dumps(graph)), tensors)
+    error = disagreement(answer, ask(read, plan.example_inputs, precision=precision)[1])
+    if not error <= BOUNDS[precision]:
+        raise ExportError(f"what would be saved differs from this network by {error:.2g}, in {precision}.")
+    network = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": spec,
+        "preprocessing": None if preprocessing is None else asdict(preprocessing),
+        "precision": precision,
+        "factors": int(meta.get("factors", 0)),
+        "earlier": [each.to_json() for each in meta.get("earlier", ())],
+    }
+    return _Stored(
+        tensors, {"format": GRAPH_FORMAT, "version": GRAPH_VERSION, **graph}, answer, signed(plan.to_json()), network
+    )
 
 
-def _write(
-    narrow: nn.Module, folder: Path, spec: dict[str, Any] | None, plan: Plan, preprocessing: Preprocessing | None
-) -> None:
-    preprocessing = preprocessing or getattr(narrow, "meta", {}).get("preprocessing")
-    tensors = distinct_tensors(narrow)
-    write_tensors(tensors, folder / WEIGHTS)
-    plan.save(folder / PLAN)
-    content = {"format": FORMAT, "version": VERSION, "model": spec, "tensors": kinds_of(tensors)}
-    content["preprocessing"] = None if preprocessing is None else asdict(preprocessing)
-    write_text(folder / NETWORK, json.dumps(content, indent=1) + "\n")
+def _weights(plan: Plan | StoredPlan, narrow: nn.Module) -> Any:
+    return (narrow if isinstance(plan, StoredPlan) else plan.coupling.graph_module).parameters()
 
 
 def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> fx.GraphModule:
-    """Load a saved network, in eval mode on the CPU; ``.meta["plan"]`` is its plan.
+    """Load a saved network, in eval mode on the CPU, with weights that train as they did.
 
-    ``.meta["preprocessing"]`` describes the images that it expects, if this was saved.
+    ``.meta`` holds four values: ``plan``, the last plan, as it was stored: without an analysis; ``earlier``, the plans
+    before it, if a narrow network was narrowed again; ``preprocessing``, the images that it expects, if that was saved;
+    and ``spec``, how its wide network is built, if it has a name.
 
-    The wide network is built with arbitrary weights and narrowed by the plan; then every tensor is replaced by that of
-    the file, including the constants that a state dict leaves out. It is built on the CPU rather than on the meta
-    device, since the constructor of a model may compute numbers that its forward needs.
+    Nothing in the folder is run: layers, functions and methods are looked up in closed lists.
 
     Args:
         directory: the folder that :func:`save` wrote.
-        model: the wide network, with any weights; built from the stored name if not given.
+        model: the wide network, with any weights: then ``.meta["plan"]`` is a :class:`fxprune.Plan` on it.
 
     Raises:
-        CheckpointError: the directory is missing, unfinished, damaged, of a later version, or of another network.
-        ModelError: this installation cannot build the wide network.
+        CheckpointError: the directory is missing, unfinished, damaged, of another version, or of another network.
 
     Example:
         >>> import torch, fxprune
@@ -136,27 +176,65 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         >>> images = torch.randn(2, 3, 16, 16)
         >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
         >>> fxprune.save(fxprune.narrow(fxprune.snap(net, plan), plan), "out")
-        >>> fxprune.load("out", model=net).meta["plan"].widths
+        >>> fxprune.load("out").meta["plan"].widths
         {'0.weight': (8, 4)}
     """
     folder = Path(directory)
     read_manifest(folder).check(folder, NETWORK_FILES)
-    content, plan = read_network(folder), _read_plan(folder)
+    content, plan = read_network(folder), StoredPlan(_read_plan(folder), folder / PLAN)
+    example = _example(plan, folder)
+    _check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
-    check_kinds(content["tensors"], kinds_of(tensors), str(folder / WEIGHTS))
-    _check_images(plan["inputs"], content["preprocessing"], folder)
-    wide = build_wide(content, plan["tensors"], folder, tensors) if model is None else model
+    graph = read_json(folder / GRAPH, "graph", CheckpointError, _REMEDY)
+    check_format(graph, GRAPH_FORMAT, GRAPH_VERSION, folder / GRAPH, CheckpointError)
+    fields: dict[str, tuple[type, ...]] = {"name": (str,), "nodes": (list,), "layers": (dict,), "tensors": (dict,)}
+    check_fields(graph, fields, folder / GRAPH, CheckpointError)
     try:
-        # The weights are arbitrary, so unequal clusters do not matter.
-        skeleton, _ = merged_by(plan_from(plan, wide, folder / PLAN), wide)
+        network = graph_from_json(graph, tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / GRAPH} is damaged: {error}. {_REMEDY}") from error
+    try:
+        on_model = plan if model is None else plan_for(model, plan)
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
-    _check_fit(distinct_tensors(skeleton), tensors, str(folder / WEIGHTS))
-    network = map_tensors(skeleton, lambda name, _: tensors[name]).eval()
-    assert isinstance(network, fx.GraphModule)
-    del network.meta["max_change"]  # it is that of the arbitrary weights
-    network.meta["preprocessing"] = content["preprocessing"]
+    network.meta.update(
+        plan=on_model,
+        example_inputs=example,
+        earlier=content["earlier"],
+        factors=content["factors"],
+        preprocessing=content["preprocessing"],
+        spec=content["model"] and spec_from_json(content["model"], folder / NETWORK)[0],
+    )
     return network
+
+
+def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[float, float]:
+    """Ask a loaded network what was asked when it was saved.
+
+    Returns:
+        The relative error of what it returns, and the bound on it.
+
+    Raises:
+        CheckpointError: the stored answer is missing or damaged, or the network does not run.
+    """
+    from .probe import BOUNDS, ask, disagreement
+
+    folder = Path(directory)
+    read_manifest(folder).check(folder, [PROBE, NETWORK, PLAN])
+    precision = read_network(folder)["precision"]
+    wanted = read_tensors(folder / PROBE)
+    try:
+        _, found = ask(network, _example(StoredPlan(_read_plan(folder), folder / PLAN), folder), precision=precision)
+    except Exception as error:
+        raise CheckpointError(f"the network in {folder} does not run on its own example: {error}") from error
+    return disagreement(wanted, found), BOUNDS[precision]
+
+
+def _example(plan: StoredPlan, folder: Path) -> Any:
+    try:
+        return plan.example_inputs
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {_REMEDY}") from error
 
 
 def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:
@@ -172,28 +250,25 @@ def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path
     )
 
 
-def build_wide(
-    content: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], folder: Path, tensors: Mapping[str, Tensor]
-) -> nn.Module:
-    """Build the wide network with arbitrary weights.
+def build_wide(folder: Path, narrow: fx.GraphModule) -> nn.Module | None:
+    """Build the wide network of a folder with arbitrary weights; None if it has no name.
 
     Args:
-        content: of network.json.
-        shapes: of the wide network's tensors, from plan.json.
-        folder: the folder of these files, for messages.
-        tensors: of the narrow network; the wide one may have at most ``NARROWEST`` times as many numbers.
+        folder: what :func:`save` wrote.
+        narrow: loaded from it; the wide network may have at most ``NARROWEST`` times as many numbers.
 
     Raises:
-        CheckpointError: the folder does not say how to build it, or it is too large for these tensors.
+        CheckpointError: the folder is damaged, or the wide network too large for the narrow one.
         ModelError: this installation cannot build it.
     """
+    content, shapes = read_network(folder), StoredPlan(_read_plan(folder), folder / PLAN).shapes
     if content["model"] is None:
-        raise CheckpointError(f"{folder} does not say how its wide network is built: give load(..., model=) that one.")
+        return None
     spec, kind = spec_from_json(content["model"], folder / NETWORK)
-    wide, narrow = sum(map(math.prod, shapes.values())), sum(x.numel() for x in tensors.values())
-    if wide > NARROWEST * narrow + (1 << 20):
+    wide, small = sum(map(math.prod, shapes.values())), sum(x.numel() for x in distinct_tensors(narrow).values())
+    if wide > NARROWEST * small + (1 << 20):
         raise CheckpointError(
-            f"{folder / PLAN} is for a network of {wide:,} numbers, and {folder / WEIGHTS} holds {narrow:,}: they "
+            f"{folder / PLAN} is for a network of {wide:,} numbers, and {folder / WEIGHTS} holds {small:,}: they "
             f"are not of one network. {_REMEDY}"
         )
     return build_within(spec, shapes, folder / NETWORK).to(kind)
@@ -212,20 +287,20 @@ def read_network(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = read_json(path, "network description", CheckpointError, _REMEDY)
     check_format(content, FORMAT, VERSION, path, CheckpointError)
     maybe = (dict, type(None))
-    kinds: dict[str, tuple[type, ...]] = {"model": maybe, "tensors": (dict,), "preprocessing": maybe}
+    kinds: dict[str, tuple[type, ...]] = {
+        "model": maybe,
+        "preprocessing": maybe,
+        "precision": (str,),
+        "factors": (int,),
+        "earlier": (list,),
+    }
     check_fields(content, kinds, path, CheckpointError)
-    for name, kind in content["tensors"].items():
-        if not isinstance(kind, str):
-            raise CheckpointError(f"{path} is damaged: the tensor `{name}` has no type and shape. {_REMEDY}")
+    if content["precision"] not in _PRECISIONS:
+        raise CheckpointError(f"{path} is damaged: there is no precision {content['precision'][:40]!r}. {_REMEDY}")
     if content["preprocessing"] is not None:
         content["preprocessing"] = preprocessing_from(content["preprocessing"], path)
+    try:
+        content["earlier"] = tuple(StoredPlan(check_plan(each, path), path) for each in content["earlier"])
+    except PlanError as error:
+        raise CheckpointError(str(error)) from error
     return content
-
-
-def _check_fit(skeleton: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise CheckpointError if names, shapes or types differ, except the float precision."""
-    here, there = kinds_of(skeleton), kinds_of(tensors)
-    for name in here.keys() & there.keys():
-        if {skeleton[name].dtype, tensors[name].dtype} <= {*FLOATS.values()}:
-            here[name] = there[name] if skeleton[name].shape == tensors[name].shape else here[name]
-    check_kinds(here, there, where)

@@ -11,7 +11,9 @@ r"""Name every file in a folder of results.
     |-- tensorboard/            the same as event files
     |-- recipe.yaml             every option
     |-- weights.safetensors     \
-    |-- plan.json                | the narrow network
+    |-- graph.json               |
+    |-- probe.safetensors        | the narrow network
+    |-- plan.json                |
     |-- network.json            /
     |-- summary.csv             the table
     |-- summary.json            the table and all other measurements
@@ -29,12 +31,13 @@ from __future__ import annotations
 
 WIDE, SNAPPED, ONNX, ONNX_DATA = "wide.safetensors", "snapped.safetensors", "narrow.onnx", "narrow.onnx.data"
 DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
-WEIGHTS, PLAN, NETWORK = "weights.safetensors", "plan.json", "network.json"
+WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
+PLAN, NETWORK = "plan.json", "network.json"
 ROWS, SUMMARY = "summary.csv", "summary.json"
 MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
 CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
-NETWORK_FILES = (WEIGHTS, PLAN, NETWORK)
+NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
 RESULTS = (WIDE, SNAPPED, ONNX_DATA, ONNX, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 # What a run of the main job always leaves.

@@ -1,6 +1,6 @@
 """Train on one process or several, and resume bit for bit, with any schedule and optimizer."""
 
-from .evaluate import predict
+from .evaluate import evaluate, predict
 from .fit import train
 from .log import Callbacks, Epoch
 from .loss import make_loss

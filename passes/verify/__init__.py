@@ -1,7 +1,7 @@
 """Check that two networks compute the same, within a given tolerance, or name what differs."""
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .compare import Report, verify
+from .compare import Report, as_float64, verify
 from .float64 import KeepFloat64, in_float64, to_float64
 from .localise import worst_group
 from .outputs import named_outputs, relative_error

@@ -132,7 +132,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Return the outputs at every batch size, on the CPU; the float64 copy is freed at the end."""
-    double = map_tensors(module, _as_float64).eval()
+    double = map_tensors(module, as_float64).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
@@ -146,7 +146,7 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
     return outcomes
 
 
-def _as_float64(name: str, tensor: Tensor) -> Tensor:
+def as_float64(name: str, tensor: Tensor) -> Tensor:
     """Convert to float64; parameters that are float64 already are shared, to save memory.
 
     In eval mode nothing writes to them. Constants that a capture recorded keep their precision, since the code of the

@@ -1,0 +1,360 @@
+"""Replace layers of foreign classes by PyTorch's own that compute the same.
+
+Three ways, in this order; each result is compared with the layer, in eval and in training mode:
+
+- PyTorch's class that the layer derives from, if it computes the same (most of timm's norms);
+- what a trace of the layer records, in which a batch normalisation stays a layer;
+- for layers that drop samples at random, a dropout of ones.
+
+Functions of libraries are replaced by what they call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxprune.capture import EvalOnly, SymbolicTracer, capture
+from fxprune.common.inputs import Inputs, in_order, inputs_for
+from fxprune.common.modules import MetaMode, clone_sharing, device_of, to_meta, unlike_meta
+from fxprune.common.torch_private import BatchNorm, tracer_class
+from fxprune.equivalence import difference
+from fxprune.errors import CaptureError, ModelError, first_line
+
+from .layers import is_plain_layer, listed_base
+from .operators import operator_name
+from .settings import plain_layer
+
+_LAYER = "layer"
+
+
+def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
+    """Copy a graph module, with PyTorch's own layers and functions in place of foreign ones.
+
+    Args:
+        module: any captured or narrow graph; it is not modified, and the copy shares its tensors.
+        example_inputs: arguments that it runs on.
+
+    Returns:
+        The copy; tensors keep their names.
+
+    Raises:
+        ModelError: a layer or function computes what PyTorch's own do not; the message names the node.
+    """
+    copied = clone_sharing(module)
+    assert isinstance(copied, fx.GraphModule)
+    result = fx.GraphModule(copied, copied.graph, class_name=type(module).__name__)  # without what no node reads
+    result.meta = dict(module.meta)
+    foreign = [node for node in result.graph.nodes if _is_foreign(result, node)]
+    if not foreign:
+        return result.eval() if not module.training else result
+    values = _values(result, example_inputs)
+    layers: dict[str, nn.Module] = {}
+    lowered: dict[str, fx.GraphModule] = {}
+    for node in foreign:
+        if node.op == "call_module":
+            path = str(node.target)
+            if path not in layers:
+                layers[path] = result.get_submodule(path)
+                lowered[path] = _lowered(layers[path], node, values)
+                _install(result, path, lowered[path])
+            given = _bound(layers[path], node, node.args, node.kwargs)
+            made = _inline(result.graph, node, lowered[path].graph, given, path)
+        else:
+            made = _inline(result.graph, node, _called(node, values), node.all_input_nodes)
+        if isinstance(made, fx.Node):  # whose value the next foreign call may need
+            values[made] = values[node]
+    result.graph.lint()
+    return lower(result, example_inputs)  # what replaces a foreign layer may hold further foreign ones
+
+
+def _is_foreign(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return not is_plain_layer(module.get_submodule(str(node.target)))
+    return node.op == "call_function" and operator_name(node.target) is None
+
+
+def _values(module: fx.GraphModule, example_inputs: Inputs) -> dict[fx.Node, Any]:
+    """Run a graph on the meta device; return what each node returns."""
+    interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
+    with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+        interpreter.run(*in_order(module.graph, inputs_for(module, example_inputs)))
+    return interpreter.env
+
+
+class _MetaInterpreter(fx.Interpreter):
+    def __init__(self, root: nn.Module, graph: fx.Graph, device: torch.device) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
+        self.device = device
+
+    def run_node(self, n: fx.Node) -> Any:
+        told = unlike_meta(n, self.device)
+        return super().run_node(n) if told is None else told[0]
+
+
+class _Host(nn.Module):
+    """A network of one layer, which has the same names as that layer in a graph."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.add_module(_LAYER, layer)
+
+    def forward(self, *args: Any) -> Any:
+        return self.get_submodule(_LAYER)(*args)
+
+
+def _lowered(layer: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> fx.GraphModule:
+    """Return a graph of plain layers that computes what a call of a layer does.
+
+    Raises:
+        ModelError: there is none.
+    """
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    host, inputs = _Host(layer), _bound(layer, node, args, kwargs)
+    reasons: list[str] = []
+    for way in (_by_dropout, _by_base, _by_trace):
+        try:
+            found = way(host, layer, inputs)
+        except (CaptureError, ValueError) as error:
+            reasons.append(first_line(error))
+            continue
+        if found is None:
+            continue
+        if way is _by_dropout:  # it draws other random numbers, of the same distribution
+            return found
+        differs = difference(host, found, inputs)
+        if why := differs.always or differs.in_training:
+            reasons.append(f"{why}{'' if differs.always else ' (in training mode)'}")
+        else:
+            return found
+    raise _refused(node, layer, reasons[-1] if reasons else "nothing that computes the same is known")
+
+
+def _bound(layer: nn.Module, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Return all arguments of a call in order.
+
+    Raises:
+        ModelError: some can be given by name only.
+    """
+    try:
+        given = inspect.signature(layer.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise _refused(node, layer, str(error)) from error
+    if given.kwargs:
+        raise _refused(node, layer, f"it takes {', '.join(given.kwargs)} by name only")
+    return given.args
+
+
+def _refused(node: fx.Node, layer: Any, why: str) -> ModelError:
+    kind = layer if callable(layer) and not isinstance(layer, nn.Module) else type(layer)
+    name = f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}"
+    return ModelError(
+        f"node `{node}` ({node.op} {node.target}) calls {name}, for which PyTorch's own layers and functions do not "
+        f"stand in: {why}."
+    )
+
+
+def _by_base(host: nn.Module, layer: nn.Module, inputs: tuple[Any, ...]) -> fx.GraphModule | None:
+    """Try the class of PyTorch that the layer derives from."""
+    kind = listed_base(layer)
+    if kind is None or (next(layer.children(), None) is not None and not _is_idle(layer)):
+        return None
+    return _one_call(plain_layer(layer, kind), len(inputs))
+
+
+def _is_idle(layer: nn.Module) -> bool:
+    """Tell whether all children of a layer return what they get."""
+    return all(type(child) is nn.Identity for child in layer.children())
+
+
+def _one_call(layer: nn.Module, count: int) -> fx.GraphModule:
+    graph = fx.Graph()
+    given = tuple(graph.placeholder(f"input_{index}") for index in range(count))
+    graph.output(graph.call_module(_LAYER, given))
+    return fx.GraphModule(_Host(layer), graph)
+
+
+def _by_trace(host: nn.Module, layer: nn.Module, inputs: tuple[Any, ...]) -> fx.GraphModule:
+    """Trace the layer; its batch normalisation stays a layer."""
+    traced = capture(host, inputs, decomposed=frozenset({_LAYER}), ways=("symbolic", "concrete"))
+    if isinstance(layer, BatchNorm):
+        _keep_batch_norm(traced, layer)
+    return traced
+
+
+def _keep_batch_norm(traced: fx.GraphModule, layer: BatchNorm) -> None:
+    """Replace the call of batch normalisation in a traced layer by the layer of PyTorch."""
+    kind = listed_base(layer)
+    calls = [node for node in traced.graph.nodes if node.target in (F.batch_norm, torch.batch_norm)]
+    if kind is None or len(calls) != 1:
+        return
+    (call,) = calls
+    plain = plain_layer(layer, kind)
+    for name, child in layer.named_children():
+        plain.add_module(name, child)
+    traced.add_module(_LAYER, plain)
+    with traced.graph.inserting_before(call):
+        made = traced.graph.call_module(_LAYER, (call.args[0],))
+    call.replace_all_uses_with(made)
+    for node in reversed(traced.graph.nodes):
+        refuses = node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), EvalOnly)
+        unused = not node.users and node.op in ("get_attr", "call_function", "call_method") and not _writes(node)
+        if refuses or unused:
+            traced.graph.erase_node(node)
+    traced.recompile()
+
+
+def _writes(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op != "get_attr" and (name.endswith("_") or "guard" in name)
+
+
+def _by_dropout(host: nn.Module, layer: nn.Module, inputs: tuple[Any, ...]) -> fx.GraphModule | None:
+    """Express a layer that drops samples, or the batch, by a dropout of ones."""
+    from timm.layers import DropPath
+    from torchvision.ops import StochasticDepth
+
+    if type(layer) is DropPath:
+        share, scaled, by_sample = float(vars(layer)["drop_prob"] or 0), bool(layer.scale_by_keep), True
+    elif type(layer) is StochasticDepth:
+        share, scaled, by_sample = float(vars(layer)["p"]), True, layer.mode == "row"
+    else:
+        return None
+    graph = fx.Graph()
+    x = graph.placeholder("input_0")
+    if not share:
+        graph.output(x)
+        return fx.GraphModule(nn.Module(), graph)
+    batch = graph.call_method("size", (x, 0)) if by_sample else 1
+    ones = graph.call_method("new_ones", (x, (batch, *([1] * (inputs[0].dim() - 1)))))
+    kept = graph.call_module(_LAYER, (ones,))
+    product = graph.call_method("mul", (x, kept))
+    graph.output(product if scaled else graph.call_method("mul", (product, 1.0 - share)))
+    return fx.GraphModule(_Host(nn.Dropout(share)), graph)
+
+
+def _called(node: fx.Node, values: dict[fx.Node, Any]) -> fx.Graph:
+    """Record what a function of a library calls; its numbers stay open where its code allows."""
+    tracer = SymbolicTracer(())
+    tracer.root, tracer.graph = nn.Module(), fx.Graph(tracer_cls=tracer_class(node.graph))
+    function = node.target
+    assert callable(function)
+    made: dict[fx.Node, Any] = {}
+    for index, arg in enumerate(node.all_input_nodes):
+        proxy = tracer.create_proxy("placeholder", f"input_{index}", (), {})
+        # Code asks these what they are, and a proxy would answer otherwise.
+        made[arg] = values[arg] if isinstance(values[arg], (type(None), bool, str)) else proxy
+    args, kwargs = fx.map_arg((node.args, node.kwargs), made.__getitem__)
+    try:
+        result = function(*args, **kwargs)
+    except Exception as error:
+        return _called_on_example(node, values, error)
+    tracer.create_node("output", "output", (tracer.create_arg(result),), {})
+    return tracer.graph
+
+
+class _Function(nn.Module):
+    """A function as a network: its tensors are inputs, and everything else is constant."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.call(*inputs)
+
+
+def _called_on_example(node: fx.Node, values: dict[fx.Node, Any], error: Exception) -> fx.Graph:
+    """Record a function that decides by sizes, at those of the example."""
+    nodes = list(node.all_input_nodes)
+    function = node.target
+    assert callable(function)
+
+    def call(*inputs: Any) -> Any:
+        now = dict(zip(nodes, inputs, strict=True))
+        args, kwargs = fx.map_arg((node.args, node.kwargs), now.__getitem__)
+        return function(*args, **kwargs)
+
+    try:
+        return capture(_Function(call), tuple(values[each] for each in nodes), ways=("concrete",)).graph
+    except Exception as second:
+        raise _refused(node, function, first_line(second)) from error
+
+
+def _install(module: fx.GraphModule, path: str, lowered: fx.GraphModule) -> None:
+    """Put the layers and tensors of a lowered layer in place of the layer."""
+    place = nn.Module()
+    owner, _, last = path.rpartition(".")
+    module.get_submodule(owner).add_module(last, place)
+    for node in lowered.graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        inner = _inner(str(node.target))
+        if node.op == "call_module":
+            _set(module, f"{path}.{inner}" if inner else path, lowered.get_submodule(str(node.target)))
+        else:
+            _set(module, f"{path}.{inner}", _value_at(lowered, str(node.target)))
+
+
+def _inner(target: str) -> str:
+    """Return a path within the host as a path within its layer."""
+    return target.removeprefix(_LAYER).removeprefix(".")
+
+
+def _value_at(module: nn.Module, path: str) -> Any:
+    owner, _, last = path.rpartition(".")
+    return getattr(module.get_submodule(owner), last)
+
+
+def _set(module: nn.Module, path: str, value: Any) -> None:
+    """Set a layer, parameter or buffer at a path, and make the containers above it."""
+    *above, last = path.split(".")
+    owner = module
+    for name in above:
+        if not isinstance(getattr(owner, name, None), nn.Module):
+            owner.add_module(name, nn.Module())
+        owner = getattr(owner, name)
+    if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+        owner.register_buffer(last, value, persistent=False)
+    elif isinstance(value, nn.Module):
+        for name, child in getattr(owner, last, nn.Module()).named_children():  # of a container made for these
+            if name not in dict(value.named_children()):
+                value.add_module(name, child)
+        owner.add_module(last, value)
+    else:
+        setattr(owner, last, value)
+
+
+def _inline(graph: fx.Graph, node: fx.Node, inner: fx.Graph, arguments: Sequence[Any], path: str = "") -> Any:
+    """Replace a call by the nodes of another graph, whose placeholders stand for ``arguments``."""
+    given = iter(arguments)
+    env: dict[fx.Node, Any] = {}
+    result: Any = None
+    with graph.inserting_before(node):
+        for each in inner.nodes:
+            args = fx.map_arg(each.args, env.__getitem__)
+            if each.op == "placeholder":
+                env[each] = next(given)
+            elif each.op == "output":
+                result = args[0]
+            elif "guard" in getattr(each.target, "__name__", "") and not isinstance(args[0], fx.Node):
+                continue  # it holds for the constant that is given
+            else:
+                env[each] = graph.node_copy(each, env.__getitem__)
+                if each.op in ("call_module", "get_attr"):
+                    within = _inner(str(each.target))
+                    env[each].target = ".".join(filter(None, (path, within)))
+    if isinstance(result, fx.Node):
+        node.replace_all_uses_with(result)
+    else:
+        for user in list(node.users):
+            user.args, user.kwargs = fx.node.map_arg(
+                (user.args, user.kwargs), lambda arg: result if arg is node else arg
+            )
+    graph.erase_node(node)
+    return result
