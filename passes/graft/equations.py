@@ -177,7 +177,7 @@ def solved(comparison: Comparison) -> Solution:
 
 
 def _guess(literals: list[Literal], wide: Mapping[Attribute, Number], found: dict[Attribute, Number]) -> bool:
-    """Settle one of several unknowns of a literal: the largest, since widths are larger than counts.
+    """Settle the largest of several unknowns of a literal: widths are larger than counts.
 
     The check of the graft finds a wrong guess.
     """
