@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage results prices photos fuzz clean
+.PHONY: help demo test quick test-cuda format lint types export bench coverage graft results prices photos fuzz clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -21,6 +21,7 @@ help:
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
+	echo 'make graft    put narrow layers back into every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make photos   narrow an ImageNet network from a few photos (an hour; resumes; ARGS=--quick: minutes)'
@@ -63,6 +64,9 @@ bench: out/network.json
 
 coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
+
+graft: $(READY)
+	$(BIN)/python -m benchmarks.grafts $(ARGS)
 
 results: $(READY)
 	$(BIN)/python -m benchmarks.results $(ARGS)

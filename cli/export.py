@@ -1,4 +1,4 @@
-"""Export the narrow network in a folder of results, and check the file."""
+"""Export the narrow network in a folder of results to ONNX, Python, torch.export or timm, checked."""
 
 from __future__ import annotations
 
@@ -37,17 +37,36 @@ def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) ->
     return fxprune.export_python(network, example, path)
 
 
+def _pt2(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
+    from fxprune.passes.onnx import export_pt2
+
+    return _Pt2Report(path, export_pt2(network, example, path))
+
+
+@dataclass(frozen=True)
+class _Pt2Report:
+    """A written file of torch.export; prints as a line."""
+
+    path: Path
+    max_rel_error: float
+
+    def __str__(self) -> str:
+        return f"{self.path}: relative error {self.max_rel_error:.2g}, read back, at any batch size"
+
+
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(("narrow.onnx.data", "narrow.onnx"), _onnx),
     "python": Format(("narrow.safetensors", "narrow.py"), _python),
+    "pt2": Format(("narrow.pt2",), _pt2),
 }
+TIMM = "timm"  # a folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress` or `fxprune.save`, a format, and a file."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: narrow.onnx, narrow.py, ... in DIR")
+    parser.add_argument("--format", choices=[*FORMATS, TIMM], default="onnx", help="default: %(default)s")
+    parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="file, or folder for timm (default: in DIR)")
     parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {Job.opset}")
 
 
@@ -58,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.opset is not None and args.format != "onnx":
         raise OptionError(f"--opset is for --format onnx, not {args.format}.")
+    if args.format == TIMM:
+        return _timm(args)
     chosen = FORMATS[args.format]
     network = fxprune.load(args.folder)
     example = network.meta["example_inputs"]
@@ -69,4 +90,17 @@ def run(args: argparse.Namespace) -> int:
     with folder_aside(args.folder, files=list(chosen.files)) as aside:
         report = chosen.write(network, example, aside / name, args)
     print(replace(report, path=args.folder / name))
+    return 0
+
+
+def _timm(args: argparse.Namespace) -> int:
+    from fxprune.passes.graft import export_timm
+    from fxprune.passes.store import check_no_result
+
+    folder = args.output or args.folder / TIMM
+    for name in ("config.json", "model.safetensors"):
+        check_no_result(folder / name)
+    network = export_timm(args.folder, folder)
+    print(f'{folder}: after `import fxprune.timm`, `timm.create_model("local-dir:{folder}", pretrained=True)` builds')
+    print(f"{type(network).__name__} of {sum(p.numel() for p in network.parameters()):,} parameters.")
     return 0

@@ -15,7 +15,7 @@ from fxprune import __version__
 from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import closest
 
-from . import bench, compress, export, fold, inspect, plan, prove, report, verify
+from . import bench, compress, export, fold, inspect, plan, prove, push, report, verify
 from .process import process_number
 
 COMMANDS = {
@@ -26,6 +26,7 @@ COMMANDS = {
     "prove": prove,
     "verify": verify,
     "export": export,
+    "push": push,
     "bench": bench,
     "report": report,
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fxprune.errors import DivergedError as DivergedError
     from fxprune.errors import ExportError as ExportError
     from fxprune.errors import FxpruneError as FxpruneError
+    from fxprune.errors import GraftError as GraftError
     from fxprune.errors import InputError as InputError
     from fxprune.errors import LostProcessError as LostProcessError
     from fxprune.errors import ModelError as ModelError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from fxprune.passes.csgd import Csgd as Csgd
     from fxprune.passes.csgd import Deviation as Deviation
     from fxprune.passes.csgd import csgd as csgd
+    from fxprune.passes.graft import graft as graft
     from fxprune.passes.job import compress as compress
     from fxprune.passes.merge import settle as settle
     from fxprune.passes.merge import snap as snap
@@ -83,6 +85,7 @@ _PUBLIC = {
     "settle": "fxprune.passes.merge",
     "snap": "fxprune.passes.merge",
     "narrow": "fxprune.passes.rewrite",
+    "graft": "fxprune.passes.graft",
     "fold": "fxprune.passes.repair",
     "verify": "fxprune.passes.verify",
     "Report": "fxprune.passes.verify",
@@ -102,6 +105,7 @@ _PUBLIC = {
     "InputError": "fxprune.errors",
     "ModelError": "fxprune.errors",
     "CaptureError": "fxprune.errors",
+    "GraftError": "fxprune.errors",
     "PlanError": "fxprune.errors",
     "NothingToPruneError": "fxprune.errors",
     "DataError": "fxprune.errors",

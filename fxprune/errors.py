@@ -6,6 +6,7 @@
     |-- InputError              input of the user that is not usable       exit code 2
     |   |-- ModelError            unknown model, one that cannot be built, or weights that are not finite
     |   |-- CaptureError          a model that cannot be traced
+    |   |-- GraftError            a class whose own code cannot compute what the narrow network does
     |   |-- PlanError             a plan that is corrupt, or for another network
     |   |-- NothingToPruneError   no group has two channels that may merge
     |   |-- DataError             data that is missing or unreadable
@@ -69,6 +70,10 @@ class ModelError(InputError):
 
 class CaptureError(InputError):
     """A model that cannot be traced."""
+
+
+class GraftError(InputError):
+    """A class whose own code cannot compute what the narrow network does."""
 
 
 class PlanError(InputError):

@@ -11,7 +11,8 @@ from torch import fx
 
 _PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 # Frames below these folders are machinery, not the model's own source; networks of ours are.
-_MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE))
+_PASSES = (_PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent) / "passes"  # beside it in a checkout
+_MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE), str(_PASSES))
 _NETWORKS = str(_PACKAGE / "models_zoo")
 
 

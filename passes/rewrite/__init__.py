@@ -2,3 +2,4 @@
 
 from .narrow import UNEQUAL, absorb, merged_by, narrow
 from .site import WIDE
+from .sums import FACTOR

@@ -18,21 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxprune.common.torch_private import ConvNd, hooks_of
+from fxprune.common.torch_private import BatchNorm, ConvNd, hooks_of
 
-from .sums import FACTOR, Factor
+from .sums import FACTOR, SHARE, Factor
 
 # Calls that only move what goes in, as methods and as functions.
 _MOVES = frozenset(
     {
         "view", "reshape", "permute", "transpose", "flatten", "unflatten", "unbind", "split", "chunk", "contiguous",
         "squeeze", "unsqueeze", "movedim", "swapaxes", "split_with_sizes", "tensor_split", "narrow", "select", "clone",
+        "reshape_as", "view_as",
     }
 )  # fmt: skip
 _READS = frozenset({"size", "dim", "numel", "shape", "dtype", "device", "ndim"})
 _TIMES = (operator.mul, torch.mul, "mul")
 _OVER = (operator.truediv, torch.div, "div")
-_AFFINE: tuple[type[nn.Module], ...] = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_AFFINE: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d, BatchNorm,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
     fused = node.target is F.scaled_dot_product_attention
     product = node if fused else node.args[0]
     assert isinstance(product, fx.Node)
+    if not fused and (share := _share_behind(module, product, factor)) is not None:
+        for made in (share, node):
+            _drop_factor(module, made)
+        return
     for operand in product.args[:2]:
         rows = _rows_of(module, operand, product, values) if isinstance(operand, fx.Node) else None
         if rows is None:
@@ -87,10 +94,39 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
             if scaling is not None:
                 _rescale(scaling, ratio**-0.5)
             _scale(rows, factor.size * (ratio**0.5 if scaling is not None else 1))
-            node.replace_all_uses_with(product, propagate_meta=False)
-            product.meta = {key: value for key, value in node.meta.items() if key != FACTOR}
-            module.graph.erase_node(node)
+            _drop_factor(module, node)
         return
+
+
+def _drop_factor(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replace a product with a factor by its first operand."""
+    bare = node.args[0]
+    assert isinstance(bare, fx.Node)
+    node.replace_all_uses_with(bare, propagate_meta=False)
+    bare.meta = {key: value for key, value in node.meta.items() if key not in (FACTOR, SHARE)}
+    module.graph.erase_node(node)
+
+
+def _share_behind(module: fx.GraphModule, product: fx.Node, factor: Factor) -> fx.Node | None:
+    """Find the number of a softmax over merged channels that the factor of a product cancels.
+
+    A softmax over m times fewer channels gives each m times as much, and the sum over them has m times fewer terms.
+    """
+    for operand in product.args[:2]:
+        node = operand
+        while isinstance(node, fx.Node) and len(node.users) == 1 and node.args:
+            if SHARE in node.meta:
+                return node if math.isclose(node.meta[SHARE] * factor.size, 1.0, rel_tol=1e-12) else None
+            if not _moves(module, node) and not _drops(module, node):
+                break
+            node = node.args[0]  # type: ignore[assignment]
+    return None
+
+
+def _drops(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) is nn.Dropout
+    return node.target in (F.dropout, torch.dropout)
 
 
 def _rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> _Rows | None:
@@ -159,6 +195,8 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
     read = {str(other.target) for other in module.graph.nodes if other.op == "get_attr"}
     if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
         return None
+    if isinstance(layer, BatchNorm):
+        return 1, tensors
     return -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1, tensors
 
 
@@ -173,11 +211,14 @@ def _is_homogeneous(layer: nn.Module, made: _Rows) -> bool:
     layer = copy.deepcopy(layer).double().cpu().eval()
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    x = torch.randn(2, weight.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    axes = {nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+    space = (1,) * next((axes[kind] for kind in type(layer).__mro__ if kind in axes), 0)
+    shape = (2, weight.shape[-1], *space)
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     before = layer(x)
     for parameter in layer.parameters(recurse=False):
         parameter[made.rows] *= 2
-    before[..., made.rows] *= 2
+    before.movedim(1, -1)[..., made.rows] *= 2
     return torch.equal(layer(x), before)
 
 
@@ -200,6 +241,9 @@ def _follow(
                 raise ValueError("another tensor")
             return found
 
+        if node.target in ("reshape_as", "view_as"):  # the other tensor gives its shape alone
+            seen[node] = seen[first].reshape(values[node].shape)
+            continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), value)
         if node.op == "call_module" or node.target in _TIMES + _OVER:
             seen[node] = args[0]

@@ -18,6 +18,9 @@ from .site import Site, standing_for
 _MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})
 # The key in a node's meta that holds the factor of a product of two activations.
 FACTOR = "fxprune_factor"
+# The same for the number that a softmax over merged channels is multiplied by.
+SHARE = "fxprune_share"
+_SOFTMAXES = frozenset({"softmax", torch.softmax, F.softmax})
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ def multiplied(site: Site) -> fx.Node | None:
     made = standing_for(site.node, site.call(operator.mul, product, size))
     if site.kind in _MATMULS:
         made.meta[FACTOR] = _factor(site, size)
+    if site.kind in _SOFTMAXES:
+        made.meta[SHARE] = size
     return made
 
 

@@ -6,6 +6,7 @@ r"""Name every file in a folder of results.
     |-- wide.safetensors        the wide network before C-SGD
     |-- snapped.safetensors     the wide network after C-SGD, clusters equal
     |-- narrow.onnx             the narrow network; weights of 1.9 GB and more in narrow.onnx.data
+    |-- narrow.pt2              the narrow network as a program of torch.export, if exported
     |-- narrow.py               the narrow network as Python source, if exported; weights in narrow.safetensors
     |-- deviation.svg           deviation of clusters by epoch
     |-- metrics.jsonl           a record per epoch
@@ -31,7 +32,7 @@ r"""Name every file in a folder of results.
 from __future__ import annotations
 
 WIDE, SNAPPED, ONNX, ONNX_DATA = "wide.safetensors", "snapped.safetensors", "narrow.onnx", "narrow.onnx.data"
-SOURCE, SOURCE_WEIGHTS = "narrow.py", "narrow.safetensors"
+SOURCE, SOURCE_WEIGHTS, PT2 = "narrow.py", "narrow.safetensors", "narrow.pt2"
 DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
 WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
 PLAN, NETWORK = "plan.json", "network.json"
@@ -39,7 +40,7 @@ ROWS, SUMMARY = "summary.csv", "summary.json"
 MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
 CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
-EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE)
+EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2)
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
 RESULTS = (WIDE, SNAPPED, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)

@@ -1,0 +1,1 @@
+"""Which classes of timm take narrow layers back, as ``docs/reports/graft.*`` tell."""

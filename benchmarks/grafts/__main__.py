@@ -1,0 +1,102 @@
+"""Graft the smallest network of each class of timm, and write ``docs/reports/graft.*``.
+
+Each network has its own process. An interrupted run continues; networks with a row are not run again without --again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import io
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import ROOT
+from benchmarks.coverage.classes import EntryPoint, read
+from benchmarks.process import Limits, run_each
+from fxprune.common.files import write_text
+
+from .check import KEEP, check
+
+PAGE = ROOT / "docs" / "reports" / "graft.md"
+ROWS = PAGE.with_suffix(".csv")
+LOGS = ROOT / "build" / "grafts"
+COLUMNS = ("model", "class", "image", "verdict", "reason", "seconds", "checked")
+Rows = dict[str, dict[str, str]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the networks without a row, the small ones first, and write the page after each."""
+    parser = argparse.ArgumentParser(prog="grafts", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
+    parser.add_argument("--again", action="store_true", help="also those that have a row")
+    parser.add_argument("--seconds", type=float, default=900.0, help="time for one network (default: 900)")
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="for one network (default: 8)")
+    args = parser.parse_args(argv)
+    points = sorted(read(), key=lambda point: point.parameters)
+    rows = read_rows(ROWS)
+    names = [point.name for point in points if args.again or point.name not in rows]
+    tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
+    for name, facts in run_each(check, tasks, Limits(args.seconds, int(args.memory * 2**30)), jobs=1):
+        told = {"verdict": "failed", "reason": facts.get("error", ""), **facts}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows[name] = {key: str(told.get(key, "")) for key in COLUMNS} | {"model": name, "checked": now}
+        rows[name]["seconds"] = f"{facts['seconds']:.0f}"
+        write(points, rows)
+        print(f"{name}: {rows[name]['verdict']}", file=sys.stderr)
+    write(points, rows)
+    return 0
+
+
+def read_rows(path: Path) -> Rows:
+    """Read the rows of an earlier run; none without a file."""
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+def write(points: Sequence[EntryPoint], rows: Rows) -> None:
+    """Write the page and its rows."""
+    classes = {point.name: f"{point.module}.{point.cls}" for point in points}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for name in sorted(rows):
+        writer.writerow({**rows[name], "class": classes.get(name, "")})
+    write_text(ROWS, text.getvalue())
+    write_text(PAGE, page(classes, rows))
+
+
+def page(classes: Mapping[str, str], rows: Rows) -> str:
+    """Write the share of the classes that graft, and a row with the reason for each."""
+    verdicts = Counter(row["verdict"] for name, row in rows.items() if name in classes)
+    missing = len(classes) - sum(verdicts.values())
+    lines = [
+        "# Which classes of timm graft",
+        "",
+        f"The smallest network of each class of timm {version('timm')}, with random weights and small images, "
+        f"at {KEEP:.0%} of its width: `fxprune.graft` puts the narrow layers back and proves in float64 that "
+        "its own code computes the same. Written by `make graft`.",
+        "",
+        "| verdict | classes |",
+        "|---|---|",
+        *(f"| {verdict} | {count} of {len(classes)} |" for verdict, count in verdicts.most_common()),
+        *([f"| not run yet | {missing} of {len(classes)} |"] if missing else []),
+        "",
+        "| network | class | image | verdict | why not |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0])):
+        reason = row["reason"].replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {name} | {classes.get(name, '')} | {row['image']} | {row['verdict']} | {reason[:400]} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

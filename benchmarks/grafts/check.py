@@ -1,0 +1,34 @@
+"""Narrow the smallest network of a class to half its width, and put it back into the class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+import fxprune
+from benchmarks.coverage.network import small_form
+from fxprune.errors import GraftError, NothingToPruneError
+from fxprune.passes.verify import randomised
+
+KEEP = 0.5
+
+
+def check(model: str, record: Callable[..., None]) -> None:
+    """Record the verdict: ``grafts``, ``does not graft`` with the reason, or ``nothing merges``."""
+    torch.set_num_threads(1)
+    form = small_form(model)
+    record(image=form.image)
+    network = randomised(form.build()).eval()
+    try:
+        plan = fxprune.plan(fxprune.couple(network, form.example(network)), keep=KEEP)
+    except NothingToPruneError:
+        record(verdict="nothing merges")
+        return
+    narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
+    try:
+        fxprune.graft(network, narrow)
+    except GraftError as error:
+        record(verdict="does not graft", reason=str(error))
+        return
+    record(verdict="grafts")

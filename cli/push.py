@@ -1,0 +1,34 @@
+"""Push the narrow network in a folder of results to the hub, with a model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a folder of results, a repository, and how to push."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
+    parser.add_argument("repo", metavar="USER/REPO", help="made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make a private repository")
+    parser.add_argument("--message", default="Add model", metavar="TEXT", help="of the commit (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="push nothing, only write the files into the output")
+    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="of a dry run (default: DIR/hub)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print where the network is."""
+    from fxprune.errors import OptionError
+    from fxprune.passes.hub import push, write_hub_folder
+    from fxprune.passes.store import check_no_result
+
+    if args.dry_run:
+        folder = args.output or args.folder / "hub"
+        for name in ("config.json", "model.safetensors", "README.md"):
+            check_no_result(folder / name)
+        print(f"{write_hub_folder(args.folder, args.repo, folder)}: nothing was pushed")
+    elif args.output is not None:
+        raise OptionError("--output does nothing without --dry-run.")
+    else:
+        print(push(args.folder, args.repo, private=args.private, message=args.message))
+    return 0

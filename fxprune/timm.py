@@ -1,0 +1,146 @@
+"""Teach timm, by ``import fxprune.timm``, to build narrow networks: widths are data.
+
+``config.json`` names the architecture ``fxprune_narrow``, and under ``model_args`` the network that it comes from
+(``base``) and its widths (``narrow``)::
+
+    {"format": "fxprune-narrow", "version": 1,
+     "tensors": {"conv1.weight": [32, null, null, null]},         null: as long as the base builds it
+     "numbers": {"conv1": [["out_channels", 32]]},                keys into the attributes of a module, and the number
+     "features": {"act1": 32}}                                    channels of the feature map of a module
+
+timm builds the base and hands it to :func:`narrowed` before it loads any weights; everything else is timm's own:
+``num_classes=``, ``in_chans=``, ``features_only=``, ``local-dir:`` and ``hf-hub:``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+from unittest import mock
+
+import torch
+from timm.models import _builder, is_model, model_entrypoint, register_model
+from torch import Tensor, nn
+
+from fxprune.errors import CheckpointError, ModelError
+
+ARCHITECTURE = "fxprune_narrow"
+FORMAT, VERSION = "fxprune-narrow", 1
+# More tensors than any network of timm has.
+_MOST = 100_000
+_building = threading.RLock()
+
+
+@register_model  # type: ignore[untyped-decorator]
+def fxprune_narrow(pretrained: bool = False, *, base: str = "", narrow: Any = None, **kwargs: Any) -> nn.Module:
+    """Build the network ``base`` of timm with the widths ``narrow``.
+
+    Raises:
+        ModelError: timm has no such network, or does not build it in the usual way.
+        CheckpointError: the widths are damaged, or of another network.
+    """
+    if not isinstance(base, str) or base == ARCHITECTURE or not is_model(base):
+        raise ModelError(f"timm has no network `{str(base)[:60]}` that a narrow one could come from.")
+    load, built = _builder.load_pretrained, list[nn.Module]()
+
+    def narrow_and_load(model: nn.Module, *args: Any, strict: bool = True, **options: Any) -> None:
+        narrowed(model, narrow, partial=not strict)
+        built.append(model)
+        if pretrained:
+            load(model, *args, strict=strict, **options)
+
+    # timm has no hook between the constructor of a model and its weights, except the function that loads these.
+    with _building, mock.patch.object(_builder, "load_pretrained", narrow_and_load):
+        model: nn.Module = model_entrypoint(base)(pretrained=True, **kwargs)
+    if not built:
+        raise ModelError(f"timm does not build `{base}` in the usual way, so that it cannot be made narrow.")
+    for config in (getattr(each, "pretrained_cfg", None) for each in (model, built[0])):
+        if isinstance(config, dict):
+            config["architecture"] = ARCHITECTURE
+    return model
+
+
+def narrowed(model: nn.Module, narrow: Any, *, partial: bool = False) -> nn.Module:
+    """Cut the tensors of a model and set the numbers of its modules, in place, and return it.
+
+    Args:
+        model: the network that timm builds.
+        narrow: see the head of this module; nothing in it can be larger than in the model.
+        partial: the model may lack some of the modules, as a network of features lacks its classifier.
+
+    Raises:
+        CheckpointError: ``narrow`` is damaged, or for another network.
+    """
+    match narrow:
+        case {"format": str(kind), "version": int(version), "tensors": dict(), "numbers": dict(), "features": dict()}:
+            if kind != FORMAT or version != VERSION:
+                raise CheckpointError(f"the widths are of format {kind[:40]} {version}, not {FORMAT} {VERSION}.")
+        case _:
+            raise CheckpointError("`narrow` in config.json is damaged: it must hold tensors, numbers and features.")
+    if len(narrow["tensors"]) > _MOST or len(narrow["numbers"]) > _MOST:
+        raise CheckpointError(f"`narrow` in config.json lists more than {_MOST:,} tensors.")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    # A classifier for no classes is gone, and so is everything behind the features.
+    optional = partial or getattr(model, "num_classes", None) == 0
+    cut: dict[int, Tensor] = {}
+    for name, sizes in narrow["tensors"].items():
+        path, _, last = name.rpartition(".")
+        owner = modules.get(path)
+        tensor = None if owner is None else {**owner._parameters, **owner._buffers}.get(last)
+        if owner is not None and tensor is not None:
+            setattr(owner, last, cut.setdefault(id(tensor), _cut(name, tensor, sizes)))
+        elif not optional:
+            raise CheckpointError(f"config.json is for another network: this one has no tensor `{name[:80]}`.")
+    for path, numbers in narrow["numbers"].items():
+        if path in modules:
+            _set_numbers(modules[path], path, numbers, optional=optional)
+        elif not optional:
+            raise CheckpointError(f"config.json is for another network: this one has no module `{path[:80]}`.")
+    _set_features(model, narrow["features"])
+    return model
+
+
+@torch.no_grad()
+def _cut(name: str, tensor: Tensor, sizes: Any) -> Tensor:
+    wide = tuple(tensor.shape)
+    fits = isinstance(sizes, list) and len(sizes) == len(wide)
+    if not fits or not all(s is None or (type(s) is int and 1 <= s <= w) for s, w in zip(sizes, wide, strict=True)):
+        raise CheckpointError(
+            f"config.json is damaged: `{name[:80]}` cannot have the sizes {str(sizes)[:60]} of {wide}."
+        )
+    new = tensor.detach()[tuple(slice(size) for size in sizes)].clone()
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _set_numbers(module: nn.Module, path: str, numbers: Any, *, optional: bool) -> None:
+    for entry in numbers if isinstance(numbers, list) else [[]]:
+        try:
+            first, *keys, value = entry
+            if optional and first not in vars(module):  # an identity in the place of a classifier
+                continue
+            vars(module)[first] = _replaced(vars(module)[first], keys, value)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise CheckpointError(f"config.json is damaged: `{path[:80]}` cannot have {str(entry)[:80]}.") from error
+
+
+def _replaced(held: Any, keys: list[Any], value: Any) -> Any:
+    if keys:
+        inner = _replaced(held[keys[0]], keys[1:], value)
+        if isinstance(held, dict):
+            return {**held, keys[0]: inner}
+        return type(held)([*held[: keys[0]], inner, *held[keys[0] + 1 :]])
+    if type(value) is not type(held) or type(held) not in (int, float) or not math.isfinite(value):
+        raise ValueError("it must be a number of the same type")
+    if isinstance(value, int) and abs(value) > abs(held):
+        raise ValueError("a narrow network has no larger number")
+    return value
+
+
+def _set_features(model: nn.Module, features: Mapping[str, Any]) -> None:
+    info = getattr(model, "feature_info", None)
+    for entry in getattr(info, "info", info) or ():
+        channels = features.get(str(entry.get("module"))) if isinstance(entry, dict) else None
+        if channels is not None:
+            entry["num_chs"] = _replaced(entry["num_chs"], [], channels)

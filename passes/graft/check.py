@@ -1,0 +1,98 @@
+"""The outputs of a graft are those of the narrow network, in float64, at two batch sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.common.inputs import Inputs, inputs_for, run_on
+from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.common.source import source_of, source_of_error
+from fxprune.errors import GraftError
+from fxprune.passes.rewrite import FACTOR, WIDE
+from fxprune.passes.verify import KeepFloat64, batch_of, random_batch, randomised, relative_error, to_float64, verify
+
+from .equations import Solution
+
+# As in `verify`: sums of a million float64 terms keep 1e-12, and a wrong size moves an output by 1e-3 and more.
+TOLERANCE = 1e-9
+_MOST_TOLD = 3
+
+
+def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: Solution) -> None:
+    """Compare a graft with the narrow network, with its weights and with random ones.
+
+    Zeros in trained weights, as in a layer scale, would hide an error; random weights hide none.
+
+    Raises:
+        GraftError: they differ, or the graft does not run in training mode.
+    """
+    sizes = (1, max(2, batch_of(inputs)))
+    given = random_batch(inputs, sizes[1], seed=0)
+    twin = randomised(narrow)
+    tensors = dict(named_tensors(twin))
+    random = map_tensors(grafted, lambda name, tensor: tensors.get(name, tensor).detach().clone())
+    for reference, candidate in ((twin, random), (narrow, grafted)):
+        report = verify(reference, candidate, given, tolerance=TOLERANCE, batches=sizes)
+        if not report.passed:
+            raise GraftError(_message(candidate, reference, given, solution, report.reason))
+
+
+def _message(grafted: nn.Module, narrow: nn.Module, inputs: Inputs, solution: Solution, reason: str) -> str:
+    assert isinstance(narrow, fx.GraphModule)
+    between, where = _first_difference(grafted, narrow, inputs)
+    text = f"{type(grafted).__name__} cannot take these widths: {reason}{where}."
+    near = [each for each in solution.unsolved if each.node in between] or list(solution.unsolved)
+    near = near or [each for each in solution.lengths if each.node in between]
+    told = list(dict.fromkeys(map(str, near)))[:_MOST_TOLD]
+    factors = [node for node in narrow.graph.nodes if FACTOR in node.meta and node.meta[WIDE] in between]
+    told += [f"the factor of a merged sum at {source_of(node)}, which no weight takes" for node in factors]
+    return text + (" In the way: " + "; ".join(told) + "." if told else "")
+
+
+@torch.no_grad()
+def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> tuple[set[str], str]:
+    """Return the nodes behind the last layer that agrees, up to the first that differs."""
+    calls = [node for node in narrow.graph.nodes if node.op == "call_module"]
+    seen: list[dict[str, list[Tensor]]] = []
+    failure: Exception | None = None
+    for each in (narrow, grafted):
+        double = map_tensors(each, lambda _, tensor: to_float64(tensor)).eval()
+        returned: dict[str, list[Tensor]] = {}
+        for name in {str(node.target) for node in calls}:
+            with contextlib.suppress(AttributeError):
+                double.get_submodule(name).register_forward_hook(_record(returned, name))
+        try:
+            with KeepFloat64():  # type: ignore[no-untyped-call]
+                run_on(double, inputs_for(double, inputs))
+        except Exception as error:  # a wrong size may raise any exception
+            failure = error
+        seen.append(returned)
+    at = f", at {source_of_error(failure)}" if failure is not None else ""
+    counts: dict[str, int] = {}
+    between: set[str] = set()
+    for node in narrow.graph.nodes:
+        between.add(node.meta.get(WIDE, node.name))
+        if node.op != "call_module":
+            continue
+        name = str(node.target)
+        index = counts[name] = counts.get(name, -1) + 1
+        wanted, found = (each.get(name, []) for each in seen)
+        if len(wanted) <= index:  # nothing was seen of it, as in a layer of several outputs
+            continue
+        if len(found) <= index or relative_error(wanted[index], found[index]) > TOLERANCE:
+            return between, f"; the first layer to differ is `{name}`, called at {source_of(node)}{at}"
+        between = set()
+    return between, at
+
+
+def _record(returned: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            returned.setdefault(name, []).append(output.detach().clone())
+
+    return hook

@@ -1,0 +1,90 @@
+"""A grafted network is of the wide network's class, and computes what the narrow one does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxprune.common.inputs import Inputs
+from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.errors import OptionError
+from fxprune.passes.verify import as_inputs, random_batch
+
+from .check import check
+from .equations import Solution, compared, solved
+from .interface import check_interface, classifier_widths, measured
+from .provenance import Number, assign, numbers_of
+
+
+def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = None) -> nn.Module:
+    """Put the layers of a narrow network into a copy of the original model.
+
+    The copy gets every tensor of ``narrow``, the sizes of its layers, and new values for those attributes of its
+    modules from which its code takes widths (``num_heads``, ``head_dim``, ``scale``). It is compared with ``narrow`` in
+    float64, with these weights and with random ones.
+
+    Args:
+        model: the wide network, or another instance of it, with any weights; it is not modified.
+        narrow: the result of :func:`fxprune.narrow` or :func:`fxprune.load`.
+        example_inputs: arguments for ``forward``, if ``narrow`` does not hold the plan that made it.
+
+    Raises:
+        GraftError: the code of the class does not compute what the narrow network does; the message names the sizes
+            that it cannot take from an attribute, or the first layer that differs.
+        OptionError: ``narrow`` does not hold its plan, and there is no example.
+
+    Example:
+        >>> import timm, torch, fxprune
+        >>> net = timm.create_model("test_resnet", num_classes=10).eval()
+        >>> images = torch.randn(2, 3, 64, 64)
+        >>> plan = fxprune.plan(fxprune.couple(net, images), keep=0.5)
+        >>> narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+        >>> grafted = fxprune.graft(net, narrow)
+        >>> type(grafted) is type(net), grafted.num_features, net.num_features
+        (True, 48, 96)
+    """
+    inputs = _inputs_of(narrow, example_inputs)
+    comparison = compared(model, narrow, inputs)
+    solution = solved(comparison)
+    grafted = assembled(model, narrow, solution)
+    check(grafted, narrow, inputs, solution)
+    given = random_batch(inputs, 2, seed=0)
+    assign(grafted, measured(model, grafted, given, comparison.used))
+    assign(grafted, classifier_widths(model, grafted))
+    check_interface(model, grafted, given)
+    return grafted
+
+
+def assembled(model: nn.Module, narrow: nn.Module, solution: Solution) -> nn.Module:
+    """Copy a model with the tensors and layers of a narrow network, and solved attributes."""
+    tensors = dict(named_tensors(narrow))
+
+    def replace(name: str, tensor: Tensor) -> Tensor:
+        return tensors.get(name, tensor).detach().clone()
+
+    grafted = map_tensors(model, replace)
+    layers = dict(narrow.named_modules())
+    for name, layer in grafted.named_modules():
+        if name and name in layers:
+            _take_sizes(layer, layers[name], name)
+    assign(grafted, solution.values)
+    return grafted
+
+
+def _take_sizes(layer: nn.Module, narrow: nn.Module, name: str) -> None:
+    """Take the numbers of a narrow layer that has attributes of the same names."""
+    here, there = numbers_of(name, layer), numbers_of(name, narrow)
+    changed = {key: there[key] for key in here.keys() & there.keys() if here[key] != there[key]}
+    holder: dict[Any, Number] = {type(key)("", key.keys): value for key, value in changed.items()}
+    assign(layer, holder)
+
+
+def _inputs_of(narrow: fx.GraphModule, example_inputs: Any) -> Inputs:
+    if example_inputs is not None:
+        return as_inputs(example_inputs)
+    plan = getattr(narrow, "meta", {}).get("plan")
+    if plan is None:
+        raise OptionError("this network does not hold the plan that made it: give graft(..., example_inputs=).")
+    inputs: Inputs = plan.example_inputs
+    return inputs

@@ -1,0 +1,74 @@
+"""Export a network as a file of ``torch.export``, and check it as it is read back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.common.files import written_aside
+from fxprune.common.silence import silenced
+from fxprune.common.torch_private import pytree
+from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
+from fxprune.passes.verify import as_inputs, batch_of, random_batch, relative_error, repeat_to
+
+from .program import eager_on_cpu, run_eager
+
+
+def export_pt2(
+    module: nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    tolerance: float = 1e-4,
+    batches: Sequence[int] = (1, 2, 3, 5),
+) -> float:
+    """Export what the network computes in eval mode to ``torch.export``, for any batch size.
+
+    Args:
+        module: the network; neither its weights nor its training flag change.
+        example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
+            batch.
+        path: the ``.pt2`` file.
+        tolerance: bound on the relative error of the file, read back, in float32.
+        batches: batch sizes at which the file and the network are compared.
+
+    Returns:
+        The largest relative error.
+
+    Raises:
+        ExportError: the network cannot be exported, or the file disagrees with it.
+        OptionError: the example inputs hold no tensors with one common batch size.
+    """
+    inputs, eager, path = as_inputs(example_inputs), eager_on_cpu(module), Path(path)
+    # Tracing may treat a batch of one as a constant.
+    example = random_batch(inputs, max(2, batch_of(inputs)), seed=0)
+    args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
+    batch = torch.export.Dim("batch")
+    shapes = pytree.tree_map(lambda x: ({0: batch} if x.dim() else {}) if isinstance(x, Tensor) else None, example)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with silenced(), torch.no_grad():
+            program = torch.export.export(eager, args, kwargs, dynamic_shapes=shapes)
+            with written_aside(path) as aside, open(aside, "wb") as file:
+                torch.export.save(program, file)
+            read = torch.export.load(path).module()
+    except Exception as error:  # the exporter may raise any exception
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(
+            f"{type(module).__name__} cannot be exported to {path} with a dynamic batch: {kind_and_line(error)}"
+        ) from error
+    worst = 0.0
+    for size in batches:
+        given = repeat_to(example, size)
+        for name, wanted in run_eager(eager, given).items():
+            off = relative_error(wanted, run_eager(read, given)[name])
+            worst = max(worst, off)
+            if not off <= tolerance:
+                raise ExportError(f"{path}: {name} at a batch of {size} differs by {off:.3g}, above {tolerance:.3g}.")
+    return worst

@@ -1,0 +1,60 @@
+"""What a graft says of itself is what it computes: widths, feature maps, classifiers."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.common.modules import map_tensors
+from fxprune.passes.verify import randomised
+
+NAMES = ["test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
+
+
+def images(name: str) -> Tensor:
+    size = 160 if "vit" in name else 64
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@functools.cache
+def graft_of(name: str) -> nn.Module:
+    net = randomised(timm.create_model(name, num_classes=10)).eval()
+    plan = fxprune.plan(fxprune.couple(net, images(name)), keep=0.5)
+    return fxprune.graft(net, fxprune.narrow(fxprune.snap(net, plan), plan)).eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_states_the_widths_that_it_has(name: str) -> None:
+    grafted: nn.Module = graft_of(name)
+    features = grafted.forward_features(images(name))  # type: ignore[operator]
+    hidden = grafted.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    axis = -1 if "vit" in name else 1
+    assert grafted.num_features == features.shape[axis]
+    assert grafted.head_hidden_size == hidden.shape[1]
+    assert grafted.get_classifier().in_features == hidden.shape[1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_feature_info_is_that_of_its_feature_maps(name: str) -> None:
+    grafted: nn.Module = graft_of(name)
+    maps = grafted.forward_intermediates(images(name), intermediates_only=True)  # type: ignore[operator]
+    assert [entry["num_chs"] for entry in grafted.feature_info] == [x.shape[1] for x in maps]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_classifier_can_be_replaced_and_its_blocks_checkpointed(name: str) -> None:
+    grafted: nn.Module = map_tensors(graft_of(name), lambda _, x: x.detach().clone())
+    grafted.reset_classifier(0)  # type: ignore[operator]
+    assert grafted(images(name)).shape == (2, grafted.head_hidden_size)
+    grafted.reset_classifier(5)  # type: ignore[operator]
+    wanted = grafted(images(name))
+    assert wanted.shape == (2, 5)
+    grafted.set_grad_checkpointing(True)  # type: ignore[operator]
+    assert torch.equal(grafted(images(name)), wanted)
+    grafted.train()(images(name)).sum().backward()
+    assert all(parameter.grad is not None for parameter in grafted.parameters())

@@ -1,0 +1,73 @@
+"""A repository holds the network, a card, and a loader that works without fxprune."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import fxprune
+from fxprune.cli import main
+from fxprune.models_zoo import ModelSpec
+from fxprune.passes.verify import randomised
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    network = randomised(timm.create_model("test_vit", num_classes=10, img_size=64)).eval()
+    plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 3, 64, 64)), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
+    fxprune.save(narrow, folder, model=ModelSpec("test_vit", {"num_classes": 10, "img_size": 64}))
+    return folder
+
+
+def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(results: Path, tmp_path: Path) -> None:
+    assert main(["push", str(results), "me/small-vit", "--dry-run", "-o", str(tmp_path)]) == 0
+    card = (tmp_path / "README.md").read_text()
+    assert re.search(r"^library_name: timm$", card, re.M) and re.search(r"^base_model: timm/test_vit\.", card, re.M)
+    assert re.search(r"^cls_token +64 +32$", card, re.M)
+    loader = next(code for code in re.findall(r"```python\n(.*?)```", card, re.S) if "def load_narrow" in code)
+    assert "fxprune" not in loader and len(loader.splitlines()) < 45
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.save(x, tmp_path / "x.pt")
+    program = f"import sys\nsys.modules['fxprune'] = None\n{loader}\n"
+    program += "torch.save(load_narrow('.')(torch.load('x.pt')).detach(), 'y.pt')\n"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300)
+    assert torch.allclose(torch.load(tmp_path / "y.pt"), fxprune.load(results)(x), atol=1e-5)
+
+
+def test_a_push_makes_the_repository_and_uploads_the_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            calls.append(options)
+
+        def create_repo(self, repo: str, **options: Any) -> Any:
+            calls.append((repo, options))
+            return type("Url", (), {"repo_id": repo})
+
+        def upload_folder(self, *, folder_path: str, **options: Any) -> str:
+            calls.append((sorted(path.name for path in Path(folder_path).iterdir()), options))
+            return "hub/me/small-vit"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert main(["push", str(results), "me/small-vit", "--private"]) == 0
+    assert calls == [
+        {"library_name": "fxprune"},
+        ("me/small-vit", {"private": True, "exist_ok": True}),
+        (["README.md", "config.json", "model.safetensors"], {"repo_id": "me/small-vit", "commit_message": "Add model"}),
+    ]
+
+
+@pytest.mark.parametrize("repo", ["small-vit", "me/../vit", "me/a/b", "/vit"])
+def test_a_name_that_no_repository_has_is_refused(results: Path, repo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(results), repo, "--dry-run"]) == 2
+    assert "must be USER/REPO" in capsys.readouterr().err
