@@ -1,4 +1,4 @@
-"""Export the narrow network in a folder of results to ONNX, Python, torch.export or timm, checked."""
+"""Export the narrow network of a folder to ONNX, Python, torch.export or timm."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def _example(plan: StoredPlan, folder: Path) -> Any:
 
 
 def _check_plan(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError if no network that a plan is for can become narrow tensors like these."""
+    """Raise CheckpointError if a plan cannot lead to narrow tensors like these."""
     for name, cluster in plan.clusters.items():
         if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
             raise CheckpointError(f"{folder / PLAN} is damaged: the clusters of `{name}` have gaps. {_REMEDY}")
