@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.common.inputs import Inputs, run_on, tensors_of
@@ -28,7 +28,11 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
     def plain(_: str, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
 
-    return map_tensors(module, plain).eval()
+    copied = map_tensors(module, plain).eval()
+    if isinstance(copied, fx.GraphModule):
+        for node in copied.graph.nodes:
+            node.meta = {}  # how the graph was made, which would be written into the file
+    return copied
 
 
 @torch.no_grad()
