@@ -29,7 +29,7 @@ _KINDS = {word: op for op, word in OPS.items()}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A path becomes Python source within quotes.
 _PART = re.compile(r"[^\x00-\x1f\x7f\"'\\{}]{1,200}")
-_LONGEST = 1 << 20
+_LONGEST = 1 << 17
 
 
 def graph_from_json(value: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -77,7 +77,9 @@ def _is_name(text: str) -> bool:
 
 
 def _check_path(path: Any) -> str:
-    if not isinstance(path, str) or not all(_PART.fullmatch(part) for part in path.split(".")):
+    if not isinstance(path, str) or not all(
+        _PART.fullmatch(part) and not keyword.iskeyword(part) for part in path.split(".")
+    ):
         raise ValueError(f"{str(path)[:60]!r} is no path of a layer or tensor")
     return path
 

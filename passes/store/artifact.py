@@ -193,8 +193,9 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     check_fields(graph, fields, folder / GRAPH, CheckpointError)
     try:
         network = graph_from_json(graph, tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{folder / GRAPH} is damaged: {error}. {_REMEDY}") from error
+    except Exception as error:  # whatever PyTorch says of names, sizes and arguments that cannot be
+        why = first_line(error, type(error).__name__)[:300]
+        raise CheckpointError(f"{folder / GRAPH} is damaged: {why.rstrip('.')}. {_REMEDY}") from error
     try:
         on_model = plan if model is None else plan_for(model, plan)
     except PlanError as error:
