@@ -43,9 +43,12 @@ def fxprune_narrow(pretrained: bool = False, *, base: str = "", narrow: Any = No
     """
     if not isinstance(base, str) or base == ARCHITECTURE or not is_model(base):
         raise ModelError(f"timm has no network `{str(base)[:60]}` that a narrow one could come from.")
-    load, built = _builder.load_pretrained, list[nn.Module]()
+    load, built, owner = _builder.load_pretrained, list[nn.Module](), threading.get_ident()
 
     def narrow_and_load(model: nn.Module, *args: Any, strict: bool = True, **options: Any) -> None:
+        if threading.get_ident() != owner:  # another thread builds a network of its own
+            load(model, *args, strict=strict, **options)
+            return
         narrowed(model, narrow, partial=not strict)
         built.append(model)
         if pretrained:
@@ -121,7 +124,7 @@ def _set_numbers(module: nn.Module, path: str, numbers: Any, *, optional: bool) 
             if optional and first not in vars(module):  # an identity in the place of a classifier
                 continue
             vars(module)[first] = _replaced(vars(module)[first], keys, value)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
             raise CheckpointError(f"config.json is damaged: `{path[:80]}` cannot have {str(entry)[:80]}.") from error
 
 
@@ -130,11 +133,13 @@ def _replaced(held: Any, keys: list[Any], value: Any) -> Any:
         inner = _replaced(held[keys[0]], keys[1:], value)
         if isinstance(held, dict):
             return {**held, keys[0]: inner}
+        if type(keys[0]) is not int or not 0 <= keys[0] < len(held):
+            raise IndexError("there is no such place in the list")
         return type(held)([*held[: keys[0]], inner, *held[keys[0] + 1 :]])
     if type(value) is not type(held) or type(held) not in (int, float) or not math.isfinite(value):
         raise ValueError("it must be a number of the same type")
-    if isinstance(value, int) and abs(value) > abs(held):
-        raise ValueError("a narrow network has no larger number")
+    if isinstance(value, int) and not min(0, held) <= value <= max(0, held):
+        raise ValueError("a narrow network has no larger number, and none of another sign")
     return value
 
 
@@ -143,4 +148,7 @@ def _set_features(model: nn.Module, features: Mapping[str, Any]) -> None:
     for entry in getattr(info, "info", info) or ():
         channels = features.get(str(entry.get("module"))) if isinstance(entry, dict) else None
         if channels is not None:
-            entry["num_chs"] = _replaced(entry["num_chs"], [], channels)
+            try:
+                entry["num_chs"] = _replaced(entry["num_chs"], [], channels)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise CheckpointError(f"config.json is damaged: features of {str(channels)[:40]} channels.") from error

@@ -53,9 +53,11 @@ class Traced:
 
 def _binary(function: Callable[..., Any], *, swapped: bool) -> Callable[[Any, Any], Any]:
     def compute(one: Any, other: Any) -> Any:
-        if isinstance(other, bool) or not isinstance(other, int | float):
+        if not isinstance(other, int | float):
             return NotImplemented
         pair = (other, one) if swapped else (one, other)
+        if isinstance(other, bool):  # such as a flag of the mode
+            return function(*map(plain, pair))
         return number(function(*map(plain, pair)), Operation(function, tuple(map(term_of, pair))))
 
     return compute

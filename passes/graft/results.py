@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from fxprune.errors import OptionError
-from fxprune.passes.store import build_wide, load, read_network
+from fxprune.passes.store import EXPORTED, build_wide, folder_aside, load, read_network
 
-from .timm_folder import write_timm
+from .timm_folder import write_timm_files
 from .transplant import graft
 
 
@@ -51,7 +51,13 @@ def export_timm(directory: str | os.PathLike[str], output: str | os.PathLike[str
         GraftError: the code of its class cannot compute what the narrow network does.
         ExportError: timm builds another network from what was written.
     """
+    with folder_aside(output, files=EXPORTED) as aside:
+        return timm_files(directory, aside)
+
+
+def timm_files(directory: str | os.PathLike[str], place: Path) -> nn.Module:
+    """Write the files of :func:`export_timm` into an empty folder."""
     grafted = grafted_from(directory)
     images: Any = read_network(Path(directory))["preprocessing"]
-    write_timm(grafted, output, preprocessing=None if images is None else asdict(images))
+    write_timm_files(grafted, place, preprocessing=None if images is None else asdict(images))
     return grafted

@@ -14,7 +14,7 @@ from torch import nn
 from fxprune.common.files import write_text
 from fxprune.common.modules import named_tensors
 from fxprune.errors import ExportError, OptionError, kind_and_line
-from fxprune.passes.store import write_tensors
+from fxprune.passes.store import EXPORTED, folder_aside, write_tensors
 
 from .provenance import numbers_of
 
@@ -57,25 +57,29 @@ def write_timm(
 
     Args:
         grafted: the result of :func:`fxprune.graft` for a model of ``timm.create_model``.
-        folder: made if it does not exist.
+        folder: made if it does not exist; what was written there before is replaced, and no other file.
         preprocessing: ``input_size``, ``mean``, ``std``, ``crop_pct`` and ``interpolation`` of its images.
 
     Raises:
-        OptionError: the model is not one of ``timm.create_model``.
+        OptionError: the model is not one of ``timm.create_model``, or the folder holds a user's file of such a name.
         ExportError: the network that timm builds from the files is another one.
     """
+    with folder_aside(folder, files=EXPORTED) as aside:
+        write_timm_files(grafted, aside, preprocessing=preprocessing)
+
+
+def write_timm_files(grafted: nn.Module, place: Path, *, preprocessing: Mapping[str, Any] | None = None) -> None:
+    """Write the files of :func:`write_timm` into an empty folder, and check them."""
     import timm
     from timm.models import _hub
 
     from fxprune.timm import ARCHITECTURE
 
-    place = Path(folder)
     config: Any = getattr(grafted, "pretrained_cfg", None)
     if not isinstance(config, dict) or not config.get("architecture"):
         raise OptionError(
             f"{type(grafted).__name__} is not of `timm.create_model`, so that timm cannot build it again."
         )
-    place.mkdir(parents=True, exist_ok=True)
     images = {name: value for name, value in dict(preprocessing or {}).items() if value is not None}
     labels = {"label_names": list(images.pop("label_names"))} if images.get("label_names") else {}
     images.pop("label_names", None)
@@ -102,7 +106,7 @@ def _check(grafted: nn.Module, place: Path) -> None:
             again = timm.create_model(f"local-dir:{place}", pretrained=True)
     except Exception as error:
         raise ExportError(f"timm does not load {place}: {kind_and_line(error)}") from error
-    wanted, found = grafted.state_dict(), again.state_dict()
+    wanted, found = ({name: x.detach() for name, x in named_tensors(each)} for each in (grafted, again))
     for name in wanted.keys() | found.keys():
         if name not in wanted or name not in found or not torch.equal(wanted[name].cpu(), found[name]):
             raise ExportError(f"timm loads another `{name}` from {place} than the network has.")

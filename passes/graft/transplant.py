@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.errors import OptionError
+from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .check import check
@@ -45,14 +46,18 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
         (True, 48, 96)
     """
     inputs = _inputs_of(narrow, example_inputs)
-    comparison = compared(model, narrow, inputs)
-    solution = solved(comparison)
-    grafted = assembled(model, narrow, solution)
-    check(grafted, narrow, inputs, solution)
-    given = random_batch(inputs, 2, seed=0)
-    assign(grafted, measured(model, grafted, given, comparison.used))
-    assign(grafted, classifier_widths(model, grafted))
-    check_interface(model, grafted, given)
+    with torch.random.fork_rng(devices=[]):  # a new classifier, which is tried, draws its weights
+        try:
+            comparison = compared(model, narrow, inputs)
+        except CaptureError as error:
+            raise GraftError(f"{type(model).__name__} cannot be traced with its attributes: {error}") from error
+        solution = solved(comparison)
+        grafted = assembled(model, narrow, solution)
+        check(grafted, narrow, inputs, solution)
+        given = random_batch(inputs, 2, seed=0)
+        assign(grafted, measured(model, grafted, given, comparison.used))
+        assign(grafted, classifier_widths(model, grafted))
+        check_interface(model, grafted, given)
     return grafted
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fxprune.common.files import write_text
 from fxprune.errors import OptionError
-from fxprune.passes.graft import export_timm
-from fxprune.passes.store import load, read_network
+from fxprune.passes.graft import timm_files
+from fxprune.passes.store import EXPORTED, folder_aside, load, read_network
 
 from .card import model_card
 
@@ -23,7 +23,7 @@ def write_hub_folder(directory: str | os.PathLike[str], repo: str, output: str |
     Args:
         directory: what ``fxprune compress`` or ``fxprune.save`` wrote.
         repo: ``user/repo``.
-        output: a folder, made if it does not exist.
+        output: a folder, made if it does not exist; files of ours in it are replaced, and no other.
 
     Returns:
         The folder.
@@ -36,9 +36,10 @@ def write_hub_folder(directory: str | os.PathLike[str], repo: str, output: str |
     if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", repo):
         raise OptionError(f"`{repo}` is no name of a repository: it must be USER/REPO.")
     folder, place = Path(directory), Path(output)
-    network = export_timm(folder, place)
-    base, widths = read_network(folder)["model"]["name"], load(folder).meta["plan"].widths
-    write_text(place / README, model_card(folder, repo, network, base, widths))
+    with folder_aside(place, files=EXPORTED) as aside:
+        network = timm_files(folder, aside)
+        base, widths = read_network(folder)["model"]["name"], load(folder).meta["plan"].widths
+        write_text(aside / README, model_card(folder, repo, network, base, widths))
     return place
 
 
@@ -66,4 +67,8 @@ def push(directory: str | os.PathLike[str], repo: str, *, private: bool = False,
         place = write_hub_folder(directory, repo, aside)
         api = HfApi(library_name="fxprune")
         made = api.create_repo(repo, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=made.repo_id, folder_path=str(place), commit_message=message))
+        return str(
+            api.upload_folder(
+                repo_id=made.repo_id, folder_path=str(place), commit_message=message, ignore_patterns=["manifest.json"]
+            )
+        )

@@ -125,10 +125,9 @@ def _lowered(layer: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> fx.
             continue
         if found is None:
             continue
-        if way is _by_dropout:  # it draws other random numbers, of the same distribution
-            return found
         differs = difference(host, found, inputs)
-        if why := differs.always or differs.in_training:
+        # A dropout draws other random numbers, of the same distribution.
+        if why := differs.always or ("" if way is _by_dropout else differs.in_training):
             reasons.append(f"{why}{'' if differs.always else ' (in training mode)'}")
         else:
             return found
@@ -233,8 +232,9 @@ def _by_dropout(host: nn.Module, layer: nn.Module, inputs: tuple[Any, ...]) -> f
     batch = graph.call_method("size", (x, 0)) if by_sample else 1
     ones = graph.call_method("new_ones", (x, (batch, *([1] * (inputs[0].dim() - 1)))))
     kept = graph.call_module(_LAYER, (ones,))
-    product = graph.call_method("mul", (x, kept))
-    graph.output(product if scaled else graph.call_method("mul", (product, 1.0 - share)))
+    if not scaled:
+        kept = graph.call_method("clamp", (kept,), {"max": 1.0})
+    graph.output(graph.call_method("mul", (x, kept)))
     return fx.GraphModule(_Host(nn.Dropout(share)), graph)
 
 

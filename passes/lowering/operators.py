@@ -43,6 +43,21 @@ _BUILTINS = (
     "abs", "bool", "complex", "dict", "divmod", "float", "getattr", "int", "len", "list", "max", "min", "pow", "range",
     "reversed", "round", "slice", "sorted", "sum", "tuple",
 )  # fmt: skip
+# What ATen calls otherwise than PyTorch's functions and methods.
+_ATEN = frozenset(
+    {
+        "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_assert_scalar", "_assert_tensor_metadata",
+        "_batch_norm_no_update", "_batch_norm_with_update", "_conj", "_fused_rms_norm", "_log_softmax",
+        "_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_native_batch_norm_legit_no_training",
+        "_prelu_kernel", "_reshape_alias", "_safe_softmax", "_softmax", "_to_copy", "_unsafe_index", "_unsafe_view",
+        "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
+        "_weight_norm_interface", "alias", "col2im", "copy", "im2col", "lift_fresh", "lift_fresh_copy",
+        "linalg_vector_norm", "log_sigmoid_forward", "mT", "numpy_T", "reflection_pad1d", "reflection_pad2d",
+        "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "rrelu_with_noise", "slice",
+        "sym_numel", "sym_size", "upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d",
+        "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d", "zero",
+    }
+)  # fmt: skip
 _OURS = {f"fxprune.{each.__name__}": each for each in (guard_equal, guard_dtype, guard_tensor, enter, leave)}
 
 _MADE = (
@@ -138,6 +153,10 @@ def _operator_of(name: str) -> Function | None:
     """Return an ATen operator, unless it opens a file."""
     parts = name.split(".")
     if len(parts) != 5 or parts[2] != "aten":
+        return None
+    base = parts[3].rstrip("_")
+    known = base in _ATEN or base in methods() or any(f"{space}.{base}" in _functions() for space in _NAMESPACES)
+    if not known or parts[3] in _DENIED_METHODS:
         return None
     packet = getattr(torch.ops.aten, parts[3], None) if parts[3].isidentifier() and parts[3][:2] != "__" else None
     found = getattr(packet, parts[4], None) if parts[4].isidentifier() and parts[4][:2] != "__" else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.files import written_aside
+from fxprune.common.inputs import Inputs
 from fxprune.common.silence import silenced
 from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
@@ -51,23 +52,34 @@ def export_pt2(
     batch = torch.export.Dim("batch")
     shapes = pytree.tree_map(lambda x: ({0: batch} if x.dim() else {}) if isinstance(x, Tensor) else None, example)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with silenced(), torch.no_grad():
-            program = torch.export.export(eager, args, kwargs, dynamic_shapes=shapes)
-            with written_aside(path) as aside, open(aside, "wb") as file:
-                torch.export.save(program, file)
-            read = torch.export.load(path).module()
-    except Exception as error:  # the exporter may raise any exception
-        if is_out_of_memory(error):
+    with written_aside(path) as aside:
+        try:
+            with silenced(), torch.no_grad():
+                program = torch.export.export(eager, args, kwargs, dynamic_shapes=shapes)
+                with open(aside, "wb") as file:
+                    torch.export.save(program, file)
+                with open(aside, "rb") as file:
+                    read = torch.export.load(file).module()
+            return _largest_error(eager, read, example, path, tolerance, batches)
+        except ExportError:
             raise
-        raise ExportError(
-            f"{type(module).__name__} cannot be exported to {path} with a dynamic batch: {kind_and_line(error)}"
-        ) from error
+        except Exception as error:  # the exporter may raise any exception
+            if is_out_of_memory(error):
+                raise
+            raise ExportError(
+                f"{type(module).__name__} cannot be exported to {path} with a dynamic batch: {kind_and_line(error)}"
+            ) from error
+
+
+def _largest_error(
+    eager: nn.Module, read: nn.Module, example: Inputs, path: Path, tolerance: float, batches: Sequence[int]
+) -> float:
     worst = 0.0
     for size in batches:
         given = repeat_to(example, size)
+        found = run_eager(read, given)
         for name, wanted in run_eager(eager, given).items():
-            off = relative_error(wanted, run_eager(read, given)[name])
+            off = relative_error(wanted, found[name])
             worst = max(worst, off)
             if not off <= tolerance:
                 raise ExportError(f"{path}: {name} at a batch of {size} differs by {off:.3g}, above {tolerance:.3g}.")

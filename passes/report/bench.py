@@ -80,7 +80,7 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
         timings = []
         for runtime in ("PyTorch", "onnxruntime"):
             for batch in batches:
-                (images,) = tensors_of(random_batch((files.example,), batch, seed=0))
+                (images,) = tensors_of(random_batch(files.example, batch, seed=0))
                 wide, narrow = (milliseconds(calls[runtime, name], images) for name in ("wide", "narrow"))
                 timings.append(Timing(runtime, batch, wide, narrow))
     return Bench(tuple(timings), torch.get_num_threads())

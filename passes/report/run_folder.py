@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from fxprune.common.inputs import tensors_of
+from fxprune.common.inputs import Inputs
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import SNAPPED, build_wide, load, load_weights, read_manifest
 from fxprune.plan_file import plan_for
@@ -36,13 +36,13 @@ class Run:
         narrow: the stored narrow network, in eval mode on the CPU.
         wide: the wide network; None if it is not at hand.
         absent: why it is not.
-        example: [N, C, H, W] on the meta device.
+        example: arguments of both networks.
     """
 
     narrow: fx.GraphModule
     wide: Wide | None
     absent: str
-    example: Tensor
+    example: Inputs
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
@@ -54,7 +54,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     """
     place = Path(folder)
     narrow = load(place)
-    example = tensors_of(narrow.meta["example_inputs"])[0]
+    example: Inputs = narrow.meta["example_inputs"]
     manifest = read_manifest(place)
     if SNAPPED not in manifest.files:
         return Run(narrow, None, f"there is no {SNAPPED} in the folder", example)

@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, kind_and_line
 from fxprune.passes.merge import snap
 from fxprune.passes.onnx import check_onnx
 from fxprune.passes.rewrite import merged_by
@@ -138,12 +139,14 @@ def _on_tensors(wide: Wide, narrow: nn.Module) -> Finding:
 _ONNX = "onnxruntime with PyTorch, in float32"
 
 
-def _on_onnx(network: nn.Module, path: Path, example: Tensor) -> Finding:
+def _on_onnx(network: nn.Module, path: Path, example: Inputs) -> Finding:
     try:
         # Two float32 kernels that sum in different orders differ by 1e-6; a wrong weight moves the output by 1e-2.
         agreement = check_onnx(network, path, example, tolerance=1e-4)
     except FxpruneError as error:
         return Finding(_ONNX, None, 1e-4, str(error))
+    except Exception as error:  # onnxruntime may raise any exception
+        return Finding(_ONNX, None, 1e-4, f"it does not run: {kind_and_line(error)}")
     return Finding(_ONNX, agreement.max_rel_error, 1e-4, "")
 
 

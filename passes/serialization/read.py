@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import is_shape
-from fxprune.common.modes import show_blocks
+from fxprune.common.modes import enter, leave, show_blocks
 from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import child_of, tensor_tables
 from fxprune.errors import first_line
@@ -22,11 +22,10 @@ from fxprune.passes.lowering import (
     why_not,
 )
 
-from .values import from_json
+from .values import from_json, is_name
 from .write import OPS
 
 _KINDS = {word: op for op, word in OPS.items()}
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A path becomes Python source within quotes.
 _PART = re.compile(r"[^\x00-\x1f\x7f\"'\\{}]{1,200}")
 _LONGEST = 1 << 17
@@ -45,21 +44,34 @@ def graph_from_json(value: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule
     """
     nodes, layers, roles = (_field(value, name, kind) for name, kind in _FIELDS)
     name = value.get("name")
-    if not isinstance(name, str) or not _is_name(name):
+    if not isinstance(name, str) or not is_name(name):
         raise ValueError(f"a network cannot have the name {str(name)[:40]!r}")
     root = _modules(layers, _parameters(roles, tensors))
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
     for each in nodes:
         _add(graph, each, made, root)
-    if not nodes or nodes[-1].get("op") != "output":
-        raise ValueError("the last node is no output")
+    if not nodes or [n for n, each in enumerate(graph.nodes) if each.op == "output"] != [len(nodes) - 1]:
+        raise ValueError("the last node, and no other, must be an output")
+    _check_modes(graph)
     show_blocks(graph)
     module = fx.GraphModule(root, graph, class_name=name)
     graph.lint()
     if unused := roles.keys() - {path for path, _ in named_tensors(module)}:
         raise ValueError(f"no node reads the tensor `{min(unused)[:80]}`")
     return module.eval()
+
+
+def _check_modes(graph: fx.Graph) -> None:
+    """Raise ValueError if a mode that is entered is not left, in the order of ``with`` blocks."""
+    entered: list[fx.Node] = []
+    for node in graph.nodes:
+        if node.target is enter:
+            entered.append(node)
+        elif node.target is leave and not (entered and node.args == (entered.pop(),)):
+            raise ValueError(f"the node `{node}` leaves a mode that was not entered last")
+    if entered:
+        raise ValueError(f"the mode of node `{entered[0]}` is not left")
 
 
 _FIELDS: tuple[tuple[str, type], ...] = (("nodes", list), ("layers", dict), ("tensors", dict))
@@ -70,10 +82,6 @@ def _field(value: Any, name: str, kind: type) -> Any:
     if not isinstance(found, (list, dict)) or type(found) is not kind or len(found) > _LONGEST:
         raise ValueError(f"`{name}` is missing, or no {kind.__name__}")
     return found
-
-
-def _is_name(text: str) -> bool:
-    return bool(_NAME.fullmatch(text)) and not keyword.iskeyword(text) and len(text) <= 200 and "__" not in text[:2]
 
 
 def _check_path(path: Any) -> str:
@@ -198,7 +206,7 @@ def _add(graph: fx.Graph, value: Any, made: dict[str, fx.Node], root: nn.Module)
     name, op, target = (value.get(field) for field in ("name", "op", "target"))
     if not (isinstance(name, str) and isinstance(op, str) and isinstance(target, str)) or op not in _KINDS:
         raise ValueError(f"the node {str(name)[:60]!r} has no name, operation and target")
-    if not _is_name(name) or name in made:
+    if not is_name(name) or name in made:
         raise ValueError(f"the node {name[:60]!r} has a name that is not possible, or is there twice")
 
     def node(wanted: str) -> fx.Node:
@@ -214,14 +222,14 @@ def _add(graph: fx.Graph, value: Any, made: dict[str, fx.Node], root: nn.Module)
         kwargs = {key: from_json(each, node) for key, each in given[1].items()}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the node `{name}`: {first_line(error)}") from error
-    if not all(map(_is_name, kwargs)):
+    if not all(map(is_name, kwargs)):
         raise ValueError(f"the node `{name}` has an argument with an impossible name")
     resolved = _RESOLVE[_KINDS[op]](name, target, args, root)
     made[name] = graph.create_node(_KINDS[op], resolved, args, kwargs, name)
 
 
 def _input(name: str, target: str, args: tuple[Any, ...], root: nn.Module) -> Any:
-    if not _is_name(target.removeprefix("*").removeprefix("*")) or len(args) > 1:
+    if not is_name(target.removeprefix("*").removeprefix("*")) or len(args) > 1:
         raise ValueError(f"the input `{name}` has an impossible name")
     return target
 

@@ -6,7 +6,9 @@ one key that says what it is: ``{"node": "conv1"}``, ``{"dtype": "float32"}``, `
 
 from __future__ import annotations
 
+import keyword
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +23,12 @@ _NAMED: Mapping[str, type] = {
     "qscheme": torch.qscheme,
 }
 _LARGEST = 1 << 63
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a class, node or argument in generated code."""
+    return bool(_NAME.fullmatch(text)) and not keyword.iskeyword(text) and len(text) <= 200 and "__" not in text[:2]
 
 
 class NotWritable(Exception):

@@ -24,7 +24,7 @@ from fxprune.common.modules import canonical_names, named_tensors
 from fxprune.errors import ModelError
 from fxprune.passes.lowering import layer_name, layer_settings, methods, operator_name, why_not
 
-from .values import NotWritable, to_json
+from .values import NotWritable, is_name, to_json
 
 OPS = {
     "placeholder": "input",
@@ -46,7 +46,7 @@ def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
         ModelError: a node or tensor cannot be written down; the message names it.
     """
     return {
-        "name": type(module).__name__,
+        "name": name if is_name(name := type(module).__name__) else "Network",
         "nodes": [_node(module, node) for node in module.graph.nodes],
         "layers": _layers(module),
         "tensors": _tensors(module),

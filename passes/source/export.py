@@ -20,7 +20,7 @@ from fxprune.common.inputs import Inputs, in_order, inputs_for
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
-from fxprune.errors import ExportError, ModelError, first_line
+from fxprune.errors import ExportError, ModelError, OptionError, first_line
 from fxprune.passes.lowering import lower
 from fxprune.passes.verify import as_inputs
 from fxprune.plans import Plan
@@ -30,6 +30,8 @@ from .check import check_source
 from .file import file_text
 from .modules import Builder, Network
 from .values import RESERVED, is_name
+
+_SIGN = "Written by fxprune"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def export_python(
         True
     """
     inputs, path = as_inputs(example_inputs), Path(path)
+    _check_place(path)
     network, text = source_of(narrow, inputs)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +105,16 @@ def export_python(
                 os.replace(file, part)
     names = tuple(template.name for template in network.templates)
     return SourceReport(path, text.count("\n"), names, errors, trains)
+
+
+def _check_place(path: Path) -> None:
+    """Raise OptionError if the weights beside the file would replace a user's."""
+    if path.suffix != ".py":
+        raise OptionError(f"{path} must end in .py, so that it can be imported.")
+    weights = path.with_suffix(".safetensors")
+    ours = path.is_file() and _SIGN in path.read_text(encoding="utf-8", errors="replace")[:2000]
+    if os.path.lexists(weights) and not ours:
+        raise OptionError(f"{weights} would be replaced by the weights of {path.name}: choose another name.")
 
 
 def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
@@ -169,9 +182,7 @@ def _dtype(module: nn.Module) -> torch.dtype:
 def _about(name: str, narrow: fx.GraphModule, inputs: Inputs) -> str:
     count = sum(p.numel() for p in narrow.parameters())
     shown = f"{count / 1e6:.3g} M" if count >= 1e5 else str(count)
-    return (
-        f'"""{name} with narrow layers: {shown} parameters. Written by fxprune; needs PyTorch and safetensors only."""'
-    )
+    return f'"""{name} with narrow layers: {shown} parameters. {_SIGN}; needs PyTorch and safetensors only."""'
 
 
 def _example(inputs: Inputs) -> str:

@@ -19,6 +19,7 @@ from .layout import (
     DEVIATION_PLOT,
     ESSENTIAL,
     EVENTS,
+    EXPORTED,
     MANIFEST,
     METRICS,
     NETWORK_FILES,

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
 from fxprune.common.inputs import Inputs, tensors_of
-from fxprune.errors import CheckpointError, ExportError, OptionError, PlanError, first_line
+from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
 from fxprune.models_zoo import ModelSpec, Network, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
 from fxprune.passes.serialization import graph_from_json, graph_to_json
@@ -124,24 +124,28 @@ def _stored(
         )
     from fxprune.passes.lowering import lower
 
-    from .probe import BOUNDS, ask, disagreement
+    from .probe import BOUNDS, ask, disagreement, first_answer
 
     # The captured graph has the dtype of the wide network, even if the narrow one was converted since.
     kind = next((p.dtype for p in _weights(plan, narrow) if p.is_floating_point()), torch.float32)
     spec = None if model is None else model.to_json(kind)
     lowered = lower(narrow, plan.example_inputs)
     graph, tensors = graph_to_json(lowered), distinct_tensors(lowered)
-    precision, answer = ask(narrow, plan.example_inputs)
-    read = graph_from_json(json.loads(json.dumps(graph)), tensors)
-    error = disagreement(answer, ask(read, plan.example_inputs, precision=precision)[1])
-    if not error <= BOUNDS[precision]:
-        raise ExportError(f"what would be saved differs from this network by {error:.2g}, in {precision}.")
+    precision, below, answer = first_answer(narrow, plan.example_inputs)
+    try:
+        read = graph_from_json(json.loads(json.dumps(graph)), tensors)
+    except ValueError as error:
+        raise ModelError(f"this network cannot be written down: {error}.") from error
+    apart = disagreement(answer, ask(read, plan.example_inputs, precision=precision, below=below)[1])
+    if not apart <= BOUNDS[precision]:
+        raise ExportError(f"what would be saved differs from this network by {apart:.2g}, in {precision}.")
     network = {
         "format": FORMAT,
         "version": VERSION,
         "model": spec,
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "precision": precision,
+        "integers_below": below,
         "factors": int(meta.get("factors", 0)),
         "earlier": [each.to_json() for each in meta.get("earlier", ())],
     }
@@ -157,9 +161,9 @@ def _weights(plan: Plan | StoredPlan, narrow: nn.Module) -> Any:
 def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> fx.GraphModule:
     """Load a saved network, in eval mode on the CPU, with weights that train as they did.
 
-    ``.meta`` holds four values: ``plan``, the last plan, as it was stored: without an analysis; ``earlier``, the plans
-    before it, if a narrow network was narrowed again; ``preprocessing``, the images that it expects, if that was saved;
-    and ``spec``, how its wide network is built, if it has a name.
+    ``.meta`` holds five values: ``plan``, the last plan, as it was stored: without an analysis; ``earlier``, the plans
+    before it, if a narrow network was narrowed again; ``example_inputs``, as they were analysed; ``preprocessing``, the
+    images that it expects, if that was saved; and ``spec``, how its wide network is built, if it has a name.
 
     Nothing in the folder is run: layers, functions and methods are looked up in closed lists.
 
@@ -202,7 +206,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     network.meta.update(
         plan=on_model,
-        example_inputs=example,
+        example_inputs=_with_integers(example, content["integers_below"]),
         earlier=content["earlier"],
         factors=content["factors"],
         preprocessing=content["preprocessing"],
@@ -256,10 +260,12 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
 
     folder = Path(directory)
     read_manifest(folder).check(folder, [PROBE, NETWORK, PLAN])
-    precision = read_network(folder)["precision"]
+    content = read_network(folder)
+    precision, below = content["precision"], content["integers_below"]
     wanted = read_tensors(folder / PROBE)
+    example = _example(StoredPlan(_read_plan(folder), folder / PLAN), folder)
     try:
-        _, found = ask(network, _example(StoredPlan(_read_plan(folder), folder / PLAN), folder), precision=precision)
+        _, found = ask(network, example, precision=precision, below=below)
     except Exception as error:
         why = first_line(error, type(error).__name__)[:200]
         raise CheckpointError(f"the network in {folder} does not run on its own example: {why}") from error
@@ -271,6 +277,15 @@ def _example(plan: StoredPlan, folder: Path) -> Any:
         return plan.example_inputs
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {_REMEDY}") from error
+
+
+def _with_integers(example: Inputs, below: int) -> Inputs:
+    """Return an example whose integers have values, if it has any: others cannot be drawn for it."""
+    if all(x.is_floating_point() or x.is_complex() for x in tensors_of(example)):
+        return example
+    from .probe import question
+
+    return question(example, below)
 
 
 def _check_plan(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -344,10 +359,13 @@ def read_network(folder: Path) -> dict[str, Any]:
         "model": maybe,
         "preprocessing": maybe,
         "precision": (str,),
+        "integers_below": (int,),
         "factors": (int,),
         "earlier": (list,),
     }
     check_fields(content, kinds, path, CheckpointError)
+    if not 1 <= content["integers_below"] <= 1 << 16:
+        raise CheckpointError(f"{path} is damaged: integers below {content['integers_below']} are no inputs. {_REMEDY}")
     if content["precision"] not in _PRECISIONS:
         raise CheckpointError(f"{path} is damaged: there is no precision {content['precision'][:40]!r}. {_REMEDY}")
     if content["preprocessing"] is not None:

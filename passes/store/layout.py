@@ -40,6 +40,8 @@ ROWS, SUMMARY = "summary.csv", "summary.json"
 MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
 CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
+# What timm and the hub read, in a folder of its own.
+EXPORTED = ("model.safetensors", "config.json", "README.md")
 EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2)
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
@@ -53,4 +55,4 @@ def is_result(name: str) -> bool:
     folder, slash, file = name.partition("/")
     if slash:
         return folder == EVENTS and file.startswith("events.out.tfevents.") and "/" not in file
-    return name in RESULTS and name != EVENTS
+    return name in (*RESULTS, *EXPORTED) and name != EVENTS

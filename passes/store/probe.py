@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, inputs_for, run_on
+from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.common.modules import map_tensors
 from fxprune.common.torch_private import pytree
+from fxprune.errors import ModelError, first_line
 from fxprune.passes.verify import KeepFloat64, as_float64, named_outputs, relative_error, to_float64
 
 BATCH = 2
@@ -20,31 +21,88 @@ BATCH = 2
 BOUNDS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
 
 
-def ask(network: nn.Module, inputs: Inputs, *, precision: str = "") -> tuple[str, dict[str, Tensor]]:
+# Integers are drawn below the largest of these with which the network runs, as an index of some table must be.
+INTEGERS_BELOW = (65536, 16384, 4096, 1024, 256, 64, 16, 4, 1)
+
+
+def first_answer(network: nn.Module, inputs: Inputs) -> tuple[str, int, dict[str, Tensor]]:
+    """Ask a network that is to be saved.
+
+    Args:
+        network: any network.
+        inputs: shapes and types of its arguments, on the meta device.
+
+    Returns:
+        The precision, the bound on integers, and each tensor that it returns, by its path.
+
+    Raises:
+        ModelError: it does not run on such inputs.
+    """
+    integers = any(not x.is_floating_point() and not x.is_complex() for x in tensors_of(inputs))
+    failure: Exception | None = None
+    for below in INTEGERS_BELOW if integers else INTEGERS_BELOW[-1:]:
+        try:
+            precision, answer = ask(network, inputs, below=below)
+            return precision, below, answer
+        except Exception as error:  # a network may raise any exception
+            failure = error
+    assert failure is not None
+    why = first_line(failure, type(failure).__name__)[:200]
+    raise ModelError(f"this network does not run on inputs like its example: {why}") from failure
+
+
+def ask(
+    network: nn.Module, inputs: Inputs, *, precision: str = "", below: int = INTEGERS_BELOW[-1]
+) -> tuple[str, dict[str, Tensor]]:
     """Run a copy of a network in eval mode on the CPU, in float64 if it can.
 
     Args:
         network: any network.
-        inputs: shapes and types of its arguments, on the meta device; a batch has two samples.
+        inputs: shapes and types of its arguments, on the meta device.
         precision: of an answer to be compared with: ``float64``, or the network's own.
+        below: bound on integers.
 
     Returns:
         The precision, and each tensor that it returns, by its path.
     """
+    given = question(inputs, below)
     if precision in ("", "float64"):
         try:
             double = map_tensors(network, lambda name, tensor: as_float64(name, tensor).cpu()).eval()
-            question = pytree.tree_map_only(Tensor, to_float64, _question(inputs))
+            asked = pytree.tree_map_only(Tensor, to_float64, given)
             with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
-                return "float64", _copied(named_outputs(run_on(double, question)))
+                return "float64", _copied(named_outputs(run_on(double, asked)))
         except Exception:
             if precision:
                 raise
     own = map_tensors(network, lambda _, tensor: tensor.detach().to("cpu", copy=True)).eval()
     with torch.no_grad():
-        answer = named_outputs(run_on(own, inputs_for(own, _question(inputs))))
+        answer = named_outputs(run_on(own, inputs_for(own, given)))
     kinds = [str(each.dtype).removeprefix("torch.") for each in answer.values() if each.is_floating_point()]
     return kinds[0] if kinds else "float32", _copied(answer)
+
+
+def question(inputs: Inputs, below: int) -> Inputs:
+    """Draw the numbers; NumPy keeps this generator's sequence for ever.
+
+    A batch has two samples, if the first axes of all tensors are equal, and so are batches. The first column of a mask
+    is true, so that no row of it is empty.
+    """
+    source = np.random.RandomState(0)
+    sizes = {x.shape[0] for x in tensors_of(inputs) if x.dim()}
+    batches = len(sizes) == 1 and all(x.dim() != 1 for x in tensors_of(inputs))
+
+    def draw(x: Tensor) -> Tensor:
+        shape = (BATCH, *x.shape[1:]) if x.dim() and batches else tuple(x.shape)
+        if x.is_floating_point() or x.is_complex():
+            return torch.as_tensor(source.standard_normal(shape)).to(x.dtype)
+        drawn = torch.as_tensor(source.randint(0, 2 if x.dtype == torch.bool else below, shape)).to(x.dtype)
+        if x.dtype == torch.bool and drawn.dim():
+            drawn[..., 0] = True
+        return drawn
+
+    drawn: Inputs = pytree.tree_map_only(Tensor, draw, inputs)
+    return drawn
 
 
 def disagreement(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
@@ -56,17 +114,3 @@ def disagreement(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> f
 
 def _copied(answer: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in answer.items()}
-
-
-def _question(inputs: Inputs) -> Inputs:
-    """Draw the numbers; NumPy keeps this generator's sequence for ever."""
-    source = np.random.RandomState(0)
-
-    def draw(x: Tensor) -> Tensor:
-        shape = (BATCH, *x.shape[1:]) if x.dim() else ()
-        if not (x.is_floating_point() or x.is_complex()):
-            return torch.zeros(shape, dtype=x.dtype)  # an index that every table has
-        return torch.as_tensor(source.standard_normal(shape)).to(x.dtype)
-
-    drawn: Inputs = pytree.tree_map_only(Tensor, draw, inputs)
-    return drawn

@@ -85,6 +85,13 @@ def test_dropped_samples_stay_random(layer):
     assert lowered.eval()(X).equal(X)
 
 
+def test_dropped_samples_need_no_scale():
+    lowered = lower(capture(nn.Sequential(L.DropPath(0.4, scale_by_keep=False)), (X,)), (X,)).train()
+    torch.manual_seed(0)
+    assert lowered(torch.ones(400, 2, 1, 1)).unique().tolist() == [0.0, 1.0]
+    assert lowered.eval()(X).equal(X)
+
+
 def test_what_training_does_otherwise_is_refused():
     model = nn.Sequential(Noisy(6, 6))
     with pytest.raises(ModelError, match=r"node `_0` \(call_module 0\) calls .*Noisy.*in training mode"):
@@ -111,7 +118,13 @@ def test_what_runs_code_or_opens_files_is_not_listed(function):
     assert operator_name(function) is None
 
 
-@pytest.mark.parametrize("name", ["torch.ops.aten.from_file.default", "torch.ops.aten.save.default", "os.system"])
+REFUSED = (
+    *("from_file.default", "save.default", "set_.source_Tensor", "resize_.default", "manual_seed.default"),
+    *("set_grad_enabled.default", "_sparse_coo_tensor_unsafe.default", "record_stream.default", "_print.default"),
+)
+
+
+@pytest.mark.parametrize("name", ["os.system", *(f"torch.ops.aten.{each}" for each in REFUSED)])
 def test_names_of_such_functions_are_not_either(name):
     assert operator_of(name) is None
 
