@@ -10,7 +10,7 @@ from pathlib import Path
 from fxprune.common.files import write_text
 from fxprune.errors import OptionError
 from fxprune.passes.graft import timm_files
-from fxprune.passes.store import EXPORTED, folder_aside, load, read_network
+from fxprune.passes.store import EXPORTED, MANIFEST, folder_aside, load, read_network
 
 from .card import model_card
 
@@ -65,10 +65,7 @@ def push(directory: str | os.PathLike[str], repo: str, *, private: bool = False,
         raise OptionError("pushing needs the package huggingface_hub: pip install huggingface_hub.") from error
     with tempfile.TemporaryDirectory() as aside:
         place = write_hub_folder(directory, repo, aside)
+        (place / MANIFEST).unlink()  # which says what may be replaced on this machine
         api = HfApi(library_name="fxprune")
         made = api.create_repo(repo, private=private, exist_ok=True)
-        return str(
-            api.upload_folder(
-                repo_id=made.repo_id, folder_path=str(place), commit_message=message, ignore_patterns=["manifest.json"]
-            )
-        )
+        return str(api.upload_folder(repo_id=made.repo_id, folder_path=str(place), commit_message=message))

@@ -52,7 +52,7 @@ def test_it_is_the_narrow_network_in_its_own_class(folder: Path, results: Path, 
     assert type(built) is type(network)
     assert built.num_features == 48
     assert torch.allclose(built(images()), narrow(images()), atol=1e-5)
-    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
     assert load_file(folder / "model.safetensors").keys() == built.state_dict().keys()
 
 
@@ -155,3 +155,16 @@ def test_export_to_pt2_is_read_back(results: Path, tmp_path: Path, capsys: pytes
     wanted = fxprune.load(results)(images()[:1].repeat(5, 1, 1, 1))
     assert torch.allclose(program(images()[:1].repeat(5, 1, 1, 1)), wanted, atol=1e-5)
     assert "relative error" in capsys.readouterr().out
+
+
+def test_no_file_of_a_user_is_replaced(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("config.json", "README.md", "net.safetensors"):
+        (tmp_path / name).write_text("mine")
+    for command in (
+        f"export {results} --format timm -o {tmp_path}",
+        f"push {results} me/x --dry-run -o {tmp_path}",
+        f"export {results} --format python -o {tmp_path / 'net.py'}",
+    ):
+        assert main(command.split()) == 2
+        assert "would be replaced" in capsys.readouterr().err
+    assert [(tmp_path / name).read_text() for name in ("config.json", "README.md", "net.safetensors")] == ["mine"] * 3
