@@ -14,7 +14,7 @@ from fxprune.common.documents import parse_json
 from fxprune.errors import CheckpointError, PlanError
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.spec import build_within
-from fxprune.passes.store.artifact import ModelSpec, load, save
+from fxprune.passes.store.artifact import ModelSpec, build_wide, load, save
 from fxprune.passes.store.weights import read_tensors, write_tensors
 from fxprune.plans import digest
 
@@ -61,6 +61,11 @@ def retype(kind):
     return change
 
 
+def read(folder):
+    """Load the network, and then the wide one that the folder names, as `verify` does."""
+    load(folder, model=build_wide(folder, load(folder)))
+
+
 GROUP = "first.weight"
 CLUSTERS = f"the clusters of `{GROUP}` are no list"
 HOSTILE = {
@@ -81,7 +86,7 @@ HOSTILE = {
     ),
     "a shape of text": (put("plan.json", "tensors", GROUP, value="x"), f"shape of `{GROUP}` is no list of sizes"),
     "a network that is too large for its weights": (
-        put("plan.json", "tensors", GROUP, value=[1 << 40, 3]),
+        put("plan.json", "tensors", GROUP, value=[1 << 40, 1, 3, 3]),
         "is for a network of .* numbers, and .*weights.safetensors holds",
     ),
     "a type that is a function": (put("network.json", "model", "dtype", value="load"), "`model` is"),
@@ -97,8 +102,8 @@ HOSTILE = {
     "a giant": (put("network.json", "model", "name", value="vit_giant_patch14_224"), "has more than .* numbers"),
     "a long name": (put("network.json", "model", "name", value="x" * 10_000), "`model` is"),
     "another field": (put("network.json", "model", "code", value="1"), "`model` is"),
-    "weights of another type": (retype(torch.float16), "numbers of another type: .* float16 .* in the file, float32"),
-    "integers": (retype(torch.int32), "numbers of another type"),
+    "weights of another type": (retype(torch.float16), r"`first.weight` is float16 \[.*\] in the weights, and float32"),
+    "integers": (retype(torch.int32), r"`first.weight` is int32 \[.*\] in the weights, and float32"),
     "8 bits": (retype(torch.float8_e5m2), "holds torch.float8_e5m2"),
     "text that moves the cursor": (
         put("network.json", "model", "name", value="\x1b[2J"),
@@ -114,21 +119,23 @@ def test_it_is_refused_in_one_sentence(saved, case):
     change(saved)
     list_again(saved)
     with pytest.raises(CheckpointError, match=says) as caught:
-        load(saved)
+        read(saved)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("file", "case"), [("network.json", "giant"), ("weights.safetensors", "types")])
 def test_what_agrees_with_itself_is_held_against_the_network(saved, file, case):
-    if case == "types":  # also network.json says that these are integers
+    if case == "types":  # also graph.json says that these are integers
         retype(torch.int32)(saved)
-        kinds = {name: f"int32 {list(x.shape)}" for name, x in read_tensors(saved / file).items()}
-        put("network.json", "tensors", value=kinds)(saved)
+        for name in read_tensors(saved / file):
+            put("graph.json", "tensors", name, "dtype", value="int32")(saved)
     else:
         argument("in_chans", 4096)(saved)
     list_again(saved)
-    with pytest.raises(CheckpointError, match=r"another type|not saved from|another wide network"):
-        load(saved)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be trained, since it is int32|not saved from|another wide network"
+    ):
+        read(saved)
 
 
 def test_nothing_is_built_that_is_larger_than_the_plan():
@@ -163,8 +170,7 @@ def test_json_that_may_be_ours():
 
 
 def test_a_cluster_number_is_held_against_the_width_before_it_is_counted(saved):
-    network = load(saved)
-    plan = network.meta["plan"]
+    plan = load(saved, model=Small(10)).meta["plan"]
     clusters = {name: cluster.copy() for name, cluster in plan.clusters.items()}
     clusters[GROUP][0] = 10**12
     with pytest.raises(PlanError, match="not numbered from 0 without gaps"):

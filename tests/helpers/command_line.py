@@ -15,6 +15,8 @@ RESULTS = {
     "snapped.safetensors",
     "plan.json",
     "weights.safetensors",
+    "graph.json",
+    "probe.safetensors",
     "network.json",
     "narrow.onnx",
     "summary.json",

@@ -98,4 +98,4 @@ def test_the_job_ends_at_the_widths_of_the_network(tmp_path):
     assert shapes(fxprune.load(done.output)) == shapes(own.model)
     assert done.widths["conv1.weight"] == (24, 16)
     assert [stage.changed for stage in done.stages[-3:]] == [0, 0, 0]
-    assert open_run(done.output).snapped.conv1.out_channels == 24
+    assert open_run(done.output).wide.snapped.conv1.out_channels == 24
