@@ -280,7 +280,7 @@ def _example(plan: StoredPlan, folder: Path) -> Any:
 
 
 def _with_integers(example: Inputs, below: int) -> Inputs:
-    """Return an example whose integers have values, if it has any: others cannot be drawn for it."""
+    """Return an example whose integers have values, if it has any."""
     if all(x.is_floating_point() or x.is_complex() for x in tensors_of(example)):
         return example
     from .probe import question
