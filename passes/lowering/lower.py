@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.capture import EvalOnly, SymbolicTracer, capture
-from fxprune.common.inputs import Inputs, in_order, inputs_for
-from fxprune.common.modules import MetaMode, clone_sharing, device_of, to_meta, unlike_meta
+from fxprune.common.inputs import Inputs
+from fxprune.common.modules import clone_sharing
 from fxprune.common.torch_private import BatchNorm, tracer_class
 from fxprune.equivalence import difference
 from fxprune.errors import CaptureError, ModelError, first_line
@@ -29,6 +29,7 @@ from fxprune.errors import CaptureError, ModelError, first_line
 from .layers import is_plain_layer, listed_base
 from .operators import operator_name
 from .settings import plain_layer
+from .values import meta_values
 
 _LAYER = "layer"
 
@@ -53,7 +54,7 @@ def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
     foreign = [node for node in result.graph.nodes if _is_foreign(result, node)]
     if not foreign:
         return result.eval() if not module.training else result
-    values = _values(result, example_inputs)
+    values = meta_values(result, example_inputs)
     layers: dict[str, nn.Module] = {}
     lowered: dict[str, fx.GraphModule] = {}
     for node in foreign:
@@ -77,24 +78,6 @@ def _is_foreign(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return not is_plain_layer(module.get_submodule(str(node.target)))
     return node.op == "call_function" and operator_name(node.target) is None
-
-
-def _values(module: fx.GraphModule, example_inputs: Inputs) -> dict[fx.Node, Any]:
-    """Run a graph on the meta device; return what each node returns."""
-    interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
-    with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-        interpreter.run(*in_order(module.graph, inputs_for(module, example_inputs)))
-    return interpreter.env
-
-
-class _MetaInterpreter(fx.Interpreter):
-    def __init__(self, root: nn.Module, graph: fx.Graph, device: torch.device) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
-        self.device = device
-
-    def run_node(self, n: fx.Node) -> Any:
-        told = unlike_meta(n, self.device)
-        return super().run_node(n) if told is None else told[0]
 
 
 class _Host(nn.Module):

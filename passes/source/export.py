@@ -16,12 +16,11 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxprune.common.files import written_aside
-from fxprune.common.inputs import Inputs, in_order, inputs_for
-from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, ModelError, OptionError, first_line
-from fxprune.passes.lowering import lower
+from fxprune.passes.lowering import lower, meta_values
 from fxprune.passes.verify import as_inputs
 from fxprune.plans import Plan
 
@@ -154,25 +153,11 @@ def _name(narrow: fx.GraphModule) -> str:
     return "Network"
 
 
-class _MetaInterpreter(fx.Interpreter):
-    def __init__(self, root: nn.Module, graph: fx.Graph, device: torch.device) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
-        self.extra_traceback = False
-        self.device = device
-
-    def run_node(self, n: fx.Node) -> Any:
-        told = unlike_meta(n, self.device)
-        return super().run_node(n) if told is None else told[0]
-
-
 def _values(module: fx.GraphModule, inputs: Inputs) -> Mapping[fx.Node, Any]:
-    interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
     try:
-        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-            interpreter.run(*in_order(module.graph, inputs_for(module, inputs)))
-    except Exception as error:
+        return meta_values(module, inputs)
+    except Exception as error:  # a network may raise any exception
         raise ExportError(f"the network does not run on the example inputs: {first_line(error)}") from error
-    return interpreter.env
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

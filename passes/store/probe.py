@@ -72,7 +72,7 @@ def ask(
             asked = pytree.tree_map_only(Tensor, to_float64, given)
             with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
                 return "float64", _copied(named_outputs(run_on(double, asked)))
-        except Exception:
+        except Exception:  # some networks run in their own precision only; another fault shows there, too
             if precision:
                 raise
     own = map_tensors(network, lambda _, tensor: tensor.detach().to("cpu", copy=True)).eval()

@@ -1,0 +1,30 @@
+"""What each node of a graph returns, without numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.common.inputs import Inputs, in_order, inputs_for
+from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
+
+
+def meta_values(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
+    """Run a graph on the meta device; return what each node returns."""
+    interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
+    with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+        interpreter.run(*in_order(module.graph, inputs_for(module, inputs)))
+    return interpreter.env
+
+
+class _MetaInterpreter(fx.Interpreter):
+    def __init__(self, root: nn.Module, graph: fx.Graph, device: torch.device) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=graph)
+        self.extra_traceback = False
+        self.device = device
+
+    def run_node(self, n: fx.Node) -> Any:
+        told = unlike_meta(n, self.device)
+        return super().run_node(n) if told is None else told[0]
