@@ -42,8 +42,12 @@ class EntryPoint:
 
 
 def entry_points() -> Iterable[tuple[str, str]]:
-    """Yield (module, name) of every entry point, in timm's order."""
-    return ((module, name) for module in sorted(timm.list_modules()) for name in timm.list_models(module=module))
+    """Yield (module, name) of every entry point of timm's own, in its order."""
+    for module in sorted(timm.list_modules()):
+        for name in timm.list_models(module=module):
+            # Anybody can register more, as `fxprune.timm` does.
+            if timm.models.model_entrypoint(name).__module__.startswith("timm."):
+                yield module, name
 
 
 def weightless(name: str, **kwargs: object) -> nn.Module:

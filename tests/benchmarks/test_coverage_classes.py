@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fxprune.timm
 from benchmarks.coverage.classes import CLASSES, EntryPoint, describe, entry_points, read, smallest, write
 
 
@@ -14,6 +15,10 @@ def test_the_classes_are_those_of_timm_and_their_smallest():
     assert describe("starnet", "starnet_s050") in points
     family = [describe("starnet", name) for module, name in entry_points() if module == "starnet"]
     assert smallest(reversed(family)) == [point for point in points if point.module == "starnet"]
+
+
+def test_an_entry_point_that_somebody_else_registers_is_none_of_timm():
+    assert fxprune.timm.ARCHITECTURE not in {name for _, name in entry_points()}
 
 
 def test_the_first_of_several_smallest_is_taken():
