@@ -94,7 +94,10 @@ class SymbolicTracer(fx.Tracer):
         """Make an argument; the graph makes a dict of a derived class again by that class."""
         if isinstance(a, fx.Proxy):  # first, since it may count as a tensor
             return a.node
-        if isinstance(a, dict) and type(a) is not dict and not dataclasses.is_dataclass(a):
+        if isinstance(a, dict) and dataclasses.is_dataclass(a):  # as the outputs of `transformers`
+            given = {each.name: getattr(a, each.name) for each in dataclasses.fields(a) if each.init}
+            return self.create_proxy("call_function", type(a), (), given).node
+        if isinstance(a, dict) and type(a) is not dict:
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
 

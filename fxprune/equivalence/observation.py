@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modes import QUESTIONS
 from fxprune.common.modules import named_tensors
+from fxprune.common.records import fields_of
 from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
 from fxprune.errors import kind_and_line
 
@@ -212,13 +213,9 @@ def _same(a: Any, b: Any) -> bool:
 
 def leaves_of(value: Any) -> list[Any]:
     """List the leaves of what a network returned, in a nest of any kind."""
-    if isinstance(value, Mapping):
-        return [leaf for key in value for leaf in leaves_of(value[key])]
-    if isinstance(value, (list, tuple)):
-        return [leaf for each in value for leaf in leaves_of(each)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [leaf for field in dataclasses.fields(value) for leaf in leaves_of(getattr(value, field.name))]
-    return [value]
+    fields = fields_of(value)
+    parts = value if isinstance(value, (list, tuple)) else None if fields is None else fields.values()
+    return [value] if parts is None else [leaf for each in parts for leaf in leaves_of(each)]
 
 
 def _storage(tensor: Tensor) -> Any:

@@ -6,7 +6,7 @@ Three ways, in this order; each result is compared with the layer, in eval and i
 - what a trace of the layer records, in which a batch normalisation stays a layer;
 - for layers that drop samples at random, a dropout of ones.
 
-Functions of libraries are replaced by what they call.
+Functions of libraries are replaced by what they call, and outputs in classes of their own by records.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fxprune.errors import CaptureError, ModelError, first_line
 
 from .layers import is_plain_layer, listed_base
 from .operators import operator_name
+from .records import make_records
 from .settings import plain_layer
 from .values import meta_values
 
@@ -49,6 +50,7 @@ def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
     """
     copied = clone_sharing(module)
     assert isinstance(copied, fx.GraphModule)
+    make_records(copied.graph)
     result = fx.GraphModule(copied, copied.graph, class_name=type(module).__name__)  # without what no node reads
     result.meta = dict(module.meta)
     foreign = [node for node in result.graph.nodes if _is_foreign(result, node)]

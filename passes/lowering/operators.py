@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import keyword
 import math
 import operator
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from torch import overrides
 
 from fxprune.common.guards import guard_dtype, guard_equal, guard_tensor
 from fxprune.common.modes import MANAGERS, QUESTIONS, enter, leave
+from fxprune.common.records import Record, named_tuple
 from fxprune.common.torch_private import OpOverload, op_arguments
 
 Function = Callable[..., Any]
@@ -58,7 +60,8 @@ _ATEN = frozenset(
         "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d", "zero",
     }
 )  # fmt: skip
-_OURS = {f"fxprune.{each.__name__}": each for each in (guard_equal, guard_dtype, guard_tensor, enter, leave)}
+_WRITTEN_BY_US = (guard_equal, guard_dtype, guard_tensor, enter, leave, Record, named_tuple)
+_OURS = {f"fxprune.{each.__name__}": each for each in _WRITTEN_BY_US}
 
 _MADE = (
     "unflatten",
@@ -174,4 +177,12 @@ def why_not(function: Any, args: tuple[Any, ...]) -> str:
         return f"it reads the attribute {str(args[1:])[:60]}"
     if function is enter and (not args or args[0] not in MANAGERS):
         return f"it enters {str(args[:1])[:60]}"
+    if function is named_tuple and not _are_names(args[:2]):
+        return f"it makes a tuple with the names {str(args[:2])[:60]}"
     return ""
+
+
+def _are_names(args: tuple[Any, ...]) -> bool:
+    names = (args[0], *args[1]) if len(args) == 2 and isinstance(args[1], tuple) else ()
+    valid = (isinstance(each, str) and each.isidentifier() and each[0] != "_" for each in names)
+    return bool(names) and all(valid) and not any(map(keyword.iskeyword, names))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import Inputs, run_on
+from fxprune.common.records import plain
 from fxprune.common.torch_private import pytree
 from fxprune.passes.verify import named_outputs
 
@@ -51,8 +52,29 @@ def flattened(module: nn.Module, inputs: Inputs) -> nn.Module:
         given: Any = pytree.tree_unflatten([next(rest) if isinstance(x, Tensor) else x for x in leaves], structure)
         return tuple(named_outputs(run_on(lambda *args, **kwargs: forward(self, *args, **kwargs), given)).values())
 
+    return _with_forward(module, flat)
+
+
+def returning_plain(module: nn.Module) -> nn.Module:
+    """Make a twin with the same layers that returns dicts and tuples in place of records."""
+    if isinstance(module, fx.GraphModule):  # an exporter runs its graph, not its forward
+        graph = copy.deepcopy(module.graph)
+        output = next(iter(graph.find_nodes(op="output")))
+        with graph.inserting_before(output):
+            output.args = (graph.call_function(plain, output.args),)
+        return fx.GraphModule(module, graph, class_name=type(module).__name__)
+    forward = type(module).forward
+
+    def returns_plain(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return plain(forward(self, *args, **kwargs))
+
+    vars(returns_plain)["__signature__"] = inspect.signature(forward)  # by which an exporter names the inputs
+    return _with_forward(module, returns_plain)
+
+
+def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> nn.Module:
     twin = copy.copy(module)
-    twin.__class__ = type(type(module).__name__, (type(module),), {"forward": flat})
+    twin.__class__ = type(type(module).__name__, (type(module),), {"forward": forward})
     return twin
 
 

@@ -42,7 +42,8 @@ for train, inputs in trials["trials"]:
     with torch.no_grad():
         found.append(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 assert "fxprune" not in sys.modules
-torch.save([torch.utils._pytree.tree_leaves(each) for each in found], sys.argv[3])
+leaves = torch.utils._pytree.tree_leaves
+torch.save([[leaf for leaf in leaves(each) if leaf is not None] for each in found], sys.argv[3])
 """
 
 

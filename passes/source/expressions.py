@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import fx
 
 from fxprune.capture import ModeSwitch
+from fxprune.common.records import Record, named_tuple
 
 from .code import CALL, CHOICE, COMPARISON, POWER, SUM, Code, Group, call, join, text
 from .functions import INFIX, PREFIX, check_attribute, check_method, function_name, needed
@@ -52,6 +54,10 @@ def expression(node: fx.Node, names: Names, modules: Mapping[str, Any]) -> Code:
     if target in PREFIX:
         sign, level = PREFIX[target]
         return join(sign, argument(args[0], names).inside(level), level=level)
+    if target in (Record, OrderedDict) and args:
+        return argument(args[0], names)
+    if target is named_tuple:
+        return argument(args[2], names)
     if target is builtins.slice:
         return call("slice", *arguments(node, names))
     return call(function_name(target), *arguments(node, names))

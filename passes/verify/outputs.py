@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxprune.common.records import fields_of
 from fxprune.common.torch_private import pytree
 
 
@@ -21,24 +20,20 @@ def named_outputs(value: Any, path: str = "output") -> dict[str, Tensor]:
         path: what to call the value itself.
     """
     tensors: dict[str, Tensor] = {}
-    for keys, leaf in pytree.tree_leaves_with_path(value):
+    for keys, leaf in pytree.tree_leaves_with_path(value, is_leaf=_is_record):
         here = path + pytree.keystr(keys)
         if torch.is_tensor(leaf):
             tensors[here] = leaf
         elif isinstance(leaf, int | float | complex):
             tensors[here] = torch.as_tensor(leaf)
-        elif (parts := _parts(leaf)) is not None:
+        elif (parts := fields_of(leaf)) is not None:
             tensors |= named_outputs(parts, here)
     return tensors
 
 
-def _parts(leaf: Any) -> dict[str, Any] | None:
-    """Return the fields of mappings and dataclasses that PyTorch does not know as containers."""
-    if isinstance(leaf, Mapping):
-        return dict(leaf)
-    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-        return {field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf)}
-    return None
+def _is_record(value: Any) -> bool:
+    """Tell whether a value has named parts, even if a library registered it without their names."""
+    return type(value) is not dict and fields_of(value) is not None
 
 
 def relative_error(reference: Tensor, candidate: Tensor) -> float:
