@@ -9,11 +9,12 @@ from torch import nn
 from fxprune.capture import EvalOnly, ModeSwitch
 from fxprune.common.torch_private import backward_hooks_of, hooks_of
 
-# Classes that hold other layers, learn their shape later, or are lists of layers.
+# Classes that hold other layers, are lists of layers, learn their shape later, or have no forward.
 _NOT = (
     "Module", "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Container", "DataParallel",
     "MultiheadAttention", "Transformer", "TransformerEncoder", "TransformerDecoder", "TransformerEncoderLayer",
     "TransformerDecoderLayer", "AdaptiveLogSoftmaxWithLoss", "SyncBatchNorm",
+    "NLLLoss2d", "RNNBase", "RNNCellBase",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs, in_order, inputs_for
+from fxprune.common.inputs import Inputs, as_meta, in_order, inputs_for
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 
 
@@ -15,7 +15,7 @@ def meta_values(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
     """Run a graph on the meta device; return what each node returns."""
     interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
     with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-        interpreter.run(*in_order(module.graph, inputs_for(module, inputs)))
+        interpreter.run(*in_order(module.graph, as_meta(inputs_for(module, inputs))))
     return interpreter.env
 
 
