@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ from .program import eager_on_cpu, run_eager
 def export_pt2(
     module: nn.Module,
     example_inputs: Any,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     *,
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 2, 3, 5),
@@ -37,7 +40,7 @@ def export_pt2(
         module: the network; neither its weights nor its training flag change.
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
             batch.
-        path: the ``.pt2`` file.
+        path: the ``.pt2`` file, or a file object that is open for writing, as ``torch.export.save`` takes it.
         tolerance: bound on the relative error of the file, read back, in float32.
         batches: batch sizes at which the file and the network are compared.
 
@@ -48,14 +51,14 @@ def export_pt2(
         ExportError: the network cannot be exported, or the file disagrees with it.
         OptionError: the example inputs hold no tensors with one common batch size.
     """
-    inputs, eager, path = as_inputs(example_inputs), eager_on_cpu(module), Path(path)
+    inputs, eager = as_inputs(example_inputs), eager_on_cpu(module)
+    name = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "the given file"))
     # Tracing may treat a batch of one as a constant.
     example = random_batch(inputs, max(2, batch_of(inputs)), seed=0)
     args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
     batch = torch.export.Dim("batch")
     shapes = pytree.tree_map(lambda x: ({0: batch} if x.dim() else {}) if isinstance(x, Tensor) else None, example)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with _aside(path) as aside:
         try:
             with silenced(), torch.no_grad():
                 program = torch.export.export(returning_plain(eager), args, kwargs, dynamic_shapes=shapes)
@@ -63,19 +66,32 @@ def export_pt2(
                     torch.export.save(program, file)
                 with open(aside, "rb") as file:
                     read = torch.export.load(file).module()
-            return _largest_error(eager, read, example, path, tolerance, batches)
+            return _largest_error(eager, read, example, name, tolerance, batches)
         except ExportError:
             raise
         except Exception as error:  # the exporter may raise any exception
             if is_out_of_memory(error):
                 raise
             raise ExportError(
-                f"{type(module).__name__} cannot be exported to {path} with a dynamic batch: {kind_and_line(error)}"
+                f"{type(module).__name__} cannot be exported to {name} with a dynamic batch: {kind_and_line(error)}"
             ) from error
 
 
+@contextlib.contextmanager
+def _aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
+    """Yield a temporary path, whose content gets to its place if the block succeeds."""
+    if isinstance(path, (str, os.PathLike)):
+        with written_aside(path) as aside:
+            yield aside
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder, "program")
+        with open(Path(folder, "program"), "rb") as file:
+            shutil.copyfileobj(file, path)
+
+
 def _largest_error(
-    eager: nn.Module, read: nn.Module, example: Inputs, path: Path, tolerance: float, batches: Sequence[int]
+    eager: nn.Module, read: nn.Module, example: Inputs, path: str, tolerance: float, batches: Sequence[int]
 ) -> float:
     worst = 0.0
     for size in batches:

@@ -1,0 +1,57 @@
+"""Every file is written where torch would write it: a text, a path, and for `torch.export` an open file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.passes.onnx import export_pt2
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
+    return fxprune.narrow(fxprune.snap(net, plan), plan)
+
+
+def load_plan(narrow, path):
+    narrow.meta["plan"].save(path)
+    return fxprune.load_plan(path, narrow.meta["plan"].coupling.graph_module)
+
+
+WRITE = {
+    "out": lambda narrow, path: (fxprune.save(narrow, path), fxprune.load(path)),
+    "plan.json": load_plan,
+    "net.onnx": lambda narrow, path: fxprune.export_onnx(narrow, X, path, batches=(2,)),
+    "net.py": lambda narrow, path: fxprune.export_python(narrow, X, path),
+    "net.pt2": lambda narrow, path: (export_pt2(narrow, X, path, batches=(2,)), torch.export.load(path)),
+}
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("name", WRITE)
+def test_a_place_is_a_text_or_a_path(name, kind, narrow, tmp_path):
+    WRITE[name](narrow, kind(tmp_path / name))
+    assert (tmp_path / name).exists()
+
+
+def test_a_program_goes_into_an_open_file(narrow):
+    file = io.BytesIO()
+    export_pt2(narrow, X, file, batches=(2,))
+    file.seek(0)
+    torch.testing.assert_close(torch.export.load(file).module()(X), narrow(X))
+
+
+@pytest.mark.parametrize("name", sorted(WRITE.keys() - {"net.pt2"}))
+def test_what_is_a_folder_or_several_files_takes_no_open_file(name, narrow):
+    with pytest.raises(TypeError, match="BytesIO"):
+        WRITE[name](narrow, io.BytesIO())
