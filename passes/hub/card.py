@@ -55,18 +55,15 @@ def model_card(folder: Path, repo: str, network: nn.Module, base: str, widths: M
     """Return the text of README.md.
 
     Args:
-        folder: a folder of results; its figures are in the card, if it has a summary.
+        folder: a folder of results. If it has a summary, its figures are in the card, and the base model, if the job
+            began with published weights.
         repo: ``user/repo`` on the hub.
         network: the grafted network.
         base: timm's name of the network that it comes from.
         widths: group -> channels before and after.
     """
-    import timm
-
-    config: Any = timm.get_pretrained_cfg(base) if timm.is_model(base) else None
-    origin = getattr(config, "hf_hub_id", None) or ""
-    if origin.endswith("/"):
-        origin += f"{base.partition('.')[0]}.{config.tag}"
+    result = read_result(folder) if (folder / SUMMARY).exists() else None
+    origin = _origin(base) if result is not None and result.options.get("pretrained") else ""
     return _CARD.format(
         base_model=f"base_model: {origin}\n" if origin else "",
         name=repo.rpartition("/")[2],
@@ -76,5 +73,14 @@ def model_card(folder: Path, repo: str, network: nn.Module, base: str, widths: M
         repo=repo,
         loader=Path(__file__).with_name("loader.py").read_text(encoding="utf-8").partition("\n\n")[2].strip(),
         widths=table(("group", "wide", "narrow"), [(g, *w) for g, w in widths.items()], right="wide narrow"),
-        figures=f"\n## Figures\n\n```\n{read_result(folder)}\n```\n" if (folder / SUMMARY).exists() else "",
+        figures="" if result is None else f"\n## Figures\n\n```\n{result}\n```\n",
     )
+
+
+def _origin(base: str) -> str:
+    """Name the published weights of a network on the hub; empty if timm has none."""
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(base) if timm.is_model(base) else None
+    origin = getattr(config, "hf_hub_id", None) or ""
+    return f"{origin}{base.partition('.')[0]}.{config.tag}" if origin.endswith("/") else origin

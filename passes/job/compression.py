@@ -35,6 +35,7 @@ from fxprune.passes.store import (
     output_folder,
     save_weights,
     write_network,
+    write_wide_graph,
 )
 from fxprune.passes.train import Ranks, joined
 from fxprune.plan_file import load_plan
@@ -243,6 +244,8 @@ class Compression:
             report = check_trim(nets, plan, self.data)
             nets.narrow.meta["preprocessing"] = preprocessing_of(self.data)
             write_network(nets.narrow, folder, model=trained.network.spec, plan=plan)
+            if trained.network.spec is None:
+                write_wide_graph(plan, folder)
         with self.clock("repair", "the merge without C-SGD, for comparison"):
             repaired = repaired_merge(trained.wide, plan, self.data, self.job.seed)
         with self.clock("export", "ONNX, checked in onnxruntime"):

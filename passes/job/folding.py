@@ -33,6 +33,7 @@ from fxprune.passes.store import (
     output_folder,
     save_weights,
     write_network,
+    write_wide_graph,
 )
 from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
@@ -134,6 +135,8 @@ class _Folding:
         save_weights(nets.wide, folder / WIDE)
         save_weights(nets.snapped, folder / SNAPPED)
         write_network(nets.narrow, folder, model=network.spec, plan=plan)
+        if network.spec is None:
+            write_wide_graph(plan, folder)
         write_recipe(self.job, folder / RECIPE)
         with Metrics(folder) as metrics:
             for number, each in enumerate(small.meta["repairs"]):

@@ -17,6 +17,7 @@ import numpy as np
 
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import PlanError
+from fxprune.plan_file import follow
 from fxprune.plans import Plan
 
 from .plan import plan
@@ -122,11 +123,7 @@ def compose(first: Plan, second: Plan) -> Plan:
     clusters = {}
     for name, group in first.coupling.groups.items():
         labels = first.clusters.get(name, np.arange(group.width))
-        # The narrow network has the kept channels, the first of each cluster, in their order.
-        _, firsts, of = np.unique(labels, return_index=True, return_inverse=True)
-        place = np.argsort(np.argsort(firsts))[of]
-        if name in second.clusters:
-            place = second.clusters[name][place]
+        place = follow(labels, second.clusters.get(name))
         if len(set(place.tolist())) < group.width:
-            clusters[name] = place.astype(np.int64)
+            clusters[name] = place
     return Plan(first.coupling, clusters, f"{first.method}; {second.method}", second.seed)

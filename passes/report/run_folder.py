@@ -9,10 +9,12 @@ from pathlib import Path
 from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
-from fxprune.errors import CheckpointError
-from fxprune.passes.store import SNAPPED, build_wide, load, load_weights, read_manifest
+from fxprune.errors import CheckpointError, PlanError
+from fxprune.passes.store import SNAPPED, WIDE_GRAPH, build_wide, load, load_weights, read_manifest, wide_from_graph
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
+
+BY_NO_NAME = "it was given as a module, which no name builds again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +62,16 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         return Run(narrow, None, f"there is no {SNAPPED} in the folder", example)
     manifest.check(place, [SNAPPED])
     snapped = build_wide(place, narrow)
-    if snapped is None:
-        return Run(narrow, None, "it was given as a module, which no name builds again", example)
-    load_weights(snapped.eval(), place / SNAPPED)
-    return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
+    if snapped is not None:
+        load_weights(snapped.eval(), place / SNAPPED)
+        return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
+    if WIDE_GRAPH not in manifest.files:
+        return Run(narrow, None, BY_NO_NAME, example)
+    try:
+        snapped = wide_from_graph(place, narrow)
+        return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
+    except (CheckpointError, PlanError) as error:  # the graph holds what a module computes, and not always its groups
+        return Run(narrow, None, str(error).rstrip("."), example)
 
 
 def wide_of(run: Run, folder: str | os.PathLike[str]) -> nn.Module:

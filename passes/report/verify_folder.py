@@ -11,16 +11,25 @@ from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
-from fxprune.errors import FxpruneError, kind_and_line
-from fxprune.passes.merge import snap
+from fxprune.errors import FxpruneError, PlanError, kind_and_line
+from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import check_onnx
 from fxprune.passes.rewrite import merged_by
-from fxprune.passes.store import NETWORK_FILES, ONNX, SUMMARY, WIDE, check_probe, load_weights, read_manifest
+from fxprune.passes.store import (
+    NETWORK_FILES,
+    ONNX,
+    SUMMARY,
+    WIDE,
+    build_wide,
+    check_probe,
+    load_weights,
+    read_manifest,
+)
 from fxprune.passes.train import evaluate
 from fxprune.passes.verify import differing, in_float64, tensor_errors, verify
 
 from .results import read_result
-from .run_folder import Run, Wide, open_run
+from .run_folder import BY_NO_NAME, Run, Wide, open_run
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
         findings.append(Finding("stored network with the wide one", None, 0.0, "", skipped=files.absent))
     else:
         findings += _on_wide(files.wide, files, place)
+    if files.narrow.meta["earlier"]:
+        findings.append(_on_first(files, place))
     if ONNX in manifest.files:
         findings.append(_on_onnx(files.narrow, place / ONNX, files.example))
     else:
@@ -120,6 +131,26 @@ def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
         Finding("narrow with wide network, in float64", rewrite.max_rel_error, 1e-9, rewrite.reason),
         Finding("stored narrow network with the one made anew", stored.max_rel_error, 0.0, stored.reason),
     ]
+
+
+def _on_first(files: Run, place: Path) -> Finding:
+    """Hold a network that was narrowed several times against the first one."""
+    what, bound = "stored network with the first wide one, in float64", 1e-9  # as above
+    first, plan = build_wide(place, files.narrow, first=True), files.narrow.meta["composed"]
+    skipped = (
+        BY_NO_NAME if first is None
+        else "its groups are not those of the networks between" if plan is None
+        else "weights hold factors of narrowed heads" if files.narrow.meta["absorbed"]
+        else ""
+    )  # fmt: skip
+    if skipped or first is None:
+        return Finding(what, None, 0.0, "", skipped=skipped)
+    try:
+        wide = expand(first.eval(), files.narrow, plan.on(first))
+    except PlanError as error:
+        return Finding(what, None, bound, str(error))
+    report = verify(wide, files.narrow, files.example, tolerance=bound)
+    return Finding(what, report.max_rel_error, bound, report.reason)
 
 
 def _on_tensors(wide: Wide, narrow: nn.Module) -> Finding:

@@ -11,7 +11,7 @@ from fxprune.common.modes import show_blocks
 from fxprune.common.modules import map_tensors
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
-from fxprune.plan_file import plan_for
+from fxprune.plan_file import composed, plan_for
 from fxprune.plans import Plan
 
 from .absorb import absorb_factors
@@ -27,10 +27,10 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     """Build the network with one channel per cluster: ``snap(model, plan)`` in eval mode.
 
     It merges parameters and rewrites literal sizes in the graph; layers keep their names and get their new widths.
-    Batch and image size stay dynamic. ``narrow.meta`` holds five values: ``plan``; ``earlier``, the plans before it, if
-    the model was narrow already; ``max_change``, the largest change that the snap made
-    (:func:`~fxprune.passes.merge.snap.snap` defines it); ``absorbed``, how many factors of narrowed heads moved into
-    weights; and ``factors``, how many stay in the graph.
+    Batch and image size stay dynamic. ``narrow.meta`` holds ``plan``; ``earlier``, the plans before it, if the model
+    was narrow already, and then ``composed``, all of them in one plan on the first network; ``max_change``, the largest
+    change that the snap made (:func:`~fxprune.passes.merge.snap.snap` defines it); ``absorbed``, how many factors of
+    narrowed heads moved into weights; and ``factors``, how many stay in the graph.
 
     Args:
         model: the wide network, with any weights; it is not modified.
@@ -85,7 +85,10 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
     module.meta.update(plan=plan, max_change=wide.max_change, factors=factors, absorbed=absorbed)
     given: dict[str, Any] = getattr(model, "meta", {})
-    module.meta["earlier"] = (*given.get("earlier", ()), given["plan"]) if "plan" in given else ()
+    module.meta["earlier"] = earlier = (*given.get("earlier", ()), given["plan"]) if "plan" in given else ()
+    if earlier:  # factors that are in the weights already stay there
+        module.meta["absorbed"] += given.get("absorbed", 0)
+        module.meta.update(composed=composed((*earlier, plan)), origin=given.get("origin") or given.get("spec"))
     return module, wide.changes
 
 

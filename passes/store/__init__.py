@@ -9,7 +9,9 @@ from .artifact import (
     read_network,
     save,
     saved_network,
+    wide_from_graph,
     write_network,
+    write_wide_graph,
 )
 from .checkpoint import Checkpoint
 from .folder import OutputFolder, check_no_result, check_place, folder_aside, output_folder
@@ -33,6 +35,7 @@ from .layout import (
     SUMMARY,
     WEIGHTS,
     WIDE,
+    WIDE_GRAPH,
 )
 from .manifest import fingerprint, is_plain, read_manifest
 from .own_files import OwnFiles

@@ -31,11 +31,11 @@ from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError
 from fxprune.models_zoo import ModelSpec, Network, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
 from fxprune.passes.serialization import graph_from_json, graph_to_json
-from fxprune.plan_file import StoredPlan, check_plan, plan_for, read_plan
+from fxprune.plan_file import StoredPlan, check_plan, composed, plan_for, read_plan
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
-from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
+from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, SNAPPED, WEIGHTS, WIDE_GRAPH
 from .manifest import read_manifest
 from .weights import distinct_tensors, read_tensors, write_tensors
 
@@ -149,6 +149,10 @@ def _stored(
         "factors": int(meta.get("factors", 0)),
         "earlier": [each.to_json() for each in meta.get("earlier", ())],
     }
+    if meta.get("absorbed"):
+        network["absorbed"] = int(meta["absorbed"])
+    if meta.get("earlier") and meta.get("origin") is not None:
+        network["origin"] = meta["origin"].to_json(kind)
     return _Stored(
         tensors, {"format": GRAPH_FORMAT, "version": GRAPH_VERSION, **graph}, answer, signed(plan.to_json()), network
     )
@@ -161,9 +165,11 @@ def _weights(plan: Plan | StoredPlan, narrow: nn.Module) -> Any:
 def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> fx.GraphModule:
     """Load a saved network, in eval mode on the CPU, with weights that train as they did.
 
-    ``.meta`` holds five values: ``plan``, the last plan, as it was stored: without an analysis; ``earlier``, the plans
-    before it, if a narrow network was narrowed again; ``example_inputs``, as they were analysed; ``preprocessing``, the
-    images that it expects, if that was saved; and ``spec``, how its wide network is built, if it has a name.
+    ``.meta`` holds ``plan``, the last plan, as it was stored: without an analysis; ``earlier``, the plans before it,
+    if a narrow network was narrowed again, and then ``composed``, all of them in one plan on the first network, None
+    if its groups did not stay, and ``origin``, how that network is built, if it has a name; ``example_inputs``, as
+    they were analysed; ``preprocessing``, the images that it expects, if that was saved; and ``spec``, how its wide
+    network is built, if it has a name.
 
     Nothing in the folder is run: layers, functions and methods are looked up in closed lists.
 
@@ -191,15 +197,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     _check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
     _check_plan(plan, tensors, folder)
-    graph = read_json(folder / GRAPH, "graph", CheckpointError, _REMEDY)
-    check_format(graph, GRAPH_FORMAT, GRAPH_VERSION, folder / GRAPH, CheckpointError)
-    fields: dict[str, tuple[type, ...]] = {"name": (str,), "nodes": (list,), "layers": (dict,), "tensors": (dict,)}
-    check_fields(graph, fields, folder / GRAPH, CheckpointError)
-    try:
-        network = graph_from_json(graph, tensors)
-    except Exception as error:  # whatever PyTorch says of names, sizes and arguments that cannot be
-        why = first_line(error, type(error).__name__)[:300]
-        raise CheckpointError(f"{folder / GRAPH} is damaged: {why.rstrip('.')}. {_REMEDY}") from error
+    network = _built(folder / GRAPH, tensors)
     try:
         on_model = plan if model is None else plan_for(model, plan)
     except PlanError as error:
@@ -209,9 +207,13 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         example_inputs=_with_integers(example, content["integers_below"]),
         earlier=content["earlier"],
         factors=content["factors"],
+        absorbed=content["absorbed"],
         preprocessing=content["preprocessing"],
         spec=content["model"] and spec_from_json(content["model"], folder / NETWORK)[0],
     )
+    if content["earlier"]:
+        origin = content["origin"] and spec_from_json(content["origin"], folder / NETWORK)[0]
+        network.meta.update(composed=composed((*content["earlier"], plan)), origin=origin)
     return network
 
 
@@ -318,21 +320,24 @@ def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path
     )
 
 
-def build_wide(folder: Path, narrow: fx.GraphModule) -> nn.Module | None:
+def build_wide(folder: Path, narrow: fx.GraphModule, *, first: bool = False) -> nn.Module | None:
     """Build the wide network of a folder with arbitrary weights; None if it has no name.
 
     Args:
         folder: what :func:`save` wrote.
         narrow: loaded from it; the wide network may have at most ``NARROWEST`` times as many numbers.
+        first: build the network that was narrowed first, if it was more than once.
 
     Raises:
         CheckpointError: the folder is damaged, or the wide network too large for the narrow one.
         ModelError: this installation cannot build it.
     """
-    content, shapes = read_network(folder), StoredPlan(_read_plan(folder), folder / PLAN).shapes
-    if content["model"] is None:
+    content = read_network(folder)
+    built = content["origin" if first else "model"]
+    if built is None:
         return None
-    spec, kind = spec_from_json(content["model"], folder / NETWORK)
+    shapes = content["earlier"][0].shapes if first else StoredPlan(_read_plan(folder), folder / PLAN).shapes
+    spec, kind = spec_from_json(built, folder / NETWORK)
     wide, small = sum(map(math.prod, shapes.values())), sum(x.numel() for x in distinct_tensors(narrow).values())
     if wide > NARROWEST * small + (1 << 20):
         raise CheckpointError(
@@ -340,6 +345,45 @@ def build_wide(folder: Path, narrow: fx.GraphModule) -> nn.Module | None:
             f"are not of one network. {_REMEDY}"
         )
     return build_within(spec, shapes, folder / NETWORK).to(kind)
+
+
+def write_wide_graph(plan: Plan, folder: Path) -> None:
+    """Write the graph of the wide network, for one that no name builds again."""
+    from fxprune.passes.lowering import lower
+
+    graph = graph_to_json(lower(plan.coupling.graph_module, plan.example_inputs))
+    write_text(folder / WIDE_GRAPH, json.dumps({"format": GRAPH_FORMAT, "version": GRAPH_VERSION, **graph}) + "\n")
+
+
+def wide_from_graph(folder: Path, narrow: fx.GraphModule) -> fx.GraphModule:
+    """Build the wide network from its graph, with the weights of its file.
+
+    A tensor that is in no state dict is that of the narrow network, where it has kept its shape.
+
+    Raises:
+        CheckpointError: the files are damaged, or do not have all tensors.
+    """
+    weights, roles = read_tensors(folder / SNAPPED), _read_graph(folder / WIDE_GRAPH)["tensors"]
+    own = {name: tensor for name, tensor in distinct_tensors(narrow).items() if name in roles}
+    return _built(folder / WIDE_GRAPH, own | weights)
+
+
+def _read_graph(path: Path) -> dict[str, Any]:
+    graph: dict[str, Any] = read_json(path, "graph", CheckpointError, _REMEDY)
+    check_format(graph, GRAPH_FORMAT, GRAPH_VERSION, path, CheckpointError)
+    fields: dict[str, tuple[type, ...]] = {"name": (str,), "nodes": (list,), "layers": (dict,), "tensors": (dict,)}
+    check_fields(graph, fields, path, CheckpointError)
+    return graph
+
+
+def _built(path: Path, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    try:
+        return graph_from_json(_read_graph(path), tensors)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever PyTorch says of names, sizes and arguments that cannot be
+        why = first_line(error, type(error).__name__)[:300]
+        raise CheckpointError(f"{path} is damaged: {why.rstrip('.')}. {_REMEDY}") from error
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:
@@ -363,7 +407,8 @@ def read_network(folder: Path) -> dict[str, Any]:
         "factors": (int,),
         "earlier": (list,),
     }
-    check_fields(content, kinds, path, CheckpointError)
+    content = {"origin": None, "absorbed": 0} | content  # which a network has that was narrowed again, or with heads
+    check_fields(content, kinds | {"origin": maybe, "absorbed": (int,)}, path, CheckpointError)
     if not 1 <= content["integers_below"] <= 1 << 16:
         raise CheckpointError(f"{path} is damaged: integers below {content['integers_below']} are no inputs. {_REMEDY}")
     if content["precision"] not in _PRECISIONS:

@@ -5,6 +5,7 @@ r"""Name every file in a folder of results.
     OUTPUT/
     |-- wide.safetensors        the wide network before C-SGD
     |-- snapped.safetensors     the wide network after C-SGD, clusters equal
+    |-- wide.json               the graph of the wide network, if no name builds it
     |-- narrow.onnx             the narrow network; weights of 1.9 GB and more in narrow.onnx.data
     |-- narrow.pt2              the narrow network as a program of torch.export, if exported
     |-- narrow.py               the narrow network as Python source, if exported; weights in narrow.safetensors
@@ -31,7 +32,8 @@ r"""Name every file in a folder of results.
 
 from __future__ import annotations
 
-WIDE, SNAPPED, ONNX, ONNX_DATA = "wide.safetensors", "snapped.safetensors", "narrow.onnx", "narrow.onnx.data"
+WIDE, SNAPPED, WIDE_GRAPH = "wide.safetensors", "snapped.safetensors", "wide.json"
+ONNX, ONNX_DATA = "narrow.onnx", "narrow.onnx.data"
 SOURCE, SOURCE_WEIGHTS, PT2 = "narrow.py", "narrow.safetensors", "narrow.pt2"
 DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
 WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
@@ -45,7 +47,7 @@ EXPORTED = ("model.safetensors", "config.json", "README.md")
 EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2)
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
-RESULTS = (WIDE, SNAPPED, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
+RESULTS = (WIDE, SNAPPED, WIDE_GRAPH, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 # What a run of the main job always leaves.
 ESSENTIAL = (WIDE, SNAPPED, ONNX, METRICS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 import fxprune
 from fxprune.cli import main
 from fxprune.models_zoo import ModelSpec
+from fxprune.passes.hub import card
 from fxprune.passes.verify import randomised
 
 
@@ -30,10 +32,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(results: Path, tmp_path: Path) -> None:
     assert main(["push", str(results), "me/small-vit", "--dry-run", "-o", str(tmp_path)]) == 0
-    card = (tmp_path / "README.md").read_text()
-    assert re.search(r"^library_name: timm$", card, re.M) and re.search(r"^base_model: timm/test_vit\.", card, re.M)
-    assert re.search(r"^cls_token +64 +32$", card, re.M)
-    loader = next(code for code in re.findall(r"```python\n(.*?)```", card, re.S) if "def load_narrow" in code)
+    text = (tmp_path / "README.md").read_text()
+    assert re.search(r"^library_name: timm$", text, re.M)
+    assert re.search(r"^cls_token +64 +32$", text, re.M)
+    loader = next(code for code in re.findall(r"```python\n(.*?)```", text, re.S) if "def load_narrow" in code)
     assert "fxprune" not in loader and len(loader.splitlines()) < 45
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.save(x, tmp_path / "x.pt")
@@ -41,6 +43,17 @@ def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(results: Path,
     program += "torch.save(load_narrow('.')(torch.load('x.pt')).detach(), 'y.pt')\n"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300)
     assert torch.allclose(torch.load(tmp_path / "y.pt"), fxprune.load(results)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("pretrained", "wanted"), [(True, ["timm/test_vit.r160_in1k"]), (False, []), (None, [])])
+def test_a_card_names_the_base_of_published_weights_only(
+    pretrained: bool | None, wanted: list[str], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pretrained is not None:
+        (tmp_path / "summary.json").touch()
+    monkeypatch.setattr(card, "read_result", lambda _: SimpleNamespace(options={"pretrained": pretrained}))
+    text = card.model_card(tmp_path, "me/small", torch.nn.Linear(2, 2), "test_vit", {})
+    assert re.findall(r"^base_model: (.*)$", text, re.M) == wanted
 
 
 def test_a_push_makes_the_repository_and_uploads_the_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,9 @@ def test_a_folder_is_folded_again(once, tmp_path):
         assert after < before
     report = verify_folder(tmp_path / "twice")
     assert report.passed
+    held = {finding.what: finding.rel_error for finding in report.findings}
+    assert held["narrow with wide network, in float64"] < 1e-9
+    assert held["stored narrow network with the one made anew"] == 0
     assert "not at hand" not in str(report)
     assert "which no name builds again" in str(report)  # so that the reader sees what was not compared
 

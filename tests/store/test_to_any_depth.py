@@ -1,0 +1,94 @@
+"""A network is compressed, folded and fine-tuned again and again; its plans compose to one on the first network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.tiny import Tiny
+from torch import nn
+
+import fxprune
+from fxprune.models_zoo import ModelSpec
+from fxprune.passes.merge import expand
+from fxprune.passes.report import verify_folder
+from fxprune.plan_file import composed
+
+X = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(8) % 3
+SPEC = ModelSpec("resnet20")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def named():
+    """Let the name build a tiny network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelSpec, "build", lambda _: Tiny())
+        yield
+
+
+def steps(network, optimizer, count):
+    network.train()
+    for _ in range(count):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(X), LABELS).backward()
+        optimizer.step()
+    network.eval()
+
+
+def compressed(network, plan):
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    with fxprune.csgd(network, plan, optimizer, strength=1.0):
+        steps(network, optimizer, 2)
+    return fxprune.narrow(fxprune.snap(network, plan), plan)
+
+
+def folded(network, plan):
+    return fxprune.fold(network, plan, [X], repair="readers")
+
+
+def fine_tuned(network, plan):
+    narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
+    steps(narrow, torch.optim.AdamW(narrow.parameters(), lr=1e-3), 2)
+    return narrow
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The folders after one, two and three ways to make a network narrower."""
+    torch.manual_seed(0)
+    network, made = SPEC.build().eval(), []
+    for number, (way, keep) in enumerate([(compressed, 0.75), (folded, 0.67), (fine_tuned, 0.5)]):
+        plan = fxprune.plan(fxprune.couple(network, X), keep=keep)
+        made.append(tmp_path_factory.mktemp("depth") / "out")
+        fxprune.save(way(network, plan), made[-1], model=None if number else SPEC)
+        network = fxprune.load(made[-1])
+    return made
+
+
+def test_the_plans_compose_to_one_on_the_first_network(folders):
+    last = fxprune.load(folders[-1])
+    assert len(last.meta["earlier"]) == 2
+    first = SPEC.build().eval()
+    plan = fxprune.plan_for(first, last.meta["composed"])
+    ends = [fxprune.load(folder).meta["plan"].widths for folder in (folders[0], folders[-1])]
+    assert {name: plan.widths[name] for name in ends[1]} == {
+        name: (ends[0][name][0], after) for name, (_, after) in ends[1].items()
+    }
+    wide = expand(first, last, plan)
+    assert fxprune.verify(wide, last, X, tolerance=1e-5).passed
+    torch.testing.assert_close(fxprune.narrow(wide, plan)(X), last(X))
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_a_folder_is_held_against_the_first_network(folders, depth):
+    report = verify_folder(folders[depth - 1])
+    assert report.passed
+    (held,) = (finding for finding in report.findings if "the first wide one" in finding.what)
+    assert held.rel_error is not None
+    assert not held.skipped
+
+
+def test_groups_that_did_not_stay_have_no_plan_in_one(folders):
+    first, second = (fxprune.load(folder).meta["plan"] for folder in folders[:2])
+    assert composed([first, second]) is not None
+    assert composed([first, first]) is None
