@@ -1,4 +1,4 @@
-"""Export the narrow network of a folder to ONNX, Python, torch.export or timm."""
+"""Export the narrow network of a folder to ONNX, Python, torch.export, OpenVINO or timm."""
 
 from __future__ import annotations
 
@@ -40,12 +40,18 @@ def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) ->
 def _pt2(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
     from fxprune.passes.onnx import export_pt2
 
-    return _Pt2Report(path, export_pt2(network, example, path))
+    return _Report(path, export_pt2(network, example, path))
+
+
+def _openvino(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
+    from fxprune.passes.onnx import export_openvino
+
+    return _Report(path, export_openvino(network, example, path))
 
 
 @dataclass(frozen=True)
-class _Pt2Report:
-    """A written file of torch.export; prints as a line."""
+class _Report:
+    """A written file; prints as a line."""
 
     path: Path
     max_rel_error: float
@@ -58,6 +64,7 @@ FORMATS: Mapping[str, Format] = {
     "onnx": Format(("narrow.onnx.data", "narrow.onnx"), _onnx),
     "python": Format(("narrow.safetensors", "narrow.py"), _python),
     "pt2": Format(("narrow.pt2",), _pt2),
+    "openvino": Format(("narrow.bin", "narrow.xml"), _openvino),
 }
 TIMM = "timm"  # a folder
 

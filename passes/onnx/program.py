@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from fxprune.common.modules import map_tensors
 from fxprune.common.silence import silenced
 from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory
-from fxprune.passes.verify import named_outputs
+from fxprune.passes.verify import named_outputs, relative_error, repeat_to
 
 from .names import flattened, input_names, output_names
 
@@ -39,6 +40,39 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
 def run_eager(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Return the named outputs of a network; in-place layers do not change the inputs."""
     return named_outputs(run_on(module, pytree.tree_map_only(Tensor, Tensor.clone, inputs)))
+
+
+def largest_error(
+    eager: nn.Module,
+    read: Callable[[Inputs], Any],
+    example: Inputs,
+    name: str,
+    tolerance: float,
+    batches: Sequence[int],
+) -> float:
+    """Compare what a file returns with what its network does, at several batch sizes.
+
+    Args:
+        eager: from :func:`eager_on_cpu`.
+        read: runs the file; its outputs are in the order of :func:`named_outputs`.
+        example: inputs of a batch of two or more.
+        name: of the file, for messages.
+        tolerance: bound on the relative error.
+        batches: batch sizes.
+
+    Raises:
+        ExportError: an output differs.
+    """
+    worst = 0.0
+    for size in batches:
+        given = repeat_to(example, size)
+        found = named_outputs(read(given)).values()
+        for (output, wanted), other in zip(run_eager(eager, given).items(), found, strict=True):
+            off = relative_error(wanted, other)
+            worst = max(worst, off)
+            if not off <= tolerance:
+                raise ExportError(f"{name}: {output} at a batch of {size} differs by {off:.3g}, above {tolerance:.3g}.")
+    return worst
 
 
 def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:

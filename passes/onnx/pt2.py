@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.files import written_aside
-from fxprune.common.inputs import Inputs
 from fxprune.common.silence import silenced
 from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, batch_of, random_batch, relative_error, repeat_to
+from fxprune.passes.verify import as_inputs, batch_of, random_batch
 
 from .names import returning_plain
-from .program import eager_on_cpu, run_eager
+from .program import eager_on_cpu, largest_error, run_eager
 
 
 def export_pt2(
@@ -66,7 +66,7 @@ def export_pt2(
                     torch.export.save(program, file)
                 with open(aside, "rb") as file:
                     read = torch.export.load(file).module()
-            return _largest_error(eager, read, example, name, tolerance, batches)
+            return largest_error(eager, partial(run_eager, read), example, name, tolerance, batches)
         except ExportError:
             raise
         except Exception as error:  # the exporter may raise any exception
@@ -88,18 +88,3 @@ def _aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
         yield Path(folder, "program")
         with open(Path(folder, "program"), "rb") as file:
             shutil.copyfileobj(file, path)
-
-
-def _largest_error(
-    eager: nn.Module, read: nn.Module, example: Inputs, path: str, tolerance: float, batches: Sequence[int]
-) -> float:
-    worst = 0.0
-    for size in batches:
-        given = repeat_to(example, size)
-        found = run_eager(read, given).values()
-        for (name, wanted), other in zip(run_eager(eager, given).items(), found, strict=True):
-            off = relative_error(wanted, other)
-            worst = max(worst, off)
-            if not off <= tolerance:
-                raise ExportError(f"{path}: {name} at a batch of {size} differs by {off:.3g}, above {tolerance:.3g}.")
-    return worst

@@ -8,6 +8,7 @@ r"""Name every file in a folder of results.
     |-- wide.json               the graph of the wide network, if no name builds it
     |-- narrow.onnx             the narrow network; weights of 1.9 GB and more in narrow.onnx.data
     |-- narrow.pt2              the narrow network as a program of torch.export, if exported
+    |-- narrow.xml              the narrow network for OpenVINO, if exported; weights in narrow.bin
     |-- narrow.py               the narrow network as Python source, if exported; weights in narrow.safetensors
     |-- deviation.svg           deviation of clusters by epoch
     |-- metrics.jsonl           a record per epoch
@@ -35,6 +36,7 @@ from __future__ import annotations
 WIDE, SNAPPED, WIDE_GRAPH = "wide.safetensors", "snapped.safetensors", "wide.json"
 ONNX, ONNX_DATA = "narrow.onnx", "narrow.onnx.data"
 SOURCE, SOURCE_WEIGHTS, PT2 = "narrow.py", "narrow.safetensors", "narrow.pt2"
+OPENVINO, OPENVINO_WEIGHTS = "narrow.xml", "narrow.bin"
 DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
 WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
 PLAN, NETWORK = "plan.json", "network.json"
@@ -44,7 +46,7 @@ CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
 # What timm and the hub read, in a folder of its own.
 EXPORTED = ("model.safetensors", "config.json", "README.md")
-EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2)
+EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2, OPENVINO_WEIGHTS, OPENVINO)
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
 RESULTS = (WIDE, SNAPPED, WIDE_GRAPH, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)

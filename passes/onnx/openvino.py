@@ -1,0 +1,94 @@
+"""Export a network to OpenVINO's format, and check it as it is read back."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.common.files import written_aside
+from fxprune.common.inputs import tensors_of
+from fxprune.errors import ExportError, OptionError, is_out_of_memory, kind_and_line
+from fxprune.passes.verify import as_inputs, batch_of, random_batch
+
+from .export import export_onnx
+from .program import eager_on_cpu, largest_error
+
+
+def export_openvino(
+    module: nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    tolerance: float = 1e-4,
+    batches: Sequence[int] = (1, 2, 3, 5),
+) -> float:
+    """Export what the network computes in eval mode to OpenVINO, in float32 and for any batch size.
+
+    It is the checked ONNX file, converted, and compared with the network again on OpenVINO's CPU.
+
+    Args:
+        module: the network; neither its weights nor its training flag change.
+        example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
+            batch.
+        path: the ``.xml`` file; the weights get the same name with ``.bin``.
+        tolerance: bound on the relative error.
+        batches: batch sizes at which the file and the network are compared.
+
+    Returns:
+        The largest relative error.
+
+    Raises:
+        OptionError: openvino is not installed, the file is named otherwise, or the inputs have no common batch size.
+        ExportError: the network cannot be exported, or the file disagrees with it.
+    """
+    path, inputs = Path(path), as_inputs(example_inputs)
+    if path.suffix != ".xml":
+        raise OptionError(f"{path} must end in .xml, as OpenVINO reads it.")
+    openvino, eager = _load(), eager_on_cpu(module)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
+        aside = Path(folder, path.name)
+        export_onnx(module, inputs, aside.with_suffix(".onnx"), tolerance=tolerance, batches=batches)
+        try:
+            model = openvino.convert_model(aside.with_suffix(".onnx"))
+            openvino.save_model(model, aside, compress_to_fp16=False)
+            run = _runner(openvino, aside)
+            example = random_batch(inputs, max(2, batch_of(inputs)), seed=0)
+            worst = largest_error(eager, lambda given: run(*tensors_of(given)), example, str(path), tolerance, batches)
+        except ExportError:
+            raise
+        except Exception as error:  # the converter may raise any exception
+            if is_out_of_memory(error):
+                raise
+            raise ExportError(
+                f"{type(module).__name__} cannot be exported to {path}: {kind_and_line(error)}"
+            ) from error
+        for file in (aside.with_suffix(".bin"), aside):  # the weights first: the file is useless without them
+            with written_aside(path.parent / file.name) as part:
+                os.replace(file, part)
+    return worst
+
+
+def _load() -> Any:
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise OptionError(f"openvino cannot be loaded here ({error}): pip install 'fxprune[openvino]'.") from error
+    return openvino
+
+
+def _runner(openvino: Any, path: Path) -> Callable[..., tuple[Tensor, ...]]:
+    """Compile a file for the CPU; other precisions than float32 are its user's choice."""
+    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        results = compiled([tensor.numpy() for tensor in tensors])
+        return tuple(torch.as_tensor(results[output].copy()) for output in compiled.outputs)
+
+    return run
