@@ -11,6 +11,7 @@ import timm
 import torch
 from helpers.unequal import narrow_unequal
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from sklearn.datasets import load_digits
 from torch import nn
 
 import fxprune
@@ -82,18 +83,56 @@ def test_it_exports_with_a_dynamic_batch(loaded):
 class Images(CalibrationDataReader):
     """The images, one after another."""
 
-    def __init__(self, name):
-        self.left = iter([{name: image[None].numpy()} for image in X])
+    def __init__(self, name, images=X):
+        self.left = iter([{name: image[None].numpy()} for image in images])
 
     def get_next(self):
         return next(self.left, None)
 
 
-def test_it_runs_in_eight_bits(loaded, tmp_path):
-    report = fxprune.export_onnx(loaded, X, tmp_path / "float.onnx")
+def in_eight_bits(network, folder, calibration, images):
+    """What a network computes for images in onnxruntime, in float32 and in static int8."""
+    report = fxprune.export_onnx(network, X, folder / "float.onnx")
     (name,) = (value.name for value in onnx.load(report.path).graph.input)
-    quantize_static(report.path, tmp_path / "int8.onnx", Images(name), quant_format=QuantFormat.QDQ)
-    wanted, found = (np.asarray(onnx_runner(tmp_path / f"{kind}.onnx")(X)) for kind in ("float", "int8"))
+    quantize_static(report.path, folder / "int8.onnx", Images(name, calibration), quant_format=QuantFormat.QDQ)
+    return (onnx_runner(folder / f"{kind}.onnx")(images)[0] for kind in ("float", "int8"))
+
+
+def test_it_runs_in_eight_bits(loaded, tmp_path):
+    wanted, found = map(np.asarray, in_eight_bits(loaded, tmp_path, X, X))
     # 8 bits keep two digits in each of some ten layers. With random weights logits differ little between images: 0.89
     # was seen for the transformer; a wrong scale or a wrong tensor gives 0.
+    assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loaded", ["test_efficientnet"], indirect=True)
+def test_a_trained_network_decides_alike_in_eight_bits(loaded, tmp_path):
+    digits = load_digits()
+    small = torch.as_tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
+    images = nn.functional.interpolate(small, 64, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
+    labels, network = torch.as_tensor(digits.target), copy.deepcopy(loaded).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for _ in range(40):
+        chosen = torch.randperm(1000)[:64]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images[chosen]), labels[chosen]).backward()
+        optimizer.step()
+    wanted, found = in_eight_bits(network.eval(), tmp_path, images[:64], images[1397:])
+    assert (wanted.argmax(1) == labels[1397:]).float().mean() > 0.7  # it has learned: chance is 0.1
+    # 0.99 was seen after 60 steps.
+    assert (wanted.argmax(1) == found.argmax(1)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("loaded", ["test_vit"], indirect=True)
+def test_torchao_makes_its_linear_layers_int8(loaded):
+    torchao = pytest.importorskip("torchao.quantization")
+    network = copy.deepcopy(loaded)
+    torchao.quantize_(network, torchao.Int8DynamicActivationInt8WeightConfig())
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    assert layers and all(type(layer.weight) is not nn.Parameter for layer in layers)
+    with torch.no_grad():
+        wanted, found = loaded(X), network(X)
+    # As in onnxruntime above, with random weights.
     assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.8
