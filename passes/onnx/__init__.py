@@ -1,4 +1,4 @@
-"""Export a network to ONNX, OpenVINO or a saved program, and check the file at several batch sizes."""
+"""Export a network to ONNX, OpenVINO or torch.export, and check the file at several batches."""
 
 from .check import check_onnx
 from .export import ExportReport, export_onnx

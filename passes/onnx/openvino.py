@@ -28,9 +28,9 @@ def export_openvino(
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 2, 3, 5),
 ) -> float:
-    """Export what the network computes in eval mode to OpenVINO, in float32 and for any batch size.
+    """Export what the network computes in eval mode to OpenVINO, for any batch size.
 
-    It is the checked ONNX file, converted, and compared with the network again on OpenVINO's CPU.
+    It is the checked ONNX file, converted in float32, and compared with the network again on OpenVINO's CPU.
 
     Args:
         module: the network; neither its weights nor its training flag change.

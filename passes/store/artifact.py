@@ -14,9 +14,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,26 +23,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
 from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
-from fxprune.models_zoo import ModelSpec, Network, build_within, spec_from_json
-from fxprune.models_zoo.data import Preprocessing, preprocessing_from
-from fxprune.passes.serialization import graph_from_json, graph_to_json
-from fxprune.plan_file import StoredPlan, check_plan, composed, plan_for, read_plan
+from fxprune.models_zoo import ModelSpec, Network, spec_from_json
+from fxprune.models_zoo.data import Preprocessing
+from fxprune.passes.serialization import graph_from_json
+from fxprune.plan_file import StoredPlan, composed, plan_for
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
-from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, SNAPPED, WEIGHTS, WIDE_GRAPH
+from .graph import build_graph, graph_document
+from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
 from .manifest import read_manifest
+from .network import (
+    FORMAT,
+    VERSION,
+    check_images,
+    check_tensors,
+    example_of,
+    plan_document,
+    read_network,
+    with_integers,
+)
 from .weights import distinct_tensors, read_tensors, write_tensors
-
-FORMAT, VERSION = "fxprune-network", 3
-GRAPH_FORMAT, GRAPH_VERSION = "fxprune-graph", 1
-NARROWEST = 4096
-_PRECISIONS = ("float64", "float32", "bfloat16", "float16")
-_REMEDY = "Save the network again."
 
 
 def save(
@@ -130,7 +133,7 @@ def _stored(
     kind = next((p.dtype for p in _weights(plan, narrow) if p.is_floating_point()), torch.float32)
     spec = None if model is None else model.to_json(kind)
     lowered = lower(narrow, plan.example_inputs)
-    graph, tensors = graph_to_json(lowered), distinct_tensors(lowered)
+    graph, tensors = graph_document(lowered), distinct_tensors(lowered)
     precision, below, answer = first_answer(narrow, plan.example_inputs)
     try:
         read = graph_from_json(json.loads(json.dumps(graph)), tensors)
@@ -153,9 +156,7 @@ def _stored(
         network["absorbed"] = int(meta["absorbed"])
     if meta.get("earlier") and meta.get("origin") is not None:
         network["origin"] = meta["origin"].to_json(kind)
-    return _Stored(
-        tensors, {"format": GRAPH_FORMAT, "version": GRAPH_VERSION, **graph}, answer, signed(plan.to_json()), network
-    )
+    return _Stored(tensors, graph, answer, signed(plan.to_json()), network)
 
 
 def _weights(plan: Plan | StoredPlan, narrow: nn.Module) -> Any:
@@ -192,19 +193,19 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     """
     folder = Path(directory)
     read_manifest(folder).check(folder, NETWORK_FILES)
-    content, plan = read_network(folder), StoredPlan(_read_plan(folder), folder / PLAN)
-    example = _example(plan, folder)
-    _check_images(plan.content["inputs"], content["preprocessing"], folder)
+    content, plan = read_network(folder), StoredPlan(plan_document(folder), folder / PLAN)
+    example = example_of(plan, folder)
+    check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
-    _check_plan(plan, tensors, folder)
-    network = _built(folder / GRAPH, tensors)
+    check_tensors(plan, tensors, folder)
+    network = build_graph(folder / GRAPH, tensors)
     try:
         on_model = plan if model is None else plan_for(model, plan)
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     network.meta.update(
         plan=on_model,
-        example_inputs=_with_integers(example, content["integers_below"]),
+        example_inputs=with_integers(example, content["integers_below"]),
         earlier=content["earlier"],
         factors=content["factors"],
         absorbed=content["absorbed"],
@@ -246,7 +247,7 @@ def check_writable(module: fx.GraphModule, example_inputs: Inputs) -> None:
     """Raise ModelError if a narrow network of this captured graph could not be saved."""
     from fxprune.passes.lowering import lower
 
-    graph_to_json(lower(module, example_inputs))
+    graph_document(lower(module, example_inputs))
 
 
 def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[float, float]:
@@ -265,158 +266,10 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     content = read_network(folder)
     precision, below = content["precision"], content["integers_below"]
     wanted = read_tensors(folder / PROBE)
-    example = _example(StoredPlan(_read_plan(folder), folder / PLAN), folder)
+    example = example_of(StoredPlan(plan_document(folder), folder / PLAN), folder)
     try:
         _, found = ask(network, example, precision=precision, below=below)
     except Exception as error:
         why = first_line(error, type(error).__name__)[:200]
         raise CheckpointError(f"the network in {folder} does not run on its own example: {why}") from error
     return disagreement(wanted, found), BOUNDS[precision]
-
-
-def _example(plan: StoredPlan, folder: Path) -> Any:
-    try:
-        return plan.example_inputs
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {_REMEDY}") from error
-
-
-def _with_integers(example: Inputs, below: int) -> Inputs:
-    """Return an example whose integers have values, if it has any."""
-    if all(x.is_floating_point() or x.is_complex() for x in tensors_of(example)):
-        return example
-    from .probe import question
-
-    return question(example, below)
-
-
-def _check_plan(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError if a plan cannot lead to narrow tensors like these."""
-    for name, cluster in plan.clusters.items():
-        if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
-            raise CheckpointError(f"{folder / PLAN} is damaged: the clusters of `{name}` have gaps. {_REMEDY}")
-    both = [name for name in tensors if name in plan.shapes]
-    wrong = next((name for name in both if not _fits(plan.shapes[name], tensors[name])), None)
-    if wrong is None and (both or not tensors):
-        return
-    first = "none of the tensors" if wrong is None else f"`{wrong}` {list(tensors[wrong].shape)}"
-    raise CheckpointError(f"{folder / PLAN} is the plan of another network: it does not lead to {first}. {_REMEDY}")
-
-
-def _fits(wide: Sequence[int], narrow: Tensor) -> bool:
-    return len(wide) == narrow.dim() and all(a >= b for a, b in zip(wide, narrow.shape, strict=True))
-
-
-def _check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:
-    """Raise CheckpointError if plan and preprocessing disagree about the size of images."""
-    if preprocessing is None:
-        return
-    match inputs:
-        case [[str(), [int(), *size]]] if tuple(size) == preprocessing.input_size:
-            return
-    raise CheckpointError(
-        f"{folder / PLAN} is for inputs {str(inputs)[:80]}, and {folder / NETWORK} says that images have the size "
-        f"{list(preprocessing.input_size)}. {_REMEDY}"
-    )
-
-
-def build_wide(folder: Path, narrow: fx.GraphModule, *, first: bool = False) -> nn.Module | None:
-    """Build the wide network of a folder with arbitrary weights; None if it has no name.
-
-    Args:
-        folder: what :func:`save` wrote.
-        narrow: loaded from it; the wide network may have at most ``NARROWEST`` times as many numbers.
-        first: build the network that was narrowed first, if it was more than once.
-
-    Raises:
-        CheckpointError: the folder is damaged, or the wide network too large for the narrow one.
-        ModelError: this installation cannot build it.
-    """
-    content = read_network(folder)
-    built = content["origin" if first else "model"]
-    if built is None:
-        return None
-    shapes = content["earlier"][0].shapes if first else StoredPlan(_read_plan(folder), folder / PLAN).shapes
-    spec, kind = spec_from_json(built, folder / NETWORK)
-    wide, small = sum(map(math.prod, shapes.values())), sum(x.numel() for x in distinct_tensors(narrow).values())
-    if wide > NARROWEST * small + (1 << 20):
-        raise CheckpointError(
-            f"{folder / PLAN} is for a network of {wide:,} numbers, and {folder / WEIGHTS} holds {small:,}: they "
-            f"are not of one network. {_REMEDY}"
-        )
-    return build_within(spec, shapes, folder / NETWORK).to(kind)
-
-
-def write_wide_graph(plan: Plan, folder: Path) -> None:
-    """Write the graph of the wide network, for one that no name builds again."""
-    from fxprune.passes.lowering import lower
-
-    graph = graph_to_json(lower(plan.coupling.graph_module, plan.example_inputs))
-    write_text(folder / WIDE_GRAPH, json.dumps({"format": GRAPH_FORMAT, "version": GRAPH_VERSION, **graph}) + "\n")
-
-
-def wide_from_graph(folder: Path, narrow: fx.GraphModule) -> fx.GraphModule:
-    """Build the wide network from its graph, with the weights of its file.
-
-    A tensor that is in no state dict is that of the narrow network, where it has kept its shape.
-
-    Raises:
-        CheckpointError: the files are damaged, or do not have all tensors.
-    """
-    weights, roles = read_tensors(folder / SNAPPED), _read_graph(folder / WIDE_GRAPH)["tensors"]
-    own = {name: tensor for name, tensor in distinct_tensors(narrow).items() if name in roles}
-    return _built(folder / WIDE_GRAPH, own | weights)
-
-
-def _read_graph(path: Path) -> dict[str, Any]:
-    graph: dict[str, Any] = read_json(path, "graph", CheckpointError, _REMEDY)
-    check_format(graph, GRAPH_FORMAT, GRAPH_VERSION, path, CheckpointError)
-    fields: dict[str, tuple[type, ...]] = {"name": (str,), "nodes": (list,), "layers": (dict,), "tensors": (dict,)}
-    check_fields(graph, fields, path, CheckpointError)
-    return graph
-
-
-def _built(path: Path, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    try:
-        return graph_from_json(_read_graph(path), tensors)
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever PyTorch says of names, sizes and arguments that cannot be
-        why = first_line(error, type(error).__name__)[:300]
-        raise CheckpointError(f"{path} is damaged: {why.rstrip('.')}. {_REMEDY}") from error
-
-
-def _read_plan(folder: Path) -> dict[str, Any]:
-    try:
-        return read_plan(folder / PLAN)
-    except PlanError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def read_network(folder: Path) -> dict[str, Any]:
-    """Read network.json and check it field by field."""
-    path = folder / NETWORK
-    content: dict[str, Any] = read_json(path, "network description", CheckpointError, _REMEDY)
-    check_format(content, FORMAT, VERSION, path, CheckpointError)
-    maybe = (dict, type(None))
-    kinds: dict[str, tuple[type, ...]] = {
-        "model": maybe,
-        "preprocessing": maybe,
-        "precision": (str,),
-        "integers_below": (int,),
-        "factors": (int,),
-        "earlier": (list,),
-    }
-    content = {"origin": None, "absorbed": 0} | content  # which a network has that was narrowed again, or with heads
-    check_fields(content, kinds | {"origin": maybe, "absorbed": (int,)}, path, CheckpointError)
-    if not 1 <= content["integers_below"] <= 1 << 16:
-        raise CheckpointError(f"{path} is damaged: integers below {content['integers_below']} are no inputs. {_REMEDY}")
-    if content["precision"] not in _PRECISIONS:
-        raise CheckpointError(f"{path} is damaged: there is no precision {content['precision'][:40]!r}. {_REMEDY}")
-    if content["preprocessing"] is not None:
-        content["preprocessing"] = preprocessing_from(content["preprocessing"], path)
-    try:
-        content["earlier"] = tuple(StoredPlan(check_plan(each, path), path) for each in content["earlier"])
-    except PlanError as error:
-        raise CheckpointError(str(error)) from error
-    return content

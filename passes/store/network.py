@@ -1,0 +1,105 @@
+"""Read network.json and plan.json of a saved network, and check that they fit its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fxprune.common.documents import check_fields, check_format, read_json
+from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.errors import CheckpointError, PlanError
+from fxprune.models_zoo.data import Preprocessing, preprocessing_from
+from fxprune.plan_file import StoredPlan, check_plan, read_plan
+
+from .layout import NETWORK, PLAN
+
+FORMAT, VERSION = "fxprune-network", 3
+_PRECISIONS = ("float64", "float32", "bfloat16", "float16")
+REMEDY = "Save the network again."
+
+
+def example_of(plan: StoredPlan, folder: Path) -> Any:
+    """Return the example of a stored plan; raise CheckpointError if it is damaged."""
+    try:
+        return plan.example_inputs
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {REMEDY}") from error
+
+
+def with_integers(example: Inputs, below: int) -> Inputs:
+    """Return an example whose integers have values, if it has any."""
+    if all(x.is_floating_point() or x.is_complex() for x in tensors_of(example)):
+        return example
+    from .probe import question
+
+    return question(example, below)
+
+
+def check_tensors(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError if a plan cannot lead to narrow tensors like these."""
+    for name, cluster in plan.clusters.items():
+        if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
+            raise CheckpointError(f"{folder / PLAN} is damaged: the clusters of `{name}` have gaps. {REMEDY}")
+    both = [name for name in tensors if name in plan.shapes]
+    wrong = next((name for name in both if not _fits(plan.shapes[name], tensors[name])), None)
+    if wrong is None and (both or not tensors):
+        return
+    first = "none of the tensors" if wrong is None else f"`{wrong}` {list(tensors[wrong].shape)}"
+    raise CheckpointError(f"{folder / PLAN} is the plan of another network: it does not lead to {first}. {REMEDY}")
+
+
+def _fits(wide: Sequence[int], narrow: Tensor) -> bool:
+    return len(wide) == narrow.dim() and all(a >= b for a, b in zip(wide, narrow.shape, strict=True))
+
+
+def check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:
+    """Raise CheckpointError if plan and preprocessing disagree about the size of images."""
+    if preprocessing is None:
+        return
+    match inputs:
+        case [[str(), [int(), *size]]] if tuple(size) == preprocessing.input_size:
+            return
+    raise CheckpointError(
+        f"{folder / PLAN} is for inputs {str(inputs)[:80]}, and {folder / NETWORK} says that images have the size "
+        f"{list(preprocessing.input_size)}. {REMEDY}"
+    )
+
+
+def plan_document(folder: Path) -> dict[str, Any]:
+    """Read plan.json; raise CheckpointError if it is damaged."""
+    try:
+        return read_plan(folder / PLAN)
+    except PlanError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def read_network(folder: Path) -> dict[str, Any]:
+    """Read network.json and check it field by field."""
+    path = folder / NETWORK
+    content: dict[str, Any] = read_json(path, "network description", CheckpointError, REMEDY)
+    check_format(content, FORMAT, VERSION, path, CheckpointError)
+    maybe = (dict, type(None))
+    kinds: dict[str, tuple[type, ...]] = {
+        "model": maybe,
+        "preprocessing": maybe,
+        "precision": (str,),
+        "integers_below": (int,),
+        "factors": (int,),
+        "earlier": (list,),
+    }
+    content = {"origin": None, "absorbed": 0} | content  # which a network has that was narrowed again, or with heads
+    check_fields(content, kinds | {"origin": maybe, "absorbed": (int,)}, path, CheckpointError)
+    if not 1 <= content["integers_below"] <= 1 << 16:
+        raise CheckpointError(f"{path} is damaged: integers below {content['integers_below']} are no inputs. {REMEDY}")
+    if content["precision"] not in _PRECISIONS:
+        raise CheckpointError(f"{path} is damaged: there is no precision {content['precision'][:40]!r}. {REMEDY}")
+    if content["preprocessing"] is not None:
+        content["preprocessing"] = preprocessing_from(content["preprocessing"], path)
+    try:
+        content["earlier"] = tuple(StoredPlan(check_plan(each, path), path) for each in content["earlier"])
+    except PlanError as error:
+        raise CheckpointError(str(error)) from error
+    return content
