@@ -15,7 +15,7 @@ def meta_values(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
     """Run a graph on the meta device; return what each node returns."""
     interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
     with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-        interpreter.run(*in_order(module.graph, as_meta(inputs_for(module, inputs))))
+        interpreter.run(*in_order(module.graph, inputs_for(module, inputs)))
     return interpreter.env
 
 
@@ -24,6 +24,11 @@ class _MetaInterpreter(fx.Interpreter):
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
         self.device = device
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a layer; a recurrent one makes its first state where its input lies."""
+        given: Any = as_meta(args), as_meta(kwargs)
+        return super().call_module(target, *given)
 
     def run_node(self, n: fx.Node) -> Any:
         told = unlike_meta(n, self.device)

@@ -1,35 +1,27 @@
-"""Write what a block does as statements, with names as a person would choose them.
-
-A value takes over the name of the value that it is made of, if nothing reads that one later: ``x = self.conv(x)``. An
-operation that only one other reads is written inside of it where that is short.
-"""
+"""Write what a block does as statements."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
-from fxprune.common.guards import guard_dtype, guard_equal, guard_tensor
+from fxprune.common.guards import guard_dtype, guard_tensor
 from fxprune.common.modes import enter, leave
 from fxprune.common.torch_private import assert_call
 
-from .code import CALL, CHOICE, COMPARISON, NOT, Code, Group, call, join, text
-from .expressions import accessor, argument, expression
-from .functions import AUGMENTED, INFIX, PREFIX
+from .code import CHOICE, COMPARISON, NOT, Code, call, join, text
+from .expressions import accessor, argument, expression, item_of
+from .functions import AUGMENTED
+from .nesting import GUARDS, Nesting
 from .regions import Region, placed
 from .values import UnwritableError, constant, quoted
-
-LONGEST_NESTED = 72
-_TENSORS = ("x", "y", "z", "u", "v", "w", "a", "b", "c", "d", "e")
-_NUMBERS = ("n", "m", "k", "l", "p", "q")
-_GUARDS = (guard_equal, guard_dtype, guard_tensor)
 
 
 @dataclass
@@ -65,16 +57,10 @@ class UnwritableNodeError(Exception):
         self.node, self.why = node, why
 
 
-class Writer:
+class Writer(Nesting):
     """Writes the function of one block.
 
-    Args:
-        region: the block; its items are nodes and the blocks that it calls.
-        modules: of the graph, by name.
-        values: what each node returns on the meta device.
-        same: node -> the node whose value it hands on.
-        result: what the network returns, for its outermost block.
-        arguments: names of the inputs, for the outermost block.
+    Arguments are those of :class:`~fxprune.passes.source.scope.Scope`.
     """
 
     def __init__(
@@ -86,22 +72,9 @@ class Writer:
         result: Any = None,
         arguments: Mapping[fx.Node, str] | None = None,
     ) -> None:
-        self.region, self.modules, self.values, self.same = region, modules, values, same
-        self.result, self.given = result, arguments
-        self.items = region.items
-        self.names: dict[fx.Node, str] = {}
-        self.end = len(self.items)
-        self.reads: dict[fx.Node, list[int]] = {}
-        for place, item in enumerate(self.items):
-            for node in self._inputs(item):
-                self.reads.setdefault(node, []).append(place)
-        for node in self._returned():
-            self.reads.setdefault(node, []).append(self.end)
-        self.made = {n: i for i, item in enumerate(self.items) for n in self._outputs(item)}
-        self.nested: dict[fx.Node, Code] = {}
+        super().__init__(region, modules, values, same, result, arguments)
         self.depth = 0
         self.modes: list[fx.Node] = []
-        self.roles: set[Any] = set()  # queries, keys and values keep their names for themselves
         self.body = Body(returns=region.outputs)
 
     def write(self) -> Body:
@@ -125,29 +98,11 @@ class Writer:
             self._add(self._return(), before="return ")
         return self.body
 
-    # What an item reads and makes.
-
-    def _inputs(self, item: fx.Node | Region) -> list[fx.Node]:
-        nodes = item.inputs if isinstance(item, Region) else item.all_input_nodes
-        return list(dict.fromkeys(self.same.get(n, n) for n in nodes))
-
-    def _outputs(self, item: fx.Node | Region) -> list[fx.Node]:
-        return item.outputs if isinstance(item, Region) else [item]
-
-    def _returned(self) -> list[fx.Node]:
-        if self.result is None:
-            return self.region.outputs
-        found: list[fx.Node] = []
-        fx.node.map_arg(self.result, lambda n: found.append(self.same.get(n, n)))
-        return list(dict.fromkeys(found))
-
     def _return(self) -> Code:
         if self.result is not None:
             return argument(self.result, self._name)
-        outputs = [self._name(n) for n in self.region.outputs]
-        return outputs[0] if len(outputs) == 1 else _tuple(outputs)
-
-    # Statements.
+        outputs = self.region.outputs
+        return self._name(outputs[0]) if len(outputs) == 1 else argument(tuple(outputs), self._name)
 
     def _block(self, place: int, item: Region) -> None:
         code = self._called(item)
@@ -182,7 +137,7 @@ class Writer:
                 raise UnwritableError("a mode that overlaps with another one")
             self.depth -= 1
             return
-        if node.target in _GUARDS:
+        if node.target in GUARDS:
             self._guard(node)
             return
         if node.target is assert_call:
@@ -193,8 +148,7 @@ class Writer:
             )
             return
         if node.target is operator.setitem:
-            spot = expression_of_item(node, self._name)
-            self._add(argument(node.args[2], self._name), before=f"{spot.line()} = ")
+            self._add(argument(node.args[2], self._name), before=f"{item_of(node.args, self._name).line()} = ")
             return
         code = (
             expression(node, self._name, self.modules)
@@ -234,7 +188,7 @@ class Writer:
         if node.target is guard_dtype:
             allowed = [wanted, torch.float64] if wanted.is_floating_point and wanted != torch.float64 else [wanted]
             self._raise_if(
-                join(found, " not in ", _tuple([constant(d, "") for d in allowed]), level=COMPARISON),
+                join(found, " not in ", argument(tuple(allowed), self._name), level=COMPARISON),
                 "ValueError",
                 message,
             )
@@ -260,9 +214,6 @@ class Writer:
         used = [n for n in made if self.reads.get(n)]
         if not used:
             self._add(code)
-            return
-        if alone is not None and self._last(alone) == place + 1 == self.end and self.result is alone:
-            self.nested[alone] = code
             return
         if alone is not None and place + 1 == self.end and [alone] == self._returned() and self.result in (None, alone):
             self.nested[alone] = code
@@ -322,172 +273,12 @@ class Writer:
             name = three[index] if free else self._fresh(member, place, taken)  # type: ignore[arg-type]
             self.names[member] = name  # type: ignore[index]
             self.roles |= {member} if free else set()  # type: ignore[arg-type]
-            self.made[member] = place  # type: ignore[index]
             taken.append(name)
         self._add(code, before=f"{', '.join(taken)} = ")
         return True
 
-    # Names.
-
-    def _source(self, value: Any) -> Any:
-        return self.same.get(value, value) if isinstance(value, fx.Node) else value
-
-    def _name(self, node: fx.Node) -> Code:
-        node = self.same.get(node, node)
-        if node in self.nested:
-            return self.nested[node]
-        if node not in self.names:
-            raise UnwritableError(f"the value `{node}`, which is not at hand there")
-        return text(self.names[node])
-
-    def _last(self, node: fx.Node) -> int:
-        return max(self.reads.get(node, [-1]))
-
-    def _alive(self, place: int) -> set[str]:
-        """Return the names that are read at a place or later, or must stay what they are."""
-        alive = {name for node, name in self.names.items() if self._last(node) > place or self._outlives(node, place)}
-        return alive
-
-    def _outlives(self, node: fx.Node, place: int) -> bool:
-        """Tell whether an expression that is read later contains a value."""
-        return any(self._last(other) > place and self._contains(other, node) for other in self.nested)
-
-    def _contains(self, outer: fx.Node, node: fx.Node) -> bool:
-        given = [self.same.get(n, n) for n in outer.all_input_nodes]
-        return node in given or any(n in self.nested and self._contains(n, node) for n in given)
-
-    def _take_over(self, node: fx.Node, place: int, taken: list[str]) -> str:
-        if not isinstance(self.values.get(node), Tensor):
-            return self._fresh(node, place, taken)
-        alive = self._alive(place)
-        item = self.items[place]
-        own = [
-            self.names[n]
-            for n in self._read_by(item)
-            if n in self.names and n not in self.roles and isinstance(self.values.get(n), Tensor)
-        ]
-        free = [name for name in own if name not in alive and name not in taken and name in _TENSORS]
-        return min(free, key=_TENSORS.index) if free else self._fresh(node, place, taken)
-
-    def _read_by(self, item: fx.Node | Region) -> Iterator[fx.Node]:
-        for node in self._inputs(item):
-            yield node
-            if node in self.nested:
-                yield from self._read_by(node)
-
-    def _fresh(self, node: fx.Node, place: int, taken: list[str] | tuple[str, ...] = ()) -> str:
-        """Choose a name that is not in use."""
-        value = self.values.get(node)
-        used = self._alive(place) | set(taken)
-        pool: tuple[str, ...] = _TENSORS
-        if type(value) in (int, bool, float):
-            pool = _NUMBERS
-            if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
-                pool = ("batch", *_NUMBERS)
-        elif not isinstance(value, Tensor):
-            pool = ("parts", "others")
-        known = next((name for name in pool if name not in used), None)
-        if known is not None:
-            return known
-        number = 1
-        while f"{pool[0]}{number}" in used:
-            number += 1
-        return f"{pool[0]}{number}"
-
-    # Expressions inside of expressions.
-
-    def _nests(self, place: int, node: fx.Node, code: Code) -> bool:
-        readers = self.reads.get(node, [])
-        calls_block = isinstance(self.items[place], Region)
-        if node.op == "call_module" and isinstance(self.modules[str(node.target)], ModeSwitch):
-            return True
-        if not readers:
-            return False
-        if (
-            not calls_block
-            and self._is_size(node)
-            and self._stays(node, max(readers))
-            and (len(readers) == 1 or node.op == "call_method")
-        ):
-            return True
-        if len(readers) != 1 or len(code.line()) > LONGEST_NESTED:
-            return False
-        if readers[0] == self.end:
-            return place + 1 == self.end and self.result in (None, node)
-        reader = self.items[readers[0]]
-        between = self.items[place + 1 : readers[0]]
-        if not isinstance(reader, fx.Node) or not all(isinstance(n, fx.Node) and self._is_atom(n) for n in between):
-            return False
-        if sum(self._source(a) is node for a in _leaves(reader)) != 1:
-            return False
-        first = self._source(reader.args[0]) if reader.args else None
-        chained = reader.op == "call_method" or reader.target in (operator.getitem, getattr)
-        if chained and first is node:
-            return (
-                node.op != "call_module"
-                and not calls_block
-                and not _augments(reader)
-                and node.target not in INFIX
-                and not _augments(node)
-            )
-        infix = reader.target in INFIX or reader.target in PREFIX or _augments(reader)
-        if reader.target in (*_GUARDS, assert_call):
-            return True
-        return infix and first is not node and not _augments(node)
-
-    def _is_atom(self, node: fx.Node) -> bool:
-        return node.op == "get_attr" or node in self.nested
-
-    def _is_size(self, node: fx.Node) -> bool:
-        """Tell whether a node only reads or computes numbers: it may be written anywhere."""
-        if node.op == "call_method" and node.target == "size":
-            return True
-        if node.target is getattr:
-            return True
-        number = type(self.values.get(node)) in (int, bool, float)
-        return (
-            number
-            and node.op == "call_function"
-            and all(n in self.nested or n in self.names for n in self._inputs(node))
-        )
-
-    def _stays(self, node: fx.Node, until: int) -> bool:
-        """Tell whether the names in a node's expression still mean the same at a later place."""
-        for given in self._inputs(node):
-            if given in self.nested:
-                if not self._stays(given, until) and given.op != "get_attr":
-                    return False
-            elif (real := [p for p in self.reads[given] if not self._reads_size(p)]) and max(real) < until:
-                return False
-        return True
-
-    def _reads_size(self, place: int) -> bool:
-        item = self.items[place] if place < self.end else None
-        return isinstance(item, fx.Node) and self._is_size(item)
-
     def _add(self, code: Code, before: str = "", after: str = "") -> None:
         self.body.lines.append(Line(code, before, after, self.depth))
-
-
-def expression_of_item(node: fx.Node, names: Any) -> Code:
-    """Write ``a[index]`` of an assignment to it."""
-    from .expressions import _index
-
-    return join(argument(node.args[0], names).inside(CALL), "[", _index(node.args[1], names), "]", level=CALL)
-
-
-def _augments(node: fx.Node) -> bool:
-    return node.op == "call_method" and str(node.target).endswith("_")
-
-
-def _leaves(node: fx.Node) -> list[Any]:
-    leaves: list[Any] = []
-    fx.node.map_aggregate((node.args, node.kwargs), leaves.append)
-    return leaves
-
-
-def _tuple(items: list[Code]) -> Code:
-    return join(Group("(", tuple(items), ",)" if len(items) == 1 else ")"))
 
 
 def _short(words: str) -> str:

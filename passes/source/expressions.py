@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ def expression(node: fx.Node, names: Names, modules: Mapping[str, Any]) -> Code:
         check_attribute(args)
         return join(argument(args[0], names).inside(CALL), f".{args[1]}", level=CALL)
     if target is operator.getitem:
-        return join(argument(args[0], names).inside(CALL), "[", _index(args[1], names), "]", level=CALL)
+        return item_of(args, names)
     if target in INFIX and len(args) == 2 and not node.kwargs:
         return _infix(*INFIX[target], argument(args[0], names, role_in(node)), argument(args[1], names, role_in(node)))
     if target in PREFIX:
@@ -61,6 +61,11 @@ def expression(node: fx.Node, names: Names, modules: Mapping[str, Any]) -> Code:
     if target is builtins.slice:
         return call("slice", *arguments(node, names))
     return call(function_name(target), *arguments(node, names))
+
+
+def item_of(args: Sequence[Any], names: Names) -> Code:
+    """Write ``a[index]``, for the arguments of ``getitem`` or ``setitem``."""
+    return join(argument(args[0], names).inside(CALL), "[", _index(args[1], names), "]", level=CALL)
 
 
 def accessor(path: str, root: str = "self") -> Code:
