@@ -31,8 +31,8 @@ one test image is {image:.2f} % of top-1, and what is measured here need not hol
 - **Removal** in L1 and Lasso goes through the same coupling and the same rewrite: a channel goes from all layers tied
   to it at once, and as many go as C-SGD merges.
 - **Widths.** *5/8* and *1/2* are shares of the channels of every layer. At a share of the MACs, the network costs that
-  much within 1 %: *uniform* is one share of the channels for all; *inertia* is `--allocate auto`, widths by what
-  clustering loses; *Fisher-weighted* is the same with rows weighted by the Fisher information of their layer, estimated
+  much within 1 %: *uniform* is one share of the channels for all; *inertia* narrows first where clustering loses least
+  per MAC saved; *Fisher-weighted* is the same with rows weighted by the Fisher information of their layer, estimated
   on {fisher} batches of training images. Clusters are found and trained in the same way for all three.
 - **Order of memory.** Everything is trained in channels-last on a CPU. oneDNN's gradients of a strided 1x1 convolution
   are wrong there where it has fewer input channels than a block (uxlfoundation/oneDNN#6035): 16 with AVX-512, 8 with

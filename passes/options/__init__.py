@@ -1,7 +1,7 @@
 """Declare type, default and range of every option once, without importing torch."""
 
 from .augment import Augment, Batches, Images
-from .fields import ALIASES, MISSING, Option, closest, options_of
+from .fields import ALIASES, MISSING, REMOVED, Option, closest, field_name, options_of
 from .fold import FoldJob
 from .job import EPOCHS, Centripetal, Job, with_options_of
 from .kinds import metavar
