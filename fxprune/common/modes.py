@@ -161,7 +161,8 @@ class Recorder:
 
     def _question(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def asked(*args: Any, **kwargs: Any) -> Any:
-            if self.paused or is_machinery(sys._getframe(1).f_code.co_filename):
+            name = sys._getframe(1).f_code.co_filename
+            if self.paused or (is_machinery(name) and not _is_graph(name)):
                 return ask(*args, **kwargs)
             return self.tracer.create_proxy("call_function", ask, args, kwargs)
 
@@ -187,10 +188,15 @@ def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _inside_torch(frame: Any) -> bool:
-    """Tell whether PyTorch enters a mode for itself, and not through a decorator of the model."""
+    """Tell whether PyTorch enters a mode for itself, and not for a graph or through a decorator of the model."""
     name = frame.f_code.co_filename
     decorates = frame.f_code.co_name in ("decorate_context", "clone") or name.endswith("autocast_mode.py")
-    return is_machinery(name) and not decorates
+    return is_machinery(name) and not decorates and not _is_graph(name)
+
+
+def _is_graph(name: str) -> bool:
+    """Tell whether a file is the generated code of a graph, which is a model like any other."""
+    return name.startswith("<eval_with_key>")
 
 
 def _has_proxies(given: Any) -> bool:
