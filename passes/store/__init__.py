@@ -22,6 +22,7 @@ from .layout import (
     EXPORTED,
     MANIFEST,
     METRICS,
+    NETWORK,
     NETWORK_FILES,
     ONNX,
     ONNX_DATA,
