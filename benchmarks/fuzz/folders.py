@@ -20,7 +20,6 @@ import argparse
 import collections
 import contextlib
 import io
-import json
 import os
 import resource
 import shutil
@@ -35,6 +34,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks.runs import append_row, read_rows
 from fxprune.common.files import write_text
 from fxprune.passes.onnx import check as onnx_check
 
@@ -91,7 +91,6 @@ def attack(number: int, seed: int, subjects: Sequence[tuple[Subject, dict[str, A
 
 def run(count: int, seed: int, journal: Path) -> list[dict[str, Any]]:
     """Run the mutations that the journal lacks; record and replace processes that die."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
     subjects = [(each, numbers(each, each.folder)) for each in make_subjects(journal.parent / "folders")]
     done = _read(journal, seed)
     order = sorted(range(count), key=lambda number: number % 2)  # what is refused at once comes first
@@ -104,7 +103,7 @@ def run(count: int, seed: int, journal: Path) -> list[dict[str, Any]]:
         done = _read(journal, seed)
         if status and (lost := next((number for number in left if number not in done), None)) is not None:
             said = f"the process ended with {os.waitstatus_to_exitcode(status)}"
-            _tell(journal, {"number": lost, "seed": seed, "signed": lost % 2 == 1, "outcome": "raw", "says": said})
+            append_row(journal, {"number": lost, "seed": seed, "signed": lost % 2 == 1, "outcome": "raw", "says": said})
             done = _read(journal, seed)
     return [done[number] for number in range(count)]
 
@@ -116,21 +115,14 @@ def _work(left: list[int], seed: int, subjects: Sequence[tuple[Subject, dict[str
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
         for number in left:
-            _tell(journal, attack(number, seed, subjects))
+            append_row(journal, attack(number, seed, subjects))
         code = 0
     finally:
         os._exit(code)
 
 
-def _tell(journal: Path, line: dict[str, Any]) -> None:
-    with open(journal, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def _read(journal: Path, seed: int) -> dict[int, dict[str, Any]]:
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return {line["number"]: line for line in found if line["seed"] == seed}
+    return {line["number"]: line for line in read_rows(journal) if line["seed"] == seed}
 
 
 def page(lines: list[dict[str, Any]], seed: int) -> str:
