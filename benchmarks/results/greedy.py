@@ -110,7 +110,7 @@ def _descend(
 
     before = widths()
     while terms.value(shares) > goal and any(row):
-        slopes = terms.slopes(shares)
+        slopes = slopes_of(terms, shares)
         price = [
             _price(loss, here, unit.widths, slopes[places] / full[places]) if here else np.inf
             for loss, here, unit, places in zip(losses, row, units, on, strict=True)
@@ -120,6 +120,16 @@ def _descend(
         row[best] -= 1
         shares[on[best]] = units[best].widths[row[best]] / full[on[best]]
     return widths(), before
+
+
+def slopes_of(terms: CostTerms, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the derivative of the cost by each share."""
+    lengths, by_factor = terms.lengths(shares), np.zeros(terms.weights.shape[0])
+    for place in range(lengths.shape[1]):
+        others = np.delete(lengths, place, axis=1).prod(axis=1)
+        np.add.at(by_factor, terms.factors[:, place], terms.scale * others)
+    slopes: NDArray[np.float64] = terms.weights.T @ by_factor
+    return slopes
 
 
 def _price(loss: NDArray[np.float64], here: int, widths: NDArray[np.int64], slopes: NDArray[np.float64]) -> float:

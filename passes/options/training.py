@@ -13,7 +13,6 @@ from .ranges import Range, interval, rises
 
 Scheduler = Literal["cosine", "tanh", "poly", "step", "multistep", "constant", "wsd", "rsqrt"]
 Amp = Literal["float16", "bfloat16"]
-SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 AMP: tuple[str, ...] = get_args(Amp)
 # The schedulers that fall to ``min_lr``.
 FALLING = ("cosine", "tanh", "poly", "wsd", "rsqrt")
