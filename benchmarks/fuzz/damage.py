@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from fxprune.passes.store import MANIFEST, NETWORK, PLAN, fingerprint
+from fxprune.passes.store import MANIFEST, NETWORK, PLAN, fingerprint, is_plain
 from fxprune.plans import digest
 
 from .damage_bytes import BYTES, Damage
@@ -52,16 +52,15 @@ def damaged(folder: Path, other: Path, random: Random, *, signed: bool) -> tuple
 
 def sign(folder: Path) -> None:
     """Make the manifest agree with the files, as whoever can write both can."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, AttributeError):
-        plan = json.loads((folder / PLAN).read_text())
-        if "sha256" in plan:
-            (folder / PLAN).write_text(json.dumps(plan | {"sha256": digest(plan)}))
-    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, AttributeError, KeyError):
-        network = json.loads((folder / NETWORK).read_text())
-        for plan in network["earlier"]:
-            if "sha256" in plan:
-                plan["sha256"] = digest(plan)
-                (folder / NETWORK).write_text(json.dumps(network))
+    for name in (PLAN, NETWORK):
+        # A pipe has no end, and what is damaged may have any type.
+        with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, AttributeError, KeyError):
+            if is_plain(folder / name):
+                value = json.loads((folder / name).read_text())
+                plans = [value] if name == PLAN else value["earlier"]
+                for plan in [each for each in plans if "sha256" in each]:
+                    plan["sha256"] = digest(plan)
+                    (folder / name).write_text(json.dumps(value))
     manifest = json.loads((folder / MANIFEST).read_text())
     there = [name for name in manifest["files"] if (folder / name).is_file()]
     manifest["files"] = {name: asdict(fingerprint(folder / name)) for name in there}

@@ -78,8 +78,9 @@ def attack(number: int, seed: int, subjects: Sequence[tuple[Subject, dict[str, A
         folder = Path(place) / "out"
         shutil.copytree(subject.folder, folder)
         line["of"] = subject.folder.name
-        line["kind"], line["file"], line["done"] = damaged(folder, subject.other, random, signed=signed)
         try:
+            with bounded():
+                line["kind"], line["file"], line["done"] = damaged(folder, subject.other, random, signed=signed)
             with bounded(), contextlib.redirect_stderr(io.StringIO()), patch.object(onnx_check, "_where", where):
                 found = numbers(subject, folder, whole)
                 line["outcome"], line["says"] = judge(found, whole, signed=signed, determined=subject.has_results)

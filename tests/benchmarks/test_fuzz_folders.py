@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from random import Random
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.fuzz import __main__ as fuzz_command
 from benchmarks.fuzz import folders as fuzz_folders
 from benchmarks.fuzz import networks as fuzz_networks
+from benchmarks.fuzz.damage import sign
 from benchmarks.fuzz.damage_json import JSON, _places
 from benchmarks.fuzz.readers import judge, numbers
 from benchmarks.fuzz.subjects import make_subjects
@@ -21,7 +23,7 @@ from fxprune.errors import CheckpointError
 from fxprune.models_zoo import registry
 from fxprune.passes.serialization.write import OPS
 from fxprune.passes.store.layout import METRICS
-from fxprune.passes.store.manifest import Manifest
+from fxprune.passes.store.manifest import Manifest, read_manifest
 
 pytestmark = pytest.mark.xdist_group("fuzz")
 
@@ -104,6 +106,15 @@ def test_every_field_of_a_saved_network_is_damaged(subjects):
     places = _places(graph)
     assert all(("nodes", number, "target") in places for number in range(len(graph["nodes"])))
     assert ("layers", "mixer", "settings", "padding_mode") in places
+
+
+def test_a_pipe_is_signed_without_reading_it(subjects, tmp_path):
+    folder = shutil.copytree(subjects[1][0].folder, tmp_path / "out")
+    for name in ("plan.json", "network.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    sign(folder)
+    assert {"plan.json", "network.json"}.isdisjoint(read_manifest(folder).files)
 
 
 @pytest.mark.parametrize("kind", ["moved", "exchanged"])
