@@ -51,13 +51,7 @@ the curves; it needs the packages that it names where they are missing. Empty ce
 
 
 def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
-    """Write the page.
-
-    Args:
-        journal: what was measured.
-        arms: all arms.
-        settings: results of other settings do not count.
-    """
+    """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PhotoSettings)
     found = journal.current(arms, settings)
     parts = [

@@ -55,13 +55,7 @@ _SIZES = ("width", "parameters", "MACs")
 
 
 def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
-    """Write the page.
-
-    Args:
-        journal: what was measured.
-        arms: all arms.
-        settings: results of other settings do not count.
-    """
+    """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PriceSettings)
     found = journal.current(arms, settings)
     least = 1.0 / TEST_IMAGES[settings.data]

@@ -75,13 +75,7 @@ _TRIM = ("arm", "width", "seeds", "changed by the trim", "float64", "changed by 
 
 
 def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
-    """Write the page.
-
-    Args:
-        journal: what was measured.
-        arms: rows of the table, in their order.
-        settings: results of other settings do not count.
-    """
+    """Write the page of a journal; results of other settings do not count."""
     found = journal.current(arms, settings)
     images = IMAGES[settings.data][1]
     trained = [arm for arm in arms if found[arm] and arm.name in LABELS]
