@@ -8,4 +8,4 @@ from .kinds import metavar
 from .recipe import override, read_recipe, write_recipe
 from .requirements import trains_wide
 from .target import Target
-from .training import AMP, TrainOptions, short_warmup
+from .training import TrainOptions, short_warmup

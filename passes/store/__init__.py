@@ -25,7 +25,6 @@ from .layout import (
     NETWORK,
     NETWORK_FILES,
     ONNX,
-    ONNX_DATA,
     PLAN,
     RECIPE,
     RESULTS,
