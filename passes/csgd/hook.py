@@ -11,13 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.common.precision import check_precision
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
 from fxprune.plans import Plan, check_shapes
 
-from .checks import check_asked, check_free
+from .checks import check_asked, check_free, check_precision
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, steps_pointwise

@@ -187,7 +187,6 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     folder = Path(directory)
     read_manifest(folder).check(folder, NETWORK_FILES)
     content, plan = read_network(folder), StoredPlan(_read_plan(folder), folder / PLAN)
-    example = _example(plan, folder)
     _check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
     _check_plan(plan, tensors, folder)
@@ -206,7 +205,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     network.meta.update(
         plan=on_model,
-        example_inputs=_with_integers(example, content["integers_below"]),
+        example_inputs=_with_integers(plan.example_inputs, content["integers_below"]),
         earlier=content["earlier"],
         factors=content["factors"],
         preprocessing=content["preprocessing"],
@@ -263,20 +262,13 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     content = read_network(folder)
     precision, below = content["precision"], content["integers_below"]
     wanted = read_tensors(folder / PROBE)
-    example = _example(StoredPlan(_read_plan(folder), folder / PLAN), folder)
+    example = StoredPlan(_read_plan(folder), folder / PLAN).example_inputs
     try:
         _, found = ask(network, example, precision=precision, below=below)
     except Exception as error:
         why = first_line(error, type(error).__name__)[:200]
         raise CheckpointError(f"the network in {folder} does not run on its own example: {why}") from error
     return disagreement(wanted, found), BOUNDS[precision]
-
-
-def _example(plan: StoredPlan, folder: Path) -> Any:
-    try:
-        return plan.example_inputs
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {_REMEDY}") from error
 
 
 def _with_integers(example: Inputs, below: int) -> Inputs:
