@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from fxprune import __version__
 from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_line
-from fxprune.passes.options import closest
+from fxprune.passes.options import REMOVED, closest, field_name
 
 from . import bench, compress, export, fold, inspect, plan, prove, push, report, verify
 from .process import process_number
@@ -92,6 +92,8 @@ class _Parser(argparse.ArgumentParser):
         for word in rest:
             if word.startswith("--"):
                 flag = word.partition("=")[0]
+                if (name := field_name(flag)) in REMOVED:
+                    self.error(f"the option `{flag}` is gone: {REMOVED[name][1]}")
                 self.error(
                     f"there is no option `{flag}`.{closest(flag, self._option_string_actions)}".removesuffix(".")
                 )

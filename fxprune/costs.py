@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,14 +67,6 @@ def cost(what: torch.nn.Module | Coupling | Plan, example_inputs: Any = None) ->
     return Cost(as_is.params + _absorbed(what), as_is.macs)
 
 
-def widths_cost(coupling: Coupling, widths: Mapping[str, int]) -> Cost:
-    """Compute the cost at the given widths, without clusters; other groups keep theirs.
-
-    The result equals :func:`cost` of any plan with these widths if each axis carries all channels of a group or none.
-    """
-    return _at(coupling, _share(coupling, widths))
-
-
 @dataclass(frozen=True, eq=False)
 class CostTerms:
     """cost(s) = ``sum_term scale_term * prod_{factor of term} (weights @ s)_factor``.
@@ -93,16 +85,7 @@ class CostTerms:
 
     def value(self, shares: Reals) -> float:
         """Evaluate the cost."""
-        return float(self.scale @ self._lengths(shares).prod(axis=1))
-
-    def slopes(self, shares: Reals) -> Reals:
-        """Compute the derivative of the cost by each share."""
-        lengths, by_factor = self._lengths(shares), np.zeros(self.weights.shape[0])
-        for place in range(lengths.shape[1]):
-            others = np.delete(lengths, place, axis=1).prod(axis=1)
-            np.add.at(by_factor, self.factors[:, place], self.scale * others)
-        slopes: Reals = self.weights.T @ by_factor
-        return slopes
+        return float(self.scale @ self.lengths(shares).prod(axis=1))
 
     def by_group(self, coupling: Coupling) -> CostTerms:
         """Express the cost by the shares of groups, in the coupling's order, and a final 1."""
@@ -111,7 +94,8 @@ class CostTerms:
         spread = sparse.csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)))
         return CostTerms(self.scale, self.weights @ spread, self.factors)
 
-    def _lengths(self, shares: Reals) -> Reals:
+    def lengths(self, shares: Reals) -> Reals:
+        """Return the length of each factor of each term."""
         lengths: Reals = (self.weights @ shares)[self.factors]
         return lengths
 
@@ -165,14 +149,6 @@ def _filled(length: int, parts: list[_Factor]) -> _Factor:
     rest = length - sum(float(weights.sum()) for _, weights in parts)
     codes, weights = zip(*parts, (np.full(1, -1), np.full(1, rest)), strict=True)
     return np.concatenate(codes), np.concatenate(weights)
-
-
-def _share(coupling: Coupling, widths: Mapping[str, int]) -> Reals:
-    share = np.ones(coupling.channels + 1)
-    for name, width in widths.items():
-        group = coupling.groups[name]
-        share[group.offset : group.offset + group.width] = width / group.width
-    return share
 
 
 def _at(coupling: Coupling, share: Reals) -> Cost:

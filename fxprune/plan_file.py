@@ -140,13 +140,10 @@ def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.P
     """Make a plan from the result of :func:`read_plan`.
 
     Raises:
-        PlanError: it was made for another network, or has impossible inputs or clusters.
+        PlanError: it was made for another network.
     """
-    try:
-        inputs = from_json(value["inputs"])
-        clusters = {name: np.array(cluster, dtype=np.int64) for name, cluster in value["clusters"].items()}
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise PlanError(f"{path} is damaged: {error!r}. {_REMEDY}") from error
+    inputs = from_json(value["inputs"])
+    clusters = {name: np.array(cluster, dtype=np.int64) for name, cluster in value["clusters"].items()}
     check_shapes(value["tensors"], model, str(path))
     from fxprune.analysis import couple  # which to load a stored network does not need
 
@@ -180,6 +177,10 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is not as it was written: its `sha256` is that of another plan. Make it again with `fxprune "
             "plan`, or take out that line if you have edited the file."
         )
+    try:
+        from_json(value["inputs"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise PlanError(f"{path} is damaged: {error!r}. {_REMEDY}") from error
     for name, shape in value["tensors"].items():
         if not is_shape(shape):
             raise PlanError(f"{path} is damaged: the shape of `{name}` is no list of sizes. {_REMEDY}")

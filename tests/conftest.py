@@ -54,7 +54,6 @@ SLOW = (
     "models_zoo/",
     "onnx/",
     "options/test_zoo_recipes.py",
-    "planning/test_greedy.py",
     "planning/test_stages.py",
     "project/test_examples.py",
     "project/test_packaging.py",

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.process import Limits, run_each
+from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 
 from .check import Task, check
@@ -31,7 +31,6 @@ from .torchvision import torchvision_points
 
 WORK = ROOT / "build" / "coverage"
 DOCS = ROOT / "docs" / "reports"
-GIB = 2**30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,21 +69,17 @@ def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal
     """Check networks, and return how many were checked."""
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
-    limits = Limits(args.seconds, int(args.memory * GIB))
     checked = 0
-    with tqdm(total=len(tasks), unit="network", disable=None) as bar:
-        for task, facts in run_each(check, tasks, limits, jobs=args.jobs):
-            bar.set_postfix_str(task.model)
-            bar.update()
-            if facts.get("too_large"):
-                continue
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            known = {"model": task.model, "depth": depth, "digest": sources, "checked": now}
-            result = result_from({**known, **facts})
-            journal.append(result)
-            checked += 1
-            if result.error:
-                bar.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
+    for task, facts in run_all(check, tasks, args, noun="network"):
+        if facts.get("too_large"):
+            continue
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        known = {"model": task.model, "depth": depth, "digest": sources, "checked": now}
+        result = result_from({**known, **facts})
+        journal.append(result)
+        checked += 1
+        if result.error:
+            tqdm.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
     return checked
 
 
@@ -106,10 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit-params", type=float, default=float("inf"), metavar="N", help="no larger ones, as in 30e6"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="networks at a time (default: 1)")
+    add_limits(parser, "network", seconds=1800.0)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each (default: processors / jobs)")
-    parser.add_argument("--seconds", type=float, default=1800.0, help="time for one network (default: 1800)")
-    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="memory for one network (default: 8)")
     parser.add_argument("--again", action="store_true", help="also those whose result is up to date")
     parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
     return parser

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import ROOT
+from benchmarks.runs import append_row, read_rows
 
 from .result import DEPTHS, Result, result_from
 
@@ -73,24 +74,17 @@ class Journal:
         """
         self._path = path
         self._newest: dict[tuple[str, str], Result] = {}
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for line in text.splitlines():
-            try:
-                self._take(result_from(json.loads(line)))
-            except (ValueError, TypeError):
-                continue
+        for row in read_rows(path):
+            with contextlib.suppress(TypeError):
+                self._take(result_from(row))
         for result in committed:
             here = self._newest.get((result.model, result.depth))
             if here is None or result.checked > here.checked:
                 self._take(result)
-        self._separator = "" if not text or text.endswith("\n") else "\n"
 
     def append(self, result: Result) -> None:
         """Write a result and keep it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(self._separator + json.dumps(result.to_json()) + "\n")
-        self._separator = ""
+        append_row(self._path, result.to_json())
         self._take(result)
 
     def missing(self, models: Iterable[str], depth: str, sources: str) -> list[str]:

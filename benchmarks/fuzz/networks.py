@@ -6,7 +6,6 @@ A network that fails is shrunk, and reported at the end and in ``docs/reports/tr
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -19,13 +18,12 @@ from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.coverage.journal import digest, sources
-from benchmarks.process import Limits, run_each
+from benchmarks.runs import add_limits, append_row, read_rows, run_all
 
 from .networks_report import failures_of, write_report
 
 WORK = ROOT / "build" / "fuzz"
 JOURNAL = WORK / "networks.jsonl"
-GIB = 2**30
 # Of so many networks, one is captured as a graph of operations alone: that takes seconds.
 ONE_IN = 25
 SECONDS_TO_SHRINK = 60.0
@@ -148,15 +146,7 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
 
 def known(path: Any = JOURNAL) -> dict[int, dict[str, Any]]:
     """First seed of a chunk -> the newest line about it."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found: dict[int, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut off by a crash
-            continue
-        found[row["chunk"]["first"]] = row
-    return found
+    return {row["chunk"]["first"]: row for row in read_rows(path)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,22 +173,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(todo: list[Chunk], args: argparse.Namespace, sha: str) -> None:
-    JOURNAL.parent.mkdir(parents=True, exist_ok=True)
     tasks = [(chunk, WORK / "logs" / f"networks-{chunk.first}.log") for chunk in todo]
-    limits = Limits(args.seconds, int(args.memory * GIB))
     preload = (
         "fxprune.passes.rewrite.narrow",
         "benchmarks.random_networks.oracles",
         "benchmarks.random_networks.precision",
     )
-    with tqdm(total=len(tasks), unit="chunk", disable=None) as bar, open(JOURNAL, "a", encoding="utf-8") as journal:
-        for chunk, facts in run_each(work, tasks, limits, jobs=args.jobs, preload=preload):
-            row = {"chunk": asdict(chunk), "digest": sha, **facts}
-            journal.write(json.dumps(row) + "\n")
-            journal.flush()
-            bar.update()
-            for text in failures_of(row):
-                bar.write(text, file=sys.stderr)
+    for chunk, facts in run_all(work, tasks, args, noun="chunk", preload=preload):
+        row = {"chunk": asdict(chunk), "digest": sha, **facts}
+        append_row(JOURNAL, row)
+        for text in failures_of(row):
+            tqdm.write(text, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,9 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first one (default: 0)")
     parser.add_argument("--chunk", type=int, default=100, metavar="N", help="networks in each process (default: 100)")
     parser.add_argument("--most", type=int, default=10, metavar="N", help="operations of a network (default: 10)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="chunks at a time (default: 1)")
-    parser.add_argument("--seconds", type=float, default=1200.0, help="time for one chunk (default: 1200)")
-    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="memory for one chunk (default: 8)")
+    add_limits(parser, "chunk", seconds=1200.0)
     parser.add_argument("--again", action="store_true", help="also chunks whose result is up to date")
     parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
     return parser

@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from tqdm import tqdm
+
 from benchmarks import ROOT
 from benchmarks.coverage.classes import EntryPoint, read
-from benchmarks.process import Limits, run_each
+from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 
 from .check import KEEP, check
@@ -35,20 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="grafts", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
     parser.add_argument("--again", action="store_true", help="also those that have a row")
-    parser.add_argument("--seconds", type=float, default=900.0, help="time for one network (default: 900)")
-    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="for one network (default: 8)")
+    add_limits(parser, "network", seconds=900.0, jobs=False)
     args = parser.parse_args(argv)
     points = sorted(read(), key=lambda point: point.parameters)
     rows = read_rows(ROWS)
     names = [point.name for point in points if args.again or point.name not in rows]
     tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
-    for name, facts in run_each(check, tasks, Limits(args.seconds, int(args.memory * 2**30)), jobs=1):
+    for name, facts in run_all(check, tasks, args, noun="network"):
         told = {"verdict": "failed", "reason": facts.get("error", ""), **facts}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         rows[name] = {key: str(told.get(key, "")) for key in COLUMNS} | {"model": name, "checked": now}
         rows[name]["seconds"] = f"{facts['seconds']:.0f}"
         write(points, rows)
-        print(f"{name}: {rows[name]['verdict']}", file=sys.stderr)
+        tqdm.write(f"{name}: {rows[name]['verdict']}", file=sys.stderr)
     write(points, rows)
     return 0
 

@@ -21,13 +21,14 @@ _COLUMNS = ("method", *(f"{float(x):.0%}" for x in (0.95, 0.9, 0.75, 0.5)))
 HEAD = """# MobileNetV2 of ImageNet, narrowed from {photos} photos
 
 torchvision's MobileNetV2 with its first ImageNet weights (top-1 71.9 % by torchvision's own count; not measured here),
-{size} px, narrowed to a share of its MACs and repaired without labels and without training.
+{image_size} px, narrowed to a share of its MACs and repaired without labels and without training.
 
 - **Few photos.** {skimage} of scikit-image, {sklearn} of scikit-learn and {half} of foolbox's {labelled} ImageNet
-  pictures to cluster and fit from: {fit} crops, {count} of each, at random places and sizes, half of them turned left
-  to right. The other {half} of foolbox's pictures measure: {measure} crops, {each} of each, of photos that no fit has
-  seen. That is not ImageNet's validation set: crops of {half} photos are alike, so that a difference of a few points
-  between two methods means nothing, and the numbers are of use only where methods lie far apart.
+  pictures to cluster and fit from: {fit} crops, {crops_to_fit} of each, at random places and sizes, half of them
+  turned left to right. The other {half} of foolbox's pictures measure: {measure} crops, {crops_to_measure} of each,
+  of photos that no fit has seen. That is not ImageNet's validation set: crops of {half} photos are alike, so that a
+  difference of a few points between two methods means nothing, and the numbers are of use only where methods lie far
+  apart.
 - **Agreement** is the share of these crops whose top-1 is that of the wide network. **Error** is that of the logits,
   |narrow - wide| / |wide| over all crops. **Right** counts foolbox's {labelled} pictures, cut in the middle, that get
   their class (the wide network: {right}); in brackets those of the {half} that no fit has seen.
@@ -37,8 +38,8 @@ torchvision's MobileNetV2 with its first ImageNet weights (top-1 71.9 % by torch
   fitted by least squares to what the wide network's put out. `fold` judges each repair on a quarter of the crops, which
   it holds back, and keeps it only where it helps; where it kept another one than asked for, the cell says so.
 - **Removal by L1** goes through the same coupling and the same rewrite, and gets the same repairs.
-- **The teacher** is the wide network: {steps} steps of Adam on the squared error of the logits, batch {batch}, learning
-  rate up to {lr:g}, on fresh crops of the photos to fit from; running statistics stay as they are.
+- **The teacher** is the wide network: {steps} steps of Adam on the squared error of the logits, batch {batch_size},
+  learning rate up to {lr:g}, on fresh crops of the photos to fit from; running statistics stay as they are.
 
 For scale, published without training, on all of ImageNet's validation set: ResNet-50 with 16 % of its parameters gone
 loses 7 points (IFM); MobileNetV2 with 10 % of its filters gone loses 18 (REST). Those are points of accuracy;
@@ -50,13 +51,7 @@ the curves; it needs the packages that it names where they are missing. Empty ce
 
 
 def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
-    """Write the page.
-
-    Args:
-        journal: what was measured.
-        arms: all arms.
-        settings: results of other settings do not count.
-    """
+    """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PhotoSettings)
     found = journal.current(arms, settings)
     parts = [
@@ -80,20 +75,15 @@ def _head(settings: PhotoSettings) -> str:
     half = _LABELLED // 2
     photos = len(SKIMAGE) + len(SKLEARN) + half
     return HEAD.format(
+        **vars(settings),
         photos=photos,
-        size=settings.image_size,
         skimage=len(SKIMAGE),
         sklearn=len(SKLEARN),
         half=half,
         labelled=_LABELLED,
-        count=settings.crops_to_fit,
         fit=photos * settings.crops_to_fit,
-        each=settings.crops_to_measure,
         measure=half * settings.crops_to_measure,
         right="18, 9 of those unseen",
-        steps=settings.steps,
-        batch=settings.batch_size,
-        lr=settings.lr,
     )
 
 

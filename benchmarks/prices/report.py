@@ -19,22 +19,23 @@ TEST_IMAGES = {"fashion-mnist": 10_000, "digits": 360}
 
 HEAD = """# The most accurate narrow network at each price
 
-ResNet-{depth} with {widths} channels on {data}: {train:,} training images of {size}x{size} grey pixels, all {test:,}
-test images. A seed decides which training images, the first weights and the order; {seeds}.
+ResNet-{depth} with {widths} channels on {data}: {train_images:,} training images of {image_size}x{image_size} grey
+pixels, all {test:,} test images. A seed decides which training images, the first weights and the order; {seeds}.
 
-- **Equal epochs.** The wide network gets W = {wide:g} epochs, once for each seed, and every arm begins with it. At the
-  price of a *full training* C = {more:g} more epochs follow, with C-SGD or after the reduction; what is trained from
-  scratch gets W + C under one schedule. *One epoch* is one epoch after the reduction. *No labels* is the reduction
-  alone, from {images} images without their classes; removal by Taylor sees their classes, since it needs gradients of
-  the loss.
-- **One recipe.** SGD, Nesterov momentum {momentum:g}, batch {batch}, weight decay {decay:g}, shifts by up to {shift}
-  pixel(s); learning rate up to {lr:g} in the first W epochs and from scratch, {more_lr:g} afterwards; each phase rises
-  over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an arm by itself.
+- **Equal epochs.** The wide network gets W = {wide_epochs:g} epochs, once for each seed, and every arm begins with
+  it. At the price of a *full training* C = {more_epochs:g} more epochs follow, with C-SGD or after the reduction;
+  what is trained from scratch gets W + C under one schedule. *One epoch* is one epoch after the reduction. *No
+  labels* is the reduction alone, from {images} images without their classes; removal by Taylor sees their classes,
+  since it needs gradients of the loss.
+- **One recipe.** SGD, Nesterov momentum {momentum:g}, batch {batch_size}, weight decay {weight_decay:g}, shifts by up
+  to {shift} pixel(s); learning rate up to {lr:g} in the first W epochs and from scratch, {more_lr:g} afterwards; each
+  phase rises over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an arm by itself.
 - **Widths** are shares of the channels of every layer, the same for all.
 - **Repairs** after a merge or a removal: *as it is*; *statistics*: running statistics of batch normalisation estimated
   again; *readers*: layers fitted by least squares to what the wide network's put out.
-- **C-SGD** aims at a deviation of {deviation:g} between the members of a cluster; *not to the end*: of {loose:g}.
-- **The teacher** is the wide network: logits at temperature {temperature:g}, {weight:g} of the loss.
+- **C-SGD** aims at a deviation of {deviation:g} between the members of a cluster; *not to the end*: of
+  {loose_deviation:g}.
+- **The teacher** is the wide network: logits at temperature {teacher_temperature:g}, {teacher_weight:g} of the loss.
 - **Torch-Pruning** 1.6.1 prunes by its own groups and group magnitudes.
 - **Spread** is the sample standard deviation over seeds. Arms are compared seed by seed; a difference counts where the
   95 % interval of its mean (Student's t, paired) leaves out 0; the spread is taken to be one test image at least. *Not
@@ -54,13 +55,7 @@ _SIZES = ("width", "parameters", "MACs")
 
 
 def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
-    """Write the page.
-
-    Args:
-        journal: what was measured.
-        arms: all arms.
-        settings: results of other settings do not count.
-    """
+    """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PriceSettings)
     found = journal.current(arms, settings)
     least = 1.0 / TEST_IMAGES[settings.data]
@@ -86,26 +81,11 @@ def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
 def _head(settings: PriceSettings, found: Found) -> str:
     counts = sorted({len(rows) for rows in found.values()})
     return HEAD.format(
+        **vars(settings),
         depth=6 * settings.blocks + 2,
         widths="-".join(str(round(settings.width * channels)) for channels in (16, 32, 64)),
-        data=settings.data,
-        train=settings.train_images,
         test=TEST_IMAGES[settings.data],
-        size=settings.image_size,
-        images=settings.images,
-        wide=settings.wide_epochs,
-        more=settings.more_epochs,
-        momentum=settings.momentum,
-        batch=settings.batch_size,
-        decay=settings.weight_decay,
         shift=settings.image_size // 16,
-        lr=settings.lr,
-        more_lr=settings.more_lr,
-        warmup=settings.warmup,
-        deviation=settings.deviation,
-        loose=settings.loose_deviation,
-        temperature=settings.teacher_temperature,
-        weight=settings.teacher_weight,
         seeds=f"{counts[-1]} seeds" if len(counts) == 1 else f"up to {counts[-1]} seeds so far",
     )
 

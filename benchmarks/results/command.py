@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.process import Limits, run_each
+from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 from fxprune.errors import DataError
 
@@ -24,7 +24,6 @@ from .settings import Arm, Settings
 
 BUILD = ROOT / "build"
 DOCS = ROOT / "docs" / "reports"
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,13 @@ def _run(
         log = work / "logs" / f"{settings.data}-{seed}-{arm.name}-{arm.keep.replace('/', 'of')}.log"
         tasks.append((Task(arm, seed, settings, work, args.threads), log))
     failed = 0
-    limits = Limits(args.seconds, int(args.memory * GIB))
-    with tqdm(total=len(tasks), unit="arm", disable=None) as bar:
-        for task, facts in run_each(table.run, tasks, limits, jobs=args.jobs, preload=table.preload):
-            row = row_of(task.arm, task.seed, settings, facts, table.kind)
-            journal.add(row)
-            write_text(page, table.page(journal, table.arms, settings))
-            outcome = row.error or (f"top-1 {row.top1:.2%}" if row.top1 is not None else "measured")
-            bar.write(f"seed {task.seed}, {task.arm}: {outcome}, {facts['seconds']:.0f} s", file=sys.stderr)
-            bar.update()
-            failed += bool(row.error)
+    for task, facts in run_all(table.run, tasks, args, noun="arm", preload=table.preload):
+        row = row_of(task.arm, task.seed, settings, facts, table.kind)
+        journal.add(row)
+        write_text(page, table.page(journal, table.arms, settings))
+        outcome = row.error or (f"top-1 {row.top1:.2%}" if row.top1 is not None else "measured")
+        tqdm.write(f"seed {task.seed}, {task.arm}: {outcome}, {facts['seconds']:.0f} s", file=sys.stderr)
+        failed += bool(row.error)
     return failed
 
 
@@ -121,9 +117,7 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="arms with such a name, as in `csgd *`")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the table lies (default: docs)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="arms at a time (default: 1)")
+    add_limits(parser, "arm", seconds=7200.0)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each (default: 1)")
-    parser.add_argument("--seconds", type=float, default=7200.0, help="time for one arm (default: 7200)")
-    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="memory for one arm (default: 8)")
     parser.add_argument("--report", action="store_true", help="run nothing, only write the report")
     return parser

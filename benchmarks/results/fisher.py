@@ -1,6 +1,6 @@
 """Another loss of a merge: rows are weighted by the Fisher information of their layer.
 
-It is a variant of ``--allocate auto`` that knows the data; the results compare the two.
+It is a variant of :func:`.greedy.loss_curve` that knows the data; the results compare the two.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fxprune.coupling import Coupling, Group
-from fxprune.passes.planning import lost_over_left, projected, rows_of
+from fxprune.passes.planning import projected, rows_of
 from fxprune.passes.train import ContiguousStrided
+
+from .greedy import lost_over_left
 
 
 def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> Mapping[str, float]:

@@ -17,22 +17,23 @@ IMAGES = {"mnist5k": (4000, 1000), "digits": (1437, 360)}
 
 HEAD = """# C-SGD against its rivals
 
-ResNet-20 with {widths} channels on {data}, {train} training and {test} test images of {size}x{size} grey pixels, all
-used; a seed decides the split, the first weights and the order of the images. This is a small and easy data set:
-one test image is {image:.2f} % of top-1, and what is measured here need not hold elsewhere.
+ResNet-20 with {widths} channels on {data}, {train} training and {test} test images of {image_size}x{image_size} grey
+pixels, all used; a seed decides the split, the first weights and the order of the images. This is a small and easy
+data set: one test image is {image:.2f} % of top-1, and what is measured here need not hold elsewhere.
 
-- **Equal epochs.** Every arm is trained for {total:g} epochs in all. The wide network gets W = {wide:g} epochs; each
-  arm goes on from that same network for C = {more:g} more, with C-SGD or without. What is trained from scratch gets
-  W + C under one schedule.
-- **One recipe.** SGD, Nesterov momentum {momentum:g}, batch {batch}, weight decay {decay:g}, shifts by up to {shift}
-  pixel(s); learning rate up to {lr:g} in the first W epochs and in networks from scratch, {more_lr:g} in every later
-  phase; each phase rises over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an arm by itself.
+- **Equal epochs.** Every arm is trained for {total:g} epochs in all. The wide network gets W = {wide_epochs:g}
+  epochs; each arm goes on from that same network for C = {more_epochs:g} more, with C-SGD or without. What is trained
+  from scratch gets W + C under one schedule.
+- **One recipe.** SGD, Nesterov momentum {momentum:g}, batch {batch_size}, weight decay {weight_decay:g}, shifts by up
+  to {shift} pixel(s); learning rate up to {lr:g} in the first W epochs and in networks from scratch, {more_lr:g} in
+  every later phase; each phase rises over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an
+  arm by itself.
 - **C-SGD** aims at a deviation of {deviation:g} between the members of a cluster, from which the pull is solved for.
 - **Removal** in L1 and Lasso goes through the same coupling and the same rewrite: a channel goes from all layers tied
   to it at once, and as many go as C-SGD merges.
 - **Widths.** *5/8* and *1/2* are shares of the channels of every layer. At a share of the MACs, the network costs that
-  much within 1 %: *uniform* is one share of the channels for all; *inertia* is `--allocate auto`, widths by what
-  clustering loses; *Fisher-weighted* is the same with rows weighted by the Fisher information of their layer, estimated
+  much within 1 %: *uniform* is one share of the channels for all; *inertia* narrows first where clustering loses least
+  per MAC saved; *Fisher-weighted* is the same with rows weighted by the Fisher information of their layer, estimated
   on {fisher} batches of training images. Clusters are found and trained in the same way for all three.
 - **Order of memory.** Everything is trained in channels-last on a CPU. oneDNN's gradients of a strided 1x1 convolution
   are wrong there where it has fewer input channels than a block (uxlfoundation/oneDNN#6035): 16 with AVX-512, 8 with
@@ -74,13 +75,7 @@ _TRIM = ("arm", "width", "seeds", "changed by the trim", "float64", "changed by 
 
 
 def page(journal: Journal, arms: Sequence[Arm], settings: Settings) -> str:
-    """Write the page.
-
-    Args:
-        journal: what was measured.
-        arms: rows of the table, in their order.
-        settings: results of other settings do not count.
-    """
+    """Write the page of a journal; results of other settings do not count."""
     found = journal.current(arms, settings)
     images = IMAGES[settings.data][1]
     trained = [arm for arm in arms if found[arm] and arm.name in LABELS]
@@ -112,23 +107,13 @@ def _head(settings: Settings, found: Found) -> str:
     train, test = IMAGES[settings.data]
     counts = sorted({len(rows) for rows in found.values()})
     return HEAD.format(
+        **vars(settings),
         widths="-".join(str(round(settings.width * channels)) for channels in (16, 32, 64)),
-        data=settings.data,
         train=f"{train:,}",
         test=f"{test:,}",
-        size=settings.image_size,
         image=100 / test,
         total=settings.wide_epochs + settings.more_epochs,
-        wide=settings.wide_epochs,
-        more=settings.more_epochs,
-        momentum=settings.momentum,
-        batch=settings.batch_size,
-        decay=settings.weight_decay,
         shift=settings.image_size // 16,
-        lr=settings.lr,
-        more_lr=settings.more_lr,
-        warmup=settings.warmup,
-        deviation=settings.deviation,
         fisher=FISHER_BATCHES,
         seeds=f"{counts[-1]} of them" if len(counts) == 1 else f"up to {counts[-1]} of them so far",
     )

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 
 import fxprune
 from fxprune.models_zoo.data import load_data
-from fxprune.passes.planning import widths_by_loss
 
 from .bench import Bench, Task
 from .clock import step_times
 from .fisher import fisher_curve, mean_squares
+from .greedy import widths_by_loss
 from .remove import Lasso, remove, weakest
 from .settings import CLOCKS, FISHER_BATCHES
 from .squeeze import pacesetter, squeeze

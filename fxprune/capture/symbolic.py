@@ -18,13 +18,13 @@ import torch
 from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
-from fxprune.common.modes import Recorder
 from fxprune.common.shaped_layers import is_shaped
 from fxprune.common.torch_private import call_with_hooks, hooks_of, wrapped_functions
 
 from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .placeholders import arguments
 from .proxies import InPlaceProxy
+from .recorder import Recorder
 
 
 class SymbolicTracer(fx.Tracer):

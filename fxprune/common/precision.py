@@ -6,15 +6,13 @@ sum, but not in a convolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fxprune.common.torch_private import TorchDispatchMode, pytree
-from fxprune.errors import OptionError
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -61,25 +59,3 @@ def mixed(args: Any, kwargs: Any) -> bool:
 def promoted(args: Any, kwargs: Any) -> Any:
     """Convert the tensors of lower precision among the arguments to float64."""
     return pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype in LOWER else x, (args, kwargs))
-
-
-def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise OptionError if weights have fewer bits than float32: they provably do not converge.
-
-    A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision, rounding removes the pull as soon as
-    it is below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps) after any number of
-    steps.
-
-    Args:
-        parameters: with their names.
-    """
-    for name, parameter in parameters:
-        bits = torch.finfo(parameter.dtype).bits if parameter.is_floating_point() else 32
-        if bits < 32:
-            kind = str(parameter.dtype).removeprefix("torch.")
-            amp = kind if kind in ("bfloat16", "float16") else "bfloat16"
-            raise OptionError(
-                f"`{name}` is {kind}: weights of {bits} bits provably do not converge, since a small step is rounded "
-                f"away. Convert the network to float32, and compute in 16 bits with amp='{amp}', or, in a loop of your "
-                f"own, under torch.autocast."
-            )

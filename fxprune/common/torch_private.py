@@ -65,6 +65,11 @@ def storage_id(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was written to; writes through ``.data`` do not count."""
+    return tensor._version
+
+
 def newest_node(graph: fx.Graph) -> fx.Node:
     """Return the node that was recorded last."""
     return graph._root.prev

@@ -1,6 +1,6 @@
 """Run unlabelled inputs through captured graphs, and observe what layers read."""
 
-from .contractions import Contraction, Observer, observe
+from .contractions import Contraction, Observer
 from .execution import Execution
 from .grams import channel_grams, channel_points
 from .inputs import MOST_INPUTS, Calibration, calibration

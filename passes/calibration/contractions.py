@@ -140,7 +140,7 @@ class Contraction:
 
 
 class Observer(TorchDispatchMode):
-    """Record the operations that are linear in the tensors of a network."""
+    """Record the operations that are linear in the tensors of a network, known by their storages."""
 
     def __init__(self, storages: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -172,11 +172,6 @@ class Observer(TorchDispatchMode):
             and storage_id(tensor) in self.storages
             and 0 not in tensor.stride()
         )
-
-
-def observe(storages: Mapping[int, str]) -> Observer:
-    """Make an observer for the tensors with these storages."""
-    return Observer(storages)
 
 
 def _named(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Reject C-SGD before the first step: no or two strengths, nothing to train, two pulls."""
+"""Reject C-SGD before the first step: no or two strengths, nothing to train, two pulls, too few bits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fxprune.errors import OptionError
 
@@ -40,3 +41,25 @@ def check_free(tied: Sequence[Tied], pulled: Set[nn.Parameter]) -> None:
             f"another C-SGD hook on this optimizer pulls `{twice}` already, and two would pull twice: call its "
             "`remove()` first."
         )
+
+
+def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise OptionError if weights have fewer bits than float32: they provably do not converge.
+
+    A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision, rounding removes the pull as soon as
+    it is below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps) after any number of
+    steps.
+
+    Args:
+        parameters: with their names.
+    """
+    for name, parameter in parameters:
+        bits = torch.finfo(parameter.dtype).bits if parameter.is_floating_point() else 32
+        if bits < 32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            amp = kind if kind in ("bfloat16", "float16") else "bfloat16"
+            raise OptionError(
+                f"`{name}` is {kind}: weights of {bits} bits provably do not converge, since a small step is rounded "
+                f"away. Convert the network to float32, and compute in 16 bits with amp='{amp}', or, in a loop of your "
+                f"own, under torch.autocast."
+            )

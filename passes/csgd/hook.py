@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.common.precision import check_precision
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
 from fxprune.plans import Plan, check_shapes
 
-from .checks import check_asked, check_free
+from .checks import check_asked, check_free, check_precision
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
+from .narrow_step import NarrowStep, steps_pointwise
 from .sharding import check_in_optimizer, check_not_sharded, check_same_plan, unwrap_model
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
@@ -42,8 +42,15 @@ def csgd(
     pull changes the deviation p - mean, from the first step on, under every optimizer that treats equal rows with equal
     gradients equally. (Ding et al. 2019, "Centripetal SGD for pruning very deep convolutional networks with complicated
     structure", section 3. There the pull is part of the gradient, and weight decay acts on the deviation; here they are
-    decoupled, as weight decay is in AdamW.) The hook needs as much memory as one momentum buffer. Load the optimizer's
-    state first: this call averages it over clusters, once.
+    decoupled, as weight decay is in AdamW.) Load the optimizer's state first: this call averages it over clusters,
+    once.
+
+    Under PyTorch's pointwise optimizers (SGD, Adam and their kin) a step sees one row per cluster, so that gradients
+    and state have the narrow size; its state dicts keep the shapes of the parameters. The hook needs memory for the
+    deviations, as large as the tied parameters, and twice for the narrow rows; the state becomes smaller. Other hooks
+    on the optimizer see these rows while it steps. What others write to a parameter between two steps counts; through
+    ``.data``, which leaves no mark, it does if it reaches each eighth row of a large parameter. Under all other
+    optimizers, and for parameters with two tied axes, a step sees equal wide rows.
 
     Args:
         model: the network that the optimizer trains, also inside DistributedDataParallel (where all processes call
@@ -120,14 +127,22 @@ class Csgd:
         self._optimizer = optimizer
         self._tied = tied
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
-        self._means = ClusterMeans(tied)
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
+        pointwise = not coupled and steps_pointwise(optimizer)
+        self._by_means = [each for each in tied if not pointwise or len(each.partitions) > 1]
+        self._means = ClusterMeans(self._by_means)
         self._even_state()
+        self._narrow = NarrowStep([each for each in tied if each not in self._by_means], optimizer)
+        self._narrow.narrow_state()
         try:
             self._handles = [
                 optimizer.register_step_pre_hook(self._before),
                 optimizer.register_step_post_hook(self._after),
+                optimizer.register_state_dict_pre_hook(lambda _: self._restore()),
+                optimizer.register_state_dict_post_hook(lambda _, state: self._narrow.wide_state_dict(state)),
+                optimizer.register_load_state_dict_pre_hook(lambda *_: self._restore()),
+                optimizer.register_load_state_dict_post_hook(lambda _: self._narrow.narrow_state()),
             ]
         except AttributeError as error:  # wrappers that are no whole optimizers, as accelerate's
             raise OptionError(
@@ -163,28 +178,35 @@ class Csgd:
         Rows run along the tied axis, and norms are Euclidean. Running statistics do not count, since no step trains
         them. ``where`` names the axis with the largest value, as ``name:dim``.
         """
-        self._means.restore()
+        self._restore()
         return deviation_of(self._tied)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the strength, the law so far, the rounding rests."""
-        rests = {tied.name: self._means.rests[tied.parameter] for tied in self._tied if self._means.rests}
-        return {"strength": self.strength, "motions": [astuple(motion) for motion in self._motions], "rests": rests}
+        rests = {tied.name: self._means.rests[tied.parameter] for tied in self._by_means if self._means.rests}
+        motions = [astuple(motion) for motion in self._motions]
+        return {"strength": self.strength, "motions": motions, "rests": rests, "narrow": self._narrow.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the hook from a :meth:`state_dict`; model and plan must be the same."""
         self.strength = float(state["strength"])
         self._motions = [Motion(*motion) for motion in state["motions"]]
-        parameters = {tied.name: tied.parameter for tied in self._tied}
+        parameters = {tied.name: tied.parameter for tied in self._by_means}
         self._means.rests = {
-            parameters[name]: torch.empty_like(parameters[name]).copy_(rest) for name, rest in state["rests"].items()
+            parameters[name]: torch.empty_like(parameters[name]).copy_(rest)
+            for name, rest in state["rests"].items()
+            if name in parameters
         }
+        self._narrow.load_state_dict(state.get("narrow", {}))
 
     def remove(self) -> None:
         """Remove the hooks from the optimizer; a second call does nothing."""
-        self._means.restore()
+        self._restore()
+        if self._handles:
+            self._narrow.widen_state()
         for handle in self._handles:
             handle.remove()
+        self._handles = []
         if self._steps and not self._pulled:
             warnings.warn(
                 f"C-SGD pulled nothing: all {self._steps} steps were taken at learning rate 0 or strength 0.",
@@ -200,9 +222,9 @@ class Csgd:
         self.remove()
 
     def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._restore()  # what a step that failed left
         check_in_optimizer(((tied.name, tied.parameter) for tied in self._tied), self._optimizer)
         self._rates = self._read_rates()  # now: the step, or a scheduler after it, may change the learning rates
-        self._means.restore()  # what a step that failed left
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -216,7 +238,7 @@ class Csgd:
 
     def _prepared(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def prepared() -> Any:
-            self._means.restore()
+            self._restore()
             loss = closure()
             self._prepare()
             return loss
@@ -227,6 +249,7 @@ class Csgd:
     def _prepare(self) -> None:
         """Move to the means just before the step; the gradients are those at the parameters."""
         gradients = self._gradients()
+        self._narrow.begin()
         if not self.coupled:
             self._means.move_to_means(gradients)
         elif gradients:
@@ -239,7 +262,12 @@ class Csgd:
         for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
             options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
             self._motions[index] = advance(motion, lr, self.strength, options)
-        self._means.restore([1.0 - lr * self.strength for lr in self._rates])
+        self._restore([1.0 - lr * self.strength for lr in self._rates])
+
+    def _restore(self, shrink: Sequence[float] | None = None) -> None:
+        """Give the parameters back to the optimizer, with their deviations."""
+        self._narrow.end(shrink)
+        self._means.restore(shrink)
 
     @torch.no_grad()
     def _pull_gradients(self) -> None:
@@ -269,7 +297,7 @@ class Csgd:
                     f"`{tied.name}` has a sparse gradient, which cannot be averaged over clusters. Build its layer "
                     f"with sparse=False."
                 )
-        return given
+        return [(tied, gradient) for tied, gradient in given if tied in self._by_means]
 
     @torch.no_grad()
     def _even_state(self) -> None:

@@ -5,7 +5,6 @@ Decoupled: prod_t (1 - lr_t * eps). Coupled, as in the paper: through SGD's mome
 
 from __future__ import annotations
 
-import cmath
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -98,17 +97,6 @@ def check_coupled(optimizer: Optimizer) -> None:
                 f"the coupled form needs {option}=False, unlike parameter group {index} of the optimizer: "
                 "its step would turn or rescale the gradient that the pull is part of."
             )
-
-
-def slow_root(lr: float, strength: float, options: Momentum) -> float:
-    """Return the factor per step of the deviation once momentum has built up: the larger |z|."""
-    q = lr * (strength + options.weight_decay)
-    if options.nesterov:
-        total, product = (1.0 + options.momentum) * (1.0 - q), options.momentum * (1.0 - q)
-    else:
-        total, product = 1.0 + options.momentum - (1.0 - options.dampening) * q, options.momentum
-    root = cmath.sqrt(total * total - 4.0 * product)
-    return max(abs(total + root), abs(total - root)) / 2.0
 
 
 @dataclass(frozen=True)

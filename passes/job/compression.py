@@ -180,7 +180,7 @@ class Compression:
         with self.clock("couple"):
             self.coupling = couple(self.network.model, self.network.example)
             check_writable(self.coupling.graph_module, (self.network.example,))
-            self.widths = [] if job.stages is None else self._widths()
+            self.widths = [] if job.stages is None else widths_of_stages(job.only_of(Target), job.stages, self.coupling)
             self.target = target_of(job, self.network, self.coupling, self.data)
             self.plan = None
             if job.plan_file is not None:
@@ -216,8 +216,6 @@ class Compression:
         network, target, checkpoints = self.network, self.target, trainer.checkpoints
         assert checkpoints is not None
         if self.plan is None:
-            if target.allocate == "auto":  # the first widths showed that it is possible; the loss depends on weights
-                self.widths = self.ranks.share(self._widths)
             done = narrow_in_stages(trainer, network, self.coupling, self.widths, target, self.teacher)
             return Trained(replace(network, model=done.model), wide, done.plan, done.deviation)
         with self.clock("plan"):
@@ -271,9 +269,6 @@ class Compression:
 
     def _plan(self) -> Plan:
         return self.target.plan(self.coupling, images_for(self.target, self.data))
-
-    def _widths(self) -> list[dict[str, int]]:
-        return widths_of_stages(self.job.only_of(Target), self.job.stages or (), self.coupling)
 
 
 def _named(given: object) -> str:

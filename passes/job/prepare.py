@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
-from fxprune.common.precision import check_precision
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.models_zoo import Network, build
-from fxprune.passes.csgd import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
+from fxprune.passes.csgd import (
+    Momentum,
+    check_coupled,
+    check_precision,
+    momentum_of,
+    solve_coupled_strength,
+    solve_strength,
+)
 from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
 from fxprune.passes.store import is_saved, load_weights, saved_network

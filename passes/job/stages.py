@@ -48,8 +48,6 @@ def most_stages(stages: Sequence[float] | str | None) -> int:
 def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Coupling) -> list[dict[str, int]]:
     """Return the widths of every group after each stage.
 
-    With ``allocate: auto``, they depend on the present weights.
-
     Args:
         target: where the last stage ends, unless ``stages`` are shares.
         stages: shares, or ``auto``.

@@ -44,15 +44,6 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
     return wide
 
 
-def merge_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Return the narrow tensors of a network: :func:`kept_state` of the concentrated copy.
-
-    Raises:
-        PlanError: the plan was made for another network.
-    """
-    return kept_state(concentrate(model, plan), plan)
-
-
 def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Select the kept positions of the concentrated tensors: they are the narrow tensors.
 

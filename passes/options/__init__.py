@@ -1,11 +1,11 @@
 """Declare type, default and range of every option once, without importing torch."""
 
 from .augment import Augment, Batches, Images
-from .fields import ALIASES, MISSING, Option, closest, options_of
+from .fields import ALIASES, MISSING, REMOVED, Option, closest, field_name, options_of
 from .fold import FoldJob
 from .job import EPOCHS, Centripetal, Job, with_options_of
 from .kinds import metavar
 from .recipe import override, read_recipe, write_recipe
 from .requirements import trains_wide
 from .target import Target
-from .training import AMP, TrainOptions, short_warmup
+from .training import TrainOptions, short_warmup

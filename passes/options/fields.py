@@ -23,6 +23,10 @@ from .ranges import Range, one_of
 R = TypeVar("R")
 # Other names for a field, on the command line and in recipes.
 ALIASES: Mapping[str, str] = {"plan": "plan_file"}
+# Field of earlier versions -> the value that changes nothing, which their recipes hold; why the field is gone.
+REMOVED: Mapping[str, tuple[Any, str]] = {
+    "allocate": ("uniform", "every group keeps the same share of its channels: `auto` was no better at equal MACs")
+}
 # Types that a field may also have in Python, without a text for it. An import of these would import torch.
 IN_PYTHON = {"nn": SimpleNamespace(Module=object), "Data": object, "Loader": object}
 

@@ -14,7 +14,7 @@ from fxprune.common.documents import check_value, read_bounded
 from fxprune.common.files import write_text
 from fxprune.errors import OptionError
 
-from .fields import closest, field_name, options_of
+from .fields import REMOVED, closest, field_name, options_of
 from .job import Job
 from .requirements import EXCLUDES_OF_FOLD, REQUIRES, asks, excludes
 
@@ -37,8 +37,10 @@ def read_recipe(recipe: str | os.PathLike[str], kind: type = Job) -> dict[str, A
     known, options, lines = options_of(kind), dict[str, Any](), dict[str, int]()
     for key, line, value in _entries(path):
         name = field_name(key)
-        if key in NOTES:
+        if key in NOTES or (name in REMOVED and value == REMOVED[name][0]):
             continue
+        if name in REMOVED:
+            raise OptionError(f"{path}, line {line}: the option `{key}` is gone: {REMOVED[name][1]}.")
         if name not in known:
             hint = closest(name.replace("_", "-"), [*(option.key for option in known.values()), *NOTES])
             raise OptionError(f"{path}, line {line}: there is no option `{key}`.{hint}")

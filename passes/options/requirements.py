@@ -11,25 +11,23 @@ from fxprune.errors import OptionError
 from .fields import options_of
 
 _TARGETS = ("keep", "macs", "params", "widths", "plan_file")
-_CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "allocate")
+_CHOICES = ("stages", "only", "freeze", "internal_only", "round_to")
 # Options that exclude each other; an option at its default does not count.
 EXCLUDES: tuple[tuple[str, ...], ...] = (
     _TARGETS,
     # A plan or widths already determine what these options would.
     *((name, "plan_file") for name in (*_CHOICES, "method", "cluster")),
     *((name, "widths") for name in _CHOICES),
-    ("keep", "allocate"),
     *(("widen", name) for name in (*_TARGETS, "stages", "only", "freeze", "internal_only", "round_to", "pretrained")),
     ("strength", "deviation"),
 )
 # The same, if ``stages`` are shares.
-EXCLUDES_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params", "allocate"))
+EXCLUDES_OF_SHARES = tuple(("stages", name) for name in ("keep", "macs", "params"))
 # The same, of folding.
 EXCLUDES_OF_FOLD: tuple[tuple[str, ...], ...] = (
     _TARGETS,
     *((name, "plan_file") for name in (*_CHOICES[1:], "method", "cluster")),
     *((name, "widths") for name in _CHOICES[1:]),
-    ("keep", "allocate"),
     *(("data", name) for name in ("inputs", "num_classes", "in_chans")),
 )
 

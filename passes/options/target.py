@@ -47,13 +47,10 @@ class Target(Options):
     only: Annotated[Patterns, "patterns; groups that match none of them keep their widths"] = None
     freeze: Annotated[Patterns, "patterns; groups that match one of them keep their widths"] = None
     internal_only: Annotated[bool, "narrow only what lies inside a residual branch"] = False
-    allocate: Annotated[Literal["uniform", "auto"], "how a budget is shared out among the groups"] = "uniform"
 
     def __post_init__(self) -> None:
         """Check every option except the widths, which need the network."""
         super().__post_init__()
-        if self.allocate == "auto" and self.macs is None and self.params is None:
-            raise OptionError("`allocate: auto` shares out a budget; give `macs` or `params`.")
         exclude(self, "keep", "macs", "params", "widths")
         exclude(self, "widths", "round_to")
         if self.method != "kmeans" and self.cluster not in (None, "rows"):

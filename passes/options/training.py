@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from fxprune.errors import OptionError
 
@@ -13,8 +13,6 @@ from .ranges import Range, interval, rises
 
 Scheduler = Literal["cosine", "tanh", "poly", "step", "multistep", "constant", "wsd", "rsqrt"]
 Amp = Literal["float16", "bfloat16"]
-SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
-AMP: tuple[str, ...] = get_args(Amp)
 # The schedulers that fall to ``min_lr``.
 FALLING = ("cosine", "tanh", "poly", "wsd", "rsqrt")
 Milestones = Annotated[Sequence[float] | None, Range("epochs above 0 in ascending order", rises)]

@@ -14,7 +14,6 @@ from fxprune.plans import Plan
 from fxprune.select import select
 
 from .features import activations, features
-from .greedy import widths_by_loss
 from .kmeans import Labels, balanced_kmeans, kmeans, weighted_kmeans
 from .widths import Budget, check_near, widths_for, widths_given, widths_within
 
@@ -32,7 +31,6 @@ def plan(
     only: Sequence[str] | None = None,
     freeze: Sequence[str] | None = None,
     internal_only: bool = False,
-    allocate: str = "uniform",
     cluster: str = "rows",
     batches: Iterable[Any] | None = None,
 ) -> Plan:
@@ -53,9 +51,6 @@ def plan(
         only: patterns; groups that match none of them keep their widths (:func:`fxprune.select.select`).
         freeze: patterns; groups that match one of them keep their widths.
         internal_only: only groups inside a residual branch become narrower.
-        allocate: how to distribute ``macs`` or ``params``: ``uniform``: the same share of channels in every group;
-            ``auto``: first where clustering loses least (:func:`fxprune.passes.planning.widths_by_loss`); experiments
-            do not show that it is better at equal MACs (docs/reports/results.md).
         cluster: by which features channels are alike: ``rows``: the numbers in the rows of all tied parameters;
             ``activations``: what their readers read, on ``batches``; ``outputs``: the same, where a channel counts as
             much as the columns that read it.
@@ -88,17 +83,11 @@ def plan(
             "`widths` says which groups become narrower: `only`, `freeze` and `internal_only` do not go with it."
         )
     selected = select(coupling, only=only, freeze=freeze, internal_only=internal_only) if chosen else None
-    if allocate not in _ALLOCATIONS:
-        raise OptionError(f"there is no allocation `{allocate}`; take one of {', '.join(_ALLOCATIONS)}.")
-    if allocate != "uniform" and macs is None and params is None:
-        raise OptionError(f"`allocate={allocate}` shares out a budget; give `macs` or `params`.")
     wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
     asked = {name: wish for name, wish in wishes.items() if wish is not None} or {"keep": 0.5}
     if len(asked) > 1:
         raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
-    after, how = _widths(coupling, asked, round_to, selected, allocate)
-    if allocate != "uniform":
-        how += f", allocated by {allocate}"
+    after, how = _widths(coupling, asked, round_to, selected)
     if selected is not None:
         how += f", {len(selected)} of {len(coupling.groups)} groups"
     narrower = [group for name, group in coupling.groups.items() if after.get(name, group.width) < group.width]
@@ -141,7 +130,7 @@ def _check_weights(coupling: Coupling) -> None:
 
 
 def _widths(
-    coupling: Coupling, asked: Mapping[str, Any], round_to: int, selected: Set[str] | None, allocate: str
+    coupling: Coupling, asked: Mapping[str, Any], round_to: int, selected: Set[str] | None
 ) -> tuple[dict[str, int], str]:
     """Return the widths for the one given wish, and a text that says what was reached."""
     ((wish, value),) = asked.items()
@@ -152,7 +141,7 @@ def _widths(
         check_near(coupling, value, after)
         return after, f"keep {value:g}"
     budget: Budget = "macs" if wish == "macs" else "params"
-    return _ALLOCATIONS[allocate](coupling, budget, value, round_to, selected)
+    return widths_within(coupling, budget, value, round_to, selected)
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:
@@ -178,8 +167,6 @@ _METHODS: dict[str, Callable[[Coupling, Group, int, int], Labels]] = {
 
 # What channels are compared by.
 CLUSTER = ("rows", "activations", "outputs")
-
-_ALLOCATIONS = {"uniform": widths_within, "auto": widths_by_loss}
 
 
 def _numbered(labels: Labels) -> Labels:

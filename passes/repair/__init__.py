@@ -2,5 +2,5 @@
 
 from .align import align_norms
 from .enough import inputs_needed
-from .fold import REPAIRS, fold, repair
+from .fold import fold, repair
 from .layers import Repair

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.common.modules import device_of, named_tensors
 from fxprune.common.torch_private import pytree, storage_id
-from fxprune.passes.calibration import Calibration, Contraction, Execution, observe
+from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def inputs_needed(narrow: fx.GraphModule, inputs: Calibration) -> dict[str, int]
     device = device_of(narrow)
     batch = pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs.batches[0])
     storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
-    observer = observe(storages)
+    observer = Observer(storages)
     execution = Execution(narrow, [batch])
     for node in execution.nodes:
         execution.compute(node, 0, observer if node.op.startswith("call") else None)

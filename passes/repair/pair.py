@@ -11,7 +11,7 @@ from fxprune.common.inputs import inputs_for
 from fxprune.common.modules import device_of, named_tensors
 from fxprune.common.torch_private import pytree, storage_id
 from fxprune.coupling import Shape
-from fxprune.passes.calibration import Calibration, Contraction, Execution, Shares, merge_value, observe
+from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer, Shares, merge_value
 from fxprune.passes.rewrite import WIDE
 from fxprune.plans import Plan
 
@@ -59,7 +59,7 @@ class Pair:
     def _survey(self, execution: Execution) -> None:
         """Note the operations that are linear in each weight, and which wide outputs will be wanted."""
         for node in execution.nodes:
-            observer = observe(self.storages)
+            observer = Observer(self.storages)
             execution.compute(node, 0, observer if node.op.startswith("call") else None)
             execution.free(node)
             seen = observer.seen
@@ -89,7 +89,7 @@ class Pair:
         if not node.op.startswith("call"):
             execution.compute(node, batch)
             return []
-        observer = observe(self.storages)
+        observer = Observer(self.storages)
         execution.compute(node, batch, observer)
         return observer.seen
 

@@ -14,9 +14,6 @@ from fxprune.common.files import write_text
 from fxprune.errors import CheckpointError, OptionError
 from fxprune.passes.store import EVENTS, METRICS
 
-# These differ from run to run; the options determine everything else in the file.
-WALL_CLOCK = ("images_per_second", "seconds")
-
 Record = dict[str, Any]
 
 

@@ -1,5 +1,5 @@
 """Rewrite the captured graph by a plan: the result computes what the snapped network does."""
 
-from .narrow import UNEQUAL, absorb, merged_by, narrow
+from .narrow import UNEQUAL, absorb, merged_by, merged_tensors, narrow
 from .site import WIDE
 from .sums import FACTOR

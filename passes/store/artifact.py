@@ -41,7 +41,6 @@ from .network import (
     VERSION,
     check_images,
     check_tensors,
-    example_of,
     plan_document,
     read_network,
     with_integers,
@@ -194,7 +193,6 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     folder = Path(directory)
     read_manifest(folder).check(folder, NETWORK_FILES)
     content, plan = read_network(folder), StoredPlan(plan_document(folder), folder / PLAN)
-    example = example_of(plan, folder)
     check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
     check_tensors(plan, tensors, folder)
@@ -205,7 +203,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
     network.meta.update(
         plan=on_model,
-        example_inputs=with_integers(example, content["integers_below"]),
+        example_inputs=with_integers(plan.example_inputs, content["integers_below"]),
         earlier=content["earlier"],
         factors=content["factors"],
         absorbed=content["absorbed"],
@@ -266,7 +264,7 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     content = read_network(folder)
     precision, below = content["precision"], content["integers_below"]
     wanted = read_tensors(folder / PROBE)
-    example = example_of(StoredPlan(plan_document(folder), folder / PLAN), folder)
+    example = StoredPlan(plan_document(folder), folder / PLAN).example_inputs
     try:
         _, found = ask(network, example, precision=precision, below=below)
     except Exception as error:

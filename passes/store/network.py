@@ -21,14 +21,6 @@ _PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 REMEDY = "Save the network again."
 
 
-def example_of(plan: StoredPlan, folder: Path) -> Any:
-    """Return the example of a stored plan; raise CheckpointError if it is damaged."""
-    try:
-        return plan.example_inputs
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / PLAN} is damaged: {error!r}. {REMEDY}") from error
-
-
 def with_integers(example: Inputs, below: int) -> Inputs:
     """Return an example whose integers have values, if it has any."""
     if all(x.is_floating_point() or x.is_complex() for x in tensors_of(example)):

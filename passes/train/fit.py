@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fxprune.common.precision import check_precision
 from fxprune.errors import DataError, OptionError
+from fxprune.passes.csgd import check_precision
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint
 

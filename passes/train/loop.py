@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.common.random import Stream, read_streams, seeded, set_streams
+from fxprune.common.random import seeded
 from fxprune.errors import DataError, DivergedError, StoppedError
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint, distinct_tensors
@@ -28,6 +28,7 @@ from .sharding import LocalBatch, local_batches
 from .signals import StopRequest
 from .state import Progress, load_tensors
 from .step import LossWatch, Step, make_optimizer
+from .streams import Stream, read_streams, set_streams
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import runs
 from benchmarks.coverage import __main__ as coverage
 
 
@@ -12,13 +13,13 @@ def run(tmp_path, monkeypatch):
     """The command on a folder of its own, with work that notes what it is asked to do."""
     asked = []
 
-    def fake_run_each(work, tasks, limits, *, jobs):
+    def fake_run_each(work, tasks, limits, *, jobs, preload):
         for task, _ in tasks:
             asked.append(task.model)
             yield task, {"parameters": 1, "groups": 1} | ({"error": "no"} if task.model == "test_vit" else {})
 
     monkeypatch.setattr(coverage, "WORK", tmp_path / "work")
-    monkeypatch.setattr(coverage, "run_each", fake_run_each)
+    monkeypatch.setattr(runs, "run_each", fake_run_each)
     monkeypatch.setattr(coverage, "DOCS", tmp_path / "docs")
     monkeypatch.setattr(coverage, "imported", lambda: [])  # which files a check imports takes a process to find
 

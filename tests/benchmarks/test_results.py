@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import runs
 from benchmarks.results import command
 from benchmarks.results.__main__ import TABLE
 from benchmarks.results.journal import Journal
@@ -21,7 +22,7 @@ def test_a_run_resumes(tmp_path, monkeypatch, capsys):
                 raise KeyboardInterrupt
             yield task, {"top1": 0.5, "loss": 1.0, "seconds": 1.0}
 
-    monkeypatch.setattr(command, "run_each", fake)
+    monkeypatch.setattr(runs, "run_each", fake)
     arguments = ["--quick", "--only", "*5/8", "--output", str(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
         command.run_table(TABLE, arguments)

@@ -10,7 +10,8 @@ from samples import SAMPLES
 from torch import nn
 
 import fxprune
-from benchmarks.rounding import difference, in_format, page, permuted, settled
+from benchmarks.rounding.__main__ import page
+from benchmarks.rounding.measure import difference, in_format, permuted, settled
 from fxprune.passes.verify.randomise import randomised
 
 

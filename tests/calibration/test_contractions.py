@@ -8,7 +8,7 @@ from torch import nn
 
 from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import storage_id
-from fxprune.passes.calibration import observe
+from fxprune.passes.calibration import Observer
 
 # Sums of some hundred float64 terms, in another order.
 CLOSE = 1e-12
@@ -44,7 +44,7 @@ class Left(nn.Module):
 
 
 def seen_in(layer, x):
-    observer = observe({storage_id(tensor): name for name, tensor in named_tensors(layer)})
+    observer = Observer({storage_id(tensor): name for name, tensor in named_tensors(layer)})
     with torch.no_grad(), observer:
         out = layer(x)
     (found,) = observer.seen
@@ -93,7 +93,7 @@ def test_a_matrix_of_no_weight_is_not_observed():
             return x @ (2 * self.weight).t()
 
     layer = Computed(5, 6)
-    observer = observe({storage_id(tensor): name for name, tensor in named_tensors(layer)})
+    observer = Observer({storage_id(tensor): name for name, tensor in named_tensors(layer)})
     with torch.no_grad(), observer:
         layer(torch.randn(3, 5))
     assert observer.seen == []

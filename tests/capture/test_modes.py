@@ -110,3 +110,9 @@ def test_gradients_stop_where_they_stop_in_the_model():
     assert captured.a.weight.grad is not None
     # float32, the same operations.
     torch.testing.assert_close(captured.a.weight.grad, model.a.weight.grad, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_graph_that_is_captured_again_keeps_its_blocks(name):
+    first = capture(Small(MODES[name]).eval(), (IMAGES,))
+    assert capture(first, (IMAGES,)).code.count("with torch.") == first.code.count("with torch.") == 1

@@ -60,6 +60,7 @@ BAD = [
     ("{small} --strength 1 --deviation 1e-6", ["`strength`", "`deviation`"]),
     ("{small} --csgd-epoch 3", ["`--csgd-epoch`", "`--csgd-epochs`"]),
     ("{small} --keeep=0.3", ["`--keeep`", "`--keep`"]),
+    ("{small} --macs 0.5 --allocate auto", ["`--allocate` is gone", "`auto` was no better"]),
     ("{small} --epochs 1.5", ["--epochs", "an integer", "`1.5`"]),
     ("{small} --lr none", ["--lr", "a number", "`none`"]),
     ("{small} --recipe resnet_cifar", ["`resnet_cifar`", "neither a file nor a name"]),

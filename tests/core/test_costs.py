@@ -9,7 +9,7 @@ from helpers.hand_made import Normed, Plain, normed, plain
 from torch import nn
 
 from fxprune.analysis import couple
-from fxprune.costs import Cost, cost, cost_terms, latency, widths_cost
+from fxprune.costs import Cost, cost, cost_terms, latency
 from fxprune.models_zoo.registry import create_model
 from fxprune.passes.planning.plan import plan
 
@@ -26,7 +26,6 @@ CASES = [
 def test_cost_of_a_plan_is_the_cost_of_the_narrow_network(make, network, widths):
     case = make()
     measured = cost(network(*widths.values()), tuple(x.float() for x in case.inputs))
-    assert widths_cost(case.coupling, widths) == measured
     assert cost(plan(case.coupling, widths=widths, method="even")) == measured
     assert cost(case.coupling) == cost(case.model, case.inputs)
 

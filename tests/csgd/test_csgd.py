@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.csgd_made import OPTIMIZERS, PLAIN, SQUARE, assert_shrunk, away, backward, plan_of, steps
 from helpers.hand_made import Plain, plain, square
-from timm.optim import MADGRAD
+from timm.optim import MADGRAD, Lamb
 
 import fxprune
 from fxprune.errors import NoPullWarning
@@ -155,23 +155,33 @@ def test_two_tied_axes_are_pulled_one_after_the_other():
     assert_shrunk(single, away(case.model, plan), 0.9)
 
 
-def test_gradients_within_a_cluster_become_their_mean():
+@pytest.mark.parametrize("kind", [torch.optim.SGD, Lamb])
+def test_the_optimizer_sees_mean_gradients_of_clusters(kind):
     case = plain()
     plan = plan_of(case, PLAIN)
-    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.0)
+    optimizer = kind(case.model.parameters(), lr=0.0)
     backward(case.model, case, 0)
     case.model.bn1.weight.grad = None
     raw = {name: p.grad.clone() for name, p in case.model.named_parameters() if p.grad is not None}
-    with pytest.warns(NoPullWarning), csgd(case.model, plan, optimizer, strength=2.0):
-        optimizer.step()
+    names = {id(p): name for name, p in case.model.named_parameters()}
+    places = [names[id(p)] for p in optimizer.param_groups[0]["params"]]
+    seen = {}
+    hook = csgd(case.model, plan, optimizer, strength=2.0)
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.update(zip(places, [p.grad for p in optimizer.param_groups[0]["params"]], strict=True))
+    )
+    optimizer.step()
+    with pytest.warns(NoPullWarning):
+        hook.remove()
     cluster = torch.tensor(PLAIN["conv1.weight"])
     for name in ("conv1.weight", "conv1.bias", "bn1.bias"):
         means = torch.stack([raw[name][cluster == label].mean(0) for label in cluster])
-        torch.testing.assert_close(
-            case.model.get_parameter(name).grad, means, rtol=1e-13, atol=1e-13
-        )  # float64 rounding
+        found = seen[name] if kind is Lamb else seen[name][cluster]  # a row for each position, or for each cluster
+        torch.testing.assert_close(found, means, rtol=1e-13, atol=1e-13)  # float64 rounding
     assert torch.equal(case.model.head.weight.grad, raw["head.weight"])
     assert case.model.bn1.weight.grad is None
+    if kind is torch.optim.SGD:
+        assert all(torch.equal(case.model.get_parameter(name).grad, gradient) for name, gradient in raw.items())
 
 
 @pytest.mark.parametrize("how", ["closure", "closure by name", "lbfgs", "scaler"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import copy
 
 import numpy as np
@@ -19,7 +20,6 @@ from fxprune.passes.csgd.law import (
     advance,
     coupled_curve,
     momentum_of,
-    slow_root,
     solve_coupled_strength,
 )
 
@@ -30,6 +30,17 @@ KINDS = {
     "nesterov": Momentum(0.9, nesterov=True, weight_decay=1e-2),
     "dampened": Momentum(0.5, dampening=0.3),
 }
+
+
+def slow_root(lr, strength, options):
+    """Return the factor per step of the deviation once momentum has built up: the larger |z|."""
+    q = lr * (strength + options.weight_decay)
+    if options.nesterov:
+        total, product = (1.0 + options.momentum) * (1.0 - q), options.momentum * (1.0 - q)
+    else:
+        total, product = 1.0 + options.momentum - (1.0 - options.dampening) * q, options.momentum
+    root = cmath.sqrt(total * total - 4.0 * product)
+    return max(abs(total + root), abs(total - root)) / 2.0
 
 
 def sgd(model, options, lr):

@@ -10,8 +10,7 @@ from helpers.tiny import Tiny, tiny_data
 from torch import nn
 
 import fxprune
-from fxprune.errors import InputError, OptionError
-from fxprune.passes.job import compression
+from fxprune.errors import OptionError
 from fxprune.passes.job.stages import widths_of_stages
 from fxprune.passes.job.training import Trainer
 from fxprune.passes.options.job import Job
@@ -39,7 +38,7 @@ def stages_of(job, model):
         ({"stages": "auto", "keep": 0.25}, [(5, 4), (3, 2), (2, 2)]),
         ({"stages": [0.75, 0.5], "freeze": ["second"]}, [(6, 6), (4, 6)]),
         ({"stages": "auto", "macs": 0.3}, None),
-        ({"stages": "auto", "params": 0.3, "allocate": "auto"}, None),
+        ({"stages": "auto", "params": 0.3}, None),
     ],
 )
 def test_widths_of_the_stages(options, widths):
@@ -136,55 +135,3 @@ def test_a_run_that_broke_off_goes_on(done, tmp_path, monkeypatch, stage):
     for name in ("snapped.safetensors", "weights.safetensors"):
         before, after = read_tensors(result.output / name), read_tensors(again.output / name)
         assert all(torch.equal(before[key], value) for key, value in after.items())
-
-
-ALLOCATED = {"stages": "auto", "macs": 0.4, "allocate": "auto"}
-
-
-def alike(model, *_, **__):
-    """A training after which half of the second rows are superfluous."""
-    with torch.no_grad():
-        model.second.weight[3:] = model.second.weight[:3]
-
-
-def test_a_budget_is_shared_out_by_the_trained_weights(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    model, trained, seen = Tiny(), Tiny(), []
-    trained.load_state_dict(model.state_dict())
-    alike(trained)
-    asked = Job(model=model, data=tiny_data(), **ALLOCATED)
-    expected = stages_of(asked, trained)
-    assert expected != stages_of(asked, model)
-
-    def stages(trainer, network, coupling, widths, *_):
-        seen.extend(widths)
-        raise InputError("enough")
-
-    monkeypatch.setattr(Trainer, "train_wide", lambda trainer, network, *_: alike(network))
-    monkeypatch.setattr(compression, "narrow_in_stages", stages)
-    with pytest.raises(InputError, match="enough"):
-        fxprune.compress(model, tiny_data(), output=tmp_path / "out", **ALLOCATED, **QUICK)
-    assert seen == expected
-
-
-def test_a_shared_out_budget_is_the_same_after_a_run_broke_off(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    model, train = Tiny(), Trainer.train_csgd
-
-    def broken(*args, **kwargs):
-        reached = train(*args, **kwargs)
-        if kwargs["stage"] == 2:
-            raise RuntimeError("power failure")
-        return reached
-
-    whole = fxprune.compress(model, tiny_data(), output=tmp_path / "whole", **ALLOCATED, **QUICK)
-    monkeypatch.setattr(Trainer, "train_csgd", broken)
-    with pytest.raises(RuntimeError, match="power failure"):
-        fxprune.compress(model, tiny_data(), output=tmp_path / "out", **ALLOCATED, **QUICK)
-    monkeypatch.undo()
-    again = fxprune.compress(model, tiny_data(), output=tmp_path / "out", resume="auto", **ALLOCATED, **QUICK)
-    assert again.widths == whole.widths
-    before, after = (read_tensors(result.output / "weights.safetensors") for result in (whole, again))
-    assert all(torch.equal(before[key], value) for key, value in after.items())
-    steps = [[record["step"] for record in read_metrics(result.output)] for result in (whole, again)]
-    assert steps[0] == steps[1]

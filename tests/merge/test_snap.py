@@ -12,7 +12,7 @@ from helpers.hand_made import Normed, Plain, normed, plain, square
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.passes.merge.concentrate import concentrate, merge_state
+from fxprune.passes.merge.concentrate import concentrate, kept_state
 from fxprune.passes.merge.snap import snap
 from fxprune.plans import Plan
 
@@ -22,6 +22,10 @@ CLUSTERS = {
     square: {"rows.weight": [0, 1, 1, 0, 2, 1], "columns.weight": [0, 0, 1, 2, 3, 2, 1, 4]},
 }
 CASES = pytest.mark.parametrize("make", list(CLUSTERS), ids=lambda make: make.__name__)
+
+
+def merge_state(model, plan):
+    return kept_state(concentrate(model, plan), plan)
 
 
 def plan_of(case, make):

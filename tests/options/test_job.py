@@ -26,7 +26,6 @@ from fxprune.passes.options.job import Job, Target
         ({"plan_file": "p", "internal_only": True}, "`internal_only` and `plan_file` exclude each other"),
         ({"plan_file": "p", "round_to": 8}, "`round_to` and `plan_file` exclude each other"),
         ({"plan_file": "p", "method": "even"}, "`method` and `plan_file` exclude each other"),
-        ({"plan_file": "p", "allocate": "auto"}, "give `macs` or `params`"),
         ({"widths": {"a": 1}, "round_to": 8}, "`widths` and `round_to` exclude each other"),
         ({"widths": {"a": 1}, "internal_only": True}, "`internal_only` and `widths` exclude each other"),
         ({"strength": 1.0, "deviation": 1e-6}, "`strength` and `deviation` exclude each other"),
@@ -89,7 +88,7 @@ def test_milestones_of_csgd_suffice_where_nothing_else_is_trained():
 def test_widths_are_not_rounded_and_a_plan_may_stand_beside_defaults():
     with pytest.raises(OptionError, match="`widths` and `round_to` exclude each other"):
         Target(widths={"a": 1}, round_to=8)
-    defaults = {"internal_only": False, "round_to": 1, "method": "kmeans", "allocate": "uniform", "only": None}
+    defaults = {"internal_only": False, "round_to": 1, "method": "kmeans", "only": None}
     assert Job(model="resnet20", data="digits", plan_file="p", **defaults).plan_file == "p"
 
 

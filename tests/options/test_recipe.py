@@ -57,6 +57,10 @@ def test_a_recipe_is_a_job(tmp_path):
 WRONG = {
     "unknown": ("lr: 1\ncsgd-epoch: 3", "a.yaml, line 2: there is no option `csgd-epoch`. Did you mean `csgd-epochs`?"),
     "not alike": ("xyz: 3", "a.yaml, line 1: there is no option `xyz`."),
+    "gone": (
+        "macs: 0.5\nallocate: auto",
+        "a.yaml, line 2: the option `allocate` is gone: every group keeps the same share of its channels",
+    ),
     "type": ("lr: 1\n\nbatch-size: lots", "a.yaml, line 3: `batch-size` must be an integer, not 'lots'."),
     "quoted": ("lr: '0.1'", "a.yaml, line 1: `lr` must be a number, not '0.1'."),
     "yes": ("pretrained: yes", "a.yaml, line 1: `pretrained` must be true or false, not 'yes'."),
@@ -101,6 +105,10 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_an_empty_recipe_has_no_options(tmp_path):
     assert read_recipe(written(tmp_path, "# nothing\n")) == {}
+
+
+def test_recipes_of_earlier_versions_say_what_is_always_done(tmp_path):
+    assert read_recipe(written(tmp_path, "macs: 0.5\nallocate: uniform")) == {"macs": 0.5}
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path, monkeypatch):
@@ -206,8 +214,7 @@ def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
         ({"internal_only": True, "method": "even", "keep": 0.5}, {"plan_file": "p"}, {"plan_file": "p"}),
         ({"plan_file": "p", "lr": 1}, {"round_to": 8}, {"round_to": 8, "lr": 1}),
         ({"round_to": 8, "only": ["a"]}, {"widths": {"a": 1}}, {"widths": {"a": 1}}),
-        ({"macs": 0.5, "allocate": "auto"}, {"keep": 0.5}, {"keep": 0.5}),
-        ({"stages": "auto", "macs": 0.5, "allocate": "auto"}, {"stages": [0.5]}, {"stages": [0.5]}),
+        ({"stages": "auto", "macs": 0.5}, {"stages": [0.5]}, {"stages": [0.5]}),
         # what is off, or as it is anyway, replaces nothing
         ({"keep": 0.5}, {"stages": None, "plan_file": None}, {"keep": 0.5, "stages": None, "plan_file": None}),
         ({"widen": 2.0}, {"round_to": 1, "pretrained": False}, {"widen": 2.0, "round_to": 1, "pretrained": False}),

@@ -187,7 +187,6 @@ def test_budget_is_met_or_the_nearest_reachable_one(budget, share, domain):
         assert result.method == f"even, {budget} {share:g}: {reached:.4f} is the nearest reachable"
 
 
-@pytest.mark.parametrize("allocate", ["uniform", "auto"])
 @pytest.mark.parametrize(
     ("budget", "share", "domain", "nearest"),
     [
@@ -197,11 +196,11 @@ def test_budget_is_met_or_the_nearest_reachable_one(budget, share, domain):
         ("macs", 0.9, 0, "1"),
     ],
 )
-def test_a_budget_out_of_reach_is_refused(budget, share, domain, nearest, allocate):
+def test_a_budget_out_of_reach_is_refused(budget, share, domain, nearest):
     _model, coupling = tower(16, 8, 8, 8) if domain else tower(16, 48, 96, 48, 8, domain=0)
     says = f"share of {share:g} of the network's `{budget}` is out of reach: .* is {nearest}"
     with pytest.raises(OptionError, match=says):
-        plan(coupling, **{budget: share}, round_to=1 if domain == 0 else 4, method="even", allocate=allocate)
+        plan(coupling, **{budget: share}, round_to=1 if domain == 0 else 4, method="even")
 
 
 def test_groups_change_one_by_one_between_two_keeps():

@@ -17,7 +17,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 # Rooms whose files are imported one by one: each is a concept of its own.
 OPEN = {"fxprune.common", "benchmarks", "fxprune.cli", "examples"}
 # Break what is inside of a room on purpose, to see it found.
-BREAKS = {"benchmarks.fuzz.folders", "benchmarks.fuzz.networks"}
+BREAKS = {"benchmarks.fuzz.folders", "benchmarks.fuzz.networks", "benchmarks.fuzz.subjects"}
 # Hand things on, lazily or as a program: what they import is not of their own.
 FACES = {"fxprune", "fxprune.__main__", "fxprune.passes"}
 

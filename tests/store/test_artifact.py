@@ -191,6 +191,11 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+def misread_earlier(folder):
+    plan = json.loads((folder / "plan.json").read_text()) | {"inputs": [["float3", [1]]]}
+    edit(earlier=[{name: value for name, value in plan.items() if name != "sha256"}])(folder)
+
+
 DAMAGED = {
     "unfinished": (remove("manifest.json"), r"no manifest.json in it \(graph.json, network.json, plan.json"),
     "no description": (remove("network.json"), "cannot read .*network.json: No such file"),
@@ -212,6 +217,7 @@ DAMAGED = {
     "other nodes": (edit("graph.json", nodes=[]), "graph.json is damaged: the last node, and no other"),
     "another precision": (edit(precision="int4"), "there is no precision 'int4'"),
     "earlier plan": (edit(earlier=[{}]), "is not an fxprune plan"),
+    "inputs of an earlier plan": (misread_earlier, r"network.json is damaged: .* cannot be float3 \[1\]"),
     "unknown factory": (edit(model={"factory": "hub"}), "is damaged: `model` is"),
 }
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from helpers import ranks_worker
 
-from fxprune.common.random import Stream
 from fxprune.errors import CheckpointError
 from fxprune.passes.job.resume import open_phases
 from fxprune.passes.options.job import Job
 from fxprune.passes.train.ranks import Ranks
+from fxprune.passes.train.streams import Stream
 
 pytestmark = pytest.mark.xdist_group("ranks")  # the fixture is dear
 TESTS = Path(__file__).parents[1]

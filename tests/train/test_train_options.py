@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
 from fxprune.passes.options.job import Job
-from fxprune.passes.options.training import SCHEDULERS, TrainOptions
+from fxprune.passes.options.training import Scheduler, TrainOptions
 from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
 from fxprune.passes.train.loss import make_loss
@@ -45,7 +46,7 @@ def test_how_a_rate_falls(case):
     assert {step: rates[step] for step in law} == pytest.approx(law, rel=1e-12)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_every_schedule_is_the_one_that_was_announced(scheduler, accumulate):
     seen, data = [], points()

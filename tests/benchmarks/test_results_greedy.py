@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.hand_made import normed, plain
-from helpers.tower import after, tower
+from helpers.tower import tower
 
 import fxprune
-from fxprune.costs import cost, cost_terms, widths_cost
+from benchmarks.results.greedy import loss_curve, slopes_of, widths_by_loss
+from fxprune.costs import cost, cost_terms
 from fxprune.errors import OptionError
 from fxprune.models_zoo.registry import create_model
-from fxprune.passes.planning.greedy import loss_curve, widths_by_loss
 
 
 def seeded_tower(*widths, **options):
@@ -22,6 +22,14 @@ def seeded_tower(*widths, **options):
         for layer in model.layers:
             layer.weight.normal_()
     return model, coupling
+
+
+def cost_at(coupling, widths):
+    return cost(fxprune.plan(coupling, widths=widths, method="even"))
+
+
+def widths_at(coupling, budget, share):
+    return [*widths_by_loss(coupling, budget, share)[0].values()]
 
 
 @pytest.mark.parametrize("budget", ["macs", "params"])
@@ -34,12 +42,12 @@ def test_terms_are_the_cost_and_slopes_its_differences(budget, name):
     widths = {group.name: int(np.random.default_rng(i).integers(1, group.width + 1)) for i, group in enumerate(groups)}
     shares = np.array([*(widths[group.name] / group.width for group in groups), 1.0])
     assert terms.value(np.ones(len(groups) + 1)) == getattr(cost(coupling), budget)
-    assert terms.value(shares) == pytest.approx(getattr(widths_cost(coupling, widths), budget), abs=0.6)  # it rounds
+    assert terms.value(shares) == pytest.approx(getattr(cost_at(coupling, widths), budget), abs=0.6)  # it rounds
     for place in (0, len(groups) // 2, len(groups) - 1):
         step = np.zeros(len(groups) + 1)
         step[place] = 1e-3
         difference = (terms.value(shares + step) - terms.value(shares - step)) / 2e-3
-        assert terms.slopes(shares)[place] == pytest.approx(difference, rel=1e-6)  # of a square: exact but for rounding
+        assert slopes_of(terms, shares)[place] == pytest.approx(difference, rel=1e-6)  # of a square: it rounds
 
 
 def test_the_curve_is_convex_and_zero_down_to_the_distinct_rows():
@@ -65,60 +73,42 @@ def test_a_group_of_duplicates_gets_narrow_first():
     model, coupling = seeded_tower(16, 24, 24, 24, 16)
     with torch.no_grad():
         model.layers[1].weight[12:] = model.layers[1].weight[:12]
-    share = widths_cost(coupling, {"layers.1.weight": 12}).macs / cost(coupling).macs
-    assert after(fxprune.plan(coupling, macs=share, allocate="auto")) == [24, 12, 24]
+    share = cost_at(coupling, {"layers.1.weight": 12}).macs / cost(coupling).macs
+    assert widths_at(coupling, "macs", share) == [24, 12, 24]
 
 
 def test_small_groups_of_large_cost_pay_before_large_groups_of_small_cost():
     _model, coupling = seeded_tower(400, 20, 20, 20, 4)
-    first, *_, last = after(fxprune.plan(coupling, macs=0.6, allocate="auto"))
+    first, *_, last = widths_at(coupling, "macs", 0.6)
     assert first < 14 < last
 
 
 @pytest.mark.parametrize("budget", ["macs", "params"])
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.25, 0.1])
-@pytest.mark.parametrize("method", ["kmeans", "even"])
-def test_the_budget_is_met(budget, share, method):
+def test_the_budget_is_met(budget, share):
     _model, coupling = seeded_tower(16, 48, 96, 48, 8)
-    result = fxprune.plan(coupling, **{budget: share}, allocate="auto", method=method)
-    reached = getattr(cost(result), budget) / getattr(cost(coupling), budget)
+    widths, how = widths_by_loss(coupling, budget, share)
+    reached = getattr(cost_at(coupling, widths), budget) / getattr(cost(coupling), budget)
     assert reached == pytest.approx(share, rel=0.01)  # the promise
-    assert result.method == f"{method}, {budget} {share:g}: {reached:.4f}, allocated by auto"
+    assert how == f"{budget} {share:g}: {reached:.4f}"
 
 
 def test_balanced_groups_keep_a_common_divisor():
     _model, coupling = seeded_tower(16, 48, 96, 48, 8, domain=0)
-    widths = after(fxprune.plan(coupling, macs=0.3, allocate="auto"))
+    widths = widths_at(coupling, "macs", 0.3)
     assert widths[0] * 2 == widths[1] == widths[2] * 2
     assert 48 % widths[0] == 0
     case = normed()
-    assert after(fxprune.plan(case.coupling, params=0.5, allocate="auto")) in ([6, 4], [3, 2])
-
-
-@pytest.mark.parametrize("round_to", [1, 4])
-def test_selected_groups_alone_and_round_widths(round_to):
-    _model, coupling = seeded_tower(16, 48, 96, 48, 8)
-    plan = fxprune.plan(coupling, macs=0.7, allocate="auto", freeze=["layers.2"], round_to=round_to)
-    assert plan.widths["layers.2.weight"] == (48, 48)
-    assert all(width % round_to == 0 for width in after(plan))
+    assert widths_at(case.coupling, "params", 0.5) in ([6, 4], [3, 2])
 
 
 def test_the_least_of_what_can_be_had():
-    _model, coupling = seeded_tower(16, 8, 8, 8)
-    widths, how = widths_by_loss(coupling, "params", 0.36, 4)
-    assert list(widths.values()) == [4, 4]
+    _model, coupling = seeded_tower(16, 48, 96, 48, 8, domain=0)
+    widths, how = widths_by_loss(coupling, "params", 0.1)
+    assert [*widths.values()] == [12, 24, 12]
     assert "is the nearest reachable" in how
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"allocate": "best", "macs": 0.5}, "no allocation `best`; take one of uniform, auto"),
-        ({"allocate": "auto"}, "`allocate=auto` shares out a budget; give `macs` or `params`"),
-        ({"allocate": "auto", "keep": 0.5}, "give `macs` or `params`"),
-        ({"allocate": "auto", "macs": 1.5}, "`macs` is a share above 0 and up to 1, not 1.5"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(OptionError, match=message):
-        fxprune.plan(plain().coupling, **options)
+def test_a_share_out_of_its_range_is_refused():
+    with pytest.raises(OptionError, match=r"`macs` is a share above 0 and up to 1, not 1\.5"):
+        widths_by_loss(plain().coupling, "macs", 1.5)

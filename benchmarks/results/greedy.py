@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
-
-from .features import features
-from .kmeans import Points
-from .widths import Unit, check_share, excess, refined, units_of
+from fxprune.passes.planning import Unit, check_share, excess, features, refined, units_of
 
 Curve = Callable[[Coupling, Group], NDArray[np.float64]]
 
@@ -21,8 +18,6 @@ def widths_by_loss(
     coupling: Coupling,
     budget: Budget,
     share: float,
-    round_to: int = 1,
-    selected: Set[str] | None = None,
     curve: Curve | None = None,
 ) -> tuple[dict[str, int], str]:
     """cost(widths) = share * cost(network) within 1 %, else the nearest, at a small total loss.
@@ -36,8 +31,6 @@ def widths_by_loss(
         coupling: the analysis, with its model still alive.
         budget: what to count.
         share: of the network's total, above 0, up to 1.
-        round_to: as in :func:`fxprune.passes.planning.widths.widths_for`.
-        selected: as there.
         curve: coupling and group -> loss with 1 to width clusters, convex; None: :func:`loss_curve`.
 
     Returns:
@@ -45,15 +38,13 @@ def widths_by_loss(
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: ``share`` or ``round_to`` outside its range.
+        OptionError: ``share`` outside its range.
         PlanError: the model no longer exists.
     """
     check_share(budget, share)
-    units = units_of(coupling, round_to, selected)
+    units = units_of(coupling, round_to=1)
     total: int = getattr(cost(coupling), budget)
-
     terms = cost_terms(coupling, budget).by_group(coupling)
-
     above = excess(coupling, terms, budget, share)
     last, before = _descend(coupling, units, terms, share * total, curve or loss_curve)
     best = min(last, before, key=lambda widths: abs(above(widths)))
@@ -76,7 +67,7 @@ def loss_curve(coupling: Coupling, group: Group) -> NDArray[np.float64]:
     return float((points**2).sum()) / group.width * lost_over_left(points)
 
 
-def lost_over_left(points: Points) -> NDArray[np.float64]:
+def lost_over_left(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """r_k / (1 - r_k) for k = 1 to n clusters of n points.
 
     r_k is the share of the sum of squares that is lost when points become the means of k clusters.
@@ -119,7 +110,7 @@ def _descend(
 
     before = widths()
     while terms.value(shares) > goal and any(row):
-        slopes = terms.slopes(shares)
+        slopes = slopes_of(terms, shares)
         price = [
             _price(loss, here, unit.widths, slopes[places] / full[places]) if here else np.inf
             for loss, here, unit, places in zip(losses, row, units, on, strict=True)
@@ -129,6 +120,16 @@ def _descend(
         row[best] -= 1
         shares[on[best]] = units[best].widths[row[best]] / full[on[best]]
     return widths(), before
+
+
+def slopes_of(terms: CostTerms, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the derivative of the cost by each share."""
+    lengths, by_factor = terms.lengths(shares), np.zeros(terms.weights.shape[0])
+    for place in range(lengths.shape[1]):
+        others = np.delete(lengths, place, axis=1).prod(axis=1)
+        np.add.at(by_factor, terms.factors[:, place], terms.scale * others)
+    slopes: NDArray[np.float64] = terms.weights.T @ by_factor
+    return slopes
 
 
 def _price(loss: NDArray[np.float64], here: int, widths: NDArray[np.int64], slopes: NDArray[np.float64]) -> float:

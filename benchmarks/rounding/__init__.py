@@ -1,0 +1,1 @@
+"""The rounding of narrow networks in every format."""

@@ -1,0 +1,109 @@
+"""Measure the error of narrow networks in every format, in units of the wide one's rounding.
+
+The unit: the channels of the wide network are permuted within their groups, which only changes the order of sums. Each
+network has its own process, the smallest first; an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks import ROOT
+from benchmarks.coverage.classes import read
+from benchmarks.coverage.journal import digest, sources
+from benchmarks.runs import add_limits, append_row, read_rows, run_all
+from benchmarks.trust_page import markdown_table, paragraph, write_section
+
+from .measure import FORMATS, PERMUTATIONS, Task, work
+
+WORK = ROOT / "build" / "rounding"
+JOURNAL = WORK / "results.jsonl"
+
+TEXT = """
+`python -m benchmarks.rounding` takes the smallest network of each class of timm with random weights, at a small image,
+makes it narrow to half its width in clusters drawn at random, and compares it with the snapped wide network, which
+computes the same but for rounding. The unit is what the wide network's own rounding comes to: the largest difference,
+over {permutations} draws, between it and itself with its channels in another order within their groups. onnxruntime,
+with and without its optimiser, and `torch.compile` are in units of eager float32. In bfloat16 and float16 the order of
+sums moves little, since they run in float32; columns that were added up are rounded as one number there, where the wide
+network rounds each: some units are what that comes to. {done} of {classes} classes were
+measured; {left}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure networks and write the page, which also lists those that cannot be measured."""
+    args = _parser().parse_args(argv)
+    points = sorted(read(), key=lambda point: point.parameters)
+    names = [point.name for point in points][: args.classes]
+    sha, before = digest(sources()), measured()
+    todo = [] if args.report else [name for name in names if args.again or name not in before]
+    tasks = [(Task(name, args.compile), WORK / "logs" / f"{name}.log") for name in todo]
+    for task, facts in run_all(work, tasks, args, noun="network"):
+        append_row(JOURNAL, {"model": task.model, "digest": sha, **facts})
+    rows = measured()
+    write_section("Rounding", page(rows, len(points)))
+    print(f"{len(rows)} of {len(points)} classes measured; see docs/reports/trust.md")
+    return 0
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """Map each model to its newest result."""
+    return {row["model"]: row for row in read_rows(JOURNAL)}
+
+
+def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
+    """Write the table by format, and the networks whose error is far above the unit."""
+    good = {name: row for name, row in rows.items() if "float32" in row}
+    failed = {name: row.get("error", "") for name, row in rows.items() if name not in good}
+    table = []
+    for name in FORMATS:
+        ratios = sorted(ratio for _, ratio in _ratios(good, name))
+        refused = sum(1 for row in good.values() if name in row and not math.isfinite(row[name][0]))
+        errors = [row[name][1] for row in good.values() if name in row and math.isfinite(row[name][1])]
+        if ratios:
+            spread = (
+                f"{statistics.median(ratios):.2f}",
+                f"{ratios[int(0.95 * (len(ratios) - 1))]:.2f}",
+                f"{ratios[-1]:.1f}",
+            )
+            table.append((name, len(ratios), refused, *spread, f"{max(errors):.1e}"))
+    head = ("format", "networks", "not finite when wide", "median", "95 %", "largest", "largest relative error")
+    far = [
+        f"`{model}` in {name}: {ratio:.1f}" for name in FORMATS for model, ratio in _ratios(good, name) if ratio > 10
+    ]
+    left = "the others were not reached." if len(rows) < classes else "none is left."
+    told = [
+        paragraph(TEXT.format(permutations=PERMUTATIONS, done=len(good), classes=classes, left=left)),
+        markdown_table(head, table),
+        "More than ten units: " + (", ".join(far) if far else "none") + ".",
+    ]
+    told += [f"Not measured: {', '.join(f'`{n}` ({e[:80]})' for n, e in failed.items())}."] if failed else []
+    return "\n\n".join(told)
+
+
+def _ratios(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[tuple[str, float]]:
+    for model, row in rows.items():
+        if name in row:
+            unit, error = row[name]
+            if math.isfinite(unit) and unit > 0:
+                yield model, error / unit
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rounding", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--classes", type=int, default=10**6, metavar="N", help="the smallest N only (default: all)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too: a minute for each network")
+    add_limits(parser, "network", seconds=900.0, jobs=False)
+    parser.add_argument("--again", action="store_true", help="also networks that were measured")
+    parser.add_argument("--report", action="store_true", help="measure nothing, only write the report")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

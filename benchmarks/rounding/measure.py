@@ -1,0 +1,142 @@
+"""Measure the rounding of one narrow network, and of the wide one with its channels in another order."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("float32", "channels_last", "bfloat16", "float16", "compile", "onnxruntime", "onnxruntime_plain")
+PERMUTATIONS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, and whether to compile it, which takes a minute."""
+
+    model: str
+    compile: bool
+
+
+def work(task: Task, record: Callable[..., None]) -> None:
+    """Record, format by format, the unit and the error of the narrow network."""
+    import torch
+
+    import fxprune
+    from benchmarks.coverage.network import small_form
+    from fxprune.errors import ExportError
+    from fxprune.passes.verify import random_batch, randomised, scattered
+
+    torch.set_num_threads(1)
+    form = small_form(task.model)
+    model = randomised(form.build())
+    inputs: Any = random_batch(form.example(model), 4, seed=0)
+    coupling = fxprune.couple(model, inputs)
+    plan = scattered(coupling, keep=0.5, seed=0)
+    wide = settled(fxprune.snap(model, plan).eval(), inputs)
+    narrow = fxprune.narrow(wide, plan).eval()
+    others = [permuted(wide, coupling, seed) for seed in range(PERMUTATIONS)]
+    record(parameters=form.parameters, image=form.image)
+    unit = difference(wide, others, inputs)
+    for name in FORMATS[:4]:
+        made = [in_format(each, inputs, name) for each in (wide, narrow, *others)]
+        given = made[0][1]
+        unit_here = max(difference(made[0][0], [each for each, _ in made[2:]], given), 0.0)
+        record(**{name: (unit_here, difference(made[0][0], [made[1][0]], given))})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "narrow.onnx"
+        try:
+            fxprune.export_onnx(narrow, inputs, path, batches=(2,))
+        except ExportError as error:
+            record(onnx_refused=str(error)[:200])
+        else:
+            for name, optimise in (("onnxruntime", True), ("onnxruntime_plain", False)):
+                record(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
+    if task.compile:
+        torch._dynamo.reset()
+        record(compile=(unit, difference(wide, [torch.compile(narrow)], inputs)))
+
+
+def settled(model: Any, inputs: Any) -> Any:
+    """Give the network the running statistics of one batch.
+
+    With others, signals vanish and outputs are constant.
+    """
+    import torch
+    from torch.nn.modules.batchnorm import _NormBase
+
+    from fxprune.common.inputs import run_on
+
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        run_on(model, inputs)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def permuted(model: Any, coupling: Any, seed: int) -> Any:
+    """Permute the channels of every group in all tensors of a network."""
+    import copy
+
+    import numpy as np
+    import torch
+
+    from fxprune.common.modules import named_tensors
+
+    made, draw = copy.deepcopy(model), np.random.default_rng(seed)
+    tensors = dict(named_tensors(made))
+    for group in coupling.groups.values():
+        order = draw.permutation(group.width)
+        for axis in (*group.tied, *group.readers):
+            tensor, places = tensors[axis.parameter], axis.positions
+            index = np.arange(tensor.shape[axis.dim])
+            index[places] = places[order]
+            with torch.no_grad():
+                tensor.copy_(tensor.index_select(axis.dim, torch.from_numpy(index)))
+    return made
+
+
+def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
+    """Copy a network to another format, with inputs for it."""
+    import copy
+
+    import torch
+    from torch.utils import _pytree as pytree
+
+    made = copy.deepcopy(model)
+    if name == "channels_last":
+        return made.to(memory_format=torch.channels_last), pytree.tree_map(
+            lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, inputs
+        )
+    kind = getattr(torch, "float32" if name == "float32" else name)
+    return made.to(kind), pytree.tree_map(lambda x: x.to(kind) if x.is_floating_point() else x, inputs)
+
+
+def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
+    """Return the largest relative error of all outputs of some networks; inf if not finite."""
+    import torch
+
+    from fxprune.common.inputs import run_on
+    from fxprune.passes.verify import named_outputs, relative_error
+
+    with torch.no_grad():
+        wanted = named_outputs(run_on(reference, inputs)).values()
+        every = [named_outputs(run_on(other, inputs)).values() for other in others]
+    if not all(x.isfinite().all() for x in wanted):
+        return math.inf
+    return max(relative_error(a, b) for got in every for a, b in zip(wanted, got, strict=True))
+
+
+def runner(path: Path, optimise: bool) -> Any:
+    """Load the file as a network."""
+    from fxprune.passes.onnx import onnx_runner
+
+    return onnx_runner(path, threads=1, optimise=optimise)

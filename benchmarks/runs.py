@@ -1,0 +1,69 @@
+"""Run the tasks of a command within its limits, show progress, and keep a JSON line of each, so that a run resumes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .process import PRELOAD, Facts, Limits, T, run_each
+
+GIB = 2**30
+
+
+def add_limits(parser: argparse.ArgumentParser, noun: str, *, seconds: float, jobs: bool = True) -> None:
+    """Add the limits of one task, a ``noun``, and how many run at a time."""
+    if jobs:
+        parser.add_argument("--jobs", type=int, default=1, metavar="N", help=f"{noun}s at a time (default: 1)")
+    about = f"time for one {noun} (default: {seconds:g})"
+    parser.add_argument("--seconds", type=float, default=seconds, help=about)
+    parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help=f"memory for one {noun} (default: 8)")
+
+
+def run_all(
+    work: Callable[[T, Callable[..., None]], None],
+    tasks: Sequence[tuple[T, Path]],
+    args: argparse.Namespace,
+    *,
+    noun: str,
+    preload: Sequence[str] = PRELOAD,
+) -> Iterator[tuple[T, Facts]]:
+    """Yield each task with the facts of its process, under a bar; print by ``tqdm.write`` meanwhile.
+
+    Args:
+        work: as of :func:`~benchmarks.process.run_each`.
+        tasks: task, and its log.
+        args: with the options of :func:`add_limits`.
+        noun: what a task is.
+        preload: modules that hold what ``work`` needs.
+    """
+    limits, jobs = Limits(args.seconds, int(args.memory * GIB)), getattr(args, "jobs", 1)
+    with tqdm(total=len(tasks), unit=noun, disable=None) as bar:
+        for task, facts in run_each(work, tasks, limits, jobs=jobs, preload=preload):
+            yield task, facts
+            bar.update()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a journal; a line that a crash cut off is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Write a line of a journal, below whatever a crash cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read() == b"\n" else b"\n")
+        file.write((json.dumps(row) + "\n").encode())

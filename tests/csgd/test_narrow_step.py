@@ -1,0 +1,182 @@
+"""The optimizer steps on one row per cluster; nobody but the optimizer can tell."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.csgd_made import PLAIN, assert_shrunk, away, backward, plan_of, steps
+from helpers.hand_made import plain
+
+from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.csgd.narrow_step import POINTWISE
+
+CHOSEN = ("conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias", "conv2.weight")
+
+
+def made():
+    torch.manual_seed(0)  # of the inputs: all cases of a test are the same
+    return plain()
+
+
+def started(kind=torch.optim.AdamW, lr=0.05, case=None, **options):
+    case = case or made()
+    optimizer = kind(case.model.parameters(), lr=lr, **options)
+    return case, optimizer, csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+
+
+def copies(tensors):
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+@pytest.mark.parametrize("kind", POINTWISE)
+@pytest.mark.parametrize("small", [0, 2**16])
+def test_every_optimizer_ends_where_the_wide_form_ends(kind, small, monkeypatch):
+    monkeypatch.setattr("fxprune.passes.csgd.narrow_step.SMALL", small)
+    monkeypatch.setattr("fxprune.passes.csgd.narrow_step.PIECE", 30)
+    ends = []
+    for pointwise in (True, False):
+        monkeypatch.setattr("fxprune.passes.csgd.hook.steps_pointwise", lambda _, pointwise=pointwise: pointwise)
+        case, optimizer, hook = started(kind, lr=0.01, **({} if kind is torch.optim.Rprop else {"weight_decay": 0.1}))
+        steps(case.model, case, optimizer, 5)
+        hook.remove()
+        steps(case.model, case, optimizer, 2)  # goes on with the state that the hook left
+        ends.append(copies(case.model.named_parameters()))
+    for name, end in ends[0].items():
+        # Rounding of float64, which division by small second moments makes larger.
+        torch.testing.assert_close(end, ends[1][name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_layouts_of_weights_and_gradients_are_kept(layout):
+    case = made()
+    case.model.to(memory_format=layout)
+    _, optimizer, hook = started(case=case)
+    twin, reference, wide = started()
+    before = away(case.model, plan_of(case, PLAIN))
+    for seed in range(3):
+        backward(case.model, case, seed)
+        backward(twin.model, twin, seed)
+        weight = case.model.conv2.weight
+        weight.grad = weight.grad.contiguous()
+        optimizer.step()
+        reference.step()
+        assert weight.is_contiguous(memory_format=layout)
+    assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9**3)
+    for name, parameter in case.model.named_parameters():
+        torch.testing.assert_close(parameter, twin.model.get_parameter(name), rtol=1e-9, atol=1e-9)  # float64 rounding
+    hook.remove()
+    wide.remove()
+
+
+def test_the_state_is_narrow_inside_and_wide_outside():
+    case, optimizer, hook = started()
+    steps(case.model, case, optimizer, 2)
+    weight = case.model.conv1.weight
+    assert len(optimizer.state[weight]["exp_avg"]) == 4 < len(weight)
+    index = next(i for i, p in enumerate(optimizer.param_groups[0]["params"]) if p is weight)
+    moments = optimizer.state_dict()["state"][index]["exp_avg"]
+    assert moments.shape == weight.shape
+    cluster = torch.tensor(PLAIN["conv1.weight"])
+    assert torch.equal(moments, optimizer.state[weight]["exp_avg"][cluster])
+    hook.remove()
+    assert torch.equal(optimizer.state[weight]["exp_avg"], moments)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_run_goes_on_from_its_state_to_the_bit(kind):
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    case, optimizer, hook = started(kind, **options)
+    steps(case.model, case, optimizer, 3)
+    saved = copy.deepcopy((case.model.state_dict(), optimizer.state_dict(), hook.state_dict()))
+    steps(case.model, case, optimizer, 3)
+    other, again, second = started(kind, **options)
+    for part, state in zip((other.model, again, second), saved, strict=True):
+        part.load_state_dict(state)
+    steps(other.model, other, again, 3)
+    for name, parameter in case.model.named_parameters():
+        assert torch.equal(parameter, other.model.get_parameter(name)), name
+
+
+def test_a_state_of_another_version_lets_the_weights_tell():
+    case, optimizer, hook = started()
+    steps(case.model, case, optimizer, 2)
+    state = hook.state_dict()
+    del state["narrow"]
+    before = away(case.model, plan_of(case, PLAIN))
+    hook.load_state_dict(state)
+    steps(case.model, case, optimizer, 1)
+    assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)
+
+
+WRITES = {
+    "in place": lambda parameter, new: parameter.copy_(new),
+    "through data": lambda parameter, new: parameter.data.copy_(new),
+    "other memory": lambda parameter, new: setattr(parameter, "data", new.clone()),
+}
+
+
+@pytest.mark.parametrize("small", [0, 2**16])
+@pytest.mark.parametrize("write", WRITES)
+@torch.no_grad()
+def test_what_others_write_between_steps_counts(write, small, monkeypatch):
+    monkeypatch.setattr("fxprune.passes.csgd.narrow_step.SMALL", small)
+    case, optimizer, _ = started(torch.optim.SGD, lr=0.05)
+    with torch.enable_grad():
+        steps(case.model, case, optimizer, 2)
+    optimizer.zero_grad()
+    new = {name: torch.randn_like(case.model.get_parameter(name)) for name in CHOSEN}
+    for name, value in new.items():
+        WRITES[write](case.model.get_parameter(name), value)
+    before, means = away(case.model, plan_of(case, PLAIN)), new["conv1.weight"][[0, 2, 6, 7]].mean(0)
+    for name in CHOSEN:
+        case.model.get_parameter(name).grad = torch.zeros_like(new[name])
+    optimizer.step()
+    assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)
+    torch.testing.assert_close(case.model.conv1.weight[[0, 2, 6, 7]].mean(0), means, rtol=1e-12, atol=1e-13)  # float64
+
+
+def test_a_step_that_fails_inside_the_optimizer_leaves_no_trace(monkeypatch):
+    case, optimizer, hook = started(torch.optim.SGD, momentum=0.9)
+    steps(case.model, case, optimizer, 1)
+    old = copies(case.model.named_parameters())
+    places = [id(p) for p in optimizer.param_groups[0]["params"]]
+    backward(case.model, case, 1)
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["torch.optim.sgd"], "sgd", fail)
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    for name, parameter in case.model.named_parameters():
+        assert torch.equal(parameter, old[name])
+    optimizer.zero_grad()  # removes the gradients of the narrow rows, which it still holds
+    shapes = [tuple(s["momentum_buffer"].shape) for s in optimizer.state_dict()["state"].values()]
+    assert shapes == [tuple(p.shape) for p in case.model.parameters()]
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == places
+    assert all(case.model.get_parameter(name).grad is None for name in CHOSEN)
+    before = away(case.model, plan_of(case, PLAIN))
+    steps(case.model, case, optimizer, 1)
+    assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)
+    hook.remove()
+
+
+def test_small_pulls_of_float32_add_up():
+    case = plain()
+    case.model.float()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=1e-3)
+    plan = plan_of(case, PLAIN)
+    before = away(case.model, plan)["conv1.weight", 0]
+    with csgd(case.model, plan, optimizer, strength=1.0):
+        for parameter in case.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for _ in range(3000):
+            optimizer.step()
+    left = np.float64(0.999) ** 3000
+    # One rounding of the sum, 6e-8 of numbers near 1, whatever the number of steps.
+    torch.testing.assert_close(away(case.model, plan)["conv1.weight", 0], before * left, rtol=1e-6, atol=2e-7)
