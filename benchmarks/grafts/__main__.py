@@ -6,15 +6,12 @@ Each network has its own process. An interrupted run continues; networks with a 
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
-import io
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.coverage.classes import EntryPoint, read
@@ -22,12 +19,10 @@ from benchmarks.process import Limits, run_each
 from fxprune.common.files import write_text
 
 from .check import KEEP, check
+from .rows import COLUMNS, ROWS, Rows, read_rows, text_of
 
-PAGE = ROOT / "docs" / "reports" / "graft.md"
-ROWS = PAGE.with_suffix(".csv")
+PAGE = ROWS.with_suffix(".md")
 LOGS = ROOT / "build" / "grafts"
-COLUMNS = ("model", "class", "image", "verdict", "reason", "seconds", "checked")
-Rows = dict[str, dict[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="for one network (default: 8)")
     args = parser.parse_args(argv)
     points = sorted(read(), key=lambda point: point.parameters)
-    rows = read_rows(ROWS)
+    rows = read_rows()
     names = [point.name for point in points if args.again or point.name not in rows]
     tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
     for name, facts in run_each(check, tasks, Limits(args.seconds, int(args.memory * 2**30)), jobs=1):
@@ -53,23 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_rows(path: Path) -> Rows:
-    """Read the rows of an earlier run; none without a file."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
-
-
 def write(points: Sequence[EntryPoint], rows: Rows) -> None:
     """Write the page and its rows."""
     classes = {point.name: f"{point.module}.{point.cls}" for point in points}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for name in sorted(rows):
-        writer.writerow({**rows[name], "class": classes.get(name, "")})
-    write_text(ROWS, text.getvalue())
+    write_text(ROWS, text_of({name: {**row, "class": classes.get(name, "")} for name, row in rows.items()}))
     write_text(PAGE, page(classes, rows))
 
 

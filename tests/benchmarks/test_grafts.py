@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.grafts.__main__ import COLUMNS, page, read_rows
+from benchmarks.grafts.__main__ import page
 from benchmarks.grafts.check import check
+from benchmarks.grafts.rows import COLUMNS, read_rows
 
 
 def row(verdict: str, reason: str = "") -> dict[str, str]:
