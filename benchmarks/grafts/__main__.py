@@ -64,19 +64,22 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         "",
         f"The smallest network of each class of timm {version('timm')}, with random weights and small images, "
         f"at {KEEP:.0%} of its width: `fxprune.graft` puts the narrow layers back and proves in float64 that "
-        "its own code computes the same. Written by `make graft`.",
+        "its own code computes the same. Then timm's interface is asked: `num_features`, `head_hidden_size`, "
+        "`get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, `features_only` and "
+        "`set_grad_checkpointing`, where the wide network answers truly. Written by `make graft`.",
         "",
         "| verdict | classes |",
         "|---|---|",
         *(f"| {verdict} | {count} of {len(classes)} |" for verdict, count in verdicts.most_common()),
         *([f"| not run yet | {missing} of {len(classes)} |"] if missing else []),
         "",
-        "| network | class | image | verdict | why not |",
-        "|---|---|---|---|---|",
+        "| network | class | image | verdict | interface | why not |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0])):
         reason = row["reason"].replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name} | {classes.get(name, '')} | {row['image']} | {row['verdict']} | {reason[:400]} |")
+        cells = (name, classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), reason[:400])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,11 +11,16 @@ from benchmarks.coverage.network import small_form
 from fxprune.errors import GraftError, NothingToPruneError
 from fxprune.passes.verify import randomised
 
+from .interface import untrue
+
 KEEP = 0.5
 
 
 def check(model: str, record: Callable[..., None]) -> None:
-    """Record the verdict: ``grafts``, ``does not graft`` with the reason, or ``nothing merges``."""
+    """Record the verdict: ``grafts``, ``does not graft`` with the reason, or ``nothing merges``.
+
+    Of what grafts, also record whether timm's ``interface`` of it is ``true``.
+    """
     torch.set_num_threads(1)
     form = small_form(model)
     record(image=form.image)
@@ -27,8 +32,10 @@ def check(model: str, record: Callable[..., None]) -> None:
         return
     narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
     try:
-        fxprune.graft(network, narrow)
+        grafted = fxprune.graft(network, narrow)
     except GraftError as error:
         record(verdict="does not graft", reason=str(error))
         return
     record(verdict="grafts")
+    images = torch.randn(2, 3, form.image, form.image, generator=torch.Generator().manual_seed(0))
+    record(interface="; ".join(untrue(network, grafted, images)) or "true")
