@@ -16,6 +16,7 @@ from fxprune.errors import GraftError
 from fxprune.passes.rewrite import FACTOR, WIDE
 from fxprune.passes.verify import KeepFloat64, batch_of, random_batch, randomised, relative_error, to_float64, verify
 
+from .computed import Computed, with_computed
 from .equations import Solution
 
 # As in `verify`: sums of a million float64 terms keep 1e-12, and a wrong size moves an output by 1e-3 and more.
@@ -23,10 +24,11 @@ TOLERANCE = 1e-9
 _MOST_TOLD = 3
 
 
-def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: Solution) -> None:
+def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: Solution, computed: Computed) -> None:
     """Compare a graft with the narrow network, with its weights and with random ones.
 
-    Zeros in trained weights, as in a layer scale, would hide an error; random weights hide none.
+    Zeros in trained weights, as in a layer scale, would hide an error; random weights hide none. Weights that the class
+    computes were compared as such: here the narrow network has them in float64.
 
     Raises:
         GraftError: they differ, or the graft does not run in training mode.
@@ -37,6 +39,8 @@ def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: 
     tensors = dict(named_tensors(twin))
     random = map_tensors(grafted, lambda name, tensor: tensors.get(name, tensor).detach().clone())
     for reference, candidate in ((twin, random), (narrow, grafted)):
+        with contextlib.suppress(Exception):  # of a wrong size, which the graft itself raises again
+            reference = with_computed(reference, candidate, computed)
         report = verify(reference, candidate, given, tolerance=TOLERANCE, batches=sizes)
         if not report.passed:
             raise GraftError(_message(candidate, reference, given, solution, report.reason))

@@ -17,6 +17,7 @@ from fxprune.common.shaped_layers import is_shaped
 from fxprune.common.source import source_of
 from fxprune.passes.rewrite import WIDE
 
+from .computed import Computed, computed_weights
 from .provenance import (
     Attribute,
     Number,
@@ -66,11 +67,13 @@ class Comparison:
         wide: the wide graph, traced with numbers that know their attribute.
         values: every attribute of the model's own code, with its wide number.
         literals: one for each number in the narrow graph, in the order of the graph.
+        computed: the weights that the narrow graph reads where the wide one computes them.
     """
 
     wide: fx.GraphModule
     values: Mapping[Attribute, Number]
     literals: tuple[Literal, ...]
+    computed: Computed
 
     @property
     def used(self) -> set[Attribute]:
@@ -93,7 +96,8 @@ def compared(model: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> Compar
     way = narrow.meta.get("fxprune_capture")
     ways = ("symbolic", "concrete") if way is None else (way,)
     wide = capture(twin, inputs, decomposed=decomposed, ways=ways, check=False)
-    return Comparison(wide, values, tuple(_literals(wide.graph, narrow.graph)))
+    literals = tuple(_literals(wide.graph, narrow.graph))
+    return Comparison(wide, values, literals, computed_weights(wide.graph, narrow.graph))
 
 
 def _literals(wide: fx.Graph, narrow: fx.Graph) -> Iterator[Literal]:

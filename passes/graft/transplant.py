@@ -13,6 +13,7 @@ from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .check import check
+from .computed import solve_computed
 from .equations import Solution, compared, solved
 from .interface import check_interface, classifier_widths, measured
 from .provenance import Number, assign, numbers_of
@@ -53,7 +54,8 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
             raise GraftError(f"{type(model).__name__} cannot be traced with its attributes: {error}") from error
         solution = solved(comparison)
         grafted = assembled(model, narrow, solution)
-        check(grafted, narrow, inputs, solution)
+        solve_computed(grafted, model, narrow, comparison.computed)
+        check(grafted, narrow, inputs, solution, comparison.computed)
         given = random_batch(inputs, 2, seed=0)
         assign(grafted, measured(model, grafted, given, comparison.used))
         assign(grafted, classifier_widths(model, grafted))
