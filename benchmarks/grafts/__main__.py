@@ -63,10 +63,10 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         "# Which classes of timm graft",
         "",
         f"The smallest network of each class of timm {version('timm')}, with random weights and small images, "
-        f"at {KEEP:.0%} of its width: `fxprune.graft` puts the narrow layers back and proves in float64 that "
-        "its own code computes the same. Then timm's interface is asked: `num_features`, `head_hidden_size`, "
-        "`get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, `features_only` and "
-        "`set_grad_checkpointing`, where the wide network answers truly. Written by `make graft`.",
+        f"at {KEEP:.0%} of its width, in clusters drawn at random: `fxprune.graft` puts the narrow layers back and "
+        "proves in float64 that its own code computes the same. Then timm's interface is asked: `num_features`, "
+        "`head_hidden_size`, `get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, "
+        "`features_only` and `set_grad_checkpointing`, where the wide network answers truly. Written by `make graft`.",
         "",
         "| verdict | classes |",
         "|---|---|",
