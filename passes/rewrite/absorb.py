@@ -192,7 +192,7 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
     tensors = tuple(layer.parameters(recurse=False))
     everywhere = module.named_parameters(remove_duplicate=False)
     names = {name for name, parameter in everywhere if any(parameter is tensor for tensor in tensors)}
-    read = {str(other.target) for other in module.graph.nodes if other.op == "get_attr"}
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr" and not all(map(_asks, n.users))}
     if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
         return None
     if isinstance(layer, BatchNorm):
@@ -257,12 +257,13 @@ def _follow(
 def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
     """List the calls that do more with the channels than move them or read sizes."""
     readers = {user for node in seen for user in node.users if user not in seen}
+    return [node for node in readers if not _asks(node)]
 
-    def asks(node: fx.Node) -> bool:
-        name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
-        return name in _READS
 
-    return [node for node in readers if not asks(node)]
+def _asks(node: fx.Node) -> bool:
+    """Tell whether a call reads only the size, the type or the device of a tensor."""
+    name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
+    return name in _READS
 
 
 def _scaling_of(product: fx.Node, scaled: fx.Node, wide_dim: int) -> fx.Node | None:

@@ -141,8 +141,24 @@ class Normalised(nn.Module):
         return mixed
 
 
+class Asking(nn.Module):
+    """Attention that asks its own weight for its type and device, which does not read the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v, self.proj = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.zeros(1, device=self.qk.weight.device, dtype=self.qk.weight.dtype)
+        q, k = self.qk(x).chunk(2, dim=-1)
+        mixed: Tensor = self.proj((q @ k.transpose(1, 2) + bias).softmax(-1) @ self.v(x))
+        return mixed
+
+
 @pytest.mark.parametrize(
-    ("net", "x"), [(Channels(), torch.randn(2, 5, 8)), (Normalised(), torch.randn(2, 8, 5))], ids=["softmax", "norm"]
+    ("net", "x"),
+    [(Channels(), torch.randn(2, 5, 8)), (Normalised(), torch.randn(2, 8, 5)), (Asking(), torch.randn(2, 5, 8))],
+    ids=["softmax", "norm", "asking"],
 )
 def test_factors_of_merged_sums_vanish(net: nn.Module, x: Tensor) -> None:
     net, narrow = narrowed(net, x)
