@@ -6,7 +6,7 @@ its own result, and multiplies them by a gain: so the result goes into the weigh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from fxprune.common.shaped_layers import is_transposed
 from fxprune.common.source import source_of
 from fxprune.common.torch_private import ConvNd
 from fxprune.errors import GraftError
-from fxprune.passes.rewrite import WIDE
 from fxprune.passes.verify import relative_error, to_float64
 
 from .provenance import Attribute, Number, Traced, evaluate, numbers_of
@@ -30,13 +29,11 @@ _ROUNDINGS = 32
 Computed = Mapping[str, fx.Node]
 
 
-def computed_weights(wide: fx.Graph, narrow: fx.Graph) -> dict[str, fx.Node]:
-    """Find the weights that the narrow graph reads where the wide one computes them."""
+def computed_weights(pairs: Iterable[tuple[fx.Node, fx.Node]]) -> dict[str, fx.Node]:
+    """Find the weights that the narrow graph reads where the wide one computes them, from pairs of their nodes."""
     found: dict[str, fx.Node] = {}
-    nodes = {node.name: node for node in wide.nodes}
-    for twin in narrow.nodes:
-        node = nodes.get(twin.meta.get(WIDE, twin.name))
-        if node is None or node.target != twin.target:
+    for node, twin in pairs:
+        if node.target != twin.target:
             continue
         (args, kwargs), (new_args, new_kwargs) = (positional(n.target, n.args, n.kwargs) for n in (node, twin))
         named = ((kwargs[key], new_kwargs[key]) for key in kwargs.keys() & new_kwargs)

@@ -13,8 +13,9 @@ from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .check import check
+from .comparison import compared
 from .computed import solve_computed
-from .equations import Solution, compared, solved
+from .equations import Solution, solved
 from .interface import check_interface, classifier_widths, measured
 from .provenance import Number, assign, numbers_of
 

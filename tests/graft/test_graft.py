@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
@@ -164,6 +165,24 @@ def test_factors_of_merged_sums_vanish(net: nn.Module, x: Tensor) -> None:
     net, narrow = narrowed(net, x)
     assert (narrow.meta["factors"], narrow.meta["absorbed"]) == (0, 1)
     assert fxprune.verify(narrow, fxprune.graft(net, narrow), x).passed
+
+
+class UnitLength(nn.Module):
+    """Vectors of length 1 over channels: of half of the channels each is larger, whatever the weights before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Tensor = self.head(F.normalize(self.one(x), dim=-1) + self.other(x))
+        return total
+
+
+def test_a_factor_that_no_weight_takes_is_named() -> None:
+    net, narrow = narrowed(UnitLength(), torch.randn(2, 5, 8))
+    with pytest.raises(fxprune.GraftError, match=r"the factor 1\.41421 of a merged sum at graft/test_graft\.py:\d+"):
+        fxprune.graft(net, narrow)
 
 
 class Paths(nn.Module):
