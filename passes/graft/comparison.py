@@ -109,7 +109,7 @@ def compared(model: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> Compar
         for node, twin in pairs
         if _is_factor(node, twin)
     )
-    return Comparison(wide, values, tuple(_literals(pairs)), computed_weights(pairs), factors)
+    return Comparison(wide, values, tuple(_literals(pairs)), computed_weights(model, pairs), factors)
 
 
 def _node_pairs(wide: fx.Graph, narrow: fx.Graph) -> Iterator[tuple[fx.Node, fx.Node]]:

@@ -17,7 +17,7 @@ from fxprune.common.rewritable import positional
 from fxprune.common.shaped_layers import is_transposed
 from fxprune.common.source import source_of
 from fxprune.common.torch_private import ConvNd
-from fxprune.errors import GraftError
+from fxprune.errors import GraftError, kind_and_line
 from fxprune.passes.verify import relative_error, to_float64
 
 from .provenance import Attribute, Number, Traced, evaluate, numbers_of
@@ -29,9 +29,15 @@ _ROUNDINGS = 32
 Computed = Mapping[str, fx.Node]
 
 
-def computed_weights(pairs: Iterable[tuple[fx.Node, fx.Node]]) -> dict[str, fx.Node]:
-    """Find the weights that the narrow graph reads where the wide one computes them, from pairs of their nodes."""
+def computed_weights(model: nn.Module, pairs: Iterable[tuple[fx.Node, fx.Node]]) -> dict[str, fx.Node]:
+    """Find the weights of a model that the narrow graph reads where the wide one computes them.
+
+    Args:
+        model: the wide network.
+        pairs: nodes of its graph, each with that of the narrow graph.
+    """
     found: dict[str, fx.Node] = {}
+    names = dict(named_tensors(model)).keys()
     for node, twin in pairs:
         if node.target != twin.target:
             continue
@@ -40,7 +46,7 @@ def computed_weights(pairs: Iterable[tuple[fx.Node, fx.Node]]) -> dict[str, fx.N
         for one, other in (*zip(args, new_args, strict=False), *named):
             if isinstance(one, fx.Node) and isinstance(other, fx.Node) and other.op == "get_attr" != one.op:
                 found[str(other.target)] = one
-    return found
+    return {name: node for name, node in found.items() if name in names}
 
 
 def compute(weight: fx.Node, model: nn.Module) -> Tensor:
@@ -90,15 +96,21 @@ def solve_computed(grafted: nn.Module, model: nn.Module, narrow: nn.Module, comp
     tensors = dict(named_tensors(narrow))
     for name, node in computed.items():
         wanted, wide = tensors[name], _tensor(model, name).shape
-        sources = _sources(node, grafted) - tensors.keys()
+        sources = sorted(_sources(node, grafted) - tensors.keys())
         _state_sizes(grafted, name, wanted)
-        for source in sources:
-            _replace(grafted, source, _cut(_tensor(grafted, source), wide, wanted.shape))
-        if not _is_solved(grafted, node, wanted, sorted(sources)):
+        failure: Exception | None = None
+        try:
+            for source in sources:
+                _replace(grafted, source, _cut(_tensor(grafted, source), wide, wanted.shape))
+            solved = _is_solved(grafted, node, wanted, sources)
+        except Exception as error:  # a wrong size may raise any exception
+            solved, failure = False, error
+        if not solved:
+            why = f": {kind_and_line(failure)}" if failure is not None else ""
             raise GraftError(
                 f"{type(grafted).__name__} computes `{name}` at {source_of(node)}, and from no tensors of its own the "
-                "weight of the narrow network."
-            )
+                f"weight of the narrow network{why}."
+            ) from failure
 
 
 def _is_solved(grafted: nn.Module, node: fx.Node, wanted: Tensor, gains: list[str]) -> bool:
