@@ -10,8 +10,9 @@ import functools
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,17 @@ class Plan:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """Return the plan itself: it does not change, and every copy of a narrow network holds it."""
+        return self
+
+    def of_copy(self, model: torch.nn.Module) -> Plan:
+        """Return the plan for a deep copy of its model with other numbers in tied rows, without a new analysis.
+
+        The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
+        """
+        return replace(self, coupling=replace(self.coupling, model=weakref.ref(model)))
 
     def __str__(self) -> str:
         rows = [

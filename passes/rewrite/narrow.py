@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune.common.modes import show_blocks
-from fxprune.common.modules import map_tensors
+from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
 from fxprune.plan_file import plan_for
@@ -87,6 +87,13 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     given: dict[str, Any] = getattr(model, "meta", {})
     module.meta["earlier"] = (*given.get("earlier", ()), given["plan"]) if "plan" in given else ()
     return module, wide.changes
+
+
+def merged_tensors(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of the narrow network by name, with all factors of narrowed heads in its graph."""
+    plan = plan_for(model, plan)
+    state = kept_state(concentrate(model, plan), plan)
+    return {name: state.get(name, tensor).detach() for name, tensor in named_tensors(plan.coupling.graph_module)}
 
 
 def absorb(narrow: fx.GraphModule, plan: Plan) -> int:

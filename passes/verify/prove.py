@@ -147,7 +147,7 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
 
 def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
-        return verify(snapped, narrow(snapped, plan), inputs, tolerance=1e-9, batches=(1, 3)), ""
+        return verify(snapped, narrow(snapped, plan.of_copy(snapped)), inputs, tolerance=1e-9, batches=(1, 3)), ""
     except FxpruneError as error:
         return None, str(error)
 
@@ -160,7 +160,7 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
         reference = captured_with(plan.coupling, snapped)
         makers: tuple[tuple[float, Callable[[], nn.Module]], ...] = (
             (1e-12, lambda part=part: captured_with(plan.coupling, concentrate(subject, part))),  # type: ignore[misc]
-            (1e-9, lambda part=part, snapped=snapped: narrow(snapped, part)),  # type: ignore[misc]
+            (1e-9, lambda part=part, snapped=snapped: narrow(snapped, part.of_copy(snapped))),  # type: ignore[misc]
         )
         for tolerance, make in makers:
             try:

@@ -9,7 +9,7 @@ from torch import nn
 
 from fxprune.common.modules import named_tensors
 from fxprune.errors import InputError
-from fxprune.passes.rewrite import merged_by
+from fxprune.passes.rewrite import merged_by, merged_tensors
 from fxprune.plans import Plan
 
 from .outputs import relative_error
@@ -29,13 +29,18 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
         Tensor name -> largest difference over the largest number. None if the two cannot be compared: ``wide`` is not
         the network of the plan, or ``narrow`` was rewritten since, for example by fusing layers.
     """
+    known = getattr(narrow, "meta", {})
     try:
-        made, _ = merged_by(plan, wide)
-        if made.meta["factors"] != getattr(narrow, "meta", {}).get("factors"):
-            made, _ = merged_by(plan, wide, absorb=False)
+        if known.get("absorbed") == 0:
+            merged = merged_tensors(plan, wide)
+        else:
+            made, _ = merged_by(plan, wide)
+            if made.meta["factors"] != known.get("factors"):
+                made, _ = merged_by(plan, wide, absorb=False)
+            merged = dict(named_tensors(made))
     except InputError:
         return None
-    merged, found = dict(named_tensors(made)), dict(named_tensors(narrow))
+    found = dict(named_tensors(narrow))
     if merged.keys() != found.keys():
         return None
     return {name: relative_error(tensor, found[name]) for name, tensor in merged.items()}

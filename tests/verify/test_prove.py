@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import operator
 
@@ -192,3 +193,20 @@ def test_nothing_to_merge_is_an_error():
 def test_the_example_may_be_on_the_meta_device_and_of_one_image():
     sample = SAMPLES["residual"]
     assert fxprune.prove(sample.net, torch.empty(1, 3, 8, 8, device="meta")).passed
+
+
+def test_the_network_is_analysed_once(monkeypatch):
+    couple, calls = fxprune.couple, []
+    counted = lambda *args, **kwargs: calls.append(args) or couple(*args, **kwargs)  # noqa: E731
+    monkeypatch.setitem(scattered.__globals__, "couple", counted)  # of the module, whose name the function has
+    monkeypatch.setattr("fxprune.analysis.couple", counted)
+    net, inputs = SAMPLES["linear on the last axis"].net, SAMPLES["linear on the last axis"].inputs
+    assert fxprune.prove(net, inputs).passed
+    assert len(calls) == 1
+
+
+def test_copies_of_a_narrow_network_share_its_plan():
+    net, inputs = SAMPLES["linear on the last axis"].net, SAMPLES["linear on the last axis"].inputs
+    plan = fxprune.plan(fxprune.couple(net, inputs), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+    assert copy.deepcopy(narrow).meta["plan"] is narrow.meta["plan"]
