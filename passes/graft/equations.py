@@ -80,7 +80,7 @@ def _value(literal: Literal, attribute: Attribute, values: Mapping[Attribute, Nu
 
 
 def _provides(literal: Literal, values: Mapping[Attribute, Number]) -> bool:
-    if literal.wide is None:
+    if literal.wide in (None, -1):  # the model takes it from the length of an axis
         return True
     try:
         return math.isclose(evaluate(literal.term, values), literal.narrow, rel_tol=1e-12)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.common.torch_private import has_packed_projection
 from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
 
@@ -77,7 +78,19 @@ def assembled(model: nn.Module, narrow: nn.Module, solution: Solution) -> nn.Mod
         if name and name in layers:
             _take_sizes(layer, layers[name], name)
     assign(grafted, solution.values)
+    for layer in grafted.modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            _take_own_sizes(layer)
     return grafted
+
+
+def _take_own_sizes(attention: nn.MultiheadAttention) -> None:
+    """Set the widths of PyTorch's attention, which the narrow graph computes in steps, from its tensors."""
+    packed = attention.in_proj_weight if has_packed_projection(attention) else None
+    three = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+    weights = [weight if packed is None else packed for weight in three]
+    attention.embed_dim, attention.kdim, attention.vdim = (weight.shape[1] for weight in weights)
+    attention.head_dim = attention.embed_dim // attention.num_heads
 
 
 def _take_sizes(layer: nn.Module, narrow: nn.Module, name: str) -> None:

@@ -167,6 +167,47 @@ def test_factors_of_merged_sums_vanish(net: nn.Module, x: Tensor) -> None:
     assert fxprune.verify(narrow, fxprune.graft(net, narrow), x).passed
 
 
+class Torch(nn.Module):
+    """PyTorch's own attention, of a sequence to itself or to another."""
+
+    def __init__(self, *, other: bool = False, **options: bool) -> None:
+        super().__init__()
+        self.inside, self.attn, self.outside = (
+            nn.Linear(6, 16),
+            nn.MultiheadAttention(16, 4, **options),
+            nn.Linear(16, 3),
+        )
+        self.other = other
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inside(x)
+        mixed, _ = self.attn(x, x.relu() if self.other else x, x, need_weights=False)
+        total: Tensor = self.outside(mixed + x)
+        return total
+
+
+def block() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize(
+    "net", [Torch(), Torch(batch_first=True), block()], ids=["sequence first", "batch first", "block"]
+)
+def test_attention_of_pytorch_grafts(net: nn.Module) -> None:
+    x = torch.randn(2, 5, 6)
+    net, narrow = narrowed(net, x)
+    grafted = fxprune.graft(net, narrow)
+    (attention,) = (layer for layer in grafted.modules() if isinstance(layer, nn.MultiheadAttention))
+    assert (attention.embed_dim, attention.kdim, attention.num_heads, attention.head_dim) == (8, 8, 4, 2)
+    assert torch.allclose(grafted(x), narrow(x), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_to_another_sequence_is_refused() -> None:
+    net, narrow = narrowed(Torch(other=True), torch.randn(2, 5, 6))
+    with pytest.raises(fxprune.GraftError, match=r"the first layer to differ is `attn\.out_proj`"):
+        fxprune.graft(net, narrow)
+
+
 class UnitLength(nn.Module):
     """Vectors of length 1 over channels: of half of the channels each is larger, whatever the weights before."""
 

@@ -1,0 +1,195 @@
+"""Follow an operand of a product to the rows of the weights that make it, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fxprune.common.torch_private import BatchNorm, ConvNd, hooks_of
+
+# Calls that only move what goes in, as methods and as functions.
+_MOVES = frozenset(
+    {
+        "view", "reshape", "permute", "transpose", "flatten", "unflatten", "unbind", "split", "chunk", "contiguous",
+        "squeeze", "unsqueeze", "movedim", "swapaxes", "split_with_sizes", "tensor_split", "narrow", "select", "clone",
+        "reshape_as", "view_as",
+    }
+)  # fmt: skip
+_READS = frozenset({"size", "dim", "numel", "shape", "dtype", "device", "ndim"})
+TIMES = (operator.mul, torch.mul, "mul")
+OVER = (operator.truediv, torch.div, "div")
+_AFFINE: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d, BatchNorm,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The tensors of the network that make one operand of a product, and which of their rows."""
+
+    tensors: tuple[Tensor, ...]
+    rows: Tensor
+
+
+def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> Rows | None:
+    """Return the rows of weights that make an operand and nothing else; None if unknown."""
+    maker = operand
+    while moves(module, maker):
+        if not isinstance(maker.args[0], fx.Node):
+            return None
+        maker = maker.args[0]
+    made = values.get(maker)
+    found = _affine(module, maker)
+    if found is None or not isinstance(made, Tensor):
+        return None
+    axis, tensors = found
+    length = made.shape[axis]
+    positions = torch.arange(length).view([-1 if d == axis % made.dim() else 1 for d in range(made.dim())])
+    try:
+        seen = _follow(module, maker, positions.expand(made.shape), values)
+    except Exception:  # a call that does more than move these positions
+        return None
+    if operand not in seen or not isinstance(seen[operand], Tensor):
+        return None
+    rows = seen[operand].unique()
+    twice = product.args[0] is product.args[1]
+    for reader in _readers(module, seen):
+        others = [arg for arg in reader.all_input_nodes if arg in seen]
+        if reader is product and not twice:
+            others.remove(operand)
+        if any(not isinstance(seen[other], Tensor) or bool(torch.isin(seen[other], rows).any()) for other in others):
+            return None
+    made_by = Rows(tensors, rows)
+    return made_by if _is_homogeneous(module, maker, made_by) else None
+
+
+def moves(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a call only moves its first argument, or multiplies it by a number."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) is nn.Identity
+    if node.op not in ("call_function", "call_method") or not node.args:
+        return False
+    if node.target is operator.getitem:
+        return True
+    if node.target in TIMES + OVER:
+        return isinstance(node.args[1], (int, float))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _MOVES and (isinstance(node.target, str) or node.target is getattr(torch, name, None))
+
+
+def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
+    """Return the channel axis of a layer's output and its parameters; None for other layers.
+
+    The rows of these parameters (weight and bias) scale the channels.
+    """
+    if node.target is F.linear:
+        return _stored_linear(module, node)
+    if node.op != "call_module" or sum(other.target == node.target for other in module.graph.nodes) > 1:
+        return None
+    layer = module.get_submodule(str(node.target))
+    if not isinstance(layer, _AFFINE) or hasattr(layer, "parametrizations"):
+        return None
+    if hooks_of(layer):
+        return None
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) != 1:
+        return None
+    tensors = tuple(layer.parameters(recurse=False))
+    everywhere = module.named_parameters(remove_duplicate=False)
+    names = {name for name, parameter in everywhere if any(parameter is tensor for tensor in tensors)}
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr" and not all(map(_asks, n.users))}
+    if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
+        return None
+    if isinstance(layer, BatchNorm):
+        return 1, tensors
+    return -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1, tensors
+
+
+def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
+    """Return the same for a linear function of parameters that nothing else reads."""
+    read = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg is not None]
+    stored = [arg for arg in read if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+    names = [str(arg.target) for arg in stored]
+    everywhere = dict(module.named_parameters(remove_duplicate=False))
+    if len(stored) != len(read) or not stored or not everywhere.keys() >= set(names):
+        return None
+    tensors = tuple(everywhere[name] for name in names)
+    alone = sum(any(parameter is tensor for tensor in tensors) for parameter in everywhere.values()) == len(names)
+    others = [n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) in names and n not in stored]
+    users = {user for arg in (*stored, *others) for user in arg.users if not _asks(user)}
+    return (-1, tensors) if alone and users == {node} else None
+
+
+@torch.no_grad()
+def _is_homogeneous(module: fx.GraphModule, maker: fx.Node, made: Rows) -> bool:
+    """Check that doubled rows of weight and bias double just these channels.
+
+    A derived class may compute something else with its weights.
+    """
+    if maker.op != "call_module":
+        return True
+    layer = module.get_submodule(str(maker.target))
+    if isinstance(layer, ConvNd):
+        return type(layer).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+    layer = copy.deepcopy(layer).double().cpu().eval()
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    axes = {nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+    space = (1,) * next((axes[kind] for kind in type(layer).__mro__ if kind in axes), 0)
+    shape = (2, weight.shape[-1], *space)
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = layer(x)
+    for parameter in layer.parameters(recurse=False):
+        parameter[made.rows] *= 2
+    before.movedim(1, -1)[..., made.rows] *= 2
+    return torch.equal(layer(x), before)
+
+
+def _follow(
+    module: fx.GraphModule, maker: fx.Node, positions: Tensor, values: Mapping[fx.Node, Any]
+) -> dict[fx.Node, Any]:
+    """Follow the channels of ``maker`` through each call that moves them.
+
+    The values are replaced by the positions of their channels.
+    """
+    seen: dict[fx.Node, Any] = {maker: positions}
+    for node in module.graph.nodes:
+        first = node.args[0] if node.args else None
+        if not isinstance(first, fx.Node) or first not in seen or not moves(module, node):
+            continue
+
+        def value(arg: fx.Node) -> Any:
+            found = seen[arg] if arg in seen else values[arg]
+            if isinstance(found, Tensor) and arg not in seen:
+                raise ValueError("another tensor")
+            return found
+
+        if node.target in ("reshape_as", "view_as"):  # the other tensor gives its shape alone
+            seen[node] = seen[first].reshape(values[node].shape)
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        if node.op == "call_module" or node.target in TIMES + OVER:
+            seen[node] = args[0]
+        elif node.op == "call_method":
+            seen[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            seen[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return seen
+
+
+def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """List the calls that do more with the channels than move them or read sizes."""
+    readers = {user for node in seen for user in node.users if user not in seen}
+    return [node for node in readers if not _asks(node)]
+
+
+def _asks(node: fx.Node) -> bool:
+    """Tell whether a call reads only the size, the type or the device of a tensor."""
+    name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
+    return name in _READS
