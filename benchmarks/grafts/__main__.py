@@ -66,7 +66,8 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         f"at {KEEP:.0%} of its width, in clusters drawn at random: `fxprune.graft` puts the narrow layers back and "
         "proves in float64 that its own code computes the same. Then timm's interface is asked: `num_features`, "
         "`head_hidden_size`, `get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, "
-        "`features_only` and `set_grad_checkpointing`, where the wide network answers truly. Written by `make graft`.",
+        "`features_only` and `set_grad_checkpointing`, where the wide network answers truly; an empty cell was not "
+        "asked yet. Written by `make graft`.",
         "",
         "| verdict | classes |",
         "|---|---|",
