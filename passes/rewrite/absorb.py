@@ -128,6 +128,7 @@ def _rescale(scaling: fx.Node, ratio: float) -> None:
 
 @torch.no_grad()
 def _scale(made: Rows, ratio: float) -> None:
-    for tensor in made.tensors:
-        rows = made.rows.to(tensor.device)
+    for tensor, first in made.pieces:
+        rows = made.rows.to(tensor.device) - first
+        rows = rows[(rows >= 0) & (rows < len(tensor))]
         tensor[rows] = (tensor[rows].double() * ratio).to(tensor.dtype)

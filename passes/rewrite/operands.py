@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import BatchNorm, ConvNd, hooks_of
 
 # Calls that only move what goes in, as methods and as functions.
@@ -30,11 +31,15 @@ _AFFINE: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 
 
+# A tensor of the network, and the number of its first row among those that a layer makes.
+Piece = tuple[Tensor, int]
+
+
 @dataclass(frozen=True)
 class Rows:
     """The tensors of the network that make one operand of a product, and which of their rows."""
 
-    tensors: tuple[Tensor, ...]
+    pieces: tuple[Piece, ...]
     rows: Tensor
 
 
@@ -49,7 +54,7 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     found = _affine(module, maker)
     if found is None or not isinstance(made, Tensor):
         return None
-    axis, tensors = found
+    axis, pieces = found
     length = made.shape[axis]
     positions = torch.arange(length).view([-1 if d == axis % made.dim() else 1 for d in range(made.dim())])
     try:
@@ -66,7 +71,7 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
             others.remove(operand)
         if any(not isinstance(seen[other], Tensor) or bool(torch.isin(seen[other], rows).any()) for other in others):
             return None
-    made_by = Rows(tensors, rows)
+    made_by = Rows(pieces, rows)
     return made_by if _is_homogeneous(module, maker, made_by) else None
 
 
@@ -84,7 +89,7 @@ def moves(module: fx.GraphModule, node: fx.Node) -> bool:
     return name in _MOVES and (isinstance(node.target, str) or node.target is getattr(torch, name, None))
 
 
-def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
+def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
     """Return the channel axis of a layer's output and its parameters; None for other layers.
 
     The rows of these parameters (weight and bias) scale the channels.
@@ -107,23 +112,38 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
     if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
         return None
     if isinstance(layer, BatchNorm):
-        return 1, tensors
-    return -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1, tensors
+        return 1, tuple((tensor, 0) for tensor in tensors)
+    axis = -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1
+    return axis, tuple((tensor, 0) for tensor in tensors)
 
 
-def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
-    """Return the same for a linear function of parameters that nothing else reads."""
+def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
+    """Return the same for a linear function of tensors that nothing else reads; its bias may be joined of several."""
     read = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg is not None]
-    stored = [arg for arg in read if isinstance(arg, fx.Node) and arg.op == "get_attr"]
-    names = [str(arg.target) for arg in stored]
-    everywhere = dict(module.named_parameters(remove_duplicate=False))
-    if len(stored) != len(read) or not stored or not everywhere.keys() >= set(names):
+    everywhere = dict(named_tensors(module))
+    pieces: list[Piece] = []
+    stored: list[fx.Node] = []
+    makers = {node}
+    for arg in read:
+        joined = isinstance(arg, fx.Node) and arg.target is torch.cat and len(arg.args) == 1 and not arg.kwargs
+        parts: Any = arg.args[0] if joined else [arg]  # type: ignore[union-attr]
+        makers |= {arg} if joined else set()  # type: ignore[arg-type]
+        first = 0
+        for part in parts:
+            if not isinstance(part, fx.Node) or part.op != "get_attr" or str(part.target) not in everywhere:
+                return None
+            tensor = everywhere[str(part.target)]
+            pieces.append((tensor, first))
+            stored.append(part)
+            first += len(tensor)
+    names = {str(each.target) for each in stored}
+    called = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}
+    if any(name.startswith(f"{layer}.") for layer in called for name in names):
         return None
-    tensors = tuple(everywhere[name] for name in names)
-    alone = sum(any(parameter is tensor for tensor in tensors) for parameter in everywhere.values()) == len(names)
-    others = [n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) in names and n not in stored]
-    users = {user for arg in (*stored, *others) for user in arg.users if not _asks(user)}
-    return (-1, tensors) if alone and users == {node} else None
+    known = sum(any(other is tensor for tensor, _ in pieces) for other in everywhere.values()) == len(pieces)
+    others = [n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) in names]
+    users = {user for each in (*others, *makers - {node}) for user in each.users if not _asks(user)}
+    return (-1, tuple(pieces)) if known and len(names) == len(pieces) and users == makers else None
 
 
 @torch.no_grad()

@@ -156,10 +156,29 @@ class Asking(nn.Module):
         return mixed
 
 
+class Joined(nn.Module):
+    """Queries and keys whose bias is joined of two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v, self.proj = nn.Linear(8, 16, bias=False), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.q_bias, self.k_bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = F.linear(x, weight=self.qk.weight, bias=torch.cat((self.q_bias, self.k_bias))).chunk(2, dim=-1)
+        mixed: Tensor = self.proj((q @ k.transpose(1, 2)).softmax(-1) @ self.v(x))
+        return mixed
+
+
 @pytest.mark.parametrize(
     ("net", "x"),
-    [(Channels(), torch.randn(2, 5, 8)), (Normalised(), torch.randn(2, 8, 5)), (Asking(), torch.randn(2, 5, 8))],
-    ids=["softmax", "norm", "asking"],
+    [
+        (Channels(), torch.randn(2, 5, 8)),
+        (Normalised(), torch.randn(2, 8, 5)),
+        (Asking(), torch.randn(2, 5, 8)),
+        (Joined(), torch.randn(2, 5, 8)),
+    ],
+    ids=["softmax", "norm", "asking", "joined"],
 )
 def test_factors_of_merged_sums_vanish(net: nn.Module, x: Tensor) -> None:
     net, narrow = narrowed(net, x)
