@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from tqdm import tqdm
 
 from benchmarks import ROOT
+from benchmarks.grafts.rows import read_rows
 from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 
@@ -86,7 +87,8 @@ def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal
 def write_report(journal: Journal, sources: str) -> None:
     """Write the page and the lines of all newest results."""
     results = journal.standing()
-    write_text(DOCS / "coverage.md", page(read(), torchvision_points(), results, sources))
+    grafts = {model: row["verdict"] for model, row in read_rows(DOCS / "graft.csv").items()}
+    write_text(DOCS / "coverage.md", page(read(), torchvision_points(), results, sources, grafts))
     write_text(DOCS / "coverage.csv", lines(results))
 
 

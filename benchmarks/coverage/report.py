@@ -30,6 +30,7 @@ the smallest image from half the published size on that the network takes.
 | float64 | largest difference of narrow and snapped wide network at batches of 1, 2 and 3, over the largest output; at most 1e-9 |
 | ONNX | the same of onnxruntime and PyTorch on the narrow network in float32, at batches of 1 and 3; at most 1e-4 |
 | reasons | what keeps weights from merging, with the share of the weights concerned |
+| graft | whether `fxprune.graft` puts the narrow layers back into the class; [graft.md](graft.md) says why not |
 
 `make coverage` checks what has changed since and writes this page and `coverage.csv`, which has every column and every
 network; `make coverage ARGS=--all` analyses all entry points, on the meta device and at the published image, unless a
@@ -51,6 +52,7 @@ NETWORKS = (
     *("model", "class", "parameters", "image", "capture", "groups", "prunable", "parameters after", "MACs after"),
     *("float64", "ONNX", "seconds", "verdict", "reasons"),
 )
+GRAFT = "graft"
 
 
 def page(
@@ -58,6 +60,7 @@ def page(
     torchvision: Sequence[EntryPoint],
     results: Mapping[str, Mapping[str, Result]],
     sources: str,
+    grafts: Mapping[str, str] | None = None,
 ) -> str:
     """Write the page.
 
@@ -66,6 +69,7 @@ def page(
         torchvision: the smallest network of each family of torchvision.
         results: depth -> model -> newest result.
         sources: digest of the sources as they are; other results are marked as of earlier ones.
+        grafts: model of timm -> whether it grafts, as ``graft.csv`` says.
     """
     folded = {name: result for name, result in results.get("fold", {}).items() if not result.error}
     main = known_at("onnx", results) | folded
@@ -75,7 +79,7 @@ def page(
     }
     parts = [
         HEAD.format_map({name: version(name) for name in ("timm", "torch", "onnxruntime")}),
-        *_networks("The smallest network of each class", points, main, sources),
+        *_networks("The smallest network of each class", points, main, sources, grafts or {}),
         _chapter("Every entry point, analysed", timm["couple"], sources),
         _chapter("Entry points that were built and checked in float64", timm["exact"], sources),
     ]
@@ -87,17 +91,26 @@ def page(
     return "\n".join(part for part in parts if part)
 
 
-def _networks(title: str, points: Sequence[EntryPoint], results: Mapping[str, Result], sources: str) -> Iterable[str]:
+def _networks(
+    title: str,
+    points: Sequence[EntryPoint],
+    results: Mapping[str, Result],
+    sources: str,
+    grafts: Mapping[str, str] | None = None,
+) -> Iterable[str]:
     here = [results[point.name] for point in points if point.name in results]
-    yield _chapter(title, here, sources, len(points))
-    yield _table("### Networks", NETWORKS, (_row(point, results.get(point.name), sources) for point in points))
+    tried = [grafts[point.name] for point in points if grafts and point.name in grafts]
+    yield _chapter(title, here, sources, len(points), tried)
+    rows = [(*_row(point, results.get(point.name), sources), (grafts or {}).get(point.name, "")) for point in points]
+    width = len(NETWORKS) + bool(tried)
+    yield _table("### Networks", (*NETWORKS, GRAFT)[:width], (row[:width] for row in rows))
 
 
-def _chapter(title: str, results: Sequence[Result], sources: str, expected: int = 0) -> str:
+def _chapter(title: str, results: Sequence[Result], sources: str, expected: int = 0, grafts: Sequence[str] = ()) -> str:
     if not results and not expected:
         return ""
     parts = [
-        _table(f"## {title}", ("", ""), _summary(results, expected, sources)),
+        _table(f"## {title}", ("", ""), [*_summary(results, expected, sources), *_grafts(grafts, expected)]),
         _table("### Failed", FAILURES, _failures(results)),
         _table(f"### Less than {LOW:.0%} prunable", LOWEST, _low(results)),
         _table("### Why weights may not merge", REASONS, _reasons(results)),
@@ -123,6 +136,11 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
     ways = Counter(result.capture for result in results if result.capture)
     yield "capture", ", ".join(f"{way} {count}" for way, count in ways.most_common())
     yield from _statistic(results, "seconds, median", lambda r: r.seconds, median, "{:.0f}".format)
+
+
+def _grafts(verdicts: Sequence[str], expected: int) -> Iterable[tuple[str, str]]:
+    if verdicts:
+        yield GRAFT, f"{verdicts.count('grafts')} of {expected}"
 
 
 def _statistic(

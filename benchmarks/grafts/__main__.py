@@ -6,15 +6,12 @@ Each network has its own process. An interrupted run continues; networks with a 
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
-import io
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -24,12 +21,10 @@ from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 
 from .check import KEEP, check
+from .rows import COLUMNS, ROWS, Rows, read_rows, text_of
 
-PAGE = ROOT / "docs" / "reports" / "graft.md"
-ROWS = PAGE.with_suffix(".csv")
+PAGE = ROWS.with_suffix(".md")
 LOGS = ROOT / "build" / "grafts"
-COLUMNS = ("model", "class", "image", "verdict", "reason", "seconds", "checked")
-Rows = dict[str, dict[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_limits(parser, "network", seconds=900.0, jobs=False)
     args = parser.parse_args(argv)
     points = sorted(read(), key=lambda point: point.parameters)
-    rows = read_rows(ROWS)
+    rows = read_rows()
     names = [point.name for point in points if args.again or point.name not in rows]
     tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
     for name, facts in run_all(check, tasks, args, noun="network"):
@@ -54,23 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_rows(path: Path) -> Rows:
-    """Read the rows of an earlier run; none without a file."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
-
-
 def write(points: Sequence[EntryPoint], rows: Rows) -> None:
     """Write the page and its rows."""
     classes = {point.name: f"{point.module}.{point.cls}" for point in points}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for name in sorted(rows):
-        writer.writerow({**rows[name], "class": classes.get(name, "")})
-    write_text(ROWS, text.getvalue())
+    write_text(ROWS, text_of({name: {**row, "class": classes.get(name, "")} for name, row in rows.items()}))
     write_text(PAGE, page(classes, rows))
 
 
@@ -82,20 +64,24 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         "# Which classes of timm graft",
         "",
         f"The smallest network of each class of timm {version('timm')}, with random weights and small images, "
-        f"at {KEEP:.0%} of its width: `fxprune.graft` puts the narrow layers back and proves in float64 that "
-        "its own code computes the same. Written by `make graft`.",
+        f"at {KEEP:.0%} of its width, in clusters drawn at random: `fxprune.graft` puts the narrow layers back and "
+        "proves in float64 that its own code computes the same. Then timm's interface is asked: `num_features`, "
+        "`head_hidden_size`, `get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, "
+        "`features_only` and `set_grad_checkpointing`, where the wide network answers truly; an empty cell was not "
+        "asked yet. Written by `make graft`.",
         "",
         "| verdict | classes |",
         "|---|---|",
         *(f"| {verdict} | {count} of {len(classes)} |" for verdict, count in verdicts.most_common()),
         *([f"| not run yet | {missing} of {len(classes)} |"] if missing else []),
         "",
-        "| network | class | image | verdict | why not |",
-        "|---|---|---|---|---|",
+        "| network | class | image | verdict | interface | why not |",
+        "|---|---|---|---|---|---|",
     ]
     for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0])):
         reason = row["reason"].replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name} | {classes.get(name, '')} | {row['image']} | {row['verdict']} | {reason[:400]} |")
+        cells = (name, classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), reason[:400])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,9 +13,10 @@ from fxprune.common.inputs import Inputs, inputs_for, run_on
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.source import source_of, source_of_error
 from fxprune.errors import GraftError
-from fxprune.passes.rewrite import FACTOR, WIDE
+from fxprune.passes.rewrite import WIDE
 from fxprune.passes.verify import KeepFloat64, batch_of, random_batch, randomised, relative_error, to_float64, verify
 
+from .computed import Computed, with_computed
 from .equations import Solution
 
 # As in `verify`: sums of a million float64 terms keep 1e-12, and a wrong size moves an output by 1e-3 and more.
@@ -23,10 +24,11 @@ TOLERANCE = 1e-9
 _MOST_TOLD = 3
 
 
-def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: Solution) -> None:
+def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: Solution, computed: Computed) -> None:
     """Compare a graft with the narrow network, with its weights and with random ones.
 
-    Zeros in trained weights, as in a layer scale, would hide an error; random weights hide none.
+    Zeros in trained weights, as in a layer scale, would hide an error; random weights hide none. Weights that the class
+    computes were compared as such: here the narrow network has them in float64.
 
     Raises:
         GraftError: they differ, or the graft does not run in training mode.
@@ -37,6 +39,8 @@ def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: 
     tensors = dict(named_tensors(twin))
     random = map_tensors(grafted, lambda name, tensor: tensors.get(name, tensor).detach().clone())
     for reference, candidate in ((twin, random), (narrow, grafted)):
+        with contextlib.suppress(Exception):  # of a wrong size, which the graft itself raises again
+            reference = with_computed(reference, candidate, computed)
         report = verify(reference, candidate, given, tolerance=TOLERANCE, batches=sizes)
         if not report.passed:
             raise GraftError(_message(candidate, reference, given, solution, report.reason))
@@ -49,14 +53,13 @@ def _message(grafted: nn.Module, narrow: nn.Module, inputs: Inputs, solution: So
     near = [each for each in solution.unsolved if each.node in between] or list(solution.unsolved)
     near = near or [each for each in solution.lengths if each.node in between]
     told = list(dict.fromkeys(map(str, near)))[:_MOST_TOLD]
-    factors = [node for node in narrow.graph.nodes if FACTOR in node.meta and node.meta[WIDE] in between]
-    told += [f"the factor of a merged sum at {source_of(node)}, which no weight takes" for node in factors]
+    told += [str(factor) for factor in solution.factors if factor.node in between]
     return text + (" In the way: " + "; ".join(told) + "." if told else "")
 
 
 @torch.no_grad()
 def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> tuple[set[str], str]:
-    """Return the nodes behind the last layer that agrees, up to the first that differs."""
+    """Return the nodes between the first layer that differs and the layers that it reads, and where that is."""
     calls = [node for node in narrow.graph.nodes if node.op == "call_module"]
     seen: list[dict[str, list[Tensor]]] = []
     failure: Exception | None = None
@@ -74,20 +77,25 @@ def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs
         seen.append(returned)
     at = f", at {source_of_error(failure)}" if failure is not None else ""
     counts: dict[str, int] = {}
-    between: set[str] = set()
-    for node in narrow.graph.nodes:
-        between.add(node.meta.get(WIDE, node.name))
-        if node.op != "call_module":
-            continue
+    for node in calls:
         name = str(node.target)
         index = counts[name] = counts.get(name, -1) + 1
         wanted, found = (each.get(name, []) for each in seen)
         if len(wanted) <= index:  # nothing was seen of it, as in a layer of several outputs
             continue
         if len(found) <= index or relative_error(wanted[index], found[index]) > TOLERANCE:
-            return between, f"; the first layer to differ is `{name}`, called at {source_of(node)}{at}"
-        between = set()
-    return between, at
+            return _behind(node), f"; the first layer to differ is `{name}`, called at {source_of(node)}{at}"
+    return _behind(next(iter(narrow.graph.find_nodes(op="output")))), at
+
+
+def _behind(node: fx.Node) -> set[str]:
+    """Name the node and those that it reads, without layers and what they read."""
+    found, stack = {node}, [node]
+    while stack:
+        new = [each for each in stack.pop().all_input_nodes if each.op != "call_module" and each not in found]
+        found.update(new)
+        stack += new
+    return {each.meta.get(WIDE, each.name) for each in found}
 
 
 def _record(returned: dict[str, list[Tensor]], name: str) -> Callable[..., None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,7 +59,9 @@ def _places(module: nn.Module, attribute: Attribute, sizes: Sizes) -> list[tuple
         entry: Any = vars(module)["feature_info"]
         for key in attribute.keys[1:-1]:
             entry = entry[key]
-        return [(str(entry["module"]), "out")] if isinstance(entry, dict) and "module" in entry else []
+        # A list of blocks is no module that is called.
+        maps = (path, _feature_map(attribute.keys[1]))
+        return [(str(entry["module"]), "out"), maps] if isinstance(entry, dict) and "module" in entry else []
     half = (path, _HALVES.get(name, ""))
     if half in sizes:
         return [half]
@@ -81,7 +84,25 @@ def _shapes_of(model: nn.Module, inputs: Inputs) -> dict[tuple[str, str], list[A
         shapes["", "forward_features"] = _shapes(features)
         with contextlib.suppress(TypeError):  # a class without this argument
             shapes["", "forward_head"] = _shapes(twin.forward_head(features, pre_logits=True))
+    for index, each in enumerate(_feature_maps(twin, given)):
+        shapes["", _feature_map(index)] = _shapes(each)
     return shapes
+
+
+def _feature_map(index: Any) -> str:
+    return f"forward_intermediates[{index}]"
+
+
+def _feature_maps(model: Any, given: Inputs) -> list[Any]:
+    """Return what ``feature_info`` lists, if a model returns just that."""
+    info = getattr(model, "feature_info", None)
+    if not hasattr(model, "forward_intermediates") or not isinstance(info, list):
+        return []
+    try:
+        maps = run_on(functools.partial(model.forward_intermediates, intermediates_only=True), given)
+    except Exception:  # of a class that takes other sizes here than in its forward
+        return []
+    return list(maps) if len(maps) == len(info) else []
 
 
 def _paired(before: list[Any], after: list[Any]) -> set[tuple[int, int]]:

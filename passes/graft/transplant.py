@@ -9,11 +9,14 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.common.torch_private import has_packed_projection
 from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .check import check
-from .equations import Solution, compared, solved
+from .comparison import compared
+from .computed import solve_computed
+from .equations import Solution, solved
 from .interface import check_interface, classifier_widths, measured
 from .provenance import Number, assign, numbers_of
 
@@ -53,7 +56,8 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
             raise GraftError(f"{type(model).__name__} cannot be traced with its attributes: {error}") from error
         solution = solved(comparison)
         grafted = assembled(model, narrow, solution)
-        check(grafted, narrow, inputs, solution)
+        solve_computed(grafted, model, narrow, comparison.computed)
+        check(grafted, narrow, inputs, solution, comparison.computed)
         given = random_batch(inputs, 2, seed=0)
         assign(grafted, measured(model, grafted, given, comparison.used))
         assign(grafted, classifier_widths(model, grafted))
@@ -74,7 +78,19 @@ def assembled(model: nn.Module, narrow: nn.Module, solution: Solution) -> nn.Mod
         if name and name in layers:
             _take_sizes(layer, layers[name], name)
     assign(grafted, solution.values)
+    for layer in grafted.modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            _take_own_sizes(layer)
     return grafted
+
+
+def _take_own_sizes(attention: nn.MultiheadAttention) -> None:
+    """Set the widths of PyTorch's attention, which the narrow graph computes in steps, from its tensors."""
+    packed = attention.in_proj_weight if has_packed_projection(attention) else None
+    three = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+    weights = [weight if packed is None else packed for weight in three]
+    attention.embed_dim, attention.kdim, attention.vdim = (weight.shape[1] for weight in weights)
+    attention.head_dim = attention.embed_dim // attention.num_heads
 
 
 def _take_sizes(layer: nn.Module, narrow: nn.Module, name: str) -> None:

@@ -2,4 +2,3 @@
 
 from .narrow import UNEQUAL, absorb, merged_by, merged_tensors, narrow
 from .site import WIDE
-from .sums import FACTOR

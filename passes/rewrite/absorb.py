@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .operand_rows import OVER, TIMES, OperandRows, moves, operand_rows
+from .operands import OVER, TIMES, Rows, moves, rows_of
 from .sums import FACTOR, SHARE, Factor
 
 
@@ -44,7 +44,7 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
         for made in (share, node):
             _drop_factor(module, made)
         return
-    found = (operand_rows(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
+    found = (rows_of(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
     rows = next((each for each in found if each is not None), None)
     if rows is None:
         return
@@ -128,7 +128,8 @@ def _rescale(scaling: fx.Node, ratio: float) -> None:
 
 
 @torch.no_grad()
-def _scale(made: OperandRows, ratio: float) -> None:
-    for tensor in made.tensors:
-        rows = made.rows.to(tensor.device)
+def _scale(made: Rows, ratio: float) -> None:
+    for tensor, first in made.pieces:
+        rows = made.rows.to(tensor.device) - first
+        rows = rows[(rows >= 0) & (rows < len(tensor))]
         tensor[rows] = (tensor[rows].double() * ratio).to(tensor.dtype)

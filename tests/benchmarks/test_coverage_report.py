@@ -63,3 +63,11 @@ def test_networks_of_torchvision_have_a_part_of_their_own():
     assert "| one | mod.One |" in timm and "torchvision/net1" not in timm and "without weights" not in timm
     assert "| torchvision/net1 | video.net.net |" in rest and "| networks | 1 |" in rest
     assert "torchvision" not in page(POINTS, vision, {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new")
+
+
+def test_a_column_says_which_classes_graft():
+    plain = page(POINTS, [], {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new")
+    text = page(POINTS, [], {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new", {"one": "grafts"})
+    row = next(line for line in plain.splitlines() if line.startswith("| one | mod.One |"))
+    assert f"{row} grafts |" in text.splitlines() and "| graft | 1 of 3 |" in text.splitlines()
+    assert "| x | m.X | 0.00 M | 8 |" + "  |" * 8 + " not checked yet |  |  |" in text.splitlines()

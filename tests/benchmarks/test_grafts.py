@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
-from benchmarks.grafts.__main__ import COLUMNS, page, read_rows
+import pytest
+import timm
+import torch
+
+from benchmarks.grafts.__main__ import page
 from benchmarks.grafts.check import check
+from benchmarks.grafts.interface import untrue
+from benchmarks.grafts.rows import COLUMNS, read_rows
 
 
 def row(verdict: str, reason: str = "") -> dict[str, str]:
@@ -17,13 +25,31 @@ def test_the_page_counts_and_tells() -> None:
     text = page(classes, {"one": row("grafts"), "two": row("does not graft", "the number 64 | at x.py:3")})
     assert "| grafts | 1 of 3 |" in text
     assert "| not run yet | 1 of 3 |" in text
-    assert "| two | b.Two |  | does not graft | the number 64 \\| at x.py:3 |" in text
+    assert "| two | b.Two |  | does not graft |  | the number 64 \\| at x.py:3 |" in text
 
 
 def test_a_network_is_checked_to_the_end() -> None:
     facts: dict[str, object] = {}
     check("test_resnet", facts.update)
-    assert facts["verdict"] == "grafts"
+    assert (facts["verdict"], facts["interface"]) == ("grafts", "true")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("num_features", ["num_features", "classifiers"]),
+        ("head_hidden_size", ["head_hidden_size", "get_classifier", "reset_classifier(0)"]),
+        ("feature_info", ["feature_info[4]", "forward_intermediates[4]", "features_only[4]"]),
+    ],
+)
+def test_a_false_width_is_told(name: str, told: list[str]) -> None:
+    network = timm.create_model("test_resnet").eval()
+    other: Any = copy.deepcopy(network)
+    if name == "feature_info":
+        other.feature_info[4]["num_chs"] = 7
+    else:
+        setattr(other, name, 7)
+    assert [each.partition(":")[0] for each in untrue(network, other, torch.randn(2, 3, 64, 64))] == told
 
 
 def test_there_are_no_rows_without_a_file(tmp_path: Path) -> None:

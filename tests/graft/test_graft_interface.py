@@ -10,22 +10,34 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from benchmarks.grafts.interface import untrue
 from fxprune.common.modules import map_tensors
-from fxprune.passes.verify import randomised
+from fxprune.passes.verify import randomised, scattered
 
 NAMES = ["test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
+# Convolutions, attention, and both; a token for the class, a bias for positions, computed weights.
+FAMILIES = ["test_vit", "test_vit_relpos", "test_coatnet", "test_nfnet"]
 
 
 def images(name: str) -> Tensor:
-    size = 160 if "vit" in name else 64
+    size = 160 if "vit" in name or "coat" in name else 64
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 @functools.cache
-def graft_of(name: str) -> nn.Module:
+def pair_of(name: str) -> tuple[nn.Module, nn.Module]:
     net = randomised(timm.create_model(name, num_classes=10)).eval()
-    plan = fxprune.plan(fxprune.couple(net, images(name)), keep=0.5)
-    return fxprune.graft(net, fxprune.narrow(fxprune.snap(net, plan), plan)).eval()
+    plan = scattered(fxprune.couple(net, images(name)), keep=0.5, seed=0)
+    return net, fxprune.graft(net, fxprune.narrow(fxprune.snap(net, plan), plan)).eval()
+
+
+def graft_of(name: str) -> nn.Module:
+    return pair_of(name)[1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_that_timm_says_of_the_wide_network_holds(name: str) -> None:
+    assert untrue(*pair_of(name), images(name)) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,3 +70,31 @@ def test_its_classifier_can_be_replaced_and_its_blocks_checkpointed(name: str) -
     assert torch.equal(grafted(images(name)), wanted)
     grafted.train()(images(name)).sum().backward()
     assert all(parameter.grad is not None for parameter in grafted.parameters())
+
+
+class Lists(nn.Module):
+    """Blocks in lists, which are no modules that are called: only ``forward_intermediates`` shows their widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, 8, 3)]), nn.ModuleList([nn.Conv2d(8, 12, 3)])])
+        self.head = nn.Conv2d(12, 4, 1)
+        self.feature_info = [{"num_chs": 8, "module": "blocks.0"}, {"num_chs": 12, "module": "blocks.1"}]
+
+    def forward_intermediates(self, x: Tensor, *, intermediates_only: bool = True) -> list[Tensor]:
+        maps = []
+        for (layer,) in self.blocks:  # type: ignore[misc]
+            x = layer(x).relu()
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.forward_intermediates(x)[-1])
+        return output
+
+
+def test_feature_info_follows_the_maps_that_the_model_returns() -> None:
+    net, x = randomised(Lists()).eval(), torch.randn(2, 3, 16, 16)
+    plan = fxprune.plan(fxprune.couple(net, x), keep=0.5)
+    grafted = fxprune.graft(net, fxprune.narrow(fxprune.snap(net, plan), plan))
+    assert [entry["num_chs"] for entry in grafted.feature_info] == [4, 6]  # type: ignore[union-attr]

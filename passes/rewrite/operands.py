@@ -1,4 +1,4 @@
-"""Find the rows of weights that make one operand of a product, and nothing else."""
+"""Follow an operand of a product to the rows of the weights that make it, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import BatchNorm, ConvNd, hooks_of
 
 # Calls that only move what goes in, as methods and as functions.
@@ -29,17 +31,19 @@ _AFFINE: tuple[type[nn.Module], ...] = (
 )  # fmt: skip
 
 
+# A tensor of the network, and the number of its first row among those that a layer makes.
+Piece = tuple[Tensor, int]
+
+
 @dataclass(frozen=True)
-class OperandRows:
+class Rows:
     """The tensors of the network that make one operand of a product, and which of their rows."""
 
-    tensors: tuple[Tensor, ...]
+    pieces: tuple[Piece, ...]
     rows: Tensor
 
 
-def operand_rows(
-    module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]
-) -> OperandRows | None:
+def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: Mapping[fx.Node, Any]) -> Rows | None:
     """Return the rows of weights that make an operand and nothing else; None if unknown."""
     maker = operand
     while moves(module, maker):
@@ -50,7 +54,7 @@ def operand_rows(
     found = _affine(module, maker)
     if found is None or not isinstance(made, Tensor):
         return None
-    axis, tensors = found
+    axis, pieces = found
     length = made.shape[axis]
     positions = torch.arange(length).view([-1 if d == axis % made.dim() else 1 for d in range(made.dim())])
     try:
@@ -67,8 +71,8 @@ def operand_rows(
             others.remove(operand)
         if any(not isinstance(seen[other], Tensor) or bool(torch.isin(seen[other], rows).any()) for other in others):
             return None
-    made_by = OperandRows(tensors, rows)
-    return made_by if _is_homogeneous(module.get_submodule(str(maker.target)), made_by) else None
+    made_by = Rows(pieces, rows)
+    return made_by if _is_homogeneous(module, maker, made_by) else None
 
 
 def moves(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -85,11 +89,13 @@ def moves(module: fx.GraphModule, node: fx.Node) -> bool:
     return name in _MOVES and (isinstance(node.target, str) or node.target is getattr(torch, name, None))
 
 
-def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, ...]] | None:
+def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
     """Return the channel axis of a layer's output and its parameters; None for other layers.
 
     The rows of these parameters (weight and bias) scale the channels.
     """
+    if node.target is F.linear:
+        return _stored_linear(module, node)
     if node.op != "call_module" or sum(other.target == node.target for other in module.graph.nodes) > 1:
         return None
     layer = module.get_submodule(str(node.target))
@@ -102,20 +108,53 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Tensor, .
     tensors = tuple(layer.parameters(recurse=False))
     everywhere = module.named_parameters(remove_duplicate=False)
     names = {name for name, parameter in everywhere if any(parameter is tensor for tensor in tensors)}
-    read = {str(other.target) for other in module.graph.nodes if other.op == "get_attr"}
+    read = {str(n.target) for n in module.graph.nodes if n.op == "get_attr" and not all(map(_asks, n.users))}
     if getattr(layer, "weight", None) is None or len(names) != len(tensors) or read & names:
         return None
     if isinstance(layer, BatchNorm):
-        return 1, tensors
-    return -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1, tensors
+        return 1, tuple((tensor, 0) for tensor in tensors)
+    axis = -len(layer.kernel_size) - 1 if isinstance(layer, ConvNd) else -1
+    return axis, tuple((tensor, 0) for tensor in tensors)
+
+
+def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
+    """Return the same for a linear function of tensors that nothing else reads; its bias may be joined of several."""
+    read = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg is not None]
+    everywhere = dict(named_tensors(module))
+    pieces: list[Piece] = []
+    stored: list[fx.Node] = []
+    makers = {node}
+    for arg in read:
+        joined = isinstance(arg, fx.Node) and arg.target is torch.cat and len(arg.args) == 1 and not arg.kwargs
+        parts: Any = arg.args[0] if joined else [arg]  # type: ignore[union-attr]
+        makers |= {arg} if joined else set()  # type: ignore[arg-type]
+        first = 0
+        for part in parts:
+            if not isinstance(part, fx.Node) or part.op != "get_attr" or str(part.target) not in everywhere:
+                return None
+            tensor = everywhere[str(part.target)]
+            pieces.append((tensor, first))
+            stored.append(part)
+            first += len(tensor)
+    names = {str(each.target) for each in stored}
+    called = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}
+    if any(name.startswith(f"{layer}.") for layer in called for name in names):
+        return None
+    known = sum(any(other is tensor for tensor, _ in pieces) for other in everywhere.values()) == len(pieces)
+    others = [n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) in names]
+    users = {user for each in (*others, *makers - {node}) for user in each.users if not _asks(user)}
+    return (-1, tuple(pieces)) if known and len(names) == len(pieces) and users == makers else None
 
 
 @torch.no_grad()
-def _is_homogeneous(layer: nn.Module, made: OperandRows) -> bool:
+def _is_homogeneous(module: fx.GraphModule, maker: fx.Node, made: Rows) -> bool:
     """Check that doubled rows of weight and bias double just these channels.
 
     A derived class may compute something else with its weights.
     """
+    if maker.op != "call_module":
+        return True
+    layer = module.get_submodule(str(maker.target))
     if isinstance(layer, ConvNd):
         return type(layer).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
     layer = copy.deepcopy(layer).double().cpu().eval()
@@ -167,9 +206,10 @@ def _follow(
 def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Node]:
     """List the calls that do more with the channels than move them or read sizes."""
     readers = {user for node in seen for user in node.users if user not in seen}
+    return [node for node in readers if not _asks(node)]
 
-    def asks(node: fx.Node) -> bool:
-        name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
-        return name in _READS
 
-    return [node for node in readers if not asks(node)]
+def _asks(node: fx.Node) -> bool:
+    """Tell whether a call reads only the size, the type or the device of a tensor."""
+    name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
+    return name in _READS
