@@ -1,4 +1,4 @@
-"""Run the tasks of a command within its limits, show progress, and keep a JSON line of each, so that a run resumes."""
+"""Run the tasks of a command within limits, with a bar and a journal from which it resumes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_all(
     noun: str,
     preload: Sequence[str] = PRELOAD,
 ) -> Iterator[tuple[T, Facts]]:
-    """Yield each task with the facts of its process, under a bar; print by ``tqdm.write`` meanwhile.
+    """Yield each task with the facts of its process, under a bar; print by ``tqdm.write``.
 
     Args:
         work: as of :func:`~benchmarks.process.run_each`.

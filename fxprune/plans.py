@@ -144,7 +144,7 @@ class Plan:
         return self
 
     def of_copy(self, model: torch.nn.Module) -> Plan:
-        """Return the plan for a deep copy of its model with other numbers in tied rows, without a new analysis.
+        """Return the plan for a deep copy of its model with other tied rows, not analysed again.
 
         The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
         """

@@ -1,4 +1,4 @@
-"""Damage a JSON document: hostile values, well-typed ones in wrong places, and text that is no JSON."""
+"""Damage a JSON document: hostile values, typed ones in wrong places, text that is no JSON."""
 
 from __future__ import annotations
 

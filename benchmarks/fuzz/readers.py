@@ -1,4 +1,4 @@
-"""Read a folder by every command, and judge what came out against what it was before the damage."""
+"""Read a folder by every command, and judge what came out against the undamaged one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Loaded:
     notes: str
 
     def differs(self, other: Loaded, *, determined: bool) -> bool:
-        """Tell whether it computes something else; ``determined``: other files say every number of it."""
+        """Tell whether it computes something else; ``determined``: other files say each number."""
         if self.outputs.keys() != other.outputs.keys():
             return True
         if determined:

@@ -1,4 +1,4 @@
-"""Make the folders that are damaged: results of the main job, and a saved network that has every field."""
+"""Make the folders to damage: results of the main job, a saved network with every field."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Small(nn.Module):
 
 
 class Rich(nn.Module):
-    """A small network whose graph has every kind of node and value: modes, guards, shared weights, indices, buffers."""
+    """A small network whose graph has every kind of node and value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def make_subjects(place: Path) -> list[Subject]:
 
 
 def _save_rich(folder: Path, keep: float) -> None:
-    """Narrow a network twice, so that there is an earlier plan, and leave the factors of its heads in the graph."""
+    """Narrow a network twice, so that it has an earlier plan, and leave factors in the graph."""
     with torch.random.fork_rng():
         torch.manual_seed(int(4 * keep))
         model, tokens = Rich().eval(), torch.arange(10).reshape(2, 5) % 8

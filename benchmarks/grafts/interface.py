@@ -47,7 +47,7 @@ def untrue(wide: nn.Module, grafted: nn.Module, images: Tensor) -> list[str]:
 
 @torch.no_grad()
 def features(model: Any, images: Tensor) -> Facts:
-    """``num_features`` and ``head_hidden_size`` are what ``forward_features`` and ``forward_head`` return."""
+    """``num_features`` and ``head_hidden_size`` are the widths that the network returns."""
     inside = model.forward_features(images)
     facts = {"num_features": _axes(inside, model.num_features)}
     if hasattr(model, "head_hidden_size"):

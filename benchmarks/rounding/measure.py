@@ -1,4 +1,4 @@
-"""Measure the rounding of one narrow network, and of the wide one with its channels in another order."""
+"""Measure the rounding of a narrow network, and of the wide one with permuted channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record the modes that a model enters and reads while it is traced, as nodes of :mod:`fxprune.common.modes`."""
+"""Record the modes that a model enters and reads while it is traced, as nodes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _given(context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _inside_torch(frame: Any) -> bool:
-    """Tell whether PyTorch enters a mode for itself, and not for a graph or through a decorator of the model."""
+    """Tell whether PyTorch enters a mode for itself, not for a graph or the model's decorator."""
     name = frame.f_code.co_filename
     decorates = frame.f_code.co_name in ("decorate_context", "clone") or name.endswith("autocast_mode.py")
     return is_machinery(name) and not decorates and not _is_graph(name)

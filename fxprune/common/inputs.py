@@ -90,7 +90,7 @@ def to_json(inputs: Inputs) -> Any:
 
 
 def from_json(value: Any) -> Inputs:
-    """Make inputs on the meta device from a value of :func:`to_json`; anything else raises an error of some kind."""
+    """Make inputs on the meta device from a value of :func:`to_json`; or raise any error."""
     if isinstance(value, dict):
         return {name: _read(each) for name, each in value.items()}
     return tuple(map(_read, value))

@@ -140,7 +140,7 @@ class Contraction:
 
 
 class Observer(TorchDispatchMode):
-    """Record the operations that are linear in the tensors of a network, known by their storages."""
+    """Record the operations that are linear in a network's tensors, known by their storages."""
 
     def __init__(self, storages: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Reject C-SGD before the first step: no or two strengths, nothing to train, two pulls, too few bits."""
+"""Reject C-SGD before the first step: strengths, nothing to train, two pulls, few bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer steps on one row per cluster, so that gradients and its own state have the narrow size.
+"""The optimizer steps on one row per cluster: gradients and its state have narrow sizes.
 
 A deviation shrinks by one known number per step, so it is stored once and never touched again:
 parameter = mean of its cluster + left * deviation at the start. Rounding has nothing to accumulate in.
@@ -163,7 +163,7 @@ class NarrowStep:
 
 
 class Member:
-    """A parameter of a bundle, seen as rows: its tied axis first, the others in the order of memory."""
+    """A parameter seen as rows: its tied axis first, the others in the order of memory."""
 
     def __init__(self, tied: Tied, cut: Clusters) -> None:
         self.tied, self.cut = tied, cut
@@ -201,7 +201,7 @@ class Member:
 
 
 class Bundle:
-    """Parameters with rows of one length, whose clusters are averaged and spread in one call each."""
+    """Parameters with rows of one length, averaged and spread in one call each."""
 
     def __init__(self, tied: Sequence[Tied]) -> None:
         device = tied[0].parameter.device
@@ -267,7 +267,7 @@ class Bundle:
         return [(parameter.data_ptr(), version_of(parameter)) for parameter in self.parameters]
 
     def _sum_now(self) -> float:
-        """Sum all numbers of small parameters, and each eighth row of large ones, others in each step."""
+        """Sum small parameters, and each eighth row of large ones, others in each step."""
         every = self._rows if self._are_views() else self._read_rows()
         return float(_joined(every).sum() if len(every) > 1 else every[0][self._seen % 8 :: 8].sum())
 

@@ -59,7 +59,7 @@ def _message(grafted: nn.Module, narrow: nn.Module, inputs: Inputs, solution: So
 
 @torch.no_grad()
 def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> tuple[set[str], str]:
-    """Return the nodes between the first layer that differs and the layers that it reads, and where that is."""
+    """Return the nodes between the first layer that differs and those it reads, and the line."""
     calls = [node for node in narrow.graph.nodes if node.op == "call_module"]
     seen: list[dict[str, list[Tensor]]] = []
     failure: Exception | None = None

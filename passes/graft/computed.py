@@ -1,4 +1,4 @@
-"""Where a class computes a weight, its graft holds tensors from which it computes the narrow one.
+"""Where a class computes a weight, its graft holds tensors that give the narrow one.
 
 A narrow network holds the result of weight standardisation or weight norm. Such a function only rescales the rows of
 its own result, and multiplies them by a gain: so the result goes into the weight, and what its rows lack into the gain.
@@ -88,7 +88,7 @@ def with_computed(narrow: nn.Module, grafted: nn.Module, computed: Computed) -> 
 
 @torch.no_grad()
 def solve_computed(grafted: nn.Module, model: nn.Module, narrow: nn.Module, computed: Computed) -> None:
-    """Give a graft the tensors from which its class computes the weights of the narrow network, in place.
+    """Give a graft, in place, tensors from which its class computes the narrow weights.
 
     Raises:
         GraftError: there are none; the message names the weight and the line that computes it.

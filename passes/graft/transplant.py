@@ -85,7 +85,7 @@ def assembled(model: nn.Module, narrow: nn.Module, solution: Solution) -> nn.Mod
 
 
 def _take_own_sizes(attention: nn.MultiheadAttention) -> None:
-    """Set the widths of PyTorch's attention, which the narrow graph computes in steps, from its tensors."""
+    """Set the widths of PyTorch's attention, which the narrow graph computes in steps."""
     packed = attention.in_proj_weight if has_packed_projection(attention) else None
     three = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
     weights = [weight if packed is None else packed for weight in three]

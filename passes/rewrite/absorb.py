@@ -60,7 +60,7 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
 
 
 def _restore_scale(node: fx.Node, factor: Factor) -> float:
-    """Give a fused product the scale without the factor, and return what its rows are to be multiplied by."""
+    """Give a fused product its scale without the factor; return the factor of its rows."""
     scale = node.kwargs["scale"]
     assert isinstance(scale, (int, float))
     own = math.isclose(scale / factor.size, factor.wide_dim**-0.5, rel_tol=1e-6)

@@ -93,7 +93,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
 
 
 def merged_tensors(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of the narrow network by name, with all factors of narrowed heads in its graph."""
+    """Return the tensors of the narrow network by name, with all factors in its graph."""
     plan = plan_for(model, plan)
     state = kept_state(concentrate(model, plan), plan)
     return {name: state.get(name, tensor).detach() for name, tensor in named_tensors(plan.coupling.graph_module)}

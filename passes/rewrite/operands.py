@@ -118,7 +118,7 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ..
 
 
 def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
-    """Return the same for a linear function of tensors that nothing else reads; its bias may be joined of several."""
+    """Return the same for a linear function of tensors that nothing else reads."""
     read = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg is not None]
     everywhere = dict(named_tensors(module))
     pieces: list[Piece] = []
