@@ -103,6 +103,25 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
     return plan_from(read_plan(path), model, path)
 
 
+def plan_of(network: torch.nn.Module) -> Plan | StoredPlan | None:
+    """Return the plan that a narrow network knows; None if it knows none."""
+    return _known_plan(getattr(network, "meta", {}).get("plan"))
+
+
+def earlier_plans_of(network: torch.nn.Module) -> tuple[Plan | StoredPlan, ...]:
+    """Return the plans that a narrow network knows from before its last one."""
+    earlier = map(_known_plan, getattr(network, "meta", {}).get("earlier", ()))
+    return tuple(plan for plan in earlier if plan is not None)
+
+
+def _known_plan(value: Any) -> Plan | StoredPlan | None:
+    """Read a plan that a pickled network holds as a JSON value."""
+    if isinstance(value, dict):
+        where = "the plan of this network"
+        return StoredPlan(check_plan(value, where), where)
+    return value if isinstance(value, (Plan, StoredPlan)) else None
+
+
 def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.PathLike[str]) -> Plan:
     """Make a plan from the result of :func:`read_plan`.
 
@@ -177,7 +196,7 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     """
     if isinstance(plan, StoredPlan):
         return plan.on(model)
-    if plan.coupling.model() is model:
+    if plan.coupling.network is model:
         return plan
     from fxprune.analysis import couple
 

@@ -72,6 +72,10 @@ class Plan:
         """Check the clusters against the coupling."""
         _check(self)
 
+    def __deepcopy__(self, _: Any) -> Plan:
+        """A plan does not change, so a copy of what holds it shares it."""
+        return self
+
     @functools.cached_property
     def widths(self) -> dict[str, tuple[int, int]]:
         """Map each group name to (channels before, channels after)."""

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.coupling import Coupling, Group
-from fxprune.errors import PlanError
 from fxprune.passes.calibration import channel_grams, channel_points
 
 from .kmeans import Points
@@ -26,8 +25,7 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     Returns:
         float64 [width, features]; running statistics do not count.
     """
-    model = model_of(coupling)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(coupling.network.named_parameters(remove_duplicate=False))
     blocks = [np.zeros((group.width, 1))]
     for axis in group.tied:
         if axis.parameter in parameters:
@@ -56,28 +54,16 @@ def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> 
     return result
 
 
-def model_of(coupling: Coupling) -> torch.nn.Module:
-    """Return the analysed model.
-
-    Raises:
-        PlanError: it no longer exists.
-    """
-    model = coupling.model()
-    if model is None:
-        raise PlanError("the model of this coupling is gone: keep a reference to it, or use the method `even`.")
-    return model
-
-
 def activations(coupling: Coupling, batches: Iterable[Any], *, weighted: bool) -> dict[str, tuple[Points, Points]]:
     """Map each group to points as far apart as what layers read, and to weights of channels.
 
     Args:
-        coupling: the analysis, with its model still alive.
+        coupling: the analysis.
         batches: inputs of the network, without labels.
         weighted: weight a channel by the squared size of the columns that read it, each layer's scaled to a mean of 1;
             otherwise all weights are 1.
     """
-    model = model_of(coupling)
+    model = coupling.network
     grams = channel_grams(model, coupling, batches)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found = {}

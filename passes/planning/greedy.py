@@ -33,7 +33,7 @@ def widths_by_loss(
     a good network after it: docs/reports/results.md finds no gain over uniform widths.
 
     Args:
-        coupling: the analysis, with its model still alive.
+        coupling: the analysis.
         budget: what to count.
         share: of the network's total, above 0, up to 1.
         round_to: as in :func:`fxprune.passes.planning.widths.widths_for`.
@@ -46,7 +46,6 @@ def widths_by_loss(
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: ``share`` or ``round_to`` outside its range.
-        PlanError: the model no longer exists.
     """
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)

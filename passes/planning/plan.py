@@ -39,7 +39,7 @@ def plan(
     """Divide the channels of each group into clusters, one for each channel that stays.
 
     Args:
-        coupling: the analysis, with its model still alive.
+        coupling: the analysis.
         keep: share of the channels to keep in every group, above 0, up to 1; 0.5 if no budget or widths are given.
         macs: instead: share of the network's multiply-accumulates to end at.
         params: instead: share of the network's parameters to end at.
@@ -65,7 +65,7 @@ def plan(
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
-        PlanError: widths that a group cannot have, or a model that no longer exists.
+        PlanError: widths that a group cannot have.
         ModelError: a weight of a group, or an activation, holds a NaN or an infinity.
         DataError: ``batches`` that are not inputs of this network.
 
@@ -132,9 +132,8 @@ def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> 
 
 
 def _check_weights(coupling: Coupling) -> None:
-    """Raise ModelError if a weight of a group is not finite; skip a model that no longer exists."""
-    model = coupling.model()
-    weights = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
+    """Raise ModelError if a weight of a group is not finite."""
+    weights = dict(coupling.network.named_parameters(remove_duplicate=False))
     groups = coupling.groups.values()
     names = dict.fromkeys(axis.parameter for group in groups for axis in (*group.tied, *group.readers))
     check_finite((name, weights[name]) for name in names if name in weights)

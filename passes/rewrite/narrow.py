@@ -11,7 +11,7 @@ from fxprune.common.modes import show_blocks
 from fxprune.common.modules import map_tensors
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
-from fxprune.plan_file import plan_for
+from fxprune.plan_file import earlier_plans_of, plan_for, plan_of
 from fxprune.plans import Plan
 
 from .absorb import absorb_factors
@@ -72,7 +72,6 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     # The trace makes constants that are not tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
-    type(module).__name__ = type(model).__name__  # the class is that of this object alone, and a copy loses its name
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)
     show_blocks(module.graph)
@@ -84,8 +83,8 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
     module.meta.update(plan=plan, max_change=wide.max_change, factors=factors, absorbed=absorbed)
-    given: dict[str, Any] = getattr(model, "meta", {})
-    module.meta["earlier"] = (*given.get("earlier", ()), given["plan"]) if "plan" in given else ()
+    last = plan_of(model)
+    module.meta["earlier"] = () if last is None else (*earlier_plans_of(model), last)
     return module, wide.changes
 
 

@@ -31,7 +31,7 @@ from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError
 from fxprune.models_zoo import ModelSpec, Network, build_within, spec_from_json
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
 from fxprune.passes.serialization import graph_from_json, graph_to_json
-from fxprune.plan_file import StoredPlan, check_plan, plan_for, read_plan
+from fxprune.plan_file import StoredPlan, check_plan, earlier_plans_of, plan_for, plan_of, read_plan
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
@@ -116,7 +116,7 @@ def _stored(
     narrow: nn.Module, model: ModelSpec | None, plan: Plan | StoredPlan | None, preprocessing: Preprocessing | None
 ) -> _Stored:
     meta: dict[str, Any] = getattr(narrow, "meta", {})
-    plan, preprocessing = plan or meta.get("plan"), preprocessing or meta.get("preprocessing")
+    plan, preprocessing = plan or plan_of(narrow), preprocessing or meta.get("preprocessing")
     if not isinstance(narrow, fx.GraphModule) or not isinstance(plan, (Plan, StoredPlan)):
         raise OptionError(
             f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it, and "
@@ -147,7 +147,7 @@ def _stored(
         "precision": precision,
         "integers_below": below,
         "factors": int(meta.get("factors", 0)),
-        "earlier": [each.to_json() for each in meta.get("earlier", ())],
+        "earlier": [each.to_json() for each in earlier_plans_of(narrow)],
     }
     return _Stored(
         tensors, {"format": GRAPH_FORMAT, "version": GRAPH_VERSION, **graph}, answer, signed(plan.to_json()), network
