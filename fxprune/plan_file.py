@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.inputs import Inputs, from_json, inputs_for, is_shape
-from fxprune.errors import PlanError
+from fxprune.common.network import network_of
+from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -122,6 +123,20 @@ def _known_plan(value: Any) -> Plan | StoredPlan | None:
     return value if isinstance(value, (Plan, StoredPlan)) else None
 
 
+def given_plan(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
+    """Return a plan, a stored one on the model.
+
+    Raises:
+        OptionError: what was given is no plan.
+        PlanError: ``model`` is another network.
+    """
+    if isinstance(plan, StoredPlan):
+        return plan.on(model)
+    if not isinstance(plan, Plan):
+        raise OptionError(f"give a plan, `fxprune.plan(coupling)`, after the network, not {type(plan).__name__}.")
+    return plan
+
+
 def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.PathLike[str]) -> Plan:
     """Make a plan from the result of :func:`read_plan`.
 
@@ -194,8 +209,7 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
         >>> fxprune.plan_for(twin, plan) == plan
         True
     """
-    if isinstance(plan, StoredPlan):
-        return plan.on(model)
+    model, plan = network_of(model), given_plan(model, plan)
     if plan.coupling.network is model:
         return plan
     from fxprune.analysis import couple

@@ -11,16 +11,18 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fxprune.common.network import unwrap_model
 from fxprune.common.precision import check_precision
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
+from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
 
 from .checks import check_asked, check_free
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
-from .sharding import check_in_optimizer, check_not_sharded, check_same_plan, unwrap_model
+from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, tied_parameters
@@ -87,6 +89,7 @@ def csgd(
         ...     hook.deviation().largest < 1e-3
         True
     """
+    plan = given_plan(model, plan)
     check_same_plan(model, plan)
     model = unwrap_model(model)
     check_not_sharded(model, optimizer)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fxprune.common.finite import check_numbers
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.calibration import channel_grams, channel_points
 
@@ -29,6 +30,7 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     blocks = [np.zeros((group.width, 1))]
     for axis in group.tied:
         if axis.parameter in parameters:
+            check_numbers([(axis.parameter, parameters[axis.parameter])])
             block = rows_of(parameters[axis.parameter], axis.dim, axis.positions)
             scale = np.sqrt((block**2).sum(axis=1).mean())
             if scale > 0.0:

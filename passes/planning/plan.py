@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,10 @@ def plan(
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
+    if not isinstance(coupling, Coupling):
+        raise OptionError(f"a plan is made of a coupling, `fxprune.couple(model, inputs)`, not of {_kind(coupling)}.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise OptionError(f"`seed` must be a whole number from 0 to {2**32 - 1}, not {seed!r}.")
     _check_cluster(cluster, method, batches)
     _check_weights(coupling)
     chosen = only is not None or freeze is not None or internal_only
@@ -120,6 +125,10 @@ def plan(
             labels = _METHODS[method](coupling, group, after[group.name], seed)
         clusters[group.name] = _numbered(labels)
     return Plan(coupling, clusters, f"{method}, {how}", seed)
+
+
+def _kind(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
 
 
 def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> None:

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from fxprune.common.modes import show_blocks
 from fxprune.common.modules import map_tensors
+from fxprune.common.network import network_of
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
 from fxprune.plan_file import earlier_plans_of, plan_for, plan_of
@@ -65,6 +66,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
 def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.GraphModule, dict[str, float]]:
     """Build the narrow network without a warning; also return the snap's change of each tensor."""
+    model = network_of(model)
     plan = plan_for(model, plan)
     coupling = plan.coupling
     wide: Any = concentrate(model, plan)
