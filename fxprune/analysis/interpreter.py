@@ -17,7 +17,7 @@ from fxprune.common.inputs import Inputs, in_order
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.common.rewritable import is_foreign, is_opaque, is_rewritable
 from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import NormBase, no_dispatch, op_arguments, pytree
+from fxprune.common.torch_private import no_dispatch, op_arguments, pytree
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 
 from .call import Call, unlabelled
@@ -50,7 +50,7 @@ def run_labelled(
     state = AnalysisState(choices, default_choice)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
-        state.origins.introduce(name, tensor, is_parameter or name in carriers)
+        state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)
 
     for name, function in captured.functions.items():
         # The narrow network only has the result, so the function stays as it is.
@@ -79,23 +79,27 @@ def run_labelled(
 
 
 def buffers_with_channels(model: nn.Module) -> set[str]:
-    """Name the buffers that have channels like a parameter: running statistics and uniform ones.
+    """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
 
-    A uniform buffer, such as a bias fixed at zero, holds one number everywhere. Tables, masks and indices have no
-    channels, nor have constants that the trace made, which are not tensors of the model.
+    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed, as
+    those of a frozen normalisation. A uniform table holds one number everywhere, and counts only if no checkpoint can
+    change it. Other tables, masks and indices have no channels, nor have constants that the trace made, which are not
+    tensors of the model.
     """
-    norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, NormBase)}
+    kept = set(model.state_dict(keep_vars=True))
     return {
         name
         for name, buffer in model.named_buffers(remove_duplicate=False)
-        if name.rpartition(".")[0] + "." in norms or _is_uniform(buffer)
+        if buffer.is_floating_point() and (_is_vector(buffer) or (name not in kept and _is_uniform(buffer)))
     }
 
 
+def _is_vector(buffer: torch.Tensor) -> bool:
+    return sum(size > 1 for size in buffer.shape) == 1
+
+
 def _is_uniform(buffer: torch.Tensor) -> bool:
-    if buffer.is_meta or not buffer.is_floating_point() or buffer.numel() < 2:
-        return False
-    return bool((buffer == buffer.flatten()[0]).all())
+    return not buffer.is_meta and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
@@ -174,7 +178,8 @@ class _RuleMode(MetaMode):
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:
-        labels = [call.label(tensor) for tensor in tensors_in(call.args)]
+        operands = tensors_in(call.args)
+        labels = [call.label(tensor) for tensor in operands]
         labels = [label for label in labels if any(ids is not None for ids in label.axes)]
         if not labels and not entry.creates_channels:
             return
@@ -182,10 +187,19 @@ class _RuleMode(MetaMode):
         from_parameters = entry.reads_weights is None and all(label.from_parameters for label in labels)
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
+        constants = [label for label in labels if label.constant]
+        if constants and (entry.reads_weights is not None or _without_channels(call, operands)):
+            # Positions times frequencies: a table, whose axes are no channels.
+            call.freeze("a buffer from which a table is computed", *(ids for label in constants for ids in label.axes))
+        constant = from_parameters and 0 < len(constants) == len(labels)
         if call.node is not None and any(_is_computed(call, place) for place in entry.reads_weights or ()):
             self.state.notes.computed_weight_users.add(call.node.name)
         for tensor, axes in zip(call.outs, _checked(call, entry), strict=True):
-            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters))
+            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters, constant))
+
+
+def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
+    return any(x.numel() > 1 and all(ids is None for ids in call.axes(x)) for x in operands)
 
 
 def _is_computed(call: Call, place: int) -> bool:

@@ -22,11 +22,13 @@ class Label:
         axes: per axis, int64 ids as long as the axis, or None if the axis carries no channels.
         is_parameter: the tensor is a parameter whose values were only moved, so that its columns may be summed.
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
+        constant: it depends on buffers only: numbers that no training moves.
     """
 
     axes: Axes
     is_parameter: bool = False
     from_parameters: bool = False
+    constant: bool = False
 
 
 class Labels:

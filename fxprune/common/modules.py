@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.common.modes import is_mode
 from fxprune.common.precision import MixingMode
-from fxprune.common.torch_private import pytree, script_tables, takes_device, tensor_tables
+from fxprune.common.torch_private import NormBase, pytree, script_tables, takes_device, tensor_tables
 
 # The attributes of a module that hold its tensors and layers.
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -135,6 +135,16 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """List parameters, then buffers, under all their names."""
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def statistics_of(model: nn.Module) -> set[str]:
+    """Return all names of the running statistics of normalisations."""
+    return {
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, NormBase)
+        for own, _ in module.named_buffers(recurse=False)
+    }
 
 
 def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -8,14 +8,14 @@ from dataclasses import astuple
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxprune.common.network import unwrap_model
 from fxprune.common.precision import check_precision
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
-from fxprune.passes.merge import project
+from fxprune.passes.merge import Clusters, project
 from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
 
@@ -25,7 +25,7 @@ from .means import ClusterMeans
 from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
-from .tied import Tied, deviation_of, tied_parameters
+from .tied import Tied, deviation_of, fixed_buffers, tied_parameters
 
 
 def csgd(
@@ -104,7 +104,7 @@ def csgd(
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
-    return Csgd(optimizer, tied, strength, coupled=coupled)
+    return Csgd(optimizer, tied, strength, coupled=coupled, fixed=fixed_buffers(model, plan))
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
@@ -116,12 +116,20 @@ def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
 class Csgd:
     """The two hooks on an optimizer; ``strength`` may be changed between steps."""
 
-    def __init__(self, optimizer: Optimizer, tied: Sequence[Tied], strength: float, *, coupled: bool = False) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        tied: Sequence[Tied],
+        strength: float,
+        *,
+        coupled: bool = False,
+        fixed: Sequence[tuple[Tensor, list[Clusters]]] = (),
+    ) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
         self.strength = strength
         self.coupled = coupled
         self._optimizer = optimizer
-        self._tied = tied
+        self._tied, self._fixed = tied, fixed
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._means = ClusterMeans(tied)
         self._rates = self._read_rates()
@@ -163,8 +171,9 @@ class Csgd:
     def deviation(self) -> Deviation:
         """max_i |row_i - its mean| / sqrt(mean_i |row_i|^2) of a tied axis: largest and median.
 
-        Rows run along the tied axis, and norms are Euclidean. Running statistics do not count, since no step trains
-        them. ``where`` names the axis with the largest value, as ``name:dim``.
+        Rows run along the tied axis, and norms are Euclidean. Buffers do not count: running statistics,
+        which no step trains, and constants, which it pulls. ``where`` names the axis with the largest value, as
+        ``name:dim``.
         """
         self._means.restore()
         return deviation_of(self._tied)
@@ -243,6 +252,8 @@ class Csgd:
             options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
             self._motions[index] = advance(motion, lr, self.strength, options)
         self._means.restore([1.0 - lr * self.strength for lr in self._rates])
+        for buffer, cuts in self._fixed:  # constants, which have no gradients: the pull alone makes them equal
+            buffer.lerp_(project(buffer, cuts), max(self._rates) * self.strength)
 
     @torch.no_grad()
     def _pull_gradients(self) -> None:

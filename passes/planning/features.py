@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.common.finite import check_numbers
+from fxprune.common.modules import named_tensors, statistics_of
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.calibration import channel_grams, channel_points
 
@@ -26,12 +27,13 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     Returns:
         float64 [width, features]; running statistics do not count.
     """
-    parameters = dict(coupling.network.named_parameters(remove_duplicate=False))
+    updated = statistics_of(coupling.network)
+    tensors = {name: tensor for name, tensor in named_tensors(coupling.network) if name not in updated}
     blocks = [np.zeros((group.width, 1))]
     for axis in group.tied:
-        if axis.parameter in parameters:
-            check_numbers([(axis.parameter, parameters[axis.parameter])])
-            block = rows_of(parameters[axis.parameter], axis.dim, axis.positions)
+        if axis.parameter in tensors:
+            check_numbers([(axis.parameter, tensors[axis.parameter])])
+            block = rows_of(tensors[axis.parameter], axis.dim, axis.positions)
             scale = np.sqrt((block**2).sum(axis=1).mean())
             if scale > 0.0:
                 blocks.append(block / scale)
