@@ -113,7 +113,7 @@ def pieces(site: Site) -> fx.Node | None:
 
 
 def sliced(site: Site) -> fx.Node | None:
-    """getitem, narrow: bounds among channels become bounds among the kept ones."""
+    """getitem, setitem, narrow: bounds among channels become bounds among the kept ones."""
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
         return None
@@ -134,7 +134,7 @@ def sliced(site: Site) -> fx.Node | None:
         codes = on_x.axes[dim]
         new.append(_bounds(site, codes, item) if isinstance(item, slice) and codes is not None else item)
         dim += 1
-    return site.copy((site.args[0], tuple(new)), {})
+    return site.copy((site.args[0], tuple(new), *site.args[2:]), {})
 
 
 def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
@@ -231,6 +231,15 @@ def normalised(site: Site) -> fx.Node | None:
     return site.copy((site.args[0], tuple(shape), *site.args[2:]), kwargs)
 
 
+def grouped(site: Site) -> fx.Node | None:
+    """Functional group norm with one channel per group: as many groups as kept channels."""
+    codes, groups = site.shape_of(0).axes[1], site.parameter(1, "num_groups")
+    if codes is None or groups != len(codes):
+        return None
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "num_groups"}
+    return site.copy((site.args[0], int(site.kept(codes).sum()), *site.args[2:]), kwargs)
+
+
 def _table(
     *cases: tuple[Iterable[surface.CallTarget], Callable[[Site], fx.Node | None]],
 ) -> dict[Any, Callable[[Site], fx.Node | None]]:
@@ -249,4 +258,5 @@ CASES = _table(
     (surface.ATTENTION, attention),
     (surface.CONVOLUTIONS, convolved),
     (surface.NORMS, normalised),
+    (surface.GROUP_NORMS, grouped),
 )

@@ -14,10 +14,11 @@ from . import (
     uses,
     view,
     vision,
+    writes,
 )
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
     "SAMPLES", "Net", "Sample", "constants", "contraction", "conv", "forms", "free", "layers", "linear", "movement",
-    "normalise", "pointwise", "pool", "products", "reduce", "uses", "view", "vision",
+    "normalise", "pointwise", "pool", "products", "reduce", "uses", "view", "vision", "writes",
 ]  # fmt: skip

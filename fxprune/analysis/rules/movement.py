@@ -232,7 +232,7 @@ def pad(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("index.Tensor", "_unsafe_index.Tensor")
+@rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
 def index(call: Call) -> Axes:
     """Tables pick positions: channels there freeze, other axes pass."""
     x, tables = call.args[0], list(call.args[1])
