@@ -27,6 +27,7 @@ from .labels import Label, tensors_in
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
+from .rules.uniform import met
 from .state import AnalysisState
 from .trial import adapts_to_width
 
@@ -73,7 +74,8 @@ def run_labelled(
         ) from error
     state.marks.node = None
     for tensor in tensors_in(output):
-        state.marks.freeze("graph output", *state.labels.of(tensor).axes)
+        label = state.labels.of(tensor)
+        state.marks.freeze("graph output", *label.axes, *label.uniform)
     state.origins.settle(state.marks)
     return state, interpreter.values
 
@@ -129,8 +131,11 @@ class _Interpreter(fx.Interpreter):
             self.values[n.name] = known[0]
             return known[0]
         value = super().run_node(n)
-        if is_opaque(n, self.submodules) or (is_foreign(n, self.submodules) and not self._adapts(n, value)):
+        foreign = is_foreign(n, self.submodules)
+        if is_opaque(n, self.submodules) or (foreign and not self._adapts(n, value)):
             self._freeze_around(n, value)
+        elif foreign:
+            self._freeze_around(n, value, waiting=True)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
@@ -146,12 +151,16 @@ class _Interpreter(fx.Interpreter):
         finally:
             self.state.layers.paused = False
 
-    def _freeze_around(self, n: fx.Node, value: Any) -> None:
-        """Freeze the inputs and outputs of a module that has its own idea of its width."""
+    def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
+        """Freeze the inputs and outputs of a module that has its own idea of its width.
+
+        ``waiting``: only ids that wait for channels.
+        """
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         for tensor in tensors_in((args, kwargs, value)):
             why = f"enters or leaves `{n.target}`, which is kept whole and knows its own width"
-            self.state.marks.freeze(why, *self.state.labels.of(tensor).axes)
+            label = self.state.labels.of(tensor)
+            self.state.marks.freeze(why, *(() if waiting else label.axes), *label.uniform)
 
 
 class _RuleMode(MetaMode):
@@ -169,22 +178,25 @@ class _RuleMode(MetaMode):
             args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
             for i, argument in enumerate(schema)
         )
-        entry = RULES.get(func) or Entry(pointwise if torch.Tag.pointwise in func.tags else _freeze_all)
+        entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         self._apply(entry, Call(self.state, func, arguments, out, layout, entry.factor_at))
         for argument, value in zip(schema, arguments, strict=True):
             if argument.is_write:
                 for ids in (ids for tensor in tensors_in(value) for ids in self.state.strided.of(tensor)):
                     self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
+                for ids in (ids for tensor in tensors_in(value) for ids in self.state.labels.written(tensor)):
+                    self.state.marks.freeze("an expanded or new tensor, changed in place", ids)
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:
         operands = tensors_in(call.args)
-        labels = [call.label(tensor) for tensor in operands]
-        labels = [label for label in labels if any(ids is not None for ids in label.axes)]
-        if not labels and not entry.creates_channels:
+        every = [call.label(tensor) for tensor in operands]
+        labels = [label for label in every if any(ids is not None for ids in label.axes)]
+        waiting = any(ids is not None for label in every for ids in label.uniform)
+        if not labels and not waiting and not entry.creates_channels:
             return
         is_parameter = entry.keeps_parameters and len(labels) == 1 and labels[0].is_parameter
-        from_parameters = entry.reads_weights is None and all(label.from_parameters for label in labels)
+        from_parameters = entry.reads_weights is None and bool(labels) and all(x.from_parameters for x in labels)
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
         constants = [label for label in labels if label.constant]
@@ -194,8 +206,19 @@ class _RuleMode(MetaMode):
         constant = from_parameters and 0 < len(constants) == len(labels)
         if call.node is not None and any(_is_computed(call, place) for place in entry.reads_weights or ()):
             self.state.notes.computed_weight_users.add(call.node.name)
-        for tensor, axes in zip(call.outs, _checked(call, entry), strict=True):
-            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters, constant))
+        answer = _checked(call, entry)
+        uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
+        for tensor, axes, waits in zip(call.outs, answer, uniform, strict=True):
+            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters, constant, waits))
+
+
+def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
+    """Return the ids that wait on the axes of each result; freeze those read otherwise."""
+    if entry.uniform is not None and torch.Tag.nondeterministic_seeded not in call.op.tags:
+        return entry.uniform(call, entry.rule)
+    waiting = [ids for label in labels for ids in label.uniform if id(ids) not in call.woken]
+    call.freeze(f"{call.name} of an axis that was expanded", *waiting)
+    return [()] * len(call.outs)
 
 
 def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
@@ -211,6 +234,9 @@ def _freeze_all(call: Call) -> list[Axes]:
     """Freeze every channel that enters an operator without a rule."""
     call.freeze(f"no rule for {call.op}", *(ids for tensor in tensors_in(call.args) for ids in call.axes(tensor)))
     return [unlabelled(tensor) for tensor in call.outs]
+
+
+_POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
 
 
 def _checked(call: Call, entry: Entry) -> list[Axes]:

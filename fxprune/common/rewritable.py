@@ -24,6 +24,9 @@ Calls = frozenset[CallTarget]
 
 VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
+LIKE: Calls = frozenset({"expand_as"})
+REPEATS: Calls = frozenset({"repeat"})
+FACTORIES: Calls = frozenset({torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
 SQUEEZES: Calls = frozenset({"squeeze", torch.squeeze})
 SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",
@@ -44,7 +47,7 @@ GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
-REWRITABLE |= NORMS | GROUP_NORMS
+REWRITABLE |= NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES
 
 
 # Leading arguments of functions that can be given by name; those of all other functions start with `input`.

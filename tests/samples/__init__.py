@@ -11,6 +11,7 @@ from . import (
     pool,
     products,
     reduce,
+    uniform,
     uses,
     view,
     vision,
@@ -20,5 +21,5 @@ from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
     "SAMPLES", "Net", "Sample", "constants", "contraction", "conv", "forms", "free", "layers", "linear", "movement",
-    "normalise", "pointwise", "pool", "products", "reduce", "uses", "view", "vision", "writes",
+    "normalise", "pointwise", "pool", "products", "reduce", "uniform", "uses", "view", "vision", "writes",
 ]  # fmt: skip
