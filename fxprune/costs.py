@@ -6,7 +6,6 @@ MACs; a parameter costs the product of such lengths.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from fxprune.common.inputs import as_inputs, as_meta, run_on
+from fxprune.common.modules import to_meta
 from fxprune.common.silence import silenced
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
@@ -168,7 +168,7 @@ def _counted(module: torch.nn.Module, example_inputs: Any) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     params = sum(parameter.numel() for parameter in module.parameters())
-    ghost = copy.deepcopy(module).to("meta").eval()
+    ghost = to_meta(module).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run_on(ghost, as_meta(as_inputs(example_inputs)))
     return Cost(params, counter.get_total_flops() // 2)

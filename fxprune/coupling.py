@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,7 +151,7 @@ class Coupling:
         nodes: name of an fx node -> facts about it.
         layers: name of a layer with shape attributes -> shape of its input, for each call.
         example_inputs: the analysed inputs, on the meta device.
-        model: the analysed model, as long as it lives.
+        network: the analysed model itself, not a copy.
         shared: every name of a parameter or buffer -> the first name of the same tensor.
         parameters: first names of all parameters.
         whole: whether the analysis preferred to merge complete heads and groups.
@@ -165,11 +164,19 @@ class Coupling:
     nodes: Mapping[str, NodeFacts] = field(repr=False)
     layers: Mapping[str, tuple[Shape, ...]] = field(repr=False)
     example_inputs: Inputs = field(repr=False)
-    model: weakref.ref[torch.nn.Module] = field(repr=False)
+    network: torch.nn.Module = field(repr=False)
     shared: Mapping[str, str] = field(repr=False, default_factory=dict)
     parameters: tuple[str, ...] = field(repr=False, default=())
     whole: bool = False
     functions: Mapping[str, fx.GraphModule] = field(repr=False, default_factory=dict)
+
+    def __deepcopy__(self, _: Any) -> Coupling:
+        """A coupling does not change, so a copy of what holds it shares it."""
+        return self
+
+    def model(self) -> torch.nn.Module:
+        """Return the analysed model."""
+        return self.network
 
     @functools.cached_property
     def channels(self) -> int:

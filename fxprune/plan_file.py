@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.inputs import Inputs, from_json, inputs_for, is_shape
-from fxprune.errors import PlanError
+from fxprune.common.network import network_of
+from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -136,6 +137,39 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
     return plan_from(read_plan(path), model, path)
 
 
+def plan_of(network: torch.nn.Module) -> Plan | StoredPlan | None:
+    """Return the plan that a narrow network knows; None if it knows none."""
+    return _known_plan(getattr(network, "meta", {}).get("plan"))
+
+
+def earlier_plans_of(network: torch.nn.Module) -> tuple[Plan | StoredPlan, ...]:
+    """Return the plans that a narrow network knows from before its last one."""
+    earlier = map(_known_plan, getattr(network, "meta", {}).get("earlier", ()))
+    return tuple(plan for plan in earlier if plan is not None)
+
+
+def _known_plan(value: Any) -> Plan | StoredPlan | None:
+    """Read a plan that a pickled network holds as a JSON value."""
+    if isinstance(value, dict):
+        where = "the plan of this network"
+        return StoredPlan(check_plan(value, where), where)
+    return value if isinstance(value, (Plan, StoredPlan)) else None
+
+
+def given_plan(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
+    """Return a plan, a stored one on the model.
+
+    Raises:
+        OptionError: what was given is no plan.
+        PlanError: ``model`` is another network.
+    """
+    if isinstance(plan, StoredPlan):
+        return plan.on(model)
+    if not isinstance(plan, Plan):
+        raise OptionError(f"give a plan, `fxprune.plan(coupling)`, after the network, not {type(plan).__name__}.")
+    return plan
+
+
 def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.PathLike[str]) -> Plan:
     """Make a plan from the result of :func:`read_plan`.
 
@@ -209,9 +243,8 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
         >>> fxprune.plan_for(twin, plan) == plan
         True
     """
-    if isinstance(plan, StoredPlan):
-        return plan.on(model)
-    if plan.coupling.model() is model:
+    model, plan = network_of(model), given_plan(model, plan)
+    if plan.coupling.network is model:
         return plan
     from fxprune.analysis import couple
 

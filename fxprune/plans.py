@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -72,6 +71,10 @@ class Plan:
     def __post_init__(self) -> None:
         """Check the clusters against the coupling."""
         _check(self)
+
+    def __deepcopy__(self, _: Any) -> Plan:
+        """A plan does not change, so a copy of what holds it shares it."""
+        return self
 
     @functools.cached_property
     def widths(self) -> dict[str, tuple[int, int]]:
@@ -139,16 +142,12 @@ class Plan:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
-        """Return the plan itself: it does not change, and every copy of a narrow network holds it."""
-        return self
-
     def of_copy(self, model: torch.nn.Module) -> Plan:
         """Return the plan for a deep copy of its model with other tied rows, not analysed again.
 
         The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
         """
-        return replace(self, coupling=replace(self.coupling, model=weakref.ref(model)))
+        return replace(self, coupling=replace(self.coupling, network=model))
 
     def __str__(self) -> str:
         rows = [

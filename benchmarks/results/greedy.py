@@ -28,7 +28,7 @@ def widths_by_loss(
     a good network after it: docs/reports/results.md finds no gain over uniform widths.
 
     Args:
-        coupling: the analysis, with its model still alive.
+        coupling: the analysis.
         budget: what to count.
         share: of the network's total, above 0, up to 1.
         curve: coupling and group -> loss with 1 to width clusters, convex; None: :func:`loss_curve`.
@@ -39,7 +39,6 @@ def widths_by_loss(
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: ``share`` outside its range.
-        PlanError: the model no longer exists.
     """
     check_share(budget, share)
     units = units_of(coupling, round_to=1)

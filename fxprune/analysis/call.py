@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from .channels import Axes, Channels, Ids
 from .labels import Label, tensors_in
 from .marks import Event
 from .state import AnalysisState
+
+Rule = Callable[["Call"], "Axes | list[Axes]"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class Call:
         out: what it returned.
         layout: sizes and strides of the first argument before the operation, which may have changed them in place.
         factor_at: calls of the graph at which the rewrite can restore the factor of this operator's sum.
+        waits: the labels are those of axes that wait for channels.
+        woken: identities of the ids that waited before this call, and do so no longer.
     """
 
     _state: AnalysisState
@@ -42,6 +46,8 @@ class Call:
     out: Any
     layout: tuple[Any, Any] | None = None
     factor_at: Set[CallTarget] = frozenset()
+    waits: bool = False
+    woken: set[int] = field(default_factory=set)
 
     @property
     def channels(self) -> Channels:
@@ -79,11 +85,24 @@ class Call:
 
     def label(self, tensor: torch.Tensor) -> Label:
         """Return the label of an operand."""
-        return self._state.labels.of(tensor)
+        label = self._state.labels.of(tensor)
+        return Label(label.uniform or unlabelled(tensor)) if self.waits else label
 
     def axes(self, tensor: torch.Tensor) -> Axes:
         """Return the ids on the axes of an operand."""
-        return self._state.labels.of(tensor).axes
+        return self.label(tensor).axes
+
+    def wake(self, ids: Ids) -> Ids:
+        """Let ids that waited stand for channels: the caller unifies them."""
+        self.woken.add(id(ids))
+        self._state.labels.awaken(ids)
+        return ids
+
+    def met(self, ids: Ids | None, label: Label, dim: int) -> Ids | None:
+        """Return the ids on an axis that meets ``ids``: if it waits, it waits no longer."""
+        found = self._state.labels.met(ids, label, dim)
+        self.woken.add(id(found))
+        return found
 
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
         """Return the ids of a running statistic [channels]; None if it is computed."""

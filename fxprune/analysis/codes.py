@@ -97,7 +97,14 @@ class Coding:
 
     def _shape(self, pair: tuple[torch.Size, Label]) -> Shape:
         sizes, label = pair
-        return Shape(tuple(sizes), tuple(None if ids is None else self.of(ids) for ids in label.axes))
+        return Shape(tuple(sizes), tuple(self._codes(label, dim) for dim in range(len(sizes))))
+
+    def _codes(self, label: Label, dim: int) -> Codes | None:
+        ids, waiting = label.axes[dim], label.waiting(dim)
+        if ids is not None:
+            return self.of(ids)
+        # Ids that wait have no code unless they met channels.
+        return None if waiting is None or (self.of(waiting) < 0).all() else self.of(waiting)
 
 
 def owners(channels: Channels, members: list[Ids]) -> NDArray[np.int64]:

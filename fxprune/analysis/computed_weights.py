@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.common.graph_module import GraphModule
 from fxprune.common.modules import MetaMode, clone_sharing, to_meta
 from fxprune.common.torch_private import tracer_class
 
@@ -61,7 +62,7 @@ def store_computed_weights(
     functions = {name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes)) is not None}
     if not functions:
         return CapturedGraph(graph_module)
-    storing = fx.GraphModule(module, module.graph, class_name=type(graph_module).__name__)
+    storing = GraphModule(module, module.graph, class_name=type(graph_module).__name__)
     storing.meta.update(graph_module.meta)
     return CapturedGraph(storing, functions)
 
@@ -160,7 +161,7 @@ def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
         copies[node] = graph.create_node(node.op, node.target, args, kwargs)
         copies[node].meta = dict(node.meta)
     graph.output(copies[weight])
-    return fx.GraphModule(module, graph, class_name="Weight")
+    return GraphModule(module, graph, class_name="Weight")
 
 
 def _draws(function: fx.GraphModule) -> bool:

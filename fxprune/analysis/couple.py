@@ -9,6 +9,7 @@ from torch import nn
 
 from fxprune.capture import WAYS, capture, captures
 from fxprune.common.inputs import Inputs, as_inputs, as_meta
+from fxprune.common.network import network_of
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
 from fxprune.errors import CaptureError
@@ -32,7 +33,8 @@ def couple(
     """Find the channels of a network that must merge together.
 
     Args:
-        model: any module; it is not modified. The analysis describes its eval mode.
+        model: any module, or one inside DataParallel, DistributedDataParallel or torch.compile; it is not modified.
+            The analysis describes its eval mode.
         example_inputs: what ``model.forward`` takes: a tensor, a tuple of arguments, or a dict of arguments by name.
             Only shapes and dtypes of tensors matter to the analysis, so they may be on the meta device; other arguments
             are constants.
@@ -44,6 +46,7 @@ def couple(
             something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
 
     Raises:
+        ModelError: what was given is no network, or one whose layers cannot become narrower.
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
 
@@ -56,6 +59,7 @@ def couple(
         >>> list(coupling.groups), round(coupling.share_prunable, 3)  # the last bias leaves the network as it is
         (['0.weight'], 0.992)
     """
+    model = network_of(model)
     search = _Search(model, as_inputs(example_inputs), whole)
     failures: list[CaptureError] = []
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def group_channels(
         nodes=coding.facts(values, state.notes),
         layers={name: tuple(map(coding.shapes, calls)) for name, calls in state.layers.found.items()},
         example_inputs=example_inputs,
-        model=weakref.ref(model),
+        network=model,
         shared=canonical_names(model),
         parameters=tuple(name for name, _ in model.named_parameters()),
         whole=merge_heads,

@@ -17,7 +17,7 @@ from fxprune.common.inputs import Inputs, in_order
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.common.rewritable import is_foreign, is_opaque, is_rewritable
 from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import NormBase, no_dispatch, op_arguments, pytree
+from fxprune.common.torch_private import no_dispatch, op_arguments, pytree
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 
 from .call import Call, unlabelled
@@ -27,6 +27,7 @@ from .labels import Label, tensors_in
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
+from .rules.uniform import met
 from .state import AnalysisState
 from .trial import adapts_to_width
 
@@ -50,7 +51,7 @@ def run_labelled(
     state = AnalysisState(choices, default_choice)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
-        state.origins.introduce(name, tensor, is_parameter or name in carriers)
+        state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)
 
     for name, function in captured.functions.items():
         # The narrow network only has the result, so the function stays as it is.
@@ -73,29 +74,34 @@ def run_labelled(
         ) from error
     state.marks.node = None
     for tensor in tensors_in(output):
-        state.marks.freeze("graph output", *state.labels.of(tensor).axes)
+        label = state.labels.of(tensor)
+        state.marks.freeze("graph output", *label.axes, *label.uniform)
     state.origins.settle(state.marks)
     return state, interpreter.values
 
 
 def buffers_with_channels(model: nn.Module) -> set[str]:
-    """Name the buffers that have channels like a parameter: running statistics and uniform ones.
+    """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
 
-    A uniform buffer, such as a bias fixed at zero, holds one number everywhere. Tables, masks and indices have no
-    channels, nor have constants that the trace made, which are not tensors of the model.
+    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed, as
+    those of a frozen normalisation. A uniform table holds one number everywhere, and counts only if no checkpoint can
+    change it. Other tables, masks and indices have no channels, nor have constants that the trace made, which are not
+    tensors of the model.
     """
-    norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, NormBase)}
+    kept = set(model.state_dict(keep_vars=True))
     return {
         name
         for name, buffer in model.named_buffers(remove_duplicate=False)
-        if name.rpartition(".")[0] + "." in norms or _is_uniform(buffer)
+        if buffer.is_floating_point() and (_is_vector(buffer) or (name not in kept and _is_uniform(buffer)))
     }
 
 
+def _is_vector(buffer: torch.Tensor) -> bool:
+    return sum(size > 1 for size in buffer.shape) == 1
+
+
 def _is_uniform(buffer: torch.Tensor) -> bool:
-    if buffer.is_meta or not buffer.is_floating_point() or buffer.numel() < 2:
-        return False
-    return bool((buffer == buffer.flatten()[0]).all())
+    return not buffer.is_meta and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
@@ -125,8 +131,11 @@ class _Interpreter(fx.Interpreter):
             self.values[n.name] = known[0]
             return known[0]
         value = super().run_node(n)
-        if is_opaque(n, self.submodules) or (is_foreign(n, self.submodules) and not self._adapts(n, value)):
+        foreign = is_foreign(n, self.submodules)
+        if is_opaque(n, self.submodules) or (foreign and not self._adapts(n, value)):
             self._freeze_around(n, value)
+        elif foreign:
+            self._freeze_around(n, value, waiting=True)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
@@ -142,12 +151,16 @@ class _Interpreter(fx.Interpreter):
         finally:
             self.state.layers.paused = False
 
-    def _freeze_around(self, n: fx.Node, value: Any) -> None:
-        """Freeze the inputs and outputs of a module that has its own idea of its width."""
+    def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
+        """Freeze the inputs and outputs of a module that has its own idea of its width.
+
+        ``waiting``: only ids that wait for channels.
+        """
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         for tensor in tensors_in((args, kwargs, value)):
             why = f"enters or leaves `{n.target}`, which is kept whole and knows its own width"
-            self.state.marks.freeze(why, *self.state.labels.of(tensor).axes)
+            label = self.state.labels.of(tensor)
+            self.state.marks.freeze(why, *(() if waiting else label.axes), *label.uniform)
 
 
 class _RuleMode(MetaMode):
@@ -165,27 +178,51 @@ class _RuleMode(MetaMode):
             args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
             for i, argument in enumerate(schema)
         )
-        entry = RULES.get(func) or Entry(pointwise if torch.Tag.pointwise in func.tags else _freeze_all)
+        entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         self._apply(entry, Call(self.state, func, arguments, out, layout, entry.factor_at))
         for argument, value in zip(schema, arguments, strict=True):
             if argument.is_write:
                 for ids in (ids for tensor in tensors_in(value) for ids in self.state.strided.of(tensor)):
                     self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
+                for ids in (ids for tensor in tensors_in(value) for ids in self.state.labels.written(tensor)):
+                    self.state.marks.freeze("an expanded or new tensor, changed in place", ids)
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:
-        labels = [call.label(tensor) for tensor in tensors_in(call.args)]
-        labels = [label for label in labels if any(ids is not None for ids in label.axes)]
-        if not labels and not entry.creates_channels:
+        operands = tensors_in(call.args)
+        every = [call.label(tensor) for tensor in operands]
+        labels = [label for label in every if any(ids is not None for ids in label.axes)]
+        waiting = any(ids is not None for label in every for ids in label.uniform)
+        if not labels and not waiting and not entry.creates_channels:
             return
         is_parameter = entry.keeps_parameters and len(labels) == 1 and labels[0].is_parameter
-        from_parameters = entry.reads_weights is None and all(label.from_parameters for label in labels)
+        from_parameters = entry.reads_weights is None and bool(labels) and all(x.from_parameters for x in labels)
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
+        constants = [label for label in labels if label.constant]
+        if constants and (entry.reads_weights is not None or _without_channels(call, operands)):
+            # Positions times frequencies: a table, whose axes are no channels.
+            call.freeze("a buffer from which a table is computed", *(ids for label in constants for ids in label.axes))
+        constant = from_parameters and 0 < len(constants) == len(labels)
         if call.node is not None and any(_is_computed(call, place) for place in entry.reads_weights or ()):
             self.state.notes.computed_weight_users.add(call.node.name)
-        for tensor, axes in zip(call.outs, _checked(call, entry), strict=True):
-            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters))
+        answer = _checked(call, entry)
+        uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
+        for tensor, axes, waits in zip(call.outs, answer, uniform, strict=True):
+            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters, constant, waits))
+
+
+def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
+    """Return the ids that wait on the axes of each result; freeze those read otherwise."""
+    if entry.uniform is not None and torch.Tag.nondeterministic_seeded not in call.op.tags:
+        return entry.uniform(call, entry.rule)
+    waiting = [ids for label in labels for ids in label.uniform if id(ids) not in call.woken]
+    call.freeze(f"{call.name} of an axis that was expanded", *waiting)
+    return [()] * len(call.outs)
+
+
+def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
+    return any(x.numel() > 1 and all(ids is None for ids in call.axes(x)) for x in operands)
 
 
 def _is_computed(call: Call, place: int) -> bool:
@@ -197,6 +234,9 @@ def _freeze_all(call: Call) -> list[Axes]:
     """Freeze every channel that enters an operator without a rule."""
     call.freeze(f"no rule for {call.op}", *(ids for tensor in tensors_in(call.args) for ids in call.axes(tensor)))
     return [unlabelled(tensor) for tensor in call.outs]
+
+
+_POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
 
 
 def _checked(call: Call, entry: Entry) -> list[Axes]:

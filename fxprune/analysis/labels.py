@@ -22,11 +22,19 @@ class Label:
         axes: per axis, int64 ids as long as the axis, or None if the axis carries no channels.
         is_parameter: the tensor is a parameter whose values were only moved, so that its columns may be summed.
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
+        constant: it depends on buffers only: numbers that no training moves.
+        uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
     """
 
     axes: Axes
     is_parameter: bool = False
     from_parameters: bool = False
+    constant: bool = False
+    uniform: Axes = ()
+
+    def waiting(self, dim: int) -> Ids | None:
+        """Return the ids of an axis along which all numbers are equal; None for others."""
+        return self.uniform[dim] if self.uniform else None
 
 
 class Labels:
@@ -41,6 +49,7 @@ class Labels:
         self.vectors: dict[int, Ids] = {}
         self.carried: dict[int, Ids] = {}
         self._found: dict[int, tuple[torch.Tensor, Label]] = {}
+        self._uniform: dict[int, list[Ids]] = {}
 
     def of(self, tensor: torch.Tensor) -> Label:
         """Return the label of a tensor."""
@@ -55,6 +64,24 @@ class Labels:
                 self.vectors[id(axis)] = axis
                 if not label.from_parameters:
                     self.carried[id(axis)] = axis
+        if waiting := [ids for ids in label.uniform if ids is not None]:
+            self._uniform.setdefault(storage_id(tensor), []).extend(waiting)
+
+    def awaken(self, ids: Ids) -> None:
+        """Record that ids which waited stand for channels now."""
+        self.vectors[id(ids)] = self.carried[id(ids)] = ids
+
+    def met(self, ids: Ids | None, label: Label, dim: int) -> Ids | None:
+        """Return the ids on an axis that meets ``ids``: if it waits, it waits no longer."""
+        waiting = label.waiting(dim)
+        if label.axes[dim] is not None or ids is None or waiting is None:
+            return label.axes[dim]
+        self.awaken(waiting)
+        return waiting
+
+    def written(self, tensor: torch.Tensor) -> list[Ids]:
+        """Return the ids that can wait no longer once a tensor is written to."""
+        return self._uniform.get(storage_id(tensor), []) if self._uniform else []
 
 
 class StridedViews:

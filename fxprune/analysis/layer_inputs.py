@@ -38,7 +38,8 @@ class LayerInputs:
             front = range(1, min(len(sizes), given.dim()))
             back = () if len(sizes) == given.dim() else range(-1, -len(front) - 1, -1)
             for dim in (*front, *back):
-                before, now = earlier.axes[dim], label.axes[dim]
+                before = self._labels.met(label.axes[dim], earlier, dim)
+                now = self._labels.met(earlier.axes[dim], label, dim)
                 if sizes[dim] != given.shape[dim]:
                     continue
                 if before is not None and now is not None:

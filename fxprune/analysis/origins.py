@@ -34,14 +34,14 @@ class Origins:
         # Name of a computed weight -> its own ids, and the ids from its computation.
         self._computed: dict[str, tuple[Axes, Axes]] = {}
 
-    def introduce(self, name: str, tensor: torch.Tensor, has_channels: bool) -> None:
+    def introduce(self, name: str, tensor: torch.Tensor, has_channels: bool, constant: bool = False) -> None:
         """Introduce a parameter, which gets ids now, or a buffer, which may get them later.
 
         A running statistic gets its ids when a normalisation reads it.
         """
         if has_channels:
             axes = self._computed[name][0] if name in self._computed else self.start(name, tensor)
-            self._labels.attach(tensor, Label(axes, is_parameter=True, from_parameters=True))
+            self._labels.attach(tensor, Label(axes, is_parameter=True, from_parameters=True, constant=constant))
         self._names[id(tensor)] = (tensor, name)
 
     def start(self, name: str, tensor: torch.Tensor) -> Axes:

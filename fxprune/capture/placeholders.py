@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ def arguments(
     parameters = list(inspect.signature(forward).parameters.values())[1:]
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not isinstance(inputs, dict):
+        _check_count(parameters, len(inputs))
         names = [*(p.name for p in by_place), *(f"input_{i}" for i in range(len(by_place), len(inputs)))]
         given |= zip(names, inputs)
         return [_argument(tracer, name, value) for name, value in zip(names, inputs)], {}
@@ -63,6 +65,19 @@ def arguments(
     default = () if gap > last else (None,)
     named = {name: _argument(tracer, name, value, default) for name, value in inputs.items() if name not in values}
     return positional, named
+
+
+def _check_count(parameters: list[inspect.Parameter], given: int) -> None:
+    """Raise OptionError if a tuple of inputs has more or fewer members than ``forward`` takes."""
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in by_place if p.default is p.empty]
+    most = math.inf if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(by_place)
+    if not len(needed) <= given <= most:
+        takes = ", ".join(p.name for p in by_place) or "none"
+        raise OptionError(
+            f"the number of arguments is {given}, and `forward` takes {takes}: give a tensor, a tuple with one member "
+            "for each argument, or a dict by name."
+        )
 
 
 def _argument(tracer: fx.Tracer, name: str, value: Any, default: tuple[Any, ...] = ()) -> Any:

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
 from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import call_with_hooks, hooks_of, wrapped_functions
+from fxprune.common.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
 
 from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .placeholders import arguments
@@ -107,6 +107,8 @@ class SymbolicTracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation, or its decomposition if it would hide widths."""
+        if target in _FILLS:
+            args, kwargs = pytree.tree_map(_as_number, (args, kwargs))
         if kind == "call_function" and target in FUNCTIONS:
             result = FUNCTIONS[target](*args, **kwargs)
             if result is not None:
@@ -133,6 +135,15 @@ class SymbolicTracer(fx.Tracer):
 
         # Functions that stay calls are patched in the globals of the traced function.
         return types.FunctionType(traced.__code__, globals_of, closure=traced.__closure__), [self.root]
+
+
+# Calls that take a tensor of one number for the number itself, which the meta device does not have.
+_FILLS = frozenset({"new_full", "fill_", "full_like", torch.full, torch.full_like})
+
+
+def _as_number(value: Any) -> Any:
+    known = isinstance(value, torch.Tensor) and not isinstance(value, fx.Proxy | nn.Parameter)
+    return value.item() if known and value.dim() == 0 and not value.is_meta else value
 
 
 def _of_instance(root: nn.Module) -> Callable[..., Any]:

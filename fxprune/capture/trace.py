@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from fxprune.common.graph_module import GraphModule
 from fxprune.common.inputs import Inputs, as_meta
 from fxprune.common.modes import show_blocks
 from fxprune.common.modules import clone_sharing
@@ -198,7 +199,7 @@ def _exported(
         owner, _, last = name.rpartition(".")
         setattr(fresh.get_submodule(owner), last, constant)
     show_blocks(graph)
-    module = fx.GraphModule(fresh, graph, class_name=type(model).__name__)
+    module = GraphModule(fresh, graph, class_name=type(model).__name__)
     module.meta[WAY] = "export"
     yield module
 
@@ -247,6 +248,6 @@ def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: s
         if node.op == "get_attr" and "." not in node.target and not hasattr(fresh, node.target):
             setattr(fresh, node.target, getattr(skeleton, node.target))
     show_blocks(graph)
-    module = fx.GraphModule(fresh, graph, class_name=type(model).__name__)
+    module = GraphModule(fresh, graph, class_name=type(model).__name__)
     module.meta[WAY] = way
     return module

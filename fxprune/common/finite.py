@@ -9,6 +9,17 @@ from torch import Tensor
 from fxprune.errors import ModelError
 
 
+def check_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise ModelError for the first tensor on the meta device, which has no numbers."""
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            raise ModelError(
+                f"`{name}` is on the meta device, where it has no numbers to compare or merge: load weights, or draw "
+                'some by `model.to_empty(device="cpu")` and the layers\' `reset_parameters`. A plan with method="even" '
+                "needs none."
+            )
+
+
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Raise ModelError for the first tensor that holds a NaN or an infinity.
 

@@ -12,7 +12,10 @@ from torch import fx, nn
 
 from fxprune.common.modes import is_mode
 from fxprune.common.precision import MixingMode
-from fxprune.common.torch_private import pytree, script_tables, takes_device
+from fxprune.common.torch_private import NormBase, pytree, script_tables, takes_device, tensor_tables
+
+# The attributes of a module that hold its tensors and layers.
+_TABLES = ("_parameters", "_buffers", "_modules")
 
 # Attributes of tensors that depend on their device, as functions of it.
 PLACES: dict[str, Callable[[torch.device], Any]] = {
@@ -44,21 +47,69 @@ def clone_sharing(model: nn.Module) -> nn.Module:
     return _copy(model, {id(tensor): tensor for _, tensor in named_tensors(model)})
 
 
+def copy_module(model: nn.Module) -> nn.Module:
+    """Copy a model with tensors of its own."""
+    return _copy(model, {id(b): b.detach().clone() for b in model.buffers() if not b.is_leaf})
+
+
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy a model with the tensors of ``memo``.
 
-    A scripted module copies its own tensors, so they are replaced afterwards.
+    A scripted module copies its own tensors, so they are replaced afterwards. What a call computed and kept as an
+    attribute loses its history; what a model forgets when training begins, since it would no longer be true, its copy
+    forgets at once.
     """
-    new = {name: memo[id(tensor)] for name, tensor in named_tensors(model)}
+    new = {name: memo[id(tensor)] for name, tensor in named_tensors(model) if id(tensor) in memo}
     for module in model.modules():  # each has a dozen empty tables of hooks, which take most of the time of a deep copy
         memo.update({id(table): OrderedDict() for table in vars(module).values() if _is_empty_table(table)})
+        memo.update({id(t): t.detach().clone() for t in _kept_tensors(module) if not t.is_leaf})
     twin = copy.deepcopy(model, memo)
     for path, module in twin.named_modules(remove_duplicate=False):
         if isinstance(module, torch.jit.ScriptModule):
             for table in script_tables(module):
                 for name in list(table.keys()):
-                    table[name] = new[f"{path}.{name}" if path else name]
+                    full = f"{path}.{name}" if path else name
+                    if full in new:
+                        table[name] = new[full]
+    for module in twin.modules():
+        if _forgets(module):
+            _forget(module)
     return twin
+
+
+def _kept_tensors(module: nn.Module) -> list[torch.Tensor]:
+    """List the tensors in the attributes of a module that are neither parameters nor buffers."""
+    kept = {name: value for name, value in vars(module).items() if name not in _TABLES}
+    return [leaf for leaf in pytree.tree_leaves(kept) if isinstance(leaf, torch.Tensor)]
+
+
+def _forgets(module: nn.Module) -> bool:
+    """Tell whether a module may drop tensors by a ``train`` of its own."""
+    fixed = isinstance(module, (fx.GraphModule, torch.jit.ScriptModule))
+    return not fixed and type(module).train is not nn.Module.train and bool(_kept_tensors(module))
+
+
+def _forget(module: nn.Module) -> None:
+    """Begin training and end it, where neither can change a parameter, buffer or layer."""
+    inside = list(module.modules())
+    if any(isinstance(each, torch.jit.ScriptModule) for each in inside):
+        return
+    before = [(each, dict(vars(each)), {name: dict(vars(each)[name]) for name in _TABLES}) for each in inside]
+    try:
+        for table in (table for each in inside for table in tensor_tables(each)):
+            table.update({k: None if t is None else torch.empty_like(t, device="meta") for k, t in table.items()})
+        module.train()
+        done = list(module.modules()) == inside and not any(t.is_meta for each in inside for t in _kept_tensors(each))
+    except Exception:  # a model may do anything here: then it stays as it is
+        done = False
+    for each, attributes, tables in before:
+        if not done:
+            vars(each).clear()
+            vars(each).update(attributes)
+        each.training = attributes["training"]
+        for name, table in tables.items():
+            vars(each)[name].clear()
+            vars(each)[name].update(table)
 
 
 def _is_empty_table(value: Any) -> bool:
@@ -84,6 +135,16 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """List parameters, then buffers, under all their names."""
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def statistics_of(model: nn.Module) -> set[str]:
+    """Return all names of the running statistics of normalisations."""
+    return {
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, NormBase)
+        for own, _ in module.named_buffers(recurse=False)
+    }
 
 
 def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -24,12 +24,15 @@ Calls = frozenset[CallTarget]
 
 VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
+LIKE: Calls = frozenset({"expand_as"})
+REPEATS: Calls = frozenset({"repeat"})
+FACTORIES: Calls = frozenset({torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
 SQUEEZES: Calls = frozenset({"squeeze", torch.squeeze})
 SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",
     torch.split, torch.chunk, torch.split_with_sizes, torch.tensor_split,
 })  # fmt: skip
-SLICES: Calls = frozenset({operator.getitem, "narrow", torch.narrow})
+SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
 SUMS: Calls = frozenset({"sum", torch.sum})
@@ -40,9 +43,11 @@ VARIANCES: Calls = frozenset({"var", "std", torch.var, torch.std, torch.var_mean
 ATTENTION: Calls = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: Calls = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
+GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
-REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS | NORMS
+REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
+REWRITABLE |= NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES
 
 
 # Leading arguments of functions that can be given by name; those of all other functions start with `input`.

@@ -39,6 +39,12 @@ def op_name(operator: OpOverload) -> str:
     return str(operator._schema.name)
 
 
+def overload_names(operator: OpOverload) -> tuple[str, str, str]:
+    """Return the names of an operator below ``torch.ops``: library, packet and overload."""
+    space, _, packet = op_name(operator).partition("::")
+    return space, packet, str(operator._overloadname)
+
+
 def op_arguments(operator: OpOverload) -> Sequence[Any]:
     """Return the arguments of an operator's schema, with names, defaults and mutability."""
     arguments: Sequence[Any] = operator._schema.arguments

@@ -8,22 +8,24 @@ from dataclasses import astuple
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxprune.common.network import unwrap_model
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
-from fxprune.passes.merge import project
+from fxprune.passes.merge import Clusters, project
+from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
 
 from .checks import check_asked, check_free, check_precision
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, steps_pointwise
-from .sharding import check_in_optimizer, check_not_sharded, check_same_plan, unwrap_model
+from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
-from .tied import Tied, deviation_of, tied_parameters
+from .tied import Tied, deviation_of, fixed_buffers, tied_parameters
 
 
 def csgd(
@@ -94,6 +96,7 @@ def csgd(
         ...     hook.deviation().largest < 1e-3
         True
     """
+    plan = given_plan(model, plan)
     check_same_plan(model, plan)
     model = unwrap_model(model)
     check_not_sharded(model, optimizer)
@@ -108,7 +111,7 @@ def csgd(
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
-    return Csgd(optimizer, tied, strength, coupled=coupled)
+    return Csgd(optimizer, tied, strength, coupled=coupled, fixed=fixed_buffers(model, plan))
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
@@ -120,12 +123,20 @@ def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
 class Csgd:
     """The two hooks on an optimizer; ``strength`` may be changed between steps."""
 
-    def __init__(self, optimizer: Optimizer, tied: Sequence[Tied], strength: float, *, coupled: bool = False) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        tied: Sequence[Tied],
+        strength: float,
+        *,
+        coupled: bool = False,
+        fixed: Sequence[tuple[Tensor, list[Clusters]]] = (),
+    ) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
         self.strength = strength
         self.coupled = coupled
         self._optimizer = optimizer
-        self._tied = tied
+        self._tied, self._fixed = tied, fixed
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
@@ -175,8 +186,9 @@ class Csgd:
     def deviation(self) -> Deviation:
         """max_i |row_i - its mean| / sqrt(mean_i |row_i|^2) of a tied axis: largest and median.
 
-        Rows run along the tied axis, and norms are Euclidean. Running statistics do not count, since no step trains
-        them. ``where`` names the axis with the largest value, as ``name:dim``.
+        Rows run along the tied axis, and norms are Euclidean. Buffers do not count: running statistics,
+        which no step trains, and constants, which it pulls. ``where`` names the axis with the largest value, as
+        ``name:dim``.
         """
         self._restore()
         return deviation_of(self._tied)
@@ -263,6 +275,8 @@ class Csgd:
             options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
             self._motions[index] = advance(motion, lr, self.strength, options)
         self._restore([1.0 - lr * self.strength for lr in self._rates])
+        for buffer, cuts in self._fixed:  # constants, which have no gradients: the pull alone makes them equal
+            buffer.lerp_(project(buffer, cuts), max(self._rates) * self.strength)
 
     def _restore(self, shrink: Sequence[float] | None = None) -> None:
         """Give the parameters back to the optimizer, with their deviations."""

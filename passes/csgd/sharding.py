@@ -20,17 +20,6 @@ _INSTEAD = (
 )
 
 
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """Return the network inside DistributedDataParallel, DataParallel and torch.compile."""
-    while True:
-        if isinstance(model, DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif "_orig_mod" in model._modules:  # torch.compile
-            model = model.get_submodule("_orig_mod")
-        else:
-            return model
-
-
 def check_not_sharded(model: nn.Module, optimizer: Optimizer) -> None:
     """Raise OptionError if the model or the optimizer has a sharded parameter (FSDP, DTensor)."""
     flat = [name for name, module in model.named_modules() if hasattr(module, "_fsdp_wrapped_module")]

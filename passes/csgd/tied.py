@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxprune.common.modules import statistics_of
 from fxprune.errors import OptionError
-from fxprune.passes.merge import largest_change, on_device, project, rows_equal
+from fxprune.passes.merge import Clusters, largest_change, on_device, project, rows_equal
 from fxprune.plans import Partition, Plan
 
 
@@ -57,6 +58,17 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
                 f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
             )
     return tied
+
+
+def fixed_buffers(model: nn.Module, plan: Plan) -> list[tuple[Tensor, list[Clusters]]]:
+    """List the tied buffers that no layer updates, such as those of a frozen normalisation."""
+    updated = statistics_of(model)
+    buffers = {name: b for name, b in model.named_buffers(remove_duplicate=False) if name not in updated}
+    cuts: dict[str, list[Clusters]] = {}
+    for each in plan.partitions():
+        if each.tied and each.parameter in buffers:
+            cuts.setdefault(each.parameter, []).append(on_device(each, buffers[each.parameter].device))
+    return [(buffers[name], found) for name, found in cuts.items()]
 
 
 def deviation_of(tied: Sequence[Tied]) -> Deviation:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.finite import check_finite
-from fxprune.common.modules import named_tensors
+from fxprune.common.finite import check_finite, check_numbers
+from fxprune.common.modules import copy_module, named_tensors
+from fxprune.common.network import network_of
+from fxprune.plan_file import StoredPlan, given_plan
 from fxprune.plans import Plan, check_shapes
 
 from .clusters import Clusters, largest_change, on_device, project
 
 
-def snap(model: nn.Module, plan: Plan) -> nn.Module:
+def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
     """Set every tied row to the mean of its cluster, running statistics included.
 
     The members of a cluster become bit-identical. This is the only lossy step of a compression; the copy records the
@@ -42,10 +42,13 @@ def snap(model: nn.Module, plan: Plan) -> nn.Module:
         >>> len(snapped[0].weight.unique(dim=0))
         4
     """
+    model, plan = network_of(model), given_plan(model, plan)
     check_shapes(plan.coupling.shapes, model, "the plan")
     here = dict(named_tensors(model))
-    check_finite((name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here)
-    snapped = copy.deepcopy(model)
+    cut = [(name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here]
+    check_numbers(cut)
+    check_finite(cut)
+    snapped = copy_module(model)
     tensors = dict(named_tensors(snapped))
     changes = {}
     for name, cuts in cuts_of(plan, tensors, tied=True).items():

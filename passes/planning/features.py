@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fxprune.common.finite import check_numbers
+from fxprune.common.modules import named_tensors, statistics_of
 from fxprune.coupling import Coupling, Group
-from fxprune.errors import PlanError
 from fxprune.passes.calibration import channel_grams, channel_points
 
 from .kmeans import Points
@@ -26,12 +27,13 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     Returns:
         float64 [width, features]; running statistics do not count.
     """
-    model = model_of(coupling)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    updated = statistics_of(coupling.network)
+    tensors = {name: tensor for name, tensor in named_tensors(coupling.network) if name not in updated}
     blocks = [np.zeros((group.width, 1))]
     for axis in group.tied:
-        if axis.parameter in parameters:
-            block = rows_of(parameters[axis.parameter], axis.dim, axis.positions)
+        if axis.parameter in tensors:
+            check_numbers([(axis.parameter, tensors[axis.parameter])])
+            block = rows_of(tensors[axis.parameter], axis.dim, axis.positions)
             scale = np.sqrt((block**2).sum(axis=1).mean())
             if scale > 0.0:
                 blocks.append(block / scale)
@@ -56,28 +58,16 @@ def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> 
     return result
 
 
-def model_of(coupling: Coupling) -> torch.nn.Module:
-    """Return the analysed model.
-
-    Raises:
-        PlanError: it no longer exists.
-    """
-    model = coupling.model()
-    if model is None:
-        raise PlanError("the model of this coupling is gone: keep a reference to it, or use the method `even`.")
-    return model
-
-
 def activations(coupling: Coupling, batches: Iterable[Any], *, weighted: bool) -> dict[str, tuple[Points, Points]]:
     """Map each group to points as far apart as what layers read, and to weights of channels.
 
     Args:
-        coupling: the analysis, with its model still alive.
+        coupling: the analysis.
         batches: inputs of the network, without labels.
         weighted: weight a channel by the squared size of the columns that read it, each layer's scaled to a mean of 1;
             otherwise all weights are 1.
     """
-    model = model_of(coupling)
+    model = coupling.network
     grams = channel_grams(model, coupling, batches)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found = {}

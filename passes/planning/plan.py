@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def plan(
     """Divide the channels of each group into clusters, one for each channel that stays.
 
     Args:
-        coupling: the analysis, with its model still alive.
+        coupling: the analysis.
         keep: share of the channels to keep in every group, above 0, up to 1; 0.5 if no budget or widths are given.
         macs: instead: share of the network's multiply-accumulates to end at.
         params: instead: share of the network's parameters to end at.
@@ -60,7 +61,7 @@ def plan(
     Raises:
         NothingToPruneError: the coupling has no groups.
         OptionError: an option outside its range, or two that exclude each other, or a pattern that matches nothing.
-        PlanError: widths that a group cannot have, or a model that no longer exists.
+        PlanError: widths that a group cannot have.
         ModelError: a weight of a group, or an activation, holds a NaN or an infinity.
         DataError: ``batches`` that are not inputs of this network.
 
@@ -75,6 +76,10 @@ def plan(
     """
     if method not in _METHODS:
         raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
+    if not isinstance(coupling, Coupling):
+        raise OptionError(f"a plan is made of a coupling, `fxprune.couple(model, inputs)`, not of {_kind(coupling)}.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise OptionError(f"`seed` must be a whole number from 0 to {2**32 - 1}, not {seed!r}.")
     _check_cluster(cluster, method, batches)
     _check_weights(coupling)
     chosen = only is not None or freeze is not None or internal_only
@@ -111,6 +116,10 @@ def plan(
     return Plan(coupling, clusters, f"{method}, {how}", seed)
 
 
+def _kind(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
 def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> None:
     if cluster not in CLUSTER:
         raise OptionError(f"there are no features `{cluster}` to cluster by; take one of {', '.join(CLUSTER)}.")
@@ -121,9 +130,8 @@ def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> 
 
 
 def _check_weights(coupling: Coupling) -> None:
-    """Raise ModelError if a weight of a group is not finite; skip a model that no longer exists."""
-    model = coupling.model()
-    weights = {} if model is None else dict(model.named_parameters(remove_duplicate=False))
+    """Raise ModelError if a weight of a group is not finite."""
+    weights = dict(coupling.network.named_parameters(remove_duplicate=False))
     groups = coupling.groups.values()
     names = dict.fromkeys(axis.parameter for group in groups for axis in (*group.tied, *group.readers))
     check_finite((name, weights[name]) for name in names if name in weights)

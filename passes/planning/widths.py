@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +184,8 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
         PlanError: a group that does not exist, a width that it cannot have, or widths that do not go together.
     """
     units = units_of(coupling, 1)
+    if not isinstance(widths, Mapping):
+        raise OptionError(f"`widths` maps names of groups to channels, not {widths!r}.")
     for name in widths:
         if name not in coupling.groups:
             near = difflib.get_close_matches(name, list(coupling.groups), n=3, cutoff=0.0)
@@ -203,17 +206,22 @@ def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int
 
 
 def check_share(name: str, share: float) -> None:
-    """Raise OptionError unless a share is above 0 and up to 1."""
-    if not 0.0 < share <= 1.0:
-        raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share:g}.")
+    """Raise OptionError unless a share is a number above 0 and up to 1."""
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0.0 < share <= 1.0:
+        raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share!r}.")
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a value is a whole number of at least 1."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _check_width(unit: Unit, index: int, width: int) -> None:
     group, reachable = unit.groups[index], unit.widths[:, index]
-    if width in reachable:
+    if is_count(width) and width in reachable:
         return
     if not group.balanced:
-        raise PlanError(f"group `{group.name}` can have 1 to {group.width} channels, not {width}.")
+        raise PlanError(f"group `{group.name}` can have 1 to {group.width} channels, not {width!r}.")
     shown = ", ".join(map(str, reachable))
     raise PlanError(
         f"group `{group.name}` needs clusters of one size, common to all groups under the same normalisation: it can "
@@ -223,8 +231,8 @@ def _check_width(unit: Unit, index: int, width: int) -> None:
 
 def units_of(coupling: Coupling, round_to: int, selected: Set[str] | None = None) -> list[Unit]:
     """Collect the selected groups by domain; no domain is selected in part."""
-    if round_to < 1:
-        raise OptionError(f"`round_to` must be 1 or more, not {round_to}.")
+    if not is_count(round_to):
+        raise OptionError(f"`round_to` must be 1 or more, not {round_to!r}.")
     if not coupling.groups:
         raise NothingToPruneError(_why_nothing(coupling))
     return [_unit(groups, round_to) for groups in coupling.domains if selected is None or groups[0].name in selected]

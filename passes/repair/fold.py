@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.common.finite import check_numbers
 from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
-from fxprune.common.modules import device_of
+from fxprune.common.modules import copy_module, device_of
+from fxprune.common.network import network_of
 from fxprune.common.torch_private import BatchNorm, pytree
 from fxprune.errors import DataError, ModelError, OptionError, PlanError
 from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
@@ -85,6 +87,7 @@ def fold(
     if batches is None and repair in REPAIRS[2:]:
         raise OptionError(f"`repair={repair}` needs `batches` of images (no labels), or other inputs of the network.")
     plan = plan_for(model, plan)
+    check_numbers(model.named_parameters())
     small = _folded(model, plan, batches, repair)
     if absorb:
         absorb_factors(small, plan)
@@ -92,7 +95,7 @@ def fold(
 
 
 def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair: str | None) -> fx.GraphModule:
-    wide = copy.deepcopy(model).eval()
+    wide = copy_module(network_of(model)).eval()
     align_norms(wide, plan)
     if batches is None and repair is None:
         batches = noise(plan.coupling.example_inputs)
@@ -155,7 +158,7 @@ def repair(
             "the narrow network holds factors of its heads in weights: make it by narrow(..., absorb=False)."
         )
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
-    wide = copy.deepcopy(model).eval()
+    wide = copy_module(network_of(model)).eval()
     small = _Repaired(wide, plan, inputs, weights).best(lambda: copy.deepcopy(narrow).eval(), repair)
     absorb_factors(small, plan)
     return small

@@ -113,7 +113,7 @@ def pieces(site: Site) -> fx.Node | None:
 
 
 def sliced(site: Site) -> fx.Node | None:
-    """getitem, narrow: bounds among channels become bounds among the kept ones."""
+    """getitem, setitem, narrow: bounds among channels become bounds among the kept ones."""
     given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
     if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
         return None
@@ -134,7 +134,7 @@ def sliced(site: Site) -> fx.Node | None:
         codes = on_x.axes[dim]
         new.append(_bounds(site, codes, item) if isinstance(item, slice) and codes is not None else item)
         dim += 1
-    return site.copy((site.args[0], tuple(new)), {})
+    return site.copy((site.args[0], tuple(new), *site.args[2:]), {})
 
 
 def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
@@ -231,6 +231,68 @@ def normalised(site: Site) -> fx.Node | None:
     return site.copy((site.args[0], tuple(shape), *site.args[2:]), kwargs)
 
 
+def expanded(site: Site) -> fx.Node | None:
+    """expand_as: an expanded axis has the width of what it met, not of its example."""
+    given = site.node.args[1]
+    assert isinstance(given, fx.Node)
+    like, wide = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
+    if not site.value.labelled and all(codes is None or site.kept(codes).all() for codes in like.axes):
+        return None
+    other = site.args[1]
+
+    def size(dim: int) -> Any:
+        codes = wide.axes[dim]
+        if codes is not None:
+            return int(site.kept(codes).sum())
+        if like.axes[dim] is not None:
+            return wide.sizes[dim]
+        return site.graph.create_node("call_method", "size", (other, dim), {}, f"{site.node.name}_size")
+
+    return site.copy((site.args[0], *map(size, range(len(wide.sizes)))), {}, "expand")
+
+
+def repeated(site: Site) -> fx.Node | None:
+    """repeat: the count on an axis of length 1 is the number of the channels that it met."""
+    on_x, out = site.shape_of(0), site.value
+    flat = not isinstance(site.args[1], (tuple, list))
+    counts = list(site.args[1:] if flat else site.args[1])
+    lead = len(counts) - len(on_x.sizes)
+    for dim, codes in enumerate(out.axes):
+        if codes is not None and (dim < lead or on_x.sizes[dim - lead] == 1):
+            counts[dim] = _kept_of(site, codes, counts[dim])
+    return site.copy((site.args[0], *counts) if flat else (site.args[0], tuple(counts)), {})
+
+
+def created(site: Site) -> fx.Node | None:
+    """zeros, ones, full and their methods: an axis is as wide as the channels that it met."""
+    out, first = site.value, int(isinstance(site.node.target, str))
+    if not isinstance(out, Shape) or not out.labelled:
+        return None
+    given = site.parameter(first, "size")
+    flat = not isinstance(given, (tuple, list))
+    sizes = [
+        size if codes is None else _kept_of(site, codes, size)
+        for size, codes in zip(site.args[first:] if flat else given, out.axes, strict=True)
+    ]
+    rest = () if flat else site.args[first + 1 :]
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "size"}
+    return site.copy((*site.args[:first], tuple(sizes), *rest), kwargs)
+
+
+def _kept_of(site: Site, codes: Codes, size: Any) -> Any:
+    kept = int(site.kept(codes).sum())
+    return kept if isinstance(size, int) else _share_of(site, size, Fraction(kept, len(codes)))
+
+
+def grouped(site: Site) -> fx.Node | None:
+    """Functional group norm with one channel per group: as many groups as kept channels."""
+    codes, groups = site.shape_of(0).axes[1], site.parameter(1, "num_groups")
+    if codes is None or groups != len(codes):
+        return None
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "num_groups"}
+    return site.copy((site.args[0], int(site.kept(codes).sum()), *site.args[2:]), kwargs)
+
+
 def _table(
     *cases: tuple[Iterable[surface.CallTarget], Callable[[Site], fx.Node | None]],
 ) -> dict[Any, Callable[[Site], fx.Node | None]]:
@@ -249,4 +311,8 @@ CASES = _table(
     (surface.ATTENTION, attention),
     (surface.CONVOLUTIONS, convolved),
     (surface.NORMS, normalised),
+    (surface.GROUP_NORMS, grouped),
+    (surface.LIKE, expanded),
+    (surface.REPEATS, repeated),
+    (surface.FACTORIES, created),
 )

@@ -92,6 +92,8 @@ def _layer_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
 
 def _group_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.GroupNorm)
+    if layer.num_groups == layer.num_channels:
+        layer.num_groups = narrow[1]
     layer.num_channels = narrow[1]
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.modes import show_blocks
 from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.common.network import network_of
 from fxprune.errors import UnequalClustersWarning
 from fxprune.passes.merge import concentrate, kept_state
-from fxprune.plan_file import composed, plan_for
+from fxprune.plan_file import composed, earlier_plans_of, plan_for, plan_of
 from fxprune.plans import Plan
 
 from .absorb import absorb_factors
@@ -65,6 +66,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
 
 def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.GraphModule, dict[str, float]]:
     """Build the narrow network without a warning; also return the snap's change of each tensor."""
+    model = network_of(model)
     plan = plan_for(model, plan)
     coupling = plan.coupling
     wide: Any = concentrate(model, plan)
@@ -72,7 +74,6 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     # The trace makes constants that are not tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
-    type(module).__name__ = type(model).__name__  # the class is that of this object alone, and a copy loses its name
     adapt_layers(module, plan)
     module.graph = rewrite(coupling, plan)
     show_blocks(module.graph)
@@ -84,8 +85,8 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
     module.meta.update(plan=plan, max_change=wide.max_change, factors=factors, absorbed=absorbed)
-    given: dict[str, Any] = getattr(model, "meta", {})
-    module.meta["earlier"] = earlier = (*given.get("earlier", ()), given["plan"]) if "plan" in given else ()
+    last, given = plan_of(model), getattr(model, "meta", {})
+    module.meta["earlier"] = earlier = () if last is None else (*earlier_plans_of(model), last)
     if earlier:  # factors that are in the weights already stay there
         module.meta["absorbed"] += given.get("absorbed", 0)
         module.meta.update(composed=composed((*earlier, plan)), origin=given.get("origin") or given.get("spec"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from fxprune.common.graph_module import GraphModule
 from fxprune.common.modes import enter, leave, show_blocks
 from fxprune.common.modules import named_tensors
 
@@ -41,7 +42,7 @@ def graph_from_json(value: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule
         raise ValueError("the last node, and no other, must be an output")
     _check_modes(graph)
     show_blocks(graph)
-    module = fx.GraphModule(root, graph, class_name=name)
+    module = GraphModule(root, graph, class_name=name)
     graph.lint()
     if unused := roles.keys() - {path for path, _ in named_tensors(module)}:
         raise ValueError(f"no node reads the tensor `{min(unused)[:80]}`")

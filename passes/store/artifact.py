@@ -29,7 +29,7 @@ from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError
 from fxprune.models_zoo import ModelSpec, Network, spec_from_json
 from fxprune.models_zoo.data import Preprocessing
 from fxprune.passes.serialization import graph_from_json
-from fxprune.plan_file import StoredPlan, composed, plan_for
+from fxprune.plan_file import StoredPlan, composed, earlier_plans_of, plan_for, plan_of
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
@@ -118,7 +118,7 @@ def _stored(
     narrow: nn.Module, model: ModelSpec | None, plan: Plan | StoredPlan | None, preprocessing: Preprocessing | None
 ) -> _Stored:
     meta: dict[str, Any] = getattr(narrow, "meta", {})
-    plan, preprocessing = plan or meta.get("plan"), preprocessing or meta.get("preprocessing")
+    plan, preprocessing = plan or plan_of(narrow), preprocessing or meta.get("preprocessing")
     if not isinstance(narrow, fx.GraphModule) or not isinstance(plan, (Plan, StoredPlan)):
         raise OptionError(
             f"this {type(narrow).__name__} does not know its plan: give save(..., plan=) the plan that made it, and "
@@ -149,7 +149,7 @@ def _stored(
         "precision": precision,
         "integers_below": below,
         "factors": int(meta.get("factors", 0)),
-        "earlier": [each.to_json() for each in meta.get("earlier", ())],
+        "earlier": [each.to_json() for each in earlier_plans_of(narrow)],
     }
     if meta.get("absorbed"):
         network["absorbed"] = int(meta["absorbed"])

@@ -248,7 +248,7 @@ def test_a_model_that_reshapes_its_input_in_place_is_analysed_again_on_the_examp
             super().__init__()
             self.q, self.k, self.v = (torch.nn.Linear(16, 32) for _ in range(3))
             self.o = torch.nn.Linear(32, 3)
-            self.register_buffer("table", torch.randn(8))
+            self.register_buffer("table", torch.randn(5, 8))
 
         def forward(self, x):
             x = x.unsqueeze_(1).squeeze(1) if change == "unsqueeze" else x.transpose_(1, 2)

@@ -10,6 +10,8 @@ import torch
 from helpers.csgd_made import OPTIMIZERS, PLAIN, SQUARE, assert_shrunk, away, backward, plan_of, steps
 from helpers.hand_made import Plain, plain, square
 from timm.optim import MADGRAD, Lamb
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 import fxprune
 from fxprune.errors import NoPullWarning
@@ -236,3 +238,32 @@ def test_one_optimizer_may_hold_a_parameter_for_several_modules():
 
 def test_public_name():
     assert fxprune.csgd is csgd
+
+
+class Frozen(nn.Module):
+    """A normalisation whose vectors are buffers, all different."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8), nn.Conv2d(8, 4, 3)
+        for buffer in self.norm.buffers():
+            buffer.uniform_(0.5, 1.5)
+
+    def forward(self, x):
+        return self.b(self.norm(self.a(x)).relu())
+
+
+def test_constants_are_pulled_as_weights_are():
+    net, x = Frozen().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    plan = fxprune.plan(fxprune.couple(net, x), keep=0.5)
+    assert {axis.parameter for axis in plan.coupling.groups["a.weight"].tied} > set(dict(net.named_buffers()))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = fxprune.snap(net, plan).changes
+    with fxprune.csgd(net, plan, optimizer, strength=1.0):
+        for _ in range(20):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+    after = fxprune.snap(net, plan).changes
+    for name in ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
+        assert after[name] == pytest.approx(before[name] * 0.9**20, rel=0.05)  # its size shrinks, too

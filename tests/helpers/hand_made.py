@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +47,7 @@ def coupling_of(model, inputs, groups, works=(), frozen=()):
         nodes=nodes,
         layers={},
         example_inputs=inputs,
-        model=weakref.ref(model),
+        network=model,
         shared=shared,
     )
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -84,16 +81,6 @@ def test_the_seed_makes_the_plan():
     _model, coupling = tower(16, 64, 64, 8)
     assert plan(coupling, seed=3) == plan(coupling, seed=3)
     assert plan(coupling, seed=3) != plan(coupling, seed=4)
-
-
-def test_kmeans_needs_the_model_and_the_others_do_not():
-    model, coupling = tower(3, 4, 2)
-    coupling = replace(coupling, graph_module=None, nodes={})
-    del model
-    gc.collect()
-    assert after(plan(coupling, method="even")) == [2]
-    with pytest.raises(PlanError, match="model of this coupling is gone"):
-        plan(coupling)
 
 
 @pytest.mark.parametrize("clusters", range(1, 9))

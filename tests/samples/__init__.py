@@ -1,9 +1,25 @@
 """Samples, in one file per file of rules, and more for what no rule decides alone."""
 
-from . import contraction, forms, layers, movement, normalise, pointwise, pool, products, reduce, uses, view, vision
+from . import (
+    constants,
+    contraction,
+    forms,
+    layers,
+    movement,
+    normalise,
+    pointwise,
+    pool,
+    products,
+    reduce,
+    uniform,
+    uses,
+    view,
+    vision,
+    writes,
+)
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "contraction", "conv", "forms", "free", "layers", "linear", "movement", "normalise",
-    "pointwise", "pool", "products", "reduce", "uses", "view", "vision",
+    "SAMPLES", "Net", "Sample", "constants", "contraction", "conv", "forms", "free", "layers", "linear", "movement",
+    "normalise", "pointwise", "pool", "products", "reduce", "uniform", "uses", "view", "vision", "writes",
 ]  # fmt: skip

@@ -46,7 +46,7 @@ image("instance norm by running statistics", lambda s, y: s.n(y), {A: 8, B: 6},
       n=nn.InstanceNorm2d(8, affine=True, track_running_stats=True))
 image("group norm", lambda s, y: s.n(y), {A: 4, B: 6}, n=nn.GroupNorm(2, 8))
 image("group norm of one group", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(1, 8))
-image("group norm, a channel each", lambda s, y: s.n(y), {B: 6}, n=nn.GroupNorm(8, 8), frozen="one channel per group")
+image("group norm, a channel each", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(8, 8))
 image("functional group norm", lambda s, y: F.group_norm(y, 4, s.w, s.v), {"w": 2, B: 6}, w=free(8), v=free(8))
 image("group norm after cat", _two_under_one, {A: 8, "c.weight": 4, B: 6}, out=12, c=conv(8, 4), n=nn.GroupNorm(1, 12))
 image("channels last", lambda s, y: s.n(y), {A: 8, B: 6}, n=_ChannelsLast(8))

@@ -32,7 +32,7 @@ def convolution(call: Call) -> Axes:
     transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
     columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
     if groups == 1:
-        read_by(call, on_x[1], columns, label)
+        read_by(call, call.met(columns, call.label(x), 1), columns, label)
     elif transposed:
         rows = grouped_transposed(call, on_x[1], label, groups)
     else:
@@ -125,8 +125,13 @@ def read_by(call: Call, x: Ids | None, columns: Ids | None, weight: Label) -> No
 
 def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_right: Ids | None) -> None:
     """Contract one axis of each operand, given their ids: a sum of products."""
-    if left.is_parameter and right.is_parameter:
+    if left.is_parameter and right.is_parameter and (call.node is None or on_left is None or on_right is None):
         call.freeze("product of two parameters", on_left, on_right)
+    elif left.is_parameter and right.is_parameter:
+        # The first is taken for an activation, such as a query that is learned.
+        call.unify(on_left, on_right)
+        call.tie(on_left)
+        call.read(on_right)
     elif left.is_parameter:
         read_by(call, on_right, on_left, left)
     elif right.is_parameter:
@@ -169,7 +174,8 @@ def vdot(call: Call) -> Axes:
 
 def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
     left, right = call.label(a), call.label(b)
-    inner = left.axes[-1], right.axes[-2 if b.dim() > 1 else -1]
+    end = -2 if b.dim() > 1 else -1
+    inner = call.met(right.axes[end], left, -1), call.met(left.axes[-1], right, end)
     contract(call, left, right, *inner)
     rows, columns = left.axes[-2:-1], right.axes[-1:] if b.dim() > 1 else ()
     for label, outer in ((left, rows), (right, columns)):

@@ -12,11 +12,13 @@ from ..call import Call, unlabelled
 from ..channels import Axes, Ids
 from .pointwise import NO_CHANNELS
 from .registry import rule
+from .uniform import expanded, moved
 
 
 @rule(
     "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive",
     "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", keeps_parameters=True,
+    uniform=moved,
 )  # fmt: skip
 def identity(call: Call) -> Axes:
     """All positions stay."""
@@ -36,14 +38,17 @@ def as_strided(call: Call) -> Axes:
     return unlabelled(call.out)
 
 
-@rule("permute", keeps_parameters=True)
+@rule("permute", keeps_parameters=True, uniform=moved)
 def permute(call: Call) -> Axes:
     """The axes change their order."""
     axes = call.axes(call.args[0])
     return tuple(axes[dim % len(axes)] for dim in call.args[1])
 
 
-@rule("transpose.int", "transpose_", "swapaxes", "swapdims", "t", "t_", "numpy_T", "mT", keeps_parameters=True)
+@rule(
+    "transpose.int", "transpose_", "swapaxes", "swapdims", "t", "t_", "numpy_T", "mT", keeps_parameters=True,
+    uniform=moved,
+)  # fmt: skip
 def transpose(call: Call) -> Axes:
     """Two axes are swapped, by default the last two."""
     axes = list(call.axes(call.args[0]))
@@ -53,7 +58,7 @@ def transpose(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("unsqueeze", "unsqueeze_", keeps_parameters=True)
+@rule("unsqueeze", "unsqueeze_", keeps_parameters=True, uniform=moved)
 def unsqueeze(call: Call) -> Axes:
     """The result has a new axis of length 1."""
     axes = list(call.axes(call.args[0]))
@@ -61,7 +66,7 @@ def unsqueeze(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("squeeze", "squeeze_", keeps_parameters=True)
+@rule("squeeze", "squeeze_", keeps_parameters=True, uniform=moved)
 def squeeze(call: Call) -> Axes:
     """Axes of length 1, which carry no channels, are removed."""
     axes, sizes = call.axes(call.args[0]), call.layout[0] if call.layout else ()
@@ -72,14 +77,14 @@ def squeeze(call: Call) -> Axes:
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
 
 
-@rule("expand", keeps_parameters=True)
+@rule("expand", keeps_parameters=True, creates_channels=True, uniform=expanded)
 def expand(call: Call) -> Axes:
     """The result has new axes in front, and repeats axes of length 1."""
     axes = call.axes(call.args[0])
     return (*(None for _ in range(call.out.dim() - len(axes))), *axes)
 
 
-@rule("slice.Tensor", keeps_parameters=True)
+@rule("slice.Tensor", keeps_parameters=True, uniform=moved)
 def cut(call: Call) -> Axes:
     """The result has a range of one axis."""
     x, dim = call.args[0], call.arg(1, 0)
@@ -98,7 +103,10 @@ def cut(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", keeps_parameters=True)
+@rule(
+    "split.Tensor", "split.sizes", "split_with_sizes", "chunk", "tensor_split.sections", keeps_parameters=True,
+    uniform=moved,
+)  # fmt: skip
 def split(call: Call) -> list[Axes]:
     """The results are consecutive pieces of one axis."""
     if len(call.out) > 1:
@@ -106,7 +114,7 @@ def split(call: Call) -> list[Axes]:
     return _pieces(call)
 
 
-@rule("unsafe_split", keeps_parameters=True)
+@rule("unsafe_split", keeps_parameters=True, uniform=moved)
 def gates(call: Call) -> list[Axes]:
     """The results are pieces of one axis: the gates of a recurrent layer, by its attributes."""
     if not call.inside_layer:
@@ -132,7 +140,7 @@ def _pieces(call: Call) -> list[Axes]:
     return result
 
 
-@rule("select.int", keeps_parameters=True)
+@rule("select.int", keeps_parameters=True, uniform=moved)
 def select(call: Call) -> Axes:
     """The result has one position of an axis; channels there freeze."""
     axes = list(call.axes(call.args[0]))
@@ -141,7 +149,7 @@ def select(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("unbind.int", keeps_parameters=True)
+@rule("unbind.int", keeps_parameters=True, uniform=moved)
 def unbind(call: Call) -> list[Axes]:
     """The results are the single positions of an axis; channels there freeze."""
     axes = list(call.axes(call.args[0]))
@@ -151,7 +159,7 @@ def unbind(call: Call) -> list[Axes]:
     return [tuple(axes) for _ in call.out]
 
 
-@rule("flip", keeps_parameters=True)
+@rule("flip", keeps_parameters=True, uniform=moved)
 def flip(call: Call) -> Axes:
     """The positions of some axes are reversed."""
     axes = list(call.axes(call.args[0]))
@@ -232,7 +240,7 @@ def pad(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("index.Tensor", "_unsafe_index.Tensor")
+@rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
 def index(call: Call) -> Axes:
     """Tables pick positions: channels there freeze, other axes pass."""
     x, tables = call.args[0], list(call.args[1])
@@ -251,14 +259,27 @@ def index(call: Call) -> Axes:
     return (*kept[:place], *new, *kept[place:])
 
 
-@rule("index_select", "gather")
+@rule("index_select")
 def index_select(call: Call) -> Axes:
     """A table picks positions of one axis: channels there freeze."""
     x, dim = call.args[0], call.args[1]
     axes = list(call.axes(x))
     call.freeze("an index picks positions", axes[dim])
     axes[dim] = None
-    if call.name == "gather":
-        call.freeze("an index picks positions", *axes)
-        return unlabelled(call.out)
+    return tuple(axes)
+
+
+@rule("gather")
+def gather(call: Call) -> Axes:
+    """Indices pick positions of one axis, perhaps the same for all channels of another."""
+    x, dim, index = call.args[:3]
+    axes, label = list(call.axes(x)), call.label(index)
+    for other, ids in enumerate(axes):
+        same = ids is not None and other != dim % len(axes) and len(ids) == index.shape[other]
+        picks = label.waiting(other) if same else None
+        if picks is None:
+            call.freeze("an index picks positions", ids)
+            axes[other] = None
+        else:
+            axes[other] = call.unify(ids, call.wake(picks))
     return tuple(axes)

@@ -56,12 +56,16 @@ def layer_norm(call: Call) -> list[Axes]:
 
 @rule("native_group_norm")
 def group_norm(call: Call) -> list[Axes]:
-    """Group norm: channel j of every group is one channel, and clusters are balanced."""
+    """Group norm: channel j of every group is one channel, and clusters are balanced.
+
+    With one channel per group, each is normalised alone, and only the number of groups changes.
+    """
     x, weight, bias, groups = call.args[0], call.args[1], call.args[2], call.args[6]
     axes = list(call.axes(x))
     if axes[1] is not None:
         if groups == len(axes[1]) > 1:
-            call.freeze("group normalisation with one channel per group", axes[1])
+            if not call.inside_layer:
+                call.needs_rewrite("a number of groups", axes[1])
         else:
             rows = axes[1].reshape(groups, -1)
             call.balance("group normalisation", call.unify_rows(rows, f"{groups} normalisation groups"))
@@ -74,10 +78,14 @@ def group_norm(call: Call) -> list[Axes]:
 
 @rule("_weight_norm_interface")
 def weight_norm(call: Call) -> list[Axes]:
-    """Weight norm: directions and lengths tie along axis ``dim``; other axes freeze."""
+    """Weight norm: directions and lengths tie along axis ``dim``; a norm runs over other axes.
+
+    These freeze, except in the function of a stored weight, which stays wide.
+    """
     directions, lengths = call.axes(call.args[0]), call.axes(call.args[1])
     dim = call.arg(2, 0)
-    call.freeze("a norm runs over them", *(ids for at, ids in enumerate(directions) if at != dim))
+    if call.node is not None:
+        call.freeze("a norm runs over them", *(ids for at, ids in enumerate(directions) if at != dim))
     rows = call.unify(directions[dim], lengths[dim])
     axes = tuple(rows if at == dim else ids for at, ids in enumerate(directions))
     return _with_statistics(call, axes)

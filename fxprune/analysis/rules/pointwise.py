@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ..call import Call, unlabelled
+from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids
 from ..labels import tensors_in
 from .registry import rule
+from .uniform import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
@@ -17,7 +18,7 @@ _UNTAGGED = (
 NO_CHANNELS = "meets positions that carry no channels"
 
 
-@rule(*_UNTAGGED)
+@rule(*_UNTAGGED, uniform=met)
 def pointwise(call: Call) -> list[Axes]:
     """Equal operands give equal results: broadcast, and unite the ids that meet.
 
@@ -38,16 +39,21 @@ def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
 
 
 def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
-    labels = [(call.label(tensor), dim) for tensor, dim in here]
+    every = [(call.label(tensor), dim) for tensor, dim in here]
+    waiting = [label.waiting(dim) for label, dim in every if label.axes[dim] is None]
+    labels = [(label, dim) for label, dim in every if label.axes[dim] is not None or label.waiting(dim) is None]
     if any(label.axes[dim] is None for label, dim in labels):
         # The positions of one operand carry no channels: tokens with a position embedding, a fixed table.
-        call.freeze(NO_CHANNELS, *(label.axes[dim] for label, dim in labels))
+        call.freeze(NO_CHANNELS, *(label.axes[dim] for label, dim in labels), *waiting)
         carried = [label.axes[dim] for label, dim in labels if not label.from_parameters]
         return next((ids for ids in carried if ids is not None), None)
-    met: Ids | None = None
+    found: Ids | None = None
     for label, dim in labels:
-        met = call.unify(met, label.axes[dim])
-    return met
+        found = call.unify(found, label.axes[dim])
+    for ids in waiting:
+        if found is not None and ids is not None:
+            call.unify(found, call.wake(ids))
+    return found
 
 
 def paired(call: Call, left: Ids | None, right: Ids | None) -> Ids | None:
@@ -86,26 +92,40 @@ def prelu(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero_")
+@rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero_", uniform=moved)
 def constant(call: Call) -> Axes:
     """The result has the operand's sizes and one number everywhere."""
     return call.axes(call.args[0])
 
 
-@rule("empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")
+@rule("new_zeros", "new_ones", "new_full", "ones", "full", creates_channels=True, uniform=filled)
+def new(call: Call) -> Axes:
+    """The result holds one number everywhere, at sizes that are given."""
+    return unlabelled(call.out)
+
+
+@rule("empty_like", "rand_like", "randn_like", "new_empty", "new_empty_strided")
 def unrelated(call: Call) -> Axes:
     """The result takes only sizes and dtype from the operand."""
     return unlabelled(call.out)
 
 
-@rule("zeros", creates_channels=True)
+def _is_first_state(call: Call) -> bool:
+    return call.inside_layer and call.out.dim() > 1 and call.out.shape[-1] > 1
+
+
+def new_state(call: Call, rule: Rule) -> list[Axes]:
+    """Zeros wait for channels on all axes, unless a layer made them."""
+    return [()] if _is_first_state(call) else filled(call, rule)
+
+
+@rule("zeros", creates_channels=True, uniform=new_state)
 def state(call: Call) -> Axes:
     """Zeros are the same in every channel, so the last axis may hold any channels.
 
-    This holds for the first state of a recurrent layer, whose attributes determine its length. The length of zeros
-    made elsewhere cannot be adapted.
+    In the first state of a recurrent layer it does, and the layer's attributes determine its length.
     """
     rank = call.out.dim()
-    if not call.inside_layer or rank < 2 or call.out.shape[-1] < 2:
+    if not _is_first_state(call):
         return unlabelled(call.out)
     return (*(None,) * (rank - 1), call.channels.fresh(call.out.shape[-1]))

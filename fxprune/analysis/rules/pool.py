@@ -6,28 +6,45 @@ from ..call import Call
 from ..channels import Axes
 from .registry import rule
 
-_POOL_1D = ("max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "upsample_linear1d")
-_POOL_2D = (
-    "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_bilinear2d",
-    "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "upsample_nearest2d",
-    "_upsample_nearest_exact2d", "reflection_pad2d", "replication_pad2d", "fractional_max_pool2d",
-)  # fmt: skip
-_NEAREST_1D = ("upsample_nearest1d", "_upsample_nearest_exact1d", "reflection_pad1d", "replication_pad1d")
+_MAX = {
+    1: ("max_pool1d", "adaptive_max_pool1d"),
+    2: ("max_pool2d_with_indices", "adaptive_max_pool2d", "fractional_max_pool2d"),
+    3: ("max_pool3d_with_indices",),
+}
+# Linear along space, so that the columns of a parameter can be summed before or after it: a table that is resized.
+_LINEAR = {
+    1: (
+        "avg_pool1d", "adaptive_avg_pool1d", "upsample_linear1d", "upsample_nearest1d", "_upsample_nearest_exact1d",
+        "reflection_pad1d", "replication_pad1d",
+    ),
+    2: (
+        "avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa",
+        "_upsample_bicubic2d_aa", "upsample_nearest2d", "_upsample_nearest_exact2d", "reflection_pad2d",
+        "replication_pad2d",
+    ),
+    3: (
+        "avg_pool3d", "_adaptive_avg_pool3d", "upsample_trilinear3d", "upsample_nearest3d", "_upsample_nearest_exact3d",
+        "reflection_pad3d", "replication_pad3d",
+    ),
+}  # fmt: skip
 
 
-@rule(*_POOL_2D)
-def spatial_2d(call: Call) -> list[Axes]:
-    """The last two axes are space."""
-    return _spatial(call, 2)
-
-
-@rule(*_POOL_1D, *_NEAREST_1D)
+@rule(*_MAX[1])
+@rule(*_LINEAR[1], keeps_parameters=True)
 def spatial_1d(call: Call) -> list[Axes]:
     """The last axis is space."""
     return _spatial(call, 1)
 
 
-@rule("avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "upsample_trilinear3d", "upsample_nearest3d")
+@rule(*_MAX[2])
+@rule(*_LINEAR[2], keeps_parameters=True)
+def spatial_2d(call: Call) -> list[Axes]:
+    """The last two axes are space."""
+    return _spatial(call, 2)
+
+
+@rule(*_MAX[3])
+@rule(*_LINEAR[3], keeps_parameters=True)
 def spatial_3d(call: Call) -> list[Axes]:
     """The last three axes are space."""
     return _spatial(call, 3)

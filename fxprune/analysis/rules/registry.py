@@ -16,10 +16,9 @@ import torch
 from fxprune.common.rewritable import CallTarget
 from fxprune.common.torch_private import OpOverload
 
-from ..call import Call
+from ..call import Call, Rule
 from ..channels import Axes
 
-Rule = Callable[[Call], "Axes | list[Axes]"]
 R = TypeVar("R", bound=Rule)
 
 
@@ -34,6 +33,7 @@ class Entry:
             how its operands are used. None: no argument is read so, and any use of a parameter ties its rows.
         creates_channels: the rule is also called if no operand carries channels.
         factor_at: calls of the graph at which the rewrite can restore the factor of the operator's sum.
+        uniform: returns for each result the ids that wait on its axes; None: no axis waits behind this operator.
     """
 
     rule: Rule
@@ -41,6 +41,7 @@ class Entry:
     reads_weights: tuple[int, ...] | None = None
     creates_channels: bool = False
     factor_at: Set[CallTarget] = frozenset()
+    uniform: Callable[[Call, Rule], list[Axes]] | None = None
 
 
 RULES: dict[OpOverload, Entry] = {}

@@ -8,12 +8,30 @@ import numpy as np
 
 from fxprune.common.view_factors import view_factors
 
-from ..call import Call, unlabelled
+from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids
 from .registry import rule
+from .uniform import repeated
 
 
-@rule("view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", keeps_parameters=True)
+def viewed(call: Call, _: Rule) -> list[Axes]:
+    """Of axes that wait, those that stay alone or merge with others go on waiting."""
+    x, out, label = call.args[0], call.out, call.label(call.args[0])
+    axes: list[Ids | None] = [None] * out.dim()
+    for left, right in view_factors(x.shape, out.shape) if x.numel() else ():
+        before = [(x.shape[dim], label.waiting(dim)) for dim in left if x.shape[dim] > 1]
+        after = [dim for dim in right if out.shape[dim] > 1]
+        if len(after) == 1 and all(label.axes[dim] is None for dim in left):
+            axes[after[0]] = merged(call, before)[0]
+        else:
+            call.freeze("an expanded axis is viewed otherwise", *(ids for _, ids in before))
+    return [tuple(axes)]
+
+
+@rule(
+    "view.default", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", keeps_parameters=True,
+    uniform=viewed,
+)  # fmt: skip
 def view(call: Call) -> Axes:
     """A view has the same elements in the same order with other sizes."""
     x, out = call.args[0], call.out
@@ -147,7 +165,7 @@ def channel_shuffle(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("repeat", keeps_parameters=True)
+@rule("repeat", keeps_parameters=True, creates_channels=True, uniform=repeated)
 def repeat(call: Call) -> Axes:
     """Axes are repeated several times, with new axes in front."""
     x, counts = call.args[0], call.args[1]

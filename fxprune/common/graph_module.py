@@ -1,0 +1,146 @@
+"""A graph module that ``pickle`` and ``torch.save`` reproduce exactly, without wide weights.
+
+PyTorch pickles the code of a graph module and traces it again at load, which loses blocks such as ``torch.autocast``
+and runs guards on proxies. Where that makes the same graph, we leave it to PyTorch, so that the file loads without
+fxprune; otherwise we write the nodes themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.graph_module import reduce_graph_module
+
+from fxprune.common.modes import show_blocks
+from fxprune.common.torch_private import OpOverload, overload_names, tracer_class
+
+# The state of a graph module that its constructor makes again.
+_MADE_AGAIN = ("_graph", "_tracer_cls")
+# PyTorch's own key for the lines of nodes.
+_LINES = "_graphmodule_graph_node_meta_stack_trace"
+_OURS = "fxprune_"
+# The keys of a narrow network's meta that hold plans.
+_PLANS = ("plan", "earlier", "composed")
+
+
+class GraphModule(fx.GraphModule):
+    """A graph module that can be pickled; the plans in its ``meta`` become JSON values."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
+        """Copy under the name of the captured class, which PyTorch's own copy loses."""
+        twin: fx.GraphModule = super().__deepcopy__(memo)
+        type(twin).__name__ = type(self).__name__
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        body = {key: value for key, value in vars(self).items() if key not in _MADE_AGAIN}
+        body["meta"] = {key: _plain(value) if key in _PLANS else value for key, value in self.meta.items()}
+        by_torch = self._reduced_by_torch(body)
+        if by_torch is not None:
+            return by_torch
+        return _rebuilt, (type(self).__name__, body, _written(self.graph), tracer_class(self.graph))
+
+    def _reduced_by_torch(self, body: dict[str, Any]) -> tuple[Any, ...] | None:
+        """Return how PyTorch pickles this module; None if that would give another graph."""
+        nodes = list(self.graph.nodes)
+        if any(key.startswith(_OURS) and value != node.name for node in nodes for key, value in _notes(node)):
+            return None
+        function, (_, imports), *_ = super().__reduce__()
+        if "fxprune" in imports:
+            return None
+        lines = {node.name: node.stack_trace for node in nodes if node.stack_trace}
+        own = {**body, "_graphmodule_cls_name": type(self).__name__, _LINES: lines}
+        meta = own.pop("meta")
+        if not all(map(_is_plain, meta.values())):
+            return None
+        try:
+            again = reduce_graph_module(dict(own), imports)
+        except Exception:  # code that does not run on proxies may raise anything
+            return None
+        if not isinstance(again, fx.GraphModule) or again.code != self.code:
+            return None
+        return function, (own, imports), {"meta": meta}
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """The place of a node in its graph."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class _Overload:
+    """An ATen operator by its names: PyTorch's own objects cannot be pickled."""
+
+    space: str
+    packet: str
+    overload: str
+
+
+def _plain(plan: Any) -> Any:
+    """Write plans, which hold the wide network, as JSON values."""
+    if isinstance(plan, tuple):
+        return tuple(map(_plain, plan))
+    return plan.to_json() if hasattr(plan, "to_json") else plan
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value can be read without fxprune."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
+
+
+def _notes(node: fx.Node) -> Iterator[tuple[str, Any]]:
+    """Yield what is kept of a node's meta: its line, and what a rewrite noted."""
+    for key, value in node.meta.items():
+        if key == "stack_trace" or key.startswith(_OURS):
+            yield key, value
+
+
+def _written(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """Write the nodes of a graph as tuples that can be pickled."""
+    place = {node: index for index, node in enumerate(graph.nodes)}
+
+    def written(leaf: Any) -> Any:
+        return _Ref(place[leaf]) if isinstance(leaf, fx.Node) else leaf
+
+    def arguments(node: fx.Node) -> Any:
+        return fx.node.map_aggregate((node.args, node.kwargs), written)
+
+    return [
+        (node.op, _named(node.target), *arguments(node), node.name, node.type, dict(_notes(node)))
+        for node in graph.nodes
+    ]
+
+
+def _named(target: Any) -> Any:
+    return _Overload(*overload_names(target)) if isinstance(target, OpOverload) else target
+
+
+def _rebuilt(name: str, body: dict[str, Any], nodes: list[tuple[Any, ...]], tracer: Any) -> GraphModule:
+    """Make a graph module again from its state and its nodes."""
+    graph = fx.Graph(tracer_cls=tracer)
+    made: list[fx.Node] = []
+
+    def value(leaf: Any) -> Any:
+        return made[leaf.place] if isinstance(leaf, _Ref) else leaf
+
+    for op, target, args, kwargs, called, kind, notes in nodes:
+        if isinstance(target, _Overload):
+            target = getattr(getattr(getattr(torch.ops, target.space), target.packet), target.overload)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), value)  # type: ignore[misc]
+        made.append(graph.create_node(op, target, tuple(args), dict(kwargs), called, kind))
+        made[-1].meta = notes
+    module = GraphModule(nn.Module(), fx.Graph(tracer_cls=tracer), class_name=name)
+    vars(module).update(body)
+    show_blocks(graph)
+    module.graph = graph
+    return module

@@ -1,0 +1,75 @@
+"""Take the network out of what a user gives as one, or say what to give instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
+
+from fxprune.common.torch_private import child_of, hooks_of
+from fxprune.errors import ModelError
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the network inside DistributedDataParallel, DataParallel and torch.compile."""
+    while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            return model
+        compiled = child_of(model, "_orig_mod")
+        if isinstance(model, DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif compiled is not None:
+            model = compiled
+        else:
+            return model
+
+
+def network_of(model: Any) -> nn.Module:
+    """Return the network that is meant, without its wrappers.
+
+    Raises:
+        ModelError: it is no network, or one whose layers cannot become narrower; the message says what to give.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(_other(model))
+    network = unwrap_model(model)
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError(
+            "TorchScript holds compiled code whose layers have fixed widths: give the module from before "
+            "`torch.jit.script` or `torch.jit.trace`, and script the narrow network."
+        )
+    for name, module in network.named_modules():
+        _check_layer(name or type(module).__name__, module)
+    return network
+
+
+def _other(value: Any) -> str:
+    if isinstance(value, str):
+        return f"`{value}` is a name: give the network itself, such as `timm.create_model({value!r})`."
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f"`{value.__name__}` is a class: give an instance of it."
+    if isinstance(value, torch.export.ExportedProgram):
+        return "an exported program is for one width: give the module that was exported, or its `.module()`."
+    if isinstance(value, Mapping):
+        return "a dict of weights has no layers: build the network, call its `load_state_dict`, and give the network."
+    return f"a network is a `torch.nn.Module`, not {type(value).__name__}."
+
+
+def _check_layer(name: str, module: nn.Module) -> None:
+    if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
+        raise ModelError(f"`{name}` is a lazy layer without a width: call the network once on its inputs first.")
+    for hook in hooks_of(module):
+        if isinstance(hook, prune.BasePruningMethod):
+            raise ModelError(
+                f"`{name}` has a mask of `torch.nn.utils.prune`, which computes its weight before each call: make the "
+                f'mask permanent first, by `prune.remove(module, "{hook._tensor_name}")`.'
+            )
+    if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
+        raise ModelError(f"`{name}` is quantised, and its columns cannot be summed: give the network from before.")
+    if hasattr(module, "_fsdp_wrapped_module"):
+        raise ModelError(f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel.")

@@ -1,0 +1,100 @@
+"""What a network computed in earlier calls and kept does not stand in the way, and is not taken for a constant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers.unequal import narrow_unequal
+from torch import nn
+
+import fxprune
+
+X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+
+
+class Attention(nn.Module):
+    """A bias per channel, computed once in eval mode and kept in a table until training begins, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.bias, self.kept = nn.Parameter(torch.randn(1, 16, 1, 1)), {}
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self.kept = {}
+        return self
+
+    def bias_now(self):
+        if self.training:
+            return self.bias.exp()
+        if "cpu" not in self.kept:
+            self.kept["cpu"] = self.bias.exp()
+        return self.kept["cpu"]
+
+    def forward(self, x):
+        return self.b((self.a(x) + self.bias_now()).relu())
+
+
+class Lasting(Attention):
+    """The same without an end."""
+
+    def train(self, mode=True):
+        return nn.Module.train(self, mode)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_network_that_ran_is_coupled_as_a_fresh_one(grad):
+    net = Attention().eval()
+    fresh = fxprune.couple(net, X)
+    with torch.set_grad_enabled(grad):
+        net(X)
+    coupling = fxprune.couple(net, X)
+    assert coupling.digest == fresh.digest
+    assert coupling.share_prunable > 0.9
+    assert net.kept and not net.training
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_narrow_reads_the_weights_of_now(grad):
+    net = Attention().eval()
+    with torch.set_grad_enabled(grad):
+        net(X)
+    plan = fxprune.plan(fxprune.couple(net, X))
+    net.train()
+    net.bias.data += 1
+    net.eval()
+    wanted = fxprune.snap(net, plan)
+    assert torch.allclose(narrow_unequal(net, plan)(X), wanted(X), atol=1e-5)
+    net(X)  # what it keeps now is from before the snap
+    assert torch.allclose(fxprune.snap(net, plan)(X), wanted(X), atol=1e-5)
+
+
+def test_what_is_never_dropped_is_copied_without_history():
+    net = Lasting().eval()
+    net(X)
+    coupling = fxprune.couple(net, X)
+    assert coupling.graph_module(X).shape == (2, 4, 8, 8)
+
+
+class Broken(Attention):
+    """Its train changes weights, layers and attributes, and fails on tensors without numbers."""
+
+    def train(self, mode=True):
+        if mode and self.bias.is_meta:  # where a copy is asked to forget
+            self.bias.data.zero_()
+            self.a.weight.data.zero_()
+            self.kept = None
+            self.b = nn.Identity()
+            raise RuntimeError("not now")
+        return nn.Module.train(self, mode)
+
+
+def test_a_train_that_fails_changes_nothing():
+    net = Broken().eval()
+    net(X)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    coupling = fxprune.couple(net, X)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert torch.equal(coupling.graph_module(X), net(X))

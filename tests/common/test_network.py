@@ -1,0 +1,111 @@
+"""What a user gives as a network is taken out of its wrappers, or answered with what to give instead."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import fxprune
+from fxprune.common.network import network_of
+from fxprune.errors import ModelError, OptionError
+
+X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "compile": torch.compile,
+    "both": lambda net: nn.DataParallel(torch.compile(net)),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_are_taken_off(wrapper):
+    inner = net()
+    wrapped = WRAPPERS[wrapper](inner)
+    assert network_of(wrapped) is inner
+    plan = fxprune.plan(fxprune.couple(wrapped, X))
+    assert plan.widths == {"0.weight": (8, 4)}
+    snapped = fxprune.snap(wrapped, plan)
+    assert torch.allclose(fxprune.narrow(snapped, plan)(X), snapped(X), atol=1e-6)
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
+    fxprune.csgd(wrapped, plan, optimizer, strength=0.1).remove()
+
+
+def masked():
+    model = net()
+    prune.l1_unstructured(model[0], "weight", 0.3)
+    return model
+
+
+def quantised():
+    from torch.ao.quantization import quantize_dynamic
+
+    return quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear}, dtype=torch.qint8)
+
+
+REFUSED = {
+    "name": (lambda: "resnet18", "`resnet18` is a name: .* `timm.create_model"),
+    "class": (lambda: nn.ReLU, "`ReLU` is a class: give an instance"),
+    "nothing": (lambda: None, "a network is a `torch.nn.Module`, not NoneType"),
+    "weights": (lambda: net().state_dict(), "a dict of weights has no layers"),
+    "program": (lambda: torch.export.export(net(), (X,)), "an exported program .* give the module"),
+    "traced": (lambda: torch.jit.trace(net(), X), "from before `torch.jit.script`"),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), "`0` is a lazy layer .* call the network once"),
+    "lazy statistics": (lambda: nn.Sequential(nn.LazyBatchNorm2d(affine=False)), "`0` is a lazy layer"),
+    "mask": (masked, r'`0` has a mask .* `prune.remove\(module, "weight"\)`'),
+    "quantised": (quantised, "`0` is quantised"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_things_are_refused_with_what_to_give(case):
+    build, said = REFUSED[case]
+    with pytest.raises(ModelError, match=said):
+        fxprune.couple(build(), X)
+
+
+def test_weights_without_numbers_are_refused_where_numbers_are_needed():
+    model = net().to("meta")
+    coupling = fxprune.couple(model, X.to("meta"))
+    plan = fxprune.plan(coupling, method="even")
+    for act in (lambda: fxprune.plan(coupling), lambda: fxprune.snap(model, plan), lambda: fxprune.narrow(model, plan),
+                lambda: fxprune.fold(model, plan)):  # fmt: skip
+        with pytest.raises(ModelError, match=r"`0.weight` is on the meta device.* load weights"):
+            act()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": "0.5"}, {"keep": True}, {"keep": [0.5]}, {"macs": "0.5"}, {"params": True}, {"widths": ["0.weight"]},
+        {"round_to": "2"}, {"round_to": True}, {"round_to": 1.5}, {"seed": "a"}, {"seed": -1}, {"seed": None},
+    ],
+)  # fmt: skip
+def test_options_of_another_type_are_refused(options):
+    with pytest.raises(OptionError, match=f"`{next(iter(options))}`"):
+        fxprune.plan(fxprune.couple(net(), X), **options)
+
+
+def test_swapped_arguments_are_refused():
+    model = net()
+    coupling = fxprune.couple(model, X)
+    with pytest.raises(OptionError, match="give a plan"):
+        fxprune.narrow(model, coupling)
+    with pytest.raises(ModelError, match="not Plan"):
+        fxprune.narrow(fxprune.plan(coupling), model)
+    with pytest.raises(OptionError, match="made of a coupling"):
+        fxprune.plan(model)
+
+
+@pytest.mark.parametrize("inputs", [(), (X, X), X.shape])
+def test_a_wrong_number_of_arguments_is_refused(inputs):
+    with pytest.raises(OptionError, match="`forward` takes input: give a tensor"):
+        fxprune.couple(net(), inputs)

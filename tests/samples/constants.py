@@ -1,0 +1,63 @@
+"""Buffers: a vector acts per channel, whatever its numbers; a table of positions or frequencies does not."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from .table import A, B, image, linear, tokens
+
+
+class Constants(nn.Module):
+    """Buffers by name, in the state dict or not."""
+
+    def __init__(self, persistent=True, **buffers):
+        super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=persistent)
+
+
+def _drawn(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 0.5
+
+
+def _frozen_norm(width):
+    norm = FrozenBatchNorm2d(width)
+    for buffer in norm.buffers():
+        buffer.copy_(_drawn(*buffer.shape))
+    return norm
+
+
+def _frequencies(s, y):
+    """Rotary embedding of positions that are counted: the angles are a table."""
+    angles = torch.arange(y.shape[1], dtype=y.dtype)[:, None] * s.k.f
+    cos, sin = angles.cos(), angles.sin()
+    one, other = y[..., :4], y[..., 4:]
+    return torch.cat([one * cos - other * sin, other * cos + one * sin], -1)
+
+
+def _outer(s, y):
+    return y + torch.arange(y.shape[1], dtype=y.dtype)[:, None] @ s.k.f[None]
+
+
+# fmt: off
+image("frozen norm", lambda s, y: s.n(y), {A: 8, B: 6}, n=_frozen_norm(8))
+image("frozen norm as built", lambda s, y: s.n(y), {A: 8, B: 6}, n=FrozenBatchNorm2d(8))
+image("fixed scale and bias", lambda s, y: y * s.k.w[None, :, None, None] + s.k.b, {A: 8, B: 6},
+      k=Constants(w=_drawn(8), b=_drawn(8, 1, 1)))
+image("fixed scale, expanded", lambda s, y: y * s.k.w.view(1, -1, 1, 1).expand_as(y), {A: 8, B: 6},
+      k=Constants(w=_drawn(8)))
+image("fixed scale of a computed one", lambda s, y: y * (s.k.w + 1e-5).rsqrt().mul(s.k.v)[:, None, None], {A: 8, B: 6},
+      k=Constants(w=_drawn(8), v=_drawn(8)))
+image("fixed scale along space", lambda s, y: y * s.k.w, {A: 8, B: 6}, fixed=True, k=Constants(w=_drawn(8)))
+image("uniform table that no checkpoint changes", lambda s, y: y + s.k.w, {A: 8, B: 6}, fixed=True,
+      k=Constants(persistent=False, w=torch.zeros(8, 8, 8)))
+image("uniform table of a checkpoint", lambda s, y: y + s.k.w, {B: 6}, fixed=True, k=Constants(w=torch.zeros(8, 8, 8)),
+      frozen="meets positions that carry no channels")
+tokens("fixed positions", lambda s, y: s.c(y + s.k.w).relu(), {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
+       k=Constants(w=_drawn(5, 8)), frozen="meets positions that carry no channels")
+tokens("frequencies times positions", lambda s, y: s.c(_frequencies(s, y)).relu(), {"c.weight": 6}, out=6,
+       c=linear(8, 6), k=Constants(f=_drawn(4)), frozen="a buffer from which a table is computed")
+tokens("product of frequencies and positions", lambda s, y: s.c(_outer(s, y)).relu(), {"c.weight": 6}, out=6,
+       c=linear(8, 6), k=Constants(f=_drawn(8)), frozen="a buffer from which a table is computed")

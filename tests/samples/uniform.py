@@ -1,0 +1,106 @@
+"""Axes along which all numbers are equal, of expanded and of new tensors: they take the width of what they meet."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .table import A, B, conv, image, linear, tokens
+
+M_IN = "m.weight_ih_l0"
+
+
+def _gate(op):
+    """``op`` on a map of one channel, which multiplies the channels of y."""
+    return lambda s, y: y * op(s.g(y), y)
+
+
+def _two_widths(s, y):
+    """One expanded map meets two layers: their channels become one group."""
+    e = s.g(y).expand(-1, 8, -1, -1)
+    return torch.cat([y * e, s.c(y) + e], 1)
+
+
+def _new(make):
+    """``make`` makes a tensor of one number from sizes that are read."""
+    return lambda s, y: y + make(y, (y.shape[0], 8, y.shape[2], 1))
+
+
+def _summed(s, y):
+    e = s.g(y).expand(-1, 8, -1, -1)
+    return y * e + e.sum(1, keepdim=True)
+
+
+def _state(s, y):
+    return s.m(y, torch.zeros(1, y.shape[0], 6, dtype=y.dtype))[0]
+
+
+def _both_states(s, y):
+    h = y.new_zeros(1, y.shape[0], 6)
+    return s.m(y, (h, torch.ones(1, y.shape[0], 6, dtype=y.dtype)))[0]
+
+
+def _unrolled(s, y):
+    """A cell of one's own, step by step."""
+    h = torch.zeros(y.shape[0], 6, dtype=y.dtype)
+    for step in range(5):
+        h = (s.u(y[:, step]) + s.w(h)).tanh()
+    return h[:, None]
+
+
+def _kept_tokens(repeat):
+    """The tokens that a score picks, in all channels (masked autoencoders)."""
+
+    def forward(s, y):
+        order = y.mean(-1).argsort(1)[:, :3]
+        return torch.gather(y, 1, repeat(order[..., None], y))
+
+    return forward
+
+
+def _evolved(s, y):
+    """A group norm by hand, whose deviation is expanded within its group (EvoNorm)."""
+    n, c, h, w = y.shape
+    x = y.view(n, 2, c // 2, h, w)
+    deviation = (x.var((2, 3, 4), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    return y * torch.sigmoid(y) / deviation.expand(n, 2, c // 2, h, w).reshape(n, c, h, w)
+
+
+def _filled(s, y):
+    out = torch.zeros(y.shape, dtype=y.dtype)
+    out[:, :4] = 1
+    return out + y
+
+
+G = {"g": conv(8, 1)}
+
+# fmt: off
+image("map expanded like another", _gate(lambda g, y: g.expand_as(y)), {A: 8, B: 6}, **G)
+image("map expanded, then squashed", _gate(lambda g, y: torch.sigmoid(g.expand(-1, 8, -1, -1)) + 1), {A: 8, B: 6}, **G)
+image("map expanded to read sizes", _gate(lambda g, y: g.expand(*y.shape)), {A: 8, B: 6}, **G)
+image("map broadcast to a shape", _gate(lambda g, y: torch.broadcast_to(g, y.shape)), {A: 8, B: 6}, **G)
+image("map repeated", _gate(lambda g, y: g.repeat(1, y.shape[1], 1, 1).clone()), {A: 8, B: 6}, **G)
+image("map repeated by a literal", _gate(lambda g, y: g.relu().repeat((1, 8, 1, 1))), {A: 8, B: 6}, **G)
+image("map expanded and permuted", _gate(lambda g, y: g.permute(0, 2, 3, 1).expand(-1, -1, -1, 8).permute(0, 3, 1, 2)),
+      {A: 8, B: 6}, **G)
+image("one map for two widths", _two_widths, {A: 8, B: 6}, out=16, c=conv(8, 8), **G)
+image("expanded map, summed", _summed, {B: 6}, frozen="sum of an axis that was expanded", **G)
+image("expanded map, flattened", lambda s, y: y * s.f(s.g(y).expand_as(y).flatten(1))[..., None, None], {A: 8, B: 6},
+      fixed=True, f=linear(512, 1), frozen="reads positions that carry no channels", **G)
+image("expanded map, read", lambda s, y: s.c(s.g(y).expand(-1, 8, -1, -1)) + y, {A: 8, B: 6}, c=conv(8, 8), **G)
+image("zeros", _new(lambda y, size: torch.zeros(size, dtype=y.dtype)), {A: 8, B: 6})
+image("zeros by several numbers", _new(lambda y, size: torch.zeros(*size, dtype=y.dtype)), {A: 8, B: 6})
+image("ones", _new(lambda y, size: torch.ones(size, dtype=y.dtype)), {A: 8, B: 6})
+image("full", _new(lambda y, size: torch.full(size, 0.5, dtype=y.dtype)), {A: 8, B: 6})
+image("new zeros", _new(lambda y, size: y.new_zeros(size)), {A: 8, B: 6})
+image("new ones", _new(lambda y, size: y.new_ones(*size)), {A: 8, B: 6})
+image("new and full", _new(lambda y, size: y.new_full(size, 0.5)), {A: 8, B: 6})
+image("zeros that are filled", _filled, {B: 6}, frozen="changed in place")
+tokens("recurrent, a first state of zeros", _state, {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, batch_first=True))
+tokens("recurrent, two first states", _both_states, {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
+tokens("cell by hand", _unrolled, {A: 8, "u.weight": 6}, out=6, fixed=True, u=linear(8, 6), w=linear(6, 6))
+tokens("tokens kept, index repeated", _kept_tokens(lambda at, y: at.repeat(1, 1, 8)), {A: 8})
+tokens("tokens kept, index expanded", _kept_tokens(lambda at, y: at.expand(-1, -1, y.shape[-1])), {A: 8})
+image("normalised by groups by hand", _evolved, {A: 4, B: 6})
+image("map multiplied with itself", lambda s, y: y + torch.einsum("nchw,ndhw->ncd", s.g(y).expand_as(y), y).mean(
+      (1, 2))[:, None, None, None], {A: 8, B: 6}, **G)
