@@ -44,10 +44,6 @@ CAUTIOUS = {
     "index": ("an index is not looked into", "a.weight:0 0 2, a.bias:0 0 2, b.weight:1 0 1"),
     "chunk of uneven parts": ("pieces put together again", "a.weight:0 0 6, a.bias:0 0 6, b.weight:1 0 3"),
     "weights put together": ("two weights in one count as computed", "a.weight:0 0 1, a.bias:0 0 1, w:1 0 1, v:1 0 1"),
-    "group norm, a channel each": (
-        "the number of groups would have to change",
-        "a.weight:0 0 1, a.bias:0 0 1, n.weight:0 0 1, n.bias:0 0 1, b.weight:1 0 1",
-    ),
 }
 
 
