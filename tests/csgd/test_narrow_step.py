@@ -36,7 +36,7 @@ def copies(tensors):
 @pytest.mark.parametrize("small", [0, 2**16])
 def test_every_optimizer_ends_where_the_wide_form_ends(kind, small, monkeypatch):
     monkeypatch.setattr("fxprune.passes.csgd.narrow_step.SMALL", small)
-    monkeypatch.setattr("fxprune.passes.csgd.narrow_step.PIECE", 30)
+    monkeypatch.setattr("fxprune.passes.csgd.bundles.PIECE", 30)
     ends = []
     for pointwise in (True, False):
         monkeypatch.setattr("fxprune.passes.csgd.hook.steps_pointwise", lambda _, pointwise=pointwise: pointwise)
