@@ -21,7 +21,7 @@ from fxprune.plans import Plan, check_shapes
 from .checks import check_asked, check_free, check_precision
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
-from .narrow_step import NarrowStep, steps_pointwise
+from .narrow_step import NarrowStep, has_rows, steps_pointwise
 from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
@@ -141,7 +141,7 @@ class Csgd:
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
         pointwise = not coupled and steps_pointwise(optimizer)
-        self._by_means = [each for each in tied if not pointwise or len(each.partitions) > 1]
+        self._by_means = [each for each in tied if not (pointwise and has_rows(each))]
         self._means = ClusterMeans(self._by_means)
         self._even_state()
         self._narrow = NarrowStep([each for each in tied if each not in self._by_means], optimizer)

@@ -32,6 +32,11 @@ def steps_pointwise(optimizer: Optimizer) -> bool:
     return type(optimizer) in POINTWISE and not any(g.get("differentiable") for g in optimizer.param_groups)
 
 
+def has_rows(tied: Tied) -> bool:
+    """Tell whether a parameter is a matrix of real rows along its only tied axis."""
+    return len(tied.partitions) == 1 and tied.parameter.is_floating_point() and tied.parameter.numel() > 0
+
+
 class NarrowStep:
     """Tied parameters that the optimizer steps on by one row per cluster.
 
@@ -50,7 +55,7 @@ class NarrowStep:
             key = each.name if alone else (each.group, parameter.device, parameter.dtype, columns)
             members.setdefault(key, []).append(each)
         self._bundles = [Bundle(each) for each in members.values()]
-        self._swapped: list[tuple[list[nn.Parameter], list[nn.Parameter]]] = []
+        self._begun = False
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -60,13 +65,8 @@ class NarrowStep:
             bundle.read_again_if_changed()
             bundle.average_gradients()
             narrow |= dict(zip(bundle.parameters, bundle.narrow, strict=True))
-        if not narrow:
-            return
-        for group in self._optimizer.param_groups:
-            wide = group["params"]
-            group["params"] = [narrow.get(parameter, parameter) for parameter in wide]
-            self._swapped.append((wide, group["params"]))
-        self._move_state(narrow)
+        self._hand_over(narrow)
+        self._begun = True
 
     @torch.no_grad()
     def end(self, shrink: Sequence[float] | None = None) -> None:
@@ -75,22 +75,22 @@ class NarrowStep:
         Args:
             shrink: of each parameter group of the optimizer; None: 1, after a step that failed.
         """
-        swapped, self._swapped = self._swapped, []
-        if not swapped:
+        if not self._begun:
             return
-        for group, (wide, narrow) in zip(self._optimizer.param_groups, swapped, strict=False):
-            if group["params"] is narrow:
-                group["params"] = wide
+        self._begun = False
         members = [member for bundle in self._bundles for member in bundle.members]
-        self._move_state({member.narrow: member.parameter for member in members})
+        self._hand_over({member.narrow: member.parameter for member in members})
         for bundle in self._bundles:
             if shrink is not None:
                 bundle.left *= shrink[bundle.group]
             bundle.drop_gradients()
             bundle.write()
 
-    def _move_state(self, owners: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    def _hand_over(self, owners: Mapping[nn.Parameter, nn.Parameter]) -> None:
+        """Give the places and the state of some parameters in the optimizer to others."""
         state = self._optimizer.state
+        for group in self._optimizer.param_groups if owners else ():
+            group["params"] = [owners.get(parameter, parameter) for parameter in group["params"]]
         for old, new in owners.items():
             if old in state:
                 state[new] = state.pop(old)

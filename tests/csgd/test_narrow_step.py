@@ -180,3 +180,21 @@ def test_small_pulls_of_float32_add_up():
     left = np.float64(0.999) ** 3000
     # One rounding of the sum, 6e-8 of numbers near 1, whatever the number of steps.
     torch.testing.assert_close(away(case.model, plan)["conv1.weight", 0], before * left, rtol=1e-6, atol=2e-7)
+
+
+def test_two_hooks_on_one_optimizer_pull_each_its_own():
+    case, other = made(), made()
+    optimizer = torch.optim.SGD([*case.model.parameters(), *other.model.parameters()], lr=0.05, momentum=0.9)
+    places = [id(p) for p in optimizer.param_groups[0]["params"]]
+    plans = [plan_of(each, PLAIN) for each in (case, other)]
+    hooks = [csgd(each.model, plan, optimizer, strength=2.0) for each, plan in zip((case, other), plans, strict=True)]
+    before = [away(each.model, plan) for each, plan in zip((case, other), plans, strict=True)]
+    for seed in range(3):
+        for each in (case, other):
+            backward(each.model, each, seed)
+        optimizer.step()
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == places
+    for each, plan, old in zip((case, other), plans, before, strict=True):
+        assert_shrunk(old, away(each.model, plan), 0.9**3)
+    for hook in reversed(hooks):
+        hook.remove()
