@@ -22,6 +22,11 @@ class Record(dict[Any, Any]):
             return self[name]
         raise AttributeError(f"this record has the fields {', '.join(map(str, self))}, and no `{name}`")
 
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):  # which no dict takes for a key
+            return tuple(value for value in self.values() if value is not None)[key]
+        return super().__getitem__(key)
+
     def __missing__(self, key: Any) -> Any:
         if type(key) is not int:
             raise KeyError(key)

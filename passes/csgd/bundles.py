@@ -14,6 +14,8 @@ from fxprune.passes.merge import Clusters, on_device, rows_equal
 
 from .tied import Tied
 
+# Tensors of up to this many numbers are bundled: a copy takes less time than the calls that it saves.
+SMALL = 2**16
 # Numbers of a piece that stays in a core's cache while it is made.
 PIECE = 2**16
 
@@ -125,7 +127,8 @@ class Bundle:
     def _sum_now(self) -> float:
         """Sum small parameters, and each eighth row of large ones, others in each step."""
         every = self._rows if self._are_views() else self._read_rows()
-        return float(_joined(every).sum() if len(every) > 1 else every[0][self._seen % 8 :: 8].sum())
+        rows = _joined(every)
+        return float((rows if rows.numel() <= SMALL else rows[self._seen % 8 :: 8]).sum())
 
     def average_gradients(self) -> None:
         """Give the narrow rows the means of the gradients of their clusters."""

@@ -37,6 +37,7 @@ def csgd(
     deviation: float | None = None,
     lrs: Sequence[float] | None = None,
     coupled: bool = False,
+    narrow: bool = False,
 ) -> Csgd:
     """Make clusters equal: means step by mean gradients, p - mean shrinks by 1 - lr * eps.
 
@@ -46,13 +47,6 @@ def csgd(
     structure", section 3. There the pull is part of the gradient, and weight decay acts on the deviation; here they are
     decoupled, as weight decay is in AdamW.) Load the optimizer's state first: this call averages it over clusters,
     once.
-
-    Under PyTorch's pointwise optimizers (SGD, Adam and their kin) a step sees one row per cluster, so that gradients
-    and state have the narrow size; its state dicts keep the shapes of the parameters. The hook needs memory for the
-    deviations, as large as the tied parameters, and twice for the narrow rows; the state becomes smaller. Other hooks
-    on the optimizer see these rows while it steps. What others write to a parameter between two steps counts; through
-    ``.data``, which leaves no mark, it does if it reaches each eighth row of a large parameter. Under all other
-    optimizers, and for parameters with two tied axes, a step sees equal wide rows.
 
     Args:
         model: the network that the optimizer trains, also inside DistributedDataParallel (where all processes call
@@ -67,6 +61,11 @@ def csgd(
         coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged gradient
             and goes through SGD's momentum. Its law is in `law.py`. This form does not carry over what float32 rounds
             away, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
+        narrow: take steps of PyTorch's pointwise optimizers (SGD, Adam and their kin) on one row per cluster: a step
+            costs less, and gradients and state have the narrow size. State dicts keep the shapes of the parameters.
+            For loops in which nothing else acts inside a step: other hooks on the optimizer see these rows, a copied or
+            pickled optimizer holds them, and after a step that failed it holds them until the next. Large weights that
+            somebody writes through ``.data`` are noticed by each eighth row.
 
     Returns:
         The hook: use it as a context manager, or remove it with ``remove()``.
@@ -104,6 +103,12 @@ def csgd(
     check_asked(strength, deviation, lrs)
     if coupled:
         check_coupled(optimizer)
+    if narrow and (coupled or not steps_pointwise(optimizer)):
+        kind = f"{type(optimizer).__name__}{' in the coupled form' if coupled else ''}"
+        raise OptionError(
+            f"`narrow` is for PyTorch's own pointwise optimizers in the decoupled form, not for {kind}: rows that "
+            "stand for many would change its step."
+        )
     tied = tied_parameters(model, plan, optimizer)
     check_precision((each.name, each.parameter) for each in tied)
     check_free(tied, _pulled(optimizer))
@@ -111,7 +116,7 @@ def csgd(
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
-    return Csgd(optimizer, tied, strength, coupled=coupled, fixed=fixed_buffers(model, plan))
+    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, fixed=fixed_buffers(model, plan))
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
@@ -130,6 +135,7 @@ class Csgd:
         strength: float,
         *,
         coupled: bool = False,
+        narrow: bool = False,
         fixed: Sequence[tuple[Tensor, list[Clusters]]] = (),
     ) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
@@ -140,8 +146,7 @@ class Csgd:
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
-        pointwise = not coupled and steps_pointwise(optimizer)
-        self._by_means = [each for each in tied if not (pointwise and has_rows(each))]
+        self._by_means = [each for each in tied if not (narrow and has_rows(each))]
         self._means = ClusterMeans(self._by_means)
         self._even_state()
         self._narrow = NarrowStep([each for each in tied if each not in self._by_means], optimizer)

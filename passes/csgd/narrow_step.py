@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from .bundles import Bundle
+from .bundles import SMALL, Bundle
 from .tied import Tied
 
 # Optimizers that treat each number alone. Others see norms or averages, which rows that stand for many would change.
@@ -21,9 +21,6 @@ POINTWISE = (
     optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.RMSprop, optim.Adagrad,
     optim.Adadelta, optim.ASGD, optim.Rprop,
 )  # fmt: skip
-
-# Tensors of up to this many numbers are bundled: a copy takes less time than the calls that it saves.
-SMALL = 2**16
 
 
 def steps_pointwise(optimizer: Optimizer) -> bool:
@@ -81,10 +78,12 @@ class NarrowStep:
         members = [member for bundle in self._bundles for member in bundle.members]
         self._hand_over({member.narrow: member.parameter for member in members})
         for bundle in self._bundles:
+            bundle.drop_gradients()
             if shrink is not None:
                 bundle.left *= shrink[bundle.group]
-            bundle.drop_gradients()
-            bundle.write()
+                bundle.write()
+            else:  # the parameters are as they were, or as somebody has written them since
+                bundle.read()
 
     def _hand_over(self, owners: Mapping[nn.Parameter, nn.Parameter]) -> None:
         """Give the places and the state of some parameters in the optimizer to others."""
@@ -133,7 +132,7 @@ class NarrowStep:
     def state_dict(self) -> dict[str, Any]:
         """Return means, deviations at the start, and what is left of them, by name."""
         return {
-            member.tied.name: {"mean": mean, "deviation": away, "left": bundle.left}
+            member.tied.name: {"mean": mean.clone(), "deviation": away.clone(), "left": bundle.left}
             for bundle in self._bundles
             for member, mean, away in zip(bundle.members, bundle.means_of, bundle.away_of, strict=True)
         }

@@ -24,7 +24,7 @@ from fxprune.errors import (
     first_line,
     is_out_of_memory,
 )
-from fxprune.passes.options import FoldJob, Job
+from fxprune.passes.options import REMOVED, FoldJob, Job
 from fxprune.passes.store import BEFORE, CHECKPOINTS, MANIFEST, METRICS, Checkpoint, OwnFiles, fingerprint, is_saved
 from fxprune.passes.train import ALONE, Ranks, digest
 from fxprune.plans import Plan
@@ -233,4 +233,6 @@ def _identity(job: Job, model: nn.Module, data: Data) -> dict[str, Any]:
     # The initial weights include those of the checkpoint.
     contents = {f"content of {name}": sha[:16] for name, sha in files_read(job).items() if name != "checkpoint"}
     size = f"{len(data.train)} batches, {data.num_classes} classes, {data.in_chans}x{data.image_size}x{data.image_size}"
-    return options | contents | {"training data": size, "first weights": digest(model)}
+    # Checkpoints of earlier versions hold options that are gone, at the value that changes nothing.
+    gone = {name: value for name, (value, _) in REMOVED.items()}
+    return gone | options | contents | {"training data": size, "first weights": digest(model)}

@@ -177,7 +177,7 @@ def why_not(function: Any, args: tuple[Any, ...]) -> str:
         return f"it reads the attribute {str(args[1:])[:60]}"
     if function is enter and (not args or args[0] not in MANAGERS):
         return f"it enters {str(args[:1])[:60]}"
-    if function is named_tuple and not _are_names(args[:2]):
+    if function is named_tuple and not (_are_names(args[:2]) and _are_values(args)):
         return f"it makes a tuple with the names {str(args[:2])[:60]}"
     return ""
 
@@ -185,4 +185,9 @@ def why_not(function: Any, args: tuple[Any, ...]) -> str:
 def _are_names(args: tuple[Any, ...]) -> bool:
     names = (args[0], *args[1]) if len(args) == 2 and isinstance(args[1], tuple) else ()
     valid = (isinstance(each, str) and each.isidentifier() and each[0] != "_" for each in names)
-    return bool(names) and all(valid) and not any(map(keyword.iskeyword, names))
+    once = len(set(names[1:])) == len(names) - 1
+    return bool(names) and all(valid) and once and not any(map(keyword.iskeyword, names))
+
+
+def _are_values(args: tuple[Any, ...]) -> bool:
+    return len(args) == 3 and isinstance(args[2], (tuple, list)) and len(args[1]) == len(args[2])

@@ -50,6 +50,9 @@ def export_openvino(
     path, inputs = Path(path), as_inputs(example_inputs)
     if path.suffix != ".xml":
         raise OptionError(f"{path} must end in .xml, as OpenVINO reads it.")
+    weights = path.with_suffix(".bin")
+    if os.path.lexists(weights) and not path.exists():
+        raise OptionError(f"{weights} would be replaced by the weights of {path.name}: choose another name.")
     openvino, eager = _load(), eager_on_cpu(module)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
-from fxprune.errors import CheckpointError, PlanError
+from fxprune.errors import CaptureError, CheckpointError, ModelError, PlanError
 from fxprune.passes.store import SNAPPED, WIDE_GRAPH, build_wide, load, load_weights, read_manifest, wide_from_graph
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
@@ -67,11 +67,14 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
     if WIDE_GRAPH not in manifest.files:
         return Run(narrow, None, BY_NO_NAME, example)
+    manifest.check(place, [WIDE_GRAPH])
+    snapped = wide_from_graph(place, narrow)
     try:
-        snapped = wide_from_graph(place, narrow)
         return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
-    except (CheckpointError, PlanError) as error:  # the graph holds what a module computes, and not always its groups
+    except PlanError as error:  # the graph holds what a module computes, and not always its groups
         return Run(narrow, None, str(error).rstrip("."), example)
+    except (CaptureError, ModelError) as error:
+        raise CheckpointError(f"{place / WIDE_GRAPH} is damaged: it does not run. {error}") from error
 
 
 def wide_of(run: Run, folder: str | os.PathLike[str]) -> nn.Module:

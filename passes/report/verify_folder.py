@@ -140,7 +140,7 @@ def _on_first(files: Run, place: Path) -> Finding:
     skipped = (
         BY_NO_NAME if first is None
         else "its groups are not those of the networks between" if plan is None
-        else "weights hold factors of narrowed heads" if files.narrow.meta["absorbed"]
+        else "weights hold factors of narrowed heads, or may" if files.narrow.meta["absorbed"] != 0
         else ""
     )  # fmt: skip
     if skipped or first is None:

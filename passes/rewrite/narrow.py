@@ -88,7 +88,8 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     last, given = plan_of(model), getattr(model, "meta", {})
     module.meta["earlier"] = earlier = () if last is None else (*earlier_plans_of(model), last)
     if earlier:  # factors that are in the weights already stay there
-        module.meta["absorbed"] += given.get("absorbed", 0)
+        before = given.get("absorbed", 0)
+        module.meta["absorbed"] = None if before is None else absorbed + before
         module.meta.update(composed=composed((*earlier, plan)), origin=given.get("origin") or given.get("spec"))
     return module, wide.changes
 
@@ -106,7 +107,8 @@ def absorb(narrow: fx.GraphModule, plan: Plan) -> int:
     It is what :func:`narrow` does by default: for a network that was made with ``absorb=False`` and changed since.
     """
     moved = absorb_factors(narrow, check_shapes_of(narrow, plan))
-    narrow.meta["absorbed"] += moved
+    if narrow.meta["absorbed"] is not None:
+        narrow.meta["absorbed"] += moved
     narrow.meta["factors"] -= moved
     return moved
 

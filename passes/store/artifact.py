@@ -151,7 +151,7 @@ def _stored(
         "factors": int(meta.get("factors", 0)),
         "earlier": [each.to_json() for each in earlier_plans_of(narrow)],
     }
-    if meta.get("absorbed"):
+    if meta.get("absorbed") is not None:
         network["absorbed"] = int(meta["absorbed"])
     if meta.get("earlier") and meta.get("origin") is not None:
         network["origin"] = meta["origin"].to_json(kind)

@@ -82,8 +82,10 @@ def read_network(folder: Path) -> dict[str, Any]:
         "factors": (int,),
         "earlier": (list,),
     }
-    content = {"origin": None, "absorbed": 0} | content  # which a network has that was narrowed again, or with heads
-    check_fields(content, kinds | {"origin": maybe, "absorbed": (int,)}, path, CheckpointError)
+    content = {"origin": None, "absorbed": None} | content  # which files of earlier versions do not tell
+    check_fields(content, kinds | {"origin": maybe, "absorbed": (int, type(None))}, path, CheckpointError)
+    if (content["absorbed"] or 0) < 0 or (content["origin"] is not None and not content["earlier"]):
+        raise CheckpointError(f"{path} is damaged: `absorbed` or `origin` does not fit the rest. {REMEDY}")
     if not 1 <= content["integers_below"] <= 1 << 16:
         raise CheckpointError(f"{path} is damaged: integers below {content['integers_below']} are no inputs. {REMEDY}")
     if content["precision"] not in _PRECISIONS:

@@ -66,5 +66,5 @@ def wide_from_graph(folder: Path, narrow: fx.GraphModule) -> fx.GraphModule:
         CheckpointError: the files are damaged, or do not have all tensors.
     """
     weights, roles = read_tensors(folder / SNAPPED), read_graph(folder / WIDE_GRAPH)["tensors"]
-    own = {name: tensor for name, tensor in distinct_tensors(narrow).items() if name in roles}
-    return build_graph(folder / WIDE_GRAPH, own | weights)
+    every = distinct_tensors(narrow) | weights  # more than the graph reads: of heads that only train, for example
+    return build_graph(folder / WIDE_GRAPH, {name: tensor for name, tensor in every.items() if name in roles})

@@ -10,7 +10,9 @@ import pytest
 import torch
 from helpers.csgd_made import PLAIN, assert_shrunk, away, backward, plan_of, steps
 from helpers.hand_made import plain
+from timm.optim import Lamb
 
+from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
 from fxprune.passes.csgd.narrow_step import POINTWISE
 
@@ -22,10 +24,10 @@ def made():
     return plain()
 
 
-def started(kind=torch.optim.AdamW, lr=0.05, case=None, **options):
+def started(kind=torch.optim.AdamW, lr=0.05, case=None, narrow=True, **options):
     case = case or made()
     optimizer = kind(case.model.parameters(), lr=lr, **options)
-    return case, optimizer, csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    return case, optimizer, csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow)
 
 
 def copies(tensors):
@@ -38,9 +40,9 @@ def test_every_optimizer_ends_where_the_wide_form_ends(kind, small, monkeypatch)
     monkeypatch.setattr("fxprune.passes.csgd.narrow_step.SMALL", small)
     monkeypatch.setattr("fxprune.passes.csgd.bundles.PIECE", 30)
     ends = []
-    for pointwise in (True, False):
-        monkeypatch.setattr("fxprune.passes.csgd.hook.steps_pointwise", lambda _, pointwise=pointwise: pointwise)
-        case, optimizer, hook = started(kind, lr=0.01, **({} if kind is torch.optim.Rprop else {"weight_decay": 0.1}))
+    for narrow in (True, False):
+        decay = {} if kind is torch.optim.Rprop else {"weight_decay": 0.1}
+        case, optimizer, hook = started(kind, lr=0.01, narrow=narrow, **decay)
         steps(case.model, case, optimizer, 5)
         hook.remove()
         steps(case.model, case, optimizer, 2)  # goes on with the state that the hook left
@@ -119,7 +121,7 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("small", [0, 2**16])
+@pytest.mark.parametrize("small", [0, 2**16])  # each alone, or together
 @pytest.mark.parametrize("write", WRITES)
 @torch.no_grad()
 def test_what_others_write_between_steps_counts(write, small, monkeypatch):
@@ -172,7 +174,7 @@ def test_small_pulls_of_float32_add_up():
     optimizer = torch.optim.SGD(case.model.parameters(), lr=1e-3)
     plan = plan_of(case, PLAIN)
     before = away(case.model, plan)["conv1.weight", 0]
-    with csgd(case.model, plan, optimizer, strength=1.0):
+    with csgd(case.model, plan, optimizer, strength=1.0, narrow=True):
         for parameter in case.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(3000):
@@ -187,8 +189,9 @@ def test_two_hooks_on_one_optimizer_pull_each_its_own():
     optimizer = torch.optim.SGD([*case.model.parameters(), *other.model.parameters()], lr=0.05, momentum=0.9)
     places = [id(p) for p in optimizer.param_groups[0]["params"]]
     plans = [plan_of(each, PLAIN) for each in (case, other)]
-    hooks = [csgd(each.model, plan, optimizer, strength=2.0) for each, plan in zip((case, other), plans, strict=True)]
-    before = [away(each.model, plan) for each, plan in zip((case, other), plans, strict=True)]
+    pairs = list(zip((case, other), plans, strict=True))
+    hooks = [csgd(each.model, plan, optimizer, strength=2.0, narrow=True) for each, plan in pairs]
+    before = [away(each.model, plan) for each, plan in pairs]
     for seed in range(3):
         for each in (case, other):
             backward(each.model, each, seed)
@@ -198,3 +201,21 @@ def test_two_hooks_on_one_optimizer_pull_each_its_own():
         assert_shrunk(old, away(each.model, plan), 0.9**3)
     for hook in reversed(hooks):
         hook.remove()
+
+
+@pytest.mark.parametrize(("kind", "options"), [(Lamb, {}), (torch.optim.SGD, {"coupled": True})])
+def test_steps_that_see_more_than_each_number_are_refused(kind, options):
+    case = made()
+    optimizer = kind(case.model.parameters(), lr=0.05)
+    with pytest.raises(OptionError, match="`narrow` is for PyTorch's own pointwise optimizers"):
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=True, **options)
+
+
+@pytest.mark.parametrize("row", range(8))
+@torch.no_grad()
+def test_each_row_of_a_small_weight_counts_where_it_is_written_through_data(row):
+    case, optimizer, _ = started(torch.optim.SGD)
+    case.model.conv1.weight.data[row] += 1.0
+    before = away(case.model, plan_of(case, PLAIN))
+    optimizer.step()
+    assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)

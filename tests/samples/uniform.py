@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .table import A, B, conv, image, linear, tokens
+from .table import A, B, conv, free, image, linear, tokens
 
 M_IN = "m.weight_ih_l0"
 
@@ -104,3 +104,8 @@ tokens("tokens kept, index expanded", _kept_tokens(lambda at, y: at.expand(-1, -
 image("normalised by groups by hand", _evolved, {A: 4, B: 6})
 image("map multiplied with itself", lambda s, y: y + torch.einsum("nchw,ndhw->ncd", s.g(y).expand_as(y), y).mean(
       (1, 2))[:, None, None, None], {A: 8, B: 6}, **G)
+tokens("product with an expanded row", lambda s, y: y @ s.w.expand(8, 8), {A: 8, "w": 8}, w=free(1, 8))
+tokens("product with an expanded column", lambda s, y: y @ s.w.expand(8, 8), {A: 8}, w=free(8, 1))
+tokens("product with a repeated row", lambda s, y: y @ s.w.repeat(8, 1), {A: 8, "w": 8}, w=free(1, 8))
+tokens("linear with an expanded weight", lambda s, y: torch.einsum("nti,oi->nto", y, s.w.expand(8, 8)),
+       {A: 8, "w": 8}, w=free(8, 1))

@@ -6,6 +6,8 @@ Only the columns of a stored weight can be summed. What a computed weight reads 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -176,13 +178,18 @@ def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
     left, right = call.label(a), call.label(b)
     end = -2 if b.dim() > 1 else -1
     inner = call.met(right.axes[end], left, -1), call.met(left.axes[-1], right, end)
-    contract(call, left, right, *inner)
+    contract(call, _stored(left, -1), _stored(right, end), *inner)
     rows, columns = left.axes[-2:-1], right.axes[-1:] if b.dim() > 1 else ()
     for label, outer in ((left, rows), (right, columns)):
         call.tie(*(outer if label.is_parameter else ()))
     axes = (*(_batch(call, left, right) if a.dim() == 3 else ()), *rows, *columns)
     call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *axes)
     return axes
+
+
+def _stored(label: Label, axis: int) -> Label:
+    """Return the label of a computed tensor if its axis repeats one number: it has no columns to sum."""
+    return label if label.waiting(axis) is None else dataclasses.replace(label, is_parameter=False)
 
 
 def _batch(call: Call, left: Label, right: Label) -> Axes:
