@@ -37,9 +37,11 @@ def pairs(sample):
     wide = values_of(captured_with(plan.coupling, snapped), inputs)
     by_name = {node.name: value for node, value in wide.items()}
     computed = set()
-    for node, value in values_of(narrow(snapped, plan, absorb=False), inputs).items():
-        if node.op != "placeholder" and computed.isdisjoint(node.all_input_nodes):
-            continue  # a weight, or made of weights: columns are summed
+    values = values_of(narrow(snapped, plan, absorb=False), inputs)
+    for node, value in values.items():
+        made_of = [each for each in node.all_input_nodes if isinstance(values[each], torch.Tensor)]
+        if node.op != "placeholder" and computed.isdisjoint(made_of):
+            continue  # a weight, or made of weights and sizes: columns are summed
         computed.add(node)
         facts = plan.coupling.nodes.get(node.meta.get(WIDE, ""))
         known = facts is not None and isinstance(facts.value, Shape) and not facts.products
