@@ -1,4 +1,4 @@
-"""Tied parameters as rows, bundled by the length of these: one call averages or spreads many."""
+"""Tied parameters as rows, bundled by their length: one call averages or spreads many."""
 
 from __future__ import annotations
 

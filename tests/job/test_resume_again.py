@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
-from helpers.small_job import broken_off, compress, numbers
+from helpers.small_job import broken_off, compress, numbers, tiny_data
 from test_resume import untimed  # noqa: F401
 
 import fxprune.passes.job.compression
 from fxprune.errors import StoppedError
+from fxprune.passes.job.resume import _identity
+from fxprune.passes.options import Job
 from fxprune.passes.train.loop import Training
 
 pytestmark = pytest.mark.xdist_group("resume")
@@ -131,3 +134,8 @@ def test_clusters_that_did_not_become_equal_end_with_an_error_and_what_is_needed
     assert files(here / "out") == {
         *("wide.safetensors", "snapped.safetensors", "plan.json", "recipe.yaml", "metrics.jsonl", "manifest.json")
     }
+
+
+def test_checkpoints_of_a_version_that_had_more_options_go_on():
+    identity = _identity(Job(model="resnet20", data="digits"), torch.nn.Linear(2, 2), tiny_data())
+    assert identity["allocate"] == "uniform"  # what every checkpoint of 0.1.0 holds

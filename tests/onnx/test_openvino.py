@@ -65,6 +65,10 @@ def test_a_file_that_differs_does_not_stay(tmp_path):
 def test_what_is_refused(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match=r"must end in \.xml"):
         export_openvino(nn.Conv2d(3, 4, 3), X, tmp_path / "net.onnx")
+    (tmp_path / "net.bin").write_text("of a user")
+    with pytest.raises(OptionError, match=r"net\.bin would be replaced"):
+        export_openvino(nn.Conv2d(3, 4, 3), X, tmp_path / "net.xml")
+    (tmp_path / "net.bin").unlink()
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(OptionError, match=r"pip install 'fxprune\[openvino\]'"):
         export_openvino(nn.Conv2d(3, 4, 3), X, tmp_path / "net.xml")

@@ -141,6 +141,7 @@ def test_files_for_pytorch_alone_hold_dicts_and_tuples(case, tmp_path):
 def test_a_record_is_copied_and_pickled_whole():
     record = Record({"a": 1, "b": None})
     assert copy.deepcopy(record) == record == pickle.loads(pickle.dumps(record))
+    assert Record({"a": 1, "b": None, "c": 2})[:2] == (1, 2)
     with pytest.raises(AttributeError, match="has the fields a, b, and no `c`"):
         _ = record.c
     with pytest.raises(KeyError):
@@ -148,6 +149,7 @@ def test_a_record_is_copied_and_pickled_whole():
 
 
 NAMES = [("x; import os", ("a",)), ("T", ("a b",)), ("T", ("class",)), ("T", ("_a",)), ("T", "ab"), ("T",)]
+NAMES += [("T", ("a", "a"), (1, 2)), ("T", ("a",), (1, 2)), ("T", ("a", "b"), 3)]
 
 
 @pytest.mark.parametrize("args", NAMES)

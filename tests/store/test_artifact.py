@@ -139,6 +139,17 @@ def test_a_network_that_another_version_saved_loads():
     assert load(folder).meta["plan"].widths
 
 
+def test_a_file_that_does_not_tell_of_absorbed_factors_leaves_them_unknown(saved, tmp_path):
+    _, folder = saved
+    content = json.loads((folder / "network.json").read_text())
+    assert content.pop("absorbed") == 0
+    (folder / "network.json").write_text(json.dumps(content))
+    list_again(folder)
+    assert load(folder).meta["absorbed"] is None
+    save(load(folder), tmp_path / "again")
+    assert "absorbed" not in json.loads((tmp_path / "again" / "network.json").read_text())
+
+
 def test_no_file_holds_code(saved):
     _, folder = saved
     assert sorted(file.name for file in folder.iterdir()) == [

@@ -188,7 +188,7 @@ def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
 
 
 def _stored(label: Label, axis: int) -> Label:
-    """Return the label of a computed tensor if its axis repeats one number: it has no columns to sum."""
+    """Return the label as a computed one if the axis repeats one number: no columns to sum."""
     return label if label.waiting(axis) is None else dataclasses.replace(label, is_parameter=False)
 
 
