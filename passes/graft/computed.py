@@ -46,7 +46,12 @@ def computed_weights(model: nn.Module, pairs: Iterable[tuple[fx.Node, fx.Node]])
         for one, other in (*zip(args, new_args, strict=False), *named):
             if isinstance(one, fx.Node) and isinstance(other, fx.Node) and other.op == "get_attr" != one.op:
                 found[str(other.target)] = one
-    return {name: node for name, node in found.items() if name in names}
+    # What depends on an input is none: a stored network leaves out what resizes nothing at its image size.
+    return {
+        name: node
+        for name, node in found.items()
+        if name in names and all(each.op != "placeholder" for each in _above(node))
+    }
 
 
 def compute(weight: fx.Node, model: nn.Module) -> Tensor:

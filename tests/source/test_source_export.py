@@ -97,13 +97,13 @@ def test_report_and_weights(written):
     "line",
     [
         "class Tower(nn.Module):",
-        "self.stem = nn.Sequential(nn.Conv2d(3, 8, kernel_size=3, padding=1), nn.BatchNorm2d(8), nn.ReLU())",
+        "self.stem = nn.Sequential(nn.Conv2d(3, 4, kernel_size=3, padding=1), nn.BatchNorm2d(4), nn.ReLU())",
         "self.blocks = nn.Sequential(Block(), Block2(), *[Block() for _ in range(3)])",
         "y = F.relu(y)",
         "q, k, v = x.reshape(batch, n, 3, 2, 2).permute(2, 0, 3, 1, 4).unbind(0)",
         "dropout_p=0.2 if self.training else 0.0",
-        "self.token = nn.Parameter(torch.zeros(1, 1, 8))",
-        'self.register_buffer("shift", torch.zeros(8))',
+        "self.token = nn.Parameter(torch.zeros(1, 1, 4))",
+        'self.register_buffer("shift", torch.zeros(4))',
         "return self.head(x)",
     ],
 )
