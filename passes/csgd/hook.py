@@ -148,7 +148,7 @@ class Csgd:
         self._steps, self._pulled = 0, False
         self._by_means = [each for each in tied if not (narrow and has_rows(each))]
         self._means = ClusterMeans(self._by_means)
-        self._even_state()
+        self._means.even_state(optimizer, tied)
         self._narrow = NarrowStep([each for each in tied if each not in self._by_means], optimizer)
         self._narrow.narrow_state()
         try:
@@ -317,20 +317,3 @@ class Csgd:
                     f"with sparse=False."
                 )
         return [(tied, gradient) for tied, gradient in given if tied in self._by_means]
-
-    @torch.no_grad()
-    def _even_state(self) -> None:
-        """Average the optimizer's state over clusters, once: old momentum would push members apart."""
-        for tied in self._tied:
-            shape = tied.parameter.shape
-            for name, value in self._optimizer.state.get(tied.parameter, {}).items():
-                if not torch.is_tensor(value) or value.numel() == 1 or not value.is_floating_point():
-                    continue
-                # Factored moments have a 1 where the parameter has an axis.
-                if value.dim() != len(shape) or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):
-                    raise OptionError(
-                        f"the optimizer has gathered `{name}` {list(value.shape)} for `{tied.name}` {list(shape)}, "
-                        "which cannot be averaged over clusters: begin C-SGD with a new optimizer."
-                    )
-                cuts = [cut for cut in self._means.cuts(tied) if value.shape[cut.dim] == shape[cut.dim]]
-                value.copy_(project(value, cuts))

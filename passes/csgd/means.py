@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fxprune.common.torch_private import foreach_add_, foreach_copy_, foreach_mul_, foreach_sub, foreach_sub_
+from fxprune.errors import OptionError
 from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, spread
 from fxprune.plans import Partition
 
@@ -96,6 +98,23 @@ class ClusterMeans:
         foreach_sub_(rests, parameters)
         foreach_add_(rests, away)
         self.rests = {tied.parameter: rest for tied, rest in zip(self._tied, rests, strict=True)}
+
+    @torch.no_grad()
+    def even_state(self, optimizer: Optimizer, tied: Sequence[Tied]) -> None:
+        """Average the optimizer's state over clusters, once: old momentum would push members apart."""
+        for each in tied:
+            shape = each.parameter.shape
+            for name, value in optimizer.state.get(each.parameter, {}).items():
+                if not torch.is_tensor(value) or value.numel() == 1 or not value.is_floating_point():
+                    continue
+                # Factored moments have a 1 where the parameter has an axis.
+                if value.dim() != len(shape) or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):
+                    raise OptionError(
+                        f"the optimizer has gathered `{name}` {list(value.shape)} for `{each.name}` {list(shape)}, "
+                        "which cannot be averaged over clusters: begin C-SGD with a new optimizer."
+                    )
+                cuts = [cut for cut in self.cuts(each) if value.shape[cut.dim] == shape[cut.dim]]
+                value.copy_(project(value, cuts))
 
 
 # Above this number of elements the copy costs more time than the saved calls, and memory.

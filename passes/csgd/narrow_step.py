@@ -6,14 +6,14 @@ parameter = mean of its cluster + left * deviation at the start. Rounding has no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from .bundles import SMALL, Bundle
+from .bundles import SMALL, Bundle, Member
 from .tied import Tied
 
 # Optimizers that treat each number alone. Others see norms or averages, which rows that stand for many would change.
@@ -94,21 +94,20 @@ class NarrowStep:
             if old in state:
                 state[new] = state.pop(old)
 
-    @torch.no_grad()
     def narrow_state(self) -> None:
         """Keep one row per cluster of the optimizer's state: the common one, or else the mean."""
-        for bundle in self._bundles:
-            for member in bundle.members:
-                for name, value in self._tensors_of(member.parameter, member.parameter.shape):
-                    self._optimizer.state[member.parameter][name] = member.average(value)
+        self._change_state(lambda member: member.parameter.shape, Member.average)
 
-    @torch.no_grad()
     def widen_state(self) -> None:
         """Give the optimizer's state the shapes of the parameters, in place."""
-        for bundle in self._bundles:
-            for member in bundle.members:
-                for name, value in self._tensors_of(member.parameter, member.narrow.shape):
-                    self._optimizer.state[member.parameter][name] = member.spread(value)
+        self._change_state(lambda member: member.narrow.shape, Member.spread)
+
+    @torch.no_grad()
+    def _change_state(self, shape: Callable[[Member], torch.Size], change: Callable[[Member, Tensor], Tensor]) -> None:
+        """Change the tensors of the state that have the ``shape`` of their parameter."""
+        for member in (member for bundle in self._bundles for member in bundle.members):
+            state = self._optimizer.state.get(member.parameter, {})
+            state.update({n: change(member, value) for n, value in state.items() if _has_shape(value, shape(member))})
 
     @torch.no_grad()
     def wide_state_dict(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -124,10 +123,6 @@ class NarrowStep:
                         for name, value in tensors[index].items()
                     }
         return {**state, "state": dict(sorted(tensors.items()))}  # a step changes their order
-
-    def _tensors_of(self, parameter: nn.Parameter, shape: torch.Size) -> list[tuple[str, Tensor]]:
-        state = self._optimizer.state.get(parameter, {})
-        return [(name, value) for name, value in state.items() if _has_shape(value, shape)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return means, deviations at the start, and what is left of them, by name."""
