@@ -92,7 +92,8 @@ clean:
 
 $(READY): pyproject.toml
 	test -n '$(PYTHON)' || { echo 'fxprune needs Python 3.11 or newer; none is on the PATH.' >&2; exit 1; }
-	echo 'setting up .venv (once; torch is large)' >&2
+	echo 'setting up .venv, once: torch, torchvision, timm, scikit-learn, onnxruntime and what the tests need.' >&2
+	echo 'On Linux torch brings CUDA, which makes it about 6 GB on disk; elsewhere it is less.' >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,plots,tensorboard]'
 	touch $@

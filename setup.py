@@ -1,7 +1,7 @@
 """Pack a source archive that is the same, bit for bit, whenever and by whomever it is built.
 
-setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set. Its source archives hold the time, the user and the
-order of the folder; everything else about the package is in ``pyproject.toml``.
+setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set, but for the modes of files. Its source archives hold
+the time, the user and the order of the folder. Everything else about the package is in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -41,4 +41,6 @@ class ReproducibleArchive(sdist):
         return str(path)
 
 
+if "SOURCE_DATE_EPOCH" in os.environ:
+    os.umask(0o022)  # wheels hold the modes of files that are made while they are built
 setup(cmdclass={"sdist": ReproducibleArchive})

@@ -6,6 +6,7 @@ The exit code is 1 if a package that fxprune needs is missing or too old.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -59,24 +60,19 @@ def run(args: argparse.Namespace) -> int:
 def checked() -> dict[str, Any]:
     """Return what this installation has, as a JSON value.
 
-    ``packages`` and each extra map a package to its version, null if it is missing, and ``wanted`` to what fxprune asks
-    for; ``complete`` tells whether all packages that are needed are there.
+    A package has its ``version``, null if it is missing, and what is ``wanted``; ``complete`` tells whether all that are
+    needed are ``good``.
     """
     needed, extras = _declared()
-    packages = {name: _found(requirement) for name, requirement in needed.items()}
     return {
         "fxprune": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "complete": all(each["good"] for each in packages.values()),
-        "packages": packages,
+        "complete": all(each["good"] for each in needed.values()),
+        "packages": needed,
         "extras": {
-            name: {
-                "for": EXTRAS.get(name, ""),
-                "complete": all(_found(each)["good"] for each in members.values()),
-                "packages": {package: _found(requirement) for package, requirement in members.items()},
-            }
-            for name, members in extras.items()
+            name: {"for": EXTRAS.get(name, ""), "complete": not _missing(has), "packages": has}
+            for name, has in extras.items()
         },
         "devices": _devices(),
         "cpu": {"threads": os.cpu_count(), "instructions": _instructions()},
@@ -107,30 +103,29 @@ def _shown(found: dict[str, Any]) -> str:
     )
 
 
-def _declared() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Return the requirements of the installed distribution, and those of each extra."""
-    needed, extras = dict[str, str](), dict[str, dict[str, str]]()
+def _declared() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the packages that the installed distribution asks for, and those of each extra."""
+    needed, extras = dict[str, Any](), dict[str, dict[str, Any]]()
     try:
         declared = importlib.metadata.requires("fxprune") or []
     except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
-        return {}, {}
+        return needed, extras
     for each in declared:
         requirement, _, marker = each.partition(";")
-        package = re.split(r"[\s<>=!~\[(]", requirement.strip(), maxsplit=1)[0]
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
-        (extras.setdefault(extra[1], {}) if extra else needed)[package] = requirement.strip()
+        package, extra = _found(requirement), re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+        (extras.setdefault(extra[1], {}) if extra else needed)[package["name"]] = package
     return needed, extras
 
 
 def _found(requirement: str) -> dict[str, Any]:
     """Compare a requirement such as ``torch>=2.9`` with what is installed."""
-    package, bound, wanted = re.fullmatch(r"([\w.-]+)\s*(>=|==)?\s*([\w.]*)", requirement).groups()  # type: ignore[union-attr]
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return {"version": None, "wanted": f"{bound or ''}{wanted}", "good": False}
-    good = _numbers(version) >= _numbers(wanted) if bound == ">=" else bound is None or version == wanted
-    return {"version": version, "wanted": f"{bound or ''}{wanted}", "good": good}
+    name, bound, wanted = re.findall(r"([\w.-]+)\s*(>=|==|)\s*([\w.]*)", requirement)[0]
+    version = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version(name)
+    exact = version == wanted if bound == "==" else True
+    good = version is not None and exact and _numbers(version) >= _numbers(wanted)
+    return {"name": name, "version": version, "wanted": bound + wanted, "good": good}
 
 
 def _numbers(version: str) -> list[int]:

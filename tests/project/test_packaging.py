@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -16,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OUTER = ("passes", "models_zoo", "cli")
 FOLDERS = ("fxprune", *OUTER)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LAZY = {"fxprune/__init__.py", "fxprune/__main__.py"}  # shortcuts, resolved on first use
 
 
@@ -78,6 +84,8 @@ def test_the_core_imports_nothing_that_is_built_on_it():
     [
         (["--help"], 0),
         (["compress", "--help"], 0),
+        (["checks", "--help"], 0),
+        (["--print-completion", "fish"], 2),
         (["compress", "--model", "resnet18", "--data", "digits", "--keep", "1.5"], 2),
         (["compress", "--model", "resnet18", "--data", "digits", "--method", "magic"], 2),
         (["compress", "--recipe", "absent.yaml"], 2),
@@ -100,13 +108,19 @@ def archives(tmp_path_factory):
     """Names of the files in a wheel and in a source archive, built from a copy of the checkout."""
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("setuptools is not installed, and tests download nothing")
-    copy = tmp_path_factory.mktemp("checkout")
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / file, copy)
+    return built(tmp_path_factory.mktemp("checkout"), {})
+
+
+def built(copy, environment):
+    """Build a wheel and a source archive from a copy of the checkout, without a network."""
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+        elif path.name in (*FOLDERS, "tests", "docs", "benchmarks", "examples"):
+            shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     script = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", script], cwd=copy, check=True, capture_output=True)
+    given = {**os.environ, **environment}
+    subprocess.run([sys.executable, "-c", script], cwd=copy, check=True, capture_output=True, env=given)
     (wheel,), (sdist,) = (copy / "dist").glob("*.whl"), (copy / "dist").glob("*.tar.gz")
     return wheel, sdist
 
@@ -119,9 +133,68 @@ def test_wheel_and_source_archive_hold_every_module_under_one_name(archives):
     assert {name for name in names if name.endswith(".py")} == inside
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fxprune"}
     assert "fxprune/py.typed" in names
+    templates = {path.name for path in (ROOT / "passes/report/templates").iterdir()}
+    assert {f"fxprune/passes/report/templates/{name}" for name in templates} <= names
     with tarfile.open(archives[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert modules <= names
+    assert {f"passes/report/templates/{name}" for name in templates} <= names
+
+
+def test_the_source_archive_holds_what_its_tests_need(archives):
+    with tarfile.open(archives[1]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames() if not sdist.getmember(name).isdir()}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not listed:
+        pytest.skip("this is no checkout")
+    assert {name for name in listed if not name.startswith(".")} - names == {"MANIFEST.in"} - names
+    assert not [name for name in names if name.endswith(".pyc")]
+
+
+@pytest.mark.slow
+def test_archives_built_twice_are_the_same_bit_for_bit(tmp_path):
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed, and tests download nothing")
+    found = []
+    for name, umask in (("a", 0o022), ("somewhere else", 0o027)):
+        place, before = tmp_path / name, os.umask(umask)
+        try:
+            place.mkdir()
+            archives = built(place, {"SOURCE_DATE_EPOCH": "1700000000"})
+        finally:
+            os.umask(before)
+        found.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in archives})
+        time.sleep(2)  # zip counts in two seconds
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--keep", "7"], ["inspect"], ["--version"]])
+def test_the_module_and_the_console_script_are_one(arguments):
+    name, place = next(iter(PROJECT["scripts"].items()))
+    entry = f"from importlib.metadata import EntryPoint; call = EntryPoint({name!r}, {place!r}, '').load()"
+    ways = [["-m", "fxprune"], ["-c", f"import sys; {entry}; sys.argv[0] = '/bin/{name}'; sys.exit(call())"]]
+    done = [
+        subprocess.run([sys.executable, *way, *arguments], capture_output=True, text=True, check=False) for way in ways
+    ]
+    first, second = ((each.returncode, each.stdout, each.stderr) for each in done)
+    assert first == second
+    assert name in first[1] + first[2]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_the_first_command_says_what_it_installs_and_how_large(tmp_path):
+    for file in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    done = subprocess.run(["make", "-n", "demo"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = done.stdout[: done.stdout.index("-m venv")]
+    assert "torch, torchvision, timm" in said and re.search(r"about \d+ GB", said)
+
+
+def test_the_package_says_who_made_it_for_whom():
+    assert PROJECT["authors"] == [{"name": "The fxprune developers"}]
+    assert all(url.startswith("https://") for url in PROJECT["urls"].values())
+    least = PROJECT["requires-python"].removeprefix(">=")
+    assert f"Programming Language :: Python :: {least}" in PROJECT["classifiers"]
 
 
 def test_the_wheel_runs_without_the_checkout(archives, tmp_path):
