@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
 def checked() -> dict[str, Any]:
     """Return what this installation has, as a JSON value.
 
-    A package has its ``version``, null if it is missing, and what is ``wanted``; ``complete`` tells whether all that are
-    needed are ``good``.
+    A package has its ``version``, null if it is missing, and what is ``wanted``; it is ``good`` if they fit.
     """
     needed, extras = _declared()
     return {

@@ -2,8 +2,8 @@
 
 Writes into the output folder, whole or not at all: wide.safetensors (before C-SGD), snapped.safetensors (after it),
 plan.json, weights.safetensors and network.json (the narrow network, for fxprune.load), narrow.onnx, metrics.jsonl,
-recipe.yaml, deviation.svg (with matplotlib), summary.json and summary.csv. After the trim no test image may have
-another class than before; the exit code is 1 if one has.
+recipe.yaml, deviation.svg, report.html, report.md, summary.json and summary.csv. After the trim no test image may
+have another class than before; the exit code is 1 if one has.
 
 Started by torchrun, several processes train one network: see docs/distributed.md.
 

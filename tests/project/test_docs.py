@@ -21,12 +21,12 @@ FOREIGN = {"--nproc-per-node", "--initial-checkpoint"}
 
 @pytest.fixture(scope="module")
 def flags():
-    """Every flag of every command."""
+    """Every flag of every command, and of the program itself."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        for command in COMMANDS:
+        for command in ([], *([name] for name in COMMANDS)):
             with pytest.raises(SystemExit):
-                main([command, "--help"])
+                main([*command, "--help"])
     return set(re.findall(r"--[a-z][\w-]*", text.getvalue()))
 
 
