@@ -48,7 +48,7 @@ class Contents:
         header: of the table.
         rows: of the table.
         charts: in order.
-        forms: accuracy of each form of the network; None: there are no test images.
+        forms: accuracy of each form of the network, beside the table; None: there are no test images, or it is a chart.
         advice: what to do next.
         absent: what is left out, and why.
     """
@@ -98,6 +98,9 @@ def contents_of(folder: Path, shown: str) -> Contents:
         )
     charts += _costs(result, recording)
     charts += _measured(result, records, absent)
+    forms = _forms(result)
+    if forms and result.folded:  # nothing else fills its row
+        charts, forms = [*charts, forms], None
     in_python: Sequence[str] = recording.in_python if recording else ()
     return Contents(
         result,
@@ -110,7 +113,7 @@ def contents_of(folder: Path, shown: str) -> Contents:
         header,
         rows,
         charts,
-        _forms(result),
+        forms,
         list(advice_for(result, shown)),
         absent,
     )

@@ -103,7 +103,9 @@ def _after_fold(result: Result, lost: float) -> Iterator[Advice]:
         yield Advice("Nothing but the cost was measured: give images, even without labels (--inputs, or --data).")
     elif lost > 1.0:
         what = "points of accuracy" if result.folded.judge == "labels" else "points of agreement"
-        yield Advice(f"It lost {lost:.2f} {what}: keep more, give more images, or train it with `fxprune compress`.")
+        yield Advice(
+            f"It lost {lost:.2f} {what}: keep more, give more images, or train it by C-SGD (fxprune compress)."
+        )
     if result.folded.few:
         yield Advice(f"{result.folded.few} layers had too few images for their fit; {result.folded.needed} are enough.")
 

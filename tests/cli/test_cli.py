@@ -60,7 +60,17 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     data = load_data("digits", image_size=16)
     assert (expects["mean"], expects["std"]) == ([*data.mean], [*data.std])
 
+    # The report has what no other file tells, and its costs are those of the table.
+    recorded = json.loads((place / "out" / "report.json").read_text())
+    for kind in ("params", "macs"):
+        sums = [sum(share[kind][when] for share in recorded["shares"]) for when in (0, 1)]
+        assert sums == [wide[kind], narrow_[kind]]
+    assert (len(recorded["answers"]), [*recorded["onnx"]], recorded["in_python"]) == (12, ["1", "2", "3", "5"], [])
+    page = (place / "out" / "report.html").read_text(encoding="utf-8")
+    assert "✓ Every check holds." in page and "Left out" not in page
+
     assert out.startswith(run(capsys, "report out")[1].split("\n\n")[0])
+    assert (place / "out" / "report.html").read_text(encoding="utf-8") == page
     code, out, err = run(capsys, "verify out")
     assert (code, out.count("holds")) == (0, 6), err
     for name in ("narrow.onnx", "wide.safetensors", "summary.csv"):
