@@ -247,7 +247,7 @@ class Compression:
             exported = export_onnx(nets.narrow, example, folder / ONNX, opset=self.job.opset)
         with self.clock("measure"):
             measured = measure_rows(nets, repaired, example, self.data, folder)
-        record(self.job, plan, exported, measured.answers).write(folder)
+        record(self.job, plan, exported, measured.answers, folder)
         return Result(
             stages=measured.rows,
             output=Path(self.job.output),

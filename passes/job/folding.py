@@ -146,7 +146,7 @@ class _Folding:
         folded = self.folded(small, plan, samples)
         with self.clock("measure"):
             measured = measure_folded(nets, network.example, samples, folder, folded.repair)
-        record(self.job, plan, exported, measured.answers).write(folder)
+        record(self.job, plan, exported, measured.answers, folder)
         return Result(
             stages=measured.rows,
             output=Path(self.job.output),

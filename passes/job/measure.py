@@ -23,6 +23,7 @@ from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import predict
 
 from .answers import answers_of
+from .recorded import for_the_report
 from .trim import Nets
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ class _Table:
         if self.test is None:
             return ()
         first, *_, last = self.classes.values()
-        return answers_of(self.test, first, last, preprocessing, labelled=labelled)
+        found: tuple[Answer, ...] = ()
+        with for_the_report("test images were"):
+            found = answers_of(self.test, first, last, preprocessing, labelled=labelled)
+        return found
 
     def wide(self, name: str, network: nn.Module) -> Row:
         """Measure the network that the folder holds as the wide one."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fxprune.errors import kind_and_line
@@ -14,29 +15,38 @@ from fxprune.passes.store import ROWS, SUMMARY
 from fxprune.plans import Plan
 
 
-def record(job: Job | FoldJob, plan: Plan, exported: ExportReport, answers: Sequence[Answer]) -> Recording:
-    """Collect what the report shows and nothing else tells."""
-    given = {"model": job.model, "data": job.data}
-    return Recording(
-        shares=shares_of(plan),
-        frozen=reasons_of(plan.coupling.frozen),
-        onnx=exported.errors,
-        answers=tuple(answers),
-        in_python=tuple(name for name, value in given.items() if value is not None and not isinstance(value, str)),
-    )
+@contextlib.contextmanager
+def for_the_report(what: str) -> Iterator[None]:
+    """Tell of an error and go on: a report may not end a job whose results are there.
 
-
-def write_result(result: Result, folder: Path) -> None:
-    """Write the table and all numbers, and from them the report.
-
-    An error in the report does not end a job whose results are there.
+    A disk that is full, or another error of a file, is no error of the report.
     """
-    (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
-    (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
     try:
-        draw_deviation(folder)
-        write_report(folder, result.output)
+        yield
     except OSError:
         raise
     except Exception as error:
-        print(f"the report was not written: {kind_and_line(error)}", file=sys.stderr, flush=True)
+        print(f"{what} not written: {kind_and_line(error)}", file=sys.stderr, flush=True)
+
+
+def record(job: Job | FoldJob, plan: Plan, exported: ExportReport, answers: Sequence[Answer], folder: Path) -> None:
+    """Write what the report shows and no other file tells."""
+    given = {"model": job.model, "data": job.data}
+    with for_the_report("what the report shows was"):
+        recording = Recording(
+            shares=shares_of(plan),
+            frozen=reasons_of(plan.coupling.frozen),
+            onnx=exported.errors,
+            answers=tuple(answers),
+            in_python=tuple(name for name, value in given.items() if value is not None and not isinstance(value, str)),
+        )
+        recording.write(folder)
+
+
+def write_result(result: Result, folder: Path) -> None:
+    """Write the table and all numbers, and from them the report."""
+    (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
+    (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+    with for_the_report("the report was"):
+        draw_deviation(folder)
+        write_report(folder, result.output)

@@ -21,6 +21,7 @@ from fxprune.cli import main
 from fxprune.errors import CheckpointError
 from fxprune.models_zoo.data.preprocessing import Preprocessing
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
+from fxprune.passes.job import recorded
 from fxprune.passes.job.answers import answers_of
 from fxprune.passes.report import contents
 from fxprune.passes.report.recording import read_recording
@@ -195,6 +196,23 @@ def test_the_report_command_writes_files_that_verify(folder, capsys, monkeypatch
     assert main(["report", str(folder)]) == 2
     list_again(folder)
     assert main(["report", str(folder)]) == 0
+
+
+def test_a_report_that_fails_does_not_end_a_job_but_a_full_disk_does(tmp_path, monkeypatch, capsys):
+    def fails(error):
+        def call(*_):
+            raise error
+
+        return call
+
+    found = report_made.result(tmp_path)
+    monkeypatch.setattr(recorded, "write_report", fails(ZeroDivisionError("of ours")))
+    recorded.write_result(found, tmp_path)
+    assert "the report was not written: ZeroDivisionError" in capsys.readouterr().err
+    assert (tmp_path / "summary.json").exists()
+    monkeypatch.setattr(recorded, "write_report", fails(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        recorded.write_result(found, tmp_path)
 
 
 def test_a_recording_is_read_as_it_was_written(folder):
