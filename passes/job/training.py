@@ -47,9 +47,14 @@ class Schedule:
         return learning_rates(lr=self.lr, epochs=self.epochs, steps_per_epoch=per_epoch, options=self.options)
 
 
-def wide_schedule(job: Job) -> Schedule:
-    """Return the schedule of the wide network: by default, none if it has weights for its data."""
-    epochs = job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) else 0
+def wide_schedule(job: Job, *, fresh: bool = False) -> Schedule:
+    """Return the schedule of the wide network: by default, none if it has weights for its data.
+
+    Args:
+        job: its options.
+        fresh: a checkpoint of other classes left the classifier at random.
+    """
+    epochs = job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) or fresh else 0
     return Schedule(epochs, job.lr, job.of_wide())
 
 
@@ -87,11 +92,11 @@ class Trainer:
     clock: Clock = field(default_factory=partial(Clock, loud=False))
 
     @classmethod
-    def of(cls, job: Job, data: Data, device: torch.device, **more: Any) -> Trainer:
-        """Make a trainer from the options of a job and ``more`` attributes."""
+    def of(cls, job: Job, data: Data, device: torch.device, *, fresh: bool = False, **more: Any) -> Trainer:
+        """Make a trainer from the options of a job and ``more`` attributes; see :func:`wide_schedule`."""
         pull = job.only_of(Centripetal)
         more = {"seed": job.seed, "progress": job.progress, **more}
-        return cls(wide_schedule(job), csgd_schedule(job), pull, data, device, **more)
+        return cls(wide_schedule(job, fresh=fresh), csgd_schedule(job), pull, data, device, **more)
 
     def train_wide(self, model: nn.Module, teacher: nn.Module | None = None) -> None:
         """Train the wide network, if its schedule has epochs."""
