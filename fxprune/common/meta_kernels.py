@@ -21,6 +21,8 @@ _remembered: dict[Any, tuple[bool, _Known]] = {}
 # Enough for the largest networks; then the memory starts again.
 _MOST = 20_000
 _CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+# Pointwise operators in place that PyTorch does not tag as such.
+_POINTWISE = frozenset({"copy_", "fill_", "gelu_", "hardswish_", "masked_fill_", "mish_", "threshold_", "zero_"})
 
 
 class _UnknownError(Exception):
@@ -83,7 +85,7 @@ def _kind(func: OpOverload) -> str | None:
     if not written:
         aliased = any(argument.alias_info is not None for argument in arguments)
         return "makes" if makes_storage(func) and not aliased else None
-    pointwise = torch.Tag.pointwise in func.tags and torch.Tag.inplace_view not in func.tags
+    pointwise = torch.Tag.pointwise in func.tags or op_name(func).removeprefix("aten::") in _POINTWISE
     return "writes" if written == [0] and pointwise and len(func._schema.returns) == 1 else None
 
 

@@ -188,13 +188,13 @@ class Compression:
     @contextmanager
     def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:
         """Begin or continue the records of training."""
-        job = self.job
-        steps = (wide_schedule(job).steps(self.data), csgd_schedule(job).steps(self.data))
+        job, fresh = self.job, bool(self.network.fresh)
+        steps = (wide_schedule(job, fresh=fresh).steps(self.data), csgd_schedule(job).steps(self.data))
         stages = most_stages(job.stages)
         with open_journal(checkpoints, *steps, stages=stages, tensorboard=job.tensorboard) as journal:
             if self.ranks.first:
                 write_recipe(job, checkpoints.folder / RECIPE)
-            more = {"checkpoints": checkpoints, "journal": journal, "clock": self.clock}
+            more: dict[str, Any] = {"fresh": fresh, "checkpoints": checkpoints, "journal": journal, "clock": self.clock}
             yield Trainer.of(job, self.data, self.device, **more)
 
     def train_wide(self, trainer: Trainer, folder: Path | None) -> nn.Module:
