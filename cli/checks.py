@@ -27,6 +27,7 @@ EXTRAS = {
     "tensorboard": "compress --tensorboard",
     "openvino": "export --format openvino",
     "torchao": "quantised networks of torchao",
+    "zoo": "networks of other libraries in `make coverage`",
     "dev": "tests, style and types of a checkout",
 }
 # Instructions by which oneDNN and onnxruntime choose their kernels, the fastest last.
