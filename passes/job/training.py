@@ -114,7 +114,7 @@ class Trainer:
         def hook(optimizer: Optimizer) -> Csgd:
             # Nothing else acts inside a step. On a GPU, to see whether somebody wrote to weights would cost a wait.
             on_rows = self.device.type == "cpu" and not pull.coupled and steps_pointwise(optimizer)
-            form = {"coupled": pull.coupled, "narrow": on_rows}
+            form: dict[str, Any] = {"coupled": pull.coupled, "narrow": on_rows}
             if pull.strength is not None:
                 hooks.append(csgd(model, plan, optimizer, pull.strength, **form))
             else:
