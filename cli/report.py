@@ -8,31 +8,41 @@ from pathlib import Path
 
 from fxprune.errors import OptionError
 
+from .answer import Answer, result_answer
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress`."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the table, and on stderr the path of the drawing, or why there is none."""
-    from fxprune.passes.report import can_draw, draw_deviation, has_deviation, read_result
-    from fxprune.passes.store import DEVIATION_PLOT, METRICS, SUMMARY, folder_aside, read_manifest
+def run(args: argparse.Namespace) -> Answer:
+    """Read the table; print on stderr the path of the drawing, or why there is none."""
+    from fxprune.passes.report import has_deviation, read_result
+    from fxprune.passes.store import DEVIATION_PLOT, METRICS, SUMMARY, read_manifest
 
     read_manifest(args.folder).check(args.folder, [SUMMARY, METRICS])
-    print(read_result(args.folder))
-    if not has_deviation(args.folder):
-        return 0
+    result = read_result(args.folder)
+    drawn, why_not = None, ""
+    if has_deviation(args.folder):
+        why_not = _draw(args.folder, args.folder / DEVIATION_PLOT)
+        drawn = None if why_not else args.folder / DEVIATION_PLOT
+        print(f"not drawn: {why_not}" if why_not else f"drawn: {drawn}", file=sys.stderr)
+    return result_answer(result, drawn=drawn)
+
+
+def _draw(folder: Path, path: Path) -> str:
+    """Draw the deviation; return why not, or an empty text."""
+    from fxprune.passes.report import can_draw, draw_deviation
+    from fxprune.passes.store import folder_aside
+
     if not can_draw():
-        print(f"not drawn: {DEVIATION_PLOT} needs matplotlib; pip install 'fxprune[plots]'.", file=sys.stderr)
-        return 0
+        return f"{path.name} needs matplotlib; pip install 'fxprune[plots]'."
     try:
-        with folder_aside(args.folder, files=[DEVIATION_PLOT]) as aside:
-            draw_deviation(args.folder, aside)
+        with folder_aside(folder, files=[path.name]) as aside:
+            draw_deviation(folder, aside)
     except OSError as error:  # the folder may be read-only
-        print(f"not drawn: {args.folder / DEVIATION_PLOT}: {error.strerror}.", file=sys.stderr)
+        return f"{path}: {error.strerror}."
     except OptionError as error:
-        print(f"not drawn: {error}", file=sys.stderr)
-    else:
-        print(f"drawn: {args.folder / DEVIATION_PLOT}", file=sys.stderr)
-    return 0
+        return str(error)
+    return ""

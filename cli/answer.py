@@ -1,0 +1,57 @@
+"""Every command answers with a text for people, and the same as a JSON value for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxprune.passes.report import Result
+
+# As wide as lines may be where the terminal is wider, or where there is none.
+MOST_COLUMNS = 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found.
+
+    Attributes:
+        text: for people.
+        value: makes the same for programs (``--json``); its keys are documented in docs/cli.md.
+        code: exit code.
+    """
+
+    text: str
+    value: Callable[[], Mapping[str, Any]]
+    code: int = 0
+
+
+def result_answer(result: Result, *, drawn: PathLike[str] | None = None) -> Answer:
+    """Answer with the result of a job; its JSON is that of ``summary.json``, and the folder."""
+    return Answer(str(result), lambda: {"output": result.output, **json.loads(result.to_json()), "drawn": drawn})
+
+
+def as_json(command: str, value: Mapping[str, Any], code: int) -> str:
+    """Format an answer or an error as one JSON document; numbers that are not finite become null."""
+    return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
+
+
+def columns() -> int:
+    """Return how many columns a table may have: those of the terminal, from 60 to 100."""
+    return max(60, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, PathLike):
+        return fspath(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
