@@ -83,6 +83,7 @@ class Inspection:
         params: parameters of the network.
         macs: multiply-accumulates for one sample.
         prunable: share of the parameters in rows or columns of groups, 0 to 1.
+        frozen_params: parameters in none; one that is frozen for two reasons counts once.
         groups: in the order of the network.
         frozen: the most weights first.
         half: the cost if every group keeps half of its channels, or the nearest share that it can have; None: there
@@ -94,6 +95,7 @@ class Inspection:
     params: int
     macs: int
     prunable: float
+    frozen_params: int
     groups: tuple[GroupFacts, ...]
     frozen: tuple[FrozenFacts, ...]
     half: Cost | None
@@ -102,9 +104,8 @@ class Inspection:
     def answer(self) -> str:
         """Answer in a line whether the network can be pruned."""
         if not self.groups:
-            return (
-                f"{self.model} cannot be pruned: no two channels of its {in_units(self.params)} parameters may merge."
-            )
+            size = in_units(self.params)
+            return f"{self.model} cannot be pruned: no two of its channels may merge ({size} parameters)."
         return (
             f"{self.model} can be pruned: {percent(self.prunable)} of its {in_units(self.params)} parameters are in "
             f"{count(len(self.groups), 'group')} of channels."
@@ -154,7 +155,9 @@ class Inspection:
             text += f"\n... and {count(len(rest), 'smaller group')} with {left} in all: --all shows every group"
         notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
         if any(group.balanced for group in shown):
-            notes += " Balanced: clusters of one size, which is common to groups with the same number."
+            notes += " Balanced: clusters of one size"
+            numbered = any("(" in self._balanced(group) for group in shown)
+            notes += ", which is common to groups with the same number." if numbered else "."
         total = f"{count(len(self.groups), 'group')}; in all {in_units(self.params)} parameters, {in_units(self.macs)} "
         return f"{text}\n\n{fill(f'{total}MACs for one sample. {notes}', columns)}"
 
@@ -168,10 +171,9 @@ class Inspection:
 
     def _frozen(self, columns: int) -> str:
         held = [each for each in self.frozen if each.weights]
-        weights = sum(each.weights for each in held)
         if not held:
             return "Frozen: nothing."
-        lines = [f"Frozen: {in_units(weights)} weights ({percent(weights / self.params)})."]
+        lines = [f"Frozen: {in_units(self.frozen_params)} parameters ({percent(self.frozen_params / self.params)})."]
         for each in held:
             said = f"{each.weights:>11,}  {each.why}: {listed(each.axes)}"
             where = [source for source in each.sources if source != "-"]
@@ -233,7 +235,9 @@ def inspect_coupling(coupling: Coupling, model: str) -> Inspection:
     )
     unchecked = coupling.graph_module.meta.get(UNCHECKED, "")
     frozen = _by_reason(coupling)
-    return Inspection(model, totals.params, totals.macs, coupling.share_prunable, groups, frozen, half, unchecked)
+    still = totals.params - sum(coupling.prunable_weights.get(name, 0) for name in coupling.parameters)
+    prunable = coupling.share_prunable
+    return Inspection(model, totals.params, totals.macs, prunable, still, groups, frozen, half, unchecked)
 
 
 def group_names(coupling: Coupling, pattern: str) -> list[str]:
