@@ -32,9 +32,9 @@ class Answer:
     code: int = 0
 
 
-def result_answer(result: Result, *, drawn: PathLike[str] | None = None) -> Answer:
+def result_answer(result: Result, *, page: PathLike[str] | None = None) -> Answer:
     """Answer with the result of a job; its JSON is that of ``summary.json``, and the folder."""
-    return Answer(str(result), lambda: {"output": result.output, **json.loads(result.to_json()), "drawn": drawn})
+    return Answer(str(result), lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
 
 
 def as_json(command: str, value: Mapping[str, Any], code: int) -> str:

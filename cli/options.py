@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from fxprune.passes.options import ALIASES, MISSING, MODELS, Option, Target, met
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
+
+# Of a network that is built without data, as of ImageNet.
+CLASSES = 1000
 
 
 def add_options(parser: argparse.ArgumentParser, record: type, but: Container[str] = ()) -> None:
@@ -50,9 +54,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     """Add a network that is built without data."""
     parser.add_argument("model", metavar="MODEL", help=MODELS)
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="default: the network's own, or 1000")
+    parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: the network's own, or {CLASSES}")
     parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the image (default: the network's own)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights of the network")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights of the network; the classifier of a file for other classes than --num-classes is left out",
+    )
 
 
 def network_from(args: argparse.Namespace) -> Network:
@@ -62,11 +70,12 @@ def network_from(args: argparse.Namespace) -> Network:
         if value is not None and value < (least := 8 if name == "image_size" else 1):
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
 
-    from fxprune.passes.store import load_weights, open_network
+    from fxprune.passes.store import left_out_line, load_weights, open_network
 
     network = open_network(args.model, **asked, seed=getattr(args, "seed", 0))
-    if args.checkpoint is not None:
-        load_weights(network.model, args.checkpoint)
+    given = args.checkpoint
+    if given is not None and (fresh := load_weights(network.model, given, num_classes=args.num_classes)):
+        print(left_out_line(fresh, given, args.num_classes), file=sys.stderr)
     network.model.eval()
     return network
 

@@ -1,4 +1,7 @@
-"""Print the table of a folder of results once more, and draw what its run recorded."""
+"""Print the table of a folder of results once more, and write its report anew.
+
+The report is report.html, one file that needs no network, report.md, and deviation.svg if the run recorded deviations.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +15,34 @@ from .answer import Answer, result_answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a folder of `fxprune compress`."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` wrote")
+    """Add a folder of `fxprune compress` or `fxprune fold`."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune fold` wrote")
 
 
 def run(args: argparse.Namespace) -> Answer:
-    """Read the table; print on stderr the path of the drawing, or why there is none."""
-    from fxprune.passes.report import has_deviation, read_result
-    from fxprune.passes.store import DEVIATION_PLOT, METRICS, SUMMARY, read_manifest
+    """Read the table, and write the report; print on stderr its path, or why there is none."""
+    from fxprune.passes.report import draw_deviation, read_result, write_report
+    from fxprune.passes.store import (
+        DEVIATION_PLOT,
+        METRICS,
+        PAGE,
+        PAGE_TEXT,
+        RECORDING,
+        SUMMARY,
+        folder_aside,
+        read_manifest,
+    )
 
-    read_manifest(args.folder).check(args.folder, [SUMMARY, METRICS])
-    result = read_result(args.folder)
-    drawn, why_not = None, ""
-    if has_deviation(args.folder):
-        why_not = _draw(args.folder, args.folder / DEVIATION_PLOT)
-        drawn = None if why_not else args.folder / DEVIATION_PLOT
-        print(f"not drawn: {why_not}" if why_not else f"drawn: {drawn}", file=sys.stderr)
-    return result_answer(result, drawn=drawn)
-
-
-def _draw(folder: Path, path: Path) -> str:
-    """Draw the deviation; return why not, or an empty text."""
-    from fxprune.passes.report import can_draw, draw_deviation
-    from fxprune.passes.store import folder_aside
-
-    if not can_draw():
-        return f"{path.name} needs matplotlib; pip install 'fxprune[plots]'."
+    manifest = read_manifest(args.folder)
+    manifest.check(args.folder, [SUMMARY, METRICS, *({RECORDING} & manifest.files.keys())])
+    result, page, why_not = read_result(args.folder), args.folder / PAGE, ""
     try:
-        with folder_aside(folder, files=[path.name]) as aside:
-            draw_deviation(folder, aside)
+        with folder_aside(args.folder, files=[DEVIATION_PLOT, PAGE_TEXT, PAGE]) as aside:
+            draw_deviation(args.folder, aside)
+            write_report(args.folder, args.folder, aside)
     except OSError as error:  # the folder may be read-only
-        return f"{path}: {error.strerror}."
+        why_not = f"{page}: {error.strerror}."
     except OptionError as error:
-        return str(error)
-    return ""
+        why_not = str(error)
+    print(f"not written: {why_not}" if why_not else f"written: {page}", file=sys.stderr)
+    return result_answer(result, page=None if why_not else page)

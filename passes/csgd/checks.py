@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -62,4 +62,19 @@ def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
                 f"`{name}` is {kind}: weights of {bits} bits provably do not converge, since a small step is rounded "
                 f"away. Convert the network to float32, and compute in 16 bits with amp='{amp}', or, in a loop of your "
                 f"own, under torch.autocast."
+            )
+
+
+def kind_of(parameter: Tensor) -> str:
+    """Describe what must not change under a hook: shape, dtype and device."""
+    return f"{parameter.dtype} {list(parameter.shape)} on {parameter.device}".removeprefix("torch.")
+
+
+def check_kinds(tied: Sequence[Tied], kinds: Mapping[nn.Parameter, str]) -> None:
+    """Raise OptionError if a parameter was converted or moved, as by ``model.double()``, since it was hooked."""
+    for each in tied:
+        if (now := kind_of(each.parameter)) != kinds[each.parameter]:
+            raise OptionError(
+                f"`{each.name}` was {kinds[each.parameter]} when C-SGD was hooked into the optimizer, and is {now} "
+                "now. Convert and move the model first, then make the optimizer, then call `csgd`."
             )

@@ -18,7 +18,8 @@ from fxprune.passes.merge import Clusters, project
 from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
 
-from .checks import check_asked, check_free, check_precision
+from .checks import check_asked, check_free, check_kinds, check_precision, kind_of
+from .constants import Constants
 from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, has_rows, steps_pointwise
@@ -116,7 +117,7 @@ def csgd(
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
-    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, fixed=fixed_buffers(model, plan))
+    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, constants=fixed_buffers(model, plan))
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
@@ -136,13 +137,14 @@ class Csgd:
         *,
         coupled: bool = False,
         narrow: bool = False,
-        fixed: Sequence[tuple[Tensor, list[Clusters]]] = (),
+        constants: Mapping[str, tuple[Tensor, list[Clusters]]] | None = None,
     ) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
         self.strength = strength
         self.coupled = coupled
         self._optimizer = optimizer
-        self._tied, self._fixed = tied, fixed
+        self._tied, self._constants = tied, Constants(constants or {})
+        self._kinds = {each.parameter: kind_of(each.parameter) for each in tied}
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
@@ -202,7 +204,13 @@ class Csgd:
         """Return what a resumed run needs: the strength, the law so far, the rounding rests."""
         rests = {tied.name: self._means.rests[tied.parameter] for tied in self._by_means if self._means.rests}
         motions = [astuple(motion) for motion in self._motions]
-        return {"strength": self.strength, "motions": motions, "rests": rests, "narrow": self._narrow.state_dict()}
+        return {
+            "strength": self.strength,
+            "motions": motions,
+            "rests": rests,
+            "narrow": self._narrow.state_dict(),
+            "constants": self._constants.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the hook from a :meth:`state_dict`; model and plan must be the same."""
@@ -215,6 +223,7 @@ class Csgd:
             if name in parameters
         }
         self._narrow.load_state_dict(state.get("narrow", {}))
+        self._constants.load_state_dict(state.get("constants", {}))
 
     def remove(self) -> None:
         """Remove the hooks from the optimizer; a second call does nothing."""
@@ -241,6 +250,9 @@ class Csgd:
     def _before(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._restore()  # what a step that failed left
         check_in_optimizer(((tied.name, tied.parameter) for tied in self._tied), self._optimizer)
+        check_kinds(self._tied, self._kinds)
+        more = len(self._optimizer.param_groups) - len(self._motions)
+        self._motions += [Motion()] * more  # groups that were added since hold nothing that is pulled
         self._rates = self._read_rates()  # now: the step, or a scheduler after it, may change the learning rates
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -280,8 +292,7 @@ class Csgd:
             options = momentum_of(self._optimizer.param_groups[index]) if self.coupled else Momentum()
             self._motions[index] = advance(motion, lr, self.strength, options)
         self._restore([1.0 - lr * self.strength for lr in self._rates])
-        for buffer, cuts in self._fixed:  # constants, which have no gradients: the pull alone makes them equal
-            buffer.lerp_(project(buffer, cuts), max(self._rates) * self.strength)
+        self._constants.pull(max(self._rates) * self.strength)
 
     def _restore(self, shrink: Sequence[float] | None = None) -> None:
         """Give the parameters back to the optimizer, with their deviations."""

@@ -60,15 +60,15 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
     return tied
 
 
-def fixed_buffers(model: nn.Module, plan: Plan) -> list[tuple[Tensor, list[Clusters]]]:
-    """List the tied buffers that no layer updates, such as those of a frozen normalisation."""
+def fixed_buffers(model: nn.Module, plan: Plan) -> dict[str, tuple[Tensor, list[Clusters]]]:
+    """Return the tied buffers that no layer of PyTorch updates, such as those of a frozen normalisation, by name."""
     updated = statistics_of(model)
     buffers = {name: b for name, b in model.named_buffers(remove_duplicate=False) if name not in updated}
     cuts: dict[str, list[Clusters]] = {}
     for each in plan.partitions():
         if each.tied and each.parameter in buffers:
             cuts.setdefault(each.parameter, []).append(on_device(each, buffers[each.parameter].device))
-    return [(buffers[name], found) for name, found in cuts.items()]
+    return {name: (buffers[name], found) for name, found in cuts.items()}
 
 
 def deviation_of(tied: Sequence[Tied]) -> Deviation:

@@ -53,7 +53,8 @@ class Nets:
 def trim(wide: nn.Module, trained: nn.Module, plan: Plan, *, absorb: bool = True) -> Nets:
     """Snap, merge and rewrite copies of the networks; ``absorb`` is that of narrow."""
     snapped = snap(trained, plan)
-    merged, small = (narrow(each, plan, absorb=absorb) for each in (snap(wide, plan), snapped))
+    # Copies of the network that the plan was made on, which check_trim holds the result to: no new analysis.
+    merged, small = (narrow(each, plan.of_copy(each), absorb=absorb) for each in (snap(wide, plan), snapped))
     return Nets(wide, merged, trained, snapped, small, float(snapped.max_change))  # type: ignore[arg-type]
 
 
@@ -72,7 +73,7 @@ def repaired_merge(wide: nn.Module, plan: Plan, data: Data, seed: int) -> fx.Gra
     from fxprune.models_zoo.data import unlabelled
 
     try:
-        return fold(wide, plan, unlabelled(data, REPAIR_IMAGES, seed=seed))
+        return fold(wide, plan.of_copy(wide), unlabelled(data, REPAIR_IMAGES, seed=seed))
     except Exception as error:
         if isinstance(error, FxpruneError) or is_out_of_memory(error):
             print(f"the merge without C-SGD was not repaired: {first_line(error, '')}", file=sys.stderr, flush=True)

@@ -96,6 +96,7 @@ def fold(
 
 def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair: str | None) -> fx.GraphModule:
     wide = copy_module(network_of(model)).eval()
+    plan = plan.of_copy(wide)  # of the same weights: what was analysed holds
     align_norms(wide, plan)
     if batches is None and repair is None:
         batches = noise(plan.coupling.example_inputs)
@@ -204,7 +205,8 @@ class _Repaired:
 
 
 def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
-    return narrow(snap(wide, plan), plan, absorb=False).eval()
+    snapped = snap(wide, plan)
+    return narrow(snapped, plan.of_copy(snapped), absorb=False).eval()
 
 
 def _finished(small: fx.GraphModule, kept: str, errors: dict[str, float], repairs: list[Repair]) -> fx.GraphModule:

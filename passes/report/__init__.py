@@ -6,6 +6,8 @@ from .inspection import Inspection, change, group_names, inspect_coupling
 from .metrics import Metrics, read_metrics
 from .network_page import network_page
 from .planned import Planned, describe_plan
-from .plot import can_draw, draw_deviation, has_deviation
+from .recording import Answer, Recording, reasons_of
 from .results import Result, Row, read_result
+from .shares import shares_of
 from .verify_folder import verify_folder
+from .write import draw_deviation, write_report

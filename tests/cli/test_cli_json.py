@@ -15,7 +15,7 @@ from fxprune.models_zoo import registry
 
 RESULT = (
     "output stages deviation median_deviation snap_change snap_changed settled max_rel_error onnx_rel_error opset "
-    "widths seconds options versions drawn"
+    "widths seconds options versions page"
 )
 NETWORK = "small --in-chans 1 --image-size 8"
 KEYS = {
@@ -35,6 +35,7 @@ KEYS = {
     "push": ("push anywhere me/net --dry-run", "repo pushed path url"),
     "bench": ("bench {out} --batch 1", "folder timings threads"),
     "report": ("report {out}", RESULT),
+    "checks": ("checks", "fxprune python platform complete packages extras devices cpu cache"),
 }
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 

@@ -267,3 +267,78 @@ def test_constants_are_pulled_as_weights_are():
     after = fxprune.snap(net, plan).changes
     for name in ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"):
         assert after[name] == pytest.approx(before[name] * 0.9**20, rel=0.05)  # its size shrinks, too
+
+
+class OwnNorm(nn.Module):
+    """A normalisation of the user's own, with running statistics, beside a constant that no state dict holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.register_buffer("mean", torch.zeros(8, 1, 1))
+        self.register_buffer("scale", torch.rand(8, 1, 1) + 0.5, persistent=False)
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean((0, 2, 3))[:, None, None], 0.1)
+        return self.b(((x - self.mean) * self.scale).relu())
+
+
+def own_norm():
+    torch.manual_seed(0)
+    net, x = OwnNorm().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    return net, x, fxprune.plan(fxprune.couple(net.eval(), x), keep=0.5)
+
+
+def take_step(net, loss, optimizer):
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+
+
+def test_what_the_network_writes_is_not_pulled_and_constants_are_in_the_state():
+    net, x, plan = own_norm()
+    net.train()
+    ema = torch.zeros_like(net.mean)
+    scales = [net.scale.clone()]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with fxprune.csgd(net, plan, optimizer, strength=1.0) as hook:
+        for _ in range(3):
+            with torch.no_grad():
+                ema.lerp_(net.a(x).mean((0, 2, 3))[:, None, None], 0.1)
+            take_step(net, lambda: net(x).square().mean(), optimizer)
+            scales.append(net.scale.clone())
+        state = hook.state_dict()
+    assert torch.equal(net.mean, ema)
+    assert not torch.equal(scales[0], scales[-1])
+
+    again, _, plan = own_norm()  # whose `scale` is that before training
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
+    again.load_state_dict(net.state_dict())
+    fxprune.csgd(again, plan, optimizer, strength=1.0).load_state_dict(state)
+    assert torch.equal(again.scale, scales[-1])
+
+
+def test_groups_may_be_added_to_the_optimizer():
+    net, x, plan = own_norm()
+    more = nn.Parameter(torch.ones(4, 1, 1, dtype=torch.float64))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = away(net, plan)
+    with fxprune.csgd(net, plan, optimizer, strength=1.0):
+        optimizer.add_param_group({"params": [more], "lr": 0.01})
+        for _ in range(3):
+            take_step(net, lambda: (net(x) * more).square().mean(), optimizer)
+    assert_shrunk(before, away(net, plan), 0.9**3)
+    assert not torch.equal(more, torch.ones_like(more))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_network_that_was_converted_since_is_refused(narrow):
+    net, x, plan = own_norm()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    fxprune.csgd(net, plan, optimizer, strength=1.0, narrow=narrow)
+    net.float()
+    with pytest.raises(fxprune.errors.OptionError, match=r"`a.weight` was float64 .* and is float32 .* now"):
+        take_step(net, lambda: net(x.float()).square().mean(), optimizer)
