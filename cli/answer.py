@@ -32,9 +32,22 @@ class Answer:
     code: int = 0
 
 
-def result_answer(result: Result, *, page: PathLike[str] | None = None) -> Answer:
-    """Answer with the result of a job; its JSON is that of ``summary.json``, and the folder."""
-    return Answer(str(result), lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
+def result_answer(result: Result, *, page: PathLike[str] | None = None, done_in: object = None) -> Answer:
+    """Answer with the result of a job; its JSON is that of ``summary.json``, and the folder.
+
+    Args:
+        result: of the job.
+        page: the report in its folder.
+        done_in: the folder of a job that was done just now, to name the next commands for.
+    """
+    text = str(result)
+    if done_in is not None:
+        text += (
+            f"\n\nNext: fxprune report {done_in}                      # the same as a page with pictures\n"
+            f"      fxprune verify {done_in}                      # all checks again, from the files alone\n"
+            f"      fxprune export {done_in} --format python      # or onnx, pt2, openvino, timm"
+        )
+    return Answer(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
 
 
 def as_json(command: str, value: Mapping[str, Any], code: int) -> str:

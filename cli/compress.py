@@ -42,4 +42,4 @@ def run(args: argparse.Namespace) -> Answer:
 
     import fxprune
 
-    return result_answer(fxprune.compress(**options))
+    return result_answer(fxprune.compress(**options), done_in=options.get("output", Job.output))

@@ -42,4 +42,4 @@ def run(args: argparse.Namespace) -> Answer:
 
     from fxprune.passes.job import fold_job
 
-    return result_answer(fold_job(**options))
+    return result_answer(fold_job(**options), done_in=options.get("output", FoldJob.output))
