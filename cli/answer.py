@@ -42,22 +42,25 @@ def result_answer(result: Result, *, page: PathLike[str] | None = None, done_in:
     """
     text = str(result)
     if done_in is not None:
-        text += (
-            f"\n\nNext: fxprune report {done_in}                      # the same as a page with pictures\n"
-            f"      fxprune verify {done_in}                      # all checks again, from the files alone\n"
-            f"      fxprune export {done_in} --format python      # or onnx, pt2, openvino, timm"
-        )
+        steps = {
+            f"fxprune report {done_in}": "the same as a page with pictures",
+            f"fxprune verify {done_in}": "all checks again, from the files alone",
+            f"fxprune export {done_in} --format python": "or onnx, pt2, openvino, timm",
+        }
+        longest = max(map(len, steps))
+        lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]
+        text += "\n\nNext: " + "\n      ".join(lines)
     return Answer(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
 
 
 def as_json(command: str, value: Mapping[str, Any], code: int) -> str:
-    """Format an answer or an error as one JSON document; numbers that are not finite become null."""
+    """Format an answer or an error as one JSON document; a number that is not finite is null."""
     return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
 
 
 def columns() -> int:
-    """Return how many columns a table may have: those of the terminal, from 60 to 100."""
-    return max(60, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
+    """Return how many columns a table may have: those of the terminal, from 80 to 100."""
+    return max(80, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Show whether a network can be pruned, which channels are coupled, and what is frozen and why.
+"""Show whether a network can be pruned, what is coupled, and what is frozen and why.
 
 The graph of coupled layers can be written as one page to look at, for Graphviz, as GraphML, and for Mermaid.
 """
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> Answer:
     if names is None:
         text = found.text(columns(), every=args.all)
         if found.groups:
-            text += f"\n\nNext: fxprune plan {args.model} --keep 0.5    # the widths that this gives"
+            text += f"\n\nNext: fxprune plan {args.model} --keep 0.5"
     else:
         text = "\n\n".join(found.group_text(name, columns()) for name in names)
         value["groups"] = [group for group in value["groups"] if group["name"] in names]

@@ -37,9 +37,8 @@ def in_units(number: float) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Shorten a text in its middle, so that its beginning and its end stay."""
-    half = (most - 3) // 2
-    return text if len(text) <= most else f"{text[: most - 3 - half]}...{text[len(text) - half :]}"
+    """Shorten a text at its beginning, since the ends of names tell layers apart."""
+    return text if len(text) <= most else f"...{text[3 - most :]}"
 
 
 def _text(cell: object) -> str:

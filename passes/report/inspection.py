@@ -1,4 +1,4 @@
-"""What a coupling says about a network: which channels can go, what is frozen and why, and what half would save."""
+"""Say what can go from a network, what is frozen and why, and what half would save."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Inspection:
         text = table(header, named, right="layers readers width parameters MACs")
         if rest:
             left = percent(sum(group.params for group in rest) / self.params)
-            text += f"\n... and {count(len(rest), 'smaller group')} with {left} in all: --all shows every group"
+            text += f"\n... and {count(len(rest), 'smaller group')} with {left}: --all shows every group"
         notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
         if any(group.balanced for group in shown):
             notes += " Balanced: clusters of one size"
@@ -241,7 +241,7 @@ def inspect_coupling(coupling: Coupling, model: str) -> Inspection:
 
 
 def group_names(coupling: Coupling, pattern: str) -> list[str]:
-    """Return the group of a name, or the groups that a pattern matches, as ``--only`` takes them.
+    """Return the group of a name, or the groups that a pattern of ``--only`` matches.
 
     Raises:
         OptionError: there are none.
@@ -258,7 +258,7 @@ def group_names(coupling: Coupling, pattern: str) -> list[str]:
 
 
 def sources(coupling: Coupling) -> dict[str, str]:
-    """Map each layer, in the order in which the graph runs, to the first line of the model's source that uses it."""
+    """Map each layer, in the order of the graph, to the line of the model that uses it first."""
     found: dict[str, str] = {}
     for node in coupling.graph_module.graph.nodes:
         if node.op == "call_module":

@@ -1,4 +1,4 @@
-"""The layers of a network in the order of its graph, and which groups their channels belong to."""
+"""List the layers of a network in order, and the groups that their channels belong to."""
 
 from __future__ import annotations
 

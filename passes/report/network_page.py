@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from fxprune.common.table import shortened
 from fxprune.costs import Cost
 from fxprune.coupling import Coupling
 
@@ -56,7 +57,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 def network_page(coupling: Coupling, found: Inspection) -> str:
-    """Write a page: the layers in order, one colour per group, lines between layers of a group, what is frozen.
+    """Write a page with the layers in order, a colour for each group, and what is frozen.
 
     The page makes no request, and its policy forbids any.
     """
@@ -105,7 +106,7 @@ def _drawing(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
 
 
 def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
-    """Draw a line along the layers of each group that several make; lines that overlap lie side by side."""
+    """Draw a line along the layers of each group that several make, side by side."""
     places = defaultdict(list)
     for place, row in enumerate(rows):
         for group in dict.fromkeys(part.group for part in row.makes if part.group is not None):
@@ -129,7 +130,7 @@ def _row(row: LayerRow, place: int, widest: int, numbers: Mapping[str, int]) -> 
     groups = dict.fromkeys(numbers[part.group] for part in (*row.makes, *row.reads) if part.group is not None)
     note = escape(_note(row), quote=True)
     y, most = _y(place), 28 - len(str(row.width))
-    name = row.name if len(row.name) <= most else "..." + row.name[3 - most :]
+    name = shortened(row.name, most)
     return (
         f'<g class="row" tabindex="0" role="img" aria-label="{note}" data-note="{note}" '
         f'data-groups="{" ".join(map(str, groups))}"><rect class="hit" x="0" y="{y}" width="{_WIDTH}" '
