@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+
+from .answer import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], metavar="N", help="default: 1 8 64")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print a table."""
+def run(args: argparse.Namespace) -> Answer:
+    """Time both networks."""
     from fxprune.passes.report import bench
 
-    print(bench(args.folder, args.batch))
-    return 0
+    found = bench(args.folder, args.batch)
+    return Answer(str(found), lambda: {"folder": args.folder, **asdict(found)})

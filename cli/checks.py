@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -18,6 +17,8 @@ from typing import Any
 
 from fxprune import __version__
 from fxprune.common.table import table
+
+from .answer import Answer
 
 # What an extra is for. Its packages are those that the installed distribution declares.
 EXTRAS = {
@@ -47,15 +48,13 @@ INSTRUCTIONS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of JSON."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    """Add nothing: every command takes --json."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print what was found."""
+def run(args: argparse.Namespace) -> Answer:
+    """Check the installation."""
     found = checked()
-    print(json.dumps(found, indent=1) if args.json else _shown(found))
-    return 0 if found["complete"] else 1
+    return Answer(_shown(found), lambda: found, 0 if found["complete"] else 1)
 
 
 def checked() -> dict[str, Any]:

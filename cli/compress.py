@@ -17,8 +17,8 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import MISSING, Job, options_of
 
+from .answer import Answer, result_answer
 from .options import add_options, add_quiet, given_options
-from .process import process_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+def run(args: argparse.Namespace) -> Answer:
+    """Compress the network."""
     options = given_options(args, Job)
     if args.recipe is not None:
         from fxprune.passes.options import override, read_recipe
@@ -42,7 +42,4 @@ def run(args: argparse.Namespace) -> int:
 
     import fxprune
 
-    result = fxprune.compress(**options)
-    if not process_number():  # every process has the result
-        print(result)
-    return 0
+    return result_answer(fxprune.compress(**options), done_in=options.get("output", Job.output))

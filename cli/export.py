@@ -11,6 +11,8 @@ from typing import Any
 from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
+from .answer import Answer
+
 
 @dataclass(frozen=True)
 class Format:
@@ -77,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {Job.opset}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the report."""
+def run(args: argparse.Namespace) -> Answer:
+    """Export the network."""
     import fxprune
     from fxprune.passes.store import check_no_result, folder_aside
 
@@ -91,16 +93,20 @@ def run(args: argparse.Namespace) -> int:
     example = network.meta["example_inputs"]
     if args.output is not None:
         check_no_result(args.output)
-        print(chosen.write(network, example, args.output, args))
-        return 0
+        return _answer(args, chosen.write(network, example, args.output, args))
     name = chosen.files[-1]
     with folder_aside(args.folder, files=list(chosen.files)) as aside:
         report = chosen.write(network, example, aside / name, args)
-    print(replace(report, path=args.folder / name))
-    return 0
+    return _answer(args, replace(report, path=args.folder / name))
 
 
-def _timm(args: argparse.Namespace) -> int:
+def _answer(args: argparse.Namespace, report: Any) -> Answer:
+    return Answer(
+        str(report), lambda: {"format": args.format, "path": report.path, "max_rel_error": report.max_rel_error}
+    )
+
+
+def _timm(args: argparse.Namespace) -> Answer:
     from fxprune.passes.graft import export_timm
     from fxprune.passes.store import check_no_result
 
@@ -108,6 +114,9 @@ def _timm(args: argparse.Namespace) -> int:
     for name in ("config.json", "model.safetensors"):
         check_no_result(folder / name)
     network = export_timm(args.folder, folder)
-    print(f'{folder}: after `import fxprune.timm`, `timm.create_model("local-dir:{folder}", pretrained=True)` builds')
-    print(f"{type(network).__name__} of {sum(p.numel() for p in network.parameters()):,} parameters.")
-    return 0
+    params = sum(p.numel() for p in network.parameters())
+    text = (
+        f'{folder}: after `import fxprune.timm`, `timm.create_model("local-dir:{folder}", pretrained=True)` builds\n'
+        f"{type(network).__name__} of {params:,} parameters."
+    )
+    return Answer(text, lambda: {"format": TIMM, "path": folder, "parameters": params, "max_rel_error": 0.0})

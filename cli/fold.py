@@ -14,22 +14,23 @@ from __future__ import annotations
 import argparse
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import FoldJob
+from fxprune.passes.options import MODELS, FoldJob
 
+from .answer import Answer, result_answer
 from .options import add_options, add_quiet, given_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network, and the options of :class:`FoldJob` by their own names."""
-    about = "timm name, torchvision/NAME, or one of ours (resnet56, ...); may come from the recipe"
+    about = f"{MODELS}; may come from the recipe"
     parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=about)
     parser.add_argument("--recipe", metavar="FILE", help="YAML file of options, such as recipe.yaml of another fold")
     add_options(parser, FoldJob, but=("model",))
     add_quiet(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+def run(args: argparse.Namespace) -> Answer:
+    """Fold the network."""
     options = given_options(args, FoldJob)
     if args.recipe is not None:
         from fxprune.passes.options import override, read_recipe
@@ -41,5 +42,4 @@ def run(args: argparse.Namespace) -> int:
 
     from fxprune.passes.job import fold_job
 
-    print(fold_job(**options))
-    return 0
+    return result_answer(fold_job(**options), done_in=options.get("output", FoldJob.output))

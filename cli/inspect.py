@@ -1,40 +1,69 @@
-"""Show which channels of a network are coupled, and what is frozen and why.
+"""Show whether a network can be pruned, what is coupled, and what is frozen and why.
 
-The graph of coupled layers can be written for Graphviz, as GraphML, and for Mermaid.
+The graph of coupled layers can be written as one page to look at, for Graphviz, as GraphML, and for Mermaid.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from .options import add_network, network_from
+from fxprune.errors import OptionError
 
-FORMATS = ("dot", "graphml", "mermaid")
+from .answer import Answer, columns
+from .options import add_network, network_from, sample_of
+
+if TYPE_CHECKING:
+    from fxprune.coupling import Coupling
+    from fxprune.passes.report import Inspection
+
+GRAPHS = ("dot", "graphml", "mermaid")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a network, and files for its graph."""
+    """Add a network, what to show of it, and files for its graph."""
     add_network(parser)
-    for name in FORMATS:
+    parser.add_argument("--group", metavar="NAME", help="show one group in full; a pattern shows all that it matches")
+    parser.add_argument("--all", action="store_true", help="show every group, not only the largest ones")
+    parser.add_argument("--html", metavar="FILE", help="draw the network as coupled groups, in one self-contained page")
+    for name in GRAPHS:
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write the graph of coupled layers as {name}")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the coupling."""
+def run(args: argparse.Namespace) -> Answer:
+    """Inspect the network, and write the files that were asked for."""
     import fxprune
+    from fxprune.common.files import write_text
+    from fxprune.passes.report import group_names, inspect_coupling
+    from fxprune.passes.store import check_no_result
 
-    paths = {name: path for name in FORMATS if (path := getattr(args, name)) is not None}
-    if paths:
-        from fxprune.common.files import write_text
-        from fxprune.passes.store import check_no_result
-
-        from .drawing import DRAWINGS
-
-        for path in paths.values():
-            check_no_result(path)
+    paths = {name: path for name in ("html", *GRAPHS) if (path := getattr(args, name)) is not None}
+    if args.group is not None and args.all:
+        raise OptionError("--group shows one group, and --all every one; give one of them.")
+    for path in paths.values():
+        check_no_result(path)
     network = network_from(args)
-    coupling = fxprune.couple(network.model, network.example)
+    coupling = fxprune.couple(network.model, sample_of(network))
+    found = inspect_coupling(coupling, args.model)
+    names = None if args.group is None else group_names(coupling, args.group)
     for name, path in paths.items():
-        write_text(path, DRAWINGS[name](coupling.graph()))
-    print(coupling)
-    return 0
+        write_text(path, _drawn(name, coupling, found))
+    value = {**found.to_json(), "written": paths}
+    if names is None:
+        text = found.text(columns(), every=args.all)
+        if found.groups:
+            text += f"\n\nNext: fxprune plan {args.model} --keep 0.5"
+    else:
+        text = "\n\n".join(found.group_text(name, columns()) for name in names)
+        value["groups"] = [group for group in value["groups"] if group["name"] in names]
+    return Answer("\n".join([text, *(f"written: {path}" for path in paths.values())]), lambda: value)
+
+
+def _drawn(name: str, coupling: Coupling, found: Inspection) -> str:
+    if name == "html":
+        from fxprune.passes.report import network_page
+
+        return network_page(coupling, found)
+    from .drawing import DRAWINGS
+
+    return DRAWINGS[name](coupling.graph())

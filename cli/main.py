@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_
 from fxprune.passes.options import REMOVED, closest, field_name
 
 from . import bench, checks, compress, export, fold, inspect, plan, prove, push, report, verify
+from .answer import Answer, as_json
 from .process import process_number
 
 COMMANDS = {
@@ -41,12 +43,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None: those of the process.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    wants_json = False
     # Waiting threads must sleep: spinning ones make a step ten times as long if others also use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
         _unwind_on_sigterm()
         args = _parser().parse_args(arguments)
-        code: int = args.run(args)
+        wants_json = args.json
+        with contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext():
+            answer: Answer = args.run(args)
+        if not process_number():  # every process has the answer
+            print(as_json(args.command, answer.value(), answer.code) if wants_json else answer.text)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written.", 130)
@@ -56,8 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        return _fail(*_explain(error))
-    return code
+        message, code = _explain(error)
+        if wants_json and not process_number():
+            print(as_json(args.command, {"error": {"kind": type(error).__name__, "message": message}}, code))
+        return _fail(message, code)
+    return answer.code
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -133,8 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         about = (module.__doc__ or "").strip()
         command = commands.add_parser(name, help=_first_line(about), description=about, allow_abbrev=False)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(command=name, run=module.run)
     return parser
 
 

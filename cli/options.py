@@ -8,7 +8,7 @@ from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import ALIASES, MISSING, Option, Target, metavar, options_of
+from fxprune.passes.options import ALIASES, MISSING, MODELS, Option, Target, metavar, options_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
@@ -52,13 +52,9 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add a network that is built without data."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="timm name, torchvision/NAME, one of ours (resnet56, ...), or a folder with a saved network",
-    )
+    parser.add_argument("model", metavar="MODEL", help=MODELS)
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
-    parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: {CLASSES}")
+    parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: the network's own, or {CLASSES}")
     parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the image (default: the network's own)")
     parser.add_argument(
         "--checkpoint",
@@ -69,32 +65,31 @@ def add_network(parser: argparse.ArgumentParser) -> None:
 
 def network_from(args: argparse.Namespace) -> Network:
     """Build the network of :func:`add_network`, with its checkpoint's weights, in eval mode."""
-    for name, least in {"image_size": 8, "num_classes": 1, "in_chans": 1}.items():
-        value = getattr(args, name)
-        if value is not None and value < least:
+    asked = {name: getattr(args, name) for name in ("image_size", "num_classes", "in_chans")}
+    for name, value in asked.items():
+        if value is not None and value < (least := 8 if name == "image_size" else 1):
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
 
-    from fxprune.passes.store import is_saved, saved_network
+    from fxprune.passes.store import left_out_line, load_weights, open_network
 
-    if is_saved(args.model):
-        network = saved_network(args.model, (args.in_chans, args.image_size))
-    else:
-        from fxprune.models_zoo import build
-
-        network = build(
-            args.model,
-            num_classes=args.num_classes or CLASSES,
-            in_chans=args.in_chans,
-            image_size=args.image_size,
-            seed=getattr(args, "seed", 0),
-        )
-    if args.checkpoint is not None:
-        from fxprune.passes.store import left_out_line, load_weights
-
-        if fresh := load_weights(network.model, args.checkpoint, num_classes=args.num_classes):
-            print(left_out_line(fresh, args.checkpoint, args.num_classes), file=sys.stderr)
+    network = open_network(args.model, **asked, seed=getattr(args, "seed", 0))
+    given = args.checkpoint
+    if given is not None and (fresh := load_weights(network.model, given, num_classes=args.num_classes)):
+        print(left_out_line(fresh, given, args.num_classes), file=sys.stderr)
     network.model.eval()
     return network
+
+
+def sample_of(network: Network) -> Any:
+    """Return example inputs with one sample, if axis 0 of each is a batch of two."""
+    import torch
+
+    from fxprune.common.torch_private import pytree
+
+    leaves = [leaf for leaf in pytree.tree_leaves(network.example) if isinstance(leaf, torch.Tensor)]
+    if any(leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0] for leaf in leaves):
+        return network.example
+    return pytree.tree_map_only(torch.Tensor, lambda x: x[:1], network.example)
 
 
 class _Parse(argparse.Action):

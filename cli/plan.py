@@ -1,4 +1,7 @@
-"""Decide which channels of a network are to merge, and write that as JSON.
+"""Show what would go before any training, and write it as a plan to edit.
+
+The table has the widths, parameters and MACs of each group before and after. `fxprune compress --plan` takes the file,
+also with other numbers in its `widths`.
 
 With --data the network is built for that data, as `fxprune compress` builds it, so that its --plan takes the file.
 Clusters of activations or outputs (--cluster) are those of images of that data, and of the weights of --checkpoint.
@@ -11,7 +14,8 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from .options import add_network, add_options, given_options, network_from
+from .answer import Answer, columns
+from .options import add_network, add_options, given_options, network_from, sample_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the plan and its cost."""
+def run(args: argparse.Namespace) -> Answer:
+    """Make the plan, and write it if a file is named."""
     target = Target(**given_options(args, Target))
     if target.needs_images and args.data is None:
         raise OptionError(f"`cluster: {target.clusters_by}` needs images without labels: give --data.")
@@ -33,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
         check_no_result(args.output)
     import fxprune
+    from fxprune.passes.report import describe_plan
 
     if args.data is not None:
         from fxprune.models_zoo.data import load_data
@@ -42,14 +47,15 @@ def run(args: argparse.Namespace) -> int:
         images = images_for(target, data)
         args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     network = network_from(args)
-    coupling = fxprune.couple(network.model, network.example[:1])
-    plan = target.plan(coupling, images)
-    before, after = fxprune.cost(coupling), fxprune.cost(plan)
+    plan = target.plan(fxprune.couple(network.model, sample_of(network)), images)
     if args.output is not None:
         plan.save(args.output)
-    print(plan)
-    print(
-        f"parameters {before.params:,} -> {after.params:,} (x {after.params / before.params:.3f}), "
-        f"MACs {before.macs:,} -> {after.macs:,} (x {after.macs / before.macs:.3f})"
+    planned = describe_plan(plan, args.model, target.multiple)
+    data_flag = f"--data {args.data or 'DATA'}"
+    next_step = (
+        f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"
+        f"  fxprune compress --model {args.model} {data_flag} --plan {args.output}"
+        if args.output is not None
+        else "Next: the same with -o plan.json writes a file to edit, which `fxprune compress --plan` takes"
     )
-    return 0
+    return Answer(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from .answer import Answer
 from .options import add_network, add_seed, network_from
 
 
@@ -16,12 +17,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the verdict."""
+def run(args: argparse.Namespace) -> Answer:
+    """Run both oracles."""
     network = network_from(args)
     import fxprune
 
     given = "random" if args.checkpoint is None else "given"
     proof = fxprune.prove(network.model, network.example, weights=given, seed=args.seed)
-    print(proof)
-    return 0 if proof.passed else 1
+    errors = {
+        "concentrate": proof.concentrate.max_rel_error,
+        "narrow": None if proof.narrow is None else proof.narrow.max_rel_error,
+    }
+    value = {
+        "model": args.model,
+        "passed": proof.passed,
+        "relative_errors": errors,
+        "change": proof.change,
+        "groups": len(proof.plan.widths),
+        "culprits": dict(zip(proof.culprits, proof.nodes, strict=True)),
+        "problem": proof.error,
+    }
+    return Answer(str(proof), lambda: value, 0 if proof.passed else 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .answer import Answer
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of results, a repository, and how to push."""
@@ -16,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="of a dry run (default: DIR/hub)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print where the network is."""
+def run(args: argparse.Namespace) -> Answer:
+    """Push the network, or only write its files."""
     from fxprune.errors import OptionError
     from fxprune.passes.hub import push, write_hub_folder
     from fxprune.passes.store import check_no_result
@@ -26,9 +28,11 @@ def run(args: argparse.Namespace) -> int:
         folder = args.output or args.folder / "hub"
         for name in ("config.json", "model.safetensors", "README.md"):
             check_no_result(folder / name)
-        print(f"{write_hub_folder(args.folder, args.repo, folder)}: nothing was pushed")
-    elif args.output is not None:
+        place = write_hub_folder(args.folder, args.repo, folder)
+        return Answer(
+            f"{place}: nothing was pushed", lambda: {"repo": args.repo, "pushed": False, "path": place, "url": None}
+        )
+    if args.output is not None:
         raise OptionError("--output does nothing without --dry-run.")
-    else:
-        print(push(args.folder, args.repo, private=args.private, message=args.message))
-    return 0
+    url = push(args.folder, args.repo, private=args.private, message=args.message)
+    return Answer(url, lambda: {"repo": args.repo, "pushed": True, "path": None, "url": url})

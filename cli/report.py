@@ -11,14 +11,16 @@ from pathlib import Path
 
 from fxprune.errors import OptionError
 
+from .answer import Answer, result_answer
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a folder of `fxprune compress` or `fxprune fold`."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune fold` wrote")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the table, and on stderr the path of the report, or why there is none."""
+def run(args: argparse.Namespace) -> Answer:
+    """Read the table, and write the report; print on stderr its path, or why there is none."""
     from fxprune.passes.report import draw_deviation, read_result, write_report
     from fxprune.passes.store import (
         DEVIATION_PLOT,
@@ -33,15 +35,14 @@ def run(args: argparse.Namespace) -> int:
 
     manifest = read_manifest(args.folder)
     manifest.check(args.folder, [SUMMARY, METRICS, *({RECORDING} & manifest.files.keys())])
-    print(read_result(args.folder))
+    result, page, why_not = read_result(args.folder), args.folder / PAGE, ""
     try:
         with folder_aside(args.folder, files=[DEVIATION_PLOT, PAGE_TEXT, PAGE]) as aside:
             draw_deviation(args.folder, aside)
             write_report(args.folder, args.folder, aside)
     except OSError as error:  # the folder may be read-only
-        print(f"not written: {args.folder / PAGE}: {error.strerror}.", file=sys.stderr)
+        why_not = f"{page}: {error.strerror}."
     except OptionError as error:
-        print(f"not written: {error}", file=sys.stderr)
-    else:
-        print(f"written: {args.folder / PAGE}", file=sys.stderr)
-    return 0
+        why_not = str(error)
+    print(f"not written: {why_not}" if why_not else f"written: {page}", file=sys.stderr)
+    return result_answer(result, page=None if why_not else page)

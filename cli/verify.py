@@ -6,7 +6,10 @@ The wide network and the ONNX file are compared where the folder has them. The e
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+
+from .answer import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME", help="also classify its test images, and compare with the results")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the comparisons and their errors."""
+def run(args: argparse.Namespace) -> Answer:
+    """Compare what the folder holds."""
     from fxprune.passes.report import verify_folder
 
     check = verify_folder(args.folder, data=args.data)
-    print(check)
-    return 0 if check.passed else 1
+    value = {"folder": args.folder, "passed": check.passed, "findings": [asdict(each) for each in check.findings]}
+    return Answer(str(check), lambda: value, 0 if check.passed else 1)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fxprune.passes.merge import snap as snap
     from fxprune.passes.onnx import ExportReport as ExportReport
     from fxprune.passes.onnx import export_onnx as export_onnx
+    from fxprune.passes.planning import load_plan as load_plan
     from fxprune.passes.planning import plan as plan
     from fxprune.passes.repair import fold as fold
     from fxprune.passes.report import Result as Result
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from fxprune.passes.verify import Report as Report
     from fxprune.passes.verify import prove as prove
     from fxprune.passes.verify import verify as verify
-    from fxprune.plan_file import load_plan as load_plan
     from fxprune.plan_file import plan_for as plan_for
     from fxprune.plans import Plan as Plan
 
@@ -75,7 +75,7 @@ _PUBLIC = {
     "Frozen": "fxprune.coupling",
     "plan": "fxprune.passes.planning",
     "Plan": "fxprune.plans",
-    "load_plan": "fxprune.plan_file",
+    "load_plan": "fxprune.passes.planning",
     "plan_for": "fxprune.plan_file",
     "cost": "fxprune.costs",
     "Cost": "fxprune.costs",

@@ -94,6 +94,12 @@ class CostTerms:
         spread = sparse.csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)))
         return CostTerms(self.scale, self.weights @ spread, self.factors)
 
+    def parts(self, shares: Reals) -> Reals:
+        """Return for each share but the last what the cost loses where it falls to 0; parts overlap."""
+        whole, left = self.value(shares), np.tile(shares, (len(shares) - 1, 1))
+        np.fill_diagonal(left, 0.0)
+        return np.array([whole - self.value(each) for each in left])
+
     def lengths(self, shares: Reals) -> Reals:
         """Return the length of each factor of each term."""
         lengths: Reals = (self.weights @ shares)[self.factors]

@@ -119,24 +119,6 @@ def follow(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> NDArra
     return (place if second is None else second[place]).astype(np.int64)
 
 
-def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
-    """Load a plan that :meth:`Plan.save` wrote, and check that it was made for this model.
-
-    Raises:
-        PlanError: the file is missing, not a plan, incomplete, of a later version, or made for another network.
-
-    Example:
-        >>> import torch, fxprune
-        >>> _ = torch.manual_seed(0)
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
-        >>> images = torch.randn(2, 3, 16, 16)
-        >>> fxprune.plan(fxprune.couple(net, images), keep=0.5).save("plan.json")
-        >>> fxprune.load_plan("plan.json", net).widths
-        {'0.weight': (8, 4)}
-    """
-    return plan_from(read_plan(path), model, path)
-
-
 def plan_of(network: torch.nn.Module) -> Plan | StoredPlan | None:
     """Return the plan that a narrow network knows; None if it knows none."""
     return _known_plan(getattr(network, "meta", {}).get("plan"))
@@ -205,7 +187,8 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
         PlanError: it is not a plan, or one that is incomplete, damaged, or of a later version.
     """
     check_format(value, FORMAT, VERSION, path, PlanError)
-    check_fields(value, KINDS | ({"sha256": (str,)} if "sha256" in value else {}), path, PlanError)
+    optional: dict[str, tuple[type, ...]] = {"sha256": (str,), "widths": (dict,)}
+    check_fields(value, KINDS | {name: kind for name, kind in optional.items() if name in value}, path, PlanError)
     if value.get("sha256", digest(value)) != digest(value):
         raise PlanError(
             f"{path} is not as it was written: its `sha256` is that of another plan. Make it again with `fxprune "
@@ -218,6 +201,9 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, shape in value["tensors"].items():
         if not is_shape(shape):
             raise PlanError(f"{path} is damaged: the shape of `{name}` is no list of sizes. {_REMEDY}")
+    for name, width in value.get("widths", {}).items():
+        if type(width) is not int or width < 1:
+            raise PlanError(f"{path}: `widths` gives `{name}` {str(width)[:40]!r}; it must be a number of channels.")
     for name, cluster in value["clusters"].items():
         # Check this before an array is made of them, or one of that length.
         if not isinstance(cluster, list) or not all(type(n) is int and 0 <= n < len(cluster) for n in cluster):

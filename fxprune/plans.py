@@ -159,8 +159,13 @@ class Plan:
         return text + f"\n\n{self.method}, seed {self.seed}: {total[0]} channels become {total[1]}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON with its own hash, completely or not at all."""
-        write_text(path, json.dumps(signed(self.to_json()), indent=1) + "\n")
+        """Write the plan as JSON with its own hash, completely or not at all.
+
+        Its ``widths`` are there to be read and edited; the hash leaves them out.
+        """
+        widths = {name: after for name, (_, after) in self.widths.items()}
+        value = {"format": FORMAT, "version": VERSION, "widths": widths, **signed(self.to_json())}
+        write_text(path, _laid_out(value))
 
     @property
     def example_inputs(self) -> Inputs:
@@ -188,9 +193,21 @@ def signed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(value: Mapping[str, Any]) -> str:
-    """Hash the content of a plan file, without its own hash, whatever its layout."""
-    said = {name: each for name, each in value.items() if name != "sha256"}
+    """Hash the content of a plan file, without its own hash and the widths, whatever its layout."""
+    said = {name: each for name, each in value.items() if name not in ("sha256", "widths")}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _laid_out(value: Mapping[str, Any]) -> str:
+    """Write JSON with a line for each group and each tensor."""
+    lines = []
+    for name, each in value.items():
+        if isinstance(each, dict) and each:
+            inner = ",\n".join(f"  {json.dumps(key)}: {json.dumps(item)}" for key, item in each.items())
+            lines.append(f" {json.dumps(name)}: {{\n{inner}\n }}")
+        else:
+            lines.append(f" {json.dumps(name)}: {json.dumps(each)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def check_digest(digest: str, coupling: Coupling, where: str) -> None:

@@ -19,6 +19,7 @@ from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import Job, Target, with_options_of, write_recipe
+from fxprune.passes.planning import load_plan
 from fxprune.passes.report import Result
 from fxprune.passes.store import (
     ONNX,
@@ -36,7 +37,6 @@ from fxprune.passes.store import (
     write_wide_graph,
 )
 from fxprune.passes.train import Ranks, joined
-from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
 
 from .clock import Clock

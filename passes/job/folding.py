@@ -16,6 +16,7 @@ from fxprune.passes.calibration import calibration
 from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import FoldJob, with_options_of, write_recipe
+from fxprune.passes.planning import load_plan
 from fxprune.passes.repair import Repair, fold, inputs_needed
 from fxprune.passes.report import Folded, Metrics, Result
 from fxprune.passes.rewrite import narrow
@@ -33,7 +34,6 @@ from fxprune.passes.store import (
     write_network,
     write_wide_graph,
 )
-from fxprune.plan_file import load_plan
 from fxprune.plans import Plan
 
 from .clock import Clock

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis import couple
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, OptionError
+from fxprune.errors import CheckpointError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
 from fxprune.passes.csgd import (
     Momentum,
@@ -25,8 +25,8 @@ from fxprune.passes.csgd import (
     solve_strength,
 )
 from fxprune.passes.onnx import load_onnxruntime
-from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
-from fxprune.passes.store import is_saved, left_out_line, load_weights, saved_network
+from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions, has_own_weights
+from fxprune.passes.store import left_out_line, load_weights, open_network
 from fxprune.passes.train import check_optimizer, make_optimizer
 
 from .training import Schedule, csgd_schedule
@@ -73,19 +73,17 @@ def network_of(
     Args:
         job: names the network, or a folder with a saved one.
         image: channels, and pixels per side; None: as the network of that name usually has them.
-        num_classes: length of the output.
+        num_classes: length of the output; 0: the network's own.
         device: where it goes.
         make: builds it by name.
         new_classes: a checkpoint may tell another number of classes apart; its classifier is left out.
     """
     channels, size = image
-    if isinstance(job.model, str) and is_saved(job.model):
-        if make is not build or job.pretrained:
-            raise OptionError(f"the network in {job.model} is neither widened nor has it published weights.")
-        network = saved_network(job.model, image)
-    elif isinstance(job.model, str):
-        asked = {"num_classes": num_classes, "in_chans": channels, "image_size": size}
-        network = make(job.model, **asked, pretrained=job.pretrained, seed=job.seed)
+    if isinstance(job.model, str):
+        asked = {"num_classes": num_classes or None, "in_chans": channels, "image_size": size}
+        network = open_network(job.model, **asked, pretrained=job.pretrained, seed=job.seed, make=make)
+        if not isinstance(network.example, Tensor) or network.example.dim() != 4:
+            raise ModelError(f"`{job.model}` does not take one batch of images.")
     else:
         assert channels is not None and size is not None
         example = torch.empty(2, channels, size, size, device="meta")
@@ -102,7 +100,7 @@ def network_of(
 
 def check_pretrained(job: Job | FoldJob) -> None:
     """Raise ModelError if published weights are asked for and cannot be had."""
-    if job.pretrained and isinstance(job.model, str) and not is_saved(job.model):
+    if job.pretrained and isinstance(job.model, str) and not has_own_weights(job.model):
         check_published(job.model)
 
 

@@ -24,7 +24,7 @@ from fxprune.errors import (
     first_line,
     is_out_of_memory,
 )
-from fxprune.passes.options import REMOVED, FoldJob, Job
+from fxprune.passes.options import PROGRAM, REMOVED, FoldJob, Job
 from fxprune.passes.store import BEFORE, CHECKPOINTS, MANIFEST, METRICS, Checkpoint, OwnFiles, fingerprint, is_saved
 from fxprune.passes.train import ALONE, Ranks, digest
 from fxprune.plans import Plan
@@ -208,6 +208,8 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
         files["teacher"] = job.teacher
     if isinstance(job.model, str) and is_saved(job.model):
         files["model"] = os.path.join(job.model, MANIFEST)  # which has the hash of every other file
+    elif isinstance(job.model, str) and job.model.endswith(PROGRAM):
+        files["model"] = job.model
     return {name: _sha256(file) for name, file in files.items() if file is not None}
 
 

@@ -24,8 +24,8 @@ from fxprune.models_zoo.data import (
     unlabelled,
 )
 from fxprune.passes.calibration import calibration
-from fxprune.passes.options import FoldJob
-from fxprune.passes.store import is_saved, read_manifest, read_network
+from fxprune.passes.options import FoldJob, has_own_weights
+from fxprune.passes.store import read_manifest, read_network
 from fxprune.passes.train import predict
 
 from .prepare import check_pretrained, data_of, network_of
@@ -87,7 +87,7 @@ def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data 
 
 
 def _built(job: FoldJob, image: tuple[int | None, int | None], classes: int, device: torch.device) -> Network:
-    published = published_classes(job.model) if isinstance(job.model, str) and not is_saved(job.model) else 0
+    published = published_classes(job.model) if isinstance(job.model, str) and not has_own_weights(job.model) else 0
     if job.pretrained and job.checkpoint is None and classes not in (0, published):
         raise OptionError(
             f"the published weights of `{job.model}` tell {published} classes apart, not {classes}: its last layer "

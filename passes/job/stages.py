@@ -70,7 +70,7 @@ def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Co
                 continue  # no widths are near this share, so leave out the stage
             raise OptionError(f"`stages` cannot end at {share:g}: {error}") from error
         goals.append({name: after for name, (_, after) in plan.widths.items()})
-    widths = stage_widths(coupling, goals, target.round_to)
+    widths = stage_widths(coupling, goals, target.multiple)
     if not widths:
         raise OptionError(f"`stages` down to {shares[-1]:g} changes no width of this network: ask for a smaller share.")
     return widths

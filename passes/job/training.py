@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +22,7 @@ from fxprune.passes.store import Checkpoint
 from fxprune.passes.train import ALONE, Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
 from fxprune.plans import Plan
 
-from .clock import Clock
+from .clock import Clock, in_words
 from .resume import Checkpoints
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class Trainer:
         """Train the wide network, if its schedule has epochs."""
         if self.wide.epochs:
             record = None if self.journal is None else self.journal.wide
-            self._train(model, teacher, 0, Callbacks(on_epoch=self._both(record)))
+            self._train(model, teacher, 0, Callbacks(on_epoch=self._both(record, self.wide.epochs)))
 
     def train_csgd(
         self, model: nn.Module, plan: Plan, teacher: nn.Module | None = None, *, stage: int = 1
@@ -134,7 +136,7 @@ class Trainer:
                 with contextlib.suppress(OptionError):  # too few steps remain; the final deviation is reported
                     hooks[-1].retarget(pull.goal, rates[step + 1 :])
 
-        callbacks = Callbacks(optimizer_hook=hook, on_skipped_step=skip, on_epoch=self._both(record))
+        callbacks = Callbacks(optimizer_hook=hook, on_skipped_step=skip, on_epoch=self._both(record, self.csgd.epochs))
         self._train(model, teacher, stage, callbacks)
         return hooks[-1].deviation()
 
@@ -159,14 +161,19 @@ class Trainer:
     def _checkpoint(self, stage: int) -> Checkpoint | None:
         return None if self.checkpoints is None else self.checkpoints.checkpoint(phase_of(stage))
 
-    def _both(self, record: Callable[[Epoch], None] | None) -> Callable[[Epoch], None]:
+    def _both(self, record: Callable[[Epoch], None] | None, epochs: int) -> Callable[[Epoch], None]:
         """Record each epoch, and print a line for it if no terminal shows a bar."""
         prints = self.progress is None and not sys.stderr.isatty()
+        started, seen = time.monotonic(), itertools.count(1)
 
         def both(epoch: Epoch) -> None:
             if prints:
-                line = f"  epoch {epoch.number}: loss {epoch.loss:.3f}, test {epoch.accuracy}"
-                print(line, file=sys.stderr, flush=True)
+                seconds = (time.monotonic() - started) / next(seen) * (epochs - epoch.number)
+                left = f", about {in_words(seconds)} left" if epoch.number < epochs else ""
+                line = (
+                    f"  epoch {epoch.number}: loss {epoch.loss:.3f}, test {epoch.accuracy}; {epoch.number} of {epochs}"
+                )
+                print(line + left, file=sys.stderr, flush=True)
             if record is not None:
                 record(epoch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +10,7 @@ from fxprune.errors import OptionError
 
 from .augment import Batches
 from .fields import Options
-from .job import Machine, Model, Output, Weights
+from .job import Machine, Model, Output, Weights, has_own_weights
 from .ranges import Range, interval
 from .requirements import EXCLUDES_OF_FOLD, asks, exclude
 from .target import PlanFile, Target
@@ -75,7 +74,7 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
         super().__post_init__()
         for names in EXCLUDES_OF_FOLD:
             exclude(self, *names)
-        named = isinstance(self.model, str) and not os.path.isdir(self.model)  # a folder has its weights
+        named = isinstance(self.model, str) and not has_own_weights(self.model)
         if named and self.checkpoint is None and not self.pretrained:
             raise OptionError(
                 "fold trains nothing, and a network with random weights is not worth folding: give `checkpoint` or "

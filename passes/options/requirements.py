@@ -11,14 +11,15 @@ from fxprune.errors import OptionError
 from .fields import options_of
 
 _TARGETS = ("keep", "macs", "params", "widths", "plan_file")
-_CHOICES = ("stages", "only", "freeze", "internal_only", "round_to")
+_CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "target")
 # Options that exclude each other; an option at its default does not count.
 EXCLUDES: tuple[tuple[str, ...], ...] = (
     _TARGETS,
     # A plan or widths already determine what these options would.
     *((name, "plan_file") for name in (*_CHOICES, "method", "cluster")),
     *((name, "widths") for name in _CHOICES),
-    *(("widen", name) for name in (*_TARGETS, "stages", "only", "freeze", "internal_only", "round_to", "pretrained")),
+    *(("widen", name) for name in (*_TARGETS, *_CHOICES, "pretrained")),
+    ("round_to", "target"),
     ("strength", "deviation"),
 )
 # The same, if ``stages`` are shares.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fxprune.coupling import Coupling
     from fxprune.plans import Plan
 
+# Where the narrow network is to run -> what widths should be multiples of there; docs/cli.md has the sources.
+MULTIPLES: Mapping[str, int] = {"onnxruntime": 16, "tensorrt": 8, "tensorrt-int8": 16, "htp": 32}
 # How channels are compared where nothing else is asked for.
 CLUSTER = "rows"
 Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
@@ -43,6 +45,11 @@ class Target(Options):
         f"of these; None: {CLUSTER}",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
+    target: Annotated[
+        Literal["onnxruntime", "tensorrt", "tensorrt-int8", "htp"] | None,
+        "instead: where the network is to run, for the multiples that suit it: "
+        + ", ".join(f"{name} {number}" for name, number in MULTIPLES.items()),
+    ] = None
     seed: Annotated[int, interval(ge=0), "of everything that is drawn at random"] = 0
     only: Annotated[Patterns, "patterns; groups that match none of them keep their widths"] = None
     freeze: Annotated[Patterns, "patterns; groups that match one of them keep their widths"] = None
@@ -52,7 +59,9 @@ class Target(Options):
         """Check every option except the widths, which need the network."""
         super().__post_init__()
         exclude(self, "keep", "macs", "params", "widths")
-        exclude(self, "widths", "round_to")
+        for name in ("round_to", "target"):
+            exclude(self, "widths", name)
+        exclude(self, "round_to", "target")
         if self.method != "kmeans" and self.cluster not in (None, "rows"):
             raise OptionError(f"`cluster: {self.cluster}` is for the method kmeans; `{self.method}` compares nothing.")
 
@@ -60,6 +69,11 @@ class Target(Options):
     def clusters_by(self) -> str:
         """What channels are compared by: as asked, or the default."""
         return self.cluster or (CLUSTER if self.method == "kmeans" else "rows")
+
+    @property
+    def multiple(self) -> int:
+        """The number of which widths should be multiples."""
+        return self.round_to if self.target is None else MULTIPLES[self.target]
 
     @property
     def needs_images(self) -> bool:
@@ -81,6 +95,8 @@ class Target(Options):
         import fxprune
 
         asked = vars(self.only_of(Target)) | {"cluster": self.clusters_by, "batches": batches}
+        asked["round_to"] = self.multiple
+        del asked["target"]
         return fxprune.plan(coupling, **asked | ({"method": method, "cluster": "rows"} if method else {}))
 
 

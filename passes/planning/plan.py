@@ -74,8 +74,8 @@ def plan(
         >>> fxprune.plan(coupling, macs=0.5).widths
         {'0.weight': (8, 4)}
     """
-    if method not in _METHODS:
-        raise OptionError(f"there is no method `{method}`; take one of {', '.join(_METHODS)}.")
+    if method not in METHODS:
+        raise OptionError(f"there is no method `{method}`; take one of {', '.join(METHODS)}.")
     if not isinstance(coupling, Coupling):
         raise OptionError(f"a plan is made of a coupling, `fxprune.couple(model, inputs)`, not of {_kind(coupling)}.")
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
@@ -111,7 +111,7 @@ def plan(
             else:
                 labels = weighted_kmeans(points, weights, after[group.name], seed)
         else:
-            labels = _METHODS[method](coupling, group, after[group.name], seed)
+            labels = METHODS[method](coupling, group, after[group.name], seed)
         clusters[group.name] = _numbered(labels)
     return Plan(coupling, clusters, f"{method}, {how}", seed)
 
@@ -167,7 +167,7 @@ def _imbalanced(coupling: Coupling, group: Group, clusters: int, seed: int) -> L
     return np.minimum(np.arange(group.width), clusters - 1)
 
 
-_METHODS: dict[str, Callable[[Coupling, Group, int, int], Labels]] = {
+METHODS: dict[str, Callable[[Coupling, Group, int, int], Labels]] = {
     "kmeans": _by_kmeans,
     "even": _even,
     "imbalanced": _imbalanced,

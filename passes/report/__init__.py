@@ -2,7 +2,10 @@
 
 from .bench import bench
 from .folded import Folded
+from .inspection import Inspection, change, group_names, inspect_coupling
 from .metrics import Metrics, read_metrics
+from .network_page import network_page
+from .planned import Planned, describe_plan
 from .recording import Answer, Recording, reasons_of
 from .results import Result, Row, read_result
 from .shares import shares_of

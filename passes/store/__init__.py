@@ -1,6 +1,6 @@
 """Write the files of a results folder completely or not at all; never touch a user's file."""
 
-from .artifact import check_probe, check_writable, is_saved, load, save, saved_network, write_network
+from .artifact import check_probe, check_writable, is_saved, load, save, write_network
 from .checkpoint import Checkpoint
 from .folder import OutputFolder, check_no_result, check_place, folder_aside, output_folder
 from .layout import (
@@ -29,6 +29,7 @@ from .layout import (
     WIDE_GRAPH,
 )
 from .manifest import fingerprint, is_plain, read_manifest
+from .models import open_network
 from .network import read_network
 from .own_files import OwnFiles
 from .weights import distinct_tensors, left_out_line, load_weights, read_tensors, save_weights, write_tensors

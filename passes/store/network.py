@@ -63,9 +63,13 @@ def check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path)
 def plan_document(folder: Path) -> dict[str, Any]:
     """Read plan.json; raise CheckpointError if it is damaged."""
     try:
-        return read_plan(folder / PLAN)
+        content = read_plan(folder / PLAN)
     except PlanError as error:
         raise CheckpointError(str(error)) from error
+    widths = {name: after for name, (_, after) in StoredPlan(content, folder / PLAN).widths.items()}
+    if any(widths.get(name, width) != width for name, width in content.get("widths", {}).items()):
+        raise CheckpointError(f"{folder / PLAN} is damaged: its `widths` are not those of its clusters. {REMEDY}")
+    return content
 
 
 def read_network(folder: Path) -> dict[str, Any]:

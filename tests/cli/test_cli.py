@@ -32,6 +32,9 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     assert (code, set(left(place / "out")), left(place)[0]) == (0, RESULTS, "out"), err
     for phase in ("build", "couple", "train", "plan", "csgd", "trim", "verify", "export", "measure"):
         assert f"\n{phase} " in f"\n{err}".replace("\n", " \n")
+    assert re.search(r"^  epoch 1: loss \S+, test .+; 1 of 2, about \d+ s left$", err, re.M)
+    assert re.search(r"^  epoch 2: loss \S+, test .+; 2 of 2$", err, re.M)
+    assert "\n\nNext: fxprune report out/ " in out
     rows = (
         "wide, before C-SGD",
         "merged without C-SGD",

@@ -11,7 +11,8 @@ from samples import SAMPLES, Net, conv, linear
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.plan_file import load_plan, plan_for
+from fxprune.passes.planning import load_plan
+from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 
 A, B = "a.weight", "b.weight"

@@ -1,0 +1,73 @@
+"""Every command answers with a text for people, and the same as a JSON value for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxprune.passes.report import Result
+
+# As wide as lines may be where the terminal is wider, or where there is none.
+MOST_COLUMNS = 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found.
+
+    Attributes:
+        text: for people.
+        value: makes the same for programs (``--json``); its keys are documented in docs/cli.md.
+        code: exit code.
+    """
+
+    text: str
+    value: Callable[[], Mapping[str, Any]]
+    code: int = 0
+
+
+def result_answer(result: Result, *, page: PathLike[str] | None = None, done_in: object = None) -> Answer:
+    """Answer with the result of a job; its JSON is that of ``summary.json``, and the folder.
+
+    Args:
+        result: of the job.
+        page: the report in its folder.
+        done_in: the folder of a job that was done just now, to name the next commands for.
+    """
+    text = str(result)
+    if done_in is not None:
+        steps = {
+            f"fxprune report {done_in}": "the same as a page with pictures",
+            f"fxprune verify {done_in}": "all checks again, from the files alone",
+            f"fxprune export {done_in} --format python": "or onnx, pt2, openvino, timm",
+        }
+        longest = max(map(len, steps))
+        lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]
+        text += "\n\nNext: " + "\n      ".join(lines)
+    return Answer(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
+
+
+def as_json(command: str, value: Mapping[str, Any], code: int) -> str:
+    """Format an answer or an error as one JSON document; a number that is not finite is null."""
+    return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
+
+
+def columns() -> int:
+    """Return how many columns a table may have: those of the terminal, from 80 to 100."""
+    return max(80, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, PathLike):
+        return fspath(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,125 @@
+"""What a plan would change: widths, parameters and MACs of each group, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fxprune.common.table import in_units, shortened, table
+from fxprune.costs import Cost, cost, cost_terms
+from fxprune.plans import Plan
+
+from .inspection import change, count, fill, listed
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """One group, before and after; its parameters and MACs are those in its rows and columns.
+
+    Attributes:
+        name: of the group.
+        before: channels.
+        after: channels that stay.
+        balanced: every cluster has the same size.
+        params: before and after.
+        macs: before and after, for one sample.
+    """
+
+    name: str
+    before: int
+    after: int
+    balanced: bool
+    params: tuple[int, int]
+    macs: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan would change.
+
+    Attributes:
+        model: address of the network.
+        method: how the clusters were found, and what was reached.
+        seed: of the search.
+        groups: in the order of the network.
+        before: cost of the network, for one sample.
+        after: cost of the narrow one.
+        multiple: the number of which the widths of layers should be multiples; 1: any.
+        odd: group -> a width of its layers after the plan that is no such multiple.
+    """
+
+    model: str
+    method: str
+    seed: int
+    groups: tuple[PlannedGroup, ...]
+    before: Cost
+    after: Cost
+    multiple: int
+    odd: Mapping[str, int]
+
+    def text(self, columns: int = 100) -> str:
+        """Format it in words and as a table."""
+        narrower = [group for group in self.groups if group.after < group.before]
+        gone = sum(group.before - group.after for group in narrower)
+        every = sum(group.before for group in self.groups)
+        head = (
+            f"{self.model}: {len(narrower)} of {count(len(self.groups), 'group')} would become narrower, by {gone:,} "
+            f"of {every:,} channels. {change(self.before, self.after)}, for one sample."
+        )
+        header = ("group", "before", "after", "parameters", "MACs")
+        rows = [
+            (
+                group.before,
+                group.after,
+                _to(*group.params),
+                _to(*group.macs),
+            )
+            for group in self.groups
+        ]
+        others = [max(len(str(cell)) for cell in column) for column in zip(header[1:], *rows, strict=True)]
+        most = columns - sum(others) - 2 * len(others)
+        named = [(shortened(group.name, most), *row) for group, row in zip(self.groups, rows, strict=True)]
+        parts = [
+            fill(head, columns),
+            table(header, named, right="before after parameters MACs"),
+            fill(f"Clusters: {self.method}, seed {self.seed}. A weight between two groups counts for both.", columns),
+        ]
+        if self.odd:
+            layers = [f"{name} ({width})" for name, width in self.odd.items()]
+            parts.append(
+                fill(
+                    f"Warning: the layers of {count(len(self.odd), 'group')} end at widths that are no multiples of "
+                    f"{self.multiple}: {listed(layers)}. These groups cannot have others, or keep theirs.",
+                    columns,
+                )
+            )
+        return "\n\n".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as a JSON value with the names of the attributes."""
+        return asdict(self)
+
+
+def describe_plan(plan: Plan, model: str, multiple: int = 1) -> Planned:
+    """Collect what a plan changes, from the cost of one sample."""
+    coupling = plan.coupling
+    after = np.array([*(now / was for was, now in plan.widths.values()), 1.0])
+    parts = []
+    for budget in ("params", "macs"):
+        terms = cost_terms(coupling, budget).by_group(coupling)
+        parts.append([terms.parts(shares) for shares in (np.ones_like(after), after)])
+    groups, odd = [], {}
+    for i, (name, group) in enumerate(coupling.groups.items()):
+        params, macs = ((round(was[i]), round(now[i])) for was, now in parts)
+        groups.append(PlannedGroup(name, *plan.widths[name], group.balanced, params, macs))
+        length = plan.widths[name][1] * (*group.tied, *group.readers)[0].positions.shape[1]
+        if length % multiple:
+            odd[name] = length
+    return Planned(model, plan.method, plan.seed, tuple(groups), cost(coupling), cost(plan), multiple, odd)
+
+
+def _to(before: int, after: int) -> str:
+    return f"{in_units(before)} -> {in_units(after)}" if after != before else in_units(before)

@@ -1,0 +1,173 @@
+"""Open a network by any of its addresses: a name, a folder, a file, or an import path."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.common.inputs import as_inputs, as_meta
+from fxprune.common.random import seeded
+from fxprune.common.silence import silenced
+from fxprune.common.source import source_of_error
+from fxprune.errors import FxpruneError, ModelError, OptionError, kind_and_line
+from fxprune.models_zoo import Network, build, model_input_size
+from fxprune.passes.options import HUB, PROGRAM, is_import_path
+
+from .artifact import is_saved, saved_network
+
+
+def open_network(
+    model: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+    make: Callable[..., Network] = build,
+) -> Network:
+    """Open a network by its address; its example inputs are on the meta device.
+
+    Args:
+        model: timm's name, ``torchvision/NAME`` or one of ours; a folder with a saved network; a ``.pt2`` file of
+            ``torch.export``; timm's ``hf-hub:`` and ``local-dir:``; or ``package.module:function``, whose function
+            returns a network, or a network and its example inputs. All but the first have their own weights.
+        num_classes: length of the output; None: the network's own, or 1000.
+        in_chans: channels of the image; None: the network's own.
+        image_size: pixels per side; None: the network's own.
+        pretrained: begin with published weights; for names only.
+        seed: of initial weights.
+        make: builds a network by its name.
+
+    Raises:
+        ModelError: there is no such network, or it cannot be built.
+        CheckpointError: the folder is damaged.
+        OptionError: published weights, or another width, of a network that has weights.
+    """
+    own = _opener(model)
+    if own is None:
+        asked = {"num_classes": 1000 if num_classes is None else num_classes, "in_chans": in_chans}
+        return make(model, **asked, image_size=image_size, pretrained=pretrained, seed=seed)
+    if pretrained or make is not build:
+        raise OptionError(f"the network in {model} is neither widened nor has it published weights.")
+    with seeded(seed):
+        return own(model, num_classes, in_chans, image_size)
+
+
+def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], Network] | None:
+    if is_saved(model):
+        return lambda folder, _, channels, size: saved_network(folder, (channels, size))
+    if model.endswith(PROGRAM):
+        return _from_program
+    if model.startswith(HUB):
+        return _from_hub
+    if Path(model).is_dir():
+        there = (Path(model) / "config.json").is_file()
+        hint = f" It has timm's layout: give `local-dir:{model}`." if there else ""
+        raise ModelError(f"{model} is a folder, but no saved network of fxprune.{hint}")
+    return _from_import if is_import_path(model) else None
+
+
+def _from_program(path: str, _: int | None, channels: int | None, size: int | None) -> Network:
+    try:
+        with silenced():
+            program = torch.export.load(path)
+            flat = program.module(check_guards=False)
+            assert isinstance(flat, fx.GraphModule)
+            network = fx.GraphModule(flat, flat.graph)  # which, unlike an exported one, has an eval mode
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no file {path}.") from error
+    except Exception as error:  # the reader may raise any exception
+        raise ModelError(f"{path} is no file of torch.export that can be read here: {kind_and_line(error)}") from error
+    args, kwargs = program.example_inputs or ((), {})
+    if args and kwargs:
+        raise ModelError(f"the program in {path} takes arguments in order and by name: export it with one kind.")
+    given: Any = dict(kwargs) if kwargs else tuple(args)
+    return Network(network.eval(), None, _resized(_alone(given, path), channels, size))
+
+
+def _from_hub(name: str, num_classes: int | None, channels: int | None, size: int | None) -> Network:
+    import timm
+
+    more = {key: value for key, value in {"num_classes": num_classes, "in_chans": channels}.items() if value}
+    try:
+        with silenced():
+            network = timm.create_model(name, pretrained=True, **more)
+    except FxpruneError:
+        raise
+    except Exception as error:  # timm and the hub may raise any exception
+        raise ModelError(
+            f"`{name}` cannot be had: {kind_and_line(error)} A hub needs a connection; `local-dir:FOLDER` does not."
+        ) from error
+    return Network(network, None, _images(network, channels, size))
+
+
+def _from_import(path: str, num_classes: int | None, channels: int | None, size: int | None) -> Network:
+    place, _, name = path.partition(":")
+    found = _imported(place, name, path)
+    given = {"num_classes": num_classes, "in_chans": channels, "image_size": size}
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise ModelError(f"`{path}` is {type(found).__name__}: give a function that returns a network.")
+        try:
+            takes = inspect.signature(found).parameters
+            asked = {key: value for key, value in given.items() if key in takes and value is not None}
+            found = found(**asked)
+        except Exception as error:  # the user's function may raise any exception
+            raise ModelError(f"`{path}` fails at {source_of_error(error)}: {kind_and_line(error)}") from error
+    network, example = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"`{path}` returns {type(network).__name__}: it must return a network, or a network and its example inputs."
+        )
+    if example is None:
+        return Network(network, None, _images(network, channels, size))
+    return Network(network, None, _resized(_alone(example, path), channels, size))
+
+
+def _imported(place: str, name: str, path: str) -> Any:
+    """Import a module, also from the present folder, and return what it calls ``name``."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(place)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        said = str(error).rstrip(".")
+        raise ModelError(f"`{path}` cannot be imported: {said}. It is package.module:function.") from error
+    except Exception as error:  # the user's module may raise any exception
+        raise ModelError(f"`{path}` cannot be imported: {kind_and_line(error)}") from error
+    return found
+
+
+def _alone(example: Any, path: str) -> Any:
+    """Return the only tensor of example inputs as it is, other inputs by order or name."""
+    inputs = as_inputs(example)
+    if not any(isinstance(each, torch.Tensor) for each in (inputs.values() if isinstance(inputs, dict) else inputs)):
+        raise ModelError(f"the example inputs of `{path}` hold no tensor.")
+    meta = as_meta(inputs)
+    if isinstance(meta, tuple) and len(meta) == 1:
+        return meta[0]
+    return meta
+
+
+def _resized(example: Any, channels: int | None, size: int | None) -> Any:
+    if not isinstance(example, torch.Tensor) or example.dim() != 4:
+        return example
+    batch, own, height, width = example.shape
+    shape = (max(2, batch), channels or own, size or height, size or width)
+    return torch.empty(shape, dtype=example.dtype, device="meta")
+
+
+def _images(network: nn.Module, channels: int | None, size: int | None) -> torch.Tensor:
+    own, height, width = model_input_size(network)
+    return torch.empty(2, channels or own, size or height, size or width, device="meta")

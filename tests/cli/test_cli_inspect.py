@@ -1,0 +1,192 @@
+"""`fxprune inspect` answers first, in at most as many columns as there are, for every kind of model."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+
+import pytest
+import timm
+import torch
+from helpers.command_line import Small, enter, run
+from timm.models import save_for_hf
+from torch import nn
+
+import fxprune
+from fxprune.common.table import in_units, shortened
+from fxprune.passes.onnx import export_pt2
+from fxprune.passes.report.inspection import fill, percent
+
+MINE = """
+import torch
+from torch import nn
+
+
+def tiny(num_classes=5, in_chans=3):
+    return nn.Sequential(nn.Conv2d(in_chans, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def pair():
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.zeros(2, 4)
+
+
+flat = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+flat.input_size = (3, 4, 4)
+
+
+def fails():
+    raise ValueError("no luck")
+
+
+def text():
+    return "a network"
+"""
+SMALL = "small --in-chans 1 --image-size 8 --num-classes 10"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "mine_of_a_user.py").write_text(MINE)
+    return enter(tmp_path, monkeypatch)
+
+
+def first(text):
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def test_the_first_line_answers_and_no_line_is_longer_than_the_terminal(capsys):
+    code, out, err = run(capsys, f"inspect {SMALL}")
+    assert (code, err, max(map(len, out.splitlines())) <= 80) == (0, "", True)
+    assert first(out) == "small can be pruned: 98.7 % of its 770 parameters are in 2 groups of channels."
+    assert re.search(r"^first.weight +2 +1 +8 +no +87.3 % +\d", out, re.M)
+    assert re.search(r"^ +10  graph output: head.weight:0, head.bias:0$", out, re.M)
+    assert "Half of the channels: 770 -> 246 parameters (x 0.319), " in " ".join(out.split())
+
+
+def test_shares_and_savings_are_those_of_the_narrow_network(capsys):
+    value = json.loads(run(capsys, f"inspect {SMALL} --json")[1])
+    coupling = fxprune.couple(Small(10).eval(), torch.empty(1, 1, 8, 8, device="meta"))
+    half = fxprune.cost(fxprune.plan(coupling, 0.5))
+    line = f"helpers/command_line.py:{inspect.getsourcelines(Small.forward)[1] + 1}"
+    assert value["half"] == {"params": half.params, "macs": half.macs}
+    # All of the weights of both convolutions, the norm and their biases, but those that only the other group has.
+    assert [group["params"] for group in value["groups"]] == [8 * 9 + 8 + 16 + 8 * 8 * 9, 8 * 8 * 9 + 8 + 80]
+    assert [group["layers"] for group in value["groups"]] == [
+        {"first": line, "norm": line},
+        {"second": line},
+    ]
+    assert value["frozen_params"] == 10 and value["can_be_pruned"] is True
+
+
+def test_a_network_without_groups_is_told_why(capsys):
+    code, out, _ = run(capsys, "inspect mine_of_a_user:flat")
+    assert code == 0
+    assert first(out) == "mine_of_a_user:flat cannot be pruned: no two of its channels may merge (147 parameters)."
+    assert "graph output" in out and "Next:" not in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [("second.weight", ["second.weight"]), ("first", ["first.weight"]), ("*", ["first.weight", "second.weight"])],
+)
+def test_one_group_is_shown_in_full(capsys, asked, names):
+    code, out, err = run(capsys, f"inspect {SMALL} --group {asked}")
+    assert (code, re.findall(r"^group (\S+): 8 channels$", out, re.M)) == (0, names), err
+    value = json.loads(run(capsys, f"inspect {SMALL} --json --group {asked}")[1])
+    assert [group["name"] for group in value["groups"]] == names
+
+
+def test_many_groups_are_shortened_to_the_largest(capsys):
+    for flag, rows in (("", 24), (" --all", 30)):
+        out = run(capsys, f"inspect resnet56 --image-size 16{flag}")[1]
+        assert len(re.findall(r"^\S+\.weight +\d", out, re.M)) == rows
+        assert ("... and 6 smaller groups with " in out) is (rows == 24)
+        assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.fixture
+def models(place):
+    """An address of each kind -> parameters of its network, and its classes."""
+    torch.manual_seed(0)
+    net = Small(10).eval()
+    coupling = fxprune.couple(net, torch.empty(2, 1, 8, 8, device="meta"))
+    fxprune.save(fxprune.narrow(fxprune.snap(net, plan := fxprune.plan(coupling, 0.5)), plan), place / "saved")
+    export_pt2(net, torch.zeros(2, 1, 8, 8), place / "net.pt2")
+    save_for_hf(timm.create_model("test_resnet", num_classes=7), place / "hub")
+    hub = sum(p.numel() for p in timm.create_model("test_resnet", num_classes=7).parameters())
+    return {"saved": 246, "net.pt2": 770, "local-dir:hub": hub, "mine_of_a_user:pair": 44}
+
+
+def test_every_kind_of_model_is_opened(capsys, models):
+    for model, params in models.items():
+        code, out, err = run(capsys, f"inspect {model} --json")
+        assert (code, json.loads(out)["params"], json.loads(out)["model"]) == (0, params, model), err
+
+
+BAD = {
+    "absent.pt2": ["there is no file absent.pt2"],
+    "mine_of_a_user.pt2": ["no file of torch.export that can be read here"],
+    "mine_of_a_user:absent": ["`mine_of_a_user:absent` cannot be imported", "has no attribute 'absent'"],
+    "no_such_module_here:f": ["No module named 'no_such_module_here'"],
+    "mine_of_a_user:fails": ["fails at", "mine_of_a_user.py:", "ValueError: no luck"],
+    "mine_of_a_user:text": ["returns str", "it must return a network"],
+    "mine_of_a_user:tiny": ["lazy"],
+    "folder": ["folder is a folder, but no saved network"],
+    "local-dir:folder": ["`local-dir:folder` cannot be had"],
+    "small --group third.weight --in-chans 1": ["`group` has `third.weight`", "`first.weight`"],
+    "small --group first --all": ["--group", "--all"],
+}
+
+
+@pytest.mark.parametrize(("line", "says"), BAD.items(), ids=BAD)
+def test_what_cannot_be_opened_is_one_error(capsys, place, line, says):
+    (place / "folder").mkdir()
+    (place / "mine_of_a_user.pt2").write_bytes(b"PK")
+    code, out, err = run(capsys, f"inspect {line}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    for word in says:
+        assert word in err
+
+
+class Labels(nn.Module):
+    """Its layers have names that HTML would read as tags."""
+
+    def __init__(self, num_classes, in_chans=1):
+        super().__init__()
+        self.layers = nn.ModuleDict({"<b>&": nn.Conv2d(in_chans, 8, 3), "head": nn.Linear(8, num_classes)})
+
+    def forward(self, x):
+        return self.layers["head"](self.layers["<b>&"](x).relu().mean((2, 3)))
+
+
+def test_the_page_makes_no_request_and_quotes_names(capsys, place, monkeypatch):
+    enter(place, monkeypatch, labels=Labels)
+    code, out, err = run(capsys, "inspect labels --in-chans 1 --image-size 8 --num-classes 3 --html page.html")
+    assert (code, "written: page.html" in out) == (0, True), err
+    page = (place / "page.html").read_text()
+    assert "default-src 'none'" in page and not re.search(r"https?:|src=|@import|url\(|<link", page)
+    assert "<b>" not in page and "layers.&lt;b&gt;&amp;" in page
+    assert page.count('class="row"') == 2
+    assert "3 made and frozen: graph output" in page and "makes 8 of layers.&lt;b&gt;&amp;.weight" in page
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (9999, "9,999"), (11_689, "11.7 k"), (999_600, "1.00 M"), (99_960_000, "100 M"), (1.82e9, "1.82 G")],
+)
+def test_counts_have_three_digits(number, text):
+    assert in_units(number) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0.0 %"), (0.0004, "< 0.1 %"), (0.987, "98.7 %"), (0.9999, "> 99.9 %"), (1, "100.0 %")]
+)
+def test_a_share_is_all_only_if_it_is(share, text):
+    assert percent(share) == text
+
+
+def test_long_names_keep_their_ends_and_numbers_keep_their_units():
+    assert (shortened("layers.0.weight", 12), shortened("short", 11)) == ("....0.weight", "short")
+    assert fill("it has 11.7 M", 10) == "it has\n11.7 M"
