@@ -125,7 +125,7 @@ def load_plan(path: str | os.PathLike[str], model: torch.nn.Module) -> Plan:
     Raises:
         PlanError: the file is missing, not a plan, incomplete, of a later version, or made for another network.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
@@ -232,7 +232,7 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     Raises:
         PlanError: ``model`` is another network.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
