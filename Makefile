@@ -21,6 +21,7 @@ help:
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
+	echo '              (ARGS=--libraries: small networks of ten other libraries, with the extra `zoo`)'
 	echo 'make graft    put narrow layers back into every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
@@ -68,6 +69,7 @@ export: out/network.json
 bench: out/network.json
 	$(BIN)/python -m fxprune bench out/
 
+# Networks of other libraries need the extra `zoo`.
 coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
 

@@ -15,7 +15,7 @@ from fxprune import __version__
 from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import REMOVED, closest, field_name
 
-from . import bench, compress, export, fold, inspect, plan, prove, push, report, verify
+from . import bench, checks, compress, export, fold, inspect, plan, prove, push, report, verify
 from .process import process_number
 
 COMMANDS = {
@@ -29,7 +29,9 @@ COMMANDS = {
     "push": push,
     "bench": bench,
     "report": report,
+    "checks": checks,
 }
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,10 +106,28 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
 
 
+class _PrintCompletion(argparse.Action):
+    """An action that prints a completion script of the whole parser, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        """Print the script; what takes a value completes names of files."""
+        import shtab  # only here: every other command starts faster without it
+
+        (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        for command in commands.values():
+            for action in command._actions:
+                if action.nargs != 0 and action.choices is None:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell=given[1]))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Train filters to be identical (C-SGD), then merge them at no loss."
     parser = _Parser("fxprune", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
+    about = "print what completes commands and flags in this shell, and exit"
+    parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, help=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for name, module in COMMANDS.items():
         about = (module.__doc__ or "").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from fxprune.passes.options import ALIASES, MISSING, Option, Target, metavar, op
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
+
+# Of a network that is built without data, as of ImageNet.
+CLASSES = 1000
 
 
 def add_options(parser: argparse.ArgumentParser, record: type, but: Container[str] = ()) -> None:
@@ -54,9 +58,13 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         help="timm name, torchvision/NAME, one of ours (resnet56, ...), or a folder with a saved network",
     )
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
-    parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: {CLASSES}")
     parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the image (default: the network's own)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights of the network")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="weights of the network; the classifier of a file for other classes than --num-classes is left out",
+    )
 
 
 def network_from(args: argparse.Namespace) -> Network:
@@ -75,15 +83,16 @@ def network_from(args: argparse.Namespace) -> Network:
 
         network = build(
             args.model,
-            num_classes=args.num_classes,
+            num_classes=args.num_classes or CLASSES,
             in_chans=args.in_chans,
             image_size=args.image_size,
             seed=getattr(args, "seed", 0),
         )
     if args.checkpoint is not None:
-        from fxprune.passes.store import load_weights
+        from fxprune.passes.store import left_out_line, load_weights
 
-        load_weights(network.model, args.checkpoint)
+        if fresh := load_weights(network.model, args.checkpoint, num_classes=args.num_classes):
+            print(left_out_line(fresh, args.checkpoint, args.num_classes), file=sys.stderr)
     network.model.eval()
     return network
 

@@ -24,11 +24,13 @@ class Network:
         model: maps [N, C, H, W] to [N, classes].
         spec: how to build it again; None if it was given as a module.
         example: [2, C, H, W] on the meta device: the shape and dtype of its inputs.
+        fresh: names of the classifier's tensors that a checkpoint of other classes left at random.
     """
 
     model: nn.Module
     spec: ModelSpec | None
     example: Tensor
+    fresh: tuple[str, ...] = ()
 
 
 def build(

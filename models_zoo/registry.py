@@ -84,6 +84,22 @@ def published_classes(name: str) -> int:
     return int(getattr(config, "num_classes", None) or 1000)
 
 
+def config_of(name: str) -> Any:
+    """Return timm's configuration of the published weights of a network.
+
+    Raises:
+        ModelError: timm does not know the name, or not with this tag.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise _unknown(name)
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that this model does not have
+        raise ModelError(f"`{name}`: {error}") from error
+
+
 def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
     asked = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     try:
@@ -141,19 +157,12 @@ def _unknown(name: str) -> ModelError:
 
 
 def _size_of_name(name: str) -> tuple[int, int, int]:
-    import timm
-
     if name in OWN:
         return 3, 32, 32
     if name in _torchvision_names():
         size = _TORCHVISION_SIZES.get(name.removeprefix(TORCHVISION), 224)
         return 3, size, size
-    if not timm.is_model(name):
-        raise _unknown(name)
-    try:
-        return _three(timm.get_pretrained_cfg(name).input_size)
-    except RuntimeError as error:  # a tag that this model does not have
-        raise ModelError(f"`{name}`: {error}") from error
+    return _three(config_of(name).input_size)
 
 
 def _size_of_module(model: nn.Module) -> tuple[int, int, int]:

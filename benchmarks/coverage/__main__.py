@@ -36,7 +36,12 @@ DOCS = ROOT / "docs" / "reports"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check networks and write the page; the exit code is 1 if a network failed."""
-    args = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if "--libraries" in given:
+        from benchmarks.libraries.__main__ import main as check_libraries
+
+        return check_libraries([each for each in given if each != "--libraries"])
+    args = _parser().parse_args(given)
     depth = args.depth or ("couple" if args.all else "onnx")
     names = fnmatch.filter(_names(args), args.only)
     if not names:
@@ -98,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--all", action="store_true", help="every entry point, by default only analysed, without weights"
     )
     parser.add_argument("--torchvision", action="store_true", help="the smallest network of each family of torchvision")
+    parser.add_argument("--libraries", action="store_true", help="networks of other libraries (see --libraries --help)")
     parser.add_argument("--depth", choices=DEPTHS, help="how far to go (default: onnx; with --all: couple)")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
     parser.add_argument(

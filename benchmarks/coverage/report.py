@@ -80,8 +80,8 @@ def page(
     parts = [
         HEAD.format_map({name: version(name) for name in ("timm", "torch", "onnxruntime")}),
         *_networks("The smallest network of each class", points, main, sources, grafts or {}),
-        _chapter("Every entry point, analysed", timm["couple"], sources),
-        _chapter("Entry points that were built and checked in float64", timm["exact"], sources),
+        chapter("Every entry point, analysed", timm["couple"], sources),
+        chapter("Entry points that were built and checked in float64", timm["exact"], sources),
     ]
     if any(point.name in main for point in torchvision):
         parts += [
@@ -100,20 +100,21 @@ def _networks(
 ) -> Iterable[str]:
     here = [results[point.name] for point in points if point.name in results]
     tried = [grafts[point.name] for point in points if grafts and point.name in grafts]
-    yield _chapter(title, here, sources, len(points), tried)
+    yield chapter(title, here, sources, len(points), tried)
     rows = [(*_row(point, results.get(point.name), sources), (grafts or {}).get(point.name, "")) for point in points]
     width = len(NETWORKS) + bool(tried)
-    yield _table("### Networks", (*NETWORKS, GRAFT)[:width], (row[:width] for row in rows))
+    yield table("### Networks", (*NETWORKS, GRAFT)[:width], (row[:width] for row in rows))
 
 
-def _chapter(title: str, results: Sequence[Result], sources: str, expected: int = 0, grafts: Sequence[str] = ()) -> str:
+def chapter(title: str, results: Sequence[Result], sources: str, expected: int = 0, grafts: Sequence[str] = ()) -> str:
+    """Write what holds of all results: numbers, failures, and why weights may not merge."""
     if not results and not expected:
         return ""
     parts = [
-        _table(f"## {title}", ("", ""), [*_summary(results, expected, sources), *_grafts(grafts, expected)]),
-        _table("### Failed", FAILURES, _failures(results)),
-        _table(f"### Less than {LOW:.0%} prunable", LOWEST, _low(results)),
-        _table("### Why weights may not merge", REASONS, _reasons(results)),
+        table(f"## {title}", ("", ""), [*_summary(results, expected, sources), *_grafts(grafts, expected)]),
+        table("### Failed", FAILURES, _failures(results)),
+        table(f"### Less than {LOW:.0%} prunable", LOWEST, _low(results)),
+        table("### Why weights may not merge", REASONS, _reasons(results)),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -126,13 +127,13 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
         yield "not checked yet", str(expected - len(results))
     if stale := sum(result.digest != sources for result in results):
         yield "of earlier sources (†)", str(stale)
-    yield from _statistic(results, "prunable, median", lambda r: r.share, median, _percent)
-    yield from _statistic(results, "prunable, least", lambda r: r.share, min, _percent)
-    yield from _statistic(results, "parameters after, median", _parameters_after, median, _percent)
-    yield from _statistic(results, "MACs after, median", _macs_after, median, _percent)
+    yield from _statistic(results, "prunable, median", lambda r: r.share, median, percent)
+    yield from _statistic(results, "prunable, least", lambda r: r.share, min, percent)
+    yield from _statistic(results, "parameters after, median", _parameters_after, median, percent)
+    yield from _statistic(results, "MACs after, median", _macs_after, median, percent)
     yield from _statistic(results, "float64, largest", lambda r: r.error64, max, _error)
     yield from _statistic(results, "ONNX, largest", lambda r: r.error_onnx, max, _error)
-    yield from _statistic(results, "fold: error left of the bare merge's, median", _error_left, median, _percent)
+    yield from _statistic(results, "fold: error left of the bare merge's, median", _error_left, median, percent)
     ways = Counter(result.capture for result in results if result.capture)
     yield "capture", ", ".join(f"{way} {count}" for way, count in ways.most_common())
     yield from _statistic(results, "seconds, median", lambda r: r.seconds, median, "{:.0f}".format)
@@ -169,7 +170,7 @@ def _reasons(results: Sequence[Result], most: int = 40) -> Iterable[Sequence[str
 def _low(results: Iterable[Result]) -> Iterable[Sequence[str]]:
     low = [result for result in results if result.share is not None and result.share < LOW]
     for result in sorted(low, key=lambda result: result.share or 0.0):
-        yield result.model, _percent(result.share), reasons_of(result, most=4)
+        yield result.model, percent(result.share), reasons_of(result, most=4)
 
 
 def _row(point: EntryPoint, result: Result | None, sources: str) -> Sequence[str]:
@@ -181,9 +182,9 @@ def _row(point: EntryPoint, result: Result | None, sources: str) -> Sequence[str
         str(known.image or point.input_size),
         known.capture or "",
         "" if known.groups is None else str(known.groups),
-        _percent(known.share),
-        _percent(_parameters_after(known)),
-        _percent(_macs_after(known)),
+        percent(known.share),
+        percent(_parameters_after(known)),
+        percent(_macs_after(known)),
         _error(known.error64),
         _error(known.error_onnx),
         f"{known.seconds:.0f}" if result else "",
@@ -206,7 +207,7 @@ def _error_left(result: Result) -> float | None:
     return result.error_folded / max(result.error_merged, 1e-300)
 
 
-def _table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a heading and a table; an empty text without rows."""
     lines = [_line(row) for row in rows]
     return "\n".join([heading, "", _line(header), _line(["---"] * len(header)), *lines, ""]) if lines else ""
@@ -216,7 +217,8 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """Write a share; an empty text for none."""
     return "" if share is None else f"{share:.1%}"
 
 

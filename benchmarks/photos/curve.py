@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.results.journal import Journal
 from benchmarks.results.settings import Arm, Settings
 from fxprune.common.files import written_aside
-from fxprune.passes.report import can_draw
 
 from .methods import CURVE, METHODS
 from .settings import PhotoRow
@@ -26,7 +26,7 @@ STYLES = {
 
 def draw_curves(journal: Journal[PhotoRow], arms: Sequence[Arm], settings: Settings, path: Path) -> None:
     """Write an SVG if matplotlib is installed: a line for each method, a star for the teacher."""
-    if not can_draw():
+    if importlib.util.find_spec("matplotlib") is None:
         return
     import matplotlib
     from matplotlib.figure import Figure

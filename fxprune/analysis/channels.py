@@ -21,6 +21,8 @@ class Forest:
     def __init__(self) -> None:
         self._parent: Ids = np.zeros(0, np.int64)
         self._size = 0
+        # Whether every parent is a root, so that one look finds it.
+        self._flat = True
 
     def grow(self, size: int) -> None:
         """Create the ids up to ``size - 1``."""
@@ -34,13 +36,19 @@ class Forest:
         """Return the root of each id."""
         parent = self._parent
         roots = parent[ids]
-        while True:
+        while not self._flat:
             above = parent[roots]
-            if np.array_equal(above, roots):
+            if (above == roots).all():
                 break
             roots = above
-        parent[ids] = roots
+        if not self._flat:
+            parent[ids] = roots
         return roots
+
+    def flatten(self) -> None:
+        """Make all finds one look, until the next union."""
+        self.find(np.arange(self._size))
+        self._flat = True
 
     def union(self, left: Ids, right: Ids) -> None:
         """Make ``left[i]`` and ``right[i]`` members of one set, for every i."""
@@ -50,6 +58,7 @@ class Forest:
             if not differ.any():
                 return
             a, b = a[differ], b[differ]
+            self._flat = False
             self._parent[np.maximum(a, b)] = np.minimum(a, b)
 
 
@@ -101,21 +110,26 @@ class Channels:
             mask[ids[mask[fresh]]] = True
         return mask
 
+    def settle(self) -> None:
+        """Prepare for many questions in a row, between which nothing is united."""
+        self._channels.flatten()
+
     def channel(self, ids: Ids) -> Ids:
         """Return the channel of each id, named by its smallest member."""
         return self._channels.find(ids)
 
 
-def signatures(channels: Channels, vectors: list[Ids]) -> dict[int, bytes]:
-    """Map each channel to a signature of its occurrences; channels with equal ones may merge.
+def signatures(channels: Channels, vectors: list[Ids]) -> Ids:
+    """Map each channel to the number of its signature: channels with equal ones may merge; -1: it does not occur.
 
     ``vectors`` holds the ids on every axis of every parameter and activation. A signature lists, axis by axis, the slot
     of every occurrence; the ids of a channel are numbered by first occurrence. So the signatures of two channels are
     equal only if pairing their k-th occurrences on each axis pairs the same ids on all axes. Axes that meet position
     by position have their channels united position by position, so what is paired on one is paired on the other.
     """
+    number = np.full(channels.count + 1, -1)
     if not vectors:
-        return {}
+        return number
     ids = np.concatenate(vectors)
     axis = np.repeat(np.arange(len(vectors)), [len(vector) for vector in vectors])
     channel = channels.channel(ids)
@@ -125,8 +139,15 @@ def signatures(channels: Channels, vectors: list[Ids]) -> dict[int, bytes]:
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
     slot = np.empty(len(order), np.int64)
     slot[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    tokens = np.stack([axis, slot[inverse]], axis=1)
+    tokens = axis * (slot.max() + 1) + slot[inverse]
     by_channel = np.argsort(channel, kind="stable")
     names, begin = np.unique(channel[by_channel], return_index=True)
-    end = np.r_[begin[1:], len(by_channel)]
-    return {int(name): tokens[by_channel[b:e]].tobytes() for name, b, e in zip(names, begin, end, strict=True)}
+    length = np.diff(np.r_[begin, len(by_channel)])
+    found = 0
+    for size in np.unique(length):  # signatures of one length are the rows of a table
+        at = length == size
+        rows = tokens[by_channel[begin[at][:, None] + np.arange(size)]]
+        _, same = np.unique(rows.view(f"V{rows.itemsize * size}").ravel(), return_inverse=True)
+        number[names[at]] = found + same
+        found += int(same.max()) + 1
+    return number

@@ -66,6 +66,7 @@ def group_channels(
         for dim, ids in enumerate(origin.axes)
         if ids is not None
     ]
+    state.channels.settle()
     columns = state.channels.marked(state.marks.columns)
     reasons = FrozenReasons(state.channels, [*state.marks.frozen, *_roles(state, axes, columns)])
     members = _members(state, axes, reasons)
@@ -137,16 +138,15 @@ def _members(state: AnalysisState, axes: list[ParameterAxis], reasons: FrozenRea
     # Channels that occur differently in an activation, or in another order, may not merge either.
     distinct = {ids.tobytes(): ids for ids in (*(axis.ids for axis in axes), *state.labels.vectors.values())}
     signature = signatures(state.channels, list(distinct.values()))
-    members: dict[bytes, list[int]] = defaultdict(list)
-    known: set[int] = set()
-    for axis in axes:
-        for channel in state.channels.channel(axis.ids[~reasons.frozen(axis.ids)]):
-            if int(channel) not in known:
-                known.add(int(channel))
-                members[signature[int(channel)]].append(int(channel))
-    for lone in [channels for channels in members.values() if len(channels) == 1]:
-        reasons.add(_alone(state, lone[0]))
-    return [np.array(channels) for channels in members.values() if len(channels) > 1]
+    ids = np.concatenate([axis.ids for axis in axes] or [np.zeros(0, np.int64)])
+    channels, first = np.unique(state.channels.channel(ids[~reasons.frozen(ids)]), return_index=True)
+    channels = channels[np.argsort(first)]
+    _, start, which = np.unique(signature[channels], return_index=True, return_inverse=True)
+    by_group = np.split(channels[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
+    members = [by_group[index] for index in np.argsort(start)] if len(channels) else []
+    for lone in [channels for channels in members if len(channels) == 1]:
+        reasons.add(_alone(state, int(lone[0])))
+    return [channels for channels in members if len(channels) > 1]
 
 
 def _alone(state: AnalysisState, channel: int) -> Event:

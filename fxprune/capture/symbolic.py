@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
 from fxprune.common.shaped_layers import is_shaped
+from fxprune.common.source import stack_of
 from fxprune.common.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
 
 from .decompose import FUNCTIONS, decomposition, decomposition_for
@@ -33,8 +35,6 @@ class SymbolicTracer(fx.Tracer):
     These modules become single nodes: layers with shape attributes, PyTorch's own modules, modules without weights that
     timm registers as such, and modules that act differently in training.
     """
-
-    record_stack_traces = True
 
     def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
         """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``.
@@ -66,6 +66,12 @@ class SymbolicTracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Make a proxy that behaves to the model as its value does."""
         return InPlaceProxy(node, self)
+
+    def create_node(self, *given: Any, **options: Any) -> fx.Node:
+        """Make a node that knows its lines of the model's source."""
+        node = super().create_node(*given, **options)
+        node.stack_trace = node.stack_trace or stack_of(sys._getframe(1)) or None
+        return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Tell whether a module becomes one node."""

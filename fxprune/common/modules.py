@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxprune.common.deep_copy import copy_attribute
+from fxprune.common.meta_kernels import run_meta
 from fxprune.common.modes import is_mode
 from fxprune.common.precision import MixingMode
 from fxprune.common.torch_private import NormBase, pytree, script_tables, takes_device, tensor_tables
@@ -55,15 +55,11 @@ def copy_module(model: nn.Module) -> nn.Module:
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy a model with the tensors of ``memo``.
 
-    A scripted module copies its own tensors, so they are replaced afterwards. What a call computed and kept as an
-    attribute loses its history; what a model forgets when training begins, since it would no longer be true, its copy
-    forgets at once.
+    A scripted module copies its own tensors, so they are replaced afterwards. What a model forgets when training
+    begins, since it would no longer be true, its copy forgets at once.
     """
     new = {name: memo[id(tensor)] for name, tensor in named_tensors(model) if id(tensor) in memo}
-    for module in model.modules():  # each has a dozen empty tables of hooks, which take most of the time of a deep copy
-        memo.update({id(table): OrderedDict() for table in vars(module).values() if _is_empty_table(table)})
-        memo.update({id(t): t.detach().clone() for t in _kept_tensors(module) if not t.is_leaf})
-    twin = copy.deepcopy(model, memo)
+    twin: nn.Module = copy_attribute(model, memo)
     for path, module in twin.named_modules(remove_duplicate=False):
         if isinstance(module, torch.jit.ScriptModule):
             for table in script_tables(module):
@@ -110,10 +106,6 @@ def _forget(module: nn.Module) -> None:
         for name, table in tables.items():
             vars(each)[name].clear()
             vars(each)[name].update(table)
-
-
-def _is_empty_table(value: Any) -> bool:
-    return type(value) is OrderedDict and not value
 
 
 def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
@@ -172,12 +164,14 @@ class MetaMode(MixingMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = pytree.tree_map_only(torch.Tensor, _to_meta, (args, kwargs or {}))
+        kwargs = kwargs or {}
+        if not (_is_on_meta(args) and _is_on_meta(kwargs.values())):
+            args, kwargs = pytree.tree_map_only(torch.Tensor, _to_meta, (args, kwargs))
         if takes_device(func):
-            kwargs["device"] = torch.device("meta")
+            kwargs = {**kwargs, "device": torch.device("meta")}
         first = args[0] if args and isinstance(args[0], torch.Tensor) else None
         layout = (first.shape, first.stride()) if first is not None else None
-        return self.done(func, args, kwargs, func(*args, **kwargs), layout)
+        return self.done(func, args, kwargs, run_meta(func, args, kwargs), layout)
 
     def done(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
@@ -187,6 +181,20 @@ class MetaMode(MixingMode):
         ``layout`` holds the sizes and strides that its first argument had before.
         """
         return out
+
+
+def _is_on_meta(values: Iterable[Any]) -> bool:
+    """Tell whether a flat nest of arguments certainly has all tensors on the meta device."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if not value.is_meta:
+                return False
+        elif isinstance(value, (list, tuple)):
+            if not _is_on_meta(value):
+                return False
+        elif isinstance(value, dict):
+            return False
+    return True
 
 
 def _to_meta(tensor: torch.Tensor) -> torch.Tensor:

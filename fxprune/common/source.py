@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import linecache
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -14,8 +16,11 @@ _PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 _PASSES = (_PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent) / "passes"  # beside it in a checkout
 _MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE), str(_PASSES))
 _NETWORKS = str(_PACKAGE / "models_zoo")
+# The innermost lines of the model's source that a node keeps: a layer, and what calls it.
+_KEPT_LINES = 3
 
 
+@functools.cache
 def is_machinery(path: str) -> bool:
     """Tell whether a file belongs to PyTorch or to fxprune."""
     return path.startswith("<") or (path.startswith(_MACHINERY) and not path.startswith(_NETWORKS))
@@ -29,6 +34,21 @@ def source_of(node: fx.Node) -> str:
         if not is_machinery(path):
             return f"{_short(path)}:{rest.partition(',')[0]}"
     return "-"
+
+
+def stack_of(frame: FrameType | None) -> str:
+    """Format the innermost frames of the model's source around ``frame``, as a traceback shows them.
+
+    PyTorch's own record formats every frame of the process for each node, which takes a quarter of a trace.
+    """
+    lines: list[str] = []
+    while frame is not None and len(lines) < _KEPT_LINES:
+        path = frame.f_code.co_filename
+        if not is_machinery(path):
+            text = linecache.getline(path, frame.f_lineno, frame.f_globals).strip()
+            lines.append(f'  File "{path}", line {frame.f_lineno}, in {frame.f_code.co_name}\n    {text}\n')
+        frame = frame.f_back
+    return "".join(reversed(lines)).strip()
 
 
 def line_of(frame: FrameType | None) -> str:

@@ -5,6 +5,7 @@ PyTorch may change these without notice: if something breaks after an update, lo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,22 +46,26 @@ def overload_names(operator: OpOverload) -> tuple[str, str, str]:
     return space, packet, str(operator._overloadname)
 
 
+@functools.cache
 def op_arguments(operator: OpOverload) -> Sequence[Any]:
     """Return the arguments of an operator's schema, with names, defaults and mutability."""
     arguments: Sequence[Any] = operator._schema.arguments
     return arguments
 
 
+@functools.cache
 def is_mutable(operator: OpOverload) -> bool:
     """Tell whether an operator writes to an argument."""
     return bool(operator._schema.is_mutable)
 
 
+@functools.cache
 def takes_device(operator: OpOverload) -> bool:
     """Tell whether an operator takes the device of its result."""
     return any(argument.name == "device" for argument in operator._schema.arguments)
 
 
+@functools.cache
 def makes_storage(operator: OpOverload) -> bool:
     """Tell whether all results of an operator are new: no views, not written in place."""
     return all(value.alias_info is None for value in operator._schema.returns)

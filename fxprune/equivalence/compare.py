@@ -1,5 +1,7 @@
 """Compare a captured graph with its model: twice in eval mode, under autocast, in training.
 
+Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), no numbers are needed.
+
 A trace runs the Python code of a model with proxies, which the code can distinguish from tensors. If it decided
 otherwise because of that, it shows when graph and model run on the same numbers: another output, a tensor that only one
 of them writes to, random numbers that only one of them draws, a result that is kept for the next call.
@@ -8,6 +10,7 @@ of them writes to, random numbers that only one of them draws, a result that is 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,7 @@ from fxprune.common.source import source_of
 from fxprune.common.torch_private import fake_tensor_mode, pytree
 from fxprune.errors import CaptureError, kind_and_line
 
-from .example_values import doubled, is_uniform, shuffled, values_of, varied
+from .example_values import doubled, doubled_on_meta, is_uniform, shuffled, values_of, varied
 from .kept_state import Attributes
 from .observation import (
     Certain,
@@ -36,6 +39,7 @@ from .observation import (
     observe,
     try_to_observe,
 )
+from .program import is_same_program
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
@@ -73,6 +77,11 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = _Pair(model, module)
+    if not pair.exported and is_same_program(model, module, [example_inputs], training=False):
+        pair.proven = pair.alike = True
+        twice = doubled_on_meta(example_inputs)  # batch normalisation needs more than one value for each channel
+        if is_same_program(model, module, [example_inputs, twice], training=True):
+            return Difference()
     with generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
@@ -90,7 +99,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
 
 
 def _difference(pair: _Pair, inputs: Inputs) -> Difference:
-    always = _in_eval(pair, inputs)
+    always = "" if pair.proven else _in_eval(pair, inputs)
     if always:
         return Difference(always, hopeless=always.startswith(_KEEPS))
     always, unknown = _under_autocast(pair, inputs)
@@ -120,13 +129,18 @@ class _Pair:
         devices = [tensor.device for _, tensor in named_tensors(model)]
         self.device = devices[0] if devices else torch.device("cpu")
         self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+        # Whether both certainly compute the same in eval mode.
+        self.proven = False
         # Whether both run the same operations and do not use autocast.
         self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"
         # Buffers that a call in eval mode replaces, and what by.
         self._caches: dict[str, Tensor] = {}
+
+    @functools.cached_property
+    def _varied(self) -> dict[int, Tensor]:
         generator = torch.Generator().manual_seed(0)
-        self._varied = {id(p): varied(p.detach(), generator) for p in model.parameters() if is_uniform(p)}
+        return {id(p): varied(p.detach(), generator) for p in self.model.parameters() if is_uniform(p)}
 
     def copies(
         self, *, training: bool = False, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor

@@ -47,6 +47,16 @@ def doubled(inputs: Inputs) -> Inputs:
     return twice
 
 
+def doubled_on_meta(inputs: Inputs) -> Inputs:
+    """Double the samples, if all tensors have any, without numbers."""
+    if not all(x.dim() for x in tensors_of(inputs)):
+        return inputs
+    twice: Inputs = pytree.tree_map_only(
+        Tensor, lambda x: torch.empty((2 * x.shape[0], *x.shape[1:]), dtype=x.dtype, device="meta"), inputs
+    )
+    return twice
+
+
 def is_uniform(x: Tensor) -> bool:
     """Tell whether all numbers of a floating-point tensor are equal."""
     x = x.detach()

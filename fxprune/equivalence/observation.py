@@ -51,7 +51,7 @@ def observe(module: nn.Module, inputs: Inputs) -> Observation:
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = _generators()
-    with _autocast_watched() as uses, Watch(tensors) as watch:  # type: ignore[no-untyped-call]
+    with autocast_watched() as uses, Watch(tensors) as watch:  # type: ignore[no-untyped-call]
         outputs = leaves_of(run_on(module, given))
         watch.outputs_are_kept(outputs)
     after = dict(named_tensors(module))
@@ -118,7 +118,7 @@ class Watch(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _autocast_watched() -> Iterator[list[None]]:
+def autocast_watched() -> Iterator[list[None]]:
     """Yield a list that is no longer empty after autocast was entered or read."""
     uses: list[None] = []
 

@@ -19,15 +19,13 @@ from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import Job, Target, with_options_of, write_recipe
-from fxprune.passes.report import Result, draw_deviation
+from fxprune.passes.report import Result
 from fxprune.passes.store import (
     ONNX,
     PLAN,
     RECIPE,
     RESULTS,
-    ROWS,
     SNAPPED,
-    SUMMARY,
     WIDE,
     OutputFolder,
     check_place,
@@ -46,6 +44,7 @@ from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows, versions
 from .prepare import images_for, prepare, target_of, teacher_from_file
+from .recorded import record, write_result
 from .resume import Checkpoints, check_checkpoints, files_read, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
@@ -153,9 +152,7 @@ class Compression:
                     checkpoints.publish(folder)
                 result = self.ranks.share(lambda: self.conclude(trained, folder))
                 if folder is not None:
-                    draw_deviation(folder)
-                    (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
-                    (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+                    write_result(result, folder)
             if self.ranks.first:
                 checkpoints.remove()
         return result
@@ -191,13 +188,13 @@ class Compression:
     @contextmanager
     def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:
         """Begin or continue the records of training."""
-        job = self.job
-        steps = (wide_schedule(job).steps(self.data), csgd_schedule(job).steps(self.data))
+        job, fresh = self.job, bool(self.network.fresh)
+        steps = (wide_schedule(job, fresh=fresh).steps(self.data), csgd_schedule(job).steps(self.data))
         stages = most_stages(job.stages)
         with open_journal(checkpoints, *steps, stages=stages, tensorboard=job.tensorboard) as journal:
             if self.ranks.first:
                 write_recipe(job, checkpoints.folder / RECIPE)
-            more = {"checkpoints": checkpoints, "journal": journal, "clock": self.clock}
+            more: dict[str, Any] = {"fresh": fresh, "checkpoints": checkpoints, "journal": journal, "clock": self.clock}
             yield Trainer.of(job, self.data, self.device, **more)
 
     def train_wide(self, trainer: Trainer, folder: Path | None) -> nn.Module:
@@ -249,9 +246,10 @@ class Compression:
         with self.clock("export", "ONNX, checked in onnxruntime"):
             exported = export_onnx(nets.narrow, example, folder / ONNX, opset=self.job.opset)
         with self.clock("measure"):
-            rows = measure_rows(nets, repaired, example, self.data, folder)
+            measured = measure_rows(nets, repaired, example, self.data, folder)
+        record(self.job, plan, exported, measured.answers).write(folder)
         return Result(
-            stages=rows,
+            stages=measured.rows,
             output=Path(self.job.output),
             deviation=trained.deviation.largest,
             median_deviation=trained.deviation.median,

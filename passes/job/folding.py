@@ -23,9 +23,7 @@ from fxprune.passes.store import (
     ONNX,
     RECIPE,
     RESULTS,
-    ROWS,
     SNAPPED,
-    SUMMARY,
     WIDE,
     OutputFolder,
     check_place,
@@ -41,6 +39,7 @@ from fxprune.plans import Plan
 from .clock import Clock
 from .measure import measure_folded, versions
 from .prepare import check_export
+from .recorded import record, write_result
 from .resume import files_read
 from .samples import Samples, network_and_data, samples_of
 from .trim import Nets, check_trim
@@ -114,8 +113,7 @@ class _Folding:
             nets.narrow.meta["preprocessing"] = preprocessing
             folder = stack.enter_context(output.aside(RESULTS, reads))
             result = self.conclude(network, nets, small, samples, folder)
-            (folder / ROWS).write_text(result.to_csv(), encoding="utf-8")
-            (folder / SUMMARY).write_text(result.to_json(), encoding="utf-8")
+            write_result(result, folder)
         return result
 
     def fold(self, wide: nn.Module, plan: Plan, samples: Samples) -> tuple[Nets, fx.GraphModule]:
@@ -147,15 +145,15 @@ class _Folding:
             exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=self.job.opset)
         folded = self.folded(small, plan, samples)
         with self.clock("measure"):
-            test = samples.test if samples.judge else None
-            rows = measure_folded(nets, network.example, test, folder, folded.repair)
+            measured = measure_folded(nets, network.example, samples, folder, folded.repair)
+        record(self.job, plan, exported, measured.answers).write(folder)
         return Result(
-            stages=rows,
+            stages=measured.rows,
             output=Path(self.job.output),
             deviation=math.nan,
             median_deviation=math.nan,
             snap_change=nets.snap_change,
-            snap_changed=rows[-1].changed,
+            snap_changed=measured.rows[-1].changed,
             settled=0,
             max_rel_error=report.max_rel_error,
             onnx_rel_error=exported.max_rel_error,

@@ -7,6 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,30 @@ from torch import Tensor, nn
 
 from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
+from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.onnx import export_onnx, onnx_runner
-from fxprune.passes.report import Row
+from fxprune.passes.report import Answer, Row
 from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import predict
 
+from .answers import answers_of
 from .trim import Nets
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data, Loader
+    from fxprune.models_zoo.data import Data, Loader, Preprocessing
+
+    from .samples import Samples
 
 
-def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: Data, folder: Path) -> tuple[Row, ...]:
+@dataclass(frozen=True)
+class Measured:
+    """The rows of the table, and some test images with the answers of both networks."""
+
+    rows: tuple[Row, ...]
+    answers: tuple[Answer, ...]
+
+
+def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: Data, folder: Path) -> Measured:
     """Measure each form of the network, with the files that are already in the folder.
 
     Args:
@@ -37,7 +50,7 @@ def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: 
         folder: of the results, with the wide and the narrow weights and the ONNX file.
     """
     table = _Table(example, data.test, folder, nets.snapped)
-    return (
+    rows = (
         table.wide("wide, before C-SGD", nets.wide),
         table.row("merged without C-SGD", nets.merged),
         *([] if repaired is None else [table.row("the same, repaired", repaired)]),
@@ -45,24 +58,26 @@ def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: 
         table.row("wide, after the snap", nets.snapped),
         *table.narrow("narrow, after the trim", nets.narrow),
     )
+    return Measured(rows, table.answers(preprocessing_of(data), labelled=True))
 
 
-def measure_folded(nets: Nets, example: Tensor, test: Loader | None, folder: Path, repair: str) -> tuple[Row, ...]:
+def measure_folded(nets: Nets, example: Tensor, samples: Samples, folder: Path, repair: str) -> Measured:
     """Measure a fold, with the files that are already in the folder.
 
     Args:
         nets: on one device.
         example: [N, C, H, W] on the meta device.
-        test: images and classes; None: only the cost is measured.
+        samples: of the fold; without a judge, only the cost is measured.
         folder: of the results.
         repair: which one the narrow network has.
     """
-    table = _Table(example, test, folder, nets.wide)
-    return (
+    table = _Table(example, samples.test if samples.judge else None, folder, nets.wide)
+    rows = (
         table.wide("wide", nets.wide),
         table.row("merged, not repaired", nets.merged),
         *table.narrow("narrow, not repaired" if repair == "none" else f"narrow, repaired by {repair}", nets.narrow),
     )
+    return Measured(rows, table.answers(nets.narrow.meta["preprocessing"], labelled=samples.judge == "labels"))
 
 
 class _Table:
@@ -81,6 +96,7 @@ class _Table:
         self.image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(0))
         self.labels = None if test is None else torch.cat([classes for _, classes in test])
         self.reference = None if test is None else predict(reference, test, self.device)
+        self.classes: dict[nn.Module, Tensor] = {}  # of every test image, by the networks in order
 
     def row(self, name: str, network: nn.Module, *, runner: nn.Module | None = None, **measured: Any) -> Row:
         """Measure a form of the network; ``runner`` runs on the CPU in its place."""
@@ -90,8 +106,16 @@ class _Table:
             classes = predict(network, self.test, self.device) if runner is None else predict(runner, self.test)
             counts["correct"], counts["count"] = int((classes == self.labels).sum()), len(self.labels)
             counts["changed"] = int((classes != self.reference).sum())
+            self.classes[network] = classes
         spent = cost(network, self.example[:1])
         return Row(name=name, params=spent.params, macs=spent.macs, **counts, **measured)
+
+    def answers(self, preprocessing: Preprocessing, *, labelled: bool) -> tuple[Answer, ...]:
+        """Show some test images, and what the first and the last network say."""
+        if self.test is None:
+            return ()
+        first, *_, last = self.classes.values()
+        return answers_of(self.test, first, last, preprocessing, labelled=labelled)
 
     def wide(self, name: str, network: nn.Module) -> Row:
         """Measure the network that the folder holds as the wide one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from fxprune.analysis import couple
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.models_zoo import Network, build
+from fxprune.models_zoo import Network, build, check_published
 from fxprune.passes.csgd import (
     Momentum,
     check_coupled,
@@ -25,7 +26,7 @@ from fxprune.passes.csgd import (
 )
 from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
-from fxprune.passes.store import is_saved, load_weights, saved_network
+from fxprune.passes.store import is_saved, left_out_line, load_weights, saved_network
 from fxprune.passes.train import check_optimizer, make_optimizer
 
 from .training import Schedule, csgd_schedule
@@ -51,6 +52,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     check_export(job.opset)
     check_optimizer(job.of_csgd())
     pull_law(job.of_csgd(), coupled=job.coupled)
+    check_pretrained(job)
     data = data_of(job)
     check_schedule(csgd_schedule(job), job.only_of(Centripetal), data)
     make = build if job.widen is None else partial(build_widened, factor=job.widen)
@@ -63,6 +65,8 @@ def network_of(
     num_classes: int,
     device: torch.device,
     make: Callable[..., Network] = build,
+    *,
+    new_classes: bool = True,
 ) -> Network:
     """Build the network of a job, or copy a given one, with its initial weights.
 
@@ -72,6 +76,7 @@ def network_of(
         num_classes: length of the output.
         device: where it goes.
         make: builds it by name.
+        new_classes: a checkpoint may tell another number of classes apart; its classifier is left out.
     """
     channels, size = image
     if isinstance(job.model, str) and is_saved(job.model):
@@ -86,10 +91,19 @@ def network_of(
         example = torch.empty(2, channels, size, size, device="meta")
         network = Network(copy.deepcopy(job.model), None, example)
     if job.checkpoint is not None:
-        load_weights(network.model, job.checkpoint)
+        fresh = load_weights(network.model, job.checkpoint, num_classes=num_classes if new_classes else None)
+        network = replace(network, fresh=fresh)
+        if fresh and job.progress is not False:
+            print(left_out_line(fresh, job.checkpoint, num_classes), file=sys.stderr, flush=True)
     check_precision(network.model.named_parameters())
     network.model.to(device).eval()
     return network
+
+
+def check_pretrained(job: Job | FoldJob) -> None:
+    """Raise ModelError if published weights are asked for and cannot be had."""
+    if job.pretrained and isinstance(job.model, str) and not is_saved(job.model):
+        check_published(job.model)
 
 
 def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Target:

@@ -28,7 +28,7 @@ from fxprune.passes.options import FoldJob
 from fxprune.passes.store import is_saved, read_manifest, read_network
 from fxprune.passes.train import predict
 
-from .prepare import data_of, network_of
+from .prepare import check_pretrained, data_of, network_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,8 @@ def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data 
         CheckpointError: the checkpoint is damaged, or belongs to another network.
         OptionError: published weights tell other classes apart.
     """
+    if isinstance(job.data, str):  # which may take long to prepare
+        check_pretrained(job)
     if job.data is not None:
         data = data_of(job)
         network = _built(job, (data.in_chans, data.image_size), data.num_classes, device)
@@ -91,7 +93,10 @@ def _built(job: FoldJob, image: tuple[int | None, int | None], classes: int, dev
             f"the published weights of `{job.model}` tell {published} classes apart, not {classes}: its last layer "
             "would have random weights. Give weights for these classes as `checkpoint`."
         )
-    return network_of(job, image, classes or published, device)
+    if not isinstance(job.data, str):
+        check_pretrained(job)
+    asked = job.data is not None or job.num_classes is not None
+    return network_of(job, image, classes or published, device, new_classes=asked)
 
 
 def samples_of(

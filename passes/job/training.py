@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.passes.csgd import Csgd, Deviation, csgd
+from fxprune.passes.csgd import Csgd, Deviation, csgd, steps_pointwise
 from fxprune.passes.options import EPOCHS, Centripetal, Job, TrainOptions, trains_wide
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train import ALONE, Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
@@ -47,9 +47,14 @@ class Schedule:
         return learning_rates(lr=self.lr, epochs=self.epochs, steps_per_epoch=per_epoch, options=self.options)
 
 
-def wide_schedule(job: Job) -> Schedule:
-    """Return the schedule of the wide network: by default, none if it has weights for its data."""
-    epochs = job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) else 0
+def wide_schedule(job: Job, *, fresh: bool = False) -> Schedule:
+    """Return the schedule of the wide network: by default, none if it has weights for its data.
+
+    Args:
+        job: its options.
+        fresh: a checkpoint of other classes left the classifier at random.
+    """
+    epochs = job.epochs if job.epochs is not None else EPOCHS if trains_wide(job) or fresh else 0
     return Schedule(epochs, job.lr, job.of_wide())
 
 
@@ -87,11 +92,11 @@ class Trainer:
     clock: Clock = field(default_factory=partial(Clock, loud=False))
 
     @classmethod
-    def of(cls, job: Job, data: Data, device: torch.device, **more: Any) -> Trainer:
-        """Make a trainer from the options of a job and ``more`` attributes."""
+    def of(cls, job: Job, data: Data, device: torch.device, *, fresh: bool = False, **more: Any) -> Trainer:
+        """Make a trainer from the options of a job and ``more`` attributes; see :func:`wide_schedule`."""
         pull = job.only_of(Centripetal)
         more = {"seed": job.seed, "progress": job.progress, **more}
-        return cls(wide_schedule(job), csgd_schedule(job), pull, data, device, **more)
+        return cls(wide_schedule(job, fresh=fresh), csgd_schedule(job), pull, data, device, **more)
 
     def train_wide(self, model: nn.Module, teacher: nn.Module | None = None) -> None:
         """Train the wide network, if its schedule has epochs."""
@@ -107,10 +112,13 @@ class Trainer:
         rates, pull = self.csgd.rates(self.data), self.pull
 
         def hook(optimizer: Optimizer) -> Csgd:
+            # Nothing else acts inside a step. On a GPU, to see whether somebody wrote to weights would cost a wait.
+            on_rows = self.device.type == "cpu" and not pull.coupled and steps_pointwise(optimizer)
+            form: dict[str, Any] = {"coupled": pull.coupled, "narrow": on_rows}
             if pull.strength is not None:
-                hooks.append(csgd(model, plan, optimizer, pull.strength, coupled=pull.coupled))
+                hooks.append(csgd(model, plan, optimizer, pull.strength, **form))
             else:
-                hooks.append(csgd(model, plan, optimizer, deviation=pull.goal, lrs=rates, coupled=pull.coupled))
+                hooks.append(csgd(model, plan, optimizer, deviation=pull.goal, lrs=rates, **form))
             checkpoint = self._checkpoint(stage)
             if checkpoint is None or not checkpoint.exists():
                 record(None)

@@ -107,7 +107,10 @@ class Weights(Options):
 
     heading = "what and where to"
 
-    checkpoint: Annotated[str | os.PathLike[str] | None, "weights of the wide network for this data"] = None
+    checkpoint: Annotated[
+        str | os.PathLike[str] | None,
+        "weights of the wide network; a classifier for another number of classes is left out, and begins at random",
+    ] = None
     pretrained: Annotated[bool, "begin with published weights"] = False
 
 
@@ -120,7 +123,7 @@ class Wide(Weights):
     epochs: Annotated[
         int | None,
         interval(ge=0),
-        f"passes over the data before C-SGD; None: {EPOCHS}, or 0 with a checkpoint",
+        f"passes over the data before C-SGD; None: {EPOCHS}, or 0 with a checkpoint for these classes",
     ] = None
     lr: Annotated[Positive, "largest learning rate before C-SGD"] = 0.05
     teacher: Annotated[

@@ -17,7 +17,7 @@ import numpy as np
 
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import PlanError
-from fxprune.plan_file import follow
+from fxprune.plan_file import composed
 from fxprune.plans import Plan
 
 from .plan import plan
@@ -120,10 +120,7 @@ def _places(group: Group) -> set[tuple[str, int, int, bool]]:
 
 def compose(first: Plan, second: Plan) -> Plan:
     """Compose two plans, the second made on the network that the first made narrow."""
-    clusters = {}
-    for name, group in first.coupling.groups.items():
-        labels = first.clusters.get(name, np.arange(group.width))
-        place = follow(labels, second.clusters.get(name))
-        if len(set(place.tolist())) < group.width:
-            clusters[name] = place
-    return Plan(first.coupling, clusters, f"{first.method}; {second.method}", second.seed)
+    both = composed((first, second))
+    assert both is not None  # stages divide what is kept of each group
+    merged = {name: cluster for name, cluster in both.clusters.items() if len(set(cluster.tolist())) < len(cluster)}
+    return Plan(first.coupling, merged, both.method, second.seed)

@@ -3,6 +3,8 @@
 from .bench import bench
 from .folded import Folded
 from .metrics import Metrics, read_metrics
-from .plot import can_draw, draw_deviation, has_deviation
+from .recording import Answer, Recording, reasons_of
 from .results import Result, Row, read_result
+from .shares import shares_of
 from .verify_folder import verify_folder
+from .write import draw_deviation, write_report

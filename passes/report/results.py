@@ -18,6 +18,7 @@ from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
 from .folded import Folded, folded_from
+from .numbers import three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +92,8 @@ class Result:
     folded: Folded | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        measure = "accuracy" if self.folded is None else self.folded.measure
-        return "\n".join([row_table(self.stages, measure), "", *self._remarks()])
+        header, cells = cells_of(self)
+        return "\n".join([table(header, cells, right=" ".join(header[1:])), "", *self._remarks()])
 
     def _remarks(self) -> list[str]:
         first, last = self.stages[0], self.stages[-1]
@@ -204,27 +205,25 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and value >= 0
 
 
-def row_table(rows: Sequence[Row], measure: str = "accuracy") -> str:
-    """Format the rows as a table: sizes in millions, files in megabytes, times in milliseconds.
-
-    MACs are those of one image; ``measure`` is what the shares of test images are called; empty: there are none.
-    """
+def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """Return header and cells of the table, in millions, megabytes and milliseconds."""
+    measure = "accuracy" if result.folded is None else result.folded.measure  # empty: there are no test images
     header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", measure, "changed")
     cells = [
         (
             row.name,
-            f"{_three(row.params / 1e6)} M",
-            f"{_three(row.macs / 1e6)} M",
+            f"{three(row.params / 1e6)} M",
+            f"{three(row.macs / 1e6)} M",
             _or_blank(row.bytes, 1e-6, "MB"),
             _or_blank(row.eager_ms, 1, "ms"),
             _or_blank(row.onnxruntime_ms, 1, "ms"),
             f"{row.accuracy:.2%}",
             row.changed,
         )
-        for row in rows
+        for row in result.stages
     ]
     shown = len(header) if measure else len(header) - 2
-    return table(header[:shown], [row[:shown] for row in cells], right=" ".join(header[1:shown]))
+    return header[:shown], [row[:shown] for row in cells]
 
 
 def _finite(value: Any) -> Any:
@@ -237,11 +236,4 @@ def _finite(value: Any) -> Any:
 
 
 def _or_blank(value: float | None, scale: float, unit: str) -> str:
-    return "" if value is None else f"{_three(value * scale)} {unit}"
-
-
-def _three(value: float) -> str:
-    """Format a number with three significant digits and without an exponent."""
-    if value == 0.0:
-        return "0"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return "" if value is None else f"{three(value * scale)} {unit}"

@@ -134,8 +134,8 @@ def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
 
 
 def _on_first(files: Run, place: Path) -> Finding:
-    """Hold a network that was narrowed several times against the first one."""
-    what, bound = "stored network with the first wide one, in float64", 1e-9  # as above
+    """Hold a network that was narrowed several times against itself in the class and widths of the first one."""
+    what, bound = "stored network, expanded to the first one, in float64", 1e-9  # as above
     first, plan = build_wide(place, files.narrow, first=True), files.narrow.meta["composed"]
     skipped = (
         BY_NO_NAME if first is None

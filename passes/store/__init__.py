@@ -15,8 +15,11 @@ from .layout import (
     NETWORK,
     NETWORK_FILES,
     ONNX,
+    PAGE,
+    PAGE_TEXT,
     PLAN,
     RECIPE,
+    RECORDING,
     RESULTS,
     ROWS,
     SNAPPED,
@@ -28,5 +31,5 @@ from .layout import (
 from .manifest import fingerprint, is_plain, read_manifest
 from .network import read_network
 from .own_files import OwnFiles
-from .weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
+from .weights import distinct_tensors, left_out_line, load_weights, read_tensors, save_weights, write_tensors
 from .wide import build_wide, wide_from_graph, write_wide_graph

@@ -14,6 +14,8 @@ r"""Name every file in a folder of results.
     |-- metrics.jsonl           a record per epoch
     |-- tensorboard/            the same as event files
     |-- recipe.yaml             every option
+    |-- report.json             what the report shows and no other file holds
+    |-- report.md, report.html  the report of the run, made from the other files
     |-- weights.safetensors     \
     |-- graph.json               |
     |-- probe.safetensors        | the narrow network
@@ -41,6 +43,7 @@ DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "ten
 WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
 PLAN, NETWORK = "plan.json", "network.json"
 ROWS, SUMMARY = "summary.csv", "summary.json"
+RECORDING, PAGE_TEXT, PAGE = "report.json", "report.md", "report.html"
 MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
 CHECKPOINTS, BEFORE, LIST = "checkpoints", "checkpoints.before", "files.json"
 
@@ -49,7 +52,10 @@ EXPORTED = ("model.safetensors", "config.json", "README.md")
 EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2, OPENVINO_WEIGHTS, OPENVINO)
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
-RESULTS = (WIDE, SNAPPED, WIDE_GRAPH, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
+RESULTS = (
+    *(WIDE, SNAPPED, WIDE_GRAPH, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES),
+    *(RECORDING, PAGE_TEXT, PAGE, ROWS, SUMMARY),
+)
 # What a run of the main job always leaves.
 ESSENTIAL = (WIDE, SNAPPED, ONNX, METRICS, RECIPE, *NETWORK_FILES, ROWS, SUMMARY)
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     write_tensors({name: tensor for name, tensor in model.state_dict().items() if first[name] == name}, path)
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, num_classes: int | None = None) -> tuple[str, ...]:
     """Load the file's values into the model's state dict; if one does not fit, change nothing.
 
     Args:
@@ -115,6 +115,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: a ``.safetensors`` file; or a state dict saved by ``torch.save``, alone or under ``state_dict`` or
             ``model``, with or without the prefix of DistributedDataParallel; or a checkpoint of our own training, whose
             averaged weights are taken if it has them. No code in it is run.
+        num_classes: length of the model's output; a classifier in the file that tells another number of classes apart
+            is left out, and the model keeps its own. None: it must fit, too.
+
+    Returns:
+        The names of the tensors that were left out.
 
     Raises:
         CheckpointError: the file is missing, damaged, holds no tensors, or belongs to another network; the message then
@@ -127,8 +132,34 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     here = {name: tensor for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
     full = {name: given[first[name]] for name in here if first[name] in given}
     full |= {name: tensor for name, tensor in given.items() if name not in first}
+    left_out = () if num_classes is None else _classifier(here, full, num_classes)
+    full |= {name: here[name] for name in left_out}
     check_kinds(kinds_of(here), kinds_of(full), os.fspath(path))
     model.load_state_dict(full)
+    return left_out
+
+
+def left_out_line(names: Sequence[str], path: str | os.PathLike[str], num_classes: int) -> str:
+    """Say which tensors of a file :func:`load_weights` left out."""
+    return (
+        f"{os.fspath(path)} tells another number of classes apart than {num_classes}: left out {', '.join(names)}, "
+        "which begin at random"
+    )
+
+
+def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int) -> tuple[str, ...]:
+    """Name the tensors that differ by the number of classes alone; nothing if any other one differs.
+
+    Their first axis counts the classes, and it is the only one that differs. In a network of other widths inside, some
+    tensor reads those widths, and differs in another axis.
+    """
+    differ = [name for name, tensor in here.items() if name in there and tensor.shape != there[name].shape]
+    counts = {len(there[name]) if there[name].dim() else 0 for name in differ}
+    alike = all(
+        here[name].dim() and len(here[name]) == num_classes and here[name].shape[1:] == there[name].shape[1:]
+        for name in differ
+    )
+    return tuple(differ) if alike and len(counts) == 1 and 0 not in counts else ()
 
 
 def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -90,6 +90,6 @@ def test_an_export_that_disagrees_keeps_its_file(capsys, monkeypatch, place):
     monkeypatch.setattr(compression, "export_onnx", wrong)
     code, _, err = run(capsys, SMALL + " --output out")
     assert (code, err.splitlines()[-1]) == (1, "fxprune: out/narrow.onnx and the network disagree.")
-    late = {"summary.json", "summary.csv", "deviation.svg"}
+    late = {"summary.json", "summary.csv", "deviation.svg", "report.json", "report.md", "report.html"}
     assert files(place / "out") == RESULTS - late
     assert (place / "out" / "narrow.onnx").read_bytes() == b"wrong"

@@ -6,7 +6,6 @@ from torch import nn
 
 from fxprune.cli import main
 from fxprune.models_zoo import registry
-from fxprune.passes.report.plot import can_draw
 
 RESULTS = {
     "metrics.jsonl",
@@ -22,7 +21,10 @@ RESULTS = {
     "summary.json",
     "summary.csv",
     "manifest.json",
-    *(["deviation.svg"] if can_draw() else []),
+    "deviation.svg",
+    "report.json",
+    "report.md",
+    "report.html",
 }
 
 

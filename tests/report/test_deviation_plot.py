@@ -8,13 +8,11 @@ import xml.etree.ElementTree as ET
 import pytest
 import torch
 from helpers.csgd_made import PLAIN, backward, plan_of
-from helpers.damage import list_all
 from helpers.hand_made import plain
 
 import fxprune
-from fxprune.cli import main
 from fxprune.passes.report.metrics import METRICS, Metrics
-from fxprune.passes.report.plot import draw_deviation, has_deviation
+from fxprune.passes.report.write import draw_deviation
 
 LR, STRENGTH, STEPS = 1e-3, 200.0, 12
 
@@ -49,69 +47,51 @@ def folder(tmp_path):
 
 
 def lines(path):
-    """The points of every polyline and the place of every marker, in the order in which they were drawn."""
-    pytest.importorskip("matplotlib")
-    tag = "{http://www.w3.org/2000/svg}"
-    axes = next(group for group in ET.parse(path).iter(f"{tag}g") if group.get("id") == "axes_1")
+    """The points of every line, then of every dot, of each measure."""
     drawn = []
-    for group in axes:
-        if not group.get("id", "").startswith("line2d"):
-            continue
-        uses = [(float(use.get("x")), float(use.get("y"))) for use in group.iter(f"{tag}use")]
-        paths = [child.get("d").replace("M", "L").split("L")[1:] for child in group if child.tag == f"{tag}path"]
-        drawn += [uses] if uses else [[tuple(map(float, point.split())) for point in path] for path in paths]
+    for kind in ("largest", "median"):
+        shapes = list(ET.parse(path).iter())
+        strokes = [each.get("points").split() for each in shapes if each.get("class") == f"stroke {kind}"]
+        circles = [each for each in shapes if each.get("class") == f"fill {kind}" and each.get("r") == "3.5"]
+        dots = [(float(each.get("cx")), float(each.get("cy"))) for each in circles[:-1]]  # the last is the legend's
+        drawn += [[[tuple(map(float, point.split(","))) for point in stroke] for stroke in strokes], dots]
     return drawn
 
 
-def test_dots_lie_on_their_line(folder):
+def test_dots_lie_on_their_line(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # nothing needs it
     path = draw_deviation(folder)
     assert path == folder / "deviation.svg"
-    largest, largest_dots, median, median_dots = lines(path)[:4]
+    (largest,), largest_dots, (median,), median_dots = lines(path)
     assert len(largest) == len(median) == STEPS // 3 + 1
-    # of about 230 units of height, for a factor of 14: training changes the size of the rows by some percent
+    # of about 160 units of height, for a factor of 14: training changes the size of the rows by some percent
     torch.testing.assert_close(torch.tensor(largest_dots), torch.tensor(largest), rtol=0, atol=5.0)
     torch.testing.assert_close(torch.tensor(median_dots), torch.tensor(median), rtol=0, atol=5.0)
     steps = torch.tensor(largest)[:, 1].diff()
-    torch.testing.assert_close(steps, steps.mean().expand(4), rtol=0, atol=1e-3)  # a power is straight on a log axis
+    torch.testing.assert_close(steps, steps.mean().expand(4), rtol=0, atol=2e-2)  # a power is straight on a log axis
     assert steps.min() > 0  # downwards
     text = path.read_text()
     assert all(word in text for word in (">largest<", ">median<", ">step<", "lines as predicted"))
 
 
 def test_the_same_records_make_the_same_file(folder):
-    pytest.importorskip("matplotlib")
     first = draw_deviation(folder).read_bytes()
     assert draw_deviation(folder).read_bytes() == first
 
 
 def test_phases_are_not_joined_and_what_no_logarithm_has_is_left_out(tmp_path):
+    values = [("csgd", 1.0), ("csgd", 0.1), ("csgd 2", 1.0), ("csgd 2", 0.1), ("csgd 2", 0.0)]
     with Metrics(tmp_path) as log:
-        for step, (phase, value) in enumerate([("csgd", 1.0), ("csgd", 0.1), ("csgd 2", 1.0), ("csgd 2", 0.0)]):
-            log.record(phase=phase, epoch=step % 2, step=step, deviation_largest=value, deviation_median=None)
-    drawn = [points for points in lines(draw_deviation(tmp_path)) if points]
-    assert [len(points) for points in drawn[:2]] == [2, 1]
+        for step, (phase, value) in enumerate(values):
+            kinds = dict.fromkeys(("deviation_largest", "deviation_predicted"), value)
+            log.record(phase=phase, epoch=step % 2, step=step, deviation_median=None, **kinds)
+    strokes, dots, *median = lines(draw_deviation(tmp_path))
+    assert ([len(points) for points in strokes], len(dots), median) == ([2, 2], 4, [[], []])
 
 
 @pytest.mark.parametrize("text", [None, "", '{"phase": "train", "epoch": 1, "step": 1, "loss": 1.0}\n'])
 def test_nothing_to_draw(tmp_path, text):
     if text is not None:
         (tmp_path / METRICS).write_text(text)
-    assert (draw_deviation(tmp_path), has_deviation(tmp_path)) == (None, False)
-
-
-def test_without_matplotlib_the_report_says_what_is_missing(folder, monkeypatch, capsys):
-    monkeypatch.setattr("fxprune.passes.report.read_result", lambda folder: "the table")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    list_all(folder)
-    assert (main(["report", str(folder)]), draw_deviation(folder)) == (0, None)
-    out, err = capsys.readouterr()
-    assert (out, "pip install 'fxprune[plots]'" in err) == ("the table\n", True)
-
-
-def test_the_report_draws(folder, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr("fxprune.passes.report.read_result", lambda folder: "the table")
-    list_all(folder)
-    assert main(["report", str(folder)]) == 0
-    assert capsys.readouterr().err == f"drawn: {folder / 'deviation.svg'}\n"
-    assert (folder / "deviation.svg").exists()
+    assert draw_deviation(tmp_path) is None
+    assert list(tmp_path.glob("*.svg")) == []

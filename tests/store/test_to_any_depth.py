@@ -83,7 +83,7 @@ def test_the_plans_compose_to_one_on_the_first_network(folders):
 def test_a_folder_is_held_against_the_first_network(folders, depth):
     report = verify_folder(folders[depth - 1])
     assert report.passed
-    (held,) = (finding for finding in report.findings if "the first wide one" in finding.what)
+    (held,) = (finding for finding in report.findings if "expanded to the first one" in finding.what)
     assert held.rel_error is not None
     assert not held.skipped
 

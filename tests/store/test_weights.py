@@ -13,7 +13,14 @@ from torch import nn
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import seal
 from fxprune.passes.store.checkpoint import Checkpoint
-from fxprune.passes.store.weights import distinct_tensors, load_weights, read_tensors, save_weights, write_tensors
+from fxprune.passes.store.weights import (
+    distinct_tensors,
+    left_out_line,
+    load_weights,
+    read_tensors,
+    save_weights,
+    write_tensors,
+)
 
 
 def filled(model, seed=0):
@@ -57,6 +64,55 @@ def test_round_trip(name, make, tmp_path):
     assert not same(model, other)
     load_weights(other, tmp_path / file)
     assert same(model, other)
+
+
+class Classes(nn.Module):
+    """A network with two classifiers, and a width inside that may be the number of classes."""
+
+    def __init__(self, classes, width=3, bias=True):
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, width, 1), nn.BatchNorm2d(width)
+        self.head, self.aux = nn.Linear(width, classes, bias=bias), nn.Conv2d(width, classes, 1)
+
+
+HEADS = ("head.weight", "head.bias", "aux.weight", "aux.bias")
+
+
+def test_a_classifier_for_other_classes_is_left_out(tmp_path):
+    theirs, ours = filled(Classes(5)), filled(Classes(3), 1)
+    before = copy.deepcopy(ours)
+    save_weights(theirs, tmp_path / "w.safetensors")
+    assert load_weights(ours, tmp_path / "w.safetensors", num_classes=3) == HEADS
+    assert ours.body.weight.equal(theirs.body.weight) and ours.norm.running_var.equal(theirs.norm.running_var)
+    assert all(ours.state_dict()[name].equal(before.state_dict()[name]) for name in HEADS)
+    assert left_out_line(HEADS[:2], "w.pt", 3).startswith("w.pt tells another number of classes apart than 3: left out")
+
+
+def test_a_classifier_for_as_many_classes_is_loaded(tmp_path):
+    theirs, ours = filled(Classes(3)), filled(Classes(3), 1)
+    save_weights(theirs, tmp_path / "w.safetensors")
+    assert load_weights(ours, tmp_path / "w.safetensors", num_classes=3) == ()
+    assert same(ours, theirs)
+
+
+OTHERS = {
+    "not asked for": (Classes(5), None),
+    "asked for another number": (Classes(5), 4),
+    "another width inside": (Classes(3, width=5), 3),
+    "both": (Classes(5, width=5), 3),
+    "a tensor is missing": (Classes(5, bias=False), 3),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_all_else_that_differs_is_another_network(name, tmp_path):
+    theirs, num_classes = OTHERS[name]
+    ours = filled(Classes(3))
+    before = copy.deepcopy(ours)
+    save_weights(theirs, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="another network"):
+        load_weights(ours, tmp_path / "w.safetensors", num_classes=num_classes)
+    assert same(ours, before)
 
 
 def test_a_shared_tensor_is_written_once_and_stays_shared(tmp_path):

@@ -1,0 +1,1 @@
+"""Checks small networks of third-party libraries, as the coverage of timm does."""

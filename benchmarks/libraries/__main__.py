@@ -1,0 +1,77 @@
+"""Check networks of third-party libraries, and write ``docs/reports/libraries.*``.
+
+Each network has its own process. An interrupted run continues from the committed results; networks with a result of
+earlier sources are checked again. The libraries are in the extra ``zoo``; ultralytics is under the AGPL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from tqdm import tqdm
+
+from benchmarks import ROOT
+from benchmarks.coverage.journal import Journal, digest
+from benchmarks.coverage.journal import sources as imported
+from benchmarks.coverage.lines import lines, read_lines
+from benchmarks.coverage.result import result_from
+from benchmarks.runs import add_limits, run_all
+from fxprune.common.files import write_text
+
+from .check import Task, check
+from .networks import read
+from .report import page
+
+WORK = ROOT / "build" / "libraries"
+DOCS = ROOT / "docs" / "reports"
+DEPTH = "exact"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check networks and write the page; the exit code is 1 if a network failed."""
+    args = _parser().parse_args(argv)
+    networks = {network.name: network for network in read() if fnmatch.fnmatch(network.name, args.only)}
+    if not networks:
+        print(f"no network is called `{args.only}`", file=sys.stderr)
+        return 2
+    journal, sources = _journal(), digest(imported())
+    known = journal.known(DEPTH)
+    todo = list(networks) if args.again else journal.missing(networks, DEPTH, sources)
+    if args.failed:
+        todo = [name for name in todo if name not in known or known[name].error]
+    tasks = [(Task(networks[name]), WORK / "logs" / f"{name}.log") for name in ([] if args.report else todo)]
+    preload = ("benchmarks.libraries.check", *sorted({networks[name].call.partition(".")[0] for name in todo}))
+    for task, facts in run_all(check, tasks, args, noun="network", preload=preload):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        result = result_from({"model": task.model, "depth": DEPTH, "digest": sources, "checked": now, **facts})
+        journal.append(result)
+        if result.error:
+            tqdm.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
+    journal = _journal()  # another run may have added to it
+    write_text(DOCS / "libraries.md", page(read(), journal.known(DEPTH), sources))
+    write_text(DOCS / "libraries.csv", lines(journal.standing()))
+    failed = [name for name, result in journal.known(DEPTH).items() if name in networks and result.error]
+    print(f"{len(tasks)} networks checked; {len(failed)} failed; see {DOCS}/libraries.md")
+    return 1 if failed else 0
+
+
+def _journal() -> Journal:
+    return Journal(WORK / "results.jsonl", read_lines(DOCS / "libraries.csv"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coverage --libraries", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `monai/*`")
+    add_limits(parser, "network", seconds=300.0)
+    parser.add_argument("--again", action="store_true", help="also those whose result is up to date")
+    parser.add_argument("--failed", action="store_true", help="only those without a result, or whose check failed")
+    parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

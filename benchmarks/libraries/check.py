@@ -1,0 +1,35 @@
+"""Check one third-party network: both oracles in float64 at random weights, at several batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.coverage.check import Record, examine
+
+from .networks import Network
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to check, with the threads of PyTorch."""
+
+    network: Network
+    threads: int = 1
+
+    @property
+    def model(self) -> str:
+        """The name of the network."""
+        return self.network.name
+
+
+def check(task: Task, record: Record) -> None:
+    """Build a network and examine it."""
+    torch.set_num_threads(task.threads)
+    record(stage="build")
+    model = task.network.build()
+    record(parameters=sum(parameter.numel() for parameter in model.parameters()))
+    example: Any = task.network.example()
+    examine(model, example, record, depth="exact")

@@ -1,0 +1,116 @@
+"""Run operators on the meta device, and remember what they returned: the blocks of a network repeat.
+
+A meta kernel is a function of its arguments' metadata. So a result may be made again from a key that holds the
+operator, every constant with its type, and all metadata of every tensor; what could depend on more is never remembered:
+operators that return views, draw random numbers, or write to several tensors, arguments that share memory, and tensors
+of another class, layout or rank 0 (which may stand for a Python number and promote otherwise).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from fxprune.common.torch_private import OpOverload, makes_storage, op_arguments, op_name, storage_id
+
+# The key of a call -> metadata of its results; None: it writes to its first argument, and returns it unchanged.
+_Known = list[tuple[Any, ...]] | None
+_remembered: dict[Any, tuple[bool, _Known]] = {}
+# Enough for the largest networks; then the memory starts again.
+_MOST = 20_000
+_CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+# Pointwise operators in place that PyTorch does not tag as such.
+_POINTWISE = frozenset({"copy_", "fill_", "gelu_", "hardswish_", "masked_fill_", "mish_", "threshold_", "zero_"})
+
+
+class _UnknownError(Exception):
+    """An argument that no key describes."""
+
+
+def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return ``func(*args, **kwargs)`` for tensors on the meta device."""
+    kind = _kind(func)
+    if kind is None or torch.is_inference_mode_enabled():
+        return func(*args, **kwargs)
+    storages: list[int] = []
+    try:
+        key = (func, torch.get_default_dtype(), _key(args, storages), _key(tuple(kwargs.items()), storages))
+    except _UnknownError:
+        return func(*args, **kwargs)
+    if kind == "writes" and len(set(storages)) < len(storages):
+        return func(*args, **kwargs)
+    known = _remembered.get(key)
+    if known is not None:
+        return _made(known, args)
+    before = _metadata(args[0]) if kind == "writes" else None
+    out = func(*args, **kwargs)
+    if kind == "writes":
+        if out is args[0] and _metadata(out) == before:
+            _remember(key, False, None)
+        return out
+    single = isinstance(out, torch.Tensor)
+    outs = [out] if single else list(out) if isinstance(out, tuple) else []
+    plain = all(type(x) is torch.Tensor and x.is_meta and x.layout == torch.strided for x in outs)
+    fresh = plain and all(_is_whole(x) and storage_id(x) not in storages for x in outs)
+    if outs and fresh and len({storage_id(x) for x in outs}) == len(outs):
+        _remember(key, single, [(tuple(x.shape), x.stride(), x.dtype) for x in outs])
+    return out
+
+
+def _remember(key: Any, single: bool, known: _Known) -> None:
+    if len(_remembered) >= _MOST:
+        _remembered.clear()
+    _remembered[key] = single, known
+
+
+def _made(known: tuple[bool, _Known], args: tuple[Any, ...]) -> Any:
+    single, results = known
+    if results is None:
+        return args[0]
+    outs = tuple(torch.empty_strided(size, stride, dtype=kind, device="meta") for size, stride, kind in results)
+    return outs[0] if single else outs
+
+
+@functools.cache
+def _kind(func: OpOverload) -> str | None:
+    """Tell whether an operator only ``makes`` tensors, or ``writes`` to its first argument; None: neither."""
+    if not isinstance(func, OpOverload) or torch.Tag.nondeterministic_seeded in func.tags:
+        return None
+    if "as_strided" in op_name(func):  # which reads beyond its argument's sizes
+        return None
+    arguments = op_arguments(func)
+    written = [place for place, argument in enumerate(arguments) if argument.is_write]
+    if not written:
+        aliased = any(argument.alias_info is not None for argument in arguments)
+        return "makes" if makes_storage(func) and not aliased else None
+    pointwise = torch.Tag.pointwise in func.tags or op_name(func).removeprefix("aten::") in _POINTWISE
+    return "writes" if written == [0] and pointwise and len(func._schema.returns) == 1 else None
+
+
+def _key(value: Any, storages: list[int]) -> Any:
+    """Describe an argument completely; equal constants of other types differ, since they promote otherwise."""
+    if isinstance(value, torch.Tensor):
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not value.dim() or not value.is_meta:
+            raise _UnknownError
+        storages.append(storage_id(value))
+        return _metadata(value)
+    if value is None or type(value) in _CONSTANTS:
+        return type(value), value
+    if type(value) in (list, tuple):
+        return type(value), tuple(_key(each, storages) for each in value)
+    raise _UnknownError
+
+
+def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
+    if x.layout != torch.strided or x.is_conj() or x.is_neg() or x.is_quantized:
+        raise _UnknownError
+    return torch.Tensor, tuple(x.shape), x.stride(), x.dtype, x.storage_offset()
+
+
+def _is_whole(x: torch.Tensor) -> bool:
+    """Tell whether a tensor fills its memory from the start, as one of ``empty_strided`` does."""
+    twin = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    same_memory = twin.untyped_storage().nbytes() == x.untyped_storage().nbytes()
+    return bool(same_memory and x.storage_offset() == 0 and not x.is_conj() and not x.is_neg())

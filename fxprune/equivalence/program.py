@@ -1,0 +1,189 @@
+"""Two networks compute the same if they run the same program: the same operators on the same tensors.
+
+A program is recorded on the meta device, without numbers: each operator with its constants, and for each tensor the
+stored tensor, the input or the operator that it comes from. If two programs are equal, so are all results, written
+tensors and random draws, for all numbers, bit by bit. That holds only if nothing else matters, so a program is *open*,
+and says nothing, where a network
+
+- asks for a number, or meets a tensor that no recorded operator made;
+- sets an attribute, replaces a buffer or writes to a parameter, since a later call may read it;
+- reads autocast, or draws from a generator of Python or NumPy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from fxprune.common.inputs import Inputs, as_meta, run_on, tensors_of
+from fxprune.common.meta_kernels import run_meta
+from fxprune.common.modules import PLACES, map_tensors, named_tensors
+from fxprune.common.torch_private import (
+    OpOverload,
+    TorchDispatchMode,
+    is_mutable,
+    op_arguments,
+    pytree,
+    storage_id,
+    takes_device,
+)
+
+from .observation import autocast_watched, generators_restored, leaves_of
+
+_META = torch.device("meta")
+
+
+class _OpenError(Exception):
+    """The program depends on what no record shows."""
+
+
+def is_same_program(model: nn.Module, module: fx.GraphModule, examples: Iterable[Inputs], *, training: bool) -> bool:
+    """Tell whether a model and its graph certainly run one program, in each of two calls in a row.
+
+    False says nothing: numbers must decide.
+
+    Args:
+        model: any module; only copies run.
+        module: graph that shares its tensors.
+        examples: inputs, of which only sizes and types matter; the first on which both run is taken.
+        training: in training mode instead of eval mode.
+    """
+    stored = named_tensors(model)
+    for inputs in examples:
+        with contextlib.suppress(Exception), torch.no_grad(), generators_restored():  # a network may raise anything
+            wanted, found = (_Run(network, stored, training) for network in (model, module))
+            return wanted.program(inputs) == found.program(inputs) and not (wanted.is_open or found.is_open)
+    return False
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a tensor of a program comes from: a call, and its operator or input there; or a stored name."""
+
+    path: tuple[Any, ...]
+
+
+class _Run(TorchDispatchMode):
+    """A copy of a network on the meta device, and a mode that records its operators."""
+
+    def __init__(self, network: nn.Module, stored: list[tuple[str, Tensor]], training: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.is_open = False
+        self._twin = map_tensors(network, lambda _, tensor: torch.empty_like(tensor, device=_META)).eval()
+        if training:
+            self._twin.train()
+        names = {id(tensor): name for name, tensor in reversed(stored)}
+        originals = dict(named_tensors(network))
+        self._origins = {
+            id(tensor): (tensor, _Origin((names[id(originals[name])],))) for name, tensor in named_tensors(self._twin)
+        }
+        self._parameters = set(map(storage_id, self._twin.parameters()))
+        self._device = next((tensor.device for _, tensor in stored), torch.device("cpu"))
+        self._calls: list[list[Any]] = []
+
+    def program(self, inputs: Inputs) -> list[Any]:
+        """Record two calls in a row, each with its results."""
+        return [self._call(as_meta(inputs)) for _ in range(2)]
+
+    def _call(self, given: Inputs) -> Any:
+        self._calls.append([])
+        for place, tensor in enumerate(tensors_of(given)):
+            self._number(tensor, "input", place)
+        before = self._state()
+        with _attributes_watched() as sets, autocast_watched() as uses, _Functions(self._device, self._calls[-1]), self:
+            outputs = leaves_of(run_on(self._twin, given))
+        self.is_open |= bool(sets or uses) or before != self._state()
+        return [self._described(leaf) for leaf in outputs], self._calls[-1]
+
+    def _state(self) -> Any:
+        kind, keys, *rest = np.random.get_state()
+        tables = [(name, id(tensor)) for name, tensor in named_tensors(self._twin)]
+        return tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest
+
+    def _number(self, tensor: Tensor, *path: Any) -> None:
+        """Introduce a tensor, and keep it alive, so that its identity stays unique."""
+        self._origins[id(tensor)] = tensor, _Origin((len(self._calls), *path))
+
+    def _described(self, value: Any) -> Any:
+        """Describe an argument by where it comes from, or by its value and type."""
+        if isinstance(value, Tensor):
+            if id(value) not in self._origins:
+                self._open()
+            return self._origins[id(value)][1]
+        if isinstance(value, (list, tuple)):
+            return [self._described(each) for each in value]
+        return type(value), value
+
+    def _open(self) -> None:
+        self.is_open = True  # in case that the network handles the error
+        raise _OpenError
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
+            self._open()
+        operators = self._calls[-1]
+        named = [(name, self._described(each)) for name, each in kwargs.items()]
+        operators.append((func, self._described(args), named))
+        place = len(operators)
+        out = run_meta(func, args, {**kwargs, "device": _META} if takes_device(func) else kwargs)
+        for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
+            if leaf is not None and not isinstance(leaf, Tensor):
+                self._open()
+            if leaf is not None and id(leaf) not in self._origins:
+                self._number(leaf, place, index)
+        return out
+
+    def _writes_parameter(self, func: OpOverload, args: Any, kwargs: Any) -> bool:
+        """Tell whether an operator writes to a parameter, which would not stay the one that was trained."""
+        written = [
+            args[place] if place < len(args) else kwargs.get(argument.name)
+            for place, argument in enumerate(op_arguments(func))
+            if argument.is_write
+        ]
+        return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
+
+
+class _Functions(TorchFunctionMode):
+    """A mode in which tensors say that they are on the model's device.
+
+    It records attention, which the meta device decomposes, but autocast sees as one function.
+    """
+
+    def __init__(self, device: torch.device, calls: list[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._answers = {getattr(Tensor, name).__get__: place(device) for name, place in PLACES.items()}
+        self._calls = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._answers:
+            return self._answers[func]
+        if func is F.scaled_dot_product_attention:
+            self._calls.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _attributes_watched() -> Iterator[list[str]]:
+    """Yield the names of the attributes that any module sets."""
+    found: list[str] = []
+    write: Callable[..., None] = nn.Module.__setattr__
+
+    def written(module: nn.Module, name: str, value: Any) -> None:
+        found.append(name)
+        write(module, name, value)
+
+    nn.Module.__setattr__ = written  # type: ignore[method-assign,assignment]
+    try:
+        yield found
+    finally:
+        nn.Module.__setattr__ = write  # type: ignore[method-assign]

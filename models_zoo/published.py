@@ -1,0 +1,73 @@
+"""Published weights are at hand, or can be fetched, before anything else is prepared."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from fxprune.errors import ModelError, first_line
+
+from .registry import OWN, TORCHVISION, config_of
+
+_TIMEOUT = 20  # seconds
+
+
+def check_published(name: str) -> None:
+    """Find the published weights of a network in a cache, or fetch them; fail at once otherwise.
+
+    Raises:
+        ModelError: there are none, or they are not on this machine and cannot be fetched; the message says which file
+            to put where.
+    """
+    if name in OWN:
+        raise ModelError(f"there are no published weights for `{name}`: build it without them and train it.")
+    if name.startswith(TORCHVISION):
+        from torchvision.models import get_model_weights
+
+        _check_url(name, get_model_weights(name.removeprefix(TORCHVISION))["DEFAULT"].url)  # type: ignore[index]
+        return
+    config: Any = config_of(name)
+    if config.hf_hub_id:
+        _fetch_from_hub(name, *config.hf_hub_id.partition("@")[::2], file=config.hf_hub_filename)
+    elif config.url:
+        _check_url(name, config.url)
+    elif not config.file and not config.state_dict:
+        raise ModelError(f"there are no published weights for `{name}`: build it without them and train it.")
+
+
+def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | None) -> None:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    wanted = file or "model.safetensors"
+    try:
+        hf_hub_download(repository, wanted, revision=revision or None, etag_timeout=_TIMEOUT)
+    except Exception as error:  # the client and its transport raise many kinds
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return  # the hub answers, and has another format
+        raise _absent(
+            name, wanted, f"the repository {repository} in the hub's cache, {constants.HF_HUB_CACHE} (HF_HOME)", error
+        ) from error
+
+
+def _check_url(name: str, url: str) -> None:
+    file = os.path.basename(urlsplit(url).path)
+    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+    if os.path.exists(os.path.join(folder, file)):
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT).close()
+    except (OSError, ValueError) as error:
+        raise _absent(name, file, f"{folder} (TORCH_HOME)", error) from error
+
+
+def _absent(name: str, file: str, place: str, error: Exception) -> ModelError:
+    why = first_line(error, type(error).__name__).rstrip(".")
+    return ModelError(
+        f"the published weights of `{name}` are not on this machine and cannot be fetched: put {file} into {place}, or "
+        f"give a file of weights as `checkpoint` (--checkpoint FILE) in place of `pretrained`. ({why}.)"
+    )

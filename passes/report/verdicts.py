@@ -1,0 +1,128 @@
+"""Say what was checked, with the number found and the bound on it, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fxprune.passes.options import FoldJob, Job, options_of
+from fxprune.passes.rewrite import UNEQUAL
+
+from .results import Result
+
+
+class Verdict(NamedTuple):
+    """One check: what it compares, what it found, what is allowed, whether it holds."""
+
+    what: str
+    found: str
+    bound: str
+    holds: bool
+
+
+class Advice(NamedTuple):
+    """Something to do next, and the command for it; empty: it has none."""
+
+    words: str
+    command: str = ""
+
+
+def verdicts_of(result: Result) -> list[Verdict]:
+    """List the checks of a run, each with the bound that the run itself has held."""
+    narrow, exported = result.stages[-2:] if len(result.stages) > 1 else result.stages * 2
+    exact = "Narrow against wide network" + (" with repeated channels" if result.folded else "")
+    found = [_bounded(f"{exact}, relative error in float64", result.max_rel_error, 1e-9)]
+    if result.folded is None:
+        allowed = max(1, narrow.count // 1000)
+        found += [
+            _counted(f"Test images whose class the trim changes, of {narrow.count}", narrow.changed, 0),
+            _counted(f"Test images whose class the snap changes, of {narrow.count}", result.snap_changed, allowed),
+            _bounded("Deviation of rows within a cluster after C-SGD", result.deviation, UNEQUAL),
+        ]
+    found.append(_bounded("onnxruntime against PyTorch, relative error in float32", result.onnx_rel_error, 1e-4))
+    if result.folded is None:
+        what = f"Test images whose class onnxruntime changes, of {narrow.count}"
+        found.append(Verdict(what, str(exported.changed), "", exported.changed == 0))
+    return found
+
+
+def advice_for(result: Result, folder: str) -> Iterator[Advice]:
+    """Yield what to do next, what the numbers suggest first.
+
+    Args:
+        result: of the run.
+        folder: where it is.
+    """
+    first, last = result.stages[0], result.stages[-1]
+    lost, place = round(100 * (first.accuracy - last.accuracy), 6), shlex.quote(folder)
+    if result.folded is not None:
+        yield from _after_fold(result, lost)
+    elif lost > 1.0:
+        yield Advice(
+            f"It lost {lost:.2f} points: give C-SGD more epochs (--csgd-epochs), let it imitate the wide network "
+            "(--teacher wide), or keep more."
+        )
+    elif lost <= 0.2:
+        yield Advice("Nothing to speak of was lost: the network may be narrower still. Ask for a smaller share.")
+    wide, narrow = first.onnxruntime_ms, last.onnxruntime_ms
+    if wide and narrow and narrow / wide > 1.3 * last.macs / first.macs:
+        yield Advice(
+            f"onnxruntime takes {narrow / wide:.2f} of the time for {last.macs / first.macs:.2f} of the MACs: widths "
+            "that are multiples of what the hardware computes at once (--round-to 16), and larger batches, gain more.",
+            f"fxprune bench {place}",
+        )
+    yield Advice("Load it in Python.", f"network = fxprune.load({folder!r})")
+    yield Advice("Check everything again, from the files alone.", f"fxprune verify {place}")
+    yield Advice("Write it as a Python file that needs PyTorch only.", f"fxprune export {place} --format python")
+
+
+def command_of(result: Result, in_python: Sequence[str]) -> list[str]:
+    """Return the words of the command that repeats a run, without defaults.
+
+    Args:
+        result: of the run.
+        in_python: options that were given as objects, which no command can name.
+    """
+    kind: type = Job if result.folded is None else FoldJob
+    words = ["fxprune compress" if result.folded is None else "fxprune fold"]
+    for name, option in options_of(kind).items():
+        value = result.options.get(name, option.default)
+        if name == "progress" or name in in_python or value == _as_json(option.default):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{option.key}")
+        else:
+            words.append(" ".join([f"--{option.key}", *map(shlex.quote, _words(value))]))
+    return words
+
+
+def _after_fold(result: Result, lost: float) -> Iterator[Advice]:
+    assert result.folded is not None
+    if not result.folded.judge:
+        yield Advice("Nothing but the cost was measured: give images, even without labels (--inputs, or --data).")
+    elif lost > 1.0:
+        what = "points of accuracy" if result.folded.judge == "labels" else "points of agreement"
+        yield Advice(f"It lost {lost:.2f} {what}: keep more, give more images, or train it with `fxprune compress`.")
+    if result.folded.few:
+        yield Advice(f"{result.folded.few} layers had too few images for their fit; {result.folded.needed} are enough.")
+
+
+def _bounded(what: str, found: float, bound: float) -> Verdict:
+    return Verdict(what, f"{found:.1e}", f"{bound:.0e}".replace("e-0", "e-"), found <= bound)
+
+
+def _counted(what: str, found: int, bound: int) -> Verdict:
+    return Verdict(what, str(found), str(bound), found <= bound)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _words(value: Any) -> list[str]:
+    if value is None:
+        return ["none"]
+    if isinstance(value, Mapping):
+        return [f"{name}={each}" for name, each in value.items()]
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]

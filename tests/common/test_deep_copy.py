@@ -1,0 +1,61 @@
+"""A copy by hand is the one that ``copy.deepcopy`` makes."""
+
+import copy
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from fxprune.common.modules import clone_sharing, copy_module
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = {"a": [1, 2]}
+        self.alias = self.table["a"]
+        self.a = nn.Linear(2, 2)
+        self.b = self.a
+        self.pairs = (self.a, "x")
+        self.rnn = nn.LSTM(2, 2)
+        self.a.register_forward_hook(print)
+        self.parents = [self]
+
+
+class Own(nn.Module):
+    def __deepcopy__(self, memo):
+        memo[id(self)] = twin = Own()
+        twin.by = "its own"
+        return twin
+
+
+def test_aliases_and_tables_are_as_before():
+    wide = Odd()
+    twin = clone_sharing(wide)
+    assert twin.alias is twin.table["a"] is not wide.alias
+    assert twin.a is twin.b is twin.pairs[0] is not wide.a
+    assert twin.parents == [twin]
+    assert twin.a.weight is wide.a.weight
+    assert list(map(type, vars(twin.a).values())) == list(map(type, vars(copy.deepcopy(wide.a)).values()))
+    assert list(twin.a._forward_hooks.values()) == [print]
+    assert twin.a._forward_hooks is not wide.a._forward_hooks
+    twin.rnn(torch.zeros(1, 1, 2))
+
+
+def test_empty_tables_are_not_shared():
+    wide, twin = nn.Linear(1, 1), clone_sharing(nn.Linear(1, 1))
+    tables = [value for each in (wide, twin) for value in vars(each).values() if isinstance(value, (dict, set))]
+    assert len(set(map(id, tables))) == len(tables)
+    assert isinstance(twin._forward_hooks, OrderedDict)
+
+
+def test_a_class_copies_itself_as_it_wants():
+    assert copy_module(nn.Sequential(Own()))[0].by == "its own"
+
+
+def test_what_a_call_kept_loses_its_history():
+    wide = nn.Linear(2, 2)
+    wide.kept = [wide.weight * 2]
+    twin = copy_module(wide)
+    assert twin.kept[0].is_leaf
+    assert torch.equal(twin.kept[0], wide.kept[0])

@@ -1,0 +1,91 @@
+"""Equal programs need no numbers; what a program does not show leaves the decision to numbers."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxprune.capture import capture
+from fxprune.equivalence.program import is_same_program
+
+X, LOOSE = (torch.randn(2, 4),), torch.ones(4)
+
+
+class Net(nn.Module):
+    def __init__(self, forward):
+        super().__init__()
+        self.a, self.b, self.run, self.kept = nn.Linear(4, 4), nn.Linear(4, 4), forward, []
+        self.register_buffer("count", torch.zeros(4))
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def keeps(s, x):
+    s.kept.append(s.a(x))
+    return s.kept[0]
+
+
+def sets(s, x):
+    s.last = s.a(x)
+    return s.last
+
+
+SAME = {
+    "layers": lambda s, x: s.b(F.relu(s.a(x))),
+    "in place": lambda s, x: s.a(x).relu_().add_(1),
+    "written buffer": lambda s, x: s.a(x) + s.count.add_(1),
+    "dropout": lambda s, x: F.dropout(s.a(x), 0.5, s.training),
+    "its own device": lambda s, x: s.a(x) + torch.ones(4, device=x.device),
+}
+OPEN = {
+    "asks for a number": lambda s, x: s.a(x) if x.sum() > 0 else s.b(x),
+    "sets an attribute": sets,
+    "writes to a parameter": lambda s, x: s.a(x) + s.b.weight.data.add_(1).sum(),
+    "draws from Python": lambda s, x: s.a(x) * random.random(),
+    "a tensor of no module": lambda s, x: s.a(x) + LOOSE,
+    "autocast": lambda s, x: s.a(x) if torch.is_autocast_enabled("cpu") else s.b(x),
+}
+
+
+@pytest.mark.parametrize("forward", SAME.values(), ids=SAME)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_graph_runs_the_program_of_its_model(forward, training):
+    net = Net(forward).eval()
+    assert is_same_program(net, capture(net, X, check=False), [X], training=training)
+
+
+@pytest.mark.parametrize("forward", OPEN.values(), ids=OPEN)
+def test_an_open_program_proves_nothing(forward):
+    net = Net(forward).eval()
+    twin = Net(forward).eval()
+    twin.load_state_dict(net.state_dict())
+    twin.a, twin.b, twin.count = net.a, net.b, net.count
+    assert not is_same_program(net, twin, [X], training=False)
+
+
+OTHER = {
+    "another layer": (lambda s, x: s.a(x), lambda s, x: s.b(x)),
+    "another order": (lambda s, x: s.a(s.b(x)), lambda s, x: s.b(s.a(x))),
+    "another constant": (lambda s, x: s.a(x) * 2, lambda s, x: s.a(x) * 3),
+    "another type of constant": (lambda s, x: s.a(x) * 1, lambda s, x: s.a(x) * True),
+    "another operand": (lambda s, x: s.a(x) - s.b(x), lambda s, x: s.b(x) - s.a(x)),
+    "another result": (lambda s, x: (s.a(x), s.b(x))[0], lambda s, x: (s.a(x), s.b(x))[1]),
+    "a result of the call before": (lambda s, x: s.a(x), keeps),
+    "a write more": (lambda s, x: s.a(x), lambda s, x: (s.a(x), s.count.add_(1))[0]),
+    "a draw more": (lambda s, x: s.a(x), lambda s, x: (s.a(x), torch.rand(1))[0]),
+    "attention by hand": (
+        lambda s, x: F.scaled_dot_product_attention(x, x, x),
+        lambda s, x: (x @ x.mT / 2).softmax(-1) @ x,
+    ),
+}
+
+
+@pytest.mark.parametrize(("forward", "other"), OTHER.values(), ids=OTHER)
+def test_other_programs_differ(forward, other):
+    net, twin = Net(forward).eval(), Net(other).eval()
+    twin.a, twin.b, twin.count = net.a, net.b, net.count
+    assert is_same_program(net, net, [X], training=False)
+    assert not is_same_program(net, twin, [X], training=False)

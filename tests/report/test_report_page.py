@@ -1,0 +1,307 @@
+"""A report shows what a folder holds and nothing that could run, and says what it leaves out."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from helpers import report_made
+from helpers.damage import list_again
+from helpers.hand_made import plain
+from PIL import Image
+
+import fxprune
+from fxprune.cli import main
+from fxprune.errors import CheckpointError
+from fxprune.models_zoo.data.preprocessing import Preprocessing
+from fxprune.models_zoo.data.tensor_loader import TensorLoader
+from fxprune.passes.job.answers import answers_of
+from fxprune.passes.report import contents
+from fxprune.passes.report.recording import read_recording
+from fxprune.passes.report.shares import Share, shares_of
+from fxprune.passes.report.verdicts import advice_for, command_of, verdicts_of
+from fxprune.passes.report.write import write_report
+
+HOSTILE = '</style><script src=x>alert(1)</script>\' onload="x" |`*&'
+SECTIONS = ["What changed", "Checks", "Each form of the network", "ONNX by batch", "Test images"]
+SECTIONS += ["What stays as it is, and why", "Every group", "How it was made", "What to do next"]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and text, of a page; every tag must be closed by its own."""
+
+    EMPTY = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return report_made.write(tmp_path / "out", report_made.result(tmp_path / "out"), report_made.recording())
+
+
+def page_of(folder, shown="out"):
+    write_report(folder, shown)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def headings(folder):
+    return re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_page_has_every_section_and_every_picture_describes_itself(folder):
+    page = page_of(folder)
+    assert headings(folder) == SECTIONS
+    pictures = page.all("svg")
+    names = [each["aria-labelledby"].split() for each in pictures]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert [name for pair in names for name in pair] == ids
+    assert [each.removesuffix("-title") for each in ids[::2]] == [
+        *("widths", "params", "macs", "deviation", "accuracy", "latency", "forms")
+    ]
+    text = " ".join(page.words)
+    for said in ("net.weight: 16 to 8", "the largest deviation ends at 9.0e-07", "97.00% after the snap"):
+        assert said in text
+    for each in page.all("img"):
+        assert re.fullmatch(r"Test image( of class net)?: the wide network says (net|same), .*", each["alt"])
+
+
+def test_a_fold_has_a_page_without_training(tmp_path):
+    found = report_made.fold_result(tmp_path)
+    page = page_of(report_made.write(tmp_path, found, report_made.recording()))
+    assert headings(tmp_path) == SECTIONS
+    text = " ".join(page.words)
+    assert "agreement" in text and "2 layers had too few images" in text and "Accuracy over steps" not in text
+
+
+def test_a_folder_of_an_earlier_version_leaves_sections_out_with_a_word(tmp_path):
+    page = page_of(report_made.write(tmp_path, report_made.result(tmp_path)))
+    gone = ("ONNX by batch", "Test images", "What stays as it is, and why", "Every group")
+    assert headings(tmp_path) == [each for each in SECTIONS if each not in gone]
+    assert "which an earlier version" in " ".join(page.words)
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "Left out: deviations" in " ".join(page_of(tmp_path).words)
+
+
+def test_what_files_say_never_becomes_markup(tmp_path):
+    found = report_made.result(tmp_path, HOSTILE)
+    folder = report_made.write(tmp_path, found, report_made.recording(HOSTILE))
+    plain_page, page = (
+        page_of(report_made.write(tmp_path / "b", report_made.result("b"), report_made.recording())),
+        None,
+    )
+    page = page_of(folder, HOSTILE)
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain_page.tags]
+    assert {name for _, attributes in page.tags for name in attributes if name.startswith("on")} == set()
+    words = (folder / "report.md").read_text(encoding="utf-8")
+    prose = re.sub(r"`[^`\n]*`|^    .*$", "", re.sub(r"\\.", "", words), flags=re.M)  # code shows what it holds
+    assert "<" not in prose.replace("&lt;", "") and "*&" not in prose
+    tables = [line for line in prose.splitlines() if line.startswith("|")]
+    plain_lines = (tmp_path / "b" / "report.md").read_text(encoding="utf-8").splitlines()
+    assert [line.count("|") for line in tables] == [line.count("|") for line in plain_lines if line.startswith("|")]
+
+
+def test_a_page_loads_nothing(folder):
+    page = page_of(folder)
+    policy = next(each["content"] for each in page.all("meta") if "Policy" in each.get("http-equiv", ""))
+    assert policy.startswith("default-src 'none';")
+    assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "form", "base"} == set()
+    links = [value for _, each in page.tags for name, value in each.items() if name in ("src", "href", "srcset")]
+    assert links and all(link.startswith("data:") for link in links)
+    assert not re.search(r"url\(|@import", (folder / "report.html").read_text(encoding="utf-8"))
+
+
+def change(folder, name, edit):
+    value = json.loads((folder / name).read_text())
+    edit(value)
+    (folder / name).write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value.update(version=99),
+        lambda value: value.update(more=1),
+        lambda value: value.pop("frozen"),
+        lambda value: value["shares"][0].update(width=[8, 16]),
+        lambda value: value["shares"][0].update(name=3),
+        lambda value: value["shares"][0].update(macs=[-1, -2]),
+        lambda value: value["onnx"].update({"1": "small"}),
+        lambda value: value["onnx"].update({"one": 0.1}),
+        lambda value: value["answers"][0].update(png='"><script>'),
+        lambda value: value["answers"][0].update(png=base64.b64encode(b"<svg onload=x>").decode()),
+        lambda value: value["frozen"][0].update(weights=None),
+        lambda value: value["frozen"].append([]),
+    ],
+)
+def test_damaged_recordings_are_told(folder, edit):
+    change(folder, "report.json", edit)
+    with pytest.raises(CheckpointError, match=r"report\.json"):
+        write_report(folder, "out")
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("deviation_largest", 1e-320), ("deviation_largest", 1e308), ("top1", "high"), ("top1", 1e308), ("top1", True)],
+)
+def test_odd_records_make_a_page_or_an_error(folder, name, value):
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"phase": "csgd", "epoch": 9, "step": 99, name: value}) + "\n")
+    try:
+        write_report(folder, "out")
+    except CheckpointError:
+        return
+    assert not re.search(r"\b(nan|inf)\b", (folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_report_command_writes_files_that_verify(folder, capsys, monkeypatch):
+    for _ in range(2):  # what it wrote is replaced
+        assert main(["report", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert "narrow, in onnxruntime" in out and err.endswith(f"written: {folder / 'report.html'}\n")
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {"report.html", "report.md", "report.json", "deviation.svg"} <= listed.keys()
+    assert f"fxprune verify {folder}" in (folder / "report.md").read_text(encoding="utf-8")
+    (folder / "report.html").write_text("mine")
+    assert main(["report", str(folder)]) == 0
+    assert "not written" in capsys.readouterr().err
+    assert (folder / "report.html").read_text() == "mine"
+    change(folder, "report.json", lambda value: value.update(onnx={}))
+    assert main(["report", str(folder)]) == 2
+    list_again(folder)
+    assert main(["report", str(folder)]) == 0
+
+
+def test_a_recording_is_read_as_it_was_written(folder):
+    assert read_recording(folder) == report_made.recording()
+    assert read_recording(folder / "absent") is None
+
+
+def test_shares_add_up_to_the_cost_of_the_network():
+    case = plain()
+    coupling = fxprune.couple(case.model, case.inputs)
+    plan = fxprune.plan(coupling, keep=0.5, method="even")
+    shares, batch = shares_of(plan), len(case.inputs[0])
+    for when, cost in enumerate((fxprune.cost(coupling), fxprune.cost(plan))):
+        assert sum(share.params[when] for share in shares) == cost.params
+        assert sum(share.macs[when] for share in shares) == cost.macs // batch
+    assert {share.name: share.width for share in shares if share.name} == plan.widths
+
+
+def test_many_groups_are_added_up_by_part():
+    def shares(count, name="part{}.{}.weight"):
+        return [Share(name.format(i // 10, i), (2, 1), (10, 5), (4, 2)) for i in range(count)]
+
+    few, many, flat = (contents.by_part(each) for each in (shares(16), shares(40), shares(40, "{1}_{0}")))
+    assert (few[0], few[1]) == (shares(16), "group")
+    assert many[0] == [Share(f"part{i}", (20, 10), (100, 50), (40, 20)) for i in range(4)]
+    assert (len(flat[0]), flat[0][-1]) == (16, Share("all others", (50, 25), (250, 125), (100, 50)))
+
+
+def test_verdicts_fail_where_numbers_do(tmp_path):
+    good = report_made.result(tmp_path)
+    assert all(verdict.holds for verdict in verdicts_of(good))
+    *rows, narrow, exported = good.stages
+    bad = replace(
+        good,
+        stages=(*rows, replace(narrow, changed=2), replace(exported, changed=2)),
+        max_rel_error=1e-3,
+        onnx_rel_error=1e-3,
+        deviation=0.5,
+        snap_changed=5,
+    )
+    assert not any(verdict.holds for verdict in verdicts_of(bad))
+    page = page_of(report_made.write(tmp_path, bad, report_made.recording()))
+    assert "✗ A check does not hold: see below." in page.words
+
+
+@pytest.mark.parametrize(
+    ("correct", "onnx_ms", "said"),
+    [(90, 0.25, "It lost 8.00 points"), (98, 0.25, "may be narrower still"), (97, 0.9, "0.90 of the time for 0.25")],
+)
+def test_advice_goes_by_the_numbers(tmp_path, correct, onnx_ms, said):
+    found = report_made.result(tmp_path)
+    *rows, last = found.stages
+    last = replace(last, correct=correct, onnxruntime_ms=onnx_ms)
+    words = [each.words for each in advice_for(replace(found, stages=(*rows, last)), "out")]
+    assert said in words[0]
+    assert len(words) == 4
+
+
+def test_the_command_has_what_is_not_by_default(tmp_path):
+    options = {"model": "a net", "data": "digits", "keep": 0.5, "widths": {"a": 1}, "seed": 0, "coupled": True}
+    found = report_made.result(tmp_path, options=options | {"only": ["x", "y"], "progress": False})
+    whole = " ".join(command_of(found, ()))
+    assert whole == "fxprune compress --model 'a net' --data digits --keep 0.5 --widths a=1 --only x y --coupled"
+    assert " ".join(command_of(found, ("model",))).startswith("fxprune compress --data digits")
+
+
+def test_images_whose_class_changes_are_shown_and_undo_their_normalisation():
+    images = torch.linspace(-1, 1, 40)[:, None, None, None].expand(40, 1, 4, 4)
+    labels, wide = torch.arange(40) % 3, torch.arange(40) % 3
+    narrow = wide.clone()
+    narrow[[7, 9]] = (wide[[7, 9]] + 1) % 3
+    preprocessing = Preprocessing((1, 4, 4), (0.5,), (0.5,), label_names=("a", "b"))
+    found = answers_of(TensorLoader(images, labels, 16), wide, narrow, preprocessing)
+    assert len(found) == 12
+    changed = [(each.truth, each.narrow) for each in found if each.wide != each.narrow]
+    assert changed == [("b", "2"), ("a", "b")]  # the third class has no name
+    pixels = [Image.open(io.BytesIO(base64.b64decode(each.png))).getpixel((0, 0)) for each in found]
+    assert (pixels[0], pixels[-1], pixels == sorted(pixels)) == (0, 255, True)
+    assert answers_of(TensorLoader(images, labels, 16), wide, narrow, preprocessing, labelled=False)[0].truth == ""
+
+
+def colours():
+    """Scheme -> name of a colour -> its light, by WCAG 2."""
+    from fxprune.passes.report.write import _css
+
+    roots = re.findall(r":root \{(.*?)\}", str(_css()), re.S)
+    assert len(roots) == 3
+    schemes = [dict(re.findall(r"--(\w+): #([0-9a-f]{6});", root)) for root in roots]
+    return {name: {k: light(v) for k, v in scheme.items()} for name, scheme in zip(("light", "dark", "print"), schemes)}
+
+
+def light(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(a, b):
+    return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
+@pytest.mark.parametrize("ground", ["paper", "panel"])
+def test_contrast_suffices(scheme, ground):
+    found = colours()[scheme]
+    assert contrast(light("000000"), light("ffffff")) == pytest.approx(21)
+    text = {name: contrast(found[name], found[ground]) for name in ("ink", "muted", "good", "bad")}
+    assert {name: ratio for name, ratio in text.items() if ratio < 4.5} == {}
+    shapes = {name: contrast(found[name], found[ground]) for name in ("wide", "narrow", "largest", "median")}
+    assert {name: ratio for name, ratio in shapes.items() if ratio < 3} == {}
