@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage graft results prices photos fuzz clean
+.PHONY: help demo test quick test-cuda format lint types export bench coverage graft results prices photos fuzz docs clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -27,6 +27,7 @@ help:
 	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make photos   narrow an ImageNet network from a few photos (an hour; resumes; ARGS=--quick: minutes)'
 	echo 'make fuzz     damage folders and draw networks at random, none of which may get in unnoticed (hours; resumes)'
+	echo 'make docs     build the pages of docs/ and of the docstrings into build/site'
 	echo 'make clean    remove everything that was made, but not .venv'
 
 demo: $(READY)
@@ -49,11 +50,16 @@ format: $(READY)
 	$(BIN)/ruff check --quiet --fix --output-format concise .
 	$(BIN)/ruff format --quiet .
 
-# mypy knows nothing of the mapping of fxprune.passes to passes/, so it is shown the packages where Python sees them.
-types: $(READY)
+# mypy and mkdocs know nothing of the mapping of fxprune.passes to passes/, so they are shown the packages where Python sees
+# them.
+$(TYPED): $(READY) FORCE
 	rm -rf $(TYPED)
 	mkdir -p $(TYPED)/fxprune
 	ln -s $(CURDIR)/fxprune/* $(CURDIR)/passes $(CURDIR)/models_zoo $(CURDIR)/cli $(TYPED)/fxprune/
+
+FORCE:
+
+types: $(TYPED)
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --no-error-summary --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache fxprune
 
@@ -84,6 +90,11 @@ photos: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+# mkdocs's theme announces its successor at each start.
+docs: $(TYPED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 out/network.json:
 	$(MAKE) demo

@@ -29,6 +29,7 @@ EXTRAS = {
     "openvino": "export --format openvino",
     "torchao": "quantised networks of torchao",
     "zoo": "networks of other libraries in `make coverage`",
+    "docs": "`make docs`",
     "dev": "tests, style and types of a checkout",
 }
 # Instructions by which oneDNN and onnxruntime choose their kernels, the fastest last.

@@ -52,7 +52,7 @@ def cost(what: torch.nn.Module | Coupling | Plan, example_inputs: Any = None) ->
     Raises:
         OptionError: a network without example inputs, or a coupling or plan with some.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> fxprune.cost(torch.nn.Linear(3, 4), torch.ones(5, 3))
         Cost(params=16, macs=60)

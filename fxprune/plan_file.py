@@ -218,7 +218,7 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     Raises:
         PlanError: ``model`` is another network.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

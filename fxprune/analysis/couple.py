@@ -50,7 +50,7 @@ def couple(
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

@@ -81,7 +81,7 @@ def csgd(
     Warns:
         NoPullWarning: on removal, if every step was taken at learning rate 0.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

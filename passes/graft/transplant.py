@@ -38,7 +38,7 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
             that it cannot take from an attribute, or the first layer that differs.
         OptionError: ``narrow`` does not hold its plan, and there is no example.
 
-    Example:
+    Examples:
         >>> import timm, torch, fxprune
         >>> net = timm.create_model("test_resnet", num_classes=10).eval()
         >>> images = torch.randn(2, 3, 64, 64)

@@ -77,7 +77,7 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
         ExportError: the exported file and the network disagree; the message names the first value. The file is kept.
         OSError: the results cannot be written.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> layers = torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()

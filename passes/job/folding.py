@@ -69,7 +69,7 @@ def fold_job(model: str | nn.Module, data: str | Data | None = None, **options: 
         ExportError: the exported file and the network disagree.
         OSError: the results cannot be written.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from fxprune.passes.job import fold_job
         >>> _ = torch.manual_seed(0)

@@ -40,7 +40,7 @@ def settle(model: nn.Module, batches: Iterable[Any], *, images: int = ENOUGH) ->
     Returns:
         How many images were used; 0 if no layer keeps running statistics, and then nothing changes.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
         >>> fxprune.settle(net, [torch.randn(16, 3, 16, 16) for _ in range(4)])

@@ -32,7 +32,7 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
         PlanError: the plan was made for another network.
         ModelError: a tensor that the plan cuts holds a NaN or an infinity.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

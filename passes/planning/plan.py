@@ -65,7 +65,7 @@ def plan(
         ModelError: a weight of a group, or an activation, holds a NaN or an infinity.
         DataError: ``batches`` that are not inputs of this network.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

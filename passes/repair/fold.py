@@ -70,7 +70,7 @@ def fold(
     Source: ridge regression of what merged channels feed: GRAIL (arXiv 2602.23795); merging without data: Wang et al.,
     "Forget the Data and Fine-Tuning! Just Fold the Network to Compress" (arXiv 2502.10216).
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

@@ -79,7 +79,7 @@ def export_python(
     Raises:
         ExportError: a node has no place in such a file; the message names it and its operator. Or the file differs.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

@@ -75,7 +75,7 @@ def save(
         ExportError: the files and the network disagree.
         OSError: the disk is full, or writing is not permitted.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
@@ -180,7 +180,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     Raises:
         CheckpointError: the directory is missing, unfinished, damaged, of another version, or of another network.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

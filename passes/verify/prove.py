@@ -94,7 +94,7 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
         CaptureError: the model cannot be traced.
         NothingToPruneError: no group to merge.
 
-    Example:
+    Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()

@@ -8,15 +8,24 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+import fxprune
 from fxprune.cli.main import COMMANDS, main
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import read_notes, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
-# Flags of torchrun and of timm.
-FOREIGN = {"--nproc-per-node", "--initial-checkpoint"}
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "llms.txt",
+    *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
+]
+# Flags of torchrun, of timm and of TensorRT.
+FOREIGN = {"--nproc-per-node", "--initial-checkpoint"} | {
+    f"--{flag}" for flag in ("onnx", "saveEngine", "fp16", "minShapes", "optShapes", "maxShapes")
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +67,33 @@ def test_recipes_can_be_read(tmp_path):
     (tmp_path / "figures.yaml").write_text(published)
     assert read_recipe(tmp_path / "figures.yaml") == {}
     assert read_notes(tmp_path / "figures.yaml")["published"]["macs_cut"] == 60.85
+
+
+def test_the_site_lists_every_page():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = [page for entry in navigation for page in pages_of(entry)]
+    assert sorted(listed) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md"))
+
+
+def pages_of(entry):
+    return [entry] if isinstance(entry, str) else [page for pages in entry.values() for page in pages]
+
+
+def test_the_reference_lists_every_public_name():
+    listed = re.findall(r"^::: (\S+)$", (ROOT / "docs/reference.md").read_text(encoding="utf-8"), re.M)
+    public = [getattr(fxprune, name) for name in fxprune.__all__]
+    assert sorted(listed) == sorted(f"{each.__module__}.{each.__name__}" for each in public)
+
+
+@pytest.mark.parametrize("picture", sorted(ROOT.glob("docs/images/*.svg")), ids=lambda path: path.name)
+def test_a_picture_is_small_and_stands_alone(picture):
+    """It asks nobody for anything, shows on a dark page, and is described where it is shown."""
+    text = picture.read_text(encoding="utf-8")
+    assert len(text) < 16_000
+    assert re.findall(r"https?://[^\s\"]+", text) == ["http://www.w3.org/2000/svg"]
+    assert "prefers-color-scheme: dark" in text
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in DOCUMENTS]
+    shown = [image for text in texts for image in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text)]
+    descriptions = [alt for alt, path in shown if path.endswith(picture.name)]
+    assert descriptions
+    assert all(len(alt) > 40 for alt in descriptions)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
-from importlib.metadata import metadata
+import tomllib
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from helpers.image_folder import timm_leaves_files_open
 from helpers.pages import PAGES, ROOT, blocks, read, run_python, shows
 
 import fxprune
@@ -21,8 +23,9 @@ NOT_RUN = {page: [block for block in blocks(read(page)) if block.reason is not N
 TUTORIAL = "docs/tutorial.md"
 ELSEWHERE = {TUTORIAL, "docs/writing_rules.md"}  # have tests of their own
 PYTHON = [page for page in PAGES if blocks(read(page), "python") and page not in ELSEWHERE]
+EXTRAS = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.M))
-KEPT = {"train": 20, "val": 3}  # of the images of a class
+KEPT = {"train": 10, "val": 2}  # of the images of a class
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,7 @@ def tutorial(tmp_path_factory):
     printed: list[str] = []
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "milliseconds", lambda *_: 1.0)
+        patch.setattr(measure, "_exported_ms", lambda *_: 1.0)
         run_python(read(TUTORIAL), {"__name__": "tutorial"})
         for split, kept in KEPT.items():
             for name in Path("digits", split).iterdir():
@@ -63,10 +67,17 @@ def compressed():
 
 
 # What a page takes for granted; those that take `compressed` run where the tutorial has been.
-GIVEN = {"README.md": compressed, "docs/distributed.md": wide, "docs/folding.md": wide, "docs/source.md": compressed}
+GIVEN = {
+    "README.md": compressed,
+    "docs/deploying.md": compressed,
+    "docs/distributed.md": wide,
+    "docs/folding.md": wide,
+    "docs/source.md": compressed,
+}
 
 
 @pytest.mark.slow
+@timm_leaves_files_open
 @pytest.mark.filterwarnings("ignore::fxprune.UnequalClustersWarning")
 @pytest.mark.parametrize("page", PYTHON)
 def test_python_runs(page, tmp_path, monkeypatch, request):
@@ -76,11 +87,26 @@ def test_python_runs(page, tmp_path, monkeypatch, request):
 
 
 @pytest.mark.slow
+@timm_leaves_files_open
 def test_the_tutorial_shows_what_its_commands_print(tutorial):
     found = blocks(read(TUTORIAL), "sh", "text")
     assert [block.language for block in found] == ["sh", "text"] * (len(found) // 2)
     for block, printed in zip(found[1::2], tutorial[1], strict=True):
         assert shows(block.text, printed) == [], printed
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_what_it_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    defined = {"__name__": "notebook"}
+    for cell in json.loads(read("examples/tutorial.ipynb"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), defined)
+            printed = capsys.readouterr().out
+            shown = "".join(text for output in cell["outputs"] for text in output["text"])
+            assert shows(shown, printed) == [], printed
+    assert defined["report"].passed
+    assert defined["changed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +140,7 @@ def understand(words: list[str]) -> None:
             assert set(targets) <= TARGETS
         case ["pip", "install", package]:
             _, _, extra = package.rstrip("]").partition("[")
-            assert {extra} <= {"", *metadata("fxprune").get_all("Provides-Extra")}
+            assert {extra} <= {"", *EXTRAS}
         case ["python", file, *_]:
             assert (ROOT / file).is_file()
         case _:
@@ -140,6 +166,7 @@ def test_a_command_that_there_is_not_fails(line):
 def test_only_few_blocks_do_not_run():
     """Each with its reason before it, in a comment."""
     assert {page: len(found) for page, found in NOT_RUN.items() if found} == {
+        "docs/deploying.md": 1,
         "docs/distributed.md": 4,
         "docs/source.md": 1,
     }
