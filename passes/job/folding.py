@@ -147,7 +147,7 @@ class _Folding:
             exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=self.job.opset)
         folded = self.folded(small, plan, samples)
         with self.clock("measure"):
-            test = samples.test if samples.judge else None
+            test = samples if samples.judge else None
             rows = measure_folded(nets, network.example, test, folder, folded.repair)
         return Result(
             stages=rows,
