@@ -27,7 +27,7 @@ TEMPERATURE = 0.2
 
 
 class EmbeddingNet(nn.Module):
-    """Map an image [N, 1, 8, 8] to a direction [N, 32]."""
+    """Map an image [N, 1, 8, 8] to a direction [N, 16]."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class EmbeddingNet(nn.Module):
             nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
             nn.AdaptiveAvgPool2d(2), nn.Flatten(),
         )  # fmt: skip
-        self.embedding = nn.Linear(8 * width, 32)
+        self.embedding = nn.Linear(8 * width, 16)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed images."""
