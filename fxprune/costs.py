@@ -198,7 +198,7 @@ def latency(run: Callable[..., Any], example_inputs: Any, *, seconds: float = 0.
         return float(timer.blocked_autorange(min_run_time=seconds).median)
 
 
-def milliseconds(call: Callable[..., Any], images: torch.Tensor) -> float:
-    """Measure the median time of a call on a batch of images [N, C, H, W], in milliseconds."""
+def milliseconds(call: Callable[..., Any], images: Any) -> float:
+    """Measure the median time of a call on images [N, C, H, W], or other inputs, in ms."""
     with silenced():  # the timer warns if it finds an incomplete CUDA toolkit
         return 1e3 * latency(call, images)

@@ -155,6 +155,7 @@ class Coupling:
         shared: every name of a parameter or buffer -> the first name of the same tensor.
         parameters: first names of all parameters.
         whole: whether the analysis preferred to merge complete heads and groups.
+        outputs: places of the outputs that count; the graph returns no others. None: all.
     """
 
     groups: Mapping[str, Group]
@@ -169,6 +170,7 @@ class Coupling:
     parameters: tuple[str, ...] = field(repr=False, default=())
     whole: bool = False
     functions: Mapping[str, fx.GraphModule] = field(repr=False, default_factory=dict)
+    outputs: tuple[str, ...] | None = None
 
     def __deepcopy__(self, _: Any) -> Coupling:
         """A coupling does not change, so a copy of what holds it shares it."""

@@ -124,6 +124,13 @@ def plan_of(network: torch.nn.Module) -> Plan | StoredPlan | None:
     return _known_plan(getattr(network, "meta", {}).get("plan"))
 
 
+def outputs_of(network: torch.nn.Module) -> Sequence[str] | None:
+    """Return the places of the outputs that a narrow network keeps; None: all."""
+    plan = plan_of(network)
+    found = plan.content.get("outputs") if isinstance(plan, StoredPlan) else plan and plan.coupling.outputs
+    return found or None
+
+
 def earlier_plans_of(network: torch.nn.Module) -> tuple[Plan | StoredPlan, ...]:
     """Return the plans that a narrow network knows from before its last one."""
     earlier = map(_known_plan, getattr(network, "meta", {}).get("earlier", ()))
@@ -164,7 +171,7 @@ def plan_from(value: Mapping[str, Any], model: torch.nn.Module, path: str | os.P
     from fxprune.analysis import couple  # which to load a stored network does not need
 
     try:
-        coupling = couple(model, inputs_for(model, inputs), whole=value["whole"])
+        coupling = couple(model, inputs_for(model, inputs), whole=value["whole"], outputs=value.get("outputs"))
         check_digest(value["groups"], coupling, str(path))
         return Plan(coupling, clusters, value["method"], value["seed"])
     except PlanError as error:
@@ -187,8 +194,11 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
         PlanError: it is not a plan, or one that is incomplete, damaged, or of a later version.
     """
     check_format(value, FORMAT, VERSION, path, PlanError)
-    optional: dict[str, tuple[type, ...]] = {"sha256": (str,), "widths": (dict,)}
-    check_fields(value, KINDS | {name: kind for name, kind in optional.items() if name in value}, path, PlanError)
+    optional: dict[str, tuple[type, ...]] = {"sha256": (str,), "outputs": (list,), "widths": (dict,)}
+    given = {name: kinds for name, kinds in optional.items() if name in value}
+    check_fields(value, KINDS | given, path, PlanError)
+    if not all(isinstance(place, str) for place in value.get("outputs", [])) or value.get("outputs") == []:
+        raise PlanError(f"{path} is damaged: `outputs` is no list of names. {_REMEDY}")
     if value.get("sha256", digest(value)) != digest(value):
         raise PlanError(
             f"{path} is not as it was written: its `sha256` is that of another plan. Make it again with `fxprune "
@@ -235,6 +245,7 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     from fxprune.analysis import couple
 
     check_shapes(plan.coupling.shapes, model, "the plan")
-    coupling = couple(model, inputs_for(model, plan.coupling.example_inputs), whole=plan.coupling.whole)
+    before = plan.coupling
+    coupling = couple(model, inputs_for(model, before.example_inputs), whole=before.whole, outputs=before.outputs)
     check_digest(plan.coupling.digest, coupling, "the plan")
     return Plan(coupling, plan.clusters, plan.method, plan.seed)

@@ -183,6 +183,7 @@ class Plan:
             "tensors": {name: list(shape) for name, shape in self.coupling.shapes.items()},
             "whole": self.coupling.whole,
             "groups": self.coupling.digest,
+            **({} if self.coupling.outputs is None else {"outputs": list(self.coupling.outputs)}),
             "clusters": {name: cluster.tolist() for name, cluster in self.clusters.items()},
         }
 

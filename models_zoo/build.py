@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fxprune.common.modules import MetaMode, to_meta
 from fxprune.common.random import seeded
@@ -21,15 +21,15 @@ class Network:
     """A network, how to build it again, and an example of its inputs.
 
     Attributes:
-        model: maps [N, C, H, W] to [N, classes].
+        model: maps [N, C, H, W] to [N, classes], or what the task's data hold.
         spec: how to build it again; None if it was given as a module.
-        example: [2, C, H, W] on the meta device: the shape and dtype of its inputs.
+        example: [2, C, H, W] on the meta device: the shape and dtype of its inputs; or inputs of two samples.
         fresh: names of the classifier's tensors that a checkpoint of other classes left at random.
     """
 
     model: nn.Module
     spec: ModelSpec | None
-    example: Tensor
+    example: Any
     fresh: tuple[str, ...] = ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from fxprune.capture import WAYS, capture, captures
 from fxprune.common.inputs import Inputs, as_inputs, as_meta
 from fxprune.common.network import network_of
+from fxprune.common.outputs import Outputs, as_outputs
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
 from fxprune.errors import CaptureError
@@ -29,6 +31,7 @@ def couple(
     whole: bool = False,
     ways: Sequence[str] = WAYS,
     check: bool = True,
+    outputs: Sequence[str | int] | str | int | None = None,
 ) -> Coupling:
     """Find the channels of a network that must merge together.
 
@@ -45,7 +48,11 @@ def couple(
         check: run the model and its captured graph on the example, some calls each, and reject a model that computes
             something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
 
+        outputs: the outputs that count, by name or number, as ``logits``, 0 or ``hidden_states.3``; None: all. No other
+            output freezes channels, and the narrow network returns no other: it is None, or absent from a dict.
+
     Raises:
+        OptionError: there is no such output, or no such way.
         ModelError: what was given is no network, or one whose layers cannot become narrower.
         CaptureError: the model cannot be traced, or does not run on these inputs.
         AnalysisError: a rule broke its own promise (a bug in fxprune).
@@ -60,12 +67,12 @@ def couple(
         (['0.weight'], 0.992)
     """
     model = network_of(model)
-    search = _Search(model, as_inputs(example_inputs), whole)
+    search = _Search(model, as_inputs(example_inputs), whole, as_outputs(outputs))
     failures: list[CaptureError] = []
     try:
-        for captured in captures(model, search.inputs, ways=ways, check=check):
+        for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
             try:
-                return search.best(CapturedGraph(captured)).coupling
+                return replace(search.best(CapturedGraph(captured)).coupling, outputs=search.outputs)
             except CaptureError as error:  # the next graph may succeed
                 failures.append(error)
     except CaptureError as error:
@@ -76,8 +83,8 @@ def couple(
 class _Search:
     """A search for the analysis of a model with the fewest weights when all groups are halved."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool) -> None:
-        self.model, self.inputs, self.merge_heads = model, inputs, merge_heads
+    def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool, outputs: Outputs | None) -> None:
+        self.model, self.inputs, self.merge_heads, self.outputs = model, inputs, merge_heads, outputs
 
     def best(self, captured: CapturedGraph) -> Analysis:
         """Return the best analysis: of the captured graph, or with its computed weights stored."""
@@ -96,7 +103,12 @@ class _Search:
             check = not captured.graph_module.meta.get(UNCHECKED)
             try:
                 decomposed = capture(
-                    self.model, self.inputs, decomposed=layers, ways=("symbolic", "concrete"), check=check
+                    self.model,
+                    self.inputs,
+                    decomposed=layers,
+                    ways=("symbolic", "concrete"),
+                    check=check,
+                    outputs=self.outputs,
                 )
             except CaptureError:  # they stay single nodes, and their columns frozen
                 return captured

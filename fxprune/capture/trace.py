@@ -19,6 +19,7 @@ from fxprune.common.graph_module import GraphModule
 from fxprune.common.inputs import Inputs, as_meta
 from fxprune.common.modes import show_blocks
 from fxprune.common.modules import clone_sharing
+from fxprune.common.outputs import Outputs
 from fxprune.common.source import source_of_error
 from fxprune.common.torch_private import backward_hooks_of
 from fxprune.equivalence import UNCHECKED, Difference, difference
@@ -26,6 +27,7 @@ from fxprune.errors import CaptureError, OptionError, first_line
 
 from .concrete import ConcreteTracer
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
+from .outputs import select_outputs
 from .symbolic import SymbolicTracer, keeps_functions
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
@@ -43,6 +45,7 @@ def capture(
     decomposed: frozenset[str] = frozenset(),
     ways: Sequence[str] = WAYS,
     check: bool = True,
+    outputs: Outputs | None = None,
 ) -> fx.GraphModule:
     """Trace a model into a graph module that shares its parameters; the model is not modified.
 
@@ -53,11 +56,12 @@ def capture(
         decomposed: names of layers to trace into, although such layers usually are single nodes.
         ways: which of :data:`WAYS` to try; always in that order.
         check: compare each graph with the model on the example, and try the next way if they differ.
+        outputs: places of the outputs that count; the graph returns no others. None: all.
 
     Raises:
         CaptureError: control flow depends on data, or the model cannot be traced for another reason.
     """
-    return next(captures(model, example_inputs, decomposed=decomposed, ways=ways, check=check))
+    return next(captures(model, example_inputs, decomposed=decomposed, ways=ways, check=check, outputs=outputs))
 
 
 def captures(
@@ -67,6 +71,7 @@ def captures(
     decomposed: frozenset[str] = frozenset(),
     ways: Sequence[str] = WAYS,
     check: bool = True,
+    outputs: Outputs | None = None,
 ) -> Iterator[fx.GraphModule]:
     """Yield every graph that computes what the model computes, one for each way that succeeds.
 
@@ -101,6 +106,8 @@ def captures(
             if found.in_training:
                 _refuse_training(module, found.in_training)
             module.meta[UNCHECKED] = found.unchecked
+            if outputs is not None:
+                select_outputs(module, outputs)
             yield module
     raise failures.as_error()
 

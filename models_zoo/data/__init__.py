@@ -3,6 +3,8 @@
 from .dataset import Data, Loader
 from .load import load_data
 from .loaders import data_from_loaders
+from .pairs import data_from_pairs, first_samples, samples_in
 from .preprocessing import Preprocessing, preprocessing_for, preprocessing_from, preprocessing_of
+from .task import CLASSIFICATION, Task
 from .tensor_loader import TensorLoader
 from .unlabelled import read_images, unlabelled

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+from .task import CLASSIFICATION, Task
 
 
 class Loader(Protocol):
@@ -51,6 +54,9 @@ class Data:
         interpolation: method by which images are resized; None: unknown.
         plain: the training images by number, prepared as to test, not augmented: pairs of an image and its class; None:
             ``train`` has to do.
+        example: two samples of the inputs, where these are no square images with classes; then sizes and classes that
+            there are not are 0. None: images.
+        task: what a network is trained for and judged by.
     """
 
     name: str
@@ -65,3 +71,12 @@ class Data:
     crop_pct: float | None = None
     interpolation: str | None = None
     plain: Plain | None = field(default=None, repr=False)
+    example: Any = field(default=None, repr=False)
+    task: Task = CLASSIFICATION
+
+    @property
+    def inputs(self) -> Any:
+        """Two samples of the inputs: as given, or images on the meta device."""
+        if self.example is not None:
+            return self.example
+        return torch.empty(2, self.in_chans, self.image_size, self.image_size, device="meta")

@@ -40,8 +40,10 @@ class Preprocessing:
         return {name: json.dumps(value) for name, value in asdict(self).items()}
 
 
-def preprocessing_of(data: Data) -> Preprocessing:
-    """Return the preprocessing of a data set's images."""
+def preprocessing_of(data: Data) -> Preprocessing | None:
+    """Return the preprocessing of a data set's images; None for other inputs."""
+    if not data.image_size:
+        return None
     size = (data.in_chans, data.image_size, data.image_size)
     return Preprocessing(size, data.mean, data.std, data.crop_pct, data.interpolation, data.classes)
 

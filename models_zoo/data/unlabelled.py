@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from fxprune.common.random import seeded
 from fxprune.errors import DataError
 
 from .dataset import Data
+from .pairs import samples_in
 from .preprocessing import Preprocessing
 
 _BATCH = 32
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-def unlabelled(data: Data, count: int, *, seed: int) -> list[Tensor]:
-    """Return training images in batches [N, C, H, W]: the first ones of a seeded order.
+def unlabelled(data: Data, count: int, *, seed: int) -> list[Any]:
+    """Return training images [N, C, H, W], or other inputs: the first of a seeded order.
 
     They are not augmented, unless the data come from loaders of the user that augment them.
 
@@ -29,6 +31,9 @@ def unlabelled(data: Data, count: int, *, seed: int) -> list[Tensor]:
         count: how many images; all, if there are fewer.
         seed: of the order.
     """
+    if data.example is not None and not isinstance(data.example, Tensor):
+        with seeded(seed):
+            return [*_until(count, (inputs for inputs, _ in data.train))]
     if data.plain is None:
         with seeded(seed):
             images = torch.cat([*_until(count, (batch for batch, _ in data.train))])
@@ -92,10 +97,10 @@ def _order(count: int, seed: int) -> list[int]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def _until(count: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _until(count: int, batches: Iterable[Any]) -> Iterator[Any]:
     """Yield batches up to the one with which the count is reached."""
     for batch in batches:
         yield batch
-        count -= len(batch)
+        count -= samples_in(batch)
         if count <= 0:
             return

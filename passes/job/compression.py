@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis import couple
+from fxprune.common.inputs import as_inputs
 from fxprune.coupling import Coupling
 from fxprune.models_zoo import Network, named_device, on_device
 from fxprune.models_zoo.data import preprocessing_of
@@ -65,9 +66,11 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
     repeated.
 
     Args:
-        model: name of a network, or a network with one input (it is copied).
+        model: name of a network, or a network with one input (it is copied); with ``metric``, any inputs and outputs.
         data: name of a data set, a :class:`fxprune.models_zoo.data.Data`, or a pair of loaders, one to train and one to
-            test, with batches of images and classes, as of torch's DataLoader.
+            test, with batches of images and classes, as of torch's DataLoader. With ``metric``, batches of inputs and
+            targets: pairs, or dicts, of which the network gets the entries that its ``forward`` takes and that are not
+            called labels or targets; outputs then stand in for classes in every check.
         **options: options of :class:`fxprune.passes.options.job.Job`: ``keep=0.5``, ``output="out"``, ``epochs=``, ...
 
     Raises:
@@ -175,8 +178,8 @@ class Compression:
             self.network, self.data = prepare(job, self.device)
             self.teacher = teacher_from_file(job, self.network, self.data, self.device)
         with self.clock("couple"):
-            self.coupling = couple(self.network.model, self.network.example)
-            check_writable(self.coupling.graph_module, (self.network.example,))
+            self.coupling = couple(self.network.model, self.network.example, outputs=self.job.outputs)
+            check_writable(self.coupling.graph_module, as_inputs(self.network.example))
             self.widths = [] if job.stages is None else widths_of_stages(job.only_of(Target), job.stages, self.coupling)
             self.target = target_of(job, self.network, self.coupling, self.data)
             self.plan = None
@@ -259,6 +262,8 @@ class Compression:
             max_rel_error=report.max_rel_error,
             onnx_rel_error=exported.max_rel_error,
             opset=exported.opset,
+            metric=self.data.task.name,
+            higher_is_better=self.data.task.rises,
             widths=plan.widths,
             seconds=self.clock.seconds,
             options=self.job.options(),

@@ -52,7 +52,7 @@ class Journal:
             epoch=epoch.number,
             step=before + epoch.steps,
             loss=epoch.loss,
-            top1=epoch.accuracy.top1,
+            **epoch.accuracy.numbers,
             lr=epoch.lr,
             **more,
             images_per_second=epoch.images_per_second,

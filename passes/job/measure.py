@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.report import Answer, Row
 from fxprune.passes.store import ONNX, WEIGHTS, WIDE
-from fxprune.passes.train import predict
+from fxprune.passes.train import Accuracy, answers, moved
+from fxprune.passes.verify import as_inputs, random_batch, rebuilt
 
 from .answers import answers_of
 from .recorded import for_the_report
-from .trim import Nets
+from .trim import Nets, Tested
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data, Loader, Preprocessing
+    from fxprune.models_zoo.data import Data, Preprocessing
+    from fxprune.passes.train import Answers
 
     from .samples import Samples
 
@@ -40,17 +43,17 @@ class Measured:
     answers: tuple[Answer, ...]
 
 
-def measure_rows(nets: Nets, repaired: nn.Module | None, example: Tensor, data: Data, folder: Path) -> Measured:
+def measure_rows(nets: Nets, repaired: nn.Module | None, example: Any, data: Data, folder: Path) -> Measured:
     """Measure each form of the network, with the files that are already in the folder.
 
     Args:
         nets: on one device.
         repaired: the merge without C-SGD, repaired; None: it could not be made.
-        example: [N, C, H, W] on the meta device.
-        data: its test images are classified.
+        example: [N, C, H, W] on the meta device, or other inputs.
+        data: its test samples are asked.
         folder: of the results, with the wide and the narrow weights and the ONNX file.
     """
-    table = _Table(example, data.test, folder, nets.snapped)
+    table = _Table(example, data, folder, nets.snapped)
     rows = (
         table.wide("wide, before C-SGD", nets.wide),
         table.row("merged without C-SGD", nets.merged),
@@ -72,7 +75,7 @@ def measure_folded(nets: Nets, example: Tensor, samples: Samples, folder: Path, 
         folder: of the results.
         repair: which one the narrow network has.
     """
-    table = _Table(example, samples.test if samples.judge else None, folder, nets.wide)
+    table = _Table(example, samples if samples.judge else None, folder, nets.wide)
     rows = (
         table.wide("wide", nets.wide),
         table.row("merged, not repaired", nets.merged),
@@ -85,41 +88,45 @@ class _Table:
     """The rows of one network in several forms.
 
     Args:
-        example: [N, C, H, W] on the meta device.
-        test: images and classes; None: only the cost is measured.
+        example: [N, C, H, W] on the meta device, or other inputs.
+        data: has test samples; None: only the cost is measured.
         folder: of the results.
-        reference: the form whose classes the others are compared with.
+        reference: the form whose answers the others are compared with.
     """
 
-    def __init__(self, example: Tensor, test: Loader | None, folder: Path, reference: nn.Module) -> None:
-        self.example, self.test, self.folder = example, test, folder
+    def __init__(self, example: Any, data: Tested | None, folder: Path, reference: nn.Module) -> None:
+        self.example, self.data, self.folder = example, data, folder
         self.device = next(reference.parameters()).device
-        self.image = torch.randn(1, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-        self.labels = None if test is None else torch.cat([classes for _, classes in test])
-        self.reference = None if test is None else predict(reference, test, self.device)
-        self.classes: dict[nn.Module, Tensor] = {}  # of every test image, by the networks in order
+        self.image = random_batch(as_inputs(example), 1, seed=0)
+        self.reference = None if data is None else answers(reference, data.test, self.device, data.task)
+        self.given: list[Answers] = []  # by the networks in order
 
     def row(self, name: str, network: nn.Module, *, runner: nn.Module | None = None, **measured: Any) -> Row:
         """Measure a form of the network; ``runner`` runs on the CPU in its place."""
-        counts = {"correct": 0, "count": 0, "changed": 0}
-        if self.test is not None:
-            assert self.labels is not None and self.reference is not None
-            classes = predict(network, self.test, self.device) if runner is None else predict(runner, self.test)
-            counts["correct"], counts["count"] = int((classes == self.labels).sum()), len(self.labels)
-            counts["changed"] = int((classes != self.reference).sum())
-            self.classes[network] = classes
-        spent = cost(network, self.example[:1])
+        counts: dict[str, Any] = {"correct": 0, "count": 0, "changed": 0}
+        if self.data is not None:
+            assert self.reference is not None
+            device = self.device if runner is None else "cpu"
+            given = answers(runner or network, self.data.test, device, self.data.task)
+            score = given.score()
+            counts |= {"count": given.count, "changed": given.changed(self.reference)}
+            counts |= {"correct": score.correct} if isinstance(score, Accuracy) else {"value": score.value}
+            self.given = [*self.given[:1], given]
+        spent = cost(network, self.image)
         return Row(name=name, params=spent.params, macs=spent.macs, **counts, **measured)
 
-    def answers(self, preprocessing: Preprocessing, *, labelled: bool) -> tuple[Answer, ...]:
-        """Show some test images, and what the first and the last network say."""
-        if self.test is None:
+    def answers(self, preprocessing: Preprocessing | None, *, labelled: bool) -> tuple[Answer, ...]:
+        """Show some test images, and what the first and the last network say; nothing if these are no classes."""
+        if self.data is None or preprocessing is None or not self.data.task.classifies:
             return ()
-        first, *_, last = self.classes.values()
+        first, last = (torch.cat(list(given.outputs)) for given in self.given)
         found: tuple[Answer, ...] = ()
         with for_the_report("test images were"):
-            found = answers_of(self.test, first, last, preprocessing, labelled=labelled)
+            found = answers_of(self.data.test, first, last, preprocessing, labelled=labelled)
         return found
+
+    def _eager_ms(self, network: nn.Module) -> float:
+        return milliseconds(network, moved(self.image, self.device))
 
     def wide(self, name: str, network: nn.Module) -> Row:
         """Measure the network that the folder holds as the wide one."""
@@ -127,7 +134,7 @@ class _Table:
             name,
             network,
             bytes=os.path.getsize(self.folder / WIDE),
-            eager_ms=milliseconds(network, self.image.to(self.device)),
+            eager_ms=self._eager_ms(network),
             onnxruntime_ms=_exported_ms(network, self.example, self.image),
         )
 
@@ -139,14 +146,14 @@ class _Table:
                 name,
                 network,
                 bytes=os.path.getsize(self.folder / WEIGHTS),
-                eager_ms=milliseconds(network, self.image.to(self.device)),
+                eager_ms=self._eager_ms(network),
             ),
             self.row(
                 "narrow, in onnxruntime",
                 network,
-                runner=_Runner(run),
+                runner=_Runner(run, network, moved(self.image, self.device)),
                 bytes=sum(file.stat().st_size for file in self.folder.glob(f"{ONNX}*")),
-                onnxruntime_ms=milliseconds(run, self.image),
+                onnxruntime_ms=milliseconds(run, tuple(tensors_of(self.image))),
             ),
         )
 
@@ -164,22 +171,24 @@ def versions() -> dict[str, str]:
 
 
 class _Runner(nn.Module):
-    """An ONNX file in the form of a network."""
+    """An ONNX file in the form of a network, which returns what the network returns."""
 
-    def __init__(self, run: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(self, run: Callable[..., tuple[Tensor, ...]], network: nn.Module, image: Inputs) -> None:
         super().__init__()
         self._run = run
+        with torch.inference_mode():
+            self._outputs = run_on(network, image)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map [N, C, H, W] to the file's first output."""
-        return self._run(images)[0]
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the file on the tensors among the inputs."""
+        return rebuilt(self._outputs, self._run(*tensors_of(kwargs or args)))
 
 
-def _exported_ms(network: nn.Module, example: Tensor, image: Tensor) -> float | None:
+def _exported_ms(network: nn.Module, example: Any, image: Inputs) -> float | None:
     """Time the wide network in onnxruntime, for comparison; None if it cannot be exported."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             export_onnx(network, example, Path(folder) / "wide.onnx")
         except ExportError:
             return None
-        return milliseconds(onnx_runner(Path(folder) / "wide.onnx"), image)
+        return milliseconds(onnx_runner(Path(folder) / "wide.onnx"), tuple(tensors_of(image)))

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
+from fxprune.common.outputs import as_outputs
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
+from fxprune.models_zoo.data import Task
 from fxprune.passes.csgd import (
     Momentum,
     check_coupled,
@@ -56,7 +58,8 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     data = data_of(job)
     check_schedule(csgd_schedule(job), job.only_of(Centripetal), data)
     make = build if job.widen is None else partial(build_widened, factor=job.widen)
-    return network_of(job, (data.in_chans, data.image_size), data.num_classes, device, make), data
+    network = network_of(job, (data.in_chans, data.image_size), data.num_classes, device, make)
+    return (network if data.example is None else replace(network, example=data.example)), data
 
 
 def network_of(
@@ -85,8 +88,7 @@ def network_of(
         if not isinstance(network.example, Tensor) or network.example.dim() != 4:
             raise ModelError(f"`{job.model}` does not take one batch of images.")
     else:
-        assert channels is not None and size is not None
-        example = torch.empty(2, channels, size, size, device="meta")
+        example = torch.empty(2, channels or 0, size or 0, size or 0, device="meta")
         network = Network(copy.deepcopy(job.model), None, example)
     if job.checkpoint is not None:
         fresh = load_weights(network.model, job.checkpoint, num_classes=num_classes if new_classes else None)
@@ -114,7 +116,7 @@ def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Tar
     return Target(widths=widths, method=job.method, cluster=job.cluster, seed=job.seed)
 
 
-def images_for(target: Target, data: Data) -> list[Tensor] | None:
+def images_for(target: Target, data: Data) -> list[Any] | None:
     """Return training images without labels, if clusters depend on images."""
     from fxprune.models_zoo.data import unlabelled
 
@@ -207,11 +209,18 @@ def check_export(opset: int) -> None:
 
 
 def data_of(job: Job | FoldJob) -> Data:
-    """Load the data of a job."""
-    from fxprune.models_zoo.data import data_from_loaders, load_data
+    """Load the data of a job, with the task that it is for."""
+    if not isinstance(job, Job) or (job.loss is None and job.metric is None):
+        return _data_of(job)
+    return replace(_data_of(job), task=Task(job.loss, job.metric, job.higher_is_better, as_outputs(job.outputs)))
+
+
+def _data_of(job: Job | FoldJob) -> Data:
+    from fxprune.models_zoo.data import data_from_loaders, data_from_pairs, load_data
 
     if isinstance(job.data, tuple):
-        return data_from_loaders(*job.data)
+        judged = isinstance(job, Job) and job.metric is not None
+        return data_from_pairs(*job.data, job.model) if judged else data_from_loaders(*job.data)
     assert job.data is not None
     if not isinstance(job.data, str):
         return job.data

@@ -14,9 +14,11 @@ from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError, OptionError
 from fxprune.models_zoo import Network, model_input_size, published_classes
 from fxprune.models_zoo.data import (
+    CLASSIFICATION,
     Data,
     Loader,
     Preprocessing,
+    Task,
     TensorLoader,
     preprocessing_for,
     preprocessing_of,
@@ -41,12 +43,14 @@ class Samples:
         test: images that measure the result, with labels or with the classes of the wide network; noise, if there are
             no images.
         judge: ``labels`` or ``wide``, which of these; empty: noise measures nothing.
+        task: always classes.
     """
 
     repair: list[Tensor] | None
     cluster: list[Tensor] | None
     test: Loader
     judge: str
+    task: Task = CLASSIFICATION
 
     @property
     def count(self) -> int:
@@ -71,7 +75,9 @@ def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data 
     if job.data is not None:
         data = data_of(job)
         network = _built(job, (data.in_chans, data.image_size), data.num_classes, device)
-        return network, data, preprocessing_of(data)
+        preprocessing = preprocessing_of(data)
+        assert preprocessing is not None  # they are images
+        return network, data, preprocessing
     known = _beside_checkpoint(job)
     channels, size, _ = (None, None, None) if known is None else known.input_size
     channels, size = job.in_chans or channels, job.image_size or size

@@ -95,7 +95,7 @@ class Trainer:
 
     @classmethod
     def of(cls, job: Job, data: Data, device: torch.device, *, fresh: bool = False, **more: Any) -> Trainer:
-        """Make a trainer from the options of a job and ``more`` attributes; see :func:`wide_schedule`."""
+        """Make a trainer from the options of a job; ``fresh`` is that of :func:`wide_schedule`."""
         pull = job.only_of(Centripetal)
         more = {"seed": job.seed, "progress": job.progress, **more}
         return cls(wide_schedule(job, fresh=fresh), csgd_schedule(job), pull, data, device, **more)

@@ -10,12 +10,14 @@ import torch
 from torch import fx, nn
 
 from fxprune.common.random import seeded
+from fxprune.common.torch_private import pytree
 from fxprune.errors import FxpruneError, VerifyError, first_line, is_out_of_memory
+from fxprune.models_zoo.data import Task, first_samples
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.merge import settle, snap, unsettled
 from fxprune.passes.repair import fold
 from fxprune.passes.rewrite import UNEQUAL, narrow
-from fxprune.passes.train import predict
+from fxprune.passes.train import MOVED, answers
 from fxprune.passes.verify import Report, in_float64, verify, worst_group
 from fxprune.plans import Plan
 
@@ -118,8 +120,10 @@ def check_equal(nets: Nets, deviation: Deviation, data: Data) -> None:
 def check_snap(nets: Nets, data: Data) -> int:
     """Check that the snap changes the class of at most one test image in a thousand, or of one.
 
+    Where there are no classes, outputs may not change, see :data:`fxprune.passes.train.MOVED`.
+
     Returns:
-        The number of test images with another class.
+        The number of test images with another class, or other outputs.
 
     Raises:
         VerifyError: it changes more.
@@ -130,7 +134,7 @@ def check_snap(nets: Nets, data: Data) -> int:
         changes: dict[str, float] = nets.snapped.changes  # type: ignore[assignment]
         worst = max(changes, key=changes.__getitem__)
         raise VerifyError(
-            f"the snap changed the network: {effect}, where {allowed} may get another class. It moved a row of "
+            f"the snap changed the network: {effect}, where {allowed} may. It moved a row of "
             f"`{worst}` by {changes[worst]:.2g} of the size of its rows. Ask for a smaller deviation, or for more "
             "epochs of C-SGD."
         )
@@ -139,26 +143,30 @@ def check_snap(nets: Nets, data: Data) -> int:
 
 @dataclass(frozen=True)
 class _SnapEffect:
-    """The effect of the snap on the test images: their number, and how many change or are right."""
+    """The effect of the snap on the test samples: their number, how many change, and the score."""
 
+    task: Task
     count: int
     changed: int
-    right_before: int
-    right_after: int
+    before: str
+    after: str
 
     @classmethod
     def of(cls, nets: Nets, data: Data) -> _SnapEffect:
         device = next(nets.trained.parameters()).device
-        before, after = (predict(network, data.test, device) for network in (nets.trained, nets.snapped))
-        labels = torch.cat([classes for _, classes in data.test])
-        sums = ((before != after).sum(), (before == labels).sum(), (after == labels).sum())
-        return cls(len(labels), *map(int, sums))
+        before, after = (answers(network, data.test, device, data.task) for network in (nets.trained, nets.snapped))
+        return cls(data.task, before.count, after.changed(before), before.score().short, after.score().short)
 
     def __str__(self) -> str:
         return (
-            f"{self.changed} of {self.count} test images get another class (accuracy "
-            f"{self.right_before / self.count:.2%} before, {self.right_after / self.count:.2%} after)"
+            f"{self.changed} of {self.count} test {changes_of(self.task)} ({self.task.name} {self.before} before, "
+            f"{self.after} after)"
         )
+
+
+def changes_of(task: Task) -> str:
+    """Describe what changes where an answer is not that of another network."""
+    return "images get another class" if task.classifies else f"samples get an output that is {MOVED:.0%} off"
 
 
 class Tested(Protocol):
@@ -166,12 +174,17 @@ class Tested(Protocol):
 
     @property
     def test(self) -> Loader:
-        """Batches of images and classes."""
+        """Batches of images and classes, or of inputs and targets."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """What the network is judged by."""
         ...
 
 
 def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
-    """Check that narrow equals snapped, to 1e-9 in float64 and in every test image's class.
+    """Check that narrow equals snapped, to 1e-9 in float64 and in every test sample's answer.
 
     Args:
         nets: on one device.
@@ -181,19 +194,23 @@ def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     Raises:
         VerifyError: they are not equal; the message names the group whose merge causes the largest error.
     """
-    images = next(iter(data.test))[0][:8]
+    inputs = first_samples(next(iter(data.test))[0], 8)
     # Convert to float64 before the merge, which sums columns: float32 would round the sums.
     snapped, wide_plan = in_float64(nets.snapped, plan)
     # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
-    report = verify(snapped, narrow(snapped, wide_plan), images, tolerance=1e-9)
+    report = verify(snapped, narrow(snapped, wide_plan), inputs, tolerance=1e-9)
     device = next(snapped.parameters()).device
-    differ = predict(nets.narrow, data.test, device) != predict(nets.snapped, data.test, device)
-    if report.passed and not differ.any():
+    narrowed, wide = (answers(network, data.test, device, data.task) for network in (nets.narrow, nets.snapped))
+    differ = narrowed.changed(wide)
+    if report.passed and not differ:
         return report
-    culprit = worst_group(snapped, wide_plan, images.to(device, torch.float64))
+    moved = pytree.tree_map_only(
+        torch.Tensor, lambda x: x.to(device, torch.float64 if x.is_floating_point() else x.dtype), inputs
+    )
+    culprit = worst_group(snapped, wide_plan, moved)
     reason = f" ({report.reason})" if report.reason else ""
     raise VerifyError(
-        f"the trim changed the network: {int(differ.sum())} of {len(differ)} test images get another class than from "
-        f"the snapped wide network, and outputs differ by {report.max_rel_error:.2g} in float64{reason}; {culprit}. "
+        f"the trim changed the network: beside the snapped wide network, {differ} of {wide.count} test "
+        f"{changes_of(data.task)}, and outputs differ by {report.max_rel_error:.2g} in float64{reason}; {culprit}. "
         "This is an error in fxprune: do not use the narrow network. Leave that group out with --widths."
     )

@@ -27,8 +27,10 @@ ALIASES: Mapping[str, str] = {"plan": "plan_file"}
 REMOVED: Mapping[str, tuple[Any, str]] = {
     "allocate": ("uniform", "every group keeps the same share of its channels: `auto` was no better at equal MACs")
 }
+# Marks a field that has no text: it is an argument in Python, and neither a flag nor a key of a recipe.
+IN_PYTHON_ONLY = object()
 # Types that a field may also have in Python, without a text for it. An import of these would import torch.
-IN_PYTHON = {"nn": SimpleNamespace(Module=object), "Data": object, "Loader": object}
+IN_PYTHON = {"nn": SimpleNamespace(Module=object), "Data": object, "Loader": object, "Tensor": object}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        nested = (list, tuple, Mapping)  # a loader may be a list of batches
+        return [type(item).__name__ if isinstance(item, nested) else _plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value if value is None or isinstance(value, str | int | float) else type(value).__name__
@@ -133,6 +136,8 @@ def _options_of(record: Any) -> Mapping[str, Option]:
         kind, *about = (
             get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else [hints[field.name]]
         )
+        if IN_PYTHON_ONLY in about:
+            continue
         kinds, optional = kinds_of(kind)
         if not kinds:
             raise TypeError(f"{record.__name__}.{field.name}: {field.type} cannot be an option.")

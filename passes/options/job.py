@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 from fxprune.errors import OptionError
 
 from .augment import Images
-from .fields import Options
+from .fields import IN_PYTHON_ONLY, Options
 from .ranges import Range, interval
 from .requirements import REQUIRES, asks, exclude, excludes, trains_wide
 from .target import Route, Target
 from .training import FALLING, Milestones, Positive, TrainOptions
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from fxprune.models_zoo.data import Data, Loader
 
@@ -176,7 +176,36 @@ class Centripetal(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Records, Subject):
+class Judged(Options):
+    """What the network is trained for and judged by, where that is not classes; in Python only.
+
+    What counts as outputs and targets: :mod:`fxprune.models_zoo.data.pairs` and :mod:`fxprune.models_zoo.data.task`.
+    """
+
+    heading = "training"
+
+    loss: Annotated[
+        Callable[[Any, Any], Tensor] | None,
+        IN_PYTHON_ONLY,
+        "(outputs, targets) of a batch -> a scalar; None: cross entropy",
+    ] = None
+    metric: Annotated[
+        Callable[[Any, Any], Any] | Any,
+        IN_PYTHON_ONLY,
+        "(outputs, targets) of all test samples -> a number; or reset, update and compute; None: accuracy",
+    ] = None
+    higher_is_better: Annotated[
+        bool | None, IN_PYTHON_ONLY, "direction of the metric; None: as its attribute of that name says, or yes"
+    ] = None
+    outputs: Annotated[
+        Sequence[str | int] | str | int | None,
+        IN_PYTHON_ONLY,
+        "beside metric: the outputs that count, as of `fxprune.couple`; None: all",
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Records, Subject):
     """The options of :func:`fxprune.compress`; the fields of its records explain them."""
 
     def __post_init__(self) -> None:
@@ -188,6 +217,16 @@ class Job(Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Recor
             raise OptionError(f"`mixup` and `cutmix` mix images in pairs: `batch_size` {self.batch_size} must be even.")
         if self.widen is not None and not isinstance(self.model, str):
             raise OptionError("`widen` builds the network by its name: give `model` as a name, or give `widths`.")
+        if self.outputs is not None and self.metric is None:
+            raise OptionError("`outputs` chooses among several, which have no classes: give `loss` and `metric`, too.")
+        own = "loss" if self.metric is None else "metric"
+        for name in ("mixup", "cutmix", "label_smoothing") if getattr(self, own) is not None else ():
+            if getattr(self, name):
+                raise OptionError(f"`{name}` is for classes and cross entropy: leave it out beside `{own}`.")
+        if self.metric is not None and self.teacher is not None:
+            raise OptionError(
+                "`teacher` compares logits of classes: leave it out beside `metric`, or put it into `loss`."
+            )
         for need in REQUIRES:
             if asks(Job, need.name, getattr(self, need.name)) and not need.met(self):
                 raise OptionError(f"`{need.name}` {need.says}.")

@@ -34,7 +34,9 @@ class Row:
         onnxruntime_ms: median time for one image in onnxruntime, on the CPU.
         correct: test images that it classifies correctly, or without labels: as the wide network does.
         count: test images; 0: there are none.
-        changed: test images that it classifies differently from the snapped wide network, or of a fold: the wide one.
+        changed: test images that it classifies differently from the snapped wide network, or of a fold: the wide one;
+            with a metric of its own: test samples with other outputs.
+        value: of the metric on the test samples, if that is not accuracy.
     """
 
     name: str
@@ -46,11 +48,17 @@ class Row:
     correct: int
     count: int
     changed: int
+    value: float | None = None
 
     @property
     def accuracy(self) -> float:
-        """Share of the test images that are classified correctly, 0 to 1; NaN without test images."""
-        return self.correct / self.count if self.count else math.nan
+        """Share of the test images that are classified correctly, 0 to 1; NaN without classes."""
+        return self.correct / self.count if self.count and self.value is None else math.nan
+
+    @property
+    def score(self) -> float:
+        """The value of the metric: the accuracy, unless there is another one."""
+        return self.accuracy if self.value is None else self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,8 @@ class Result:
         options: all options of the job.
         versions: of the packages used.
         folded: what was repaired, of a fold; None after C-SGD.
+        metric: name of what the networks are judged by.
+        higher_is_better: direction of the metric.
     """
 
     stages: tuple[Row, ...]
@@ -90,6 +100,8 @@ class Result:
     options: Mapping[str, Any] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
     folded: Folded | None = field(default=None, repr=False)
+    metric: str = "accuracy"
+    higher_is_better: bool = True
 
     def __str__(self) -> str:
         header, cells = cells_of(self)
@@ -113,14 +125,26 @@ class Result:
         ]
 
     def _of_csgd(self, cost: str, first: Row, last: Row) -> list[str]:
+        own = first.value is not None
+        scores = (
+            f"{self.metric} {first.score:.4g} -> {last.score:.4g} ({self._direction(first, last)})"
+            if own
+            else f"accuracy {100 * (last.accuracy - first.accuracy):+.2f} points"
+        )
+        other = "samples whose outputs are" if own else "images whose class is"
         return [
-            f"{cost}, accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; "
-            "`changed`: test images whose class is not the snapped wide network's",
+            f"{cost}, {scores}; `changed`: test {other} not the snapped wide network's",
             f"deviation within a cluster after C-SGD: {self.deviation:.1e} at most, {self.median_deviation:.1e} in the "
-            f"median; the snap moved a row by {self.snap_change:.1e} at most and changed the class of "
-            f"{self.snap_changed} of {last.count} test images"
+            f"median; the snap moved a row by {self.snap_change:.1e} at most and changed "
+            f"{'outputs' if own else 'the class'} of {self.snap_changed} of {last.count} test "
+            f"{'samples' if own else 'images'}"
             + (f", with running statistics of {self.settled} training images" if self.settled else ""),
         ]
+
+    def _direction(self, first: Row, last: Row) -> str:
+        if first.score == last.score:
+            return "equal"
+        return "better" if (last.score > first.score) == self.higher_is_better else "worse"
 
     def to_json(self) -> str:
         """Format everything as JSON, with raw numbers in the units of the attributes."""
@@ -152,11 +176,15 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     """
     path = Path(folder) / SUMMARY
     remedy = "Run the job again."
-    value = read_json(path, "summary of results", CheckpointError, remedy)
-    if not isinstance(value, dict):
+    found = read_json(path, "summary of results", CheckpointError, remedy)
+    if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it is no mapping. {remedy}")
     kinds = _kinds(Result)
     del kinds["output"], kinds["folded"]
+    value: dict[str, Any] = {
+        "metric": "accuracy",
+        "higher_is_better": True,
+    } | found  # which earlier versions did not write
     folded = folded_from(value.pop("folded", None), path)
     check_fields(value, kinds, path, CheckpointError)
     rows = [_row(each, path) for each in value.pop("stages")]
@@ -178,7 +206,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
 
 def _kinds(record: type) -> dict[str, tuple[type, ...]]:
     """Return the JSON types of each field of a dataclass; a float that is not finite is null."""
-    none, kinds = type(None), {"int": (int,), "str": (str,), "float": (int, float, type(None))}
+    none, kinds = type(None), {"int": (int,), "str": (str,), "bool": (bool,), "float": (int, float, type(None))}
     kinds |= {"int | None": (int, none), "float | None": (int, float, none)}
     found = {field.name: str(field.type) for field in fields(record)}
     return {name: kinds.get(kind, (dict,) if kind.startswith("Mapping") else (list,)) for name, kind in found.items()}
@@ -187,6 +215,7 @@ def _kinds(record: type) -> dict[str, tuple[type, ...]]:
 def _row(value: Any, path: Path) -> Row:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
+    value = {"value": None} | value
     check_fields(value, _kinds(Row) | {"accuracy": (float, type(None))}, path, CheckpointError)
     row = Row(**{name: each for name, each in value.items() if name != "accuracy"})
     count = row.count
@@ -207,7 +236,7 @@ def _is_number(value: Any) -> bool:
 
 def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
     """Return header and cells of the table, in millions, megabytes and milliseconds."""
-    measure = "accuracy" if result.folded is None else result.folded.measure  # empty: there are no test images
+    measure = result.metric if result.folded is None else result.folded.measure  # empty: there are no test images
     header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", measure, "changed")
     cells = [
         (
@@ -217,7 +246,7 @@ def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]
             _or_blank(row.bytes, 1e-6, "MB"),
             _or_blank(row.eager_ms, 1, "ms"),
             _or_blank(row.onnxruntime_ms, 1, "ms"),
-            f"{row.accuracy:.2%}",
+            f"{row.accuracy:.2%}" if row.value is None else f"{row.value:.4g}",
             row.changed,
         )
         for row in result.stages

@@ -148,7 +148,7 @@ def left_out_line(names: Sequence[str], path: str | os.PathLike[str], num_classe
 
 
 def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int) -> tuple[str, ...]:
-    """Name the tensors that differ by the number of classes alone; nothing if any other one differs.
+    """Name the tensors that differ by the number of classes; none if any other differs.
 
     Their first axis counts the classes, and it is the only one that differs. In a network of other widths inside, some
     tensor reads those widths, and differs in another axis.

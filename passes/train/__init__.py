@@ -1,6 +1,7 @@
 """Train on one process or several, and resume bit for bit, with any schedule and optimizer."""
 
-from .evaluate import evaluate, predict
+from .answers import MOVED, Answers, answers
+from .evaluate import Accuracy, evaluate, predict
 from .fit import train
 from .log import Callbacks, Epoch
 from .loss import make_loss
@@ -8,4 +9,4 @@ from .onednn import ContiguousStrided
 from .ranks import ALONE, Ranks, joined
 from .schedule import learning_rates, steps_per_epoch_of
 from .state import digest
-from .step import check_optimizer, make_optimizer
+from .step import check_optimizer, make_optimizer, moved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader
 
 
-_EMPTY = "there are no images to evaluate on: the loader gave no batch."
+EMPTY = "there are no images to evaluate on: the loader gave no batch."
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,21 @@ class Accuracy:
     def top1(self) -> float:
         """Share of the images whose own class has the largest output: correct / count."""
         return self.correct / self.count
+
+    @property
+    def value(self) -> float:
+        """The accuracy, as of any score."""
+        return self.top1
+
+    @property
+    def short(self) -> str:
+        """The accuracy alone, as text."""
+        return f"{self.top1:.2%}"
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """What the records of a training hold of it."""
+        return {"top1": self.top1}
 
     def __str__(self) -> str:
         return f"{self.top1:.2%} ({self.correct} of {self.count})"
@@ -59,7 +74,7 @@ def evaluate(model: nn.Module, loader: Loader, device: str | torch.device = "cpu
     here = [sum(int(correct) for correct, _ in right), sum(count for _, count in right)]
     correct, count = ranks.add(torch.tensor(here, device=device)).tolist()
     if not count:
-        raise DataError(_EMPTY)
+        raise DataError(EMPTY)
     return Accuracy(correct=correct, count=count)
 
 
@@ -79,7 +94,7 @@ def predict(model: nn.Module, loader: Loader, device: str | torch.device = "cpu"
     """
     found = [predicted for predicted, _ in _batches(model, local_batches(loader, ALONE), device)]
     if not found:
-        raise DataError(_EMPTY)
+        raise DataError(EMPTY)
     return torch.cat(found)
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from fxprune.common.table import table
 
+from .answers import Score
 from .evaluate import Accuracy
 
 
@@ -22,7 +23,7 @@ class Epoch:
         number: from 1.
         steps: number of steps from the first epoch to the end of this one.
         loss: mean over the steps of this epoch.
-        accuracy: on the test images, after the epoch.
+        accuracy: on the test images, after the epoch; of a task with a metric of its own: its score.
         lr: learning rate of its last step.
         images_per_second: while training.
     """
@@ -30,7 +31,7 @@ class Epoch:
     number: int
     steps: int
     loss: float
-    accuracy: Accuracy
+    accuracy: Accuracy | Score
     lr: float
     images_per_second: float
 

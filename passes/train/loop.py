@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fxprune.errors import DataError, DivergedError, StoppedError
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint, distinct_tensors
 
+from .answers import Score, answers
 from .evaluate import Accuracy, evaluate
 from .log import Callbacks, Epoch, TrainLog
 from .loss import make_loss
@@ -46,11 +48,10 @@ class Training:
         self._phase, self._ranks = phase, ranks
         self._per_epoch = steps_per_epoch_of(len(data.train), options)
         self.steps = phase.epochs * self._per_epoch
-        image = torch.zeros(2, data.in_chans, data.image_size, data.image_size, device=device)
-        called = parallel(model, ranks, image)  # before the hook, which looks at the weights
+        called = parallel(model, ranks, data.inputs, device)  # before the hook, which looks at the weights
         self._optimizer = make_optimizer(model, options, phase.lr)
         self._scheduler = make_scheduler(self._optimizer, options, epochs=phase.epochs, steps_per_epoch=self._per_epoch)
-        loss = make_loss(options, data.num_classes, phase.teacher)
+        loss = make_loss(options, data.num_classes, phase.teacher, data.task.loss)
         self._step = Step(called, self._optimizer, loss, options, device, ranks)
         self._watch = LossWatch(device)
         self._ema = _average(model, options)
@@ -75,7 +76,7 @@ class Training:
             while self._progress.epoch <= self._phase.epochs:
                 bar.set_description(f"{self._phase.label} {self._progress.epoch}/{self._phase.epochs}")
                 epoch = self._train_epoch(bar)
-                bar.set_postfix(loss=f"{epoch.loss:.3f}", test=f"{epoch.accuracy.top1:.2%}")
+                bar.set_postfix(loss=f"{epoch.loss:.3f}", test=epoch.accuracy.short)
                 self._callbacks.on_epoch(epoch)
                 self._progress = self._begin(epoch.number + 1, [*self._progress.log, epoch])
                 self._save()
@@ -90,10 +91,7 @@ class Training:
         All processes must call this; the first one gets the state of all.
         """
         place = self._progress
-        log = [
-            (e.number, e.steps, e.loss, e.accuracy.correct, e.accuracy.count, e.lr, e.images_per_second)
-            for e in place.log
-        ]
+        log = [(e.number, e.steps, e.loss, *astuple(e.accuracy), e.lr, e.images_per_second) for e in place.log]
         return {
             "steps": self._done,
             "place": (place.epoch, place.step, place.loss, place.images, place.seconds),
@@ -109,7 +107,8 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the training from a :meth:`state_dict`."""
         epoch, step, loss, images, seconds = state["place"]
-        log = [Epoch(n, steps, mean, Accuracy(*right), lr, speed) for n, steps, mean, *right, lr, speed in state["log"]]
+        kind = Accuracy if self._data.task.classifies else Score
+        log = [Epoch(n, steps, mean, kind(*score), lr, speed) for n, steps, mean, *score, lr, speed in state["log"]]
         self._progress = Progress(epoch, step, loss.to(self._device), images, seconds, log)
         self._streams = state["streams"][self._ranks.rank] if 0 < step < self._per_epoch else None
         self._written = self._done
@@ -152,7 +151,7 @@ class Training:
                 self._raise_if_stopped(asked)
             self._raise_if_diverged(self._watch.look())
             tested = self._model if self._ema is None else self._ema.module
-            accuracy = evaluate(tested, self._data.test, self._device, ranks=self._ranks)
+            accuracy = self._score(tested)
         return Epoch(
             number=place.epoch,
             steps=self._done,
@@ -161,6 +160,12 @@ class Training:
             lr=float(self._optimizer.param_groups[0]["lr"]),
             images_per_second=place.images / max(place.seconds, 1e-9),
         )
+
+    def _score(self, model: nn.Module) -> Accuracy | Score:
+        """Test a network; every process computes a metric of its own on all samples."""
+        if self._data.task.classifies:
+            return evaluate(model, self._data.test, self._device, ranks=self._ranks)
+        return answers(model, self._data.test, self._device, self._data.task).score()
 
     def _batches(self) -> Iterator[list[LocalBatch]]:
         """Yield the batches of each remaining step of the epoch.
@@ -201,7 +206,7 @@ class Training:
 
     def _check_classes(self, batches: Sequence[LocalBatch]) -> None:
         """Raise DataError for a class without an output of the network; CUDA would abort."""
-        for batch in batches:
+        for batch in batches if self._data.task.classifies else ():
             if not batch.labels.is_cuda and len(batch.labels) and int(batch.labels.max()) >= self._data.num_classes:
                 raise DataError(
                     f"`{self._data.name}` has a training image of class {int(batch.labels.max())}, and its test data "

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.common.inputs import as_inputs, run_on
 from fxprune.errors import OptionError
 from fxprune.passes.options import TrainOptions
 
 
 def make_loss(
-    options: TrainOptions, num_classes: int, teacher: nn.Module | None = None
-) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    options: TrainOptions,
+    num_classes: int,
+    teacher: nn.Module | None = None,
+    given: Callable[[Any, Any], Tensor] | None = None,
+) -> Callable[[nn.Module, Any, Any], Tensor]:
     """Make the scalar function ``loss(model, images [N, C, H, W], labels [N])``.
 
     With a teacher: ``(1 - w) cross_entropy + w T^2 KL(softmax(teacher / T) || softmax(model / T))`` (Hinton et al.,
@@ -24,19 +29,20 @@ def make_loss(
         options: smoothing, mixing, temperature T and weight w.
         num_classes: length of the output.
         teacher: the network to imitate, in evaluation mode; it gets no gradients.
+        given: takes the place of the cross entropy: a function of outputs and targets, of any form.
     """
     mix = _mixer(options, num_classes)
     smoothing = 0.0 if mix else options.label_smoothing  # timm's mixing smooths what it mixes
 
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(model: nn.Module, images: Any, labels: Any) -> Tensor:
         if mix:
             images, labels = mix(images, labels)
-        logits = model(images)
-        value = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        logits = run_on(model, as_inputs(images))
+        value = given(logits, labels) if given else F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if teacher is None:
             return value
         with torch.no_grad():
-            wanted = teacher(images)
+            wanted = run_on(teacher, as_inputs(images))
         share = options.teacher_weight
         return (1.0 - share) * value + share * _distance(logits, wanted, options.teacher_temperature)
 

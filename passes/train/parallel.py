@@ -11,8 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fxprune.common.inputs import as_inputs, run_on
 from fxprune.common.random import seeded
+from fxprune.common.torch_private import pytree
 from fxprune.errors import ProofError
+from fxprune.passes.verify import named_outputs
 
 from .onednn import contiguous_strided
 from .ranks import Ranks
@@ -22,7 +25,7 @@ _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
 _SYNC = "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers"  # older torch
 
 
-def parallel(model: nn.Module, ranks: Ranks, example: Tensor) -> nn.Module:
+def parallel(model: nn.Module, ranks: Ranks, example: Any, device: torch.device) -> nn.Module:
     """Wrap the model to average gradients over processes; a single process gets it unwrapped.
 
     All processes begin with the weights of the first one.
@@ -30,16 +33,17 @@ def parallel(model: nn.Module, ranks: Ranks, example: Tensor) -> nn.Module:
     Args:
         model: it keeps its parameters and gradients.
         ranks: which process this is.
-        example: [2, C, H, W] on the model's device, to find parameters that the output does not depend on: no process
-            waits for their gradients.
+        example: inputs of two samples, to find parameters that the output does not depend on: no process waits for
+            their gradients.
+        device: where the model is.
     """
     if ranks.count == 1:
         return model
     sync: dict[str, Any] = {_SYNC: False}  # :func:`sync_buffers` does it, after the step
     return DistributedDataParallel(
         model,
-        device_ids=[torch.cuda.current_device()] if example.device.type == "cuda" else None,
-        find_unused_parameters=_leaves_out(model, example),
+        device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
+        find_unused_parameters=_leaves_out(model, example, device),
         **sync,
     )
 
@@ -78,11 +82,13 @@ def check_same(model: nn.Module, ranks: Ranks) -> None:
         )
 
 
-def _leaves_out(model: nn.Module, example: Tensor) -> bool:
+def _leaves_out(model: nn.Module, example: Any, device: torch.device) -> bool:
     """Tell whether the output does not depend on some trainable parameter."""
     trial = copy.deepcopy(model).train()
     parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
-    with seeded(0), contiguous_strided(example.device):
-        output = trial(example).float().sum()
+    given = pytree.tree_map_only(Tensor, lambda x: torch.zeros_like(x, device=device), as_inputs(example))
+    with seeded(0), contiguous_strided(device):
+        outputs = named_outputs(run_on(trial, given)).values()
+        output = sum((x.float().sum() for x in outputs if x.requires_grad), torch.zeros((), device=device))
         gradients = torch.autograd.grad(output, parameters, allow_unused=True)
     return any(gradient is None for gradient in gradients)

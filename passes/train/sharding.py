@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
+from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
+from fxprune.models_zoo.data import samples_in
 
 from .ranks import Ranks
 
@@ -21,13 +23,13 @@ class LocalBatch(NamedTuple):
     """This process's part of a batch.
 
     Attributes:
-        images: [own, C, H, W].
-        labels: [own].
+        images: [own, C, H, W], or other inputs of a task.
+        labels: [own], or other targets.
         total: number of images in the whole batch.
     """
 
-    images: Tensor
-    labels: Tensor
+    images: Any
+    labels: Any
     total: int
 
 
@@ -57,18 +59,24 @@ def local_batches(loader: Loader, ranks: Ranks, *, every: bool = True) -> Iterat
     """
     if ranks.count == 1:
         for images, labels in loader:
-            yield LocalBatch(images, labels, len(labels))
+            yield LocalBatch(images, labels, samples_in(images))
         return
     own = _reading(loader, ranks)
     if own is None:
         for images, labels in loader:
-            chosen = torch.tensor(local_rows(len(labels), ranks), dtype=torch.int64)
-            if _is_usable(len(labels), ranks, every):
-                yield LocalBatch(images[chosen], labels[chosen], len(labels))
+            total = samples_in(images)
+            chosen = torch.tensor(local_rows(total, ranks), dtype=torch.int64)
+            if _is_usable(total, ranks, every):
+                yield LocalBatch(_rows_of(images, chosen, total), _rows_of(labels, chosen, total), total)
         return
     sizes = [size for size in _sizes(own.batch_sampler.whole) if _is_usable(size, ranks, every)]
     for (images, labels), size in zip(own, sizes, strict=True):
         yield LocalBatch(images, labels, size)
+
+
+def _rows_of(batch: Any, chosen: Tensor, total: int) -> Any:
+    """Take rows of every tensor that has one for each sample."""
+    return pytree.tree_map_only(Tensor, lambda x: x[chosen] if x.dim() and len(x) == total else x, batch)
 
 
 def _is_usable(total: int, ranks: Ranks, every: bool) -> bool:

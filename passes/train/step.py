@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
+from fxprune.models_zoo.data import samples_in
 from fxprune.passes.options import TrainOptions
 
 from .onednn import contiguous_strided
 from .ranks import ALONE, Ranks
 from .sharding import LocalBatch
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss = Callable[[nn.Module, Any, Any], Tensor]
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> Optimizer:
@@ -92,11 +94,11 @@ class Step:
         total = torch.zeros((), device=self._device)
         layout = torch.channels_last if self._options.channels_last else torch.preserve_format
         for number, (images, labels, whole) in enumerate(batches, 1):
-            weight = len(labels) * self._ranks.count / whole  # 1 if all processes have parts of one size
-            images = images.to(self._device, non_blocking=True, memory_format=layout)
+            weight = samples_in(images) * self._ranks.count / whole  # 1 if all processes have parts of one size
+            images, labels = moved(images, self._device, layout), moved(labels, self._device)
             with self._averaging(last=number == len(batches)), contiguous_strided(self._device):
                 with self._autocast():
-                    loss = self._loss(self._model, images, labels.to(self._device, non_blocking=True))
+                    loss = self._loss(self._model, images, labels)
                 share = loss * weight / len(batches)
                 self.scaler.scale(share).backward()
             total += share.detach()
@@ -126,6 +128,29 @@ class Step:
     def _autocast(self) -> AbstractContextManager[Any]:
         amp = self._options.amp
         return torch.autocast(self._device.type, dtype=getattr(torch, amp or "bfloat16"), enabled=amp is not None)
+
+
+def moved(
+    batch: Any,
+    device: torch.device,
+    layout: torch.memory_format = torch.preserve_format,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Copy the tensors of a batch to a device.
+
+    Args:
+        batch: in any structure.
+        device: where to.
+        layout: of images [N, C, H, W].
+        dtype: of floating-point numbers; None: as they are.
+    """
+
+    def move(x: Tensor) -> Tensor:
+        kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
+        layout_of = layout if x.dim() == 4 else torch.preserve_format
+        return x.to(device, kind, non_blocking=device.type != "cpu", memory_format=layout_of)
+
+    return pytree.tree_map_only(Tensor, move, batch)
 
 
 # How often the device is read. The device keeps the first bad step itself, so that the message can still name it.

@@ -4,7 +4,7 @@ from .batches import as_inputs, batch_of, random_batch, repeat_to
 from .compare import Report, as_float64, verify
 from .float64 import KeepFloat64, in_float64, to_float64
 from .localise import worst_group
-from .outputs import named_outputs, relative_error
+from .outputs import named_outputs, rebuilt, relative_error
 from .prove import Proof, prove, scattered
 from .randomise import randomised
 from .tensors import differing, tensor_errors

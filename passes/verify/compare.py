@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
+from fxprune.common.outputs import as_outputs, counts, place_of
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
 from fxprune.errors import kind_and_line
+from fxprune.plan_file import outputs_of
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
@@ -74,6 +76,7 @@ def verify(
     *,
     tolerance: float = 1e-9,
     batches: Sequence[int] = (1, 3),
+    outputs: Sequence[str | int] | str | int | None = None,
 ) -> Report:
     """Check max |a - b| / max |a| <= tolerance for every output, in eval mode and float64.
 
@@ -92,6 +95,7 @@ def verify(
         tolerance: bound on the relative error. Sums of a million float64 terms keep 1e-12; a wrong coupling moves an
             output by 1e-3 and more. 1e-9 lies between the two.
         batches: further batch sizes, made by repeating the example; a candidate with a fixed batch size fails.
+        outputs: those to compare, see :func:`fxprune.couple`; None: those that the candidate's plan keeps.
 
     Raises:
         OptionError: the example inputs hold no tensors with one common batch size.
@@ -115,7 +119,9 @@ def verify(
     if isinstance(refusal := wanted[batch_of(inputs)], Exception):
         why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
         return _report([_Finding(failure=why)], tolerance)
-    findings = [finding for size in trials for finding in _judge(size, wanted[size], got[size], tolerance)]
+    counted = as_outputs(outputs) or outputs_of(candidate)
+    pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in trials}
+    findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
     return _report([*findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
 
 
@@ -157,6 +163,13 @@ def as_float64(name: str, tensor: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
         return tensor.detach()
     return to_float64(tensor)
+
+
+def _counted(outcome: _Outcome, outputs: Sequence[str] | None) -> _Outcome:
+    """Leave out the outputs that do not count."""
+    if isinstance(outcome, Exception):
+        return outcome
+    return {path: output for path, output in outcome.items() if counts(place_of(path), outputs)}
 
 
 def _judge(size: int, wanted: _Outcome, got: _Outcome, tolerance: float) -> Iterator[_Finding]:

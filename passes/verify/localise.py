@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from fxprune.common.inputs import Inputs, in_order
+from fxprune.common.inputs import Inputs, as_inputs, in_order, run_on
 from fxprune.common.source import source_of
 from fxprune.common.torch_private import pytree
 from fxprune.coupling import Shape
@@ -108,13 +108,13 @@ class Culprit:
         return f"the worst group is `{self.group}`: {why}"
 
 
-def worst_group(model: nn.Module, plan: Plan, images: Tensor) -> Culprit:
+def worst_group(model: nn.Module, plan: Plan, images: Any) -> Culprit:
     """Find the group whose merge alone makes narrow and snapped network differ the most.
 
     Args:
         model: the wide network; in float64, rounding does not hide the error.
         plan: all clusters, made on this model.
-        images: [N, C, H, W], with the model's device and dtype.
+        images: [N, C, H, W] or other inputs, with the model's device and dtype.
     """
     return max(
         (_merge_alone(model, plan, names, images) for names in domains_of(plan)), key=lambda part: part.rel_error
@@ -127,13 +127,13 @@ def domains_of(plan: Plan) -> list[set[str]]:
     return [names for names in every if names]
 
 
-def _merge_alone(model: nn.Module, plan: Plan, names: set[str], images: Tensor) -> Culprit:
+def _merge_alone(model: nn.Module, plan: Plan, names: set[str], images: Any) -> Culprit:
     part, group = plan.restrict(names), ", ".join(sorted(names))
     try:
         with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
             snapped = snap(model, part).eval()
-            wanted = named_outputs(snapped(images))
-            got = named_outputs(narrow(snapped, part).eval()(images))
+            wanted = named_outputs(run_on(snapped, as_inputs(images)))
+            got = named_outputs(run_on(narrow(snapped, part).eval(), as_inputs(images)))
     except FxpruneError as error:
         return Culprit(group, float("inf"), str(error))
-    return Culprit(group, max(relative_error(a, b) for a, b in zip(wanted.values(), got.values(), strict=True)))
+    return Culprit(group, max(relative_error(wanted[name], got[name]) for name in got))

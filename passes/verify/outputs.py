@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxprune.common.records import fields_of
+from fxprune.common.records import Record, fields_of
 from fxprune.common.torch_private import pytree
 
 
@@ -29,6 +31,26 @@ def named_outputs(value: Any, path: str = "output") -> dict[str, Tensor]:
         elif (parts := fields_of(leaf)) is not None:
             tensors |= named_outputs(parts, here)
     return tensors
+
+
+def rebuilt(value: Any, tensors: Iterable[Tensor]) -> Any:
+    """``rebuilt(value, named_outputs(value).values())`` is value, of equal structure."""
+    rest = iter(tensors)
+
+    def build(value: Any) -> Any:
+        if torch.is_tensor(value) or isinstance(value, int | float | complex):
+            return next(rest)
+        if isinstance(value, list | tuple):
+            built = [build(each) for each in value]
+            return type(value)(*built) if hasattr(value, "_fields") else type(value)(built)
+        if (parts := fields_of(value)) is None:
+            return value
+        fields = {name: build(part) for name, part in parts.items()}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.replace(value, **fields)
+        return fields if type(value) is dict else Record(fields)
+
+    return build(value)
 
 
 def _is_record(value: Any) -> bool:

@@ -7,7 +7,7 @@ the same outputs as all columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,15 @@ class Proof:
         return text + ("\nproved" if self.passed else "\nNOT proved")
 
 
-def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", keep: float = 0.5, seed: int = 0) -> Proof:
+def prove(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    weights: str = "random",
+    keep: float = 0.5,
+    seed: int = 0,
+    outputs: Sequence[str | int] | str | int | None = None,
+) -> Proof:
     """Run both oracles in float64 on all prunable groups at once; name the culprit if one fails.
 
     Args:
@@ -89,6 +97,7 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
         weights: ``random``: random weights and running statistics; ``given``: those of the model.
         keep: share of every group's channels to keep.
         seed: of weights, inputs and clusters.
+        outputs: the outputs that count, see :func:`fxprune.couple`; None: all.
 
     Raises:
         CaptureError: the model cannot be traced.
@@ -108,11 +117,11 @@ def prove(model: nn.Module, example_inputs: Any, *, weights: str = "random", kee
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
-    plan = scattered(couple(subject, inputs), keep=keep, seed=seed)
+    plan = scattered(couple(subject, inputs, outputs=outputs), keep=keep, seed=seed)
     snapped = snap(subject, plan)
-    change = verify(subject, snapped, inputs, batches=()).max_rel_error
+    change = verify(subject, snapped, inputs, batches=(), outputs=outputs).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
-    on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=())
+    on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=(), outputs=outputs)
     on_rewrite, error = _try_narrow(snapped, plan, inputs)
     passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
     del snapped  # each of the wide networks takes twice the memory of the one given

@@ -147,7 +147,8 @@ def test_a_record_checks_its_ranges_when_it_is_made(options, says):
 
 def test_every_field_of_a_job_is_an_option_with_a_text():
     options = options_of(Job)
-    assert list(options) == list(Job.__dataclass_fields__)
+    in_python = {"loss", "metric", "higher_is_better", "outputs"}
+    assert list(options) == [name for name in Job.__dataclass_fields__ if name not in in_python]
     assert [name for name, option in options.items() if not option.about] == []
 
 

@@ -16,6 +16,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHORT = {
     "csgd_accelerate.py": ["--epochs", "1", "--csgd-epochs", "2"],
     "csgd_timm.py": ["--epochs", "2"],
+    "segment_digits.py": ["--quick"],
+    "embed_digits.py": ["--quick"],
 }
 FOLD = "fold_mobilenet.py"
 

@@ -72,7 +72,7 @@ def test_every_field_of_a_result_is_read_back(tmp_path):
     given["folded"] = Folded(
         repair="none", wanted="readers", errors=errors, images=8, judge="wide", fitted=1, unfitted=why, few=1, needed=12
     )
-    kinds = {"int": 2, "float": 0.5}
+    kinds = {"int": 2, "float": 0.5, "str": "recall", "bool": False}
     rest = {field.name: kinds.get(field.type, {}) for field in fields(Result) if field.name not in given}
     result = Result(**given, **rest)
     (tmp_path / "summary.json").write_text(result.to_json())

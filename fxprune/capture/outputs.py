@@ -1,0 +1,143 @@
+"""A graph that returns only the outputs that count, and computes nothing for others."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+from torch import fx
+
+from fxprune.common.outputs import Outputs, check_known, counts
+from fxprune.common.shaped_layers import is_shaped
+
+# A node that writes into a tensor stays: what it wrote may be read elsewhere.
+_WRITES = frozenset({operator.setitem, operator.delitem, setattr, delattr})
+
+
+def select_outputs(module: fx.GraphModule, outputs: Outputs) -> None:
+    """Return only some outputs of a captured graph, in the same container.
+
+    An output that does not count is None, or absent from a dict; so what counts keeps its name or number.
+
+    Raises:
+        OptionError: a name is unknown.
+    """
+    (output,) = module.graph.find_nodes(op="output")
+    selection = _Selection(module.graph, outputs)
+    with module.graph.inserting_before(output):
+        kept = selection.keep(output.args[0], "")
+    check_known(outputs, selection.places)
+    output.args = (kept,)
+    _remove_unused(module, selection.dropped)
+    module.recompile()
+
+
+class _Selection:
+    """A walk through what a graph returns."""
+
+    def __init__(self, graph: fx.Graph, outputs: Outputs) -> None:
+        self.graph, self.outputs = graph, outputs
+        self.places: list[str] = []
+        self.dropped: list[fx.Node] = []
+
+    def keep(self, value: Any, place: str) -> Any:
+        """Return what counts of a value; None if nothing does."""
+        if isinstance(value, fx.Node):
+            fields = _fields_made(value)
+            return self._leaf(value, place) if fields is None else self._made(value, fields, place)
+        if isinstance(value, dict):
+            return self._present(value, place)
+        if isinstance(value, tuple | list):
+            inside = [self.keep(each, _inside(place, number)) for number, each in enumerate(value)]
+            if place and inside and all(each is None for each in inside):
+                return None
+            if hasattr(value, "_fields"):
+                return type(value)(*inside)
+            return inside if isinstance(value, list) else tuple(inside)
+        return value
+
+    def _leaf(self, node: fx.Node, place: str) -> fx.Node | None:
+        self.places.append(place)
+        if counts(place, self.outputs):
+            return node
+        self.dropped.append(node)
+        return None
+
+    def _present(self, fields: Any, place: str) -> dict[Any, Any] | None:
+        """Leave out what does not count, and keep what was None before."""
+        kept = {key: self.keep(each, _inside(place, key)) for key, each in fields.items()}
+        present = {key: each for key, each in kept.items() if each is not None or fields[key] is None}
+        return present if present or not place else None
+
+    def _made(self, node: fx.Node, fields: Any, place: str) -> fx.Node | None:
+        """Make a container of the same class, as those of transformers."""
+        kind: Any = node.target
+        self.dropped.append(node)
+        if issubclass(kind, dict) and not dataclasses.is_dataclass(kind):
+            present = self._present(fields, place)
+            return None if present is None else self.graph.call_function(kind, (present,))
+        kept = {name: self.keep(each, _inside(place, name)) for name, each in fields.items()}
+        if place and all(each is None for each in kept.values()):
+            return None
+        make: Any = kind  # or the type checker takes it for an instance
+        return self.graph.call_function(make, (), kept)
+
+
+def _fields_made(node: fx.Node) -> Any:
+    """Return what a node puts into a container by name; None if it makes none."""
+    kind = node.target
+    if node.op != "call_function" or not isinstance(kind, type):
+        return None
+    if dataclasses.is_dataclass(kind) and not node.args:
+        return node.kwargs
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return dict(zip(kind._fields, node.args, strict=False)) | node.kwargs
+    return node.args[0] if issubclass(kind, dict) and len(node.args) == 1 and isinstance(node.args[0], dict) else None
+
+
+def _inside(place: str, key: Any) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _remove_unused(module: fx.GraphModule, nodes: list[fx.Node]) -> None:
+    """Remove nodes that nothing uses, then what only they used, and the layers of both."""
+    gone: set[str] = set()
+    waiting = dict.fromkeys(nodes)
+    while waiting:
+        node = waiting.popitem()[0]
+        if node.users or node.op in ("placeholder", "output") or _writes(node, module):
+            continue
+        waiting |= dict.fromkeys(node.all_input_nodes)
+        if node.op == "call_module":
+            gone.add(str(node.target))
+        module.graph.erase_node(node)
+    used = {str(node.target) for node in module.graph.nodes if node.op in ("call_module", "get_attr")}
+    for name in gone:
+        if not any(f"{each}.".startswith(f"{name}.") for each in used):
+            module.delete_submodule(name)
+
+
+def _alone(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Tell whether a node alone reads the fresh result of a layer."""
+    read = node.args[0] if node.args else None
+    if not isinstance(read, fx.Node) or read.op != "call_module" or len(read.users) > 1:
+        return False
+    return is_shaped(module.get_submodule(str(read.target)))
+
+
+def _writes(node: fx.Node, module: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        return bool(
+            (getattr(layer, "inplace", False) and not _alone(node, module)) or getattr(layer, "_is_impure", False)
+        )
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    private = name.startswith("__")  # such as __getitem__
+    writes = (name.endswith("_") and not private) or name.split(".")[0].endswith("_") or name.startswith("__i")
+    schema = getattr(node.target, "_schema", None)
+    writes = writes or bool(node.kwargs.get("inplace") or "out" in node.kwargs or (schema and schema.is_mutable))
+    known = (
+        getattr(operator, name, None) is node.target and name.startswith("i") and name not in ("invert", "inv", "index")
+    )
+    return node.target in _WRITES or writes or known or node.is_impure()

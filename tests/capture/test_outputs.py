@@ -1,0 +1,161 @@
+"""Outputs that do not count freeze nothing, and the narrow network does not return them."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass, fields
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.common.outputs import counts, place_of
+from fxprune.errors import OptionError, PlanError
+
+IMAGES = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class ModelOutput(OrderedDict):
+    """As those of transformers: fields, keys, and None for what there is not."""
+
+    logits: object = None
+    hidden: object = None
+
+    def __post_init__(self):
+        for field in fields(self):
+            if getattr(self, field.name) is not None:
+                self[field.name] = getattr(self, field.name)
+
+
+@dataclass
+class Plain:
+    logits: object = None
+    hidden: object = None
+
+
+Named = namedtuple("Named", "logits hidden")
+
+
+class Hidden(nn.Module):
+    """A residual stream that leaves beside the logits, and a second head."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.stem, self.block, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 3, 1))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = x + self.block(x.relu())
+        return self.kind(logits=self.head(y), hidden=(x, y, self.second(y)))
+
+
+KINDS = {
+    "dict": (dict, "logits", lambda out: out["logits"], lambda out: "hidden" not in out),
+    "ModelOutput": (ModelOutput, ["logits"], lambda out: out.logits, lambda out: out.hidden is None),
+    "dataclass": (Plain, "logits", lambda out: out.logits, lambda out: out.hidden is None),
+    "named tuple": (Named, "logits", lambda out: out.logits, lambda out: out.hidden is None),
+    "tuple": (lambda logits, hidden: (hidden, logits), 1, lambda out: out[1], lambda out: out[0] is None),
+    "nested": (
+        lambda logits, hidden: [{"l": logits}, {"h": hidden}],
+        "0.l",
+        lambda out: out[0]["l"],
+        lambda out: out[1] is None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_stream_becomes_narrow_in_the_same_container(name):
+    kind, outputs, read, is_absent = KINDS[name]
+    net = Hidden(kind).eval()
+    assert "stem.weight" not in fxprune.couple(net, IMAGES).groups
+    coupling = fxprune.couple(net, IMAGES, outputs=outputs)
+    assert {name: group.width for name, group in coupling.groups.items()} == {"stem.weight": 8}
+    plan = fxprune.plan(coupling, keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    out = narrow(IMAGES)
+    assert type(out) is type(net(IMAGES))
+    assert is_absent(out)
+    torch.testing.assert_close(read(out), read(snapped(IMAGES)))
+    assert not [name for name, _ in narrow.named_parameters() if name.startswith("second")]
+    report = fxprune.verify(snapped, narrow, IMAGES, tolerance=1e-5)
+    assert report.passed
+    assert len(report.errors) == 1
+
+
+def test_a_wrong_output_that_counts_is_found():
+    net = Hidden(dict).eval()
+    plan = fxprune.plan(fxprune.couple(net, IMAGES, outputs="logits"), keep=0.5)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    narrow.head.bias.data += 1
+    assert not fxprune.verify(snapped, narrow, IMAGES, tolerance=1e-5).passed
+
+
+def test_some_hidden_states_count():
+    coupling = fxprune.couple(Hidden(dict).eval(), IMAGES, outputs=["logits", "hidden.2"])
+    assert {*coupling.groups} == {"stem.weight", "second.0.weight"}
+    assert "stem.weight" not in fxprune.couple(Hidden(dict).eval(), IMAGES, outputs=["logits", "hidden"]).groups
+
+
+def test_a_plan_remembers_the_outputs(tmp_path):
+    net = Hidden(dict).eval()
+    plan = fxprune.plan(fxprune.couple(net, IMAGES, outputs="logits"), keep=0.5)
+    plan.save(tmp_path / "plan.json")
+    again = fxprune.load_plan(tmp_path / "plan.json", copy.deepcopy(net))
+    assert again == plan
+    assert again.coupling.outputs == fxprune.plan_for(copy.deepcopy(net), plan).coupling.outputs == ("logits",)
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "bad.json").write_text(text.replace('"logits"', "3"))
+    with pytest.raises(PlanError):
+        fxprune.load_plan(tmp_path / "bad.json", net)
+
+
+def test_it_is_proven_saved_and_exported(tmp_path):
+    net = Hidden(ModelOutput).eval()
+    assert fxprune.prove(net, IMAGES, outputs="logits").passed
+    plan = fxprune.plan(fxprune.couple(net, IMAGES, outputs="logits"), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+    fxprune.save(narrow, tmp_path / "out")
+    assert torch.equal(fxprune.load(tmp_path / "out")(IMAGES).logits, narrow(IMAGES).logits)
+    assert fxprune.export_onnx(narrow, IMAGES, tmp_path / "net.onnx").outputs == ("logits",)
+
+
+REFUSED = {
+    "unknown": ("scores", "there is no output `scores`: the network returns `logits`, `hidden.0`, `hidden.1`"),
+    "past the end": ("hidden.3", "there is no output `hidden.3`"),
+    "none": ([], "must be names or numbers"),
+    "another type": (1.5, "must be names or numbers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_unknown_outputs_are_refused(case):
+    outputs, message = REFUSED[case]
+    with pytest.raises(OptionError, match=message):
+        fxprune.couple(Hidden(dict).eval(), IMAGES, outputs=outputs)
+
+
+def test_a_single_tensor_needs_no_name():
+    with pytest.raises(OptionError, match="returns one tensor, which needs no name"):
+        fxprune.couple(nn.Conv2d(3, 3, 1), IMAGES, outputs=0)
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [("output", ""), ("output['aux'][0]", "aux.0"), ("output[1].logits", "1.logits")],
+)
+def test_a_path_has_a_place(path, place):
+    assert place_of(path) == place
+
+
+def test_what_holds_an_output_names_it():
+    assert counts("hidden.3", ["hidden"])
+    assert not counts("hidden.30", ["hidden.3"])
+    assert counts("anything", None)

@@ -1,0 +1,280 @@
+"""A task that is not classification: any inputs and outputs, a loss and a metric of one's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import namedtuple
+from dataclasses import dataclass, replace
+
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.small_job import Tiny, tiny_data
+from torch import nn
+
+import fxprune
+from fxprune.errors import DataError, OptionError, VerifyError
+from fxprune.models_zoo.data import CLASSIFICATION, Task
+from fxprune.models_zoo.data.pairs import Pairs, data_from_pairs
+from fxprune.passes.job import measure, trim
+from fxprune.passes.report import read_result, verify_folder
+from fxprune.passes.train import Answers, answers
+from fxprune.passes.verify import named_outputs, rebuilt
+
+QUICK = {"epochs": 1, "csgd_epochs": 3, "deviation": 5e-3, "lr": 0.02, "csgd_lr": 0.02, "progress": False}
+
+
+class Both(nn.Module):
+    """A mask and an embedding of an image and a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.mask = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+        self.embedding = nn.Linear(8, 4)
+
+    def forward(self, image, scale, labels=None):
+        x = self.second(self.norm(self.first(image * scale[:, None, None, None])).relu()).relu()
+        return {"mask": self.mask(x), "embedding": self.embedding(x.mean((2, 3)))}
+
+
+class Loader(list):
+    """Batches in memory."""
+
+
+def batches(count=32, size=8):
+    generator = torch.Generator().manual_seed(0)
+    images, scales = torch.randn(count, 1, 8, 8, generator=generator), torch.rand(count, generator=generator) + 0.5
+    return Loader(
+        {"image": images[i], "scale": scales[i], "labels": (images[i, 0] > 0).long(), "number": i}
+        for i in torch.arange(count).split(size)
+    )
+
+
+def loss(outputs, targets):
+    return F.cross_entropy(outputs["mask"], targets["labels"]) + outputs["embedding"].square().mean()
+
+
+def pixel_error(outputs, targets):
+    return (outputs["mask"].argmax(1) != targets["labels"]).float().mean()
+
+
+pixel_error.higher_is_better = False
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(measure, "milliseconds", lambda *_: 1.0)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("task") / "out"
+    yield fxprune.compress(Both(), (batches(), batches()), loss=loss, metric=pixel_error, output=folder, **QUICK)
+    patch.undo()
+
+
+def test_dicts_in_and_out_become_narrow(done):
+    narrow = fxprune.load(done.output)
+    assert done.stages[-1].params < 0.5 * done.stages[0].params
+    outputs = narrow(image=torch.randn(3, 1, 8, 8), scale=torch.ones(3))
+    assert {name: list(x.shape) for name, x in outputs.items()} == {"mask": [3, 2, 8, 8], "embedding": [3, 4]}
+    assert verify_folder(done.output).passed
+
+
+def test_the_table_names_the_metric(done):
+    text = str(done)
+    assert "pixel error" in text.splitlines()[0]
+    assert "accuracy" not in text
+    assert [row.changed for row in done.stages[-3:]] == [0, 0, 0]
+    assert math.isnan(done.stages[-1].accuracy)
+    assert (done.metric, done.higher_is_better) == ("pixel error", False)
+
+
+@pytest.mark.parametrize(("last", "word"), [(0.25, "better"), (0.5, "equal"), (0.75, "worse")])
+def test_the_direction_of_the_metric_is_told(last, word, done):
+    first, *between, end = done.stages
+    shown = replace(done, stages=(replace(first, value=0.5), *between, replace(end, value=last)))
+    assert f"pixel error 0.5 -> {last} ({word})" in str(shown)
+
+
+def test_what_was_written_is_read_again(done):
+    again = read_result(done.output)
+    assert again.stages == done.stages
+    assert (again.metric, again.higher_is_better) == (done.metric, done.higher_is_better)
+    records = [json.loads(line) for line in (done.output / "metrics.jsonl").read_text().splitlines()]
+    assert records[0]["metric"] == pytest.approx(0.5, abs=0.5)
+    assert not any("top1" in record for record in records)
+
+
+def test_the_file_has_all_inputs_and_outputs(done):
+    graph = onnx.load(done.output / "narrow.onnx").graph
+    assert [value.name for value in graph.input] == ["image", "scale"]
+    assert [value.name for value in graph.output] == ["mask", "embedding"]
+
+
+class Summed:
+    """A metric that sees batch by batch, as those of torchmetrics."""
+
+    higher_is_better = True
+
+    def reset(self):
+        self.total = self.count = 0
+
+    def update(self, outputs, targets):
+        self.total += float(outputs.sum())
+        self.count += len(targets)
+
+    def compute(self):
+        return torch.tensor(self.total / self.count)
+
+
+def test_a_metric_may_see_batch_by_batch():
+    loader = [(torch.full((n, 2), 1.0), torch.zeros(n)) for n in (3, 1)]
+    found = answers(nn.Identity(), loader, task=Task(metric=Summed()))
+    assert str(found.score()) == "Summed 2 (4 samples)"
+
+
+def test_a_metric_that_is_no_number_is_refused():
+    found = answers(nn.Identity(), [(torch.ones(2, 2), torch.zeros(2))], task=Task(metric=lambda o, t: o))
+    with pytest.raises(DataError, match="returned Tensor, not a number"):
+        found.score()
+
+
+def of(*outputs, task=None):
+    return Answers(task or Task(metric=len), outputs, [None] * len(outputs), [2] * len(outputs))
+
+
+CHANGED = {
+    "equal": (torch.ones(2, 3), torch.ones(2, 3), 0),
+    "rounded": (torch.ones(2, 3), torch.tensor([[1.005] * 3, [1.0] * 3]), 0),
+    "one sample": (torch.ones(2, 3), torch.tensor([[1.02, 1, 1], [1, 1, 1]]), 1),
+    "a class": (torch.tensor([1, 2]), torch.tensor([1, 3]), 1),
+    "not a number": (torch.ones(2, 3), torch.full((2, 3), math.nan), 2),
+    "no number in either": (torch.full((2,), math.nan), torch.full((2,), math.nan), 0),
+    "infinite in both": (torch.full((2,), math.inf), torch.full((2,), math.inf), 0),
+    "one output of two": (
+        {"a": torch.ones(2), "b": torch.ones(2)},
+        {"a": torch.ones(2), "b": torch.tensor([1.0, 2.0])},
+        1,
+    ),
+    "another form": ({"a": torch.ones(2)}, {"b": torch.ones(2)}, 2),
+    "an output of all samples": ({"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}, 2),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_sample_has_changed_if_an_output_has(case):
+    before, after, count = CHANGED[case]
+    assert of(after).changed(of(before)) == count
+
+
+def test_the_snap_must_keep_outputs(monkeypatch):
+    class Nets:
+        trained, snapped = nn.Identity(), nn.Linear(2, 2)
+
+    Nets.trained = nn.Linear(2, 2)
+    Nets.snapped.changes = {"weight": 0.5}
+    data = data_from_pairs([(torch.randn(8, 2), torch.zeros(8))], [(torch.randn(8, 2), torch.zeros(8))], Nets.trained)
+    data = fxprune.models_zoo.data.Data(**vars(data) | {"task": Task(metric=lambda o, t: o.mean())})
+    with pytest.raises(VerifyError, match=r"8 of 8 test samples get an output that is 1% off \(<lambda> .* before"):
+        trim.check_snap(Nets, data)
+    Nets.snapped = Nets.trained
+    Nets.snapped.changes = {}
+    assert trim.check_snap(Nets, data) == 0
+
+
+Named = namedtuple("Named", "logits hidden")
+
+
+@dataclass
+class Record:
+    logits: torch.Tensor
+    loss: object = None
+
+
+X, Y = torch.zeros(1), torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [X, (X, [Y, None]), {"a": X, "b": (Y, "text")}, Named(X, Y), Record(X), [Record(X), {"c": Named(Y, X)}], ()],
+    ids=str,
+)
+def test_outputs_are_rebuilt(value):
+    again = rebuilt(value, named_outputs(value).values())
+    assert str(again) == str(value)
+    assert type(again) is type(value)
+
+
+A, B, T = (torch.zeros(2, n) for n in (1, 2, 3))
+DIVIDED = {
+    "a pair": ((A, T), A, T),
+    "a list": ([A, T], A, T),
+    "inputs in a tuple": (((A, B), T), (A, B), T),
+    "several inputs": ((A, B, T), (A, B), T),
+    "a dict": ({"image": A, "mask": T}, {"image": A}, {"mask": T}),
+    "labels that forward takes": ({"image": A, "labels": T}, {"image": A}, {"labels": T}),
+    "targets of several names": ({"image": A, "x": B, "target_box": T}, {"image": A}, {"x": B, "target_box": T}),
+}
+
+
+@pytest.mark.parametrize("case", DIVIDED)
+def test_a_batch_is_inputs_and_targets(case):
+    batch, inputs, targets = DIVIDED[case]
+    ((found, judged),) = Pairs([batch], ["image", "labels", "target_box"], "test")
+    assert str(found) == str(inputs)
+    assert str(judged) == str(targets)
+
+
+REFUSED = {
+    "a tensor": ([A], "must be a pair of inputs and targets"),
+    "no input": ([{"pixels": A}], r"has the entries pixels, and the network takes image"),
+    "empty": ([], "has no batch"),
+    "endless": (iter([(A, T)]), "has no length"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_batches_are_refused(case):
+    loader, message = REFUSED[case]
+    with pytest.raises(DataError, match=message):
+        data_from_pairs(loader, loader, Both())
+
+
+def test_named_data_take_a_metric(tmp_path, monkeypatch):
+    """And a loss alone keeps classes and accuracy."""
+    monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
+    torch.manual_seed(0)
+    smooth = nn.CrossEntropyLoss(label_smoothing=0.1)
+    result = fxprune.compress(Tiny(), tiny_data(), loss=smooth, output=tmp_path / "out", **QUICK)
+    assert result.metric == "accuracy"
+    assert result.stages[0].count == 48
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": len, "mixup": 0.2}, "`mixup` is for classes"),
+        ({"loss": len, "cutmix": 0.2}, "`cutmix` is for classes and cross entropy: leave it out beside `loss`"),
+        ({"loss": len, "label_smoothing": 0.1}, "`label_smoothing` is for classes"),
+        ({"metric": len, "teacher": "wide"}, "`teacher` compares logits"),
+    ],
+)
+def test_options_of_classes_are_refused(options, message, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        fxprune.compress(Tiny(), tiny_data(), output=tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "rises"),
+    [
+        (CLASSIFICATION, True),
+        (Task(metric=len), True),
+        (Task(metric=pixel_error), False),
+        (Task(metric=pixel_error, higher_is_better=True), True),
+        (Task(metric=Summed(), higher_is_better=False), False),
+    ],
+)
+def test_larger_is_better_unless_said(task, rises):
+    assert task.rises is rises
