@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.common.rewritable import PADS, canonical_call
+
 from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids
 from ..labels import tensors_in
@@ -104,10 +106,22 @@ def new(call: Call) -> Axes:
     return unlabelled(call.out)
 
 
-@rule("empty_like", "rand_like", "randn_like", "new_empty", "new_empty_strided")
+@rule("empty_like", "rand_like", "randn_like", "new_empty_strided")
 def unrelated(call: Call) -> Axes:
     """The result takes only sizes and dtype from the operand."""
     return unlabelled(call.out)
+
+
+@rule("new_empty")
+def empty(call: Call) -> Axes:
+    """The result holds no numbers yet; a circular padding writes all channels to it, position by position."""
+    x, out, node = call.args[0], call.out, call.node
+    pads = node is not None and (node.op == "call_module" or canonical_call(node.target) in PADS)
+    if not pads or x.dim() != out.dim():
+        return unlabelled(out)
+    axes = call.axes(x)
+    call.freeze("padded by other positions", *(ids for ids, a, b in zip(axes, x.shape, out.shape) if a != b))
+    return tuple(ids if a == b else None for ids, a, b in zip(axes, x.shape, out.shape, strict=True))
 
 
 def _is_first_state(call: Call) -> bool:
