@@ -94,3 +94,5 @@ image("space as complex numbers", _pairs, {A: 8, B: 6})
 image("distance of two", _apart, {A: 8, B: 6}, c=conv(8, 8))
 image("volume padded by its border", lambda s, y: F.pad(y, (1, 1, 1, 1, 0, 0), mode="replicate"), {B: 6},
       frozen="treated as space")
+image("windows of space", lambda s, y: y.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)), {A: 8, B: 6})
+image("windows of channels", lambda s, y: y.unfold(1, 2, 1).amax(-1), {B: 6}, out=7, frozen="treated as space")

@@ -177,6 +177,16 @@ def rotate(call: Call) -> Axes:
     return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))
 
 
+@rule("unfold", keeps_parameters=True)
+def windows(call: Call) -> Axes:
+    """``[..., n, ...] -> [..., windows, ..., size]``: channels on the axis of the windows freeze."""
+    axes = list(call.axes(call.args[0]))
+    dim = call.args[1] % max(len(axes), 1)
+    call.freeze("an axis with channels is treated as space", axes[dim])
+    axes[dim] = None
+    return (*axes, None)
+
+
 @rule("roll")
 def roll(call: Call) -> Axes:
     """Rotated channels freeze: an offset among channels holds only at full width."""

@@ -14,8 +14,9 @@ from .uniform import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
-    "copy_", "gelu_", "hardswish", "hardswish_", "lerp", "log_sigmoid_forward", "masked_fill", "masked_fill_", "mish_",
-    "native_dropout", "rrelu_with_noise", "rsub", "threshold_", "where.self",
+    "abs_", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_", "hardswish",
+    "hardswish_", "le_", "lerp", "log_sigmoid_forward", "lt_", "masked_fill", "masked_fill_", "mish_",
+    "native_dropout", "ne_", "rrelu_with_noise", "rsub", "threshold_", "where.self", "xlogy_",
 )  # fmt: skip
 NO_CHANNELS = "meets positions that carry no channels"
 
