@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fxprune.analysis.rules import RULES
+from fxprune.analysis import RULES
 from fxprune.common.torch_private import OpOverload, op_arguments
 
 # Suffixes of overloads that write their result into an argument: graphs of models do not call them.
