@@ -1,4 +1,4 @@
-"""Say of every ATen operator whether it has a rule, a class, or freezes the channels that enter it."""
+"""Say of every ATen operator whether it has a rule or a class, or freezes channels."""
 
 from __future__ import annotations
 

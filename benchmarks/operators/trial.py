@@ -1,4 +1,4 @@
-"""Try an operator that freezes with random inputs: would a merge of channels have been exact?
+"""Try an operator that freezes with random inputs, to see if a merge had been exact.
 
 Axis 1 of the first tensor holds channels, two of which are equal. A missing rule shows if the result follows a
 permutation of the channels, or if it does not change without the duplicate.

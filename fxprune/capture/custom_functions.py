@@ -1,4 +1,4 @@
-"""Trace into custom autograd functions: PyTorch itself would take the memory of a proxy for that of a tensor."""
+"""Trace into custom autograd functions: PyTorch would read a proxy as if it were a tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record ``int(size / n)`` of sizes as an operation: Python's own ``int`` would take the number of the example.
+"""Record ``int(size / n)`` of sizes, where Python's ``int`` would take the example's number.
 
 The call is found by its name in the modules of the model's package, since no object decides what ``int`` makes of it.
 """

@@ -202,7 +202,7 @@ def padded(site: Site) -> fx.Node | None:
 
 
 def convolved(site: Site) -> fx.Node | None:
-    """Functional convolution: as many groups as are kept, and the factor of a kernel that is an activation."""
+    """Functional convolution: groups that are kept, and the factor of a computed kernel."""
     on_x, weight, groups = site.shape_of(0), site.shape_of(1), site.parameter(6, "groups", 1)
     factor, channels = multiplicity(site), on_x.axes[1]
     if channels is None or (isinstance(groups, int) and groups == 1):
@@ -219,7 +219,7 @@ def convolved(site: Site) -> fx.Node | None:
 
 
 def convolved_back(site: Site) -> fx.Node | None:
-    """Functional transposed convolution: fewer groups if whole ones merge, the same number if channels within do."""
+    """Functional transposed convolution: fewer groups where whole groups merge."""
     weight, groups = site.shape_of(1), site.parameter(6, "groups", 1)
     channels, before = site.shape_of(0).axes[1], site.value.sizes[1] // weight.sizes[1]
     if channels is None or before == 1:

@@ -70,7 +70,7 @@ def _is_made(label: Label) -> bool:
 
 
 def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
-    """Tell whether a weight that is no parameter holds kernels by group, each of which belongs to one group."""
+    """Tell whether a weight that is no parameter holds kernels of single groups."""
     rows = call.met(x, label, 0) if x is not None and call.args[1].shape[0] % groups == 0 else label.axes[0]
     alone = call.args[1].shape[1] == 1 or (label.axes[1] is None and label.waiting(1) is None)
     whole = min(call.args[0].shape[1], call.out.shape[1]) == groups
@@ -78,7 +78,7 @@ def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
 
 
 def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
-    """Merge whole groups: where inputs and kernels of two groups are equal, their outputs are.
+    """Merge whole groups: equal inputs and kernels of groups give equal outputs.
 
     No column of a kernel is summed, so the weight may be computed in any way.
     """
@@ -266,7 +266,7 @@ def embedding(call: Call) -> Axes:
 
 @rule("_embedding_bag", "_embedding_bag_forward_only", reads_weights=())
 def embedding_bag(call: Call) -> list[Axes]:
-    """Sum, mean or maximum of rows of a table: its columns are the result's channels, its rows carry none."""
+    """Sum, mean or maximum of rows of a table: its columns are the result's channels."""
     rows, columns = call.axes(call.args[0])
     call.freeze(
         "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())

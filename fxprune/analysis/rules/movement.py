@@ -179,7 +179,7 @@ def rotate(call: Call) -> Axes:
 
 @rule("unfold", keeps_parameters=True)
 def windows(call: Call) -> Axes:
-    """``[..., n, ...] -> [..., windows, ..., size]``: channels on the axis of the windows freeze."""
+    """``[..., n, ...] -> [..., windows, ..., size]``: channels on that axis freeze."""
     axes = list(call.axes(call.args[0]))
     dim = call.args[1] % max(len(axes), 1)
     call.freeze("an axis with channels is treated as space", axes[dim])

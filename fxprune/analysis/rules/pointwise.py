@@ -115,7 +115,7 @@ def unrelated(call: Call) -> Axes:
 
 @rule("new_empty")
 def empty(call: Call) -> Axes:
-    """The result holds no numbers yet; a circular padding writes all channels to it, position by position."""
+    """The result holds no numbers yet; a circular padding writes each channel to its place."""
     x, out, node = call.args[0], call.out, call.node
     pads = node is not None and (node.op == "call_module" or canonical_call(node.target) in PADS)
     if not pads or x.dim() != out.dim():

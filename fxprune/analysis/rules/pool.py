@@ -60,7 +60,7 @@ def _spatial(call: Call, rank: int) -> list[Axes]:
 
 @rule("max_unpool2d", "max_unpool3d")
 def unpooled(call: Call) -> Axes:
-    """Values go back to their places: where values and places of two channels are equal, the results are."""
+    """Values go back to their places: equal values and places give equal results."""
     values, places = map(call.axes, call.args[:2])
     rank = int(call.name[-2])
     call.freeze("an axis with channels is treated as space", *values[-rank:], *places[-rank:])

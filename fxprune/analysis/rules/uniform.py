@@ -51,7 +51,7 @@ def expanded(call: Call, _: Rule) -> list[Axes]:
 
 
 def repeated(call: Call, _: Rule) -> list[Axes]:
-    """The repetitions of an axis without channels may stand for channels, each of which occurs once per position."""
+    """The repetitions of an axis without channels may stand for channels."""
     x, counts = call.args[0], call.args[1]
     lead, label = len(counts) - x.dim(), call.label(x)
     again = [dim for dim in range(x.dim()) if x.shape[dim] > 1 and counts[lead + dim] != 1]

@@ -23,7 +23,7 @@ def regions(call: Call) -> list[Axes]:
 
 @rule("torchvision::deform_conv2d", reads_weights=(1,))
 def deformed(call: Call) -> Axes:
-    """Convolution at places that offsets choose: columns read the input; offsets serve all channels of a group."""
+    """Convolution at places that offsets choose: columns read; offsets serve many channels."""
     x, weight, offset, mask, bias = call.args[:5]
     groups, of_offsets = call.args[11:13]
     label, on_x = call.label(weight), call.axes(x)
