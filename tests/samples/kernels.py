@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .table import A, B, conv, free, image, linear
+from .table import A, B, conv, free, image, linear, tokens
 
 HAAR = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]).reshape(4, 1, 2, 2) / 2
 
@@ -96,3 +96,6 @@ image("volume padded by its border", lambda s, y: F.pad(y, (1, 1, 1, 1, 0, 0), m
       frozen="treated as space")
 image("windows of space", lambda s, y: y.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)), {A: 8, B: 6})
 image("windows of channels", lambda s, y: y.unfold(1, 2, 1).amax(-1), {B: 6}, out=7, frozen="treated as space")
+tokens("a line transposed", lambda s, y: F.conv_transpose1d(y.mT, s.w, groups=8).mT, {"w": 8}, w=free(8, 1, 1))
+image("a volume transposed", lambda s, y: F.conv_transpose3d(y[:, :, None], s.w, groups=8)[:, :, 0], {"w": 8, B: 6},
+      w=free(8, 1, 1, 2, 2))
