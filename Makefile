@@ -8,7 +8,7 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage graft results prices photos fuzz docs clean
+.PHONY: help demo test quick test-cuda format lint types export bench coverage operators graft results prices photos fuzz docs clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -22,6 +22,7 @@ help:
 	echo 'make bench    time the networks in out/, wide and narrow'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo '              (ARGS=--libraries: small networks of ten other libraries, with the extra `zoo`)'
+	echo 'make operators list what the analysis makes of every ATen operator'
 	echo 'make graft    put narrow layers back into every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
@@ -72,6 +73,9 @@ bench: out/network.json
 # Networks of other libraries need the extra `zoo`.
 coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
+
+operators: $(READY)
+	$(BIN)/python -m benchmarks.operators
 
 graft: $(READY)
 	$(BIN)/python -m benchmarks.grafts $(ARGS)

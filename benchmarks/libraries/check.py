@@ -1,4 +1,4 @@
-"""Check one third-party network: both oracles in float64 at random weights, at several batches."""
+"""Check one third-party network by both oracles, in float64 and at several batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the table of small third-party networks, and build one; no library is imported before."""
+"""Read the table of third-party networks; a library is imported when one is built."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -100,6 +101,8 @@ class SymbolicTracer(fx.Tracer):
         """Make an argument; the graph makes a dict of a derived class again by that class."""
         if isinstance(a, fx.Proxy):  # first, since it may count as a tensor
             return a.node
+        if isinstance(a, np.generic):  # the code of a graph knows no numpy
+            return a.item()
         if isinstance(a, dict) and dataclasses.is_dataclass(a):  # as the outputs of `transformers`
             given = {each.name: getattr(a, each.name) for each in dataclasses.fields(a) if each.init}
             return self.create_proxy("call_function", type(a), (), given).node

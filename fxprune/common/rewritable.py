@@ -36,18 +36,19 @@ SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.n
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
 SUMS: Calls = frozenset({"sum", torch.sum})
-LENGTHS: Calls = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm})
+LENGTHS: Calls = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm, F.pairwise_distance})
 SOFTMAXES: Calls = frozenset({"softmax", torch.softmax, F.softmax})
 LOGARITHMS: Calls = frozenset({"log_softmax", torch.log_softmax, F.log_softmax, "logsumexp", torch.logsumexp})
 VARIANCES: Calls = frozenset({"var", "std", torch.var, torch.std, torch.var_mean, torch.std_mean})
 ATTENTION: Calls = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: Calls = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
+TRANSPOSED: Calls = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
 GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
-REWRITABLE |= NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES
+REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES
 
 
 # Leading arguments of functions that can be given by name; those of all other functions start with `input`.
@@ -61,6 +62,10 @@ _LEADING: dict[CallTarget, tuple[str, ...]] = {
     F.conv1d: ("input", "weight"),
     F.conv2d: ("input", "weight"),
     F.conv3d: ("input", "weight"),
+    F.conv_transpose1d: ("input", "weight"),
+    F.conv_transpose2d: ("input", "weight"),
+    F.conv_transpose3d: ("input", "weight"),
+    F.pairwise_distance: ("x1", "x2"),
 }
 
 

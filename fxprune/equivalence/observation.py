@@ -74,8 +74,11 @@ class Watch(TorchDispatchMode):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[tuple[Any, tuple[torch.dtype, ...]]] = []
+        # All empty ones have one storage.
         self._parameters = {
-            _storage(tensor): (name, tensor) for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)
+            _storage(tensor): (name, tensor)
+            for name, tensor in tensors.items()
+            if isinstance(tensor, nn.Parameter) and tensor.numel()
         }
         self._saved: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -22,7 +22,7 @@ from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
 
 from .site import Site, standing_for
-from .sums import attention, corrected, multiplied, shifted
+from .sums import attention, corrected, multiplicity, multiplied, shifted
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -202,20 +202,39 @@ def padded(site: Site) -> fx.Node | None:
 
 
 def convolved(site: Site) -> fx.Node | None:
-    """Functional convolution: groups = channels of the input / channels that one group reads."""
-    on_x, weight = site.shape_of(0), site.shape_of(1)
-    groups = site.parameter(6, "groups", 1)
-    if groups == 1 or on_x.axes[1] is None:
-        return None
-    channels = on_x.axes[1]
+    """Functional convolution: groups that are kept, and the factor of a computed kernel."""
+    on_x, weight, groups = site.shape_of(0), site.shape_of(1), site.parameter(6, "groups", 1)
+    factor, channels = multiplicity(site), on_x.axes[1]
+    if channels is None or (isinstance(groups, int) and groups == 1):
+        return multiplied(site)
     per_group = weight.sizes[1] if weight.axes[1] is None else int(site.kept(weight.axes[1]).sum())
     after = int(site.kept(channels).sum()) // per_group
     # If batch and channels share an axis, each image has groups of its own, and the model computes their number.
     before = len(channels) // weight.sizes[1]
-    groups = after if isinstance(groups, int) else _share_of(site, groups, Fraction(after, before))
+    args, kwargs = _with_groups(site, groups, Fraction(after, before))
+    if factor == 1:
+        return site.copy(args, kwargs)
+    product = site.graph.create_node(site.node.op, site.node.target, args, kwargs, f"{site.node.name}_narrow")
+    return standing_for(site.node, site.call(operator.mul, product, factor))
+
+
+def convolved_back(site: Site) -> fx.Node | None:
+    """Functional transposed convolution: fewer groups where whole groups merge."""
+    weight, groups = site.shape_of(1), site.parameter(6, "groups", 1)
+    channels, before = site.shape_of(0).axes[1], site.value.sizes[1] // weight.sizes[1]
+    if channels is None or before == 1:
+        return None
+    kept = site.kept(channels).reshape(before, -1)
+    if not (kept.all(1) | ~kept.any(1)).all():
+        return None
+    return site.copy(*_with_groups(site, groups, Fraction(int(kept.any(1).sum()), before)))
+
+
+def _with_groups(site: Site, groups: Any, share: Fraction) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    new = int(groups * share) if isinstance(groups, int) else _share_of(site, groups, share)
     if len(site.args) > 6:
-        return site.copy((*site.args[:6], groups), site.kwargs)
-    return site.copy(site.args, {**site.kwargs, "groups": groups})
+        return (*site.args[:6], new, *site.args[7:]), site.kwargs
+    return site.args, {**site.kwargs, "groups": new}
 
 
 def normalised(site: Site) -> fx.Node | None:
@@ -252,14 +271,16 @@ def expanded(site: Site) -> fx.Node | None:
 
 
 def repeated(site: Site) -> fx.Node | None:
-    """repeat: the count on an axis of length 1 is the number of the channels that it met."""
+    """repeat: an axis is repeated once for each kept channel that the repetitions met."""
     on_x, out = site.shape_of(0), site.value
     flat = not isinstance(site.args[1], (tuple, list))
     counts = list(site.args[1:] if flat else site.args[1])
     lead = len(counts) - len(on_x.sizes)
     for dim, codes in enumerate(out.axes):
-        if codes is not None and (dim < lead or on_x.sizes[dim - lead] == 1):
-            counts[dim] = _kept_of(site, codes, counts[dim])
+        if codes is None or (dim >= lead and on_x.axes[dim - lead] is not None):
+            continue
+        share = Fraction(int(site.kept(codes).sum()), len(codes))
+        counts[dim] = int(counts[dim] * share) if isinstance(counts[dim], int) else _share_of(site, counts[dim], share)
     return site.copy((site.args[0], *counts) if flat else (site.args[0], tuple(counts)), {})
 
 
@@ -310,6 +331,7 @@ CASES = _table(
     (surface.VARIANCES, corrected),
     (surface.ATTENTION, attention),
     (surface.CONVOLUTIONS, convolved),
+    (surface.TRANSPOSED, convolved_back),
     (surface.NORMS, normalised),
     (surface.GROUP_NORMS, grouped),
     (surface.LIKE, expanded),

@@ -47,7 +47,7 @@ def _factor(site: Site, size: float, *, by_default: bool = False) -> Factor:
     return Factor(size, wide.sizes[-1], narrow, by_default)
 
 
-def _multiplicity(site: Site) -> float:
+def multiplicity(site: Site) -> float:
     """prod(cluster size ** power) over the axes that the call sums over; 1 without such an axis."""
     factor: float = 1
     for codes, power in site.coupling.nodes[site.node.name].products:
@@ -60,7 +60,7 @@ def _multiplicity(site: Site) -> float:
 
 def multiplied(site: Site) -> fx.Node | None:
     """matmul, einsum, sum, norm, softmax: multiply by a power of the cluster size."""
-    size = _multiplicity(site)
+    size = multiplicity(site)
     if size == 1:
         return None
     product = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
@@ -74,7 +74,7 @@ def multiplied(site: Site) -> fx.Node | None:
 
 def shifted(site: Site) -> fx.Node | None:
     """log_softmax, logsumexp: add the logarithm of the factor that a sum would need."""
-    size = _multiplicity(site)
+    size = multiplicity(site)
     if size == 1:
         return None
     logs = site.graph.create_node(site.node.op, site.node.target, site.args, site.kwargs, f"{site.node.name}_narrow")
@@ -83,7 +83,7 @@ def shifted(site: Site) -> fx.Node | None:
 
 def corrected(site: Site) -> fx.Node | None:
     """var, std: divide the correction c by the cluster size m, as (n m - c) / m = n - c / m."""
-    size = _multiplicity(site)
+    size = multiplicity(site)
     if size == 1:
         return None
     given, options = list(site.args[1:]), dict(site.kwargs)
@@ -99,7 +99,7 @@ def corrected(site: Site) -> fx.Node | None:
 
 def attention(site: Site) -> fx.Node | None:
     """Scaled dot product: write out the scale of the wide head dim, times the factor."""
-    size, query = _multiplicity(site), site.shape_of(0)
+    size, query = multiplicity(site), site.shape_of(0)
     if query.axes[-1] is None and size == 1:
         return None
     scale = site.kwargs.get("scale")

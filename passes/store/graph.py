@@ -30,7 +30,9 @@ def read_graph(path: Path) -> dict[str, Any]:
     """Read a graph file and check its fields."""
     graph: dict[str, Any] = read_json(path, "graph", CheckpointError, REMEDY)
     check_format(graph, FORMAT, VERSION, path, CheckpointError)
+    graph.setdefault("expanded", {})  # of a wide network: which rows of the narrow one's tensors are repeated
     fields: dict[str, tuple[type, ...]] = {"name": (str,), "nodes": (list,), "layers": (dict,), "tensors": (dict,)}
+    fields["expanded"] = (dict,)
     check_fields(graph, fields, path, CheckpointError)
     return graph
 

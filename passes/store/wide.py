@@ -6,7 +6,8 @@ import json
 import math
 from pathlib import Path
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from fxprune.common.files import write_text
 from fxprune.errors import CheckpointError
@@ -53,18 +54,35 @@ def write_wide_graph(plan: Plan, folder: Path) -> None:
     """Write the graph of the wide network, for one that no name builds again."""
     from fxprune.passes.lowering import lower
 
-    graph = graph_document(lower(plan.coupling.graph_module, plan.example_inputs))
+    module = plan.coupling.graph_module
+    graph = graph_document(lower(module, plan.example_inputs))
+    stored, cuts = module.state_dict().keys(), dict[str, list[tuple[int, list[int]]]]()
+    for partition in plan.partitions():
+        if partition.parameter not in stored:
+            cuts.setdefault(partition.parameter, []).append((partition.dim, partition.cluster.tolist()))
+    graph["expanded"] = cuts
     write_text(folder / WIDE_GRAPH, json.dumps(graph) + "\n")
 
 
 def wide_from_graph(folder: Path, narrow: fx.GraphModule) -> fx.GraphModule:
     """Build the wide network from its graph, with the weights of its file.
 
-    A tensor that is in no state dict is that of the narrow network, where it has kept its shape.
+    A tensor that is in no state dict is that of the narrow network, with each row repeated for all of its cluster.
 
     Raises:
         CheckpointError: the files are damaged, or do not have all tensors.
     """
-    weights, roles = read_tensors(folder / SNAPPED), read_graph(folder / WIDE_GRAPH)["tensors"]
-    every = distinct_tensors(narrow) | weights  # more than the graph reads: of heads that only train, for example
+    weights, graph = read_tensors(folder / SNAPPED), read_graph(folder / WIDE_GRAPH)
+    roles, small = graph["tensors"], distinct_tensors(narrow)
+    try:
+        wide = {name: _expanded(small[name], cuts) for name, cuts in graph["expanded"].items() if name not in weights}
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / WIDE_GRAPH} is damaged: `expanded` does not fit. {REMEDY}") from error
+    every = small | wide | weights  # more than the graph reads: of heads that only train, for example
     return build_graph(folder / WIDE_GRAPH, {name: tensor for name, tensor in every.items() if name in roles})
+
+
+def _expanded(tensor: Tensor, cuts: list[tuple[int, list[int]]]) -> Tensor:
+    for dim, cluster in cuts:
+        tensor = tensor.index_select(dim, torch.tensor(cluster, device=tensor.device))
+    return tensor

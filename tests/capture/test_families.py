@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass, fields
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -108,3 +110,79 @@ def test_a_wrapper_says_which_outputs_count():
     net = Classifier().eval()
     assert list(fxprune.couple(net, {"x": X, "with_hidden": True}).groups) == ["a.weight"]
     assert list(fxprune.couple(Wanted(net), X).groups) == ["net.a.weight", "net.b.weight"]
+
+
+class Windows(nn.Module):
+    """Windows, whose number of images is a quotient of sizes, with a scale that numpy made (as SwinIR)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Linear(8, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.a(x).permute(0, 2, 3, 1)
+        n, h, w, c = y.shape
+        y = y.view(n, h // 4, 4, w // 4, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, c)
+        y = self.b(y) * np.float64(0.5)
+        images = int(y.shape[0] / (h * w / 4 / 4))
+        assert isinstance(images, int) and isinstance(int("3"), int)
+        y = y.view(images, h // 4, w // 4, 4, 4, -1).permute(0, 1, 3, 2, 4, 5).reshape(images, h, w, -1)
+        return self.c(y.permute(0, 3, 1, 2))
+
+
+def test_a_number_of_images_that_is_computed_stays_open():
+    proof = fxprune.prove(Windows(), X)
+    assert proof.passed, proof
+    assert proof.plan.widths == {"a.weight": (8, 4), "b.weight": (8, 4)}
+    assert vars(sys.modules[__name__]).get("int") is None
+    snapped = fxprune.snap(Windows(), proof.plan)
+    narrow, other = fxprune.narrow(snapped, proof.plan), torch.randn(3, 3, 8, 12)
+    assert torch.allclose(narrow(other), snapped(other), atol=1e-5)
+
+
+def test_a_parameter_without_numbers_is_no_obstacle():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 2, 1))
+    net.empty = nn.Parameter(torch.empty(1, 0))
+    net.other = nn.Parameter(torch.empty(0))
+    assert fxprune.couple(net, X).groups
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x * 2
+
+    @staticmethod
+    def backward(context, grad):
+        return grad * 2
+
+
+class Tripled(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x * 3
+
+    @staticmethod
+    def setup_context(context, inputs, output):
+        context.mark_non_differentiable(output)
+
+
+class OwnGradients(nn.Module):
+    """Functions with a backward of their own, in a network that decides something by its sizes (as OmniSR)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(Tripled.apply(Doubled.apply(y) if y.shape[2] > 4 else y))
+
+
+def test_a_custom_function_is_traced_and_ends_no_process():
+    before = vars(torch.autograd.Function)["apply"]
+    proof = fxprune.prove(OwnGradients(), X)
+    assert proof.passed, proof
+    assert proof.plan.coupling.graph_module.meta["fxprune_capture"] == "concrete"
+    assert vars(torch.autograd.Function)["apply"] is before

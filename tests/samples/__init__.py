@@ -4,6 +4,7 @@ from . import (
     constants,
     contraction,
     forms,
+    kernels,
     layers,
     movement,
     normalise,
@@ -20,6 +21,6 @@ from . import (
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "constants", "contraction", "conv", "forms", "free", "layers", "linear", "movement",
-    "normalise", "pointwise", "pool", "products", "reduce", "uniform", "uses", "view", "vision", "writes",
+    "SAMPLES", "Net", "Sample", "constants", "contraction", "conv", "forms", "free", "kernels", "layers", "linear",
+    "movement", "normalise", "pointwise", "pool", "products", "reduce", "uniform", "uses", "view", "vision", "writes",
 ]  # fmt: skip

@@ -70,8 +70,10 @@ image("depthwise transposed, several outputs", lambda s, y: s.d(y), {A: 8, B: 6}
       d=nn.ConvTranspose2d(8, 24, 2, 2, groups=8))
 image("depthwise transposed beside its input", lambda s, y: s.d(y) + y, {A: 8, B: 6},
       d=nn.ConvTranspose2d(8, 8, 3, padding=1, groups=8))
-image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {B: 6}, w=free(8, 1, 2, 2),
-      frozen="a number of groups inside `conv_transpose2d`, which is kept whole")
+image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {"w": 8, B: 6},
+      w=free(8, 1, 2, 2))
+image("functional grouped transposed", lambda s, y: F.conv_transpose2d(y, s.w, None, 2, 0, 0, 2), {A: 4, "w": 3, B: 6},
+      out=6, w=free(8, 3, 2, 2))
 image("padding of another mode", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
       c=conv(8, 5, 3, padding_mode="reflect"), out=5)
 net("line", _line, (torch.zeros(2, 3, 9),), (torch.zeros(3, 3, 12),), {A: 8, B: 6},
@@ -143,6 +145,9 @@ image("weight read and averaged", lambda s, y: F.conv2d(y, s.w) + s.w.flatten(1)
 net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
     dtype=torch.long),),
     {"e.weight": 8}, e=nn.Embedding(10, 8), head=linear(8, 4), frozen="rows of a table")
-image("a kernel of each image", _kernels_of_each_image, {"r.weight": 2, B: 6}, out=8, r=linear(8, 2), w=free(2, 64),
-      frozen="with a computed weight")
+image("a kernel of each image", _kernels_of_each_image, {"w": 8, "r.weight": 2, B: 6}, out=8, r=linear(8, 2),
+      w=free(2, 64))
 image("depthwise images side by side", _depthwise_images_side_by_side, {"w": 8, B: 6}, w=free(8, 1, 3, 3))
+net("bags of embeddings", lambda s, i: s.head(F.embedding_bag(i, s.e, mode="max")),
+    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8}, e=free(10, 8),
+    head=linear(8, 4), frozen="rows of a table")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torchvision.ops import deform_conv2d
 
-from .table import A, B, image
+from .table import A, B, conv, free, image
 
 BOXES = torch.tensor([[0.0, 1.0, 1.0, 5.0, 6.0], [1.0, 0.0, 2.0, 4.0, 7.0], [0.0, 3.0, 3.0, 3.5, 3.5]])
 
@@ -14,3 +15,19 @@ def _cut(s, y):
 
 
 image("boxes cut out", _cut, {A: 8, B: 6})
+
+
+def _deformed(groups):
+    def op(s, y):
+        offset, mask = s.o(y), s.m(y).sigmoid()
+        return deform_conv2d(y, offset, s.w, s.v, padding=1, mask=mask)
+
+    return op, {"o": conv(8, 18 * groups, 3), "m": conv(8, 9 * groups, 3), "w": free(5, 8, 3, 3), "v": free(5)}
+
+
+for groups, width in ((1, 8), (2, 4)):
+    op, layers = _deformed(groups)
+    image(f"deformed convolution, {groups} offsets", op, {A: width, "w": 5, B: 6}, out=5, frozen="offsets and masks",
+          **layers)  # fmt: skip
+image("deformed convolution in groups", lambda s, y: deform_conv2d(y, s.o(y), s.w, padding=1), {B: 6}, out=6,
+      o=conv(8, 18, 3), w=free(6, 4, 3, 3), frozen="a deformed convolution in groups")  # fmt: skip

@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 import torch
 
-from fxprune.common.rewritable import ATTENTION, PRODUCTS
+from fxprune.common.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS
 
-from ..call import Call
+from ..call import Call, unlabelled
 from ..channels import Axes, Ids
 from ..labels import Label
 from .pointwise import paired
@@ -22,7 +22,7 @@ from .registry import rule
 _UNKNOWN_GROUPS = "grouped convolution of an input without channels or with a computed weight"
 
 
-@rule("convolution", reads_weights=(1,))
+@rule("convolution", reads_weights=(1,), factor_at=CONVOLUTIONS)
 def convolution(call: Call) -> Axes:
     """Convolution: the weight's columns read the input, and its rows are the output.
 
@@ -35,8 +35,12 @@ def convolution(call: Call) -> Axes:
     columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])
     if groups == 1:
         read_by(call, call.met(columns, call.label(x), 1), columns, label)
+    elif kernels_alone(call, on_x[1], label, groups):
+        rows = groups_alone(call, on_x[1], label, groups)
     elif transposed:
         rows = grouped_transposed(call, on_x[1], label, groups)
+    elif _is_made(label) and bias is None:
+        groups_of_samples(call, on_x[1], label, groups)
     else:
         grouped(call, on_x[1], label, groups)
     call.tie(rows)
@@ -58,6 +62,52 @@ def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
         return on_x
     call.freeze("convolved over", *on_x)
     return (None,) * len(on_x)
+
+
+def _is_made(label: Label) -> bool:
+    """Tell whether a weight is made from activations: its columns are tied, not summed."""
+    return not label.is_parameter and not label.from_parameters
+
+
+def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
+    """Tell whether a weight that is no parameter holds kernels of single groups."""
+    rows = call.met(x, label, 0) if x is not None and call.args[1].shape[0] % groups == 0 else label.axes[0]
+    alone = call.args[1].shape[1] == 1 or (label.axes[1] is None and label.waiting(1) is None)
+    whole = min(call.args[0].shape[1], call.out.shape[1]) == groups
+    return not label.is_parameter and alone and whole and x is not None and rows is not None
+
+
+def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
+    """Merge whole groups: equal inputs and kernels of groups give equal outputs.
+
+    No column of a kernel is summed, so the weight may be computed in any way.
+    """
+    rows = label.axes[0] if label.axes[0] is not None else label.waiting(0)
+    assert x is not None and rows is not None
+    inside = call.unify_rows(x.reshape(groups, -1).T, "input channels of a group")
+    call.unify(inside, call.unify_rows(rows.reshape(groups, -1).T, "kernels of a group"))
+    _needs_count(call, x)
+    call.freeze("a kernel axis of a computed weight", label.axes[1])
+    if not call.named("transposed"):
+        return rows
+    count = call.args[1].shape[1]
+    return inside if count == 1 else call.channels.copies(np.repeat(inside, count))
+
+
+def groups_of_samples(call: Call, x: Ids | None, label: Label, groups: int) -> None:
+    """Contract each sample with a kernel of its own: channel j of every group is one channel.
+
+    Both operands are activations, so the narrow result lacks the size of the clusters as a factor.
+    """
+    rows, columns = label.axes[:2]
+    if x is None or columns is None:
+        call.freeze(_UNKNOWN_GROUPS, x, rows, columns)
+        return
+    inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
+    if rows is not None:
+        call.unify_rows(rows.reshape(groups, -1), f"{groups} groups of {len(rows) // groups} output channels")
+    call.unify(inside, columns)
+    call.needs_factor("a product of activations", columns)
 
 
 def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
@@ -193,7 +243,7 @@ def _stored(label: Label, axis: int) -> Label:
 
 
 def _batch(call: Call, left: Label, right: Label) -> Axes:
-    on_left, on_right = left.axes[0], right.axes[0]
+    on_left, on_right = call.met(right.axes[0], left, 0), call.met(left.axes[0], right, 0)
     for label in (left, right):
         call.tie(label.axes[0] if label.is_parameter else None)
     if (on_left is None) != (on_right is None):
@@ -212,3 +262,15 @@ def embedding(call: Call) -> Axes:
     call.freeze("rows of a table that an index picks", rows)
     call.tie(columns)
     return (*(None for _ in index.shape), columns)
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only", reads_weights=())
+def embedding_bag(call: Call) -> list[Axes]:
+    """Sum, mean or maximum of rows of a table: its columns are the result's channels."""
+    rows, columns = call.axes(call.args[0])
+    call.freeze(
+        "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())
+    )
+    call.tie(columns)
+    # The place of a maximum is the fourth result, for the backward pass only.
+    return [(None, columns), *map(unlabelled, call.outs[1:])]

@@ -169,6 +169,24 @@ def flip(call: Call) -> Axes:
     return tuple(axes)
 
 
+@rule("rot90", keeps_parameters=True)
+def rotate(call: Call) -> Axes:
+    """Two axes are turned: channels there freeze, other axes pass."""
+    axes, dims = list(call.axes(call.args[0])), [dim % call.out.dim() for dim in call.args[2]]
+    call.freeze("an axis with channels is treated as space", *(axes[dim] for dim in dims))
+    return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))
+
+
+@rule("unfold", keeps_parameters=True)
+def windows(call: Call) -> Axes:
+    """``[..., n, ...] -> [..., windows, ..., size]``: channels on that axis freeze."""
+    axes = list(call.axes(call.args[0]))
+    dim = call.args[1] % max(len(axes), 1)
+    call.freeze("an axis with channels is treated as space", axes[dim])
+    axes[dim] = None
+    return (*axes, None)
+
+
 @rule("roll")
 def roll(call: Call) -> Axes:
     """Rotated channels freeze: an offset among channels holds only at full width."""

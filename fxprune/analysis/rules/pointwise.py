@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.common.rewritable import PADS, canonical_call
+
 from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids
 from ..labels import tensors_in
@@ -12,8 +14,9 @@ from .uniform import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
-    "copy_", "gelu_", "hardswish", "hardswish_", "lerp", "log_sigmoid_forward", "masked_fill", "masked_fill_", "mish_",
-    "native_dropout", "rrelu_with_noise", "rsub", "threshold_", "where.self",
+    "abs_", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_", "hardswish",
+    "hardswish_", "le_", "lerp", "log_sigmoid_forward", "lt_", "masked_fill", "masked_fill_", "mish_",
+    "native_dropout", "ne_", "rrelu_with_noise", "rsub", "threshold_", "where.self", "xlogy_",
 )  # fmt: skip
 NO_CHANNELS = "meets positions that carry no channels"
 
@@ -104,10 +107,22 @@ def new(call: Call) -> Axes:
     return unlabelled(call.out)
 
 
-@rule("empty_like", "rand_like", "randn_like", "new_empty", "new_empty_strided")
+@rule("empty_like", "rand_like", "randn_like", "new_empty_strided")
 def unrelated(call: Call) -> Axes:
     """The result takes only sizes and dtype from the operand."""
     return unlabelled(call.out)
+
+
+@rule("new_empty")
+def empty(call: Call) -> Axes:
+    """The result holds no numbers yet; a circular padding writes each channel to its place."""
+    x, out, node = call.args[0], call.out, call.node
+    pads = node is not None and (node.op == "call_module" or canonical_call(node.target) in PADS)
+    if not pads or x.dim() != out.dim():
+        return unlabelled(out)
+    axes = call.axes(x)
+    call.freeze("padded by other positions", *(ids for ids, a, b in zip(axes, x.shape, out.shape) if a != b))
+    return tuple(ids if a == b else None for ids, a, b in zip(axes, x.shape, out.shape, strict=True))
 
 
 def _is_first_state(call: Call) -> bool:

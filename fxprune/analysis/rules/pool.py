@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..call import Call
 from ..channels import Axes
+from .pointwise import paired
 from .registry import rule
 
 _MAX = {
@@ -55,3 +56,13 @@ def _spatial(call: Call, rank: int) -> list[Axes]:
     call.freeze("an axis with channels is treated as space", *axes[len(axes) - rank :])
     kept: Axes = (*axes[: len(axes) - rank], *(None,) * rank)
     return [kept] * len(call.outs)
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooled(call: Call) -> Axes:
+    """Values go back to their places: equal values and places give equal results."""
+    values, places = map(call.axes, call.args[:2])
+    rank = int(call.name[-2])
+    call.freeze("an axis with channels is treated as space", *values[-rank:], *places[-rank:])
+    lead = [paired(call, *each) for each in zip(values[:-rank], places[:-rank], strict=True)]
+    return (*lead, *(None for _ in range(rank)))

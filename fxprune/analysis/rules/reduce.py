@@ -113,6 +113,15 @@ def along(call: Call) -> list[Axes]:
     ]
 
 
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def transform(call: Call) -> Axes:
+    """A Fourier transform mixes all positions of some axes: channels there freeze."""
+    axes = call.axes(call.args[0])
+    dims = {dim % len(axes) for dim in call.args[1]}
+    call.freeze("a Fourier transform over channels", *(axes[dim] for dim in dims))
+    return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))
+
+
 def _dims(call: Call) -> list[int]:
     """Return the axes that a reduction runs over; without a dim, all."""
     rank, dims = call.args[0].dim(), call.named("dim")

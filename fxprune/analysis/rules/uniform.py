@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..labels import tensors_in
@@ -49,13 +51,22 @@ def expanded(call: Call, _: Rule) -> list[Axes]:
 
 
 def repeated(call: Call, _: Rule) -> list[Axes]:
-    """The same, where axes that wait already may not be repeated again."""
+    """The repetitions of an axis without channels may stand for channels."""
     x, counts = call.args[0], call.args[1]
-    lead = len(counts) - x.dim()
+    lead, label = len(counts) - x.dim(), call.label(x)
     again = [dim for dim in range(x.dim()) if x.shape[dim] > 1 and counts[lead + dim] != 1]
-    call.freeze("an expanded axis is repeated", *(call.label(x).waiting(dim) for dim in again))
-    axes = _repeated(call, lead, "a repetition")
-    return [tuple(None if dim - lead in again else ids for dim, ids in enumerate(axes))]
+    call.freeze("an expanded axis is repeated", *(label.waiting(dim) for dim in again))
+    axes = list(_repeated(call, lead, "a repetition"))
+    for dim in again:
+        alone = label.axes[dim] is None and label.waiting(dim) is None
+        axes[lead + dim] = _blocks(call, counts[lead + dim], x.shape[dim]) if alone else None
+    return [tuple(axes)]
+
+
+def _blocks(call: Call, count: int, size: int) -> Ids:
+    blocks = call.channels.fresh(count)
+    call.needs_rewrite("a repetition", blocks)
+    return call.channels.copies(np.repeat(blocks, size))
 
 
 def _repeated(call: Call, lead: int, what: str) -> Axes:

@@ -175,3 +175,13 @@ def repeat(call: Call) -> Axes:
     for count, ids in zip(counts[lead:], axes, strict=True):
         result.append(ids if ids is None or count == 1 else call.channels.copies(np.tile(ids, count)))
     return tuple(result)
+
+
+@rule("view_as_complex", "view_as_real")
+def parts_of_complex(call: Call) -> Axes:
+    """The last axis holds real and imaginary part, which are no channels."""
+    axes = call.axes(call.args[0])
+    if call.name == "view_as_real":
+        return (*axes, None)
+    call.freeze("real and imaginary parts", axes[-1])
+    return axes[:-1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torchvision.ops  # noqa: F401  (its operators exist once it is imported)
 
 from ..call import Call
-from ..channels import Axes
+from ..channels import Axes, Ids
+from .contraction import read_by
+from .pointwise import paired
 from .registry import rule
 
 
@@ -16,3 +19,30 @@ def regions(call: Call) -> list[Axes]:
     on_x = call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:], *call.axes(boxes))
     return [(None, on_x[1], None, None)] * len(call.outs)
+
+
+@rule("torchvision::deform_conv2d", reads_weights=(1,))
+def deformed(call: Call) -> Axes:
+    """Convolution at places that offsets choose: columns read; offsets serve many channels."""
+    x, weight, offset, mask, bias = call.args[:5]
+    groups, of_offsets = call.args[11:13]
+    label, on_x = call.label(weight), call.axes(x)
+    call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:])
+    call.freeze("offsets and masks", *call.axes(offset), *call.axes(mask))
+    call.freeze("a kernel axis of a computed weight", *(() if label.is_parameter else label.axes[2:]))
+    rows, columns = label.axes[:2]
+    inside = on_x[1]
+    if groups > 1:
+        call.freeze("a deformed convolution in groups", inside, rows, columns)
+    else:
+        if inside is not None and of_offsets > 1:
+            call.unify_rows(inside.reshape(of_offsets, -1), f"{of_offsets} groups of offsets")
+        read_by(call, inside, columns, label)
+    call.tie(rows)
+    return (None, paired(call, rows, _vector(call, bias)), None, None)
+
+
+def _vector(call: Call, bias: torch.Tensor) -> Ids | None:
+    ids = call.axes(bias)[0]
+    call.tie(ids)
+    return call.label(bias).waiting(0) if ids is None else ids

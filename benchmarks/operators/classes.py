@@ -1,0 +1,49 @@
+"""Say of every ATen operator whether it has a rule or a class, or freezes channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from fxprune.analysis import RULES
+from fxprune.common.torch_private import OpOverload, op_arguments
+
+# Suffixes of overloads that write their result into an argument: graphs of models do not call them.
+_OUT = ("out", "_out", "_copy")
+_REGISTERED = frozenset(torch._C._dispatch_get_all_op_names())
+
+
+def operators() -> Iterator[OpOverload]:
+    """Yield every operator of ATen that a model in eval mode may call."""
+    for name in sorted(dir(torch.ops.aten)):
+        packet = getattr(torch.ops.aten, name)
+        if name.endswith(("_backward", "_copy")) or not hasattr(packet, "overloads"):
+            continue
+        for overload in packet.overloads():
+            operator = getattr(packet, overload)
+            # Some overloads exist in TorchScript only, or take names of axes.
+            if (
+                operator.name() in _REGISTERED
+                and not overload.endswith(_OUT)
+                and not overload.lower().startswith(("dimname", "names"))
+            ):
+                yield operator
+
+
+def takes_tensors(operator: OpOverload) -> bool:
+    """Tell whether channels can enter an operator."""
+    return any("Tensor" in str(argument.type) for argument in op_arguments(operator))
+
+
+def class_of(operator: OpOverload) -> str:
+    """Return ``rule``, ``pointwise``, ``composed`` of others, ``no tensor`` or ``freezes``."""
+    if operator in RULES:
+        return "rule"
+    if not takes_tensors(operator):
+        return "no tensor"
+    if torch.Tag.pointwise in operator.tags:
+        return "pointwise"
+    if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"):
+        return "composed"
+    return "freezes"

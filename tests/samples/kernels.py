@@ -1,0 +1,101 @@
+"""Kernels that are computed: of each sample, or one for all channels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .table import A, B, conv, free, image, linear, tokens
+
+HAAR = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]).reshape(4, 1, 2, 2) / 2
+
+
+def _modulated(s, y):
+    """A kernel for each sample, scaled by its style and normalised."""
+    n, c, h, w = y.shape
+    kernel = s.w[None] * (1 + s.style(y.mean((2, 3))))[:, None, :, None, None]
+    kernel = kernel * (kernel.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+    y = y.reshape(1, n * c, h, w)
+    return F.conv2d(y, kernel.reshape(n * s.w.shape[0], c, 3, 3), padding=1, groups=n).reshape(n, -1, h, w)
+
+
+def _one_for_all(s, y):
+    return F.conv2d(y, s.k.expand(y.shape[1], 1, 3, 3), padding=1, groups=y.shape[1])
+
+
+def _one_for_all_by_number(s, y):
+    return F.conv2d(y, s.k.repeat(8, 1, 1, 1), None, 1, 1, 1, 8)
+
+
+def _bands(s, y):
+    return F.conv2d(y, s.k.repeat(y.shape[1], 1, 1, 1), stride=2, groups=y.shape[1])
+
+
+def _and_back(s, y):
+    bands = F.conv2d(y, s.k.repeat(8, 1, 1, 1), stride=2, groups=8)
+    return F.conv_transpose2d(bands.relu(), s.k.repeat(8, 1, 1, 1), stride=2, groups=8)
+
+
+def _of_each_channel(s, y):
+    """A kernel for each channel, made from what the sample holds; the batch is one."""
+    kernel = s.d(y.mean((0, 2, 3))).view(8, 1, 3, 1)
+    return F.conv2d(y, kernel, padding=(1, 0), groups=8)
+
+
+def _mixed(s, y):
+    """The same matrix along the rows of each channel, by batched products."""
+    n, c, h, w = y.shape
+    rows = y.permute(1, 2, 3, 0).reshape(c, h, -1)
+    return torch.bmm(s.m.expand(c, -1, -1), rows).view(c, 8, w, n).permute(3, 0, 1, 2)
+
+
+def _pairs(s, y):
+    """Neighbours along the last axis as complex numbers."""
+    return torch.view_as_real(torch.view_as_complex(y.unflatten(3, (-1, 2)).contiguous()) * 2).flatten(3)
+
+
+def _channels_in_a_circle(s, y):
+    return F.pad(y[None], (0, 0, 0, 0, 1, 1), mode="circular")[0]
+
+
+def _filtered(s, y):
+    return torch.fft.irfft2(torch.fft.rfft2(y) * s.w, s=y.shape[-2:])
+
+
+def _apart(s, y):
+    return y * F.pairwise_distance(y.mean((2, 3)), s.c(y).mean((2, 3)))[:, None, None, None]
+
+
+ALL = nn.Buffer(torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
+MATRIX = nn.Buffer(torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+# fmt: off
+image("a kernel modulated for each sample", _modulated, {"w": 6, "w#2": 8, B: 6}, out=6, w=free(6, 8, 3, 3),
+      style=linear(8, 8))
+image("one kernel for all channels", _one_for_all, {A: 8, B: 6}, k=ALL)
+image("one kernel for all channels, by number", _one_for_all_by_number, {A: 8, B: 6}, k=ALL)
+image("wavelets", _bands, {A: 8, B: 6}, out=32, k=nn.Buffer(HAAR))
+image("wavelets and back", _and_back, {A: 8, B: 6}, k=nn.Buffer(HAAR))
+image("a kernel computed for each channel", _of_each_channel, {A: 8, B: 6}, d=linear(8, 24))
+image("one matrix for all channels", _mixed, {A: 8, B: 6}, fixed=True, m=MATRIX)
+image("padded in a circle", lambda s, y: F.pad(y, (1, 2, 0, 1), mode="circular"), {A: 8, B: 6})
+image("convolved in a circle", lambda s, y: s.c(y), {A: 8, "c.weight": 5, B: 6}, out=5,
+      c=nn.Conv2d(8, 5, 3, padding=1, padding_mode="circular"))
+image("a layer that pads in a circle", lambda s, y: s.c(y), {A: 8, B: 6}, c=nn.CircularPad2d(1))
+image("channels padded in a circle", _channels_in_a_circle, {B: 6}, out=10, frozen="padded by other positions")
+image("turned", lambda s, y: torch.rot90(y, 1, (2, 3)), {A: 8, B: 6})
+image("channels turned", lambda s, y: torch.rot90(y, 2, (1, 3)), {B: 6}, frozen="treated as space")
+image("unpooled", lambda s, y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2), {A: 8, B: 6})
+image("filtered in frequencies", _filtered, {"w": 8, B: 6}, w=free(8, 1, 1))
+image("Fourier transform of channels", lambda s, y: torch.fft.fft(y, dim=1).real, {B: 6},
+      frozen="Fourier transform over")
+image("space as complex numbers", _pairs, {A: 8, B: 6})
+image("distance of two", _apart, {A: 8, B: 6}, c=conv(8, 8))
+image("volume padded by its border", lambda s, y: F.pad(y, (1, 1, 1, 1, 0, 0), mode="replicate"), {B: 6},
+      frozen="treated as space")
+image("windows of space", lambda s, y: y.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)), {A: 8, B: 6})
+image("windows of channels", lambda s, y: y.unfold(1, 2, 1).amax(-1), {B: 6}, out=7, frozen="treated as space")
+tokens("a line transposed", lambda s, y: F.conv_transpose1d(y.mT, s.w, groups=8).mT, {"w": 8}, w=free(8, 1, 1))
+image("a volume transposed", lambda s, y: F.conv_transpose3d(y[:, :, None], s.w, groups=8)[:, :, 0], {"w": 8, B: 6},
+      w=free(8, 1, 1, 2, 2))
