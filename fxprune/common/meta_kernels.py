@@ -86,7 +86,7 @@ def _kind(func: OpOverload) -> str | None:
         aliased = any(argument.alias_info is not None for argument in arguments)
         return "makes" if makes_storage(func) and not aliased else None
     pointwise = torch.Tag.pointwise in func.tags or op_name(func).removeprefix("aten::") in _POINTWISE
-    return "writes" if written == [0] and pointwise and len(func._schema.returns) == 1 else None
+    return "writes" if written == [0] and pointwise else None
 
 
 def _key(value: Any, storages: list[int]) -> Any:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from fxprune.plans import Partition
 
+# Numbers of a tensor that are converted to float64 at a time.
+_CHUNK = 1 << 17
+
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
@@ -81,8 +84,15 @@ def rows_equal(x: Tensor, cut: Clusters) -> bool:
 
 def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
     """max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, in float64."""
-    old, new = old.detach().double(), new.detach().double()
-    others = [axis for axis in range(old.dim()) if axis != dim]
-    change, size = (x.square().sum(others) if others else x.square() for x in (new - old, old))
+    # Some rows at a time, since each copy in float64 is twice as large as the tensor.
+    rows = max(1, _CHUNK * old.shape[dim] // max(old.numel(), 1))
+    pieces = zip(old.detach().split(rows, dim), new.detach().split(rows, dim), strict=True)
+    both = [(_squares(b.double() - a.double(), dim), _squares(a.double(), dim)) for a, b in pieces]
+    change, size = (torch.cat(each) for each in zip(*both, strict=True))
     largest, scale = change.max().sqrt(), size.mean().sqrt()
     return torch.where(largest == 0, largest, largest / scale)
+
+
+def _squares(x: Tensor, dim: int) -> Tensor:
+    others = [axis for axis in range(x.dim()) if axis != dim]
+    return x.square().sum(others) if others else x.square()

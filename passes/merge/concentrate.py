@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.common.network import network_of
 from fxprune.coupling import Coupling
 from fxprune.plans import Plan
 
-from .clusters import cluster_sum
-from .snap import cuts_of, snap
+from .clusters import Clusters, cluster_sum
+from .snap import check_cut, cuts_of, snap, snapped_rows
 
 
 def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
@@ -36,12 +39,52 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
         vars(wide).update(changes=snapped.changes, max_change=snapped.max_change)
     tensors = dict(named_tensors(wide))
     for name, cuts in cuts_of(plan, tensors, tied=False).items():
-        columns = tensors[name].detach().double()
-        for cut in cuts:
-            columns = torch.zeros_like(columns).index_copy_(cut.dim, cut.kept, cluster_sum(columns, cut))
         with torch.no_grad():
-            tensors[name].copy_(columns)
+            tensors[name].copy_(_summed(tensors[name], cuts))
     return wide
+
+
+def merged_state(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return ``kept_state(concentrate(model, plan), plan)``, made tensor by tensor, and the snap's changes.
+
+    It needs no more memory than its result and some copies of one tensor, unless the model computes weights.
+    """
+    if plan.coupling.functions:
+        wide: Any = concentrate(model, plan)
+        return kept_state(wide, plan), wide.changes
+    model = network_of(model)
+    check_cut(model, plan)
+    tensors = dict(named_tensors(model))
+    kept = _kept(plan, tensors)
+    tied, read = (
+        {id(tensors[name]): (name, cuts) for name, cuts in cuts_of(plan, tensors, tied=rows).items()}
+        for rows in (True, False)
+    )
+    merged: dict[int, Tensor] = {}
+    changes: dict[str, float] = {}
+    for tensor in tensors.values():
+        if (place := id(tensor)) in merged:
+            continue
+        rows, stays = tensor.detach(), kept.get(place, {})
+        if place in tied:
+            name, cuts = tied[place]
+            rows, changes[name] = snapped_rows(rows, cuts)
+            # A sum of columns in some rows is not changed by the rows that go.
+            rows = _select(rows, {cut.dim: stays[cut.dim] for cut in cuts})
+            stays = {dim: mask for dim, mask in stays.items() if dim not in {cut.dim for cut in cuts}}
+        if place in read:
+            rows = _summed(rows, read[place][1]).to(rows.dtype)
+        rows = _select(rows, stays)
+        merged[place] = rows if rows.data_ptr() != tensor.data_ptr() else rows.clone()
+    return {name: merged[id(tensor)] for name, tensor in tensors.items()}, changes
+
+
+def _summed(tensor: Tensor, cuts: list[Clusters]) -> Tensor:
+    """Put the sum of each cluster's columns on its kept column, in float64; the other columns become zero."""
+    columns = tensor.detach().double()
+    for cut in cuts:
+        columns = torch.zeros_like(columns).index_copy_(cut.dim, cut.kept, cluster_sum(columns, cut))
+    return columns
 
 
 def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from fxprune.common.network import network_of
 from fxprune.plan_file import StoredPlan, given_plan
 from fxprune.plans import Plan, check_shapes
 
-from .clusters import Clusters, largest_change, on_device, project
+from .clusters import Clusters, cluster_mean, largest_change, on_device, spread
 
 
 def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
@@ -43,11 +43,7 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
         4
     """
     model, plan = network_of(model), given_plan(model, plan)
-    check_shapes(plan.coupling.shapes, model, "the plan")
-    here = dict(named_tensors(model))
-    cut = [(name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here]
-    check_numbers(cut)
-    check_finite(cut)
+    check_cut(model, plan)
     snapped = copy_module(model)
     tensors = dict(named_tensors(snapped))
     changes = {}
@@ -57,12 +53,27 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
     return snapped
 
 
+def check_cut(model: nn.Module, plan: Plan) -> None:
+    """Raise an error if the plan is not for this network, or it cuts tensors that hold a NaN or an infinity."""
+    check_shapes(plan.coupling.shapes, model, "the plan")
+    here = dict(named_tensors(model))
+    cut = [(name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here]
+    check_numbers(cut)
+    check_finite(cut)
+
+
 @torch.no_grad()
 def _snap(tensor: Tensor, cuts: list[Clusters]) -> float:
-    new = project(tensor.double(), cuts).to(tensor.dtype)
-    change = max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)
+    new, change = snapped_rows(tensor, cuts)
     tensor.copy_(new)
     return change
+
+
+def snapped_rows(tensor: Tensor, cuts: list[Clusters]) -> tuple[Tensor, float]:
+    """Return the tensor with its rows at the mean of their cluster, taken in float64; and the largest change."""
+    mean = cluster_mean(tensor.double(), cuts).to(tensor.dtype)
+    new = spread(mean, cuts)
+    return new, max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)
 
 
 def cuts_of(plan: Plan, tensors: dict[str, Tensor], *, tied: bool) -> dict[str, list[Clusters]]:

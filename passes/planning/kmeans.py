@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 
-Labels = NDArray[np.int64]
-Points = NDArray[np.float64]
+from .pairwise import Labels, Points, balanced_clusters, pairwise_clusters
 
 # Points x clusters x features up to which ten draws cost less than a second.
 _DRAWN = 10_000_000
+# Points in the mean cluster up to which inner products serve better than Lloyd's iteration, and in a balanced one.
+_FEW_POINTS, _FEW_IN_BALANCE = 8, 4
+# More points than this have too many pairs.
+_MOST_PAIRED = 6000
 
 
 def kmeans(points: Points, clusters: int, seed: int) -> Labels:
@@ -31,6 +33,8 @@ def kmeans(points: Points, clusters: int, seed: int) -> Labels:
 
     if clusters in (1, len(points)):
         return np.arange(len(points)) % clusters
+    if len(points) <= min(clusters * _FEW_POINTS, _MOST_PAIRED):
+        return pairwise_clusters(points, clusters, seed)
     # One thread: small products gain nothing from more, and a fixed order of sums gives the same labels everywhere.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: split below
@@ -84,7 +88,8 @@ def _numbered(points: Points, labels: Labels) -> tuple[Labels, Points]:
 def balanced_kmeans(points: Points, clusters: int, seed: int, weights: Points | None = None) -> Labels:
     """Labels minimise the same sum locally, with n / clusters points in every cluster.
 
-    Each round solves an assignment problem: points to slots in clusters, given the present centres.
+    Where these are few, points are swapped. Otherwise each round solves an assignment problem: points to slots in
+    clusters, given the present centres.
 
     Args:
         points: float64 [n, features].
@@ -95,11 +100,13 @@ def balanced_kmeans(points: Points, clusters: int, seed: int, weights: Points | 
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
+    size = len(points) // clusters
+    if weights is None and size <= _FEW_IN_BALANCE and len(points) <= _MOST_PAIRED:
+        return balanced_clusters(points, clusters, seed)
     if weights is None:
         labels, weights = kmeans(points, clusters, seed), np.ones(len(points))
     else:
         labels = weighted_kmeans(points, weights, clusters, seed)
-    size = len(points) // clusters
     for _ in range(10):  # the sum falls with every round; after a few rounds it hardly does
         centres = np.zeros((clusters, points.shape[1]))
         np.add.at(centres, labels, points * weights[:, None])

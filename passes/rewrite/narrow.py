@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -11,7 +10,7 @@ from fxprune.common.modes import show_blocks
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.network import network_of
 from fxprune.errors import UnequalClustersWarning
-from fxprune.passes.merge import concentrate, kept_state
+from fxprune.passes.merge import merged_state
 from fxprune.plan_file import composed, earlier_plans_of, plan_for, plan_of
 from fxprune.plans import Plan
 
@@ -69,8 +68,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     model = network_of(model)
     plan = plan_for(model, plan)
     coupling = plan.coupling
-    wide: Any = concentrate(model, plan)
-    state = kept_state(wide, plan)
+    state, changes = merged_state(model, plan)
     # The trace makes constants that are not tensors of the model.
     module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
@@ -84,20 +82,20 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
-    module.meta.update(plan=plan, max_change=wide.max_change, factors=factors, absorbed=absorbed)
+    module.meta.update(plan=plan, max_change=max(changes.values(), default=0.0), factors=factors, absorbed=absorbed)
     last, given = plan_of(model), getattr(model, "meta", {})
     module.meta["earlier"] = earlier = () if last is None else (*earlier_plans_of(model), last)
     if earlier:  # factors that are in the weights already stay there
         before = given.get("absorbed", 0)
         module.meta["absorbed"] = None if before is None else absorbed + before
         module.meta.update(composed=composed((*earlier, plan)), origin=given.get("origin") or given.get("spec"))
-    return module, wide.changes
+    return module, changes
 
 
 def merged_tensors(plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of the narrow network by name, with all factors in its graph."""
     plan = plan_for(model, plan)
-    state = kept_state(concentrate(model, plan), plan)
+    state, _ = merged_state(model, plan)
     return {name: state.get(name, tensor).detach() for name, tensor in named_tensors(plan.coupling.graph_module)}
 
 

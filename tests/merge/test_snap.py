@@ -12,7 +12,8 @@ from helpers.hand_made import Normed, Plain, normed, plain, square
 
 import fxprune
 from fxprune.errors import PlanError
-from fxprune.passes.merge.concentrate import concentrate, kept_state
+from fxprune.passes.merge import clusters
+from fxprune.passes.merge.concentrate import concentrate, kept_state, merged_state
 from fxprune.passes.merge.snap import snap
 from fxprune.plans import Plan
 
@@ -25,7 +26,7 @@ CASES = pytest.mark.parametrize("make", list(CLUSTERS), ids=lambda make: make.__
 
 
 def merge_state(model, plan):
-    return kept_state(concentrate(model, plan), plan)
+    return merged_state(model, plan)[0]
 
 
 def plan_of(case, make):
@@ -146,6 +147,21 @@ def test_merged_state_fits_the_network_built_narrow_and_computes_the_same(make):
     assert narrow.load_state_dict(state, strict=True)
     wanted = outputs(snap(case.model, plan), case)
     torch.testing.assert_close(outputs(narrow, case), wanted, rtol=1e-9, atol=1e-9)  # the second oracle
+
+
+@CASES
+@pytest.mark.parametrize("chunk", [1, 1 << 19])
+def test_merging_tensor_by_tensor_changes_no_bit(make, chunk, monkeypatch):
+    monkeypatch.setattr(clusters, "_CHUNK", chunk)
+    case = make()
+    case.model.float()
+    plan = plan_of(case, make)
+    state, changes = merged_state(case.model, plan)
+    concentrated = concentrate(case.model, plan)
+    assert changes == pytest.approx(concentrated.changes, rel=1e-12)
+    wanted = kept_state(concentrated, plan)
+    assert list(state) == list(wanted)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in state.items())
 
 
 def test_merged_tensors_are_the_models_own_and_shared_ones_stay_shared():
