@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fxprune.errors import OptionError
 
 from .answer import Answer, columns
-from .options import add_network, network_from, sample_of
+from .options import add_network, check_sizes, network_from, sample_of
 
 if TYPE_CHECKING:
     from fxprune.coupling import Coupling
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Inspect the network, and write the files that were asked for."""
+    check_sizes(args)
+
     import fxprune
     from fxprune.common.files import write_text
     from fxprune.passes.report import group_names, inspect_coupling

@@ -63,16 +63,22 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_sizes(args: argparse.Namespace) -> None:
+    """Raise OptionError for sizes that no network has, before anything slow is imported."""
+    for name, least in {"image_size": 8, "num_classes": 1, "in_chans": 1}.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
+
+
 def network_from(args: argparse.Namespace) -> Network:
     """Build the network of :func:`add_network`, with its checkpoint's weights, in eval mode."""
-    asked = {name: getattr(args, name) for name in ("image_size", "num_classes", "in_chans")}
-    for name, value in asked.items():
-        if value is not None and value < (least := 8 if name == "image_size" else 1):
-            raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
+    check_sizes(args)
 
     from fxprune.passes.store import left_out_line, load_weights, open_network
 
-    network = open_network(args.model, **asked, seed=getattr(args, "seed", 0))
+    image = (args.in_chans, args.image_size)
+    network = open_network(args.model, num_classes=args.num_classes, image=image, seed=getattr(args, "seed", 0))
     given = args.checkpoint
     if given is not None and (fresh := load_weights(network.model, given, num_classes=args.num_classes)):
         print(left_out_line(fresh, given, args.num_classes), file=sys.stderr)

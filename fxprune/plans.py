@@ -143,7 +143,7 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def of_copy(self, model: torch.nn.Module) -> Plan:
-        """Return the plan for a deep copy of its model, with other weights or not, not analysed again.
+        """Return the plan for a deep copy of its model, without a new analysis.
 
         The capture may hang on numbers, so whoever calls it must compare what is built with ``model``.
         """

@@ -120,7 +120,7 @@ class Channels:
 
 
 def signatures(channels: Channels, vectors: list[Ids]) -> Ids:
-    """Map each channel to the number of its signature: channels with equal ones may merge; -1: it does not occur.
+    """Map each channel to the number of its signature; -1: it does not occur.
 
     ``vectors`` holds the ids on every axis of every parameter and activation. A signature lists, axis by axis, the slot
     of every occurrence; the ids of a channel are numbered by first occurrence. So the signatures of two channels are

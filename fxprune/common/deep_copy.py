@@ -1,7 +1,8 @@
-"""``copy.deepcopy`` of networks, without the time that it takes for a dozen empty tables in every module.
+"""Copy networks as ``copy.deepcopy`` does, in less time.
 
-A class that says how it is copied or pickled is left to ``copy.deepcopy``. What a call computed and kept as an
-attribute loses its history, which nothing could copy.
+A module has a dozen empty tables, which take most of the time of a deep copy. A class that says how it is copied or
+pickled is left to ``copy.deepcopy``. What a call computed and kept as an attribute loses its history, which nothing
+could copy.
 """
 
 from __future__ import annotations

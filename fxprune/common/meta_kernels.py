@@ -1,9 +1,10 @@
-"""Run operators on the meta device, and remember what they returned: the blocks of a network repeat.
+"""Run operators on the meta device, and remember what they returned.
 
-A meta kernel is a function of its arguments' metadata. So a result may be made again from a key that holds the
-operator, every constant with its type, and all metadata of every tensor; what could depend on more is never remembered:
-operators that return views, draw random numbers, or write to several tensors, arguments that share memory, and tensors
-of another class, layout or rank 0 (which may stand for a Python number and promote otherwise).
+The blocks of a network repeat. A meta kernel is a function of its arguments' metadata. So a result may be made again
+from a key that holds the operator, every constant with its type, and all metadata of every tensor; what could depend
+on more is never remembered: operators that return views, draw random numbers, or write to several tensors, arguments
+that share memory, and tensors of another class, layout or rank 0 (which may stand for a Python number and promote
+otherwise).
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _made(known: tuple[bool, _Known], args: tuple[Any, ...]) -> Any:
 
 @functools.cache
 def _kind(func: OpOverload) -> str | None:
-    """Tell whether an operator only ``makes`` tensors, or ``writes`` to its first argument; None: neither."""
+    """Tell whether an operator ``makes`` tensors, or ``writes`` to its first argument, only."""
     if not isinstance(func, OpOverload) or torch.Tag.nondeterministic_seeded in func.tags:
         return None
     if "as_strided" in op_name(func):  # which reads beyond its argument's sizes
@@ -90,7 +91,7 @@ def _kind(func: OpOverload) -> str | None:
 
 
 def _key(value: Any, storages: list[int]) -> Any:
-    """Describe an argument completely; equal constants of other types differ, since they promote otherwise."""
+    """Describe an argument completely; equal constants of other types promote otherwise."""
     if isinstance(value, torch.Tensor):
         if type(value) not in (torch.Tensor, torch.nn.Parameter) or not value.dim() or not value.is_meta:
             raise _UnknownError

@@ -37,7 +37,7 @@ def source_of(node: fx.Node) -> str:
 
 
 def stack_of(frame: FrameType | None) -> str:
-    """Format the innermost frames of the model's source around ``frame``, as a traceback shows them.
+    """Format the innermost frames of the model's source around ``frame``, as tracebacks do.
 
     PyTorch's own record formats every frame of the process for each node, which takes a quarter of a trace.
     """

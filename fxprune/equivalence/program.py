@@ -1,4 +1,4 @@
-"""Two networks compute the same if they run the same program: the same operators on the same tensors.
+"""Two networks that run the same operators on the same tensors compute the same.
 
 A program is recorded on the meta device, without numbers: each operator with its constants, and for each tensor the
 stored tensor, the input or the operator that it comes from. If two programs are equal, so are all results, written
@@ -47,7 +47,7 @@ class _OpenError(Exception):
 
 
 def is_same_program(model: nn.Module, module: fx.GraphModule, examples: Iterable[Inputs], *, training: bool) -> bool:
-    """Tell whether a model and its graph certainly run one program, in each of two calls in a row.
+    """Tell whether a model and its graph certainly run one program, in two calls in a row.
 
     False says nothing: numbers must decide.
 
@@ -67,7 +67,7 @@ def is_same_program(model: nn.Module, module: fx.GraphModule, examples: Iterable
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a tensor of a program comes from: a call, and its operator or input there; or a stored name."""
+    """Where a tensor comes from: a call, and its operator or input there; or a stored name."""
 
     path: tuple[Any, ...]
 
@@ -144,7 +144,7 @@ class _Run(TorchDispatchMode):
         return out
 
     def _writes_parameter(self, func: OpOverload, args: Any, kwargs: Any) -> bool:
-        """Tell whether an operator writes to a parameter, which would not stay the one that was trained."""
+        """Tell whether an operator writes to a parameter, which would change what was trained."""
         written = [
             args[place] if place < len(args) else kwargs.get(argument.name)
             for place, argument in enumerate(op_arguments(func))

@@ -71,7 +71,7 @@ def kind_of(parameter: Tensor) -> str:
 
 
 def check_kinds(tied: Sequence[Tied], kinds: Mapping[nn.Parameter, str]) -> None:
-    """Raise OptionError if a parameter was converted or moved, as by ``model.double()``, since it was hooked."""
+    """Raise OptionError if a parameter was converted or moved since it was hooked."""
     for each in tied:
         if (now := kind_of(each.parameter)) != kinds[each.parameter]:
             raise OptionError(

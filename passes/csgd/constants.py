@@ -1,4 +1,4 @@
-"""Constants that a plan merges, such as the vectors of a frozen normalisation, are pulled without a gradient."""
+"""Constants, such as those of a frozen normalisation, are pulled without a gradient."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
 
 
 def fixed_buffers(model: nn.Module, plan: Plan) -> dict[str, tuple[Tensor, list[Clusters]]]:
-    """Return the tied buffers that no layer of PyTorch updates, such as those of a frozen normalisation, by name."""
+    """Return the tied buffers that no layer of PyTorch updates, by name."""
     updated = statistics_of(model)
     buffers = {name: b for name, b in model.named_buffers(remove_duplicate=False) if name not in updated}
     cuts: dict[str, list[Clusters]] = {}

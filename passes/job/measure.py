@@ -116,7 +116,7 @@ class _Table:
         return Row(name=name, params=spent.params, macs=spent.macs, **counts, **measured)
 
     def answers(self, preprocessing: Preprocessing | None, *, labelled: bool) -> tuple[Answer, ...]:
-        """Show some test images, and what the first and the last network say; nothing if these are no classes."""
+        """Show some test images, and which classes the first and the last network say."""
         if self.data is None or preprocessing is None or not self.data.task.classifies:
             return ()
         first, last = (torch.cat(list(given.outputs)) for given in self.given)

@@ -83,8 +83,10 @@ def network_of(
     """
     channels, size = image
     if isinstance(job.model, str):
-        asked = {"num_classes": num_classes or None, "in_chans": channels, "image_size": size}
-        network = open_network(job.model, **asked, pretrained=job.pretrained, seed=job.seed, make=make)
+        classes = num_classes or None
+        network = open_network(
+            job.model, num_classes=classes, image=image, pretrained=job.pretrained, seed=job.seed, make=make
+        )
         if not isinstance(network.example, Tensor) or network.example.dim() != 4:
             raise ModelError(f"`{job.model}` does not take one batch of images.")
     else:

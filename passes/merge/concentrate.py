@@ -45,7 +45,7 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def merged_state(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return ``kept_state(concentrate(model, plan), plan)``, made tensor by tensor, and the snap's changes.
+    """Return the kept state of the merged model, made tensor by tensor, and the changes.
 
     It needs no more memory than its result and some copies of one tensor, unless the model computes weights.
     """
@@ -80,7 +80,7 @@ def merged_state(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], dict[
 
 
 def _summed(tensor: Tensor, cuts: list[Clusters]) -> Tensor:
-    """Put the sum of each cluster's columns on its kept column, in float64; the other columns become zero."""
+    """Put the sum of each cluster's columns on its kept column; the others become zero."""
     columns = tensor.detach().double()
     for cut in cuts:
         columns = torch.zeros_like(columns).index_copy_(cut.dim, cut.kept, cluster_sum(columns, cut))

@@ -54,7 +54,7 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
 
 
 def check_cut(model: nn.Module, plan: Plan) -> None:
-    """Raise an error if the plan is not for this network, or it cuts tensors that hold a NaN or an infinity."""
+    """Check that the plan is for this network, and cuts finite tensors only."""
     check_shapes(plan.coupling.shapes, model, "the plan")
     here = dict(named_tensors(model))
     cut = [(name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here]
@@ -70,7 +70,7 @@ def _snap(tensor: Tensor, cuts: list[Clusters]) -> float:
 
 
 def snapped_rows(tensor: Tensor, cuts: list[Clusters]) -> tuple[Tensor, float]:
-    """Return the tensor with its rows at the mean of their cluster, taken in float64; and the largest change."""
+    """Return the tensor with its rows at the mean of their cluster, and the largest change."""
     mean = cluster_mean(tensor.double(), cuts).to(tensor.dtype)
     new = spread(mean, cuts)
     return new, max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)

@@ -37,7 +37,7 @@ def pairwise_clusters(points: Points, clusters: int, seed: int) -> Labels:
 
 
 def balanced_clusters(points: Points, clusters: int, seed: int) -> Labels:
-    """Labels of the least sum among two greedy starts, with n / clusters points in every cluster.
+    """Return the better of two greedy starts, with n / clusters points in every cluster.
 
     Args:
         points: float64 [n, features].
@@ -142,7 +142,7 @@ def _moved(gram: Points, labels: Labels) -> Labels:
 
 
 def _greedy(distances: Points, clusters: int) -> Labels:
-    """Fill cluster after cluster: the point with the farthest neighbour, and the points nearest to it."""
+    """Fill clusters one by one with the loneliest point and the points nearest to it."""
     count = len(distances)
     size = count // clusters
     labels, left = np.full(count, -1), distances.copy()

@@ -134,7 +134,7 @@ def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
 
 
 def _on_first(files: Run, place: Path) -> Finding:
-    """Hold a network that was narrowed several times against itself in the class and widths of the first one."""
+    """Hold a network that was narrowed several times against itself in the first class."""
     what, bound = "stored network, expanded to the first one, in float64", 1e-9  # as above
     first, plan = build_wide(place, files.narrow, first=True), files.narrow.meta["composed"]
     skipped = (

@@ -28,8 +28,7 @@ def open_network(
     model: str,
     *,
     num_classes: int | None = None,
-    in_chans: int | None = None,
-    image_size: int | None = None,
+    image: tuple[int | None, int | None] = (None, None),
     pretrained: bool = False,
     seed: int = 0,
     make: Callable[..., Network] = build,
@@ -41,8 +40,7 @@ def open_network(
             ``torch.export``; timm's ``hf-hub:`` and ``local-dir:``; or ``package.module:function``, whose function
             returns a network, or a network and its example inputs. All but the first have their own weights.
         num_classes: length of the output; None: the network's own, or 1000.
-        in_chans: channels of the image; None: the network's own.
-        image_size: pixels per side; None: the network's own.
+        image: its channels, and pixels per side; None: the network's own.
         pretrained: begin with published weights; for names only.
         seed: of initial weights.
         make: builds a network by its name.
@@ -52,7 +50,7 @@ def open_network(
         CheckpointError: the folder is damaged.
         OptionError: published weights, or another width, of a network that has weights.
     """
-    own = _opener(model)
+    own, (in_chans, image_size) = _opener(model), image
     if own is None:
         asked = {"num_classes": 1000 if num_classes is None else num_classes, "in_chans": in_chans}
         return make(model, **asked, image_size=image_size, pretrained=pretrained, seed=seed)

@@ -16,7 +16,7 @@ from helpers.image_folder import timm_leaves_files_open
 from helpers.pages import PAGES, ROOT, blocks, read, run_python, shows
 
 import fxprune
-from fxprune.cli.main import _parser, main
+from fxprune.cli.main import SHELLS, _parser, main
 from fxprune.passes.job import measure
 
 NOT_RUN = {page: [block for block in blocks(read(page)) if block.reason is not None] for page in PAGES}
@@ -132,6 +132,8 @@ def test_commands_are_understood(page):
 def understand(words: list[str]) -> None:
     """Fail for a command that nobody could give."""
     match words:
+        case ["fxprune", "--print-completion", shell, *_]:
+            assert shell in SHELLS
         case ["fxprune", *rest]:
             _parser().parse_args(rest)
         case ["torchrun", _, _, "-m", "fxprune", *rest]:
