@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fxprune.errors import AnalysisError as AnalysisError
     from fxprune.errors import CaptureError as CaptureError
     from fxprune.errors import CheckpointError as CheckpointError
+    from fxprune.errors import CustomGradientWarning as CustomGradientWarning
     from fxprune.errors import DataError as DataError
     from fxprune.errors import DivergedError as DivergedError
     from fxprune.errors import ExportError as ExportError
@@ -100,6 +101,7 @@ _PUBLIC = {
     "compress": "fxprune.passes.job",
     "Result": "fxprune.passes.report",
     "UnequalClustersWarning": "fxprune.errors",
+    "CustomGradientWarning": "fxprune.errors",
     "NoPullWarning": "fxprune.errors",
     "FxpruneError": "fxprune.errors",
     "InputError": "fxprune.errors",

@@ -32,6 +32,14 @@ class UnequalClustersWarning(UserWarning):
     """
 
 
+class CustomGradientWarning(UserWarning):
+    """A class with a gradient of its own (``torch.autograd.Function``) became operators of the narrow network.
+
+    Outputs are the same. Training differs where that gradient is not the one of the operators, as a straight-through
+    estimator's or a surrogate gradient.
+    """
+
+
 class NoPullWarning(UserWarning):
     """C-SGD took steps without a pull: the deviations of clusters are as large as before."""
 

@@ -28,7 +28,6 @@ from fxprune.common.torch_private import (
     pytree,
 )
 
-from .custom_functions import custom_functions_traced
 from .integers import truncation_recorded
 from .proxies import ConcreteProxy
 from .symbolic import SymbolicTracer
@@ -68,7 +67,7 @@ class ConcreteTracer(SymbolicTracer):
         """Trace a module, and also record calls that make tensors from sizes."""
         # If types must be literal, numbers may have to be, too.
         integers = contextlib.nullcontext() if self.literal else truncation_recorded(root)
-        with torch.no_grad(), _factories_recorded(self), custom_functions_traced(), integers:
+        with torch.no_grad(), _factories_recorded(self), integers:
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

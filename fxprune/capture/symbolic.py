@@ -24,6 +24,7 @@ from fxprune.common.shaped_layers import is_shaped
 from fxprune.common.source import stack_of
 from fxprune.common.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
 
+from .custom_functions import custom_functions_traced
 from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .placeholders import arguments
 from .proxies import InPlaceProxy
@@ -54,6 +55,7 @@ class SymbolicTracer(fx.Tracer):
         self.inside: list[str] = []
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
+        self.custom_functions: dict[str, None] = {}
 
     def again(self, root: nn.Module) -> SymbolicTracer:
         """Make a tracer like this one, for another copy of the model."""
@@ -61,7 +63,8 @@ class SymbolicTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
-        with _functions_traced() if self._through else contextlib.nullcontext(), self.modes.recording():
+        through = _functions_traced() if self._through else contextlib.nullcontext()
+        with through, self.modes.recording(), custom_functions_traced(self.custom_functions):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

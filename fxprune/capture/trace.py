@@ -26,6 +26,7 @@ from fxprune.equivalence import UNCHECKED, Difference, difference
 from fxprune.errors import CaptureError, OptionError, first_line
 
 from .concrete import ConcreteTracer
+from .custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .outputs import select_outputs
 from .symbolic import SymbolicTracer, keeps_functions
@@ -172,6 +173,7 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
             failures.traced = tracer, error
         return None
     module = _graph_module(model, skeleton, graph, way)
+    module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
     if reads.found:
         _follow_training(module, model, tracer)
     return module
@@ -195,8 +197,10 @@ def _exported(
     """Yield a graph of operations in eval mode, without layers."""
     if "export" not in ways:
         return
+    custom: dict[str, None] = {}
     try:
-        graph, constants = trace_exported(clone_sharing(model).eval(), inputs)
+        with custom_functions_noted(custom):
+            graph, constants = trace_exported(clone_sharing(model).eval(), inputs)
     except Exception as error:
         failures.exported = error
         return
@@ -207,7 +211,7 @@ def _exported(
         setattr(fresh.get_submodule(owner), last, constant)
     show_blocks(graph)
     module = GraphModule(fresh, graph, class_name=type(model).__name__)
-    module.meta[WAY] = "export"
+    module.meta.update({WAY: "export", CUSTOM_GRADIENTS: [*custom]})
     yield module
 
 

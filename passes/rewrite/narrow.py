@@ -6,10 +6,11 @@ import warnings
 
 from torch import Tensor, fx, nn
 
+from fxprune.capture import CUSTOM_GRADIENTS
 from fxprune.common.modes import show_blocks
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.network import network_of
-from fxprune.errors import UnequalClustersWarning
+from fxprune.errors import CustomGradientWarning, UnequalClustersWarning
 from fxprune.passes.merge import merged_state
 from fxprune.plan_file import composed, earlier_plans_of, plan_for, plan_of
 from fxprune.plans import Plan
@@ -46,6 +47,7 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     Warns:
         UnequalClustersWarning: members of a cluster differ by more than 1 %, so that the narrow network does not
             compute what ``model`` does.
+        CustomGradientWarning: ``model`` has gradients of its own, which the narrow network does not have.
 
     Examples:
         >>> import torch, fxprune
@@ -60,6 +62,14 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     module, changes = merged_by(plan, model, absorb=absorb)
     if not module.meta["max_change"] <= UNEQUAL:
         _warn(changes)
+    if custom := plan.coupling.graph_module.meta.get(CUSTOM_GRADIENTS):
+        warnings.warn(
+            f"{', '.join(f'`{name}`' for name in custom)}: the narrow network computes what the forward of this "
+            "torch.autograd.Function does, but trains with PyTorch's own gradient of it. A straight-through or a "
+            "surrogate gradient is lost.",
+            CustomGradientWarning,
+            stacklevel=2,
+        )
     return module
 
 

@@ -25,7 +25,7 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.merge import captured_with, concentrate, snap
 from fxprune.passes.planning import plan as make_plan
 from fxprune.passes.planning import widths_for
-from fxprune.passes.rewrite import narrow
+from fxprune.passes.rewrite import merged_by
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch
@@ -156,7 +156,7 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
 
 def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
-        return verify(snapped, narrow(snapped, plan.of_copy(snapped)), inputs, tolerance=1e-9, batches=(1, 3)), ""
+        return verify(snapped, merged_by(plan.of_copy(snapped), snapped)[0], inputs, tolerance=1e-9, batches=(1, 3)), ""
     except FxpruneError as error:
         return None, str(error)
 
@@ -169,7 +169,7 @@ def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[
         reference = captured_with(plan.coupling, snapped)
         makers: tuple[tuple[float, Callable[[], nn.Module]], ...] = (
             (1e-12, lambda part=part: captured_with(plan.coupling, concentrate(subject, part))),  # type: ignore[misc]
-            (1e-9, lambda part=part, snapped=snapped: narrow(snapped, part.of_copy(snapped))),  # type: ignore[misc]
+            (1e-9, lambda part=part, snapped=snapped: merged_by(part.of_copy(snapped), snapped)[0]),  # type: ignore[misc]
         )
         for tolerance, make in makers:
             try:

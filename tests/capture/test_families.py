@@ -186,3 +186,28 @@ def test_a_custom_function_is_traced_and_ends_no_process():
     assert proof.passed, proof
     assert proof.plan.coupling.graph_module.meta["fxprune_capture"] == "concrete"
     assert vars(torch.autograd.Function)["apply"] is before
+
+
+class Rounded(torch.autograd.Function):
+    """A straight-through estimator: its gradient is that of the identity."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.round()
+
+    @staticmethod
+    def backward(context, grad):
+        return grad
+
+
+class StraightThrough(OwnGradients):
+    def forward(self, x):
+        return self.b(Rounded.apply(self.a(x) * 4))
+
+
+@pytest.mark.parametrize("way", ["symbolic", "concrete", "export"])
+def test_a_gradient_of_its_own_is_not_lost_in_silence(way):
+    net = StraightThrough()
+    plan = fxprune.plan(fxprune.couple(net, X, ways=(way,)), keep=0.5)
+    with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`: .* trains with PyTorch's own gradient"):
+        fxprune.narrow(fxprune.snap(net, plan), plan)
