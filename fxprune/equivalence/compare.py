@@ -1,6 +1,6 @@
 """Compare a captured graph with its model: twice in eval mode, under autocast, in training.
 
-Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), no numbers are needed.
+Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on numbers is enough.
 
 A trace runs the Python code of a model with proxies, which the code can distinguish from tensors. If it decided
 otherwise because of that, it shows when graph and model run on the same numbers: another output, a tensor that only one
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
+from fxprune.common.inputs import Inputs, as_meta, inputs_for, run_on, tensors_of
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.precision import PromoteMixed
 from fxprune.common.source import source_of
@@ -39,7 +39,7 @@ from .observation import (
     observe,
     try_to_observe,
 )
-from .program import is_same_program
+from .program import Programs
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
@@ -77,11 +77,6 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = _Pair(model, module)
-    if not pair.exported and is_same_program(model, module, [example_inputs], training=False):
-        pair.proven = pair.alike = True
-        twice = doubled_on_meta(example_inputs)  # batch normalisation needs more than one value for each channel
-        if is_same_program(model, module, [example_inputs, twice], training=True):
-            return Difference()
     with generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
@@ -99,12 +94,15 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
 
 
 def _difference(pair: _Pair, inputs: Inputs) -> Difference:
-    always = "" if pair.proven else _in_eval(pair, inputs)
+    always = _in_eval(pair, inputs)
     if always:
         return Difference(always, hopeless=always.startswith(_KEEPS))
     always, unknown = _under_autocast(pair, inputs)
     if always:
         return Difference(always)
+    # Batch normalisation needs more than one value for each channel.
+    if pair.proven and pair.programs.are_equal([as_meta(inputs), doubled_on_meta(inputs)], training=True):
+        return Difference("", "", unknown)
     in_training, why = _in_training(pair, inputs)
     return Difference("", in_training, "; ".join(filter(None, (unknown, why))))
 
@@ -129,7 +127,8 @@ class _Pair:
         devices = [tensor.device for _, tensor in named_tensors(model)]
         self.device = devices[0] if devices else torch.device("cpu")
         self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
-        # Whether both certainly compute the same in eval mode.
+        self.programs = Programs(model, module)
+        # Whether both certainly run the same program in eval mode.
         self.proven = False
         # Whether both run the same operations and do not use autocast.
         self.alike = False
@@ -191,6 +190,10 @@ def _in_two_calls(pair: _Pair, model: nn.Module, module: nn.Module, attributes: 
     found = try_to_observe(module, first)
     if isinstance(found, str) or (why := compare(wanted, found)):
         return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{_place(pair, first)}"
+    # What Python code can tell from tensors on the meta device has shown by now, except in what one call leaves behind.
+    if not pair.exported and pair.programs.are_equal([as_meta(first)], training=False):
+        pair.proven = pair.alike = True
+        return ""
     with attributes.watched():
         wanted = observe(model, second)
     pair.take_caches(wanted, attributes.assigned())

@@ -7,14 +7,14 @@ and says nothing, where a network
 
 - asks for a number, or meets a tensor that no recorded operator made;
 - sets an attribute, replaces a buffer or writes to a parameter, since a later call may read it;
-- reads autocast, or draws from a generator of Python or NumPy.
+- reads or sets autocast, seeds a generator of PyTorch, or draws from one of Python or NumPy.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from fxprune.common.torch_private import (
     TorchDispatchMode,
     is_mutable,
     op_arguments,
+    op_name,
     pytree,
     storage_id,
     takes_device,
@@ -40,29 +41,44 @@ from fxprune.common.torch_private import (
 from .observation import autocast_watched, generators_restored, leaves_of
 
 _META = torch.device("meta")
+# They make what an operator fills at once, as that of dropout.
+_SCRATCH = ("aten::empty_like", "aten::new_empty")
 
 
 class _OpenError(Exception):
     """The program depends on what no record shows."""
 
 
-def is_same_program(model: nn.Module, module: fx.GraphModule, examples: Iterable[Inputs], *, training: bool) -> bool:
-    """Tell whether a model and its graph certainly run one program, in two calls in a row.
+class Programs:
+    """A model and its graph, which may certainly run one program.
 
-    False says nothing: numbers must decide.
-
-    Args:
-        model: any module; only copies run.
-        module: graph that shares its tensors.
-        examples: inputs, of which only sizes and types matter; the first on which both run is taken.
-        training: in training mode instead of eval mode.
+    Both have made a call with real numbers before, in eval mode: what the model keeps for later calls, as in a table of
+    its own, is real then. So operators that make tensors, where they are recorded in eval mode, are none that the
+    model would keep; in training mode only those may run, lest a tensor without numbers gets into such a table.
     """
-    stored = named_tensors(model)
-    for inputs in examples:
-        with contextlib.suppress(Exception), torch.no_grad(), generators_restored():  # a network may raise anything
-            wanted, found = (_Run(network, stored, training) for network in (model, module))
-            return wanted.program(inputs) == found.program(inputs) and not (wanted.is_open or found.is_open)
-    return False
+
+    def __init__(self, model: nn.Module, module: fx.GraphModule) -> None:
+        """Take any module, and a graph that shares its tensors; only copies run."""
+        self._pair = model, module
+        self._made: set[str] = set()
+
+    def are_equal(self, examples: Iterable[Inputs], *, training: bool) -> bool:
+        """Tell whether both certainly run one program, in two calls in a row.
+
+        False says nothing: numbers must decide.
+
+        Args:
+            examples: inputs, of which only sizes and types matter; the first on which both run is taken.
+            training: in training mode instead of eval mode, which comes first.
+        """
+        stored, may_make = named_tensors(self._pair[0]), frozenset(self._made) if training else None
+        for inputs in examples:
+            with contextlib.suppress(Exception), torch.no_grad(), generators_restored():  # a network may raise anything
+                wanted, found = (_Run(network, stored, training, may_make) for network in self._pair)
+                equal = wanted.program(inputs) == found.program(inputs)
+                self._made |= wanted.made
+                return equal and not (wanted.is_open or found.is_open)
+        return False
 
 
 @dataclass(frozen=True)
@@ -75,9 +91,13 @@ class _Origin:
 class _Run(TorchDispatchMode):
     """A copy of a network on the meta device, and a mode that records its operators."""
 
-    def __init__(self, network: nn.Module, stored: list[tuple[str, Tensor]], training: bool) -> None:
+    def __init__(
+        self, network: nn.Module, stored: list[tuple[str, Tensor]], training: bool, may_make: Set[str] | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_open = False
+        self.made: set[str] = set()  # by operators without an origin for what they return
+        self._may_make = may_make
         self._twin = map_tensors(network, lambda _, tensor: torch.empty_like(tensor, device=_META)).eval()
         if training:
             self._twin.train()
@@ -98,7 +118,7 @@ class _Run(TorchDispatchMode):
         self._calls.append([])
         for place, tensor in enumerate(tensors_of(given)):
             self._number(tensor, "input", place)
-        before = self._state()
+        before, self._drawn = self._state(), _torch_state()
         with _attributes_watched() as sets, autocast_watched() as uses, _Functions(self._device, self._calls[-1]), self:
             outputs = leaves_of(run_on(self._twin, given))
         self.is_open |= bool(sets or uses) or before != self._state()
@@ -107,7 +127,7 @@ class _Run(TorchDispatchMode):
     def _state(self) -> Any:
         kind, keys, *rest = np.random.get_state()
         tables = [(name, id(tensor)) for name, tensor in named_tensors(self._twin)]
-        return tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest
+        return tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest, _torch_state()
 
     def _number(self, tensor: Tensor, *path: Any) -> None:
         """Introduce a tensor, and keep it alive, so that its identity stays unique."""
@@ -131,6 +151,11 @@ class _Run(TorchDispatchMode):
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
             self._open()
+        # On meta nothing is drawn, so that only a seed changes the generator, which a trace does not record.
+        if torch.Tag.nondeterministic_seeded in func.tags and _torch_state() != self._drawn:
+            self._open()
+        if takes_device(func) and op_name(func) not in _SCRATCH:
+            self._make(func, args, kwargs)
         operators = self._calls[-1]
         named = [(name, self._described(each)) for name, each in kwargs.items()]
         operators.append((func, self._described(args), named))
@@ -143,6 +168,14 @@ class _Run(TorchDispatchMode):
                 self._number(leaf, place, index)
         return out
 
+    def _make(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Note what an operator is asked to make, or refuse what may not be made."""
+        plain = {name: each for name, each in kwargs.items() if name != "device"}
+        asked = str((func, pytree.tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, plain))))
+        if self._may_make is not None and asked not in self._may_make:
+            self._open()
+        self.made.add(asked)
+
     def _writes_parameter(self, func: OpOverload, args: Any, kwargs: Any) -> bool:
         """Tell whether an operator writes to a parameter, which would change what was trained."""
         written = [
@@ -151,6 +184,10 @@ class _Run(TorchDispatchMode):
             if argument.is_write
         ]
         return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
+
+
+def _torch_state() -> bytes:
+    return torch.get_rng_state().numpy().tobytes()
 
 
 class _Functions(TorchFunctionMode):

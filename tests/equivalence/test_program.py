@@ -1,5 +1,6 @@
 """Equal programs need no numbers; what a program does not show leaves the decision to numbers."""
 
+import functools
 import random
 
 import pytest
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxprune.capture import capture
-from fxprune.equivalence.program import is_same_program
+from fxprune.equivalence.compare import difference
+from fxprune.equivalence.program import Programs
 
 X, LOOSE = (torch.randn(2, 4),), torch.ones(4)
 
@@ -54,7 +56,9 @@ OPEN = {
 @pytest.mark.parametrize("training", [False, True])
 def test_a_graph_runs_the_program_of_its_model(forward, training):
     net = Net(forward).eval()
-    assert is_same_program(net, capture(net, X, check=False), [X], training=training)
+    programs = Programs(net, capture(net, X, check=False))
+    assert programs.are_equal([X], training=False)
+    assert programs.are_equal([X], training=training)
 
 
 @pytest.mark.parametrize("forward", OPEN.values(), ids=OPEN)
@@ -63,7 +67,7 @@ def test_an_open_program_proves_nothing(forward):
     twin = Net(forward).eval()
     twin.load_state_dict(net.state_dict())
     twin.a, twin.b, twin.count = net.a, net.b, net.count
-    assert not is_same_program(net, twin, [X], training=False)
+    assert not Programs(net, twin).are_equal([X], training=False)
 
 
 OTHER = {
@@ -87,5 +91,54 @@ OTHER = {
 def test_other_programs_differ(forward, other):
     net, twin = Net(forward).eval(), Net(other).eval()
     twin.a, twin.b, twin.count = net.a, net.b, net.count
-    assert is_same_program(net, net, [X], training=False)
-    assert not is_same_program(net, twin, [X], training=False)
+    assert Programs(net, net).are_equal([X], training=False)
+    assert not Programs(net, twin).are_equal([X], training=False)
+
+
+def noise(x):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(42)
+        return torch.randn_like(x)
+
+
+@functools.lru_cache(None)
+def table(n, device):
+    return torch.arange(n, device=device).float() / n
+
+
+def in_bfloat16(s, x):
+    torch.set_autocast_enabled("cpu", True)
+    try:
+        return s.a(x).float()
+    finally:
+        torch.set_autocast_enabled("cpu", False)
+
+
+# What no program shows, since it acts on the meta device as in a trace.
+HIDDEN = {
+    "seeded": lambda s, x: s.a(x) + noise(x),
+    "seeded in training": lambda s, x: s.a(x) + (noise(x) if s.training else 0),
+    "asks what a proxy is": lambda s, x: s.b(s.a(x)) * (2 if torch.overrides.has_torch_function((x,)) else 1),
+    "autocast by a function": in_bfloat16,
+}
+
+
+@pytest.mark.parametrize("forward", HIDDEN.values(), ids=HIDDEN)
+def test_what_no_program_shows_is_found(forward):
+    net = Net(forward).eval()
+    graph = capture(net, X, check=False)
+    found = difference(net, graph, X)
+    assert found.always or found.in_training
+
+
+def test_tables_of_the_model_stay_real():
+    """A table that the model makes once, at sizes of the example, must not be one without numbers."""
+    table.cache_clear()
+    net = Net(lambda s, x: s.a(x * 1 if x.shape[-1] > 2 else x) + table(x.shape[-1], x.device)).eval()
+    assert not difference(net, capture(net, X, check=False), X).always
+    for training in (False, True):
+        assert net.train(training)(*X).isfinite().all()
+    table.cache_clear()
+    net = Net(lambda s, x: s.a(x) + (table(len(x), x.device).sum() if s.training else 0)).eval()
+    difference(net, capture(net, X, check=False), X)
+    assert net.train()(torch.cat([*X, *X])).isfinite().all()

@@ -58,8 +58,8 @@ def test_the_graph_comes_back():
     assert graph_to_json(back) == value
 
 
-# An eighth of the samples, so that the tests stay short.
-@pytest.mark.parametrize("name", [*list(SAMPLES)[::8], "outputs in a dataclass"])
+# An eighth of the samples, so that the tests stay short; operators of torchvision are refused.
+@pytest.mark.parametrize("name", [*[n for n in list(SAMPLES)[::8] if n != "boxes cut out"], "outputs in a dataclass"])
 def test_samples_come_back(name):
     sample = SAMPLES[name]
     captured = capture(sample.net.eval(), sample.inputs)
