@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from fxprune.common.data_writes import data_writes
 from fxprune.common.inputs import Inputs
 from fxprune.common.shaped_layers import is_shaped
 from fxprune.common.source import stack_of
@@ -64,7 +65,8 @@ class SymbolicTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
         through = _functions_traced() if self._through else contextlib.nullcontext()
-        with through, self.modes.recording(), custom_functions_traced(self.custom_functions):
+        custom = custom_functions_traced(self.custom_functions)
+        with through, self.modes.recording(), custom, data_writes(_refuse_proxy):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -204,3 +206,8 @@ def _functions_traced() -> Iterator[None]:
         yield
     finally:
         wrapped.update(hidden)
+
+
+def _refuse_proxy(value: Any) -> None:
+    if isinstance(value, fx.Proxy):
+        raise fx.proxy.TraceError("the model sets the attribute `data` of a tensor, which no graph records")

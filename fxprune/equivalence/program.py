@@ -6,7 +6,7 @@ tensors and random draws, for all numbers, bit by bit. That holds only if nothin
 and says nothing, where a network
 
 - asks for a number, or meets a tensor that no recorded operator made;
-- sets an attribute, replaces a buffer or writes to a parameter, since a later call may read it;
+- sets an attribute, replaces a buffer, the data of a tensor, or writes to a parameter, since a later call may read it;
 - reads or sets autocast, seeds a generator of PyTorch, or draws from one of Python or NumPy.
 """
 
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from fxprune.common.data_writes import data_writes
 from fxprune.common.inputs import Inputs, as_meta, run_on, tensors_of
 from fxprune.common.meta_kernels import run_meta
 from fxprune.common.modules import PLACES, map_tensors, named_tensors
@@ -119,7 +120,8 @@ class _Run(TorchDispatchMode):
         for place, tensor in enumerate(tensors_of(given)):
             self._number(tensor, "input", place)
         before, self._drawn = self._state(), _torch_state()
-        with _attributes_watched() as sets, autocast_watched() as uses, _Functions(self._device, self._calls[-1]), self:
+        functions = _Functions(self._device, self._calls[-1])
+        with _attributes_watched() as sets, data_writes(sets.append), autocast_watched() as uses, functions, self:
             outputs = leaves_of(run_on(self._twin, given))
         self.is_open |= bool(sets or uses) or before != self._state()
         return [self._described(leaf) for leaf in outputs], self._calls[-1]
@@ -210,9 +212,9 @@ class _Functions(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _attributes_watched() -> Iterator[list[str]]:
+def _attributes_watched() -> Iterator[list[Any]]:
     """Yield the names of the attributes that any module sets."""
-    found: list[str] = []
+    found: list[Any] = []
     write: Callable[..., None] = nn.Module.__setattr__
 
     def written(module: nn.Module, name: str, value: Any) -> None:

@@ -211,3 +211,22 @@ def test_a_gradient_of_its_own_is_not_lost_in_silence(way):
     plan = fxprune.plan(fxprune.couple(net, X, ways=(way,)), keep=0.5)
     with pytest.warns(fxprune.CustomGradientWarning, match="`Rounded`: .* trains with PyTorch's own gradient"):
         fxprune.narrow(fxprune.snap(net, plan), plan)
+
+
+class OtherData(OwnGradients):
+    """A buffer that is reached past its module gets the data of a proxy: PyTorch would read it as a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(8))
+
+    def forward(self, x):
+        y = self.a(x)
+        if y.shape[2] > 4:
+            self._buffers["last"].data = y.mean((0, 2, 3))
+        return self.b(y + self.last[:, None, None])
+
+
+def test_data_of_a_proxy_ends_no_process():
+    with pytest.raises(fxprune.errors.CaptureError):
+        fxprune.couple(OtherData().eval(), X)

@@ -114,12 +114,19 @@ def in_bfloat16(s, x):
         torch.set_autocast_enabled("cpu", False)
 
 
+def gives_data(s, x):
+    y = s.a(x)
+    s.a._parameters["bias"].data = y.mean(0)
+    return y
+
+
 # What no program shows, since it acts on the meta device as in a trace.
 HIDDEN = {
     "seeded": lambda s, x: s.a(x) + noise(x),
     "seeded in training": lambda s, x: s.a(x) + (noise(x) if s.training else 0),
     "asks what a proxy is": lambda s, x: s.b(s.a(x)) * (2 if torch.overrides.has_torch_function((x,)) else 1),
     "autocast by a function": in_bfloat16,
+    "gives a parameter other data": gives_data,
 }
 
 
