@@ -114,6 +114,7 @@ def _values(contents: Contents) -> Mapping[str, Any]:
         "version": __version__,
         "kind": "narrowed without training" if folded else "narrowed by C-SGD",
         "lead": _lead(contents),
+        "given": _given(contents),
         "table_note": _table_note(contents),
         "css": _css(),
         "compact": compact,
@@ -132,6 +133,11 @@ def _lead(contents: Contents) -> str:
         return f"{cost}."
     name, _, unit, words = contents.result.measure
     return f"{cost}; {name} was {words(first.score)} and is {words(last.score)} on {last.count} test {unit}s."
+
+
+def _given(contents: Contents) -> str:
+    names = [name.replace("_", " ") for name in contents.recording.in_python] if contents.recording else []
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _table_note(contents: Contents) -> str:

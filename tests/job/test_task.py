@@ -119,6 +119,7 @@ def test_the_report_speaks_of_the_metric(done):
     assert words.startswith("# Both on two loaders\n")
     assert "Test samples whose outputs differ after the trim, of 32 | 0 |" in words
     assert f"pixel error was {done.stages[0].value:.4g} and is {done.stages[-1].value:.4g} on 32 test samples" in words
+    assert "Model, data, loss and metric came from Python, so this command alone does not repeat the run" in words
     assert "<h3>Pixel error over steps</h3>" in page and "<h3>Pixel error</h3>" in page
 
 
