@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fxprune.errors import kind_and_line
 from fxprune.passes.onnx import ExportReport
-from fxprune.passes.options import FoldJob, Job
+from fxprune.passes.options import FoldJob, Job, given_in_python
 from fxprune.passes.report import Answer, Recording, Result, draw_deviation, reasons_of, shares_of, write_report
 from fxprune.passes.store import ROWS, SUMMARY
 from fxprune.plans import Plan
@@ -31,14 +31,13 @@ def for_the_report(what: str) -> Iterator[None]:
 
 def record(job: Job | FoldJob, plan: Plan, exported: ExportReport, answers: Sequence[Answer], folder: Path) -> None:
     """Write what the report shows and no other file tells."""
-    given = {"model": job.model, "data": job.data}
     with for_the_report("what the report shows was"):
         recording = Recording(
             shares=shares_of(plan),
             frozen=reasons_of(plan.coupling.frozen),
             onnx=exported.errors,
             answers=tuple(answers),
-            in_python=tuple(name for name, value in given.items() if value is not None and not isinstance(value, str)),
+            in_python=tuple(given_in_python(job)),
         )
         recording.write(folder)
 

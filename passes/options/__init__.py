@@ -5,7 +5,7 @@ from .fields import ALIASES, MISSING, REMOVED, Option, closest, field_name, opti
 from .fold import FoldJob
 from .job import EPOCHS, HUB, MODELS, PROGRAM, Centripetal, Job, has_own_weights, is_import_path, with_options_of
 from .kinds import metavar
-from .recipe import override, read_recipe, write_recipe
+from .recipe import given_in_python, override, read_recipe, write_recipe
 from .requirements import trains_wide
 from .target import Target
 from .training import TrainOptions, short_warmup

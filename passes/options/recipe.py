@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,8 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any], kind: type = J
 def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     """Write every option of a job, so that ``read_recipe`` gives an equal job.
 
-    A network or data given in Python is left out: a comment says so, and flags must name it.
+    What was given in Python is left out: a comment says so. Flags must name a network and data; a loss or a metric has
+    none.
 
     Args:
         job: a dataclass of options.
@@ -95,21 +97,31 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     from .recipe_yaml import dump
 
     command = getattr(type(job), "command", "compress")
-    lines, values = (
-        [f"# Written by fxprune {__version__}: fxprune {command} --recipe {Path(path).name} --output DIR"],
-        {},
-    )
-    for name, option in options_of(type(job)).items():
-        value = getattr(job, name)
-        value = os.fspath(value) if isinstance(value, os.PathLike) else value
-        try:
-            option.read(value)
-            values[option.key] = value
-        except OptionError:
-            lines.append(
-                f"# {option.key}: was given in Python, as {type(value).__name__}; name one with --{option.key}"
-            )
+    lines = [f"# Written by fxprune {__version__}: fxprune {command} --recipe {Path(path).name} --output DIR"]
+    options, objects = options_of(type(job)), given_in_python(job)
+    for name, value in objects.items():
+        remedy = f"name one with --{options[name].key}" if name in options else "only Python can give it again"
+        lines.append(f"# {name.replace('_', '-')}: was given in Python, as {type(value).__name__}; {remedy}")
+    values = {option.key: _as_text(getattr(job, name)) for name, option in options.items() if name not in objects}
     write_text(path, "\n".join(lines) + "\n" + dump(values))
+
+
+def given_in_python(job: Any) -> dict[str, Any]:
+    """Return what neither a flag nor a recipe gives to a job, by name: networks, data and functions."""
+    options, found = options_of(type(job)), {}
+    for name, value in ((each.name, _as_text(getattr(job, each.name))) for each in fields(job)):
+        try:
+            if name in options:
+                options[name].read(value)
+            elif value is not None:
+                found[name] = value
+        except OptionError:
+            found[name] = value
+    return found
+
+
+def _as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def find_recipe(recipe: str | os.PathLike[str]) -> Path:

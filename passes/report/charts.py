@@ -9,7 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from .metrics import Record
-from .numbers import compact, percent, power, three
+from .numbers import Measure, compact, power, three
 from .results import Row
 from .svg import Frame, dot, element, joined, line, picture, scale_of, text
 
@@ -35,7 +35,8 @@ def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], st
         title: what the values are.
         words: formats a value.
     """
-    most = max((row.before for row in rows), default=0) or 1
+    most = max((row.before for row in rows), default=0)
+    most = most if most > 0 else 1  # a metric may be below zero: its bar is as short as one can be
     parts, told, y = list[Markup](), list[str](), 8.0
     for row in rows:
         values = [("wide", row.before)] if row.after is None else [("wide", row.before), ("narrow", row.after)]
@@ -109,48 +110,50 @@ def _predicted(phase: Sequence[Record], kind: str) -> Iterator[tuple[int, float 
         yield record["step"], None if not first or start is None or now is None else start * now / first
 
 
-def accuracies(records: Sequence[Record], after: Mapping[str, float]) -> Markup:
-    """Draw the accuracy on the test images after each epoch, and after the snap and the trim.
+def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measure) -> Markup:
+    """Draw the accuracy, or another metric, after each epoch, and after the snap and the trim.
 
     Args:
-        records: with ``top1``, in order.
-        after: what follows the last step, such as ``snap``, and the accuracy then, 0 to 1.
+        records: with the key of the measure, in order.
+        after: what follows the last step, such as ``snap``, and the score then.
+        measure: what the scores are.
     """
     last, gap = records[-1]["step"], max(records[-1]["step"], 1) * 0.15
     marks = {mark: (last + gap * number, value) for number, (mark, value) in enumerate(after.items(), 1)}
     steps = [0.0, *(float(record["step"]) for record in records), *(x for x, _ in marks.values())]
-    values = [*(record["top1"] for record in records), *after.values()]
+    values = [*(record[measure.key] for record in records), *after.values()]
     frame = Frame(
         scale_of(steps, _LEFT, _RIGHT),
         scale_of(values, _BOTTOM, _TOP),
         "step",
-        "accuracy on test images",
+        f"{measure.name} on test {measure.unit}s",
         compact,
-        percent,
+        measure.words,
     )
     parts = [frame.draw()]
     for phase, members in itertools.groupby(records, key=lambda record: record["phase"]):
-        points = frame.at((record["step"], record["top1"]) for record in members)
+        points = frame.at((record["step"], record[measure.key]) for record in members)
         kind = "wide" if phase == "train" else "narrow"
         parts += [line(points, f"stroke {kind}"), *(dot(x, y, f"fill {kind}", phase, radius=2.5) for x, y in points)]
     for mark, (step, value) in marks.items():
         x, y = frame.x(step), frame.y(value)
-        parts += [line([(x, _BOTTOM), (x, _TOP - 2)], "mark"), dot(x, y, "fill largest", f"{mark}: {percent(value)}")]
+        about = f"{mark}: {measure.words(value)}"
+        parts += [line([(x, _BOTTOM), (x, _TOP - 2)], "mark"), dot(x, y, "fill largest", about)]
         parts.append(text(x, _TOP - 8, mark, anchor="middle"))
     parts.append(_legend(["training", "C-SGD"], ["wide", "narrow"]))
-    said = ", ".join(f"{percent(value)} after the {mark}" for mark, value in after.items())
+    said = ", ".join(f"{measure.words(value)} after the {mark}" for mark, value in after.items())
     return picture(
         parts,
-        name="accuracy",
-        title="Accuracy on the test images by step",
-        about=f"It ends at {percent(records[-1]['top1'])} after step {last}; {said}.",
+        name="accuracy" if measure.key == "top1" else measure.key,
+        title=f"{measure.heading} on the test {measure.unit}s by step",
+        about=f"It ends at {measure.words(records[-1][measure.key])} after step {last}; {said}.",
         width=WIDTH,
         height=HEIGHT,
     )
 
 
-def latencies(rows: Sequence[Row]) -> Markup:
-    """Draw the time for one image by its MACs, of both networks in each runtime."""
+def latencies(rows: Sequence[Row], unit: str) -> Markup:
+    """Draw the time for one image, or sample, by its MACs, of both networks in each runtime."""
     runtimes: dict[str, list[tuple[float, float]]] = {
         "PyTorch": [(row.macs, row.eager_ms) for row in rows if row.eager_ms],
         "onnxruntime": [(row.macs, row.onnxruntime_ms) for row in rows if row.onnxruntime_ms],
@@ -160,8 +163,8 @@ def latencies(rows: Sequence[Row]) -> Markup:
     frame = Frame(
         scale_of((x for x, _ in every), _LEFT, _RIGHT, zero=True),
         scale_of((y for _, y in every), _BOTTOM, _TOP, zero=True),
-        "MACs of one image",
-        "milliseconds for one image",
+        f"MACs of one {unit}",
+        f"milliseconds for one {unit}",
         compact,
         three,
     )

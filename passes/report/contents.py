@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from fxprune.passes.store import METRICS
 
-from .charts import Bar, accuracies, bars, deviations, latencies
+from .charts import Bar, bars, deviations, latencies, scores
 from .metrics import Record, read_metrics
-from .numbers import compact, percent, three
+from .numbers import Measure, compact, three
 from .recording import Reason, Recording, read_recording
 from .results import Result, cells_of, read_result
 from .shares import REST, Share
@@ -48,7 +48,7 @@ class Contents:
         header: of the table.
         rows: of the table.
         charts: in order.
-        forms: accuracy of each form of the network, beside the table; None: there are no test images, or it is a chart.
+        forms: score of each form of the network, beside the table; None: there are no test images, or it is a chart.
         advice: what to do next.
         absent: what is left out, and why.
     """
@@ -105,8 +105,7 @@ def contents_of(folder: Path, shown: str) -> Contents:
     return Contents(
         result,
         recording,
-        f"{result.options.get('model', 'a network')}"
-        + (f" on {result.options['data']}" if result.options.get("data") else ""),
+        _title(result),
         _facts(result),
         command_of(result, in_python),
         verdicts_of(result),
@@ -125,22 +124,30 @@ def phases_of(records: Iterable[Record]) -> list[list[Record]]:
     return [_thinned(list(phase)) for _, phase in itertools.groupby(found, key=lambda record: record["phase"])]
 
 
+def _title(result: Result) -> str:
+    model, data = result.options.get("model", "a network"), result.options.get("data")
+    return f"{model} on {'two loaders' if isinstance(data, list) else data}" if data else str(model)
+
+
 def _facts(result: Result) -> list[tuple[str, str, str, str]]:
     first, narrow, last = result.stages[0], result.stages[-2 if len(result.stages) > 1 else -1], result.stages[-1]
+    measure = result.measure
     facts = [
         ("parameters", compact(first.params), compact(last.params), f"x {last.params / first.params:.3f}"),
-        ("MACs per image", compact(first.macs), compact(last.macs), f"x {last.macs / first.macs:.3f}"),
+        (f"MACs per {measure.unit}", compact(first.macs), compact(last.macs), f"x {last.macs / first.macs:.3f}"),
     ]
     if first.bytes and narrow.bytes:
         sizes = f"{compact(first.bytes)}B", f"{compact(narrow.bytes)}B"
         facts.append(("weights", *sizes, f"x {narrow.bytes / first.bytes:.3f}"))
     if first.onnxruntime_ms and last.onnxruntime_ms:
         times = f"{three(first.onnxruntime_ms)} ms", f"{three(last.onnxruntime_ms)} ms"
-        facts.append(("onnxruntime, one image", *times, f"x {last.onnxruntime_ms / first.onnxruntime_ms:.3f}"))
+        facts.append(
+            (f"onnxruntime, one {measure.unit}", *times, f"x {last.onnxruntime_ms / first.onnxruntime_ms:.3f}")
+        )
     if last.count:
-        measure = result.folded.measure if result.folded else "accuracy"
         points = f"{100 * (last.accuracy - first.accuracy):+.2f} points"
-        facts.append((measure, percent(first.accuracy), percent(last.accuracy), points))
+        change = points if first.value is None else result.direction(first, last)
+        facts.append((measure.name, measure.words(first.score), measure.words(last.score), change))
     return facts
 
 
@@ -157,7 +164,7 @@ def _costs(result: Result, recording: Recording | None) -> list[Chart]:
     note = "Grey before, blue after."
     charts = [_pairs("widths", f"Channels of each {what}", [(each.name, each.width) for each in rows], note)]
     if recording is not None:
-        for name, heading in (("params", "Parameters"), ("macs", "MACs of one image")):
+        for name, heading in (("params", "Parameters"), ("macs", f"MACs of one {result.measure.unit}")):
             pairs = [(each.name or "outside of groups", getattr(each, name)) for each in [*rows, *rest]]
             least = 0.005 * sum(before for _, (before, _) in pairs)
             shown = [pair for pair in pairs if pair[1][0] > (least if pair[0] == "outside of groups" else 0)]
@@ -200,34 +207,36 @@ def _pairs(name: str, heading: str, pairs: Iterable[tuple[str, tuple[int, int]]]
 
 
 def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> list[Chart]:
-    charts = []
+    charts, measure = [], result.measure
     if phases := phases_of(records):
         note = "Lines as predicted by the law of C-SGD, dots as measured."
         charts.append(Chart("Deviation against prediction", deviations(phases), note))
     elif result.folded is None:
         absent.append("deviations, of which there are no records")
-    epochs = _thinned([record for record in records if _is_share(record.get("top1"))])
+    epochs = _thinned([record for record in records if _is_score(record.get(measure.key), measure)])
     if epochs and result.folded is None and len(result.stages) >= 4:
         *_, snapped, narrow, _ = result.stages
-        after = {"snap": snapped.accuracy, "trim": narrow.accuracy} if narrow.count else {}
+        after = {"snap": snapped.score, "trim": narrow.score} if narrow.count else {}
         note = "After each epoch, then after the snap and the trim."
-        charts.append(Chart("Accuracy over steps", accuracies(epochs, after), note))
+        charts.append(Chart(f"{measure.heading} over steps", scores(epochs, after, measure), note))
     if any(row.eager_ms or row.onnxruntime_ms for row in result.stages):
-        note = "One image, on the machine of the run. Dashed: if time shrank as MACs do."
-        charts.append(Chart("Latency against MACs", latencies(result.stages), note))
+        note = f"One {measure.unit}, on the machine of the run. Dashed: if time shrank as MACs do."
+        charts.append(Chart("Latency against MACs", latencies(result.stages, measure.unit), note))
     return charts
 
 
 def _forms(result: Result) -> Chart | None:
     if not result.stages[0].count:
         return None
-    measure = (result.folded.measure if result.folded else "accuracy").capitalize()
-    rows = [Bar(row.name, row.accuracy, None) for row in result.stages]
-    return Chart(measure, bars(rows, "forms", measure, percent), "On the test images.")
+    measure = result.measure
+    rows = [Bar(row.name, row.score, None) for row in result.stages]
+    return Chart(measure.heading, bars(rows, "forms", measure.heading, measure.words), f"On the test {measure.unit}s.")
 
 
-def _is_share(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1  # type: ignore[operator]
+def _is_score(value: object, measure: Measure) -> bool:
+    """Tell a share, or a value that a picture has room for."""
+    low, high = (0.0, 1.0) if measure.key == "top1" else (-1e100, 1e100)
+    return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
 
 
 def _thinned(records: list[Record]) -> list[Record]:

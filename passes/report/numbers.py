@@ -3,6 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """What networks are judged by: its name, its key in records, what it is taken on, and the format of its values."""
+
+    name: str
+    key: str
+    unit: str
+    words: Callable[[float], str]
+
+    @property
+    def heading(self) -> str:
+        """The name with a capital; others of its letters stay: IoU."""
+        return self.name[:1].upper() + self.name[1:]
+
+    @property
+    def changed(self) -> str:
+        """What the trim or the snap may have changed: samples by their outputs, or images by their class."""
+        return "Test images whose class differs" if self.unit == "image" else "Test samples whose outputs differ"
 
 
 def three(value: float) -> str:
@@ -23,6 +44,11 @@ def compact(value: float) -> str:
 def percent(share: float) -> str:
     """Format a share of test images as the table does."""
     return f"{share:.2%}"
+
+
+def significant(value: float) -> str:
+    """Format a metric with four significant digits, as the table does."""
+    return f"{value:.4g}"
 
 
 def power(value: float) -> str:

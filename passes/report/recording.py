@@ -66,7 +66,7 @@ class Recording:
         frozen: what cannot be narrowed, and why.
         onnx: batch size -> relative error of onnxruntime.
         answers: some test images.
-        in_python: options that were given as objects, so that no command repeats the run.
+        in_python: options and arguments that were given as objects, so that no command repeats the run.
     """
 
     shares: tuple[Share, ...]

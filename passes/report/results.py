@@ -18,7 +18,7 @@ from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
 from .folded import Folded, folded_from
-from .numbers import three
+from .numbers import Measure, percent, significant, three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,13 @@ class Result:
     metric: str = "accuracy"
     higher_is_better: bool = True
 
+    @property
+    def measure(self) -> Measure:
+        """What the score of a row is; without a name, nothing was measured."""
+        if self.stages[0].value is not None:
+            return Measure(self.metric, "metric", "sample", significant)
+        return Measure(self.metric if self.folded is None else self.folded.measure, "top1", "image", percent)
+
     def __str__(self) -> str:
         header, cells = cells_of(self)
         return "\n".join([table(header, cells, right=" ".join(header[1:])), "", *self._remarks()])
@@ -127,7 +134,7 @@ class Result:
     def _of_csgd(self, cost: str, first: Row, last: Row) -> list[str]:
         own = first.value is not None
         scores = (
-            f"{self.metric} {first.score:.4g} -> {last.score:.4g} ({self._direction(first, last)})"
+            f"{self.metric} {first.score:.4g} -> {last.score:.4g} ({self.direction(first, last)})"
             if own
             else f"accuracy {100 * (last.accuracy - first.accuracy):+.2f} points"
         )
@@ -141,7 +148,8 @@ class Result:
             + (f", with running statistics of {self.settled} training images" if self.settled else ""),
         ]
 
-    def _direction(self, first: Row, last: Row) -> str:
+    def direction(self, first: Row, last: Row) -> str:
+        """Say whether the metric of the last row is better than that of the first."""
         if first.score == last.score:
             return "equal"
         return "better" if (last.score > first.score) == self.higher_is_better else "worse"
@@ -236,8 +244,8 @@ def _is_number(value: Any) -> bool:
 
 def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
     """Return header and cells of the table, in millions, megabytes and milliseconds."""
-    measure = result.metric if result.folded is None else result.folded.measure  # empty: there are no test images
-    header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", measure, "changed")
+    measure = result.measure
+    header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", measure.name, "changed")
     cells = [
         (
             row.name,
@@ -246,12 +254,12 @@ def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]
             _or_blank(row.bytes, 1e-6, "MB"),
             _or_blank(row.eager_ms, 1, "ms"),
             _or_blank(row.onnxruntime_ms, 1, "ms"),
-            f"{row.accuracy:.2%}" if row.value is None else f"{row.value:.4g}",
+            measure.words(row.score),
             row.changed,
         )
         for row in result.stages
     ]
-    shown = len(header) if measure else len(header) - 2
+    shown = len(header) if measure.name else len(header) - 2
     return header[:shown], [row[:shown] for row in cells]
 
 

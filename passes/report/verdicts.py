@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,18 +32,19 @@ class Advice(NamedTuple):
 def verdicts_of(result: Result) -> list[Verdict]:
     """List the checks of a run, each with the bound that the run itself has held."""
     narrow, exported = result.stages[-2:] if len(result.stages) > 1 else result.stages * 2
+    changed = result.measure.changed
     exact = "Narrow against wide network" + (" with repeated channels" if result.folded else "")
     found = [_bounded(f"{exact}, relative error in float64", result.max_rel_error, 1e-9)]
     if result.folded is None:
         allowed = max(1, narrow.count // 1000)
         found += [
-            _counted(f"Test images whose class the trim changes, of {narrow.count}", narrow.changed, 0),
-            _counted(f"Test images whose class the snap changes, of {narrow.count}", result.snap_changed, allowed),
+            _counted(f"{changed} after the trim, of {narrow.count}", narrow.changed, 0),
+            _counted(f"{changed} after the snap, of {narrow.count}", result.snap_changed, allowed),
             _bounded("Deviation of rows within a cluster after C-SGD", result.deviation, UNEQUAL),
         ]
     found.append(_bounded("onnxruntime against PyTorch, relative error in float32", result.onnx_rel_error, 1e-4))
     if result.folded is None:
-        what = f"Test images whose class onnxruntime changes, of {narrow.count}"
+        what = f"{changed} in onnxruntime, of {narrow.count}"
         found.append(Verdict(what, str(exported.changed), "", exported.changed == 0))
     return found
 
@@ -55,14 +57,15 @@ def advice_for(result: Result, folder: str) -> Iterator[Advice]:
         folder: where it is.
     """
     first, last = result.stages[0], result.stages[-1]
-    lost, place = round(100 * (first.accuracy - last.accuracy), 6), shlex.quote(folder)
+    lost, place = _lost(result), shlex.quote(folder)
     if result.folded is not None:
         yield from _after_fold(result, lost)
     elif lost > 1.0:
-        yield Advice(
-            f"It lost {lost:.2f} points: give C-SGD more epochs (--csgd-epochs), let it imitate the wide network "
-            "(--teacher wide), or keep more."
-        )
+        words = result.measure.words
+        said, teacher = f"It lost {lost:.2f} points", "let it imitate the wide network (--teacher wide), "
+        if first.value is not None:  # a teacher compares logits of classes
+            said, teacher = f"The {result.metric} went from {words(first.score)} to {words(last.score)}", ""
+        yield Advice(f"{said}: give C-SGD more epochs (--csgd-epochs), {teacher}or keep more.")
     elif lost <= 0.2:
         yield Advice("Nothing to speak of was lost: the network may be narrower still. Ask for a smaller share.")
     wide, narrow = first.onnxruntime_ms, last.onnxruntime_ms
@@ -95,6 +98,15 @@ def command_of(result: Result, in_python: Sequence[str]) -> list[str]:
         else:
             words.append(" ".join([f"--{option.key}", *map(shlex.quote, _words(value))]))
     return words
+
+
+def _lost(result: Result) -> float:
+    """Return what was lost, in points; of a metric of any scale, in hundredths of what it was."""
+    first, last = result.stages[0].score, result.stages[-1].score
+    lost = first - last if result.higher_is_better else last - first
+    if result.stages[0].value is None or lost == 0.0:
+        return round(100 * lost, 6)
+    return 100 * lost / abs(first) if first else math.copysign(math.inf, lost)
 
 
 def _after_fold(result: Result, lost: float) -> Iterator[Advice]:

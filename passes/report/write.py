@@ -24,7 +24,7 @@ from fxprune.passes.store import DEVIATION_PLOT, METRICS, PAGE, PAGE_TEXT
 from .charts import deviations
 from .contents import Contents, contents_of, phases_of
 from .metrics import read_metrics
-from .numbers import compact, percent
+from .numbers import compact
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -114,6 +114,7 @@ def _values(contents: Contents) -> Mapping[str, Any]:
         "version": __version__,
         "kind": "narrowed without training" if folded else "narrowed by C-SGD",
         "lead": _lead(contents),
+        "given": _given(contents),
         "table_note": _table_note(contents),
         "css": _css(),
         "compact": compact,
@@ -128,17 +129,23 @@ def _values(contents: Contents) -> Mapping[str, Any]:
 def _lead(contents: Contents) -> str:
     first, last = contents.result.stages[0], contents.result.stages[-1]
     cost = f"{last.params / first.params:.3f} of the parameters and {last.macs / first.macs:.3f} of the MACs stay"
-    if not last.count or math.isnan(first.accuracy):
+    if not last.count or math.isnan(first.score):
         return f"{cost}."
-    measure = contents.result.folded.measure if contents.result.folded else "accuracy"
-    return (
-        f"{cost}; {measure} was {percent(first.accuracy)} and is {percent(last.accuracy)} on {last.count} test images."
-    )
+    name, _, unit, words = contents.result.measure
+    return f"{cost}; {name} was {words(first.score)} and is {words(last.score)} on {last.count} test {unit}s."
+
+
+def _given(contents: Contents) -> str:
+    names = [name.replace("_", " ") for name in contents.recording.in_python] if contents.recording else []
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _table_note(contents: Contents) -> str:
     against = "the wide network" if contents.result.folded else "the wide network with equal filters (after the snap)"
-    return f"changed: test images whose class differs from that of {against}. Times are for one image."
+    measure = contents.result.measure
+    what = measure.changed[:1].lower() + measure.changed[1:]
+    whose = "that" if measure.unit == "image" else "those"
+    return f"changed: {what} from {whose} of {against}. Times are for one {measure.unit}."
 
 
 def _for_markdown(value: Any) -> Any:

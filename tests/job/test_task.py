@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import namedtuple
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import report_made
 from helpers.small_job import Tiny, tiny_data
 from torch import nn
 
@@ -20,6 +22,9 @@ from fxprune.models_zoo.data import CLASSIFICATION, Task
 from fxprune.models_zoo.data.pairs import Pairs, data_from_pairs
 from fxprune.passes.job import measure, trim
 from fxprune.passes.report import read_result, verify_folder
+from fxprune.passes.report.charts import WIDTH
+from fxprune.passes.report.verdicts import advice_for
+from fxprune.passes.report.write import write_report
 from fxprune.passes.train import Answers, answers
 from fxprune.passes.verify import named_outputs, rebuilt
 
@@ -105,6 +110,49 @@ def test_what_was_written_is_read_again(done):
     records = [json.loads(line) for line in (done.output / "metrics.jsonl").read_text().splitlines()]
     assert records[0]["metric"] == pytest.approx(0.5, abs=0.5)
     assert not any("top1" in record for record in records)
+
+
+def test_the_report_speaks_of_the_metric(done):
+    page, words = ((done.output / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    assert not re.search(r"\bnan\b|\bclass\b|accuracy", words, re.I)
+    assert not re.search(r"\bnan\b|accuracy", page, re.I)
+    assert words.startswith("# Both on two loaders\n")
+    assert "Test samples whose outputs differ after the trim, of 32 | 0 |" in words
+    assert f"pixel error was {done.stages[0].value:.4g} and is {done.stages[-1].value:.4g} on 32 test samples" in words
+    assert "Model, data, loss and metric came from Python, so this command alone does not repeat the run" in words
+    assert "<h3>Pixel error over steps</h3>" in page and "<h3>Pixel error</h3>" in page
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "rises", "said"),
+    [
+        (
+            0.5,
+            0.6,
+            False,
+            "The pixel error went from 0.5 to 0.6: give C-SGD more epochs (--csgd-epochs), or keep more.",
+        ),
+        (0.5, 0.6, True, "Nothing to speak of was lost"),
+        (0.5, 0.4, False, "Nothing to speak of was lost"),
+        (0.5, 0.4, True, "The pixel error went from 0.5 to 0.4"),
+        (-2.0, -3.0, True, "The pixel error went from -2 to -3"),
+        (0.0, 0.1, False, "The pixel error went from 0 to 0.1"),
+        (0.0, 0.0, False, "Nothing to speak of was lost"),
+        (100.0, 100.5, False, "onnxruntime takes"),
+    ],
+)
+def test_advice_goes_by_the_direction_of_the_metric(first, last, rises, said, done):
+    wide, *between, end = done.stages
+    stages = (replace(wide, value=first), *between, replace(end, value=last))
+    shown = replace(done, stages=stages, higher_is_better=rises)
+    assert next(advice_for(shown, "out")).words.startswith(said)
+
+
+def test_values_below_zero_are_drawn(done, tmp_path):
+    shown = replace(done, stages=tuple(replace(row, value=-2.0 - i) for i, row in enumerate(done.stages)))
+    write_report(report_made.write(tmp_path / "out", shown), "out")
+    drawn = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(0 <= float(width) <= WIDTH for width in re.findall(r'<rect x="0" [^>]*width="(.*?)"', drawn))
 
 
 def test_the_file_has_all_inputs_and_outputs(done):

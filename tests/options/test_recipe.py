@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -194,6 +195,18 @@ def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
     write_recipe(Every(model=object()), tmp_path / "recipe.yaml")
     assert "\n# model: was given in Python, as object; name one with --model" in (tmp_path / "recipe.yaml").read_text()
     assert "model" not in read_recipe(tmp_path / "recipe.yaml", Every)
+
+
+def test_functions_given_in_python_are_told_by_name(tmp_path):
+    job = Job(model="resnet20", data="digits", loss=len, metric=len, outputs="mask")
+    write_recipe(job, tmp_path / "recipe.yaml")
+    told = re.findall(
+        r"^# ([a-z-]+): was given in Python, as (\w+); (.*)", (tmp_path / "recipe.yaml").read_text(), re.M
+    )
+    python = "only Python can give it again"
+    kind = type(len).__name__
+    assert told == [("loss", kind, python), ("metric", kind, python), ("outputs", "str", python)]
+    assert Job(**read_recipe(tmp_path / "recipe.yaml")) == Job(model="resnet20", data="digits")
 
 
 @pytest.mark.parametrize(
