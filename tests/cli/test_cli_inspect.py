@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 
 import pytest
 import timm
@@ -17,6 +18,7 @@ import fxprune
 from fxprune.common.table import in_units, shortened
 from fxprune.passes.onnx import export_pt2
 from fxprune.passes.report.inspection import fill, percent
+from fxprune.passes.store import open_network
 
 MINE = """
 import torch
@@ -123,6 +125,20 @@ def test_every_kind_of_model_is_opened(capsys, models):
     for model, params in models.items():
         code, out, err = run(capsys, f"inspect {model} --json")
         assert (code, json.loads(out)["params"], json.loads(out)["model"]) == (0, params, model), err
+
+
+def test_the_present_folder_is_searched_last_and_only_for_the_network(place, monkeypatch):
+    (place / "beside.py").write_text("import sys, colorsys\npaths = [*sys.path]\n")
+    (place / "colorsys.py").write_text("raise SystemExit('stands in for a module of Python')\n")
+    (place / "mine_beside.py").write_text(
+        f"{MINE}\ndef late():\n    import beside\n    return tiny(), torch.zeros(2, 3, 8, 8)\n"
+    )
+    for module in ("colorsys", "beside"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "path", before := [path for path in sys.path if path not in ("", str(place))])
+    open_network("mine_beside:late")
+    assert sys.modules["beside"].paths == [*before, str(place)]
+    assert sys.path == before
 
 
 BAD = {
