@@ -26,7 +26,8 @@ def finished(job: Job) -> Result | None:
             return None
         manifest = read_manifest(output)
         manifest.check(output, ESSENTIAL)
-        before, result = Job(**{**read_recipe(output / RECIPE), "output": job.output}), read_result(output)
+        recipe = read_recipe(output / RECIPE, model=job.model)
+        before, result = Job(**{**recipe, "output": job.output}), read_result(output)
         changed = manifest.reads != files_read(job)
     except (FxpruneError, OSError, TypeError):
         return None

@@ -50,6 +50,11 @@ def is_import_path(model: str) -> bool:
     return re.fullmatch(_IMPORT_PATH, model) is not None
 
 
+def runs_code(model: object) -> bool:
+    """Tell whether opening the address of a network runs code of whoever wrote it."""
+    return isinstance(model, str) and (model.endswith(PROGRAM) or is_import_path(model))
+
+
 @dataclass(frozen=True)
 class Model(Options):
     """The network to make narrow."""
