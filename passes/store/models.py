@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -144,7 +145,8 @@ def _built(path: str, given: Mapping[str, Any]) -> Any:
     try:
         takes = inspect.signature(found).parameters
         return found(**{key: value for key, value in given.items() if key in takes and value is not None})
-    except Exception as error:  # the user's function may raise any exception
+    except (Exception, SystemExit) as error:  # the user's function may raise any exception
+        _let_sigterm_end(error)
         raise ModelError(f"`{path}` fails at {source_of_error(error)}: {kind_and_line(error)}") from error
 
 
@@ -157,9 +159,16 @@ def _imported(path: str) -> Any:
     except (ImportError, AttributeError) as error:
         said = str(error).rstrip(".")
         raise ModelError(f"`{path}` cannot be imported: {said}. It is package.module:function.") from error
-    except Exception as error:  # the user's module may raise any exception
+    except (Exception, SystemExit) as error:  # the user's module may raise any exception
+        _let_sigterm_end(error)
         raise ModelError(f"`{path}` cannot be imported: {kind_and_line(error)}") from error
     return found
+
+
+def _let_sigterm_end(error: BaseException) -> None:
+    """Raise the SystemExit that SIGTERM became; any other is the user's own."""
+    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+        raise error
 
 
 def _alone(example: Any, path: str) -> Any:

@@ -41,6 +41,10 @@ def fails():
     raise ValueError("no luck")
 
 
+def leaves():
+    raise SystemExit(3)
+
+
 def text():
     return "a network"
 """
@@ -147,6 +151,7 @@ BAD = {
     "mine_of_a_user:absent": ["`mine_of_a_user:absent` cannot be imported", "has no attribute 'absent'"],
     "no_such_module_here:f": ["No module named 'no_such_module_here'"],
     "mine_of_a_user:fails": ["fails at", "mine_of_a_user.py:", "ValueError: no luck"],
+    "mine_of_a_user:leaves": ["fails at", "mine_of_a_user.py:", "SystemExit: 3"],
     "mine_of_a_user:text": ["returns str", "it must return a network"],
     "mine_of_a_user:tiny": ["lazy"],
     "folder": ["folder is a folder, but no saved network"],
