@@ -53,7 +53,7 @@ def result_answer(result: Result, *, page: PathLike[str] | None = None, done_in:
     return Answer(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
 
 
-def as_json(command: str, value: Mapping[str, Any], code: int) -> str:
+def as_json(command: str | None, value: Mapping[str, Any], code: int) -> str:
     """Format an answer or an error as one JSON document; a number that is not finite is null."""
     return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
 

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> Answer:
     if args.recipe is not None:
         from fxprune.passes.options import override, read_recipe
 
-        options = override(read_recipe(args.recipe), options)
+        options = override(read_recipe(args.recipe, model=options.get("model")), options)
     for name, option in options_of(Job).items():
         if option.default is MISSING and name not in options:
             raise OptionError(f"there is no {name}: give --{option.key}, or a recipe that names it.")

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> Answer:
     if args.recipe is not None:
         from fxprune.passes.options import override, read_recipe
 
-        options = override(read_recipe(args.recipe, FoldJob), options, FoldJob)
+        recipe = read_recipe(args.recipe, FoldJob, model=options.get("model"))
+        options = override(recipe, options, FoldJob)
     if "model" not in options:
         raise OptionError("there is no model: give MODEL, or a recipe that names it.")
     FoldJob(**options)  # finds what is out of range before torch is imported

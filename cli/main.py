@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fxprune import __version__
-from fxprune.errors import FxpruneError, first_line, is_out_of_memory, kind_and_line
+from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import REMOVED, closest, field_name
 
 from . import bench, checks, compress, export, fold, inspect, plan, prove, push, report, verify
@@ -98,9 +98,12 @@ def _unwind_on_sigterm() -> None:
 class _Parser(argparse.ArgumentParser):
     """A parser that reports an error in one line instead of printing every option."""
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+    wants_json = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Reject an unknown flag, and name the closest flag of the command."""
-        namespace, rest = super().parse_known_args(*args, **kwargs)
+        self.wants_json = "--json" in (args or ())
+        namespace, rest = super().parse_known_args(args, namespace)
         for word in rest:
             if word.startswith("--"):
                 flag = word.partition("=")[0]
@@ -113,6 +116,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith("?") else "."
+        if self.wants_json and not process_number():
+            command = self.prog.partition(" ")[2] or None
+            error = {"kind": OptionError.__name__, "message": f"{message}{end}"}
+            print(as_json(command, {"error": error}, 2))
         self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
 
 

@@ -76,7 +76,7 @@ def _batches(loader: Loader, which: str) -> Iterator[tuple[Tensor, Tensor]]:
                     continue
         raise DataError(
             f"a batch of the {which} loader must be float images [N, C, H, W] and int64 classes [N], "
-            f"not {_described(batch)}."
+            f"not {_described(batch)}. Other batches need `loss` and `metric`."
         )
 
 

@@ -12,22 +12,27 @@ from fxprune.passes.store import CHECKPOINTS, ESSENTIAL, RECIPE, OwnFiles, read_
 
 from .resume import MAY_DIFFER, files_read
 
+# Options that no recipe holds; the results tell whether they were given.
+_JUDGES = {"loss", "metric"}
+
 
 def finished(job: Job) -> Result | None:
     """Return the results of the same job if it may resume and is finished; else None.
 
-    A network or data given in Python have no name to compare: such a job is repeated.
+    A network, data, a loss or a metric given in Python has no file to compare: such a job is repeated.
     """
     output = Path(job.output)
-    if job.resume is None or not isinstance(job.model, str) or not isinstance(job.data, str):
+    in_python = not isinstance(job.model, str) or not isinstance(job.data, str) or _JUDGES & job.options().keys()
+    if job.resume is None or in_python:
         return None
     try:
         if OwnFiles(output / CHECKPOINTS).present(".pt"):
             return None
         manifest = read_manifest(output)
         manifest.check(output, ESSENTIAL)
-        before, result = Job(**{**read_recipe(output / RECIPE), "output": job.output}), read_result(output)
-        changed = manifest.reads != files_read(job)
+        recipe = read_recipe(output / RECIPE, model=job.model)
+        before, result = Job(**{**recipe, "output": job.output}), read_result(output)
+        changed = manifest.reads != files_read(job) or _JUDGES & result.options.keys()
     except (FxpruneError, OSError, TypeError):
         return None
     if changed or _decisive(before) != _decisive(job):

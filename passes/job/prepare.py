@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
+from fxprune.common.inputs import as_inputs, as_meta, run_on
 from fxprune.common.outputs import as_outputs
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, ModelError, OptionError
@@ -48,8 +49,8 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
         DataError: the data are not available.
         ModelError: the network cannot be built.
         CheckpointError: the checkpoint is damaged, or belongs to another network.
-        OptionError: C-SGD has too few steps for the deviation, the opset or optimizer does not exist, or the weights
-            have 16 bits.
+        OptionError: C-SGD has too few steps for the deviation, the opset or optimizer does not exist, the weights have
+            16 bits, or outputs of this form need `loss` and `metric`.
     """
     check_export(job.opset)
     check_optimizer(job.of_csgd())
@@ -59,7 +60,35 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     check_schedule(csgd_schedule(job), job.only_of(Centripetal), data)
     make = build if job.widen is None else partial(build_widened, factor=job.widen)
     network = network_of(job, (data.in_chans, data.image_size), data.num_classes, device, make)
-    return (network if data.example is None else replace(network, example=data.example)), data
+    network = network if data.example is None else replace(network, example=data.example)
+    check_outputs(network, data)
+    return network, data
+
+
+def check_outputs(network: Network, data: Data) -> None:
+    """Compare what the network returns, on the meta device, with what loss and metric take.
+
+    Raises:
+        OptionError: cross entropy or accuracy would get another form than a tensor.
+        ModelError: there are fewer outputs than classes.
+    """
+    try:
+        returned = run_on(copy.deepcopy(network.model).to("meta").eval(), as_meta(as_inputs(network.example)))
+    except Exception:  # the analysis says what it cannot run
+        return
+    task = data.task
+    if not isinstance(returned, Tensor):
+        asked = [name for name, given in {"loss": task.loss, "metric": task.metric}.items() if given is None]
+        if asked:
+            raise OptionError(
+                f"the network returns {type(returned).__name__}, and cross entropy and accuracy take one tensor "
+                f"[N, classes]: give {' and '.join(f'`{name}`' for name in asked)}, too."
+            )
+    elif task.classifies and returned.dim() > 1 and returned.shape[1] < data.num_classes:
+        raise ModelError(
+            f"the network has {returned.shape[1]} outputs, and the data has {data.num_classes} classes: give a network "
+            "with an output for each class."
+        )
 
 
 def network_of(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
+from fxprune.common.outputs import as_outputs
 from fxprune.errors import OptionError
 
 from .augment import Images
@@ -48,6 +49,11 @@ def has_own_weights(model: str) -> bool:
 def is_import_path(model: str) -> bool:
     """Tell whether an address is package.module:function."""
     return re.fullmatch(_IMPORT_PATH, model) is not None
+
+
+def runs_code(model: object) -> bool:
+    """Tell whether opening the address of a network runs code of whoever wrote it."""
+    return isinstance(model, str) and (model.endswith(PROGRAM) or is_import_path(model))
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,16 @@ class Judged(Options):
         "beside metric: the outputs that count, as of `fxprune.couple`; None: all",
     ] = None
 
+    def options(self) -> dict[str, Any]:
+        """Return every option as a JSON value; a loss and a metric by their names, where they are given."""
+        judged = {
+            "loss": _name_of(self.loss),
+            "metric": _name_of(self.metric),
+            "higher_is_better": self.higher_is_better,
+            "outputs": None if self.outputs is None else ", ".join(as_outputs(self.outputs) or ()),
+        }
+        return super().options() | {name: value for name, value in judged.items() if value is not None}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Records, Subject):
@@ -248,6 +264,12 @@ class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Targe
     def of_wide(self) -> TrainOptions:
         """Return the options of the wide network's training."""
         return replace(self, decay_milestones=self._milestones()).only_of(TrainOptions)
+
+
+def _name_of(given: Any) -> str | None:
+    """Return where a function, or the class of an object, is defined."""
+    named = given if hasattr(given, "__qualname__") else type(given)
+    return None if given is None else f"{named.__module__}.{named.__qualname__}"
 
 
 def with_options_of(record: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:

@@ -16,23 +16,26 @@ from fxprune.common.files import write_text
 from fxprune.errors import OptionError
 
 from .fields import REMOVED, closest, field_name, options_of
-from .job import Job
+from .job import Job, runs_code
 from .requirements import EXCLUDES_OF_FOLD, REQUIRES, asks, excludes
 
 # Further keys of a recipe, which are not options: a sentence about it, and the published figures.
 NOTES = ("description", "published")
 
 
-def read_recipe(recipe: str | os.PathLike[str], kind: type = Job) -> dict[str, Any]:
+def read_recipe(recipe: str | os.PathLike[str], kind: type = Job, *, model: object = None) -> dict[str, Any]:
     """Read the options of a recipe by field name, in the types of the fields, for ``Job``.
 
     Args:
         recipe: a file, or the name of a recipe in ``fxprune.models_zoo``, such as ``resnet56_cifar10``.
         kind: the dataclass of the options, which checks their ranges.
+        model: the network that the user gives beside the recipe; None: the recipe's. A network that runs code is only
+            ever the user's own: one that the recipe names is left out if another is given.
 
     Raises:
         OptionError: the recipe does not exist or is not a YAML mapping, or a key is unknown, given twice, or has a
-            value of another type. The message names the line, and the closest key.
+            value of another type; or it alone names a network that runs code. The message names the line, and the
+            closest key.
     """
     path = find_recipe(recipe)
     known, options, lines = options_of(kind), dict[str, Any](), dict[str, int]()
@@ -51,6 +54,14 @@ def read_recipe(recipe: str | os.PathLike[str], kind: type = Job) -> dict[str, A
             options[name], lines[name] = known[name].read(value), line
         except OptionError as error:
             raise OptionError(f"{path}, line {line}: {error}") from error
+    named = options.get("model")
+    if runs_code(named) and named != model:
+        if model is None:
+            raise OptionError(
+                f"{path}, line {lines['model']}: the network `{named}` runs code of whoever wrote it, which no recipe "
+                f"may ask for: if you trust it, repeat it as {_flag_of_model(kind)} {named}."
+            )
+        del options["model"]
     return options
 
 
@@ -88,7 +99,7 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     """Write every option of a job, so that ``read_recipe`` gives an equal job.
 
     What was given in Python is left out: a comment says so. Flags must name a network and data; a loss or a metric has
-    none.
+    none. A network that runs code must be repeated as a flag.
 
     Args:
         job: a dataclass of options.
@@ -96,13 +107,15 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     """
     from .recipe_yaml import dump
 
-    command = getattr(type(job), "command", "compress")
+    command = _command_of(type(job))
     lines = [f"# Written by fxprune {__version__}: fxprune {command} --recipe {Path(path).name} --output DIR"]
     options, objects = options_of(type(job)), given_in_python(job)
     for name, value in objects.items():
         remedy = f"name one with --{options[name].key}" if name in options else "only Python can give it again"
         lines.append(f"# {name.replace('_', '-')}: was given in Python, as {type(value).__name__}; {remedy}")
     values = {option.key: _as_text(getattr(job, name)) for name, option in options.items() if name not in objects}
+    if runs_code(values.get("model")):
+        lines.append(f"# model: runs code of whoever wrote it; repeat it with {_flag_of_model(type(job))}")
     write_text(path, "\n".join(lines) + "\n" + dump(values))
 
 
@@ -140,6 +153,14 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
         return folder / f"{recipe}.yaml"
     ours = f" Ours are {', '.join(names)}." if names else ""
     raise OptionError(f"there is no recipe `{recipe}`, neither a file nor a name.{closest(str(recipe), names)}{ours}")
+
+
+def _command_of(kind: type) -> str:
+    return str(getattr(kind, "command", "compress"))
+
+
+def _flag_of_model(kind: type) -> str:
+    return "--model" if _command_of(kind) == "compress" else "MODEL"
 
 
 def _whole(options: Mapping[str, Any]) -> SimpleNamespace:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +111,8 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
 
 
 def _from_import(path: str, num_classes: int | None, channels: int | None, size: int | None) -> Network:
-    place, _, name = path.partition(":")
-    found = _imported(place, name, path)
-    given = {"num_classes": num_classes, "in_chans": channels, "image_size": size}
-    if not isinstance(found, nn.Module):
-        if not callable(found):
-            raise ModelError(f"`{path}` is {type(found).__name__}: give a function that returns a network.")
-        try:
-            takes = inspect.signature(found).parameters
-            asked = {key: value for key, value in given.items() if key in takes and value is not None}
-            found = found(**asked)
-        except Exception as error:  # the user's function may raise any exception
-            raise ModelError(f"`{path}` fails at {source_of_error(error)}: {kind_and_line(error)}") from error
+    with _present_folder_last():
+        found = _built(path, {"num_classes": num_classes, "in_chans": channels, "image_size": size})
     network, example = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(network, nn.Module):
         raise ModelError(
@@ -131,10 +123,35 @@ def _from_import(path: str, num_classes: int | None, channels: int | None, size:
     return Network(network, None, _resized(_alone(example, path), channels, size))
 
 
-def _imported(place: str, name: str, path: str) -> Any:
-    """Import a module, also from the present folder, and return what it calls ``name``."""
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.insert(0, here)
+@contextlib.contextmanager
+def _present_folder_last() -> Iterator[None]:
+    """Import from the present folder, too, after every other place: no file there stands in for an installed module."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's module may have removed it
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
+
+
+def _built(path: str, given: Mapping[str, Any]) -> Any:
+    """Return the network at an import path, or what its function returns for the arguments that it takes."""
+    found = _imported(path)
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise ModelError(f"`{path}` is {type(found).__name__}: give a function that returns a network.")
+    try:
+        takes = inspect.signature(found).parameters
+        return found(**{key: value for key, value in given.items() if key in takes and value is not None})
+    except (Exception, SystemExit) as error:  # the user's function may raise any exception
+        _let_sigterm_end(error)
+        raise ModelError(f"`{path}` fails at {source_of_error(error)}: {kind_and_line(error)}") from error
+
+
+def _imported(path: str) -> Any:
+    place, _, name = path.partition(":")
     try:
         found: Any = importlib.import_module(place)
         for part in name.split("."):
@@ -142,9 +159,16 @@ def _imported(place: str, name: str, path: str) -> Any:
     except (ImportError, AttributeError) as error:
         said = str(error).rstrip(".")
         raise ModelError(f"`{path}` cannot be imported: {said}. It is package.module:function.") from error
-    except Exception as error:  # the user's module may raise any exception
+    except (Exception, SystemExit) as error:  # the user's module may raise any exception
+        _let_sigterm_end(error)
         raise ModelError(f"`{path}` cannot be imported: {kind_and_line(error)}") from error
     return found
+
+
+def _let_sigterm_end(error: BaseException) -> None:
+    """Raise the SystemExit that SIGTERM became; any other is the user's own."""
+    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+        raise error
 
 
 def _alone(example: Any, path: str) -> Any:

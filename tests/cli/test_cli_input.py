@@ -66,6 +66,8 @@ BAD = [
     ("{small} --recipe resnet_cifar", ["`resnet_cifar`", "neither a file nor a name"]),
     ("{small} --recipe wrong.yaml", ["wrong.yaml, line 2", "`csgd-epoch`", "`csgd-epochs`"]),
     ("{small} --recipe garbage.pt", ["garbage.pt"]),
+    ("compress --recipe evil.yaml", ["evil.yaml, line 2: the network `evil:f`", "as --model evil:f"]),
+    ("fold --recipe evil.yaml", ["evil.yaml, line 2: the network `evil:f`", "as MODEL evil:f"]),
     ("compress --recipe fine.yaml", ["--data"]),
     ("{small} --keep 0.5 --plan other.json", ["`keep`", "`plan_file`"]),
     ("{small} --method magic", ["magic", "kmeans"]),
@@ -106,6 +108,8 @@ def rubbish(tmp_path_factory):
     (folder / "cut.json").write_text(text[: len(text) // 2])
     (folder / "list.json").write_text("[]")
     (folder / "wrong.yaml").write_text("model: small\ncsgd-epoch: 3\n")
+    (folder / "evil.yaml").write_text("data: digits\nmodel: 'evil:f'\n")
+    (folder / "evil.py").write_text("open('was_run', 'w')\n")
     (folder / "fine.yaml").write_text("model: small\n")
     (folder / "file").write_text("")
     (folder / "empty").mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 
 import pytest
 import timm
@@ -17,6 +18,7 @@ import fxprune
 from fxprune.common.table import in_units, shortened
 from fxprune.passes.onnx import export_pt2
 from fxprune.passes.report.inspection import fill, percent
+from fxprune.passes.store import open_network
 
 MINE = """
 import torch
@@ -37,6 +39,10 @@ flat.input_size = (3, 4, 4)
 
 def fails():
     raise ValueError("no luck")
+
+
+def leaves():
+    raise SystemExit(3)
 
 
 def text():
@@ -125,12 +131,27 @@ def test_every_kind_of_model_is_opened(capsys, models):
         assert (code, json.loads(out)["params"], json.loads(out)["model"]) == (0, params, model), err
 
 
+def test_the_present_folder_is_searched_last_and_only_for_the_network(place, monkeypatch):
+    (place / "beside.py").write_text("import sys, colorsys\npaths = [*sys.path]\n")
+    (place / "colorsys.py").write_text("raise SystemExit('stands in for a module of Python')\n")
+    (place / "mine_beside.py").write_text(
+        f"{MINE}\ndef late():\n    import beside\n    return tiny(), torch.zeros(2, 3, 8, 8)\n"
+    )
+    for module in ("colorsys", "beside"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "path", before := [path for path in sys.path if path not in ("", str(place))])
+    open_network("mine_beside:late")
+    assert sys.modules["beside"].paths == [*before, str(place)]
+    assert sys.path == before
+
+
 BAD = {
     "absent.pt2": ["there is no file absent.pt2"],
     "mine_of_a_user.pt2": ["no file of torch.export that can be read here"],
     "mine_of_a_user:absent": ["`mine_of_a_user:absent` cannot be imported", "has no attribute 'absent'"],
     "no_such_module_here:f": ["No module named 'no_such_module_here'"],
     "mine_of_a_user:fails": ["fails at", "mine_of_a_user.py:", "ValueError: no luck"],
+    "mine_of_a_user:leaves": ["fails at", "mine_of_a_user.py:", "SystemExit: 3"],
     "mine_of_a_user:text": ["returns str", "it must return a network"],
     "mine_of_a_user:tiny": ["lazy"],
     "folder": ["folder is a folder, but no saved network"],

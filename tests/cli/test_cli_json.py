@@ -84,6 +84,23 @@ def test_an_error_is_a_document_too(capsys):
     assert value["error"]["message"] in err
 
 
+@pytest.mark.parametrize(
+    ("line", "command", "says"),
+    [
+        ("inspect --json", "inspect", "required: MODEL."),
+        ("inspect resnet18 --bad --json", "inspect", "there is no option `--bad`."),
+        ("inspect resnet18 --seed x --json", "inspect", "`--seed`"),
+        ("compress --keep half --json", "compress", "--keep"),
+        ("shrink --json", None, "invalid choice: 'shrink'"),
+    ],
+)
+def test_an_error_of_the_command_line_is_a_document_too(capsys, line, command, says):
+    code, out, err = run(capsys, line)
+    value = json.loads(out)
+    assert (code, value["command"], value["exit_code"], value["error"]["kind"]) == (2, command, 2, "OptionError")
+    assert says in value["error"]["message"] and value["error"]["message"] in err
+
+
 def test_what_a_command_prints_by_the_way_goes_to_stderr(capsys, monkeypatch):
     monkeypatch.setattr(COMMANDS["inspect"], "network_from", lambda _: print("by the way") or 1 / 0)
     _, out, err = run(capsys, f"inspect {NETWORK} --json")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
 from helpers.small_job import broken_off, compress, numbers, tiny_data
 from test_resume import untimed  # noqa: F401
 
+import fxprune
 import fxprune.passes.job.compression
-from fxprune.errors import StoppedError
+from fxprune.errors import CheckpointError, StoppedError
 from fxprune.passes.job.resume import _identity
 from fxprune.passes.options import Job
+from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
 
 pytestmark = pytest.mark.xdist_group("resume")
@@ -82,6 +86,47 @@ def test_a_job_is_done_again_where_a_file_that_it_reads_is_another(here, capsys,
     taken.clear()
     assert run(capsys, job)[0] == 0
     assert taken
+
+
+def one_loss(outputs, targets):
+    return F.cross_entropy(outputs, targets)
+
+
+def another_loss(outputs, targets):
+    return 0.5 * F.cross_entropy(outputs, targets)
+
+
+def test_a_finished_job_of_another_loss_is_not_taken(here, monkeypatch):
+    given = {"image_size": 8, "epochs": 0, "csgd_epochs": 1, "progress": False, "output": "out", "resume": "auto"}
+    taken = steps(monkeypatch)
+    for more in ({}, {"loss": one_loss}, {"loss": another_loss}, {}):
+        fxprune.compress("small", "digits", **given, **more)
+        assert taken, more
+        taken.clear()
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "says"),
+    [
+        (
+            {"loss": one_loss},
+            {"loss": another_loss},
+            "loss` is test_resume_again.one_loss there and test_resume_again.an",
+        ),
+        ({"loss": torch.nn.NLLLoss()}, {}, "loss` is torch.nn.modules.loss.NLLLoss there and None here"),
+        ({"metric": len}, {"metric": one_loss}, "metric` is builtins.len there and test_resume_again.one_loss here"),
+        ({"metric": len, "outputs": 0}, {"metric": len, "outputs": [1, "a"]}, "outputs` is 0 there and 1, a here"),
+        ({"metric": len}, {"metric": len, "higher_is_better": False}, "higher_is_better` is None there and False here"),
+        ({"metric": len, "outputs": "a"}, {"metric": len, "outputs": ["a"]}, None),
+    ],
+)
+def test_only_a_job_of_the_same_judges_goes_on(tmp_path, there, here, says):
+    jobs = [Job("resnet20", "digits", **more) for more in (there, here)]
+    net, data = torch.nn.Linear(2, 2), tiny_data()
+    written, read = (Checkpoint(tmp_path / "a.pt", _identity(job, net, data)) for job in jobs)
+    written.write({})
+    with pytest.raises(CheckpointError, match=says) if says else contextlib.nullcontext():
+        assert read.read() == {}
 
 
 def test_killed_while_checkpoints_are_removed_the_results_stay_whole(tmp_path, monkeypatch):

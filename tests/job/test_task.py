@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -17,10 +18,12 @@ from helpers.small_job import Tiny, tiny_data
 from torch import nn
 
 import fxprune
-from fxprune.errors import DataError, OptionError, VerifyError
+from fxprune.errors import DataError, ModelError, OptionError, VerifyError
+from fxprune.models_zoo import Network
 from fxprune.models_zoo.data import CLASSIFICATION, Task
 from fxprune.models_zoo.data.pairs import Pairs, data_from_pairs
 from fxprune.passes.job import measure, trim
+from fxprune.passes.job.prepare import check_outputs
 from fxprune.passes.report import read_result, verify_folder
 from fxprune.passes.report.charts import WIDTH
 from fxprune.passes.report.verdicts import advice_for
@@ -312,6 +315,25 @@ def test_named_data_take_a_metric(tmp_path, monkeypatch):
 def test_options_of_classes_are_refused(options, message, tmp_path):
     with pytest.raises(OptionError, match=message):
         fxprune.compress(Tiny(), tiny_data(), output=tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"metric": pixel_error}, OptionError, r"returns dict, .* take one tensor \[N, classes\]: give `loss`, too"),
+        ({"loss": loss}, DataError, r"not dict\. Other batches need `loss` and `metric`"),
+    ],
+)
+def test_a_judge_that_is_missing_is_named(options, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        fxprune.compress(Both(), (batches(), batches()), output=tmp_path / "out", **options, **QUICK)
+
+
+@pytest.mark.parametrize(("outputs", "names"), [(2, "2 outputs, and the data has 3 classes"), (3, None), (4, None)])
+def test_fewer_outputs_than_classes_are_refused(outputs, names):
+    network = Network(nn.Linear(5, outputs), None, torch.zeros(2, 5))
+    with pytest.raises(ModelError, match=names) if names else contextlib.nullcontext():
+        check_outputs(network, tiny_data())
 
 
 @pytest.mark.parametrize(

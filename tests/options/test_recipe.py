@@ -13,7 +13,7 @@ from helpers.every_option import Every
 from fxprune.cli import main
 from fxprune.errors import OptionError
 from fxprune.passes.job.prepare import prepare
-from fxprune.passes.options import recipe
+from fxprune.passes.options import FoldJob, recipe
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
 
@@ -207,6 +207,19 @@ def test_functions_given_in_python_are_told_by_name(tmp_path):
     kind = type(len).__name__
     assert told == [("loss", kind, python), ("metric", kind, python), ("outputs", "str", python)]
     assert Job(**read_recipe(tmp_path / "recipe.yaml")) == Job(model="resnet20", data="digits")
+
+
+@pytest.mark.parametrize("address", ["evil:f", "a.b:make.net", "net.pt2"])
+@pytest.mark.parametrize(
+    ("kind", "flag", "more"), [(Job, "--model", {"data": "digits"}), (FoldJob, "MODEL", {})], ids=["compress", "fold"]
+)
+def test_a_network_that_runs_code_must_be_repeated_beside_the_recipe(tmp_path, kind, flag, more, address):
+    write_recipe(kind(model=address, **more), file := tmp_path / "recipe.yaml")
+    assert f"\n# model: runs code of whoever wrote it; repeat it with {flag}\n" in file.read_text()
+    with pytest.raises(OptionError, match=rf"recipe.yaml, line 3: the network `{address}` .* as {flag} {address}\."):
+        read_recipe(file, kind)
+    assert read_recipe(file, kind, model=address)["model"] == address
+    assert "model" not in read_recipe(file, kind, model="resnet20")
 
 
 @pytest.mark.parametrize(
