@@ -210,7 +210,7 @@ class Judged(Options):
     ] = None
 
     def options(self) -> dict[str, Any]:
-        """Return every option as a JSON value; a loss and a metric by their names, where they are given."""
+        """Return every option as a JSON value, and a given loss and metric by their names."""
         judged = {
             "loss": _name_of(self.loss),
             "metric": _name_of(self.metric),

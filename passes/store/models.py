@@ -125,7 +125,7 @@ def _from_import(path: str, num_classes: int | None, channels: int | None, size:
 
 @contextlib.contextmanager
 def _present_folder_last() -> Iterator[None]:
-    """Import from the present folder, too, after every other place: no file there stands in for an installed module."""
+    """Import from the present folder, too, after every other place."""
     here = os.getcwd()
     sys.path.append(here)
     try:
@@ -136,7 +136,7 @@ def _present_folder_last() -> Iterator[None]:
 
 
 def _built(path: str, given: Mapping[str, Any]) -> Any:
-    """Return the network at an import path, or what its function returns for the arguments that it takes."""
+    """Return the network at an import path, or what its function returns."""
     found = _imported(path)
     if isinstance(found, nn.Module):
         return found
