@@ -33,7 +33,7 @@ class UnequalClustersWarning(UserWarning):
 
 
 class CustomGradientWarning(UserWarning):
-    """A class with a gradient of its own (``torch.autograd.Function``) became operators of the narrow network.
+    """A ``torch.autograd.Function`` became operators of the narrow network.
 
     Outputs are the same. Training differs where that gradient is not the one of the operators, as a straight-through
     estimator's or a surrogate gradient.

@@ -30,7 +30,7 @@ CUSTOM_GRADIENTS = "fxprune_custom_gradients"
 
 @contextlib.contextmanager
 def custom_functions_traced(found: dict[str, None]) -> Iterator[None]:
-    """Call the forward of a custom function itself where it gets a proxy; add its name to ``found``."""
+    """Call the forward of a custom function that gets a proxy; add its name to ``found``."""
 
     def apply(call: Any, cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(isinstance(leaf, fx.Proxy) for leaf in pytree.tree_leaves((args, kwargs))):

@@ -1,4 +1,4 @@
-"""Watch code that gives a tensor other numbers by ``tensor.data = value``, which no operator shows."""
+"""Watch assignments to the ``data`` of a tensor, which no operator shows."""
 
 from __future__ import annotations
 

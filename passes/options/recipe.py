@@ -120,7 +120,7 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
 
 
 def given_in_python(job: Any) -> dict[str, Any]:
-    """Return what neither a flag nor a recipe gives to a job, by name: networks, data and functions."""
+    """Return the networks, data and functions of a job that no flag or recipe can give."""
     options, found = options_of(type(job)), {}
     for name, value in ((each.name, _as_text(getattr(job, each.name))) for each in fields(job)):
         try:

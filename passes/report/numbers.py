@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """What networks are judged by: its name, its key in records, what it is taken on, and the format of its values."""
+    """What networks are judged by, and how its values are written."""
 
     name: str
     key: str
@@ -22,7 +22,7 @@ class Measure(NamedTuple):
 
     @property
     def changed(self) -> str:
-        """What the trim or the snap may have changed: samples by their outputs, or images by their class."""
+        """Name what the trim or the snap may have changed: outputs, or classes."""
         return "Test images whose class differs" if self.unit == "image" else "Test samples whose outputs differ"
 
 

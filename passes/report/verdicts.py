@@ -91,6 +91,9 @@ def command_of(result: Result, in_python: Sequence[str]) -> list[str]:
     words = ["fxprune compress" if result.folded is None else "fxprune fold"]
     for name, option in options_of(kind).items():
         value = result.options.get(name, option.default)
+        if name == "model" and kind is FoldJob and name not in in_python:
+            words.insert(1, shlex.quote(str(value)))
+            continue
         if name == "progress" or name in in_python or value == _as_json(option.default):
             continue
         if isinstance(value, bool):
