@@ -34,6 +34,7 @@ def tutorial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tutorial")
     printed: list[str] = []
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "100")
         patch.setattr(measure, "milliseconds", lambda *_: 1.0)
         patch.setattr(measure, "_exported_ms", lambda *_: 1.0)
         run_python(read(TUTORIAL), {"__name__": "tutorial"})
