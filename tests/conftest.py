@@ -33,6 +33,15 @@ def seeded():
     seed_all()
 
 
+@pytest.fixture
+def untimed(monkeypatch):
+    """Time no network in a job."""
+    from fxprune.passes.job import measure  # loads timm, which most tests do without
+
+    monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
+    monkeypatch.setattr(measure, "_exported_ms", lambda *_: 1.0)
+
+
 # Folders and files that `make quick` leaves out: they train, export, draw networks at random, or start processes.
 SLOW = (
     "analysis/test_computed_weights.py",

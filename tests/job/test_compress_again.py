@@ -15,14 +15,9 @@ from fxprune.passes.job import fold_job, measure
 from fxprune.passes.report import verify_folder
 from fxprune.passes.serialization import write
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 QUICK = {"keep": 0.5, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """Time no network."""
-    monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
-    monkeypatch.setattr(measure, "_exported_ms", lambda *_: 1.0)
 
 
 @pytest.fixture(scope="module")

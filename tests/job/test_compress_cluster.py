@@ -9,17 +9,13 @@ from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
-from fxprune.passes.job import compression, measure, prepare, stages
+from fxprune.passes.job import compression, prepare, stages
 from fxprune.passes.options.target import Target
 from fxprune.plan_file import read_plan
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 QUICK = {"epochs": 1, "csgd_epochs": 1, "progress": False, "deviation": 1e-3, "checkpoint_every": 1}
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
-    monkeypatch.setattr(measure, "_exported_ms", lambda *_: 1.0)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import fxprune
 from fxprune.cli import main
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo.build import build
-from fxprune.passes.job import measure
 from fxprune.passes.job.folding import fold_job
 from fxprune.passes.job.samples import network_and_data
 from fxprune.passes.options.fold import FoldJob
@@ -26,15 +25,10 @@ from fxprune.passes.report.results import read_result
 from fxprune.passes.report.verify_folder import verify_folder
 from fxprune.passes.store.weights import load_weights, save_weights
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 QUICK = {"keep": 0.5, "progress": False}
 SIZES = {"image_size": 8, "in_chans": 1}
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """Time no network."""
-    monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
-    monkeypatch.setattr(measure, "_exported_ms", lambda *_: 1.0)
 
 
 def tiny(seed=1):

@@ -15,9 +15,8 @@ from torch import nn
 import fxprune
 import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, StoppedError
-from fxprune.passes.job import measure as compress_measure
 
-pytestmark = pytest.mark.xdist_group("resume")  # the fixtures are dear
+pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.usefixtures("untimed")]  # the fixtures are dear
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
 
 
@@ -34,12 +33,6 @@ MOMENTS = {
     "in the export": ("fxprune.passes.job.compression:export_onnx", 1),
     "while the results appear": ("fxprune.passes.store.folder:_appear", 6),
 }
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    for name in ("milliseconds", "_exported_ms"):  # puts them back
-        monkeypatch.setattr(compress_measure, name, getattr(compress_measure, name))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import yaml
 from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
 from helpers.small_job import broken_off, compress, numbers, tiny_data
-from test_resume import untimed  # noqa: F401
 
 import fxprune
 import fxprune.passes.job.compression
@@ -22,7 +21,7 @@ from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
 
-pytestmark = pytest.mark.xdist_group("resume")
+pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.usefixtures("untimed")]
 
 
 def steps(monkeypatch):
@@ -111,10 +110,10 @@ def test_a_finished_job_of_another_loss_is_not_taken(here, monkeypatch):
         (
             {"loss": one_loss},
             {"loss": another_loss},
-            "loss` is test_resume_again.one_loss there and test_resume_again.an",
+            f"loss` is {__name__}.one_loss there and {__name__}.an",
         ),
         ({"loss": torch.nn.NLLLoss()}, {}, "loss` is torch.nn.modules.loss.NLLLoss there and None here"),
-        ({"metric": len}, {"metric": one_loss}, "metric` is builtins.len there and test_resume_again.one_loss here"),
+        ({"metric": len}, {"metric": one_loss}, f"metric` is builtins.len there and {__name__}.one_loss here"),
         ({"metric": len, "outputs": 0}, {"metric": len, "outputs": [1, "a"]}, "outputs` is 0 there and 1, a here"),
         ({"metric": len}, {"metric": len, "higher_is_better": False}, "higher_is_better` is None there and False here"),
         ({"metric": len, "outputs": "a"}, {"metric": len, "outputs": ["a"]}, None),
