@@ -16,7 +16,7 @@ from fxprune import __version__
 from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import REMOVED, closest, field_name
 
-from . import bench, checks, compress, export, fold, inspect, plan, prove, push, report, verify
+from . import bench, checks, compress, export, fold, inspect, latency, plan, prove, push, report, verify
 from .answer import Answer, as_json
 from .process import process_number
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "fold": fold,
     "inspect": inspect,
     "plan": plan,
+    "latency": latency,
     "prove": prove,
     "verify": verify,
     "export": export,

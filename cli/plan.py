@@ -47,10 +47,12 @@ def run(args: argparse.Namespace) -> Answer:
         images = images_for(target, data)
         args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     network = network_from(args)
-    plan = target.plan(fxprune.couple(network.model, sample_of(network)), images)
+    coupling = fxprune.couple(network.model, sample_of(network))
+    times = target.times(coupling)
+    plan = target.plan(coupling, images, times=times)
     if args.output is not None:
         plan.save(args.output)
-    planned = describe_plan(plan, args.model, target.multiple)
+    planned = describe_plan(plan, args.model, target.multiple, times)
     data_flag = f"--data {args.data or 'DATA'}"
     next_step = (
         f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"

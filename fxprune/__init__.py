@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from fxprune.errors import StoppedError as StoppedError
     from fxprune.errors import UnequalClustersWarning as UnequalClustersWarning
     from fxprune.errors import VerifyError as VerifyError
+    from fxprune.latencies import LatencyTable as LatencyTable
     from fxprune.passes.csgd import Csgd as Csgd
     from fxprune.passes.csgd import Deviation as Deviation
     from fxprune.passes.csgd import csgd as csgd
     from fxprune.passes.graft import graft as graft
     from fxprune.passes.job import compress as compress
+    from fxprune.passes.latency import latency_table as latency_table
     from fxprune.passes.merge import settle as settle
     from fxprune.passes.merge import snap as snap
     from fxprune.passes.onnx import ExportReport as ExportReport
@@ -80,6 +82,8 @@ _PUBLIC = {
     "plan_for": "fxprune.plan_file",
     "cost": "fxprune.costs",
     "Cost": "fxprune.costs",
+    "latency_table": "fxprune.passes.latency",
+    "LatencyTable": "fxprune.latencies",
     "csgd": "fxprune.passes.csgd",
     "Csgd": "fxprune.passes.csgd",
     "Deviation": "fxprune.passes.csgd",

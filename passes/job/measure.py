@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,18 +154,6 @@ class _Table:
                 onnxruntime_ms=milliseconds(run, tuple(tensors_of(self.image))),
             ),
         )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of everything that a measurement depends on."""
-    packages = ("fxprune", "torch", "timm", "onnx", "onnxruntime", "scikit-learn")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
-            continue
-    return found
 
 
 class _Runner(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
@@ -11,12 +13,13 @@ import numpy as np
 from fxprune.common.finite import check_finite
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
+from fxprune.latencies import LatencyTable, read_latencies
 from fxprune.plans import Plan
 from fxprune.select import select
 
 from .features import activations, features
 from .kmeans import Labels, balanced_kmeans, kmeans, weighted_kmeans
-from .widths import Budget, check_near, widths_for, widths_given, widths_within
+from .widths import Budget, check_near, check_share, widths_for, widths_given, widths_in_time, widths_within
 
 
 def plan(
@@ -25,6 +28,7 @@ def plan(
     *,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
     widths: Mapping[str, int] | None = None,
     method: str = "kmeans",
     round_to: int = 1,
@@ -34,6 +38,9 @@ def plan(
     internal_only: bool = False,
     cluster: str = "rows",
     batches: Iterable[Any] | None = None,
+    runtime: str | None = None,
+    batch: int | None = None,
+    latency_table: LatencyTable | str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Divide the channels of each group into clusters, one for each channel that stays.
 
@@ -42,6 +49,8 @@ def plan(
         keep: share of the channels to keep in every group, above 0, up to 1; 0.5 if no budget or widths are given.
         macs: instead: share of the network's multiply-accumulates to end at.
         params: instead: share of the network's parameters to end at.
+        latency: instead: share of the network's time to end at, as measured here with PyTorch's present number of
+            threads, or read from ``latency_table``.
         widths: instead: group name -> channels to keep; other groups stay as they are, except those under the same
             normalisation, which follow.
         method: ``kmeans``: channels that are alike, as ``cluster`` says; ``even``: runs of consecutive channels;
@@ -57,6 +66,10 @@ def plan(
             much as the columns that read it.
         batches: inputs as the network takes them, such as tensors [N, C, H, W], without labels; a few hundred images
             are enough.
+        runtime: of ``latency``: ``onnxruntime`` (None), ``eager`` or ``compiled``.
+        batch: of ``latency``: samples at once; None: 1, or that of the table.
+        latency_table: of ``latency``: times of this network (:func:`fxprune.latency_table`), or a file with them. With
+            a table, the plan depends on nothing else.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
@@ -88,11 +101,21 @@ def plan(
             "`widths` says which groups become narrower: `only`, `freeze` and `internal_only` do not go with it."
         )
     selected = select(coupling, only=only, freeze=freeze, internal_only=internal_only) if chosen else None
-    wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
+    wishes = {"keep": keep, "macs": macs, "params": params, "latency": latency, "widths": widths}
     asked = {name: wish for name, wish in wishes.items() if wish is not None} or {"keep": 0.5}
     if len(asked) > 1:
         raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
-    after, how = _widths(coupling, asked, round_to, selected)
+    timing = {"runtime": runtime, "batch": batch, "latency_table": latency_table}
+    for name, value in timing.items():
+        if value is not None and latency is None:
+            raise OptionError(f"`{name}` is for a budget of time: give `latency`.")
+    if latency is not None:
+        check_share("latency", latency)
+        which = {"only": only, "freeze": freeze, "internal_only": internal_only}
+        table = _times(coupling, latency, round_to, selected, timing, which)
+        after, how = widths_in_time(coupling, table, latency, round_to, selected)
+    else:
+        after, how = _widths(coupling, asked, round_to, selected)
     if selected is not None:
         how += f", {len(selected)} of {len(coupling.groups)} groups"
     narrower = [group for name, group in coupling.groups.items() if after.get(name, group.width) < group.width]
@@ -150,6 +173,24 @@ def _widths(
         return after, f"keep {value:g}"
     budget: Budget = "macs" if wish == "macs" else "params"
     return widths_within(coupling, budget, value, round_to, selected)
+
+
+def _times(
+    coupling: Coupling,
+    goal: float,
+    round_to: int,
+    selected: Set[str] | None,
+    timing: Mapping[str, Any],
+    which: Mapping[str, Any],
+) -> LatencyTable:
+    """Measure the times that plans take, or take the given ones if they are for this network and choice."""
+    given, how = timing["latency_table"], {"runtime": timing["runtime"], "batch": timing["batch"]}
+    if given is None:  # timing needs rooms above this one, so that it is called by its public name
+        measure: Callable[..., LatencyTable] = importlib.import_module("fxprune").latency_table
+        return measure(coupling, goal, round_to=round_to, **how, **which)
+    table = given if isinstance(given, LatencyTable) else read_latencies(given)
+    table.check(coupling, [*(coupling.groups if selected is None else selected)], round_to, **how)
+    return table
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:
