@@ -1,4 +1,4 @@
-"""Time a network and narrow copies of it, as a table for `plan --latency` on another machine.
+"""Time a network and narrow copies of it, as a table to carry to another machine.
 
 The copies have from 3/4 to 1/10 of the multiply-accumulates. Run it where the network is to run, with as many threads
 as there (OMP_NUM_THREADS), and carry the file to where it is compressed: `--latency 0.5 --latency-table FILE`.

@@ -206,7 +206,7 @@ def milliseconds(call: Callable[..., Any], images: Any) -> float:
 
 
 def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: float = 0.5) -> tuple[float, float]:
-    """Time two calls in alternation: the median ms of the first, and the median ratio of the second to it.
+    """Time two calls in alternation: ms of the first, and the ratio of the second to it.
 
     What else the machine does meets both alike, so that the ratio is far more stable than the times. With one thread
     and no GPU, only the thread's own time counts, not that of other programs on its core.

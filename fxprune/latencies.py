@@ -1,4 +1,4 @@
-"""Measured times of a network and of narrow copies of it, as a function of their multiply-accumulates.
+"""Measured times of a network and narrow copies of it, as a function of their MACs.
 
 The times of layers do not add up to the time of a network: runtimes fuse layers, change layouts between them and share
 caches. So whole networks are timed, on the way that a budget of MACs takes, and the time between them is interpolated.
@@ -97,7 +97,7 @@ class LatencyTable:
         return float(np.interp(macs, macs_up, times))
 
     def macs_for(self, time: float) -> float:
-        """Return the largest measured or interpolated share of the MACs that takes a share of the time.
+        """Return the largest share of the MACs that takes a share of the time.
 
         A measured point within 3 % of the goal stands for it: its widths are known to take that time.
 
@@ -139,7 +139,7 @@ class LatencyTable:
         runtime: str | None = None,
         batch: int | None = None,
     ) -> None:
-        """Raise OptionError unless the table is for this network, these groups and what else is asked for."""
+        """Raise OptionError unless the table is for this network and what is asked for."""
         given = f"the table of times is of {self.runtime} at batch {self.batch}"
         if (self.network, self.macs) != (coupling.digest, macs_of_one(coupling)):
             raise OptionError(f"the table of times is for another network, or for other inputs. {_REMEDY}")

@@ -1,1 +1,1 @@
-"""Compares the time that a latency budget asks for with the time that the narrow network takes."""
+"""Compares the time that a budget asks for with what the narrow network takes."""

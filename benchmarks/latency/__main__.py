@@ -1,4 +1,4 @@
-"""Write ``docs/reports/latency.md``: the share of the time asked for, predicted, and measured again.
+"""Write ``docs/reports/latency.md``: shares of the time asked for and measured again.
 
 Each row is one network in one runtime. Rows in ``docs/reports/latency.csv`` are not repeated.
 """

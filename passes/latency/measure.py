@@ -48,7 +48,7 @@ def latency_table(
     freeze: Sequence[str] | None = None,
     internal_only: bool = False,
 ) -> LatencyTable:
-    """Time the network, and narrow copies of it, on this machine with PyTorch's present number of threads.
+    """Time the network and narrow copies of it, on this machine, with PyTorch's threads.
 
     Args:
         coupling: the analysis; weights play no part.
@@ -71,9 +71,9 @@ def latency_table(
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
         >>> coupling = fxprune.couple(net, torch.randn(2, 3, 16, 16))
-        >>> table = fxprune.latency_table(coupling, runtime="eager")
-        >>> table.runtime, table.batch, table.points[0]
-        ('eager', 1, (1.0, 1.0))
+        >>> table = fxprune.latency_table(coupling, 1.0, runtime="eager")
+        >>> table.runtime, table.batch, table.points
+        ('eager', 1, ((1.0, 1.0),))
         >>> table.save("times.json")
     """
     runtime, batch = runtime or "onnxruntime", 1 if batch is None else batch
@@ -117,17 +117,19 @@ def latency_table(
             table = stopwatch.added(table, tried)
             if min(abs(time - goal) for _, time in table.points) <= CLOSE * goal:
                 break
+        if not table.wide_ms:  # nothing narrower was asked for
+            table = replace(table, wide_ms=stopwatch.time(plan_at(1.0))[0])
     return replace(table, complete=table.points[-1][0] <= least)
 
 
 def time_of(plan: Plan, *, runtime: str = "onnxruntime", batch: int = 1) -> tuple[float, float]:
-    """Time the network of a plan, and the narrow one in alternation: ms of the first, ratio of the second to it."""
+    """Time the network of a plan in ms, and the ratio of the narrow one's time to it."""
     with tempfile.TemporaryDirectory() as folder:
         return _Stopwatch(plan.coupling, runtime, batch, Path(folder)).time(plan)
 
 
 def _next(table: LatencyTable, goal: float) -> float:
-    """Return the share of the MACs to try next: between two points around the goal, or on the line beyond the last."""
+    """Return the share of the MACs to try next: between two points, or beyond the last."""
     (macs, time), before = table.points[-1], table.points[-2:-1]
     if time <= goal:
         return table.macs_for(goal)

@@ -102,7 +102,7 @@ class Target(Options):
         return self.clusters_by != "rows"
 
     def times(self, coupling: Coupling) -> LatencyTable | None:
-        """Measure or read the times that a budget of time goes by, so that all plans go by the same."""
+        """Measure or read the times that a budget of time goes by, once for all plans."""
         if self.latency is None:
             return None
         import fxprune

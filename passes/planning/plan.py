@@ -183,7 +183,7 @@ def _times(
     timing: Mapping[str, Any],
     which: Mapping[str, Any],
 ) -> LatencyTable:
-    """Measure the times that plans take, or take the given ones if they are for this network and choice."""
+    """Measure the times, or take the given ones if they are for this network and choice."""
     given, how = timing["latency_table"], {"runtime": timing["runtime"], "batch": timing["batch"]}
     if given is None:  # timing needs rooms above this one, so that it is called by its public name
         measure: Callable[..., LatencyTable] = importlib.import_module("fxprune").latency_table

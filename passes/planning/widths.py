@@ -119,7 +119,7 @@ def widths_within(
 
 
 def narrowest(coupling: Coupling, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
-    """Give each selected group the least width that it can have; arguments as of :func:`widths_for`."""
+    """Give each selected group its least width; arguments as of :func:`widths_for`."""
     widths: dict[str, int] = {}
     for unit in units_of(coupling, round_to, selected):
         widths |= unit.choice(0)

@@ -133,7 +133,7 @@ class Planned:
 
 
 def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable | None = None) -> Planned:
-    """Collect what a plan changes, from the cost of one sample, and from measured times where there are some."""
+    """Collect what a plan changes, from the cost of one sample and from measured times."""
     coupling = plan.coupling
     after = np.array([*(now / was for was, now in plan.widths.values()), 1.0])
     parts = []
