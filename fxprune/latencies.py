@@ -159,22 +159,22 @@ class LatencyTable:
         """Write the table as JSON, completely or not at all."""
         write_text(path, json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n")
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> LatencyTable:
+        """Read a table that :meth:`save` wrote.
 
-def read_latencies(path: str | os.PathLike[str]) -> LatencyTable:
-    """Read a table that :meth:`LatencyTable.save` wrote.
-
-    Raises:
-        OptionError: the file is missing, damaged, no such table, or of a later version.
-    """
-    value = read_json(path, "table of times", OptionError, _REMEDY)
-    check_format(value, FORMAT, VERSION, path, OptionError)
-    check_fields(value, _KINDS, path, OptionError)
-    points = value["points"]
-    if not (points and points[0] == [1, 1] and all(map(_is_point, points)) and value["wide_ms"] > 0):
-        raise OptionError(f"{os.fspath(path)} is damaged: its `points` are no shares of MACs and time. {_REMEDY}")
-    fields = {name: each for name, each in value.items() if name in _KINDS}
-    ordered = tuple(sorted(map(tuple, points), reverse=True))
-    return LatencyTable(**{**fields, "groups": tuple(map(str, value["groups"])), "points": ordered})
+        Raises:
+            OptionError: the file is missing, damaged, no such table, or of a later version.
+        """
+        value = read_json(path, "table of times", OptionError, _REMEDY)
+        check_format(value, FORMAT, VERSION, path, OptionError)
+        check_fields(value, _KINDS, path, OptionError)
+        points = value["points"]
+        if not (points and points[0] == [1, 1] and all(map(_is_point, points)) and value["wide_ms"] > 0):
+            raise OptionError(f"{os.fspath(path)} is damaged: its `points` are no shares of MACs and time. {_REMEDY}")
+        fields = {name: each for name, each in value.items() if name in _KINDS}
+        ordered = tuple(sorted(map(tuple, points), reverse=True))
+        return cls(**{**fields, "groups": tuple(map(str, value["groups"])), "points": ordered})
 
 
 def _is_point(value: Any) -> bool:

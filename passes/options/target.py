@@ -108,9 +108,7 @@ class Target(Options):
         import fxprune
 
         if self.latency_table is not None:
-            from fxprune.latencies import read_latencies
-
-            return read_latencies(self.latency_table)
+            return fxprune.LatencyTable.read(self.latency_table)
         how = {name: getattr(self, name) for name in ("runtime", "batch", "only", "freeze", "internal_only")}
         return fxprune.latency_table(coupling, self.latency, round_to=self.multiple, **how)
 

@@ -13,7 +13,7 @@ import numpy as np
 from fxprune.common.finite import check_finite
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
-from fxprune.latencies import LatencyTable, read_latencies
+from fxprune.latencies import LatencyTable
 from fxprune.plans import Plan
 from fxprune.select import select
 
@@ -188,7 +188,7 @@ def _times(
     if given is None:  # timing needs rooms above this one, so that it is called by its public name
         measure: Callable[..., LatencyTable] = importlib.import_module("fxprune").latency_table
         return measure(coupling, goal, round_to=round_to, **how, **which)
-    table = given if isinstance(given, LatencyTable) else read_latencies(given)
+    table = given if isinstance(given, LatencyTable) else LatencyTable.read(given)
     table.check(coupling, [*(coupling.groups if selected is None else selected)], round_to, **how)
     return table
 

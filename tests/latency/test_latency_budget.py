@@ -11,7 +11,7 @@ from helpers.tower import tower
 import fxprune
 from fxprune.costs import cost
 from fxprune.errors import OptionError
-from fxprune.latencies import LatencyTable, macs_of_one, read_latencies
+from fxprune.latencies import LatencyTable, macs_of_one
 
 POINTS = ((1.0, 1.0), (0.5, 0.75), (0.25, 0.5), (0.1, 0.2))
 
@@ -89,7 +89,7 @@ def test_what_does_not_go_together(coupling, changes, options, says):
 def test_a_table_is_read_as_it_was_written(coupling, tmp_path):
     table = table_for(coupling)
     table.save(tmp_path / "t.json")
-    assert read_latencies(tmp_path / "t.json") == table
+    assert LatencyTable.read(tmp_path / "t.json") == table
     by_file = fxprune.plan(coupling, latency=0.5, latency_table=tmp_path / "t.json", method="even")
     assert by_file == fxprune.plan(coupling, latency=0.5, latency_table=table, method="even")
     assert "0.250  0.500  10" in str(table)
@@ -112,4 +112,4 @@ def test_a_damaged_table_is_one_error(coupling, tmp_path, changes, says):
     value = json.loads((tmp_path / "t.json").read_text())
     (tmp_path / "t.json").write_text(json.dumps(value | changes))
     with pytest.raises(OptionError, match=says):
-        read_latencies(tmp_path / "t.json")
+        LatencyTable.read(tmp_path / "t.json")
