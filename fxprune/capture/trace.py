@@ -30,10 +30,12 @@ from .custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .outputs import select_outputs
 from .symbolic import SymbolicTracer, keeps_functions
-from .training_flag import FlagWatcher, follow_training, traced_modules
+from .training_flag import FlagWatcher, follow_training, ignores_training, traced_modules
 
 WAY = "fxprune_capture"
 
+# While a graph is checked: whether only its layers can act otherwise in training.
+_MODELESS = "fxprune_modeless"
 WAYS = ("symbolic", "concrete", "export")
 # Former names of ways, which are still valid.
 _FORMER = {"plain": "symbolic", "values": "concrete"}
@@ -98,7 +100,10 @@ def captures(
     failures = _Failures(model)
     for trace in (_traced, _exported):
         for module in trace(model, example_inputs, decomposed, ways, failures):
-            found = difference(model, module, example_inputs) if check else Difference(unchecked="it was not asked for")
+            modeless = module.meta.pop(_MODELESS, False)
+            found = Difference(unchecked="it was not asked for")
+            if check:
+                found = difference(model, module, example_inputs, modeless=modeless)
             if found.always:
                 failures.unlike.append(found.always)
                 if found.hopeless:
@@ -176,6 +181,7 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
     if reads.found:
         _follow_training(module, model, tracer)
+    module.meta[_MODELESS] = not reads.any and ignores_training(skeleton, tracer.keeps)
     return module
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.common.torch_private import hooks_of
+
 Number = bool | int | float
 
 
@@ -32,16 +34,16 @@ class ModeSwitch(nn.Module):
 
 
 class FlagWatcher:
-    """A context that records whether the training flag of one of its modules is read."""
+    """A context that records whether the training flag of one of its modules is read (``found``), or of ``any``."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         """Watch ``modules``."""
         self._watched = set(map(id, modules))
-        self.found = False
+        self.found = self.any = False
 
     def __enter__(self) -> FlagWatcher:
         def read(module: nn.Module) -> bool:
-            self.found = self.found or id(module) in self._watched
+            self.any, self.found = True, self.found or id(module) in self._watched
             if "training" not in module.__dict__:  # a scripted module keeps its own
                 raise AttributeError("training")
             return bool(module.__dict__["training"])
@@ -66,6 +68,23 @@ def traced_modules(
         below = f"{path}.{name}" if path else name
         if not stays_whole(child, below):
             yield from traced_modules(child, stays_whole, below)
+
+
+def ignores_training(root: nn.Module, stays_whole: Callable[[nn.Module, str], bool]) -> bool:
+    """Tell whether only single nodes can act otherwise in training, and return the same types there.
+
+    That holds for a model that was traced without a read of any training flag, if nothing overrides how modules are
+    set to training, and every single node is a layer of PyTorch or timm without hooks.
+    """
+    for name, module in root.named_modules():
+        kind = type(module)
+        usual = kind.train is nn.Module.train and "train" not in vars(module) and "training" in vars(module)
+        if not usual or hooks_of(module):
+            return False
+        layers = (getattr(kind.forward, "__module__", None) or "").startswith(("torch.nn.", "timm.layers."))
+        if name and stays_whole(module, name) and not layers:
+            return False
+    return True
 
 
 def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:

@@ -1,5 +1,6 @@
 """Equal programs need no numbers; what a program does not show leaves the decision to numbers."""
 
+import copy
 import functools
 import random
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from fxprune.capture import capture
 from fxprune.equivalence.compare import difference
+from fxprune.equivalence.observation import observe
 from fxprune.equivalence.program import Programs
 
 X, LOOSE = (torch.randn(2, 4),), torch.ones(4)
@@ -68,6 +70,49 @@ def test_an_open_program_proves_nothing(forward):
     twin.load_state_dict(net.state_dict())
     twin.a, twin.b, twin.count = net.a, net.b, net.count
     assert not Programs(net, twin).are_equal([X], training=False)
+
+
+class Pairs(nn.Linear):
+    def forward(self, x):
+        return (x, x) if self.training else super().forward(x)
+
+
+class Frozen(nn.Dropout):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+MODELESS = {
+    "layers": (lambda s, x: s.b(F.relu(s.a(x))), nn.Linear(4, 4), True),
+    "dropout as a layer": (lambda s, x: s.b(s.a(x)), nn.Dropout(0.5), True),
+    "reads its flag": (lambda s, x: F.dropout(s.a(x), 0.5, s.training), nn.Linear(4, 4), False),
+    "reads a layer's flag": (lambda s, x: F.dropout(s.a(x), 0.5, s.b.training), nn.Dropout(0.5), False),
+    "a layer of its own": (lambda s, x: s.b(s.a(x)), Pairs(4, 4), False),
+    "sets training otherwise": (lambda s, x: s.b(s.a(x)), Frozen(0.5), False),
+}
+
+
+@pytest.mark.parametrize(("forward", "layer", "modeless"), MODELESS.values(), ids=MODELESS)
+def test_what_training_changes_is_compared(monkeypatch, forward, layer, modeless):
+    """Only where nothing but layers can act otherwise in training is nothing compared there."""
+    modes, compared = [], Programs.are_equal
+    monkeypatch.setattr(
+        Programs, "are_equal", lambda *args, **named: modes.append(named["training"]) or compared(*args, **named)
+    )
+    net = Net(forward)
+    net.b = layer
+    capture(net.eval(), X)
+    assert modes == ([False] if modeless else [False, True])
+
+
+@pytest.mark.parametrize("forward", SAME.values(), ids=SAME)
+def test_a_call_with_numbers_shows_the_program(forward):
+    net = Net(forward).eval()
+    programs = Programs(net, capture(net, X, check=False))
+    run = programs.record(copied := copy.deepcopy(net))
+    with torch.no_grad():
+        observe(copied, X, run.recording)
+    assert programs.are_equal([X], training=False, after=copied) and programs.is_of_graph(run)
 
 
 OTHER = {
