@@ -1,1 +1,1 @@
-"""Measure what fxprune costs: each figure a ratio, taken in turns within one process on one thread."""
+"""Measure what fxprune costs, in turns with a peer in one process on one thread."""

@@ -1,4 +1,4 @@
-"""Measure every figure of speed, each in a process of its own, and write ``docs/reports/benchmarks.md``.
+"""Measure every figure in a process of its own; write ``docs/reports/benchmarks.md``.
 
 An interrupted run continues. Torch-Pruning, from the extra ``benchmarks``, is the peer of the analysis.
 """

@@ -32,7 +32,7 @@ def in_turns(one: Callable[[], Any], other: Callable[[], Any], pairs: int) -> di
 
 
 def resident(peak: bool = False) -> float:
-    """Return the MiB of memory that this process holds, or held at most since :func:`forget_peak`."""
+    """Return the MiB that this process holds, or held at most since :func:`forget_peak`."""
     key = "VmHWM:" if peak else "VmRSS:"
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(key))

@@ -1,4 +1,4 @@
-"""List the figures: what each measures, and the function that measures it in a process of its own.
+"""List the figures, each with the function that measures it in a process of its own.
 
 A function returns numbers by name; ``ratio`` is the figure itself where it has one.
 """
@@ -23,7 +23,7 @@ from torch import nn
 
 import fxprune
 from benchmarks import ROOT
-from fxprune.models_zoo.networks.cifar_resnet import resnet56
+from fxprune.models_zoo.networks import resnet56
 from fxprune.passes.onnx import onnx_runner
 
 from .clock import MIB, cpu_seconds, forget_peak, in_turns, resident
@@ -142,7 +142,7 @@ def narrow_memory(name: str) -> Numbers:
 
 
 def by_hand(name: str, runtime: str, batch: int) -> Numbers:
-    """Measure a narrow network against its own class with narrow layers, and that one against itself."""
+    """Measure a narrow network against its class with narrow layers, and that one twice."""
     net, example = _made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
     ours = fxprune.narrow(fxprune.snap(net, plan), plan).eval()

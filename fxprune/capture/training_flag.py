@@ -34,7 +34,7 @@ class ModeSwitch(nn.Module):
 
 
 class FlagWatcher:
-    """A context that records whether the training flag of one of its modules is read (``found``), or of ``any``."""
+    """A context that records reads of training flags: of its modules, or of ``any``."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         """Watch ``modules``."""
@@ -71,7 +71,7 @@ def traced_modules(
 
 
 def ignores_training(root: nn.Module, stays_whole: Callable[[nn.Module, str], bool]) -> bool:
-    """Tell whether only single nodes can act otherwise in training, and return the same types there.
+    """Tell whether only single nodes can act otherwise in training, with equal types.
 
     That holds for a model that was traced without a read of any training flag, if nothing overrides how modules are
     set to training, and every single node is a layer of PyTorch or timm without hooks.

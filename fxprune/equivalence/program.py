@@ -77,7 +77,7 @@ class Programs:
         return RealRun(copied, self._names)
 
     def is_of_graph(self, run: RealRun) -> bool:
-        """Tell whether a call with numbers certainly ran the program of the graph, after :meth:`are_equal`."""
+        """Tell, after :meth:`are_equal`, whether a call with numbers ran the graph's program."""
         if self._of_graph is None or run.is_open:
             return False
         (wanted, ours), (found, theirs) = run.program or ([], []), self._of_graph
@@ -138,7 +138,7 @@ class _Recorder(TorchDispatchMode):
 
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
-        """Record one call; yield a function that returns the program, given the leaves of its outputs."""
+        """Record one call; yield what returns the program, given the leaves of its outputs."""
         self._call, self._operators = self._call + 1, []
         for place, tensor in enumerate(tensors_of(given)):
             self._origins[tensor] = self._call, "input", place
@@ -252,7 +252,7 @@ class _Run(_Recorder):
         super().__init__(twin, names)
 
     def begin(self, training: bool, may_make: Set[str] | None) -> None:
-        """Set the mode of the calls to come, and what they may make; earlier ones leave no known tensors."""
+        """Set the mode and what calls may make; no tensor of earlier ones stays known."""
         self.made: set[str] = set()  # by operators without an origin for what they return
         self._may_make = may_make
         self._network.train(training)
