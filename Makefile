@@ -8,7 +8,8 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage operators latency graft results prices photos fuzz docs clean
+.PHONY: help demo test quick test-cuda format lint types export bench benchmarks coverage operators latency graft results \
+	prices photos fuzz docs clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -20,6 +21,7 @@ help:
 	echo 'make types    check types'
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
+	echo 'make benchmarks measure what fxprune costs, against its peers (an hour; resumes where it was stopped)'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo '              (ARGS=--libraries: small networks of ten other libraries, with the extra `zoo`)'
 	echo 'make operators list what the analysis makes of every ATen operator'
@@ -70,6 +72,10 @@ export: out/network.json
 
 bench: out/network.json
 	$(BIN)/python -m fxprune bench out/
+
+# The analysis is compared with Torch-Pruning, in the extra `benchmarks`.
+benchmarks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
 
 # Networks of other libraries need the extra `zoo`.
 coverage: $(READY)
