@@ -33,7 +33,7 @@ COMMANDS = {
     "report": report,
     "checks": checks,
 }
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +132,7 @@ class _PrintCompletion(argparse.Action):
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for command in commands.values():
+            command.description = (command.description or "").partition("\n")[0]  # a menu has a line for each
             for action in command._actions:
                 if action.nargs != 0 and action.choices is None:
                     action.complete = shtab.FILE
