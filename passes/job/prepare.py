@@ -30,7 +30,7 @@ from fxprune.passes.csgd import (
 from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions, has_own_weights
 from fxprune.passes.store import left_out_line, load_weights, open_network
-from fxprune.passes.train import check_optimizer, make_optimizer
+from fxprune.passes.train import check_optimizer, check_task, make_optimizer
 
 from .training import Schedule, csgd_schedule
 from .widen import build_widened, widths_back
@@ -46,9 +46,9 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     """Build the data and a matching network with its initial weights.
 
     Raises:
-        DataError: the data are not available.
         ModelError: the network cannot be built.
         CheckpointError: the checkpoint is damaged, or belongs to another network.
+        DataError: the data are not available, or loss or metric return no number.
         OptionError: C-SGD has too few steps for the deviation, the opset or optimizer does not exist, the weights have
             16 bits, or outputs of this form need `loss` and `metric`.
     """
@@ -62,6 +62,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     network = network_of(job, (data.in_chans, data.image_size), data.num_classes, device, make)
     network = network if data.example is None else replace(network, example=data.example)
     check_outputs(network, data)
+    check_task(network.model, data, device, seed=job.seed)
     return network, data
 
 
