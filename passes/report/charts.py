@@ -15,8 +15,8 @@ from .numbers import Measure, power, three
 from .results import Row
 from .svg import Frame, dot, element, joined, line, picture, scale_of, text
 
-WIDTH, HEIGHT = 340, 236
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 34, HEIGHT - 40
+WIDTH, HEIGHT = 340, 252
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 34, HEIGHT - 56
 _NAME = 30  # letters of a name that fit beside its numbers
 
 
@@ -168,7 +168,7 @@ def latencies(rows: Sequence[Row], unit: str) -> Markup:
         f"MACs of one {unit}",
         f"milliseconds for one {unit}",
         in_units,
-        three,
+        in_units,
     )
     parts, told = [frame.draw()], []
     for (name, points), kind in zip(pairs.items(), MEASURES):
