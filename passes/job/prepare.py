@@ -16,7 +16,7 @@ from fxprune.analysis import couple
 from fxprune.common.inputs import as_inputs, as_meta, run_on
 from fxprune.common.outputs import as_outputs
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, ModelError, OptionError
+from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
 from fxprune.models_zoo.data import Task
 from fxprune.passes.csgd import (
@@ -248,14 +248,17 @@ def data_of(job: Job | FoldJob) -> Data:
 
 
 def _data_of(job: Job | FoldJob) -> Data:
-    from fxprune.models_zoo.data import data_from_loaders, data_from_pairs, load_data
+    from fxprune.models_zoo.data import Data, data_from_loaders, data_from_pairs, load_data
 
     if isinstance(job.data, tuple):
         judged = isinstance(job, Job) and job.metric is not None
         return data_from_pairs(*job.data, job.model) if judged else data_from_loaders(*job.data)
     assert job.data is not None
-    if not isinstance(job.data, str):
+    if isinstance(job.data, Data):
         return job.data
+    if not isinstance(job.data, str):
+        kind = type(job.data).__name__
+        raise DataError(f"`data` is a name, a Data, or a pair of loaders, one to train and one to test, not {kind}.")
     root = None if job.data_root is None else str(job.data_root)
     images = job.only_of(Images if isinstance(job, Images) else Batches)
     return load_data(job.data, seed=job.seed, root=root, **vars(images))

@@ -232,7 +232,7 @@ def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
     if not os.path.isfile(path):
         return CheckpointError(f"there is no file {os.fspath(path)}.")
-    return CheckpointError(
-        f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: "
-        f"{kind_and_line(error)}. It may be cut short or of another format: save it again."
-    )
+    why = f"{kind_and_line(error)}. It may be cut short or of another format: save it again."
+    if "weights_only" in str(error):
+        why = "it holds an object whose code would run. Save `model.state_dict()`."
+    return CheckpointError(f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {why}")

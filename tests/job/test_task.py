@@ -192,6 +192,11 @@ def test_a_metric_that_is_no_number_is_refused():
         found.score()
 
 
+def test_one_loader_is_no_pair(tmp_path):
+    with pytest.raises(DataError, match=r"`data` is a name, a Data, or a pair of loaders, .* not Loader"):
+        fxprune.compress(Both(), batches(), loss=loss, metric=pixel_error, output=tmp_path / "out", **QUICK)
+
+
 def mean_of(outputs, targets):
     return outputs["mask"].mean()
 
