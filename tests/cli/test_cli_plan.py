@@ -107,6 +107,6 @@ def test_a_job_warns_in_a_line_where_a_plan_misses_its_target(capsys, place, mon
 def test_what_cannot_be_had_is_one_error(capsys, line, says):
     code, out, err = run(capsys, line)
     *phases, error = err.splitlines()
-    assert (code, out, {line.split()[0] for line in phases} <= {"build", "couple", "plan"}) == (2, "", True)
+    assert (code, out, {line.split()[0] for line in phases} <= {"read", "build", "couple", "plan"}) == (2, "", True)
     for word in says:
         assert word in error
