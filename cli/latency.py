@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
 
-from .answer import Answer
+from .reply import Reply
 from .options import add_network, add_options, given_options, network_from, sample_of
 
 # The options of a target that times depend on.
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the table, as JSON")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Measure the table, and write it if a file is named."""
     # Any share makes the other options those of a budget of time.
     target = Target(**{"latency": 1.0, **given_options(args, Target)})
@@ -36,11 +37,13 @@ def run(args: argparse.Namespace) -> Answer:
     import fxprune
 
     network = network_from(args)
+    phase("couple")
     coupling = fxprune.couple(network.model, sample_of(network))
+    phase("time", "the network and narrow copies")
     how = {name: getattr(target, name) for name in _HERE if name not in ("round_to", "target")}
     table = fxprune.latency_table(coupling, round_to=target.multiple, **how)
     next_step = "Next: the same with -o table.json writes a file, which --latency-table of the others takes"
     if args.output is not None:
         table.save(args.output)
         next_step = f"Next: fxprune plan {args.model} --latency 0.5 --latency-table {args.output}"
-    return Answer(f"{table}\n\n{next_step}", lambda: {**asdict(table), "written": args.output})
+    return Reply(f"{table}\n\n{next_step}", lambda: {**asdict(table), "written": args.output})

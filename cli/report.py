@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fxprune.errors import OptionError
 
-from .answer import Answer, result_answer
+from .reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune fold` wrote")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Read the table, and write the report; print on stderr its path, or why there is none."""
     from fxprune.passes.report import draw_deviation, read_result, write_report
     from fxprune.passes.store import (
@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> Answer:
     except OptionError as error:
         why_not = str(error)
     print(f"not written: {why_not}" if why_not else f"written: {page}", file=sys.stderr)
-    return result_answer(result, page=None if why_not else page)
+    return result_reply(result, page=None if why_not else page)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fxprune.errors import StoppedError as StoppedError
     from fxprune.errors import UnequalClustersWarning as UnequalClustersWarning
     from fxprune.errors import VerifyError as VerifyError
+    from fxprune.errors import WidthWarning as WidthWarning
     from fxprune.latencies import LatencyTable as LatencyTable
     from fxprune.passes.csgd import Csgd as Csgd
     from fxprune.passes.csgd import Deviation as Deviation
@@ -106,6 +107,7 @@ _PUBLIC = {
     "Result": "fxprune.passes.report",
     "UnequalClustersWarning": "fxprune.errors",
     "CustomGradientWarning": "fxprune.errors",
+    "WidthWarning": "fxprune.errors",
     "NoPullWarning": "fxprune.errors",
     "FxpruneError": "fxprune.errors",
     "InputError": "fxprune.errors",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fxprune.common.finite import check_finite
+from fxprune.common.progress import steps
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.latencies import LatencyTable
@@ -19,6 +20,7 @@ from fxprune.select import select
 
 from .features import activations, features
 from .kmeans import Labels, balanced_kmeans, kmeans, weighted_kmeans
+from .multiples import warn_of_odd_widths
 from .widths import Budget, check_near, check_share, widths_for, widths_given, widths_in_time, widths_within
 
 
@@ -78,6 +80,9 @@ def plan(
         ModelError: a weight of a group, or an activation, holds a NaN or an infinity.
         DataError: ``batches`` that are not inputs of this network.
 
+    Warns:
+        WidthWarning: layers end at widths that are no multiples of ``round_to``.
+
     Examples:
         >>> import torch, fxprune
         >>> _ = torch.manual_seed(0)
@@ -116,6 +121,7 @@ def plan(
         after, how = widths_in_time(coupling, table, latency, round_to, selected)
     else:
         after, how = _widths(coupling, asked, round_to, selected)
+    warn_of_odd_widths(coupling, after, round_to)
     if selected is not None:
         how += f", {len(selected)} of {len(coupling.groups)} groups"
     narrower = [group for name, group in coupling.groups.items() if after.get(name, group.width) < group.width]
@@ -126,7 +132,7 @@ def plan(
         unseen = sum(group.name not in seen for group in narrower)
         how = f"on {cluster}{f' ({unseen} groups on rows)' if unseen else ''}, {how}"
     clusters = {}
-    for group in narrower:
+    for group in steps(narrower, "clusters of group"):
         if group.name in seen:
             points, weights = seen[group.name]
             if group.balanced:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.common.table import in_units, shortened, table
+from fxprune.common.table import table
+from fxprune.common.text import count, fill, in_units, shortened
 from fxprune.costs import Cost, cost, cost_terms
 from fxprune.latencies import LatencyTable
+from fxprune.passes.planning import odd_in_words, odd_widths
 from fxprune.plans import Plan
 
-from .inspection import change, count, fill, listed
+from .inspection import change
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,7 @@ class Planned:
             fill(f"Clusters: {self.method}, seed {self.seed}. A weight between two groups counts for both.", columns),
         ]
         if self.odd:
-            layers = [f"{name} ({width})" for name, width in self.odd.items()]
-            parts.append(
-                fill(
-                    f"Warning: the layers of {count(len(self.odd), 'group')} end at widths that are no multiples of "
-                    f"{self.multiple}: {listed(layers)}. These groups cannot have others, or keep theirs.",
-                    columns,
-                )
-            )
+            parts.append(fill(f"Warning: {odd_in_words(self.odd, self.multiple)}", columns))
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -140,13 +135,11 @@ def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable
     for budget in ("params", "macs"):
         terms = cost_terms(coupling, budget).by_group(coupling)
         parts.append([terms.parts(shares) for shares in (np.ones_like(after), after)])
-    groups, odd = [], {}
+    groups = []
     for i, (name, group) in enumerate(coupling.groups.items()):
         params, macs = ((round(was[i]), round(now[i])) for was, now in parts)
         groups.append(PlannedGroup(name, *plan.widths[name], group.balanced, params, macs))
-        length = plan.widths[name][1] * (*group.tied, *group.readers)[0].positions.shape[1]
-        if length % multiple:
-            odd[name] = length
+    odd = odd_widths(coupling, {name: width for name, (_, width) in plan.widths.items()}, multiple)
     times = Times(table.runtime, table.batch, table.threads, *table.times_of(plan)) if table else None
     return Planned(model, plan.method, plan.seed, tuple(groups), cost(coupling), cost(plan), multiple, odd, times)
 

@@ -188,9 +188,15 @@ def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -
             f"{where} holds numbers of another type: {len(differ)} of {len(names)} tensors differ, first {first}. "
             "Convert them first, so that you see what rounds: `tensor.to(torch.float32)`."
         )
+    prefix, *others = {name.partition(".")[0] for name in there} or {""}
+    advice = (
+        f"Every name in the file begins with `{prefix}.`, and without it they are those of the model: remove it."
+        if not others and {name.removeprefix(f"{prefix}.") for name in there} == set(here)
+        else "Build the model that the weights were saved from."
+    )
     raise CheckpointError(
         f"{where} holds the weights of another network: {len(differ)} of {len(names)} tensors differ, first {first}. "
-        "Build the model that the weights were saved from."
+        f"{advice}"
     )
 
 
@@ -209,7 +215,9 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise _unreadable(path, error) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
     if not tensors:
-        raise CheckpointError(f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top.")
+        said = f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top."
+        names = ", ".join(f"`{name}`" for name in [*state][:5])
+        raise CheckpointError(f"{said} It has {names}: save the weights alone." if names else said)
     return tensors
 
 
@@ -224,7 +232,7 @@ def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
     if not os.path.isfile(path):
         return CheckpointError(f"there is no file {os.fspath(path)}.")
-    return CheckpointError(
-        f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: "
-        f"{kind_and_line(error)}. It may be cut short or of another format: save it again."
-    )
+    why = f"{kind_and_line(error)}. It may be cut short or of another format: save it again."
+    if "weights_only" in str(error):
+        why = "it holds an object whose code would run. Save `model.state_dict()`."
+    return CheckpointError(f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {why}")

@@ -172,6 +172,21 @@ REFUSED = {
         lambda path: (torch.save(filled(Plain()).state_dict(), path), half(path)),
         "cannot be read as weights",
     ),
+    "a network": (
+        "w.pth",
+        lambda path: torch.save(Plain(), path),
+        r"it holds an object .* Save `model.state_dict\(\)`",
+    ),
+    "averages": (
+        "w.pth",
+        lambda path: torch.save({"ema": Plain().state_dict(), "epoch": 3}, path),
+        "holds no tensors .* It has `ema`, `epoch`: save the weights alone",
+    ),
+    "a prefix": (
+        "w.pth",
+        lambda path: torch.save({f"net.{name}": x for name, x in Plain().state_dict().items()}, path),
+        "Every name in the file begins with `net.`, and without it they are those of the model",
+    ),
     "no tensors": ("w.pth", lambda path: torch.save({"epoch": 3}, path), "holds no tensors"),
     "a plan of ours": ("plan.pt", lambda path: Checkpoint(path, {}).write({"clusters": {}}), "holds no tensors"),
     "a checkpoint of ours with a bit flipped": (
