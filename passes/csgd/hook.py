@@ -24,6 +24,7 @@ from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, has_rows, steps_pointwise
 from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
+from .step_guard import undo_failed_steps
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
 from .tied import Tied, deviation_of, fixed_buffers, tied_parameters
@@ -64,9 +65,8 @@ def csgd(
             away, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
         narrow: take steps of PyTorch's pointwise optimizers (SGD, Adam and their kin) on one row per cluster: a step
             costs less, and gradients and state have the narrow size. State dicts keep the shapes of the parameters.
-            For loops in which nothing else acts inside a step: other hooks on the optimizer see these rows, a copied or
-            pickled optimizer holds them, and after a step that failed it holds them until the next. Large weights that
-            somebody writes through ``.data`` are noticed by each eighth row.
+            For loops in which nothing else acts inside a step: other hooks on the optimizer see these rows. Large
+            weights that somebody writes through ``.data`` are noticed by each eighth row.
 
     Returns:
         The hook: use it as a context manager, or remove it with ``remove()``.
@@ -166,6 +166,7 @@ class Csgd:
             raise OptionError(
                 f"{type(optimizer).__name__} takes no hooks: give the torch optimizer that it wraps."
             ) from error
+        self._release = undo_failed_steps(optimizer, self._restore)
 
     def predicted(self) -> float:
         """Return the largest relative deviation by the law, for unchanged cluster means.
@@ -230,6 +231,8 @@ class Csgd:
         self._restore()
         if self._handles:
             self._narrow.widen_state()
+            self._narrow.release()
+            self._release()
         for handle in self._handles:
             handle.remove()
         self._handles = []
