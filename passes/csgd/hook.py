@@ -8,13 +8,13 @@ from dataclasses import astuple
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.common.network import unwrap_model
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
-from fxprune.passes.merge import Clusters, project
+from fxprune.passes.merge import project
 from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
 
@@ -27,7 +27,7 @@ from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
 from .step_guard import undo_failed_steps
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
-from .tied import Tied, deviation_of, fixed_buffers, tied_parameters
+from .tied import Tied, clusters_of_fixed_buffers, deviation_of, tied_parameters
 
 
 def csgd(
@@ -117,7 +117,8 @@ def csgd(
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
-    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, constants=fixed_buffers(model, plan))
+    constants = Constants(model, clusters_of_fixed_buffers(model, plan))
+    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, constants=constants)
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
@@ -137,13 +138,13 @@ class Csgd:
         *,
         coupled: bool = False,
         narrow: bool = False,
-        constants: Mapping[str, tuple[Tensor, list[Clusters]]] | None = None,
+        constants: Constants,
     ) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
         self.strength = strength
         self.coupled = coupled
         self._optimizer = optimizer
-        self._tied, self._constants = tied, Constants(constants or {})
+        self._tied, self._constants = tied, constants
         self._kinds = {each.parameter: kind_of(each.parameter) for each in tied}
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._rates = self._read_rates()
