@@ -84,7 +84,7 @@ def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
 
 
 def _compared(drawn: Drawn, seed: int, checked: bool) -> Facts:
-    """Examine a network; without the check of its graph, a failure is one only if the check does not find it."""
+    """Examine a network; one that fails without the check of its graph is examined with it."""
     from benchmarks.random_networks.oracles import examine
 
     try:

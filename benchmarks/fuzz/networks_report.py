@@ -14,11 +14,11 @@ by a random plan in float64 and compares at batches of 1, 2 and 3, in a second c
 1e-9 of the largest output. Where one fails, it is shrunk.
 """
 PRECISION = """
-Written by the same command. Pairs of channels that occur alike in the parameters are merged by trial in those networks,
-whatever the analysis says: rows of one become those of the other, columns are added up, and what is left of the second
-is noise. *Alone*: the outputs stay, so the pair could merge. *By search*: so they do in some roles out of all that the
-axes of their length allow. *Under averages*: they stay as long as averages see both channels, so that the pair may need
-clusters of one size, or the rewrite a factor.
+Written by the same command, of one network in twenty. Pairs of channels that occur alike in the parameters are merged
+by trial, whatever the analysis says: rows of one become those of the other, columns are added up, and what is left of
+the second is noise. *Alone*: the outputs stay, so the pair could merge. *By search*: so they do in some roles out of
+all that the axes of their length allow. *Under averages*: they stay as long as averages see both channels, so that
+the pair may need clusters of one size, or the rewrite a factor.
 """
 
 TOLD = """
