@@ -1,5 +1,6 @@
-"""Proxies claim the type of their value to Python code only: C code that believes it reads their memory as a tensor's.
+"""Proxies claim the type of their value to Python code only, never to C code.
 
+C code that believes it would read the memory of a proxy as that of a tensor.
 ``isinstance`` cannot tell who asks, so it is answered in Python while a trace runs, and C code sees what is true.
 """
 
@@ -27,7 +28,7 @@ _claiming = False
 
 
 def claims_type(asker: FrameType) -> bool:
-    """Tell whether a proxy shows the type of its value to this frame, which reads its ``__class__``."""
+    """Tell whether this frame, which reads ``__class__``, gets the type of the value."""
     return _claiming or asker.f_code.co_code[asker.f_lasti] == _READS
 
 

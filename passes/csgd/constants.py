@@ -19,7 +19,7 @@ class Constants:
     """
 
     def __init__(self, model: nn.Module, clusters: Mapping[str, list[Clusters]]) -> None:
-        """Note the values of tied buffers, by name: the model may give a name to another tensor later."""
+        """Note the values of tied buffers by name; the model may replace the tensor."""
         self._model, self._clusters = model, clusters
         self._values = {name: _precise(model.get_buffer(name)) for name in clusters}
 
