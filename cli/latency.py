@@ -12,8 +12,8 @@ from dataclasses import asdict
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
 
-from .reply import Reply
 from .options import add_network, add_options, given_options, network_from, sample_of
+from .reply import Reply
 
 # The options of a target that times depend on.
 _HERE = ("runtime", "batch", "round_to", "target", "only", "freeze", "internal_only")

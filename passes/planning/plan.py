@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Integral
@@ -159,8 +160,10 @@ def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> 
 
 
 def _check_weights(coupling: Coupling) -> None:
-    """Raise ModelError if a weight of a group is not finite."""
-    weights = dict(coupling.network.named_parameters(remove_duplicate=False))
+    """Raise ModelError if a weight or constant of a group is not finite."""
+    network = coupling.network
+    every = network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    weights = dict(itertools.chain(*every))
     groups = coupling.groups.values()
     names = dict.fromkeys(axis.parameter for group in groups for axis in (*group.tied, *group.readers))
     check_finite((name, weights[name]) for name in names if name in weights)
