@@ -116,7 +116,7 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
 
 
 def _not_finite(network: nn.Module) -> str:
-    """Name the parameters with numbers that are none: the probe need not read every row of a table."""
+    """Name parameters that are not finite: the probe need not read every row of a table."""
     wrong = [f"`{name}`" for name, x in network.named_parameters() if not bool(x.isfinite().all())]
     return f"{', '.join(wrong[:5])} hold numbers that are not finite" if wrong else ""
 
