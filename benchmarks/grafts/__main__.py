@@ -29,7 +29,7 @@ LOGS = ROOT / "build" / "grafts"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the networks that were not checked to the end, the small ones first, and write the page after each."""
+    """Run the networks that were not checked to the end; write the page after each."""
     parser = argparse.ArgumentParser(prog="grafts", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
     parser.add_argument("--again", action="store_true", help="also those that were checked to the end")
