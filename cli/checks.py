@@ -29,6 +29,7 @@ EXTRAS = {
     "tensorboard": "compress --tensorboard",
     "openvino": "export --format openvino",
     "torchao": "quantised networks of torchao",
+    "nncf": "networks of OpenVINO and ONNX in int8, by NNCF",
     "zoo": "networks of other libraries in `make coverage`",
     "docs": "`make docs`",
     "dev": "tests, style and types of a checkout",

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fxprune.errors import OptionError
+from fxprune.errors import CheckpointError, OptionError
 
 from .reply import Reply, result_reply
 
@@ -34,6 +34,11 @@ def run(args: argparse.Namespace) -> Reply:
     )
 
     manifest = read_manifest(args.folder)
+    if SUMMARY not in manifest.files:
+        raise CheckpointError(
+            f"{args.folder} holds a network and no results of a run, so that there is nothing to report: "
+            f"`fxprune inspect {args.folder}` describes the network, and `fxprune verify {args.folder}` checks it."
+        )
     manifest.check(args.folder, [SUMMARY, METRICS, *({RECORDING} & manifest.files.keys())])
     result, page, why_not = read_result(args.folder), args.folder / PAGE, ""
     try:

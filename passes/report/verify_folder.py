@@ -100,7 +100,7 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
     manifest.check(place, dict.fromkeys([*NETWORK_FILES, *manifest.files]))
     files = open_run(place)
     error, bound = check_probe(files.narrow, place)
-    reason = "" if error <= bound else "it returns something else than when it was saved"
+    reason = _not_finite(files.narrow) or ("" if error <= bound else "it returns something else than when it was saved")
     findings = [Finding("stored network with its stored answer", error, bound, reason)]
     if files.wide is None:
         findings.append(Finding("stored network with the wide one", None, 0.0, "", skipped=files.absent))
@@ -119,6 +119,12 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
         phase("classify", f"the test images of {data}")
         findings.append(_on_data(files.narrow, place, data))
     return FolderReport(tuple(findings))
+
+
+def _not_finite(network: nn.Module) -> str:
+    """Name parameters that are not finite: the probe need not read every row of a table."""
+    wrong = [f"`{name}`" for name, x in network.named_parameters() if not bool(x.isfinite().all())]
+    return f"{', '.join(wrong[:5])} hold numbers that are not finite" if wrong else ""
 
 
 def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:

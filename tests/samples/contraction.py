@@ -160,6 +160,12 @@ image("depthwise images side by side", _depthwise_images_side_by_side, {"w": 8, 
 net("bags of embeddings", lambda s, i: s.head(F.embedding_bag(i, s.e, mode="max")),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8}, e=free(10, 8),
     head=linear(8, 4), frozen="rows of a table")
+net("layer of bags of embeddings", lambda s, i: s.head(s.e(i)),
+    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e.weight": 8},
+    e=nn.EmbeddingBag(10, 8), head=linear(8, 4), frozen="rows of a table")
+net("bags of embeddings whose table classifies", lambda s, i: F.linear(s.head(F.embedding_bag(i, s.e)), s.e),
+    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"head.0.weight": 6}, e=free(10, 8),
+    head=nn.Sequential(linear(8, 6), linear(6, 8)), frozen="read by columns and used by rows")
 net("bags of weighted embeddings",
     lambda s, i, w: s.head(F.embedding_bag(i, s.e, mode="sum", per_sample_weights=s.w(w))),
     (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 6)), (torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 6)),

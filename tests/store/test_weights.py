@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -160,8 +161,10 @@ REFUSED = {
     "missing": ("w.safetensors", lambda path: None, "there is no file"),
     "missing pth": ("w.pth", lambda path: None, "there is no file"),
     "empty": ("w.safetensors", lambda path: path.write_bytes(b""), r"\(0 bytes\) cannot be read as weights"),
-    "text": ("w.pth", lambda path: path.write_text("hello"), r"\(5 bytes\) cannot be read as weights"),
-    "code": ("w.pth", lambda path: torch.save(Payload(), path), "cannot be read as weights"),
+    "text": ("w.pth", lambda path: path.write_text("hello"), r"\(5 bytes\) .* as weights: it is no whole file of"),
+    "code": ("w.pth", lambda path: torch.save(Payload(), path), r"it holds Python objects \(.*\), which may run code,"),
+    "pickled code": ("w.pth", lambda path: path.write_bytes(pickle.dumps(Payload())), "objects, which may run code"),
+    "a module": ("w.pth", lambda path: torch.save(nn.Linear(2, 2), path), r"objects \(torch.nn.modules.linear.Linear"),
     "cut short": (
         "w.safetensors",
         lambda path: (save_weights(filled(Plain()), path), half(path)),
