@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.common.batches import BatchRange, graph_batches
 from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
 from fxprune.equivalence import UNCHECKED
@@ -181,6 +182,11 @@ class Coupling:
         return self.network
 
     @functools.cached_property
+    def batch(self) -> BatchRange:
+        """The batch sizes that the graph takes: its guards may bind it to those of the example."""
+        return graph_batches(self.graph_module, self.example_inputs)
+
+    @functools.cached_property
     def channels(self) -> int:
         """The number of codes."""
         return sum(group.width for group in self.groups.values())
@@ -255,6 +261,7 @@ class Coupling:
             ]
             text += "\n\n" + table(("frozen", "why", "node", "source", "weights"), reasons, right="weights")
         text += f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"
+        text += f"\nbatch: {self.batch}, since {self.batch.why}" if self.batch.why else ""
         unchecked = self.graph_module.meta.get(UNCHECKED, "")
         return f"{text}\nnot compared with the model: {unchecked}" if unchecked else text
 

@@ -89,6 +89,7 @@ class Inspection:
         half: the cost if every group keeps half of its channels, or the nearest share that it can have; None: there
             are no groups.
         unchecked: why the graph was not compared with the model; empty: it was.
+        batch: the batch sizes that it takes, and the decision that binds it; empty: any.
     """
 
     model: str
@@ -100,6 +101,7 @@ class Inspection:
     frozen: tuple[FrozenFacts, ...]
     half: Cost | None
     unchecked: str = field(default="", repr=False)
+    batch: str = field(default="", repr=False)
 
     def answer(self) -> str:
         """Answer in a line whether the network can be pruned."""
@@ -124,6 +126,8 @@ class Inspection:
         parts.append(self._frozen(columns))
         if self.half is not None:
             parts.append(fill(f"Half of the channels: {change(Cost(self.params, self.macs), self.half)}.", columns))
+        if self.batch:
+            parts.append(fill(f"Batch: {self.batch}", columns))
         if self.unchecked:
             parts.append(fill(f"Not compared with the model: {self.unchecked}", columns))
         return "\n\n".join(parts)
@@ -237,7 +241,8 @@ def inspect_coupling(coupling: Coupling, model: str) -> Inspection:
     frozen = _by_reason(coupling)
     still = totals.params - sum(coupling.prunable_weights.get(name, 0) for name in coupling.parameters)
     prunable = coupling.share_prunable
-    return Inspection(model, totals.params, totals.macs, prunable, still, groups, frozen, half, unchecked)
+    bound = f"{coupling.batch}, since {coupling.batch.why}" if coupling.batch.why else ""
+    return Inspection(model, totals.params, totals.macs, prunable, still, groups, frozen, half, unchecked, bound)
 
 
 def group_names(coupling: Coupling, pattern: str) -> list[str]:
