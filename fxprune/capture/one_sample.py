@@ -1,4 +1,4 @@
-"""A decision by the number of samples binds no graph that computes what its model does at one sample, too.
+"""A guard on the number of samples lets one sample pass, if the graph is right there, too.
 
 A model often asks whether there are several samples, only to skip what changes nothing for one: ``if b != n:
 x = x.expand(b, -1)``. The graph has the branch of several samples; if it agrees with the model at one sample as well,

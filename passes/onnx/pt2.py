@@ -83,7 +83,10 @@ def export_pt2(
 
 
 def _assert_several(program: ExportedProgram, bound: BatchRange) -> None:
-    """Assert the smallest batch when the program runs: export takes every dynamic size for two or more, unchecked."""
+    """Assert the smallest batch when the program runs.
+
+    Export takes every dynamic size for two or more, and checks none.
+    """
     inputs = program.graph_signature.user_inputs
     first = next(n for n in program.graph.find_nodes(op="placeholder") if n.name in inputs and n.meta["val"].dim())
     with program.graph.inserting_before(next(n for n in program.graph.nodes if n.op != "placeholder")):
