@@ -209,7 +209,7 @@ CASES = [(name, batch) for name in ANY_BATCH for batch in (1, 3) if batch > 1 or
 def test_widths_do_not_depend_on_the_batch_of_the_example(name, batch):
     sample = SAMPLES[name]
     inputs = tuple(torch.zeros((batch, *x.shape[1:]), dtype=x.dtype) for x in sample.inputs)
-    coupling = fxprune.couple(sample.net, inputs)
+    coupling = fxprune.couple(sample.net, inputs, check=False)
     assert {group.name: group.width for group in coupling.groups.values()} == sample.widths
     assert_positions_are_a_partition(coupling)
 

@@ -36,6 +36,7 @@ def test_widths_and_both_oracles(name):
 def assert_same_at(sample, plan):
     """At another batch and another image size too."""
     model = randomised(sample.net).double().eval()
+    plan = plan.of_copy(model)
     inputs = random_batch(sample.other, len(sample.other[0]), seed=1)
     report = verify(
         snap(model, plan), narrow_unequal(model, plan), inputs, tolerance=1e-9, batches=()

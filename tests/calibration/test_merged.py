@@ -37,7 +37,7 @@ def pairs(sample):
     wide = values_of(captured_with(plan.coupling, snapped), inputs)
     by_name = {node.name: value for node, value in wide.items()}
     computed = set()
-    values = values_of(narrow(snapped, plan, absorb=False), inputs)
+    values = values_of(narrow(snapped, plan.of_copy(snapped), absorb=False), inputs)
     for node, value in values.items():
         made_of = [each for each in node.all_input_nodes if isinstance(values[each], torch.Tensor)]
         if node.op != "placeholder" and computed.isdisjoint(made_of):
