@@ -41,9 +41,10 @@ def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) ->
 
 
 def _pt2(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
-    from fxprune.passes.onnx import export_pt2
+    from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2
 
-    return _Report(path, export_pt2(network, example, path))
+    error, bound = export_pt2(network, example, path), batches_of(eager_on_cpu(network), example)
+    return _Report(path, error, f"a batch of {bound}, since {bound.why}" if bound.why else "any batch size")
 
 
 def _openvino(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
@@ -58,9 +59,10 @@ class _Report:
 
     path: Path
     max_rel_error: float
+    sizes: str = "any batch size"
 
     def __str__(self) -> str:
-        return f"{self.path}: relative error {self.max_rel_error:.2g}, read back, at any batch size"
+        return f"{self.path}: relative error {self.max_rel_error:.2g}, read back, at {self.sizes}"
 
 
 FORMATS: Mapping[str, Format] = {

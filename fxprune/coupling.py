@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.common.batches import BatchRange, graph_batches
 from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
 from fxprune.common.text import count, fill, listed, shortened
@@ -166,6 +167,11 @@ class Coupling:
         return self.network
 
     @functools.cached_property
+    def batch(self) -> BatchRange:
+        """The batch sizes that the graph takes: its guards may bind it to those of the example."""
+        return graph_batches(self.graph_module, self.example_inputs)
+
+    @functools.cached_property
     def channels(self) -> int:
         """The number of codes."""
         return sum(group.width for group in self.groups.values())
@@ -239,6 +245,8 @@ class Coupling:
         if self.frozen:
             parts.append("\n".join(["Frozen weights, and why:", *frozen_lines(by_reason(self.frozen), COLUMNS)]))
         parts.append(f"{count(len(self.groups), 'group')}; {self.share_prunable:.1%} of the weights can be pruned")
+        if self.batch.why:
+            parts[-1] += "\n" + fill(f"batch: {self.batch}, since {self.batch.why}", COLUMNS)
         unchecked = self.graph_module.meta.get(UNCHECKED, "")
         if unchecked:
             parts[-1] += "\n" + fill(f"not compared with the model: {unchecked}", COLUMNS)

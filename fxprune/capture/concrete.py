@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from fxprune.common.torch_private import (
     attribute_of,
     functions_undisturbed,
     newest_node,
+    op_arguments,
     pytree,
 )
 
@@ -70,7 +71,7 @@ class ConcreteTracer(SymbolicTracer):
         """Trace a module, and also record calls that make tensors from sizes."""
         # If types must be literal, numbers may have to be, too.
         integers = contextlib.nullcontext() if self.literal else truncation_recorded(root)
-        with torch.no_grad(), _factories_recorded(self), integers, types_claimed(ConcreteProxy):
+        with torch.no_grad(), _calls_recorded(self), integers, types_claimed(ConcreteProxy):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -214,11 +215,23 @@ def _place_of(frame: FrameType) -> CallSite:
     return frame, frame.f_lasti
 
 
-@contextlib.contextmanager
-def _factories_recorded(tracer: ConcreteTracer) -> Iterator[None]:
-    """Record calls that make a tensor from sizes while tracing.
+@functools.cache
+def _take_numbers_first() -> tuple[str, ...]:
+    """Name the functions that take a tensor or a number first, as ``pow``: their parser crashes on a proxy."""
+    found = []
+    for name in dir(torch):
+        packet = getattr(torch.ops.aten, name, None) if isinstance(getattr(torch, name), BuiltinFunctionType) else None
+        firsts = [op_arguments(getattr(packet, each))[:1] for each in packet.overloads()] if packet else []
+        if {"number", "Tensor"} <= {str(argument.type) for first in firsts for argument in first}:
+            found.append(name)
+    return tuple(found)
 
-    PyTorch would run them at once, or reject a proxy.
+
+@contextlib.contextmanager
+def _calls_recorded(tracer: ConcreteTracer) -> Iterator[None]:
+    """Record calls that make a tensor from sizes, and those whose parser takes proxies for tensors, while tracing.
+
+    PyTorch would run them at once, reject a proxy, or crash.
     """
 
     def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,7 +243,7 @@ def _factories_recorded(tracer: ConcreteTracer) -> Iterator[None]:
 
         return call
 
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
+    originals = {name: getattr(torch, name) for name in (*_FACTORIES, *_take_numbers_first())}
     for name, function in originals.items():
         setattr(torch, name, recorded(function))
     try:

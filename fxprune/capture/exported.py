@@ -91,6 +91,7 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
     positional, named = arguments(tracer, type(model).forward, inputs, given)
     names = [str(node.target) for node in tracer.graph.find_nodes(op="placeholder")]
     args, kwargs = [given[name] for name in names[: len(positional)]], {name: given[name] for name in named}
+    several = False
     with silenced():
         program = _export(model, args, kwargs)
         lifted = program.module(check_guards=False)
@@ -99,12 +100,16 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
         assumed = [code for code in assumptions_of(program) if not _SAME_BATCH.fullmatch(code)]
         # Export also asks strides whether there is more than one sample, where the answer changes nothing.
         if assumed and all(_MORE_THAN_ONE.fullmatch(code) for code in assumed):
-            assumed = [] if equal_at_batch_one(_export(model, args, kwargs, one=True).graph, program.graph) else assumed
+            several = not equal_at_batch_one(_export(model, args, kwargs, one=True).graph, program.graph)
+            assumed = []
     if assumed:
         raise CaptureError(f"the model decides something by the number of samples: {assumed[0]}")
     keys = program.call_spec.in_spec.child(1).context
     proxies = pytree.tree_leaves((positional, {name: named[name] for name in keys}))
-    _guard_sizes(tracer, proxies, pytree.tree_leaves((args, {name: kwargs[name] for name in keys})))
+    values = pytree.tree_leaves((args, {name: kwargs[name] for name in keys}))
+    if several:
+        _guard_several(tracer, next(proxy for proxy, x in zip(proxies, values, strict=True) if _has_batch(x)))
+    _guard_sizes(tracer, proxies, values)
     _translate(tracer, lifted.graph, proxies, program.call_spec.out_spec)
     own = {name for name, _ in named_tensors(model)}
     read = {str(node.target) for node in tracer.graph.find_nodes(op="get_attr")}
@@ -185,6 +190,12 @@ def _check_operations(graph: fx.Graph) -> None:
 
 def _is_arithmetic(target: Any) -> bool:
     return getattr(target, "__module__", None) in ("_operator", "math", "builtins", "torch")
+
+
+def _guard_several(tracer: SymbolicTracer, first: Any) -> None:
+    """Guard a graph that holds for two samples and more."""
+    several = tracer.create_proxy("call_function", operator.gt, (first.size(0), 1), {})
+    tracer.create_proxy("call_function", guard_equal, (several, True, f"`{first.node}` has two samples or more"), {})
 
 
 def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) -> None:

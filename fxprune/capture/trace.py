@@ -28,6 +28,7 @@ from fxprune.errors import CaptureError, OptionError, first_line
 from .concrete import ConcreteTracer
 from .custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
+from .one_sample import admit_one_sample
 from .outputs import select_outputs
 from .symbolic import SymbolicTracer, keeps_functions
 from .training_flag import FlagWatcher, follow_training, traced_modules
@@ -109,6 +110,8 @@ def captures(
             if found.in_training:
                 _refuse_training(module, found.in_training)
             module.meta[UNCHECKED] = found.unchecked
+            if check and module.meta[WAY] == "concrete":
+                admit_one_sample(model, module, example_inputs)
             if outputs is not None:
                 select_outputs(module, outputs)
             yield module

@@ -14,7 +14,7 @@ from fxprune.errors import ExportError, FxpruneError
 from fxprune.passes.verify import as_inputs, random_batch, relative_error
 
 from .localise import first_value
-from .program import eager_on_cpu, run_eager
+from .program import admitted, batches_of, eager_on_cpu, run_eager
 from .runtime import onnx_runner
 
 
@@ -55,7 +55,8 @@ def check_onnx(
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name.
         tolerance: bound on the relative error. Two float32 kernels that sum in different orders differ by 1e-6 in the
             networks measured; a wrong weight moves the output by 1e-2.
-        batches: batch sizes to try. 1 finds accidental broadcasts; 2, 3 and 5 find fixed batch sizes.
+        batches: batch sizes to try, of those that the network takes. 1 finds accidental broadcasts; 2, 3 and 5 find
+            fixed batch sizes.
 
     Raises:
         ExportError: they disagree; the message names the first value in the file that does.
@@ -64,7 +65,7 @@ def check_onnx(
     eager, run = eager_on_cpu(module), onnx_runner(path)
     inputs = as_inputs(example_inputs)
     errors: dict[int, float] = {}
-    for batch in batches:
+    for batch in admitted(batches, batches_of(eager, inputs)):
         drawn = random_batch(inputs, batch, seed=batch)
         wanted, got = run_eager(eager, drawn), run(*tensors_of(drawn))
         if len(wanted) != len(got):

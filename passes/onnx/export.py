@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxprune.common.batches import ANY_BATCH, BatchRange
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
 from fxprune.common.table import table
 from fxprune.errors import ExportError
-from fxprune.passes.verify import as_inputs, batch_of, random_batch
+from fxprune.passes.verify import as_inputs, random_batch
 
 from .check import check_onnx
-from .program import eager_on_cpu, onnx_program
+from .program import batches_of, eager_on_cpu, exported_size, onnx_program
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -39,6 +40,7 @@ class ExportReport:
         same_argmax: onnxruntime chooses the same classes.
         inputs: names of the file's inputs.
         outputs: names of the file's outputs, in the order of the network's.
+        batch: the batch sizes that the file takes, and the decision of the network that binds it.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class ExportReport:
     same_argmax: bool
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    batch: BatchRange = ANY_BATCH
 
     @property
     def max_rel_error(self) -> float:
@@ -58,6 +61,7 @@ class ExportReport:
         head = (
             f"{self.path}: opset {self.opset}, {self.size} bytes, {', '.join(self.inputs)} -> {', '.join(self.outputs)}"
         )
+        head += f"\nbatch: {self.batch}, since {self.batch.why}" if self.batch.why else ""
         return head + "\n\n" + table(("batch", "relative error"), self.errors.items(), right="batch relative error")
 
 
@@ -71,11 +75,12 @@ def export_onnx(
     batches: Sequence[int] = (1, 2, 3, 5),
     metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """Export what the network computes in eval mode, for any batch size.
+    """Export what the network computes in eval mode, for any batch size that it takes.
 
-    The file is written under a temporary name and renamed, so that a failed export leaves nothing behind. Only a file
-    that disagrees with the network stays, so that you can examine it. Weights of 1.9 GB and more go into
-    ``NAME.onnx.data`` beside it.
+    Where guards bind the batch, to two samples and more or to that of the example, so does the file: the report and its
+    property ``batch`` say so. The file is written under a temporary name and renamed, so that a failed export leaves
+    nothing behind. Only a file that disagrees with the network stays, so that you can examine it. Weights of 1.9 GB and
+    more go into ``NAME.onnx.data`` beside it.
 
     Args:
         module: the network; neither its weights nor its training flag change.
@@ -104,20 +109,20 @@ def export_onnx(
     """
     inputs = as_inputs(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)
-    # Tracing may treat a batch of one as a constant.
-    program = onnx_program(eager, random_batch(inputs, max(2, batch_of(inputs)), seed=0), opset)
+    bound = batches_of(eager, inputs)
+    program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)
     if metadata is None and (expects := getattr(module, "meta", {}).get("preprocessing")) is not None:
         metadata = expects.to_metadata()
-    program.model.metadata_props.update(metadata or {})
-    size = _write(program, path, opset)
+    program.model.metadata_props.update({**(metadata or {}), **({"batch": str(bound)} if bound.why else {})})
+    size = _write(program, path, opset, bound)
     graph = program.model.graph
     names, outputs = (tuple(str(value.name) for value in values) for values in (graph.inputs, graph.outputs))
     del program, graph  # they hold a second graph of the network
     agreement = check_onnx(eager, path, inputs, tolerance=tolerance, batches=batches)
-    return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, names, outputs)
+    return ExportReport(path, opset, size, agreement.errors, agreement.same_argmax, names, outputs, bound)
 
 
-def _write(program: ONNXProgram, path: Path, opset: int) -> int:
+def _write(program: ONNXProgram, path: Path, opset: int, bound: BatchRange) -> int:
     """Write the file, check that it is valid, rename it to its place, and return its size."""
     import onnx_ir
 
@@ -132,7 +137,7 @@ def _write(program: ONNXProgram, path: Path, opset: int) -> int:
         aside = Path(folder) / path.name
         with silenced():
             onnx_ir.save(model, aside, external_data=f"{path.name}.data" if weights >= INLINE_BYTES else None)
-        _check_file(aside, opset)
+        _check_file(aside, opset, bound)
         files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: the file is useless without them
         size = sum(file.stat().st_size for file in files)
         for file in files:
@@ -141,7 +146,7 @@ def _write(program: ONNXProgram, path: Path, opset: int) -> int:
     return size
 
 
-def _check_file(path: Path, opset: int) -> None:
+def _check_file(path: Path, opset: int, bound: BatchRange) -> None:
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -153,7 +158,7 @@ def _check_file(path: Path, opset: int) -> None:
         )
     for value in model.graph.input:
         first = value.type.tensor_type.shape.dim[:1]
-        if first and not first[0].dim_param:
+        if first and not first[0].dim_param and not bound.fixed:
             raise ExportError(
                 f"the exporter froze the batch of input `{value.name}` at {first[0].dim_value}: some layer has "
                 "that size baked in. Compute it from the input's shape instead."

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import Inputs, tensors_of
-from fxprune.passes.verify import batch_of, named_outputs, relative_error, repeat_to
+from fxprune.passes.verify import named_outputs, relative_error, repeat_to
 
-from .program import onnx_program, run_eager
+from .program import batches_of, exported_size, onnx_program, run_eager
 from .runtime import onnx_runner
 
 
@@ -89,7 +89,8 @@ def first_value(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, 
 
 def _trace(eager: nn.Module, inputs: Inputs, opset: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Run the program that the exporter converts; return its values by name, and its outputs."""
-    program = onnx_program(eager, repeat_to(inputs, max(2, batch_of(inputs))), opset).exported_program
+    bound = batches_of(eager, inputs)
+    program = onnx_program(eager, repeat_to(inputs, exported_size(inputs, bound)), opset, bound).exported_program
     assert program is not None
     recorder = _Recorder(program.module())
     with torch.no_grad():

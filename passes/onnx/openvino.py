@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fxprune.common.files import written_aside
 from fxprune.common.inputs import tensors_of
 from fxprune.errors import ExportError, OptionError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, batch_of, random_batch
+from fxprune.passes.verify import as_inputs, random_batch
 
 from .export import export_onnx
-from .program import eager_on_cpu, largest_error
+from .program import admitted, batches_of, eager_on_cpu, exported_size, largest_error
 
 
 def export_openvino(
@@ -62,8 +62,9 @@ def export_openvino(
             model = openvino.convert_model(aside.with_suffix(".onnx"))
             openvino.save_model(model, aside, compress_to_fp16=False)
             run = _runner(openvino, aside)
-            example = random_batch(inputs, max(2, batch_of(inputs)), seed=0)
-            worst = largest_error(eager, lambda given: run(*tensors_of(given)), example, str(path), tolerance, batches)
+            bound = batches_of(eager, inputs)
+            example, sizes = random_batch(inputs, exported_size(inputs, bound), seed=0), admitted(batches, bound)
+            worst = largest_error(eager, lambda given: run(*tensors_of(given)), example, str(path), tolerance, sizes)
         except ExportError:
             raise
         except Exception as error:  # the converter may raise any exception

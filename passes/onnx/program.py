@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from fxprune.common.batches import ANY_BATCH, BatchRange, batch_range
+from fxprune.common.guards import guard_equal
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
 from fxprune.common.silence import silenced
 from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory
-from fxprune.passes.verify import named_outputs, relative_error, repeat_to
+from fxprune.passes.verify import batch_of, named_outputs, random_batch, relative_error, repeat_to
 
 from .names import flattened, input_names, output_names
 
@@ -34,6 +36,34 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
         for node in copied.graph.nodes:
             node.meta = {}  # how the graph was made, which would be written into the file
     return copied
+
+
+def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
+    """Find the batch sizes that the guards of a captured network admit.
+
+    Args:
+        eager: from :func:`eager_on_cpu`.
+        inputs: an example.
+    """
+    if not isinstance(eager, fx.GraphModule) or not eager.graph.find_nodes(op="call_function", target=guard_equal):
+        return ANY_BATCH
+    return batch_range(lambda batch: run_eager(eager, random_batch(inputs, batch, seed=0)), batch_of(inputs))
+
+
+def exported_size(inputs: Inputs, bound: BatchRange) -> int:
+    """Return the batch size to trace at; tracing may treat a batch of one as a constant."""
+    return batch_of(inputs) if bound.fixed else max(2, batch_of(inputs))
+
+
+def shapes_of(inputs: Inputs, bound: BatchRange) -> Any:
+    """Describe what is dynamic, in the structure of the inputs: the batch, unless it is fixed."""
+    axes = {} if bound.fixed else {0: torch.export.Dim("batch", min=bound.least if bound.least > 1 else None)}
+    return pytree.tree_map(lambda x: (dict(axes) if x.dim() else {}) if isinstance(x, Tensor) else None, inputs)
+
+
+def admitted(batches: Sequence[int], bound: BatchRange) -> list[int]:
+    """Return the batch sizes that a network takes; its smallest one if it takes none of them."""
+    return [batch for batch in batches if bound.holds(batch)] or [bound.least]
 
 
 @torch.no_grad()
@@ -75,20 +105,20 @@ def largest_error(
     return worst
 
 
-def onnx_program(module: nn.Module, inputs: Inputs, opset: int) -> ONNXProgram:
+def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRange = ANY_BATCH) -> ONNXProgram:
     """Convert a network to an ONNX program; outputs are in the order of :func:`named_outputs`.
 
     Args:
         module: from :func:`eager_on_cpu`.
         inputs: with tensors [N, ...] on the CPU; N at least 2, since tracing may treat a size of 1 as a constant.
         opset: version of the ONNX operators.
+        bound: the batch sizes that the network takes.
 
     Raises:
         ExportError: PyTorch cannot trace or convert the network.
     """
-    batch = torch.export.Dim("batch")
     tensors = tuple(tensors_of(inputs))
-    shapes = tuple({0: batch} if x.dim() else {} for x in tensors)
+    shapes = shapes_of(tensors, bound)
     names = input_names(module, inputs)
     try:
         results = output_names(run_eager(module, inputs), names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import shutil
 import tempfile
@@ -12,16 +13,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.export import ExportedProgram
 
+from fxprune.common.batches import BatchRange
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
-from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, batch_of, random_batch
+from fxprune.passes.verify import as_inputs, random_batch
 
 from .names import returning_plain
-from .program import eager_on_cpu, largest_error, run_eager
+from .program import admitted, batches_of, eager_on_cpu, exported_size, largest_error, run_eager, shapes_of
 
 
 def export_pt2(
@@ -34,7 +36,8 @@ def export_pt2(
 ) -> float:
     """Export what the network computes in eval mode to ``torch.export``, for any batch size.
 
-    Outputs in classes of their own are dicts and tuples in the file.
+    Outputs in classes of their own are dicts and tuples in the file. Where guards bind the batch, so does the file, and
+    :func:`~fxprune.passes.onnx.batches_of` says to what.
 
     Args:
         module: the network; neither its weights nor its training flag change.
@@ -53,20 +56,22 @@ def export_pt2(
     """
     inputs, eager = as_inputs(example_inputs), eager_on_cpu(module)
     name = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "the given file"))
-    # Tracing may treat a batch of one as a constant.
-    example = random_batch(inputs, max(2, batch_of(inputs)), seed=0)
+    bound = batches_of(eager, inputs)
+    example = random_batch(inputs, exported_size(inputs, bound), seed=0)
     args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
-    batch = torch.export.Dim("batch")
-    shapes = pytree.tree_map(lambda x: ({0: batch} if x.dim() else {}) if isinstance(x, Tensor) else None, example)
     with _aside(path) as aside:
         try:
             with silenced(), torch.no_grad():
-                program = torch.export.export(returning_plain(eager), args, kwargs, dynamic_shapes=shapes)
+                program = torch.export.export(
+                    returning_plain(eager), args, kwargs, dynamic_shapes=shapes_of(example, bound)
+                )
+                if bound.least > 1 and not bound.fixed:
+                    _assert_several(program, bound)
                 with open(aside, "wb") as file:
                     torch.export.save(program, file)
                 with open(aside, "rb") as file:
                     read = torch.export.load(file).module()
-            return largest_error(eager, partial(run_eager, read), example, name, tolerance, batches)
+            return largest_error(eager, partial(run_eager, read), example, name, tolerance, admitted(batches, bound))
         except ExportError:
             raise
         except Exception as error:  # the exporter may raise any exception
@@ -75,6 +80,22 @@ def export_pt2(
             raise ExportError(
                 f"{type(module).__name__} cannot be exported to {name} with a dynamic batch: {kind_and_line(error)}"
             ) from error
+
+
+def _assert_several(program: ExportedProgram, bound: BatchRange) -> None:
+    """Assert the smallest batch when the program runs.
+
+    Export takes every dynamic size for two or more, and checks none.
+    """
+    inputs = program.graph_signature.user_inputs
+    first = next(n for n in program.graph.find_nodes(op="placeholder") if n.name in inputs and n.meta["val"].dim())
+    with program.graph.inserting_before(next(n for n in program.graph.nodes if n.op != "placeholder")):
+        size = program.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
+        size.meta["val"] = first.meta["val"].shape[0]
+        holds = program.graph.call_function(operator.ge, (size, bound.least))
+        holds.meta["val"] = size.meta["val"] >= bound.least
+        program.graph.call_function(torch.ops.aten._assert_scalar.default, (holds, f"a batch of {bound}: {bound.why}"))
+    program.graph_module.recompile()
 
 
 @contextlib.contextmanager

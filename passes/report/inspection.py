@@ -37,6 +37,7 @@ class Inspection:
         half: the cost if every group keeps half of its channels, or the nearest share that it can have; None: there
             are no groups.
         unchecked: why the graph was not compared with the model; empty: it was.
+        batch: the batch sizes that it takes, and the decision that binds it; empty: any.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Inspection:
     frozen: tuple[FrozenFacts, ...]
     half: Cost | None
     unchecked: str = field(default="", repr=False)
+    batch: str = field(default="", repr=False)
 
     def answer(self) -> str:
         """Answer in a line whether the network can be pruned."""
@@ -72,6 +74,8 @@ class Inspection:
         parts.append(self._frozen(columns))
         if self.half is not None:
             parts.append(fill(f"Half of the channels: {change(Cost(self.params, self.macs), self.half)}.", columns))
+        if self.batch:
+            parts.append(fill(f"Batch: {self.batch}", columns))
         if self.unchecked:
             parts.append(fill(f"Not compared with the model: {self.unchecked}", columns))
         return "\n\n".join(parts)
@@ -169,6 +173,7 @@ def inspect_coupling(coupling: Coupling, model: str) -> Inspection:
         frozen=facts_of_frozen(coupling),
         half=half,
         unchecked=coupling.graph_module.meta.get(UNCHECKED, ""),
+        batch=f"{coupling.batch}, since {coupling.batch.why}" if coupling.batch.why else "",
     )
 
 

@@ -65,7 +65,7 @@ def test_a_failed_oracle_is_told(broken, error, monkeypatch):
         nn.init.ones_(other[0].bias)
         return other
 
-    monkeypatch.setattr(coverage_check if broken == "concentrate" else fxprune, broken, wrong)
+    monkeypatch.setattr(coverage_check, broken, wrong)
     facts = examined(good_net(), depth="onnx")
     assert facts["error"].startswith(f"{error}: output at a batch of 2 differs by")
     assert facts["stage"] == "culprits" and facts["culprits"] == [] and "error_onnx" not in facts

@@ -168,7 +168,6 @@ def test_another_size_than_the_example_is_refused():
 
 REFUSED = {
     "parity": (lambda s, x: s.a(x) if x.shape[0] % 2 else x, "number of samples"),
-    "one sample": (lambda s, x: s.a(x) if x.shape[0] > 1 else x, "number of samples"),
     "a number of samples": (lambda s, x: s.a(x).reshape(2, 8, 8, 8), "Constraints violated"),
     "a value": (lambda s, x: s.a(x) * float(x.max()), "data-dependent"),
     "a mask": (lambda s, x: s.a(x)[x.sum((1, 2, 3)) > 0], "values of a tensor"),

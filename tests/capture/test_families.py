@@ -260,3 +260,20 @@ def test_a_proxy_in_c_code_ends_no_process(name):
     call, works = READ_IN_C[name]
     with contextlib.nullcontext() if works else pytest.raises(fxprune.errors.CaptureError):
         fxprune.couple(ReadInC(call).eval(), X)
+
+
+@pytest.mark.parametrize("name", ["pow", "float_power", "remainder", "xlogy", "mul", "bitwise_and"])
+def test_a_function_that_takes_a_number_first_ends_no_process(name):
+    class Curved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            y = self.a(x if x.shape[2] > 1 else -x).sigmoid()  # a branch by a size: traced with the example
+            other = getattr(torch, name)(y.long() if name == "bitwise_and" else y, 3)
+            return self.b(y + other.to(y.dtype))
+
+    coupling = fxprune.couple(Curved(), X)
+    assert coupling.graph_module.meta["fxprune_capture"] == "concrete"
+    assert {group.width for group in coupling.groups.values()} == {8}

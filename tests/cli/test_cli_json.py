@@ -26,7 +26,7 @@ KEYS = {
     ),
     "inspect": (
         f"inspect {NETWORK}",
-        "model params macs prunable frozen_params groups frozen half unchecked can_be_pruned written",
+        "model params macs prunable frozen_params groups frozen half unchecked batch can_be_pruned written",
     ),
     "plan": (f"plan {NETWORK}", "model method seed groups before after multiple odd latency written"),
     "latency": (

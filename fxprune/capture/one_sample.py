@@ -1,0 +1,82 @@
+"""A guard on the number of samples lets one sample pass, if the graph is right there, too.
+
+A model often asks whether there are several samples, only to skip what changes nothing for one: ``if b != n:
+x = x.expand(b, -1)``. The graph has the branch of several samples; if it agrees with the model at one sample as well,
+its guards let one sample pass.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.common.batches import OnMeta
+from fxprune.common.guards import guard_equal
+from fxprune.common.inputs import Inputs, in_order, tensors_of
+from fxprune.common.modules import MetaMode, device_of, to_meta
+from fxprune.common.torch_private import pytree
+from fxprune.equivalence import difference
+
+
+def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -> None:
+    """Let one sample pass the guards of a graph, if it computes what the model computes for one."""
+    samples = {len(x) for x in tensors_of(inputs) if x.dim()}
+    given = dict(zip(module.graph.find_nodes(op="placeholder"), in_order(module.graph, inputs)))
+    first = next((node for node, x in given.items() if isinstance(x, torch.Tensor) and x.dim()), None)
+    if len(samples) != 1 or samples == {1} or first is None:
+        return
+    one: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: x[:1] if x.dim() else x, inputs)
+    guards = _refusing(module, one)
+    if not guards:
+        return
+    before = [(guard, guard.args) for guard in guards]
+    with module.graph.inserting_after(list(given)[-1]):
+        size = module.graph.call_method("size", (first, 0))
+    for guard in guards:
+        value, expected, where = guard.args
+        with module.graph.inserting_before(guard):
+            single = module.graph.call_function(operator.eq if expected else operator.ne, (size, 1))
+            loose = module.graph.call_function(operator.or_ if expected else operator.and_, (value, single))
+        guard.args = (loose, expected, where)
+    module.recompile()
+    found = difference(model, module, one)
+    if found.always or found.in_training or found.unchecked:
+        for guard, args in before:
+            guard.args = args
+        for node in reversed(module.graph.nodes):
+            if not node.users and node.target in (operator.eq, operator.ne, operator.or_, operator.and_):
+                module.graph.erase_node(node)
+        if not size.users:
+            module.graph.erase_node(size)
+        module.recompile()
+
+
+def _refusing(module: fx.GraphModule, one: Inputs) -> list[fx.Node]:
+    """List the guards of yes and no that refuse one sample; none, if something else does."""
+    run = _Collect(to_meta(module), module.graph, device_of(module))
+    try:
+        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+            run.run(*in_order(module.graph, pytree.tree_map_only(torch.Tensor, lambda x: x.to("meta"), one)))
+    except Exception:  # one sample cannot pass
+        return []
+    return run.refusing
+
+
+class _Collect(OnMeta):
+    """Runs a graph on the meta device, and notes the guards that refuse."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.refusing: list[fx.Node] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, unless it is a guard that refuses."""
+        if n.target is guard_equal and isinstance(n.args[1], bool):
+            value, expected, _ = self.fetch_args_kwargs_from_env(n)[0]
+            if isinstance(value, bool) and value != expected:
+                self.refusing.append(n)
+                return None
+        return super().run_node(n)
