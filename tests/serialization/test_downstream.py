@@ -138,15 +138,11 @@ def test_torchao_makes_its_linear_layers_int8(loaded):
     assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.8
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino", "exported"])
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_nncf_makes_it_int8(loaded, form, tmp_path):
-    """NNCF quantises what it knows best: ONNX, OpenVINO's graphs, those of ``torch.export``."""
     nncf = pytest.importorskip("nncf")
     openvino = pytest.importorskip("openvino")
-    if form == "exported":
-        network = torch.export.export(loaded, (X,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
-        found = nncf.quantize(network, nncf.Dataset(X.split(1)))(X)
-    elif form == "onnx":
+    if form == "onnx":
         file = onnx.load(fxprune.export_onnx(loaded, X, tmp_path / "float.onnx").path)
         (name,) = (value.name for value in file.graph.input)
         onnx.save(nncf.quantize(file, nncf.Dataset([{name: x.numpy()} for x in X.split(1)])), tmp_path / "int8.onnx")
@@ -159,4 +155,4 @@ def test_nncf_makes_it_int8(loaded, form, tmp_path):
     with torch.no_grad():
         wanted = loaded(X)
     # As in onnxruntime above, with random weights.
-    assert np.corrcoef(wanted.ravel(), torch.as_tensor(found).detach().ravel())[0, 1] > 0.8
+    assert np.corrcoef(wanted.ravel(), np.asarray(found).ravel())[0, 1] > 0.8
