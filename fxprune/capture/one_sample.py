@@ -19,6 +19,7 @@ from fxprune.common.inputs import Inputs, in_order, tensors_of
 from fxprune.common.modules import MetaMode, device_of, to_meta
 from fxprune.common.torch_private import pytree
 from fxprune.equivalence import difference
+from fxprune.errors import CaptureError
 
 
 def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -> None:
@@ -42,8 +43,12 @@ def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -
             loose = module.graph.call_function(operator.or_ if expected else operator.and_, (value, single))
         guard.args = (loose, expected, where)
     module.recompile()
-    found = difference(model, module, one)
-    if found.always or found.in_training or found.unchecked:
+    try:
+        found = difference(model, module, one)
+        equal = not (found.always or found.in_training or found.unchecked)
+    except CaptureError:  # the model itself refuses one sample
+        equal = False
+    if not equal:
         for guard, args in before:
             guard.args = args
         for node in reversed(module.graph.nodes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,11 @@ class BatchRange:
 
 
 ANY_BATCH = BatchRange()
+
+
+def admitted(batches: Sequence[int], bound: BatchRange) -> list[int]:
+    """Return the batch sizes that a network takes; its smallest one if it takes none of them."""
+    return [batch for batch in batches if bound.holds(batch)] or [bound.least]
 
 
 def batch_range(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from fxprune.common.batches import BatchRange, admitted, graph_batches
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
@@ -20,7 +21,7 @@ from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.report import Row, ShownImage
 from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import Accuracy, answers, moved
-from fxprune.passes.verify import as_inputs, random_batch, rebuilt
+from fxprune.passes.verify import as_inputs, batch_of, random_batch, rebuilt
 
 from .recorded import for_the_report
 from .shown_images import shown_images
@@ -51,7 +52,7 @@ def measure_rows(nets: Nets, repaired: nn.Module | None, example: Any, data: Dat
         data: its test samples are asked.
         folder: of the results, with the wide and the narrow weights and the ONNX file.
     """
-    table = _Table(example, data, folder, nets.snapped)
+    table = _Table(example, data, folder, nets.snapped, nets.narrow)
     rows = (
         table.wide("wide, before C-SGD", nets.wide),
         table.row("merged without C-SGD", nets.merged),
@@ -73,7 +74,7 @@ def measure_folded(nets: Nets, example: Tensor, samples: Samples, folder: Path, 
         folder: of the results.
         repair: which one the narrow network has.
     """
-    table = _Table(example, samples if samples.judge else None, folder, nets.wide)
+    table = _Table(example, samples if samples.judge else None, folder, nets.wide, nets.narrow)
     rows = (
         table.wide("wide", nets.wide),
         table.row("merged, not repaired", nets.merged),
@@ -90,12 +91,17 @@ class _Table:
         data: has test samples; None: only the cost is measured.
         folder: of the results.
         reference: the form whose answers the others are compared with.
+        narrow: says which batches are taken: times are those of the smallest, for one sample.
     """
 
-    def __init__(self, example: Any, data: Tested | None, folder: Path, reference: nn.Module) -> None:
+    def __init__(
+        self, example: Any, data: Tested | None, folder: Path, reference: nn.Module, narrow: fx.GraphModule
+    ) -> None:
         self.example, self.data, self.folder = example, data, folder
         self.device = next(reference.parameters()).device
-        self.image = random_batch(as_inputs(example), 1, seed=0)
+        self.bound = graph_batches(narrow, as_inputs(example))
+        self.batch = admitted([1], self.bound)[0]
+        self.image = random_batch(as_inputs(example), self.batch, seed=0)
         self.reference = None if data is None else answers(reference, data.test, self.device, data.task)
         self.given: list[Answers] = []  # by the networks in order
 
@@ -111,7 +117,7 @@ class _Table:
             counts |= {"correct": score.correct} if isinstance(score, Accuracy) else {"value": score.value}
             self.given = [*self.given[:1], given]
         spent = cost(network, self.image)
-        return Row(name=name, params=spent.params, macs=spent.macs, **counts, **measured)
+        return Row(name=name, params=spent.params, macs=spent.macs // self.batch, **counts, **measured)
 
     def answers(self, preprocessing: Preprocessing | None, *, labelled: bool) -> tuple[ShownImage, ...]:
         """Show some test images, and which classes the first and the last network say."""
@@ -124,7 +130,7 @@ class _Table:
         return found
 
     def _eager_ms(self, network: nn.Module) -> float:
-        return milliseconds(network, moved(self.image, self.device))
+        return milliseconds(network, moved(self.image, self.device)) / self.batch
 
     def wide(self, name: str, network: nn.Module) -> Row:
         """Measure the network that the folder holds as the wide one."""
@@ -133,7 +139,7 @@ class _Table:
             network,
             bytes=os.path.getsize(self.folder / WIDE),
             eager_ms=self._eager_ms(network),
-            onnxruntime_ms=_exported_ms(network, self.example, self.image),
+            onnxruntime_ms=_exported_ms(network, self.example, self.image, self.bound),
         )
 
     def narrow(self, name: str, network: nn.Module) -> tuple[Row, Row]:
@@ -151,7 +157,7 @@ class _Table:
                 network,
                 runner=_Runner(run, network, moved(self.image, self.device)),
                 bytes=sum(file.stat().st_size for file in self.folder.glob(f"{ONNX}*")),
-                onnxruntime_ms=milliseconds(run, tuple(tensors_of(self.image))),
+                onnxruntime_ms=milliseconds(run, tuple(tensors_of(self.image))) / self.batch,
             ),
         )
 
@@ -170,11 +176,12 @@ class _Runner(nn.Module):
         return rebuilt(self._outputs, self._run(*tensors_of(kwargs or args)))
 
 
-def _exported_ms(network: nn.Module, example: Any, image: Inputs) -> float | None:
+def _exported_ms(network: nn.Module, example: Any, image: Inputs, bound: BatchRange) -> float | None:
     """Time the wide network in onnxruntime, for comparison; None if it cannot be exported."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            export_onnx(network, example, Path(folder) / "wide.onnx")
+            export_onnx(network, example, Path(folder) / "wide.onnx", batches=admitted((1, 2, 3, 5), bound))
         except ExportError:
             return None
-        return milliseconds(onnx_runner(Path(folder) / "wide.onnx"), tuple(tensors_of(image)))
+        run = onnx_runner(Path(folder) / "wide.onnx")
+        return milliseconds(run, tuple(tensors_of(image))) / batch_of(image)

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fxprune.common.batches import admitted
 from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import ExportError, FxpruneError
 from fxprune.passes.verify import as_inputs, random_batch, relative_error
 
 from .localise import first_value
-from .program import admitted, batches_of, eager_on_cpu, run_eager
+from .program import batches_of, eager_on_cpu, run_eager
 from .runtime import onnx_runner
 
 
@@ -81,7 +82,7 @@ def check_onnx(
                 f"{os.fspath(path)} and the network disagree at a batch of {batch}: `{worst}` differs by "
                 f"{apart[worst]:.3g} of its largest value (tolerance {tolerance:.3g})"
                 f"{', and a sample changes its class' if swapped else ''}. {_where(eager, path, drawn, tolerance)} "
-                "The file is kept to be looked at; do not use it."
+                "Do not use the file."
             )
     return Agreement(errors, same_argmax=True)
 

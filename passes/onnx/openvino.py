@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.batches import admitted
 from fxprune.common.files import written_aside
 from fxprune.common.inputs import tensors_of
 from fxprune.errors import ExportError, OptionError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .export import export_onnx
-from .program import admitted, batches_of, eager_on_cpu, exported_size, largest_error
+from .program import batches_of, eager_on_cpu, exported_size, largest_error
 
 
 def export_openvino(

@@ -61,11 +61,6 @@ def shapes_of(inputs: Inputs, bound: BatchRange) -> Any:
     return pytree.tree_map(lambda x: (dict(axes) if x.dim() else {}) if isinstance(x, Tensor) else None, inputs)
 
 
-def admitted(batches: Sequence[int], bound: BatchRange) -> list[int]:
-    """Return the batch sizes that a network takes; its smallest one if it takes none of them."""
-    return [batch for batch in batches if bound.holds(batch)] or [bound.least]
-
-
 @torch.no_grad()
 def run_eager(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     """Return the named outputs of a network; in-place layers do not change the inputs."""

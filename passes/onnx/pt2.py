@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxprune.common.batches import BatchRange
+from fxprune.common.batches import BatchRange, admitted
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .names import returning_plain
-from .program import admitted, batches_of, eager_on_cpu, exported_size, largest_error, run_eager, shapes_of
+from .program import batches_of, eager_on_cpu, exported_size, largest_error, run_eager, shapes_of
 
 
 def export_pt2(

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from fxprune.common.batches import admitted, graph_batches
 from fxprune.common.inputs import tensors_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
+from fxprune.common.text import listed
 from fxprune.costs import milliseconds
 from fxprune.errors import OptionError
 from fxprune.passes.onnx import export_onnx, onnx_runner
@@ -47,15 +49,18 @@ class Bench:
     Attributes:
         timings: one for each runtime and batch size.
         threads: number of threads.
+        left_out: batch sizes that the network does not take, and why; empty: none.
     """
 
     timings: tuple[Timing, ...]
     threads: int
+    left_out: str = ""
 
     def __str__(self) -> str:
         rows = [(t.runtime, t.batch, t.wide_ms, t.narrow_ms, f"{t.wide_ms / t.narrow_ms:.2f}") for t in self.timings]
         header = ("", "batch", "wide ms", "narrow ms", "speed-up")
-        return table(header, rows, right="batch") + f"\n\nmedian times on the CPU, {self.threads} threads"
+        text = table(header, rows, right="batch") + f"\n\nmedian times on the CPU, {self.threads} threads"
+        return text + (f"\n{self.left_out}" if self.left_out else "")
 
 
 def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
@@ -66,25 +71,30 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
         batches: samples at once, each 1 or more.
 
     Raises:
-        OptionError: a batch below 1.
+        OptionError: a batch below 1, or none that the network takes.
         CheckpointError: the folder is missing, unfinished or damaged.
     """
     if min(batches, default=0) < 1:
-        raise OptionError(f"batch sizes are 1 or more, not {list(batches)}.")
+        raise OptionError(f"batch sizes are 1 or more, not {min(batches, default='none')}.")
     files = open_run(folder)
+    bound = graph_batches(files.narrow, files.example)
+    taken, refused = ([size for size in batches if bound.holds(size) == holds] for holds in (True, False))
+    why = f"a batch of {listed(map(str, refused))}; the network takes {bound}, since {bound.why}" if refused else ""
+    if not taken:
+        raise OptionError(f"{why}.")
     with tempfile.TemporaryDirectory() as aside:
         calls: dict[tuple[str, str], Callable[..., Any]] = {}
         for name, network in (("wide", wide_of(files, folder)), ("narrow", files.narrow)):
             phase("export", f"the {name} network, to time it in onnxruntime")
             path = Path(aside) / f"{name}.onnx"
-            export_onnx(network, files.example, path)
+            export_onnx(network, files.example, path, batches=admitted((1, 2, 3, 5), bound))
             calls["PyTorch", name] = network
             calls["onnxruntime", name] = onnx_runner(path)
         timings = []
         phase("time", "both networks, in both runtimes")
-        for runtime, batch in steps([*itertools.product(("PyTorch", "onnxruntime"), batches)], "timing"):
+        for runtime, batch in steps([*itertools.product(("PyTorch", "onnxruntime"), taken)], "timing"):
             inputs = random_batch(files.example, batch, seed=0)
             given = tuple(tensors_of(inputs)) if runtime == "onnxruntime" else inputs
             wide, narrow = (milliseconds(calls[runtime, name], given) for name in ("wide", "narrow"))
             timings.append(Timing(runtime, batch, wide, narrow))
-    return Bench(tuple(timings), torch.get_num_threads())
+    return Bench(tuple(timings), torch.get_num_threads(), why and f"left out: {why}")

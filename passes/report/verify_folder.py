@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import fx, nn
 
+from fxprune.common.batches import admitted, graph_batches
 from fxprune.common.inputs import Inputs
 from fxprune.common.progress import phase
 from fxprune.common.table import table
@@ -130,13 +131,15 @@ def _not_finite(network: nn.Module) -> str:
 def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
     if (place / WIDE).exists():
         load_weights(copy.deepcopy(wide.snapped), place / WIDE)
+    sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
     change = float(snap(wide.snapped, wide.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
     double, plan = in_float64(wide.snapped, wide.plan)
     # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
-    rewrite = verify(double, merged_by(plan, double)[0], files.example, tolerance=1e-9)
+    rewrite = verify(double, merged_by(plan, double)[0], files.example, tolerance=1e-9, batches=sizes)
     # The same graph with the same numbers may not differ at all.
-    stored = verify(merged_by(wide.plan, wide.snapped)[0], files.narrow, files.example, tolerance=0.0)
+    again = merged_by(wide.plan, wide.snapped)[0]
+    stored = verify(again, files.narrow, files.example, tolerance=0.0, batches=sizes)
     return [
         equal,
         _on_tensors(wide, files.narrow),
@@ -161,7 +164,8 @@ def _on_first(files: Run, place: Path) -> Finding:
         wide = expand(first.eval(), files.narrow, plan.on(first))
     except PlanError as error:
         return Finding(what, None, bound, str(error))
-    report = verify(wide, files.narrow, files.example, tolerance=bound)
+    sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
+    report = verify(wide, files.narrow, files.example, tolerance=bound, batches=sizes)
     return Finding(what, report.max_rel_error, bound, report.reason)
 
 

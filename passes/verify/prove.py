@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis import couple
+from fxprune.common.batches import admitted
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors
 from fxprune.common.progress import phase, steps
@@ -160,7 +161,8 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
 
 def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
-        return verify(snapped, merged_by(plan.of_copy(snapped), snapped)[0], inputs, tolerance=1e-9, batches=(1, 3)), ""
+        narrow, sizes = merged_by(plan.of_copy(snapped), snapped)[0], admitted((1, 3), plan.coupling.batch)
+        return verify(snapped, narrow, inputs, tolerance=1e-9, batches=sizes), ""
     except FxpruneError as error:
         return None, str(error)
 
