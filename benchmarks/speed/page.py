@@ -51,6 +51,16 @@ def page(rows: Rows) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _tabled(head: tuple[str, ...], lines: list[tuple[object, ...]], above: str = "") -> Sequence[str]:
+    """Return a table with what stands above it; nothing, if it has no row."""
+    return [each for each in (above, markdown_table(head, lines)) if each] if lines else []
+
+
+def _against(goal: float | None, found: float) -> str:
+    """Say whether a figure meets its goal, which is the most that it may be."""
+    return "" if goal is None else f"{goal:g}, {'met' if found <= goal else 'not met'}"
+
+
 def _of(rows: Rows, kind: str) -> dict[str, Mapping[str, Any]]:
     return {name.partition(" ")[2]: row for name, row in rows.items() if name.partition(" ")[0] == kind}
 
@@ -61,22 +71,30 @@ def _hook(rows: Rows) -> Sequence[str]:
     lines: list[tuple[object, ...]] = []
     for name, row in _of(rows, "hook").items():
         network, optimizer, form = name.split()
-        goal = goals.get(f"{network} {optimizer}", "")
+        goal = _against(goals.get(f"{network} {optimizer}"), row["ratio"])
         lines.append((f"{network}, {optimizer}, {form}", f"{row['ratio']:+.2f}", goal, f"{row['other'] * 1e3:.1f}"))
     memory: list[tuple[object, ...]] = [
-        (name.replace(" ", ", "), f"{row['resident']:.2f}", f"{row['peak']:.2f}", "2 / 2")
+        (
+            name.replace(" ", ", "),
+            f"{row['resident']:.2f}",
+            f"{row['peak']:.2f}",
+            _against(2, max(row["resident"], row["peak"])),
+        )
         for name, row in _of(rows, "memory").items()
     ]
-    return (
-        "## The hook",
-        paragraph(
-            "What the hook adds to `optimizer.step()`, as a share of the step alone; forward and backward pass, which "
-            "take far longer, do not count."
-        ),
-        markdown_table(("network, optimizer, form", "added", "goal", "step alone, ms"), lines),
-        "Memory that it adds to training ResNet-50, in copies of the parameters:",
-        markdown_table(("optimizer, form", "resident", "peak", "goal"), memory),
+    added = paragraph(
+        "What the hook adds to `optimizer.step()`, as a share of the step alone; forward and backward pass, which take "
+        "far longer, do not count."
     )
+    parts = [
+        *_tabled(("network, optimizer, form", "added", "goal", "step alone, ms"), lines, added),
+        *_tabled(
+            ("optimizer, form", "resident", "peak", "goal"),
+            memory,
+            "Memory that it adds to training ResNet-50, in copies of the parameters:",
+        ),
+    ]
+    return ["## The hook", *parts] if parts else []
 
 
 def _analysis(rows: Rows) -> Sequence[str]:
@@ -87,32 +105,39 @@ def _analysis(rows: Rows) -> Sequence[str]:
         "`couple`, which also compares the captured graph with the model, against graph and groups of Torch-Pruning, "
         "which compares nothing."
     )
-    parts = ["## The analysis", paragraph(about)]
+    parts = [paragraph(about)] if found else []
     if len(ratios) > 1:
         low, middle, high = quantiles(ratios, n=4)
+        longest = ", ".join(f"{name} {found[name]['one']:.1f} s" for name in slowest)
         parts.append(
-            f"Median of {len(ratios)} networks **{middle:.2f} x** (quartiles {low:.2f} and {high:.2f}; goal 1). "
-            "Slowest: " + ", ".join(f"{name} {found[name]['one']:.1f} s" for name in slowest) + " (goal 3)."
+            f"Median of {len(ratios)} networks **{middle:.2f} x** (quartiles {low:.2f} and {high:.2f}; goal "
+            f"{_against(1, middle)}). Slowest: {longest} (goal {_against(3, found[slowest[0]]['one'])})."
         )
     lines: list[tuple[object, ...]] = [
         (name, f"{row['ratio']:.2f}" if "ratio" in row else "refused by it", f"{row['one']:.2f}")
         for name, row in sorted(found.items(), key=lambda item: item[1].get("ratio", 1e9))
     ]
-    parts.append(markdown_table(("network", "ratio", "couple, s"), lines))
+    parts += _tabled(("network", "ratio", "couple, s"), lines)
     for row in _of(rows, "depth").values():
-        parts.append(f"Exponent of the depth, 32 to 128 blocks on meta: {row['ratio']:.2f} (goal 1.05).")
+        parts.append(
+            f"Exponent of the depth, 32 to 128 blocks on meta: {row['ratio']:.2f} "
+            f"(goal {_against(1.05, row['ratio'])})."
+        )
     for name, row in _of(rows, "giant").items():
-        text = f"{name}, a billion parameters on meta: {row['one']:.1f} s and {row['peak']:.2f} GiB (goals 4 s, 1 GB)."
-        parts.append(text)
-    return parts
+        seconds, memory = _against(4, row["one"]), _against(1, row["peak"] * 2**30 / 1e9)
+        parts.append(
+            f"{name}, a billion parameters on meta: {row['one']:.1f} s (goal {seconds}) and {row['peak']:.2f} GiB "
+            f"(goal in GB: {memory})."
+        )
+    return ["## The analysis", *parts] if parts else []
 
 
 def _plans(rows: Rows) -> Sequence[str]:
     goals = {"resnet50": 2, "convnext_tiny": 5, "vit_base_patch16_224": 10}
     lines: list[tuple[object, ...]] = [
-        (name, f"{row['one']:.1f}", goals.get(name, "")) for name, row in _of(rows, "plan").items()
+        (name, f"{row['one']:.1f}", _against(goals.get(name), row["one"])) for name, row in _of(rows, "plan").items()
     ]
-    return "## The plan", "By k-means, in seconds:", markdown_table(("network", "seconds", "goal"), lines)
+    return _tabled(("network", "seconds", "goal"), lines, "## The plan\n\nBy k-means, in seconds:")
 
 
 def _narrow(rows: Rows) -> Sequence[str]:
@@ -122,13 +147,14 @@ def _narrow(rows: Rows) -> Sequence[str]:
         lines.append((f"{network}, {runtime}, batch {batch}", f"{row['ratio']:.2f}", f"{row['same']:.2f}"))
     head = "network", "narrow over by hand", "by hand over itself"
     about = "By hand: the network's own class and code, with narrow layers (`graft`)."
-    parts = ["## The narrow network", about, markdown_table(head, lines)]
+    parts = [*_tabled(head, lines, about)]
     parts += [
-        f"Peak memory of `narrow` beside the model ({name}): {row['ratio']:.2f} of the parameters (goal 0.6)."
+        f"Peak memory of `narrow` beside the model ({name}): {row['ratio']:.2f} of the parameters (goal "
+        f"{_against(0.6, row['ratio'])})."
         for name, row in _of(rows, "narrow").items()
     ]
     parts += [
         f"`fxprune --help` takes {row['ratio']:.1f} times `python -c pass`, and imports no torch."
         for row in _of(rows, "command").values()
     ]
-    return parts
+    return ["## The narrow network", *parts] if parts else []
