@@ -6,13 +6,16 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
 from .reply import Reply
+
+if TYPE_CHECKING:
+    from fxprune.common.batches import BatchRange
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,14 @@ def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) ->
 def _pt2(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
     from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2
 
-    error, bound = export_pt2(network, example, path), batches_of(eager_on_cpu(network), example)
-    return _Report(path, error, f"a batch of {bound}, since {bound.why}" if bound.why else "any batch size")
+    bound = batches_of(eager_on_cpu(network), example)
+    return _Report(path, export_pt2(network, example, path, bound=bound), bound)
 
 
 def _openvino(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
-    from fxprune.passes.onnx import export_openvino
+    from fxprune.passes.onnx import batches_of, eager_on_cpu, export_openvino
 
-    return _Report(path, export_openvino(network, example, path))
+    return _Report(path, export_openvino(network, example, path), batches_of(eager_on_cpu(network), example))
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,11 @@ class _Report:
 
     path: Path
     max_rel_error: float
-    sizes: str = "any batch size"
+    batch: BatchRange
 
     def __str__(self) -> str:
-        return f"{self.path}: relative error {self.max_rel_error:.2g}, read back, at {self.sizes}"
+        sizes = f"a batch of {self.batch}, since {self.batch.why}" if self.batch.why else "any batch size"
+        return f"{self.path}: relative error {self.max_rel_error:.2g}, read back, at {sizes}"
 
 
 FORMATS: Mapping[str, Format] = {
@@ -105,9 +109,10 @@ def run(args: argparse.Namespace) -> Reply:
 
 
 def _reply(args: argparse.Namespace, report: Any) -> Reply:
-    return Reply(
-        str(report), lambda: {"format": args.format, "path": report.path, "max_rel_error": report.max_rel_error}
-    )
+    value = {"format": args.format, "path": report.path, "max_rel_error": report.max_rel_error}
+    if bound := getattr(report, "batch", None):  # the source of a network runs as it is
+        value["batch"] = {"least": bound.least, "most": bound.most, "why": bound.why}
+    return Reply(str(report), lambda: value)
 
 
 def _timm(args: argparse.Namespace) -> Reply:

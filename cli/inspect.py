@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from .options import add_network, check_sizes, network_from, sample_of
+from .options import add_network, check_sizes, network_from
 from .reply import Reply, columns
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> Reply:
         check_no_result(path)
     network = network_from(args)
     phase("couple")
-    coupling = fxprune.couple(network.model, sample_of(network))
+    coupling = fxprune.couple(network.model, network.example)
     found = inspect_coupling(coupling, args.model)
     names = None if args.group is None else group_names(coupling, args.group)
     for name, path in paths.items():

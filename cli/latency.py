@@ -12,7 +12,7 @@ from dataclasses import asdict
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
 
-from .options import add_network, add_options, given_options, network_from, sample_of
+from .options import add_network, add_options, given_options, network_from
 from .reply import Reply
 
 # The options of a target that times depend on.
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> Reply:
 
     network = network_from(args)
     phase("couple")
-    coupling = fxprune.couple(network.model, sample_of(network))
+    coupling = fxprune.couple(network.model, network.example)
     phase("time", "the network and narrow copies")
     how = {name: getattr(target, name) for name in _HERE if name not in ("round_to", "target")}
     table = fxprune.latency_table(coupling, round_to=target.multiple, **how)

@@ -88,18 +88,6 @@ def network_from(args: argparse.Namespace) -> Network:
     return network
 
 
-def sample_of(network: Network) -> Any:
-    """Return example inputs with one sample, if axis 0 of each is a batch of two."""
-    import torch
-
-    from fxprune.common.torch_private import pytree
-
-    leaves = [leaf for leaf in pytree.tree_leaves(network.example) if isinstance(leaf, torch.Tensor)]
-    if any(leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0] for leaf in leaves):
-        return network.example
-    return pytree.tree_map_only(torch.Tensor, lambda x: x[:1], network.example)
-
-
 class _Parse(argparse.Action):
     """An action that stores the value that an option makes of words."""
 

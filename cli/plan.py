@@ -16,7 +16,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from .options import add_network, add_options, given_options, network_from, sample_of
+from .options import add_network, add_options, given_options, network_from
 from .reply import Reply, columns
 
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> Reply:
         args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     network = network_from(args)
     phase("couple")
-    coupling = fxprune.couple(network.model, sample_of(network))
+    coupling = fxprune.couple(network.model, network.example)
     if target.latency is not None:
         phase("time", "the network and narrow copies")
     times = target.times(coupling)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fxprune.common.inputs import as_inputs, as_meta, run_on
+from fxprune.common.inputs import as_inputs, as_meta, run_on, tensors_of
 from fxprune.common.modules import to_meta
 from fxprune.common.silence import silenced
 from fxprune.coupling import Coupling
@@ -66,6 +66,18 @@ def cost(what: torch.nn.Module | Coupling | Plan, example_inputs: Any = None) ->
         return _at(what.coupling, what.kept.astype(np.float64))
     as_is = _at(what, np.ones(what.channels + 1))
     return Cost(as_is.params + _absorbed(what), as_is.macs)
+
+
+def samples_of(coupling: Coupling) -> int:
+    """Return the number of samples in the example: 1, if its tensors do not share axis 0."""
+    sizes = {len(x) if x.dim() else 1 for x in tensors_of(coupling.example_inputs)}
+    return max(1, *sizes) if len(sizes) == 1 else 1
+
+
+def cost_of_one(what: Coupling | Plan) -> Cost:
+    """Return the cost of a coupling's or a plan's network for one sample."""
+    whole = cost(what)
+    return Cost(whole.params, whole.macs // samples_of(what.coupling if isinstance(what, Plan) else what))
 
 
 @dataclass(frozen=True, eq=False)

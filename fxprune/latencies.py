@@ -16,9 +16,8 @@ import numpy as np
 
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
-from fxprune.common.inputs import tensors_of
 from fxprune.common.table import table
-from fxprune.costs import cost
+from fxprune.costs import cost, cost_of_one
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
@@ -189,4 +188,4 @@ def _is_point(value: Any) -> bool:
 
 def macs_of_one(coupling: Coupling) -> int:
     """Return the multiply-accumulates of the network for one sample."""
-    return cost(coupling).macs // next((len(x) for x in tensors_of(coupling.example_inputs) if x.dim()), 1)
+    return cost_of_one(coupling).macs

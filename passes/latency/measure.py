@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.batches import admitted
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import named_tensors
 from fxprune.common.torch_private import pytree
@@ -55,7 +56,7 @@ def latency_table(
         goal: share of the time; copies are made until one takes it within 3 %. None: copies from 3/4 to 1/10 of the
             MACs, for a table that is carried elsewhere.
         runtime: ``onnxruntime`` (None), ``eager`` or ``compiled``.
-        batch: samples at once; None: 1.
+        batch: samples at once; None: 1, or the fewest that the network takes.
         round_to: as of :func:`fxprune.plan`, like what follows.
         only: patterns; groups that match none of them keep their widths.
         freeze: patterns; groups that match one of them keep their widths.
@@ -63,7 +64,7 @@ def latency_table(
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: there is no such runtime, ``batch`` is below 1, or no narrow copy is as fast as the goal.
+        OptionError: there is no such runtime, the network takes no such ``batch``, or no narrow copy is fast enough.
         ExportError: the network cannot be exported to ONNX.
 
     Examples:
@@ -76,11 +77,14 @@ def latency_table(
         ('eager', 1, ((1.0, 1.0),))
         >>> table.save("times.json")
     """
-    runtime, batch = runtime or "onnxruntime", 1 if batch is None else batch
+    runtime = runtime or "onnxruntime"
+    batch = admitted([1], coupling.batch)[0] if batch is None else batch
     if runtime not in RUNTIMES:
         raise OptionError(f"there is no runtime `{runtime}`; take one of {', '.join(RUNTIMES)}.")
     if batch < 1:
         raise OptionError(f"`batch` must be 1 or more, not {batch}.")
+    if not coupling.batch.holds(batch):
+        raise OptionError(f"the network takes a batch of {coupling.batch}, since {coupling.batch.why}; not {batch}.")
     chosen = select(coupling, only=only, freeze=freeze, internal_only=internal_only)
     smallest = plan(coupling, widths=narrowest(coupling, round_to, chosen), method="even")
     least = _share(smallest)

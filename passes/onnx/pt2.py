@@ -33,6 +33,7 @@ def export_pt2(
     *,
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 2, 3, 5),
+    bound: BatchRange | None = None,
 ) -> float:
     """Export what the network computes in eval mode to ``torch.export``, for any batch size.
 
@@ -46,6 +47,7 @@ def export_pt2(
         path: the ``.pt2`` file, or a file object that is open for writing, as ``torch.export.save`` takes it.
         tolerance: bound on the relative error of the file, read back, in float32.
         batches: batch sizes at which the file and the network are compared.
+        bound: what ``batches_of`` says, if it is known; None: it is asked.
 
     Returns:
         The largest relative error.
@@ -56,7 +58,7 @@ def export_pt2(
     """
     inputs, eager = as_inputs(example_inputs), eager_on_cpu(module)
     name = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "the given file"))
-    bound = batches_of(eager, inputs)
+    bound = batches_of(eager, inputs) if bound is None else bound
     example = random_batch(inputs, exported_size(inputs, bound), seed=0)
     args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
     with _aside(path) as aside:

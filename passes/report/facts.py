@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from fxprune.common.source import source_of
-from fxprune.costs import cost_terms
+from fxprune.costs import cost_terms, samples_of
 from fxprune.coupling import Axis, Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.frozen import by_reason
@@ -70,6 +70,7 @@ def facts_of_groups(coupling: Coupling) -> tuple[GroupFacts, ...]:
     ones = np.ones(len(coupling.groups) + 1)
     terms = (cost_terms(coupling, budget).by_group(coupling) for budget in ("params", "macs"))
     params, macs = (each.parts(ones) for each in terms)
+    macs = macs / samples_of(coupling)
     reachable = {
         group.name: tuple(map(int, unit.widths[:, i]))
         for unit in (units_of(coupling, 1) if coupling.groups else ())

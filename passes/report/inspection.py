@@ -10,7 +10,7 @@ import numpy as np
 
 from fxprune.common.table import table
 from fxprune.common.text import count, fill, in_units, listed, percent, shortened
-from fxprune.costs import Cost, cost, cost_terms
+from fxprune.costs import Cost, cost_of_one, cost_terms, samples_of
 from fxprune.coupling import Coupling, balance_in_words
 from fxprune.equivalence import UNCHECKED
 from fxprune.frozen import frozen_lines
@@ -156,13 +156,14 @@ class Inspection:
 
 def inspect_coupling(coupling: Coupling, model: str) -> Inspection:
     """Collect what a coupling says about its network, from the cost of one sample."""
-    totals = cost(coupling)
+    totals = cost_of_one(coupling)
     half = None
     if coupling.groups:
         kept = widths_for(coupling, 0.5)
         shares = np.array([*(kept[group.name] / group.width for group in coupling.groups.values()), 1.0])
         terms = (cost_terms(coupling, budget).by_group(coupling) for budget in ("params", "macs"))
-        half = Cost(*(round(each.value(shares)) for each in terms))
+        params, macs = (each.value(shares) for each in terms)
+        half = Cost(round(params), round(macs / samples_of(coupling)))
     return Inspection(
         model=model,
         params=totals.params,

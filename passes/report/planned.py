@@ -10,7 +10,7 @@ import numpy as np
 
 from fxprune.common.table import table
 from fxprune.common.text import count, fill, in_units, shortened
-from fxprune.costs import Cost, cost, cost_terms
+from fxprune.costs import Cost, cost_of_one, cost_terms, samples_of
 from fxprune.latencies import LatencyTable
 from fxprune.passes.planning import odd_in_words, odd_widths
 from fxprune.plans import Plan
@@ -129,7 +129,7 @@ class Planned:
 
 def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable | None = None) -> Planned:
     """Collect what a plan changes, from the cost of one sample and from measured times."""
-    coupling = plan.coupling
+    coupling, samples = plan.coupling, samples_of(plan.coupling)
     after = np.array([*(now / was for was, now in plan.widths.values()), 1.0])
     parts = []
     for budget in ("params", "macs"):
@@ -137,11 +137,12 @@ def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable
         parts.append([terms.parts(shares) for shares in (np.ones_like(after), after)])
     groups = []
     for i, (name, group) in enumerate(coupling.groups.items()):
-        params, macs = ((round(was[i]), round(now[i])) for was, now in parts)
+        params, macs = ((round(was[i] / n), round(now[i] / n)) for n, (was, now) in zip((1, samples), parts))
         groups.append(PlannedGroup(name, *plan.widths[name], group.balanced, params, macs))
     odd = odd_widths(coupling, {name: width for name, (_, width) in plan.widths.items()}, multiple)
     times = Times(table.runtime, table.batch, table.threads, *table.times_of(plan)) if table else None
-    return Planned(model, plan.method, plan.seed, tuple(groups), cost(coupling), cost(plan), multiple, odd, times)
+    before, left = cost_of_one(coupling), cost_of_one(plan)
+    return Planned(model, plan.method, plan.seed, tuple(groups), before, left, multiple, odd, times)
 
 
 def _to(before: int, after: int) -> str:

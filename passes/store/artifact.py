@@ -232,9 +232,12 @@ def saved_network(directory: str | os.PathLike[str], image: tuple[int | None, in
         CheckpointError: the folder is damaged, or its network takes something else than one batch of images.
     """
     network = load(directory)
-    tensors = tensors_of(network.meta["example_inputs"])
+    given = network.meta["example_inputs"]
+    tensors = tensors_of(given)
     if len(tensors) != 1 or tensors[0].dim() != 4:
-        raise CheckpointError(f"the network in {directory} does not take one batch of images.")
+        if image != (None, None):
+            raise CheckpointError(f"the network in {directory} does not take one batch of images.")
+        return Network(network, None, given)
     channels, size = image
     _, own, height, width = tensors[0].shape
     shape = (2, channels or own, size or height, size or width)

@@ -130,6 +130,22 @@ def test_every_kind_of_model_is_opened(capsys, models):
         assert (code, json.loads(out)["params"], json.loads(out)["model"]) == (0, params, model), err
 
 
+def test_a_folder_whose_network_has_two_inputs_is_inspected(capsys, place):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x, y):
+            return self.head((self.a(x) + self.b(y)).relu())
+
+    net = Two().eval()
+    plan = fxprune.plan(fxprune.couple(net, (torch.zeros(2, 6), torch.zeros(2, 4))), 0.5)
+    fxprune.save(fxprune.narrow(fxprune.snap(net, plan), plan), place / "two")
+    code, out, err = run(capsys, "inspect two --json")
+    assert (code, json.loads(out)["macs"]) == (0, 4 * (6 + 4 + 3)), err
+
+
 def test_the_present_folder_is_searched_last_and_only_for_the_network(place, monkeypatch):
     (place / "beside.py").write_text("import sys, colorsys\npaths = [*sys.path]\n")
     (place / "colorsys.py").write_text("raise SystemExit('stands in for a module of Python')\n")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.command_line import run
 from helpers.tiny import Tiny, tiny_data
 
+import fxprune
 from fxprune.costs import latency
 from fxprune.errors import OptionError
 from fxprune.passes.job import fold_job
@@ -28,6 +32,10 @@ class Several(Tiny):
 def net():
     torch.manual_seed(1)
     return Several().eval()
+
+
+def example():
+    return net(), IMAGES
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +62,28 @@ def test_a_batch_that_it_does_not_take_is_left_out_of_the_times(folded, monkeypa
     assert "left out: a batch of 1; the network takes 2 or more, since captured where" in str(found)
     with pytest.raises(OptionError, match=r"^a batch of 1; the network takes 2 or more, since .*[^.]\.$"):
         bench(folded[0], [1])
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_the_json_of_an_export_has_the_bound(folded, tmp_path, capsys, kind):
+    code, out, err = run(capsys, f"export {folded[0]} --format {kind} --output {tmp_path / 'x'} --json")
+    assert code == 0, err
+    bound = json.loads(out)["batch"]
+    assert (bound["least"], bound["most"], bound["why"][:14]) == (2, None, "captured where")
+
+
+def test_it_is_inspected_on_its_own_example(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine_bound", SimpleNamespace(example=example))
+    code, out, err = run(capsys, "inspect mine_bound:example --json")
+    found = json.loads(out)
+    assert (code, found["batch"][:10], found["macs"]) == (0, "2 or more,", 8 * 8 * (8 * 9 + 6 * 8 * 9) + 6 * 3), err
+
+
+def test_it_is_timed_at_the_fewest_samples_that_it_takes():
+    coupling = fxprune.couple(net(), IMAGES)
+    assert fxprune.latency_table(coupling, 1.0, runtime="eager").batch == 2
+    with pytest.raises(OptionError, match=r"the network takes a batch of 2 or more, since .*; not 1"):
+        fxprune.latency_table(coupling, 1.0, runtime="eager", batch=1)
 
 
 def test_its_narrow_network_is_proved():
