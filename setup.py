@@ -1,5 +1,7 @@
 """Pack a source archive that is the same, bit for bit, whenever and by whomever it is built.
 
+The package index shows README.md, where links to files lead nowhere; see :func:`described`.
+
 setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set, but for the modes of files. Its source archives hold
 the time, the user and the order of the folder. Everything else about the package is in ``pyproject.toml``.
 """
@@ -8,7 +10,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import tarfile
+import tomllib
 from pathlib import Path
 
 from setuptools import setup
@@ -41,6 +45,32 @@ class ReproducibleArchive(sdist):
         return str(path)
 
 
-if "SOURCE_DATE_EPOCH" in os.environ:
-    os.umask(0o022)  # wheels hold the modes of files that are made while they are built
-setup(cmdclass={"sdist": ReproducibleArchive})
+def described(text: str, source: str | None, version: str) -> str:
+    """Make links to files lead to the tag of this version, or, where no address is known, name the file instead.
+
+    Args:
+        text: in Markdown.
+        source: address of the repository, of which ``/blob/TAG/FILE`` and ``/raw/TAG/FILE`` show a file.
+        version: the tag is ``v`` and this.
+    """
+
+    def linked(link: re.Match[str]) -> str:
+        picture, words, path = link.groups()
+        if source is not None:
+            return f"{picture}[{words}]({source.rstrip('/')}/{'raw' if picture else 'blob'}/v{version}/{path})"
+        return "" if picture else words if words == path else f"{words} (`{path}`)"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s]+)\)", linked, text)
+
+
+if __name__ == "__main__":
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        os.umask(0o022)  # wheels hold the modes of files that are made while they are built
+    here = Path(__file__).parent
+    project = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    readme = (here / "README.md").read_text(encoding="utf-8")
+    setup(
+        cmdclass={"sdist": ReproducibleArchive},
+        long_description=described(readme, project["urls"].get("Source"), project["version"]),
+        long_description_content_type="text/markdown",
+    )

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from .answer import Answer
+from .reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], metavar="N", help="default: 1 8 64")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Time both networks."""
     from fxprune.passes.report import bench
 
     found = bench(args.folder, args.batch)
-    return Answer(str(found), lambda: {"folder": args.folder, **asdict(found)})
+    return Reply(str(found), lambda: {"folder": args.folder, **asdict(found)})

@@ -17,8 +17,9 @@ from typing import Any
 
 from fxprune import __version__
 from fxprune.common.table import table
+from fxprune.common.text import listed
 
-from .answer import Answer
+from .reply import Reply
 
 # What an extra is for. Its packages are those that the installed distribution declares.
 EXTRAS = {
@@ -28,6 +29,7 @@ EXTRAS = {
     "tensorboard": "compress --tensorboard",
     "openvino": "export --format openvino",
     "torchao": "quantised networks of torchao",
+    "nncf": "networks of OpenVINO and ONNX in int8, by NNCF",
     "zoo": "networks of other libraries in `make coverage`",
     "docs": "`make docs`",
     "dev": "tests, style and types of a checkout",
@@ -52,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add nothing: every command takes --json."""
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Check the installation."""
     found = checked()
-    return Answer(_shown(found), lambda: found, 0 if found["complete"] else 1)
+    return Reply(_shown(found), lambda: found, 0 if found["complete"] else 1)
 
 
 def checked() -> dict[str, Any]:
@@ -83,7 +85,7 @@ def checked() -> dict[str, Any]:
 def _shown(found: dict[str, Any]) -> str:
     rows = [(name, each["version"] or "-", each["wanted"], _verdict(each)) for name, each in found["packages"].items()]
     more = [
-        (name, "there" if each["complete"] else f"missing: {_missing(each['packages'])}", each["for"])
+        (name, "there" if each["complete"] else f"missing: {listed(_missing(each['packages']), 2)}", each["for"])
         for name, each in found["extras"].items()
     ]
     cpu, cache = found["cpu"], found["cache"]
@@ -136,8 +138,8 @@ def _verdict(each: dict[str, Any]) -> str:
     return "good" if each["good"] else "MISSING" if each["version"] is None else "TOO OLD"
 
 
-def _missing(packages: dict[str, Any]) -> str:
-    return ", ".join(name for name, each in packages.items() if not each["good"])
+def _missing(packages: dict[str, Any]) -> list[str]:
+    return [name for name, each in packages.items() if not each["good"]]
 
 
 def _devices() -> list[str]:

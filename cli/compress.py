@@ -17,8 +17,8 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import MISSING, Job, options_of
 
-from .answer import Answer, result_answer
 from .options import add_options, add_quiet, given_options
+from .reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Compress the network."""
     options = given_options(args, Job)
     if args.recipe is not None:
@@ -42,4 +42,4 @@ def run(args: argparse.Namespace) -> Answer:
 
     import fxprune
 
-    return result_answer(fxprune.compress(**options), done_in=options.get("output", Job.output))
+    return result_reply(fxprune.compress(**options), done_in=options.get("output", Job.output))

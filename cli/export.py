@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Job
 
-from .answer import Answer
+from .reply import Reply
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {Job.opset}")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Export the network."""
     import fxprune
     from fxprune.passes.store import check_no_result, folder_aside
@@ -90,29 +91,31 @@ def run(args: argparse.Namespace) -> Answer:
         raise OptionError(f"--opset is for --format onnx, not {args.format}.")
     if args.format == TIMM:
         return _timm(args)
+    phase("export", f"{args.folder} to {args.format}, and run what was written")
     chosen = FORMATS[args.format]
     network = fxprune.load(args.folder)
     example = network.meta["example_inputs"]
     if args.output is not None:
         check_no_result(args.output)
-        return _answer(args, chosen.write(network, example, args.output, args))
+        return _reply(args, chosen.write(network, example, args.output, args))
     name = chosen.files[-1]
     with folder_aside(args.folder, files=list(chosen.files)) as aside:
         report = chosen.write(network, example, aside / name, args)
-    return _answer(args, replace(report, path=args.folder / name))
+    return _reply(args, replace(report, path=args.folder / name))
 
 
-def _answer(args: argparse.Namespace, report: Any) -> Answer:
-    return Answer(
+def _reply(args: argparse.Namespace, report: Any) -> Reply:
+    return Reply(
         str(report), lambda: {"format": args.format, "path": report.path, "max_rel_error": report.max_rel_error}
     )
 
 
-def _timm(args: argparse.Namespace) -> Answer:
+def _timm(args: argparse.Namespace) -> Reply:
     from fxprune.passes.graft import export_timm
     from fxprune.passes.store import check_no_result
 
     folder = args.output or args.folder / TIMM
+    phase("graft", f"{args.folder} into its class, and prove it")
     for name in ("config.json", "model.safetensors"):
         check_no_result(folder / name)
     network = export_timm(args.folder, folder)
@@ -121,4 +124,4 @@ def _timm(args: argparse.Namespace) -> Answer:
         f'{folder}: after `import fxprune.timm`, `timm.create_model("local-dir:{folder}", pretrained=True)` builds\n'
         f"{type(network).__name__} of {params:,} parameters."
     )
-    return Answer(text, lambda: {"format": TIMM, "path": folder, "parameters": params, "max_rel_error": 0.0})
+    return Reply(text, lambda: {"format": TIMM, "path": folder, "parameters": params, "max_rel_error": 0.0})

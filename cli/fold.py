@@ -16,8 +16,8 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import MODELS, FoldJob
 
-from .answer import Answer, result_answer
 from .options import add_options, add_quiet, given_options
+from .reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Fold the network."""
     options = given_options(args, FoldJob)
     if args.recipe is not None:
@@ -43,4 +43,4 @@ def run(args: argparse.Namespace) -> Answer:
 
     from fxprune.passes.job import fold_job
 
-    return result_answer(fold_job(**options), done_in=options.get("output", FoldJob.output))
+    return result_reply(fold_job(**options), done_in=options.get("output", FoldJob.output))

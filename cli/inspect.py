@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from .answer import Answer, columns
 from .options import add_network, check_sizes, network_from, sample_of
+from .reply import Reply, columns
 
 if TYPE_CHECKING:
     from fxprune.coupling import Coupling
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write the graph of coupled layers as {name}")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Inspect the network, and write the files that were asked for."""
     check_sizes(args)
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> Answer:
     for path in paths.values():
         check_no_result(path)
     network = network_from(args)
+    phase("couple")
     coupling = fxprune.couple(network.model, sample_of(network))
     found = inspect_coupling(coupling, args.model)
     names = None if args.group is None else group_names(coupling, args.group)
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> Answer:
     else:
         text = "\n\n".join(found.group_text(name, columns()) for name in names)
         value["groups"] = [group for group in value["groups"] if group["name"] in names]
-    return Answer("\n".join([text, *(f"written: {path}" for path in paths.values())]), lambda: value)
+    return Reply("\n".join([text, *(f"written: {path}" for path in paths.values())]), lambda: value)
 
 
 def _drawn(name: str, coupling: Coupling, found: Inspection) -> str:

@@ -9,22 +9,25 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from fxprune import __version__
+from fxprune.common.progress import listening
 from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
 from fxprune.passes.options import REMOVED, closest, field_name
 
-from . import bench, checks, compress, export, fold, inspect, plan, prove, push, report, verify
-from .answer import Answer, as_json
+from . import bench, checks, compress, export, fold, inspect, latency, plan, prove, push, report, verify
 from .process import process_number
+from .reply import Reply, as_json
 
 COMMANDS = {
     "compress": compress,
     "fold": fold,
     "inspect": inspect,
     "plan": plan,
+    "latency": latency,
     "prove": prove,
     "verify": verify,
     "export": export,
@@ -33,7 +36,7 @@ COMMANDS = {
     "report": report,
     "checks": checks,
 }
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _unwind_on_sigterm()
         args = _parser().parse_args(arguments)
         wants_json = args.json
-        with contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext():
-            answer: Answer = args.run(args)
-        if not process_number():  # every process has the answer
-            print(as_json(args.command, answer.value(), answer.code) if wants_json else answer.text)
+        heard = getattr(args, "progress", None) is not False and not process_number()
+        aside = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
+        with aside, _plain_warnings(), listening(heard):
+            reply: Reply = args.run(args)
+        if not process_number():  # every process has the reply
+            print(as_json(args.command, reply.value(), reply.code) if wants_json else reply.text)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written.", 130)
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if wants_json and not process_number():
             print(as_json(args.command, {"error": {"kind": type(error).__name__, "message": message}}, code))
         return _fail(message, code)
-    return answer.code
+    return reply.code
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -87,6 +92,22 @@ def _fail(message: str, code: int) -> int:
     number = process_number()
     print(f"fxprune{f' (process {number})' if number else ''}: {message}", file=sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print our warnings as one line each, without the line of our code that gave it."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category.__module__ == FxpruneError.__module__:
+                print(f"fxprune: warning: {message}", file=sys.stderr, flush=True)
+            else:
+                shown(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _unwind_on_sigterm() -> None:
@@ -132,6 +153,7 @@ class _PrintCompletion(argparse.Action):
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for command in commands.values():
+            command.description = (command.description or "").partition("\n")[0]  # a menu has a line for each
             for action in command._actions:
                 if action.nargs != 0 and action.choices is None:
                     action.complete = shtab.FILE

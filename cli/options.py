@@ -7,6 +7,7 @@ import sys
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
+from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import ALIASES, MISSING, MODELS, Option, Target, metavar, options_of
 
@@ -77,6 +78,7 @@ def network_from(args: argparse.Namespace) -> Network:
 
     from fxprune.passes.store import left_out_line, load_weights, open_network
 
+    phase("build", args.model)
     image = (args.in_chans, args.image_size)
     network = open_network(args.model, num_classes=args.num_classes, image=image, seed=getattr(args, "seed", 0))
     given = args.checkpoint

@@ -10,12 +10,14 @@ Clusters of activations or outputs (--cluster) are those of images of that data,
 from __future__ import annotations
 
 import argparse
+import warnings
 
+from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from .answer import Answer, columns
 from .options import add_network, add_options, given_options, network_from, sample_of
+from .reply import Reply, columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Make the plan, and write it if a file is named."""
     target = Target(**given_options(args, Target))
     if target.needs_images and args.data is None:
@@ -43,14 +45,23 @@ def run(args: argparse.Namespace) -> Answer:
         from fxprune.models_zoo.data import load_data
         from fxprune.passes.job import images_for
 
+        phase("read", args.data)
         data = load_data(args.data, image_size=args.image_size)
         images = images_for(target, data)
         args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     network = network_from(args)
-    plan = target.plan(fxprune.couple(network.model, sample_of(network)), images)
+    phase("couple")
+    coupling = fxprune.couple(network.model, sample_of(network))
+    if target.latency is not None:
+        phase("time", "the network and narrow copies")
+    times = target.times(coupling)
+    phase("plan", f"clusters by {target.clusters_by}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fxprune.WidthWarning)  # the text below has it
+        plan = target.plan(coupling, images, times=times)
     if args.output is not None:
         plan.save(args.output)
-    planned = describe_plan(plan, args.model, target.multiple)
+    planned = describe_plan(plan, args.model, target.multiple, times)
     data_flag = f"--data {args.data or 'DATA'}"
     next_step = (
         f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"
@@ -58,4 +69,4 @@ def run(args: argparse.Namespace) -> Answer:
         if args.output is not None
         else "Next: the same with -o plan.json writes a file to edit, which `fxprune compress --plan` takes"
     )
-    return Answer(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})
+    return Reply(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})

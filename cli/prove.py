@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from .answer import Answer
 from .options import add_network, add_seed, network_from
+from .reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Run both oracles."""
     network = network_from(args)
     import fxprune
@@ -37,4 +37,4 @@ def run(args: argparse.Namespace) -> Answer:
         "culprits": dict(zip(proof.culprits, proof.nodes, strict=True)),
         "problem": proof.error,
     }
-    return Answer(str(proof), lambda: value, 0 if proof.passed else 1)
+    return Reply(str(proof), lambda: value, 0 if proof.passed else 1)

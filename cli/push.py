@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .answer import Answer
+from .reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="of a dry run (default: DIR/hub)")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Push the network, or only write its files."""
     from fxprune.errors import OptionError
     from fxprune.passes.hub import push, write_hub_folder
@@ -29,10 +29,10 @@ def run(args: argparse.Namespace) -> Answer:
         for name in ("config.json", "model.safetensors", "README.md"):
             check_no_result(folder / name)
         place = write_hub_folder(args.folder, args.repo, folder)
-        return Answer(
+        return Reply(
             f"{place}: nothing was pushed", lambda: {"repo": args.repo, "pushed": False, "path": place, "url": None}
         )
     if args.output is not None:
         raise OptionError("--output does nothing without --dry-run.")
     url = push(args.folder, args.repo, private=args.private, message=args.message)
-    return Answer(url, lambda: {"repo": args.repo, "pushed": True, "path": None, "url": url})
+    return Reply(url, lambda: {"repo": args.repo, "pushed": True, "path": None, "url": url})

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from fxprune.errors import OptionError
+from fxprune.errors import CheckpointError, OptionError
 
-from .answer import Answer, result_answer
+from .reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune fold` wrote")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Read the table, and write the report; print on stderr its path, or why there is none."""
     from fxprune.passes.report import draw_deviation, read_result, write_report
     from fxprune.passes.store import (
@@ -34,6 +34,11 @@ def run(args: argparse.Namespace) -> Answer:
     )
 
     manifest = read_manifest(args.folder)
+    if SUMMARY not in manifest.files:
+        raise CheckpointError(
+            f"{args.folder} holds a network and no results of a run, so that there is nothing to report: "
+            f"`fxprune inspect {args.folder}` describes the network, and `fxprune verify {args.folder}` checks it."
+        )
     manifest.check(args.folder, [SUMMARY, METRICS, *({RECORDING} & manifest.files.keys())])
     result, page, why_not = read_result(args.folder), args.folder / PAGE, ""
     try:
@@ -45,4 +50,4 @@ def run(args: argparse.Namespace) -> Answer:
     except OptionError as error:
         why_not = str(error)
     print(f"not written: {why_not}" if why_not else f"written: {page}", file=sys.stderr)
-    return result_answer(result, page=None if why_not else page)
+    return result_reply(result, page=None if why_not else page)

@@ -9,7 +9,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from .answer import Answer
+from .reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME", help="also classify its test images, and compare with the results")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Reply:
     """Compare what the folder holds."""
     from fxprune.passes.report import verify_folder
 
     check = verify_folder(args.folder, data=args.data)
     value = {"folder": args.folder, "passed": check.passed, "findings": [asdict(each) for each in check.findings]}
-    return Answer(str(check), lambda: value, 0 if check.passed else 1)
+    return Reply(str(check), lambda: value, 0 if check.passed else 1)

@@ -37,11 +37,14 @@ if TYPE_CHECKING:
     from fxprune.errors import StoppedError as StoppedError
     from fxprune.errors import UnequalClustersWarning as UnequalClustersWarning
     from fxprune.errors import VerifyError as VerifyError
+    from fxprune.errors import WidthWarning as WidthWarning
+    from fxprune.latencies import LatencyTable as LatencyTable
     from fxprune.passes.csgd import Csgd as Csgd
     from fxprune.passes.csgd import Deviation as Deviation
     from fxprune.passes.csgd import csgd as csgd
     from fxprune.passes.graft import graft as graft
     from fxprune.passes.job import compress as compress
+    from fxprune.passes.latency import latency_table as latency_table
     from fxprune.passes.merge import settle as settle
     from fxprune.passes.merge import snap as snap
     from fxprune.passes.onnx import ExportReport as ExportReport
@@ -80,6 +83,8 @@ _PUBLIC = {
     "plan_for": "fxprune.plan_file",
     "cost": "fxprune.costs",
     "Cost": "fxprune.costs",
+    "latency_table": "fxprune.passes.latency",
+    "LatencyTable": "fxprune.latencies",
     "csgd": "fxprune.passes.csgd",
     "Csgd": "fxprune.passes.csgd",
     "Deviation": "fxprune.passes.csgd",
@@ -102,6 +107,7 @@ _PUBLIC = {
     "Result": "fxprune.passes.report",
     "UnequalClustersWarning": "fxprune.errors",
     "CustomGradientWarning": "fxprune.errors",
+    "WidthWarning": "fxprune.errors",
     "NoPullWarning": "fxprune.errors",
     "FxpruneError": "fxprune.errors",
     "InputError": "fxprune.errors",

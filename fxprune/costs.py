@@ -7,6 +7,7 @@ MACs; a parameter costs the product of such lengths.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -202,3 +203,30 @@ def milliseconds(call: Callable[..., Any], images: Any) -> float:
     """Measure the median time of a call on images [N, C, H, W], or other inputs, in ms."""
     with silenced():  # the timer warns if it finds an incomplete CUDA toolkit
         return 1e3 * latency(call, images)
+
+
+def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: float = 0.5) -> tuple[float, float]:
+    """Time two calls in alternation: ms of the first, and the ratio of the second to it.
+
+    What else the machine does meets both alike, so that the ratio is far more stable than the times. With one thread
+    and no GPU, only the thread's own time counts, not that of other programs on its core.
+
+    Args:
+        first: what to compare with.
+        second: what to time.
+        seconds: how long to measure each, at least; there are 15 pairs or more.
+    """
+    from torch.utils.benchmark import Timer
+
+    threads = torch.get_num_threads()
+    how: dict[str, Any] = {"timer": time.thread_time} if threads == 1 and not torch.cuda.is_available() else {}
+    with torch.inference_mode(), silenced():
+        one, other = (Timer("call()", globals={"call": each}, num_threads=threads, **how) for each in (first, second))
+        once = max(timer.timeit(3).median for timer in (one, other))  # and warms up
+        number = max(1, round(0.02 / once))  # calls too short for the clock are timed together
+        pairs = [
+            (one.timeit(number).median, other.timeit(number).median)
+            for _ in range(max(15, round(seconds / (number * once))))
+        ]
+    times, others = np.array(pairs).T
+    return 1e3 * float(np.median(times)), float(np.median(others / times))

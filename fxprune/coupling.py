@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import networkx as nx
 import numpy as np
@@ -23,9 +24,12 @@ from torch import fx
 from fxprune.common.batches import BatchRange, graph_batches
 from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
+from fxprune.common.text import count, fill, listed, shortened
 from fxprune.equivalence import UNCHECKED
+from fxprune.frozen import Frozen, by_reason, frozen_lines
 
 Codes = NDArray[np.int64]
+COLUMNS = 100  # of what a coupling prints
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +77,6 @@ class Group:
     def balanced(self) -> bool:
         """Whether every cluster must have the same size."""
         return self.domain >= 0
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """Channels that may not merge, and the reason.
-
-    Attributes:
-        what: axes of parameters with these channels, as ``name:dim``.
-        why: the reason, in words.
-        node: fx node that froze them.
-        source: line of the model's source code, if known.
-        weights: number of weights in these parameters that no group can narrow.
-    """
-
-    what: tuple[str, ...]
-    why: str
-    node: str
-    source: str
-    weights: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,20 +235,41 @@ class Coupling:
         return graph
 
     def __str__(self) -> str:
+        balance = balance_in_words(self.groups.values())
+        header = ("group", "width", "balanced", "tied", "readers")
         rows = [
-            (group.name, group.width, _join(group.tied), _join(group.readers), _domain(group))
-            for group in self.groups.values()
+            (shortened(name, 36), group.width, balance[name], len(group.tied), _readers(group))
+            for name, group in self.groups.items()
         ]
-        text = table(("group", "width", "tied", "readers", "balanced"), rows, right="width")
+        parts = [table(header, rows, right="width tied")] if rows else []
         if self.frozen:
-            reasons = [
-                (_clip(", ".join(each.what)), each.why, each.node, each.source, each.weights) for each in self.frozen
-            ]
-            text += "\n\n" + table(("frozen", "why", "node", "source", "weights"), reasons, right="weights")
-        text += f"\n\n{len(self.groups)} groups; {self.share_prunable:.1%} of the weights can be pruned"
-        text += f"\nbatch: {self.batch}, since {self.batch.why}" if self.batch.why else ""
+            parts.append("\n".join(["Frozen weights, and why:", *frozen_lines(by_reason(self.frozen), COLUMNS)]))
+        parts.append(f"{count(len(self.groups), 'group')}; {self.share_prunable:.1%} of the weights can be pruned")
+        if self.batch.why:
+            parts[-1] += "\n" + fill(f"batch: {self.batch}, since {self.batch.why}", COLUMNS)
         unchecked = self.graph_module.meta.get(UNCHECKED, "")
-        return f"{text}\nnot compared with the model: {unchecked}" if unchecked else text
+        if unchecked:
+            parts[-1] += "\n" + fill(f"not compared with the model: {unchecked}", COLUMNS)
+        return "\n\n".join(parts)
+
+
+class _Grouped(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def domain(self) -> int: ...
+
+
+def balance_in_words(groups: Iterable[_Grouped]) -> dict[str, str]:
+    """Say of each group whether it is balanced, and number the domains of several groups."""
+    groups = list(groups)
+    sizes = Counter(group.domain for group in groups if group.domain >= 0)
+    numbers = {domain: i for i, domain in enumerate((domain for domain, size in sizes.items() if size > 1), 1)}
+
+    def words(domain: int) -> str:
+        return "no" if domain < 0 else f"yes ({numbers[domain]})" if domain in numbers else "yes"
+
+    return {group.name: words(group.domain) for group in groups}
 
 
 def prunable_weights(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -292,13 +298,7 @@ def _owners(axes: tuple[Axis, ...]) -> list[str]:
     return list(dict.fromkeys(axis.parameter.rpartition(".")[0] or axis.parameter for axis in axes))
 
 
-def _join(axes: tuple[Axis, ...]) -> str:
-    return _clip(", ".join(map(str, axes)))
-
-
-def _clip(text: str, limit: int = 90) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _domain(group: Group) -> str:
-    return f"yes ({group.domain})" if group.balanced else "no"
+def _readers(group: Group) -> str:
+    """Name the first axis that reads the group, and count the others."""
+    first, _, more = listed(map(str, group.readers), 1).partition(" and ")
+    return shortened(first, 26) + (f" and {more}" if more else "") if first else "-"

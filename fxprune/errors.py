@@ -40,6 +40,10 @@ class CustomGradientWarning(UserWarning):
     """
 
 
+class WidthWarning(UserWarning):
+    """Layers end at widths that are no multiples of what was asked for: their groups cannot have others."""
+
+
 class NoPullWarning(UserWarning):
     """C-SGD took steps without a pull: the deviations of clusters are as large as before."""
 

@@ -73,19 +73,20 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
     return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
 
-def native_form(name: str) -> Form:
-    """Return the form in which the network is published."""
-    network = weightless(name)
-    return _form(name, {}, published_size(network), network)
+def native_form(name: str, **settings: Any) -> Form:
+    """Return the form in which the network is published, but for ``settings`` of timm's builder."""
+    network = weightless(name, **settings)
+    return _form(name, settings, published_size(network), network)
 
 
-def small_form(name: str) -> Form:
+def small_form(name: str, **settings: Any) -> Form:
     """Return the form at half the published image size, or at the next size that works.
 
-    The network may be built for this size.
+    The network may be built for this size; ``settings`` of timm's builder may make it smaller still.
     """
-    native = native_form(name)
-    for image, arguments in _candidates(native.image):
+    native = native_form(name, **settings)
+    for image, size in _candidates(native.image):
+        arguments = settings | size
         try:
             network = weightless(name, **arguments)
             with MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]

@@ -14,18 +14,18 @@ by a random plan in float64 and compares at batches of 1, 2 and 3, in a second c
 1e-9 of the largest output. Where one fails, it is shrunk.
 """
 PRECISION = """
-Written by the same command. Pairs of channels that occur alike in the parameters are merged by trial in those networks,
-whatever the analysis says: rows of one become those of the other, columns are added up, and what is left of the second
-is noise. *Alone*: the outputs stay, so the pair could merge. *By search*: so they do in some roles out of all that the
-axes of their length allow. *Under averages*: they stay as long as averages see both channels, so that the pair may need
-clusters of one size, or the rewrite a factor.
+Written by the same command, of one network in twenty. Pairs of channels that occur alike in the parameters are merged
+by trial, whatever the analysis says: rows of one become those of the other, columns are added up, and what is left of
+the second is noise. *Alone*: the outputs stay, so the pair could merge. *By search*: so they do in some roles out of
+all that the axes of their length allow. *Under averages*: they stay as long as averages see both channels, so that
+the pair may need clusters of one size, or the rewrite a factor.
 """
 
 TOLD = """
 {n[networks]:,} networks (seeds {seeds}; {fresh:,} of them on the present sources): {failed} failed. {n[groups]:,}
 groups, {n[channels]:,} channels merged into {n[kept]:,}; equal rows moved an output by more than 1e-3 in {n[moved]:,}.
 {n[trained]:,} were compared in training mode; {n[exported]:,} were captured as operations alone, and {n[refused]:,}
-more were refused by that way.
+more were refused by that way. The graphs of {n[checked]:,} were also compared with their networks before.
 """
 FOUND = """
 {n[asked]:,} pairs were tried and {n[alone]:,} merge alone: {n[found]:,} of these ({share:.1%}) lie in one group,

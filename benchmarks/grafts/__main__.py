@@ -1,6 +1,7 @@
 """Graft the smallest network of each class of timm, and write ``docs/reports/graft.*``.
 
-Each network has its own process. An interrupted run continues; networks with a row are not run again without --again.
+Each network has its own process. An interrupted run continues; networks that were checked to the end are not run again
+without --again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.coverage.classes import EntryPoint, read
 from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 
-from .check import KEEP, check
+from .check import KEEP, SMALLER, check
 from .rows import COLUMNS, ROWS, Rows, read_rows, text_of
 
 PAGE = ROWS.with_suffix(".md")
@@ -28,15 +29,15 @@ LOGS = ROOT / "build" / "grafts"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the networks without a row, the small ones first, and write the page after each."""
+    """Run the networks that were not checked to the end; write the page after each."""
     parser = argparse.ArgumentParser(prog="grafts", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
-    parser.add_argument("--again", action="store_true", help="also those that have a row")
+    parser.add_argument("--again", action="store_true", help="also those that were checked to the end")
     add_limits(parser, "network", seconds=900.0, jobs=False)
     args = parser.parse_args(argv)
-    points = sorted(read(), key=lambda point: point.parameters)
+    points = sorted(read(), key=lambda point: (point.name not in SMALLER, point.parameters))
     rows = read_rows()
-    names = [point.name for point in points if args.again or point.name not in rows]
+    names = [point.name for point in points if args.again or not is_complete(rows.get(point.name))]
     tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
     for name, facts in run_all(check, tasks, args, noun="network"):
         told = {"verdict": "failed", "reason": facts.get("error", ""), **facts}
@@ -47,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         tqdm.write(f"{name}: {rows[name]['verdict']}", file=sys.stderr)
     write(points, rows)
     return 0
+
+
+def is_complete(row: Mapping[str, str] | None) -> bool:
+    """Tell whether a network has a verdict, and, where it grafts, an answer of timm's interface."""
+    return row is not None and (row["verdict"] != "grafts" or bool(row["interface"]))
 
 
 def write(points: Sequence[EntryPoint], rows: Rows) -> None:
@@ -63,7 +69,8 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
     lines = [
         "# Which classes of timm graft",
         "",
-        f"The smallest network of each class of timm {version('timm')}, with random weights and small images, "
+        f"The smallest network of each class of timm {version('timm')}, or a smaller one of that class by the settings "
+        "that stand beside its name, with random weights and small images, "
         f"at {KEEP:.0%} of its width, in clusters drawn at random: `fxprune.graft` puts the narrow layers back and "
         "proves in float64 that its own code computes the same. Then timm's interface is asked: `num_features`, "
         "`head_hidden_size`, `get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, "
@@ -80,7 +87,8 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
     ]
     for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0])):
         reason = row["reason"].replace("|", "\\|").replace("\n", " ")
-        cells = (name, classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), reason[:400])
+        network = f"{name} ({row['settings']})" if row.get("settings") else name
+        cells = (network, classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), reason[:400])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -51,7 +51,8 @@ def features(model: Any, images: Tensor) -> Facts:
     inside = model.forward_features(images)
     facts = {"num_features": _axes(inside, model.num_features)}
     if hasattr(model, "head_hidden_size"):
-        with contextlib.suppress(TypeError):  # a class without this argument
+        # A class without this argument, or without a classifier.
+        with contextlib.suppress(TypeError, NotImplementedError):
             hidden = model.forward_head(inside, pre_logits=True)
             facts["head_hidden_size"] = _axes(hidden, model.head_hidden_size)
     return facts

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import ROOT
 
 ROWS = ROOT / "docs" / "reports" / "graft.csv"
-COLUMNS = ("model", "class", "image", "verdict", "interface", "reason", "seconds", "checked")
+COLUMNS = ("model", "class", "settings", "image", "verdict", "interface", "reason", "seconds", "checked")
 Rows = dict[str, dict[str, str]]
 
 

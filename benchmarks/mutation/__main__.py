@@ -31,12 +31,12 @@ SUBJECTS = (
     "fxprune/analysis/rules/*.py",
     "fxprune/analysis/grouping.py",
     "fxprune/analysis/codes.py",
-    "passes/merge/concentrate.py",
+    "passes/merge/*.py",
     "passes/rewrite/*.py",
 )
 TESTS = (
     "analysis/test_rules.py", "common/test_view_factors.py", "rewrite/test_rewrite.py", "analysis/test_grouping.py",
-    "rewrite/test_narrow.py", "analysis/test_computed_weights.py",
+    "rewrite/test_narrow.py", "analysis/test_computed_weights.py", "merge/test_snap.py", "merge/test_settle.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.
 MOST_SECONDS = 8.0
@@ -92,6 +92,8 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     done, deadline = known(), time.monotonic() + args.seconds
     chosen = [mutant for mutant in every_mutant() if args.only in mutant.key][: args.mutants]
     todo = [mutant for mutant in chosen if _place(mutant) not in done or (args.survivors and _survived(done, mutant))]
+    # The quick ones first, and among them those that kill most.
+    kills = Counter(row["outcome"].removeprefix("killed by ") for row in done.values())
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
     fresh = not JOURNAL.exists()
     with open(JOURNAL, "a", encoding="utf-8", newline="") as file:
@@ -101,9 +103,11 @@ def _run(session: Session, args: argparse.Namespace) -> None:
         for at, mutant in enumerate(todo):
             if time.monotonic() > deadline:
                 break
-            names = sorted(lines.get((mutant.path, mutant.line), ()), key=seconds.__getitem__)
+            run_it = lines.get((mutant.path, mutant.line), ())
+            names = sorted(run_it, key=lambda name: seconds[name] / (1 + kills[name]))
             start = time.monotonic()
-            said = outcome(session, mutant, names) if names else "no test runs it"
+            said = outcome(session, mutant, {n: seconds[n] for n in names}) if names else "no test runs it"
+            kills[said.removeprefix("killed by ")] += 1
             took = f"{time.monotonic() - start:.1f}"
             row = (mutant.key, source_of(mutant.path), mutant.line, len(names), said, took)
             journal.writerow(dict(zip(FIELDS, row)))

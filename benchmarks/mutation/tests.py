@@ -12,7 +12,7 @@ import sys
 import time
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from benchmarks import ROOT
 
 from .operators import Mutant, mutated
 
-# A mutant under whose tests nothing ends any more: a loop that does not.
-SECONDS = 10
+# A test that takes this much longer than without a mutant, in time of the processor, has a loop that does not end.
+SLOWER, SPARE_SECONDS = 5.0, 5.0
 PACKAGES = {"fxprune": "fxprune", "passes": "fxprune.passes"}
 Lines = dict[tuple[str, int], list[str]]
 
@@ -132,21 +132,28 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
             yield from (f"{each.co_name}.{inner.co_name}" for inner in _codes(each) if inner.co_name[0] != "<")
 
 
-def outcome(session: Session, mutant: Mutant, names: Sequence[str]) -> str:
-    """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own."""
+def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
+    """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own.
+
+    Args:
+        session: the collected tests.
+        mutant: the change.
+        seconds: the tests to run, in this order, and what each takes without the change.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SECONDS)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
         told = "killed by an error while it is loaded"
         with contextlib.suppress(BaseException):
+            _limit(SPARE_SECONDS)
             apply(mutant)
-            told = next((f"killed by {name}" for name in names if not _survives(session, name)), "survived")
+            killer = next((name for name, took in seconds.items() if not _survives(session, name, took)), None)
+            told = "survived" if killer is None else f"killed by {killer}"
         os.write(writing, told.encode())
         os._exit(0)
     os.close(writing)
@@ -156,7 +163,13 @@ def outcome(session: Session, mutant: Mutant, names: Sequence[str]) -> str:
     return said or "killed by time"
 
 
-def _survives(session: Session, name: str) -> bool:
+def _limit(seconds: float) -> None:
+    """End the process after so much more time of its processor: a busy machine kills no mutant."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _survives(session: Session, name: str, seconds: float) -> bool:
+    _limit(SLOWER * seconds + SPARE_SECONDS)
     try:
         return session.passes(name)
     except BaseException:

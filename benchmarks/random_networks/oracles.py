@@ -76,8 +76,15 @@ def random_plan(coupling: Coupling, seed: int) -> Plan:
     return Plan(coupling, clusters, "random", seed)
 
 
-def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = False) -> Facts:
-    """Narrow a network by a random plan and compare; ``exported``: capture by export.
+def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = False, check: bool = True) -> Facts:
+    """Narrow a network by a random plan and compare.
+
+    Args:
+        drawn: the network; it is given random weights.
+        seed: of weights, inputs and plan.
+        whole: merge complete heads and groups.
+        exported: capture by export.
+        check: compare the captured graph with the network, too; that takes as long as all the rest.
 
     Raises:
         Wrong: they differ; the message says where, and by how much.
@@ -85,7 +92,7 @@ def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = Fa
     subject = randomised(drawn.network, seed=seed).double().eval()
     inputs = drawn.inputs(BATCH, seed)
     try:
-        coupling = fxprune.couple(subject, inputs, whole=whole, ways=("export",) if exported else WAYS)
+        coupling = fxprune.couple(subject, inputs, whole=whole, ways=("export",) if exported else WAYS, check=check)
     except CaptureError:
         if not exported:
             raise
@@ -99,7 +106,7 @@ def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = Fa
             warnings.simplefilter("ignore", UnequalClustersWarning)  # random rows are merged
             small = narrow(subject, plan)
     except PlanError:  # widths that a layer cannot have: a projected LSTM must be wider than its projection
-        return examine(drawn, seed + 1, whole=whole, exported=exported)
+        return examine(drawn, seed + 1, whole=whole, exported=exported, check=check)
     agree("narrow", wanted, outputs(small, inputs))
     agree("narrow, second call", wanted, outputs(small, inputs))
     for batch in (3, 1):

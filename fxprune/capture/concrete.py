@@ -29,11 +29,14 @@ from fxprune.common.torch_private import (
     pytree,
 )
 
+from .claimed_types import types_claimed
 from .integers import truncation_recorded
 from .proxies import ConcreteProxy
 from .symbolic import SymbolicTracer
 
-_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros")
+_FACTORIES = (
+    "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros",
+)  # fmt: skip
 
 
 class ConcreteTracer(SymbolicTracer):
@@ -68,7 +71,7 @@ class ConcreteTracer(SymbolicTracer):
         """Trace a module, and also record calls that make tensors from sizes."""
         # If types must be literal, numbers may have to be, too.
         integers = contextlib.nullcontext() if self.literal else truncation_recorded(root)
-        with torch.no_grad(), _calls_recorded(self), integers:
+        with torch.no_grad(), _calls_recorded(self), integers, types_claimed(ConcreteProxy):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -12,6 +12,8 @@ from torch import fx
 
 from fxprune.common.torch_private import pytree
 
+from .claimed_types import claims_type
+
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
 
@@ -82,7 +84,9 @@ class ConcreteProxy(InPlaceProxy):
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """The type of the value, which ``isinstance`` reads."""
+        """The type of the value, where Python code asks for it."""
+        if not claims_type(sys._getframe(1)):
+            return type(self)
         value = self._value()
         return torch.Tensor if isinstance(value, torch.Tensor) else type(value)
 

@@ -19,6 +19,7 @@ SHAPED_LAYERS: tuple[type[nn.Module], ...] = (
     nn.GroupNorm,
     nn.PReLU,
     nn.Embedding,
+    nn.EmbeddingBag,
     nn.RNNBase,
     RNNCellBase,
 )

@@ -27,19 +27,5 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, cells)])
 
 
-def in_units(number: float) -> str:
-    """Format a count with three significant digits: 11.7 k, 1.82 G; below 10,000 as it is."""
-    for unit, size in {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}.items():
-        if number >= max(9999.5, 0.9995 * size):
-            shown = number / size
-            return f"{shown:.{2 if shown < 9.995 else 1 if shown < 99.95 else 0}f} {unit}"
-    return f"{number:,.0f}"
-
-
-def shortened(text: str, most: int) -> str:
-    """Shorten a text at its beginning, since the ends of names tell layers apart."""
-    return text if len(text) <= most else f"...{text[3 - most :]}"
-
-
 def _text(cell: object) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

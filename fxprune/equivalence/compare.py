@@ -1,6 +1,7 @@
 """Compare a captured graph with its model: twice in eval mode, under autocast, in training.
 
-Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on numbers is enough.
+Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on numbers is enough:
+of the model alone, if it shows that program, too.
 
 A trace runs the Python code of a model with proxies, which the code can distinguish from tensors. If it decided
 otherwise because of that, it shows when graph and model run on the same numbers: another output, a tensor that only one
@@ -101,7 +102,8 @@ def _difference(pair: _Pair, inputs: Inputs) -> Difference:
     if always:
         return Difference(always)
     # Batch normalisation needs more than one value for each channel.
-    if pair.proven and pair.programs.are_equal([as_meta(inputs), doubled_on_meta(inputs)], training=True):
+    twice = [as_meta(inputs), doubled_on_meta(inputs)]
+    if pair.proven and pair.programs.are_equal(twice, training=True):
         return Difference("", "", unknown)
     in_training, why = _in_training(pair, inputs)
     return Difference("", in_training, "; ".join(filter(None, (unknown, why))))
@@ -145,12 +147,13 @@ class _Pair:
         self, *, training: bool = False, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor
     ) -> tuple[nn.Module, nn.Module]:
         """Copy both without sharing buffers; each tensor is replaced by ``replace(tensor)``."""
-        model, module = (
-            map_tensors(each, lambda name, tensor: replace(self._tensor(name, tensor))).eval()
-            for each in (self.model, self.module)
-        )
+        model, module = (self.copy(each, replace) for each in (self.model, self.module))
         # A model may keep some layers in eval mode by its own `train`, which its graph lacks.
         return (model.train(), module.train()) if training else (model, module)
+
+    def copy(self, network: nn.Module, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> nn.Module:
+        """Copy one of the two as :meth:`copies` does, in eval mode."""
+        return map_tensors(network, lambda name, tensor: replace(self._tensor(name, tensor))).eval()
 
     def take_caches(self, wanted: Observation, assigned: Collection[str]) -> None:
         """Take the buffers that a call in eval mode replaced by new ones out of what it wrote to."""
@@ -170,16 +173,17 @@ class _Pair:
 
 def _in_eval(pair: _Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
-    model, module = pair.copies()
+    model = pair.copy(pair.model)
     with Attributes(model, pair.whole) as attributes:
-        return _in_two_calls(pair, model, module, attributes, first)
+        return _in_two_calls(pair, model, attributes, first)
 
 
-def _in_two_calls(pair: _Pair, model: nn.Module, module: nn.Module, attributes: Attributes, first: Inputs) -> str:
+def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
     second = pytree.tree_map_only(Tensor, shuffled, first)
+    record = None if pair.exported else pair.programs.record(model)
     try:
         with attributes.watched():
-            wanted = observe(model, first)
+            wanted = observe(model, first, None if record is None else record.recording)
     except Exception as error:
         shapes = [tuple(x.shape) for x in tensors_of(first)]
         raise CaptureError(
@@ -187,12 +191,17 @@ def _in_two_calls(pair: _Pair, model: nn.Module, module: nn.Module, attributes: 
             "Give example inputs that the model accepts."
         ) from error
     pair.take_caches(wanted, attributes.assigned())
+    pair.proven = record is not None and pair.programs.are_equal([as_meta(first)], training=False, after=model)
+    if pair.proven and record is not None and pair.programs.is_of_graph(record):
+        pair.alike = True
+        return ""
+    module = pair.copy(pair.module)
     found = try_to_observe(module, first)
     if isinstance(found, str) or (why := compare(wanted, found)):
         return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{_place(pair, first)}"
     # What Python code can tell from tensors on the meta device has shown by now, except in what one call leaves behind.
-    if not pair.exported and pair.programs.are_equal([as_meta(first)], training=False):
-        pair.proven = pair.alike = True
+    if pair.proven:
+        pair.alike = True
         return ""
     with attributes.watched():
         wanted = observe(model, second)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from fxprune.errors import kind_and_line
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")
 
 
+Recording = Callable[[Inputs], contextlib.AbstractContextManager[Callable[[list[Any]], Any]]]
+
+
 @dataclasses.dataclass
 class Observation:
     """The effects of one call: outputs, inputs afterwards, and changed tensors of the network."""
@@ -36,6 +39,11 @@ class Observation:
     uses_autocast: bool
 
 
+@contextlib.contextmanager
+def _unrecorded(_: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
+    yield lambda _: None
+
+
 def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
     """Observe a call, or return a text that says what it raised."""
     try:
@@ -44,15 +52,23 @@ def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
         return f"does not run: {kind_and_line(error)}"
 
 
-def observe(module: nn.Module, inputs: Inputs) -> Observation:
-    """Call a network on copies of inputs, with seed 0, and restore its parameters."""
+def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = None) -> Observation:
+    """Call a network on copies of inputs, with one seed, and restore its parameters.
+
+    Args:
+        module: any network.
+        inputs: its arguments.
+        recording: context of the call, given the copies; it yields what takes the leaves of the outputs.
+    """
     given: Inputs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
     _seed_all()
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = _generators()
-    with autocast_watched() as uses, Watch(tensors) as watch:  # type: ignore[no-untyped-call]
+    record = _unrecorded if recording is None else recording
+    with autocast_watched() as uses, Watch(tensors) as watch, record(given) as note:  # type: ignore[no-untyped-call]
         outputs = leaves_of(run_on(module, given))
+        note(outputs)
         watch.outputs_are_kept(outputs)
     after = dict(named_tensors(module))
     changed = {name: after[name].clone() for name in before if name in after and not _same(before[name], after[name])}

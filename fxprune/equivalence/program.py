@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fxprune.common.data_writes import data_writes
 from fxprune.common.inputs import Inputs, as_meta, run_on, tensors_of
@@ -53,94 +53,117 @@ class _OpenError(Exception):
 class Programs:
     """A model and its graph, which may certainly run one program.
 
-    Both have made a call with real numbers before, in eval mode: what the model keeps for later calls, as in a table of
-    its own, is real then. So operators that make tensors, where they are recorded in eval mode, are none that the
-    model would keep; in training mode only those may run, lest a tensor without numbers gets into such a table.
+    A call with real numbers comes before, in eval mode: what the model keeps for later calls, as in a table of its own,
+    is real then. So operators that make tensors, where they are recorded in eval mode, are none that the model would
+    keep; in training mode only those may run, lest a tensor without numbers gets into such a table.
     """
 
-    def __init__(self, model: nn.Module, module: fx.GraphModule) -> None:
+    def __init__(self, model: nn.Module, module: nn.Module) -> None:
         """Take any module, and a graph that shares its tensors; only copies run."""
-        self._pair = model, module
+        self._model, self._module = model, module
         self._made: set[str] = set()
+        self._runs: tuple[_Run, _Run] | None = None
+        self._of_graph: Any = None
+        first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
+        self._names, self._names_in_graph = (
+            {name: first[id(tensor)] for name, tensor in named_tensors(each) if id(tensor) in first}
+            for each in (model, module)
+        )
+        # A call may make anew what a module of such a class forgot.
+        self._forgets = any(type(each).train is not nn.Module.train for each in model.modules())
 
-    def are_equal(self, examples: Iterable[Inputs], *, training: bool) -> bool:
+    def record(self, copied: nn.Module) -> RealRun:
+        """Return a record of a call with numbers of a copy of the model."""
+        return RealRun(copied, self._names)
+
+    def is_of_graph(self, run: RealRun) -> bool:
+        """Tell, after :meth:`are_equal`, whether a call with numbers ran the graph's program."""
+        if self._of_graph is None or run.is_open:
+            return False
+        (wanted, ours), (found, theirs) = run.program or ([], []), self._of_graph
+        return bool(wanted == found and _without_devices(ours) == _without_devices(theirs))
+
+    def are_equal(self, examples: Iterable[Inputs], *, training: bool, after: nn.Module | None = None) -> bool:
         """Tell whether both certainly run one program, in two calls in a row.
 
-        False says nothing: numbers must decide.
+        The code of a graph keeps nothing, and its layers are those of the model: its second call is like its first
+        where that of the model is. False says nothing: numbers must decide.
 
         Args:
             examples: inputs, of which only sizes and types matter; the first on which both run is taken.
             training: in training mode instead of eval mode, which comes first.
+            after: copy of the model that has made the first call, with numbers.
         """
-        stored, may_make = named_tensors(self._pair[0]), frozenset(self._made) if training else None
         for inputs in examples:
             with contextlib.suppress(Exception), torch.no_grad(), generators_restored():  # a network may raise anything
-                wanted, found = (_Run(network, stored, training, may_make) for network in self._pair)
-                equal = wanted.program(inputs) == found.program(inputs)
+                wanted, found = self._runs or (
+                    _Run(after or self._model, self._names),
+                    _Run(self._module, self._names_in_graph),
+                )
+                self._runs = None  # those of a call that fails are of no more use
+                for run in (wanted, found):
+                    run.begin(training, frozenset(self._made) if training else None)
+                often = 1 if after is not None and not self._forgets else 2
+                of_graph = found.call(inputs)
+                calls = [wanted.call(inputs) for _ in range(often)]
+                calls += [] if isinstance(self._module, fx.GraphModule) else [found.call(inputs)]
                 self._made |= wanted.made
-                return equal and not (wanted.is_open or found.is_open)
+                equal = all(call == of_graph for call in calls) and not (wanted.is_open or found.is_open)
+                if equal:
+                    self._runs, self._of_graph = (wanted, found), of_graph
+                return equal
         return False
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """Where a tensor comes from: a call, and its operator or input there; or a stored name."""
+class _Recorder(TorchDispatchMode):
+    """A mode that records the operators of a network, and where their tensors come from."""
 
-    path: tuple[Any, ...]
-
-
-class _Run(TorchDispatchMode):
-    """A copy of a network on the meta device, and a mode that records its operators."""
-
-    def __init__(
-        self, network: nn.Module, stored: list[tuple[str, Tensor]], training: bool, may_make: Set[str] | None
-    ) -> None:
+    def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
+        """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_open = False
-        self.made: set[str] = set()  # by operators without an origin for what they return
-        self._may_make = may_make
-        self._twin = map_tensors(network, lambda _, tensor: torch.empty_like(tensor, device=_META)).eval()
-        if training:
-            self._twin.train()
-        names = {id(tensor): name for name, tensor in reversed(stored)}
-        originals = dict(named_tensors(network))
-        self._origins = {
-            id(tensor): (tensor, _Origin((names[id(originals[name])],))) for name, tensor in named_tensors(self._twin)
-        }
-        self._parameters = set(map(storage_id, self._twin.parameters()))
-        self._device = next((tensor.device for _, tensor in stored), torch.device("cpu"))
-        self._calls: list[list[Any]] = []
+        self._network = network
+        # Where each tensor comes from: its stored name; or the call, and its operator or input there.
+        self._origins: Any = WeakIdKeyDictionary()
+        self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network))]
+        self._parameters = set(map(storage_id, network.parameters()))
+        self._operators: list[Any] = []
+        self._call = 0
+        self._begin()
 
-    def program(self, inputs: Inputs) -> list[Any]:
-        """Record two calls in a row, each with its results."""
-        return [self._call(as_meta(inputs)) for _ in range(2)]
+    def _begin(self) -> None:
+        self._origins.clear()
+        for tensor, name in self._stored:
+            self._origins[tensor] = name
 
-    def _call(self, given: Inputs) -> Any:
-        self._calls.append([])
+    @contextlib.contextmanager
+    def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
+        """Record one call; yield what returns the program, given the leaves of its outputs."""
+        self._call, self._operators = self._call + 1, []
         for place, tensor in enumerate(tensors_of(given)):
-            self._number(tensor, "input", place)
+            self._origins[tensor] = self._call, "input", place
         before, self._drawn = self._state(), _torch_state()
-        functions = _Functions(self._device, self._calls[-1])
-        with _attributes_watched() as sets, data_writes(sets.append), autocast_watched() as uses, functions, self:
-            outputs = leaves_of(run_on(self._twin, given))
+
+        def program(outputs: list[Any]) -> Any:
+            return [self._described(leaf) for leaf in outputs], self._operators
+
+        with _attributes_watched() as sets, data_writes(sets.append), autocast_watched() as uses, self:
+            yield program
         self.is_open |= bool(sets or uses) or before != self._state()
-        return [self._described(leaf) for leaf in outputs], self._calls[-1]
 
     def _state(self) -> Any:
         kind, keys, *rest = np.random.get_state()
-        tables = [(name, id(tensor)) for name, tensor in named_tensors(self._twin)]
+        tables = [(name, id(tensor)) for name, tensor in named_tensors(self._network)]
         return tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest, _torch_state()
-
-    def _number(self, tensor: Tensor, *path: Any) -> None:
-        """Introduce a tensor, and keep it alive, so that its identity stays unique."""
-        self._origins[id(tensor)] = tensor, _Origin((len(self._calls), *path))
 
     def _described(self, value: Any) -> Any:
         """Describe an argument by where it comes from, or by its value and type."""
         if isinstance(value, Tensor):
-            if id(value) not in self._origins:
+            origin = self._origins.get(value)
+            if origin is None:
                 self._open()
-            return self._origins[id(value)][1]
+                return None
+            return origin if isinstance(origin, str) else (origin[0] - self._call, *origin[1:])
         if isinstance(value, (list, tuple)):
             return [self._described(each) for each in value]
         return type(value), value
@@ -153,30 +176,23 @@ class _Run(TorchDispatchMode):
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
             self._open()
-        # On meta nothing is drawn, so that only a seed changes the generator, which a trace does not record.
-        if torch.Tag.nondeterministic_seeded in func.tags and _torch_state() != self._drawn:
-            self._open()
-        if takes_device(func) and op_name(func) not in _SCRATCH:
-            self._make(func, args, kwargs)
-        operators = self._calls[-1]
-        named = [(name, self._described(each)) for name, each in kwargs.items()]
-        operators.append((func, self._described(args), named))
-        place = len(operators)
-        out = run_meta(func, args, {**kwargs, "device": _META} if takes_device(func) else kwargs)
+        self._check(func, args, kwargs)
+        described = self._described(args)
+        self._operators.append((func, described, [(name, self._described(each)) for name, each in kwargs.items()]))
+        place = len(self._operators)
+        out = self._run(func, args, kwargs)
         for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
             if leaf is not None and not isinstance(leaf, Tensor):
                 self._open()
-            if leaf is not None and id(leaf) not in self._origins:
-                self._number(leaf, place, index)
+            if leaf is not None and leaf not in self._origins:
+                self._origins[leaf] = self._call, place, index
         return out
 
-    def _make(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Note what an operator is asked to make, or refuse what may not be made."""
-        plain = {name: each for name, each in kwargs.items() if name != "device"}
-        asked = str((func, pytree.tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, plain))))
-        if self._may_make is not None and asked not in self._may_make:
-            self._open()
-        self.made.add(asked)
+    def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        """Raise _OpenError if this call of an operator depends on what no record shows."""
+
+    def _run(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
+        return func(*args, **kwargs)
 
     def _writes_parameter(self, func: OpOverload, args: Any, kwargs: Any) -> bool:
         """Tell whether an operator writes to a parameter, which would change what was trained."""
@@ -186,6 +202,97 @@ class _Run(TorchDispatchMode):
             if argument.is_write
         ]
         return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
+
+
+class RealRun(_Recorder):
+    """A record of one call with numbers, which the record does not disturb.
+
+    Attributes:
+        program: what was recorded; None if that says nothing.
+    """
+
+    program: tuple[list[Any], list[Any]] | None = None
+
+    def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
+        """Take a copy of a model."""
+        super().__init__(network, names)
+        self._device = _device_of(network)
+
+    @contextlib.contextmanager
+    def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
+        """Record one call, as a context of :func:`~fxprune.equivalence.observation.observe`."""
+        with super().recording(given) as program:
+
+            def noted(outputs: list[Any]) -> None:
+                with contextlib.suppress(_OpenError):
+                    self.program = program(outputs)
+
+            yield noted
+
+    def _open(self) -> None:
+        self.is_open = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_open:
+            return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        elsewhere = kwargs.get("device") not in (None, self._device)
+        if elsewhere or torch.Tag.nondeterministic_seeded in func.tags:
+            self._open()
+
+
+class _Run(_Recorder):
+    """A copy of a network on the meta device, and a mode that records its operators."""
+
+    def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
+        self._device = _device_of(network)
+        twin = map_tensors(network, lambda _, tensor: torch.empty_like(tensor, device=_META)).eval()
+        super().__init__(twin, names)
+
+    def begin(self, training: bool, may_make: Set[str] | None) -> None:
+        """Set the mode and what calls may make; no tensor of earlier ones stays known."""
+        self.made: set[str] = set()  # by operators without an origin for what they return
+        self._may_make = may_make
+        self._network.train(training)
+        self._begin()
+
+    def call(self, inputs: Inputs) -> Any:
+        """Record a call with its results."""
+        given = as_meta(inputs)
+        with self.recording(given) as program:
+            with _Functions(self._device, self._operators):
+                outputs = leaves_of(run_on(self._network, given))
+            return program(outputs)
+
+    def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        # On meta nothing is drawn, so that only a seed changes the generator, which a trace does not record.
+        if torch.Tag.nondeterministic_seeded in func.tags and _torch_state() != self._drawn:
+            self._open()
+        if takes_device(func) and op_name(func) not in _SCRATCH:
+            self._make(func, args, kwargs)
+
+    def _run(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
+        return run_meta(func, args, {**kwargs, "device": _META} if takes_device(func) else kwargs)
+
+    def _make(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Note what an operator is asked to make, or refuse what may not be made."""
+        plain = {name: each for name, each in kwargs.items() if name != "device"}
+        asked = str((func, pytree.tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, plain))))
+        if self._may_make is not None and asked not in self._may_make:
+            self._open()
+        self.made.add(asked)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next((tensor.device for _, tensor in named_tensors(network)), torch.device("cpu"))
+
+
+def _without_devices(operators: list[Any]) -> list[Any]:
+    """Return a program as it is on any device: those of a call with numbers are all the same."""
+    calls = [call for call in operators if isinstance(call, tuple)]  # attention is shown by its operators
+    return [(func, args, [each for each in named if each[0] != "device"]) for func, args, named in calls]
 
 
 def _torch_state() -> bytes:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.common.inputs import inputs_for
 from fxprune.common.modules import device_of, named_tensors
+from fxprune.common.progress import steps
 from fxprune.common.torch_private import pytree
 from fxprune.coupling import Codes, Coupling, Group, Shape
 from fxprune.errors import ModelError
@@ -77,7 +78,7 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
     sums: dict[tuple[str, str, int], _Sum] = {}
     execution = Execution(module, moved)
     generator = torch.Generator().manual_seed(0)
-    for node in execution.nodes:
+    for node in steps(execution.nodes, "activations of operation"):
         for batch in range(len(moved)):
             for index, (group, reading) in enumerate(readings.get(node, ())):
                 value = execution.value(reading.operand, batch)

@@ -8,13 +8,13 @@ from dataclasses import astuple
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.common.network import unwrap_model
 from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
-from fxprune.passes.merge import Clusters, project
+from fxprune.passes.merge import project
 from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
 
@@ -24,9 +24,10 @@ from .law import Momentum, Motion, advance, check_coupled, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, has_rows, steps_pointwise
 from .sharding import check_in_optimizer, check_not_sharded, check_same_plan
+from .step_guard import undo_failed_steps
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation as Deviation
-from .tied import Tied, deviation_of, fixed_buffers, tied_parameters
+from .tied import Tied, clusters_of_fixed_buffers, deviation_of, tied_parameters
 
 
 def csgd(
@@ -64,9 +65,8 @@ def csgd(
             away, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
         narrow: take steps of PyTorch's pointwise optimizers (SGD, Adam and their kin) on one row per cluster: a step
             costs less, and gradients and state have the narrow size. State dicts keep the shapes of the parameters.
-            For loops in which nothing else acts inside a step: other hooks on the optimizer see these rows, a copied or
-            pickled optimizer holds them, and after a step that failed it holds them until the next. Large weights that
-            somebody writes through ``.data`` are noticed by each eighth row.
+            For loops in which nothing else acts inside a step: other hooks on the optimizer see these rows. Large
+            weights that somebody writes through ``.data`` are noticed by each eighth row.
 
     Returns:
         The hook: use it as a context manager, or remove it with ``remove()``.
@@ -117,7 +117,8 @@ def csgd(
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None
         strength = strength_for(deviation, lrs, optimizer, tied, motions)
-    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, constants=fixed_buffers(model, plan))
+    constants = Constants(model, clusters_of_fixed_buffers(model, plan))
+    return Csgd(optimizer, tied, strength, coupled=coupled, narrow=narrow, constants=constants)
 
 
 def _pulled(optimizer: Optimizer) -> set[nn.Parameter]:
@@ -137,13 +138,13 @@ class Csgd:
         *,
         coupled: bool = False,
         narrow: bool = False,
-        constants: Mapping[str, tuple[Tensor, list[Clusters]]] | None = None,
+        constants: Constants,
     ) -> None:
         """Hook into ``optimizer``; use :func:`csgd`."""
         self.strength = strength
         self.coupled = coupled
         self._optimizer = optimizer
-        self._tied, self._constants = tied, Constants(constants or {})
+        self._tied, self._constants = tied, constants
         self._kinds = {each.parameter: kind_of(each.parameter) for each in tied}
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._rates = self._read_rates()
@@ -166,6 +167,7 @@ class Csgd:
             raise OptionError(
                 f"{type(optimizer).__name__} takes no hooks: give the torch optimizer that it wraps."
             ) from error
+        self._release = undo_failed_steps(optimizer, self._restore)
 
     def predicted(self) -> float:
         """Return the largest relative deviation by the law, for unchanged cluster means.
@@ -230,6 +232,8 @@ class Csgd:
         self._restore()
         if self._handles:
             self._narrow.widen_state()
+            self._narrow.release()
+            self._release()
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -6,6 +6,7 @@ parameter = mean of its cluster + left * deviation at the start. Rounding has no
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ class NarrowStep:
             members.setdefault(key, []).append(each)
         self._bundles = [Bundle(each) for each in members.values()]
         self._begun = False
+        if self._bundles:  # PyTorch copies and pickles an optimizer by this method, without its hooks
+            optimizer.__getstate__ = self._copied  # type: ignore[method-assign]
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -117,12 +120,30 @@ class NarrowStep:
         for packed, group in zip(state["param_groups"], self._optimizer.param_groups, strict=True):
             for index, parameter in zip(packed["params"], group["params"], strict=True):
                 if parameter in members and index in tensors:
-                    member = members[parameter]
-                    tensors[index] = {
-                        name: member.spread(value) if _has_shape(value, member.narrow.shape) else value
-                        for name, value in tensors[index].items()
-                    }
+                    tensors[index] = self._widened(members[parameter], tensors[index])
         return {**state, "state": dict(sorted(tensors.items()))}  # a step changes their order
+
+    def _copied(self) -> dict[str, Any]:
+        """Return what a copy of the optimizer holds: the parameters, and state of their shapes."""
+        self.end()
+        held = type(self._optimizer).__getstate__(self._optimizer)
+        members = {member.parameter: member for bundle in self._bundles for member in bundle.members}
+        wide = {
+            parameter: self._widened(members[parameter], each) if parameter in members else each
+            for parameter, each in held["state"].items()
+        }
+        return {**held, "state": defaultdict(dict, wide)}
+
+    @torch.no_grad()
+    def _widened(self, member: Member, state: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: member.spread(value) if _has_shape(value, member.narrow.shape) else value
+            for name, value in state.items()
+        }
+
+    def release(self) -> None:
+        """Let copies of the optimizer hold its state as it is."""
+        vars(self._optimizer).pop("__getstate__", None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return means, deviations at the start, and what is left of them, by name."""

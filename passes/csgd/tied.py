@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.common.modules import statistics_of
@@ -60,15 +60,15 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
     return tied
 
 
-def fixed_buffers(model: nn.Module, plan: Plan) -> dict[str, tuple[Tensor, list[Clusters]]]:
-    """Return the tied buffers that no layer of PyTorch updates, by name."""
+def clusters_of_fixed_buffers(model: nn.Module, plan: Plan) -> dict[str, list[Clusters]]:
+    """Return the clusters of the tied buffers that no layer of PyTorch updates, by name."""
     updated = statistics_of(model)
     buffers = {name: b for name, b in model.named_buffers(remove_duplicate=False) if name not in updated}
     cuts: dict[str, list[Clusters]] = {}
     for each in plan.partitions():
         if each.tied and each.parameter in buffers:
             cuts.setdefault(each.parameter, []).append(on_device(each, buffers[each.parameter].device))
-    return {name: (buffers[name], found) for name, found in cuts.items()}
+    return cuts
 
 
 def deviation_of(tied: Sequence[Tied]) -> Deviation:

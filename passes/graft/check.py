@@ -15,6 +15,7 @@ from fxprune.common.source import source_of, source_of_error
 from fxprune.errors import GraftError
 from fxprune.passes.rewrite import WIDE
 from fxprune.passes.verify import KeepFloat64, batch_of, random_batch, randomised, relative_error, to_float64, verify
+from fxprune.plan_file import outputs_of
 
 from .computed import Computed, with_computed
 from .equations import Solution
@@ -22,18 +23,23 @@ from .equations import Solution
 # As in `verify`: sums of a million float64 terms keep 1e-12, and a wrong size moves an output by 1e-3 and more.
 TOLERANCE = 1e-9
 _MOST_TOLD = 3
+_LEFT_OUT = (
+    " The narrow network has no outputs but {}, so that layers of others stayed wide: graft into a model that does not "
+    "compute these."
+)
 
 
 def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: Solution, computed: Computed) -> None:
     """Compare a graft with the narrow network, with its weights and with random ones.
 
     Zeros in trained weights, as in a layer scale, would hide an error; random weights hide none. Weights that the class
-    computes were compared as such: here the narrow network has them in float64.
+    computes were compared as such: here the narrow network has them in float64. Outputs that the narrow network lacks
+    are not compared.
 
     Raises:
         GraftError: they differ, or the graft does not run in training mode.
     """
-    sizes = (1, max(2, batch_of(inputs)))
+    sizes, outputs = (1, max(2, batch_of(inputs))), outputs_of(narrow)
     given = random_batch(inputs, sizes[1], seed=0)
     twin = randomised(narrow)
     tensors = dict(named_tensors(twin))
@@ -41,9 +47,10 @@ def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: 
     for reference, candidate in ((twin, random), (narrow, grafted)):
         with contextlib.suppress(Exception):  # of a wrong size, which the graft itself raises again
             reference = with_computed(reference, candidate, computed)
-        report = verify(reference, candidate, given, tolerance=TOLERANCE, batches=sizes)
+        report = verify(reference, candidate, given, tolerance=TOLERANCE, batches=sizes, outputs=outputs)
         if not report.passed:
-            raise GraftError(_message(candidate, reference, given, solution, report.reason))
+            left_out = "" if outputs is None else _LEFT_OUT.format(", ".join(f"`{name}`" for name in outputs))
+            raise GraftError(_message(candidate, reference, given, solution, report.reason) + left_out)
 
 
 def _message(grafted: nn.Module, narrow: nn.Module, inputs: Inputs, solution: Solution, reason: str) -> str:

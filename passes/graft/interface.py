@@ -82,7 +82,8 @@ def _shapes_of(model: nn.Module, inputs: Inputs) -> dict[tuple[str, str], list[A
     if hasattr(twin, "forward_features") and hasattr(twin, "forward_head"):
         features = run_on(twin.forward_features, given)
         shapes["", "forward_features"] = _shapes(features)
-        with contextlib.suppress(TypeError):  # a class without this argument
+        # A class without this argument, or without a classifier.
+        with contextlib.suppress(TypeError, NotImplementedError):
             shapes["", "forward_head"] = _shapes(twin.forward_head(features, pre_logits=True))
     for index, each in enumerate(_feature_maps(twin, given)):
         shapes["", _feature_map(index)] = _shapes(each)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from fxprune.common.progress import listening
+from fxprune.common.progress import phase as begin
 
 
 @dataclass(eq=False)
@@ -14,7 +16,7 @@ class Clock:
     """The seconds per phase, in order.
 
     Attributes:
-        loud: announce phases on stderr.
+        loud: announce phases on stderr, and how far they are.
         seconds: name of a phase -> wall-clock seconds.
     """
 
@@ -24,16 +26,8 @@ class Clock:
     @contextlib.contextmanager
     def __call__(self, phase: str, detail: str = "") -> Iterator[None]:
         """Time the block under the name of the phase."""
-        if self.loud:
-            print(f"{phase:<8} {detail}".rstrip(), file=sys.stderr, flush=True)
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = time.perf_counter() - start
-
-
-def in_words(seconds: float) -> str:
-    """Say how long something takes: 40 s, 12 min, 3 h 05 min."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+        with listening(self.loud):
+            begin(phase, detail)
+            start = time.perf_counter()
+            yield
+            self.seconds[phase] = time.perf_counter() - start

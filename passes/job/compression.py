@@ -14,7 +14,9 @@ from torch import nn
 
 from fxprune.analysis import couple
 from fxprune.common.inputs import as_inputs
+from fxprune.common.versions import versions
 from fxprune.coupling import Coupling
+from fxprune.latencies import LatencyTable
 from fxprune.models_zoo import Network, named_device, on_device
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
@@ -43,7 +45,7 @@ from fxprune.plans import Plan
 from .clock import Clock
 from .finished import finished
 from .journal import open_journal
-from .measure import measure_rows, versions
+from .measure import measure_rows
 from .prepare import images_for, prepare, target_of, teacher_from_file
 from .recorded import record, write_result
 from .resume import Checkpoints, check_checkpoints, files_read, open_phases
@@ -130,6 +132,7 @@ class Compression:
     coupling: Coupling
     target: Target
     widths: list[dict[str, int]]  # after each stage; empty for a single stage
+    times: LatencyTable | None  # that widths go by, if they do
     plan: Plan | None  # of a single stage: the given one, or one that shows that the target is possible
 
     def __init__(self, job: Job, device: torch.device, ranks: Ranks) -> None:
@@ -186,7 +189,10 @@ class Compression:
             if job.plan_file is not None:
                 self.plan = load_plan(job.plan_file, self.network.model)
             elif not self.widths:
-                self.plan = self.target.plan(self.coupling, method="even")  # the clusters need trained weights
+                # One process measures, once: times differ a little from run to run.
+                self.times = self.ranks.share(lambda: self.target.times(self.coupling))
+                # The clusters need trained weights.
+                self.plan = self.target.plan(self.coupling, method="even", times=self.times)
 
     @contextmanager
     def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:
@@ -271,7 +277,7 @@ class Compression:
         )
 
     def _plan(self) -> Plan:
-        return self.target.plan(self.coupling, images_for(self.target, self.data))
+        return self.target.plan(self.coupling, images_for(self.target, self.data), times=self.times)
 
 
 def _named(given: object) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.analysis import couple
+from fxprune.common.versions import versions
 from fxprune.models_zoo import Network, on_device
 from fxprune.passes.calibration import calibration
 from fxprune.passes.merge import expand, snap
@@ -37,7 +38,7 @@ from fxprune.passes.store import (
 from fxprune.plans import Plan
 
 from .clock import Clock
-from .measure import measure_folded, versions
+from .measure import measure_folded
 from .prepare import check_export
 from .recorded import record, write_result
 from .resume import files_read

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +17,13 @@ from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.onnx import export_onnx, onnx_runner
-from fxprune.passes.report import Answer, Row
+from fxprune.passes.report import Row, ShownImage
 from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import Accuracy, answers, moved
 from fxprune.passes.verify import as_inputs, random_batch, rebuilt
 
-from .answers import answers_of
 from .recorded import for_the_report
+from .shown_images import shown_images
 from .trim import Nets, Tested
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ class Measured:
     """The rows of the table, and some test images with the answers of both networks."""
 
     rows: tuple[Row, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[ShownImage, ...]
 
 
 def measure_rows(nets: Nets, repaired: nn.Module | None, example: Any, data: Data, folder: Path) -> Measured:
@@ -115,14 +113,14 @@ class _Table:
         spent = cost(network, self.image)
         return Row(name=name, params=spent.params, macs=spent.macs, **counts, **measured)
 
-    def answers(self, preprocessing: Preprocessing | None, *, labelled: bool) -> tuple[Answer, ...]:
+    def answers(self, preprocessing: Preprocessing | None, *, labelled: bool) -> tuple[ShownImage, ...]:
         """Show some test images, and which classes the first and the last network say."""
         if self.data is None or preprocessing is None or not self.data.task.classifies:
             return ()
         first, last = (torch.cat(list(given.outputs)) for given in self.given)
-        found: tuple[Answer, ...] = ()
+        found: tuple[ShownImage, ...] = ()
         with for_the_report("test images were"):
-            found = answers_of(self.data.test, first, last, preprocessing, labelled=labelled)
+            found = shown_images(self.data.test, first, last, preprocessing, labelled=labelled)
         return found
 
     def _eager_ms(self, network: nn.Module) -> float:
@@ -156,18 +154,6 @@ class _Table:
                 onnxruntime_ms=milliseconds(run, tuple(tensors_of(self.image))),
             ),
         )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of everything that a measurement depends on."""
-    packages = ("fxprune", "torch", "timm", "onnx", "onnxruntime", "scikit-learn")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
-            continue
-    return found
 
 
 class _Runner(nn.Module):

@@ -16,7 +16,7 @@ from fxprune.analysis import couple
 from fxprune.common.inputs import as_inputs, as_meta, run_on
 from fxprune.common.outputs import as_outputs
 from fxprune.coupling import Coupling
-from fxprune.errors import CheckpointError, ModelError, OptionError
+from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
 from fxprune.models_zoo.data import Task
 from fxprune.passes.csgd import (
@@ -30,7 +30,7 @@ from fxprune.passes.csgd import (
 from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions, has_own_weights
 from fxprune.passes.store import left_out_line, load_weights, open_network
-from fxprune.passes.train import check_optimizer, make_optimizer
+from fxprune.passes.train import check_optimizer, check_task, make_optimizer
 
 from .training import Schedule, csgd_schedule
 from .widen import build_widened, widths_back
@@ -46,9 +46,9 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     """Build the data and a matching network with its initial weights.
 
     Raises:
-        DataError: the data are not available.
         ModelError: the network cannot be built.
         CheckpointError: the checkpoint is damaged, or belongs to another network.
+        DataError: the data are not available, or loss or metric return no number.
         OptionError: C-SGD has too few steps for the deviation, the opset or optimizer does not exist, the weights have
             16 bits, or outputs of this form need `loss` and `metric`.
     """
@@ -62,6 +62,7 @@ def prepare(job: Job, device: torch.device) -> tuple[Network, Data]:
     network = network_of(job, (data.in_chans, data.image_size), data.num_classes, device, make)
     network = network if data.example is None else replace(network, example=data.example)
     check_outputs(network, data)
+    check_task(network.model, data, device, seed=job.seed)
     return network, data
 
 
@@ -247,14 +248,17 @@ def data_of(job: Job | FoldJob) -> Data:
 
 
 def _data_of(job: Job | FoldJob) -> Data:
-    from fxprune.models_zoo.data import data_from_loaders, data_from_pairs, load_data
+    from fxprune.models_zoo.data import Data, data_from_loaders, data_from_pairs, load_data
 
     if isinstance(job.data, tuple):
         judged = isinstance(job, Job) and job.metric is not None
         return data_from_pairs(*job.data, job.model) if judged else data_from_loaders(*job.data)
     assert job.data is not None
-    if not isinstance(job.data, str):
+    if isinstance(job.data, Data):
         return job.data
+    if not isinstance(job.data, str):
+        kind = type(job.data).__name__
+        raise DataError(f"`data` is a name, a Data, or a pair of loaders, one to train and one to test, not {kind}.")
     root = None if job.data_root is None else str(job.data_root)
     images = job.only_of(Images if isinstance(job, Images) else Batches)
     return load_data(job.data, seed=job.seed, root=root, **vars(images))

@@ -10,7 +10,7 @@ from pathlib import Path
 from fxprune.errors import kind_and_line
 from fxprune.passes.onnx import ExportReport
 from fxprune.passes.options import FoldJob, Job, given_in_python
-from fxprune.passes.report import Answer, Recording, Result, draw_deviation, reasons_of, shares_of, write_report
+from fxprune.passes.report import Recording, Result, ShownImage, draw_deviation, reasons_of, shares_of, write_report
 from fxprune.passes.store import ROWS, SUMMARY
 from fxprune.plans import Plan
 
@@ -29,7 +29,7 @@ def for_the_report(what: str) -> Iterator[None]:
         print(f"{what} not written: {kind_and_line(error)}", file=sys.stderr, flush=True)
 
 
-def record(job: Job | FoldJob, plan: Plan, exported: ExportReport, answers: Sequence[Answer], folder: Path) -> None:
+def record(job: Job | FoldJob, plan: Plan, exported: ExportReport, answers: Sequence[ShownImage], folder: Path) -> None:
     """Write what the report shows and no other file tells."""
     with for_the_report("what the report shows was"):
         recording = Recording(

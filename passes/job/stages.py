@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from fxprune.analysis import couple
 from fxprune.coupling import Coupling
-from fxprune.errors import OptionError
+from fxprune.errors import OptionError, WidthWarning
 from fxprune.models_zoo import Network
 from fxprune.passes.csgd import Deviation
 from fxprune.passes.merge import expand
@@ -64,7 +65,10 @@ def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Co
     for share in shares:
         try:
             asked: dict[str, Any] = {kind: share}
-            plan = replace(target, **asked).plan(coupling, method="even")
+            with warnings.catch_warnings():
+                if share != shares[-1]:
+                    warnings.simplefilter("ignore", WidthWarning)  # only the last widths stay
+                plan = replace(target, **asked).plan(coupling, method="even")
         except OptionError as error:
             if share != shares[-1]:
                 continue  # no widths are near this share, so leave out the stage

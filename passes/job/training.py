@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fxprune.common.progress import in_words
 from fxprune.errors import OptionError
 from fxprune.passes.csgd import Csgd, Deviation, csgd, steps_pointwise
 from fxprune.passes.options import EPOCHS, Centripetal, Job, TrainOptions, trains_wide
@@ -22,7 +23,7 @@ from fxprune.passes.store import Checkpoint
 from fxprune.passes.train import ALONE, Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
 from fxprune.plans import Plan
 
-from .clock import Clock, in_words
+from .clock import Clock
 from .resume import Checkpoints
 
 if TYPE_CHECKING:

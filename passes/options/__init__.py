@@ -7,5 +7,5 @@ from .job import EPOCHS, HUB, MODELS, PROGRAM, Centripetal, Job, has_own_weights
 from .kinds import metavar
 from .recipe import given_in_python, override, read_recipe, write_recipe
 from .requirements import trains_wide
-from .target import Target
+from .target import MULTIPLES, RUNTIMES, Target
 from .training import TrainOptions, short_warmup

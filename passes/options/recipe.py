@@ -17,7 +17,7 @@ from fxprune.errors import OptionError
 
 from .fields import REMOVED, closest, field_name, options_of
 from .job import Job, runs_code
-from .requirements import EXCLUDES_OF_FOLD, REQUIRES, asks, excludes
+from .requirements import EXCLUDES_OF_FOLD, REQUIRES, TIMED, asks, excludes
 
 # Further keys of a recipe, which are not options: a sentence about it, and the published figures.
 NOTES = ("description", "published")
@@ -88,10 +88,9 @@ def override(recipe: Mapping[str, Any], given: Mapping[str, Any], kind: type = J
     groups = excludes({**recipe, **given}.get("stages")) if kind is Job else EXCLUDES_OF_FOLD
     replaced = {name for names in map(set, groups) if names & asked for name in names}
     options = {name: value for name, value in recipe.items() if name not in replaced} | dict(given)
-    if kind is not Job:
-        return options
-    before, after = _whole(recipe), _whole(options)
-    idle = {need.name for need in REQUIRES if need.met(before) and not need.met(after)} - given.keys()
+    before, after = (_whole(each, kind) for each in (recipe, options))
+    needs = REQUIRES if kind is Job else TIMED
+    idle = {need.name for need in needs if need.met(before) and not need.met(after)} - given.keys()
     return {name: value for name, value in options.items() if name not in idle}
 
 
@@ -163,9 +162,9 @@ def _flag_of_model(kind: type) -> str:
     return "--model" if _command_of(kind) == "compress" else "MODEL"
 
 
-def _whole(options: Mapping[str, Any]) -> SimpleNamespace:
+def _whole(options: Mapping[str, Any], kind: type) -> SimpleNamespace:
     """Return the options of a job as attributes, defaults included."""
-    return SimpleNamespace(**{name: option.default for name, option in options_of(Job).items()} | dict(options))
+    return SimpleNamespace(**{name: option.default for name, option in options_of(kind).items()} | dict(options))
 
 
 def _entries(path: Path) -> list[tuple[str, int, Any]]:

@@ -10,7 +10,7 @@ from fxprune.errors import OptionError
 
 from .fields import options_of
 
-_TARGETS = ("keep", "macs", "params", "widths", "plan_file")
+_TARGETS = ("keep", "macs", "params", "latency", "widths", "plan_file")
 _CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "target")
 # Options that exclude each other; an option at its default does not count.
 EXCLUDES: tuple[tuple[str, ...], ...] = (
@@ -20,6 +20,7 @@ EXCLUDES: tuple[tuple[str, ...], ...] = (
     *((name, "widths") for name in _CHOICES),
     *(("widen", name) for name in (*_TARGETS, *_CHOICES, "pretrained")),
     ("round_to", "target"),
+    ("stages", "latency"),
     ("strength", "deviation"),
 )
 # The same, if ``stages`` are shares.
@@ -81,7 +82,13 @@ def _taught(options: Any) -> bool:
 
 _MILESTONES = "is for another scheduler: give `scheduler` as multistep"
 _TEACHER = "weighs a teacher, and there is none: give `teacher`"
+# What only a budget of time needs, of every command.
+TIMED = tuple(
+    Requirement(name, lambda o: o.latency is not None, "is for a budget of time: give `latency`")
+    for name in ("runtime", "batch", "latency_table")
+)
 REQUIRES = (
+    *TIMED,
     Requirement("ema", trains_wide, "averages the wide network, which is not trained here: give `epochs`"),
     Requirement("decay_milestones", _multistep, _MILESTONES),
     Requirement("csgd_decay_milestones", _multistep, _MILESTONES),

@@ -12,16 +12,19 @@ from fxprune.errors import OptionError
 
 from .fields import Options
 from .ranges import Range, interval
-from .requirements import exclude
+from .requirements import TIMED, exclude
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fxprune.coupling import Coupling
+    from fxprune.latencies import LatencyTable
     from fxprune.plans import Plan
 
 # Where the narrow network is to run -> what widths should be multiples of there; docs/cli.md has the sources.
 MULTIPLES: Mapping[str, int] = {"onnxruntime": 16, "tensorrt": 8, "tensorrt-int8": 16, "htp": 32}
+# Where the time of a network can be measured.
+RUNTIMES = ("onnxruntime", "eager", "compiled")
 # How channels are compared where nothing else is asked for.
 CLUSTER = "rows"
 Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
@@ -37,6 +40,7 @@ class Target(Options):
     keep: Annotated[Share, "share of the channels of every group to keep; 0.5 where nothing is asked for"] = None
     macs: Annotated[Share, "instead: share of the network's multiply-accumulates to end at"] = None
     params: Annotated[Share, "instead: share of the network's parameters to end at"] = None
+    latency: Annotated[Share, "instead: share of the network's time to end at, measured here or elsewhere"] = None
     widths: Annotated[Mapping[str, int] | None, "instead: group name -> channels to keep"] = None
     method: Annotated[Literal["kmeans", "even", "imbalanced"], "how clusters are found"] = "kmeans"
     cluster: Annotated[
@@ -50,6 +54,15 @@ class Target(Options):
         "instead: where the network is to run, for the multiples that suit it: "
         + ", ".join(f"{name} {number}" for name, number in MULTIPLES.items()),
     ] = None
+    runtime: Annotated[
+        Literal["onnxruntime", "eager", "compiled"] | None, "of latency; None: that of latency-table, or onnxruntime"
+    ] = None
+    batch: Annotated[int | None, interval(ge=1), "of latency: samples at once; None: that of latency-table, or 1"] = (
+        None
+    )
+    latency_table: Annotated[
+        str | os.PathLike[str] | None, "of latency: a file of `fxprune latency`, instead of measuring on this machine"
+    ] = None
     seed: Annotated[int, interval(ge=0), "of everything that is drawn at random"] = 0
     only: Annotated[Patterns, "patterns; groups that match none of them keep their widths"] = None
     freeze: Annotated[Patterns, "patterns; groups that match one of them keep their widths"] = None
@@ -58,10 +71,18 @@ class Target(Options):
     def __post_init__(self) -> None:
         """Check every option except the widths, which need the network."""
         super().__post_init__()
-        exclude(self, "keep", "macs", "params", "widths")
+        exclude(self, "keep", "macs", "params", "latency", "widths")
         for name in ("round_to", "target"):
             exclude(self, "widths", name)
         exclude(self, "round_to", "target")
+        for need in TIMED:
+            if getattr(self, need.name) is not None and not need.met(self):
+                raise OptionError(f"`{need.name}` {need.says}.")
+        if self.latency is not None and self.target not in (None, "onnxruntime") and self.latency_table is None:
+            raise OptionError(
+                f"`target: {self.target}` cannot be timed here, only {', '.join(RUNTIMES)}: give `round_to` "
+                "instead, or the times of that target as `latency_table`."
+            )
         if self.method != "kmeans" and self.cluster not in (None, "rows"):
             raise OptionError(f"`cluster: {self.cluster}` is for the method kmeans; `{self.method}` compares nothing.")
 
@@ -80,13 +101,32 @@ class Target(Options):
         """Whether clusters depend on images."""
         return self.clusters_by != "rows"
 
-    def plan(self, coupling: Coupling, batches: Iterable[Tensor] | None = None, *, method: str | None = None) -> Plan:
+    def times(self, coupling: Coupling) -> LatencyTable | None:
+        """Measure or read the times that a budget of time goes by, once for all plans."""
+        if self.latency is None:
+            return None
+        import fxprune
+
+        if self.latency_table is not None:
+            return fxprune.LatencyTable.read(self.latency_table)
+        how = {name: getattr(self, name) for name in ("runtime", "batch", "only", "freeze", "internal_only")}
+        return fxprune.latency_table(coupling, self.latency, round_to=self.multiple, **how)
+
+    def plan(
+        self,
+        coupling: Coupling,
+        batches: Iterable[Tensor] | None = None,
+        *,
+        method: str | None = None,
+        times: LatencyTable | None = None,
+    ) -> Plan:
         """Make the plan that reaches the target, by :func:`fxprune.plan`.
 
         Args:
             coupling: the analysis.
             batches: images without labels, where clusters depend on them.
             method: replaces the target's own, and compares no channels.
+            times: of :meth:`times`.
 
         Raises:
             NothingToPruneError: the coupling has no groups.
@@ -96,6 +136,7 @@ class Target(Options):
 
         asked = vars(self.only_of(Target)) | {"cluster": self.clusters_by, "batches": batches}
         asked["round_to"] = self.multiple
+        asked["latency_table"] = times or self.latency_table
         del asked["target"]
         return fxprune.plan(coupling, **asked | ({"method": method, "cluster": "rows"} if method else {}))
 

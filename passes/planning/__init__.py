@@ -3,6 +3,7 @@
 from .edited import load_plan
 from .features import features, projected, rows_of
 from .kmeans import kmeans
+from .multiples import odd_in_words, odd_widths
 from .plan import plan
 from .stages import REMOVED, compose, stage_plan, stage_shares, stage_widths
-from .widths import Unit, check_share, excess, refined, units_of, widths_for
+from .widths import Unit, check_share, excess, narrowest, refined, units_of, widths_for, widths_within

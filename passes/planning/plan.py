@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
@@ -9,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from fxprune.common.finite import check_finite
+from fxprune.common.progress import steps
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
+from fxprune.latencies import LatencyTable
 from fxprune.plans import Plan
 from fxprune.select import select
 
 from .features import activations, features
 from .kmeans import Labels, balanced_kmeans, kmeans, weighted_kmeans
-from .widths import Budget, check_near, widths_for, widths_given, widths_within
+from .multiples import warn_of_odd_widths
+from .widths import Budget, check_near, check_share, widths_for, widths_given, widths_in_time, widths_within
 
 
 def plan(
@@ -25,6 +31,7 @@ def plan(
     *,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
     widths: Mapping[str, int] | None = None,
     method: str = "kmeans",
     round_to: int = 1,
@@ -34,6 +41,9 @@ def plan(
     internal_only: bool = False,
     cluster: str = "rows",
     batches: Iterable[Any] | None = None,
+    runtime: str | None = None,
+    batch: int | None = None,
+    latency_table: LatencyTable | str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Divide the channels of each group into clusters, one for each channel that stays.
 
@@ -42,6 +52,8 @@ def plan(
         keep: share of the channels to keep in every group, above 0, up to 1; 0.5 if no budget or widths are given.
         macs: instead: share of the network's multiply-accumulates to end at.
         params: instead: share of the network's parameters to end at.
+        latency: instead: share of the network's time to end at, as measured here with PyTorch's present number of
+            threads, or read from ``latency_table``.
         widths: instead: group name -> channels to keep; other groups stay as they are, except those under the same
             normalisation, which follow.
         method: ``kmeans``: channels that are alike, as ``cluster`` says; ``even``: runs of consecutive channels;
@@ -57,6 +69,10 @@ def plan(
             much as the columns that read it.
         batches: inputs as the network takes them, such as tensors [N, C, H, W], without labels; a few hundred images
             are enough.
+        runtime: of ``latency``: ``onnxruntime`` (None), ``eager`` or ``compiled``.
+        batch: of ``latency``: samples at once; None: 1, or that of the table.
+        latency_table: of ``latency``: times of this network (:func:`fxprune.latency_table`), or a file with them. With
+            a table, the plan depends on nothing else.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
@@ -64,6 +80,9 @@ def plan(
         PlanError: widths that a group cannot have.
         ModelError: a weight of a group, or an activation, holds a NaN or an infinity.
         DataError: ``batches`` that are not inputs of this network.
+
+    Warns:
+        WidthWarning: layers end at widths that are no multiples of ``round_to``.
 
     Examples:
         >>> import torch, fxprune
@@ -88,11 +107,22 @@ def plan(
             "`widths` says which groups become narrower: `only`, `freeze` and `internal_only` do not go with it."
         )
     selected = select(coupling, only=only, freeze=freeze, internal_only=internal_only) if chosen else None
-    wishes = {"keep": keep, "macs": macs, "params": params, "widths": widths}
+    wishes = {"keep": keep, "macs": macs, "params": params, "latency": latency, "widths": widths}
     asked = {name: wish for name, wish in wishes.items() if wish is not None} or {"keep": 0.5}
     if len(asked) > 1:
         raise OptionError(f"{' and '.join(f'`{name}`' for name in asked)} exclude each other; give one of them.")
-    after, how = _widths(coupling, asked, round_to, selected)
+    timing = {"runtime": runtime, "batch": batch, "latency_table": latency_table}
+    for name, value in timing.items():
+        if value is not None and latency is None:
+            raise OptionError(f"`{name}` is for a budget of time: give `latency`.")
+    if latency is not None:
+        check_share("latency", latency)
+        which = {"only": only, "freeze": freeze, "internal_only": internal_only}
+        table = _times(coupling, latency, round_to, selected, timing, which)
+        after, how = widths_in_time(coupling, table, latency, round_to, selected)
+    else:
+        after, how = _widths(coupling, asked, round_to, selected)
+    warn_of_odd_widths(coupling, after, round_to)
     if selected is not None:
         how += f", {len(selected)} of {len(coupling.groups)} groups"
     narrower = [group for name, group in coupling.groups.items() if after.get(name, group.width) < group.width]
@@ -103,7 +133,7 @@ def plan(
         unseen = sum(group.name not in seen for group in narrower)
         how = f"on {cluster}{f' ({unseen} groups on rows)' if unseen else ''}, {how}"
     clusters = {}
-    for group in narrower:
+    for group in steps(narrower, "clusters of group"):
         if group.name in seen:
             points, weights = seen[group.name]
             if group.balanced:
@@ -130,8 +160,10 @@ def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> 
 
 
 def _check_weights(coupling: Coupling) -> None:
-    """Raise ModelError if a weight of a group is not finite."""
-    weights = dict(coupling.network.named_parameters(remove_duplicate=False))
+    """Raise ModelError if a weight or constant of a group is not finite."""
+    network = coupling.network
+    every = network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    weights = dict(itertools.chain(*every))
     groups = coupling.groups.values()
     names = dict.fromkeys(axis.parameter for group in groups for axis in (*group.tied, *group.readers))
     check_finite((name, weights[name]) for name in names if name in weights)
@@ -150,6 +182,24 @@ def _widths(
         return after, f"keep {value:g}"
     budget: Budget = "macs" if wish == "macs" else "params"
     return widths_within(coupling, budget, value, round_to, selected)
+
+
+def _times(
+    coupling: Coupling,
+    goal: float,
+    round_to: int,
+    selected: Set[str] | None,
+    timing: Mapping[str, Any],
+    which: Mapping[str, Any],
+) -> LatencyTable:
+    """Measure the times, or take the given ones if they are for this network and choice."""
+    given, how = timing["latency_table"], {"runtime": timing["runtime"], "batch": timing["batch"]}
+    if given is None:  # timing needs rooms above this one, so that it is called by its public name
+        measure: Callable[..., LatencyTable] = importlib.import_module("fxprune").latency_table
+        return measure(coupling, goal, round_to=round_to, **how, **which)
+    table = given if isinstance(given, LatencyTable) else LatencyTable.read(given)
+    table.check(coupling, [*(coupling.groups if selected is None else selected)], round_to, **how)
+    return table
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fxprune.costs import Budget, CostTerms, cost, cost_terms
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import NothingToPruneError, OptionError, PlanError
+from fxprune.latencies import CLOSE, LatencyTable
 
 # As shares of the budget: the error that the user is promised, and the one at which the search fails.
 WITHIN, AT_MOST = 0.01, 0.25
@@ -115,6 +116,45 @@ def widths_within(
         low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
     best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
     return refined(units, best, above, budget, share)
+
+
+def narrowest(coupling: Coupling, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
+    """Give each selected group its least width; arguments as of :func:`widths_for`."""
+    widths: dict[str, int] = {}
+    for unit in units_of(coupling, round_to, selected):
+        widths |= unit.choice(0)
+    return widths
+
+
+def widths_in_time(
+    coupling: Coupling, table: LatencyTable, share: float, round_to: int = 1, selected: Set[str] | None = None
+) -> tuple[dict[str, int], str]:
+    """time(widths) = share * time(network), by the MACs that take that time in a table.
+
+    Args:
+        coupling: the analysis.
+        table: of this network.
+        share: of the time, above 0, up to 1.
+        round_to: as in :func:`widths_for`.
+        selected: as in :func:`widths_for`.
+
+    Returns:
+        As :func:`widths_within`.
+
+    Raises:
+        OptionError: as :func:`widths_within`; or the table has no time so short.
+    """
+    check_share("latency", share)
+    widths, _ = widths_within(coupling, "macs", table.macs_for(share), round_to, selected)
+    macs = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", 0.0)(widths)
+    time = table.time_at(macs)
+    if abs(time - share) > AT_MOST * share:
+        raise OptionError(
+            f"a share of {share:g} of the time in {table.runtime} is out of reach: the nearest that groups can come to "
+            f"is {time:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
+        )
+    near = "" if abs(time - share) <= CLOSE * share else " is the nearest reachable"
+    return widths, f"latency {share:g}: {time:.4f}{near} in {table.runtime} at batch {table.batch}, macs {macs:.4f}"
 
 
 def excess(coupling: Coupling, terms: CostTerms, budget: Budget, share: float) -> Callable[[Mapping[str, int]], float]:

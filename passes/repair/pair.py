@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from fxprune.common.inputs import inputs_for
 from fxprune.common.modules import device_of, named_tensors
+from fxprune.common.progress import steps
 from fxprune.common.torch_private import pytree, storage_id
 from fxprune.coupling import Shape
 from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer, Shares, merge_value
@@ -76,7 +77,7 @@ class Pair:
 
         Its weight may be changed then; the call is computed again before the next one.
         """
-        for node in self._narrow.nodes:
+        for node in steps(self._narrow.nodes, "repair at operation"):
             seen = [self._observed(self._narrow, node, batch) for batch in range(self.count)]
             if WIDE in node.meta and all(len(each) == 1 for each in seen):
                 yield node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from fxprune.common.inputs import tensors_of
+from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
 from fxprune.costs import milliseconds
 from fxprune.errors import OptionError
@@ -27,7 +29,7 @@ class Timing:
 
     Attributes:
         runtime: ``PyTorch`` or ``onnxruntime``.
-        batch: images at once.
+        batch: samples at once.
         wide_ms: milliseconds of the wide network.
         narrow_ms: milliseconds of the narrow one.
     """
@@ -57,11 +59,11 @@ class Bench:
 
 
 def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
-    """Time both networks on random images of their own size.
+    """Time both networks on random inputs of their own sizes.
 
     Args:
         folder: results of ``fxprune compress``.
-        batches: images at once, each 1 or more.
+        batches: samples at once, each 1 or more.
 
     Raises:
         OptionError: a batch below 1.
@@ -73,14 +75,16 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
     with tempfile.TemporaryDirectory() as aside:
         calls: dict[tuple[str, str], Callable[..., Any]] = {}
         for name, network in (("wide", wide_of(files, folder)), ("narrow", files.narrow)):
+            phase("export", f"the {name} network, to time it in onnxruntime")
             path = Path(aside) / f"{name}.onnx"
             export_onnx(network, files.example, path)
             calls["PyTorch", name] = network
             calls["onnxruntime", name] = onnx_runner(path)
         timings = []
-        for runtime in ("PyTorch", "onnxruntime"):
-            for batch in batches:
-                (images,) = tensors_of(random_batch(files.example, batch, seed=0))
-                wide, narrow = (milliseconds(calls[runtime, name], images) for name in ("wide", "narrow"))
-                timings.append(Timing(runtime, batch, wide, narrow))
+        phase("time", "both networks, in both runtimes")
+        for runtime, batch in steps([*itertools.product(("PyTorch", "onnxruntime"), batches)], "timing"):
+            inputs = random_batch(files.example, batch, seed=0)
+            given = tuple(tensors_of(inputs)) if runtime == "onnxruntime" else inputs
+            wide, narrow = (milliseconds(calls[runtime, name], given) for name in ("wide", "narrow"))
+            timings.append(Timing(runtime, batch, wide, narrow))
     return Bench(tuple(timings), torch.get_num_threads())

@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from fxprune.common.text import in_units
+
 from .metrics import Record
-from .numbers import Measure, compact, power, three
+from .numbers import Measure, power, three
 from .results import Row
 from .svg import Frame, dot, element, joined, line, picture, scale_of, text
 
-WIDTH, HEIGHT = 340, 236
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 34, HEIGHT - 40
+WIDTH, HEIGHT = 340, 252
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 34, HEIGHT - 56
 _NAME = 30  # letters of a name that fit beside its numbers
 
 
@@ -72,7 +74,7 @@ def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
         scale_of(values, _BOTTOM, _TOP, log=True),
         "step",
         "deviation within a cluster",
-        compact,
+        in_units,
         power,
     )
     parts = [frame.draw()]
@@ -89,7 +91,7 @@ def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
         parts,
         name="deviation",
         title="Deviation within clusters during C-SGD: lines as predicted, dots as measured",
-        about=f"Over {compact(max(steps))} steps, {said or 'no deviation is above zero'}.",
+        about=f"Over {in_units(max(steps))} steps, {said or 'no deviation is above zero'}.",
         width=WIDTH,
         height=HEIGHT,
     )
@@ -127,7 +129,7 @@ def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measu
         scale_of(values, _BOTTOM, _TOP),
         "step",
         f"{measure.name} on test {measure.unit}s",
-        compact,
+        in_units,
         measure.words,
     )
     parts = [frame.draw()]
@@ -165,8 +167,8 @@ def latencies(rows: Sequence[Row], unit: str) -> Markup:
         scale_of((y for _, y in every), _BOTTOM, _TOP, zero=True),
         f"MACs of one {unit}",
         f"milliseconds for one {unit}",
-        compact,
-        three,
+        in_units,
+        in_units,
     )
     parts, told = [frame.draw()], []
     for (name, points), kind in zip(pairs.items(), MEASURES):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from fxprune.common.text import in_units
 from fxprune.passes.store import METRICS
 
 from .charts import Bar, bars, deviations, latencies, scores
 from .metrics import Record, read_metrics
-from .numbers import Measure, compact, three
+from .numbers import Measure, three
 from .recording import Reason, Recording, read_recording
 from .results import Result, cells_of, read_result
 from .shares import REST, Share
@@ -133,12 +134,11 @@ def _facts(result: Result) -> list[tuple[str, str, str, str]]:
     first, narrow, last = result.stages[0], result.stages[-2 if len(result.stages) > 1 else -1], result.stages[-1]
     measure = result.measure
     facts = [
-        ("parameters", compact(first.params), compact(last.params), f"x {last.params / first.params:.3f}"),
-        (f"MACs per {measure.unit}", compact(first.macs), compact(last.macs), f"x {last.macs / first.macs:.3f}"),
+        ("parameters", in_units(first.params), in_units(last.params), f"x {last.params / first.params:.3f}"),
+        (f"MACs per {measure.unit}", in_units(first.macs), in_units(last.macs), f"x {last.macs / first.macs:.3f}"),
     ]
     if first.bytes and narrow.bytes:
-        sizes = f"{compact(first.bytes)}B", f"{compact(narrow.bytes)}B"
-        facts.append(("weights", *sizes, f"x {narrow.bytes / first.bytes:.3f}"))
+        facts.append(("weights", _size(first.bytes), _size(narrow.bytes), f"x {narrow.bytes / first.bytes:.3f}"))
     if first.onnxruntime_ms and last.onnxruntime_ms:
         times = f"{three(first.onnxruntime_ms)} ms", f"{three(last.onnxruntime_ms)} ms"
         facts.append(
@@ -149,6 +149,11 @@ def _facts(result: Result) -> list[tuple[str, str, str, str]]:
         change = points if first.value is None else result.direction(first, last)
         facts.append((measure.name, measure.words(first.score), measure.words(last.score), change))
     return facts
+
+
+def _size(stored: int) -> str:
+    shown = in_units(stored)
+    return f"{shown}B" if shown[-1].isalpha() else f"{shown} B"
 
 
 def _costs(result: Result, recording: Recording | None) -> list[Chart]:
@@ -203,7 +208,7 @@ def _added(shares: Sequence[Share], part_of: Callable[[str], str]) -> list[Share
 
 def _pairs(name: str, heading: str, pairs: Iterable[tuple[str, tuple[int, int]]], note: str) -> Chart:
     rows = [Bar(each, before, after) for each, (before, after) in pairs]
-    return Chart(heading, bars(rows, name, heading, compact), note)
+    return Chart(heading, bars(rows, name, heading, in_units), note)
 
 
 def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> list[Chart]:

@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import re
 import textwrap
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import fx
 
-from fxprune.common.source import source_of
-from fxprune.common.table import in_units, shortened, table
+from fxprune.common.table import table
+from fxprune.common.text import count, fill, in_units, listed, percent, shortened
 from fxprune.costs import Cost, cost, cost_terms
-from fxprune.coupling import Axis, Coupling, Group
+from fxprune.coupling import Coupling, balance_in_words
 from fxprune.equivalence import UNCHECKED
-from fxprune.errors import OptionError
-from fxprune.passes.planning import units_of, widths_for
-from fxprune.select import select
+from fxprune.frozen import frozen_lines
+from fxprune.passes.planning import widths_for
+
+from .facts import FrozenFacts, GroupFacts, facts_of_frozen, facts_of_groups
 
 # Lines of a table before the smallest groups are left out.
 MOST_ROWS = 24
-
-
-@dataclass(frozen=True)
-class GroupFacts:
-    """One group of channels.
-
-    Attributes:
-        name: of the group; its first tied parameter.
-        width: channels.
-        balanced: every cluster must have the same size.
-        domain: groups of one domain (>= 0) keep clusters of one common size.
-        widths: the widths that it can have, ascending.
-        layers: layers that make or carry its channels -> line of the model's source, or ``-``.
-        readers: layers that read them -> the same.
-        params: parameters in rows or columns of the group; one between two groups counts for both.
-        macs: multiply-accumulates for one sample, likewise.
-        tied: axes whose rows merge, as ``name:dim``.
-        read: axes whose columns are summed.
-    """
-
-    name: str
-    width: int
-    balanced: bool
-    domain: int
-    widths: tuple[int, ...]
-    layers: Mapping[str, str]
-    readers: Mapping[str, str]
-    params: int
-    macs: int
-    tied: tuple[str, ...]
-    read: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FrozenFacts:
-    """Channels that may not merge, for one reason.
-
-    Attributes:
-        why: the reason.
-        weights: weights in them that no group can narrow.
-        axes: of parameters, as ``name:dim``.
-        sources: lines of the model's source.
-    """
-
-    why: str
-    weights: int
-    axes: tuple[str, ...]
-    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -138,13 +86,14 @@ class Inspection:
             by_size = sorted(self.groups, key=lambda group: -group.params)
             largest, rest = {group.name for group in by_size[:MOST_ROWS]}, by_size[MOST_ROWS:]
             shown = [group for group in self.groups if group.name in largest]
+        balance = balance_in_words(self.groups)
         header = ("group (its first layer)", "layers", "readers", "width", "balanced", "parameters", "MACs")
         rows = [
             (
                 len(group.layers),
                 len(group.readers),
                 group.width,
-                self._balanced(group),
+                balance[group.name],
                 percent(group.params / self.params),
                 percent(group.macs / self.macs) if self.macs else "-",
             )
@@ -160,29 +109,18 @@ class Inspection:
         notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
         if any(group.balanced for group in shown):
             notes += " Balanced: clusters of one size"
-            numbered = any("(" in self._balanced(group) for group in shown)
+            numbered = any("(" in balance[group.name] for group in shown)
             notes += ", which is common to groups with the same number." if numbered else "."
         total = f"{count(len(self.groups), 'group')}; in all {in_units(self.params)} parameters, {in_units(self.macs)} "
         return f"{text}\n\n{fill(f'{total}MACs for one sample. {notes}', columns)}"
-
-    def _balanced(self, group: GroupFacts) -> str:
-        """Say whether the group is balanced, and number the sets of groups that share a size."""
-        if not group.balanced:
-            return "no"
-        sizes = Counter(each.domain for each in self.groups if each.balanced)
-        shared = [domain for domain, members in sizes.items() if members > 1]
-        return f"yes ({shared.index(group.domain) + 1})" if group.domain in shared else "yes"
 
     def _frozen(self, columns: int) -> str:
         held = [each for each in self.frozen if each.weights]
         if not held:
             return "Frozen: nothing."
         lines = [f"Frozen: {in_units(self.frozen_params)} parameters ({percent(self.frozen_params / self.params)})."]
-        for each in held:
-            said = f"{each.weights:>11,}  {each.why}: {listed(each.axes)}"
-            where = [source for source in each.sources if source != "-"]
-            lines.append(fill(said + (f" ({listed(where)})" if where else ""), columns, 13))
-        return "\n".join(lines)
+        facts = {each.why: (each.weights, each.axes, each.sources) for each in held}
+        return "\n".join([*lines, *frozen_lines(facts, columns)])
 
     def group(self, name: str) -> GroupFacts:
         """Return the group of a name."""
@@ -219,103 +157,24 @@ class Inspection:
 def inspect_coupling(coupling: Coupling, model: str) -> Inspection:
     """Collect what a coupling says about its network, from the cost of one sample."""
     totals = cost(coupling)
-    ones = np.ones(len(coupling.groups) + 1)
-    terms = {budget: cost_terms(coupling, budget).by_group(coupling) for budget in ("params", "macs")}
-    params, macs = (terms[budget].parts(ones) for budget in ("params", "macs"))
     half = None
     if coupling.groups:
         kept = widths_for(coupling, 0.5)
         shares = np.array([*(kept[group.name] / group.width for group in coupling.groups.values()), 1.0])
-        half = Cost(*(round(terms[budget].value(shares)) for budget in ("params", "macs")))
-    reachable = {
-        group.name: tuple(map(int, unit.widths[:, i]))
-        for unit in (units_of(coupling, 1) if coupling.groups else ())
-        for i, group in enumerate(unit.groups)
-    }
-    lines = sources(coupling)
-    groups = tuple(
-        _facts(group, reachable[group.name], round(params[i]), round(macs[i]), lines)
-        for i, group in enumerate(coupling.groups.values())
+        terms = (cost_terms(coupling, budget).by_group(coupling) for budget in ("params", "macs"))
+        half = Cost(*(round(each.value(shares)) for each in terms))
+    return Inspection(
+        model=model,
+        params=totals.params,
+        macs=totals.macs,
+        prunable=coupling.share_prunable,
+        frozen_params=totals.params - sum(coupling.prunable_weights.get(name, 0) for name in coupling.parameters),
+        groups=facts_of_groups(coupling),
+        frozen=facts_of_frozen(coupling),
+        half=half,
+        unchecked=coupling.graph_module.meta.get(UNCHECKED, ""),
+        batch=f"{coupling.batch}, since {coupling.batch.why}" if coupling.batch.why else "",
     )
-    unchecked = coupling.graph_module.meta.get(UNCHECKED, "")
-    frozen = _by_reason(coupling)
-    still = totals.params - sum(coupling.prunable_weights.get(name, 0) for name in coupling.parameters)
-    prunable = coupling.share_prunable
-    bound = f"{coupling.batch}, since {coupling.batch.why}" if coupling.batch.why else ""
-    return Inspection(model, totals.params, totals.macs, prunable, still, groups, frozen, half, unchecked, bound)
-
-
-def group_names(coupling: Coupling, pattern: str) -> list[str]:
-    """Return the group of a name, or the groups that a pattern of ``--only`` matches.
-
-    Raises:
-        OptionError: there are none.
-    """
-    if pattern in coupling.groups:
-        return [pattern]
-    if not coupling.groups:
-        raise OptionError(f"there is no group `{pattern}`: no two channels of this network may merge.")
-    try:
-        chosen = select(coupling, freeze=None, only=[pattern])
-    except OptionError as error:
-        raise OptionError(str(error).replace("`only` has", "`group` has")) from error
-    return [name for name in coupling.groups if name in chosen]
-
-
-def sources(coupling: Coupling) -> dict[str, str]:
-    """Map each layer, in the order of the graph, to the line of the model that uses it first."""
-    found: dict[str, str] = {}
-    for node in coupling.graph_module.graph.nodes:
-        if node.op == "call_module":
-            _note(found, str(node.target), node)
-        elif node.op == "get_attr":
-            for user in [*node.users][:1]:
-                _note(found, _owner(str(node.target)), user)
-    return found
-
-
-def _note(found: dict[str, str], layer: str, node: fx.Node) -> None:
-    if found.get(layer, "-") == "-":
-        found[layer] = source_of(node)
-
-
-def _facts(group: Group, widths: tuple[int, ...], params: int, macs: int, lines: Mapping[str, str]) -> GroupFacts:
-    def by_layer(axes: Iterable[Axis]) -> dict[str, str]:
-        return {layer: lines.get(layer, "-") for layer in dict.fromkeys(_owner(axis.parameter) for axis in axes)}
-
-    return GroupFacts(
-        name=group.name,
-        width=group.width,
-        balanced=group.balanced,
-        domain=group.domain,
-        widths=widths,
-        layers=by_layer(group.tied),
-        readers=by_layer(group.readers),
-        params=params,
-        macs=macs,
-        tied=tuple(map(str, group.tied)),
-        read=tuple(map(str, group.readers)),
-    )
-
-
-def _by_reason(coupling: Coupling) -> tuple[FrozenFacts, ...]:
-    together = defaultdict(list)
-    for each in coupling.frozen:
-        together[each.why].append(each)
-    found = [
-        FrozenFacts(
-            why,
-            sum(each.weights for each in members),
-            tuple(axis for each in members for axis in each.what),
-            tuple(dict.fromkeys(each.source for each in members)),
-        )
-        for why, members in together.items()
-    ]
-    return tuple(sorted(found, key=lambda each: -each.weights))
-
-
-def _owner(parameter: str) -> str:
-    return parameter.rpartition(".")[0] or parameter
 
 
 def change(before: Cost, after: Cost) -> str:
@@ -326,30 +185,3 @@ def change(before: Cost, after: Cost) -> str:
         if a
     ]
     return ", ".join(said)
-
-
-def percent(share: float) -> str:
-    """Format a share as a percentage; one that is not all or nothing is neither 100 % nor 0 %."""
-    if 0.0 < share < 0.001:
-        return "< 0.1 %"
-    shown = f"{100 * share:.1f}"
-    return "> 99.9 %" if shown == "100.0" and share < 1.0 else f"{shown} %"
-
-
-def count(number: int, noun: str) -> str:
-    """Count a noun: 1 group, 2 groups."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(names: Iterable[str], most: int = 3) -> str:
-    """List the first names, and count the others."""
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
-
-
-def fill(text: str, columns: int, indent: int = 0) -> str:
-    """Wrap a text at words; names are not broken, nor a number and its unit."""
-    kept = re.sub(r"(?<=\d) (?=[kMGT%]\b|%)", "\N{NO-BREAK SPACE}", text)  # 11.7 M stays on one line
-    wrap = functools.partial(textwrap.fill, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
-    return wrap(kept, columns, subsequent_indent=" " * indent).replace("\N{NO-BREAK SPACE}", " ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fxprune.coupling import Coupling
 
-from .inspection import sources
+from .facts import sources
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from fxprune.common.table import shortened
+from fxprune.common.text import count, listed, percent, shortened
 from fxprune.costs import Cost
 from fxprune.coupling import Coupling
 
-from .inspection import GroupFacts, Inspection, change, count, listed, percent
+from .facts import GroupFacts
+from .inspection import Inspection, change
 from .layer_rows import LayerRow, Part, layer_rows
 
 # In units of the drawing, which is as wide as a small telephone and grows with the page.

@@ -33,29 +33,6 @@ def three(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def compact(value: float) -> str:
-    """Format a count with at most three digits and k, M or G."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= 0.9995 * size:
-            return f"{_plain(value / size)} {unit}"
-    return _plain(value)
-
-
-def percent(share: float) -> str:
-    """Format a share of test images as the table does."""
-    return f"{share:.2%}"
-
-
-def significant(value: float) -> str:
-    """Format a metric with four significant digits, as the table does."""
-    return f"{value:.4g}"
-
-
 def power(value: float) -> str:
     """Format a power of ten."""
     return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def _plain(value: float) -> str:
-    found = three(value)
-    return found.rstrip("0").rstrip(".") if "." in found else found

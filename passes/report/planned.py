@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.common.table import in_units, shortened, table
+from fxprune.common.table import table
+from fxprune.common.text import count, fill, in_units, shortened
 from fxprune.costs import Cost, cost, cost_terms
+from fxprune.latencies import LatencyTable
+from fxprune.passes.planning import odd_in_words, odd_widths
 from fxprune.plans import Plan
 
-from .inspection import change, count, fill, listed
+from .inspection import change
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,31 @@ class PlannedGroup:
 
 
 @dataclass(frozen=True)
+class Times:
+    """The times of the network, and what the plan is predicted to leave of them.
+
+    Attributes:
+        runtime: ``onnxruntime``, ``eager`` or ``compiled``.
+        batch: samples at once.
+        threads: number of threads.
+        before_ms: milliseconds, as measured.
+        after_ms: milliseconds, between those of narrow copies.
+    """
+
+    runtime: str
+    batch: int
+    threads: int
+    before_ms: float
+    after_ms: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.before_ms:.3g} -> {self.after_ms:.3g} ms (x {self.after_ms / self.before_ms:.3f}) predicted in "
+            f"{self.runtime}, at a batch of {self.batch} on {count(self.threads, 'thread')}."
+        )
+
+
+@dataclass(frozen=True)
 class Planned:
     """What a plan would change.
 
@@ -49,6 +77,7 @@ class Planned:
         after: cost of the narrow one.
         multiple: the number of which the widths of layers should be multiples; 1: any.
         odd: group -> a width of its layers after the plan that is no such multiple.
+        latency: predicted times, if the plan goes by time.
     """
 
     model: str
@@ -59,6 +88,7 @@ class Planned:
     after: Cost
     multiple: int
     odd: Mapping[str, int]
+    latency: Times | None = None
 
     def text(self, columns: int = 100) -> str:
         """Format it in words and as a table."""
@@ -69,6 +99,7 @@ class Planned:
             f"{self.model}: {len(narrower)} of {count(len(self.groups), 'group')} would become narrower, by {gone:,} "
             f"of {every:,} channels. {change(self.before, self.after)}, for one sample."
         )
+        head += f" {self.latency}" if self.latency else ""
         header = ("group", "before", "after", "parameters", "MACs")
         rows = [
             (
@@ -88,14 +119,7 @@ class Planned:
             fill(f"Clusters: {self.method}, seed {self.seed}. A weight between two groups counts for both.", columns),
         ]
         if self.odd:
-            layers = [f"{name} ({width})" for name, width in self.odd.items()]
-            parts.append(
-                fill(
-                    f"Warning: the layers of {count(len(self.odd), 'group')} end at widths that are no multiples of "
-                    f"{self.multiple}: {listed(layers)}. These groups cannot have others, or keep theirs.",
-                    columns,
-                )
-            )
+            parts.append(fill(f"Warning: {odd_in_words(self.odd, self.multiple)}", columns))
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,22 +127,21 @@ class Planned:
         return asdict(self)
 
 
-def describe_plan(plan: Plan, model: str, multiple: int = 1) -> Planned:
-    """Collect what a plan changes, from the cost of one sample."""
+def describe_plan(plan: Plan, model: str, multiple: int = 1, table: LatencyTable | None = None) -> Planned:
+    """Collect what a plan changes, from the cost of one sample and from measured times."""
     coupling = plan.coupling
     after = np.array([*(now / was for was, now in plan.widths.values()), 1.0])
     parts = []
     for budget in ("params", "macs"):
         terms = cost_terms(coupling, budget).by_group(coupling)
         parts.append([terms.parts(shares) for shares in (np.ones_like(after), after)])
-    groups, odd = [], {}
+    groups = []
     for i, (name, group) in enumerate(coupling.groups.items()):
         params, macs = ((round(was[i]), round(now[i])) for was, now in parts)
         groups.append(PlannedGroup(name, *plan.widths[name], group.balanced, params, macs))
-        length = plan.widths[name][1] * (*group.tied, *group.readers)[0].positions.shape[1]
-        if length % multiple:
-            odd[name] = length
-    return Planned(model, plan.method, plan.seed, tuple(groups), cost(coupling), cost(plan), multiple, odd)
+    odd = odd_widths(coupling, {name: width for name, (_, width) in plan.widths.items()}, multiple)
+    times = Times(table.runtime, table.batch, table.threads, *table.times_of(plan)) if table else None
+    return Planned(model, plan.method, plan.seed, tuple(groups), cost(coupling), cost(plan), multiple, odd, times)
 
 
 def _to(before: int, after: int) -> str:

@@ -41,7 +41,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownImage:
     """A test image, and the classes that both networks give it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Recording:
     shares: tuple[Share, ...]
     frozen: tuple[Reason, ...]
     onnx: Mapping[int, float]
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[ShownImage, ...] = ()
     in_python: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
@@ -109,7 +109,7 @@ def read_recording(folder: Path) -> Recording | None:
             shares=tuple(Share(_text(each["name"]), *(_pair(each[k]) for k in _PAIRS)) for each in value["shares"]),
             frozen=tuple(_reason(each) for each in value["frozen"]),
             onnx={int(batch): _error(error) for batch, error in value["onnx"].items()},
-            answers=tuple(_answer(each) for each in value["answers"]),
+            answers=tuple(_shown_image(each) for each in value["answers"]),
             in_python=tuple(map(_text, value["in_python"])),
         )
     except (ValueError, TypeError, KeyError, binascii.Error) as error:
@@ -124,11 +124,11 @@ def _reason(value: Any) -> Reason:
     return Reason(what, _text(value["why"]), _text(value["source"]), _count(value["weights"]))
 
 
-def _answer(value: Any) -> Answer:
+def _shown_image(value: Any) -> ShownImage:
     png = _text(value["png"])
     if not base64.b64decode(png, validate=True).startswith(_PNG):
         raise ValueError("an image that is no PNG")
-    return Answer(png, _text(value["truth"]), _text(value["wide"]), _text(value["narrow"]))
+    return ShownImage(png, _text(value["truth"]), _text(value["wide"]), _text(value["narrow"]))
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
 from .folded import Folded, folded_from
-from .numbers import Measure, percent, significant, three
+from .numbers import Measure, three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ class Result:
     def measure(self) -> Measure:
         """What the score of a row is; without a name, nothing was measured."""
         if self.stages[0].value is not None:
-            return Measure(self.metric, "metric", "sample", significant)
-        return Measure(self.metric if self.folded is None else self.folded.measure, "top1", "image", percent)
+            return Measure(self.metric, "metric", "sample", "{:.4g}".format)
+        return Measure(self.metric if self.folded is None else self.folded.measure, "top1", "image", "{:.2%}".format)
 
     def __str__(self) -> str:
         header, cells = cells_of(self)

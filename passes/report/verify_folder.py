@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import fx, nn
 
 from fxprune.common.inputs import Inputs
+from fxprune.common.progress import phase
 from fxprune.common.table import table
 from fxprune.errors import FxpruneError, PlanError, kind_and_line
 from fxprune.passes.merge import expand, snap
@@ -93,26 +94,37 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
         DataError: the data are not available.
     """
     place = Path(folder)
+    phase("read", f"{place}, and ask the stored network")
     manifest = read_manifest(place)
     # Every file, also those not used here.
     manifest.check(place, dict.fromkeys([*NETWORK_FILES, *manifest.files]))
     files = open_run(place)
     error, bound = check_probe(files.narrow, place)
-    reason = "" if error <= bound else "it returns something else than when it was saved"
+    reason = _not_finite(files.narrow) or ("" if error <= bound else "it returns something else than when it was saved")
     findings = [Finding("stored network with its stored answer", error, bound, reason)]
     if files.wide is None:
         findings.append(Finding("stored network with the wide one", None, 0.0, "", skipped=files.absent))
     else:
+        phase("verify", "the wide network, merged anew, in float64")
         findings += _on_wide(files.wide, files, place)
     if files.narrow.meta["earlier"]:
+        phase("verify", "against the first network, in float64")
         findings.append(_on_first(files, place))
     if ONNX in manifest.files:
+        phase("verify", "the ONNX file, in onnxruntime")
         findings.append(_on_onnx(files.narrow, place / ONNX, files.example))
     else:
         findings.append(Finding(_ONNX, None, 1e-4, "", skipped=f"there is no {ONNX} in the folder"))
     if data is not None:
+        phase("classify", f"the test images of {data}")
         findings.append(_on_data(files.narrow, place, data))
     return FolderReport(tuple(findings))
+
+
+def _not_finite(network: nn.Module) -> str:
+    """Name parameters that are not finite: the probe need not read every row of a table."""
+    wrong = [f"`{name}`" for name, x in network.named_parameters() if not bool(x.isfinite().all())]
+    return f"{', '.join(wrong[:5])} hold numbers that are not finite" if wrong else ""
 
 
 def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:

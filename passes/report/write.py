@@ -18,13 +18,13 @@ from markupsafe import Markup
 
 from fxprune import __version__
 from fxprune.common.files import write_text
+from fxprune.common.text import in_units
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import DEVIATION_PLOT, METRICS, PAGE, PAGE_TEXT
 
 from .charts import deviations
 from .contents import Contents, contents_of, phases_of
 from .metrics import read_metrics
-from .numbers import compact
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -117,7 +117,7 @@ def _values(contents: Contents) -> Mapping[str, Any]:
         "given": _given(contents),
         "table_note": _table_note(contents),
         "css": _css(),
-        "compact": compact,
+        "in_units": in_units,
         "answer": lambda said, truth: Markup("<b>{}</b>{}").format(
             said, f" {'✓' if said == truth else '✗'}" if truth else ""
         ),

@@ -35,7 +35,7 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
         if case is None or not every:
             continue
         widths = {narrow[_channel_axis(layer, wide, narrow)] for wide, narrow in every if narrow}
-        if len(widths) > 1 and not isinstance(layer, (nn.PReLU, nn.Embedding)):
+        if len(widths) > 1 and not isinstance(layer, (nn.PReLU, nn.Embedding, nn.EmbeddingBag)):
             raise RewriteError(f"layer `{name}` is called on {sorted(widths)} channels; it cannot have several widths.")
         wide, narrow = max(every, key=lambda pair: len(pair[0]))
         case(layer, wide, narrow)
@@ -103,7 +103,7 @@ def _prelu(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
 
 
 def _embedding(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
-    assert isinstance(layer, nn.Embedding)
+    assert isinstance(layer, (nn.Embedding, nn.EmbeddingBag))
     layer.num_embeddings, layer.embedding_dim = layer.weight.shape
 
 
@@ -129,6 +129,7 @@ ADAPT: dict[type[nn.Module], Callable[[nn.Module, Sizes, Sizes], None]] = {
     nn.GroupNorm: _group_norm,
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding,
     nn.RNNBase: _recurrent,
     RNNCellBase: _recurrent_cell,
 }

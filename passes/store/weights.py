@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,15 @@ def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -
             f"{where} holds numbers of another type: {len(differ)} of {len(names)} tensors differ, first {first}. "
             "Convert them first, so that you see what rounds: `tensor.to(torch.float32)`."
         )
+    prefix, *others = {name.partition(".")[0] for name in there} or {""}
+    advice = (
+        f"Every name in the file begins with `{prefix}.`, and without it they are those of the model: remove it."
+        if not others and {name.removeprefix(f"{prefix}.") for name in there} == set(here)
+        else "Build the model that the weights were saved from."
+    )
     raise CheckpointError(
         f"{where} holds the weights of another network: {len(differ)} of {len(names)} tensors differ, first {first}. "
-        "Build the model that the weights were saved from."
+        f"{advice}"
     )
 
 
@@ -201,7 +208,9 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         whole = is_sealed(path)
         if whole:
             check_seal(path)
-        state = load_state_dict(os.fspath(path), use_ema=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of formats that are then refused
+            state = load_state_dict(os.fspath(path), use_ema=False)
         if state.get("format") == FORMAT and not whole:
             check_seal(path)  # its message says how much of the file is left
         state = _of_training(state)
@@ -209,7 +218,9 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise _unreadable(path, error) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
     if not tensors:
-        raise CheckpointError(f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top.")
+        said = f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top."
+        names = ", ".join(f"`{name}`" for name in [*state][:5])
+        raise CheckpointError(f"{said} It has {names}: save the weights alone." if names else said)
     return tensors
 
 
@@ -224,7 +235,17 @@ def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
     if not os.path.isfile(path):
         return CheckpointError(f"there is no file {os.fspath(path)}.")
-    return CheckpointError(
-        f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: "
-        f"{kind_and_line(error)}. It may be cut short or of another format: save it again."
-    )
+    why = f"{_why_unreadable(path, error)} Take another copy, or save a state dict again"
+    return CheckpointError(f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {why}.")
+
+
+def _why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
+    """Say what is wrong in our words: PyTorch's advise to read what may run code."""
+    text = str(error)
+    if "weights_only" in text:
+        named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", text)
+        objects = f" ({named[1]})" if named else ""
+        return f"it holds Python objects{objects}, which may run code, beside tensors or instead of them."
+    if Path(path).suffix == SUFFIX or isinstance(error, OSError):
+        return f"{kind_and_line(error)}."
+    return "it is no whole file of `torch.save`."

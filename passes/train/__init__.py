@@ -10,3 +10,4 @@ from .ranks import ALONE, Ranks, joined
 from .schedule import learning_rates, steps_per_epoch_of
 from .state import digest
 from .step import check_optimizer, make_optimizer, moved
+from .trial import check_task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.common.inputs import as_inputs, run_on
 from fxprune.common.outputs import counts, place_of
+from fxprune.common.progress import steps
 from fxprune.errors import DataError
 from fxprune.models_zoo.data import CLASSIFICATION, Task, samples_in
 from fxprune.passes.verify import named_outputs, rebuilt
@@ -73,7 +75,7 @@ class Answers:
         """Judge the answers by the task's metric.
 
         Raises:
-            DataError: the metric returns no number.
+            DataError: the metric returns no finite number.
         """
         if self.task.classifies:
             pairs = zip(self.outputs, self.targets, strict=True)
@@ -87,9 +89,15 @@ class Answers:
         else:
             value = metric(_joined(self.outputs), _joined(self.targets))
         try:
-            return Score(float(value), self.count, self.task.name)
+            score = Score(float(value), self.count, self.task.name)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"the metric `{self.task.name}` returned {type(value).__name__}, not a number.") from error
+        if not math.isfinite(score.value):
+            raise DataError(
+                f"the metric `{self.task.name}` is {score.value} on {self.count} test samples: where it is not "
+                "defined, return a number that says so, such as 0."
+            )
+        return score
 
     def changed(self, other: Answers) -> int:
         """Count the samples that another network answers differently.
@@ -119,7 +127,7 @@ def answers(
     dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     found: tuple[list[Any], list[Any], list[int]] = [], [], []
     with evaluating(net), torch.inference_mode():
-        for inputs, targets in loader:
+        for inputs, targets in steps(loader, "test batch"):
             given = moved(inputs, torch.device(device), dtype=dtype)
             outputs = run_on(model, as_inputs(given))
             kept = outputs.argmax(1) if task.classifies else outputs

@@ -18,6 +18,7 @@ from torch import nn
 from fxprune.analysis import couple
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import map_tensors
+from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
 from fxprune.coupling import Coupling
@@ -117,11 +118,14 @@ def prove(
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
+    phase("couple")
     plan = scattered(couple(subject, inputs, outputs=outputs), keep=keep, seed=seed)
+    phase("prove", "the analysis, by concentrated columns, in float64")
     snapped = snap(subject, plan)
     change = verify(subject, snapped, inputs, batches=(), outputs=outputs).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
     on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=(), outputs=outputs)
+    phase("prove", "the rewrite, by the narrow network, in float64")
     on_rewrite, error = _try_narrow(snapped, plan, inputs)
     passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
     del snapped  # each of the wide networks takes twice the memory of the one given
@@ -163,7 +167,7 @@ def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report 
 
 def _culprits(subject: nn.Module, plan: Plan, inputs: Inputs) -> Iterator[tuple[str, str]]:
     """Merge one domain at a time, and yield those that fail, with the first node that differs."""
-    for names in domains_of(plan):
+    for names in steps(list(domains_of(plan)), "search for the culprit: group"):
         part = plan.restrict(names)
         snapped = snap(subject, part)
         reference = captured_with(plan.coupling, snapped)

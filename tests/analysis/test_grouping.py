@@ -184,10 +184,21 @@ def test_share_prunable_counts_rows_and_columns_once():
 
 def test_a_table_says_it_all():
     text = str(couple("group norm"))
-    assert text.splitlines()[0].split() == ["group", "width", "tied", "readers", "balanced"]
-    assert "a.weight:0 x2, a.bias:0 x2, n.weight:0 x2, n.bias:0 x2" in text
-    assert "yes (" in text and "graph output" in text
+    assert [line.split() for line in text.splitlines()[:4] if "--" not in line] == [
+        ["group", "width", "balanced", "tied", "readers"],
+        ["a.weight", "4", "yes", "4", "b.weight:1", "x2"],
+        ["b.weight", "6", "no", "2", "head.weight:1"],
+    ]
+    assert "graph output: head.weight:0, head.bias:0" in text
     assert text.splitlines()[-1].startswith("2 groups; ")
+
+
+def test_a_table_fits_a_terminal_whatever_the_names():
+    long = "an_unusually_long_name_of_a_layer_that_is_no_help_to_anyone"
+    layers = {f"{long}_{i}": linear(8, 8) for i in range(6)}
+    model = Net(lambda s, x: sum(getattr(s, name)(x) for name in layers), **layers)
+    lines = str(fxprune.couple(nn.Sequential(linear(3, 8), model), torch.zeros(2, 3))).splitlines()
+    assert max(map(len, lines)) <= 100
 
 
 def test_a_graph_joins_the_layers_of_a_group():

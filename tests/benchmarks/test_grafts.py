@@ -10,8 +10,9 @@ import pytest
 import timm
 import torch
 
-from benchmarks.grafts.__main__ import page
-from benchmarks.grafts.check import check
+from benchmarks.coverage.classes import read
+from benchmarks.grafts.__main__ import is_complete, page
+from benchmarks.grafts.check import SMALLER, check
 from benchmarks.grafts.interface import untrue
 from benchmarks.grafts.rows import COLUMNS, read_rows
 
@@ -54,3 +55,28 @@ def test_a_false_width_is_told(name: str, told: list[str]) -> None:
 
 def test_there_are_no_rows_without_a_file(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "none.csv") == {}
+
+
+@pytest.mark.parametrize(
+    ("made", "complete"),
+    [
+        (None, False),
+        (row("grafts"), False),
+        (row("grafts") | {"interface": "true"}, True),
+        (row("does not graft", "the number 64"), True),
+    ],
+)
+def test_what_grafts_is_complete_once_the_interface_was_asked(made: dict[str, str] | None, complete: bool) -> None:
+    assert is_complete(made) is complete
+
+
+def test_the_page_names_the_settings_of_a_smaller_network() -> None:
+    text = page({"vit": "a.Vit"}, {"vit": row("grafts") | {"settings": "depth=2"}})
+    assert "| vit (depth=2) | a.Vit |" in text
+
+
+def test_smaller_networks_are_of_the_listed_class() -> None:
+    classes = {point.name: point.cls for point in read()}
+    with torch.device("meta"):
+        built = {name: type(timm.create_model(name, **settings)).__name__ for name, settings in SMALLER.items()}
+    assert built == {name: classes[name] for name in SMALLER}

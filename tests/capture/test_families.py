@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass, fields
@@ -230,6 +231,35 @@ class OtherData(OwnGradients):
 def test_data_of_a_proxy_ends_no_process():
     with pytest.raises(fxprune.errors.CaptureError):
         fxprune.couple(OtherData().eval(), X)
+
+
+# C code that asks `isinstance` and then reads the memory of what it takes for a tensor.
+READ_IN_C = {
+    "legacy type": (lambda y: y * isinstance(y, torch.FloatTensor), True),
+    "as_tensor": (torch.as_tensor, True),
+    "asarray": (lambda y: torch.asarray(y.detach()), True),
+    "subclass": (lambda y: torch.Tensor._make_subclass(nn.Parameter, y), False),
+    "DLPack": (lambda y: torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(y)), False),
+}
+
+
+class ReadInC(OwnGradients):
+    """Such a call, in a network that decides something by its sizes."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(self.call(y) if y.shape[2] > 4 else y)
+
+
+@pytest.mark.parametrize("name", READ_IN_C)
+def test_a_proxy_in_c_code_ends_no_process(name):
+    call, works = READ_IN_C[name]
+    with contextlib.nullcontext() if works else pytest.raises(fxprune.errors.CaptureError):
+        fxprune.couple(ReadInC(call).eval(), X)
 
 
 @pytest.mark.parametrize("name", ["pow", "float_power", "remainder", "xlogy", "mul", "bitwise_and"])

@@ -113,3 +113,7 @@ def test_a_shell_completes_every_command_and_flag(capsys, shell):
         asked = "COMP_WORDS=(fxprune report --de); COMP_CWORD=2; _shtab_fxprune; echo ${COMPREPLY[@]}"
         done = subprocess.run([program, "-c", f"{out}\n{asked}"], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["--debug"]
+    if program and shell == "fish":
+        asked = "complete -C 'fxprune report --de'"
+        done = subprocess.run([program, "-c", f"{out}\n{asked}"], capture_output=True, text=True, check=True)
+        assert done.stdout == "--debug\tshow the traceback of an error\n"

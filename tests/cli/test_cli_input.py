@@ -131,6 +131,15 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, ru
     assert left(rubbish) == before
 
 
+def test_a_report_of_a_folder_without_results_says_what_it_is(capsys, place):
+    model = Small(10).eval()
+    plan = fxprune.plan(fxprune.couple(model, torch.zeros(2, 1, 8, 8)), keep=0.5)
+    fxprune.save(fxprune.narrow(fxprune.snap(model, plan), plan), place / "saved")
+    code, out, err = run(capsys, "report saved")
+    assert (code, out) == (2, "")
+    assert "saved holds a network and no results of a run" in err and "`fxprune verify saved`" in err
+
+
 def test_debug_shows_where_an_error_arose(capsys, rubbish, monkeypatch):
     monkeypatch.chdir(rubbish)
     code, _, err = run(capsys, SMALL + " --plan cut.json --debug")

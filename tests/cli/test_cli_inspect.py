@@ -15,9 +15,8 @@ from timm.models import save_for_hf
 from torch import nn
 
 import fxprune
-from fxprune.common.table import in_units, shortened
+from fxprune.common.text import fill, in_units, percent, shortened
 from fxprune.passes.onnx import export_pt2
-from fxprune.passes.report.inspection import fill, percent
 from fxprune.passes.store import open_network
 
 MINE = """
@@ -166,9 +165,10 @@ def test_what_cannot_be_opened_is_one_error(capsys, place, line, says):
     (place / "folder").mkdir()
     (place / "mine_of_a_user.pt2").write_bytes(b"PK")
     code, out, err = run(capsys, f"inspect {line}")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    *phases, error = err.splitlines()
+    assert (code, out, {line.split()[0] for line in phases} <= {"build", "couple"}) == (2, "", True)
     for word in says:
-        assert word in err
+        assert word in error
 
 
 class Labels(nn.Module):
@@ -195,7 +195,15 @@ def test_the_page_makes_no_request_and_quotes_names(capsys, place, monkeypatch):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (9999, "9,999"), (11_689, "11.7 k"), (999_600, "1.00 M"), (99_960_000, "100 M"), (1.82e9, "1.82 G")],
+    [
+        (0, "0"),
+        (0.25, "0.25"),
+        (9999, "9,999"),
+        (11_689, "11.7 k"),
+        (999_600, "1.00 M"),
+        (99_960_000, "100 M"),
+        (1.82e9, "1.82 G"),
+    ],
 )
 def test_counts_have_three_digits(number, text):
     assert in_units(number) == text

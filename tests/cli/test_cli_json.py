@@ -28,7 +28,11 @@ KEYS = {
         f"inspect {NETWORK}",
         "model params macs prunable frozen_params groups frozen half unchecked batch can_be_pruned written",
     ),
-    "plan": (f"plan {NETWORK}", "model method seed groups before after multiple odd written"),
+    "plan": (f"plan {NETWORK}", "model method seed groups before after multiple odd latency written"),
+    "latency": (
+        f"latency {NETWORK} --runtime eager",
+        "network macs groups round_to runtime batch threads machine versions wide_ms points complete written",
+    ),
     "prove": (f"prove {NETWORK}", "model passed relative_errors change groups culprits problem"),
     "verify": ("verify {out}", "folder passed findings"),
     "export": ("export {out} -o again.onnx", "format path max_rel_error"),
@@ -61,7 +65,8 @@ def test_every_command_is_here():
 
 
 @pytest.mark.parametrize("command", [name for name in KEYS if name != "push"])
-def test_stdout_is_one_document_with_stable_keys(capsys, finished, command):
+def test_stdout_is_one_document_with_stable_keys(capsys, finished, command, monkeypatch):
+    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", lambda *_: (20.0, 0.5))
     line, keys = KEYS[command]
     code, out, err = run(capsys, line.format(**finished) + " --json")
     value = json.loads(out)

@@ -6,8 +6,12 @@ import json
 import re
 
 import pytest
+import torch
 from helpers.command_line import SMALL, enter, run
 
+import fxprune
+from fxprune.costs import cost
+from fxprune.passes.job.compression import Compression
 from fxprune.passes.options.target import MULTIPLES
 
 PLAN = "plan small --data digits --image-size 8"
@@ -77,6 +81,75 @@ def test_a_target_is_a_multiple_and_warns_where_it_is_missed(capsys):
     assert "Warning: the layers of" in out and "no multiples of 32" in " ".join(out.split())
 
 
+@pytest.fixture
+def half_overhead(monkeypatch):
+    """Let half of the time be overhead, and half go with the MACs."""
+
+    def time(_stopwatch, plan):
+        return 20.0, 0.5 + 0.5 * cost(plan).macs / cost(plan.coupling).macs
+
+    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", time)
+
+
+def test_a_plan_for_a_share_of_the_time_says_milliseconds(capsys, half_overhead):
+    line = f"{PLAN} --latency 0.7 --runtime eager --batch 4"
+    found = json.loads(run(capsys, f"{line} --json")[1])
+    assert found["latency"] == {
+        "runtime": "eager",
+        "batch": 4,
+        "threads": torch.get_num_threads(),
+        "before_ms": 20.0,
+        "after_ms": pytest.approx(14.0, rel=0.05),
+    }
+    said = " ".join(run(capsys, line)[1].split())
+    assert re.search(r"20 -> 1[34](\.\d)? ms \(x 0\.\d+\) predicted in eager, at a batch of 4", said)
+    assert json.loads(run(capsys, f"{PLAN} --json")[1])["latency"] is None
+
+
+def test_a_table_is_carried_to_another_machine(capsys, half_overhead, monkeypatch):
+    code, out, err = run(capsys, "latency small --in-chans 1 --image-size 8 --num-classes 10 --batch 2 -o t.json")
+    assert code == 0, err
+    assert "Next: fxprune plan small --latency 0.5 --latency-table t.json" in out
+    monkeypatch.setattr("fxprune.passes.latency.measure._Stopwatch.time", None)  # nothing is timed any more
+    first, second = (run(capsys, f"{PLAN} --latency 0.7 --latency-table t.json --json")[1] for _ in range(2))
+    assert first == second
+    assert json.loads(first)["latency"]["batch"] == 2
+    for line, says in {
+        f"{PLAN} --latency 0.4 --latency-table t.json": "the least in the table of times is",
+        f"{PLAN} --latency 0.7 --batch 1 --latency-table t.json": "of onnxruntime at batch 2, not 1",
+        f"{PLAN} --latency 0.7 --latency-table none.json": "cannot read the table of times none.json",
+        "plan resnet20 --latency 0.7 --latency-table t.json": "the table of times is for another network",
+    }.items():
+        code, out, err = run(capsys, line)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert says in err
+
+
+@pytest.mark.parametrize("line", [f"{SMALL} --quiet --output out", "fold small --checkpoint out/wide.safetensors"])
+def test_a_job_has_a_budget_of_time(capsys, place, half_overhead, line):
+    if line.startswith("fold"):
+        assert run(capsys, f"{SMALL} --quiet --output out")[0] == 0
+        line += " --data digits --image-size 8 --output folded --quiet"
+    code, _, err = run(capsys, f"{line} --latency 0.7 --runtime eager")
+    assert code == 0, err
+    folder = place / ("folded" if "fold" in line else "out")
+    recipe = (folder / "recipe.yaml").read_text()
+    assert "latency: 0.7" in recipe
+    assert "runtime: eager" in recipe
+
+
+@pytest.mark.filterwarnings("default::fxprune.WidthWarning")
+def test_a_job_warns_in_a_line_where_a_plan_misses_its_target(capsys, place, monkeypatch):
+    def stop(*_):
+        raise fxprune.OptionError("here, before it trains.")
+
+    monkeypatch.setattr(Compression, "recorded", stop)
+    _, _, err = run(capsys, f"{SMALL} --keep 0.5 --target htp --output out --quiet")
+    warned, stopped = err.splitlines()
+    assert warned.startswith("fxprune: warning: the layers of") and "no multiples of 32" in warned
+    assert stopped == "fxprune: here, before it trains."
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -87,11 +160,15 @@ def test_a_target_is_a_multiple_and_warns_where_it_is_missed(capsys):
         ),
         (f"{PLAN} --target htp --round-to 4", ["`round_to` and `target` exclude each other"]),
         (f"{PLAN} --target htp --widths first.weight=4", ["`widths` and `target` exclude each other"]),
+        (f"{PLAN} --latency 0.5 --macs 0.5", ["`macs` and `latency` exclude each other"]),
+        (f"{PLAN} --latency 0.5 --runtime tensorrt", ["`runtime` must be one of onnxruntime, eager, compiled"]),
+        (f"{PLAN} --batch 8", ["`batch` is for a budget of time: give `latency`"]),
         (f"{PLAN} --target tpu", ["`target` must be", "tensorrt-int8"]),
     ],
 )
 def test_what_cannot_be_had_is_one_error(capsys, line, says):
     code, out, err = run(capsys, line)
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    *phases, error = err.splitlines()
+    assert (code, out, {line.split()[0] for line in phases} <= {"read", "build", "couple", "plan"}) == (2, "", True)
     for word in says:
-        assert word in err
+        assert word in error

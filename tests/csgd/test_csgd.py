@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import fxprune
-from fxprune.errors import NoPullWarning
+from fxprune.errors import ModelError, NoPullWarning
 from fxprune.passes.csgd.hook import csgd
 
 
@@ -319,6 +320,51 @@ def test_what_the_network_writes_is_not_pulled_and_constants_are_in_the_state():
     again.load_state_dict(net.state_dict())
     fxprune.csgd(again, plan, optimizer, strength=1.0).load_state_dict(state)
     assert torch.equal(again.scale, scales[-1])
+
+
+class Scaled(nn.Module):
+    """A constant of any type, which the network may replace by an equal one."""
+
+    def __init__(self, scale, replaces=False):
+        super().__init__()
+        self.a, self.b, self.replaces = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), replaces
+        self.register_buffer("scale", scale)
+
+    def forward(self, x):
+        if self.training and self.replaces:
+            self.scale = self.scale.clone()
+        return self.b((self.a(x) * self.scale[:, None, None]).relu())
+
+
+SCALE = torch.linspace(1.0, 2.0, 8)
+CONSTANTS = {
+    "float16": Scaled(SCALE.half()),
+    "bfloat16": Scaled(SCALE.bfloat16()),
+    "replaced by the network": Scaled(SCALE.clone(), replaces=True),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_become_equal(name):
+    net, x = CONSTANTS[name].eval(), torch.randn(2, 3, 8, 8)
+    plan = fxprune.plan(fxprune.couple(net, x), keep=0.5)
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    kept = (net.scale.float().mean(), net.scale.dtype)
+    with fxprune.csgd(net, plan, optimizer, strength=1.0) as hook:
+        for _ in range(100):
+            take_step(net, lambda: net(x).square().mean(), optimizer)
+        hook.load_state_dict(hook.state_dict())
+    # 0.9**100 = 3e-5 is left, and the last bit of a type of 16 bits.
+    assert fxprune.snap(net, plan).changes["scale"] < max(1e-4, torch.finfo(kept[1]).eps)
+    assert net.scale.dtype == kept[1] and abs(net.scale.float().mean() - kept[0]) < 1e-2
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_constant_that_is_not_finite_is_refused_early(number):
+    coupling = fxprune.couple(Scaled(SCALE.where(SCALE < 2, number)).eval(), torch.randn(2, 3, 8, 8))
+    with pytest.raises(ModelError, match="`scale` has 1 of 8 numbers that are not finite"):
+        fxprune.plan(coupling, keep=0.5)
 
 
 def test_groups_may_be_added_to_the_optimizer():

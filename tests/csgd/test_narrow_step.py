@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_a_step_that_fails_inside_the_optimizer_leaves_no_trace(monkeypatch):
             optimizer.step()
     for name, parameter in case.model.named_parameters():
         assert torch.equal(parameter, old[name])
-    optimizer.zero_grad()  # removes the gradients of the narrow rows, which it still holds
+    optimizer.zero_grad()
     shapes = [tuple(s["momentum_buffer"].shape) for s in optimizer.state_dict()["state"].values()]
     assert shapes == [tuple(p.shape) for p in case.model.parameters()]
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == places
@@ -166,6 +167,62 @@ def test_a_step_that_fails_inside_the_optimizer_leaves_no_trace(monkeypatch):
     steps(case.model, case, optimizer, 1)
     assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)
     hook.remove()
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_step_that_fails_is_undone_at_once(narrow, monkeypatch):
+    case, optimizer, hook = started(torch.optim.SGD, momentum=0.9, narrow=narrow)
+    steps(case.model, case, optimizer, 2)
+    before = copies(case.model.named_parameters())
+    backward(case.model, case, 1)
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["torch.optim.sgd"], "sgd", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            optimizer.step()
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert all(a is b for a, b in zip(held, case.model.parameters(), strict=True))
+    for name, parameter in case.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-15, atol=1e-16)  # one rounding
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in case.model.parameters())
+    hook.remove()
+    assert "step" not in vars(optimizer)
+
+
+@pytest.mark.parametrize("scheduled_first", [True, False])
+def test_a_scheduler_wraps_a_step_that_is_guarded(scheduled_first):
+    case, made_at = made(), []
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    make = [
+        lambda: made_at.append(torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)),
+        lambda: made_at.append(csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=True)),
+    ]
+    for each in make if scheduled_first else make[::-1]:
+        each()
+    scheduler, hook = made_at if scheduled_first else made_at[::-1]
+    steps(case.model, case, optimizer, 2)
+    scheduler.step()  # it warns where it has not seen a step
+    hook.remove()
+    steps(case.model, case, optimizer, 1)
+    assert optimizer.param_groups[0]["lr"] == 0.025
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_the_optimizer_holds_wide_state(copied):
+    case, optimizer, hook = started()
+    steps(case.model, case, optimizer, 2)
+    twin, wanted = copied(optimizer), optimizer.state_dict()["state"]
+    for index, state in twin.state_dict()["state"].items():
+        assert all(torch.equal(value, wanted[index][name]) for name, value in state.items())
+        assert state["exp_avg"].shape == twin.param_groups[0]["params"][index].shape
+    backward(case.model, case, 1)
+    optimizer.step()  # goes on with narrow state of its own
+    hook.remove()
+    assert "__getstate__" not in vars(optimizer)
 
 
 def test_small_pulls_of_float32_add_up():

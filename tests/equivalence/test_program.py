@@ -1,5 +1,6 @@
 """Equal programs need no numbers; what a program does not show leaves the decision to numbers."""
 
+import copy
 import functools
 import random
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from fxprune.capture import capture
 from fxprune.equivalence.compare import difference
+from fxprune.equivalence.observation import observe
 from fxprune.equivalence.program import Programs
 
 X, LOOSE = (torch.randn(2, 4),), torch.ones(4)
@@ -68,6 +70,16 @@ def test_an_open_program_proves_nothing(forward):
     twin.load_state_dict(net.state_dict())
     twin.a, twin.b, twin.count = net.a, net.b, net.count
     assert not Programs(net, twin).are_equal([X], training=False)
+
+
+@pytest.mark.parametrize("forward", SAME.values(), ids=SAME)
+def test_a_call_with_numbers_shows_the_program(forward):
+    net = Net(forward).eval()
+    programs = Programs(net, capture(net, X, check=False))
+    run = programs.record(copied := copy.deepcopy(net))
+    with torch.no_grad():
+        observe(copied, X, run.recording)
+    assert programs.are_equal([X], training=False, after=copied) and programs.is_of_graph(run)
 
 
 OTHER = {

@@ -6,7 +6,7 @@ import math
 
 from fxprune.passes.report.folded import Folded
 from fxprune.passes.report.metrics import Metrics
-from fxprune.passes.report.recording import Answer, Reason, Recording
+from fxprune.passes.report.recording import Reason, Recording, ShownImage
 from fxprune.passes.report.results import Result, Row
 from fxprune.passes.report.shares import Share
 from fxprune.passes.store.layout import RESULTS
@@ -72,7 +72,7 @@ def recording(name="net"):
         ),
         frozen=(Reason((f"{name}:0",), f"graph output of {name}", "model.py:12", 640),),
         onnx={1: 4e-7, 5: 7e-7},
-        answers=(Answer(PNG, name, name, "other"), Answer(PNG, "", "same", "same")),
+        answers=(ShownImage(PNG, name, name, "other"), ShownImage(PNG, "", "same", "same")),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fxprune.passes.job.clock import Clock, in_words
+from fxprune.common.progress import in_words
+from fxprune.passes.job.clock import Clock
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,33 @@ def test_a_metric_that_is_no_number_is_refused():
         found.score()
 
 
+def test_one_loader_is_no_pair(tmp_path):
+    with pytest.raises(DataError, match=r"`data` is a name, a Data, or a pair of loaders, .* not Loader"):
+        fxprune.compress(Both(), batches(), loss=loss, metric=pixel_error, output=tmp_path / "out", **QUICK)
+
+
+def mean_of(outputs, targets):
+    return outputs["mask"].mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "metric", "says"),
+    [
+        (mean_of, lambda o, t: math.nan, "the metric `<lambda>` is nan on 32 test samples: where it is not defined"),
+        (mean_of, lambda o, t: {"iou": 0.5}, "the metric `<lambda>` returned dict, not a number"),
+        (mean_of, lambda o, t: o["mask"], "the metric `<lambda>` returned Tensor, not a number"),
+        (lambda o, t: 0.5, mean_of, "the loss `<lambda>` returned float; it must be one number, as a tensor"),
+        (lambda o, t: o["mask"], mean_of, r"the loss `<lambda>` returned a tensor of shape \[8, 2, 8, 8\]"),
+        (lambda o, t: mean_of(o, t).detach(), mean_of, "the loss `<lambda>` has no gradient"),
+    ],
+)
+def test_a_loss_or_metric_that_is_no_number_fails_before_any_training(loss, metric, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(fxprune.passes.job.compression.Compression, "recorded", None)  # where training begins
+    with pytest.raises(DataError, match=says):
+        fxprune.compress(Both(), (batches(), batches()), loss=loss, metric=metric, output=tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
 def of(*outputs, task=None):
     return Answers(task or Task(metric=len), outputs, [None] * len(outputs), [2] * len(outputs))
 

@@ -78,6 +78,8 @@ def test_the_recipe_of_a_fold_repeats_it(tmp_path):
     assert FoldJob(**recipe) == job
     given = override(recipe, {"macs": 0.4, "data": "digits"}, FoldJob)
     assert FoldJob(**given) == FoldJob("resnet20", "digits", checkpoint="w", macs=0.4, repair="none")
+    timed = override({**given, "macs": None, "latency": 0.5, "runtime": "eager"}, {"macs": 0.4}, FoldJob)
+    assert FoldJob(**timed) == FoldJob(**given)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,8 @@ def test_a_network_that_runs_code_must_be_repeated_beside_the_recipe(tmp_path, k
         ({"stages": [0.8, 0.5]}, {"keep": 0.5}, {"keep": 0.5}),
         ({"keep": 0.5}, {"stages": [0.8, 0.5]}, {"stages": [0.8, 0.5]}),
         ({"keep": 0.5}, {"stages": "auto"}, {"keep": 0.5, "stages": "auto"}),
+        ({"latency": 0.5, "runtime": "eager", "batch": 8}, {"macs": 0.4}, {"macs": 0.4}),
+        ({"latency": 0.5, "runtime": "eager"}, {"latency": 0.4}, {"latency": 0.4, "runtime": "eager"}),
         ({"stages": "auto", "keep": 0.5}, {"macs": 0.4}, {"stages": "auto", "macs": 0.4}),
         ({"stages": "auto", "keep": 0.5}, {"stages": [0.5]}, {"stages": [0.5]}),
         ({"stages": "auto", "keep": 0.5}, {"widths": {"a": 1}}, {"widths": {"a": 1}}),

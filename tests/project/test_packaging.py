@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_the_core_imports_nothing_that_is_built_on_it():
         (["--help"], 0),
         (["compress", "--help"], 0),
         (["checks", "--help"], 0),
-        (["--print-completion", "fish"], 2),
+        (["--print-completion", "powershell"], 2),
         (["compress", "--model", "resnet18", "--data", "digits", "--keep", "1.5"], 2),
         (["compress", "--model", "resnet18", "--data", "digits", "--method", "magic"], 2),
         (["compress", "--recipe", "absent.yaml"], 2),
@@ -123,6 +124,36 @@ def built(copy, environment):
     subprocess.run([sys.executable, "-c", script], cwd=copy, check=True, capture_output=True, env=given)
     (wheel,), (sdist,) = (copy / "dist").glob("*.whl"), (copy / "dist").glob("*.tar.gz")
     return wheel, sdist
+
+
+RELATIVE = re.compile(r"\]\((?![a-z]+:|#)")
+
+
+def test_the_package_index_gets_no_link_that_leads_nowhere(archives):
+    with zipfile.ZipFile(archives[0]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+        metadata = wheel.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in metadata and "# fxprune" in metadata
+    assert RELATIVE.search((ROOT / "README.md").read_text()) and not RELATIVE.search(metadata)
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "expected"),
+    [
+        (None, "[tutorial](docs/tutorial.md)", "tutorial (`docs/tutorial.md`)"),
+        (None, "a ![two\nlines](docs/a.svg) b", "a  b"),
+        (None, "[A](A), [b](https://a.example/b), [c](#c)", "A, [b](https://a.example/b), [c](#c)"),
+        (
+            "https://x.example/y/",
+            "[tutorial](docs/tutorial.md#end)",
+            "[tutorial](https://x.example/y/blob/v1.2/docs/tutorial.md#end)",
+        ),
+        ("https://x.example/y", "![a](docs/a.svg)", "![a](https://x.example/y/raw/v1.2/docs/a.svg)"),
+    ],
+)
+def test_links_to_files_lead_to_the_tag_of_the_version(source, text, expected):
+    described = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["described"]
+    assert described(text, source, "1.2") == expected
 
 
 def test_wheel_and_source_archive_hold_every_module_under_one_name(archives):

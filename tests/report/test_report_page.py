@@ -22,7 +22,7 @@ from fxprune.errors import CheckpointError
 from fxprune.models_zoo.data.preprocessing import Preprocessing
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.job import recorded
-from fxprune.passes.job.answers import answers_of
+from fxprune.passes.job.shown_images import shown_images
 from fxprune.passes.report import contents
 from fxprune.passes.report.recording import read_recording
 from fxprune.passes.report.shares import Share, shares_of
@@ -285,41 +285,10 @@ def test_images_whose_class_changes_are_shown_and_undo_their_normalisation():
     narrow = wide.clone()
     narrow[[7, 9]] = (wide[[7, 9]] + 1) % 3
     preprocessing = Preprocessing((1, 4, 4), (0.5,), (0.5,), label_names=("a", "b"))
-    found = answers_of(TensorLoader(images, labels, 16), wide, narrow, preprocessing)
+    found = shown_images(TensorLoader(images, labels, 16), wide, narrow, preprocessing)
     assert len(found) == 12
     changed = [(each.truth, each.narrow) for each in found if each.wide != each.narrow]
     assert changed == [("b", "2"), ("a", "b")]  # the third class has no name
     pixels = [Image.open(io.BytesIO(base64.b64decode(each.png))).getpixel((0, 0)) for each in found]
     assert (pixels[0], pixels[-1], pixels == sorted(pixels)) == (0, 255, True)
-    assert answers_of(TensorLoader(images, labels, 16), wide, narrow, preprocessing, labelled=False)[0].truth == ""
-
-
-def colours():
-    """Scheme -> name of a colour -> its light, by WCAG 2."""
-    from fxprune.passes.report.write import _css
-
-    roots = re.findall(r":root \{(.*?)\}", str(_css()), re.S)
-    assert len(roots) == 3
-    schemes = [dict(re.findall(r"--(\w+): #([0-9a-f]{6});", root)) for root in roots]
-    return {name: {k: light(v) for k, v in scheme.items()} for name, scheme in zip(("light", "dark", "print"), schemes)}
-
-
-def light(colour):
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
-
-
-def contrast(a, b):
-    return (max(a, b) + 0.05) / (min(a, b) + 0.05)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
-@pytest.mark.parametrize("ground", ["paper", "panel"])
-def test_contrast_suffices(scheme, ground):
-    found = colours()[scheme]
-    assert contrast(light("000000"), light("ffffff")) == pytest.approx(21)
-    text = {name: contrast(found[name], found[ground]) for name in ("ink", "muted", "good", "bad")}
-    assert {name: ratio for name, ratio in text.items() if ratio < 4.5} == {}
-    shapes = {name: contrast(found[name], found[ground]) for name in ("wide", "narrow", "largest", "median")}
-    assert {name: ratio for name, ratio in shapes.items() if ratio < 3} == {}
+    assert shown_images(TensorLoader(images, labels, 16), wide, narrow, preprocessing, labelled=False)[0].truth == ""

@@ -41,6 +41,13 @@ def _kernels_of_each_image(s, y):
     return F.conv2d(y.reshape(1, n * c, h, w), kernels, groups=n).view(n, 8, h, w)
 
 
+def _two_kernels_of_each_sample(s, y):
+    n, c, h, w = y.shape
+    z = y.mean((2, 3))
+    kernels = torch.cat([s.p(z), s.q(z)], 1)[:, :, None] * s.r(z)[:, None]
+    return F.conv2d(y.reshape(1, n * c, h, w), kernels.reshape(n * 6, 4, 1, 1), groups=2 * n).view(n, 6, h, w)
+
+
 def _depthwise_images_side_by_side(s, y):
     n, c, h, w = y.shape
     kernels = s.w.repeat(n, 1, 1, 1)
@@ -50,6 +57,8 @@ def _depthwise_images_side_by_side(s, y):
 # fmt: off
 image("kernel, stride, no bias", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
       c=conv(8, 5, 3, stride=2, bias=False), out=5)
+image("two kernels of each sample", _two_kernels_of_each_sample, {A: 4, "p.weight": 3, B: 6}, out=6, p=linear(8, 3),
+      q=linear(8, 3), r=linear(8, 4))
 image("depthwise", lambda s, y: s.d(y), {A: 8, B: 6}, d=conv(8, 8, 3, groups=8))
 image("depth multiplier", lambda s, y: s.d(y), {A: 8, B: 6}, out=16, d=conv(8, 16, 3, groups=8))
 image("one output per group", lambda s, y: s.d(y), {A: 4, B: 6}, out=4, d=conv(8, 4, 3, groups=4))
@@ -151,6 +160,12 @@ image("depthwise images side by side", _depthwise_images_side_by_side, {"w": 8, 
 net("bags of embeddings", lambda s, i: s.head(F.embedding_bag(i, s.e, mode="max")),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8}, e=free(10, 8),
     head=linear(8, 4), frozen="rows of a table")
+net("layer of bags of embeddings", lambda s, i: s.head(s.e(i)),
+    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e.weight": 8},
+    e=nn.EmbeddingBag(10, 8), head=linear(8, 4), frozen="rows of a table")
+net("bags of embeddings whose table classifies", lambda s, i: F.linear(s.head(F.embedding_bag(i, s.e)), s.e),
+    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"head.0.weight": 6}, e=free(10, 8),
+    head=nn.Sequential(linear(8, 6), linear(6, 8)), frozen="read by columns and used by rows")
 net("bags of weighted embeddings",
     lambda s, i, w: s.head(F.embedding_bag(i, s.e, mode="sum", per_sample_weights=s.w(w))),
     (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 6)), (torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 6)),

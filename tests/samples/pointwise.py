@@ -9,6 +9,7 @@ from torch import nn
 from .table import A, B, conv, free, image, linear, net
 
 NO = "meets positions that carry no channels"
+RANDOM = "random numbers, one for each position"
 STEP = "a slice of channels with a step, changed in place"
 
 
@@ -53,7 +54,14 @@ def _zeroed(s, y):
 # fmt: off
 image("relu", lambda s, y: y.relu(), {A: 8, B: 6})
 image("many activations", _many, {A: 8, B: 6})
-image("leaky at random", lambda s, y: F.rrelu(y), {B: 6}, frozen=NO)
+image("leaky at random", lambda s, y: F.rrelu(y), {A: 8, B: 6})
+image("leaky at random always", lambda s, y: y + 0 * F.rrelu(y, training=True), {B: 6}, frozen=RANDOM)
+image("random numbers", lambda s, y: y + 0 * torch.randn_like(y).mean(), {B: 6}, frozen=RANDOM)
+image("random numbers put into a place", lambda s, y: y + 0 * torch.empty_like(y).uniform_().mean(), {B: 6},
+      frozen=RANDOM)
+image("drawn around channels", lambda s, y: y + 0 * torch.normal(y, 1.0), {B: 6}, frozen=RANDOM)
+image("drawn by channels", lambda s, y: y + 0 * torch.bernoulli(y.sigmoid()), {B: 6}, frozen=RANDOM)
+image("an empty place filled", lambda s, y: torch.empty_like(y).copy_(y), {A: 8, B: 6})
 image("dropout", lambda s, y: F.dropout2d(s.drop(y), 0.5, s.training), {A: 8, B: 6}, drop=nn.Dropout(0.5))
 image("residual", lambda s, y: y + s.c(y), {A: 8, B: 6}, c=conv(8, 8))
 image("residual with a scale", lambda s, y: torch.add(y, s.c(y), alpha=0.5), {A: 8, B: 6}, c=conv(8, 8))

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import fxprune
-from fxprune.passes.onnx import onnx_runner
+from fxprune.passes.onnx import export_openvino, onnx_runner
 
 X = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NAMES = ("test_efficientnet", "test_vit")
@@ -136,3 +136,23 @@ def test_torchao_makes_its_linear_layers_int8(loaded):
         wanted, found = loaded(X), network(X)
     # As in onnxruntime above, with random weights.
     assert np.corrcoef(wanted.ravel(), found.ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_nncf_makes_it_int8(loaded, form, tmp_path):
+    nncf = pytest.importorskip("nncf")
+    openvino = pytest.importorskip("openvino")
+    if form == "onnx":
+        file = onnx.load(fxprune.export_onnx(loaded, X, tmp_path / "float.onnx").path)
+        (name,) = (value.name for value in file.graph.input)
+        onnx.save(nncf.quantize(file, nncf.Dataset([{name: x.numpy()} for x in X.split(1)])), tmp_path / "int8.onnx")
+        (found,) = onnx_runner(tmp_path / "int8.onnx")(X)
+    else:
+        export_openvino(loaded, X, tmp_path / "float.xml")
+        network = openvino.Core().read_model(tmp_path / "float.xml")
+        network = nncf.quantize(network, nncf.Dataset([x.numpy() for x in X.split(1)]))
+        found = openvino.compile_model(network, "CPU")(X.numpy())[0]
+    with torch.no_grad():
+        wanted = loaded(X)
+    # As in onnxruntime above, with random weights.
+    assert np.corrcoef(wanted.ravel(), np.asarray(found).ravel())[0, 1] > 0.8

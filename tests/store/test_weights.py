@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -160,8 +161,10 @@ REFUSED = {
     "missing": ("w.safetensors", lambda path: None, "there is no file"),
     "missing pth": ("w.pth", lambda path: None, "there is no file"),
     "empty": ("w.safetensors", lambda path: path.write_bytes(b""), r"\(0 bytes\) cannot be read as weights"),
-    "text": ("w.pth", lambda path: path.write_text("hello"), r"\(5 bytes\) cannot be read as weights"),
-    "code": ("w.pth", lambda path: torch.save(Payload(), path), "cannot be read as weights"),
+    "text": ("w.pth", lambda path: path.write_text("hello"), r"\(5 bytes\) .* as weights: it is no whole file of"),
+    "code": ("w.pth", lambda path: torch.save(Payload(), path), r"it holds Python objects \(.*\), which may run code,"),
+    "pickled code": ("w.pth", lambda path: path.write_bytes(pickle.dumps(Payload())), "objects, which may run code"),
+    "a module": ("w.pth", lambda path: torch.save(nn.Linear(2, 2), path), r"objects \(torch.nn.modules.linear.Linear"),
     "cut short": (
         "w.safetensors",
         lambda path: (save_weights(filled(Plain()), path), half(path)),
@@ -171,6 +174,21 @@ REFUSED = {
         "w.pth",
         lambda path: (torch.save(filled(Plain()).state_dict(), path), half(path)),
         "cannot be read as weights",
+    ),
+    "a network": (
+        "w.pth",
+        lambda path: torch.save(Plain(), path),
+        r"it holds an object .* Save `model.state_dict\(\)`",
+    ),
+    "averages": (
+        "w.pth",
+        lambda path: torch.save({"ema": Plain().state_dict(), "epoch": 3}, path),
+        "holds no tensors .* It has `ema`, `epoch`: save the weights alone",
+    ),
+    "a prefix": (
+        "w.pth",
+        lambda path: torch.save({f"net.{name}": x for name, x in Plain().state_dict().items()}, path),
+        "Every name in the file begins with `net.`, and without it they are those of the model",
     ),
     "no tensors": ("w.pth", lambda path: torch.save({"epoch": 3}, path), "holds no tensors"),
     "a plan of ours": ("plan.pt", lambda path: Checkpoint(path, {}).write({"clusters": {}}), "holds no tensors"),

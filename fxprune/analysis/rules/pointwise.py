@@ -16,9 +16,12 @@ from .uniform import filled, met, moved
 _UNTAGGED = (
     "abs_", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_", "hardswish",
     "hardswish_", "le_", "lerp", "log_sigmoid_forward", "lt_", "masked_fill", "masked_fill_", "mish_",
-    "native_dropout", "ne_", "rrelu_with_noise", "rsub", "threshold_", "where.self", "xlogy_",
+    "ne_", "rsub", "threshold_", "where.self", "xlogy_",
 )  # fmt: skip
 NO_CHANNELS = "meets positions that carry no channels"
+RANDOM = "random numbers, one for each position"
+# Where these operators take the training flag.
+_TRAINS = {"native_dropout": 2, "rrelu_with_noise": 4, "rrelu_with_noise_": 4}
 
 
 @rule(*_UNTAGGED, uniform=met)
@@ -107,10 +110,31 @@ def new(call: Call) -> Axes:
     return unlabelled(call.out)
 
 
-@rule("empty_like", "rand_like", "randn_like", "new_empty_strided")
-def unrelated(call: Call) -> Axes:
-    """The result takes only sizes and dtype from the operand."""
-    return unlabelled(call.out)
+@rule("empty_like", "new_empty_strided")
+def unwritten(call: Call) -> Axes:
+    """The result holds no numbers yet, at the operand's sizes or others."""
+    x = call.args[0]
+    return call.axes(x) if x.shape == call.out.shape else unlabelled(call.out)
+
+
+@rule(
+    "rand_like", "randn_like", "randint_like", "bernoulli", "bernoulli_", "poisson", "normal", "normal_", "uniform_",
+    "random_", "exponential_", "geometric_", "log_normal_", "cauchy_",
+)  # fmt: skip
+def drawn(call: Call) -> Axes:
+    """Each position draws a number of its own: no channel can stand for two."""
+    axes = meet(call, tensors_in(call.args), call.out.shape)
+    call.freeze(RANDOM, *axes)
+    return axes
+
+
+@rule("native_dropout", "rrelu_with_noise", "rrelu_with_noise_", uniform=met)
+def drawn_in_training(call: Call) -> list[Axes]:
+    """Pointwise; in training each position draws a number of its own."""
+    axes = pointwise(call)
+    if call.arg(_TRAINS[call.name], False) is not False:
+        call.freeze(RANDOM, *axes[0])
+    return axes
 
 
 @rule("new_empty")

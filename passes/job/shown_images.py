@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fxprune.passes.report import Answer
+from fxprune.passes.report import ShownImage
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader, Preprocessing
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 SHOWN, CHANGED, LONGEST = 12, 6, 96
 
 
-def answers_of(
+def shown_images(
     test: Loader, wide: Tensor, narrow: Tensor, preprocessing: Preprocessing, *, labelled: bool = True
-) -> tuple[Answer, ...]:
+) -> tuple[ShownImage, ...]:
     """Show images whose class changes first, and others at even distances through all of them.
 
     Args:
@@ -40,7 +40,7 @@ def answers_of(
         for index in chosen[(chosen >= begin) & (chosen < begin + len(labels))].tolist():
             truth = name(labels[index - begin]) if labelled else ""
             png = _png(images[index - begin], preprocessing)
-            shown.append(Answer(png, truth, name(wide[index]), name(narrow[index])))
+            shown.append(ShownImage(png, truth, name(wide[index]), name(narrow[index])))
         begin += len(labels)
         if len(shown) == len(chosen):
             break

@@ -1,4 +1,4 @@
-"""Every command answers with a text for people, and the same as a JSON value for programs."""
+"""Every command replies with a text for people, and the same as a JSON value for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_COLUMNS = 100
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a command found.
 
     Attributes:
@@ -32,8 +32,8 @@ class Answer:
     code: int = 0
 
 
-def result_answer(result: Result, *, page: PathLike[str] | None = None, done_in: object = None) -> Answer:
-    """Answer with the result of a job; its JSON is that of ``summary.json``, and the folder.
+def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: object = None) -> Reply:
+    """Reply with the result of a job; its JSON is that of ``summary.json``, and the folder.
 
     Args:
         result: of the job.
@@ -50,11 +50,11 @@ def result_answer(result: Result, *, page: PathLike[str] | None = None, done_in:
         longest = max(map(len, steps))
         lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]
         text += "\n\nNext: " + "\n      ".join(lines)
-    return Answer(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
+    return Reply(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
 
 
 def as_json(command: str | None, value: Mapping[str, Any], code: int) -> str:
-    """Format an answer or an error as one JSON document; a number that is not finite is null."""
+    """Format a reply or an error as one JSON document; a number that is not finite is null."""
     return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
 
 

@@ -1,0 +1,1 @@
+"""Measure what fxprune costs, in turns with a peer in one process on one thread."""

@@ -1,0 +1,134 @@
+"""Write the page of figures: one table for each kind, with the goal of each."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from benchmarks.trust_page import markdown_table, paragraph
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+TEXT = """What fxprune costs, measured by `make benchmarks`: CPU seconds of one thread. Two calls that are compared take
+turns in one process, and a ratio is the median over the pairs, since a busy machine slows both. Each figure has a
+process of its own; random weights; half of the channels stay."""
+
+
+def machine() -> str:
+    """Describe the processor and the versions that a figure depends on."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{model or platform.machine()}; " + ", ".join(
+        f"{name} {_version(name)}" for name in ("torch", "timm", "onnxruntime", "torch-pruning")
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def page(rows: Rows) -> str:
+    """Write all that was measured so far, and what failed."""
+    good = {name: row for name, row in rows.items() if "error" not in row}
+    parts = [
+        "# Benchmarks",
+        paragraph(TEXT),
+        "\n".join(f"- {each}" for each in sorted({f"{row['machine']}; {row['day']}" for row in good.values()})),
+        *_hook(good),
+        *_analysis(good),
+        *_plans(good),
+        *_narrow(good),
+    ]
+    failed = [f"`{name}`: {row['error'][:200]}" for name, row in rows.items() if "error" in row]
+    parts += ["## Not measured", "\n".join(f"- {each}" for each in failed)] if failed else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of(rows: Rows, kind: str) -> dict[str, Mapping[str, Any]]:
+    return {name.partition(" ")[2]: row for name, row in rows.items() if name.partition(" ")[0] == kind}
+
+
+def _hook(rows: Rows) -> Sequence[str]:
+    goals = {"resnet50 SGD": 0.25, "resnet50 AdamW": 0.0, "resnet56 SGD": 0.4, "vit_tiny_patch16_224 SGD": 0.25,
+             "vit_tiny_patch16_224 AdamW": 0.1}  # fmt: skip
+    lines: list[tuple[object, ...]] = []
+    for name, row in _of(rows, "hook").items():
+        network, optimizer, form = name.split()
+        goal = goals.get(f"{network} {optimizer}", "")
+        lines.append((f"{network}, {optimizer}, {form}", f"{row['ratio']:+.2f}", goal, f"{row['other'] * 1e3:.1f}"))
+    memory: list[tuple[object, ...]] = [
+        (name.replace(" ", ", "), f"{row['resident']:.2f}", f"{row['peak']:.2f}", "2 / 2")
+        for name, row in _of(rows, "memory").items()
+    ]
+    return (
+        "## The hook",
+        paragraph(
+            "What the hook adds to `optimizer.step()`, as a share of the step alone; forward and backward pass, which "
+            "take far longer, do not count."
+        ),
+        markdown_table(("network, optimizer, form", "added", "goal", "step alone, ms"), lines),
+        "Memory that it adds to training ResNet-50, in copies of the parameters:",
+        markdown_table(("optimizer, form", "resident", "peak", "goal"), memory),
+    )
+
+
+def _analysis(rows: Rows) -> Sequence[str]:
+    found = _of(rows, "couple")
+    ratios = sorted(row["ratio"] for row in found.values() if "ratio" in row)
+    slowest = sorted(found, key=lambda name: -found[name]["one"])[:3]
+    about = (
+        "`couple`, which also compares the captured graph with the model, against graph and groups of Torch-Pruning, "
+        "which compares nothing."
+    )
+    parts = ["## The analysis", paragraph(about)]
+    if len(ratios) > 1:
+        low, middle, high = quantiles(ratios, n=4)
+        parts.append(
+            f"Median of {len(ratios)} networks **{middle:.2f} x** (quartiles {low:.2f} and {high:.2f}; goal 1). "
+            "Slowest: " + ", ".join(f"{name} {found[name]['one']:.1f} s" for name in slowest) + " (goal 3)."
+        )
+    lines: list[tuple[object, ...]] = [
+        (name, f"{row['ratio']:.2f}" if "ratio" in row else "refused by it", f"{row['one']:.2f}")
+        for name, row in sorted(found.items(), key=lambda item: item[1].get("ratio", 1e9))
+    ]
+    parts.append(markdown_table(("network", "ratio", "couple, s"), lines))
+    for row in _of(rows, "depth").values():
+        parts.append(f"Exponent of the depth, 32 to 128 blocks on meta: {row['ratio']:.2f} (goal 1.05).")
+    for name, row in _of(rows, "giant").items():
+        text = f"{name}, a billion parameters on meta: {row['one']:.1f} s and {row['peak']:.2f} GiB (goals 4 s, 1 GB)."
+        parts.append(text)
+    return parts
+
+
+def _plans(rows: Rows) -> Sequence[str]:
+    goals = {"resnet50": 2, "convnext_tiny": 5, "vit_base_patch16_224": 10}
+    lines: list[tuple[object, ...]] = [
+        (name, f"{row['one']:.1f}", goals.get(name, "")) for name, row in _of(rows, "plan").items()
+    ]
+    return "## The plan", "By k-means, in seconds:", markdown_table(("network", "seconds", "goal"), lines)
+
+
+def _narrow(rows: Rows) -> Sequence[str]:
+    lines: list[tuple[object, ...]] = []
+    for name, row in _of(rows, "by-hand").items():
+        network, runtime, batch = name.split()
+        lines.append((f"{network}, {runtime}, batch {batch}", f"{row['ratio']:.2f}", f"{row['same']:.2f}"))
+    head = "network", "narrow over by hand", "by hand over itself"
+    about = "By hand: the network's own class and code, with narrow layers (`graft`)."
+    parts = ["## The narrow network", about, markdown_table(head, lines)]
+    parts += [
+        f"Peak memory of `narrow` beside the model ({name}): {row['ratio']:.2f} of the parameters (goal 0.6)."
+        for name, row in _of(rows, "narrow").items()
+    ]
+    parts += [
+        f"`fxprune --help` takes {row['ratio']:.1f} times `python -c pass`, and imports no torch."
+        for row in _of(rows, "command").values()
+    ]
+    return parts

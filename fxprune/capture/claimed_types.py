@@ -1,0 +1,71 @@
+"""Proxies claim the type of their value to Python code only, never to C code.
+
+C code that believes it would read the memory of a proxy as that of a tensor.
+``isinstance`` cannot tell who asks, so it is answered in Python while a trace runs, and C code sees what is true.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dis
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from fxprune.common.torch_private import pytree
+
+if TYPE_CHECKING:
+    from .proxies import ConcreteProxy
+
+# That of torch.FloatTensor and its kin, whose `isinstance` is written in C.
+_LEGACY: type = type(torch.FloatTensor)
+_READS = dis.opmap["LOAD_ATTR"]
+_claiming = False
+
+
+def claims_type(asker: FrameType) -> bool:
+    """Tell whether this frame, which reads ``__class__``, gets the type of the value."""
+    return _claiming or asker.f_code.co_code[asker.f_lasti] == _READS
+
+
+@contextlib.contextmanager
+def types_claimed(kind: type) -> Iterator[None]:
+    """Let ``isinstance`` take proxies of this kind for what their values are.
+
+    Raises:
+        TraceError: in the block, for a legacy type of tensors, if types and devices stay dynamic.
+    """
+    given = builtins.isinstance
+
+    def answer(value: Any, kinds: Any) -> bool:
+        global _claiming
+        if not issubclass(type(value), kind):
+            return given(value, kinds)
+        legacy = [each for each in pytree.tree_leaves(kinds) if type(each) is _LEGACY]
+        if legacy:
+            kinds = tuple(each for each in pytree.tree_leaves(kinds) if type(each) is not _LEGACY)
+        before, _claiming = _claiming, True
+        try:
+            known = given(value, kinds)
+        finally:
+            _claiming = before
+        return known or any(_is_of(value, each) for each in legacy)
+
+    builtins.isinstance = answer
+    try:
+        yield
+    finally:
+        builtins.isinstance = given
+
+
+def _is_of(proxy: ConcreteProxy, kind: Any) -> bool:
+    if not proxy.is_tensor():
+        return False
+    if not proxy.tracer.literal:
+        raise fx.proxy.TraceError(f"the model asks whether a tensor is a {kind.__module__}.{kind.__name__}")
+    device = "cuda" if kind.is_cuda else "cpu"
+    return bool((proxy.dtype, proxy.device.type, proxy.layout) == (kind.dtype, device, kind.layout))

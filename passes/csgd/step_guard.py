@@ -1,0 +1,40 @@
+"""A step of an optimizer that fails is undone at once, not by the next one."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+
+def undo_failed_steps(optimizer: Optimizer, undo: Callable[[], None]) -> Callable[[], None]:
+    """Call ``undo`` when a step raises an error, until the returned function is called.
+
+    Hooks cannot do this: PyTorch calls none after an error. A scheduler needs a bound method to wrap, and looks for its
+    mark on it.
+    """
+    step: Callable[..., Any] = optimizer.step
+
+    @functools.wraps(step)
+    def guarded(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except BaseException:
+            undo()
+            raise
+
+    before = vars(optimizer).get("step")
+    method = types.MethodType(guarded, optimizer)
+    optimizer.step = method  # type: ignore[method-assign]
+
+    def remove() -> None:
+        if vars(optimizer).get("step") is not method:  # a scheduler has wrapped it since
+            return
+        del optimizer.step
+        if before is not None:
+            optimizer.step = before  # type: ignore[method-assign]
+
+    return remove

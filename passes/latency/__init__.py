@@ -1,0 +1,3 @@
+"""Time a network and narrow copies of it in the runtime where it is to run."""
+
+from .measure import latency_table, time_of

@@ -1,0 +1,47 @@
+"""Timings of both networks, whatever inputs they take."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from samples import linear
+from torch import nn
+
+import fxprune
+from fxprune.costs import latency
+from fxprune.errors import OptionError
+from fxprune.passes.report.bench import bench
+from fxprune.passes.report.run_folder import Run, Wide
+
+LEFT, RIGHT = torch.randn(2, 6), torch.randn(2, 4)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = linear(6, 8), linear(4, 8), linear(8, 3)
+
+    def forward(self, left, right):
+        return {"out": self.head((self.a(left) + self.b(right)).relu()), "sum": left.sum(1)}
+
+
+@pytest.mark.parametrize("example", [(LEFT, RIGHT), {"right": RIGHT, "left": LEFT}], ids=["in order", "by name"])
+def test_networks_of_several_inputs_are_timed_in_both_runtimes(example, monkeypatch):
+    wide = TwoInputs().eval()
+    plan = fxprune.plan(fxprune.couple(wide, example))
+    snapped = fxprune.snap(wide, plan)
+    run = Run(fxprune.narrow(snapped, plan), Wide(snapped, plan), "", example)
+    monkeypatch.setitem(bench.__globals__, "open_run", lambda _: run)
+    monkeypatch.setitem(bench.__globals__, "milliseconds", partial(latency, seconds=1e-3))
+    found = bench("out", [1, 3])
+    assert [(each.runtime, each.batch) for each in found.timings] == [
+        (runtime, batch) for runtime in ("PyTorch", "onnxruntime") for batch in (1, 3)
+    ]
+    assert all(each.wide_ms > 0 and each.narrow_ms > 0 for each in found.timings)
+
+
+def test_a_batch_has_a_sample():
+    with pytest.raises(OptionError, match="batch sizes are 1 or more, not"):
+        bench("out", [4, 0])
