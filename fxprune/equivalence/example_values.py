@@ -25,7 +25,7 @@ def values_of(inputs: Inputs, device: torch.device) -> Inputs:
 
 
 def changed(x: Tensor) -> Tensor:
-    """Shuffle the numbers of a tensor and make them smaller, or change them if they are all equal.
+    """Shuffle the numbers of a tensor and make them smaller; change equal ones.
 
     So their sum and their largest one are others, too, and none leaves the range that the network may take. Integers
     stay as they are, since they may be indices.

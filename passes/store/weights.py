@@ -244,8 +244,12 @@ def _why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
     text = str(error)
     if "weights_only" in text:
         named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", text)
-        objects = f" ({named[1]})" if named else ""
-        return f"it holds Python objects{objects}, which may run code, beside tensors or instead of them."
-    if Path(path).suffix == SUFFIX or isinstance(error, OSError):
+        # The frame of a pickle that `torch.save` did not write, or PyTorch's warning of one, where it is an error.
+        if named or "operand 149" in text or "pickle protocol" in text:
+            objects = f" ({named[1]})" if named else ""
+            return f"it holds Python objects{objects}, which may run code, beside tensors or instead of them."
+    if isinstance(error, OSError):
         return f"{kind_and_line(error)}."
-    return "it is no whole file of `torch.save`."
+    if Path(path).suffix == SUFFIX:
+        return f"it is cut short or damaged: {kind_and_line(error)}."
+    return "it is no whole file of `torch.save`: it is cut short or of another format."
