@@ -41,7 +41,7 @@ class CustomGradientWarning(UserWarning):
 
 
 class WidthWarning(UserWarning):
-    """Layers end at widths that are no multiples of what was asked for: their groups cannot have others."""
+    """Layers end at widths that are no multiples of what was asked for."""
 
 
 class NoPullWarning(UserWarning):

@@ -129,7 +129,10 @@ def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, record: Record)
 
 
 def narrow(snapped: nn.Module, plan: Plan) -> nn.Module:
-    """Narrow without a second analysis, which takes as long as all else; the oracle compares what is built."""
+    """Narrow without a second analysis, which takes as long as all else.
+
+    The oracle compares what is built.
+    """
     return merged_by(plan.of_copy(snapped), snapped)[0]
 
 

@@ -217,7 +217,10 @@ def _place_of(frame: FrameType) -> CallSite:
 
 @functools.cache
 def _take_numbers_first() -> tuple[str, ...]:
-    """Name the functions that take a tensor or a number first, as ``pow``: their parser crashes on a proxy."""
+    """Name the functions that take a tensor or a number first, as ``pow``.
+
+    Their parser crashes on a proxy.
+    """
     found = []
     for name in dir(torch):
         packet = getattr(torch.ops.aten, name, None) if isinstance(getattr(torch, name), BuiltinFunctionType) else None
@@ -229,7 +232,7 @@ def _take_numbers_first() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _calls_recorded(tracer: ConcreteTracer) -> Iterator[None]:
-    """Record calls that make a tensor from sizes, and those whose parser takes proxies for tensors, while tracing.
+    """Record calls that make a tensor from sizes, or whose parser takes proxies for tensors.
 
     PyTorch would run them at once, reject a proxy, or crash.
     """

@@ -1,4 +1,4 @@
-"""Long loops tell how far they are, where someone listens: a command or a job, not a call in Python."""
+"""Long loops tell how far they are, where a command or a job listens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def phase(name: str, detail: str = "") -> None:
 
 
 def steps(items: _Known[_T], name: str) -> Iterator[_T]:
-    """Yield the items, and tell about how long the others take: in a bar, or without a terminal in lines."""
+    """Yield the items, and tell how long the others take: in a bar, or in lines."""
     if not _heard.get() or len(items) < 2:
         yield from items
         return

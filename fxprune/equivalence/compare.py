@@ -27,7 +27,7 @@ from fxprune.common.source import source_of
 from fxprune.common.torch_private import fake_tensor_mode, pytree
 from fxprune.errors import CaptureError, kind_and_line
 
-from .example_values import doubled, doubled_on_meta, is_uniform, shuffled, values_of, varied
+from .example_values import changed, doubled, doubled_on_meta, is_uniform, values_of, varied
 from .kept_state import Attributes
 from .observation import (
     Certain,
@@ -65,7 +65,7 @@ class Difference:
 
 
 def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> Difference:
-    """Compare a captured graph with its model on the example, and on its numbers reordered.
+    """Compare a captured graph with its model on the example, and on other numbers.
 
     Args:
         model: any module; neither it nor any random number generator is changed.
@@ -179,7 +179,7 @@ def _in_eval(pair: _Pair, first: Inputs) -> str:
 
 
 def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
-    second = pytree.tree_map_only(Tensor, shuffled, first)
+    second = pytree.tree_map_only(Tensor, changed, first)
     record = None if pair.exported else pair.programs.record(model)
     try:
         with attributes.watched():
@@ -192,6 +192,8 @@ def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: 
         ) from error
     pair.take_caches(wanted, attributes.assigned())
     pair.proven = record is not None and pair.programs.are_equal([as_meta(first)], training=False, after=model)
+    # What was put into a list or a table may be read by later calls: numbers must decide.
+    pair.proven = pair.proven and not attributes.changed_containers
     if pair.proven and record is not None and pair.programs.is_of_graph(record):
         pair.alike = True
         return ""

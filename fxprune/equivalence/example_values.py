@@ -24,17 +24,19 @@ def values_of(inputs: Inputs, device: torch.device) -> Inputs:
     return given
 
 
-def shuffled(x: Tensor) -> Tensor:
-    """Shuffle the numbers of a tensor, or change them if they are all equal.
+def changed(x: Tensor) -> Tensor:
+    """Shuffle the numbers of a tensor and make them smaller; change equal ones.
 
-    Integers stay as they are, since they may be indices.
+    So their sum and their largest one are others, too, and none leaves the range that the network may take. Integers
+    stay as they are, since they may be indices.
     """
     generator = torch.Generator().manual_seed(1)
     if not x.is_floating_point() or not x.numel():
         return x
     if is_uniform(x) or x.numel() == 1:
         return x + torch.rand(x.shape, generator=generator).to(x.device, x.dtype)
-    return x.flatten()[torch.randperm(x.numel(), generator=generator).to(x.device)].view_as(x)
+    order = torch.randperm(x.numel(), generator=generator).to(x.device)
+    return 0.875 * x.flatten()[order].view_as(x)
 
 
 def doubled(inputs: Inputs) -> Inputs:
@@ -43,7 +45,7 @@ def doubled(inputs: Inputs) -> Inputs:
     samples = {x.shape[0] if x.dim() else 0 for x in tensors}
     if len(samples) != 1:
         return inputs
-    twice: Inputs = pytree.tree_map_only(Tensor, lambda x: torch.cat([x, shuffled(x)]), inputs)
+    twice: Inputs = pytree.tree_map_only(Tensor, lambda x: torch.cat([x, changed(x)]), inputs)
     return twice
 
 

@@ -1,11 +1,12 @@
 """Detect results that a module keeps in its attributes for the next call.
 
 Results that do not change are a cache: the second call finds them again. Results that each call reads and then replaces
-make every call depend on the one before.
+make every call depend on the one before; so does a list or table whose numbers each call changes.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import sys
 from collections.abc import Collection, Iterator
@@ -16,6 +17,10 @@ from torch import nn
 
 from fxprune.common.source import line_of
 from fxprune.common.torch_private import pytree
+
+_PLAIN = bool, int, float, str
+# The tables in which a module keeps its parameters, layers and hooks.
+_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 class Attributes:
@@ -31,7 +36,9 @@ class Attributes:
         self._set: dict[tuple[int, str], Any] = {}
         self._lines: dict[tuple[int, str], str] = {}
         self._kept: dict[tuple[int, str], None] = {}
+        self._modules = [module for module in model.modules() if id(module) in self._names]
         self._watching = False
+        self.changed_containers: set[tuple[int, str]] = set()  # by the latest call
 
     def __enter__(self) -> Attributes:
         """Patch all modules once for several calls, since Python visits all their classes."""
@@ -53,13 +60,16 @@ class Attributes:
     def watched(self) -> Iterator[None]:
         """Watch one call."""
         before, self._set = self._set, {}
+        contents, changed = self._contents(), self.changed_containers
         self._watching = True
         try:
             with self._reads(before) as asked:
                 yield
         finally:
             self._watching = False
-        after = self._set
+        after, now = self._set, self._contents()
+        self.changed_containers = {key for key, leaves in now.items() if leaves != contents.get(key, [])}
+        self._kept |= dict.fromkeys(sorted(changed & self.changed_containers - after.keys()))
         self._kept |= {key: None for key in asked if key in after and not _equal(before[key], after[key])}
 
     @contextlib.contextmanager
@@ -82,9 +92,19 @@ class Attributes:
         finally:
             del nn.Module.__getattribute__
 
+    def _contents(self) -> dict[tuple[int, str], list[Any]]:
+        """Describe the numbers and texts in lists and tables of the modules; NaN equals itself."""
+        return {
+            (id(module), name): [repr(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, _PLAIN)]
+            for module in self._modules
+            for name, value in vars(module).items()
+            if isinstance(value, (list, dict, collections.deque)) and name not in _OF_TORCH
+        }
+
     def kept(self) -> str:
         """Name the attributes that a call read from the one before and replaced, with their lines."""
-        return ", ".join(f"`{self._path(key)}` (set at {self._lines[key]})" for key in self._kept)
+        lines = {key: f" (set at {self._lines[key]})" for key in self._kept if key in self._lines}
+        return ", ".join(f"`{self._path(key)}`{lines.get(key, '')}" for key in self._kept)
 
     def assigned(self) -> set[str]:
         """Return the names that the latest call set; for buffers, :meth:`kept` judges new ones."""

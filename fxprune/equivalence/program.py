@@ -178,14 +178,17 @@ class _Recorder(TorchDispatchMode):
             self._open()
         self._check(func, args, kwargs)
         described = self._described(args)
-        self._operators.append((func, described, [(name, self._described(each)) for name, each in kwargs.items()]))
+        named = [(name, self._described(each)) for name, each in kwargs.items()]
+        made: list[Any] = []  # sizes and types, which may hang on a default type that the network sets
+        self._operators.append((func, described, named, made))
         place = len(self._operators)
         out = self._run(func, args, kwargs)
         for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
-            if leaf is not None and not isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor):
+                made.append((tuple(leaf.shape), leaf.dtype))
+                self._origins.setdefault(leaf, (self._call, place, index))
+            elif leaf is not None:
                 self._open()
-            if leaf is not None and leaf not in self._origins:
-                self._origins[leaf] = self._call, place, index
         return out
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
@@ -292,7 +295,7 @@ def _device_of(network: nn.Module) -> torch.device:
 def _without_devices(operators: list[Any]) -> list[Any]:
     """Return a program as it is on any device: those of a call with numbers are all the same."""
     calls = [call for call in operators if isinstance(call, tuple)]  # attention is shown by its operators
-    return [(func, args, [each for each in named if each[0] != "device"]) for func, args, named in calls]
+    return [(func, args, [each for each in named if each[0] != "device"], made) for func, args, named, made in calls]
 
 
 def _torch_state() -> bytes:

@@ -1,4 +1,4 @@
-"""Facts about each group of channels, and about what is frozen, with lines of the model's source."""
+"""Facts about groups of channels and frozen weights, with lines of the model."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class FrozenFacts:
 
 
 def facts_of_groups(coupling: Coupling) -> tuple[GroupFacts, ...]:
-    """Collect the facts about each group, in the order of the network, from the cost of one sample."""
+    """Collect the facts about each group, in the order of the network."""
     ones = np.ones(len(coupling.groups) + 1)
     terms = (cost_terms(coupling, budget).by_group(coupling) for budget in ("params", "macs"))
     params, macs = (each.parts(ones) for each in terms)

@@ -241,11 +241,19 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointErr
 
 def _why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
     """Say what is wrong in our words: PyTorch's advise to read what may run code."""
-    text = str(error)
-    if "weights_only" in text:
-        named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", text)
+    if isinstance(error, OSError):
+        return f"{kind_and_line(error)}."
+    if Path(path).suffix == SUFFIX:
+        return f"it is cut short or damaged: {kind_and_line(error)}."
+    named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", str(error))
+    if named or _is_pickle(path):
         objects = f" ({named[1]})" if named else ""
         return f"it holds Python objects{objects}, which may run code, beside tensors or instead of them."
-    if Path(path).suffix == SUFFIX or isinstance(error, OSError):
-        return f"{kind_and_line(error)}."
-    return "it is no whole file of `torch.save`."
+    return "it is no whole file of `torch.save`: it is cut short or of another format."
+
+
+def _is_pickle(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is a pickle of a protocol that `torch.save` does not use."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return start in {bytes([0x80, protocol]) for protocol in (3, 4, 5)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_task(model: nn.Module, data: Data, device: torch.device, *, seed: int = 0) -> None:
-    """Compute the loss of one test batch and the metric of all, so that neither fails after hours.
+    """Compute the loss of one batch and the metric of all: neither fails after hours.
 
     Raises:
         DataError: the loss is no scalar with a gradient, or the metric no finite number.

@@ -138,6 +138,19 @@ def listed(s, y):
     return y * len(s.history)
 
 
+def counted_in_a_list(s, y):
+    calls = s.__dict__.setdefault("calls", [0])
+    calls[0] += 1
+    return y if calls[0] < 5 else y * 2
+
+
+def largest(s, y):
+    table = s.__dict__.setdefault("table", {})
+    if "largest" not in table:
+        table["largest"] = y.detach().abs().max()
+    return y / table["largest"]
+
+
 def assigned(s, y):
     s.b.weight.data = s.b.weight.data * 0.5
     return y
@@ -152,7 +165,9 @@ REFUSED = {
     "type": (lambda s, y: y * 2 if type(y) is torch.Tensor else y, r"output 0 differs .* first layer .* `b`"),
     "buffer": (streamed, r"`last` \(set at \S*test_equivalence.py:\d+\)"),
     "attribute": (remembered, r"keeps `before` \(set at \S*test_equivalence.py:\d+\) from one call to the next"),
-    "list": (listed, "at a second call, output 0 differs"),
+    "list": (listed, "keeps `history`"),
+    "counter in a list": (counted_in_a_list, "keeps `calls`"),
+    "the largest number so far": (largest, "at a second call, output 0 differs"),
     "counter": (counted, "keeps `calls`"),
     "weight.data": (assigned, "sets the attribute `data` of a tensor"),
     "weight.data.clamp_": (clamped, "writes to its parameter `b.weight`"),

@@ -82,6 +82,14 @@ def test_a_call_with_numbers_shows_the_program(forward):
     assert programs.are_equal([X], training=False, after=copied) and programs.is_of_graph(run)
 
 
+def in_double(s, x):
+    torch.set_default_dtype(torch.float64)
+    try:
+        return torch.ones(x.shape)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 OTHER = {
     "another layer": (lambda s, x: s.a(x), lambda s, x: s.b(x)),
     "another order": (lambda s, x: s.a(s.b(x)), lambda s, x: s.b(s.a(x))),
@@ -92,6 +100,7 @@ OTHER = {
     "a result of the call before": (lambda s, x: s.a(x), keeps),
     "a write more": (lambda s, x: s.a(x), lambda s, x: (s.a(x), s.count.add_(1))[0]),
     "a draw more": (lambda s, x: s.a(x), lambda s, x: (s.a(x), torch.rand(1))[0]),
+    "another type by default": (lambda s, x: torch.ones(x.shape), in_double),
     "attention by hand": (
         lambda s, x: F.scaled_dot_product_attention(x, x, x),
         lambda s, x: (x @ x.mT / 2).softmax(-1) @ x,

@@ -27,6 +27,8 @@ def _resampled(s, y):
 
 
 # fmt: off
+image("max pool at places that are drawn", lambda s, y: y + 0 * s.p(y).mean(), {B: 6}, p=nn.FractionalMaxPool2d(2, 4),
+      frozen="random numbers, one for each position")
 image("max pool", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.MaxPool2d(2))
 image("average pool", lambda s, y: F.avg_pool2d(y, 3, 2), {A: 8, B: 6})
 image("adaptive pools", lambda s, y: F.adaptive_avg_pool2d(y, 2) + F.adaptive_max_pool2d(y, 2), {A: 8, B: 6})

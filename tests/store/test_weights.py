@@ -168,7 +168,7 @@ REFUSED = {
     "cut short": (
         "w.safetensors",
         lambda path: (save_weights(filled(Plain()), path), half(path)),
-        "cannot be read as weights: SafetensorError",
+        "cannot be read as weights: it is cut short or damaged: SafetensorError",
     ),
     "cut short pth": (
         "w.pth",
@@ -178,7 +178,7 @@ REFUSED = {
     "a network": (
         "w.pth",
         lambda path: torch.save(Plain(), path),
-        r"it holds an object .* Save `model.state_dict\(\)`",
+        r"it holds Python objects \(.*Plain.*\), which may run code, .* save a state dict again",
     ),
     "averages": (
         "w.pth",

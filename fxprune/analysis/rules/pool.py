@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..call import Call
 from ..channels import Axes
-from .pointwise import paired
+from .pointwise import RANDOM, paired
 from .registry import rule
 
 _MAX = {
     1: ("max_pool1d", "adaptive_max_pool1d"),
-    2: ("max_pool2d_with_indices", "adaptive_max_pool2d", "fractional_max_pool2d"),
+    2: ("max_pool2d_with_indices", "adaptive_max_pool2d"),
     3: ("max_pool3d_with_indices",),
 }
 # Linear along space, so that the columns of a parameter can be summed before or after it: a table that is resized.
@@ -49,6 +49,14 @@ def spatial_2d(call: Call) -> list[Axes]:
 def spatial_3d(call: Call) -> list[Axes]:
     """The last three axes are space."""
     return _spatial(call, 3)
+
+
+@rule("fractional_max_pool2d", "fractional_max_pool3d")
+def drawn_places(call: Call) -> list[Axes]:
+    """Each channel of each sample is pooled at places of its own, which are drawn."""
+    places = call.named("random_samples")
+    call.freeze(RANDOM, *call.axes(call.args[0]), *call.axes(places))
+    return _spatial(call, places.shape[-1])
 
 
 def _spatial(call: Call, rank: int) -> list[Axes]:
