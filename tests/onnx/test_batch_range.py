@@ -120,6 +120,23 @@ def test_a_branch_that_changes_nothing_for_one_sample_binds_no_batch(tmp_path):
     assert fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx").errors.keys() == {1, 2, 3, 5}
 
 
+NEUTRAL_FOR_THE_EXAMPLE = {
+    "clamp": lambda y: y.clamp(max=50.0),
+    "no NaN": lambda y: y.nan_to_num(0.0),
+    "mask": lambda y: y.masked_fill(y > 50, 0.0),
+    "written": lambda y: y.clamp_(max=50.0),
+}
+
+
+@pytest.mark.parametrize("case", NEUTRAL_FOR_THE_EXAMPLE)
+def test_a_branch_that_changes_no_number_of_the_example_still_binds(case):
+    def forward(s, x):
+        y = s.a(x).relu()
+        return s.head((NEUTRAL_FOR_THE_EXAMPLE[case](y) if x.shape[0] > 1 else y).mean((2, 3)))
+
+    assert str(fxprune.couple(net(forward), IMAGES).batch) == "2 or more"
+
+
 def test_a_literal_batch_is_found_without_a_guard():
     assert str(fxprune.couple(net(exactly), IMAGES).batch) == "3 only"
 
