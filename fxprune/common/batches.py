@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
 
 from fxprune.errors import first_line
 
-from .guards import SpecialisedError
+from .batch_guards import turning_points
+from .guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
 from .inputs import Inputs, in_order, tensors_of
 from .modules import MetaMode, device_of, to_meta, unlike_meta
 from .torch_private import pytree
@@ -64,45 +65,69 @@ def batch_range(
         given: the batch size of its example, which it takes.
         refusals: exceptions by which it refuses a batch size.
     """
-
-    def refusal(batch: int) -> str:
-        try:
-            run(batch)
-        except refusals as error:
-            return first_line(error).partition(", run where")[0]
-        return ""
-
-    if why := refusal(given + 1):
+    if why := _refusal(run, given + 1, refusals):
         return BatchRange(given, given, why)
-    if given == 1 or not (why := refusal(1)):
+    if given == 1 or not (why := _refusal(run, 1, refusals)):
         return ANY_BATCH
-    return BatchRange(given if given > 2 and refusal(2) else 2, None, why)
+    return BatchRange(given if given > 2 and _refusal(run, 2, refusals) else 2, None, why)
 
 
-def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
+def _refusal(run: Callable[[int], object], batch: int, refusals: tuple[type[Exception], ...]) -> str:
+    """Return why a network refuses a batch size; empty: it does not."""
+    try:
+        run(batch)
+    except refusals as error:
+        return first_line(error).partition(", run where")[0]
+    return ""
+
+
+def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange | None:
     """Find the batch sizes that a captured graph takes, by runs on the meta device.
 
-    Nothing is said of a graph whose inputs share no batch size, or that does not run there on its own example.
+    The graph is bound to the batch of its example where a guard turns at a batch size in the range, or may turn where
+    nothing tells. Nothing is said of a graph whose inputs share no batch size, or that does not run on the meta device
+    on its own example.
     """
     samples = {len(x) for x in tensors_of(inputs) if x.dim()}
-    interpreter = OnMeta(to_meta(module), module.graph, device_of(module))
+    root, device = to_meta(module), device_of(module)
 
-    def run(batch: int) -> None:
+    def run(batch: int, kind: type[OnMeta] = OnMeta) -> OnMeta:
         given = pytree.tree_map_only(
             torch.Tensor, lambda x: x.new_empty((batch, *x.shape[1:]) if x.dim() else (), device="meta"), inputs
         )
+        interpreter = kind(root, module.graph, device)
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
             interpreter.run(*in_order(module.graph, given))
+        return interpreter
 
     if len(samples) != 1:
-        return ANY_BATCH
+        return None
     (given,) = samples
     try:
         run(given)
     except Exception:  # what runs at no size says nothing of the batch
-        return ANY_BATCH
+        return None
     # Where a size is a literal of the graph, another batch fails in an operation.
-    return batch_range(run, given, refusals=(Exception,))
+    bound = batch_range(run, given, refusals=(Exception,))
+    if bound.fixed or not module.graph.find_nodes(op="call_function", target=guard_equal):
+        return bound
+    # All of these are in the range; the last one is beyond what slices and tables leave as it is.
+    probes = (given, given + 1, _MANY)
+    try:
+        numbers = {batch: cast(_Unguarded, run(batch, _Unguarded)).numbers for batch in probes}
+    except Exception as error:
+        return BatchRange(given, given, first_line(error))
+    points, unknown = turning_points(module.graph, numbers)
+    if unknown is not None:
+        return BatchRange(given, given, f"captured where {unknown.args[2]} was {unknown.args[1]}")
+    for batch in sorted({_MANY, *(point for point in points if bound.holds(point))}):
+        if why := _refusal(run, batch, (Exception,)):
+            return BatchRange(given, given, why)
+    return bound
+
+
+# A batch size that is larger than those of any decision: a prime, which nothing divides.
+_MANY = 10007
 
 
 class OnMeta(fx.Interpreter):
@@ -116,3 +141,20 @@ class OnMeta(fx.Interpreter):
         """Run a node; what asks for the device is told of the graph's own."""
         told = unlike_meta(n, self.device)
         return super().run_node(n) if told is None else told[0]
+
+
+class _Unguarded(OnMeta):
+    """Runs a graph without its guards, and keeps its numbers: all values except tensors."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.numbers: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, unless it is a guard."""
+        if n.target in (guard_equal, guard_dtype, guard_tensor):
+            return None
+        value = super().run_node(n)
+        if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value)):
+            self.numbers[n] = value
+        return value

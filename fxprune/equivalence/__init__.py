@@ -1,3 +1,4 @@
 """Check that a graph and its model agree in two calls, eval and training mode, and autocast."""
 
 from .compare import UNCHECKED, Difference, difference
+from .program import Programs

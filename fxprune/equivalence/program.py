@@ -44,6 +44,8 @@ from .observation import autocast_watched, generators_restored, leaves_of
 _META = torch.device("meta")
 # They make what an operator fills at once, as that of dropout.
 _SCRATCH = ("aten::empty_like", "aten::new_empty")
+# They may return their tensor as it is; gradients pass through.
+_VIEWS = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten.slice.Tensor)
 
 
 class _OpenError(Exception):
@@ -58,9 +60,12 @@ class Programs:
     keep; in training mode only those may run, lest a tensor without numbers gets into such a table.
     """
 
-    def __init__(self, model: nn.Module, module: nn.Module) -> None:
-        """Take any module, and a graph that shares its tensors; only copies run."""
-        self._model, self._module = model, module
+    def __init__(self, model: nn.Module, module: nn.Module, *, views: bool = True) -> None:
+        """Take any module, and a graph that shares its tensors; only copies run.
+
+        Without ``views``, those that have the sizes and strides of their tensor, and all its numbers, do not count.
+        """
+        self._model, self._module, self._views = model, module, views
         self._made: set[str] = set()
         self._runs: tuple[_Run, _Run] | None = None
         self._of_graph: Any = None
@@ -102,6 +107,7 @@ class Programs:
                 )
                 self._runs = None  # those of a call that fails are of no more use
                 for run in (wanted, found):
+                    run.views = self._views
                     run.begin(training, frozenset(self._made) if training else None)
                 often = 1 if after is not None and not self._forgets else 2
                 of_graph = found.call(inputs)
@@ -121,7 +127,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_open = False
+        self.is_open, self.views = False, True
         self._network = network
         # Where each tensor comes from: its stored name; or the call, and its operator or input there.
         self._origins: Any = WeakIdKeyDictionary()
@@ -176,6 +182,8 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
             self._open()
+        if not self.views and torch.Tag.inplace_view in func.tags:  # of a tensor it would leave the views as they are
+            self._open()
         self._check(func, args, kwargs)
         described = self._described(args)
         named = [(name, self._described(each)) for name, each in kwargs.items()]
@@ -183,6 +191,10 @@ class _Recorder(TorchDispatchMode):
         self._operators.append((func, described, named, made))
         place = len(self._operators)
         out = self._run(func, args, kwargs)
+        if not self.views and func in _VIEWS and _same_place(args[0], out):
+            self._operators.pop()
+            self._origins[out] = self._origins[args[0]]
+            return out
         for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
             if isinstance(leaf, Tensor):
                 made.append((tuple(leaf.shape), leaf.dtype))
@@ -286,6 +298,11 @@ class _Run(_Recorder):
         if self._may_make is not None and asked not in self._may_make:
             self._open()
         self.made.add(asked)
+
+
+def _same_place(a: Tensor, b: Tensor) -> bool:
+    """Tell whether a view has the sizes, strides and first number of its tensor."""
+    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
 
 
 def _device_of(network: nn.Module) -> torch.device:

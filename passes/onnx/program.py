@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.common.batches import ANY_BATCH, BatchRange, batch_range
+from fxprune.common.batches import ANY_BATCH, BatchRange, batch_range, graph_batches
 from fxprune.common.guards import guard_equal
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import map_tensors
@@ -47,7 +47,14 @@ def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
     """
     if not isinstance(eager, fx.GraphModule) or not eager.graph.find_nodes(op="call_function", target=guard_equal):
         return ANY_BATCH
-    return batch_range(lambda batch: run_eager(eager, random_batch(inputs, batch, seed=0)), batch_of(inputs))
+    given = batch_of(inputs)
+    bound = batch_range(lambda batch: run_eager(eager, random_batch(inputs, batch, seed=0)), given)
+    if bound.fixed:
+        return bound
+    found = graph_batches(eager, random_batch(inputs, given, seed=0))
+    if found is None:
+        return BatchRange(given, given, "its guards were run at this one and cannot be run without numbers")
+    return found if found.fixed else bound
 
 
 def exported_size(inputs: Inputs, bound: BatchRange) -> int:

@@ -10,7 +10,7 @@ import fxprune
 from fxprune.capture import capture
 from fxprune.common.batches import BatchRange, batch_range
 from fxprune.common.guards import SpecialisedError
-from fxprune.passes.onnx import export_pt2, onnx_runner
+from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2, onnx_runner
 from fxprune.passes.report import inspect_coupling
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -55,6 +55,52 @@ def test_coupling_and_inspection_say_what_binds_the_batch(bound):
         assert (f"batch: {bound}, since " in text) == (bound != "any")
 
 
+DECISIONS = {
+    "several": (lambda x, y: x.shape[0] > 1, "2 or more"),
+    "not one": (lambda x, y: x.shape[0] != 1, "2 or more"),
+    "as many": (lambda x, y: x.shape[0] == y.shape[0], "any"),
+    "more after one is added": (lambda x, y: 2 * x.shape[0] + 1 > x.shape[0], "any"),
+    "size of an image": (lambda x, y: x.shape[2] > 4, "any"),
+    "many": (lambda x, y: x.shape[0] > 7, "3 only"),
+    "not many": (lambda x, y: not x.shape[0] >= 8, "3 only"),
+    "none of seven": (lambda x, y: x.shape[0] != 7, "3 only"),
+    "neither one nor seven": (lambda x, y: x.shape[0] != 1 and x.shape[0] != 7, "3 only"),
+    "twice as many": (lambda x, y: 2 * x.shape[0] - 1 >= 15, "3 only"),
+    "even": (lambda x, y: x.shape[0] % 2 == 0, "3 only"),
+    "a few of them": (lambda x, y: y[:50].shape[0] == x.shape[0], "3 only"),
+}
+
+
+def deciding(decide):
+    def forward(s, x):
+        y = s.a(x).relu()
+        return s.head((y * 2 if decide(x, y) else y - 1).mean((2, 3)))
+
+    return forward
+
+
+@pytest.mark.parametrize("case", DECISIONS)
+def test_a_decision_at_any_batch_size_binds_the_batch(case):
+    decide, bound = DECISIONS[case]
+    model = net(deciding(decide))
+    coupling = fxprune.couple(model, IMAGES)
+    assert str(coupling.batch) == bound
+    assert str(batches_of(eager_on_cpu(narrowed(coupling, model)), (IMAGES,))) == bound
+
+
+@pytest.mark.parametrize("case", ["many", "none of seven"])
+def test_no_file_runs_at_a_batch_beyond_a_decision(case, tmp_path):
+    model = net(deciding(DECISIONS[case][0]))
+    narrow = narrowed(fxprune.couple(model, IMAGES), model)
+    report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
+    assert "batch: 3 only, since captured where " in str(report)
+    export_pt2(narrow, IMAGES, tmp_path / "x.pt2")
+    for read in (onnx_runner(tmp_path / "x.onnx"), torch.export.load(tmp_path / "x.pt2").module()):
+        read(IMAGES)
+        with pytest.raises(Exception, match=r"dimension|Guard failed"):
+            read(IMAGES.repeat(3, 1, 1, 1)[:8])
+
+
 def needless(s, x):
     y = s.a(x)
     scale = torch.arange(x.shape[2] * 8).to(y.dtype)[
@@ -72,6 +118,23 @@ def test_a_branch_that_changes_nothing_for_one_sample_binds_no_batch(tmp_path):
     narrow = narrowed(coupling, model)
     assert fxprune.verify(fxprune.snap(model, narrow.meta["plan"]), narrow, IMAGES, tolerance=1e-5).passed
     assert fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx").errors.keys() == {1, 2, 3, 5}
+
+
+NEUTRAL_FOR_THE_EXAMPLE = {
+    "clamp": lambda y: y.clamp(max=50.0),
+    "no NaN": lambda y: y.nan_to_num(0.0),
+    "mask": lambda y: y.masked_fill(y > 50, 0.0),
+    "written": lambda y: y.clamp_(max=50.0),
+}
+
+
+@pytest.mark.parametrize("case", NEUTRAL_FOR_THE_EXAMPLE)
+def test_a_branch_that_changes_no_number_of_the_example_still_binds(case):
+    def forward(s, x):
+        y = s.a(x).relu()
+        return s.head((NEUTRAL_FOR_THE_EXAMPLE[case](y) if x.shape[0] > 1 else y).mean((2, 3)))
+
+    assert str(fxprune.couple(net(forward), IMAGES).batch) == "2 or more"
 
 
 def test_a_literal_batch_is_found_without_a_guard():

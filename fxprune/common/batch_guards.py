@@ -1,0 +1,120 @@
+"""The batch sizes at which a guard of a captured graph may turn, derived from the comparison that it checks.
+
+Runs at some batch sizes say nothing of ``x.shape[0] > 7``. A comparison of two numbers that grow evenly with the batch
+turns at one place; a run on both sides of it decides for all batch sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from torch import fx
+
+from .guards import guard_equal
+
+# The numbers of a graph (all values except tensors) in runs: batch size -> node -> value.
+Numbers = Mapping[int, Mapping[fx.Node, Any]]
+# A number at a batch of b is slope * b + offset.
+_Line = tuple[Fraction, Fraction]
+
+_COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
+_LOGIC = {operator.and_, operator.or_, operator.xor, operator.not_, operator.truth, bool}
+_EVEN = {operator.add, operator.sub, operator.mul, operator.neg, operator.getitem, getattr, len, int}
+_EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
+
+
+def turning_points(graph: fx.Graph, numbers: Numbers) -> tuple[set[int], fx.Node | None]:
+    """Find the batch sizes around which guards may turn, and a guard of which they are not known.
+
+    Args:
+        graph: a captured graph.
+        numbers: of runs of it in which no guard refuses, at three batch sizes or more.
+    """
+    turns = _Turns(numbers)
+    points: set[int] = set()
+    for guard in graph.find_nodes(op="call_function", target=guard_equal):
+        found = turns.of_guard(*guard.args[:2])
+        if found is None:
+            return points, guard
+        points |= found
+    return points, None
+
+
+class _Turns:
+    """The turning points of what is computed from numbers; None: they are not known."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
+        self._known: dict[fx.Node, bool] = {}
+
+    def of_guard(self, value: Any, expected: Any) -> set[int] | None:
+        if isinstance(expected, bool):
+            return self._of_truth(value)
+        return self._of_comparison(value, expected)
+
+    def _of_truth(self, value: Any) -> set[int] | None:
+        if self._is_constant(value):
+            return set()
+        if value.target in _COMPARISONS:
+            return self._of_comparison(*value.args)
+        if value.target in _LOGIC:
+            parts = [self._of_truth(each) for each in value.args]
+            return None if None in parts else set().union(*(part for part in parts if part is not None))
+        return self._of_comparison(value, 0)
+
+    def _of_comparison(self, a: Any, b: Any) -> set[int] | None:
+        if self._is_constant(a) and self._is_constant(b):
+            return set()
+        left, right = self._lines(a), self._lines(b)
+        if left is None or right is None or len(left) != len(right):
+            return None
+        points: set[int] = set()
+        for (slope, offset), (other, start) in zip(left, right, strict=True):
+            if slope != other:
+                meet = (start - offset) / (slope - other)
+                points |= {*range(math.floor(meet) - 1, math.ceil(meet) + 2)}
+        return points
+
+    def _is_constant(self, value: Any) -> bool:
+        """Tell whether a value is the same at any batch: neither it nor a number that it comes from changes."""
+        if not isinstance(value, fx.Node):
+            return True
+        if value not in self._known:
+            seen = [run.get(value) for run in self._numbers.values()]
+            parts = (n for n in value.all_input_nodes if any(n in run for run in self._numbers.values()))
+            self._known[value] = all(each == seen[0] for each in seen) and all(map(self._is_constant, parts))
+        return self._known[value]
+
+    def _lines(self, value: Any) -> list[_Line] | None:
+        """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""
+        if not self._is_constant(value):
+            even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN)
+            if not even or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):
+                return None
+        seen: list[tuple[int, list[Any]]] = []
+        for batch, run in self._numbers.items():
+            found: Any = run.get(value) if isinstance(value, fx.Node) else value
+            seen.append((batch, [*found] if isinstance(found, (tuple, list)) else [found]))
+        if any(len(row) != len(seen[0][1]) or any(type(x) is not int for x in row) for _, row in seen):
+            return None
+        return _fitted(seen)
+
+    def _is_number(self, node: fx.Node) -> bool:
+        return all(node in run for run in self._numbers.values())
+
+
+def _fitted(seen: list[tuple[int, list[int]]]) -> list[_Line] | None:
+    """Lay a line through the first two points of each place; None: another point is not on it."""
+    (one, first), (two, second), *_ = seen
+    lines = []
+    for place, (a, b) in enumerate(zip(first, second, strict=True)):
+        slope = Fraction(b - a, two - one)
+        offset = a - slope * one
+        if any(slope * batch + offset != row[place] for batch, row in seen):
+            return None
+        lines.append((slope, offset))
+    return lines
