@@ -203,7 +203,7 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
     Raises:
         CheckpointError: the file is missing or not readable.
     """
-    files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint}
+    files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint, "latency_table": job.latency_table}
     if isinstance(job, Job) and job.teacher != "wide":
         files["teacher"] = job.teacher
     if isinstance(job.model, str) and is_saved(job.model):
