@@ -39,7 +39,6 @@ def run(args: argparse.Namespace) -> Reply:
     network = network_from(args)
     phase("couple")
     coupling = fxprune.couple(network.model, network.example)
-    phase("time", "the network and narrow copies")
     how = {name: getattr(target, name) for name in _HERE if name not in ("round_to", "target")}
     table = fxprune.latency_table(coupling, round_to=target.multiple, **how)
     next_step = "Next: the same with -o table.json writes a file, which --latency-table of the others takes"

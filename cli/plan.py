@@ -52,8 +52,6 @@ def run(args: argparse.Namespace) -> Reply:
     network = network_from(args)
     phase("couple")
     coupling = fxprune.couple(network.model, network.example)
-    if target.latency is not None:
-        phase("time", "the network and narrow copies")
     times = target.times(coupling)
     phase("plan", f"clusters by {target.clusters_by}")
     with warnings.catch_warnings():

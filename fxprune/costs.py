@@ -228,11 +228,11 @@ def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: 
         second: what to time.
         seconds: how long to measure each, at least; there are 15 pairs or more.
     """
-    from torch.utils.benchmark import Timer
-
     threads = torch.get_num_threads()
     how: dict[str, Any] = {"timer": time.thread_time} if threads == 1 and not torch.cuda.is_available() else {}
     with torch.inference_mode(), silenced():
+        from torch.utils.benchmark import Timer  # which says that there is no CUDA
+
         one, other = (Timer("call()", globals={"call": each}, num_threads=threads, **how) for each in (first, second))
         once = max(timer.timeit(3).median for timer in (one, other))  # and warms up
         number = max(1, round(0.02 / once))  # calls too short for the clock are timed together

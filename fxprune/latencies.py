@@ -17,6 +17,7 @@ import numpy as np
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import write_text
 from fxprune.common.table import table
+from fxprune.common.text import count
 from fxprune.costs import cost, cost_of_one
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
@@ -87,7 +88,7 @@ class LatencyTable:
         return (
             table(("MACs", "time", "ms"), rows, right="MACs time ms")
             + f"\n\nshares of the wide network, and milliseconds, in {self.runtime} at a batch of {self.batch}, "
-            + f"{self.threads} threads, {self.machine}"
+            + f"{count(self.threads, 'thread')}, {self.machine}"
         )
 
     def time_at(self, macs: float) -> float:
@@ -103,13 +104,18 @@ class LatencyTable:
         Raises:
             OptionError: nothing that was measured is as fast.
         """
-        measured = min(self.points, key=lambda point: abs(point[1] - time))
-        if abs(measured[1] - time) <= CLOSE * time:
-            return measured[0]
+        if (measured := self.nearest(time)) is not None:
+            return measured
         for (above, slower), (below, faster) in zip(self.points, self.points[1:], strict=False):
             if faster <= time <= slower:
                 return below + (above - below) * (time - faster) / (slower - faster)
         raise OptionError(self._out_of_reach(time))
+
+    def nearest(self, time: float) -> float | None:
+        """Return the share of the MACs whose measured time is a goal within 3 %; the wide network is for 1 only."""
+        points = self.points if time >= 1 else self.points[1:]
+        macs, found = min(points, key=lambda point: abs(point[1] - time), default=(0.0, 0.0))
+        return macs if abs(found - time) <= CLOSE * time else None
 
     def _out_of_reach(self, time: float) -> str:
         macs, least = min(self.points, key=lambda point: point[1])
@@ -167,10 +173,12 @@ class LatencyTable:
         """
         value = read_json(path, "table of times", OptionError, _REMEDY)
         check_format(value, FORMAT, VERSION, path, OptionError)
-        check_fields(value, _KINDS, path, OptionError)
+        check_fields(value, _KINDS, path, OptionError, _REMEDY)
         points = value["points"]
         if not (points and points[0] == [1, 1] and all(map(_is_point, points)) and value["wide_ms"] > 0):
             raise OptionError(f"{os.fspath(path)} is damaged: its `points` are no shares of MACs and time. {_REMEDY}")
+        if len(dict(points)) < len(points):
+            raise OptionError(f"{os.fspath(path)} is damaged: its `points` give two times for the same MACs. {_REMEDY}")
         fields = {name: each for name, each in value.items() if name in _KINDS}
         ordered = tuple(sorted(map(tuple, points), reverse=True))
         return cls(**{**fields, "groups": tuple(map(str, value["groups"])), "points": ordered})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from benchmarks.trust_page import markdown_table, paragraph
+from fxprune.common.versions import processor
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -20,9 +19,7 @@ process of its own; random weights; half of the channels stay."""
 
 def machine() -> str:
     """Describe the processor and the versions that a figure depends on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.machine()}; " + ", ".join(
+    return f"{processor()}; " + ", ".join(
         f"{name} {_version(name)}" for name in ("torch", "timm", "onnxruntime", "torch-pruning")
     )
 

@@ -101,15 +101,18 @@ def check_fields(
     kinds: Mapping[str, tuple[type, ...]],
     path: str | os.PathLike[str],
     wrong: type[InputError],
+    remedy: str = "",
 ) -> None:
     """Raise ``wrong`` if a field is missing, unknown or of another type; True is no integer."""
     for name, kind in kinds.items():
         if name not in value or type(value[name]) not in kind:
             found = f"is {_short(value[name])}" if name in value else "is missing"
             words = " or ".join("null" if each is type(None) else each.__name__ for each in kind)
-            raise wrong(f"{os.fspath(path)} is damaged: `{name}` {found}; it must be {words}.")
+            said = f"{os.fspath(path)} is damaged: `{name}` {found}; it must be {words}. {remedy}"
+            raise wrong(said.rstrip())
     if unknown := [name for name in value if name not in (*kinds, "format", "version")]:
-        raise wrong(f"{os.fspath(path)} is damaged: there is no field {_short(unknown[0])} in such a file.")
+        said = f"{os.fspath(path)} is damaged: there is no field {_short(unknown[0])} in such a file. {remedy}"
+        raise wrong(said.rstrip())
 
 
 def _short(value: Any) -> str:

@@ -181,3 +181,8 @@ def depends_on_data(size: Any) -> bool:
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     return bool(free_unbacked_symbols(size))
+
+
+def is_compiler_error(error: BaseException) -> bool:
+    """Tell whether `torch.compile` failed; a compiler that is missing is its cause."""
+    return any(kind.__module__ == "torch._dynamo.exc" for kind in type(error).__mro__)

@@ -48,7 +48,7 @@ from .journal import open_journal
 from .measure import measure_rows
 from .prepare import images_for, prepare, target_of, teacher_from_file
 from .recorded import record, write_result
-from .resume import Checkpoints, check_checkpoints, files_read, open_phases
+from .resume import Checkpoints, check_checkpoints, files_read, kept_times, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
 from .training import Trainer, csgd_schedule, wide_schedule
 from .trim import check_equal, check_snap, check_trim, repaired_merge, settle_statistics, trim
@@ -185,12 +185,14 @@ class Compression:
             check_writable(self.coupling.graph_module, as_inputs(self.network.example))
             self.widths = [] if job.stages is None else widths_of_stages(job.only_of(Target), job.stages, self.coupling)
             self.target = target_of(job, self.network, self.coupling, self.data)
-            self.plan = None
+            self.plan, self.times = None, None
             if job.plan_file is not None:
                 self.plan = load_plan(job.plan_file, self.network.model)
             elif not self.widths:
                 # One process measures, once: times differ a little from run to run.
-                self.times = self.ranks.share(lambda: self.target.times(self.coupling))
+                self.times = self.ranks.share(
+                    lambda: kept_times(job, self.coupling) or self.target.times(self.coupling)
+                )
                 # The clusters need trained weights.
                 self.plan = self.target.plan(self.coupling, method="even", times=self.times)
 
@@ -203,6 +205,7 @@ class Compression:
         with open_journal(checkpoints, *steps, stages=stages, tensorboard=job.tensorboard) as journal:
             if self.ranks.first:
                 write_recipe(job, checkpoints.folder / RECIPE)
+                checkpoints.keep_times(self.times)
             more: dict[str, Any] = {"fresh": fresh, "checkpoints": checkpoints, "journal": journal, "clock": self.clock}
             yield Trainer.of(job, self.data, self.device, **more)
 

@@ -22,6 +22,7 @@ from fxprune.passes.repair import Repair, fold, inputs_needed
 from fxprune.passes.report import Folded, Metrics, Result
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.store import (
+    LATENCY,
     ONNX,
     RECIPE,
     RESULTS,
@@ -107,12 +108,15 @@ class _Folding:
                 samples = samples_of(self.job, network, data, preprocessing, coupling)
             with self.clock("plan"):
                 if self.job.plan_file is not None:
-                    plan = load_plan(self.job.plan_file, network.model)
+                    times, plan = None, load_plan(self.job.plan_file, network.model)
                 else:
-                    plan = self.job.plan(coupling, samples.cluster)
+                    times = self.job.times(coupling)
+                    plan = self.job.plan(coupling, samples.cluster, times=times)
             nets, small = self.fold(network.model, plan, samples)
             nets.narrow.meta["preprocessing"] = preprocessing
             folder = stack.enter_context(output.aside(RESULTS, reads))
+            if times is not None:
+                times.save(folder / LATENCY)
             result = self.conclude(network, nets, small, samples, folder)
             write_result(result, folder)
         return result

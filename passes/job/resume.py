@@ -20,14 +20,27 @@ from fxprune.errors import (
     DataError,
     DivergedError,
     LostProcessError,
+    OptionError,
     StoppedError,
     first_line,
     is_out_of_memory,
 )
-from fxprune.passes.options import PROGRAM, REMOVED, FoldJob, Job
-from fxprune.passes.store import BEFORE, CHECKPOINTS, MANIFEST, METRICS, Checkpoint, OwnFiles, fingerprint, is_saved
+from fxprune.latencies import LatencyTable
+from fxprune.passes.options import PROGRAM, REMOVED, RUNTIMES, FoldJob, Job
+from fxprune.passes.store import (
+    BEFORE,
+    CHECKPOINTS,
+    LATENCY,
+    MANIFEST,
+    METRICS,
+    Checkpoint,
+    OwnFiles,
+    fingerprint,
+    is_saved,
+)
 from fxprune.passes.train import ALONE, Ranks, digest
 from fxprune.plans import Plan
+from fxprune.select import select
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
@@ -150,6 +163,14 @@ class Checkpoints:
         file = self.folder / METRICS
         return file.exists() and file.stat().st_size > 0
 
+    def keep_times(self, times: LatencyTable | None) -> None:
+        """Keep the table of times for a run that resumes and for the results; remove that of another job."""
+        if times is not None:
+            self.own.claim(LATENCY)
+            times.save(self.folder / LATENCY)
+        elif LATENCY in self.own.names():
+            (self.folder / LATENCY).unlink(missing_ok=True)
+
     def publish(self, folder: Path) -> None:
         """Copy the records of the training to the other results."""
         for path in self.own.present():
@@ -184,6 +205,20 @@ def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) ->
     return Checkpoints(folder, identity, job.checkpoint_every, resume, ranks)
 
 
+def kept_times(job: Job, coupling: Coupling) -> LatencyTable | None:
+    """Return the table of times that an interrupted run kept, if the job may resume and the table is for it."""
+    if job.resume is None or job.latency is None or job.latency_table is not None:
+        return None
+    groups = select(coupling, only=job.only, freeze=job.freeze, internal_only=job.internal_only)
+    for own in (OwnFiles(Path(job.output) / name) for name in (CHECKPOINTS, BEFORE)):
+        if LATENCY in own.names():
+            with contextlib.suppress(OptionError):  # it is damaged, or of another job: time again
+                times = LatencyTable.read(own.folder / LATENCY)
+                times.check(coupling, [*groups], job.multiple, job.runtime or RUNTIMES[0], job.batch or 1)
+                return times
+    return None
+
+
 def check_checkpoints(output: str | os.PathLike[str]) -> None:
     """Complete the moving or removing of checkpoints that a killed run began.
 
@@ -203,7 +238,7 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
     Raises:
         CheckpointError: the file is missing or not readable.
     """
-    files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint}
+    files = {"plan_file": job.plan_file, "checkpoint": job.checkpoint, "latency_table": job.latency_table}
     if isinstance(job, Job) and job.teacher != "wide":
         files["teacher"] = job.teacher
     if isinstance(job.model, str) and is_saved(job.model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import tempfile
 import warnings
@@ -18,15 +17,16 @@ from torch import Tensor, nn
 from fxprune.common.batches import admitted
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modules import named_tensors
-from fxprune.common.torch_private import pytree
-from fxprune.common.versions import versions
+from fxprune.common.progress import phase, steps
+from fxprune.common.torch_private import is_compiler_error, pytree
+from fxprune.common.versions import processor, versions
 from fxprune.costs import alternated, cost
 from fxprune.coupling import Coupling
-from fxprune.errors import CustomGradientWarning, OptionError, UnequalClustersWarning
-from fxprune.latencies import CLOSE, LatencyTable, macs_of_one
+from fxprune.errors import CustomGradientWarning, OptionError, UnequalClustersWarning, first_line
+from fxprune.latencies import LatencyTable, macs_of_one
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.options import RUNTIMES
-from fxprune.passes.planning import narrowest, plan, widths_within
+from fxprune.passes.planning import narrowest, plan, widths_near
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.verify import as_inputs, random_batch
 from fxprune.plans import Plan
@@ -64,7 +64,8 @@ def latency_table(
 
     Raises:
         NothingToPruneError: the coupling has no groups.
-        OptionError: there is no such runtime, the network takes no such ``batch``, or no narrow copy is fast enough.
+        OptionError: there is no such runtime, the network takes no such ``batch``, no narrow copy is as fast as the
+            goal, or nothing here compiles for ``compiled``.
         ExportError: the network cannot be exported to ONNX.
 
     Examples:
@@ -85,16 +86,16 @@ def latency_table(
         raise OptionError(f"`batch` must be 1 or more, not {batch}.")
     if not coupling.batch.holds(batch):
         raise OptionError(f"the network takes a batch of {coupling.batch}, since {coupling.batch.why}; not {batch}.")
+    phase("time", "the network and narrow copies")
     chosen = select(coupling, only=only, freeze=freeze, internal_only=internal_only)
     smallest = plan(coupling, widths=narrowest(coupling, round_to, chosen), method="even")
     least = _share(smallest)
 
     def plan_at(share: float) -> Plan:
-        if share > least:
-            with contextlib.suppress(OptionError):  # no widths are near it
-                widths, _ = widths_within(coupling, "macs", share, round_to, chosen)
-                return plan(coupling, widths=widths, method="even")
-        return smallest
+        if share <= least:
+            return smallest
+        tried = plan(coupling, widths=widths_near(coupling, share, round_to, chosen), method="even")
+        return smallest if _share(tried) == 1.0 > share else tried  # no narrower widths are near it
 
     with tempfile.TemporaryDirectory() as folder:
         stopwatch = _Stopwatch(coupling, runtime, batch, Path(folder))
@@ -106,21 +107,22 @@ def latency_table(
             runtime=runtime,
             batch=batch,
             threads=torch.get_num_threads(),
-            machine=f"{platform.processor() or platform.machine()}, {platform.system()}",
+            machine=f"{processor()}, {platform.system()}",
             versions=versions(),
             wide_ms=0.0,
         )
         if goal is None:
-            for share in sorted({max(least, each) for each in GRID}, reverse=True):
+            shares = sorted({max(least, each) for each in GRID}, reverse=True)
+            for share in steps(shares, "narrow copy"):
                 table = stopwatch.added(table, plan_at(share))
-            return table
-        for _ in range(_MOST_TRIED):
-            tried = plan_at(_next(table, goal))
-            if _share(tried) in dict(table.points):
-                break  # there is nothing in between
-            table = stopwatch.added(table, tried)
-            if min(abs(time - goal) for _, time in table.points) <= CLOSE * goal:
-                break
+        else:
+            for _ in steps(range(_MOST_TRIED), "narrow copy"):
+                tried = plan_at(_next(table, goal))
+                if _share(tried) in dict(table.points):
+                    break  # there is nothing in between
+                table = stopwatch.added(table, tried)
+                if table.nearest(goal) is not None:
+                    break
         if not table.wide_ms:  # nothing narrower was asked for
             table = replace(table, wide_ms=stopwatch.time(plan_at(1.0))[0])
     return replace(table, complete=table.points[-1][0] <= least)
@@ -180,7 +182,16 @@ class _Stopwatch:
             warnings.simplefilter("ignore", UnequalClustersWarning)
             warnings.simplefilter("ignore", CustomGradientWarning)
             copy = narrow(self.network, plan).eval()
-        return alternated(self.wide, self.call(copy))
+        try:
+            return alternated(self.wide, self.call(copy))
+        except RuntimeError as error:
+            if not is_compiler_error(error):
+                raise
+            cause: BaseException = getattr(error, "inner_exception", error)
+            raise OptionError(
+                f"`runtime` compiled does not work here: {first_line(cause).rstrip('.')}. Install a C++ compiler "
+                "such as g++ (CXX names another), or take the runtime eager or onnxruntime."
+            ) from error
 
     def added(self, table: LatencyTable, plan: Plan) -> LatencyTable:
         """Time a narrow copy, and add it to the table."""

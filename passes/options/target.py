@@ -80,8 +80,9 @@ class Target(Options):
                 raise OptionError(f"`{need.name}` {need.says}.")
         if self.latency is not None and self.target not in (None, "onnxruntime") and self.latency_table is None:
             raise OptionError(
-                f"`target: {self.target}` cannot be timed here, only {', '.join(RUNTIMES)}: give `round_to` "
-                "instead, or the times of that target as `latency_table`."
+                f"`target: {self.target}` cannot be timed here, only {', '.join(RUNTIMES)}, and no command of fxprune "
+                f"times it elsewhere: give `round_to` {self.multiple} instead, or, as a stand-in, a `latency_table` of "
+                "one of these with that `round_to`."
             )
         if self.method != "kmeans" and self.cluster not in (None, "rows"):
             raise OptionError(f"`cluster: {self.cluster}` is for the method kmeans; `{self.method}` compares nothing.")

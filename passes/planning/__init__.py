@@ -6,4 +6,4 @@ from .kmeans import kmeans
 from .multiples import odd_in_words, odd_widths
 from .plan import plan
 from .stages import REMOVED, compose, stage_plan, stage_shares, stage_widths
-from .widths import Unit, check_share, excess, narrowest, refined, units_of, widths_for, widths_within
+from .widths import Unit, check_share, excess, narrowest, refined, units_of, widths_for, widths_near, widths_within

@@ -110,12 +110,14 @@ def widths_within(
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
     above = excess(coupling, cost_terms(coupling, budget).by_group(coupling), budget, share)
-    low, high = 1e-9, 1.0
-    for _ in range(30):  # narrower than any two widths lie apart
-        keep = (low + high) / 2
-        low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
-    best = min(_between(units, low, high), key=lambda widths: abs(above(widths)))
-    return refined(units, best, above, budget, share)
+    return refined(units, _with_one_keep(units, above), above, budget, share)
+
+
+def widths_near(coupling: Coupling, macs: float, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
+    """Return the widths of :func:`widths_within` for a share of the MACs, however far off they are."""
+    units = units_of(coupling, round_to, selected)
+    above = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", macs)
+    return _moved(units, _with_one_keep(units, above), above, WITHIN * macs)
 
 
 def narrowest(coupling: Coupling, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
@@ -131,6 +133,8 @@ def widths_in_time(
 ) -> tuple[dict[str, int], str]:
     """time(widths) = share * time(network), by the MACs that take that time in a table.
 
+    Where no widths have these MACs, those are taken whose time is nearest.
+
     Args:
         coupling: the analysis.
         table: of this network.
@@ -142,13 +146,17 @@ def widths_in_time(
         As :func:`widths_within`.
 
     Raises:
-        OptionError: as :func:`widths_within`; or the table has no time so short.
+        OptionError: ``share`` or ``round_to`` outside its range; the table has no time so short; or the nearest
+            reachable time is off by a quarter, or that of the wide network.
     """
     check_share("latency", share)
-    widths, _ = widths_within(coupling, "macs", table.macs_for(share), round_to, selected)
-    macs = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", 0.0)(widths)
+    units = units_of(coupling, round_to, selected)
+    macs_of = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", 0.0)
+    widths = widths_near(coupling, table.macs_for(share), round_to, selected)
+    widths = _moved(units, widths, lambda each: table.time_at(macs_of(each)) - share, CLOSE * share)
+    macs = macs_of(widths)
     time = table.time_at(macs)
-    if abs(time - share) > AT_MOST * share:
+    if abs(time - share) > AT_MOST * share or (share < 1.0 and _unchanged(units, widths)):
         raise OptionError(
             f"a share of {share:g} of the time in {table.runtime} is out of reach: the nearest that groups can come to "
             f"is {time:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
@@ -190,11 +198,39 @@ def refined(
     Raises:
         OptionError: the nearest reachable share is off by more than a quarter of the goal, or changes no width.
     """
+    widths = _moved(units, widths, above, WITHIN * share)
+    reached, miss = above(widths) + share, abs(above(widths))
+    if miss > AT_MOST * share or (miss > WITHIN * share and _unchanged(units, widths)):
+        raise OptionError(
+            f"a share of {share:g} of the network's `{budget}` is out of reach: the nearest that groups can come to "
+            f"is {reached:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
+        )
+    near = "" if miss <= WITHIN * share else " is the nearest reachable"
+    return widths, f"{budget} {share:g}: {reached:.4f}{near}"
+
+
+def _unchanged(units: Sequence[Unit], widths: Mapping[str, int]) -> bool:
+    return all(widths[group.name] == group.width for unit in units for group in unit.groups)
+
+
+def _with_one_keep(units: list[Unit], above: Callable[[Mapping[str, int]], float]) -> dict[str, int]:
+    """Return the best widths of a bisection over one ``keep``, and between its two last values."""
+    low, high = 1e-9, 1.0
+    for _ in range(30):  # narrower than any two widths lie apart
+        keep = (low + high) / 2
+        low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
+    return min(_between(units, low, high), key=lambda widths: abs(above(widths)))
+
+
+def _moved(
+    units: Sequence[Unit], widths: dict[str, int], above: Callable[[Mapping[str, int]], float], enough: float
+) -> dict[str, int]:
+    """Move one or two units a step while ``above`` is further from 0 than is enough, and it helps."""
 
     def miss(widths: Mapping[str, int]) -> float:
         return abs(above(widths))
 
-    while miss(widths) > WITHIN * share:
+    while miss(widths) > enough:
         steps = [step for unit in units for step in unit.neighbours(widths)]
         nearest = min((widths | step for step in steps), key=miss, default=widths)
         if miss(nearest) >= miss(widths) and len(steps) <= _MOST_PAIRED:
@@ -203,15 +239,7 @@ def refined(
         if miss(nearest) >= miss(widths):
             break
         widths = nearest
-    reached = above(widths) + share
-    unchanged = all(widths[group.name] == group.width for unit in units for group in unit.groups)
-    if miss(widths) > AT_MOST * share or (unchanged and miss(widths) > WITHIN * share):
-        raise OptionError(
-            f"a share of {share:g} of the network's `{budget}` is out of reach: the nearest that groups can come to "
-            f"is {reached:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
-        )
-    near = "" if miss(widths) <= WITHIN * share else " is the nearest reachable"
-    return widths, f"{budget} {share:g}: {reached:.4f}{near}"
+    return widths
 
 
 def widths_given(coupling: Coupling, widths: Mapping[str, int]) -> dict[str, int]:

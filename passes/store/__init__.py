@@ -10,6 +10,7 @@ from .layout import (
     ESSENTIAL,
     EVENTS,
     EXPORTED,
+    LATENCY,
     MANIFEST,
     METRICS,
     NETWORK,

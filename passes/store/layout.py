@@ -14,6 +14,7 @@ r"""Name every file in a folder of results.
     |-- metrics.jsonl           a record per epoch
     |-- tensorboard/            the same as event files
     |-- recipe.yaml             every option
+    |-- latency.json            the table of times, if widths go by it
     |-- report.json             what the report shows and no other file holds
     |-- report.md, report.html  the report of the run, made from the other files
     |-- weights.safetensors     \
@@ -29,7 +30,7 @@ r"""Name every file in a folder of results.
     |-- checkpoints/            until a run is done
     |   |-- files.json          the files in here that this program made
     |   |-- *.pt                state of each phase, and the one before it
-    |   `-- metrics.jsonl, tensorboard/, recipe.yaml
+    |   `-- metrics.jsonl, tensorboard/, recipe.yaml, latency.json
     `-- checkpoints.before/     the same, of the run before
 """
 
@@ -41,7 +42,7 @@ SOURCE, SOURCE_WEIGHTS, PT2 = "narrow.py", "narrow.safetensors", "narrow.pt2"
 OPENVINO, OPENVINO_WEIGHTS = "narrow.xml", "narrow.bin"
 DEVIATION_PLOT, METRICS, EVENTS, RECIPE = "deviation.svg", "metrics.jsonl", "tensorboard", "recipe.yaml"
 WEIGHTS, GRAPH, PROBE = "weights.safetensors", "graph.json", "probe.safetensors"
-PLAN, NETWORK = "plan.json", "network.json"
+PLAN, NETWORK, LATENCY = "plan.json", "network.json", "latency.json"
 ROWS, SUMMARY = "summary.csv", "summary.json"
 RECORDING, PAGE_TEXT, PAGE = "report.json", "report.md", "report.html"
 MANIFEST, LOCK = "manifest.json", ".fxprune.lock"
@@ -53,7 +54,7 @@ EXPORTS = (ONNX_DATA, ONNX, SOURCE_WEIGHTS, SOURCE, PT2, OPENVINO_WEIGHTS, OPENV
 NETWORK_FILES = (WEIGHTS, GRAPH, PROBE, PLAN, NETWORK)
 # In the order in which they appear: the last ones describe the others.
 RESULTS = (
-    *(WIDE, SNAPPED, WIDE_GRAPH, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, *NETWORK_FILES),
+    *(WIDE, SNAPPED, WIDE_GRAPH, *EXPORTS, DEVIATION_PLOT, METRICS, EVENTS, RECIPE, LATENCY, *NETWORK_FILES),
     *(RECORDING, PAGE_TEXT, PAGE, ROWS, SUMMARY),
 )
 # What a run of the main job always leaves.

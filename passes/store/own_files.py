@@ -25,12 +25,14 @@ from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import remove_parts, write_text
 from fxprune.errors import CheckpointError, OptionError
 
-from .layout import EVENTS, LIST, METRICS, RECIPE
+from .layout import EVENTS, LATENCY, LIST, METRICS, RECIPE
 from .manifest import fingerprint, is_noted
 
 FORMAT, VERSION = "fxprune-files", 1
 KEPT, GOING, MOVING = "kept", "going", "moving"
-_OURS = re.compile(rf"[a-z0-9]+(\.previous)?\.pt|{re.escape(METRICS)}|{re.escape(RECIPE)}|{EVENTS}/[^/\0]+")
+_OURS = re.compile(
+    rf"[a-z0-9]+(\.previous)?\.pt|{'|'.join(map(re.escape, (METRICS, RECIPE, LATENCY)))}|{EVENTS}/[^/\0]+"
+)
 
 
 class OwnFiles:

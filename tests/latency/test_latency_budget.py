@@ -66,6 +66,33 @@ def test_a_time_out_of_reach_names_the_least(coupling, complete, says):
         fxprune.plan(coupling, latency=0.1, latency_table=table_for(coupling, complete=complete))
 
 
+STEPS = ((1.0, 1.0), (0.5, 0.742), (0.25, 0.515))
+
+
+@pytest.mark.parametrize(
+    ("share", "first", "says"),
+    [
+        (0.6, 16, "latency 0.6: 0.5150 is the nearest reachable in eager"),  # MACs of 0.34 are not to be had
+        (0.515, 16, "latency 0.515: 0.5150 in eager"),
+        (0.7, 32, "latency 0.7: 0.7420 is the nearest reachable in eager"),
+        (0.95, None, r"0.95 of the time in eager is out of reach: the nearest that groups can come to is 1\."),
+        (0.98, None, r"0.98 of the time in eager is out of reach: the nearest that groups can come to is 1\."),
+        (1.0, 64, "latency 1: 1.0000 in eager"),
+    ],
+)
+def test_the_nearest_widths_are_judged_by_their_time(share, first, says):
+    _model, coupling = tower(16, 64, 8)
+    how = {"only": ["layers.0.*"], "round_to": 16, "method": "even"}
+    table = replace(table_for(coupling, STEPS), groups=("layers.0.weight",), round_to=16)
+    if first is None:
+        with pytest.raises(OptionError, match=says):
+            fxprune.plan(coupling, latency=share, latency_table=table, **how)
+        return
+    plan = fxprune.plan(coupling, latency=share, latency_table=table, **how)
+    assert plan.widths["layers.0.weight"] == (64, first)
+    assert says in plan.method
+
+
 WRONG = {
     "another network": ({"network": "x"}, {}, "for another network"),
     "another image": ({"macs": 1}, {}, "or for other inputs"),
@@ -93,6 +120,7 @@ def test_a_table_is_read_as_it_was_written(coupling, tmp_path):
     by_file = fxprune.plan(coupling, latency=0.5, latency_table=tmp_path / "t.json", method="even")
     assert by_file == fxprune.plan(coupling, latency=0.5, latency_table=table, method="even")
     assert "0.250  0.500  10" in str(table)
+    assert "at a batch of 4, 1 thread, m" in str(table)
 
 
 DAMAGED = {
@@ -102,6 +130,8 @@ DAMAGED = {
     "no points": ({"points": []}, "`points` are no shares"),
     "no wide network": ({"points": [[0.5, 0.5]]}, "`points` are no shares"),
     "no numbers": ({"points": [[1, 1], ["a", 1]]}, "`points` are no shares"),
+    "a contradiction": ({"points": [[1, 1], [0.5, 0.6], [0.5, 0.7]]}, "two times for the same MACs. Measure it again"),
+    "a remedy": ({"threads": None}, "`threads` is None; it must be int. Measure it again with `fxprune latency`"),
     "a name too many": ({"secret": 1}, "no field 'secret'"),
 }
 

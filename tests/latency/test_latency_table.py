@@ -8,6 +8,7 @@ from helpers.command_line import Small
 from helpers.tower import tower
 
 import fxprune
+from fxprune.common import progress
 from fxprune.costs import alternated, cost
 from fxprune.errors import OptionError
 from fxprune.passes.latency import measure, time_of
@@ -69,6 +70,37 @@ def test_the_least_time_is_that_of_the_narrowest_network(coupling, curve):
     with pytest.raises(OptionError, match=r"0.3 of the time in eager is out of reach: the least that can be had is"):
         fxprune.plan(coupling, latency=0.3, runtime="eager")
     assert timed[-1] == min(timed) < 0.01
+
+
+@pytest.mark.parametrize(("freeze", "complete"), [(["layers.[01].weight"], True), (None, False)])
+def test_a_table_that_ends_at_the_narrowest_network_says_so(coupling, curve, freeze, complete):
+    curve(lambda m: m)
+    table = fxprune.latency_table(coupling, runtime="eager", freeze=freeze)
+    assert table.complete == complete
+    with pytest.raises(OptionError, match="that can be had" if complete else "in the table of times"):
+        fxprune.plan(coupling, latency=0.05, latency_table=table, freeze=freeze)
+
+
+def test_a_compiler_that_is_missing_is_one_error(monkeypatch):
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    def fail(*_):
+        raise InductorError(InvalidCxxCompiler(), None)
+
+    monkeypatch.setattr(measure, "alternated", fail)
+    coupling = fxprune.couple(Small(4).eval(), torch.randn(2, 1, 8, 8))
+    with pytest.raises(OptionError, match=r"`runtime` compiled does not work here: No working C\+\+ compiler .* g\+\+"):
+        fxprune.latency_table(coupling, 0.5, runtime="compiled")
+
+
+def test_measuring_names_its_phase_and_steps(coupling, curve, capsys, monkeypatch):
+    curve(lambda m: m)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with progress.listening():
+        fxprune.latency_table(coupling, runtime="eager")
+    first, *steps = (line for line in capsys.readouterr().err.splitlines() if "clusters" not in line)
+    assert first.split() == ["time", "the", "network", "and", "narrow", "copies"]
+    assert [line.split(",")[0].strip() for line in steps] == [f"narrow copy {n} of 6" for n in range(1, 6)]
 
 
 def test_without_a_goal_the_whole_range_is_timed(coupling, curve):
