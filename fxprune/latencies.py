@@ -112,7 +112,7 @@ class LatencyTable:
         raise OptionError(self._out_of_reach(time))
 
     def nearest(self, time: float) -> float | None:
-        """Return the share of the MACs whose measured time is a goal within 3 %; the wide network is for 1 only."""
+        """Return the share of the MACs whose measured time is a goal within 3 %."""
         points = self.points if time >= 1 else self.points[1:]
         macs, found = min(points, key=lambda point: abs(point[1] - time), default=(0.0, 0.0))
         return macs if abs(found - time) <= CLOSE * time else None

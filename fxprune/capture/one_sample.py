@@ -58,7 +58,7 @@ def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -
 
 
 def _proven(model: nn.Module, module: fx.GraphModule, one: Inputs) -> bool:
-    """Tell whether model and graph certainly run one program for one sample, without its numbers."""
+    """Tell whether model and graph certainly run one program for one sample."""
     try:
         found = difference(model, module, one)  # the call with numbers that must come before
     except CaptureError:  # the model itself refuses one sample

@@ -1,4 +1,4 @@
-"""The batch sizes at which a guard of a captured graph may turn, derived from the comparison that it checks.
+"""The batch sizes at which a guard of a graph may turn, by what it compares.
 
 Runs at some batch sizes say nothing of ``x.shape[0] > 7``. A comparison of two numbers that grow evenly with the batch
 turns at one place; a run on both sides of it decides for all batch sizes.
@@ -28,7 +28,7 @@ _EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
 
 
 def turning_points(graph: fx.Graph, numbers: Numbers) -> tuple[set[int], fx.Node | None]:
-    """Find the batch sizes around which guards may turn, and a guard of which they are not known.
+    """Find the batch sizes around which guards may turn, and a guard without known ones.
 
     Args:
         graph: a captured graph.
@@ -80,7 +80,7 @@ class _Turns:
         return points
 
     def _is_constant(self, value: Any) -> bool:
-        """Tell whether a value is the same at any batch: neither it nor a number that it comes from changes."""
+        """Tell whether neither a value nor a number that it comes from changes with the batch."""
         if not isinstance(value, fx.Node):
             return True
         if value not in self._known:

@@ -164,7 +164,7 @@ class Checkpoints:
         return file.exists() and file.stat().st_size > 0
 
     def keep_times(self, times: LatencyTable | None) -> None:
-        """Keep the table of times for a run that resumes and for the results; remove that of another job."""
+        """Keep the table of times of this job, and remove that of another one."""
         if times is not None:
             self.own.claim(LATENCY)
             times.save(self.folder / LATENCY)
@@ -206,7 +206,7 @@ def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) ->
 
 
 def kept_times(job: Job, coupling: Coupling) -> LatencyTable | None:
-    """Return the table of times that an interrupted run kept, if the job may resume and the table is for it."""
+    """Return the table of times that an interrupted run kept, if it is for this job."""
     if job.resume is None or job.latency is None or job.latency_table is not None:
         return None
     groups = select(coupling, only=job.only, freeze=job.freeze, internal_only=job.internal_only)

@@ -114,7 +114,7 @@ def widths_within(
 
 
 def widths_near(coupling: Coupling, macs: float, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
-    """Return the widths of :func:`widths_within` for a share of the MACs, however far off they are."""
+    """Return the widths nearest to a share of the MACs, however far off they are."""
     units = units_of(coupling, round_to, selected)
     above = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", macs)
     return _moved(units, _with_one_keep(units, above), above, WITHIN * macs)
@@ -225,7 +225,7 @@ def _with_one_keep(units: list[Unit], above: Callable[[Mapping[str, int]], float
 def _moved(
     units: Sequence[Unit], widths: dict[str, int], above: Callable[[Mapping[str, int]], float], enough: float
 ) -> dict[str, int]:
-    """Move one or two units a step while ``above`` is further from 0 than is enough, and it helps."""
+    """Move one or two units a step while ``above`` is too far from 0 and that helps."""
 
     def miss(widths: Mapping[str, int]) -> float:
         return abs(above(widths))
