@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fxprune.common.progress import phase
@@ -32,6 +33,18 @@ def add_options(parser: argparse.ArgumentParser, record: type, but: Container[st
 def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
     """Return the options of :func:`add_options` that were given."""
     return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
+
+
+def flags_of(values: Mapping[str, Any]) -> str:
+    """Write options as they are typed; one that is None is not."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value if isinstance(value, (list, tuple)) else [value])
+    return shlex.join(words)
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
