@@ -35,7 +35,7 @@ KEYS = {
     ),
     "prove": (f"prove {NETWORK}", "model passed relative_errors change groups culprits problem"),
     "verify": ("verify {out}", "folder passed findings"),
-    "export": ("export {out} -o again.onnx", "format path max_rel_error"),
+    "export": ("export {out} -o again.onnx", "format path max_rel_error batch"),
     "push": ("push anywhere me/net --dry-run", "repo pushed path url"),
     "bench": ("bench {out} --batch 1", "folder timings threads"),
     "report": ("report {out}", RESULT),
