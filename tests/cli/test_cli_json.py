@@ -37,7 +37,7 @@ KEYS = {
     "verify": ("verify {out}", "folder passed findings"),
     "export": ("export {out} -o again.onnx", "format path max_rel_error batch"),
     "push": ("push anywhere me/net --dry-run", "repo pushed path url"),
-    "bench": ("bench {out} --batch 1", "folder timings threads"),
+    "bench": ("bench {out} --batch 1", "folder timings threads left_out"),
     "report": ("report {out}", RESULT),
     "checks": ("checks", "fxprune python platform complete packages extras devices cpu cache"),
 }
