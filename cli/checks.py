@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -107,6 +106,8 @@ def _shown(found: dict[str, Any]) -> str:
 
 def _declared() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the packages that the installed distribution asks for, and those of each extra."""
+    import importlib.metadata  # not for --help: it is slow
+
     needed, extras = dict[str, Any](), dict[str, dict[str, Any]]()
     try:
         declared = importlib.metadata.requires("fxprune") or []
@@ -121,6 +122,8 @@ def _declared() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 def _found(requirement: str) -> dict[str, Any]:
     """Compare a requirement such as ``torch>=2.9`` with what is installed."""
+    import importlib.metadata
+
     name, bound, wanted = re.findall(r"([\w.-]+)\s*(>=|==|)\s*([\w.]*)", requirement)[0]
     version = None
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
