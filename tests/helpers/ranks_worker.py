@@ -174,7 +174,8 @@ def main(folder: Path) -> None:
     if rank == 1:
         small_job.dies("fxprune.passes.train.step:Step.apply", 15, "SIGTERM")
     found["stopped"] = outcome(lambda: small_job.compress(folder / "resumed"))
-    found["checkpoints"] = sorted(path.name for path in (folder / "resumed").rglob("*"))
+    with joined(DEVICE) as ranks:  # neither process goes on, and writes there again, before both have looked
+        found["checkpoints"] = ranks.share(lambda: sorted(path.name for path in (folder / "resumed").rglob("*")))
     found["resumed"] = str(small_job.compress(folder / "resumed", resume="auto"))
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
