@@ -1,32 +1,33 @@
 """A guard on the number of samples lets one sample pass, if the graph is right there, too.
 
 A model often asks whether there are several samples, only to skip what changes nothing for one: ``if b != n:
-x = x.expand(b, -1)``. The graph has the branch of several samples. If it certainly runs the operators of the model at
-one sample as well, but for views of a whole tensor, its guards let one sample pass. Equal numbers are no reason: a mask
-or a clamp may change nothing in the example only.
+x = x.expand(b, -1)``. The graph has the branch of several samples. If a graph that is captured at one sample certainly
+runs the same operators there, but for views of a whole tensor, the guards let one sample pass. Equal numbers are no
+reason: a mask or a clamp may change nothing in the example only.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from fxprune.common.batches import OnMeta
 from fxprune.common.guards import guard_equal
-from fxprune.common.inputs import Inputs, in_order, inputs_for, tensors_of
+from fxprune.common.inputs import Inputs, as_meta, in_order, tensors_of
 from fxprune.common.modules import MetaMode, device_of, to_meta
 from fxprune.common.torch_private import pytree
-from fxprune.equivalence import Programs, difference
+from fxprune.equivalence import UNCHECKED, Programs
 from fxprune.errors import CaptureError
 
 from .exported import EVAL_ONLY
 
 
-def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -> None:
-    """Let one sample pass the guards of a graph, if it runs what the model runs for one."""
+def admit_one_sample(module: fx.GraphModule, inputs: Inputs, capture_again: Callable[[Inputs], fx.GraphModule]) -> None:
+    """Let one sample pass the guards of a graph, if ``capture_again`` gives the same program for one."""
     samples = {len(x) for x in tensors_of(inputs) if x.dim()}
     given = dict(zip(module.graph.find_nodes(op="placeholder"), in_order(module.graph, inputs)))
     first = next((node for node, x in given.items() if isinstance(x, torch.Tensor) and x.dim()), None)
@@ -46,7 +47,7 @@ def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -
             loose = module.graph.call_function(operator.or_ if expected else operator.and_, (value, single))
         guard.args = (loose, expected, where)
     module.recompile()
-    if not _proven(model, module, one):
+    if not _proven(module, one, capture_again):
         for guard, args in before:
             guard.args = args
         for node in reversed(module.graph.nodes):
@@ -57,16 +58,16 @@ def admit_one_sample(model: nn.Module, module: fx.GraphModule, inputs: Inputs) -
         module.recompile()
 
 
-def _proven(model: nn.Module, module: fx.GraphModule, one: Inputs) -> bool:
-    """Tell whether model and graph certainly run one program for one sample."""
+def _proven(module: fx.GraphModule, one: Inputs, capture_again: Callable[[Inputs], fx.GraphModule]) -> bool:
+    """Tell whether a graph certainly runs what is captured at one sample."""
     try:
-        found = difference(model, module, one)  # the call with numbers that must come before
+        single = capture_again(one)
     except CaptureError:  # the model itself refuses one sample
         return False
-    if found.always or found.in_training or found.unchecked:
+    refuses, also = (any(node.target == EVAL_ONLY for node in each.graph.nodes) for each in (single, module))
+    if single.meta[UNCHECKED] not in ("", module.meta[UNCHECKED]) or refuses != also:
         return False
-    programs, given = Programs(model, module, views=False), [inputs_for(model, one)]
-    refuses = any(node.target == EVAL_ONLY for node in module.graph.nodes)
+    programs, given = Programs(single, module, views=False), [as_meta(one)]
     return all(programs.are_equal(given, training=training) for training in ((False,) if refuses else (False, True)))
 
 

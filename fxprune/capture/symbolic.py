@@ -66,7 +66,7 @@ class SymbolicTracer(fx.Tracer):
         """Trace a module."""
         through = _functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
-        with through, self.modes.recording(), custom, data_writes(_refuse_proxy):
+        with through, _sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy):
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -152,6 +152,8 @@ class SymbolicTracer(fx.Tracer):
 
 
 # Calls that take a tensor of one number for the number itself, which the meta device does not have.
+# Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.
+_SIZED = ("expand", "new_empty", "new_ones", "new_zeros")
 _FILLS = frozenset({"new_full", "fill_", "full_like", torch.full, torch.full_like})
 
 
@@ -206,6 +208,27 @@ def _functions_traced() -> Iterator[None]:
         yield
     finally:
         wrapped.update(hidden)
+
+
+@contextlib.contextmanager
+def _sizes_recorded() -> Iterator[None]:
+    """Let methods of plain tensors take several sizes, of which some are proxies, not only in a tuple."""
+
+    def in_tuple(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(tensor: torch.Tensor, *sizes: Any, **options: Any) -> Any:
+            several = len(sizes) > 1 and any(isinstance(size, fx.Proxy) for size in sizes)
+            return method(tensor, sizes, **options) if several else method(tensor, *sizes, **options)
+
+        return call
+
+    for name in _SIZED:  # those of the class from which `torch.Tensor` derives
+        setattr(torch.Tensor, name, in_tuple(getattr(torch.Tensor, name)))
+    try:
+        yield
+    finally:
+        for name in _SIZED:
+            delattr(torch.Tensor, name)
 
 
 def _refuse_proxy(value: Any) -> None:

@@ -10,6 +10,7 @@ than eval mode, the graph raises an error in training. A model that cannot be tr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -111,7 +112,8 @@ def captures(
                 _refuse_training(module, found.in_training)
             module.meta[UNCHECKED] = found.unchecked
             if check and module.meta[WAY] == "concrete":
-                admit_one_sample(model, module, example_inputs)
+                again = functools.partial(capture, model, decomposed=decomposed, ways=["concrete"])
+                admit_one_sample(module, example_inputs, again)
             if outputs is not None:
                 select_outputs(module, outputs)
             yield module

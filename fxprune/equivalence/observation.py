@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,7 +18,15 @@ from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.common.modes import QUESTIONS
 from fxprune.common.modules import named_tensors
 from fxprune.common.records import fields_of
-from fxprune.common.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, op_name, pytree
+from fxprune.common.torch_private import (
+    OpOverload,
+    TorchDispatchMode,
+    is_mutable,
+    op_arguments,
+    op_name,
+    pytree,
+    storage_id,
+)
 from fxprune.errors import kind_and_line
 
 # The operators that autocast lowers, without PyTorch's fused transformer layers, which keep theirs in eval mode only.
@@ -47,7 +56,8 @@ def _unrecorded(_: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
 def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
     """Observe a call, or return a text that says what it raised."""
     try:
-        return observe(module, inputs)
+        with contextlib.redirect_stderr(io.StringIO()):  # where the code of a graph prints its errors
+            return observe(module, inputs)
     except Exception as error:  # a network may raise any exception
         return f"does not run: {kind_and_line(error)}"
 
@@ -240,7 +250,7 @@ def leaves_of(value: Any) -> list[Any]:
 
 def _storage(tensor: Tensor) -> Any:
     try:
-        return tensor.untyped_storage().data_ptr()
+        return storage_id(tensor)
     except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have none
         return id(tensor)
 

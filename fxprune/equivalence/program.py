@@ -13,6 +13,7 @@ and says nothing, where a network
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,7 +75,9 @@ class Programs:
             after: copy of the model that has made the first call, with numbers.
         """
         for inputs in examples:
-            with contextlib.suppress(Exception), torch.no_grad(), generators_restored():  # a network may raise anything
+            quiet = contextlib.redirect_stderr(io.StringIO())  # where the code of a graph prints its errors
+            # A network may raise anything.
+            with contextlib.suppress(Exception), quiet, torch.no_grad(), generators_restored():
                 wanted, found = self._runs or (
                     MetaRun(after or self._model, self._names),
                     MetaRun(self._module, self._names_in_graph),

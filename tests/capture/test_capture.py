@@ -174,6 +174,20 @@ UNTRACEABLE = {
 }
 
 
+SIZED = {
+    "expand": lambda x: torch.ones(1, 8, 1, 1).expand(x.shape[0], -1, -1, -1),
+    "new_zeros": lambda x: torch.ones(1).new_zeros(x.shape[0], 8, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_that_are_proxies_may_be_given_to_a_constant_one_by_one(name):
+    model = small(lambda s, x: s.head((s.a(x) * SIZED[name](x)).mean((2, 3)))).eval()
+    captured = capture(model, (IMAGES,), ways=["symbolic"])
+    images = torch.randn(5, 3, 8, 8)
+    assert torch.equal(captured(images), model(images))
+
+
 @pytest.mark.parametrize("why", UNTRACEABLE)
 def test_what_depends_on_values_is_refused_with_module_line_and_remedy(why):
     model = nn.Sequential(conv(3, 3), Net(UNTRACEABLE[why], a=conv(3, 3)))

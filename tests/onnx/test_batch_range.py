@@ -120,6 +120,21 @@ def test_a_branch_that_changes_nothing_for_one_sample_binds_no_batch(tmp_path):
     assert fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx").errors.keys() == {1, 2, 3, 5}
 
 
+def shortened(s, x):
+    """As language models do, skips a mask where numbers can be read, and where these show that it masks nothing."""
+    places = torch.arange(x.shape[2])[None]
+    if x.shape[0] != places.shape[0]:
+        places = places.expand(x.shape[0], -1)
+    y = s.a(x)
+    if isinstance(places, torch.fx.Proxy) or (places < 0).any():
+        y = y * (places >= 0).reshape(-1, 8, 1, 1)
+    return s.head(y.relu().mean((2, 3)))
+
+
+def test_a_shortcut_that_a_trace_does_not_take_binds_no_batch():
+    assert str(fxprune.couple(net(shortened), IMAGES).batch) == "any"
+
+
 NEUTRAL_FOR_THE_EXAMPLE = {
     "clamp": lambda y: y.clamp(max=50.0),
     "no NaN": lambda y: y.nan_to_num(0.0),
