@@ -1,17 +1,28 @@
-"""A graph that returns only the outputs that count, and computes nothing for others."""
+"""A graph that returns only the outputs that count, and computes nothing for others.
+
+A network may also return objects that no graph holds, as the cache of a language model. Where these do not count, a
+capture takes them for None.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Iterator
 from typing import Any
 
-from torch import fx
+import torch
+from torch import fx, nn
 
+from fxprune.common.inputs import Inputs, run_on
+from fxprune.common.modules import clone_sharing, device_of
 from fxprune.common.outputs import Outputs, check_known, counts
+from fxprune.common.records import fields_of
 from fxprune.common.shaped_layers import is_shaped
+from fxprune.common.torch_private import pytree
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, slice, range)
 _WRITES = frozenset({operator.setitem, operator.delitem, setattr, delattr})
 
 
@@ -31,6 +42,58 @@ def select_outputs(module: fx.GraphModule, outputs: Outputs) -> None:
     output.args = (kept,)
     _remove_unused(module, selection.dropped)
     module.recompile()
+
+
+def without_objects(model: nn.Module, outputs: Outputs) -> nn.Module:
+    """Copy a model that shares its tensors and returns None for each object that does not count."""
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        for place, _kind in _objects(output):
+            if not counts(place, outputs):
+                output = _without(output, place.split("."))
+        return output
+
+    twin = clone_sharing(model)
+    twin.register_forward_hook(hook)
+    return twin
+
+
+def object_returned(model: nn.Module, inputs: Inputs) -> str:
+    """Name an object that a model returns and no graph holds, by type and place; empty if there is none."""
+    device = device_of(model)
+    given: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device=device), inputs)
+    try:
+        with torch.no_grad():
+            returned = run_on(clone_sharing(model).eval(), given)
+    except Exception:  # a model may raise anything
+        return ""
+    return next((f"{kind} as `{place or 'output'}`" for place, kind in _objects(returned)), "")
+
+
+def _objects(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield place and type of everything that is neither a tensor, a constant nor a container."""
+    if issubclass(type(value), (fx.Proxy, torch.Tensor, *_CONSTANTS)):  # the class of a proxy may be another
+        return
+    fields = dict(enumerate(value)) if isinstance(value, (tuple, list)) else fields_of(value)
+    if fields is None:
+        yield place, type(value).__name__
+    for key, each in (fields or {}).items():
+        yield from _objects(each, _inside(place, key))
+
+
+def _without(value: Any, path: list[str]) -> Any:
+    """Copy a nest of containers with None at a place, or nothing in a dict."""
+    if not path:
+        return None
+    if isinstance(value, (tuple, list)):
+        inside = [_without(each, path[1:]) if str(number) == path[0] else each for number, each in enumerate(value)]
+        return type(value)(*inside) if hasattr(value, "_fields") else type(value)(inside)
+    fields = fields_of(value) or {}
+    changed = {key: _without(each, path[1:]) if str(key) == path[0] else each for key, each in fields.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **changed)
+    kept = {key: each for key, each in changed.items() if len(path) > 1 or str(key) != path[0]}
+    return type(value)(kept)
 
 
 class _Selection:

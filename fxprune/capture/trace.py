@@ -30,7 +30,7 @@ from .concrete import ConcreteTracer
 from .custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .one_sample import admit_one_sample
-from .outputs import select_outputs
+from .outputs import object_returned, select_outputs, without_objects
 from .symbolic import SymbolicTracer, keeps_functions
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
@@ -97,7 +97,10 @@ def captures(
             f"cannot copy {type(model).__name__}: {first_line(error)}. Tensors that are computed and kept as "
             "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
         ) from error
-    failures = _Failures(model)
+    given = model
+    if outputs is not None:
+        model = without_objects(given, outputs)
+    failures = _Failures(given)
     for trace in (_traced, _exported):
         for module in trace(model, example_inputs, decomposed, ways, failures):
             found = Difference(unchecked="it was not asked for")
@@ -117,6 +120,11 @@ def captures(
             if outputs is not None:
                 select_outputs(module, outputs)
             yield module
+    if returned := object_returned(model, example_inputs):
+        raise CaptureError(
+            f"{type(given).__name__} returns a {returned}, which no graph holds: name the outputs that count, as "
+            '`outputs=["logits"]`, or give inputs for which it returns none.'
+        ) from failures.as_error()
     raise failures.as_error()
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune.common.outputs import counts, place_of
-from fxprune.errors import OptionError, PlanError
+from fxprune.errors import CaptureError, OptionError, PlanError
 
 IMAGES = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -159,3 +159,39 @@ def test_what_holds_an_output_names_it():
     assert counts("hidden.3", ["hidden"])
     assert not counts("hidden.30", ["hidden.3"])
     assert counts("anything", None)
+
+
+class Cache:
+    """What a language model keeps for its next call; no container that anyone knows."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+class Cached(Hidden):
+    """Returns its stream in an object, on its own or within another output."""
+
+    def forward(self, x):
+        y = self.block(self.stem(x).relu())
+        return self.kind(logits=self.head(y), hidden=Cache(y))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_object_that_does_not_count_is_none(name):
+    kind, outputs, logits, is_gone = KINDS[name]
+    model = Cached(kind).eval()
+    coupling = fxprune.couple(model, IMAGES, outputs=outputs)
+    plan = fxprune.plan(coupling, keep=0.5, method="even")
+    snapped = fxprune.snap(model, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert narrow.block.out_channels == 4  # of 8
+    assert is_gone(narrow(IMAGES))
+    torch.testing.assert_close(logits(narrow(IMAGES)), logits(snapped(IMAGES)))
+
+
+def test_an_object_that_counts_is_refused_by_its_place():
+    refusal = r"^Cached returns a Cache as `hidden`, which no graph holds: name the outputs"
+    with pytest.raises(CaptureError, match=refusal):
+        fxprune.couple(Cached(Plain), IMAGES)
+    with pytest.raises(CaptureError, match=r"returns a Cache as `hidden`"):
+        fxprune.couple(Cached(Plain), IMAGES, outputs=["logits", "hidden"])
