@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.common.rewritable import CallTarget, canonical_call
+from fxprune.common.rewritable import PRODUCTS, CallTarget, canonical_call, scales_input
 from fxprune.common.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
@@ -20,6 +20,7 @@ from .marks import Event
 from .state import AnalysisState
 
 Rule = Callable[["Call"], "Axes | list[Axes]"]
+_TWO_ROLES = "read by columns and used by rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +125,25 @@ class Call:
         self._state.marks.rows += [ids for ids in axes if ids is not None]
 
     def read(self, *axes: Ids | None) -> None:
-        """Mark positions of a weight as columns: a merge sums them."""
-        self._state.marks.columns += [ids for ids in axes if ids is not None]
+        """Mark positions of a weight as columns: a merge sums them.
+
+        Those that are rows elsewhere, as of a table of embeddings that the last layer shares, stay rows: a merge keeps
+        one per cluster, and the narrow sum lacks the size of the clusters as a factor.
+        """
+        for ids in axes:
+            if ids is None:
+                continue
+            if self.node is None or not self._state.origins.has_two_roles(ids):
+                self._state.marks.columns.append(ids)
+                continue
+            self.tie(ids)
+            if scales_input(self.node):
+                self.balance(_TWO_ROLES, ids)
+                self._state.notes.factors.setdefault(self.node.name, []).append((ids, 1.0))
+            elif canonical_call(self.node.target) in PRODUCTS:
+                self.needs_factor(_TWO_ROLES, ids)
+            else:
+                self.freeze(_TWO_ROLES, ids)
 
     def balance(self, why: str, *axes: Ids | None) -> None:
         """Mark positions as averaged over: the average stays exact if all clusters have one size."""

@@ -85,10 +85,14 @@ class _Search:
 
     def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool, outputs: Outputs | None) -> None:
         self.model, self.inputs, self.merge_heads, self.outputs = model, inputs, merge_heads, outputs
+        self.two_roles: frozenset[tuple[str, int]] = frozenset()
 
     def best(self, captured: CapturedGraph) -> Analysis:
         """Return the best analysis: of the captured graph, or with its computed weights stored."""
         found = self._with_retries(captured)
+        if found.two_roles:
+            self.two_roles = found.two_roles
+            found = _least(found, self._with_retries(captured))
         if not found.computed_weight_users:
             return found
         storing = self._store_weights(captured, found)
@@ -135,7 +139,9 @@ class _Search:
         """Run once; ``heads_first``: bundle by complete heads, whatever the user chose."""
         carriers = buffers_with_channels(self.model)
         # Fresh inputs for each: a model may change the shape of its own in place.
-        state, values = run_labelled(captured, as_meta(self.inputs), choices, int(heads_first), carriers)
+        state, values = run_labelled(
+            captured, as_meta(self.inputs), choices, int(heads_first), carriers, self.two_roles
+        )
         return group_channels(state, values, captured, as_meta(self.inputs), self.model, merge_heads=self.merge_heads)
 
 

@@ -33,6 +33,7 @@ class Analysis:
         blocked: key of a fork -> the next way to try there.
         exhausted: whether all ways were tried at some fork.
         computed_weight_users: nodes that contract a computed weight with an activation.
+        two_roles: axes, by parameter and number, that are rows of one weight and columns of another.
         values: name of a node -> what it returned, tensors as (sizes, label).
     """
 
@@ -40,6 +41,7 @@ class Analysis:
     blocked: dict[str, int]
     exhausted: bool
     computed_weight_users: frozenset[str]
+    two_roles: frozenset[tuple[str, int]]
     values: Mapping[str, Any]
 
     @property
@@ -68,7 +70,8 @@ def group_channels(
     ]
     state.channels.settle()
     columns = state.channels.marked(state.marks.columns)
-    reasons = FrozenReasons(state.channels, [*state.marks.frozen, *_roles(state, axes, columns)])
+    rows = state.channels.marked(state.marks.rows)
+    reasons = FrozenReasons(state.channels, [*state.marks.frozen, *_roles(state, axes, columns, rows)])
     members = _members(state, axes, reasons)
     domains = _domains(state, members, reasons)
     members = [channels[~reasons.frozen(channels)] for channels in members]
@@ -95,6 +98,7 @@ def group_channels(
         {fork.key: fork.choice + 1 for fork in blocked if fork.choice + 1 < fork.options},
         any(fork.choice + 1 == fork.options for fork in blocked),
         frozenset(state.notes.computed_weight_users),
+        frozenset((axis.name, axis.dim) for axis in axes if (columns & rows)[axis.ids].any()),
         values,
     )
 
@@ -113,10 +117,11 @@ def _blocked(forks: list[Fork], coding: Coding) -> list[Fork]:
     return [fork for fork in forks if not mergeable[coding.of(fork.ids)].any()]
 
 
-def _roles(state: AnalysisState, axes: list[ParameterAxis], columns: NDArray[np.bool_]) -> list[Event]:
+def _roles(
+    state: AnalysisState, axes: list[ParameterAxis], columns: NDArray[np.bool_], rows: NDArray[np.bool_]
+) -> list[Event]:
     """Freeze axes without a use or with both roles, and columns that read constants."""
     channel, count = state.channels.channel, state.channels.count
-    rows = state.channels.marked(state.marks.rows)
     used = np.zeros(count, bool)
     used[channel(np.flatnonzero(columns | rows))] = True
     events = []

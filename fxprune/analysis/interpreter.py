@@ -33,7 +33,12 @@ from .trial import adapts_to_width
 
 
 def run_labelled(
-    captured: CapturedGraph, inputs: Inputs, choices: Mapping[str, int], default_choice: int, carriers: Set[str]
+    captured: CapturedGraph,
+    inputs: Inputs,
+    choices: Mapping[str, int],
+    default_choice: int,
+    carriers: Set[str],
+    two_roles: Set[tuple[str, int]] = frozenset(),
 ) -> tuple[AnalysisState, dict[str, Any]]:
     """Run a captured graph on the meta device; return the state and the result of each node.
 
@@ -43,12 +48,13 @@ def run_labelled(
         choices: key of a fork -> the way to bundle there.
         default_choice: the way at all other forks; 0: within heads and groups, 1: complete ones.
         carriers: names of buffers that have channels like a parameter.
+        two_roles: axes of parameters, by name and number, that are rows of one weight and columns of another.
 
     Raises:
         CaptureError: the graph does not run on these inputs.
     """
     graph_module = captured.graph_module
-    state = AnalysisState(choices, default_choice)
+    state = AnalysisState(choices, default_choice, two_roles)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
         state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,10 @@ class Origins:
         found: name -> origin.
     """
 
-    def __init__(self, channels: Channels, labels: Labels) -> None:
+    def __init__(self, channels: Channels, labels: Labels, two_roles: Set[tuple[str, int]] = frozenset()) -> None:
+        """Take the axes, by name and number, that are known to be rows of one weight and columns of another."""
         self.found: dict[str, Origin] = {}
+        self._two_roles = two_roles
         self._channels, self._labels = channels, labels
         self._names: dict[int, tuple[torch.Tensor, str]] = {}
         # Name of a computed weight -> its own ids, and the ids from its computation.
@@ -49,6 +52,11 @@ class Origins:
         if name not in self.found:
             self.found[name] = Origin(name, self._fresh(tensor))
         return self.found[name].axes
+
+    def has_two_roles(self, ids: Ids) -> bool:
+        """Tell whether some of these ids are on an axis of two roles."""
+        axes = [self.found[name].axes[dim] for name, dim in self._two_roles if name in self.found]
+        return any(np.isin(ids, axis).any() for axis in axes if axis is not None)
 
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
         """Return the ids of a running statistic [channels]; None if it is computed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from .channels import Channels
 from .labels import Labels, StridedViews
@@ -26,9 +26,9 @@ class AnalysisState:
         rewritable: the rewrite can change the numbers in the running call.
     """
 
-    def __init__(self, choices: Mapping[str, int], default_choice: int) -> None:
+    def __init__(self, choices: Mapping[str, int], default_choice: int, two_roles: Set[tuple[str, int]]) -> None:
         self.channels, self.labels, self.marks = Channels(), Labels(), Marks()
-        self.origins = Origins(self.channels, self.labels)
+        self.origins = Origins(self.channels, self.labels, two_roles)
         self.layers = LayerInputs(self.channels, self.labels, self.marks)
         self.choices = Choices(choices, default_choice)
         self.strided, self.notes = StridedViews(), NodeNotes()

@@ -2,6 +2,7 @@
 
 from .custom_functions import CUSTOM_GRADIENTS
 from .exported import EvalOnly
+from .outputs import without_objects
 from .symbolic import SymbolicTracer
 from .trace import WAYS, capture, captures
 from .training_flag import ModeSwitch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def select_outputs(module: fx.GraphModule, outputs: Outputs) -> None:
     module.recompile()
 
 
-def without_objects(model: nn.Module, outputs: Outputs) -> nn.Module:
+def without_objects(model: nn.Module, outputs: Sequence[str]) -> nn.Module:
     """Copy a model that shares its tensors and returns None for each object that does not count."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:

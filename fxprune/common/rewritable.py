@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import OpOverload, op_arguments, op_name
+from fxprune.common.torch_private import ConvNd, OpOverload, op_arguments, op_name
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -43,6 +43,7 @@ VARIANCES: Calls = frozenset({"var", "std", torch.var, torch.std, torch.var_mean
 ATTENTION: Calls = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: Calls = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 TRANSPOSED: Calls = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
+LINEAR: Calls = CONVOLUTIONS | TRANSPOSED | {F.linear}
 NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
 GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
@@ -128,6 +129,18 @@ def positional(
             break
         given.append(rest.pop(name))
     return tuple(given), rest
+
+
+def scales_input(node: fx.Node) -> bool:
+    """Tell whether the rewrite multiplies the first argument where this call's sum lacks a factor.
+
+    The sum alone has the factor, not the bias that a layer adds.
+    """
+    if node.op == "call_module" and node.graph.owning_module is not None:
+        layer = node.graph.owning_module.get_submodule(str(node.target))
+        return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and _is_torch(type(layer).__module__)
+    kind = F.linear if node.target is F.linear else canonical_call(node.target)
+    return node.op == "call_function" and kind in LINEAR and bool(node.args)
 
 
 def is_rewritable(node: fx.Node) -> bool:

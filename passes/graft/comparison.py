@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
-from fxprune.capture import capture
+from fxprune.capture import capture, without_objects
 from fxprune.common.inputs import Inputs
 from fxprune.common.modules import clone_sharing
 from fxprune.common.rewritable import positional
 from fxprune.common.shaped_layers import is_shaped
 from fxprune.common.source import source_of
 from fxprune.passes.rewrite import WIDE
+from fxprune.plan_file import outputs_of
 
 from .computed import Computed, computed_weights
 from .provenance import Attribute, Number, Term, Traced, assign, attributes_of, number, numbers_of, plain, term_of
@@ -102,14 +103,11 @@ def compared(model: nn.Module, narrow: fx.GraphModule, inputs: Inputs) -> Compar
     assign(twin, {attribute: number(value, attribute) for attribute, value in values.items()})
     way = narrow.meta.get("fxprune_capture")
     ways = ("symbolic", "concrete") if way is None else (way,)
+    if (outputs := outputs_of(narrow)) is not None:
+        twin = without_objects(twin, outputs)
     wide = capture(twin, inputs, decomposed=decomposed, ways=ways, check=False)
     pairs = list(_node_pairs(wide.graph, narrow.graph))
-    factors = tuple(
-        Factor(node.name, source_of(node), twin.args[1])  # type: ignore[arg-type]
-        for node, twin in pairs
-        if _is_factor(node, twin)
-    )
-    return Comparison(wide, values, tuple(_literals(pairs)), computed_weights(model, pairs), factors)
+    return Comparison(wide, values, tuple(_literals(pairs)), computed_weights(model, pairs), tuple(_factors(pairs)))
 
 
 def _node_pairs(wide: fx.Graph, narrow: fx.Graph) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -118,6 +116,21 @@ def _node_pairs(wide: fx.Graph, narrow: fx.Graph) -> Iterator[tuple[fx.Node, fx.
         twin = made.get(node.name)
         if twin is not None and node.op in ("call_function", "call_method", "call_module"):
             yield node, twin
+
+
+def _factors(pairs: Sequence[tuple[fx.Node, fx.Node]]) -> Iterator[Factor]:
+    """List what the narrow graph multiplies a result by, or what a layer reads."""
+    paired = {twin for _, twin in pairs}
+    for node, twin in pairs:
+        read = twin.args[0] if twin.args else None
+        if _is_factor(node, twin):
+            yield Factor(node.name, source_of(node), twin.args[1])  # type: ignore[arg-type]
+        elif isinstance(read, fx.Node) and read not in paired and _is_times(read):
+            yield Factor(node.name, source_of(node), read.args[1])  # type: ignore[arg-type]
+
+
+def _is_times(node: fx.Node) -> bool:
+    return node.target is operator.mul and isinstance(node.args[0], fx.Node) and _is_number(node.args[1])
 
 
 def _is_factor(node: fx.Node, twin: fx.Node) -> bool:

@@ -1,8 +1,9 @@
-"""Move the factor of a product of queries and keys into the weights, where that is exact.
+"""Move the factors of products, and of what layers read, into the weights, where that is exact.
 
 The graph of a narrow network multiplies the product of queries and keys by the size m of its clusters. A network of
 the same class that is built narrow does not. It also scales by its own head dim d', where the wide one scales by d:
-``(q . k) m d^-1/2 = (r q . k) d'^-1/2`` with ``r = m (d' / d)^1/2``. With r in the weights both compute the same.
+``(q . k) m d^-1/2 = (r q . k) d'^-1/2`` with ``r = m (d' / d)^1/2``. With r in the weights both compute the same. What
+a layer reads whose weight is also a table of embeddings is multiplied by m, which fits into the norm in front of it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int
 
 
 def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mapping[fx.Node, Any]) -> None:
+    if factor.of_input:
+        (layer,) = node.users
+        if (rows := rows_of(module, node, layer, values)) is not None:
+            _scale(rows, factor.size)
+            node.replace_all_uses_with(node.args[0], propagate_meta=False)  # type: ignore[arg-type]
+            module.graph.erase_node(node)
+        return
     fused = node.target is F.scaled_dot_product_attention
     product = node if fused else node.args[0]
     assert isinstance(product, fx.Node)

@@ -22,7 +22,7 @@ from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
 
 from .site import Site, standing_for
-from .sums import attention, corrected, multiplicity, multiplied, shifted
+from .sums import attention, corrected, multiplied, shifted
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -202,20 +202,16 @@ def padded(site: Site) -> fx.Node | None:
 
 
 def convolved(site: Site) -> fx.Node | None:
-    """Functional convolution: groups that are kept, and the factor of a computed kernel."""
+    """Functional convolution: the number of groups that are kept."""
     on_x, weight, groups = site.shape_of(0), site.shape_of(1), site.parameter(6, "groups", 1)
-    factor, channels = multiplicity(site), on_x.axes[1]
+    channels = on_x.axes[1]
     if channels is None or (isinstance(groups, int) and groups == 1):
-        return multiplied(site)
+        return None
     per_group = weight.sizes[1] if weight.axes[1] is None else int(site.kept(weight.axes[1]).sum())
     after = int(site.kept(channels).sum()) // per_group
     # If batch and channels share an axis, each image has groups of its own, and the model computes their number.
     before = len(channels) // weight.sizes[1]
-    args, kwargs = _with_groups(site, groups, Fraction(after, before))
-    if factor == 1:
-        return site.copy(args, kwargs)
-    product = site.graph.create_node(site.node.op, site.node.target, args, kwargs, f"{site.node.name}_narrow")
-    return standing_for(site.node, site.call(operator.mul, product, factor))
+    return site.copy(*_with_groups(site, groups, Fraction(after, before)))
 
 
 def convolved_back(site: Site) -> fx.Node | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import fx
 from fxprune.common.guards import guard_equal
 from fxprune.common.inputs import in_order, inputs_for
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.common.rewritable import canonical_call, positional
+from fxprune.common.rewritable import canonical_call, positional, scales_input
 from fxprune.common.torch_private import pytree, tracer_class
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError, first_line
@@ -26,6 +27,7 @@ from fxprune.plans import Plan
 
 from .calls import CASES
 from .site import WIDE, Site
+from .sums import scaled_input
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
@@ -62,6 +64,9 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     if case is not None:
         args, kwargs = positional(node.target, args, kwargs)
     site = Site(graph, node, tuple(args), dict(kwargs), coupling, plan)
+    if scales_input(node) and (scaled := scaled_input(site)) is not None:
+        args = (scaled, *args[1:])
+        site = replace(site, args=args)
     made = case(site) if case is not None else None
     return site.copy(tuple(args), dict(kwargs)) if made is None else made
 

@@ -64,7 +64,7 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     if operand not in seen or not isinstance(seen[operand], Tensor):
         return None
     rows = seen[operand].unique()
-    twice = product.args[0] is product.args[1]
+    twice = len(product.args) > 1 and product.args[0] is product.args[1]
     for reader in _readers(module, seen):
         others = [arg for arg in reader.all_input_nodes if arg in seen]
         if reader is product and not twice:
@@ -94,8 +94,10 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ..
 
     The rows of these parameters (weight and bias) scale the channels.
     """
-    if node.target is F.linear:
+    if node.target in (F.linear, torch.addmm):
         return _stored_linear(module, node)
+    if node.target in TIMES:
+        return _stored_scale(module, node)
     if node.op != "call_module" or sum(other.target == node.target for other in module.graph.nodes) > 1:
         return None
     layer = module.get_submodule(str(node.target))
@@ -117,9 +119,27 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ..
     return axis, tuple((tensor, 0) for tensor in tensors)
 
 
+def _stored_scale(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
+    """Return the same for a product with a vector along the last axis, which nothing else reads."""
+    everywhere = dict(module.named_parameters(remove_duplicate=False))
+    names = [str(arg.target) for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+    if len(names) != 1 or len(node.args) != 2 or names[0] not in everywhere:
+        return None
+    vector = everywhere[names[0]]
+    readers = [n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) == names[0]]
+    users = {user for each in readers for user in each.users if not _asks(user)}
+    known = sum(other is vector for other in everywhere.values()) == 1
+    called = any(n.op == "call_module" and names[0].startswith(f"{n.target}.") for n in module.graph.nodes)
+    return (-1, ((vector, 0),)) if vector.dim() == 1 and known and not called and users == {node} else None
+
+
 def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
-    """Return the same for a linear function of tensors that nothing else reads."""
-    read = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg is not None]
+    """Return the same for a linear function of stored tensors, or for ``addmm``, if nothing else reads them."""
+    transposed = node.args[2] if node.target is torch.addmm and len(node.args) == 3 and not node.kwargs else None
+    if node.target is torch.addmm and transposed is None:
+        return None
+    read = [node.args[0], transposed] if transposed is not None else [*node.args[1:], *node.kwargs.values()]
+    read = [arg for arg in read if arg is not None]
     everywhere = dict(named_tensors(module))
     pieces: list[Piece] = []
     stored: list[fx.Node] = []
@@ -133,14 +153,14 @@ def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pi
             if not isinstance(part, fx.Node) or part.op != "get_attr" or str(part.target) not in everywhere:
                 return None
             tensor = everywhere[str(part.target)]
-            pieces.append((tensor, first))
+            pieces.append((tensor.T if part is transposed else tensor, first))
             stored.append(part)
             first += len(tensor)
     names = {str(each.target) for each in stored}
     called = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}
     if any(name.startswith(f"{layer}.") for layer in called for name in names):
         return None
-    known = sum(any(other is tensor for tensor, _ in pieces) for other in everywhere.values()) == len(pieces)
+    known = sum(any(other is everywhere[name] for name in names) for other in everywhere.values()) == len(pieces)
     others = [n for n in module.graph.nodes if n.op == "get_attr" and str(n.target) in names]
     users = {user for each in (*others, *makers - {node}) for user in each.users if not _asks(user)}
     return (-1, tuple(pieces)) if known and len(names) == len(pieces) and users == makers else None

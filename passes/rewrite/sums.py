@@ -16,7 +16,7 @@ from fxprune.errors import RewriteError
 from .site import Site, standing_for
 
 _MATMULS = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm})
-# The key in a node's meta that holds the factor of a product of two activations.
+# The key in a node's meta that holds the factor of a product of two activations, or of a layer's input.
 FACTOR = "fxprune_factor"
 # The same for the number that a softmax over merged channels is multiplied by.
 SHARE = "fxprune_share"
@@ -25,26 +25,28 @@ _SOFTMAXES = frozenset({"softmax", torch.softmax, F.softmax})
 
 @dataclass(frozen=True)
 class Factor:
-    """The factor that a product of queries and keys lacks, and the channels that it sums over.
+    """The factor that a sum of products lacks, and the channels that it sums over.
 
     Attributes:
         size: of the clusters; the factor itself.
         wide_dim: channels before the merge.
         narrow_dim: channels after it.
         by_default: whether the product is scaled by the square root of its own channels.
+        of_input: whether it multiplies what a layer reads, not what a product returns.
     """
 
     size: float
     wide_dim: int
     narrow_dim: int
     by_default: bool = False
+    of_input: bool = False
 
 
-def _factor(site: Site, size: float, *, by_default: bool = False) -> Factor:
+def _factor(site: Site, size: float, *, by_default: bool = False, of_input: bool = False) -> Factor:
     wide = site.shape_of(0)
     codes = wide.axes[-1]
     narrow = wide.sizes[-1] if codes is None else int(site.kept(codes).sum())
-    return Factor(size, wide.sizes[-1], narrow, by_default)
+    return Factor(size, wide.sizes[-1], narrow, by_default, of_input)
 
 
 def multiplicity(site: Site) -> float:
@@ -56,6 +58,16 @@ def multiplicity(site: Site) -> float:
             raise RewriteError(f"node `{site.node}` sums over clusters of different sizes: {sizes.tolist()}.")
         factor *= int(sizes[0]) if power == 1 else float(sizes[0]) ** power
     return factor
+
+
+def scaled_input(site: Site) -> fx.Node | None:
+    """Multiply what a layer reads by the size of the clusters; None: by 1."""
+    size = multiplicity(site)
+    if size == 1:
+        return None
+    made = site.call(operator.mul, site.args[0], size)
+    made.meta[FACTOR] = _factor(site, size, of_input=True)
+    return made
 
 
 def multiplied(site: Site) -> fx.Node | None:

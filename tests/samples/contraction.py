@@ -150,7 +150,9 @@ image("weight flattened with its kernel", lambda s, y: F.linear(y.flatten(1), s.
 tokens("weight used twice over", lambda s, y: F.linear(torch.cat([y, y.relu()], -1), s.w.repeat(1, 2)), {A: 8, "w": 6},
        out=6, w=free(6, 8))
 image("weight read and averaged", lambda s, y: F.conv2d(y, s.w) + s.w.flatten(1).mean(1)[:, None, None],
-      {"w": 5, B: 6}, out=5, w=free(5, 8, 3, 3), frozen="read by columns and used by rows")
+      {"w": 5, "w#2": 8, B: 6}, out=5, w=free(5, 8, 3, 3))
+tokens("weight read by name and averaged", lambda s, y: F.linear(input=y, weight=s.w) + s.w.mean(1), {"w": 6}, out=6,
+       w=free(6, 8), frozen="read by columns and used by rows")
 net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
     dtype=torch.long),),
     {"e.weight": 8}, e=nn.Embedding(10, 8), head=linear(8, 4), frozen="rows of a table")
@@ -164,8 +166,8 @@ net("layer of bags of embeddings", lambda s, i: s.head(s.e(i)),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e.weight": 8},
     e=nn.EmbeddingBag(10, 8), head=linear(8, 4), frozen="rows of a table")
 net("bags of embeddings whose table classifies", lambda s, i: F.linear(s.head(F.embedding_bag(i, s.e)), s.e),
-    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"head.0.weight": 6}, e=free(10, 8),
-    head=nn.Sequential(linear(8, 6), linear(6, 8)), frozen="read by columns and used by rows")
+    (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8, "head.0.weight": 6},
+    e=free(10, 8), head=nn.Sequential(linear(8, 6), linear(6, 8)), frozen="rows of a table")
 net("bags of weighted embeddings",
     lambda s, i, w: s.head(F.embedding_bag(i, s.e, mode="sum", per_sample_weights=s.w(w))),
     (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 6)), (torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 6)),

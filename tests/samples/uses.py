@@ -52,6 +52,14 @@ def _tied_table(s, i):
     return F.linear(s.c(s.e(i)).relu(), s.e.weight)
 
 
+def _head_of(table):
+    layer = linear(*reversed(table.weight.shape))
+    layer.weight = table.weight
+    return layer
+
+
+_TABLE = nn.Embedding(10, 8)
+
 # fmt: off
 image("one layer twice in a row", lambda s, y: s.c(s.c(y).relu()), {A: 8, B: 6}, c=conv(8, 8))
 image("one layer on two inputs", lambda s, y: s.c(y) + s.c(s.d(y)), {A: 8, "c.weight": 8, B: 6}, c=conv(8, 8),
@@ -64,9 +72,12 @@ image("layers in a row", lambda s, y: s.c(y), {A: 8, "c.0.weight": 5, "c.3.weigh
 image("never used", lambda s, y: y, {A: 8, B: 6}, c=conv(8, 5), p=free(8))
 image("used without an effect", lambda s, y: y + 0 * s.c(y).mean((1, 2, 3), keepdim=True), {A: 8, "c.weight": 6, B: 6},
       c=conv(8, 6))
-tokens("there and back", lambda s, y: s.c(F.linear(F.linear(y, s.w).relu(), s.w.t())), {"c.weight": 6}, out=6,
-       w=free(6, 8),
-       c=linear(8, 6), frozen="read by columns and used by rows")
+tokens("there and back", lambda s, y: s.c(F.linear(F.linear(y, s.w).relu(), s.w.t())),
+       {"w": 6, "w#2": 8, "c.weight": 6}, out=6, w=free(6, 8), c=linear(8, 6))
+tokens("there and back with a bias", lambda s, y: s.c(F.linear(F.linear(y, s.w).relu(), s.w.t(), s.v)),
+       {"w": 6, "w#2": 8, "c.weight": 6}, out=6, w=free(6, 8), v=free(8), c=linear(8, 6))
+image("there and back by kernels", lambda s, y: F.conv_transpose2d(F.conv2d(y, s.w).relu(), s.w, s.v),
+      {"w": 6, "w#2": 8, B: 6}, w=free(6, 8, 3, 3), v=free(8))
 net("two inputs", _two_inputs, IMAGES, OTHER, {A: 8, B: 6}, a=conv(3, 8), c=conv(2, 8), b=conv(8, 6), head=linear(6, 4))
 net("two inputs joined", _two_inputs_joined, IMAGES, OTHER, {A: 8, B: 6}, a=conv(5, 8), b=conv(8, 6), head=linear(6, 4))
 net("several outputs", _several_outputs, IMAGES[:1], OTHER[:1], {A: 8}, a=conv(3, 8), b=conv(8, 6), head=linear(6, 4),
@@ -77,5 +88,9 @@ net("one network in another", lambda s, x: s.inner(s.a(x)).flatten(1), IMAGES[:1
     a=conv(3, 8), inner=Net(lambda s, y: s.d(s.c(y)), c=conv(8, 5), d=conv(5, 2)))
 net("table tied to the output", _tied_table, (torch.arange(10).view(2, 5),), (torch.zeros(3, 4,
     dtype=torch.long),),
-    {"c.0.weight": 6}, e=nn.Embedding(10, 8), c=nn.Sequential(linear(8, 6), nn.ReLU(), linear(6, 8)),
-    frozen="read by columns and used by rows")
+    {"e.weight": 8, "c.0.weight": 6}, e=nn.Embedding(10, 8), c=nn.Sequential(linear(8, 6), nn.ReLU(), linear(6, 8)),
+    frozen="rows of a table")
+net("layer that shares a table", lambda s, i: s.d(s.c(s.e(i)).relu()),
+    (torch.arange(10).view(2, 5),), (torch.zeros(3, 4, dtype=torch.long),),
+    {"e.weight": 8, "c.0.weight": 6}, e=_TABLE, c=nn.Sequential(linear(8, 6), nn.ReLU(), linear(6, 8)),
+    d=_head_of(_TABLE), frozen="rows of a table")
