@@ -235,7 +235,7 @@ def check_export(opset: int) -> None:
 
     if not 1 <= opset <= onnx_opset_version():
         raise OptionError(
-            f"there is no opset {opset}: ONNX has 1 to {onnx_opset_version()} here; 18 suits PyTorch best."
+            f"there is no opset {opset}: ONNX has 1 to {onnx_opset_version()} here; PyTorch writes 18 and later."
         )
     load_onnxruntime()
 

@@ -70,7 +70,7 @@ def export_onnx(
     example_inputs: Any,
     path: str | os.PathLike[str],
     *,
-    opset: int = 18,
+    opset: int = 20,
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 2, 3, 5),
     metadata: Mapping[str, str] | None = None,
@@ -87,8 +87,8 @@ def export_onnx(
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
             batch. Only shapes and types matter, and the values of integers, which may be indices.
         path: the ``.onnx`` file.
-        opset: version of the ONNX operators. PyTorch's exporter is written for 18. Later versions also work; earlier
-            ones need a conversion that may fail.
+        opset: version of the ONNX operators. From 20 on, GELU is one operator. Versions before 18 need a conversion
+            that may fail.
         tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx.check.check_onnx`.
         batches: batch sizes at which onnxruntime and eager are compared.
         metadata: name -> text to store in the file for its users; None: the preprocessing of images, if

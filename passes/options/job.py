@@ -120,7 +120,7 @@ class Machine(Options):
 
     data_root: Annotated[str | os.PathLike[str] | None, "where data sets are looked for or put"] = None
     device: Annotated[str, "auto (CUDA where there is one), or any name that torch knows"] = "auto"
-    opset: Annotated[int, "version of the ONNX operators"] = 18
+    opset: Annotated[int, "version of the ONNX operators"] = 20
 
 
 @dataclass(frozen=True, kw_only=True)

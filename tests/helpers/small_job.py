@@ -88,7 +88,7 @@ def serve():
     import timm.optim  # noqa: F401
 
     torch.set_num_threads(1)
-    keep_table()(opset_version=18)
+    keep_table()(opset_version=20)
     for line in sys.stdin:
         child = os.fork()
         if not child:
