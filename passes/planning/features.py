@@ -1,8 +1,11 @@
-"""The features of a channel: the numbers in its rows, or what layers read from it."""
+"""The features of a channel: the numbers in its rows, or what layers read from it.
+
+Clusters of few channels need the inner products of rows alone, which are summed parameter by parameter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.common.finite import check_numbers
-from fxprune.common.modules import named_tensors, statistics_of
+from fxprune.common.torch_private import NormBase, attribute_of
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.calibration import channel_grams, channel_points
 
-from .kmeans import Points
+from .pairwise import Points, gram_of
 
 # k-means costs channels * clusters * features; after a projection on 512, distances are off by sqrt(2 / 512) = 6 %.
 _MOST_FEATURES = 1024
@@ -27,17 +30,33 @@ def features(coupling: Coupling, group: Group, seed: int) -> Points:
     Returns:
         float64 [width, features]; running statistics do not count.
     """
-    updated = statistics_of(coupling.network)
-    tensors = {name: tensor for name, tensor in named_tensors(coupling.network) if name not in updated}
-    blocks = [np.zeros((group.width, 1))]
+    return projected(np.concatenate([np.zeros((group.width, 1)), *_blocks(coupling, group)], axis=1), seed)
+
+
+def inner_products(coupling: Coupling, group: Group) -> Points:
+    """Return the inner products of :func:`features` less their mean: float64 [width, width]."""
+    gram = np.zeros((group.width, group.width))
+    waiting: list[Points] = []
+    for block in (*_blocks(coupling, group), None):  # many blocks are vectors
+        waiting += [] if block is None else [block]
+        if waiting and (block is None or sum(each.shape[1] for each in waiting) >= _PROJECTED):
+            gram += gram_of(np.concatenate(waiting, axis=1))
+            waiting.clear()
+    return gram
+
+
+def _blocks(coupling: Coupling, group: Group) -> Iterator[Points]:
+    """Yield the rows in each tied parameter."""
     for axis in group.tied:
-        if axis.parameter in tensors:
-            check_numbers([(axis.parameter, tensors[axis.parameter])])
-            block = rows_of(tensors[axis.parameter], axis.dim, axis.positions)
+        path, _, name = axis.parameter.rpartition(".")
+        owner = coupling.network.get_submodule(path)
+        if not (isinstance(owner, NormBase) and name in dict(owner.named_buffers(recurse=False))):
+            tensor = attribute_of(owner, name)
+            check_numbers([(axis.parameter, tensor)])
+            block = rows_of(tensor, axis.dim, axis.positions)
             scale = np.sqrt((block**2).sum(axis=1).mean())
             if scale > 0.0:
-                blocks.append(block / scale)
-    return projected(np.concatenate(blocks, axis=1), seed)
+                yield block / scale
 
 
 def projected(points: Points, seed: int) -> Points:

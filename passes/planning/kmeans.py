@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from .pairwise import Labels, Points, balanced_clusters, pairwise_clusters
+from .pairwise import Labels, Points, balanced_clusters, gram_of, one_thread, pairwise_clusters
 
 # Points x clusters x features up to which ten draws cost less than a second.
 _DRAWN = 10_000_000
@@ -14,6 +14,12 @@ _DRAWN = 10_000_000
 _FEW_POINTS, _FEW_IN_BALANCE = 8, 4
 # More points than this have too many pairs.
 _MOST_PAIRED = 6000
+
+
+def needs_products_only(count: int, clusters: int, *, balanced: bool) -> bool:
+    """Tell whether inner products serve better than Lloyd's iteration, which needs the points."""
+    few = count <= clusters * (_FEW_IN_BALANCE if balanced else _FEW_POINTS)
+    return few and count <= _MOST_PAIRED
 
 
 def kmeans(points: Points, clusters: int, seed: int) -> Labels:
@@ -29,14 +35,12 @@ def kmeans(points: Points, clusters: int, seed: int) -> Labels:
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     if clusters in (1, len(points)):
         return np.arange(len(points)) % clusters
-    if len(points) <= min(clusters * _FEW_POINTS, _MOST_PAIRED):
-        return pairwise_clusters(points, clusters, seed)
-    # One thread: small products gain nothing from more, and a fixed order of sums gives the same labels everywhere.
-    with threadpool_limits(1), warnings.catch_warnings():
+    if needs_products_only(len(points), clusters, balanced=False):
+        return pairwise_clusters(gram_of(points), clusters, seed)
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: split below
         found = KMeans(clusters, n_init=2, max_iter=100, random_state=seed).fit(points)
     _, labels = np.unique(found.labels_, return_inverse=True)
@@ -60,7 +64,6 @@ def weighted_kmeans(points: Points, weights: Points, clusters: int, seed: int) -
     from scipy.cluster.hierarchy import fcluster, ward
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     if clusters in (1, len(points)):
         return np.arange(len(points)) % clusters
@@ -71,7 +74,7 @@ def weighted_kmeans(points: Points, weights: Points, clusters: int, seed: int) -
     starts = [KMeans(clusters, init=centres, n_init=1, max_iter=20)]
     if len(points) * clusters * points.shape[1] <= _DRAWN:
         starts.append(KMeans(clusters, n_init=10, max_iter=100, random_state=seed))
-    with threadpool_limits(1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = min((start.fit(points, sample_weight=weights) for start in starts), key=lambda each: each.inertia_)
     return _split(*_numbered(points, found.labels_), clusters)
@@ -101,8 +104,8 @@ def balanced_kmeans(points: Points, clusters: int, seed: int, weights: Points | 
     from scipy.spatial.distance import cdist
 
     size = len(points) // clusters
-    if weights is None and size <= _FEW_IN_BALANCE and len(points) <= _MOST_PAIRED:
-        return balanced_clusters(points, clusters, seed)
+    if weights is None and needs_products_only(len(points), clusters, balanced=True):
+        return balanced_clusters(gram_of(points), clusters, seed)
     if weights is None:
         labels, weights = kmeans(points, clusters, seed), np.ones(len(points))
     else:

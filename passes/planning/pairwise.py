@@ -7,6 +7,10 @@ moves a point; Ward's hierarchy and single moves (Hartigan) lose less, in a tent
 
 from __future__ import annotations
 
+import functools
+from contextlib import AbstractContextManager
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,39 +27,53 @@ _NOISE = 0.05
 _LEAST, _LEAST_ROUND = 1e-12, 1e-4
 
 
-def pairwise_clusters(points: Points, clusters: int, seed: int) -> Labels:
+def pairwise_clusters(gram: Points, clusters: int, seed: int) -> Labels:
     """Labels of the least sum |x - mean of its cluster|^2 among two hierarchies; none is empty.
 
     Args:
-        points: float64 [n, features].
+        gram: float64 [n, n], inner products of the points less their mean.
         clusters: 1 to n.
         seed: of the variations.
     """
-    gram = _gram(points)
+    if clusters in (1, len(gram)):
+        return np.arange(len(gram)) % clusters
     found = [_moved(gram, _by_ward(_varied(gram, seed, start), clusters)) for start in range(_starts(gram))]
     return max(found, key=lambda labels: _kept(gram, labels)) if len(found) > 1 else found[0]
 
 
-def balanced_clusters(points: Points, clusters: int, seed: int) -> Labels:
+def balanced_clusters(gram: Points, clusters: int, seed: int) -> Labels:
     """Return the better of two greedy starts, with n / clusters points in every cluster.
 
     Args:
-        points: float64 [n, features].
+        gram: float64 [n, n], inner products of the points less their mean.
         clusters: a divisor of n.
         seed: of the variations.
     """
-    gram = _gram(points)
     found = [_swapped(gram, _greedy(_varied(gram, seed, start), clusters)) for start in range(_starts(gram))]
     return max(found, key=lambda labels: _kept(gram, labels)) if len(found) > 1 else found[0]
 
 
-def _gram(points: Points) -> Points:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
+def gram_of(points: Points) -> Points:
+    """Return the inner products of points [n, features] less their mean."""
     centred = points - points.mean(axis=0)
-    with threadpool_limits(1):  # a fixed order of sums
+    with one_thread():
         gram: Points = centred @ centred.T
     return gram
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Return a context in which sums have a fixed order; small products gain nothing from more threads."""
+    limits: AbstractContextManager[object] = _libraries().limit(limits=1)
+    return limits
+
+
+@functools.cache
+def _libraries() -> Any:
+    """Find the loaded libraries that have threads, once."""
+    import scipy.linalg  # noqa: F401  (loads its own)
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
 
 
 def _starts(gram: Points) -> int:
@@ -111,18 +129,18 @@ def _moved(gram: Points, labels: Labels) -> Labels:
     """Move single points to other clusters as long as the sum falls; no cluster becomes empty."""
     every, squares = np.arange(len(labels)), np.diag(gram)
     least, sums = _LEAST * squares.sum(), _sums(gram, labels)
-    joining, changed = np.empty_like(sums), np.arange(len(sums))
+    joining, changed = np.empty(sums.shape[::-1]), np.arange(len(sums))  # a point's numbers lie side by side
     for _ in range(_ROUNDS):
         size = np.bincount(labels)
         own = sums[labels, every]
         square = np.bincount(labels, own) / size  # |sum|^2 / n
         # What a point adds to a cluster of n points at a distance d from their mean: d^2 n / (n + 1).
         share = (1 / (size + 1))[changed, None]
-        joining[changed] = share * (size[changed, None] * squares + square[changed, None] - 2 * sums[changed])
-        joining[labels, every] = np.inf
-        best = joining.argmin(axis=0)
+        joining[:, changed] = (share * (size[changed, None] * squares + square[changed, None] - 2 * sums[changed])).T
+        joining[every, labels] = np.inf
+        best = joining.argmin(axis=1)
         leaving = (size[labels] * squares + square[labels] - 2 * own) / np.maximum(size[labels] - 1, 1)
-        gain = np.where(size[labels] > 1, leaving - joining[best, every], 0)
+        gain = np.where(size[labels] > 1, leaving - joining[every, best], 0)
         touched, improved = np.zeros(len(size), bool), 0.0
         for point in np.argsort(-gain, kind="stable"):
             before, after = labels[point], best[point]

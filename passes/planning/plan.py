@@ -19,9 +19,10 @@ from fxprune.latencies import LatencyTable
 from fxprune.plans import Plan
 from fxprune.select import select
 
-from .features import activations, features
-from .kmeans import Labels, balanced_kmeans, kmeans, weighted_kmeans
+from .features import activations, features, inner_products
+from .kmeans import balanced_kmeans, kmeans, needs_products_only, weighted_kmeans
 from .multiples import warn_of_odd_widths
+from .pairwise import Labels, balanced_clusters, pairwise_clusters
 from .widths import Budget, check_near, check_share, widths_for, widths_given, widths_in_time, widths_within
 
 
@@ -203,6 +204,9 @@ def _times(
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:
+    if needs_products_only(group.width, clusters, balanced=group.balanced):
+        pair = balanced_clusters if group.balanced else pairwise_clusters
+        return pair(inner_products(coupling, group), clusters, seed)
     points = features(coupling, group, seed)
     return (balanced_kmeans if group.balanced else kmeans)(points, clusters, seed)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from fxprune.passes.planning.pairwise import balanced_clusters, pairwise_clusters
+from fxprune.passes.planning.pairwise import balanced_clusters, gram_of, pairwise_clusters
 
 
 def lost(x, labels):
@@ -23,7 +23,7 @@ POINTS = {
 @pytest.mark.parametrize("clusters", [8, 16, 32, 48])
 @pytest.mark.parametrize("x", POINTS.values(), ids=POINTS)
 def test_no_more_is_lost_than_by_lloyd(x, clusters):
-    found = pairwise_clusters(x, clusters, 0)
+    found = pairwise_clusters(gram_of(x), clusters, 0)
     assert np.bincount(found).min() > 0
     assert len(set(found.tolist())) == clusters
     assert lost(x, found) <= 1.01 * lost(x, KMeans(clusters, n_init=2, random_state=0).fit(x).labels_)
@@ -32,7 +32,7 @@ def test_no_more_is_lost_than_by_lloyd(x, clusters):
 @pytest.mark.parametrize("clusters", [16, 32])
 @pytest.mark.parametrize("x", POINTS.values(), ids=POINTS)
 def test_no_swap_of_two_points_loses_less(x, clusters):
-    found = balanced_clusters(x, clusters, 0)
+    found = balanced_clusters(gram_of(x), clusters, 0)
     assert np.bincount(found).tolist() == [64 // clusters] * clusters
     least = lost(x, found)
     for i, j in RNG.integers(0, 64, (40, 2)):
@@ -44,4 +44,4 @@ def test_no_swap_of_two_points_loses_less(x, clusters):
 @pytest.mark.parametrize("cluster", [pairwise_clusters, balanced_clusters])
 def test_equal_points_come_together(cluster):
     x = np.repeat(RNG.normal(size=(20, 5)), 2, axis=0)[RNG.permutation(40)]
-    assert lost(x, cluster(x, 20, 0)) == pytest.approx(0, abs=1e-20)
+    assert lost(x, cluster(gram_of(x), 20, 0)) == pytest.approx(0, abs=1e-20)
