@@ -12,7 +12,7 @@ from fxprune.common.deep_copy import copy_attribute
 from fxprune.common.meta_kernels import run_meta
 from fxprune.common.modes import is_mode
 from fxprune.common.precision import MixingMode
-from fxprune.common.torch_private import NormBase, pytree, script_tables, takes_device, tensor_tables
+from fxprune.common.torch_private import NormBase, op_name, pytree, script_tables, takes_device, tensor_tables
 
 # The attributes of a module that hold its tensors and layers.
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -171,7 +171,14 @@ class MetaMode(MixingMode):
             kwargs = {**kwargs, "device": torch.device("meta")}
         first = args[0] if args and isinstance(args[0], torch.Tensor) else None
         layout = (first.shape, first.stride()) if first is not None else None
-        return self.done(func, args, kwargs, run_meta(func, args, kwargs), layout)
+        try:
+            out = run_meta(func, args, kwargs)
+        except NotImplementedError as error:
+            if torch.Tag.dynamic_output_shape not in func.tags:
+                raise
+            name = op_name(func).split("::")[1]
+            raise NotImplementedError(f"the size of what `{name}` returns depends on the values of a tensor") from error
+        return self.done(func, args, kwargs, out, layout)
 
     def done(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
