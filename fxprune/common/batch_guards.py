@@ -85,9 +85,16 @@ class _Turns:
             return True
         if value not in self._known:
             seen = [run.get(value) for run in self._numbers.values()]
-            parts = (n for n in value.all_input_nodes if any(n in run for run in self._numbers.values()))
-            self._known[value] = all(each == seen[0] for each in seen) and all(map(self._is_constant, parts))
+            parts = [n for n in value.all_input_nodes if any(n in run for run in self._numbers.values())]
+            self._known[value] = all(each == seen[0] for each in seen) and (
+                all(map(self._is_constant, parts)) or self._is_part(value)
+            )
         return self._known[value]
+
+    def _is_part(self, value: fx.Node) -> bool:
+        """Tell whether a value is the height or another part of a size that grows evenly with the batch."""
+        taken = value.target is operator.getitem and isinstance(value.args[1], int | slice)
+        return taken and self._lines(value.args[0]) is not None
 
     def _lines(self, value: Any) -> list[_Line] | None:
         """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""
