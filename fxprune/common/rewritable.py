@@ -36,7 +36,9 @@ SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.n
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
 SUMS: Calls = frozenset({"sum", torch.sum})
-LENGTHS: Calls = frozenset({"norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm, F.pairwise_distance})
+LENGTHS: Calls = frozenset({
+    "norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm, F.pairwise_distance, torch.cdist,
+})  # fmt: skip
 SOFTMAXES: Calls = frozenset({"softmax", torch.softmax, F.softmax})
 LOGARITHMS: Calls = frozenset({"log_softmax", torch.log_softmax, F.log_softmax, "logsumexp", torch.logsumexp})
 VARIANCES: Calls = frozenset({"var", "std", torch.var, torch.std, torch.var_mean, torch.std_mean})

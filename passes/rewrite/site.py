@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from torch import fx
@@ -83,6 +85,10 @@ class Site:
     def length(self, dim: int) -> fx.Node:
         """Add a call that reads the length of an axis of the first argument at run time."""
         return self.graph.create_node("call_method", "size", (self.args[0], dim), {}, f"{self.node.name}_size")
+
+    def share_of(self, size: Any, share: Fraction) -> fx.Node:
+        """Add calls that multiply a size, which the model computes, by a share."""
+        return self.call(operator.floordiv, self.call(operator.mul, size, share.numerator), share.denominator)
 
     def parameter(self, index: int, name: str, default: Any = None) -> Any:
         """Return an argument that was given by position or by name."""

@@ -42,8 +42,8 @@ def test_the_page_runs_and_its_channels_merge():
     before = set(RULES)
     defined = run(PAGE)
     assert {str(operator) for operator in set(RULES) - before} == {
-        "aten.grid_sampler_2d.default", "aten.grid_sampler_2d.out", "aten._cdist_forward.default",
-        "aten._cdist_forward.out",
+        "aten.grid_sampler_2d.default", "aten.grid_sampler_2d.out", "aten._pdist_forward.default",
+        "aten._pdist_forward.out",
     }  # fmt: skip
     for proof in (defined["proof"], defined["apart"]):
         assert proof.passed
@@ -55,9 +55,9 @@ WRONG = {
     "a rule that leaves channels out": ("return (None, channels, None, None)", "return (None,) * 4"),
     "a rule that breaks its promise": ("return (None, channels, None, None)", "return (channels, None, None)"),
     "a rule that freezes too much": ('"an axis with channels is treated as space", samples,', '"", channels, samples,'),
-    "a rule that leaves channels apart": ("channels = call.unify(left, right)", "channels = left"),
-    "another factor": ("power=1 / p", "power=p"),
-    "no case of the rewrite": ("rewritable.REWRITABLE |= {torch.cdist}", ""),
+    "a rule without the factor": ("call.needs_factor(", "call.balance("),
+    "another factor": ("channels, power=1 / p", "channels, power=p"),
+    "no case of the rewrite": ("rewritable.REWRITABLE |= {F.pdist}", ""),
     "a verb that there is not": ("call.freeze(", "call.forbid("),
 }
 

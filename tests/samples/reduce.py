@@ -41,6 +41,13 @@ def _lengths(s, y):
     return y * gate * torch.linalg.norm(y.flatten(2), dim=1).mean(1)[:, None, None, None]
 
 
+def _distances(s, y):
+    many, other = y.repeat(1, 6, 1), s.c(y)  # more than 25 rows are compared by a matrix product
+    return (
+        y * sum(torch.cdist(x, other, p).mean((1, 2)) for x in (y, many) for p in (1, 2, float("inf")))[:, None, None]
+    )
+
+
 class _Whole(nn.Module):
     """A module that is not traced into."""
 
@@ -55,6 +62,9 @@ class _Whole(nn.Module):
 
 
 # fmt: off
+tokens("distances", _distances, {A: 8}, c=linear(8, 8))
+tokens("distances to points without channels", lambda s, y: s.c(y) * torch.cdist(y, y.new_ones(1, 2, 8)).mean(
+       -1, keepdim=True), {"c.weight": 8}, c=linear(8, 8), frozen="distance from positions that carry no channels")
 image("mean over channels", lambda s, y: y * y.mean(1, keepdim=True), {A: 8, B: 6})
 image("mean over all", lambda s, y: y * y.mean((1, 2, 3), keepdim=True), {A: 8, B: 6})
 image("mean of everything", lambda s, y: y * y.mean(), {A: 8, B: 6}, fixed=True)

@@ -20,6 +20,7 @@ from fxprune.analysis.rules.registry import Entry
 from fxprune.errors import NothingToPruneError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import layers as attributes
+from fxprune.passes.rewrite.sizes import sliced
 from fxprune.passes.verify.prove import scattered
 
 ATEN = torch.ops.aten
@@ -89,7 +90,7 @@ def first_half_only(call):
 
 
 def shifted_slice(site):
-    made = rewrite_calls.sliced(site)
+    made = sliced(site)
     if made is None or site.node.args[0].name != "a":
         return made
     start, stop, _ = operator.attrgetter("start", "stop", "step")(made.args[1][1])

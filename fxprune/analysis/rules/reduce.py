@@ -74,6 +74,19 @@ def length(call: Call) -> Axes:
     return _left(call)
 
 
+@rule("_cdist_forward", "_euclidean_dist", factor_at=LENGTHS)
+def distances(call: Call) -> Axes:
+    """``[b, p, c], [b, q, c] -> [b, p, q]``: the p-norm of each difference needs the factor ``m^(1/p)``."""
+    (*lead, left), (*others, right), p = *map(call.axes, call.args[:2]), float(call.arg(2, 2))
+    channels = call.unify(left, right)
+    if (left is None) != (right is None) or p == 0:
+        call.freeze("distance from positions that carry no channels", channels)
+    elif not math.isinf(p):
+        call.needs_factor(f"{p:g}-norm over channels", channels, power=1 / p)
+    call.freeze("an axis with channels is treated as a batch", *lead[:-1], *others[:-1])
+    return (*(None for _ in lead[:-1]), lead[-1], others[-1])
+
+
 @rule("logsumexp", factor_at=LOGARITHMS)
 def log_of_sum(call: Call) -> Axes:
     """``log sum exp x`` over channels lacks the logarithm of the cluster size."""

@@ -1,0 +1,246 @@
+"""Rewrite calls that state sizes of tensors or positions in them: views, slices, splits, padding, new tensors."""
+
+from __future__ import annotations
+
+import operator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.common import rewritable as surface
+from fxprune.common.torch_private import OpOverload
+from fxprune.common.view_factors import view_factors
+from fxprune.coupling import Codes, Shape
+from fxprune.errors import RewriteError
+
+from .site import Site, standing_for
+
+
+def resized(site: Site) -> fx.Node | None:
+    """view, reshape, expand, unflatten: the size of an axis with channels counts the kept ones."""
+    out = site.value
+    if not isinstance(out, Shape) or not out.labelled:
+        return None
+    if site.kind in ("unflatten", torch.unflatten):
+        return _unflattened(site, out)
+    flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
+    sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes, flat = list(sizes[0]), False
+    for dim, codes in enumerate(out.axes):
+        if codes is not None and not _is_open(sizes[dim]):
+            sizes[dim] = _length(site, dim, codes, sizes)
+    return site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {})
+
+
+def _is_open(size: Any) -> bool:
+    """A size of -1 adapts by itself."""
+    return isinstance(size, int) and size == -1
+
+
+def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
+    """Return the new size of an axis: a literal, or a quotient if the model computes the size.
+
+    An axis may hold batch or space beside channels. A view maps a run of input axes to a run of new axes: the size of
+    one new axis is the product of the input axes, divided by the other new axes of the run.
+    """
+    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    before, after = site.coupling.nodes[given.name].value, site.value
+    kept = int(site.kept(codes).sum())
+    if isinstance(sizes[dim], int):
+        return kept
+    # Sizes that the model computes are those of the wide network; batch and space repeat all channels.
+    share = Fraction(kept, len(codes))
+    if site.kind in surface.EXPANSIONS:
+        return site.share_of(sizes[dim], share)
+    inside, new = next(run for run in view_factors(before.sizes, after.sizes) if dim in run[1])
+    others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
+    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(_is_open, others)):
+        return site.share_of(sizes[dim], share)
+    total: Any = site.length(inside[0])
+    for d in inside[1:]:
+        total = site.call(operator.mul, total, site.length(d))
+    for size in others:
+        total = site.call(operator.floordiv, total, size)
+    return total
+
+
+def _unflattened(site: Site, out: Shape) -> fx.Node:
+    rank = len(site.shape_of(0).sizes)
+    dim, sizes = site.parameter(1, "dim") % rank, list(site.parameter(2, "sizes"))
+    for place in range(len(sizes)):
+        codes = out.axes[dim + place]
+        if codes is not None and not _is_open(sizes[place]):
+            kept = int(site.kept(codes).sum())
+            computed = not isinstance(sizes[place], int)
+            sizes[place] = site.share_of(sizes[place], Fraction(kept, len(codes))) if computed else kept
+    return site.copy((site.args[0], dim, tuple(sizes)), {})
+
+
+def squeezed(site: Site) -> fx.Node | None:
+    """Squeeze without a dim: axes of channels stay, since a single channel may be left."""
+    on_x = site.shape_of(0)
+    if not on_x.labelled or len(site.args) > 1 or "dim" in site.kwargs:
+        return None
+    return site.copy((site.args[0], tuple(dim for dim, codes in enumerate(on_x.axes) if codes is None)), {})
+
+
+def pieces(site: Site) -> fx.Node | None:
+    """split, chunk: the length of a piece counts its kept positions."""
+    on_x = site.shape_of(0)
+    dim = site.parameter(2, "dim", 0)
+    if on_x.axes[dim] is None:
+        return None
+    lengths = [
+        int(site.kept(piece.axes[dim]).sum()) if piece.axes[dim] is not None else piece.sizes[dim]
+        for piece in site.value
+    ]
+    made = site.graph.create_node("call_function", torch.split, (site.args[0], lengths, dim), {}, site.node.name)
+    return standing_for(site.node, made)
+
+
+def sliced(site: Site) -> fx.Node | None:
+    """getitem, setitem, narrow: bounds among channels become bounds among the kept ones."""
+    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
+        return None
+    on_x = site.shape_of(0)
+    if not on_x.labelled:
+        return None
+    if site.kind in ("narrow", torch.narrow):
+        return _narrowed(site, on_x)
+    if isinstance(site.node.target, OpOverload):
+        return _ranged(site, on_x)
+    items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
+    items = _without_ellipsis(items, len(on_x.sizes))
+    dim, new = 0, list[Any]()
+    for item in items:
+        if item is None:
+            new.append(item)
+            continue
+        codes = on_x.axes[dim]
+        new.append(_bounds(site, codes, item) if isinstance(item, slice) and codes is not None else item)
+        dim += 1
+    return site.copy((site.args[0], tuple(new), *site.args[2:]), {})
+
+
+def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    taken = sum(item is not None and item is not Ellipsis for item in items)
+    if Ellipsis not in [item for item in items if not isinstance(item, fx.Node)]:
+        return items
+    place = next(i for i, item in enumerate(items) if item is Ellipsis)
+    return (*items[:place], *(slice(None) for _ in range(rank - taken)), *items[place + 1 :])
+
+
+def _bounds(site: Site, codes: Codes, item: slice) -> Any:
+    if item == slice(None):
+        return item
+    bounds = (item.start, item.stop, item.step)
+    if any(isinstance(bound, fx.Node) for bound in bounds):
+        raise RewriteError(f"a slice among channels at node `{site.node}` has bounds that are computed.")
+    kept = site.kept(codes)
+    taken = np.arange(len(codes))[item]
+    places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
+    if len(places) and (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1, None)
+    return [int(place) for place in places]
+
+
+def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
+    dim = site.parameter(1, "dim") % len(on_x.sizes)
+    start, length = site.parameter(2, "start"), site.parameter(3, "length")
+    codes = on_x.axes[dim]
+    if codes is None:
+        return None
+    kept, start = site.kept(codes), start % len(codes) if start < 0 else start
+    before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
+    return site.copy((site.args[0], dim, before, inside), {})
+
+
+def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
+    """aten.slice: from ``start`` to ``end`` of one axis, counted in kept positions."""
+    dim = site.parameter(1, "dim", 0) % len(on_x.sizes)
+    codes, bounds = on_x.axes[dim], slice(*(site.parameter(at, "", None) for at in (2, 3, 4)))
+    if codes is None:
+        return None
+    items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, bounds))
+    return site.copy((site.args[0], items), {}, operator.getitem)
+
+
+def padded(site: Site) -> fx.Node | None:
+    """pad: the padding before and after counts the constant channels that are kept."""
+    narrow_in, narrow_out = site.shape_of(0), site.value
+    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    on_x, out = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
+    amounts = list(site.parameter(1, "pad"))
+    for i in range(len(amounts) // 2):
+        dim = len(on_x.sizes) - 1 - i
+        inner, outer = on_x.axes[dim], out.axes[dim]
+        if inner is None or outer is None or (narrow_in.axes[dim] is None and narrow_out.axes[dim] is None):
+            continue
+        before, after = amounts[2 * i : 2 * i + 2]
+        kept_in, kept_out = site.kept(inner), site.kept(outer)
+        for side, amount in enumerate((before, after)):
+            gone = kept_in[: max(-amount, 0)] if side == 0 else kept_in[len(kept_in) - max(-amount, 0) :]
+            come = kept_out[: max(amount, 0)] if side == 0 else kept_out[len(kept_out) - max(amount, 0) :]
+            amounts[2 * i + side] = int(come.sum()) - int(gone.sum())
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "pad"}
+    return site.copy((site.args[0], tuple(amounts), *site.args[2:]), kwargs)
+
+
+def expanded(site: Site) -> fx.Node | None:
+    """expand_as: an expanded axis has the width of what it met, not of its example."""
+    given = site.node.args[1]
+    assert isinstance(given, fx.Node)
+    like, wide = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
+    if not site.value.labelled and all(codes is None or site.kept(codes).all() for codes in like.axes):
+        return None
+    other = site.args[1]
+
+    def size(dim: int) -> Any:
+        codes = wide.axes[dim]
+        if codes is not None:
+            return int(site.kept(codes).sum())
+        if like.axes[dim] is not None:
+            return wide.sizes[dim]
+        return site.graph.create_node("call_method", "size", (other, dim), {}, f"{site.node.name}_size")
+
+    return site.copy((site.args[0], *map(size, range(len(wide.sizes)))), {}, "expand")
+
+
+def repeated(site: Site) -> fx.Node | None:
+    """repeat: an axis is repeated once for each kept channel that the repetitions met."""
+    on_x, out = site.shape_of(0), site.value
+    flat = not isinstance(site.args[1], (tuple, list))
+    counts = list(site.args[1:] if flat else site.args[1])
+    lead = len(counts) - len(on_x.sizes)
+    for dim, codes in enumerate(out.axes):
+        if codes is None or (dim >= lead and on_x.axes[dim - lead] is not None):
+            continue
+        share = Fraction(int(site.kept(codes).sum()), len(codes))
+        counts[dim] = int(counts[dim] * share) if isinstance(counts[dim], int) else site.share_of(counts[dim], share)
+    return site.copy((site.args[0], *counts) if flat else (site.args[0], tuple(counts)), {})
+
+
+def created(site: Site) -> fx.Node | None:
+    """zeros, ones, full and their methods: an axis is as wide as the channels that it met."""
+    out, first = site.value, int(isinstance(site.node.target, str))
+    if not isinstance(out, Shape) or not out.labelled:
+        return None
+    given = site.parameter(first, "size")
+    flat = not isinstance(given, (tuple, list))
+    sizes = [
+        size if codes is None else _kept_of(site, codes, size)
+        for size, codes in zip(site.args[first:] if flat else given, out.axes, strict=True)
+    ]
+    rest = () if flat else site.args[first + 1 :]
+    kwargs = {key: value for key, value in site.kwargs.items() if key != "size"}
+    return site.copy((*site.args[:first], tuple(sizes), *rest), kwargs)
+
+
+def _kept_of(site: Site, codes: Codes, size: Any) -> Any:
+    kept = int(site.kept(codes).sum())
+    return kept if isinstance(size, int) else site.share_of(size, Fraction(kept, len(codes)))
