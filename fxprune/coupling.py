@@ -186,9 +186,17 @@ class Coupling:
 
     @functools.cached_property
     def share_prunable(self) -> float:
-        """Share of the weights whose rows or columns belong to a group, 0 to 1."""
-        total = sum(math.prod(self.shapes[name]) for name in self.parameters)
-        return sum(self.prunable_weights.get(name, 0) for name in self.parameters) / total if total else 0.0
+        """Share of the weights that the network reads whose rows or columns belong to a group, 0 to 1."""
+        total = sum(math.prod(self.shapes[name]) for name in self._read)
+        return sum(self.prunable_weights.get(name, 0) for name in self._read) / total if total else 0.0
+
+    @functools.cached_property
+    def _read(self) -> list[str]:
+        """List the parameters that the graph reads; a narrow network has no others."""
+        graphs = (self.graph_module, *self.functions.values())
+        read = {name for graph in graphs for name, _ in graph.named_parameters(remove_duplicate=False)}
+        first = {self.shared.get(name, name) for name in read}
+        return [name for name in self.parameters if name in first]
 
     @functools.cached_property
     def prunable_weights(self) -> dict[str, int]:

@@ -178,6 +178,7 @@ def test_share_prunable_counts_rows_and_columns_once():
     model = Net(lambda s, x: s.head(s.a(x)), a=linear(3, 8, bias=False), head=linear(8, 4, bias=False))
     assert fxprune.couple(model, torch.zeros(2, 3)).share_prunable == 1.0
     model = Net(lambda s, x: (s.head(s.a(x)), s.c(x)), a=linear(3, 8), head=linear(8, 4), c=linear(3, 4))
+    model.unread = linear(50, 50)  # neither prunable nor in the narrow network
     whole, free = 24 + 8 + 32 + 4 + 12 + 4, 4 + 12 + 4
     assert fxprune.couple(model, torch.zeros(2, 3)).share_prunable == pytest.approx((whole - free) / whole, rel=1e-12)
 
