@@ -136,7 +136,7 @@ class Coupling:
             one.
         nodes: name of an fx node -> facts about it.
         layers: name of a layer with shape attributes -> shape of its input, for each call.
-        example_inputs: the analysed inputs, on the meta device.
+        example_inputs: the analysed inputs: integers as they were, other tensors on the meta device.
         network: the analysed model itself, not a copy.
         shared: every name of a parameter or buffer -> the first name of the same tensor.
         parameters: first names of all parameters.

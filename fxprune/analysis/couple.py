@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.capture import WAYS, capture, captures
-from fxprune.common.inputs import Inputs, as_inputs, as_meta
+from fxprune.common.inputs import Inputs, as_inputs, as_meta, without_numbers
 from fxprune.common.network import network_of
 from fxprune.common.outputs import Outputs, as_outputs
 from fxprune.coupling import Coupling
@@ -142,7 +142,8 @@ class _Search:
         state, values = run_labelled(
             captured, as_meta(self.inputs), choices, int(heads_first), carriers, self.two_roles
         )
-        return group_channels(state, values, captured, as_meta(self.inputs), self.model, merge_heads=self.merge_heads)
+        example = without_numbers(self.inputs)
+        return group_channels(state, values, captured, example, self.model, merge_heads=self.merge_heads)
 
 
 def _least(*analyses: Analysis) -> Analysis:

@@ -45,6 +45,18 @@ def as_meta(inputs: Inputs) -> Inputs:
     return meta
 
 
+def without_numbers(inputs: Inputs) -> Inputs:
+    """Copy the inputs to the meta device, except integers: they may be indices, of which others may not be valid."""
+
+    def copied(x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta or x.is_floating_point() or x.is_complex():
+            return torch.empty_like(x, device="meta")
+        return x.detach().to("cpu", copy=True)
+
+    copies: Inputs = pytree.tree_map_only(torch.Tensor, copied, inputs)
+    return copies
+
+
 def in_order(graph: fx.Graph, inputs: Inputs) -> tuple[Any, ...]:
     """Order the inputs as the graph's placeholders; missing ones get the placeholder's default."""
     if not isinstance(inputs, dict):

@@ -166,6 +166,10 @@ def _pairs(wide: Any, narrow: Any) -> Iterator[tuple[Any, Number]]:
         if isinstance(wide, list | tuple) and len(wide) == len(narrow):
             for a, b in zip(wide, narrow, strict=True):
                 yield from _pairs(a, b)
+        elif isinstance(wide, fx.Node) and wide.target is operator.add and isinstance(wide.args[1], tuple):
+            place = len(narrow) - len(wide.args[1])  # ``x.shape[:-1] + (width,)``
+            for a, b in ((wide.args[0], narrow[:place]), (wide.args[1], narrow[place:])):
+                yield from _pairs(a, b)
         elif isinstance(wide, Traced) and narrow:  # pieces of one length, given as the list of their lengths
             yield from _pairs(wide, narrow[0])
     elif isinstance(narrow, dict) and isinstance(wide, dict):

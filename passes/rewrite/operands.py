@@ -230,6 +230,8 @@ def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Nod
 
 
 def _asks(node: fx.Node) -> bool:
-    """Tell whether a call reads only the size, the type or the device of a tensor."""
+    """Tell whether a call reads only the size, the type or the device of a tensor, or counts pieces."""
+    if node.target is len:
+        return True
     name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None
     return name in _READS
