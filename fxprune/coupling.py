@@ -186,7 +186,7 @@ class Coupling:
 
     @functools.cached_property
     def share_prunable(self) -> float:
-        """Share of the weights that the network reads whose rows or columns belong to a group, 0 to 1."""
+        """Share of the weights that are read whose rows or columns belong to a group, 0 to 1."""
         total = sum(math.prod(self.shapes[name]) for name in self._read)
         return sum(self.prunable_weights.get(name, 0) for name in self._read) / total if total else 0.0
 

@@ -29,7 +29,7 @@ class Origins:
     """
 
     def __init__(self, channels: Channels, labels: Labels, two_roles: Set[tuple[str, int]] = frozenset()) -> None:
-        """Take the axes, by name and number, that are known to be rows of one weight and columns of another."""
+        """Take the axes, by name and number, that are rows of one weight and columns of another."""
         self.found: dict[str, Origin] = {}
         self._two_roles = two_roles
         self._channels, self._labels = channels, labels

@@ -27,7 +27,7 @@ from .exported import EVAL_ONLY
 
 
 def admit_one_sample(module: fx.GraphModule, inputs: Inputs, capture_again: Callable[[Inputs], fx.GraphModule]) -> None:
-    """Let one sample pass the guards of a graph, if ``capture_again`` gives the same program for one."""
+    """Let one sample pass the guards, if ``capture_again`` gives the same program for one."""
     samples = {len(x) for x in tensors_of(inputs) if x.dim()}
     given = dict(zip(module.graph.find_nodes(op="placeholder"), in_order(module.graph, inputs)))
     first = next((node for node, x in given.items() if isinstance(x, torch.Tensor) and x.dim()), None)

@@ -59,7 +59,7 @@ def without_objects(model: nn.Module, outputs: Sequence[str]) -> nn.Module:
 
 
 def object_returned(model: nn.Module, inputs: Inputs) -> str:
-    """Name an object that a model returns and no graph holds, by type and place; empty if there is none."""
+    """Name an object that a model returns and no graph holds; empty if there is none."""
     device = device_of(model)
     given: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device=device), inputs)
     try:

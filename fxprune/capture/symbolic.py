@@ -212,7 +212,7 @@ def _functions_traced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sizes_recorded() -> Iterator[None]:
-    """Let methods of plain tensors take several sizes, of which some are proxies, not only in a tuple."""
+    """Let methods of plain tensors take several sizes that are proxies, not only a tuple."""
 
     def in_tuple(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)

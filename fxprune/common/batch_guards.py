@@ -92,7 +92,7 @@ class _Turns:
         return self._known[value]
 
     def _is_part(self, value: fx.Node) -> bool:
-        """Tell whether a value is the height or another part of a size that grows evenly with the batch."""
+        """Tell whether a value is a part, as the height, of a size that grows evenly."""
         taken = value.target is operator.getitem and isinstance(value.args[1], int | slice)
         return taken and self._lines(value.args[0]) is not None
 

@@ -46,7 +46,7 @@ def as_meta(inputs: Inputs) -> Inputs:
 
 
 def without_numbers(inputs: Inputs) -> Inputs:
-    """Copy the inputs to the meta device, except integers: they may be indices, of which others may not be valid."""
+    """Copy the inputs to the meta device, except integers, which may be indices."""
 
     def copied(x: torch.Tensor) -> torch.Tensor:
         if x.is_meta or x.is_floating_point() or x.is_complex():

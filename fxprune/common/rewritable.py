@@ -134,7 +134,7 @@ def positional(
 
 
 def scales_input(node: fx.Node) -> bool:
-    """Tell whether the rewrite multiplies the first argument where this call's sum lacks a factor.
+    """Tell whether the rewrite multiplies what this call reads where its sum lacks a factor.
 
     The sum alone has the factor, not the bias that a layer adds.
     """

@@ -62,7 +62,7 @@ def gram_of(points: Points) -> Points:
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """Return a context in which sums have a fixed order; small products gain nothing from more threads."""
+    """Return a context in which sums have a fixed order: more threads gain nothing here."""
     limits: AbstractContextManager[object] = _libraries().limit(limits=1)
     return limits
 

@@ -1,4 +1,4 @@
-"""Move the factors of products, and of what layers read, into the weights, where that is exact.
+"""Move factors of products, and of what layers read, into weights, where that is exact.
 
 The graph of a narrow network multiplies the product of queries and keys by the size m of its clusters. A network of
 the same class that is built narrow does not. It also scales by its own head dim d', where the wide one scales by d:

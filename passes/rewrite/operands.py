@@ -134,7 +134,7 @@ def _stored_scale(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pie
 
 
 def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
-    """Return the same for a linear function of stored tensors, or for ``addmm``, if nothing else reads them."""
+    """Return the same for ``linear`` or ``addmm`` of stored tensors that nothing else reads."""
     transposed = node.args[2] if node.target is torch.addmm and len(node.args) == 3 and not node.kwargs else None
     if node.target is torch.addmm and transposed is None:
         return None
@@ -230,7 +230,7 @@ def _readers(module: fx.GraphModule, seen: Mapping[fx.Node, Any]) -> list[fx.Nod
 
 
 def _asks(node: fx.Node) -> bool:
-    """Tell whether a call reads only the size, the type or the device of a tensor, or counts pieces."""
+    """Tell whether a call reads only size, type or device of a tensor, or counts pieces."""
     if node.target is len:
         return True
     name = node.target if node.op == "call_method" else node.args[1] if node.target is getattr else None

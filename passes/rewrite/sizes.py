@@ -1,4 +1,4 @@
-"""Rewrite calls that state sizes of tensors or positions in them: views, slices, splits, padding, new tensors."""
+"""Rewrite calls that state sizes or positions: views, slices, splits, padding, new tensors."""
 
 from __future__ import annotations
 

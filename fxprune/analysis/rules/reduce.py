@@ -76,7 +76,7 @@ def length(call: Call) -> Axes:
 
 @rule("_cdist_forward", "_euclidean_dist", factor_at=LENGTHS)
 def distances(call: Call) -> Axes:
-    """``[b, p, c], [b, q, c] -> [b, p, q]``: the p-norm of each difference needs the factor ``m^(1/p)``."""
+    """``[b, p, c], [b, q, c] -> [b, p, q]``: each p-norm needs the factor ``m^(1/p)``."""
     (*lead, left), (*others, right), p = *map(call.axes, call.args[:2]), float(call.arg(2, 2))
     channels = call.unify(left, right)
     if (left is None) != (right is None) or p == 0:
