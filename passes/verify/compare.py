@@ -67,6 +67,7 @@ class _Finding:
 
 
 _Outcome = dict[str, Tensor] | Exception
+_ZEROS = "integers on the meta device are taken for zeros: if they are tokens, all are equal, which may hide an error"
 
 
 def verify(
@@ -91,7 +92,7 @@ def verify(
         reference: the correct network, for example the snapped wide one.
         candidate: the network to check; it may live on another device.
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
-            batch. Tensors on the meta device are replaced by random numbers.
+            batch. Tensors on the meta device are replaced by random numbers, and integers there by zeros.
         tolerance: bound on the relative error. Sums of a million float64 terms keep 1e-12; a wrong coupling moves an
             output by 1e-3 and more. 1e-9 lies between the two.
         batches: further batch sizes, made by repeating the example; a candidate with a fixed batch size fails.
@@ -111,7 +112,9 @@ def verify(
         True
     """
     inputs = as_inputs(example_inputs)
-    if any(x.is_meta for x in tensors_of(inputs)):
+    unknown = [x for x in tensors_of(inputs) if x.is_meta]
+    notes = [_Finding(note=_ZEROS)] if any(not x.is_floating_point() for x in unknown) else []
+    if unknown:
         inputs = random_batch(inputs, batch_of(inputs), seed=0)
     sizes = dict.fromkeys([batch_of(inputs), *batches])
     trials = {size: repeat_to(inputs, size) for size in sizes}
@@ -122,7 +125,7 @@ def verify(
     counted = as_outputs(outputs) or outputs_of(candidate)
     pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in trials}
     findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
-    return _report([*findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
+    return _report([*notes, *findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
 
 
 def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:

@@ -169,3 +169,11 @@ def test_neither_the_models_nor_the_inputs_change():
     assert reference.training
     assert candidate.training
     assert all(parameter.grad is None for parameter in reference.parameters())
+
+
+def test_tokens_without_numbers_weaken_the_proof_and_that_is_said():
+    table = nn.Embedding(5, 3)
+    index = torch.zeros(2, 4, dtype=torch.long)
+    assert verify(table, table, index).notes == ()
+    (note,) = verify(table, table, index.to("meta")).notes
+    assert note.startswith("integers on the meta device are taken for zeros")
