@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 from pathlib import Path
@@ -75,6 +76,12 @@ SLOW = (
     "train/",
     "verify/",
 )
+
+
+def pytest_collection_finish():
+    """Look for garbage among what the tests make, not among half a million objects of the libraries each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
