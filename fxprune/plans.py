@@ -108,6 +108,11 @@ class Plan:
 
     def partitions(self) -> Iterator[Partition]:
         """Yield every axis of every parameter that the plan changes."""
+        return iter(self._partitions)
+
+    @functools.cached_property
+    def _partitions(self) -> list[Partition]:
+        made = []
         axes: dict[tuple[str, int, bool], list[tuple[str, Axis]]] = {}
         for name in self.coupling.groups:
             before, after = self.widths[name]
@@ -124,7 +129,8 @@ class Plan:
                 _, first = np.unique(cluster, return_index=True)
                 stands[axis.positions] = axis.positions[first[cluster]]
             kept, cluster_of = np.unique(stands, return_inverse=True)
-            yield Partition(parameter, dim, tied, cluster_of.astype(np.int64), kept.astype(np.int64))
+            made.append(Partition(parameter, dim, tied, cluster_of.astype(np.int64), kept.astype(np.int64)))
+        return made
 
     def restrict(self, names: set[str]) -> Plan:
         """Return the plan with the clusters of the named groups only."""

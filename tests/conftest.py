@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.forks import forks
 from helpers.onnx_table import keep_table
+
+from fxprune import costs
 
 torch.set_num_threads(1)
 
@@ -17,6 +21,9 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 keep_table()
+# No test looks at how long something takes: what is timed, is timed shortly.
+for timed in (costs.latency, costs.alternated):
+    timed.__kwdefaults__["seconds"] = 0.01
 
 
 def seed_all():
@@ -40,6 +47,18 @@ def untimed(monkeypatch):
 
     monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
     monkeypatch.setattr(measure, "_exported_ms", lambda *_: 1.0)
+
+
+@pytest.fixture(scope="session")
+def _forks():
+    with forks() as run:
+        yield run
+
+
+@pytest.fixture
+def forked(_forks, monkeypatch):
+    """Run written files in forks; tests/source/test_source_export.py also runs one in a process of its own."""
+    monkeypatch.setattr("fxprune.passes.source.check.subprocess.run", _forks)
 
 
 # Folders and files that `make quick` leaves out: they train, export, draw networks at random, or start processes.
@@ -75,6 +94,12 @@ SLOW = (
     "train/",
     "verify/",
 )
+
+
+def pytest_collection_finish():
+    """Look for garbage among what the tests make, not among half a million objects of the libraries each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

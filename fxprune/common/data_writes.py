@@ -1,4 +1,4 @@
-"""Watch assignments to the ``data`` of a tensor, which no operator shows."""
+"""Watch assignments to the ``data`` of a tensor and to attributes of modules, which no operator shows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 
 @contextlib.contextmanager
@@ -23,3 +24,32 @@ def data_writes(seen: Callable[[Any], None]) -> Iterator[None]:
         yield
     finally:
         del torch.Tensor.data
+
+
+_Seen = Callable[[nn.Module, str, Any], None]
+_LISTENERS: list[_Seen] = []
+
+
+@contextlib.contextmanager
+def attribute_writes(seen: _Seen = lambda *_: None) -> Iterator[None]:
+    """Call ``seen(module, name, value)`` before each assignment to an attribute of a module.
+
+    Python visits all classes of modules where the outermost block begins and ends, which takes milliseconds; blocks
+    inside cost nothing.
+    """
+    outermost, given = not _LISTENERS, nn.Module.__setattr__
+
+    def write(module: nn.Module, name: str, value: Any) -> None:
+        for each in _LISTENERS:
+            each(module, name, value)
+        given(module, name, value)
+
+    _LISTENERS.append(seen)
+    if outermost:
+        nn.Module.__setattr__ = write  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(seen)
+        if outermost:
+            nn.Module.__setattr__ = given  # type: ignore[method-assign]

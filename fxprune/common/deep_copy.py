@@ -36,7 +36,7 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         memo[id(value)] = table = kind()
         for key, each in value.items():
-            table[copy_attribute(key, memo)] = copy_attribute(each, memo)
+            table[key if type(key) is str else copy_attribute(key, memo)] = copy_attribute(each, memo)
         return table
     if kind is list:
         memo[id(value)] = copied = []
@@ -54,7 +54,12 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     if _is_ordinary(kind):  # type: ignore[arg-type]  # a class has a hash
         memo[id(module)] = twin = kind.__new__(kind)
-        twin.__setstate__({name: copy_attribute(value, memo) for name, value in module.__getstate__().items()})
+        state = {
+            # Most attributes are constants, for which a call each would take as long as all else.
+            name: value if type(value) in _CONSTANTS else copy_attribute(value, memo)
+            for name, value in module.__getstate__().items()
+        }
+        twin.__setstate__(state)
         return twin
     if not isinstance(module, torch.jit.ScriptModule):
         for name, value in vars(module).items():  # its own copy finds the attributes in the memo

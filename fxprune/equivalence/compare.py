@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.common.data_writes import attribute_writes
 from fxprune.common.guards import SpecialisedError
 from fxprune.common.inputs import Inputs, as_meta, inputs_for, run_on, tensors_of
 from fxprune.common.modules import map_tensors, named_tensors
@@ -78,7 +79,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = _Pair(model, module)
-    with generators_restored(), _untouched(model), torch.no_grad():
+    with attribute_writes(), generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
         # An analysis needs shapes only, so the example may have another dtype, and so may numbers that the model makes.
@@ -174,8 +175,7 @@ class _Pair:
 def _in_eval(pair: _Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
     model = pair.copy(pair.model)
-    with Attributes(model, pair.whole) as attributes:
-        return _in_two_calls(pair, model, attributes, first)
+    return _in_two_calls(pair, model, Attributes(model, pair.whole), first)
 
 
 def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:

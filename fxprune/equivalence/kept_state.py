@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.common.data_writes import attribute_writes
 from fxprune.common.source import line_of
 from fxprune.common.torch_private import pytree
 
@@ -37,36 +38,20 @@ class Attributes:
         self._lines: dict[tuple[int, str], str] = {}
         self._kept: dict[tuple[int, str], None] = {}
         self._modules = [module for module in model.modules() if id(module) in self._names]
-        self._watching = False
         self.changed_containers: set[tuple[int, str]] = set()  # by the latest call
 
-    def __enter__(self) -> Attributes:
-        """Patch all modules once for several calls, since Python visits all their classes."""
-        self._write = write = nn.Module.__setattr__
-
-        def written(module: nn.Module, name: str, value: Any) -> None:
-            if self._watching and id(module) in self._names and name != "training":
-                self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _copy, value)
-                self._lines[id(module), name] = line_of(sys._getframe(1))
-            write(module, name, value)
-
-        nn.Module.__setattr__ = written  # type: ignore[method-assign,assignment]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        nn.Module.__setattr__ = self._write  # type: ignore[method-assign]
+    def _written(self, module: nn.Module, name: str, value: Any) -> None:
+        if id(module) in self._names and name != "training":
+            self._set[id(module), name] = pytree.tree_map_only(torch.Tensor, _copy, value)
+            self._lines[id(module), name] = line_of(sys._getframe(2))
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Watch one call."""
         before, self._set = self._set, {}
         contents, changed = self._contents(), self.changed_containers
-        self._watching = True
-        try:
-            with self._reads(before) as asked:
-                yield
-        finally:
-            self._watching = False
+        with attribute_writes(self._written), self._reads(before) as asked:
+            yield
         after, now = self._set, self._contents()
         self.changed_containers = {key for key, leaves in now.items() if leaves != contents.get(key, [])}
         self._kept |= dict.fromkeys(sorted(changed & self.changed_containers - after.keys()))

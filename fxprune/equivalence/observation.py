@@ -152,21 +152,27 @@ def autocast_watched() -> Iterator[list[None]]:
     uses: list[None] = []
 
     def noted(function: Any) -> Any:
-        @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             uses.append(None)
             return function(*args, **kwargs)
 
         return call
 
-    names = [name for name in QUESTIONS if "autocast" in name]
-    names += [name for name in vars(torch) if name.startswith("set_autocast_")]
-    with contextlib.ExitStack() as stack:
-        for owner, name in [(torch.autocast, "__enter__"), *((torch, name) for name in names)]:
-            function = getattr(owner, name)
-            stack.callback(setattr, owner, name, function)
+    functions = [(owner, name, getattr(owner, name)) for owner, name in _autocast_functions()]
+    try:
+        for owner, name, function in functions:
             setattr(owner, name, noted(function))
         yield uses
+    finally:
+        for owner, name, function in functions:
+            setattr(owner, name, function)
+
+
+@functools.cache
+def _autocast_functions() -> list[tuple[Any, str]]:
+    names = [name for name in QUESTIONS if "autocast" in name]
+    names += [name for name in vars(torch) if name.startswith("set_autocast_")]
+    return [(torch.autocast, "__enter__"), *((torch, name) for name in names)]
 
 
 class Certain(TorchDispatchMode):

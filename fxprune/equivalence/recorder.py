@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fxprune.common.data_writes import data_writes
+from fxprune.common.data_writes import attribute_writes, data_writes
 from fxprune.common.inputs import Inputs, as_meta, run_on, tensors_of
 from fxprune.common.meta_kernels import run_meta
 from fxprune.common.modules import PLACES, map_tensors, named_tensors
@@ -74,9 +74,13 @@ class _Recorder(TorchDispatchMode):
         def program(outputs: list[Any]) -> Any:
             return [self._described(leaf) for leaf in outputs], self._operators
 
-        with _attributes_watched() as sets, data_writes(sets.append), autocast_watched() as uses, self:
+        def noted(*write: Any) -> None:
+            self._writes = True
+
+        self._writes = False
+        with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, self:
             yield program
-        self.is_open |= bool(sets or uses) or before != self._state()
+        self.is_open |= self._writes or bool(uses) or before != self._state()
 
     def _state(self) -> Any:
         kind, keys, *rest = np.random.get_state()
@@ -251,20 +255,3 @@ class _Functions(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             self._calls.append(func)
         return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def _attributes_watched() -> Iterator[list[Any]]:
-    """Yield the names of the attributes that any module sets."""
-    found: list[Any] = []
-    write: Callable[..., None] = nn.Module.__setattr__
-
-    def written(module: nn.Module, name: str, value: Any) -> None:
-        found.append(name)
-        write(module, name, value)
-
-    nn.Module.__setattr__ = written  # type: ignore[method-assign,assignment]
-    try:
-        yield found
-    finally:
-        nn.Module.__setattr__ = write  # type: ignore[method-assign]

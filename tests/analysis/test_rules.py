@@ -44,10 +44,10 @@ def assert_same_at(sample, plan):
     assert report.passed, report
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # between the two tests that take it, a worker may run those of other files
 def analysed():
-    """The couplings of all samples, and the rules that ran. The oracles above hold their graphs to the networks."""
-    called = set()
+    """The calls in the graphs of all samples, which the oracles above hold to the networks, and the rules that ran."""
+    called, calls = set(), set()
 
     def heard(function):
         def call(*args):
@@ -60,8 +60,10 @@ def analysed():
         for operator, entry in list(RULES.items()):
             patch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
         patch.setattr("fxprune.analysis.interpreter.pointwise", heard(pointwise.pointwise))
-        couplings = [fxprune.couple(sample.net, sample.inputs, check=False) for sample in SAMPLES.values()]
-    return couplings, called
+        for sample in SAMPLES.values():
+            graph = fxprune.couple(sample.net, sample.inputs, check=False).graph_module.graph
+            calls |= {node.target for node in graph.nodes if node.op in ("call_function", "call_method")}
+    return calls, called
 
 
 @pytest.mark.xdist_group("samples")  # the fixture is dear
@@ -77,10 +79,8 @@ def test_the_rewrite_has_one_case_for_every_call_that_the_analysis_relies_on():
 
 @pytest.mark.xdist_group("samples")
 def test_every_call_that_is_rewritten_has_a_sample(analysed):
-    couplings, _ = analysed
-    nodes = [node for coupling in couplings for node in coupling.graph_module.graph.nodes]
-    called = {node.target for node in nodes if node.op in ("call_function", "call_method")}
-    assert {str(target) for target in surface.REWRITABLE - called} == set()
+    calls, _ = analysed
+    assert {str(target) for target in surface.REWRITABLE - calls} == set()
 
 
 def test_two_rules_for_one_operator_are_refused():

@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_digits_in_two_epochs_from_end_to_end(capsys, place):
-    line = "compress --model resnet20 --data digits --image-size 16 --keep 0.5 --epochs 2 --csgd-epochs 2 --output out/"
+    line = "compress --model resnet20 --data digits --image-size 8 --keep 0.5 --epochs 2 --csgd-epochs 2 --output out/"
     code, out, err = run(capsys, line)
     assert (code, set(left(place / "out")), left(place)[0]) == (0, RESULTS, "out"), err
     for phase in ("build", "couple", "train", "plan", "csgd", "trim", "verify", "export", "measure"):
@@ -55,12 +55,12 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     assert summary["max_rel_error"] < 1e-9
     assert summary["onnx_rel_error"] < 1e-4
     assert summary["widths"]["conv1.weight"] == [16, 8]
-    assert fxprune.load("out")(torch.zeros(3, 1, 16, 16)).shape == (3, 10)
+    assert fxprune.load("out")(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     # Whoever serves the file finds in it alone what it expects and what it answers.
     expects = {entry.key: json.loads(entry.value) for entry in onnx_file.load("out/narrow.onnx").metadata_props}
-    assert expects["input_size"] == [1, 16, 16] and expects["label_names"] == list("0123456789")
+    assert expects["input_size"] == [1, 8, 8] and expects["label_names"] == list("0123456789")
     assert (expects["crop_pct"], expects["interpolation"]) == (1.0, "bilinear")
-    data = load_data("digits", image_size=16)
+    data = load_data("digits", image_size=8)
     assert (expects["mean"], expects["std"]) == ([*data.mean], [*data.std])
 
     # The report has what no other file tells, and its costs are those of the table.
@@ -83,7 +83,7 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
         (place / "aside").rename(place / "out" / name)
 
     # From a checkpoint there is no training, and the files of the earlier run are replaced.
-    line = "compress --model resnet20 --data digits --image-size 16 --checkpoint out/wide.safetensors --csgd-epochs 1"
+    line = "compress --model resnet20 --data digits --image-size 8 --checkpoint out/wide.safetensors --csgd-epochs 1"
     code, out, err = run(capsys, line + " --keep 0.25 --quiet")
     assert (code, err, set(left(place / "out"))) == (0, "", RESULTS)
     assert json.loads((place / "out" / "summary.json").read_text())["stages"][0]["correct"] == wide["correct"]
@@ -120,7 +120,7 @@ def test_export_writes_the_same_file_again(capsys, finished, place):
 
 
 @pytest.mark.parametrize("options", ["", "-o out/again.py"], ids=["in the folder", "elsewhere"])
-def test_export_writes_python_source(capsys, finished, place, options):
+def test_export_writes_python_source(capsys, finished, place, options, forked):
     shutil.copytree(finished, place / "in")
     code, out, err = run(capsys, f"export in --format python {options}")
     path = place / ("out/again.py" if options else "in/narrow.py")

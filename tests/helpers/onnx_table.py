@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 
+from torch._export import utils
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 
@@ -18,4 +19,6 @@ def keep_table():
         return table
 
     ONNXRegistry.from_torchlib = staticmethod(copied)
+    # It looks up every operator of PyTorch, twice for each of thirty namespaces.
+    utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
     return made

@@ -39,7 +39,7 @@ WRITE = {
 
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("name", WRITE)
-def test_a_place_is_a_text_or_a_path(name, kind, narrow, tmp_path):
+def test_a_place_is_a_text_or_a_path(name, kind, narrow, tmp_path, forked):
     WRITE[name](narrow, kind(tmp_path / name))
     assert (tmp_path / name).exists()
 

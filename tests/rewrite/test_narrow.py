@@ -27,12 +27,12 @@ from fxprune.plans import Plan
 
 # Network: image size (the smallest that it takes), number of groups, share of the weights that can be pruned at least.
 NETWORKS = {
-    "resnet20": (32, 12, 0.99),
-    "resnet56": (32, 30, 0.99),
-    "resnet110": (32, 57, 0.99),
-    "resnet164": (32, 84, 0.99),
+    "resnet20": (8, 12, 0.99),
+    "resnet56": (8, 30, 0.99),
+    "resnet110": (8, 57, 0.99),
+    "resnet164": (8, 84, 0.99),
     "vgg16_cifar": (32, 13, 0.99),
-    "densenet40": (32, 39, 0.99),
+    "densenet40": (8, 39, 0.99),
     "resnet18": (64, 12, 0.99),
     "resnet50": (64, 37, 0.99),
     "resnext50_32x4d": (64, 37, 0.99),
@@ -48,15 +48,15 @@ NETWORKS = {
     "ghostnet_100": (64, 31, 0.99),
     "repvgg_a0": (64, 5, 0.99),
     "convnext_atto": (64, 16, 0.99),
-    "vit_tiny_patch16_224": (224, 25, 0.99),
+    "vit_tiny_patch16_224": (32, 25, 0.99),
     "torchvision/shufflenet_v2_x0_5": (64, 30, 0.99),
     "torchvision/googlenet": (64, 57, 0.99),
     "torchvision/inception_v3": (96, 94, 0.99),
     "torchvision/squeezenet1_1": (64, 25, 0.99),
     "torchvision/mnasnet0_5": (64, 25, 0.99),
 }
-# The classifier of this one has a hundred million weights, which take long and show nothing more.
-SMALLER = {"vgg11_bn": {"mlp_ratio": 0.0625}}
+# A classifier of a hundred million weights, and two hundred tokens, take long and show nothing more.
+SMALLER = {"vgg11_bn": {"mlp_ratio": 0.0625}, "vit_tiny_patch16_224": {"img_size": 32}}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -128,7 +128,7 @@ def test_a_loaded_network_is_narrowed_and_saved_again(case, tmp_path):
     assert torch.equal(found.logits, wanted.logits)
 
 
-def test_files_for_pytorch_alone_hold_dicts_and_tuples(case, tmp_path):
+def test_files_for_pytorch_alone_hold_dicts_and_tuples(case, tmp_path, forked):
     kind, _, narrow, _ = case
     fxprune.export_python(narrow, X, tmp_path / "net.py")
     assert ('"logits": ' in (tmp_path / "net.py").read_text()) == (kind in BY_KEY)

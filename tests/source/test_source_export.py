@@ -195,12 +195,12 @@ def test_what_cannot_be_written_is_refused_before_anything_is_written(case, tmp_
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_operators_and_constants(calls, line, tmp_path):
+def test_operators_and_constants(calls, line, tmp_path, forked):
     export_python(chain(*calls), torch.randn(2, 3), tmp_path / "net.py")
     assert line in (tmp_path / "net.py").read_text()
 
 
-def test_strings_are_only_strings(tmp_path):
+def test_strings_are_only_strings(tmp_path, forked):
     graph = torch.fx.Graph()
     value = graph.placeholder("x")
     read = graph.call_method("size", (value, 0))
@@ -211,7 +211,7 @@ def test_strings_are_only_strings(tmp_path):
     assert "if not x.shape[0] > 0:" in text and "exit(1) # ' must be True" in text
 
 
-def test_a_file_that_differs_is_an_error_and_does_not_stay(monkeypatch, tmp_path):
+def test_a_file_that_differs_is_an_error_and_does_not_stay(monkeypatch, tmp_path, forked):
     monkeypatch.setitem(INFIX, operator.add, ("-", SUM))
     with pytest.raises(ExportError, match=r"`output` differs by .* in eval mode"):
         export_python(chain(("call_function", operator.add, 1)), torch.randn(2, 3), tmp_path / "net.py")
