@@ -40,7 +40,7 @@ def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: 
         page: the report in its folder.
         done_in: the folder of a job that was done just now, to name the next commands for.
     """
-    text = str(result)
+    text = result.text(columns())
     if done_in is not None:
         steps = {
             f"fxprune report {done_in}": "the same as a page with pictures",
