@@ -7,7 +7,6 @@ as there (OMP_NUM_THREADS), and carry the file to where it is compressed: `--lat
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
@@ -28,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Reply:
     """Measure the table, and write it if a file is named."""
+    from dataclasses import asdict
+
     # Any share makes the other options those of a budget of time.
     target = Target(**{"latency": 1.0, **given_options(args, Target)})
     if args.output is not None:

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fxprune.common.addresses import MODELS
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
-from fxprune.passes.options import ALIASES, MISSING, MODELS, Option, Target, metavar, options_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
     from fxprune.models_zoo.data import Data
+    from fxprune.passes.options import Option
 
 # Of a network that is built without data, as of ImageNet.
 CLASSES = 1000
@@ -22,6 +23,8 @@ CLASSES = 1000
 
 def add_options(parser: argparse.ArgumentParser, record: type, but: Container[str] = ()) -> None:
     """Add a flag for every field of a record but some; the namespace has only given ones."""
+    from fxprune.passes.options import options_of
+
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options_of(record).values():
         if option.name in but:
@@ -33,6 +36,8 @@ def add_options(parser: argparse.ArgumentParser, record: type, but: Container[st
 
 def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
     """Return the options of :func:`add_options` that were given."""
+    from fxprune.passes.options import options_of
+
     return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
 
 
@@ -62,7 +67,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add the seed of all random numbers."""
-    parser.add_argument("--seed", type=int, default=Target.seed, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +144,8 @@ class _Parse(argparse.Action):
 
 
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    from fxprune.passes.options import ALIASES, MISSING, metavar
+
     flags = [f"--{option.key}", *(f"--{alias}" for alias, name in ALIASES.items() if name == option.name)]
     default = (
         [f"default: {option.default}"] if not any(option.default is each for each in (None, False, MISSING)) else []

@@ -6,9 +6,8 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from fxprune.passes.report import Result
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 100
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What a command found.
 
     Attributes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
+from fxprune.common.addresses import has_own_weights
 from fxprune.common.batches import ANY_BATCH, BatchRange
 from fxprune.common.inputs import as_inputs, as_meta, run_on
 from fxprune.common.outputs import as_outputs
@@ -30,7 +31,7 @@ from fxprune.passes.csgd import (
     solve_strength,
 )
 from fxprune.passes.onnx import load_onnxruntime
-from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions, has_own_weights
+from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
 from fxprune.passes.store import left_out_line, load_weights, open_network
 from fxprune.passes.train import check_optimizer, check_task, make_optimizer
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fxprune.common.addresses import has_own_weights
 from fxprune.common.batches import BatchRange
 from fxprune.common.inputs import tensors_of
 from fxprune.coupling import Coupling
@@ -27,7 +28,7 @@ from fxprune.models_zoo.data import (
     unlabelled,
 )
 from fxprune.passes.calibration import calibration
-from fxprune.passes.options import FoldJob, has_own_weights
+from fxprune.passes.options import FoldJob
 from fxprune.passes.store import read_manifest, read_network
 from fxprune.passes.train import predict
 
