@@ -27,8 +27,9 @@ def table(
     for name in spare:
         if columns is not None and name in header and sum(widths) + 2 * len(widths) - 2 > columns:
             place = header.index(name)
-            for each in (header, widths, *cells):
-                del each[place]
+            del header[place], widths[place]
+            for row in cells:
+                del row[place]
             gone.append(name)
     to_right = set(right.split())
 

@@ -14,8 +14,8 @@ def in_units(number: float, noun: str = "") -> str:
         if abs(number) >= max(9999.5, 0.9995 * size):
             shown = number / size
             return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f} {unit}{noun}"
-    shown = f"{number:,.0f}" if number == round(number) or abs(number) >= 99.5 else f"{number:.3g}"
-    return f"{shown} {noun}".rstrip()
+    whole = number == round(number) or abs(number) >= 99.5
+    return f"{number:,.0f} {noun}".rstrip() if whole else f"{number:.3g} {noun}".rstrip()
 
 
 def percent(share: float) -> str:

@@ -111,7 +111,7 @@ def test_the_list_of_commands_has_the_first_line_of_each(name):
 
 
 def test_an_export_has_the_operators_of_a_job():
-    assert export.OPSET == Job.opset
+    assert Job.opset == export.OPSET
 
 
 @pytest.mark.parametrize("shell", SHELLS)

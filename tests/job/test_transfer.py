@@ -75,6 +75,16 @@ def test_a_published_file_is_found_in_its_cache(place, monkeypatch):
     check_published("torchvision/resnet18")
 
 
+def test_without_a_network_the_hub_is_not_asked_at_all(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(published.urllib.request, "urlopen", offline)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("it was asked"))
+    with pytest.raises(ModelError, match=r"put model\.safetensors into the repository timm/resnet18\.a1.*no network"):
+        check_published("resnet18")
+
+
 def test_what_was_never_published_is_refused(monkeypatch):
     with pytest.raises(ModelError, match="no published weights for `resnet20`"):
         check_published("resnet20")
