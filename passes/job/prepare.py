@@ -96,7 +96,7 @@ def check_outputs(network: Network, data: Data) -> None:
 
 
 def check_batches(bound: BatchRange, test: Loader) -> None:
-    """Raise DataError if the narrow network could not take a batch of the test samples, before any work.
+    """Raise DataError if the narrow network will not take a batch of the test samples.
 
     Args:
         bound: the batch sizes that the network takes.

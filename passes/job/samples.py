@@ -130,7 +130,7 @@ def samples_of(
 
 
 def _labelled(network: Network, images: Tensor, bound: BatchRange) -> TensorLoader:
-    """Label images by the classes of the wide network, in batches that it takes, if there are any."""
+    """Label images by the classes of the wide network, in batches that it takes."""
     rest = ((size, len(images) % size or size) for size in range(32, 0, -1))
     size = next((size for size, last in rest if bound.holds(size) and bound.holds(last)), 32)
     blank = TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), size)

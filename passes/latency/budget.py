@@ -1,4 +1,4 @@
-"""Plan within a budget of time: the times are measured or read here, and handed down to planning."""
+"""Plan within a budget of time: times are measured here, and handed down to planning."""
 
 from __future__ import annotations
 

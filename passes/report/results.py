@@ -115,7 +115,7 @@ class Result:
         return self.text()
 
     def text(self, columns: int | None = None) -> str:
-        """Format it as a table and remarks, in lines of at most ``columns`` characters; None: of any length."""
+        """Format it as a table and remarks, with at most ``columns`` characters in a line."""
         header, cells = cells_of(self)
         shown = table(header, cells, right=" ".join(header[1:]), columns=columns, spare=("file", "eager"))
         remarks = self._remarks() if columns is None else [fill(each, columns, 2) for each in self._remarks()]
