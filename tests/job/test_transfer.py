@@ -42,7 +42,7 @@ def test_the_new_classifier_is_trained_before_csgd(place, capsys):
     line = f"{SMALL.replace('--epochs 0', '')} --checkpoint five.safetensors --deviation 5e-4 --lr 0.02 --csgd-epochs 4"
     code, _, err = run(capsys, line)
     assert code == 0, err
-    assert "epoch 10: " in err
+    assert "epoch 10 of 10: " in err
 
 
 @pytest.mark.parametrize("command", ["inspect", "fold"])
