@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from .reply import Reply
@@ -17,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Reply:
     """Time both networks."""
+    from dataclasses import asdict
+
     from fxprune.passes.report import bench
 
     found = bench(args.folder, args.batch)

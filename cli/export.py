@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
-from fxprune.passes.options import Job
 
 from .reply import Reply
 
@@ -34,7 +33,7 @@ class Format:
 def _onnx(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
     import fxprune
 
-    return fxprune.export_onnx(network, example, path, opset=Job.opset if args.opset is None else args.opset)
+    return fxprune.export_onnx(network, example, path, opset=args.opset or OPSET)
 
 
 def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
@@ -76,6 +75,7 @@ FORMATS: Mapping[str, Format] = {
     "openvino": Format(("narrow.bin", "narrow.xml"), _openvino),
 }
 TIMM = "timm"  # a folder
+OPSET = 18  # as of a job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("--format", choices=[*FORMATS, TIMM], default="onnx", help="default: %(default)s")
     parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="file, or folder for timm (default: in DIR)")
-    parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {Job.opset}")
+    parser.add_argument("--opset", type=int, metavar="N", help=f"of ONNX; default: {OPSET}")
 
 
 def run(args: argparse.Namespace) -> Reply:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 
+from fxprune.common.addresses import MODELS
 from fxprune.errors import OptionError
-from fxprune.passes.options import MODELS, FoldJob
+from fxprune.passes.options import FoldJob
 
 from .options import add_options, add_quiet, given_options
 from .reply import Reply, result_reply

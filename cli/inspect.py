@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from .options import add_network, check_sizes, network_from
+from .options import add_network, check_sizes, flags_of, network_from, sizes_of
 from .reply import Reply, columns
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> Reply:
     if names is None:
         text = found.text(columns(), every=args.all)
         if found.groups:
-            text += f"\n\nNext: fxprune plan {args.model} --keep 0.5"
+            text += f"\n\nNext: fxprune plan {args.model} {flags_of({**sizes_of(args), 'keep': 0.5})}"
     else:
         text = "\n\n".join(found.group_text(name, columns()) for name in names)
         value["groups"] = [group for group in value["groups"] if group["name"] in names]

@@ -7,12 +7,11 @@ as there (OMP_NUM_THREADS), and carry the file to where it is compressed: `--lat
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
 
-from .options import add_network, add_options, flags_of, given_options, network_from
+from .options import add_network, add_options, flags_of, given_options, network_from, sizes_of
 from .reply import Reply
 
 # The options of a target that times depend on.
@@ -28,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Reply:
     """Measure the table, and write it if a file is named."""
+    from dataclasses import asdict
+
     # Any share makes the other options those of a budget of time.
     target = Target(**{"latency": 1.0, **given_options(args, Target)})
     if args.output is not None:
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> Reply:
     next_step = "Next: the same with -o table.json writes a file, which --latency-table of the others takes"
     if args.output is not None:
         table.save(args.output)
-        sizes = {name: getattr(args, name) for name in ("image_size", "num_classes", "in_chans", "checkpoint")}
-        flags = flags_of({**sizes, **given_options(args, Target), "latency_table": args.output})
+        flags = flags_of({**sizes_of(args), **given_options(args, Target), "latency_table": args.output})
         next_step = f"Next: fxprune plan {args.model} --latency 0.5 {flags}"
     return Reply(f"{table}\n\n{next_step}", lambda: {**asdict(table), "written": args.output})

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from fxprune import __version__
-from fxprune.common.progress import listening
 from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
-from fxprune.passes.options import REMOVED, closest, field_name
 
-from . import bench, checks, compress, export, fold, inspect, latency, plan, prove, push, report, verify
 from .process import process_number
-from .reply import Reply, as_json
 
+# Each is a file of this folder, imported when it is asked for, and begins with its line here.
 COMMANDS = {
-    "compress": compress,
-    "fold": fold,
-    "inspect": inspect,
-    "plan": plan,
-    "latency": latency,
-    "prove": prove,
-    "verify": verify,
-    "export": export,
-    "push": push,
-    "bench": bench,
-    "report": report,
-    "checks": checks,
+    "compress": "compress a network from end to end: train, C-SGD, merge, verify, export",
+    "fold": "fold a trained network without labels and without training: merge, repair, verify, export",
+    "inspect": "show whether a network can be pruned, what is coupled, and what is frozen and why",
+    "plan": "show what would go before any training, and write it as a plan to edit",
+    "latency": "time a network and narrow copies of it, as a table to carry to another machine",
+    "prove": "prove on random weights that a network can be narrowed without a loss",
+    "verify": "check a saved network: its files, its stored answer, the wide network and the ONNX file",
+    "export": "export the narrow network of a folder to ONNX, Python, torch.export, OpenVINO or timm",
+    "push": "push the narrow network in a folder of results to the hub, with a model card",
+    "bench": "time the narrow and the wide network of a folder of results, in PyTorch and onnxruntime",
+    "report": "print the table of a folder of results once more, and write its report anew",
+    "checks": "check this installation: versions, devices, extras and what they lack, the cache",
 }
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
@@ -52,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _unwind_on_sigterm()
         args = _parser().parse_args(arguments)
+        from fxprune.common.progress import listening
+
+        from .reply import Reply, as_json
+
         wants_json = args.json
         heard = getattr(args, "progress", None) is not False and not process_number()
         aside = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
@@ -67,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         if "--debug" in arguments:
+            import traceback
+
             traceback.print_exc()
         message, code = _explain(error)
-        if wants_json and not process_number():
-            print(as_json(args.command, {"error": {"kind": type(error).__name__, "message": message}}, code))
+        if wants_json:
+            _say_as_json(args.command, type(error), message, code)
         return _fail(message, code)
     return reply.code
 
@@ -86,6 +89,13 @@ def _explain(error: Exception) -> tuple[str, int]:
         first = first_line(error, type(error).__name__).rstrip(".")
         return f"out of memory: {'; '.join([first, *getattr(error, '__notes__', [])]).removesuffix('.')}.", 2
     return f"unexpected {kind_and_line(error)} Run again with --debug to see where.", 1
+
+
+def _say_as_json(command: str | None, kind: type, message: str, code: int) -> None:
+    from .reply import as_json
+
+    if not process_number():
+        print(as_json(command, {"error": {"kind": kind.__name__, "message": message}}, code))
 
 
 def _fail(message: str, code: int) -> int:
@@ -127,6 +137,8 @@ class _Parser(argparse.ArgumentParser):
         namespace, rest = super().parse_known_args(args, namespace)
         for word in rest:
             if word.startswith("--"):
+                from fxprune.passes.options import REMOVED, closest, field_name
+
                 flag = word.partition("=")[0]
                 if (name := field_name(flag)) in REMOVED:
                     self.error(f"the option `{flag}` is gone: {REMOVED[name][1]}")
@@ -137,11 +149,28 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith("?") else "."
-        if self.wants_json and not process_number():
-            command = self.prog.partition(" ")[2] or None
-            error = {"kind": OptionError.__name__, "message": f"{message}{end}"}
-            print(as_json(command, {"error": error}, 2))
+        if self.wants_json:
+            _say_as_json(self.prog.partition(" ")[2] or None, OptionError, f"{message}{end}", 2)
         self.exit(2, f"{self.prog}: {message}{end} See `{self.prog} --help`.\n")
+
+
+class _Command(_Parser):
+    """The parser of a command, which gets its arguments when it is asked for."""
+
+    def fill(self) -> None:
+        """Add the arguments of the command."""
+        name = self.prog.rpartition(" ")[2]
+        module = importlib.import_module(f".{name}", __package__)
+        self.description = module.__doc__
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")
+        module.add_arguments(self)
+        self.set_defaults(command=name, run=module.run)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments of the command."""
+        self.fill()
+        return super().parse_known_args(args, namespace)
 
 
 class _PrintCompletion(argparse.Action):
@@ -152,8 +181,9 @@ class _PrintCompletion(argparse.Action):
         import shtab  # only here: every other command starts faster without it
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-        for command in commands.values():
-            command.description = (command.description or "").partition("\n")[0]  # a menu has a line for each
+        for name, command in commands.items():
+            command.fill()
+            command.description = COMMANDS[name]  # a menu has a line for each
             for action in command._actions:
                 if action.nargs != 0 and action.choices is None:
                     action.complete = shtab.FILE
@@ -167,17 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
     about = "print what completes commands and flags in this shell, and exit"
     parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, help=about)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, module in COMMANDS.items():
-        about = (module.__doc__ or "").strip()
-        command = commands.add_parser(name, help=_first_line(about), description=about, allow_abbrev=False)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")
-        module.add_arguments(command)
-        command.set_defaults(command=name, run=module.run)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    for name, line in COMMANDS.items():
+        commands.add_parser(name, help=line, allow_abbrev=False)
     return parser
-
-
-def _first_line(text: str) -> str:
-    line = text.partition("\n")[0].rstrip(".")
-    return line[:1].lower() + line[1:]

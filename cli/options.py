@@ -8,12 +8,14 @@ import sys
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fxprune.common.addresses import MODELS
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
-from fxprune.passes.options import ALIASES, MISSING, MODELS, Option, Target, metavar, options_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
+    from fxprune.models_zoo.data import Data
+    from fxprune.passes.options import Option
 
 # Of a network that is built without data, as of ImageNet.
 CLASSES = 1000
@@ -21,6 +23,8 @@ CLASSES = 1000
 
 def add_options(parser: argparse.ArgumentParser, record: type, but: Container[str] = ()) -> None:
     """Add a flag for every field of a record but some; the namespace has only given ones."""
+    from fxprune.passes.options import options_of
+
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options_of(record).values():
         if option.name in but:
@@ -32,6 +36,8 @@ def add_options(parser: argparse.ArgumentParser, record: type, but: Container[st
 
 def given_options(args: argparse.Namespace, record: type) -> dict[str, Any]:
     """Return the options of :func:`add_options` that were given."""
+    from fxprune.passes.options import options_of
+
     return {name: getattr(args, name) for name in options_of(record) if hasattr(args, name)}
 
 
@@ -61,12 +67,13 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add the seed of all random numbers."""
-    parser.add_argument("--seed", type=int, default=Target.seed, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add a network that is built without data."""
+    """Add a network that is built without training data."""
     parser.add_argument("model", metavar="MODEL", help=MODELS)
+    parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
     parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: the network's own, or {CLASSES}")
     parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the image (default: the network's own)")
@@ -83,14 +90,34 @@ def check_sizes(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
+        if value is not None and args.data is not None and name != "image_size":
+            raise OptionError(f"--data and --{name.replace('_', '-')} exclude each other; give one of them.")
+
+
+def sizes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of :func:`add_network` that another command needs for the same network."""
+    return {name: getattr(args, name) for name in ("data", "image_size", "num_classes", "in_chans", "checkpoint")}
 
 
 def network_from(args: argparse.Namespace) -> Network:
     """Build the network of :func:`add_network`, with its checkpoint's weights, in eval mode."""
+    return network_and_data(args)[0]
+
+
+def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
+    """Build the same, and read the data that it is for, if that is named."""
     check_sizes(args)
 
     from fxprune.passes.store import left_out_line, load_weights, open_network
 
+    data = None
+    if args.data is not None:
+        from fxprune.models_zoo.data import load_data
+
+        phase("read", args.data)
+        data = load_data(args.data, image_size=args.image_size, seed=getattr(args, "seed", 0))
+        args = argparse.Namespace(**vars(args))
+        args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     phase("build", args.model)
     image = (args.in_chans, args.image_size)
     network = open_network(args.model, num_classes=args.num_classes, image=image, seed=getattr(args, "seed", 0))
@@ -98,7 +125,7 @@ def network_from(args: argparse.Namespace) -> Network:
     if given is not None and (fresh := load_weights(network.model, given, num_classes=args.num_classes)):
         print(left_out_line(fresh, given, args.num_classes), file=sys.stderr)
     network.model.eval()
-    return network
+    return network, data
 
 
 class _Parse(argparse.Action):
@@ -117,6 +144,8 @@ class _Parse(argparse.Action):
 
 
 def _add(group: argparse._ArgumentGroup, option: Option) -> None:
+    from fxprune.passes.options import ALIASES, MISSING, metavar
+
     flags = [f"--{option.key}", *(f"--{alias}" for alias, name in ALIASES.items() if name == option.name)]
     default = (
         [f"default: {option.default}"] if not any(option.default is each for each in (None, False, MISSING)) else []

@@ -16,7 +16,7 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from .options import add_network, add_options, given_options, network_from
+from .options import add_network, add_options, given_options, network_and_data
 from .reply import Reply, columns
 
 
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network, a target and a file."""
     add_network(parser)
     add_options(parser, Target)
-    parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
 
@@ -33,30 +32,24 @@ def run(args: argparse.Namespace) -> Reply:
     target = Target(**given_options(args, Target))
     if target.needs_images and args.data is None:
         raise OptionError(f"`cluster: {target.clusters_by}` needs images without labels: give --data.")
-    images = None
     if args.output is not None:
         from fxprune.passes.store import check_no_result
 
         check_no_result(args.output)
+    network, data = network_and_data(args)
     import fxprune
+    from fxprune.passes.job import images_for
+    from fxprune.passes.latency import plan_to, times_for
     from fxprune.passes.report import describe_plan
 
-    if args.data is not None:
-        from fxprune.models_zoo.data import load_data
-        from fxprune.passes.job import images_for
-
-        phase("read", args.data)
-        data = load_data(args.data, image_size=args.image_size)
-        images = images_for(target, data)
-        args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
-    network = network_from(args)
     phase("couple")
     coupling = fxprune.couple(network.model, network.example)
-    times = target.times(coupling)
+    times = times_for(target, coupling)
+    images = None if data is None else images_for(target, data)
     phase("plan", f"clusters by {target.clusters_by}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fxprune.WidthWarning)  # the text below has it
-        plan = target.plan(coupling, images, times=times)
+        plan = plan_to(target, coupling, images, times=times)
     if args.output is not None:
         plan.save(args.output)
     planned = describe_plan(plan, args.model, target.multiple, times)

@@ -6,9 +6,8 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from fxprune.passes.report import Result
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 MOST_COLUMNS = 100
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What a command found.
 
     Attributes:
@@ -40,7 +38,7 @@ def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: 
         page: the report in its folder.
         done_in: the folder of a job that was done just now, to name the next commands for.
     """
-    text = str(result)
+    text = result.text(columns())
     if done_in is not None:
         steps = {
             f"fxprune report {done_in}": "the same as a page with pictures",

@@ -6,7 +6,6 @@ The wide network and the ONNX file are compared where the folder has them. The e
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 from .reply import Reply
@@ -20,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Reply:
     """Compare what the folder holds."""
+    from dataclasses import asdict
+
     from fxprune.passes.report import verify_folder
 
     check = verify_folder(args.folder, data=args.data)

@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from fxprune.passes.graft import graft as graft
     from fxprune.passes.job import compress as compress
     from fxprune.passes.latency import latency_table as latency_table
+    from fxprune.passes.latency import plan as plan
     from fxprune.passes.merge import settle as settle
     from fxprune.passes.merge import snap as snap
     from fxprune.passes.onnx import ExportReport as ExportReport
     from fxprune.passes.onnx import export_onnx as export_onnx
     from fxprune.passes.planning import load_plan as load_plan
-    from fxprune.passes.planning import plan as plan
     from fxprune.passes.repair import fold as fold
     from fxprune.passes.report import Result as Result
     from fxprune.passes.rewrite import narrow as narrow
@@ -77,7 +77,7 @@ _PUBLIC = {
     "Coupling": "fxprune.coupling",
     "Group": "fxprune.coupling",
     "Frozen": "fxprune.coupling",
-    "plan": "fxprune.passes.planning",
+    "plan": "fxprune.passes.latency",
     "Plan": "fxprune.plans",
     "load_plan": "fxprune.passes.planning",
     "plan_for": "fxprune.plan_file",

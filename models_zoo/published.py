@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,11 +42,15 @@ def check_published(name: str) -> None:
 
 
 def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | None) -> None:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     wanted = file or "model.safetensors"
+    if isinstance(try_to_load_from_cache(repository, wanted, revision=revision or None), str):
+        return
     try:
+        if not constants.HF_HUB_OFFLINE:
+            _knock(constants.ENDPOINT)  # without a network, the client tries for half a minute
         hf_hub_download(repository, wanted, revision=revision or None, etag_timeout=_TIMEOUT)
     except Exception as error:  # the client and its transport raise many kinds
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -52,6 +58,12 @@ def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | No
         raise _absent(
             name, wanted, f"the repository {repository} in the hub's cache, {constants.HF_HUB_CACHE} (HF_HOME)", error
         ) from error
+
+
+def _knock(url: str) -> None:
+    """Raise OSError if there is no way to a server; an answer of any kind will do."""
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT).close()
 
 
 def _check_url(name: str, url: str) -> None:

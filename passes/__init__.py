@@ -12,7 +12,7 @@ from types import ModuleType
 # Formerly documented module of a function -> its present module.
 _MOVED = {
     "artifact": "store.artifact",
-    "cluster": "planning.plan",
+    "cluster": "latency.budget",
     "compress": "job.compression",
     "export_onnx": "onnx.export",
     "metrics": "report.metrics",

@@ -8,13 +8,14 @@ import textwrap
 from collections.abc import Iterable
 
 
-def in_units(number: float) -> str:
-    """Format a count with three significant digits: 11.7 k, 1.82 G; below 10,000 as it is."""
+def in_units(number: float, noun: str = "") -> str:
+    """Format a count with three significant digits: 11.7 k, 1.82 GB; below 10,000 as it is."""
     for unit, size in {"T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}.items():
         if abs(number) >= max(9999.5, 0.9995 * size):
             shown = number / size
-            return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f} {unit}"
-    return f"{number:,.0f}" if number == round(number) or abs(number) >= 99.5 else f"{number:.3g}"
+            return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f} {unit}{noun}"
+    whole = number == round(number) or abs(number) >= 99.5
+    return f"{number:,.0f} {noun}".rstrip() if whole else f"{number:.3g} {noun}".rstrip()
 
 
 def percent(share: float) -> str:
@@ -44,6 +45,6 @@ def shortened(text: str, most: int) -> str:
 
 def fill(text: str, columns: int, indent: int = 0) -> str:
     """Wrap a text at words; names are not broken, nor a number and its unit."""
-    kept = re.sub(r"(?<=\d) (?=[kMGT%]\b|%)", "\N{NO-BREAK SPACE}", text)  # 11.7 M stays on one line
+    kept = re.sub(r"(?<=\d) (?=(?:[kMGT]B?|B|m?s|min|h)\b|%)", "\N{NO-BREAK SPACE}", text)  # 11.7 M stays on one line
     wrap = functools.partial(textwrap.fill, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
     return wrap(kept, columns, subsequent_indent=" " * indent).replace("\N{NO-BREAK SPACE}", " ")

@@ -20,6 +20,7 @@ from fxprune.latencies import LatencyTable
 from fxprune.models_zoo import Network, named_device, on_device
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
+from fxprune.passes.latency import plan_to, times_for
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import Job, Target, with_options_of, write_recipe
 from fxprune.passes.planning import load_plan
@@ -46,7 +47,7 @@ from .clock import Clock
 from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows
-from .prepare import images_for, prepare, target_of, teacher_from_file
+from .prepare import check_batches, images_for, prepare, target_of, teacher_from_file
 from .recorded import record, write_result
 from .resume import Checkpoints, check_checkpoints, files_read, kept_times, open_phases
 from .stages import most_stages, narrow_in_stages, widths_of_stages
@@ -182,6 +183,7 @@ class Compression:
             self.teacher = teacher_from_file(job, self.network, self.data, self.device)
         with self.clock("couple"):
             self.coupling = couple(self.network.model, self.network.example, outputs=self.job.outputs)
+            check_batches(self.coupling.batch, self.data.test)
             check_writable(self.coupling.graph_module, as_inputs(self.network.example))
             self.widths = [] if job.stages is None else widths_of_stages(job.only_of(Target), job.stages, self.coupling)
             self.target = target_of(job, self.network, self.coupling, self.data)
@@ -191,10 +193,10 @@ class Compression:
             elif not self.widths:
                 # One process measures, once: times differ a little from run to run.
                 self.times = self.ranks.share(
-                    lambda: kept_times(job, self.coupling) or self.target.times(self.coupling)
+                    lambda: kept_times(job, self.coupling) or times_for(self.target, self.coupling)
                 )
                 # The clusters need trained weights.
-                self.plan = self.target.plan(self.coupling, method="even", times=self.times)
+                self.plan = plan_to(self.target, self.coupling, method="even", times=self.times)
 
     @contextmanager
     def recorded(self, checkpoints: Checkpoints) -> Iterator[Trainer]:
@@ -280,7 +282,7 @@ class Compression:
         )
 
     def _plan(self) -> Plan:
-        return self.target.plan(self.coupling, images_for(self.target, self.data), times=self.times)
+        return plan_to(self.target, self.coupling, images_for(self.target, self.data), times=self.times)
 
 
 def _named(given: object) -> str:

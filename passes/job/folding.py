@@ -14,6 +14,7 @@ from fxprune.analysis import couple
 from fxprune.common.versions import versions
 from fxprune.models_zoo import Network, on_device
 from fxprune.passes.calibration import calibration
+from fxprune.passes.latency import plan_to, times_for
 from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import FoldJob, with_options_of, write_recipe
@@ -40,7 +41,7 @@ from fxprune.plans import Plan
 
 from .clock import Clock
 from .measure import measure_folded
-from .prepare import check_export
+from .prepare import check_batches, check_export
 from .recorded import record, write_result
 from .resume import files_read
 from .samples import Samples, network_and_data, samples_of
@@ -106,12 +107,13 @@ class _Folding:
                 check_writable(coupling.graph_module, (network.example,))
             with self.clock("read", "images"):
                 samples = samples_of(self.job, network, data, preprocessing, coupling)
+                check_batches(coupling.batch, samples.test)
             with self.clock("plan"):
                 if self.job.plan_file is not None:
                     times, plan = None, load_plan(self.job.plan_file, network.model)
                 else:
-                    times = self.job.times(coupling)
-                    plan = self.job.plan(coupling, samples.cluster, times=times)
+                    times = times_for(self.job, coupling)
+                    plan = plan_to(self.job, coupling, samples.cluster, times=times)
             nets, small = self.fold(network.model, plan, samples)
             nets.narrow.meta["preprocessing"] = preprocessing
             folder = stack.enter_context(output.aside(RESULTS, reads))

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
+from fxprune.common.addresses import has_own_weights
+from fxprune.common.batches import ANY_BATCH, BatchRange
 from fxprune.common.inputs import as_inputs, as_meta, run_on
 from fxprune.common.outputs import as_outputs
+from fxprune.common.text import count
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
 from fxprune.models_zoo import Network, build, check_published
-from fxprune.models_zoo.data import Task
+from fxprune.models_zoo.data import Task, samples_in
 from fxprune.passes.csgd import (
     Momentum,
     check_coupled,
@@ -28,7 +31,7 @@ from fxprune.passes.csgd import (
     solve_strength,
 )
 from fxprune.passes.onnx import load_onnxruntime
-from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions, has_own_weights
+from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
 from fxprune.passes.store import left_out_line, load_weights, open_network
 from fxprune.passes.train import check_optimizer, check_task, make_optimizer
 
@@ -36,7 +39,7 @@ from .training import Schedule, csgd_schedule
 from .widen import build_widened, widths_back
 
 if TYPE_CHECKING:
-    from fxprune.models_zoo.data import Data
+    from fxprune.models_zoo.data import Data, Loader
 
 # Training images that clusters are found on, where these depend on images.
 IMAGES = 512
@@ -90,6 +93,23 @@ def check_outputs(network: Network, data: Data) -> None:
             f"the network has {returned.shape[1]} outputs, and the data has {data.num_classes} classes: give a network "
             "with an output for each class."
         )
+
+
+def check_batches(bound: BatchRange, test: Loader) -> None:
+    """Raise DataError if the narrow network will not take a batch of the test samples.
+
+    Args:
+        bound: the batch sizes that the network takes.
+        test: is read once, unless the network takes every batch.
+    """
+    sizes = () if bound == ANY_BATCH else (samples_in(inputs) for inputs, _ in test)
+    for number, size in enumerate(sizes, 1):
+        if not bound.holds(size):
+            raise DataError(
+                f"test batch {number} of {len(test)} has {count(size, 'sample')}, and the network takes a batch of "
+                f"{bound}, since {bound.why}: choose another `batch_size`, which leaves no such rest, or leave "
+                "samples out."
+            )
 
 
 def network_of(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxprune.common.addresses import PROGRAM
 from fxprune.coupling import Coupling
 from fxprune.errors import (
     CheckpointError,
@@ -26,7 +27,7 @@ from fxprune.errors import (
     is_out_of_memory,
 )
 from fxprune.latencies import LatencyTable
-from fxprune.passes.options import PROGRAM, REMOVED, RUNTIMES, FoldJob, Job
+from fxprune.passes.options import REMOVED, RUNTIMES, FoldJob, Job
 from fxprune.passes.store import (
     BEFORE,
     CHECKPOINTS,

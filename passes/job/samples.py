@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fxprune.common.addresses import has_own_weights
+from fxprune.common.batches import BatchRange
 from fxprune.common.inputs import tensors_of
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError, OptionError
@@ -26,7 +28,7 @@ from fxprune.models_zoo.data import (
     unlabelled,
 )
 from fxprune.passes.calibration import calibration
-from fxprune.passes.options import FoldJob, has_own_weights
+from fxprune.passes.options import FoldJob
 from fxprune.passes.store import read_manifest, read_network
 from fxprune.passes.train import predict
 
@@ -118,20 +120,22 @@ def samples_of(
     if data is not None:
         images = unlabelled(data, job.images, seed=job.seed)
         return Samples(images, images, data.test, "labels")
-    device = next(network.model.parameters()).device
     if job.inputs is None:
         noise = torch.randn(8, *preprocessing.input_size, generator=torch.Generator().manual_seed(job.seed))
-        return Samples(None, None, _labelled(network, noise, device), "")
+        return Samples(None, None, _labelled(network, noise, coupling.batch), "")
     paths = [job.inputs] if isinstance(job.inputs, str) else job.inputs
     split = calibration(read_images(paths, preprocessing, job.images, seed=job.seed), coupling)
     used, held = ([tensors_of(batch)[0] for batch in part] for part in (split.batches, split.held))
-    return Samples([*used, *held], used, _labelled(network, torch.cat(held or used), device), "wide")
+    return Samples([*used, *held], used, _labelled(network, torch.cat(held or used), coupling.batch), "wide")
 
 
-def _labelled(network: Network, images: Tensor, device: torch.device) -> TensorLoader:
-    """Label images by the classes of the wide network."""
-    blank = TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), 32)
-    return TensorLoader(images, predict(network.model, blank, device), 32)
+def _labelled(network: Network, images: Tensor, bound: BatchRange) -> TensorLoader:
+    """Label images by the classes of the wide network, in batches that it takes."""
+    rest = ((size, len(images) % size or size) for size in range(32, 0, -1))
+    size = next((size for size, last in rest if bound.holds(size) and bound.holds(last)), 32)
+    blank = TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), size)
+    device = next(network.model.parameters()).device
+    return TensorLoader(images, predict(network.model, blank, device), size)
 
 
 def _beside_checkpoint(job: FoldJob) -> Preprocessing | None:

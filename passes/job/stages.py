@@ -14,6 +14,7 @@ from fxprune.coupling import Coupling
 from fxprune.errors import OptionError, WidthWarning
 from fxprune.models_zoo import Network
 from fxprune.passes.csgd import Deviation
+from fxprune.passes.latency import plan_to
 from fxprune.passes.merge import expand
 from fxprune.passes.options import Target
 from fxprune.passes.planning import REMOVED, compose, stage_plan, stage_shares, stage_widths
@@ -68,7 +69,7 @@ def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Co
             with warnings.catch_warnings():
                 if share != shares[-1]:
                     warnings.simplefilter("ignore", WidthWarning)  # only the last widths stay
-                plan = replace(target, **asked).plan(coupling, method="even")
+                plan = plan_to(replace(target, **asked), coupling, method="even")
         except OptionError as error:
             if share != shares[-1]:
                 continue  # no widths are near this share, so leave out the stage

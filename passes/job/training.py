@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +11,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.common.progress import in_words
 from fxprune.errors import OptionError
 from fxprune.passes.csgd import Csgd, Deviation, csgd, steps_pointwise
 from fxprune.passes.options import EPOCHS, Centripetal, Job, TrainOptions, trains_wide
@@ -105,7 +100,7 @@ class Trainer:
         """Train the wide network, if its schedule has epochs."""
         if self.wide.epochs:
             record = None if self.journal is None else self.journal.wide
-            self._train(model, teacher, 0, Callbacks(on_epoch=self._both(record, self.wide.epochs)))
+            self._train(model, teacher, 0, Callbacks() if record is None else Callbacks(on_epoch=record))
 
     def train_csgd(
         self, model: nn.Module, plan: Plan, teacher: nn.Module | None = None, *, stage: int = 1
@@ -137,7 +132,7 @@ class Trainer:
                 with contextlib.suppress(OptionError):  # too few steps remain; the final deviation is reported
                     hooks[-1].retarget(pull.goal, rates[step + 1 :])
 
-        callbacks = Callbacks(optimizer_hook=hook, on_skipped_step=skip, on_epoch=self._both(record, self.csgd.epochs))
+        callbacks = Callbacks(optimizer_hook=hook, on_skipped_step=skip, on_epoch=record)
         self._train(model, teacher, stage, callbacks)
         return hooks[-1].deviation()
 
@@ -161,24 +156,6 @@ class Trainer:
 
     def _checkpoint(self, stage: int) -> Checkpoint | None:
         return None if self.checkpoints is None else self.checkpoints.checkpoint(phase_of(stage))
-
-    def _both(self, record: Callable[[Epoch], None] | None, epochs: int) -> Callable[[Epoch], None]:
-        """Record each epoch, and print a line for it if no terminal shows a bar."""
-        prints = self.progress is None and not sys.stderr.isatty()
-        started, seen = time.monotonic(), itertools.count(1)
-
-        def both(epoch: Epoch) -> None:
-            if prints:
-                seconds = (time.monotonic() - started) / next(seen) * (epochs - epoch.number)
-                left = f", about {in_words(seconds)} left" if epoch.number < epochs else ""
-                line = (
-                    f"  epoch {epoch.number}: loss {epoch.loss:.3f}, test {epoch.accuracy}; {epoch.number} of {epochs}"
-                )
-                print(line + left, file=sys.stderr, flush=True)
-            if record is not None:
-                record(epoch)
-
-        return both
 
 
 def phase_of(stage: int) -> str:

@@ -156,7 +156,12 @@ class _SnapEffect:
     def of(cls, nets: Nets, data: Data) -> _SnapEffect:
         device = next(nets.trained.parameters()).device
         before, after = (answers(network, data.test, device, data.task) for network in (nets.trained, nets.snapped))
-        return cls(data.task, before.count, after.changed(before), before.score().short, after.score().short)
+        return cls(
+            data.task,
+            before.count,
+            after.changed(before),
+            *(each.score(finite=False).short for each in (before, after)),
+        )
 
     def __str__(self) -> str:
         return (

@@ -3,7 +3,7 @@
 from .augment import Augment, Batches, Images
 from .fields import ALIASES, MISSING, REMOVED, Option, closest, field_name, options_of
 from .fold import FoldJob
-from .job import EPOCHS, HUB, MODELS, PROGRAM, Centripetal, Job, has_own_weights, is_import_path, with_options_of
+from .job import EPOCHS, Centripetal, Job, with_options_of
 from .kinds import metavar
 from .recipe import given_in_python, override, read_recipe, write_recipe
 from .requirements import trains_wide

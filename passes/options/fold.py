@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from fxprune.common.addresses import has_own_weights
 from fxprune.errors import OptionError
 
 from .augment import Batches
 from .fields import Options
-from .job import Machine, Model, Output, Weights, has_own_weights
+from .job import Machine, Model, Output, Weights
 from .ranges import Range, interval
 from .requirements import EXCLUDES_OF_FOLD, asks, exclude
 from .target import PlanFile, Target

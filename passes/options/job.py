@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
+from fxprune.common.addresses import MODELS
 from fxprune.common.outputs import as_outputs
 from fxprune.errors import OptionError
 
@@ -31,29 +31,8 @@ EPOCHS = 10
 DEVIATION = 1e-6
 # Half of :data:`fxprune.passes.rewrite.narrow.UNEQUAL`.
 MOST_DEVIATION = 5e-3
-# Addresses of networks, other than names and folders; see :func:`fxprune.passes.store.open_network`.
-PROGRAM, HUB, _IMPORT_PATH = ".pt2", ("hf-hub:", "hf_hub:", "local-dir:"), r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
-MODELS = (
-    "timm name, torchvision/NAME, one of ours (resnet56, ...), a folder with a saved network, a .pt2 file, "
-    "hf-hub:NAME, local-dir:FOLDER, or package.module:function, which returns a network"
-)
 _DEVIATION = interval(gt=0, le=MOST_DEVIATION)
 _WHY = "C-SGD must end below 0.01, or the merge is not free, and weights, in whose size it counts, may shrink"
-
-
-def has_own_weights(model: str) -> bool:
-    """Tell whether the address of a network stands for its weights too, as a name does not."""
-    return os.path.isdir(model) or model.endswith(PROGRAM) or model.startswith(HUB) or is_import_path(model)
-
-
-def is_import_path(model: str) -> bool:
-    """Tell whether an address is package.module:function."""
-    return re.fullmatch(_IMPORT_PATH, model) is not None
-
-
-def runs_code(model: object) -> bool:
-    """Tell whether opening the address of a network runs code of whoever wrote it."""
-    return isinstance(model, str) and (model.endswith(PROGRAM) or is_import_path(model))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,12 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from fxprune import __version__
-from fxprune.common.documents import check_value, read_bounded
-from fxprune.common.files import write_text
+from fxprune.common.addresses import runs_code
 from fxprune.errors import OptionError
 
 from .fields import REMOVED, closest, field_name, options_of
-from .job import Job, runs_code
+from .job import Job
 from .requirements import EXCLUDES_OF_FOLD, REQUIRES, TIMED, asks, excludes
 
 # Further keys of a recipe, which are not options: a sentence about it, and the published figures.
@@ -104,6 +102,8 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
         job: a dataclass of options.
         path: the file, written completely or not at all.
     """
+    from fxprune.common.files import write_text
+
     from .recipe_yaml import dump
 
     command = _command_of(type(job))
@@ -145,6 +145,8 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     path = Path(recipe)
     if path.is_file():
         return path
+    import importlib.util
+
     package = importlib.util.find_spec("fxprune.models_zoo")  # an import would import torch
     folder = Path(next(iter(package.submodule_search_locations or ()))) / "recipes" if package else Path()
     names = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -170,6 +172,8 @@ def _whole(options: Mapping[str, Any], kind: type) -> SimpleNamespace:
 def _entries(path: Path) -> list[tuple[str, int, Any]]:
     """Read the (key, line, value) of every entry."""
     import yaml
+
+    from fxprune.common.documents import check_value, read_bounded
 
     from .recipe_yaml import read_mapping
 

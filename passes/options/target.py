@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from fxprune.errors import OptionError
 
 from .fields import Options
 from .ranges import Range, interval
 from .requirements import TIMED, exclude
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fxprune.coupling import Coupling
-    from fxprune.latencies import LatencyTable
-    from fxprune.plans import Plan
 
 # Where the narrow network is to run -> what widths should be multiples of there; docs/cli.md has the sources.
 MULTIPLES: Mapping[str, int] = {"onnxruntime": 16, "tensorrt": 8, "tensorrt-int8": 16, "htp": 32}
@@ -101,45 +94,6 @@ class Target(Options):
     def needs_images(self) -> bool:
         """Whether clusters depend on images."""
         return self.clusters_by != "rows"
-
-    def times(self, coupling: Coupling) -> LatencyTable | None:
-        """Measure or read the times that a budget of time goes by, once for all plans."""
-        if self.latency is None:
-            return None
-        import fxprune
-
-        if self.latency_table is not None:
-            return fxprune.LatencyTable.read(self.latency_table)
-        how = {name: getattr(self, name) for name in ("runtime", "batch", "only", "freeze", "internal_only")}
-        return fxprune.latency_table(coupling, self.latency, round_to=self.multiple, **how)
-
-    def plan(
-        self,
-        coupling: Coupling,
-        batches: Iterable[Tensor] | None = None,
-        *,
-        method: str | None = None,
-        times: LatencyTable | None = None,
-    ) -> Plan:
-        """Make the plan that reaches the target, by :func:`fxprune.plan`.
-
-        Args:
-            coupling: the analysis.
-            batches: images without labels, where clusters depend on them.
-            method: replaces the target's own, and compares no channels.
-            times: of :meth:`times`.
-
-        Raises:
-            NothingToPruneError: the coupling has no groups.
-            PlanError: a group cannot have its width.
-        """
-        import fxprune
-
-        asked = vars(self.only_of(Target)) | {"cluster": self.clusters_by, "batches": batches}
-        asked["round_to"] = self.multiple
-        asked["latency_table"] = times or self.latency_table
-        del asked["target"]
-        return fxprune.plan(coupling, **asked | ({"method": method, "cluster": "rows"} if method else {}))
 
 
 def _falls(stages: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -44,7 +43,7 @@ def plan(
     batches: Iterable[Any] | None = None,
     runtime: str | None = None,
     batch: int | None = None,
-    latency_table: LatencyTable | str | os.PathLike[str] | None = None,
+    latency_table: LatencyTable | str | os.PathLike[str] | Callable[..., LatencyTable] | None = None,
 ) -> Plan:
     """Divide the channels of each group into clusters, one for each channel that stays.
 
@@ -72,8 +71,8 @@ def plan(
             are enough.
         runtime: of ``latency``: ``onnxruntime`` (None), ``eager`` or ``compiled``.
         batch: of ``latency``: samples at once; None: 1, or that of the table.
-        latency_table: of ``latency``: times of this network (:func:`fxprune.latency_table`), or a file with them. With
-            a table, the plan depends on nothing else.
+        latency_table: of ``latency``: times of this network (:func:`fxprune.latency_table`), a file with them, or a
+            function that measures them; None: they are measured. With a table, the plan depends on nothing else.
 
     Raises:
         NothingToPruneError: the coupling has no groups.
@@ -195,9 +194,11 @@ def _times(
 ) -> LatencyTable:
     """Measure the times, or take the given ones if they are for this network and choice."""
     given, how = timing["latency_table"], {"runtime": timing["runtime"], "batch": timing["batch"]}
-    if given is None:  # timing needs rooms above this one, so that it is called by its public name
-        measure: Callable[..., LatencyTable] = importlib.import_module("fxprune").latency_table
-        return measure(coupling, goal, round_to=round_to, **how, **which)
+    if given is None:
+        raise OptionError("`latency` goes by measured times: give `latency_table`.")
+    if callable(given):  # timing needs rooms above this one
+        measured: LatencyTable = given(coupling, goal, round_to=round_to, **how, **which)
+        return measured
     table = given if isinstance(given, LatencyTable) else LatencyTable.read(given)
     table.check(coupling, [*(coupling.groups if selected is None else selected)], round_to, **how)
     return table

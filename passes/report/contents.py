@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,9 @@ def _facts(result: Result) -> list[tuple[str, str, str, str]]:
         (f"MACs per {measure.unit}", in_units(first.macs), in_units(last.macs), f"x {last.macs / first.macs:.3f}"),
     ]
     if first.bytes and narrow.bytes:
-        facts.append(("weights", _size(first.bytes), _size(narrow.bytes), f"x {narrow.bytes / first.bytes:.3f}"))
+        facts.append(
+            ("weights", in_units(first.bytes, "B"), in_units(narrow.bytes, "B"), f"x {narrow.bytes / first.bytes:.3f}")
+        )
     if first.onnxruntime_ms and last.onnxruntime_ms:
         times = f"{three(first.onnxruntime_ms)} ms", f"{three(last.onnxruntime_ms)} ms"
         facts.append(
@@ -149,11 +152,6 @@ def _facts(result: Result) -> list[tuple[str, str, str, str]]:
         change = points if first.value is None else result.direction(first, last)
         facts.append((measure.name, measure.words(first.score), measure.words(last.score), change))
     return facts
-
-
-def _size(stored: int) -> str:
-    shown = in_units(stored)
-    return f"{shown}B" if shown[-1].isalpha() else f"{shown} B"
 
 
 def _costs(result: Result, recording: Recording | None) -> list[Chart]:
@@ -221,7 +219,7 @@ def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> l
     epochs = _thinned([record for record in records if _is_score(record.get(measure.key), measure)])
     if epochs and result.folded is None and len(result.stages) >= 4:
         *_, snapped, narrow, _ = result.stages
-        after = {"snap": snapped.score, "trim": narrow.score} if narrow.count else {}
+        after = {"snap": snapped.score, "trim": narrow.score} if math.isfinite(snapped.score + narrow.score) else {}
         note = "After each epoch, then after the snap and the trim."
         charts.append(Chart(f"{measure.heading} over steps", scores(epochs, after, measure), note))
     if any(row.eager_ms or row.onnxruntime_ms for row in result.stages):
@@ -231,11 +229,13 @@ def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> l
 
 
 def _forms(result: Result) -> Chart | None:
-    if not result.stages[0].count:
-        return None
     measure = result.measure
-    rows = [Bar(row.name, row.score, None) for row in result.stages]
-    return Chart(measure.heading, bars(rows, "forms", measure.heading, measure.words), f"On the test {measure.unit}s.")
+    rows = [Bar(row.name, row.score, None) for row in result.stages if not math.isnan(row.score)]
+    return (
+        Chart(measure.heading, bars(rows, "forms", measure.heading, measure.words), f"On the test {measure.unit}s.")
+        if rows
+        else None
+    )
 
 
 def _is_score(value: object, measure: Measure) -> bool:

@@ -20,8 +20,8 @@ _WIDTH, _ROW, _LANE, _MIDDLE, _BAR, _LABEL = 340, 20, 7, 112, 100, 170
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --soft: #59636e; --line: #d1d9e0; --rest: #9aa4ae;
   --light: .58; }
-@media (prefers-color-scheme: dark) { :root { --page: #12161b; --text: #e8edf2; --soft: #9ba7b4; --line: #333c46;
-  --rest: #6b7682; --light: .72; } }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #12161b; --text: #e8edf2; --soft: #9ba7b4;
+  --line: #333c46; --rest: #6b7682; --light: .72; } }
 body { background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
   max-width: 46rem; padding: 1rem 12px 9rem; }
 h1 { font-size: 1.4rem; line-height: 1.3; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -38,7 +38,7 @@ i.c { background: oklch(var(--light) .14 var(--h)); border-radius: 3px; display:
 #note { background: var(--page); border-top: 2px solid var(--line); bottom: 0; left: 0; padding: .6rem 12px;
   position: fixed; right: 0; white-space: pre-line; max-height: 8rem; overflow: auto; overflow-wrap: anywhere; }
 details { border-top: 1px solid var(--line); padding: .3rem 0; }
-@media print { #note { display: none; } body { padding-bottom: 0; } }
+@media print { #note { display: none; } body { padding-bottom: 0; } h2 { break-after: avoid; } }
 """
 _SCRIPT = """
 const note = document.getElementById("note"), all = document.querySelectorAll("[data-groups]");

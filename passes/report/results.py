@@ -14,6 +14,7 @@ from typing import Any
 
 from fxprune.common.documents import check_fields, read_json
 from fxprune.common.table import table
+from fxprune.common.text import fill, in_units
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import SUMMARY
 
@@ -36,7 +37,7 @@ class Row:
         count: test images; 0: there are none.
         changed: test images that it classifies differently from the snapped wide network, or of a fold: the wide one;
             with a metric of its own: test samples with other outputs.
-        value: of the metric on the test samples, if that is not accuracy.
+        value: of the metric on the test samples, if that is not accuracy; NaN where it is not defined.
     """
 
     name: str
@@ -111,8 +112,14 @@ class Result:
         return Measure(self.metric if self.folded is None else self.folded.measure, "top1", "image", "{:.2%}".format)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, columns: int | None = None) -> str:
+        """Format it as a table and remarks, with at most ``columns`` characters in a line."""
         header, cells = cells_of(self)
-        return "\n".join([table(header, cells, right=" ".join(header[1:])), "", *self._remarks()])
+        shown = table(header, cells, right=" ".join(header[1:]), columns=columns, spare=("file", "eager"))
+        remarks = self._remarks() if columns is None else [fill(each, columns, 2) for each in self._remarks()]
+        return "\n".join([shown, "", *remarks, f"written to {self.output}"])
 
     def _remarks(self) -> list[str]:
         first, last = self.stages[0], self.stages[-1]
@@ -128,7 +135,6 @@ class Result:
             f"{self.max_rel_error:.1e} in float64; "
             f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
             f"{sum(self.seconds.values()):.0f} s: {phases}",
-            f"written to {self.output}",
         ]
 
     def _of_csgd(self, cost: str, first: Row, last: Row) -> list[str]:
@@ -195,7 +201,9 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     } | found  # which earlier versions did not write
     folded = folded_from(value.pop("folded", None), path)
     check_fields(value, kinds, path, CheckpointError)
-    rows = [_row(each, path) for each in value.pop("stages")]
+    stages = value.pop("stages")
+    own = any(isinstance(each, dict) and each.get("value") is not None for each in stages)
+    rows = [_row(each, path, own) for each in stages]
     maps: Mapping[str, Callable[[Any], bool]] = {
         "widths": _is_widths,
         "seconds": _is_number,
@@ -220,10 +228,13 @@ def _kinds(record: type) -> dict[str, tuple[type, ...]]:
     return {name: kinds.get(kind, (dict,) if kind.startswith("Mapping") else (list,)) for name, kind in found.items()}
 
 
-def _row(value: Any, path: Path) -> Row:
+def _row(value: Any, path: Path, own: bool) -> Row:
+    """Read a row; a metric of its own that is null is no number."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
     value = {"value": None} | value
+    if own and value["value"] is None:
+        value["value"] = math.nan
     check_fields(value, _kinds(Row) | {"accuracy": (float, type(None))}, path, CheckpointError)
     row = Row(**{name: each for name, each in value.items() if name != "accuracy"})
     count = row.count
@@ -243,17 +254,17 @@ def _is_number(value: Any) -> bool:
 
 
 def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
-    """Return header and cells of the table, in millions, megabytes and milliseconds."""
+    """Return header and cells of the table."""
     measure = result.measure
-    header = ("", "parameters", "MACs", "file", "eager", "onnxruntime", measure.name, "changed")
+    header = ("", "params", "MACs", "file", "eager", "onnxruntime", measure.name, "changed")
     cells = [
         (
             row.name,
-            f"{three(row.params / 1e6)} M",
-            f"{three(row.macs / 1e6)} M",
-            _or_blank(row.bytes, 1e-6, "MB"),
-            _or_blank(row.eager_ms, 1, "ms"),
-            _or_blank(row.onnxruntime_ms, 1, "ms"),
+            in_units(row.params),
+            in_units(row.macs),
+            "" if row.bytes is None else in_units(row.bytes, "B"),
+            "" if row.eager_ms is None else f"{three(row.eager_ms)} ms",
+            "" if row.onnxruntime_ms is None else f"{three(row.onnxruntime_ms)} ms",
             measure.words(row.score),
             row.changed,
         )
@@ -270,7 +281,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _or_blank(value: float | None, scale: float, unit: str) -> str:
-    return "" if value is None else f"{three(value * scale)} {unit}"

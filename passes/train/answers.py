@@ -71,11 +71,14 @@ class Answers:
         """The number of samples."""
         return sum(self.sizes)
 
-    def score(self) -> Accuracy | Score:
+    def score(self, *, finite: bool = True) -> Accuracy | Score:
         """Judge the answers by the task's metric.
 
+        Args:
+            finite: raise the error below for a number that is not.
+
         Raises:
-            DataError: the metric returns no finite number.
+            DataError: the metric returns no number, or no finite one.
         """
         if self.task.classifies:
             pairs = zip(self.outputs, self.targets, strict=True)
@@ -92,7 +95,7 @@ class Answers:
             score = Score(float(value), self.count, self.task.name)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"the metric `{self.task.name}` returned {type(value).__name__}, not a number.") from error
-        if not math.isfinite(score.value):
+        if finite and not math.isfinite(score.value):
             raise DataError(
                 f"the metric `{self.task.name}` is {score.value} on {self.count} test samples: where it is not "
                 "defined, return a number that says so, such as 0."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fxprune.common.progress import telling
 from fxprune.errors import DataError, OptionError
 from fxprune.passes.csgd import check_precision
 from fxprune.passes.options import TrainOptions
@@ -51,8 +52,6 @@ def train(
         ProofError: the processes do not end with the same weights.
         StoppedError: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
-    from tqdm import tqdm
-
     phase = Phase(**_taken(settings, Phase))
     calls = {name: call for name, call in _taken(settings, Callbacks).items() if call is not None}
     if (callbacks and calls) or (options and settings):
@@ -67,11 +66,11 @@ def train(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise OptionError("no parameter of the network takes gradients (requires_grad=False): nothing would train.")
     training = Training(model, data, phase, options, callbacks)
-    disable = True if not phase.ranks.first else None if phase.progress is None else not phase.progress
+    wanted = phase.progress if phase.ranks.first else False
     with (
         training.hook,
         stop_requests() if checkpoint else nullcontext(StopRequest()) as stop,
-        tqdm(total=training.steps, unit="step", disable=disable) as bar,
+        telling(training.steps, f"  {phase.label}", ", step", wanted=wanted) as bar,
     ):
         return training.run(bar, stop, checkpoint)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from fxprune.common.progress import Lines
 from fxprune.common.random import seeded
 from fxprune.errors import DataError, DivergedError, StoppedError
 from fxprune.passes.options import TrainOptions
@@ -64,19 +65,20 @@ class Training:
         self._written: int | None = None
         self._earlier: Path | None = None
 
-    def run(self, bar: Any, stop: StopRequest, checkpoint: Checkpoint | None) -> TrainLog:
+    def run(self, bar: Lines, stop: StopRequest, checkpoint: Checkpoint | None) -> TrainLog:
         """Take every remaining step."""
         self._stop, self._checkpoint = stop, checkpoint
         state = self._ranks.share(checkpoint.read) if checkpoint else None
         self._earlier = self._ranks.share(lambda: checkpoint.earlier) if checkpoint else None
         if state is not None:
             self.load_state_dict(state)
-            bar.update(self._done)
+            bar.begin(self._done)
         if self._progress.epoch <= self._phase.epochs:
             while self._progress.epoch <= self._phase.epochs:
-                bar.set_description(f"{self._phase.label} {self._progress.epoch}/{self._phase.epochs}")
+                bar.rename(f"  {self._phase.label} {self._progress.epoch}/{self._phase.epochs}")
                 epoch = self._train_epoch(bar)
-                bar.set_postfix(loss=f"{epoch.loss:.3f}", test=epoch.accuracy.short)
+                said, loss = f"  epoch {epoch.number} of {self._phase.epochs}", f"{epoch.loss:.3f}"
+                bar.say(f"{said}: loss {loss}, test {epoch.accuracy}", loss=loss, test=epoch.accuracy.short)
                 self._callbacks.on_epoch(epoch)
                 self._progress = self._begin(epoch.number + 1, [*self._progress.log, epoch])
                 self._save()
@@ -134,7 +136,7 @@ class Training:
             return nullcontext()
         return Stream(self._device, self._phase.seed, self._progress.epoch, self._ranks.rank + 1)
 
-    def _train_epoch(self, bar: Any) -> Epoch:
+    def _train_epoch(self, bar: Lines) -> Epoch:
         """Take the remaining steps of the present epoch, then test."""
         place = self._progress
         with seeded(self._phase.seed, place.epoch):

@@ -32,8 +32,8 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     assert (code, set(left(place / "out")), left(place)[0]) == (0, RESULTS, "out"), err
     for phase in ("build", "couple", "train", "plan", "csgd", "trim", "verify", "export", "measure"):
         assert f"\n{phase} " in f"\n{err}".replace("\n", " \n")
-    assert re.search(r"^  epoch 1: loss \S+, test .+; 1 of 2, about \d+ s left$", err, re.M)
-    assert re.search(r"^  epoch 2: loss \S+, test .+; 2 of 2$", err, re.M)
+    assert re.search(r"^  epoch 1 of 2: loss \S+, test .+\), about \d+ s left$", err, re.M)
+    assert re.search(r"^  epoch 2 of 2: loss \S+, test .+\)$", err, re.M)
     assert "\n\nNext: fxprune report out/ " in out
     rows = (
         "wide, before C-SGD",
@@ -151,7 +151,7 @@ def test_a_plan_that_was_written_is_used(capsys, place):
     assert code == 0
     assert re.search(r"first.weight +8 +3 ", out)
     code, _, err = run(capsys, SMALL + " --plan plan.json --output out")
-    assert (code, len(re.findall(r"epoch 1: loss \d.*test \d", err))) == (0, 1)  # there is no terminal for a bar
+    assert (code, len(re.findall(r"epoch 1 of 1: loss \d.*test \d", err))) == (0, 1)  # there is no terminal for a bar
     widths = json.loads((place / "out" / "summary.json").read_text())["widths"]
     assert widths == {"first.weight": [8, 3], "second.weight": [8, 8]}
 

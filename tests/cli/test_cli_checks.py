@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run
 
-from fxprune.cli import checks
+from fxprune.cli import checks, export
 from fxprune.cli.main import COMMANDS, SHELLS
+from fxprune.passes.options import Job
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -100,6 +102,16 @@ def test_a_checkout_that_was_never_installed_has_nothing_to_miss(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "requires", absent)
     assert checks._declared() == ({}, {})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_has_the_first_line_of_each(name):
+    line = (importlib.import_module(f"fxprune.cli.{name}").__doc__ or "").partition("\n")[0].rstrip(".")
+    assert COMMANDS[name] == line[:1].lower() + line[1:]
+
+
+def test_an_export_has_the_operators_of_a_job():
+    assert Job.opset == export.OPSET
 
 
 @pytest.mark.parametrize("shell", SHELLS)

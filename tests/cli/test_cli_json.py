@@ -10,6 +10,7 @@ import pytest
 from helpers.command_line import SMALL, Small, enter, run
 
 import fxprune
+from fxprune.cli import inspect
 from fxprune.cli.main import COMMANDS
 from fxprune.models_zoo import registry
 
@@ -107,7 +108,7 @@ def test_an_error_of_the_command_line_is_a_document_too(capsys, line, command, s
 
 
 def test_what_a_command_prints_by_the_way_goes_to_stderr(capsys, monkeypatch):
-    monkeypatch.setattr(COMMANDS["inspect"], "network_from", lambda _: print("by the way") or 1 / 0)
+    monkeypatch.setattr(inspect, "network_from", lambda _: print("by the way") or 1 / 0)
     _, out, err = run(capsys, f"inspect {NETWORK} --json")
     assert "by the way" in err and json.loads(out)["error"]["kind"] == "ZeroDivisionError"
 

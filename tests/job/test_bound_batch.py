@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,9 +14,12 @@ from helpers.command_line import run
 from helpers.tiny import Tiny, tiny_data
 
 import fxprune
+from fxprune.common.batches import BatchRange
 from fxprune.costs import latency
-from fxprune.errors import OptionError
+from fxprune.errors import DataError, OptionError
+from fxprune.models_zoo import Network
 from fxprune.passes.job import fold_job
+from fxprune.passes.job.samples import _labelled
 from fxprune.passes.report import bench
 from fxprune.passes.verify import prove
 
@@ -48,6 +52,24 @@ def test_a_fold_counts_and_times_one_sample_of_the_smallest_batch(folded):
     _, result = folded
     assert result.max_rel_error < 1e-9
     assert result.stages[0].macs == 8 * 8 * (8 * 9 + 6 * 8 * 9) + 6 * 3
+
+
+@pytest.mark.parametrize("job", [fxprune.compress, fold_job])
+def test_a_rest_of_one_test_image_is_refused_before_any_work(job, tmp_path):
+    data = tiny_data()
+    data = replace(data, test=replace(data.test, batch_size=len(data.test.images) - 1))
+    with pytest.raises(
+        DataError, match=r"^test batch 2 of 2 has 1 sample, and .* a batch of 2 or more, since captured"
+    ):
+        job(net(), data, keep=0.5, output=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(33, [31, 2]), (64, [32, 32]), (1, [1])])
+def test_images_without_labels_are_divided_so_that_no_rest_is_too_small(count, sizes):
+    network = Network(net(), None, IMAGES)
+    loader = _labelled(network, torch.zeros(count, 1, 8, 8), BatchRange(2, None, "why"))
+    assert [len(images) for images, _ in loader] == sizes
 
 
 def test_its_folder_is_verified_at_sizes_that_it_takes(folded, capsys):

@@ -11,6 +11,7 @@ from fxprune.errors import OptionError
 from fxprune.passes.csgd.law import coupled_curve
 from fxprune.passes.job.prepare import prepare, pull_law
 from fxprune.passes.job.training import Trainer
+from fxprune.passes.latency import plan_to
 from fxprune.passes.options.fields import options_of
 from fxprune.passes.options.job import Centripetal, Job
 from fxprune.passes.options.ranges import interval
@@ -76,7 +77,7 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
         csgd_epochs=20, csgd_lr=1e-5, weight_decay=0.1, scheduler="constant", warmup_epochs=0, progress=False,
     )  # fmt: skip
     network, data = prepare(job, torch.device("cpu"))
-    plan = job.plan(fxprune.couple(network.model, network.example))
+    plan = plan_to(job, fxprune.couple(network.model, network.example))
     seen = []
 
     class Journal:

@@ -192,6 +192,13 @@ def test_a_metric_that_is_no_number_is_refused():
         found.score()
 
 
+def test_a_metric_that_is_not_finite_is_refused_where_one_trains():
+    found = answers(nn.Identity(), [(torch.ones(2, 2), torch.zeros(2))], task=Task(metric=lambda o, t: float("nan")))
+    with pytest.raises(DataError, match="is nan on 2 test samples"):
+        found.score()
+    assert found.score(finite=False).short == "nan"
+
+
 def test_one_loader_is_no_pair(tmp_path):
     with pytest.raises(DataError, match=r"`data` is a name, a Data, or a pair of loaders, .* not Loader"):
         fxprune.compress(Both(), batches(), loss=loss, metric=pixel_error, output=tmp_path / "out", **QUICK)

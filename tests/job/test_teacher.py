@@ -11,6 +11,7 @@ from fxprune.errors import CheckpointError, InputError
 from fxprune.models_zoo.build import build
 from fxprune.passes.job.prepare import prepare, teacher_from_file
 from fxprune.passes.job.training import Trainer
+from fxprune.passes.latency import plan_to
 from fxprune.passes.options.job import Job
 from fxprune.passes.store.weights import distinct_tensors, write_tensors
 
@@ -37,7 +38,7 @@ def test_a_teacher_from_a_file_decides_alone_where_all_weight_is_on_it(tmp_path)
         trainer = Trainer.of(job, data, cpu)
         trainer.train_wide(network.model, teacher)
         assert (network.model(images) - teacher(images)).norm() < before
-        plan = job.plan(fxprune.couple(network.model, network.example))
+        plan = plan_to(job, fxprune.couple(network.model, network.example))
         trainer.train_csgd(network.model, plan, teacher)
         ended.append(network.model.state_dict())
         assert all(torch.equal(p, theirs.state_dict()[name]) for name, p in teacher.state_dict().items())

@@ -42,7 +42,7 @@ def test_the_new_classifier_is_trained_before_csgd(place, capsys):
     line = f"{SMALL.replace('--epochs 0', '')} --checkpoint five.safetensors --deviation 5e-4 --lr 0.02 --csgd-epochs 4"
     code, _, err = run(capsys, line)
     assert code == 0, err
-    assert "epoch 10: " in err
+    assert "epoch 10 of 10: " in err
 
 
 @pytest.mark.parametrize("command", ["inspect", "fold"])
@@ -73,6 +73,16 @@ def test_a_published_file_is_found_in_its_cache(place, monkeypatch):
     (place / "checkpoints").mkdir()
     (place / "checkpoints" / "resnet18-f37072fd.pth").touch()
     check_published("torchvision/resnet18")
+
+
+def test_without_a_network_the_hub_is_not_asked_at_all(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(published.urllib.request, "urlopen", offline)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("it was asked"))
+    with pytest.raises(ModelError, match=r"put model\.safetensors into the repository timm/resnet18\.a1.*no network"):
+        check_published("resnet18")
 
 
 def test_what_was_never_published_is_refused(monkeypatch):

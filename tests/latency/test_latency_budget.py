@@ -12,6 +12,8 @@ import fxprune
 from fxprune.costs import cost
 from fxprune.errors import OptionError
 from fxprune.latencies import LatencyTable, macs_of_one
+from fxprune.passes.latency import plan_to
+from fxprune.passes.options import Target
 
 POINTS = ((1.0, 1.0), (0.5, 0.75), (0.25, 0.5), (0.1, 0.2))
 
@@ -111,6 +113,15 @@ def test_what_does_not_go_together(coupling, changes, options, says):
     table = replace(table_for(coupling), **changes)
     with pytest.raises(OptionError, match=says):
         fxprune.plan(coupling, **{"latency": 0.5, "latency_table": table, **options})
+
+
+def test_a_target_is_never_measured_a_second_time(coupling):
+    with pytest.raises(OptionError, match="goes by measured times: give `latency_table`"):
+        plan_to(Target(latency=0.5), coupling)
+    table = table_for(coupling)
+    assert plan_to(Target(latency=0.5), coupling, times=table) == fxprune.plan(
+        coupling, latency=0.5, latency_table=lambda *_, **__: table
+    )
 
 
 def test_a_table_is_read_as_it_was_written(coupling, tmp_path):

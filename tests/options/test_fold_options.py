@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,8 +109,8 @@ def test_and_without_torch():
 
 
 def test_flags_of_a_fold_override_its_recipe(tmp_path, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr("fxprune.passes.job.fold_job", lambda **options: seen.append(options) or "done")
+    seen, done = [], SimpleNamespace(text=lambda columns: "done")
+    monkeypatch.setattr("fxprune.passes.job.fold_job", lambda **options: seen.append(options) or done)
     write_recipe(FoldJob("resnet20", "digits", checkpoint="w", keep=0.25), tmp_path / "recipe.yaml")
     line = f"fold --recipe {tmp_path / 'recipe.yaml'} --macs 0.5 --repair none --output again"
     assert main(line.split()) == 0

@@ -12,6 +12,7 @@ from helpers.tiny import Tiny, tiny_data
 
 import fxprune
 from fxprune.errors import OptionError
+from fxprune.passes.latency import plan_to
 from fxprune.passes.options.job import Job, Target
 
 
@@ -121,5 +122,5 @@ def test_options_of_a_job_fit_into_json():
 def test_a_target_becomes_a_plan(options, widths):
     model = Tiny()
     coupling = fxprune.couple(model, torch.empty(2, 1, 8, 8, device="meta"))
-    plan = Target(**options).plan(coupling)
+    plan = plan_to(Target(**options), coupling)
     assert tuple(after for _, after in plan.widths.values()) == widths

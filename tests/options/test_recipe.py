@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from helpers.every_option import Every
 from fxprune.cli import main
 from fxprune.errors import OptionError
 from fxprune.passes.job.prepare import prepare
-from fxprune.passes.options import FoldJob, recipe
+from fxprune.passes.options import FoldJob
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.recipe import find_recipe, override, read_notes, read_recipe, write_recipe
 
@@ -116,7 +117,7 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "resnet56_cifar10.yaml").write_text("lr: 1")
     package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(recipe.importlib.util, "find_spec", lambda _: package)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: package)
     assert read_recipe("resnet56_cifar10") == {"lr": 1.0}
     with pytest.raises(OptionError, match=r"no recipe `resnet56_cifar1`.* Did you mean `resnet56_cifar10`\?"):
         find_recipe("resnet56_cifar1")
@@ -264,12 +265,15 @@ def test_flags_override_a_recipe(ours, given, expected):
     assert override(ours, given) == expected
 
 
+DONE = SimpleNamespace(text=lambda columns: "done")
+
+
 def run(monkeypatch, line):
     """The options with which the command would run."""
     import fxprune
 
     seen = {}
-    monkeypatch.setattr(fxprune, "compress", lambda **options: seen.update(options) or "done")
+    monkeypatch.setattr(fxprune, "compress", lambda **options: seen.update(options) or DONE)
     assert main(["compress", *line.split()]) == 0
     return seen
 

@@ -38,11 +38,20 @@ def result(tmp_path):
 def test_a_result_prints_as_one_table(tmp_path):
     lines = str(result(tmp_path)).splitlines()
     assert lines[2].split() == ["wide", "2.00", "M", "40.5", "M", "8.00", "MB", "90.00%", "1"]
-    assert lines[3].split() == ["thin", "0.500", "M", "0.00101", "M", "0.123", "ms", "100.00%", "0"]
+    assert lines[3].split() == ["thin", "500", "k", "1,012", "0.123", "ms", "100.00%", "0"]
     assert "parameters x 0.250" in lines[5]
     assert "accuracy +10.00 points" in lines[5]
     assert "changed the class of 1 of 10 test images, with running statistics of 4000 training images" in lines[6]
     assert "10 s: train 10 s" in lines[-2]
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_wrapped_lines(tmp_path):
+    wide = result(tmp_path)
+    text = wide.text(60)
+    assert max(map(len, text.splitlines()[:-1])) <= 60  # the last one has a path
+    assert "file" not in text.splitlines()[0]
+    assert text.splitlines()[4] == "(no room for file and eager)"
+    assert text.partition("\n\n")[2].split() == str(wide).partition("\n\n")[2].split()
 
 
 def test_a_result_survives_json_and_csv(tmp_path):
@@ -54,6 +63,17 @@ def test_a_result_survives_json_and_csv(tmp_path):
     rows = list(csv.DictReader(io.StringIO(first.to_csv())))
     assert [row["accuracy"] for row in rows] == ["0.9", "1.0"]
     assert rows[0]["eager_ms"] == ""
+
+
+def test_a_metric_that_is_not_defined_is_null(tmp_path):
+    values = 0.5, float("nan")
+    first = result(tmp_path)
+    rows = tuple(replace(row, value=value, correct=0) for row, value in zip(first.stages, values, strict=True))
+    first = replace(first, stages=rows, metric="r2")
+    (tmp_path / "summary.json").write_text(first.to_json())
+    assert json.loads(first.to_json())["stages"][1]["value"] is None
+    assert str(read_result(tmp_path)) == str(first)
+    assert str(first).splitlines()[3].split()[-2:] == ["nan", "0"]
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"stages": [{"name": "wide"}]}'])

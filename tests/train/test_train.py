@@ -162,7 +162,7 @@ def test_options_out_of_range(options, message):
 def test_the_bar_is_on_stderr_if_forced_or_on_a_terminal(progress, shown, capsys):
     train(linear(), points(), epochs=2, lr=0.1, progress=progress, label="wide")
     captured = capsys.readouterr()
-    assert ("wide 2/2" in captured.err and "test=100.00%" in captured.err) is shown
+    assert ("wide 2/2" in captured.err and "test 100.00%" in captured.err) is shown
     assert captured.out == ""
 
 
