@@ -6,14 +6,16 @@ tensor itself: what is computed from it would be a constant, and a branch on its
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxprune.common.source import is_tracing_code
-from fxprune.common.torch_private import functions_undisturbed, pytree, tensor_tables
+from fxprune.common.torch_private import TorchDispatchMode, functions_undisturbed, pytree, storage_id, tensor_tables
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer
@@ -49,18 +51,41 @@ class OwnTensor(torch.Tensor):
         return tracer.proxy_class.__torch_function__(func, types, proxies, named)
 
 
-def record_own_tensors(root: nn.Module, tracer: SymbolicTracer) -> None:
-    """Replace the parameters and buffers of a model that is to be traced by :class:`OwnTensor`."""
+@contextlib.contextmanager
+def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[None]:
+    """Replace the parameters and buffers of a model that is traced by :class:`OwnTensor`.
+
+    Raises:
+        TraceError: in the block, where the model computes with one of them that it holds elsewhere, as in a closure.
+    """
     memo: dict[int, OwnTensor] = {}
     for path, module in root.named_modules():
-        tables = () if isinstance(module, torch.jit.ScriptModule) else tensor_tables(module)
-        for table in tables:
+        for table in () if isinstance(module, torch.jit.ScriptModule) else tensor_tables(module):
             for name, tensor in table.items():
-                if type(tensor) not in (torch.Tensor, nn.Parameter):
+                if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout != torch.strided:
                     continue
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _own(tensor, f"{path}.{name}" if path else name, tracer)
                 table[name] = memo[id(tensor)]
+    with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}):
+        yield
+
+
+class _Numbers(TorchDispatchMode):
+    """A mode that refuses to compute with the numbers of stored tensors, except while ``paused``."""
+
+    def __init__(self, tracer: SymbolicTracer, stored: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tracer, self._stored = tracer, stored
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._tracer.modes.paused and any(map(self._is_stored, pytree.tree_leaves((args, kwargs)))):
+            raise fx.proxy.TraceError("the model computes with a tensor of its own that it does not read by its name")
+        return func(*args, **(kwargs or {}))
+
+    def _is_stored(self, value: Any) -> bool:
+        strided = isinstance(value, torch.Tensor) and value.layout == torch.strided
+        return strided and storage_id(value) in self._stored
 
 
 def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:

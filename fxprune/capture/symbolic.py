@@ -28,7 +28,7 @@ from fxprune.common.torch_private import call_with_hooks, hooks_of, pytree, wrap
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .decompose import FUNCTIONS, decomposition, decomposition_for
-from .own_tensors import record_own_tensors
+from .own_tensors import own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy
 from .recorder import Recorder
@@ -72,9 +72,8 @@ class SymbolicTracer(fx.Tracer):
         """Trace a module."""
         through = _functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
-        record_own_tensors(root, self)
-        types = types_claimed(self.proxy_class)
-        with through, self.modes.recording(), custom, data_writes(_refuse_proxy), types:
+        own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
+        with through, self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

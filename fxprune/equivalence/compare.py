@@ -231,12 +231,13 @@ def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: 
 
 
 def _with_other_weights(pair: _Pair, inputs: Inputs) -> str:
-    """Compare where all weights are others: what a trace computed from weights is a constant of the graph."""
-    own = {name for name, _ in named_tensors(pair.model)}
-    model, module = (
-        map_tensors(each, lambda name, tensor: changed(pair.tensor(tensor)) if name in own else tensor).eval()
-        for each in (pair.model, pair.module)
-    )
+    """Compare where all parameters are others: what a trace computed from weights is a constant of the graph."""
+
+    def other(_: str, tensor: Tensor) -> Tensor:
+        new = pair.tensor(tensor)
+        return changed(new) if isinstance(tensor, nn.Parameter) else new
+
+    model, module = (map_tensors(each, other).eval() for each in (pair.model, pair.module))
     wanted = try_to_observe(model, inputs)
     if isinstance(wanted, str):  # the model may depend on its own numbers
         return ""

@@ -79,9 +79,9 @@ def export_onnx(
     """Export what the network computes in eval mode, for any batch size that it takes.
 
     Where guards bind the batch, to two samples and more or to that of the example, so does the file, which fails at
-    another one: the report and its property ``batch`` say so. The file is written under a temporary name and renamed, so that a failed export leaves
-    nothing behind. Only a file that disagrees with the network stays, so that you can examine it. Weights of 1.9 GB and
-    more go into ``NAME.onnx.data`` beside it.
+    another one: the report and its property ``batch`` say so. The file is written under a temporary name and renamed,
+    so that a failed export leaves nothing behind. Only a file that disagrees with the network stays, so that you can
+    examine it. Weights of 1.9 GB and more go into ``NAME.onnx.data`` beside it.
 
     Args:
         module: the network; neither its weights nor its training flag change.
