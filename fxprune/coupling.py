@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.common.batches import ANY_BATCH, BatchRange, graph_batches
+from fxprune.common.batches import BatchRange, graph_batches
 from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
 from fxprune.common.text import count, fill, listed, shortened
@@ -169,7 +169,7 @@ class Coupling:
     @functools.cached_property
     def batch(self) -> BatchRange:
         """The batch sizes that the graph takes: its guards may bind it to those of the example."""
-        return graph_batches(self.graph_module, self.example_inputs) or ANY_BATCH
+        return graph_batches(self.graph_module, self.example_inputs)
 
     @functools.cached_property
     def channels(self) -> int:

@@ -15,9 +15,9 @@ from torch import fx, nn
 
 from fxprune.common.inputs import Inputs, in_order
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.common.rewritable import is_foreign, is_opaque, is_rewritable
+from fxprune.common.rewritable import is_foreign, is_opaque, is_rewritable, reads_widths
 from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import no_dispatch, op_arguments, pytree
+from fxprune.common.torch_private import no_dispatch, op_arguments, pytree, storage_id
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 
 from .call import Call, unlabelled
@@ -142,6 +142,8 @@ class _Interpreter(fx.Interpreter):
             self._freeze_around(n, value)
         elif foreign:
             self._freeze_around(n, value, waiting=True)
+        elif reads_widths(n, value):
+            self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
@@ -156,6 +158,14 @@ class _Interpreter(fx.Interpreter):
                 return adapts_to_width(self.state, lambda a, k: call(*a, **k), args, kwargs, value)  # type: ignore[operator]
         finally:
             self.state.layers.paused = False
+
+    def _freeze_memory_of(self, tensors: list[torch.Tensor]) -> None:
+        """Freeze tensors and all that share their memory, since a call reads how that is laid out."""
+        read = set(map(storage_id, tensors))
+        for tensor in tensors_in(list(self.env.values())):
+            if storage_id(tensor) in read:
+                label = self.state.labels.of(tensor)
+                self.state.marks.freeze("strides or offsets in memory are read", *label.axes, *label.uniform)
 
     def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
         """Freeze the inputs and outputs of a module that has its own idea of its width.

@@ -18,6 +18,8 @@ from torch import fx
 
 from fxprune.common.torch_private import pytree
 
+from .own_tensors import OwnTensor
+
 if TYPE_CHECKING:
     from .proxies import ConcreteProxy
 
@@ -43,7 +45,7 @@ def types_claimed(kind: type) -> Iterator[None]:
 
     def answer(value: Any, kinds: Any) -> bool:
         global _claiming
-        if not issubclass(type(value), kind):
+        if not issubclass(type(value), (kind, OwnTensor)):
             return given(value, kinds)
         legacy = [each for each in pytree.tree_leaves(kinds) if type(each) is _LEGACY]
         if legacy:
@@ -62,7 +64,8 @@ def types_claimed(kind: type) -> Iterator[None]:
         builtins.isinstance = given
 
 
-def _is_of(proxy: ConcreteProxy, kind: Any) -> bool:
+def _is_of(value: ConcreteProxy | OwnTensor, kind: Any) -> bool:
+    proxy: ConcreteProxy = value.recorded() if type(value) is OwnTensor else value
     if not proxy.is_tensor():
         return False
     if not proxy.tracer.literal:

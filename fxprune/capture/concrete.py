@@ -29,7 +29,6 @@ from fxprune.common.torch_private import (
     pytree,
 )
 
-from .claimed_types import types_claimed
 from .integers import truncation_recorded
 from .proxies import ConcreteProxy
 from .symbolic import SymbolicTracer
@@ -41,6 +40,8 @@ _FACTORIES = (
 
 class ConcreteTracer(SymbolicTracer):
     """A tracer that records a model at the sizes of its example inputs, with guards."""
+
+    proxy_class = ConcreteProxy
 
     def __init__(
         self,
@@ -71,12 +72,8 @@ class ConcreteTracer(SymbolicTracer):
         """Trace a module, and also record calls that make tensors from sizes."""
         # If types must be literal, numbers may have to be, too.
         integers = contextlib.nullcontext() if self.literal else truncation_recorded(root)
-        with torch.no_grad(), _calls_recorded(self), integers, types_claimed(ConcreteProxy):
+        with torch.no_grad(), _calls_recorded(self), integers:
             return super().trace(root, concrete_args)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Make a proxy that knows its value."""
-        return ConcreteProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation and run it on the meta device."""

@@ -27,6 +27,7 @@ from fxprune.common.torch_private import (
     depends_on_data,
     fake_tensor_mode,
     pytree,
+    storage_id,
 )
 from fxprune.errors import CaptureError
 
@@ -111,9 +112,15 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
         _guard_several(tracer, next(proxy for proxy, x in zip(proxies, values, strict=True) if _has_batch(x)))
     _guard_sizes(tracer, proxies, values)
     _translate(tracer, lifted.graph, proxies, program.call_spec.out_spec)
+    _guard_weights(tracer, model)
     own = {name for name, _ in named_tensors(model)}
     read = {str(node.target) for node in tracer.graph.find_nodes(op="get_attr")}
-    return tracer.graph, {name: operator.attrgetter(name)(lifted) for name in sorted(read - own)}
+    constants = {name: operator.attrgetter(name)(lifted) for name in sorted(read - own)}
+    stored = {storage_id(tensor) for _, tensor in named_tensors(model) if tensor.numel()}
+    made = [each for each in constants.values() if isinstance(each, torch.Tensor) and each.numel()]
+    if any(storage_id(each) in stored for each in made):
+        raise CaptureError("the model holds a parameter or buffer also where it has no name, as in a closure")
+    return tracer.graph, constants
 
 
 def _export(model: nn.Module, args: list[Any], kwargs: dict[str, Any], *, one: bool = False) -> ExportedProgram:
@@ -217,6 +224,16 @@ def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) 
             tracer.create_proxy(
                 "call_function", guard_equal, (same, True, f"one batch size in `{proxy.node}` and others"), {}
             )
+
+
+def _guard_weights(tracer: SymbolicTracer, model: nn.Module) -> None:
+    """Guard the precisions of stored tensors, by one tensor of each."""
+    read = {str(node.target): node for node in reversed(tracer.graph.find_nodes(op="get_attr"))}
+    kinds = {t.dtype: name for name, t in reversed(named_tensors(model)) if t.is_floating_point() and name in read}
+    for dtype, name in kinds.items():
+        with tracer.graph.inserting_before(read[name].next):
+            found = tracer.graph.call_function(getattr, (read[name], "dtype"))
+            tracer.graph.call_function(guard_dtype, (found, dtype, f"the precision of `{name}`"))
 
 
 def _translate(tracer: SymbolicTracer, graph: fx.Graph, proxies: list[Any], out_spec: pytree.TreeSpec) -> None:

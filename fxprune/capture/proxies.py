@@ -132,7 +132,7 @@ class ConcreteProxy(InPlaceProxy):
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
     def __contains__(self, item: Any) -> bool:
-        return item in self.tracer.value(self.node)
+        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
 
     def __hash__(self) -> int:
         return id(self)

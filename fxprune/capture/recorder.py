@@ -41,6 +41,7 @@ class Recorder:
         """
         with contextlib.ExitStack() as stack:
             stack.callback(set_grad_enabled, torch.is_grad_enabled())
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())  # a trace may break off in between
             for name in MANAGERS:
                 self._watch_manager(stack, name)
             for name in QUESTIONS:

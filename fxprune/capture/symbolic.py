@@ -25,8 +25,10 @@ from fxprune.common.shaped_layers import is_shaped
 from fxprune.common.source import stack_of
 from fxprune.common.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
 
+from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .decompose import FUNCTIONS, decomposition, decomposition_for
+from .own_tensors import own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy
 from .recorder import Recorder
@@ -38,6 +40,10 @@ class SymbolicTracer(fx.Tracer):
     These modules become single nodes: layers with shape attributes, PyTorch's own modules, modules without weights that
     timm registers as such, and modules that act differently in training.
     """
+
+    proxy_class: type[InPlaceProxy] = InPlaceProxy
+    # Whether types and devices of tensors are those of the example, with guards.
+    literal = False
 
     def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
         """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``.
@@ -66,12 +72,13 @@ class SymbolicTracer(fx.Tracer):
         """Trace a module."""
         through = _functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
-        with through, _sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy):
+        own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
+        with through, _sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
             return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Make a proxy that behaves to the model as its value does."""
-        return InPlaceProxy(node, self)
+        return self.proxy_class(node, self)
 
     def create_node(self, *given: Any, **options: Any) -> fx.Node:
         """Make a node that knows its lines of the model's source."""

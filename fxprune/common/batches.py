@@ -26,11 +26,13 @@ class BatchRange:
         least: the smallest one.
         most: the largest one; None: there is no bound.
         why: the decision that binds it; empty: nothing does.
+        known: whether anything is known of it.
     """
 
     least: int = 1
     most: int | None = None
     why: str = ""
+    known: bool = True
 
     @property
     def fixed(self) -> bool:
@@ -39,9 +41,11 @@ class BatchRange:
 
     def holds(self, batch: int) -> bool:
         """Tell whether a batch size is in the range."""
-        return batch >= self.least and (self.most is None or batch <= self.most)
+        return self.known and batch >= self.least and (self.most is None or batch <= self.most)
 
     def __str__(self) -> str:
+        if not self.known:
+            return "unknown"
         if self.fixed:
             return f"{self.least} only"
         return "any" if self.least == 1 else f"{self.least} or more"
@@ -81,12 +85,11 @@ def _refusal(run: Callable[[int], object], batch: int, refusals: tuple[type[Exce
     return ""
 
 
-def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange | None:
+def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
     """Find the batch sizes that a captured graph takes, by runs on the meta device.
 
     The graph is bound to the batch of its example where a guard turns at a batch size in the range, or may turn where
-    nothing tells. Nothing is said of a graph whose inputs share no batch size, or that does not run on the meta device
-    on its own example.
+    nothing tells, and where it does not run on the meta device. Nothing is known where inputs share no batch size.
     """
     samples = {len(x) for x in tensors_of(inputs) if x.dim()}
     root, device = to_meta(module), device_of(module)
@@ -101,12 +104,12 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange | None:
         return interpreter
 
     if len(samples) != 1:
-        return None
+        return BatchRange(why="the inputs share no size along axis 0", known=False)
     (given,) = samples
     try:
         run(given)
-    except Exception:  # what runs at no size says nothing of the batch
-        return None
+    except Exception as error:  # what runs at no size says nothing of the batch
+        return BatchRange(given, given, f"the graph does not run without numbers: {first_line(error)}")
     # Where a size is a literal of the graph, another batch fails in an operation.
     bound = batch_range(run, given, refusals=(Exception,))
     if bound.fixed or not module.graph.find_nodes(op="call_function", target=guard_equal):

@@ -6,6 +6,7 @@ values are constants of the captured graph.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -30,8 +31,28 @@ def as_inputs(example_inputs: Any) -> Inputs:
 
 
 def run_on(module: Any, inputs: Inputs) -> Any:
-    """Call ``module(*inputs)`` or ``module(**inputs)``."""
-    return module(**inputs) if isinstance(inputs, dict) else module(*inputs)
+    """Call ``module(*inputs)`` or ``module(**inputs)``.
+
+    Raises:
+        OptionError: the module takes other arguments.
+    """
+    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    try:
+        return module(*args, **kwargs)
+    except TypeError as error:
+        forward = getattr(module, "forward", module)
+        try:
+            inspect.signature(forward).bind(*args, **kwargs)
+        except TypeError:
+            raise _unlike(inputs, inspect.signature(forward).parameters) from error
+        except ValueError:  # some callables have no signature
+            pass
+        raise
+
+
+def _unlike(inputs: Inputs, taken: Iterable[str]) -> OptionError:
+    given = f"the inputs {', '.join(map(str, inputs))}" if isinstance(inputs, dict) else f"{len(inputs)} inputs"
+    return OptionError(f"the network takes {', '.join(taken) or 'no inputs'}, not {given}.")
 
 
 def tensors_of(inputs: Inputs) -> list[torch.Tensor]:
@@ -58,10 +79,17 @@ def without_numbers(inputs: Inputs) -> Inputs:
 
 
 def in_order(graph: fx.Graph, inputs: Inputs) -> tuple[Any, ...]:
-    """Order the inputs as the graph's placeholders; missing ones get the placeholder's default."""
+    """Order the inputs as the graph's placeholders; missing ones get the placeholder's default.
+
+    Raises:
+        OptionError: the graph has other placeholders.
+    """
     if not isinstance(inputs, dict):
         return inputs
-    placeholders: Iterable[fx.Node] = graph.find_nodes(op="placeholder")
+    placeholders: list[fx.Node] = graph.find_nodes(op="placeholder")
+    needed = {str(n.target) for n in placeholders if not n.args}
+    if not needed <= inputs.keys() <= {str(n.target) for n in placeholders}:
+        raise _unlike(inputs, [str(n.target) for n in placeholders])
     return tuple(inputs[str(n.target)] if str(n.target) in inputs else n.args[0] for n in placeholders)
 
 

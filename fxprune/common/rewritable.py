@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import ConvNd, OpOverload, op_arguments, op_name
+from fxprune.common.torch_private import ConvNd, OpOverload, op_arguments, op_name, pytree
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -143,6 +143,30 @@ def scales_input(node: fx.Node) -> bool:
         return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and _is_torch(type(layer).__module__)
     kind = F.linear if node.target is F.linear else canonical_call(node.target)
     return node.op == "call_function" and kind in LINEAR and bool(node.args)
+
+
+# Reads of sizes, which the rewrite makes numbers, and of other numbers that no width changes.
+_SIZE_METHODS = frozenset({"size", "numel", "nelement", "dim", "__len__"})
+_WITHOUT_WIDTH = frozenset({"ndimension", "element_size", "itemsize", "get_device", "output_nr", "_version"})
+
+
+def reads_sizes(node: fx.Node) -> bool:
+    """Tell whether a call reads sizes of a tensor in a form that the rewrite knows."""
+    if node.op == "call_method":
+        return node.target in _SIZE_METHODS
+    read = node.args[1] if node.target is getattr else None
+    return node.op == "call_function" and (node.target is torch.numel or read in ("shape", "ndim"))
+
+
+def reads_widths(node: fx.Node, value: Any) -> bool:
+    """Tell whether a call reads numbers that a width may change, in a form that the rewrite does not know.
+
+    Strides, for example: they count the channels behind an axis.
+    """
+    name = node.args[1] if node.target is getattr else node.target
+    if node.op not in ("call_function", "call_method") or reads_sizes(node) or name in _WITHOUT_WIDTH:
+        return False
+    return any(type(leaf) is int for leaf in pytree.tree_leaves(value))
 
 
 def is_rewritable(node: fx.Node) -> bool:

@@ -15,6 +15,7 @@ _PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 # Frames below these folders are machinery, not the model's own source; networks of ours are.
 _PASSES = (_PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent) / "passes"  # beside it in a checkout
 _MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE), str(_PASSES))
+_FX = str(Path(fx.__file__).parent)
 _NETWORKS = str(_PACKAGE / "models_zoo")
 # The innermost lines of the model's source that a node keeps: a layer, and what calls it.
 _KEPT_LINES = 3
@@ -24,6 +25,12 @@ _KEPT_LINES = 3
 def is_machinery(path: str) -> bool:
     """Tell whether a file belongs to PyTorch or to fxprune."""
     return path.startswith("<") or (path.startswith(_MACHINERY) and not path.startswith(_NETWORKS))
+
+
+@functools.cache
+def is_tracing_code(path: str) -> bool:
+    """Tell whether a file belongs to torch.fx or to fxprune, which look at a model from outside."""
+    return is_machinery(path) and not path.startswith("<") and (_FX in path or not path.startswith(_MACHINERY[0]))
 
 
 def source_of(node: fx.Node) -> str:

@@ -154,7 +154,7 @@ class _Pair:
 
     def copy(self, network: nn.Module, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> nn.Module:
         """Copy one of the two as :meth:`copies` does, in eval mode."""
-        return map_tensors(network, lambda name, tensor: replace(self._tensor(name, tensor))).eval()
+        return map_tensors(network, lambda name, tensor: replace(self.tensor(tensor))).eval()
 
     def take_caches(self, wanted: Observation, assigned: Collection[str]) -> None:
         """Take the buffers that a call in eval mode replaced by new ones out of what it wrote to."""
@@ -166,7 +166,8 @@ class _Pair:
             if name in wanted.state and not differs(value, wanted.state[name]):
                 del wanted.state[name]
 
-    def _tensor(self, _: str, tensor: Tensor) -> Tensor:
+    def tensor(self, tensor: Tensor) -> Tensor:
+        """Return what stands for a tensor in a copy."""
         if isinstance(tensor, nn.Parameter):
             return self._varied.get(id(tensor), tensor.detach())
         return tensor.detach().clone()
@@ -218,6 +219,8 @@ def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: 
     if why:
         return f"at a second call, {why}"
     assert not isinstance(found, str)
+    if why := _with_other_weights(pair, second):
+        return why
     pair.alike = wanted.operations == found.operations and not wanted.uses_autocast
     if not pair.exported:
         return ""
@@ -225,6 +228,22 @@ def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: 
         wanted, found = observe(model, second), try_to_observe(module, second)
     why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
     return f"where gradients are recorded, {why}" if why else ""
+
+
+def _with_other_weights(pair: _Pair, inputs: Inputs) -> str:
+    """Compare where all parameters are others: what a trace computed from weights is a constant of the graph."""
+
+    def other(_: str, tensor: Tensor) -> Tensor:
+        new = pair.tensor(tensor)
+        return changed(new) if isinstance(tensor, nn.Parameter) else new
+
+    model, module = (map_tensors(each, other).eval() for each in (pair.model, pair.module))
+    wanted = try_to_observe(model, inputs)
+    if isinstance(wanted, str):  # the model may depend on its own numbers
+        return ""
+    found = try_to_observe(module, inputs)
+    why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
+    return f"with other weights, {why}" if why else ""
 
 
 def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:

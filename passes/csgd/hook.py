@@ -149,6 +149,7 @@ class Csgd:
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
         self._rates = self._read_rates()
         self._steps, self._pulled = 0, False
+        self._averaged: list[tuple[torch.Tensor, torch.Tensor]] = []  # gradients, and what they were before this step
         self._by_means = [each for each in tied if not (narrow and has_rows(each))]
         self._means = ClusterMeans(self._by_means)
         self._means.even_state(optimizer, tied)
@@ -167,7 +168,7 @@ class Csgd:
             raise OptionError(
                 f"{type(optimizer).__name__} takes no hooks: give the torch optimizer that it wraps."
             ) from error
-        self._release = undo_failed_steps(optimizer, self._restore)
+        self._release = undo_failed_steps(optimizer, self._undo)
 
     def predicted(self) -> float:
         """Return the largest relative deviation by the law, for unchanged cluster means.
@@ -282,6 +283,7 @@ class Csgd:
     def _prepare(self) -> None:
         """Move to the means just before the step; the gradients are those at the parameters."""
         gradients = self._gradients()
+        self._averaged = [(gradient, gradient.clone()) for _, gradient in gradients]
         self._narrow.begin()
         if not self.coupled:
             self._means.move_to_means(gradients)
@@ -290,6 +292,7 @@ class Csgd:
             self._pull_gradients()
 
     def _after(self, *_: object) -> None:
+        self._averaged = []
         self._steps += 1
         self._pulled = self._pulled or any(lr * self.strength > 0.0 for lr in self._rates)
         for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
@@ -297,6 +300,14 @@ class Csgd:
             self._motions[index] = advance(motion, lr, self.strength, options)
         self._restore([1.0 - lr * self.strength for lr in self._rates])
         self._constants.pull(max(self._rates) * self.strength)
+
+    @torch.no_grad()
+    def _undo(self) -> None:
+        """Give back parameters and gradients as they were before a step that failed."""
+        self._restore()
+        for gradient, before in self._averaged:
+            gradient.copy_(before)
+        self._averaged = []
 
     def _restore(self, shrink: Sequence[float] | None = None) -> None:
         """Give the parameters back to the optimizer, with their deviations."""

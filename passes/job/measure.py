@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.batches import ANY_BATCH, BatchRange, admitted, graph_batches
+from fxprune.common.batches import BatchRange, admitted, graph_batches
 from fxprune.common.inputs import Inputs, run_on, tensors_of
 from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
@@ -99,7 +99,7 @@ class _Table:
     ) -> None:
         self.example, self.data, self.folder = example, data, folder
         self.device = next(reference.parameters()).device
-        self.bound = graph_batches(narrow, as_inputs(example)) or ANY_BATCH
+        self.bound = graph_batches(narrow, as_inputs(example))
         self.batch = admitted([1], self.bound)[0]
         self.image = random_batch(as_inputs(example), self.batch, seed=0)
         self.reference = None if data is None else answers(reference, data.test, self.device, data.task)

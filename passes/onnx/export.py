@@ -19,6 +19,7 @@ from fxprune.errors import ExportError
 from fxprune.passes.verify import as_inputs, random_batch
 
 from .check import check_onnx
+from .least_batch import require_least
 from .program import batches_of, eager_on_cpu, exported_size, onnx_program
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ def export_onnx(
 ) -> ExportReport:
     """Export what the network computes in eval mode, for any batch size that it takes.
 
-    Where guards bind the batch, to two samples and more or to that of the example, so does the file: the report and its
-    property ``batch`` say so. The file is written under a temporary name and renamed, so that a failed export leaves
-    nothing behind. Only a file that disagrees with the network stays, so that you can examine it. Weights of 1.9 GB and
-    more go into ``NAME.onnx.data`` beside it.
+    Where guards bind the batch, to two samples and more or to that of the example, so does the file, which fails at
+    another one: the report and its property ``batch`` say so. The file is written under a temporary name and renamed,
+    so that a failed export leaves nothing behind. Only a file that disagrees with the network stays, so that you can
+    examine it. Weights of 1.9 GB and more go into ``NAME.onnx.data`` beside it.
 
     Args:
         module: the network; neither its weights nor its training flag change.
@@ -111,6 +112,7 @@ def export_onnx(
     eager, path = eager_on_cpu(module), Path(path)
     bound = batches_of(eager, inputs)
     program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)
+    require_least(program, bound)
     if metadata is None and (expects := getattr(module, "meta", {}).get("preprocessing")) is not None:
         metadata = expects.to_metadata()
     program.model.metadata_props.update({**(metadata or {}), **({"batch": str(bound)} if bound.why else {})})

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fxprune.common.batches import ANY_BATCH, admitted, graph_batches
+from fxprune.common.batches import admitted, graph_batches
 from fxprune.common.inputs import tensors_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
@@ -77,7 +77,7 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
     if min(batches, default=0) < 1:
         raise OptionError(f"batch sizes are 1 or more, not {min(batches, default='none')}.")
     files = open_run(folder)
-    bound = graph_batches(files.narrow, files.example) or ANY_BATCH
+    bound = graph_batches(files.narrow, files.example)
     taken, refused = ([size for size in batches if bound.holds(size) == holds] for holds in (True, False))
     why = f"a batch of {listed(map(str, refused))}; the network takes {bound}, since {bound.why}" if refused else ""
     if not taken:

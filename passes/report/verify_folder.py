@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import fx, nn
 
-from fxprune.common.batches import ANY_BATCH, admitted, graph_batches
+from fxprune.common.batches import admitted, graph_batches
 from fxprune.common.inputs import Inputs
 from fxprune.common.progress import phase
 from fxprune.common.table import table
@@ -131,7 +131,7 @@ def _not_finite(network: nn.Module) -> str:
 def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
     if (place / WIDE).exists():
         load_weights(copy.deepcopy(wide.snapped), place / WIDE)
-    sizes = admitted((1, 3), graph_batches(files.narrow, files.example) or ANY_BATCH)
+    sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
     change = float(snap(wide.snapped, wide.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
     double, plan = in_float64(wide.snapped, wide.plan)
@@ -164,7 +164,7 @@ def _on_first(files: Run, place: Path) -> Finding:
         wide = expand(first.eval(), files.narrow, plan.on(first))
     except PlanError as error:
         return Finding(what, None, bound, str(error))
-    sizes = admitted((1, 3), graph_batches(files.narrow, files.example) or ANY_BATCH)
+    sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
     report = verify(wide, files.narrow, files.example, tolerance=bound, batches=sizes)
     return Finding(what, report.max_rel_error, bound, report.reason)
 

@@ -59,7 +59,7 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
     if fused:
         _scale(rows, _restore_scale(node, factor))
         return
-    scaling = _scaling_of(product, node, factor.wide_dim)
+    scaling = _scaling_of(module, product, node, factor.wide_dim)
     ratio = 1.0 if scaling is None else (factor.narrow_dim / factor.wide_dim) ** 0.5
     if scaling is not None:
         _rescale(scaling, 1 / ratio)
@@ -111,12 +111,13 @@ def _drops(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.target in (F.dropout, torch.dropout)
 
 
-def _scaling_of(product: fx.Node, scaled: fx.Node, wide_dim: int) -> fx.Node | None:
+def _scaling_of(module: fx.GraphModule, product: fx.Node, scaled: fx.Node, wide_dim: int) -> fx.Node | None:
     """Find the call that multiplies an operand or the product by ``wide_dim ** -0.5``, or None."""
     chain: list[fx.Node] = []
     for start in product.args[:2]:
         node = start
-        while isinstance(node, fx.Node) and len(node.users) == 1 and node.args:
+        # Behind anything else begins another product, which may be scaled by the same number.
+        while isinstance(node, fx.Node) and len(node.users) == 1 and moves(module, node):
             chain.append(node)
             node = node.args[0]  # type: ignore[assignment]
     if len(scaled.users) == 1:

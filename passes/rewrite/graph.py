@@ -19,7 +19,7 @@ from torch import fx
 from fxprune.common.guards import guard_equal
 from fxprune.common.inputs import in_order, inputs_for
 from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.common.rewritable import canonical_call, positional, scales_input
+from fxprune.common.rewritable import canonical_call, positional, reads_sizes, scales_input
 from fxprune.common.torch_private import pytree, tracer_class
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError, first_line
@@ -72,12 +72,8 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
 
 
 def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
-    read = (node.op == "call_method" and node.target in ("size", "numel", "nelement", "dim", "__len__")) or (
-        node.op == "call_function"
-        and (node.target is torch.numel or (node.target is getattr and node.args[1] in ("shape", "ndim")))
-    )
     tensor = node.args[0] if node.args else None
-    return read and isinstance(tensor, fx.Node) and isinstance(coupling.nodes[tensor.name].value, Shape)
+    return reads_sizes(node) and isinstance(tensor, fx.Node) and isinstance(coupling.nodes[tensor.name].value, Shape)
 
 
 def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:

@@ -17,7 +17,7 @@ from torch import nn
 import fxprune
 from fxprune.capture.trace import capture
 from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import as_inputs, from_json, inputs_for, run_on, tensors_of, to_json
+from fxprune.common.inputs import as_inputs, from_json, in_order, inputs_for, run_on, tensors_of, to_json
 from fxprune.common.precision import PromoteMixed
 from fxprune.errors import OptionError
 
@@ -283,3 +283,26 @@ def test_plans_remember_the_arguments(name, tmp_path):
 def test_an_argument_that_no_file_can_hold_is_refused():
     with pytest.raises(OptionError, match="type dtype cannot be written"):
         to_json((X, torch.float32))
+
+
+CALLS = {
+    "cost": lambda model, plan, wrong: fxprune.cost(model, wrong),
+    "fold": lambda model, plan, wrong: fxprune.fold(model, plan, [wrong]),
+    "plan": lambda model, plan, wrong: fxprune.plan(plan.coupling, keep=0.5, cluster="activations", batches=[wrong]),
+    "graph": lambda model, plan, wrong: in_order(plan.coupling.graph_module.graph, wrong),
+    "model": lambda model, plan, wrong: run_on(model, wrong),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_inputs_under_a_wrong_name_are_one_sentence(name):
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4)).eval()
+    plan = fxprune.plan(fxprune.couple(model, X), keep=0.5)
+    with pytest.raises(OptionError, match="the network takes input, not the inputs images"):
+        CALLS[name](model, plan, {"images": X})
+
+
+def test_no_input_by_name_is_left_out():
+    graph = capture(nn.Sequential(conv(3, 8)).eval(), {"input": X}).graph
+    with pytest.raises(OptionError, match="the network takes input, not the inputs input, more"):
+        in_order(graph, {"input": X, "more": X})

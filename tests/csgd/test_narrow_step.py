@@ -25,10 +25,11 @@ def made():
     return plain()
 
 
-def started(kind=torch.optim.AdamW, lr=0.05, case=None, narrow=True, **options):
+def started(kind=torch.optim.AdamW, lr=0.05, case=None, narrow=True, coupled=False, **options):
     case = case or made()
     optimizer = kind(case.model.parameters(), lr=lr, **options)
-    return case, optimizer, csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow)
+    hook = csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow, coupled=coupled)
+    return case, optimizer, hook
 
 
 def copies(tensors):
@@ -169,12 +170,13 @@ def test_a_step_that_fails_inside_the_optimizer_leaves_no_trace(monkeypatch):
     hook.remove()
 
 
-@pytest.mark.parametrize("narrow", [True, False])
-def test_a_step_that_fails_is_undone_at_once(narrow, monkeypatch):
-    case, optimizer, hook = started(torch.optim.SGD, momentum=0.9, narrow=narrow)
+@pytest.mark.parametrize("options", [{"narrow": True}, {"narrow": False}, {"narrow": False, "coupled": True}])
+def test_a_step_that_fails_is_undone_at_once(options, monkeypatch):
+    case, optimizer, hook = started(torch.optim.SGD, momentum=0.9, **options)
     steps(case.model, case, optimizer, 2)
     before = copies(case.model.named_parameters())
     backward(case.model, case, 1)
+    gradients = {name: parameter.grad.clone() for name, parameter in case.model.named_parameters()}
 
     def fail(*_, **__):
         raise RuntimeError("out of memory")
@@ -187,6 +189,7 @@ def test_a_step_that_fails_is_undone_at_once(narrow, monkeypatch):
     assert all(a is b for a, b in zip(held, case.model.parameters(), strict=True))
     for name, parameter in case.model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-15, atol=1e-16)  # one rounding
+        assert torch.equal(parameter.grad, gradients[name])
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in case.model.parameters())
     hook.remove()

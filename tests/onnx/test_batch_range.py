@@ -8,7 +8,7 @@ from samples.table import Net, conv, linear
 
 import fxprune
 from fxprune.capture import capture
-from fxprune.common.batches import BatchRange, batch_range
+from fxprune.common.batches import BatchRange, batch_range, graph_batches
 from fxprune.common.guards import SpecialisedError
 from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2, onnx_runner
 from fxprune.passes.report import inspect_coupling
@@ -176,6 +176,16 @@ def test_the_onnx_file_has_the_bound_of_its_network(bound, tmp_path):
         torch.testing.assert_close(onnx_runner(tmp_path / "x.onnx")(IMAGES)[0], narrow(IMAGES))
 
 
+@pytest.mark.parametrize("bound", ["2 or more", "3 only"])
+def test_the_onnx_file_stops_below_its_bound(bound, tmp_path):
+    model = net(BOUNDS[bound])
+    narrow = narrowed(fxprune.couple(model, IMAGES), model)
+    fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
+    for optimise in (True, False):
+        with pytest.raises(Exception, match=r"cannot be reshaped|invalid dimensions"):
+            onnx_runner(tmp_path / "x.onnx", optimise=optimise)(IMAGES[:1])
+
+
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_the_pt2_file_refuses_another_batch(bound, tmp_path):
     model = net(BOUNDS[bound])
@@ -187,6 +197,24 @@ def test_the_pt2_file_refuses_another_batch(bound, tmp_path):
     else:
         with pytest.raises((RuntimeError, AssertionError)):
             read(IMAGES[:1])
+
+
+def test_nothing_is_known_where_inputs_share_no_batch():
+    def forward(s, x, table):
+        y = s.a(x) if x.shape[0] > 7 else s.a(x) * 2
+        return s.head(y.relu().mean((2, 3))) + table.sum()
+
+    coupling = fxprune.couple(net(forward), (IMAGES, torch.randn(5, 2)))
+    assert not coupling.batch.holds(9)
+    assert "batch: unknown, since the inputs share no size along axis 0" in str(coupling)
+
+
+def test_a_graph_that_runs_with_numbers_only_is_bound_to_its_example():
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_method("mul", (x, graph.call_method("item", (graph.call_method("sum", (x,)),)))))
+    found = graph_batches(torch.fx.GraphModule(torch.nn.Module(), graph), (IMAGES,))
+    assert str(found) == "3 only" and "does not run without numbers" in found.why
 
 
 def test_an_exported_capture_is_guarded_against_one_sample():

@@ -124,6 +124,23 @@ def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     torch.testing.assert_close(with_factors(x), snapped(x), rtol=1e-12, atol=1e-12)
 
 
+def one_after_another(s, x):
+    x = s.stem(x)
+    first = (heads(s.q(x)) @ heads(s.k(x)).mT / 8**0.5).softmax(-1) @ heads(s.v(x))
+    second = (heads(s.p(merged(first))) @ heads(s.r(x)).mT).softmax(-1) @ heads(s.t(x))
+    return s.head(s.o(merged(second)).mean(1))
+
+
+def test_the_scale_of_an_earlier_product_is_not_that_of_a_later_one():
+    model = attention(one_after_another, p=linear(16, 16), r=linear(16, 16), t=linear(16, 16))
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    coupling = fxprune.couple(model, x)
+    plan = fxprune.plan(coupling, keep=0.5, method="even", freeze=["q.weight", "k.weight"])
+    narrow, snapped = fxprune.narrow(fxprune.snap(model, plan), plan), fxprune.snap(model, plan)
+    assert narrow.meta["absorbed"] == 1
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+
+
 def test_nothing_of_the_wide_network_is_changed():
     model = vit(64)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -56,7 +56,8 @@ def convolution(call: Call) -> Axes:
 def _space(call: Call, on_x: Axes, weight: Label) -> Axes:
     """Return the ids on the axes that the kernel runs over."""
     if not weight.is_parameter:
-        call.freeze("a kernel axis of a computed weight", *on_x, *weight.axes[2:])
+        call.freeze("a kernel axis of a computed weight", *on_x)
+    call.freeze("a kernel axis of a computed weight" if not weight.is_parameter else "", *weight.axes[2:])
     kernel, stride = call.args[1].shape[2:], call.named("stride")
     if not call.named("transposed") and set(kernel) | set(stride) == {1} and not any(call.named("padding")):
         return on_x

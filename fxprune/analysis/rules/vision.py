@@ -29,7 +29,7 @@ def deformed(call: Call) -> Axes:
     label, on_x = call.label(weight), call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:])
     call.freeze("offsets and masks", *call.axes(offset), *call.axes(mask))
-    call.freeze("a kernel axis of a computed weight", *(() if label.is_parameter else label.axes[2:]))
+    call.freeze("a kernel axis of a computed weight" if not label.is_parameter else "", *label.axes[2:])
     rows, columns = label.axes[:2]
     inside = on_x[1]
     if groups > 1:

@@ -1,0 +1,97 @@
+"""The tensors of a model are nodes of its graph, also where its code gets them without their names.
+
+``self.weight`` is a proxy while a model is traced. ``self.parameters()``, ``self.state_dict()`` and tables give the
+tensor itself: what is computed from it would be a constant, and a branch on its type would have no guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.common.source import is_tracing_code
+from fxprune.common.torch_private import TorchDispatchMode, functions_undisturbed, pytree, storage_id, tensor_tables
+
+if TYPE_CHECKING:
+    from .symbolic import SymbolicTracer
+
+# Numbers of a stored tensor, which the narrow network takes from the wide one.
+_SIZES = frozenset({"shape", "size", "numel", "nelement", "dim", "ndim", "ndimension", "stride", "__len__"})
+
+
+class OwnTensor(torch.Tensor):
+    """A parameter or buffer while its model is traced: what Python code does to it is recorded."""
+
+    fxprune_tracer: SymbolicTracer
+    fxprune_name: str
+
+    def recorded(self) -> Any:
+        """Record that the tensor is read, and return its proxy."""
+        return self.fxprune_tracer.create_proxy("get_attr", self.fxprune_name, (), {})
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Record a call with the nodes of such tensors; sizes are read at once."""
+        leaves, structure = pytree.tree_flatten((args, kwargs or {}))
+        tracer = next(leaf.fxprune_tracer for leaf in leaves if type(leaf) is cls)
+        is_attribute = func.__name__ == "__get__"
+        name = func.__self__.__name__ if is_attribute else func.__name__
+        if tracer.modes.paused or name in _SIZES or is_tracing_code(sys._getframe(1).f_code.co_filename):
+            with functions_undisturbed():
+                return func(*args, **(kwargs or {}))
+        nodes = [leaf.recorded() if type(leaf) is cls else leaf for leaf in leaves]
+        proxies, named = pytree.tree_unflatten(nodes, structure)
+        if is_attribute:
+            return getattr(proxies[0], name)
+        return tracer.proxy_class.__torch_function__(func, types, proxies, named)
+
+
+@contextlib.contextmanager
+def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[None]:
+    """Replace the parameters and buffers of a model that is traced by :class:`OwnTensor`.
+
+    Raises:
+        TraceError: in the block, where the model computes with one of them that it holds elsewhere, as in a closure.
+    """
+    memo: dict[int, OwnTensor] = {}
+    for path, module in root.named_modules():
+        for table in () if isinstance(module, torch.jit.ScriptModule) else tensor_tables(module):
+            for name, tensor in table.items():
+                if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.layout != torch.strided:
+                    continue
+                if id(tensor) not in memo:
+                    memo[id(tensor)] = _own(tensor, f"{path}.{name}" if path else name, tracer)
+                table[name] = memo[id(tensor)]
+    with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}):
+        yield
+
+
+class _Numbers(TorchDispatchMode):
+    """A mode that refuses to compute with the numbers of stored tensors, except while ``paused``."""
+
+    def __init__(self, tracer: SymbolicTracer, stored: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tracer, self._stored = tracer, stored
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._tracer.modes.paused and any(map(self._is_stored, pytree.tree_leaves((args, kwargs)))):
+            raise fx.proxy.TraceError("the model computes with a tensor of its own that it does not read by its name")
+        return func(*args, **(kwargs or {}))
+
+    def _is_stored(self, value: Any) -> bool:
+        strided = isinstance(value, torch.Tensor) and value.layout == torch.strided
+        return strided and storage_id(value) in self._stored
+
+
+def _own(tensor: torch.Tensor, name: str, tracer: SymbolicTracer) -> OwnTensor:
+    own = tensor.detach().as_subclass(OwnTensor)
+    with functions_undisturbed():
+        own.requires_grad_(tensor.requires_grad)
+    own._is_param = isinstance(tensor, nn.Parameter)
+    own.fxprune_tracer, own.fxprune_name = tracer, name
+    return own

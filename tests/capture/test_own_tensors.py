@@ -1,0 +1,119 @@
+"""A parameter is the same to a graph, whether the model's code names it or gets it from a list."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from helpers.middle import IMAGES, Small
+from torch import nn
+
+import fxprune
+from fxprune.capture import capture
+from fxprune.common.guards import SpecialisedError
+from fxprune.errors import CaptureError, NothingToPruneError
+
+READS = {
+    "parameters": lambda s: next(s.b.parameters()),
+    "named_parameters": lambda s: dict(s.named_parameters())["b.weight"],
+    "state_dict": lambda s: s.state_dict()["b.weight"],
+    "table": lambda s: s.b._parameters["weight"],
+    "modules": lambda s: [each for each in s.modules() if isinstance(each, nn.Conv2d)][1].weight,
+    "buffers": lambda s: next(s.bn.buffers()),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_is_computed_from_a_parameter_follows_it(name):
+    model = Small(lambda s, y: y + READS[name](s).square().mean()).eval()
+    graph = capture(model, (IMAGES,))
+    with torch.no_grad():
+        READS[name](model).mul_(3.0)
+        torch.testing.assert_close(graph(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_branch_on_the_type_of_a_parameter_is_guarded(name):
+    model = Small(lambda s, y: y * 2 if READS[name](s).dtype == torch.float32 else y).eval()
+    graph = capture(model, (IMAGES,))
+    assert torch.equal(graph(IMAGES), model(IMAGES))
+    with pytest.raises(SpecialisedError, match="captured where"):
+        copy.deepcopy(graph).double()(IMAGES.double())
+
+
+TYPES = {
+    "another legacy type": lambda s, y: isinstance(y, torch.DoubleTensor),
+    "several legacy types": lambda s, y: isinstance(y, (torch.HalfTensor, torch.DoubleTensor)),
+    "legacy type of a weight": lambda s, y: isinstance(s.b.weight, torch.DoubleTensor),
+    "legacy type of a parameter": lambda s, y: isinstance(next(s.parameters()), torch.DoubleTensor),
+    "text of a type": lambda s, y: "Double" in y.type(),
+    "text of a type, equal": lambda s, y: y.type() == "torch.DoubleTensor",
+    "default type": lambda s, y: y.dtype != torch.get_default_dtype(),
+    "type as": lambda s, y: torch.ones(1).type_as(y).dtype == torch.float64,
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_no_branch_on_a_type_goes_unguarded(name):
+    model = Small(lambda s, y: y * 2 if TYPES[name](s, y) else y + 1).eval()
+    graph = capture(model, (IMAGES,))
+    assert torch.equal(graph(IMAGES), model(IMAGES))
+    with pytest.raises(SpecialisedError, match="captured where"):
+        copy.deepcopy(graph).double()(IMAGES.double())
+
+
+def test_an_export_is_bound_to_the_precision_of_its_weights():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = self.head(self.table(x))
+            return y * 2 if self.head.weight.dtype == torch.float32 else y
+
+    graph = capture(Words().eval(), (torch.arange(6).view(2, 3),), ways=("export",))
+    with pytest.raises(SpecialisedError, match="precision of"):
+        graph.double()(torch.arange(6).view(2, 3))
+
+
+def test_a_constant_that_is_made_of_a_weight_elsewhere_is_refused():
+    model = Small().eval()
+    weight = model.b.weight
+    model.middle = lambda s, y: y * weight.square().sum()
+    with pytest.raises(CaptureError, match="a tensor of its own that it does not read by its name"):
+        fxprune.couple(model, IMAGES)
+
+
+def test_a_trace_that_breaks_off_leaves_the_default_type_as_it_was():
+    def middle(s, y):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        third = torch.full((1,), 1 / 3)
+        torch.set_default_dtype(before)
+        return y * third.to(y.dtype)
+
+    capture(Small(middle).eval(), (IMAGES,))
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_tensors_in_a_list_are_constants_of_the_graph():
+    model = Small(lambda s, y: y + s.tables[0]).eval()
+    model.tables = [torch.randn(8, 8)]
+    assert torch.equal(capture(model, (IMAGES,))(IMAGES), model(IMAGES))
+
+
+LAYOUTS = {
+    "stride": lambda y: y.stride()[0],
+    "stride(dim)": lambda y: y.stride(0) > 300,
+    "offset": lambda y: y[:, 4:].storage_offset(),
+    "bytes": lambda y: y.nbytes // 1000,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_channels_that_strides_count_are_frozen(name):
+    coupling = fxprune.couple(Small(lambda s, y: y * LAYOUTS[name](y)).eval(), IMAGES)
+    with pytest.raises(NothingToPruneError, match="strides or offsets"):
+        fxprune.plan(coupling, keep=0.5)
