@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from helpers.coverage_made import EXAMPLE, good_net
@@ -12,7 +10,6 @@ from torch import nn
 import fxprune
 from benchmarks.coverage import check as coverage_check
 from benchmarks.coverage.check import Task, check, examine
-from benchmarks.coverage.network import small_form
 from benchmarks.coverage.result import result_from
 from fxprune.errors import VerifyError
 from fxprune.passes.merge import concentrate
@@ -106,14 +103,9 @@ SMALL = [
 ]
 
 
-# Blocks that repeat are exported twice as long and show nothing more.
-SHORTER = {"edgenext_xx_small": {"depths": (2, 2, 2, 2)}, "swiftformer_xs": {"layers": [2, 2, 2, 2]}}
-
-
 @pytest.mark.parametrize(("model", "share", "parameters"), SMALL)
-def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters, monkeypatch):
+def test_small_classes_are_pruned_exactly_and_exported(model, share, parameters):
     facts = {}
-    monkeypatch.setattr(coverage_check, "small_form", partial(small_form, **SHORTER.get(model, {})))
     check(Task(model), lambda **told: facts.update(told))
     found = result_from({"model": model, "depth": "onnx", "digest": "", **facts})
     assert found.verdict == "exact, exported", found
