@@ -65,7 +65,7 @@ def types_claimed(kind: type) -> Iterator[None]:
 
 
 def _is_of(value: ConcreteProxy | OwnTensor, kind: Any) -> bool:
-    proxy: ConcreteProxy = value.recorded() if type(value) is OwnTensor else value
+    proxy: Any = value.recorded() if type(value) is OwnTensor else value
     if not proxy.is_tensor():
         return False
     if not proxy.tracer.literal:

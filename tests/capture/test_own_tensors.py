@@ -117,3 +117,22 @@ def test_channels_that_strides_count_are_frozen(name):
     coupling = fxprune.couple(Small(lambda s, y: y * LAYOUTS[name](y)).eval(), IMAGES)
     with pytest.raises(NothingToPruneError, match="strides or offsets"):
         fxprune.plan(coupling, keep=0.5)
+
+
+def test_kernel_axes_of_a_weight_that_is_read_elsewhere_do_not_merge():
+    class Penalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding="same"), nn.Conv2d(8, 8, 3, padding="same")
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x):
+            y = self.b(self.a(x).relu()).relu()
+            return self.fc(y.mean((2, 3))) + self.b.weight.abs().sum()
+
+    model = Penalised().double().eval()
+    plan = fxprune.plan(fxprune.couple(model, IMAGES.double()), keep=0.5)
+    snapped = fxprune.snap(model, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert fxprune.verify(snapped, narrow, IMAGES.double(), tolerance=1e-9).passed  # float64

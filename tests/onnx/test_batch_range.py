@@ -71,6 +71,7 @@ DECISIONS = {
     "neither one nor seven": (lambda x, y: x.shape[0] != 1 and x.shape[0] != 7, "3 only"),
     "twice as many": (lambda x, y: 2 * x.shape[0] - 1 >= 15, "3 only"),
     "even": (lambda x, y: x.shape[0] % 2 == 0, "3 only"),
+    "one in eleven": (lambda x, y: x.shape[0] % 11 == 5, "3 only"),
     "a few of them": (lambda x, y: y[:50].shape[0] == x.shape[0], "3 only"),
 }
 
