@@ -1,4 +1,4 @@
-"""The tensors of a model are nodes of its graph, also where its code gets them without their names.
+"""The tensors of a model are nodes of its graph, however its code gets them.
 
 ``self.weight`` is a proxy while a model is traced. ``self.parameters()``, ``self.state_dict()`` and tables give the
 tensor itself: what is computed from it would be a constant, and a branch on its type would have no guard.
@@ -72,7 +72,7 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
 
 
 class _Numbers(TorchDispatchMode):
-    """A mode that refuses to compute with the numbers of stored tensors, except while ``paused``."""
+    """A mode that refuses to compute with numbers of stored tensors, except while ``paused``."""
 
     def __init__(self, tracer: SymbolicTracer, stored: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

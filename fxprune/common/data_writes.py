@@ -1,4 +1,4 @@
-"""Watch assignments to the ``data`` of a tensor and to attributes of modules, which no operator shows."""
+"""Watch assignments to ``data`` of tensors and to attributes of modules."""
 
 from __future__ import annotations
 

@@ -159,10 +159,7 @@ def reads_sizes(node: fx.Node) -> bool:
 
 
 def reads_widths(node: fx.Node, value: Any) -> bool:
-    """Tell whether a call reads numbers that a width may change, in a form that the rewrite does not know.
-
-    Strides, for example: they count the channels behind an axis.
-    """
+    """Tell whether a call reads numbers that a width may change and no case rewrites (strides)."""
     name = node.args[1] if node.target is getattr else node.target
     if node.op not in ("call_function", "call_method") or reads_sizes(node) or name in _WITHOUT_WIDTH:
         return False

@@ -11,8 +11,7 @@ of them writes to, random numbers that only one of them draws, a result that is 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from fxprune.common.source import source_of
 from fxprune.common.torch_private import fake_tensor_mode, pytree
 from fxprune.errors import CaptureError, kind_and_line
 
-from .example_values import changed, doubled, doubled_on_meta, is_uniform, values_of, varied
+from .example_values import changed, doubled, doubled_on_meta, values_of
 from .kept_state import Attributes
 from .observation import (
     Certain,
@@ -41,7 +40,7 @@ from .observation import (
     observe,
     try_to_observe,
 )
-from .program import Programs
+from .pair import Pair
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
@@ -78,7 +77,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     """
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return Difference(unchecked="weights on the meta device have no numbers to compare")
-    pair = _Pair(model, module)
+    pair = Pair(model, module)
     with attribute_writes(), generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
@@ -95,7 +94,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
         raise failure
 
 
-def _difference(pair: _Pair, inputs: Inputs) -> Difference:
+def _difference(pair: Pair, inputs: Inputs) -> Difference:
     always = _in_eval(pair, inputs)
     if always:
         return Difference(always, hopeless=always.startswith(_KEEPS))
@@ -122,64 +121,13 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                 buffer.detach().copy_(before[name])
 
 
-class _Pair:
-    """A model and its graph, of which copies run; uniform tensors are varied to show errors."""
-
-    def __init__(self, model: nn.Module, module: fx.GraphModule) -> None:
-        self.model, self.module = model, module
-        devices = [tensor.device for _, tensor in named_tensors(model)]
-        self.device = devices[0] if devices else torch.device("cpu")
-        self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
-        self.programs = Programs(model, module)
-        # Whether both certainly run the same program in eval mode.
-        self.proven = False
-        # Whether both run the same operations and do not use autocast.
-        self.alike = False
-        self.exported = module.meta.get("fxprune_capture") == "export"
-        # Buffers that a call in eval mode replaces, and what by.
-        self._caches: dict[str, Tensor] = {}
-
-    @functools.cached_property
-    def _varied(self) -> dict[int, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return {id(p): varied(p.detach(), generator) for p in self.model.parameters() if is_uniform(p)}
-
-    def copies(
-        self, *, training: bool = False, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    ) -> tuple[nn.Module, nn.Module]:
-        """Copy both without sharing buffers; each tensor is replaced by ``replace(tensor)``."""
-        model, module = (self.copy(each, replace) for each in (self.model, self.module))
-        # A model may keep some layers in eval mode by its own `train`, which its graph lacks.
-        return (model.train(), module.train()) if training else (model, module)
-
-    def copy(self, network: nn.Module, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> nn.Module:
-        """Copy one of the two as :meth:`copies` does, in eval mode."""
-        return map_tensors(network, lambda name, tensor: replace(self.tensor(tensor))).eval()
-
-    def take_caches(self, wanted: Observation, assigned: Collection[str]) -> None:
-        """Take the buffers that a call in eval mode replaced by new ones out of what it wrote to."""
-        self._caches |= {name: wanted.state.pop(name) for name in assigned if name in wanted.state}
-
-    def drop_caches(self, wanted: Observation) -> None:
-        """Take those out that training mode replaces by the same numbers as eval mode."""
-        for name, value in self._caches.items():
-            if name in wanted.state and not differs(value, wanted.state[name]):
-                del wanted.state[name]
-
-    def tensor(self, tensor: Tensor) -> Tensor:
-        """Return what stands for a tensor in a copy."""
-        if isinstance(tensor, nn.Parameter):
-            return self._varied.get(id(tensor), tensor.detach())
-        return tensor.detach().clone()
-
-
-def _in_eval(pair: _Pair, first: Inputs) -> str:
+def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
     model = pair.copy(pair.model)
     return _in_two_calls(pair, model, Attributes(model, pair.whole), first)
 
 
-def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
+def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
     second = pytree.tree_map_only(Tensor, changed, first)
     record = None if pair.exported else pair.programs.record(model)
     try:
@@ -230,8 +178,8 @@ def _in_two_calls(pair: _Pair, model: nn.Module, attributes: Attributes, first: 
     return f"where gradients are recorded, {why}" if why else ""
 
 
-def _with_other_weights(pair: _Pair, inputs: Inputs) -> str:
-    """Compare where all parameters are others: what a trace computed from weights is a constant of the graph."""
+def _with_other_weights(pair: Pair, inputs: Inputs) -> str:
+    """Compare where all parameters are others, of which a graph may hold constants."""
 
     def other(_: str, tensor: Tensor) -> Tensor:
         new = pair.tensor(tensor)
@@ -249,7 +197,7 @@ def _with_other_weights(pair: _Pair, inputs: Inputs) -> str:
     return f"with other weights, {why}" if why else ""
 
 
-def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
+def _under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:
     """Compare the precisions of multiplications under the caller's autocast, without numbers.
 
     Returns:
@@ -279,7 +227,7 @@ def _under_autocast(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
     return f"under autocast it {what} {' and '.join(b)} instead of {' and '.join(a)}".replace("torch.", ""), ""
 
 
-def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
+def _in_training(pair: Pair, inputs: Inputs) -> tuple[str, str]:
     """Compare in training mode; return the difference, and why it is unknown if the model fails."""
     if pair.exported:  # it raises an error there
         return "", ""
@@ -308,7 +256,7 @@ def _in_training(pair: _Pair, inputs: Inputs) -> tuple[str, str]:
     return why, ""
 
 
-def _place(pair: _Pair, inputs: Inputs) -> str:
+def _place(pair: Pair, inputs: Inputs) -> str:
     """Name the first layer of the graph with another output than in the model, and its line."""
     model, module = pair.copies()
     targets = [node for node in pair.module.graph.nodes if node.op == "call_module"]
