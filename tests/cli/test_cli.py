@@ -157,7 +157,7 @@ def test_a_plan_that_was_written_is_used(capsys, place):
 
 
 def test_prove_prints_the_verdict(capsys):
-    code, out, _ = run(capsys, "prove small --in-chans 1 --image-size 8")
+    code, out, _ = run(capsys, "prove small --data digits --image-size 8")
     assert (code, out.rstrip().endswith("\nproved")) == (0, True)
 
 

@@ -85,6 +85,7 @@ BAD = [
     ("inspect small --in-chans 1 --image-size 8 --dot /proc/nowhere/a.dot", ["/proc/nowhere"]),
     ("inspect small --in-chans 3 --image-size 8 --checkpoint other.safetensors", ["other.safetensors"]),
     ("plan small --in-chans 1 --image-size 8 --macs 2", ["`macs`", "2.0"]),
+    ("prove small --data digits --in-chans 1", ["--data and --in-chans exclude each other"]),
     ("prove flat --in-chans 1 --image-size 8", ["may merge"]),
     ("verify absent", ["absent", "not a saved network"]),
     ("export empty", ["empty", "not a saved network"]),
