@@ -111,6 +111,10 @@ class Result:
         return Measure(self.metric if self.folded is None else self.folded.measure, "top1", "image", "{:.2%}".format)
 
     def __str__(self) -> str:
+        return f"{self.figures()}\nwritten to {self.output}"
+
+    def figures(self) -> str:
+        """Return the table and the remarks, without the place of the folder."""
         header, cells = cells_of(self)
         return "\n".join([table(header, cells, right=" ".join(header[1:])), "", *self._remarks()])
 
@@ -128,7 +132,6 @@ class Result:
             f"{self.max_rel_error:.1e} in float64; "
             f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
             f"{sum(self.seconds.values()):.0f} s: {phases}",
-            f"written to {self.output}",
         ]
 
     def _of_csgd(self, cost: str, first: Row, last: Row) -> list[str]:
