@@ -136,7 +136,7 @@ def remember(
 
 
 def history_of(network: torch.nn.Module) -> dict[str, Any]:
-    """Return what a narrow network knows of the plans that made it, without the wide networks that these hold."""
+    """Return the plans that a narrow network knows, without the wide networks they hold."""
     plan, meta = plan_of(network), meta_of(network)
     if plan is None:
         return {}
@@ -149,7 +149,7 @@ def _stored(plan: Plan | StoredPlan) -> StoredPlan:
 
 
 def meta_of(network: torch.nn.Module) -> dict[str, Any]:
-    """Return what a narrow network knows of itself; nothing for a network with such an attribute of its own."""
+    """Return what a narrow network knows of itself; nothing for any other network."""
     meta = getattr(network, "meta", None)
     return meta if isinstance(meta, dict) else {}
 
