@@ -54,7 +54,7 @@ class Over(BaseException):
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """Inside, time of the processor is bounded, and that of a wait, which a loaded machine makes longer."""
+    """Inside, time of the processor is bounded, and, far above it, of the clock."""
 
     def over(*_: object) -> None:
         raise Over(f"more than {SECONDS} s")
