@@ -119,9 +119,44 @@ def follow(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> NDArra
     return (place if second is None else second[place]).astype(np.int64)
 
 
+def remember(
+    meta: dict[str, Any], plan: Plan | StoredPlan, earlier: Sequence[Plan | StoredPlan], origin: object = None
+) -> None:
+    """Keep in the ``meta`` of a narrow network the plans that made it, and all of them in one.
+
+    Args:
+        meta: of the network; it gets ``plan`` and ``earlier``, and with earlier plans ``composed`` and ``origin``.
+        plan: the last one.
+        earlier: those before it, the first one first.
+        origin: how the network that was narrowed first is built; None: it has no name.
+    """
+    meta.update(plan=plan, earlier=tuple(earlier))
+    if earlier:
+        meta.update(composed=composed((*earlier, plan)), origin=origin)
+
+
+def history_of(network: torch.nn.Module) -> dict[str, Any]:
+    """Return the plans that a narrow network knows, without the wide networks they hold."""
+    plan, meta = plan_of(network), meta_of(network)
+    if plan is None:
+        return {}
+    found: dict[str, Any] = {key: meta[key] for key in ("absorbed", "spec", "origin", "composed") if key in meta}
+    return {**found, "plan": _stored(plan), "earlier": tuple(map(_stored, earlier_plans_of(network)))}
+
+
+def _stored(plan: Plan | StoredPlan) -> StoredPlan:
+    return plan if isinstance(plan, StoredPlan) else StoredPlan(plan.to_json(), "the plan of this network")
+
+
+def meta_of(network: torch.nn.Module) -> dict[str, Any]:
+    """Return what a narrow network knows of itself; nothing for any other network."""
+    meta = getattr(network, "meta", None)
+    return meta if isinstance(meta, dict) else {}
+
+
 def plan_of(network: torch.nn.Module) -> Plan | StoredPlan | None:
     """Return the plan that a narrow network knows; None if it knows none."""
-    return _known_plan(getattr(network, "meta", {}).get("plan"))
+    return _known_plan(meta_of(network).get("plan"))
 
 
 def outputs_of(network: torch.nn.Module) -> Sequence[str] | None:
@@ -133,7 +168,7 @@ def outputs_of(network: torch.nn.Module) -> Sequence[str] | None:
 
 def earlier_plans_of(network: torch.nn.Module) -> tuple[Plan | StoredPlan, ...]:
     """Return the plans that a narrow network knows from before its last one."""
-    earlier = map(_known_plan, getattr(network, "meta", {}).get("earlier", ()))
+    earlier = map(_known_plan, meta_of(network).get("earlier", ()))
     return tuple(plan for plan in earlier if plan is not None)
 
 
@@ -199,11 +234,6 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     check_fields(value, KINDS | given, path, PlanError)
     if not all(isinstance(place, str) for place in value.get("outputs", [])) or value.get("outputs") == []:
         raise PlanError(f"{path} is damaged: `outputs` is no list of names. {_REMEDY}")
-    if value.get("sha256", digest(value)) != digest(value):
-        raise PlanError(
-            f"{path} is not as it was written: its `sha256` is that of another plan. Make it again with `fxprune "
-            "plan`, or take out that line if you have edited the file."
-        )
     try:
         from_json(value["inputs"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -214,10 +244,18 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, width in value.get("widths", {}).items():
         if type(width) is not int or width < 1:
             raise PlanError(f"{path}: `widths` gives `{name}` {str(width)[:40]!r}; it must be a number of channels.")
+    longest = max(1 << 16, *(size for shape in value["tensors"].values() for size in shape), 0)
     for name, cluster in value["clusters"].items():
         # Check this before an array is made of them, or one of that length.
+        if isinstance(cluster, list) and len(cluster) > longest:
+            raise PlanError(f"{path} is damaged: no tensor has the {len(cluster)} channels of `{name[:80]}`. {_REMEDY}")
         if not isinstance(cluster, list) or not all(type(n) is int and 0 <= n < len(cluster) for n in cluster):
             raise PlanError(f"{path} is damaged: the clusters of `{name}` are no list of numbers from 0. {_REMEDY}")
+    if value.get("sha256", digest(value)) != digest(value):
+        raise PlanError(
+            f"{path} is not as it was written: its `sha256` is that of another plan. Make it again with `fxprune "
+            "plan`, or take out that line if you have edited the file."
+        )
     checked: dict[str, Any] = value
     return checked
 

@@ -12,6 +12,7 @@ from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.torch_private import has_packed_projection
 from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.plan_file import history_of, plan_of
 
 from .check import check
 from .comparison import compared
@@ -26,7 +27,8 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
 
     The copy gets every tensor of ``narrow``, the sizes of its layers, and new values for those attributes of its
     modules from which its code takes widths (``num_heads``, ``head_dim``, ``scale``). It is compared with ``narrow`` in
-    float64, with these weights and with random ones.
+    float64, with these weights and with random ones. It knows the plans of ``narrow``, as ``grafted.meta``, so that
+    those of a graft that is narrowed again compose, too.
 
     Args:
         model: the wide network, or another instance of it, with any weights; it is not modified.
@@ -62,6 +64,8 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
         assign(grafted, measured(model, grafted, given, comparison.used))
         assign(grafted, classifier_widths(model, grafted))
         check_interface(model, grafted, given)
+    if not hasattr(model, "meta"):
+        vars(grafted)["meta"] = history_of(narrow)  # as of a narrow network: it may be narrowed again
     return grafted
 
 
@@ -104,7 +108,7 @@ def _take_sizes(layer: nn.Module, narrow: nn.Module, name: str) -> None:
 def _inputs_of(narrow: fx.GraphModule, example_inputs: Any) -> Inputs:
     if example_inputs is not None:
         return as_inputs(example_inputs)
-    plan = getattr(narrow, "meta", {}).get("plan")
+    plan = plan_of(narrow)
     if plan is None:
         raise OptionError("this network does not hold the plan that made it: give graft(..., example_inputs=).")
     inputs: Inputs = plan.example_inputs

@@ -73,7 +73,7 @@ def model_card(folder: Path, repo: str, network: nn.Module, base: str, widths: M
         repo=repo,
         loader=Path(__file__).with_name("loader.py").read_text(encoding="utf-8").partition("\n\n")[2].strip(),
         widths=table(("group", "wide", "narrow"), [(g, *w) for g, w in widths.items()], right="wide narrow"),
-        figures="" if result is None else f"\n## Figures\n\n```\n{result}\n```\n",
+        figures="" if result is None else f"\n## Figures\n\n```\n{result.figures()}\n```\n",
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import PlanError
+from fxprune.plan_file import meta_of
 from fxprune.plans import Partition, Plan
 
 
@@ -25,7 +26,7 @@ def expand(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         PlanError: a tensor of ``narrow`` has another shape than the plan demands, or its weights hold factors of heads.
     """
-    if getattr(narrow, "meta", {}).get("absorbed"):
+    if meta_of(narrow).get("absorbed"):
         raise PlanError(
             "the narrow network holds factors of its heads in weights: make it by narrow(..., absorb=False)."
         )

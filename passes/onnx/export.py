@@ -17,6 +17,7 @@ from fxprune.common.silence import silenced
 from fxprune.common.table import table
 from fxprune.errors import ExportError
 from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.plan_file import meta_of
 
 from .check import check_onnx
 from .least_batch import require_least
@@ -113,7 +114,7 @@ def export_onnx(
     bound = batches_of(eager, inputs)
     program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)
     require_least(program, bound)
-    if metadata is None and (expects := getattr(module, "meta", {}).get("preprocessing")) is not None:
+    if metadata is None and (expects := meta_of(module).get("preprocessing")) is not None:
         metadata = expects.to_metadata()
     program.model.metadata_props.update({**(metadata or {}), **({"batch": str(bound)} if bound.why else {})})
     size = _write(program, path, opset, bound)

@@ -116,10 +116,14 @@ class Result:
 
     def text(self, columns: int | None = None) -> str:
         """Format it as a table and remarks, with at most ``columns`` characters in a line."""
+        return f"{self.figures(columns)}\nwritten to {self.output}"
+
+    def figures(self, columns: int | None = None) -> str:
+        """Format the table and the remarks, without the place of the folder."""
         header, cells = cells_of(self)
         shown = table(header, cells, right=" ".join(header[1:]), columns=columns, spare=("file", "eager"))
         remarks = self._remarks() if columns is None else [fill(each, columns, 2) for each in self._remarks()]
-        return "\n".join([shown, "", *remarks, f"written to {self.output}"])
+        return "\n".join([shown, "", *remarks])
 
     def _remarks(self) -> list[str]:
         first, last = self.stages[0], self.stages[-1]

@@ -12,7 +12,7 @@ from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.common.network import network_of
 from fxprune.errors import CustomGradientWarning, UnequalClustersWarning
 from fxprune.passes.merge import merged_state
-from fxprune.plan_file import composed, earlier_plans_of, plan_for, plan_of
+from fxprune.plan_file import earlier_plans_of, meta_of, plan_for, plan_of, remember
 from fxprune.plans import Plan
 
 from .absorb import absorb_factors
@@ -88,17 +88,16 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     module.recompile()
     module.graph.lint()
     values = check_shapes_of(module, plan)
-    absorbed = absorb_factors(module, values) if absorb else 0
+    moved = absorb_factors(module, values) if absorb else 0
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
-    module.meta.update(plan=plan, max_change=max(changes.values(), default=0.0), factors=factors, absorbed=absorbed)
-    last, given = plan_of(model), getattr(model, "meta", {})
-    module.meta["earlier"] = earlier = () if last is None else (*earlier_plans_of(model), last)
-    if earlier:  # factors that are in the weights already stay there
-        before = given.get("absorbed", 0)
-        module.meta["absorbed"] = None if before is None else absorbed + before
-        module.meta.update(composed=composed((*earlier, plan)), origin=given.get("origin") or given.get("spec"))
+    last, given = plan_of(model), meta_of(model)
+    earlier = () if last is None else (*earlier_plans_of(model), last)
+    before = given.get("absorbed", 0) if earlier else 0  # factors that are in the weights already stay there
+    absorbed = None if before is None else moved + before
+    module.meta.update(max_change=max(changes.values(), default=0.0), factors=factors, absorbed=absorbed)
+    remember(module.meta, plan, earlier, given.get("origin") or given.get("spec"))
     return module, changes
 
 

@@ -28,7 +28,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def is_name(text: str) -> bool:
     """Tell whether a text can be the name of a class, node or argument in generated code."""
-    return bool(_NAME.fullmatch(text)) and not keyword.iskeyword(text) and len(text) <= 200 and "__" not in text[:2]
+    taken = keyword.iskeyword(text) or text == "self"
+    return bool(_NAME.fullmatch(text)) and not taken and len(text) <= 200 and "__" not in text[:2]
 
 
 class NotWritable(Exception):

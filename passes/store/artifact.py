@@ -29,7 +29,7 @@ from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError
 from fxprune.models_zoo import ModelSpec, Network, spec_from_json
 from fxprune.models_zoo.data import Preprocessing
 from fxprune.passes.serialization import graph_from_json
-from fxprune.plan_file import StoredPlan, composed, earlier_plans_of, plan_for, plan_of
+from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of, remember
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside
@@ -117,7 +117,7 @@ class _Stored:
 def _stored(
     narrow: nn.Module, model: ModelSpec | None, plan: Plan | StoredPlan | None, preprocessing: Preprocessing | None
 ) -> _Stored:
-    meta: dict[str, Any] = getattr(narrow, "meta", {})
+    meta = meta_of(narrow)
     plan, preprocessing = plan or plan_of(narrow), preprocessing or meta.get("preprocessing")
     if not isinstance(narrow, fx.GraphModule) or not isinstance(plan, (Plan, StoredPlan)):
         raise OptionError(
@@ -201,18 +201,15 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         on_model = plan if model is None else plan_for(model, plan)
     except PlanError as error:
         raise CheckpointError(f"{folder} was saved from another wide network: {error}") from error
+    origin = content["origin"] and spec_from_json(content["origin"], folder / NETWORK)[0]
+    remember(network.meta, on_model, content["earlier"], origin)
     network.meta.update(
-        plan=on_model,
         example_inputs=with_integers(plan.example_inputs, content["integers_below"]),
-        earlier=content["earlier"],
         factors=content["factors"],
         absorbed=content["absorbed"],
         preprocessing=content["preprocessing"],
         spec=content["model"] and spec_from_json(content["model"], folder / NETWORK)[0],
     )
-    if content["earlier"]:
-        origin = content["origin"] and spec_from_json(content["origin"], folder / NETWORK)[0]
-        network.meta.update(composed=composed((*content["earlier"], plan)), origin=origin)
     return network
 
 

@@ -16,7 +16,7 @@ from fxprune.common.outputs import as_outputs, counts, place_of
 from fxprune.common.table import table
 from fxprune.common.torch_private import pytree
 from fxprune.errors import kind_and_line
-from fxprune.plan_file import outputs_of
+from fxprune.plan_file import meta_of, outputs_of
 from fxprune.plans import Plan
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
@@ -129,7 +129,7 @@ def verify(
 
 
 def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:
-    plan = getattr(candidate, "meta", {}).get("plan")
+    plan = meta_of(candidate).get("plan")
     errors = tensor_errors(reference, candidate, plan) if isinstance(plan, Plan) else None
     if errors is None:
         return

@@ -10,6 +10,7 @@ from torch import nn
 from fxprune.common.modules import named_tensors
 from fxprune.errors import InputError
 from fxprune.passes.rewrite import merged_by, merged_tensors
+from fxprune.plan_file import meta_of
 from fxprune.plans import Plan
 
 from .outputs import relative_error
@@ -29,7 +30,7 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
         Tensor name -> largest difference over the largest number. None if the two cannot be compared: ``wide`` is not
         the network of the plan, or ``narrow`` was rewritten since, for example by fusing layers.
     """
-    known = getattr(narrow, "meta", {})
+    known = meta_of(narrow)
     try:
         if known.get("absorbed") == 0:
             merged = merged_tensors(plan, wide)

@@ -187,6 +187,11 @@ def test_a_file_damaged_inside_is_refused_too(tmp_path, changes):
         load_plan(altered(tmp_path, **changes), MODEL)
 
 
+def test_absurd_clusters_are_refused_before_they_are_hashed(tmp_path):
+    with pytest.raises(PlanError, match=r"no tensor has the 100000 channels of `a\.weight`"):
+        load_plan(altered(tmp_path, clusters={A: [0] * 100_000}, sha256="0"), MODEL)
+
+
 def test_whole_heads_stay_whole_on_another_instance_and_in_a_file(tmp_path):
     """Four heads of four: both ways to bundle give a group of four, of other channels."""
 

@@ -51,7 +51,7 @@ def test_a_card_names_the_base_of_published_weights_only(
 ) -> None:
     if pretrained is not None:
         (tmp_path / "summary.json").touch()
-    monkeypatch.setattr(card, "read_result", lambda _: SimpleNamespace(options={"pretrained": pretrained}))
+    monkeypatch.setattr(card, "read_result", lambda _: SimpleNamespace(options={"pretrained": pretrained}, figures=str))
     text = card.model_card(tmp_path, "me/small", torch.nn.Linear(2, 2), "test_vit", {})
     assert re.findall(r"^base_model: (.*)$", text, re.M) == wanted
 

@@ -134,6 +134,7 @@ DAMAGE = {
     "two outputs": (add(op="output", target="output", args=[{"node": "x"}]), "and no other, must be an output"),
     "name": (change("add", name="x; import os"), "a name that is not possible"),
     "keyword": (change("add", name="class"), "a name that is not possible"),
+    "self": (change("add", name="self"), "a name that is not possible"),
     "twice": (change("add", name="conv"), "there twice"),
     "argument": (change("add", kwargs={"a=print()": 1}), "an impossible name"),
     "order": (change("conv", args=[{"node": "add"}]), "does not come before it"),

@@ -83,7 +83,7 @@ def test_the_plans_compose_to_one_on_the_first_network(folders):
 def test_a_folder_is_held_against_the_first_network(folders, depth):
     report = verify_folder(folders[depth - 1])
     assert report.passed
-    (held,) = (finding for finding in report.findings if "expanded to the first one" in finding.what)
+    (held,) = (finding for finding in report.findings if "with the first one" in finding.what)
     assert held.rel_error is not None
     assert not held.skipped
 
@@ -92,3 +92,60 @@ def test_groups_that_did_not_stay_have_no_plan_in_one(folders):
     first, second = (fxprune.load(folder).meta["plan"] for folder in folders[:2])
     assert composed([first, second]) is not None
     assert composed([first, first]) is None
+
+
+class Attending(nn.Module):
+    """One attention, whose narrowed heads leave a factor, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.qkv, self.head = 8, nn.Linear(6, 48), nn.Linear(16, 3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).reshape(-1, 4, 3, 2, self.size).permute(2, 0, 3, 1, 4)
+        return self.head(((q @ k.mT * self.size**-0.5).softmax(-1) @ v).transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.fixture
+def attended(tmp_path, monkeypatch):
+    """Narrow an attention twice, with factors in its weights; return the network before the second time, and a save."""
+    monkeypatch.setattr(ModelSpec, "build", lambda _: Attending())
+
+    def narrowed(network, spec=None):
+        plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 4, 6)), keep=0.5)
+        fxprune.save(fxprune.narrow(fxprune.snap(network, plan), plan), tmp_path, model=spec)
+        return tmp_path
+
+    return fxprune.load(narrowed(Attending().eval(), SPEC)), narrowed
+
+
+def held_against_the_first(folder):
+    report = verify_folder(folder)
+    assert report.passed
+    return next(finding for finding in report.findings if "with the first one" in finding.what)
+
+
+def test_factors_in_weights_are_held_against_the_first_network(attended):
+    once, narrowed = attended
+    folder = narrowed(once)
+    assert fxprune.load(folder).meta["absorbed"] == 2
+    held = held_against_the_first(folder)
+    assert held.rel_error is not None
+    assert held.rel_error <= 1e-9
+    assert not held.skipped
+
+
+def test_new_classes_are_not_held_against_the_first_network(attended):
+    once, narrowed = attended
+    once.head = nn.Linear(once.head.in_features, 5)
+    assert "`head.weight` has sizes that no plan gives it" in held_against_the_first(narrowed(once)).skipped
+
+
+def test_a_graft_knows_the_plans_that_made_it(attended):
+    once, narrowed = attended
+    again = fxprune.load(narrowed(fxprune.graft(Attending().eval(), once)))
+    (earlier,) = again.meta["earlier"]
+    assert earlier.widths == once.meta["plan"].widths
+    assert again.meta["composed"].widths == {
+        name: (before, again.meta["plan"].widths[name][1]) for name, (before, _) in earlier.widths.items()
+    }
