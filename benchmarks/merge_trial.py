@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fxprune.common.modules import canonical_names
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.verify import named_outputs, random_batch, randomised, relative_error
+from fxprune.pytorch.modules import canonical_names
 
 TIED, READER = "tied", "reader"
 Place = tuple[str, int]  # a parameter and one of its axes

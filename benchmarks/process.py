@@ -132,7 +132,7 @@ def _serve(connection: Connection, work: Any, task: Any, log: Path, memory: int)
     try:
         work(task, lambda **facts: connection.send(facts))
     except Exception as error:
-        from fxprune.common.source import source_of_error
+        from fxprune.pytorch.source import source_of_error
 
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from fxprune.errors import OptionError
 from .reply import Reply
 
 if TYPE_CHECKING:
-    from fxprune.common.batches import BatchRange
+    from fxprune.arguments.batches import BatchRange
 
 
 @dataclass(frozen=True)

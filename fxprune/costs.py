@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fxprune.common.inputs import as_inputs, as_meta, run_on, tensors_of
-from fxprune.common.modules import to_meta
+from fxprune.arguments.inputs import as_inputs, as_meta, run_on, tensors_of
 from fxprune.common.silence import silenced
 from fxprune.coupling import Coupling
 from fxprune.errors import OptionError
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import to_meta
 
 Reals = NDArray[np.float64]
 Budget = Literal["macs", "params"]

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.common.batches import BatchRange, graph_batches
-from fxprune.common.inputs import Inputs
+from fxprune.arguments.batches import BatchRange, graph_batches
+from fxprune.arguments.inputs import Inputs
 from fxprune.common.table import table
 from fxprune.common.text import count, fill, listed, shortened
 from fxprune.equivalence import UNCHECKED

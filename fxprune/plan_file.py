@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fxprune.arguments.inputs import Inputs, from_json, inputs_for, is_shape
 from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.inputs import Inputs, from_json, inputs_for, is_shape
-from fxprune.common.network import network_of
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
+from fxprune.pytorch.network import network_of
 
 KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,),

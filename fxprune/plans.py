@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fxprune.arguments.inputs import Inputs, to_json
 from fxprune.common.files import write_text
-from fxprune.common.inputs import Inputs, to_json
-from fxprune.common.modules import named_tensors
 from fxprune.common.table import table
 from fxprune.coupling import Axis, Coupling
 from fxprune.errors import PlanError
+from fxprune.pytorch.modules import named_tensors
 
 FORMAT = "fxprune-plan"
 VERSION = 1

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.common.rewritable import ATTENTION, PRODUCTS, Calls, canonical_call
-from fxprune.common.torch_private import OpOverload, op_name, pytree
 from fxprune.coupling import Coupling, Shape
+from fxprune.pytorch.rewritable import ATTENTION, PRODUCTS, Calls, canonical_call
+from fxprune.pytorch.torch_private import OpOverload, op_name, pytree
 
 # Calls on several tensors with the same channels that do not add them: products, and concatenations.
 _NO_SUMS: Calls = PRODUCTS | ATTENTION | {

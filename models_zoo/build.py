@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.modules import MetaMode, to_meta
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
 from fxprune.errors import ModelError, OptionError, first_line
+from fxprune.pytorch.modules import MetaMode, to_meta
 
 from .spec import ModelSpec
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.torch_private import TorchDispatchMode, makes_storage, pytree, takes_device
 from fxprune.errors import CheckpointError, OptionError
+from fxprune.pytorch.torch_private import TorchDispatchMode, makes_storage, pytree, takes_device
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # The arguments that `build` and `widen` give to builders, and their largest values. Other arguments of a builder may

@@ -74,7 +74,7 @@ SLOW = (
     "cli/",
     "common/test_finite.py",
     "common/test_hostile.py",
-    "common/test_inputs.py",
+    "arguments/test_inputs.py",
     "core/test_select.py",
     "equivalence/",
     "job/",

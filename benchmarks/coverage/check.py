@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fxprune
-from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.costs import cost
 from fxprune.coupling import Coupling
 from fxprune.errors import AnalysisError, ExportError, NothingToPruneError, RewriteError, VerifyError

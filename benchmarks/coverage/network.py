@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import MetaMode
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.modules import MetaMode
 
 from .classes import published_size, weightless
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.inputs import Inputs
+from fxprune.arguments.inputs import Inputs
 from fxprune.models_zoo import create_model
 from fxprune.models_zoo.networks import Core, core_of
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 import fxprune
-from fxprune.common.inputs import tensors_of
+from fxprune.arguments.inputs import tensors_of
 from fxprune.errors import FxpruneError, InputError
 from fxprune.passes.report import read_metrics, read_result, verify_folder
 from fxprune.passes.store import METRICS, NETWORK_FILES, SNAPPED, SUMMARY, WIDE, is_plain, read_manifest, read_tensors

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune.timm  # noqa: F401  timm builds narrow networks after this
-from fxprune.common.torch_private import pytree
 from fxprune.passes.graft import write_timm
+from fxprune.pytorch.torch_private import pytree
 
 CLASSES = 7
 # What was asked -> all true answers, such as the axes of an output that are as long as is said.

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from fxprune.common.inputs import Inputs
+from fxprune.arguments.inputs import Inputs
 
 TABLE = Path(__file__).with_name("networks.yaml")
 # Integers are drawn from those of the example, which holds so many samples.

@@ -35,7 +35,7 @@ SUBJECTS = (
     "passes/rewrite/*.py",
 )
 TESTS = (
-    "analysis/test_rules.py", "common/test_view_factors.py", "rewrite/test_rewrite.py", "analysis/test_grouping.py",
+    "analysis/test_rules.py", "pytorch/test_view_factors.py", "rewrite/test_rewrite.py", "analysis/test_grouping.py",
     "rewrite/test_narrow.py", "analysis/test_computed_weights.py", "merge/test_snap.py", "merge/test_settle.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.

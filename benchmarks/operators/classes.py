@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fxprune.analysis import RULES
-from fxprune.common.torch_private import OpOverload, op_arguments
+from fxprune.pytorch.torch_private import OpOverload, op_arguments
 
 # Suffixes of overloads that write their result into an argument: graphs of models do not call them.
 _OUT = ("out", "_out", "_copy")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxprune.common.torch_private import OpOverload, op_arguments
+from fxprune.pytorch.torch_private import OpOverload, op_arguments
 
 CHANNELS = 5
 SHAPES = ((2, CHANNELS, 7, 7), (2, CHANNELS, 7), (2, CHANNELS), (2, CHANNELS, 7, 7, 7))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.arguments.inputs import Inputs, run_on
 from fxprune.capture import WAYS
-from fxprune.common.inputs import Inputs, run_on
 from fxprune.coupling import Coupling
 from fxprune.errors import CaptureError, PlanError, UnequalClustersWarning
 from fxprune.passes.merge import concentrate, snap

@@ -25,8 +25,8 @@ from benchmarks.merge_trial import (
     roles_of,
 )
 from fxprune.analysis import AnalysisState, CapturedGraph, buffers_with_channels, run_labelled
+from fxprune.arguments.inputs import as_meta
 from fxprune.capture import capture
-from fxprune.common.inputs import as_meta
 from fxprune.coupling import Coupling
 
 # Roles of three kinds on so many axes: 81 trials.

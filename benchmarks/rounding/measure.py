@@ -68,7 +68,7 @@ def settled(model: Any, inputs: Any) -> Any:
     import torch
     from torch.nn.modules.batchnorm import _NormBase
 
-    from fxprune.common.inputs import run_on
+    from fxprune.arguments.inputs import run_on
 
     norms = [module for module in model.modules() if isinstance(module, _NormBase)]
     momenta = [norm.momentum for norm in norms]
@@ -89,7 +89,7 @@ def permuted(model: Any, coupling: Any, seed: int) -> Any:
     import numpy as np
     import torch
 
-    from fxprune.common.modules import named_tensors
+    from fxprune.pytorch.modules import named_tensors
 
     made, draw = copy.deepcopy(model), np.random.default_rng(seed)
     tensors = dict(named_tensors(made))
@@ -124,7 +124,7 @@ def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
     """Return the largest relative error of all outputs of some networks; inf if not finite."""
     import torch
 
-    from fxprune.common.inputs import run_on
+    from fxprune.arguments.inputs import run_on
     from fxprune.passes.verify import named_outputs, relative_error
 
     with torch.no_grad():

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.common.rewritable import PRODUCTS, CallTarget, canonical_call, scales_input
-from fxprune.common.torch_private import OpOverload, op_arguments, op_name
+from fxprune.pytorch.rewritable import PRODUCTS, CallTarget, canonical_call, scales_input
+from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
 from .labels import Label, tensors_in

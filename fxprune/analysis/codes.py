@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxprune.common.torch_private import pytree
 from fxprune.coupling import Axis, Codes, Group, NodeFacts, Shape, Work
+from fxprune.pytorch.torch_private import pytree
 
 from .channels import Channels, Ids
 from .frozen import ParameterAxis

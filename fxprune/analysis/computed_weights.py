@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.graph_module import GraphModule
-from fxprune.common.modules import MetaMode, clone_sharing, to_meta
-from fxprune.common.torch_private import tracer_class
+from fxprune.pytorch.graph_module import GraphModule
+from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
+from fxprune.pytorch.torch_private import tracer_class
 
 from .labels import Label
 

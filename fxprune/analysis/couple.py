@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, without_numbers
+from fxprune.arguments.outputs import Outputs, as_outputs
 from fxprune.capture import WAYS, capture, captures
-from fxprune.common.inputs import Inputs, as_inputs, as_meta, without_numbers
-from fxprune.common.network import network_of
-from fxprune.common.outputs import Outputs, as_outputs
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
 from fxprune.errors import CaptureError
+from fxprune.pytorch.network import network_of
 
 from .computed_weights import CapturedGraph, store_computed_weights
 from .grouping import Analysis, group_channels

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.common.source import source_of
 from fxprune.coupling import Frozen
+from fxprune.pytorch.source import source_of
 
 from .channels import Channels, Ids
 from .marks import Event

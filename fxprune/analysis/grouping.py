@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import canonical_names, named_tensors
+from fxprune.arguments.inputs import Inputs
 from fxprune.coupling import Coupling, Group, prunable_weights
+from fxprune.pytorch.modules import canonical_names, named_tensors
 
 from .channels import Forest, Ids, signatures
 from .codes import Coding, owners

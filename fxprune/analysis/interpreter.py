@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs, in_order
-from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.common.rewritable import is_foreign, is_opaque, is_rewritable, reads_widths
-from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import no_dispatch, op_arguments, pytree, storage_id
+from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.pytorch.rewritable import is_foreign, is_opaque, is_rewritable, reads_widths
+from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.torch_private import no_dispatch, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
 from .channels import Axes

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fxprune.common.torch_private import pytree, storage_id
+from fxprune.pytorch.torch_private import pytree, storage_id
 
 from .channels import Axes, Ids
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxprune.common.torch_private import pytree
+from fxprune.pytorch.torch_private import pytree
 
 from .labels import Label, tensors_in
 from .state import AnalysisState

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.common.torch_private import has_packed_projection
+from fxprune.pytorch.torch_private import has_packed_projection
 
 Three = tuple[Any, Any, Any]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.common.torch_private import pytree
+from fxprune.pytorch.torch_private import pytree
 
 from .own_tensors import OwnTensor
 

@@ -1,7 +1,7 @@
 """Trace with the sizes of an example, for models whose Python code makes decisions by sizes.
 
 Every operation is recorded and also runs on the meta device. The example decides branches, and each decision gets a
-guard (:mod:`fxprune.common.guards`).
+guard (:mod:`fxprune.arguments.guards`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.guards import guard_dtype, guard_equal
-from fxprune.common.inputs import Inputs
-from fxprune.common.modes import QUESTIONS, is_mode
-from fxprune.common.modules import PLACES, MetaMode, device_of, to_meta
-from fxprune.common.source import line_of
-from fxprune.common.torch_private import (
+from fxprune.arguments.guards import guard_dtype, guard_equal
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.modes import QUESTIONS, is_mode
+from fxprune.pytorch.modules import PLACES, MetaMode, device_of, to_meta
+from fxprune.pytorch.source import line_of
+from fxprune.pytorch.torch_private import (
     attribute_of,
     functions_undisturbed,
     newest_node,

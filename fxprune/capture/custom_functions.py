@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 from torch.autograd import Function
 
-from fxprune.common.torch_private import pytree
+from fxprune.pytorch.torch_private import pytree
 
 
 class _Context:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.common.torch_private import encoder_blocks
+from fxprune.pytorch.torch_private import encoder_blocks
 
 from . import attention
 

@@ -16,11 +16,12 @@ import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from fxprune.common.guards import SpecialisedError, guard_dtype, guard_equal
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal
+from fxprune.arguments.inputs import Inputs
 from fxprune.common.silence import silenced
-from fxprune.common.torch_private import (
+from fxprune.errors import CaptureError
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.torch_private import (
     OpOverload,
     assumptions_of,
     batch_left_open,
@@ -29,7 +30,6 @@ from fxprune.common.torch_private import (
     pytree,
     storage_id,
 )
-from fxprune.errors import CaptureError
 
 from .placeholders import arguments
 from .symbolic import SymbolicTracer

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.common.batches import OnMeta
-from fxprune.common.guards import guard_equal
-from fxprune.common.inputs import Inputs, as_meta, in_order, tensors_of
-from fxprune.common.modules import MetaMode, device_of, to_meta
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.batches import OnMeta
+from fxprune.arguments.guards import guard_equal
+from fxprune.arguments.inputs import Inputs, as_meta, in_order, tensors_of
 from fxprune.equivalence import UNCHECKED, Programs
 from fxprune.errors import CaptureError
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta
+from fxprune.pytorch.torch_private import pytree
 
 from .exported import EVAL_ONLY
 

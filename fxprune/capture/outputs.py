@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs, run_on
-from fxprune.common.modules import clone_sharing, device_of
-from fxprune.common.outputs import Outputs, check_known, counts
-from fxprune.common.records import fields_of
-from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, run_on
+from fxprune.arguments.outputs import Outputs, check_known, counts
+from fxprune.arguments.records import fields_of
+from fxprune.pytorch.modules import clone_sharing, device_of
+from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.torch_private import pytree
 
 # A node that writes into a tensor stays: what it wrote may be read elsewhere.
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, slice, range)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.source import is_tracing_code
-from fxprune.common.torch_private import TorchDispatchMode, functions_undisturbed, pytree, storage_id, tensor_tables
+from fxprune.pytorch.source import is_tracing_code
+from fxprune.pytorch.torch_private import TorchDispatchMode, functions_undisturbed, pytree, storage_id, tensor_tables
 
 if TYPE_CHECKING:
     from .symbolic import SymbolicTracer

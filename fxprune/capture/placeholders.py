@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.common.guards import guard_equal, guard_tensor
-from fxprune.common.inputs import Inputs
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.guards import guard_equal, guard_tensor
+from fxprune.arguments.inputs import Inputs
 from fxprune.errors import OptionError
+from fxprune.pytorch.torch_private import pytree
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from fxprune.common.torch_private import pytree
+from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.common.modes import MANAGERS, QUESTIONS, enter, leave
-from fxprune.common.source import is_machinery
-from fxprune.common.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
+from fxprune.pytorch.modes import MANAGERS, QUESTIONS, enter, leave
+from fxprune.pytorch.source import is_machinery
+from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
 
 
 class Recorder:

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.common.data_writes import data_writes
-from fxprune.common.inputs import Inputs
-from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.source import stack_of
-from fxprune.common.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.data_writes import data_writes
+from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.source import stack_of
+from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
 
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from fxprune.common.graph_module import GraphModule
-from fxprune.common.inputs import Inputs, as_meta
-from fxprune.common.modes import show_blocks
-from fxprune.common.modules import clone_sharing
-from fxprune.common.outputs import Outputs
-from fxprune.common.source import source_of_error
-from fxprune.common.torch_private import backward_hooks_of
+from fxprune.arguments.inputs import Inputs, as_meta
+from fxprune.arguments.outputs import Outputs
 from fxprune.equivalence import UNCHECKED, Difference, difference
 from fxprune.errors import CaptureError, OptionError, first_line
+from fxprune.pytorch.graph_module import GraphModule
+from fxprune.pytorch.modes import show_blocks
+from fxprune.pytorch.modules import clone_sharing
+from fxprune.pytorch.source import source_of_error
+from fxprune.pytorch.torch_private import backward_hooks_of
 
 from .concrete import ConcreteTracer
 from .custom_functions import CUSTOM_GRADIENTS, custom_functions_noted

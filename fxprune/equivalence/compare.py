@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.data_writes import attribute_writes
-from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import Inputs, as_meta, inputs_for, run_on, tensors_of
-from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.precision import PromoteMixed
-from fxprune.common.source import source_of
-from fxprune.common.torch_private import fake_tensor_mode, pytree
+from fxprune.arguments.guards import SpecialisedError
+from fxprune.arguments.inputs import Inputs, as_meta, inputs_for, run_on, tensors_of
 from fxprune.errors import CaptureError, kind_and_line
+from fxprune.pytorch.data_writes import attribute_writes
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.precision import PromoteMixed
+from fxprune.pytorch.source import source_of
+from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 
 from .example_values import changed, doubled, doubled_on_meta, values_of
 from .kept_state import Attributes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxprune.common.inputs import Inputs, tensors_of
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.pytorch.torch_private import pytree
 
 
 def values_of(inputs: Inputs, device: torch.device) -> Inputs:

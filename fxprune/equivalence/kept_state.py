@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.data_writes import attribute_writes
-from fxprune.common.source import line_of
-from fxprune.common.torch_private import pytree
+from fxprune.pytorch.data_writes import attribute_writes
+from fxprune.pytorch.source import line_of
+from fxprune.pytorch.torch_private import pytree
 
 _PLAIN = bool, int, float, str
 # The tables in which a module keeps its parameters, layers and hooks.

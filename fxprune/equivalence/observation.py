@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, run_on, tensors_of
-from fxprune.common.modes import QUESTIONS
-from fxprune.common.modules import named_tensors
-from fxprune.common.records import fields_of
-from fxprune.common.torch_private import (
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.records import fields_of
+from fxprune.errors import kind_and_line
+from fxprune.pytorch.modes import QUESTIONS
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
     is_mutable,
@@ -27,7 +28,6 @@ from fxprune.common.torch_private import (
     pytree,
     storage_id,
 )
-from fxprune.errors import kind_and_line
 
 # The operators that autocast lowers, without PyTorch's fused transformer layers, which keep theirs in eval mode only.
 _CONTRACTIONS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "linear", "scaled_dot_product")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.pytorch.modules import map_tensors, named_tensors
 
 from .example_values import is_uniform, varied
 from .observation import Observation, differs

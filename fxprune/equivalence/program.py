@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import named_tensors
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.modules import named_tensors
 
 from .observation import generators_restored
 from .recorder import MetaRun, RealRun

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fxprune.common.data_writes import attribute_writes, data_writes
-from fxprune.common.inputs import Inputs, as_meta, run_on, tensors_of
-from fxprune.common.meta_kernels import run_meta
-from fxprune.common.modules import PLACES, map_tensors, named_tensors
-from fxprune.common.torch_private import (
+from fxprune.arguments.inputs import Inputs, as_meta, run_on, tensors_of
+from fxprune.pytorch.data_writes import attribute_writes, data_writes
+from fxprune.pytorch.meta_kernels import run_meta
+from fxprune.pytorch.modules import PLACES, map_tensors, named_tensors
+from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
     is_mutable,

@@ -20,9 +20,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxprune.common.inputs import as_inputs, tensors_of
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import as_inputs, tensors_of
 from fxprune.errors import DataError
+from fxprune.pytorch.torch_private import pytree
 
 from .dataset import Data, Loader
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import inputs_for, run_on
-from fxprune.common.modules import to_meta
+from fxprune.arguments.inputs import inputs_for, run_on
 from fxprune.errors import ModelError
+from fxprune.pytorch.modules import to_meta
 
 BOXES_PER_IMAGE = 3
 

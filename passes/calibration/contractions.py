@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxprune.common.torch_private import (
+from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
     makes_storage,

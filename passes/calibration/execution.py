@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.common.inputs import Inputs, in_order
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, in_order
+from fxprune.pytorch.torch_private import pytree
 
 from .contractions import Observer
 

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import inputs_for
-from fxprune.common.modules import device_of, named_tensors
+from fxprune.arguments.inputs import inputs_for
 from fxprune.common.progress import steps
-from fxprune.common.torch_private import pytree
 from fxprune.coupling import Codes, Coupling, Group, Shape
 from fxprune.errors import ModelError
 from fxprune.passes.merge import captured_with
+from fxprune.pytorch.modules import device_of, named_tensors
+from fxprune.pytorch.torch_private import pytree
 
 from .execution import Execution
 from .inputs import MOST_INPUTS, calibration

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.common.inputs import Inputs, tensors_of
-from fxprune.common.inputs import as_inputs as structured
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.arguments.inputs import as_inputs as structured
 from fxprune.coupling import Coupling
 from fxprune.errors import DataError
+from fxprune.pytorch.torch_private import pytree
 
 BATCH = 32
 # More inputs than that hardly help, and their activations take memory.

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.common.torch_private import foreach_copy_, version_of
 from fxprune.passes.merge import Clusters, on_device, rows_equal
+from fxprune.pytorch.torch_private import foreach_copy_, version_of
 
 from .tied import Tied
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.common.network import unwrap_model
-from fxprune.common.torch_private import foreach_copy_
 from fxprune.errors import NoPullWarning, OptionError
 from fxprune.passes.merge import project
 from fxprune.plan_file import given_plan
 from fxprune.plans import Plan, check_shapes
+from fxprune.pytorch.network import unwrap_model
+from fxprune.pytorch.torch_private import foreach_copy_
 
 from .checks import check_asked, check_free, check_kinds, check_precision, kind_of
 from .constants import Constants

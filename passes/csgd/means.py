@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxprune.common.torch_private import foreach_add_, foreach_copy_, foreach_mul_, foreach_sub, foreach_sub_
 from fxprune.errors import OptionError
 from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, spread
 from fxprune.plans import Partition
+from fxprune.pytorch.torch_private import foreach_add_, foreach_copy_, foreach_mul_, foreach_sub, foreach_sub_
 
 from .tied import Tied
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.common.modules import statistics_of
 from fxprune.errors import OptionError
 from fxprune.passes.merge import Clusters, largest_change, on_device, project, rows_equal
 from fxprune.plans import Partition, Plan
+from fxprune.pytorch.modules import statistics_of
 
 
 class Deviation(NamedTuple):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import Inputs, inputs_for, run_on
-from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.source import source_of, source_of_error
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on
 from fxprune.errors import GraftError
 from fxprune.passes.rewrite import WIDE
 from fxprune.passes.verify import KeepFloat64, batch_of, random_batch, randomised, relative_error, to_float64, verify
 from fxprune.plan_file import outputs_of
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.source import source_of, source_of_error
 
 from .computed import Computed, with_computed
 from .equations import Solution

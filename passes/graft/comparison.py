@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.arguments.inputs import Inputs
 from fxprune.capture import capture, without_objects
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import clone_sharing
-from fxprune.common.rewritable import positional
-from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.source import source_of
 from fxprune.passes.rewrite import WIDE
 from fxprune.plan_file import outputs_of
+from fxprune.pytorch.modules import clone_sharing
+from fxprune.pytorch.rewritable import positional
+from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.source import source_of
 
 from .computed import Computed, computed_weights
 from .provenance import Attribute, Number, Term, Traced, assign, attributes_of, number, numbers_of, plain, term_of

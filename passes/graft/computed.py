@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.rewritable import positional
-from fxprune.common.shaped_layers import is_transposed
-from fxprune.common.source import source_of
-from fxprune.common.torch_private import ConvNd
 from fxprune.errors import GraftError, kind_and_line
 from fxprune.passes.verify import relative_error, to_float64
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.rewritable import positional
+from fxprune.pytorch.shaped_layers import is_transposed
+from fxprune.pytorch.source import source_of
+from fxprune.pytorch.torch_private import ConvNd
 
 from .provenance import Attribute, Number, Traced, evaluate, numbers_of
 

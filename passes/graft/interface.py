@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, inputs_for, run_on
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on
 from fxprune.errors import GraftError, kind_and_line
+from fxprune.pytorch.torch_private import pytree
 
 from .provenance import Attribute, Number, Traced, assign, attributes_of, number, numbers_of, solve
 

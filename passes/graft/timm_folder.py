@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from fxprune.common.files import write_text
-from fxprune.common.modules import named_tensors
 from fxprune.errors import ExportError, OptionError, kind_and_line
 from fxprune.passes.store import EXPORTED, folder_aside, write_tensors
+from fxprune.pytorch.modules import named_tensors
 
 from .provenance import numbers_of
 

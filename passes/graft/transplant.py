@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.torch_private import has_packed_projection
+from fxprune.arguments.inputs import Inputs
 from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
 from fxprune.plan_file import history_of, plan_of
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.torch_private import has_packed_projection
 
 from .check import check
 from .comparison import compared

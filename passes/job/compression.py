@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis import couple
-from fxprune.common.inputs import as_inputs
+from fxprune.arguments.inputs import as_inputs
 from fxprune.common.versions import versions
 from fxprune.coupling import Coupling
 from fxprune.latencies import LatencyTable

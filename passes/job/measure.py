@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.batches import BatchRange, admitted, graph_batches
-from fxprune.common.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.batches import BatchRange, admitted, graph_batches
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.costs import cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.models_zoo.data import preprocessing_of

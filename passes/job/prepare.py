@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis import couple
+from fxprune.arguments.batches import ANY_BATCH, BatchRange
+from fxprune.arguments.inputs import as_inputs, as_meta, run_on
+from fxprune.arguments.outputs import as_outputs
 from fxprune.common.addresses import has_own_weights
-from fxprune.common.batches import ANY_BATCH, BatchRange
-from fxprune.common.inputs import as_inputs, as_meta, run_on
-from fxprune.common.outputs import as_outputs
 from fxprune.common.text import count
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError

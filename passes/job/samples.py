@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fxprune.arguments.batches import BatchRange
+from fxprune.arguments.inputs import tensors_of
 from fxprune.common.addresses import has_own_weights
-from fxprune.common.batches import BatchRange
-from fxprune.common.inputs import tensors_of
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError, OptionError
 from fxprune.models_zoo import Network, model_input_size, published_classes

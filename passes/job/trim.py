@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import fx, nn
 
-from fxprune.common.batches import admitted
+from fxprune.arguments.batches import admitted
 from fxprune.common.random import seeded
-from fxprune.common.torch_private import pytree
 from fxprune.errors import FxpruneError, VerifyError, first_line, is_out_of_memory
 from fxprune.models_zoo.data import Task, first_samples
 from fxprune.passes.csgd import Deviation
@@ -21,6 +20,7 @@ from fxprune.passes.rewrite import UNEQUAL, narrow
 from fxprune.passes.train import MOVED, answers
 from fxprune.passes.verify import Report, as_inputs, batch_of, in_float64, repeat_to, verify, worst_group
 from fxprune.plans import Plan
+from fxprune.pytorch.torch_private import pytree
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data, Loader

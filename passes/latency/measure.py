@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.batches import admitted
-from fxprune.common.inputs import Inputs, run_on, tensors_of
-from fxprune.common.modules import named_tensors
+from fxprune.arguments.batches import admitted
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.common.progress import phase, steps
-from fxprune.common.torch_private import is_compiler_error, pytree
 from fxprune.common.versions import processor, versions
 from fxprune.costs import alternated, cost
 from fxprune.coupling import Coupling
@@ -30,6 +28,8 @@ from fxprune.passes.planning import narrowest, plan, widths_near
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.verify import as_inputs, random_batch
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.torch_private import is_compiler_error, pytree
 from fxprune.select import select
 
 # Shares of the MACs that a table without a goal has.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
-from fxprune.common.torch_private import backward_hooks_of, hooks_of
+from fxprune.pytorch.torch_private import backward_hooks_of, hooks_of
 
 # Classes that hold other layers, are lists of layers, learn their shape later, or have no forward.
 _NOT = (

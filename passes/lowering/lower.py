@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import clone_sharing
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.modules import clone_sharing
 
 from .layers import is_plain_layer
 from .operators import operator_name

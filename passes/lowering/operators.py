@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import overrides
 
-from fxprune.common.guards import guard_dtype, guard_equal, guard_tensor
-from fxprune.common.modes import MANAGERS, QUESTIONS, enter, leave
-from fxprune.common.records import Record, named_tuple
-from fxprune.common.torch_private import OpOverload, op_arguments
+from fxprune.arguments.guards import guard_dtype, guard_equal, guard_tensor
+from fxprune.arguments.records import Record, named_tuple
+from fxprune.pytorch.modes import MANAGERS, QUESTIONS, enter, leave
+from fxprune.pytorch.torch_private import OpOverload, op_arguments
 
 Function = Callable[..., Any]
 

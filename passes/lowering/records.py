@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.common.records import Record, named_tuple
+from fxprune.arguments.records import Record, named_tuple
 
 
 def make_records(graph: fx.Graph) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.common.modules import own_tensors
-from fxprune.common.torch_private import hooks_of, non_persistent_buffers, tensor_tables
+from fxprune.pytorch.modules import own_tensors
+from fxprune.pytorch.torch_private import hooks_of, non_persistent_buffers, tensor_tables
 
 # Arguments that a layer keeps under another name, or as a tensor.
 _KEPT_OTHERWISE: dict[tuple[type[nn.Module], str], Callable[[Any], Any]] = {

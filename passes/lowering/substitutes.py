@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.capture import EvalOnly, SymbolicTracer, capture
-from fxprune.common.torch_private import BatchNorm, tracer_class
 from fxprune.equivalence import difference
 from fxprune.errors import CaptureError, ModelError, first_line
+from fxprune.pytorch.torch_private import BatchNorm, tracer_class
 
 from .layers import listed_base
 from .settings import plain_layer

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs, as_meta, in_order, inputs_for
-from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 
 
 def meta_values(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:

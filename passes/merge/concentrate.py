@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.network import network_of
 from fxprune.coupling import Coupling
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.network import network_of
 
 from .clusters import Clusters, cluster_sum
 from .snap import check_cut, cuts_of, snap, snapped_rows

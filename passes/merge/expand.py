@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.modules import map_tensors, named_tensors
 from fxprune.errors import PlanError
 from fxprune.plan_file import meta_of
 from fxprune.plans import Partition, Plan
+from fxprune.pytorch.modules import map_tensors, named_tensors
 
 
 def expand(model: nn.Module, narrow: nn.Module, plan: Plan) -> nn.Module:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import as_inputs, run_on, tensors_of
-from fxprune.common.modules import named_tensors
-from fxprune.common.torch_private import BatchNorm, pytree
+from fxprune.arguments.inputs import as_inputs, run_on, tensors_of
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.torch_private import BatchNorm, pytree
 
 from .clusters import largest_change, project
 from .snap import cuts_of

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.finite import check_finite, check_numbers
-from fxprune.common.modules import copy_module, named_tensors
-from fxprune.common.network import network_of
 from fxprune.plan_file import StoredPlan, given_plan
 from fxprune.plans import Plan, check_shapes
+from fxprune.pytorch.modules import copy_module, named_tensors
+from fxprune.pytorch.network import network_of
 
 from .clusters import Clusters, cluster_mean, largest_change, on_device, spread
 

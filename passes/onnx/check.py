@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxprune.common.batches import admitted
-from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.arguments.batches import admitted
+from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import ExportError, FxpruneError
 from fxprune.passes.verify import as_inputs, random_batch, relative_error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fxprune.common.batches import ANY_BATCH, BatchRange
+from fxprune.arguments.batches import ANY_BATCH, BatchRange
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
 from fxprune.common.table import table

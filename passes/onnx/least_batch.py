@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fxprune.common.batches import BatchRange
+from fxprune.arguments.batches import BatchRange
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import Inputs, tensors_of
+from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.passes.verify import named_outputs, relative_error, repeat_to
 
 from .program import batches_of, exported_size, onnx_program, run_eager

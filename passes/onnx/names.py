@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.common.inputs import Inputs, run_on
-from fxprune.common.records import plain
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, run_on
+from fxprune.arguments.records import plain
 from fxprune.passes.verify import named_outputs
+from fxprune.pytorch.torch_private import pytree
 
 
 def input_names(module: nn.Module, inputs: Inputs) -> list[str]:

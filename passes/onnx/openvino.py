@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.batches import admitted
+from fxprune.arguments.batches import admitted
+from fxprune.arguments.inputs import tensors_of
 from fxprune.common.files import written_aside
-from fxprune.common.inputs import tensors_of
 from fxprune.errors import ExportError, OptionError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, random_batch
 

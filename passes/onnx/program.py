@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.common.batches import ANY_BATCH, BatchRange, batch_range, graph_batches
-from fxprune.common.guards import guard_equal
-from fxprune.common.inputs import Inputs, run_on, tensors_of
-from fxprune.common.modules import map_tensors
+from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_batches
+from fxprune.arguments.guards import guard_equal
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.common.silence import silenced
-from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, is_out_of_memory
 from fxprune.passes.verify import batch_of, named_outputs, random_batch, relative_error, repeat_to
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.torch_private import pytree
 
 from .names import flattened, input_names, output_names
 

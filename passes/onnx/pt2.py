@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxprune.common.batches import BatchRange, admitted
+from fxprune.arguments.batches import BatchRange, admitted
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line

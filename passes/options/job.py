@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
+from fxprune.arguments.outputs import as_outputs
 from fxprune.common.addresses import MODELS
-from fxprune.common.outputs import as_outputs
 from fxprune.errors import OptionError
 
 from .augment import Images

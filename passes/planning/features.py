@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fxprune.common.finite import check_numbers
-from fxprune.common.torch_private import NormBase, attribute_of
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.calibration import channel_grams, channel_points
+from fxprune.pytorch.torch_private import NormBase, attribute_of
 
 from .pairwise import Points, gram_of
 

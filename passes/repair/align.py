@@ -13,11 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import named_tensors
-from fxprune.common.shaped_layers import is_transposed
-from fxprune.common.torch_private import BatchNorm, ConvNd
 from fxprune.passes.merge import on_device, project
 from fxprune.plans import Partition, Plan
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.shaped_layers import is_transposed
+from fxprune.pytorch.torch_private import BatchNorm, ConvNd
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, fx
 
-from fxprune.common.inputs import Inputs, tensors_of
-from fxprune.common.modules import device_of, named_tensors
-from fxprune.common.torch_private import pytree, storage_id
+from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer
+from fxprune.pytorch.modules import device_of, named_tensors
+from fxprune.pytorch.torch_private import pytree, storage_id
 
 
 @torch.no_grad()

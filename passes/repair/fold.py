@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.common.finite import check_numbers
-from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
-from fxprune.common.modules import copy_module, device_of
-from fxprune.common.network import network_of
-from fxprune.common.torch_private import BatchNorm, pytree
 from fxprune.errors import DataError, ModelError, OptionError, PlanError
 from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
 from fxprune.passes.merge import captured_with, settle, snap
@@ -22,6 +19,9 @@ from fxprune.passes.rewrite import absorb as absorb_factors
 from fxprune.passes.rewrite import narrow
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import copy_module, device_of
+from fxprune.pytorch.network import network_of
+from fxprune.pytorch.torch_private import BatchNorm, pytree
 
 from .align import align_norms
 from .layers import Repair, fit_layers

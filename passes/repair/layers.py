@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxprune.common.torch_private import storage_id
 from fxprune.passes.calibration import Calibration, Contraction, Shares
 from fxprune.plans import Plan
+from fxprune.pytorch.torch_private import storage_id
 
 from .least_squares import Normal, best_change
 from .pair import Pair

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from fxprune.common.inputs import inputs_for
-from fxprune.common.modules import device_of, named_tensors
+from fxprune.arguments.inputs import inputs_for
 from fxprune.common.progress import steps
-from fxprune.common.torch_private import pytree, storage_id
 from fxprune.coupling import Shape
 from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer, Shares, merge_value
 from fxprune.passes.rewrite import WIDE
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import device_of, named_tensors
+from fxprune.pytorch.torch_private import pytree, storage_id
 
 # Calls behind a layer that are looked through: a normalisation, a scale, a dropped path, an addition.
 _BEHIND = 4

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fxprune.common.batches import admitted, graph_batches
-from fxprune.common.inputs import tensors_of
+from fxprune.arguments.batches import admitted, graph_batches
+from fxprune.arguments.inputs import tensors_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
 from fxprune.common.text import listed

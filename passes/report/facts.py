@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fxprune.common.source import source_of
 from fxprune.costs import cost_terms, samples_of
 from fxprune.coupling import Axis, Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.frozen import by_reason
 from fxprune.passes.planning import units_of
+from fxprune.pytorch.source import source_of
 from fxprune.select import select
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs
+from fxprune.arguments.inputs import Inputs
 from fxprune.errors import CaptureError, CheckpointError, ModelError, PlanError
 from fxprune.passes.store import SNAPPED, WIDE_GRAPH, build_wide, load, load_weights, read_manifest, wide_from_graph
 from fxprune.plan_file import plan_for

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.common.inputs import tensors_of
+from fxprune.arguments.inputs import tensors_of
 from fxprune.costs import Budget, cost_terms
 from fxprune.plans import Plan
 

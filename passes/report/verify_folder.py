@@ -9,9 +9,8 @@ from pathlib import Path
 
 from torch import fx, nn
 
-from fxprune.common.batches import admitted, graph_batches
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import map_tensors, named_tensors
+from fxprune.arguments.batches import admitted, graph_batches
+from fxprune.arguments.inputs import Inputs
 from fxprune.common.progress import phase
 from fxprune.common.table import table
 from fxprune.errors import FxpruneError, PlanError, kind_and_line
@@ -31,6 +30,7 @@ from fxprune.passes.store import (
 from fxprune.passes.train import evaluate
 from fxprune.passes.verify import differing, in_float64, tensor_errors, verify
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import map_tensors, named_tensors
 
 from .results import read_result
 from .run_folder import BY_NO_NAME, Run, Wide, open_run

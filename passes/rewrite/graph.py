@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.common.guards import guard_equal
-from fxprune.common.inputs import in_order, inputs_for
-from fxprune.common.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.common.rewritable import canonical_call, positional, reads_sizes, scales_input
-from fxprune.common.torch_private import pytree, tracer_class
+from fxprune.arguments.guards import guard_equal
+from fxprune.arguments.inputs import in_order, inputs_for
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError, first_line
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes, scales_input
+from fxprune.pytorch.torch_private import pytree, tracer_class
 
 from .calls import CASES
 from .site import WIDE, Site

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import fx, nn
 from torch.nn.modules.rnn import RNNCellBase
 
-from fxprune.common.shaped_layers import is_transposed
-from fxprune.common.torch_private import ConvNd, NormBase
 from fxprune.errors import PlanError, RewriteError
 from fxprune.plans import Plan
+from fxprune.pytorch.shaped_layers import is_transposed
+from fxprune.pytorch.torch_private import ConvNd, NormBase
 
 from .graph import narrow_sizes
 

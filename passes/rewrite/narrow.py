@@ -7,13 +7,13 @@ import warnings
 from torch import Tensor, fx, nn
 
 from fxprune.capture import CUSTOM_GRADIENTS
-from fxprune.common.modes import show_blocks
-from fxprune.common.modules import map_tensors, named_tensors
-from fxprune.common.network import network_of
 from fxprune.errors import CustomGradientWarning, UnequalClustersWarning
 from fxprune.passes.merge import merged_state
 from fxprune.plan_file import earlier_plans_of, meta_of, plan_for, plan_of, remember
 from fxprune.plans import Plan
+from fxprune.pytorch.modes import show_blocks
+from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.network import network_of
 
 from .absorb import absorb_factors
 from .graph import check_shapes_of, rewrite

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxprune.common.modules import named_tensors
-from fxprune.common.torch_private import BatchNorm, ConvNd, hooks_of
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.torch_private import BatchNorm, ConvNd, hooks_of
 
 # Calls that only move what goes in, as methods and as functions.
 _MOVES = frozenset(

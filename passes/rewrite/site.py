@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.common import rewritable as surface
-from fxprune.common.torch_private import pytree
 from fxprune.coupling import Codes, Coupling, Shape
 from fxprune.errors import RewriteError
 from fxprune.plans import Plan
+from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch.torch_private import pytree
 
 WIDE = "fxprune_wide"
 

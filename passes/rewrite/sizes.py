@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.common import rewritable as surface
-from fxprune.common.torch_private import OpOverload
-from fxprune.common.view_factors import view_factors
 from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
+from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch.torch_private import OpOverload
+from fxprune.pytorch.view_factors import view_factors
 
 from .site import Site, standing_for
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fxprune.common.inputs import is_shape
-from fxprune.common.modules import named_tensors
-from fxprune.common.torch_private import child_of, tensor_tables
+from fxprune.arguments.inputs import is_shape
 from fxprune.errors import first_line
 from fxprune.passes.lowering import (
     LAYERS,
     build_layer,
 )
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.torch_private import child_of, tensor_tables
 
 from .values import from_json
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxprune.common.graph_module import GraphModule
-from fxprune.common.modes import enter, leave, show_blocks
-from fxprune.common.modules import named_tensors
+from fxprune.pytorch.graph_module import GraphModule
+from fxprune.pytorch.modes import enter, leave, show_blocks
+from fxprune.pytorch.modules import named_tensors
 
 from .modules import build_modules, tensors_in_roles
 from .nodes import add_node

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.modules import canonical_names, named_tensors
 from fxprune.errors import ModelError
 from fxprune.passes.lowering import layer_name, layer_settings, methods, operator_name, why_not
+from fxprune.pytorch.modules import canonical_names, named_tensors
 
 from .values import NotWritable, is_name, to_json
 

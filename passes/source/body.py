@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.arguments.guards import guard_dtype, guard_tensor
 from fxprune.capture import EvalOnly, ModeSwitch
-from fxprune.common.guards import guard_dtype, guard_tensor
-from fxprune.common.modes import enter, leave
-from fxprune.common.torch_private import assert_call
+from fxprune.pytorch.modes import enter, leave
+from fxprune.pytorch.torch_private import assert_call
 
 from .code import CHOICE, COMPARISON, NOT, Code, call, join, text
 from .expressions import accessor, argument, expression, item_of

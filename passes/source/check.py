@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.guards import float64_stands_in
-from fxprune.common.inputs import Inputs, run_on
-from fxprune.common.modules import map_tensors
+from fxprune.arguments.guards import float64_stands_in
+from fxprune.arguments.inputs import Inputs, run_on
 from fxprune.common.random import seeded
-from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, first_line
 from fxprune.passes.verify import named_outputs, random_batch, relative_error
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.torch_private import pytree
 
 # The same operations in the same order: float64 gives the same numbers but for what a kernel adds up in another order.
 TOLERANCE = 1e-10

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import save_file
 from torch import fx, nn
 
+from fxprune.arguments.inputs import Inputs
 from fxprune.common.files import written_aside
-from fxprune.common.inputs import Inputs
 from fxprune.common.table import table
-from fxprune.common.torch_private import pytree
 from fxprune.errors import ExportError, ModelError, OptionError, first_line
 from fxprune.passes.lowering import lower, meta_values
 from fxprune.passes.verify import as_inputs
 from fxprune.plans import Plan
+from fxprune.pytorch.torch_private import pytree
 
 from .body import UnwritableNodeError
 from .check import check_source

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.arguments.records import Record, named_tuple
 from fxprune.capture import ModeSwitch
-from fxprune.common.records import Record, named_tuple
 
 from .code import CALL, CHOICE, COMPARISON, POWER, SUM, Code, Group, call, join, text
 from .functions import INFIX, PREFIX, check_attribute, check_method, function_name, needed

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.arguments.guards import guard_dtype, guard_equal, guard_tensor
 from fxprune.capture import ModeSwitch
-from fxprune.common.guards import guard_dtype, guard_equal, guard_tensor
-from fxprune.common.torch_private import assert_call
+from fxprune.pytorch.torch_private import assert_call
 
 from .code import Code
 from .functions import INFIX, PREFIX

@@ -15,8 +15,8 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
-from fxprune.common.modes import is_mode
 from fxprune.passes.lowering import layer_name
+from fxprune.pytorch.modes import is_mode
 
 Ending = tuple[Any, ...]
 

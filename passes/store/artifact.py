@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.common.files import write_text
-from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
 from fxprune.models_zoo import ModelSpec, Network, spec_from_json
 from fxprune.models_zoo.data import Preprocessing

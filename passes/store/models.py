@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.arguments.inputs import as_inputs, as_meta
 from fxprune.common.addresses import HUB, PROGRAM, is_import_path
-from fxprune.common.inputs import as_inputs, as_meta
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
-from fxprune.common.source import source_of_error
 from fxprune.errors import FxpruneError, ModelError, OptionError, kind_and_line
 from fxprune.models_zoo import Network, build, model_input_size
+from fxprune.pytorch.source import source_of_error
 
 from .artifact import is_saved, saved_network
 

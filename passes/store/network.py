@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.inputs import Inputs, tensors_of
 from fxprune.errors import CheckpointError, PlanError
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
 from fxprune.plan_file import StoredPlan, check_plan, read_plan

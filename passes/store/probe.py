@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, inputs_for, run_on, tensors_of
-from fxprune.common.modules import map_tensors
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.errors import ModelError, first_line
 from fxprune.passes.verify import KeepFloat64, as_float64, named_outputs, relative_error, to_float64
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.torch_private import pytree
 
 BATCH = 2
 # Error allowed by the precision of the computation. Sums in another order keep these in float64 and in float32; in 16

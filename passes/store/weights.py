@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.files import written_aside
-from fxprune.common.modules import canonical_names
 from fxprune.errors import CheckpointError, kind_and_line
+from fxprune.pytorch.modules import canonical_names
 
 from .checkpoint import FORMAT
 from .manifest import check_listed

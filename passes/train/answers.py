@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import as_inputs, run_on
-from fxprune.common.outputs import counts, place_of
+from fxprune.arguments.inputs import as_inputs, run_on
+from fxprune.arguments.outputs import counts, place_of
 from fxprune.common.progress import steps
 from fxprune.errors import DataError
 from fxprune.models_zoo.data import CLASSIFICATION, Task, samples_in

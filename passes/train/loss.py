@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.common.inputs import as_inputs, run_on
+from fxprune.arguments.inputs import as_inputs, run_on
 from fxprune.errors import OptionError
 from fxprune.passes.options import TrainOptions
 

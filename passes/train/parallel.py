@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fxprune.common.inputs import as_inputs, run_on
+from fxprune.arguments.inputs import as_inputs, run_on
 from fxprune.common.random import seeded
-from fxprune.common.torch_private import pytree
 from fxprune.errors import ProofError
 from fxprune.passes.verify import named_outputs
+from fxprune.pytorch.torch_private import pytree
 
 from .onednn import contiguous_strided
 from .ranks import Ranks

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data import samples_in
+from fxprune.pytorch.torch_private import pytree
 
 from .ranks import Ranks
 

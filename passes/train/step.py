@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data import samples_in
 from fxprune.passes.options import TrainOptions
+from fxprune.pytorch.torch_private import pytree
 
 from .onednn import contiguous_strided
 from .ranks import ALONE, Ranks

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import as_inputs, run_on
+from fxprune.arguments.inputs import as_inputs, run_on
 from fxprune.common.random import seeded
 from fxprune.errors import DataError
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.common.inputs import Inputs, tensors_of
-from fxprune.common.inputs import as_inputs as structured
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.arguments.inputs import as_inputs as structured
 from fxprune.errors import OptionError
+from fxprune.pytorch.torch_private import pytree
 
 
 def as_inputs(example_inputs: Any) -> Inputs:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.inputs import Inputs, run_on, tensors_of
-from fxprune.common.modules import map_tensors
-from fxprune.common.outputs import as_outputs, counts, place_of
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.outputs import as_outputs, counts, place_of
 from fxprune.common.table import table
-from fxprune.common.torch_private import pytree
 from fxprune.errors import kind_and_line
 from fxprune.plan_file import meta_of, outputs_of
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.torch_private import pytree
 
 from .batches import as_inputs, batch_of, random_batch, repeat_to
 from .float64 import KeepFloat64, to_float64

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from fxprune.common.guards import float64_stands_in
-from fxprune.common.modules import map_tensors
-from fxprune.common.precision import LOWER, MixingMode, mixed, promoted
-from fxprune.common.torch_private import is_mutable, pytree
+from fxprune.arguments.guards import float64_stands_in
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.precision import LOWER, MixingMode, mixed, promoted
+from fxprune.pytorch.torch_private import is_mutable, pytree
 
 
 class KeepFloat64(MixingMode):

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.inputs import Inputs, as_inputs, in_order, run_on
-from fxprune.common.source import source_of
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.inputs import Inputs, as_inputs, in_order, run_on
 from fxprune.coupling import Shape
 from fxprune.errors import FxpruneError
 from fxprune.passes.merge import snap
 from fxprune.passes.rewrite import WIDE, narrow
 from fxprune.plans import Plan
+from fxprune.pytorch.source import source_of
+from fxprune.pytorch.torch_private import pytree
 
 from .float64 import KeepFloat64
 from .outputs import named_outputs, relative_error

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.common.records import Record, fields_of
-from fxprune.common.torch_private import pytree
+from fxprune.arguments.records import Record, fields_of
+from fxprune.pytorch.torch_private import pytree
 
 
 def named_outputs(value: Any, path: str = "output") -> dict[str, Tensor]:

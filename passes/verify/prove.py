@@ -16,12 +16,10 @@ import torch
 from torch import nn
 
 from fxprune.analysis import couple
-from fxprune.common.batches import admitted
-from fxprune.common.inputs import Inputs
-from fxprune.common.modules import map_tensors
+from fxprune.arguments.batches import admitted
+from fxprune.arguments.inputs import Inputs
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
-from fxprune.common.torch_private import pytree
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
 from fxprune.passes.merge import captured_with, concentrate, snap
@@ -29,6 +27,8 @@ from fxprune.passes.planning import plan as make_plan
 from fxprune.passes.planning import widths_for
 from fxprune.passes.rewrite import merged_by
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.torch_private import pytree
 
 from .batches import as_inputs, batch_of, random_batch
 from .compare import Report, verify

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.modules import map_tensors
-from fxprune.common.torch_private import NormBase
+from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.torch_private import NormBase
 
 
 def randomised(model: nn.Module, *, seed: int = 0) -> nn.Module:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fxprune.common.modules import named_tensors
 from fxprune.errors import InputError
 from fxprune.passes.rewrite import merged_by, merged_tensors
 from fxprune.plan_file import meta_of
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
 
 from .outputs import relative_error
 

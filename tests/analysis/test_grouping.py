@@ -10,7 +10,7 @@ from samples import SAMPLES, Net, conv, linear
 from torch import nn
 
 import fxprune
-from fxprune.common.inputs import tensors_of
+from fxprune.arguments.inputs import tensors_of
 from fxprune.coupling import Shape
 
 A, B = "a.weight", "b.weight"

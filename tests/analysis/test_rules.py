@@ -12,12 +12,12 @@ from samples import SAMPLES
 import fxprune
 from fxprune.analysis.rules import RULES, pointwise
 from fxprune.analysis.rules.registry import rule
-from fxprune.common import rewritable as surface
 from fxprune.passes.merge.snap import snap
 from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.verify.batches import random_batch
 from fxprune.passes.verify.compare import verify
 from fxprune.passes.verify.randomise import randomised
+from fxprune.pytorch import rewritable as surface
 
 
 @pytest.mark.parametrize("name", SAMPLES)

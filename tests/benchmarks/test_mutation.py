@@ -9,7 +9,7 @@ import pytest
 from benchmarks.mutation import __main__ as mutation
 from benchmarks.mutation.operators import Mutant, mutants, mutated
 from benchmarks.mutation.tests import apply
-from fxprune.common import view_factors
+from fxprune.pytorch import view_factors
 
 MADE = {
     "x = a < b": {"a <= b"},
@@ -55,7 +55,7 @@ def test_a_condition_is_turned_and_nothing_else_changes():
 
 
 def test_a_mutant_is_seen_by_those_who_hold_the_function():
-    path, held = "fxprune/common/view_factors.py", view_factors.view_factors
+    path, held = "fxprune/pytorch/view_factors.py", view_factors.view_factors
     every = mutants(path, (mutation.ROOT / path).read_text(encoding="utf-8"))
     mutant = next(m for m in every if m.before == "m != n")
     code = held.__code__

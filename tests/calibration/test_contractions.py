@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.common.modules import named_tensors
-from fxprune.common.torch_private import storage_id
 from fxprune.passes.calibration import Observer
+from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.torch_private import storage_id
 
 # Sums of some hundred float64 terms, in another order.
 CLOSE = 1e-12

@@ -7,7 +7,6 @@ import torch
 from samples import SAMPLES
 
 import fxprune
-from fxprune.common.torch_private import pytree
 from fxprune.coupling import Shape
 from fxprune.passes.calibration import Execution, merge_value
 from fxprune.passes.merge import captured_with, snap
@@ -16,6 +15,7 @@ from fxprune.passes.verify.batches import as_inputs, random_batch
 from fxprune.passes.verify.float64 import KeepFloat64
 from fxprune.passes.verify.prove import scattered
 from fxprune.passes.verify.randomise import randomised
+from fxprune.pytorch.torch_private import pytree
 
 
 def values_of(module, inputs):

@@ -12,9 +12,9 @@ from torch import fx, nn
 from torchvision.ops import StochasticDepth
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.decompose import decomposition
 from fxprune.capture.trace import WAY, capture
-from fxprune.common.guards import SpecialisedError
 from fxprune.errors import CaptureError, OptionError
 
 IMAGES = torch.zeros(2, 3, 8, 8)

@@ -8,7 +8,7 @@ from helpers.middle import IMAGES, Small, drawn
 from torch import nn
 
 import fxprune
-from fxprune.common.guards import SpecialisedError
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.errors import CaptureError
 
 STOPS = {

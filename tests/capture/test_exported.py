@@ -12,14 +12,14 @@ from samples import Net, conv, linear
 from torch import nn
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import WAY, capture
-from fxprune.common.guards import SpecialisedError
-from fxprune.common.rewritable import canonical_call
 from fxprune.errors import CaptureError
 from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.store.artifact import load, save
 from fxprune.passes.verify.prove import scattered
 from fxprune.passes.verify.randomise import randomised
+from fxprune.pytorch.rewritable import canonical_call
 from fxprune.residual import internal_groups
 
 IMAGES = torch.zeros(2, 3, 8, 8)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.common.outputs import counts, place_of
+from fxprune.arguments.outputs import counts, place_of
 from fxprune.errors import CaptureError, OptionError, PlanError
 
 IMAGES = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))

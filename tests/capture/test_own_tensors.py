@@ -10,8 +10,8 @@ from helpers.middle import IMAGES, Small
 from torch import nn
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
-from fxprune.common.guards import SpecialisedError
 from fxprune.errors import CaptureError, NothingToPruneError
 
 READS = {

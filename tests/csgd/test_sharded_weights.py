@@ -13,9 +13,9 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fxprune.common.network import unwrap_model
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
+from fxprune.pytorch.network import unwrap_model
 
 INSTEAD = "Wrap the model in DistributedDataParallel instead"
 

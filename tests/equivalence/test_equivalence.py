@@ -12,11 +12,11 @@ from helpers.middle import IMAGES, Small, drawn
 from torch import nn
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import WAY, capture
-from fxprune.common.guards import SpecialisedError
-from fxprune.common.modules import clone_sharing
 from fxprune.equivalence.compare import UNCHECKED, difference
 from fxprune.errors import CaptureError
+from fxprune.pytorch.modules import clone_sharing
 
 
 def plus_one(y):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import fxprune
 from benchmarks.grafts.interface import untrue
-from fxprune.common.modules import map_tensors
 from fxprune.passes.verify import randomised, scattered
+from fxprune.pytorch.modules import map_tensors
 
 NAMES = ["test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
 # Convolutions, attention, and both; a token for the class, a bias for positions, computed weights.

@@ -14,7 +14,7 @@ from helpers.command_line import run
 from helpers.tiny import Tiny, tiny_data
 
 import fxprune
-from fxprune.common.batches import BatchRange
+from fxprune.arguments.batches import BatchRange
 from fxprune.costs import latency
 from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo import Network

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import MultiScaleRoIAlign
 
 import fxprune
-from fxprune.common.inputs import inputs_for
+from fxprune.arguments.inputs import inputs_for
 from fxprune.errors import ModelError
 from fxprune.models_zoo.networks.detection import core_of, with_core
 from fxprune.passes.verify.randomise import randomised

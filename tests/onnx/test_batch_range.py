@@ -7,9 +7,9 @@ import torch
 from samples.table import Net, conv, linear
 
 import fxprune
+from fxprune.arguments.batches import BatchRange, batch_range, graph_batches
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
-from fxprune.common.batches import BatchRange, batch_range, graph_batches
-from fxprune.common.guards import SpecialisedError
 from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2, onnx_runner
 from fxprune.passes.report import inspect_coupling
 

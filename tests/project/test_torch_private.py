@@ -1,4 +1,4 @@
-"""Private parts of PyTorch are named in one file, fxprune/common/torch_private.py."""
+"""Private parts of PyTorch are named in one file, fxprune/pytorch/torch_private.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / "fxprune" / "common" / "torch_private.py"
+HOME = ROOT / "fxprune" / "pytorch" / "torch_private.py"
 # Names of objects of PyTorch in our sources, whose attributes are PyTorch's.
 THEIRS = {"torch", "fx", "nn", "func", "operator", "layer", "module", "program", "graph", "context"}
 

@@ -10,9 +10,9 @@ import pytest
 
 from fxprune.analysis import RULES, Call
 from fxprune.analysis.rules.registry import Entry
-from fxprune.common import rewritable
 from fxprune.errors import FxpruneError
 from fxprune.passes.rewrite.calls import CASES
+from fxprune.pytorch import rewritable
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "writing_rules.md").read_text(encoding="utf-8")
 

@@ -12,13 +12,13 @@ from samples import SAMPLES
 from torch import nn
 
 import fxprune
-from fxprune.common.torch_private import pytree
 from fxprune.passes.merge import snap
 from fxprune.passes.repair import align_norms, repair
 from fxprune.passes.rewrite import merged_by
 from fxprune.passes.verify.batches import as_inputs, random_batch
 from fxprune.passes.verify.prove import scattered
 from fxprune.passes.verify.randomise import randomised
+from fxprune.pytorch.torch_private import pytree
 
 
 def test_equal_rows_give_the_lossless_merge():

@@ -8,8 +8,8 @@ from helpers.tiny import images
 from torch import nn
 
 import fxprune
-from fxprune.common.torch_private import ConvNd
 from fxprune.passes.verify.prove import scattered
+from fxprune.pytorch.torch_private import ConvNd
 
 
 def block(*layers):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import fxprune
-from fxprune.common.records import Record, named_tuple
+from fxprune.arguments.records import Record, named_tuple
 from fxprune.passes.lowering import why_not
 from fxprune.passes.onnx import export_pt2
 from fxprune.passes.verify import named_outputs
@@ -110,7 +110,7 @@ def test_the_narrow_network_returns_the_class_of_the_original(case):
 def test_a_loaded_network_gives_the_fields_by_name_and_in_order(case):
     kind, _, narrow, folder = case
     wanted, found = tuple(named_outputs(narrow(X)).values()), fxprune.load(folder)(X)
-    assert type(found).__module__ == "fxprune.common.records"
+    assert type(found).__module__ == "fxprune.arguments.records"
     assert all(map(torch.equal, wanted, (found.logits, found.hidden)))
     assert all(map(torch.equal, wanted, (found[0], found[1])))
     if kind in BY_KEY:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxprune
-from fxprune.common.guards import guard_equal
+from fxprune.arguments.guards import guard_equal
 from fxprune.errors import ExportError
 from fxprune.passes.source import export_python
 from fxprune.passes.source.code import SUM

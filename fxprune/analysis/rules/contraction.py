@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from fxprune.common.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS
+from fxprune.pytorch.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS
 
 from ..call import Call, unlabelled
 from ..channels import Axes, Ids

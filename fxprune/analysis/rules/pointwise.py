@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxprune.common.rewritable import PADS, canonical_call
+from fxprune.pytorch.rewritable import PADS, canonical_call
 
 from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids

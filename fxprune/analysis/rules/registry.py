@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from fxprune.common.rewritable import CallTarget
-from fxprune.common.torch_private import OpOverload
+from fxprune.pytorch.rewritable import CallTarget
+from fxprune.pytorch.torch_private import OpOverload
 
 from ..call import Call, Rule
 from ..channels import Axes

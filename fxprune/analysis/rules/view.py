@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fxprune.common.view_factors import view_factors
+from fxprune.pytorch.view_factors import view_factors
 
 from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fxprune.common import meta_kernels
-from fxprune.common.meta_kernels import run_meta
+from fxprune.pytorch import meta_kernels
+from fxprune.pytorch.meta_kernels import run_meta
 
 aten = torch.ops.aten
 

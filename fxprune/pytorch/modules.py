@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.deep_copy import copy_attribute
-from fxprune.common.meta_kernels import run_meta
-from fxprune.common.modes import is_mode
-from fxprune.common.precision import MixingMode
-from fxprune.common.torch_private import NormBase, op_name, pytree, script_tables, takes_device, tensor_tables
+from fxprune.pytorch.deep_copy import copy_attribute
+from fxprune.pytorch.meta_kernels import run_meta
+from fxprune.pytorch.modes import is_mode
+from fxprune.pytorch.precision import MixingMode
+from fxprune.pytorch.torch_private import NormBase, op_name, pytree, script_tables, takes_device, tensor_tables
 
 # The attributes of a module that hold its tensors and layers.
 _TABLES = ("_parameters", "_buffers", "_modules")

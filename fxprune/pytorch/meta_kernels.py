@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fxprune.common.torch_private import OpOverload, makes_storage, op_arguments, op_name, storage_id
+from fxprune.pytorch.torch_private import OpOverload, makes_storage, op_arguments, op_name, storage_id
 
 # The key of a call -> metadata of its results; None: it writes to its first argument, and returns it unchanged.
 _Known = list[tuple[Any, ...]] | None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fxprune.common.torch_private import TorchDispatchMode, pytree
+from fxprune.pytorch.torch_private import TorchDispatchMode, pytree
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 

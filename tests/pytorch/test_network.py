@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 import fxprune
-from fxprune.common.network import network_of
 from fxprune.errors import ModelError, OptionError
+from fxprune.pytorch.network import network_of
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.torch_private import pytree
+from fxprune.pytorch.torch_private import pytree
 
 # Values that do not change, so that a copy may share them.
 _CONSTANTS = frozenset({

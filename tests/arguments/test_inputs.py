@@ -15,11 +15,11 @@ from samples import conv, linear
 from torch import nn
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
+from fxprune.arguments.inputs import as_inputs, from_json, in_order, inputs_for, run_on, tensors_of, to_json
 from fxprune.capture.trace import capture
-from fxprune.common.guards import SpecialisedError
-from fxprune.common.inputs import as_inputs, from_json, in_order, inputs_for, run_on, tensors_of, to_json
-from fxprune.common.precision import PromoteMixed
 from fxprune.errors import OptionError
+from fxprune.pytorch.precision import PromoteMixed
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))

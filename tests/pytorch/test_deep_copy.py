@@ -6,7 +6,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from fxprune.common.modules import clone_sharing, copy_module
+from fxprune.pytorch.modules import clone_sharing, copy_module
 
 
 class Odd(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from .guards import guard_equal
+from fxprune.arguments.guards import guard_equal
 
 # The numbers of a graph (all values except tensors) in runs: batch size -> node -> value.
 Numbers = Mapping[int, Mapping[fx.Node, Any]]

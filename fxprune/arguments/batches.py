@@ -9,13 +9,12 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from fxprune.arguments.batch_guards import turning_points
+from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
+from fxprune.arguments.inputs import Inputs, in_order, tensors_of
 from fxprune.errors import first_line
-
-from .batch_guards import turning_points
-from .guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
-from .inputs import Inputs, in_order, tensors_of
-from .modules import MetaMode, device_of, to_meta, unlike_meta
-from .torch_private import pytree
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.pytorch.torch_private import pytree
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.rnn import RNNCellBase
 
-from fxprune.common.torch_private import ConvNd, ConvTransposeNd, NormBase
+from fxprune.pytorch.torch_private import ConvNd, ConvTransposeNd, NormBase
 
 SHAPED_LAYERS: tuple[type[nn.Module], ...] = (
     ConvNd,

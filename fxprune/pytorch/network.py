@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from fxprune.common.torch_private import child_of, hooks_of
 from fxprune.errors import ModelError
+from fxprune.pytorch.torch_private import child_of, hooks_of
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

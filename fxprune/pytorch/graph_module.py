@@ -15,8 +15,8 @@ import torch
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
-from fxprune.common.modes import show_blocks
-from fxprune.common.torch_private import OpOverload, overload_names, tracer_class
+from fxprune.pytorch.modes import show_blocks
+from fxprune.pytorch.torch_private import OpOverload, overload_names, tracer_class
 
 # The state of a graph module that its constructor makes again.
 _MADE_AGAIN = ("_graph", "_tracer_cls")

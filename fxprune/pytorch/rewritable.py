@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxprune.common.shaped_layers import is_shaped
-from fxprune.common.torch_private import ConvNd, OpOverload, op_arguments, op_name, pytree
+from fxprune.pytorch.shaped_layers import is_shaped
+from fxprune.pytorch.torch_private import ConvNd, OpOverload, op_arguments, op_name, pytree
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]

@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-import fxprune.common.view_factors
-from fxprune.common.view_factors import view_factors
+import fxprune.pytorch.view_factors
+from fxprune.pytorch.view_factors import view_factors
 
 TABLE = {
     "nothing": ((), (), []),
@@ -71,4 +71,4 @@ def test_a_view_and_its_inverse_have_the_same_factors():
 
 
 def test_the_example_in_the_docstring():
-    assert doctest.testmod(fxprune.common.view_factors).failed == 0
+    assert doctest.testmod(fxprune.pytorch.view_factors).failed == 0

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.common.torch_private import pytree
 from fxprune.errors import OptionError
+from fxprune.pytorch.torch_private import pytree
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
