@@ -16,7 +16,7 @@ from torch import fx, nn
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.pytorch.rewritable import is_foreign, is_opaque, is_rewritable, reads_widths
+from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import no_dispatch, op_arguments, pytree, storage_id
 
@@ -142,7 +142,7 @@ class _Interpreter(fx.Interpreter):
             self._freeze_around(n, value)
         elif foreign:
             self._freeze_around(n, value, waiting=True)
-        elif reads_widths(n, value):
+        elif reads_widths(n, value) and not (calls_function(n) and self._adapts(n, value)):
             self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value

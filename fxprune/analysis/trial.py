@@ -18,7 +18,7 @@ from .state import AnalysisState
 
 
 def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:
-    """Tell whether ``run`` on narrow inputs returns narrow outputs.
+    """Tell whether ``run`` on narrow inputs returns narrow outputs, and the same numbers.
 
     Args:
         state: holds the labels of ``args``, ``kwargs`` and ``value``; it is not changed.
@@ -52,4 +52,5 @@ def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: 
     except Exception:  # a fixed width may cause any exception
         return False
     wanted = [sizes(tensor.shape, label_of(tensor)) for tensor in tensors_in(value)]
-    return wanted == [list(tensor.shape) for tensor in tensors_in(result)]
+    numbers, found = ([x for x in pytree.tree_leaves(each) if type(x) is int] for each in (value, result))
+    return wanted == [list(tensor.shape) for tensor in tensors_in(result)] and numbers == found

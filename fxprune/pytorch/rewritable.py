@@ -158,6 +158,11 @@ def reads_sizes(node: fx.Node) -> bool:
     return node.op == "call_function" and (node.target is torch.numel or read in ("shape", "ndim"))
 
 
+def calls_function(node: fx.Node) -> bool:
+    """Tell whether a node calls a function, and does not read an attribute."""
+    return node.op == "call_function" and node.target is not getattr
+
+
 def reads_widths(node: fx.Node, value: Any) -> bool:
     """Tell whether a call reads numbers that a width may change and no case rewrites (strides)."""
     name = node.args[1] if node.target is getattr else node.target

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.inputs import Inputs
+from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import CaptureError, GraftError, OptionError
 from fxprune.passes.verify import as_inputs, random_batch
-from fxprune.plan_file import history_of, plan_of
+from fxprune.plan_file import history_of, meta_of, plan_of
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.torch_private import has_packed_projection
 
@@ -111,5 +111,10 @@ def _inputs_of(narrow: fx.GraphModule, example_inputs: Any) -> Inputs:
     plan = plan_of(narrow)
     if plan is None:
         raise OptionError("this network does not hold the plan that made it: give graft(..., example_inputs=).")
-    inputs: Inputs = plan.example_inputs
+    inputs: Inputs = meta_of(narrow).get("example_inputs", plan.example_inputs)
+    if any(x.is_meta and not x.is_floating_point() for x in tensors_of(inputs)):
+        raise OptionError(
+            "this network was coupled on integers without numbers, and zeros alone would hide an error: give "
+            "graft(..., example_inputs=)."
+        )
     return inputs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,3 +76,23 @@ def test_a_graft_is_compared_on_tokens_that_differ() -> None:
     plan = fxprune.plan(fxprune.couple(model, (index,)), keep=0.5, method="even")
     with pytest.raises(fxprune.GraftError, match="the factor 2 of a merged sum"):
         fxprune.graft(model, fxprune.narrow(fxprune.snap(model, plan), plan))
+
+
+def test_a_loaded_network_is_compared_on_tokens_that_differ(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    index = torch.arange(10).view(2, 5)
+    for model, fits in ((Language().eval(), True), (Scaled().eval(), False)):
+        plan = fxprune.plan(fxprune.couple(model, (index,), outputs="logits"), keep=0.5, method="even")
+        fxprune.save(fxprune.narrow(fxprune.snap(model, plan), plan), tmp_path / type(model).__name__)
+        narrow = fxprune.load(tmp_path / type(model).__name__)
+        with nullcontext() if fits else pytest.raises(fxprune.GraftError, match="the factor 2 of a merged sum"):
+            fxprune.graft(model, narrow)
+
+
+def test_tokens_without_numbers_are_no_example() -> None:
+    model, index = Language().eval(), torch.arange(10).view(2, 5).to("meta")
+    plan = fxprune.plan(fxprune.couple(model, (index,), outputs="logits"), keep=0.5, method="even")
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    with pytest.raises(fxprune.OptionError, match="zeros alone would hide an error"):
+        fxprune.graft(model, narrow)
+    fxprune.graft(model, narrow, example_inputs=(torch.arange(10).view(2, 5),))
