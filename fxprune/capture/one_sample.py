@@ -20,6 +20,7 @@ from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, as_meta, in_order, tensors_of
 from fxprune.equivalence import UNCHECKED, Programs
 from fxprune.errors import CaptureError
+from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree
 
@@ -65,10 +66,31 @@ def _proven(module: fx.GraphModule, one: Inputs, capture_again: Callable[[Inputs
     except CaptureError:  # the model itself refuses one sample
         return False
     refuses, also = (any(node.target == EVAL_ONLY for node in each.graph.nodes) for each in (single, module))
+    if _modes(single) != _modes(module):  # what is not recorded for gradients, for example, runs the same operators
+        return False
     if single.meta[UNCHECKED] not in ("", module.meta[UNCHECKED]) or refuses != also:
         return False
     programs, given = Programs(single, module, views=False), [as_meta(one)]
     return all(programs.are_equal(given, training=training) for training in ((False,) if refuses else (False, True)))
+
+
+def _modes(module: fx.GraphModule) -> list[tuple[Any, ...]]:
+    """List where a graph enters and leaves modes, by how many operators come before."""
+    found: list[tuple[Any, ...]] = []
+    before = 0
+    for node in module.graph.nodes:
+        if is_mode(node):
+            found.append((node.target, [arg for arg in node.args if not isinstance(arg, fx.Node)], before))
+        elif node.op.startswith("call") and getattr(node.target, "__name__", node.target) not in _OF_SIZES:
+            before += 1
+    return found
+
+
+# Calls on sizes, and views of a whole tensor, of which a graph may have more than the other.
+_OF_SIZES = frozenset({
+    "add", "and_", "eq", "expand", "floordiv", "ge", "getattr", "getitem", "gt", "guard_equal", "le", "lt", "mod",
+    "mul", "ne", "neg", "not_", "or_", "reshape", "size", "sub", "view",
+})  # fmt: skip
 
 
 def _refusing(module: fx.GraphModule, one: Inputs) -> list[fx.Node]:

@@ -40,7 +40,8 @@ class OwnTensor(torch.Tensor):
         leaves, structure = pytree.tree_flatten((args, kwargs or {}))
         tracer = next(leaf.fxprune_tracer for leaf in leaves if type(leaf) is cls)
         is_attribute = func.__name__ == "__get__"
-        name = func.__self__.__name__ if is_attribute else func.__name__
+        # `data` is a property while its writes are watched.
+        name = getattr(func.__self__, "__name__", "data") if is_attribute else func.__name__
         if tracer.modes.paused or name in _SIZES or is_tracing_code(sys._getframe(1).f_code.co_filename):
             with functions_undisturbed():
                 return func(*args, **(kwargs or {}))
@@ -67,6 +68,7 @@ def own_tensors_recorded(root: nn.Module, tracer: SymbolicTracer) -> Iterator[No
                 if id(tensor) not in memo:
                     memo[id(tensor)] = _own(tensor, f"{path}.{name}" if path else name, tracer)
                 table[name] = memo[id(tensor)]
+                tracer.held_elsewhere.setdefault(id(tensor), (tensor, memo[id(tensor)]))
     with _Numbers(tracer, {storage_id(own) for own in memo.values() if own.numel()}):
         yield
 

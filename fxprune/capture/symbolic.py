@@ -28,7 +28,7 @@ from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree, wra
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .decompose import FUNCTIONS, decomposition, decomposition_for
-from .own_tensors import own_tensors_recorded
+from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy
 from .recorder import Recorder
@@ -63,6 +63,8 @@ class SymbolicTracer(fx.Tracer):
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
+        # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
+        self.held_elsewhere: dict[int, tuple[torch.Tensor, OwnTensor]] = {}
 
     def again(self, root: nn.Module) -> SymbolicTracer:
         """Make a tracer like this one, for another copy of the model."""
@@ -113,6 +115,8 @@ class SymbolicTracer(fx.Tracer):
         """Make an argument; the graph makes a dict of a derived class again by that class."""
         if isinstance(a, fx.Proxy):  # first, since it may count as a tensor
             return a.node
+        if id(a) in self.held_elsewhere:  # a tensor of the model, in a list, say
+            return self.held_elsewhere[id(a)][1].recorded().node
         if isinstance(a, np.generic):  # the code of a graph knows no numpy
             return a.item()
         if isinstance(a, dict) and dataclasses.is_dataclass(a):  # as the outputs of `transformers`

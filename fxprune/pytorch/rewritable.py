@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import ConvNd, OpOverload, op_arguments, op_name, pytree
+from fxprune.pytorch.torch_private import ConvNd, OpOverload, hooks_of, op_arguments, op_name, pytree
 
 CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
@@ -136,11 +136,12 @@ def positional(
 def scales_input(node: fx.Node) -> bool:
     """Tell whether the rewrite multiplies what this call reads where its sum lacks a factor.
 
-    The sum alone has the factor, not the bias that a layer adds.
+    The sum alone has the factor, not the bias that a layer adds. Hooks and a ``forward`` of a layer's own would see it.
     """
     if node.op == "call_module" and node.graph.owning_module is not None:
         layer = node.graph.owning_module.get_submodule(str(node.target))
-        return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and _is_torch(type(layer).__module__)
+        plain = _is_torch(type(layer).__module__) and "forward" not in vars(layer) and not hooks_of(layer)
+        return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and plain
     kind = F.linear if node.target is F.linear else canonical_call(node.target)
     return node.op == "call_function" and kind in LINEAR and bool(node.args)
 

@@ -64,7 +64,7 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
         assign(grafted, measured(model, grafted, given, comparison.used))
         assign(grafted, classifier_widths(model, grafted))
         check_interface(model, grafted, given)
-    if not hasattr(model, "meta"):
+    if not hasattr(model, "meta") or plan_of(model) is not None:  # not an attribute of its own of that name
         vars(grafted)["meta"] = history_of(narrow)  # as of a narrow network: it may be narrowed again
     return grafted
 

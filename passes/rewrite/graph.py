@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from fxprune.arguments.guards import guard_equal
-from fxprune.arguments.inputs import in_order, inputs_for
+from fxprune.arguments.inputs import as_meta, in_order, inputs_for
 from fxprune.coupling import Coupling, Shape
 from fxprune.errors import RewriteError, first_line
 from fxprune.plans import Plan
@@ -142,7 +142,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
     interpreter.device = device_of(module)
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-            interpreter.run(*in_order(module.graph, inputs_for(module, coupling.example_inputs)))
+            interpreter.run(*in_order(module.graph, inputs_for(module, as_meta(coupling.example_inputs))))
     except RewriteError:
         raise
     except Exception as error:

@@ -56,6 +56,8 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
         return None
     axis, pieces = found
     length = made.shape[axis]
+    if max(first + len(tensor) for tensor, first in pieces) != length:  # a vector of one number is broadcast
+        return None
     positions = torch.arange(length).view([-1 if d == axis % made.dim() else 1 for d in range(made.dim())])
     try:
         seen = _follow(module, maker, positions.expand(made.shape), values)
@@ -142,6 +144,7 @@ def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pi
     read = [arg for arg in read if arg is not None]
     everywhere = dict(named_tensors(module))
     pieces: list[Piece] = []
+    lengths: set[int] = set()
     stored: list[fx.Node] = []
     makers = {node}
     for arg in read:
@@ -155,7 +158,10 @@ def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pi
             tensor = everywhere[str(part.target)]
             pieces.append((tensor.T if part is transposed else tensor, first))
             stored.append(part)
-            first += len(tensor)
+            first += len(pieces[-1][0])
+        lengths.add(first)
+    if len(lengths) > 1:  # a bias of one number is broadcast
+        return None
     names = {str(each.target) for each in stored}
     called = {str(n.target) for n in module.graph.nodes if n.op == "call_module"}
     if any(name.startswith(f"{layer}.") for layer in called for name in names):

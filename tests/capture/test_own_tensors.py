@@ -24,6 +24,27 @@ READS = {
 }
 
 
+class Listed(nn.Module):
+    """Holds its weight in a list, too, and reads numbers of it without a history."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(3, 8), nn.Linear(8, 4)
+        self.held = [self.a.weight]
+
+    def forward(self, x):
+        return self.head(nn.functional.linear(x, self.held[0]).relu()) * dict(self.named_parameters())["head.bias"].data
+
+
+def test_a_weight_in_a_list_is_that_of_its_layer():
+    x, model = torch.randn(2, 3), Listed().eval()
+    plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
+    snapped = fxprune.snap(model, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert narrow.head.in_features == 4
+    torch.testing.assert_close(narrow(x), snapped(x))
+
+
 @pytest.mark.parametrize("name", READS)
 def test_what_is_computed_from_a_parameter_follows_it(name):
     model = Small(lambda s, y: y + READS[name](s).square().mean()).eval()

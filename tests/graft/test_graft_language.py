@@ -96,3 +96,13 @@ def test_tokens_without_numbers_are_no_example() -> None:
     with pytest.raises(fxprune.OptionError, match="zeros alone would hide an error"):
         fxprune.graft(model, narrow)
     fxprune.graft(model, narrow, example_inputs=(torch.arange(10).view(2, 5),))
+
+
+def test_a_graft_of_a_graft_knows_both_plans() -> None:
+    index = torch.arange(10).view(2, 5)
+    model, earlier = Language().eval(), []
+    for _ in range(2):
+        plan = fxprune.plan(fxprune.couple(model, (index,), outputs="logits"), keep=0.5, method="even")
+        model = fxprune.graft(model, fxprune.narrow(fxprune.snap(model, plan), plan))
+        earlier.append(len(model.meta["earlier"]))
+    assert earlier == [0, 1] and model.meta["plan"].content["tensors"]["table.weight"] == [10, 8]

@@ -136,6 +136,18 @@ def shortened(s, x):
     return s.head(y.relu().mean((2, 3)))
 
 
+def test_a_branch_that_records_no_gradients_for_several_samples_binds():
+    def forward(s, x):
+        if x.shape[0] > 1:
+            with torch.no_grad():
+                y = s.a(x).relu()
+        else:
+            y = s.a(x).relu()
+        return s.head(y.mean((2, 3)))
+
+    assert str(fxprune.couple(net(forward), IMAGES).batch) == "2 or more"
+
+
 def test_a_shortcut_that_a_trace_does_not_take_binds_no_batch():
     assert str(fxprune.couple(net(shortened), IMAGES).batch) == "any"
 

@@ -213,3 +213,47 @@ def test_a_table_that_is_shared_with_the_last_layer_is_narrowed(norm):
     fits = torch.allclose(by_hand(index), snapped(index), rtol=1e-12, atol=1e-12)
     # Without a norm the factor would have to scale what the table and `mix` put into the stream.
     assert fits == (norm is not None) and narrow.meta["factors"] == (norm is None)
+
+
+def shifted(layer):
+    layer.forward = lambda x: F.linear(x + 1, layer.weight, layer.bias)
+
+
+CHANGED = {
+    "hook in front": lambda layer: layer.register_forward_pre_hook(lambda _, given: (given[0].clamp(-1, 1),)),
+    "hook behind": lambda layer: layer.register_forward_hook(lambda _, given, out: out + given[0].mean()),
+    "forward of its own": shifted,
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_sees_the_input_of_a_shared_layer_gets_no_factor(name):
+    index = torch.arange(10).view(2, 5)
+    model = Language(16, nn.LayerNorm).double().eval()
+    CHANGED[name](model.head)
+    assert "table.weight" not in fxprune.couple(model, (index,)).groups
+
+
+BROADCAST = {
+    "scale": (lambda s, x: s.scale * s.q(x), (1,)),
+    "bias": (lambda s, x: F.linear(x, s.q.weight, s.scale), (1,)),
+    "bias of columns": (lambda s, x: torch.addmm(s.scale, x.flatten(0, 1), s.matrix).unflatten(0, x.shape[:2]), (1,)),
+    "row of biases": (lambda s, x: torch.addmm(s.scale, x.flatten(0, 1), s.matrix).unflatten(0, x.shape[:2]), (1, 16)),
+}
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_a_number_that_all_channels_share_takes_no_factor(name):
+    make, shape = BROADCAST[name]
+
+    def forward(s, x):
+        x = s.stem(x)
+        weights = (heads(make(s, x)) @ heads(s.k(x)).mT).softmax(-1)
+        return s.head(s.o(merged(weights @ heads(s.v(x)))).mean(1))
+
+    model = attention(
+        forward, scale=nn.Parameter(torch.rand(shape) + 0.5), matrix=nn.Parameter(torch.randn(16, 16) / 4)
+    )
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    snapped, narrow = halved(model, x)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64

@@ -159,6 +159,8 @@ net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.lon
 image("a kernel of each image", _kernels_of_each_image, {"w": 8, "r.weight": 2, B: 6}, out=8, r=linear(8, 2),
       w=free(2, 64))
 image("depthwise images side by side", _depthwise_images_side_by_side, {"w": 8, B: 6}, w=free(8, 1, 3, 3))
+net("one of a number of classes", lambda s, i: s.head(s.a(F.one_hot(i, 10).to(s.a.weight.dtype)).relu()),
+    (torch.arange(10).view(2, 5),), (torch.zeros(3, 4, dtype=torch.long),), {A: 8}, a=linear(10, 8), head=linear(8, 4))
 net("bags of embeddings", lambda s, i: s.head(F.embedding_bag(i, s.e, mode="max")),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8}, e=free(10, 8),
     head=linear(8, 4), frozen="rows of a table")
