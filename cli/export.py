@@ -33,7 +33,7 @@ class Format:
 def _onnx(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
     import fxprune
 
-    return fxprune.export_onnx(network, example, path, opset=args.opset or OPSET)
+    return fxprune.export_onnx(network, example, path, opset=OPSET if args.opset is None else args.opset)
 
 
 def _python(network: Any, example: Any, path: Path, args: argparse.Namespace) -> Any:
@@ -75,7 +75,7 @@ FORMATS: Mapping[str, Format] = {
     "openvino": Format(("narrow.bin", "narrow.xml"), _openvino),
 }
 TIMM = "timm"  # a folder
-OPSET = 18  # as of a job
+OPSET = 20  # as of a job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

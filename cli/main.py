@@ -63,19 +63,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was written.", 130)
-    except BrokenPipeError:  # the reader of our output has ended: `fxprune inspect ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        return _unread()
     except Exception as error:
         if "--debug" in arguments:
             import traceback
 
             traceback.print_exc()
         message, code = _explain(error)
-        if wants_json:
-            _say_as_json(args.command, type(error), message, code)
+        try:
+            if wants_json:
+                _say_as_json(args.command, type(error), message, code)
+                sys.stdout.flush()
+        except BrokenPipeError:
+            return _unread()
         return _fail(message, code)
     return reply.code
+
+
+def _unread() -> int:
+    """Go on without output: its reader has ended, as in ``fxprune inspect ... | head``."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _explain(error: Exception) -> tuple[str, int]:

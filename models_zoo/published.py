@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import ssl
 import urllib.error
 import urllib.request
 from typing import Any
@@ -61,9 +61,19 @@ def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | No
 
 
 def _knock(url: str) -> None:
-    """Raise OSError if there is no way to a server; an answer of any kind will do."""
-    with contextlib.suppress(urllib.error.HTTPError):
+    """Raise OSError if there is no way to a server; an answer of any kind will do.
+
+    The client of the hub may know certificates and proxies that Python's own library does not.
+    """
+    if any(name.upper() == "ALL_PROXY" for name in os.environ):
+        return
+    try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            raise
 
 
 def _check_url(name: str, url: str) -> None:

@@ -102,7 +102,8 @@ def check_batches(bound: BatchRange, test: Loader) -> None:
         bound: the batch sizes that the network takes.
         test: is read once, unless the network takes every batch.
     """
-    sizes = () if bound == ANY_BATCH else (samples_in(inputs) for inputs, _ in test)
+    # Where inputs share no size, a later check says so.
+    sizes = () if bound == ANY_BATCH or not bound.known else (samples_in(inputs) for inputs, _ in test)
     for number, size in enumerate(sizes, 1):
         if not bound.holds(size):
             raise DataError(

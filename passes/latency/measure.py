@@ -85,7 +85,7 @@ def latency_table(
     if batch < 1:
         raise OptionError(f"`batch` must be 1 or more, not {batch}.")
     if not coupling.batch.holds(batch):
-        raise OptionError(f"the network takes a batch of {coupling.batch}, since {coupling.batch.why}; not {batch}.")
+        raise OptionError(f"the batch of the network is {coupling.batch}, since {coupling.batch.why}; not {batch}.")
     phase("time", "the network and narrow copies")
     chosen = select(coupling, only=only, freeze=freeze, internal_only=internal_only)
     smallest = plan(coupling, widths=narrowest(coupling, round_to, chosen), method="even")

@@ -160,6 +160,8 @@ class Result:
 
     def direction(self, first: Row, last: Row) -> str:
         """Say whether the metric of the last row is better than that of the first."""
+        if math.isnan(first.score) or math.isnan(last.score):
+            return "not defined for both"
         if first.score == last.score:
             return "equal"
         return "better" if (last.score > first.score) == self.higher_is_better else "worse"

@@ -165,8 +165,10 @@ def _on_first(files: Run, place: Path) -> Finding:
         return Finding(what, None, 0.0, "", skipped=skipped)
     try:
         whole = plan.on(first.eval())
-        if new := _new_tensors(first, files.narrow, whole):
-            return Finding(what, None, 0.0, "", skipped=f"{new} has sizes that no plan gives it, as of new classes")
+        for name, has_channels in _of_other_sizes(first, files.narrow, whole):
+            if has_channels:
+                return Finding(what, None, bound, f"`{name}` has sizes that the composed plan does not give it")
+            return Finding(what, None, 0.0, "", skipped=f"`{name}` has sizes that no plan gives it, as of new classes")
         # Weights that hold factors of narrowed heads fit into the graph that such weights get, and no wide one.
         other = _refilled(merged_by(whole, first)[0], files.narrow) if absorbed else expand(first, files.narrow, whole)
     except PlanError as error:
@@ -176,14 +178,22 @@ def _on_first(files: Run, place: Path) -> Finding:
     return Finding(what, report.max_rel_error, bound, report.reason)
 
 
-def _new_tensors(first: nn.Module, narrow: nn.Module, plan: Plan) -> str:
-    """Name a tensor that differs from the first network's in an axis that the plan does not cut."""
+def _of_other_sizes(first: nn.Module, narrow: nn.Module, plan: Plan) -> list[tuple[str, bool]]:
+    """List tensors that differ from the first network's in an axis that the plan does not cut.
+
+    Those of which the axis has channels that a plan can cut come first, and are marked.
+    """
     cut, here = {(each.parameter, each.dim) for each in plan.partitions()}, dict(named_tensors(narrow))
-    for name, tensor in named_tensors(first):
-        sizes = zip(tensor.shape, here[name].shape, strict=False) if name in here else ()
-        if any(a != b and (name, dim) not in cut for dim, (a, b) in enumerate(sizes)):
-            return f"`{name}`"
-    return ""
+    groups = plan.coupling.groups.values()
+    known = {(axis.parameter, axis.dim) for group in groups for axis in (*group.tied, *group.readers)}
+    found = [
+        (name, (name, dim) in known)
+        for name, tensor in named_tensors(first)
+        if name in here
+        for dim, (a, b) in enumerate(zip(tensor.shape, here[name].shape, strict=False))
+        if a != b and (name, dim) not in cut
+    ]
+    return sorted(found, key=lambda each: not each[1])
 
 
 def _refilled(network: nn.Module, narrow: nn.Module) -> nn.Module:

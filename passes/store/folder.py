@@ -49,7 +49,8 @@ class OutputFolder:
             try:
                 yield aside
             except ProofError as error:
-                _publish(aside, self.target, files, reads, self.lock)
+                if _made_files(aside, files):  # otherwise there is nothing to examine, and earlier files stay
+                    _publish(aside, self.target, files, reads, self.lock)
                 raise type(error)(str(error).replace(str(aside), os.fspath(self.path))) from error
             _publish(aside, self.target, files, reads, self.lock)
         finally:

@@ -70,7 +70,7 @@ def train(
     with (
         training.hook,
         stop_requests() if checkpoint else nullcontext(StopRequest()) as stop,
-        telling(training.steps, f"  {phase.label}", ", step", wanted=wanted) as bar,
+        telling(training.steps, f"  {phase.label}", ", overall step", wanted=wanted) as bar,
     ):
         return training.run(bar, stop, checkpoint)
 

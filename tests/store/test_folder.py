@@ -43,6 +43,17 @@ def test_a_folder_appears_when_the_block_ends_well(tmp_path):
     assert written(tmp_path) == [f"a/out/{MANIFEST}", f"a/out/{ROWS}"]
 
 
+def test_what_an_earlier_run_wrote_stays_where_a_check_fails_before_anything_is_written(tmp_path):
+    run(tmp_path, {ROWS: "1"}, [ROWS])
+
+    def fail(aside):
+        raise VerifyError("the file cannot be had")
+
+    with pytest.raises(VerifyError):
+        run_with(tmp_path, [ROWS], fail)
+    assert (tmp_path / ROWS).read_text() == "1"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, InputError, RuntimeError])
 def test_nothing_appears_when_it_does_not(tmp_path, error):
     with pytest.raises(error):

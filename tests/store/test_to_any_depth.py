@@ -141,6 +141,24 @@ def test_new_classes_are_not_held_against_the_first_network(attended):
     assert "`head.weight` has sizes that no plan gives it" in held_against_the_first(narrowed(once)).skipped
 
 
+def test_a_hidden_layer_that_no_plan_cut_fails(tmp_path, monkeypatch):
+    def built(_=None):
+        return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+
+    def narrowed(network, spec=None, **options):
+        plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 6)), method="even", **options)
+        fxprune.save(fxprune.narrow(fxprune.snap(network, plan), plan), tmp_path, model=spec)
+        return fxprune.load(tmp_path)
+
+    monkeypatch.setattr(ModelSpec, "build", built)
+    once = narrowed(built(), SPEC, keep=0.5)
+    once.meta["plan"] = fxprune.plan(fxprune.couple(built(), torch.randn(2, 6)), widths={"0.weight": 8})
+    narrowed(once, widths={"0.weight": 4})
+    report = verify_folder(tmp_path)
+    assert not report.passed
+    assert "`2.weight` has sizes that the composed plan does not give it" in str(report)
+
+
 def test_a_graft_knows_the_plans_that_made_it(attended):
     once, narrowed = attended
     again = fxprune.load(narrowed(fxprune.graft(Attending().eval(), once)))
