@@ -260,5 +260,6 @@ def test_nothing_to_prune(wish):
         plan(coupling, **wish)
 
 
-def test_public_name():
-    assert fxprune.plan is plan
+def test_the_public_function_makes_the_same_plan():
+    _model, coupling = tower(16, 64, 64, 8)
+    assert fxprune.plan(coupling, keep=0.5, seed=3) == plan(coupling, keep=0.5, seed=3)
