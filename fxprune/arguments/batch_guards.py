@@ -93,8 +93,11 @@ class _Turns:
 
     def _is_part(self, value: fx.Node) -> bool:
         """Tell whether a value is a part, as the height, of a size that grows evenly."""
-        taken = value.target is operator.getitem and isinstance(value.args[1], int | slice)
-        return taken and self._lines(value.args[0]) is not None
+        if value.target is not operator.getitem:
+            return False
+        index = value.args[1]
+        bounds = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
+        return all(type(each) in (int, type(None)) for each in bounds) and self._lines(value.args[0]) is not None
 
     def _lines(self, value: Any) -> list[_Line] | None:
         """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""

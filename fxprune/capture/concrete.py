@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, FrameType
@@ -187,12 +188,12 @@ class ConcreteTracer(SymbolicTracer):
     def length(self, proxy: fx.Proxy) -> int:
         """Return the length of a sequence or a tensor, guarded.
 
-        The length of a size is the rank of its tensor.
+        The length of a size, or of a part of it between fixed bounds, follows from the rank of its tensor.
         """
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
-        if not isinstance(value, torch.Size):
+        if not isinstance(value, torch.Size) or _has_computed_bounds(proxy.node):
             self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
             return len(value)
         node = proxy.node
@@ -200,6 +201,15 @@ class ConcreteTracer(SymbolicTracer):
             node = node.args[0]
         self.fixed(self.proxy(node), "ndim")
         return len(value)
+
+
+def _has_computed_bounds(size: fx.Node) -> bool:
+    """Tell whether a part of a size was taken between bounds that are computed, here or before."""
+    bounds = [leaf for arg in size.args[1:] if isinstance(arg, slice) for leaf in (arg.start, arg.stop, arg.step)]
+    if any(isinstance(bound, fx.Node) for bound in bounds):
+        return True
+    taken = size.target is operator.getitem and isinstance(size.args[0], fx.Node)
+    return taken and _has_computed_bounds(size.args[0])  # type: ignore[arg-type]
 
 
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)

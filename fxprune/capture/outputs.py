@@ -6,6 +6,7 @@ capture takes them for None.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import operator
 from collections.abc import Iterator, Sequence
@@ -90,10 +91,19 @@ def _without(value: Any, path: list[str]) -> Any:
         return type(value)(*inside) if hasattr(value, "_fields") else type(value)(inside)
     fields = fields_of(value) or {}
     changed = {key: _without(each, path[1:]) if str(key) == path[0] else each for key, each in fields.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **changed)
-    kept = {key: each for key, each in changed.items() if len(path) > 1 or str(key) != path[0]}
-    return type(value)(kept)
+    twin = copy.copy(value)
+    if dataclasses.is_dataclass(value):
+        if isinstance(value, dict):  # as the outputs of `transformers`, which make their keys of their fields
+            return dataclasses.replace(twin, **changed)
+        for key, each in changed.items():
+            object.__setattr__(twin, key, each)
+        return twin
+    for key, each in changed.items():
+        if len(path) > 1 or str(key) != path[0]:
+            twin[key] = each
+        else:
+            del twin[key]
+    return twin
 
 
 class _Selection:

@@ -119,7 +119,7 @@ class SymbolicTracer(fx.Tracer):
             return self.held_elsewhere[id(a)][1].recorded().node
         if isinstance(a, np.generic):  # the code of a graph knows no numpy
             return a.item()
-        if isinstance(a, dict) and dataclasses.is_dataclass(a):  # as the outputs of `transformers`
+        if dataclasses.is_dataclass(a) and not isinstance(a, type):  # as the outputs of `transformers`
             given = {each.name: getattr(a, each.name) for each in dataclasses.fields(a) if each.init}
             return self.create_proxy("call_function", type(a), (), given).node
         if isinstance(a, dict) and type(a) is not dict:

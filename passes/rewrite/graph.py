@@ -119,13 +119,19 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
         return None
     known = not any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves((args, kwargs)))
     is_tuple = isinstance(args[0], tuple)
-    if is_tuple and node.target is operator.getitem and not isinstance(args[1], fx.Node):
+    if is_tuple and node.target is operator.getitem and not _is_computed(args[1]):
         return (args[0][args[1]],)
     if is_tuple and node.target is operator.add and isinstance(args[1], tuple):
         return (args[0] + args[1],)
     if known and getattr(node.target, "__module__", "") in ("_operator", "math", "builtins"):
         return (node.target(*args, **kwargs),)  # type: ignore[operator]
     return None
+
+
+def _is_computed(index: Any) -> bool:
+    """Tell whether an index, or a bound of a slice, is a node."""
+    parts = (index.start, index.stop, index.step) if isinstance(index, slice) else (index,)
+    return any(isinstance(part, fx.Node) for part in parts)
 
 
 def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, namedtuple
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import pytest
 import torch
@@ -25,9 +25,9 @@ class ModelOutput(OrderedDict):
     hidden: object = None
 
     def __post_init__(self):
-        for field in fields(self):
-            if getattr(self, field.name) is not None:
-                self[field.name] = getattr(self, field.name)
+        for each in fields(self):
+            if getattr(self, each.name) is not None:
+                self[each.name] = getattr(self, each.name)
 
 
 @dataclass
@@ -174,6 +174,29 @@ class Cached(Hidden):
     def forward(self, x):
         y = self.block(self.stem(x).relu())
         return self.kind(logits=self.head(y), hidden=Cache(y))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Has a field that its constructor does not take."""
+
+    logits: object
+    hidden: object
+    count: int = field(init=False, default=1)
+
+
+OTHERS = {
+    "ordered": lambda **given: OrderedDict(**given),
+    "field without an argument": Counted,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_object_is_left_out_of_a_container_of_any_class(name):
+    model = Cached(OTHERS[name]).eval()
+    found = fxprune.couple(model, IMAGES, outputs="logits").graph_module(IMAGES)
+    logits = found.logits if name.startswith("field") else found["logits"]
+    assert torch.equal(logits, model.head(model.block(model.stem(IMAGES).relu())))
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -65,6 +65,7 @@ DECISIONS = {
     "windows that are counted": (lambda x, y: x.shape[0] * (x.shape[2] // 4) > x.shape[0], "any"),
     "windows of a part": (lambda x, y: (8 - x.size()[2:][1] % 8) % 8 > 0, "any"),
     "many": (lambda x, y: x.shape[0] > 7, "3 only"),
+    "a part that is counted": (lambda x, y: len(x.size()[: 1 + (x.shape[0] > 50) * (x.shape[0] < 99)]) == 1, "3 only"),
     "even rows": (lambda x, y: x.flatten(0, 1).shape[0] % 2 == 0, "3 only"),
     "not many": (lambda x, y: not x.shape[0] >= 8, "3 only"),
     "none of seven": (lambda x, y: x.shape[0] != 7, "3 only"),
