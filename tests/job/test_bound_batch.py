@@ -104,7 +104,7 @@ def test_it_is_inspected_on_its_own_example(capsys, monkeypatch):
 def test_it_is_timed_at_the_fewest_samples_that_it_takes():
     coupling = fxprune.couple(net(), IMAGES)
     assert fxprune.latency_table(coupling, 1.0, runtime="eager").batch == 2
-    with pytest.raises(OptionError, match=r"the network takes a batch of 2 or more, since .*; not 1"):
+    with pytest.raises(OptionError, match=r"the batch of the network is 2 or more, since .*; not 1"):
         fxprune.latency_table(coupling, 1.0, runtime="eager", batch=1)
 
 
