@@ -162,9 +162,9 @@ class SymbolicTracer(fx.Tracer):
         return types.FunctionType(traced.__code__, globals_of, closure=traced.__closure__), [self.root]
 
 
-# Calls that take a tensor of one number for the number itself, which the meta device does not have.
 # Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.
 _SIZED = ("expand", "new_empty", "new_ones", "new_zeros")
+# Calls that take a tensor of one number for the number itself, which the meta device does not have.
 _FILLS = frozenset({"new_full", "fill_", "full_like", torch.full, torch.full_like})
 
 

@@ -165,7 +165,8 @@ def _on_first(files: Run, place: Path) -> Finding:
         return Finding(what, None, 0.0, "", skipped=skipped)
     try:
         whole = plan.on(first.eval())
-        for name, has_channels in _of_other_sizes(first, files.narrow, whole):
+        if others := _of_other_sizes(first, files.narrow, whole):
+            name, has_channels = others[0]
             if has_channels:
                 return Finding(what, None, bound, f"`{name}` has sizes that the composed plan does not give it")
             return Finding(what, None, 0.0, "", skipped=f"`{name}` has sizes that no plan gives it, as of new classes")
