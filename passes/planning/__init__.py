@@ -6,4 +6,5 @@ from .kmeans import kmeans
 from .multiples import odd_in_words, odd_widths
 from .plan import plan
 from .stages import REMOVED, compose, stage_plan, stage_shares, stage_widths
-from .widths import Unit, check_share, excess, narrowest, refined, units_of, widths_for, widths_near, widths_within
+from .units import Unit, units_of
+from .widths import check_share, excess, narrowest, refined, widths_for, widths_near, widths_within

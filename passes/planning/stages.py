@@ -21,7 +21,7 @@ from fxprune.plan_file import composed
 from fxprune.plans import Plan
 
 from .plan import plan
-from .widths import Unit, units_of
+from .units import Unit, units_of
 
 # The official recipe goes over 13/16 and 11/16 to 5/8: it removes one half, then a third, then a sixth of the total.
 REMOVED = (1 / 2, 5 / 6, 1.0)
