@@ -6,80 +6,49 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.unequal import narrow_unequal
+from helpers.proved import CALLED, narrowed, proved
 from samples import SAMPLES
 
 import fxprune
 from fxprune.analysis.rules import RULES, pointwise
 from fxprune.analysis.rules.registry import rule
-from fxprune.passes.merge.snap import snap
 from fxprune.passes.rewrite.calls import CASES
 from fxprune.passes.verify.batches import random_batch
 from fxprune.passes.verify.compare import verify
-from fxprune.passes.verify.randomise import randomised
 from fxprune.pytorch import rewritable as surface
+
+pytestmark = pytest.mark.xdist_group("samples")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_widths_and_both_oracles(name):
-    sample = SAMPLES[name]
-    proof = fxprune.prove(sample.net, sample.inputs)
+    sample, proof = SAMPLES[name], proved(name)
     coupling = proof.plan.coupling
     assert {group.name: group.width for group in coupling.groups.values()} == sample.widths, coupling
     assert sample.frozen in " ".join(cold.why for cold in coupling.frozen), coupling
     assert proof.passed, proof
     assert proof.change > 1e-3  # what is merged matters to the output: the proof can fail
     if sample.other is not None:
-        assert_same_at(sample, proof.plan)
+        # At another batch and another image size too.
+        inputs = random_batch(sample.other, len(sample.other[0]), seed=1)
+        report = verify(*narrowed(name), inputs, tolerance=1e-9, batches=())  # the second oracle
+        assert report.passed, report
 
 
-def assert_same_at(sample, plan):
-    """At another batch and another image size too."""
-    model = randomised(sample.net).double().eval()
-    plan = plan.of_copy(model)
-    inputs = random_batch(sample.other, len(sample.other[0]), seed=1)
-    report = verify(
-        snap(model, plan), narrow_unequal(model, plan), inputs, tolerance=1e-9, batches=()
-    )  # the second oracle
-    assert report.passed, report
-
-
-@pytest.fixture(scope="session")  # between the two tests that take it, a worker may run those of other files
-def analysed():
-    """The calls in the graphs of all samples, which the oracles above hold to the networks, and the rules that ran."""
-    called, calls = set(), set()
-
-    def heard(function):
-        def call(*args):
-            called.add(function)
-            return function(*args)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        for operator, entry in list(RULES.items()):
-            patch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
-        patch.setattr("fxprune.analysis.interpreter.pointwise", heard(pointwise.pointwise))
-        for sample in SAMPLES.values():
-            graph = fxprune.couple(sample.net, sample.inputs, check=False).graph_module.graph
-            calls |= {node.target for node in graph.nodes if node.op in ("call_function", "call_method")}
-    return calls, called
-
-
-@pytest.mark.xdist_group("samples")  # the fixture is dear
-def test_every_rule_has_a_sample(analysed):
-    _, called = analysed
+def test_every_rule_has_a_sample():
+    for name in SAMPLES:
+        proved(name)
     rules = {entry.rule for entry in RULES.values()} | {pointwise.pointwise}
-    assert {function.__qualname__ for function in rules - called} == set()
+    assert {function.__qualname__ for function in rules - CALLED} == set()
 
 
 def test_the_rewrite_has_one_case_for_every_call_that_the_analysis_relies_on():
     assert CASES.keys() == surface.REWRITABLE
 
 
-@pytest.mark.xdist_group("samples")
-def test_every_call_that_is_rewritten_has_a_sample(analysed):
-    calls, _ = analysed
+def test_every_call_that_is_rewritten_has_a_sample():
+    graphs = [proved(name).plan.coupling.graph_module.graph for name in SAMPLES]
+    calls = {node.target for graph in graphs for node in graph.nodes if node.op in ("call_function", "call_method")}
     assert {str(target) for target in surface.REWRITABLE - calls} == set()
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.proved import narrowed, proved
 from samples import SAMPLES
 
-import fxprune
 from fxprune.coupling import Shape
 from fxprune.passes.calibration import Execution, merge_value
-from fxprune.passes.merge import captured_with, snap
+from fxprune.passes.merge import captured_with
 from fxprune.passes.rewrite import WIDE, narrow
-from fxprune.passes.verify.batches import as_inputs, random_batch
+from fxprune.passes.verify.batches import as_inputs, batch_of, random_batch
 from fxprune.passes.verify.float64 import KeepFloat64
-from fxprune.passes.verify.prove import scattered
-from fxprune.passes.verify.randomise import randomised
 from fxprune.pytorch.torch_private import pytree
 
 
@@ -27,13 +25,11 @@ def values_of(module, inputs):
     return found
 
 
-def pairs(sample):
+def pairs(name):
     """(node, wide value merged, narrow value) for every activation with channels, but for sums that lack a factor."""
-    model = randomised(sample.net).double().eval()
-    inputs = random_batch(as_inputs(sample.inputs), 3, seed=1)
+    plan, (snapped, _) = proved(name).plan, narrowed(name)
+    inputs = random_batch(as_inputs(SAMPLES[name].inputs), batch_of(plan.coupling.example_inputs), seed=1)
     inputs = pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
-    plan = scattered(fxprune.couple(model, inputs, check=False), keep=0.5, seed=0)
-    snapped = snap(model, plan)
     wide = values_of(captured_with(plan.coupling, snapped), inputs)
     by_name = {node.name: value for node, value in wide.items()}
     computed = set()
@@ -54,10 +50,11 @@ DRAWN = [name for name, sample in SAMPLES.items() if sample.frozen.startswith("r
 DRAWN += ["an empty place filled"]
 
 
+@pytest.mark.xdist_group("samples")
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name not in DRAWN])
 def test_a_merged_activation_is_that_of_the_narrow_network(name):
     with KeepFloat64():
-        for node, merged, value in pairs(SAMPLES[name]):
+        for node, merged, value in pairs(name):
             assert merged.shape == value.shape, node.format_node()
             if value.is_floating_point():
                 error = float((merged - value).detach().abs().max()) / max(float(value.detach().abs().max()), 1e-3)
