@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.fork_server import preload
 from helpers.forks import forks
 from helpers.onnx_table import keep_table
 
@@ -21,6 +22,7 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 keep_table()
+preload()
 # No test looks at how long something takes: what is timed, is timed shortly.
 for timed in (costs.latency, costs.alternated):
     timed.__kwdefaults__["seconds"] = 0.01

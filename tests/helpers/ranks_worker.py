@@ -1,9 +1,9 @@
-"""What tests/train/test_ranks.py looks at: run by torchrun in two processes, or called in one."""
+"""What tests/train/test_ranks.py looks at: run in two processes, or called in one."""
 
 from __future__ import annotations
 
 import json
-import sys
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -180,5 +180,9 @@ def main(folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def run(folder: Path, rank: int, port: int) -> None:
+    """Be one of the two processes, as torchrun starts them."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
+    os.environ.update({name: str(value) for name, value in {**place, **numbers}.items()})
+    main(folder)

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import signal
-import sys
 
 import torch
 from torch import nn
@@ -16,8 +15,6 @@ import fxprune.passes.job.compression
 from fxprune.models_zoo.data.dataset import Data
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.job import measure as compress_measure
-
-from .onnx_table import keep_table
 
 
 class Tiny(nn.Module):
@@ -82,23 +79,10 @@ def dies(where, count, how="SIGKILL"):
     setattr(owner, last, dying)
 
 
-def serve():
-    import onnx  # noqa: F401  what every run needs is loaded once
-    import timm.data
-    import timm.optim  # noqa: F401
-
-    torch.set_num_threads(1)
-    keep_table()(opset_version=20)
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            output, where, count = line.split()
-            try:
-                dies(where, int(count))
-                compress(output)
-            finally:
-                os._exit(0)  # it should not have come so far
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+def run_until(where, count, output):
+    """Run the job in a process that does not come to its end."""
+    dies(where, count)
+    compress(output)
 
 
 def numbers(folder):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from helpers.small_job import Tiny, broken_off, compress, numbers, tiny_data
+from helpers.fork_server import start
+from helpers.small_job import Tiny, broken_off, compress, numbers, run_until, tiny_data
 from torch import nn
 
 import fxprune
@@ -42,31 +39,12 @@ def undisturbed(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def grave():
-    """A process that forks one which runs the job until it dies, as often as it is asked to, and tells how it ended."""
-    code = "from helpers.small_job import serve; serve()"
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.stdin.close()
-
-
-def start(grave, *arguments):
-    print(*arguments, file=grave.stdin, flush=True)
-    return int(grave.stdout.readline())
-
-
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, undisturbed, grave, moment):
+def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path, undisturbed, moment):
     out = tmp_path / "out"
-    assert start(grave, out, *MOMENTS[moment]) == -signal.SIGKILL
+    process = start(run_until, tmp_path / "log", *MOMENTS[moment], out)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (out / "summary.json").exists()
     compress(out, resume="auto")
     for name in RESULTS:

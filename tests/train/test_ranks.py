@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ranks_worker
+from helpers.fork_server import start
+from torch.distributed import TCPStore
 
 from fxprune.errors import CheckpointError
 from fxprune.passes.job.resume import open_phases
@@ -38,9 +40,12 @@ def torchrun(*arguments, **options):
 def folder(tmp_path_factory):
     """Where two processes have left what tests/helpers/ranks_worker.py says."""
     folder = tmp_path_factory.mktemp("ranks")
-    with torchrun("-m", "helpers.ranks_worker", str(folder)) as process:
-        _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 0, errors
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    logs = [folder / f"{rank}.log" for rank in (0, 1)]
+    processes = [start(ranks_worker.run, log, folder, rank, store.port) for rank, log in enumerate(logs)]
+    for process in processes:
+        process.join(HANGS)
+    assert [process.exitcode for process in processes] == [0, 0], [log.read_text() for log in logs if log.exists()]
     return folder
 
 
