@@ -13,6 +13,7 @@ import torch
 from helpers.fork_server import preload
 from helpers.forks import forks
 from helpers.onnx_table import keep_table
+from helpers.untimed import time_nothing
 
 from fxprune import costs
 
@@ -45,10 +46,7 @@ def seeded():
 @pytest.fixture
 def untimed(monkeypatch):
     """Time no network in a job."""
-    from fxprune.passes.job import measure  # loads timm, which most tests do without
-
-    monkeypatch.setattr(measure, "milliseconds", lambda *_: 1.0)
-    monkeypatch.setattr(measure, "_exported_ms", lambda *_: 1.0)
+    time_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -11,11 +12,13 @@ import pytest
 import torch
 from helpers.command_line import RESULTS, SMALL, Small, enter, left, run
 from helpers.damage import list_again
+from helpers.untimed import time_nothing
 
 import fxprune
 from fxprune.cli.export import FORMATS
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
+from fxprune.models_zoo.networks import CifarResNet
 from fxprune.passes.options.recipe import read_recipe
 from fxprune.passes.store import layout
 from fxprune.passes.store.weights import save_weights
@@ -23,11 +26,12 @@ from fxprune.passes.store.weights import save_weights
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    return enter(tmp_path, monkeypatch)
+    # One block in each stage: the depth of a resnet20 shows nothing more.
+    return enter(tmp_path, monkeypatch, resnet8=functools.partial(CifarResNet, 1))
 
 
 def test_digits_in_two_epochs_from_end_to_end(capsys, place):
-    line = "compress --model resnet20 --data digits --image-size 8 --keep 0.5 --epochs 2 --csgd-epochs 2 --output out/"
+    line = "compress --model resnet8 --data digits --image-size 8 --keep 0.5 --epochs 2 --csgd-epochs 2 --output out/"
     code, out, err = run(capsys, line)
     assert (code, set(left(place / "out")), left(place)[0]) == (0, RESULTS, "out"), err
     for phase in ("build", "couple", "train", "plan", "csgd", "trim", "verify", "export", "measure"):
@@ -83,7 +87,7 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
         (place / "aside").rename(place / "out" / name)
 
     # From a checkpoint there is no training, and the files of the earlier run are replaced.
-    line = "compress --model resnet20 --data digits --image-size 8 --checkpoint out/wide.safetensors --csgd-epochs 1"
+    line = "compress --model resnet8 --data digits --image-size 8 --checkpoint out/wide.safetensors --csgd-epochs 1"
     code, out, err = run(capsys, line + " --keep 0.25 --quiet")
     assert (code, err, set(left(place / "out"))) == (0, "", RESULTS)
     assert json.loads((place / "out" / "summary.json").read_text())["stages"][0]["correct"] == wide["correct"]
@@ -95,6 +99,7 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "OWN", {"small": Small})
+        time_nothing(patch)
         fxprune.compress("small", "digits", image_size=8, epochs=0, csgd_epochs=1, output=out, progress=False)
     return out
 
@@ -104,7 +109,7 @@ def test_bench_prints_both_networks_in_both_runtimes(capsys, finished):
     assert (code, out.count("PyTorch"), out.count("onnxruntime")) == (0, 2, 2), err
 
 
-def test_the_recipe_of_a_run_repeats_it(capsys, finished, place):
+def test_the_recipe_of_a_run_repeats_it(capsys, finished, place, untimed):
     code, _, err = run(capsys, f"compress --recipe {finished / 'recipe.yaml'} --output out2 --quiet")
     assert code == 0, err
     for name in ("snapped.safetensors", "weights.safetensors", "plan.json"):

@@ -19,7 +19,7 @@ from fxprune.passes.verify import localise
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, untimed):
     return enter(tmp_path, monkeypatch)
 
 
@@ -52,7 +52,8 @@ def test_a_run_that_breaks_off_leaves_only_checkpoints(capsys, monkeypatch, plac
 
 
 def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
-    line = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet20", "--data", "digits", "--output", "out"]
+    options = "--model resnet20 --data digits --image-size 8 --epochs 1000 --output out"
+    line = [sys.executable, "-m", "fxprune", "compress", *options.split()]
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=place) as process:
         for text in process.stderr:
             if text.startswith("  epoch 1"):

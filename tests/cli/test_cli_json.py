@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import SMALL, Small, enter, run
+from helpers.untimed import time_nothing
 
 import fxprune
 from fxprune.cli import inspect
@@ -52,12 +53,13 @@ def finished(tmp_path_factory):
     more = {"epochs": 0, "csgd_epochs": 1, "progress": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "OWN", {"small": Small})
+        time_nothing(patch)
         fxprune.compress("small", "digits", image_size=8, output=out, **more)
     return {"out": out}
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, untimed):
     return enter(tmp_path, monkeypatch)
 
 

@@ -20,7 +20,7 @@ PLAN = "plan small --data digits --image-size 8"
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, untimed):
     monkeypatch.setenv("COLUMNS", "80")
     return enter(tmp_path, monkeypatch)
 

@@ -14,10 +14,10 @@ import timm
 import torch
 from helpers.image_folder import timm_leaves_files_open
 from helpers.pages import PAGES, ROOT, blocks, read, run_python, shows
+from helpers.untimed import time_nothing
 
 import fxprune
 from fxprune.cli.main import SHELLS, _parser, main
-from fxprune.passes.job import measure
 
 NOT_RUN = {page: [block for block in blocks(read(page)) if block.reason is not None] for page in PAGES}
 TUTORIAL = "docs/tutorial.md"
@@ -35,8 +35,7 @@ def tutorial(tmp_path_factory):
     printed: list[str] = []
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "100")
-        patch.setattr(measure, "milliseconds", lambda *_: 1.0)
-        patch.setattr(measure, "_exported_ms", lambda *_: 1.0)
+        time_nothing(patch)
         run_python(read(TUTORIAL), {"__name__": "tutorial"})
         for split, kept in KEPT.items():
             for name in Path("digits", split).iterdir():
