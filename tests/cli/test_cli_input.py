@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.command_line import SMALL, Small, enter, left, run
+from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
@@ -135,7 +136,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, ru
 def test_a_report_of_a_folder_without_results_says_what_it_is(capsys, place):
     model = Small(10).eval()
     plan = fxprune.plan(fxprune.couple(model, torch.zeros(2, 1, 8, 8)), keep=0.5)
-    fxprune.save(fxprune.narrow(fxprune.snap(model, plan), plan), place / "saved")
+    fxprune.save(narrow_snapped(model, plan), place / "saved")
     code, out, err = run(capsys, "report saved")
     assert (code, out) == (2, "")
     assert "saved holds a network and no results of a run" in err and "`fxprune verify saved`" in err

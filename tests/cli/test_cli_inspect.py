@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from helpers.command_line import Small, enter, run
+from helpers.unequal import narrow_snapped
 from timm.models import save_for_hf
 from torch import nn
 
@@ -141,7 +142,7 @@ def test_a_folder_whose_network_has_two_inputs_is_inspected(capsys, place):
 
     net = Two().eval()
     plan = fxprune.plan(fxprune.couple(net, (torch.zeros(2, 6), torch.zeros(2, 4))), 0.5)
-    fxprune.save(fxprune.narrow(fxprune.snap(net, plan), plan), place / "two")
+    fxprune.save(narrow_snapped(net, plan), place / "two")
     code, out, err = run(capsys, "inspect two --json")
     assert (code, json.loads(out)["macs"]) == (0, 4 * (6 + 4 + 3)), err
 

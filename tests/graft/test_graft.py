@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_snapped
 from torch import Tensor, nn
 
 import fxprune
@@ -46,7 +47,7 @@ class Split(nn.Module):
 def narrowed(net: nn.Module, x: Tensor, **options: object) -> tuple[nn.Module, torch.fx.GraphModule]:
     net = randomised(net.eval()).eval()
     plan = fxprune.plan(fxprune.couple(net, x), **(options or {"keep": 0.5}))  # type: ignore[arg-type]
-    return net, fxprune.narrow(fxprune.snap(net, plan), plan)
+    return net, narrow_snapped(net, plan)
 
 
 def images(size: int = 32) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_snapped
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -30,7 +31,7 @@ class Standardised(nn.Conv2d):
 def narrowed(*layers: nn.Module) -> tuple[nn.Module, torch.fx.GraphModule, Tensor]:
     net, x = randomised(nn.Sequential(*layers)).eval(), torch.randn(2, 3, 12, 12)
     plan = fxprune.plan(fxprune.couple(net, x), keep=0.5)
-    return net, fxprune.narrow(fxprune.snap(net, plan), plan), x
+    return net, narrow_snapped(net, plan), x
 
 
 KINDS = {

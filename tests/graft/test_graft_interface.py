@@ -7,6 +7,7 @@ import functools
 import pytest
 import timm
 import torch
+from helpers.unequal import narrow_snapped
 from torch import Tensor, nn
 
 import fxprune
@@ -17,6 +18,12 @@ from fxprune.pytorch.modules import map_tensors
 NAMES = ["test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
 # Convolutions, attention, and both; a token for the class, a bias for positions, computed weights.
 FAMILIES = ["test_vit", "test_vit_relpos", "test_coatnet", "test_nfnet"]
+SHALLOW = {
+    "test_vit": {"depth": 2},
+    "test_vit_relpos": {"depth": 2},
+    "test_coatnet": {"depths": (1, 1, 1, 1)},
+    "test_convnext": {"depths": (1, 1, 2, 1)},
+}
 
 
 def images(name: str) -> Tensor:
@@ -26,9 +33,9 @@ def images(name: str) -> Tensor:
 
 @functools.cache
 def pair_of(name: str) -> tuple[nn.Module, nn.Module]:
-    net = randomised(timm.create_model(name, num_classes=10)).eval()
+    net = randomised(timm.create_model(name, num_classes=10, **SHALLOW.get(name, {}))).eval()
     plan = scattered(fxprune.couple(net, images(name)), keep=0.5, seed=0)
-    return net, fxprune.graft(net, fxprune.narrow(fxprune.snap(net, plan), plan)).eval()
+    return net, fxprune.graft(net, narrow_snapped(net, plan)).eval()
 
 
 def graft_of(name: str) -> nn.Module:
@@ -96,5 +103,5 @@ class Lists(nn.Module):
 def test_feature_info_follows_the_maps_that_the_model_returns() -> None:
     net, x = randomised(Lists()).eval(), torch.randn(2, 3, 16, 16)
     plan = fxprune.plan(fxprune.couple(net, x), keep=0.5)
-    grafted = fxprune.graft(net, fxprune.narrow(fxprune.snap(net, plan), plan))
+    grafted = fxprune.graft(net, narrow_snapped(net, plan))
     assert [entry["num_chs"] for entry in grafted.feature_info] == [4, 6]  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.unequal import narrow_snapped
 from torch import Tensor, nn
 
 import fxprune
@@ -75,7 +76,7 @@ def test_a_graft_is_compared_on_tokens_that_differ() -> None:
     model, index = Scaled().eval(), torch.arange(10).view(2, 5)
     plan = fxprune.plan(fxprune.couple(model, (index,)), keep=0.5, method="even")
     with pytest.raises(fxprune.GraftError, match="the factor 2 of a merged sum"):
-        fxprune.graft(model, fxprune.narrow(fxprune.snap(model, plan), plan))
+        fxprune.graft(model, narrow_snapped(model, plan))
 
 
 def test_a_loaded_network_is_compared_on_tokens_that_differ(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_loaded_network_is_compared_on_tokens_that_differ(tmp_path: Path) -> N
     index = torch.arange(10).view(2, 5)
     for model, fits in ((Language().eval(), True), (Scaled().eval(), False)):
         plan = fxprune.plan(fxprune.couple(model, (index,), outputs="logits"), keep=0.5, method="even")
-        fxprune.save(fxprune.narrow(fxprune.snap(model, plan), plan), tmp_path / type(model).__name__)
+        fxprune.save(narrow_snapped(model, plan), tmp_path / type(model).__name__)
         narrow = fxprune.load(tmp_path / type(model).__name__)
         with nullcontext() if fits else pytest.raises(fxprune.GraftError, match="the factor 2 of a merged sum"):
             fxprune.graft(model, narrow)
@@ -92,7 +93,7 @@ def test_a_loaded_network_is_compared_on_tokens_that_differ(tmp_path: Path) -> N
 def test_tokens_without_numbers_are_no_example() -> None:
     model, index = Language().eval(), torch.arange(10).view(2, 5).to("meta")
     plan = fxprune.plan(fxprune.couple(model, (index,), outputs="logits"), keep=0.5, method="even")
-    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    narrow = narrow_snapped(model, plan)
     with pytest.raises(fxprune.OptionError, match="zeros alone would hide an error"):
         fxprune.graft(model, narrow)
     fxprune.graft(model, narrow, example_inputs=(torch.arange(10).view(2, 5),))
@@ -103,6 +104,6 @@ def test_a_graft_of_a_graft_knows_both_plans() -> None:
     model, earlier = Language().eval(), []
     for _ in range(2):
         plan = fxprune.plan(fxprune.couple(model, (index,), outputs="logits"), keep=0.5, method="even")
-        model = fxprune.graft(model, fxprune.narrow(fxprune.snap(model, plan), plan))
+        model = fxprune.graft(model, narrow_snapped(model, plan))
         earlier.append(len(model.meta["earlier"]))
     assert earlier == [0, 1] and model.meta["plan"].content["tensors"]["table.weight"] == [10, 8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.unequal import narrow_snapped
 from torch import Tensor, nn
 
 import fxprune
@@ -31,7 +32,7 @@ class Several(nn.Module):
 def test_outputs_that_do_not_count_are_computed_and_not_compared() -> None:
     model = Several(auxiliary=False).eval()
     plan = fxprune.plan(fxprune.couple(model, images(12), outputs="scores"), keep=0.5)
-    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    narrow = narrow_snapped(model, plan)
     found = fxprune.graft(model, narrow)(images(12))
     assert torch.allclose(found["scores"], narrow(images(12))["scores"], atol=1e-6)  # float32
     assert found["features"].shape[1] == 4
@@ -40,7 +41,7 @@ def test_outputs_that_do_not_count_are_computed_and_not_compared() -> None:
 def test_layers_of_outputs_that_do_not_count_stand_in_the_way_and_are_told() -> None:
     model = Several(auxiliary=True).eval()
     plan = fxprune.plan(fxprune.couple(model, images(12), outputs="scores"), keep=0.5)
-    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    narrow = narrow_snapped(model, plan)
     with pytest.raises(fxprune.errors.GraftError, match=r"no outputs but `scores`.* stayed wide"):
         fxprune.graft(model, narrow)
     model.auxiliary = None  # type: ignore[assignment]

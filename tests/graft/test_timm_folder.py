@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers.unequal import narrow_snapped
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ def network() -> nn.Module:
 def results(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     plan = fxprune.plan(fxprune.couple(network, images()), keep=0.5)
-    narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
+    narrow = narrow_snapped(network, plan)
     fxprune.save(narrow, folder, model=ModelSpec("test_resnet", {"num_classes": 10}))
     return folder
 
@@ -96,7 +97,7 @@ def test_timm_saves_it_again_after_training(folder: Path, tmp_path: Path) -> Non
 def test_a_graft_of_a_graft_is_a_network_of_timm(folder: Path, tmp_path: Path) -> None:
     built = randomised(timm.create_model(f"local-dir:{folder}", pretrained=True)).eval()
     plan = fxprune.plan(fxprune.couple(built, images()), keep=0.5)
-    narrower = fxprune.graft(built, fxprune.narrow(fxprune.snap(built, plan), plan))
+    narrower = fxprune.graft(built, narrow_snapped(built, plan))
     write_timm(narrower, tmp_path)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert again.num_features == 24

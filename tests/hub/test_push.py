@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from helpers.unequal import narrow_snapped
 
 import fxprune
 from fxprune.cli import main
@@ -25,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     network = randomised(timm.create_model("test_vit", num_classes=10, img_size=64)).eval()
     plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 3, 64, 64)), keep=0.5)
-    narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
+    narrow = narrow_snapped(network, plan)
     fxprune.save(narrow, folder, model=ModelSpec("test_vit", {"num_classes": 10, "img_size": 64}))
     return folder
 

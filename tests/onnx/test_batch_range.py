@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.unequal import narrow_snapped
 from samples.table import Net, conv, linear
 
 import fxprune
@@ -43,7 +44,7 @@ def net(forward):
 
 def narrowed(coupling, model):
     plan = fxprune.plan(coupling, keep=0.5, method="even")
-    return fxprune.narrow(fxprune.snap(model, plan), plan)
+    return narrow_snapped(model, plan)
 
 
 @pytest.mark.parametrize("bound", BOUNDS)

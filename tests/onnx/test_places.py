@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
@@ -20,7 +21,7 @@ def narrow():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
-    return fxprune.narrow(fxprune.snap(net, plan), plan)
+    return narrow_snapped(net, plan)
 
 
 def load_plan(narrow, path):

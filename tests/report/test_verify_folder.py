@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
@@ -15,7 +16,7 @@ def test_a_weight_that_is_no_number_is_found_where_the_stored_answer_does_not_re
     words = torch.zeros(2, 5, dtype=torch.long)
     model = nn.Sequential(nn.Embedding(70, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     plan = fxprune.plan(fxprune.couple(model, words), keep=0.5)
-    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    narrow = narrow_snapped(model, plan)
     fxprune.save(narrow, tmp_path / "good")
     assert verify_folder(tmp_path / "good").passed
     with torch.no_grad():

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_snapped
 from samples import Net, linear
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -136,7 +137,7 @@ def test_the_scale_of_an_earlier_product_is_not_that_of_a_later_one():
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     coupling = fxprune.couple(model, x)
     plan = fxprune.plan(coupling, keep=0.5, method="even", freeze=["q.weight", "k.weight"])
-    narrow, snapped = fxprune.narrow(fxprune.snap(model, plan), plan), fxprune.snap(model, plan)
+    narrow, snapped = narrow_snapped(model, plan), fxprune.snap(model, plan)
     assert narrow.meta["absorbed"] == 1
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
 
@@ -159,10 +160,10 @@ def test_the_factor_of_a_wrong_ratio_would_show():
 def test_a_wide_network_is_lifted_from_one_with_factors_in_its_graph_only():
     model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
-    narrow = fxprune.narrow(fxprune.snap(model, plan), plan, absorb=False)
+    narrow = narrow_snapped(model, plan, absorb=False)
     torch.testing.assert_close(expand(model, narrow, plan)(x), narrow(x), rtol=1e-12, atol=1e-12)  # float64
     with pytest.raises(PlanError, match="factors of its heads in weights"):
-        expand(model, fxprune.narrow(fxprune.snap(model, plan), plan), plan)
+        expand(model, narrow_snapped(model, plan), plan)
 
 
 def test_shared_weights_are_left_alone():

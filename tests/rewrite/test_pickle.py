@@ -11,6 +11,7 @@ import sys
 import joblib
 import pytest
 import torch
+from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
@@ -80,7 +81,7 @@ def made(kind):
     torch.manual_seed(0)
     net = kind().eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
-    return net, plan, fxprune.narrow(fxprune.snap(net, plan), plan)
+    return net, plan, narrow_snapped(net, plan)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -114,14 +115,14 @@ def test_a_plan_applies_again(way):
     again, twin = WAYS[way]((plan, net))
     assert again == plan
     assert again.coupling.digest == plan.coupling.digest
-    assert torch.equal(fxprune.narrow(fxprune.snap(twin, again), again)(X), narrow(X))
+    assert torch.equal(narrow_snapped(twin, again)(X), narrow(X))
 
 
 def test_a_pickled_network_is_as_small_as_its_weights():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 5, 3)).eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.25)
-    narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+    narrow = narrow_snapped(net, plan)
     weights = sum(4 * p.numel() for p in narrow.parameters())
     assert len(pickle.dumps(narrow)) < weights + 20_000 < sum(4 * p.numel() for p in net.parameters())
 
@@ -130,7 +131,7 @@ def test_a_pickled_network_can_become_narrower_and_be_saved(tmp_path):
     _, plan, narrow = made(Plain)
     again = saved(narrow)
     further = fxprune.plan(fxprune.couple(again, X), keep=0.5)
-    smaller = fxprune.narrow(fxprune.snap(again, further), further)
+    smaller = narrow_snapped(again, further)
     assert [each.widths for each in earlier_plans_of(smaller)] == [plan.widths]
     fxprune.save(saved(smaller), tmp_path)
     assert torch.allclose(fxprune.load(tmp_path)(X), smaller(X), atol=1e-6)
@@ -140,7 +141,7 @@ def test_a_pickled_network_can_become_narrower_and_be_saved(tmp_path):
 def test_a_file_loads_without_fxprune(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 5, 3)).eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
-    narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+    narrow = narrow_snapped(net, plan)
     torch.save((narrow, X, narrow(X)), tmp_path / "narrow.pt")
     load = (
         "import sys; sys.modules['fxprune'] = None; import torch\n"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from helpers.unequal import narrow_snapped
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -85,7 +86,7 @@ BY_KEY = ("dataclass", "dict", "output of a library")
 
 def narrowed(net):
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
-    return fxprune.narrow(fxprune.snap(net, plan), plan)
+    return narrow_snapped(net, plan)
 
 
 def network(kind):

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
@@ -74,7 +75,7 @@ def written(tmp_path_factory):
     torch.manual_seed(0)
     model = Tower().eval()
     plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5, method="even")
-    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    narrow = narrow_snapped(model, plan)
     path = tmp_path_factory.mktemp("source") / "tower.py"
     return narrow, path, export_python(narrow, IMAGES, path)
 

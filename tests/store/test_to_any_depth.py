@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.tiny import Tiny
+from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
@@ -39,7 +40,7 @@ def compressed(network, plan):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     with fxprune.csgd(network, plan, optimizer, strength=1.0):
         steps(network, optimizer, 2)
-    return fxprune.narrow(fxprune.snap(network, plan), plan)
+    return narrow_snapped(network, plan)
 
 
 def folded(network, plan):
@@ -47,7 +48,7 @@ def folded(network, plan):
 
 
 def fine_tuned(network, plan):
-    narrow = fxprune.narrow(fxprune.snap(network, plan), plan)
+    narrow = narrow_snapped(network, plan)
     steps(narrow, torch.optim.AdamW(narrow.parameters(), lr=1e-3), 2)
     return narrow
 
@@ -113,7 +114,7 @@ def attended(tmp_path, monkeypatch):
 
     def narrowed(network, spec=None):
         plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 4, 6)), keep=0.5)
-        fxprune.save(fxprune.narrow(fxprune.snap(network, plan), plan), tmp_path, model=spec)
+        fxprune.save(narrow_snapped(network, plan), tmp_path, model=spec)
         return tmp_path
 
     return fxprune.load(narrowed(Attending().eval(), SPEC)), narrowed
@@ -147,7 +148,7 @@ def test_a_hidden_layer_that_no_plan_cut_fails(tmp_path, monkeypatch):
 
     def narrowed(network, spec=None, **options):
         plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 6)), method="even", **options)
-        fxprune.save(fxprune.narrow(fxprune.snap(network, plan), plan), tmp_path, model=spec)
+        fxprune.save(narrow_snapped(network, plan), tmp_path, model=spec)
         return fxprune.load(tmp_path)
 
     monkeypatch.setattr(ModelSpec, "build", built)
