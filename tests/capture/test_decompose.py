@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,15 +138,22 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("grad", [False, True], ids=["fused", "plain"])
-def test_an_opened_layer_computes_what_the_layer_computes(name, grad):
+@functools.cache
+def opened(name):
+    """The graph, the network and its inputs."""
     layer, options, shapes = CASES[name]
     times = 3 if isinstance(layer, nn.MultiheadAttention) and len(shapes) == 1 else 1
     net = randomise_but_masks(Given(layer, options, times))
     inputs = tuple(added(*shape) for shape in shapes)
-    graph = capture(net, inputs)
-    assert not any(isinstance(module, type(layer)) for module in graph.modules())
+    return capture(net, inputs), net, inputs
+
+
+@pytest.mark.xdist_group("opened")
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("grad", [False, True], ids=["fused", "plain"])
+def test_an_opened_layer_computes_what_the_layer_computes(name, grad):
+    graph, net, inputs = opened(name)
+    assert not any(isinstance(module, type(CASES[name][0])) for module in graph.modules())
     with torch.set_grad_enabled(grad):
         assert_same(graph(*inputs), net(*inputs))
 

@@ -26,19 +26,26 @@ def shapes(model):
     [
         ("resnet20", 1.5, 32),
         ("densenet40", 1.25, 32),
-        ("vgg16_cifar", 2.0, 32),
+        ("vgg16_cifar", 1.25, 32),
         ("torchvision/mobilenet_v2", 1.4, 32),
-        ("torchvision/resnet50", 1.5, 32),
-        ("resnet26", 2.0, 32),
+        ("torchvision/resnet50", 1.25, 32),
+        ("resnet26", 1.25, 32),
     ],
 )
-def test_a_wider_network_comes_back_to_the_shapes_of_the_network(name, factor, size):
-    arguments = {"num_classes": 10, "image_size": size}
-    wide, own = build_widened(name, factor, **arguments), build(name, **arguments)
-    before, own_shapes = shapes(wide.model), shapes(own.model)
+def test_a_wider_network_comes_back_to_the_shapes_of_the_network(name, factor, size, monkeypatch):
+    couplings = []
+
+    def couple(*args):
+        couplings.append(fxprune.couple(*args))
+        return couplings[-1]
+
+    monkeypatch.setattr("fxprune.passes.job.widen.couple", couple)
+    wide = build_widened(name, factor, num_classes=10, image_size=size)
+    coupling, own = couplings[-2:]
+    assert coupling.network is wide.model
+    before, own_shapes = shapes(wide.model), shapes(own.network)
     assert sum(before[key] != shape for key, shape in own_shapes.items()) > 20
-    coupling = fxprune.couple(wide.model, wide.example)
-    widths = widths_back(coupling, fxprune.couple(own.model, own.example))
+    widths = widths_back(coupling, own)
     narrow = narrow_unequal(wide.model, fxprune.plan(coupling, widths=widths, method="even"))
     assert shapes(narrow) == own_shapes
     assert shapes(wide.spec.build()) == before
@@ -91,7 +98,7 @@ def test_wrong_options(options, says):
         Job(**{"model": "resnet20", "data": "digits"} | options)
 
 
-def test_the_job_ends_at_the_widths_of_the_network(tmp_path):
+def test_the_job_ends_at_the_widths_of_the_network(tmp_path, untimed):
     options = {"epochs": 0, "csgd_epochs": 1, "progress": False, "deviation": 1e-3, "method": "even"}
     done = fxprune.compress("resnet20", tiny_data(), widen=1.5, output=tmp_path / "out", **options)
     own = build("resnet20", num_classes=3, in_chans=1, image_size=8)
