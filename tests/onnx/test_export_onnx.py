@@ -16,10 +16,10 @@ from fxprune.passes.onnx.export import export_onnx
 from fxprune.passes.onnx.runtime import onnx_runner
 
 
-def timm_model(name):
+def timm_model(name, **smaller):
     import timm
 
-    model = timm.create_model(name, num_classes=10).eval()
+    model = timm.create_model(name, num_classes=10, **smaller).eval()
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for layer in model.modules():
@@ -60,9 +60,9 @@ class Clamped(nn.Module):
 
 NETWORKS = {
     "clamped twice": (Clamped, (torch.zeros(2, 5, 4),), ["output"]),
-    "resnet18": (lambda: timm_model("resnet18"), (torch.zeros(1, 3, 64, 64),), ["output"]),
+    "resnet": (lambda: timm_model("test_resnet"), (torch.zeros(1, 3, 64, 64),), ["output"]),
     "efficientnet": (lambda: timm_model("test_efficientnet"), (torch.zeros(2, 3, 64, 64),), ["output"]),
-    "vit": (lambda: timm_model("test_vit"), (torch.zeros(1, 3, 160, 160),), ["output"]),
+    "vit": (lambda: timm_model("test_vit", depth=2), (torch.zeros(1, 3, 160, 160),), ["output"]),
     "two inputs, a dictionary": (
         Two,
         (torch.zeros(1, 4), torch.tensor([[1, 6, 2]])),
