@@ -43,9 +43,15 @@ def run_arm(name, folder):
     return row_of(arm, 0, TINY, facts, PriceRow)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The folder of what the arms share, the wide network of seed 0 above all."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("name", [*BARE, *TRAINED, *FOLDED])
-def test_arms_run(name, tmp_path):
-    row = run_arm(name, tmp_path)
+def test_arms_run(name, cache):
+    row = run_arm(name, cache)
     assert 0.0 <= row.top1 <= 1.0 and 0.0 <= row.agreement <= 1.0 and row.loss > 0 and row.cpu_seconds > 0
     wide = Arm(name, "1") in ARMS
     assert (row.parameters > 4000) == wide and (row.macs > 40_000) == wide  # 5,000 and 45,000, or a quarter

@@ -15,12 +15,18 @@ from benchmarks.results.run import run
 from benchmarks.results.settings import BUDGETED, CLOCKS, Arm, digest
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The folder of what the arms share, the wide network of seed 0 above all."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("arm", ["csgd", "l1", "lasso", "merged", "staged", "squeezed", "clock", "clock64"])
-def test_arms_run(arm, tmp_path, monkeypatch):
+def test_arms_run(arm, cache, monkeypatch):
     facts = {}
     monkeypatch.setattr(results_run, "step_times", functools.partial(step_times, pairs=2))
     arm = Arm(arm, "1/2")
-    run(Task(arm, 0, TINY, tmp_path), lambda **told: facts.update(told))
+    run(Task(arm, 0, TINY, cache), lambda **told: facts.update(told))
     row = row_of(arm, 0, TINY, facts)
     assert row.digest == digest(arm, TINY)
     if arm.name in CLOCKS:
@@ -45,8 +51,8 @@ def test_the_arms_of_a_seed_share_the_wide_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", BUDGETED)
-def test_arms_at_a_share_of_the_macs_end_there(name, tmp_path):
+def test_arms_at_a_share_of_the_macs_end_there(name, cache):
     facts, whole = {}, 160_160
-    run(Task(Arm(name, "3/10"), 0, TINY, tmp_path), lambda **told: facts.update(told))
+    run(Task(Arm(name, "3/10"), 0, TINY, cache), lambda **told: facts.update(told))
     assert facts["macs"] == pytest.approx(0.3 * whole, rel=0.05)  # so narrow a network has few widths to choose from
     assert facts["changed"] == 0 and facts["error64"] < 1e-12 and 0.0 <= facts["top1"] <= 1.0
