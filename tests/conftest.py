@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 import signal
@@ -14,6 +15,7 @@ from helpers.fork_server import preload
 from helpers.forks import forks
 from helpers.onnx_table import keep_table
 from helpers.untimed import time_nothing
+from xdist.scheduler import LoadScopeScheduling
 
 from fxprune import costs
 
@@ -100,6 +102,37 @@ def pytest_collection_finish():
     """Look for garbage among what the tests make, not among half a million objects of the libraries each time."""
     gc.collect()
     gc.freeze()
+
+
+# Tests that share what is dear to make, by the beginning of their names: with pytest 9.2, marks of pytest-xdist 3.8 are
+# not heard.
+TOGETHER = {
+    "tests/analysis/test_rules.py": "samples",
+    "tests/calibration/test_merged.py": "samples",
+    "tests/capture/test_capture.py::test_every_sample": "samples",
+    "tests/rewrite/test_narrow.py::test_layers_of_samples": "samples",
+    "tests/capture/test_decompose.py": "opened",
+    "tests/job/test_resume": "resume",
+}
+
+
+@functools.cache
+def _has_fixture_of_its_own(file):
+    return 'scope="module"' in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+
+
+class Together(LoadScopeScheduling):
+    """Send tests that share something, or a fixture of their module, to one worker."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        group = next((group for name, group in TOGETHER.items() if nodeid.startswith(name)), None)
+        return group or (file if _has_fixture_of_its_own(file) else nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(items):

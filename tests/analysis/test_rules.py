@@ -17,8 +17,6 @@ from fxprune.passes.verify.batches import random_batch
 from fxprune.passes.verify.compare import verify
 from fxprune.pytorch import rewritable as surface
 
-pytestmark = pytest.mark.xdist_group("samples")
-
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_widths_and_both_oracles(name):

@@ -25,8 +25,6 @@ from fxprune.passes.serialization.write import OPS
 from fxprune.passes.store.layout import METRICS
 from fxprune.passes.store.manifest import Manifest, read_manifest
 
-pytestmark = pytest.mark.xdist_group("fuzz")
-
 
 @pytest.fixture(scope="module")
 def subjects(tmp_path_factory):

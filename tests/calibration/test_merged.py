@@ -50,7 +50,6 @@ DRAWN = [name for name, sample in SAMPLES.items() if sample.frozen.startswith("r
 DRAWN += ["an empty place filled"]
 
 
-@pytest.mark.xdist_group("samples")
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name not in DRAWN])
 def test_a_merged_activation_is_that_of_the_narrow_network(name):
     with KeepFloat64():

@@ -205,7 +205,6 @@ def test_what_depends_on_values_is_refused_with_module_line_and_remedy(why):
     assert caught.value.__cause__ is not None
 
 
-@pytest.mark.xdist_group("samples")
 def test_every_sample_computes_the_same_when_captured():
     for name, sample in SAMPLES.items():
         if any(not x.is_floating_point() for x in sample.inputs):

@@ -148,7 +148,6 @@ def opened(name):
     return capture(net, inputs), net, inputs
 
 
-@pytest.mark.xdist_group("opened")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("grad", [False, True], ids=["fused", "plain"])
 def test_an_opened_layer_computes_what_the_layer_computes(name, grad):

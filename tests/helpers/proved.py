@@ -1,4 +1,4 @@
-"""Samples proved and narrowed once for all tests that look at them; those are of the xdist group ``samples``."""
+"""Samples proved and narrowed once for all tests that look at them; see ``TOGETHER`` in tests/conftest.py."""
 
 from __future__ import annotations
 

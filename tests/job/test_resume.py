@@ -13,7 +13,7 @@ import fxprune
 import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, StoppedError
 
-pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.usefixtures("untimed")]  # the fixtures are dear
+pytestmark = [pytest.mark.usefixtures("untimed")]
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
 
 

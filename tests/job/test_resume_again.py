@@ -21,7 +21,7 @@ from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
 
-pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.usefixtures("untimed")]
+pytestmark = [pytest.mark.usefixtures("untimed")]
 
 
 def steps(monkeypatch):

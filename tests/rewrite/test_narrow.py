@@ -121,7 +121,6 @@ def even(coupling):
     return Plan(coupling, {name: np.arange(g.width) // 2 for name, g in coupling.groups.items() if g.width % 2 == 0})
 
 
-@pytest.mark.xdist_group("samples")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_layers_of_samples_tell_the_truth(name):
     assert_layers_tell_the_truth(narrowed(name)[1])

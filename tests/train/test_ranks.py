@@ -23,7 +23,6 @@ from fxprune.passes.options.job import Job
 from fxprune.passes.train.ranks import Ranks
 from fxprune.passes.train.streams import Stream
 
-pytestmark = pytest.mark.xdist_group("ranks")  # the fixture is dear
 TESTS = Path(__file__).parents[1]
 HANGS = 1000.0  # seconds; nothing here depends on how fast the machine is
 RESULTS = ("wide.safetensors", "snapped.safetensors", "plan.json", "weights.safetensors", "network.json", "narrow.onnx")
