@@ -60,9 +60,7 @@ if TYPE_CHECKING:
 
 
 @with_options_of(Job)
-def compress(
-    model: str | os.PathLike[str] | nn.Module, data: str | os.PathLike[str] | Data, **options: Any
-) -> Result:
+def compress(model: str | os.PathLike[str] | nn.Module, data: str | os.PathLike[str] | Data, **options: Any) -> Result:
     """Compress a network; the trim changes the class of no test image, or this raises an error.
 
     Build the network and train it if it has no weights for this data; find coupled channels and cluster them; train

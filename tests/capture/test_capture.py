@@ -315,7 +315,7 @@ def test_a_way_that_there_is_not_is_refused(ways, named):
 
 def test_a_layer_with_the_name_of_a_keyword_is_refused_by_it():
     heads = nn.Sequential(OrderedDict({"class": nn.Linear(4, 3)}))
-    with pytest.raises(CaptureError, match="`class`.* a keyword: rename it"):
+    with pytest.raises(CaptureError, match=r"`class`.* a keyword: rename it"):
         capture(heads, (torch.zeros(2, 4),))
 
 

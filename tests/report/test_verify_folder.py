@@ -43,6 +43,7 @@ def test_a_listed_summary_is_read_and_held_against_the_plan(tmp_path: Path) -> N
         return "" if report.passed else str(report)
 
     assert not verdict(result(tmp_path, widths={"0.weight": (8, 4)}).to_json())
-    assert "says that `0.weight` has [8, 5] channels" in verdict(result(tmp_path, widths={"0.weight": (8, 5)}).to_json())
+    other = result(tmp_path, widths={"0.weight": (8, 5)})
+    assert "says that `0.weight` has [8, 5] channels" in verdict(other.to_json())
     with pytest.raises(CheckpointError, match="`stages` is missing"):
         verdict("{}")
