@@ -136,7 +136,8 @@ def _not_finite(network: nn.Module) -> str:
 
 def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
     if (place / WIDE).exists():
-        check_kinds(*(kinds_of(read_tensors(place / name)) for name in (SNAPPED, WIDE)), str(place / WIDE))
+        snapped, before = (kinds_of(read_tensors(place / name)) for name in (SNAPPED, WIDE))
+        check_kinds(snapped, before, str(place / WIDE))
     sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
     change = float(snap(wide.snapped, wide.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
