@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, without_numbers
@@ -47,7 +48,6 @@ def couple(
             another instance of the model only if all of them are tried.
         check: run the model and its captured graph on the example, some calls each, and reject a model that computes
             something else (:mod:`fxprune.equivalence`). Weights on the meta device are not run.
-
         outputs: the outputs that count, by name or number, as ``logits``, 0 or ``hidden_states.3``; None: all. No other
             output freezes channels, and the narrow network returns no other: it is None, or absent from a dict.
 
@@ -69,14 +69,15 @@ def couple(
     model = network_of(model)
     search = _Search(model, as_inputs(example_inputs), whole, as_outputs(outputs))
     failures: list[CaptureError] = []
-    try:
-        for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
-            try:
-                return replace(search.best(CapturedGraph(captured)).coupling, outputs=search.outputs)
-            except CaptureError as error:  # the next graph may succeed
-                failures.append(error)
-    except CaptureError as error:
-        failures.append(error)
+    with torch.inference_mode(False):  # in that mode PyTorch does not take functions apart into operators
+        try:
+            for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
+                try:
+                    return replace(search.best(CapturedGraph(captured)).coupling, outputs=search.outputs)
+                except CaptureError as error:  # the next graph may succeed
+                    failures.append(error)
+        except CaptureError as error:
+            failures.append(error)
     raise failures[0]
 
 

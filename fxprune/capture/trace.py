@@ -11,6 +11,7 @@ than eval mode, the graph raises an error in training. A model that cannot be tr
 from __future__ import annotations
 
 import functools
+import keyword
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -268,6 +269,10 @@ def _untraceable(
 
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:
+    for node in graph.nodes:
+        words = node.target.split(".") if node.op in ("call_module", "get_attr") else []
+        if taken := [word for word in words if keyword.iskeyword(word)]:
+            raise CaptureError(f"`{node.target}`: no graph can hold a layer called `{taken[0]}`, a keyword: rename it.")
     # Tracing runs the model's own code, which may set attributes: the graph gets an unchanged copy.
     fresh = clone_sharing(model).eval()
     for node in graph.nodes:

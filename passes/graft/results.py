@@ -26,7 +26,8 @@ def grafted_from(directory: str | os.PathLike[str]) -> nn.Module:
     """
     folder = Path(directory)
     narrow = load(folder)
-    wide = build_wide(folder, narrow)
+    narrowed_again = bool(narrow.meta["earlier"])  # then the network between has no name, and the first one may have
+    wide = build_wide(folder, narrow) or (build_wide(folder, narrow, first=True) if narrowed_again else None)
     if wide is None:
         raise OptionError(f"{folder} does not say how its wide network is built, so that it has no class to go into.")
     return graft(wide, narrow).eval()

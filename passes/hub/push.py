@@ -38,7 +38,9 @@ def write_hub_folder(directory: str | os.PathLike[str], repo: str, output: str |
     folder, place = Path(directory), Path(output)
     with folder_aside(place, files=EXPORTED) as aside:
         network = timm_files(folder, aside)
-        base, widths = read_network(folder)["model"]["name"], load(folder).meta["plan"].widths
+        content, meta = read_network(folder), load(folder).meta
+        base = (content["model"] or content["origin"])["name"]
+        widths = (meta.get("composed") or meta["plan"]).widths
         write_text(aside / README, model_card(folder, repo, network, base, widths))
     return place
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
 
 @with_options_of(Job)
-def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result:
+def compress(model: str | os.PathLike[str] | nn.Module, data: str | os.PathLike[str] | Data, **options: Any) -> Result:
     """Compress a network; the trim changes the class of no test image, or this raises an error.
 
     Build the network and train it if it has no weights for this data; find coupled channels and cluster them; train
@@ -93,7 +94,11 @@ def compress(model: str | nn.Module, data: str | Data, **options: Any) -> Result
         >>> [row.params for row in result.stages if row.name.startswith(("wide, before", "narrow, after"))]
         [810, 410]
     """
-    job = Job(model, data, **options)
+    job = Job(
+        os.fspath(model) if isinstance(model, os.PathLike) else model,
+        os.fspath(data) if isinstance(data, os.PathLike) else data,
+        **options,
+    )
     with joined(named_device(job.device)) as ranks:
         if not ranks.first:
             job = replace(job, progress=False)

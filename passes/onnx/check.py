@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from fxprune.arguments.batches import admitted
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.errors import ExportError, FxpruneError
-from fxprune.passes.verify import as_inputs, random_batch, relative_error
+from fxprune.passes.verify import random_batch, relative_error
 
 from .localise import first_value
-from .program import batches_of, eager_on_cpu, run_eager
+from .program import batches_of, eager_on_cpu, inputs_on_cpu, run_eager
 from .runtime import onnx_runner
 
 
@@ -64,7 +64,7 @@ def check_onnx(
         CheckpointError: onnxruntime cannot load the file.
     """
     eager, run = eager_on_cpu(module), onnx_runner(path)
-    inputs = as_inputs(example_inputs)
+    inputs = inputs_on_cpu(example_inputs)
     errors: dict[int, float] = {}
     for batch in admitted(batches, batches_of(eager, inputs)):
         drawn = random_batch(inputs, batch, seed=batch)

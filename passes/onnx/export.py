@@ -16,12 +16,12 @@ from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
 from fxprune.common.table import table
 from fxprune.errors import ExportError
-from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.passes.verify import random_batch
 from fxprune.plan_file import meta_of
 
 from .check import check_onnx
 from .least_batch import require_least
-from .program import batches_of, eager_on_cpu, exported_size, onnx_program
+from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, onnx_program
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -109,7 +109,7 @@ def export_onnx(
         >>> fxprune.export_onnx(net, images, "net.onnx").max_rel_error < 1e-4
         True
     """
-    inputs = as_inputs(example_inputs)
+    inputs = inputs_on_cpu(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)
     bound = batches_of(eager, inputs)
     program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)

@@ -57,12 +57,6 @@ def flattened(module: nn.Module, inputs: Inputs) -> nn.Module:
 
 def returning_plain(module: nn.Module) -> nn.Module:
     """Make a twin with the same layers that returns dicts and tuples in place of records."""
-    if isinstance(module, fx.GraphModule):  # an exporter runs its graph, not its forward
-        graph = copy.deepcopy(module.graph)
-        output = next(iter(graph.find_nodes(op="output")))
-        with graph.inserting_before(output):
-            output.args = (graph.call_function(plain, output.args),)
-        return fx.GraphModule(module, graph, class_name=type(module).__name__)
     forward = type(module).forward
 
     def returns_plain(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -73,8 +67,10 @@ def returning_plain(module: nn.Module) -> nn.Module:
 
 
 def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> nn.Module:
+    # Of a graph module, an exporter runs the graph and not its forward, which needs no more than the layers.
+    base = nn.Module if isinstance(module, fx.GraphModule) else type(module)
     twin = copy.copy(module)
-    twin.__class__ = type(type(module).__name__, (type(module),), {"forward": forward})
+    twin.__class__ = type(type(module).__name__, (base,), {"forward": forward})
     return twin
 
 

@@ -15,10 +15,10 @@ from fxprune.arguments.batches import admitted
 from fxprune.arguments.inputs import tensors_of
 from fxprune.common.files import written_aside
 from fxprune.errors import ExportError, OptionError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.passes.verify import random_batch
 
 from .export import export_onnx
-from .program import batches_of, eager_on_cpu, exported_size, largest_error
+from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, largest_error
 
 
 def export_openvino(
@@ -48,7 +48,7 @@ def export_openvino(
         OptionError: openvino is not installed, the file is named otherwise, or the inputs have no common batch size.
         ExportError: the network cannot be exported, or the file disagrees with it.
     """
-    path, inputs = Path(path), as_inputs(example_inputs)
+    path, inputs = Path(path), inputs_on_cpu(example_inputs)
     if path.suffix != ".xml":
         raise OptionError(f"{path} must end in .xml, as OpenVINO reads it.")
     weights = path.with_suffix(".bin")

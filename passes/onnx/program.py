@@ -15,7 +15,7 @@ from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, is_out_of_memory
-from fxprune.passes.verify import batch_of, named_outputs, random_batch, relative_error, repeat_to
+from fxprune.passes.verify import as_inputs, batch_of, named_outputs, random_batch, relative_error, repeat_to
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import pytree
 
@@ -38,6 +38,16 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
     return copied
 
 
+def inputs_on_cpu(example_inputs: Any) -> Inputs:
+    """Read example inputs as :func:`eager_on_cpu` takes them: what is floating-point, in float32."""
+
+    def plain(x: Tensor) -> Tensor:
+        return x.to(torch.float32) if x.is_floating_point() else x
+
+    inputs: Inputs = pytree.tree_map_only(Tensor, plain, as_inputs(example_inputs))
+    return inputs
+
+
 def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
     """Find the batch sizes that the guards of a captured network admit.
 
@@ -47,6 +57,7 @@ def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
     """
     if not isinstance(eager, fx.GraphModule) or not eager.graph.find_nodes(op="call_function", target=guard_equal):
         return ANY_BATCH
+    inputs = inputs_on_cpu(inputs)
     given = batch_of(inputs)
     bound = batch_range(lambda batch: run_eager(eager, random_batch(inputs, batch, seed=0)), given)
     if bound.fixed:

@@ -20,10 +20,10 @@ from fxprune.arguments.batches import BatchRange, admitted
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, random_batch
+from fxprune.passes.verify import random_batch
 
 from .names import returning_plain
-from .program import batches_of, eager_on_cpu, exported_size, largest_error, run_eager, shapes_of
+from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, largest_error, run_eager, shapes_of
 
 
 def export_pt2(
@@ -56,7 +56,7 @@ def export_pt2(
         ExportError: the network cannot be exported, or the file disagrees with it.
         OptionError: the example inputs hold no tensors with one common batch size.
     """
-    inputs, eager = as_inputs(example_inputs), eager_on_cpu(module)
+    inputs, eager = inputs_on_cpu(example_inputs), eager_on_cpu(module)
     name = str(path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "the given file"))
     bound = batches_of(eager, inputs) if bound is None else bound
     example = random_batch(inputs, exported_size(inputs, bound), seed=0)

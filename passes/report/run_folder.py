@@ -10,9 +10,19 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.errors import CaptureError, CheckpointError, ModelError, PlanError
-from fxprune.passes.store import SNAPPED, WIDE_GRAPH, build_wide, load, load_weights, read_manifest, wide_from_graph
-from fxprune.plan_file import plan_for
+from fxprune.passes.store import (
+    PLAN,
+    SNAPPED,
+    WIDE_GRAPH,
+    build_wide,
+    load,
+    load_weights,
+    read_manifest,
+    wide_from_graph,
+)
+from fxprune.plan_file import StoredPlan, plan_for
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
 
 BY_NO_NAME = "it was given as a module, which no name builds again"
 
@@ -69,8 +79,11 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         return Run(narrow, None, BY_NO_NAME, example)
     manifest.check(place, [WIDE_GRAPH])
     snapped = wide_from_graph(place, narrow)
+    content = narrow.meta["plan"].to_json()
+    read = dict(named_tensors(snapped)).keys()  # of a layer that is never called, the graph has no tensors
+    content["tensors"] = {name: shape for name, shape in content["tensors"].items() if name in read}
     try:
-        return Run(narrow, Wide(snapped, plan_for(snapped, narrow.meta["plan"])), "", example)
+        return Run(narrow, Wide(snapped, StoredPlan(content, place / PLAN).on(snapped)), "", example)
     except PlanError as error:  # the graph holds what a module computes, and not always its groups
         return Run(narrow, None, str(error).rstrip("."), example)
     except (CaptureError, ModelError) as error:

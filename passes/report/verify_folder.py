@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,15 @@ from fxprune.passes.rewrite import merged_by
 from fxprune.passes.store import (
     NETWORK_FILES,
     ONNX,
+    SNAPPED,
     SUMMARY,
     WIDE,
     build_wide,
+    check_kinds,
     check_probe,
-    load_weights,
+    kinds_of,
     read_manifest,
+    read_tensors,
 )
 from fxprune.passes.train import evaluate
 from fxprune.passes.verify import differing, in_float64, tensor_errors, verify
@@ -118,6 +120,8 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
         findings.append(_on_onnx(files.narrow, place / ONNX, files.example))
     else:
         findings.append(Finding(_ONNX, None, 1e-4, "", skipped=f"there is no {ONNX} in the folder"))
+    if SUMMARY in manifest.files:
+        findings.append(_on_summary(files.narrow, place))
     if data is not None:
         phase("classify", f"the test images of {data}")
         findings.append(_on_data(files.narrow, place, data))
@@ -132,7 +136,8 @@ def _not_finite(network: nn.Module) -> str:
 
 def _on_wide(wide: Wide, files: Run, place: Path) -> list[Finding]:
     if (place / WIDE).exists():
-        load_weights(copy.deepcopy(wide.snapped), place / WIDE)
+        snapped, before = (kinds_of(read_tensors(place / name)) for name in (SNAPPED, WIDE))
+        check_kinds(snapped, before, str(place / WIDE))
     sizes = admitted((1, 3), graph_batches(files.narrow, files.example))
     change = float(snap(wide.snapped, wide.plan).max_change)  # type: ignore[arg-type]
     equal = Finding("rows of a cluster, in the wide network", change, 0.0, "they are not equal" if change else "")
@@ -229,6 +234,15 @@ def _on_onnx(network: nn.Module, path: Path, example: Inputs) -> Finding:
     except Exception as error:  # onnxruntime may raise any exception
         return Finding(_ONNX, None, 1e-4, f"it does not run: {kind_and_line(error)}")
     return Finding(_ONNX, agreement.max_rel_error, 1e-4, "")
+
+
+def _on_summary(network: fx.GraphModule, place: Path) -> Finding:
+    """Hold the widths that the results tell against the plan's."""
+    true = network.meta["plan"].widths
+    told = {name: list(widths) for name, widths in read_result(place).widths.items()}
+    wrong = [name for name in true if told.get(name) != list(true[name])]
+    reason = f"{SUMMARY} says that `{wrong[0]}` has {told.get(wrong[0])} channels before and after" if wrong else ""
+    return Finding(f"widths of the plan with {SUMMARY}", None, 0.0, reason)
 
 
 def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:

@@ -43,7 +43,8 @@ for train, inputs in trials["trials"]:
         found.append(network(**inputs) if isinstance(inputs, dict) else network(*inputs))
 assert "fxprune" not in sys.modules
 leaves = torch.utils._pytree.tree_leaves
-torch.save([[leaf for leaf in leaves(each) if leaf is not None] for each in found], sys.argv[3])
+numbers = (torch.Tensor, int, float, complex)
+torch.save([[leaf for leaf in leaves(each) if isinstance(leaf, numbers)] for each in found], sys.argv[3])
 """
 
 

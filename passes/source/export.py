@@ -28,7 +28,7 @@ from .body import UnwritableNodeError
 from .check import check_source
 from .file import file_text
 from .modules import Builder, Network
-from .values import RESERVED, is_name
+from .values import RESERVED, UnwritableError, is_name
 
 _SIGN = "Written by fxprune"
 
@@ -138,6 +138,8 @@ def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
             f"node `{error.node}` ({str(error.node.format_node())[:160]}) cannot be written as Python source: "
             f"{error.why}."
         ) from error
+    except UnwritableError as error:
+        raise ExportError(f"what the network returns cannot be written as Python source: {error}.") from error
     with warnings.catch_warnings(action="error"):
         compile(text, f"{name}.py", "exec")
     return network, text

@@ -16,7 +16,7 @@ from fxprune.capture import ModeSwitch
 
 from .code import CALL, CHOICE, COMPARISON, POWER, SUM, Code, Group, call, join, text
 from .functions import INFIX, PREFIX, check_attribute, check_method, function_name, needed
-from .values import UnwritableError, constant, is_name, sequence
+from .values import UnwritableError, constant, is_name, plain_value, sequence
 
 Names = Callable[[fx.Node], Code]
 _SIZED = frozenset(
@@ -99,10 +99,9 @@ def argument(value: Any, names: Names, role: str = "value") -> Code:
     value = list(value) if isinstance(value, fx.immutable_collections.immutable_list) else value
     if isinstance(value, tuple | list) and type(value) in (tuple, list):
         return sequence(value, [argument(each, names, role) for each in value])
-    if isinstance(value, dict) and all(type(key) is str for key in value):
-        return join(
-            Group("{", tuple(join(constant(k, ""), ": ", argument(v, names, role)) for k, v in value.items()), "}")
-        )
+    if isinstance(value, dict):
+        items = tuple(join(plain_value(k), ": ", argument(v, names, role)) for k, v in value.items())
+        return join(Group("{", items, "}"))
     if isinstance(value, slice):
         return call("slice", [argument(each, names, role) for each in (value.start, value.stop, value.step)])
     return constant(value, role)

@@ -162,11 +162,10 @@ def _module(spec: Spec, key: Key, template: Template) -> Code:
         return call(inner.name, list(given.values()), {}) if few else call(inner.name, [], given)
     if spec.kind in ("sequence", "list"):
         codes = _children(spec, key, template)
-        return (
-            call("nn.Sequential", codes)
-            if spec.kind == "sequence"
-            else call("nn.ModuleList", [join(Group("[", tuple(codes), "]"))])
-        )
+        if spec.kind == "sequence":
+            return call("nn.Sequential", codes)
+        of_tensors = any(child.kind.startswith("parameter") for child in spec.children)
+        return call(f"nn.{'Parameter' if of_tensors else 'Module'}List", [join(Group("[", tuple(codes), "]"))])
     if spec.kind.startswith(("parameter", "buffer")):
         kind, dtype = spec.kind.split()[:2]
         options = {} if dtype.rstrip(",") == "torch.float32" else {"dtype": text(dtype.rstrip(","))}

@@ -33,5 +33,14 @@ from .manifest import fingerprint, is_plain, read_manifest
 from .models import open_network
 from .network import read_network
 from .own_files import OwnFiles
-from .weights import distinct_tensors, left_out_line, load_weights, read_tensors, save_weights, write_tensors
+from .weights import (
+    check_kinds,
+    distinct_tensors,
+    kinds_of,
+    left_out_line,
+    load_weights,
+    read_tensors,
+    save_weights,
+    write_tensors,
+)
 from .wide import build_wide, wide_from_graph, write_wide_graph

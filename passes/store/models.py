@@ -27,7 +27,7 @@ from .artifact import is_saved, saved_network
 
 
 def open_network(
-    model: str,
+    model: str | os.PathLike[str],
     *,
     num_classes: int | None = None,
     image: tuple[int | None, int | None] = (None, None),
@@ -52,6 +52,7 @@ def open_network(
         CheckpointError: the folder is damaged.
         OptionError: published weights, or another width, of a network that has weights.
     """
+    model = os.fspath(model)
     own, (in_chans, image_size) = _opener(model), image
     if own is None:
         asked = {"num_classes": 1000 if num_classes is None else num_classes, "in_chans": in_chans}

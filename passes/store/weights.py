@@ -72,7 +72,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        with torch.inference_mode(False):  # whose tensors do not train
+            tensors: dict[str, Tensor] = load_file(path)
         with safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get(_HASH)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -313,3 +314,15 @@ def test_former_names_of_ways_are_understood(former, way, forward):
 def test_a_way_that_there_is_not_is_refused(ways, named):
     with pytest.raises(OptionError, match=f"ways must be some of symbolic, concrete, export, not {named}"):
         fxprune.couple(small(plain), IMAGES, ways=ways)
+
+
+def test_a_layer_with_the_name_of_a_keyword_is_refused_by_it():
+    heads = nn.Sequential(OrderedDict({"class": nn.Linear(4, 3)}))
+    with pytest.raises(CaptureError, match=r"`class`.* a keyword: rename it"):
+        capture(heads, (torch.zeros(2, 4),))
+
+
+def test_a_network_is_analysed_in_inference_mode_too():
+    network = small(plain)
+    with torch.inference_mode():
+        assert fxprune.couple(network, IMAGES).groups

@@ -15,6 +15,7 @@ import torch
 from helpers.unequal import narrow_snapped
 
 import fxprune
+import fxprune.timm  # timm builds narrow networks after this
 from fxprune.cli import main
 from fxprune.models_zoo import ModelSpec
 from fxprune.passes.hub import card
@@ -44,6 +45,17 @@ def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(results: Path,
     program += "torch.save(load_narrow('.')(torch.load('x.pt')).detach(), 'y.pt')\n"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300)
     assert torch.allclose(torch.load(tmp_path / "y.pt"), fxprune.load(results)(x), atol=1e-5)
+
+
+def test_a_network_that_was_narrowed_twice_goes_into_the_class_of_the_first(results: Path, tmp_path: Path) -> None:
+    narrow, x = fxprune.load(results), torch.randn(2, 3, 64, 64)
+    plan = fxprune.plan(fxprune.couple(narrow, x), widths={"cls_token": 16})
+    narrower = fxprune.narrow(fxprune.snap(narrow, plan), plan)
+    fxprune.save(narrower, tmp_path / "twice")
+    assert main(["push", str(tmp_path / "twice"), "me/vit", "--dry-run", "-o", str(tmp_path / "hub")]) == 0
+    assert re.search(r"^cls_token +64 +16$", (tmp_path / "hub" / "README.md").read_text(), re.M)
+    built = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    assert torch.allclose(built(x), narrower(x), atol=1e-5)
 
 
 @pytest.mark.parametrize(("pretrained", "wanted"), [(True, ["timm/test_vit.r160_in1k"]), (False, []), (None, [])])

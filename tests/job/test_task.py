@@ -42,6 +42,7 @@ class Both(nn.Module):
         self.first, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.second, self.mask = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
         self.embedding = nn.Linear(8, 4)
+        self.never = nn.Linear(3, 2)
 
     def forward(self, image, scale, labels=None):
         x = self.second(self.norm(self.first(image * scale[:, None, None, None])).relu()).relu()
@@ -87,7 +88,9 @@ def test_dicts_in_and_out_become_narrow(done):
     assert done.stages[-1].params < 0.5 * done.stages[0].params
     outputs = narrow(image=torch.randn(3, 1, 8, 8), scale=torch.ones(3))
     assert {name: list(x.shape) for name, x in outputs.items()} == {"mask": [3, 2, 8, 8], "embedding": [3, 4]}
-    assert verify_folder(done.output).passed
+    report = verify_folder(done.output)
+    assert report.passed
+    assert not [each.what for each in report.findings if each.skipped]  # a layer that is never called stops nothing
 
 
 def test_the_table_names_the_metric(done):

@@ -58,7 +58,16 @@ class Clamped(nn.Module):
         return self.b(hidden.clamp(self.low, self.high)) + self.b(torch.clamp(hidden, max=self.high, min=self.low))
 
 
+class Counted(nn.Module):
+    """Returns a number and text beside a tensor."""
+
+    def forward(self, x):
+        return x * 2, 7, "seven"
+
+
 NETWORKS = {
+    "in float64": (lambda: nn.Linear(4, 3).double(), (torch.zeros(2, 4, dtype=torch.float64),), ["output"]),
+    "a number": (lambda: torch.fx.symbolic_trace(Counted()), (torch.zeros(2, 4),), ["output_0", "output_1"]),
     "clamped twice": (Clamped, (torch.zeros(2, 5, 4),), ["output"]),
     "resnet": (lambda: timm_model("test_resnet"), (torch.zeros(1, 3, 64, 64),), ["output"]),
     "efficientnet": (lambda: timm_model("test_efficientnet"), (torch.zeros(2, 3, 64, 64),), ["output"]),

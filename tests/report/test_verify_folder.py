@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
+from helpers.report_made import result
 from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
+from fxprune.errors import CheckpointError
 from fxprune.passes.report import verify_folder
+from fxprune.passes.store import SUMMARY, fingerprint, read_manifest
 
 
 def test_a_weight_that_is_no_number_is_found_where_the_stored_answer_does_not_read_it(tmp_path: Path) -> None:
@@ -24,3 +29,22 @@ def test_a_weight_that_is_no_number_is_found_where_the_stored_answer_does_not_re
     fxprune.save(narrow, tmp_path / "bad")
     report = verify_folder(tmp_path / "bad")
     assert not report.passed and "`0.weight` hold numbers that are not finite" in str(report)
+
+
+def test_a_listed_summary_is_read_and_held_against_the_plan(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    plan = fxprune.plan(fxprune.couple(model, torch.zeros(2, 4)), keep=0.5)
+    fxprune.save(fxprune.narrow(fxprune.snap(model, plan), plan), tmp_path)
+
+    def verdict(text: str) -> str:
+        (tmp_path / SUMMARY).write_text(text)
+        manifest = read_manifest(tmp_path)
+        replace(manifest, files={**manifest.files, SUMMARY: fingerprint(tmp_path / SUMMARY)}).write(tmp_path)
+        report = verify_folder(tmp_path)
+        return "" if report.passed else str(report)
+
+    assert not verdict(result(tmp_path, widths={"0.weight": (8, 4)}).to_json())
+    other = result(tmp_path, widths={"0.weight": (8, 5)})
+    assert "says that `0.weight` has [8, 5] channels" in verdict(other.to_json())
+    with pytest.raises(CheckpointError, match="`stages` is missing"):
+        verdict("{}")

@@ -212,6 +212,24 @@ def test_strings_are_only_strings(tmp_path, forked):
     assert "if not x.shape[0] > 0:" in text and "exit(1) # ' must be True" in text
 
 
+class Lists(nn.Module):
+    """Parameters in a list; a dict with a number for a key, and text, outside of every tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.ParameterList([nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3), requires_grad=False)])
+
+    def forward(self, x):
+        return {"sum": x + self.rows[0], 3: x * self.rows[1], "unit": "m"}
+
+
+def test_lists_of_parameters_and_dicts_are_written(tmp_path, forked):
+    export_python(torch.fx.symbolic_trace(Lists()), torch.randn(2, 3), tmp_path / "net.py")
+    text = (tmp_path / "net.py").read_text()
+    assert "self.rows = nn.ParameterList([" in text and "requires_grad=False" in text
+    assert '"unit": "m"}' in text and ", 3: " in text
+
+
 def test_a_file_that_differs_is_an_error_and_does_not_stay(monkeypatch, tmp_path, forked):
     monkeypatch.setitem(INFIX, operator.add, ("-", SUM))
     with pytest.raises(ExportError, match=r"`output` differs by .* in eval mode"):

@@ -150,6 +150,14 @@ def test_a_file_that_does_not_tell_of_absorbed_factors_leaves_them_unknown(saved
     assert "absorbed" not in json.loads((tmp_path / "again" / "network.json").read_text())
 
 
+def test_a_network_that_was_loaded_in_inference_mode_trains(saved):
+    _, folder = saved
+    with torch.inference_mode():
+        network = load(folder)
+    network(X).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_no_file_holds_code(saved):
     _, folder = saved
     assert sorted(file.name for file in folder.iterdir()) == [
