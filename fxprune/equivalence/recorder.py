@@ -55,6 +55,8 @@ class _Recorder(TorchDispatchMode):
         self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network))]
         self._parameters = set(map(storage_id, network.parameters()))
         self._operators: list[Any] = []
+        self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
+        self._read: set[tuple[Any, ...]] = set()  # by later operators, or by the caller
         self._call = 0
         self._begin()
 
@@ -66,13 +68,16 @@ class _Recorder(TorchDispatchMode):
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call; yield what returns the program, given the leaves of its outputs."""
-        self._call, self._operators = self._call + 1, []
+        self._call, self._operators, self._made, self._read = self._call + 1, [], [], set()
         for place, tensor in enumerate(tensors_of(given)):
             self._origins[tensor] = self._call, "input", place
         before, self._drawn = self._state(), _torch_state()
 
         def program(outputs: list[Any]) -> Any:
-            return [self._described(leaf) for leaf in outputs], self._operators
+            returned = [self._described(leaf) for leaf in outputs]
+            for place, made in enumerate(self._made, 1):  # the sizes of what nobody reads hang on the device
+                made[:] = [each for each in made if (place, each[0]) in self._read]
+            return returned, self._operators
 
         def noted(*write: Any) -> None:
             self._writes = True
@@ -94,7 +99,10 @@ class _Recorder(TorchDispatchMode):
             if origin is None:
                 self._open()
                 return None
-            return origin if isinstance(origin, str) else (origin[0] - self._call, *origin[1:])
+            if isinstance(origin, str):
+                return origin
+            self._read.add(origin[1:])
+            return origin[0] - self._call, *origin[1:]
         if isinstance(value, (list, tuple)):
             return [self._described(each) for each in value]
         return type(value), value
@@ -112,17 +120,19 @@ class _Recorder(TorchDispatchMode):
         self._check(func, args, kwargs)
         described = self._described(args)
         named = [(name, self._described(each)) for name, each in kwargs.items()]
-        made: list[Any] = []  # sizes and types, which may hang on a default type that the network sets
+        made: list[Any] = []
         self._operators.append((func, described, named, made))
-        place = len(self._operators)
+        self._made.append(made)
+        place = len(self._made)
         out = self._run(func, args, kwargs)
         if not self.views and func in _VIEWS and _same_place(args[0], out):
             self._operators.pop()
+            self._made.pop()
             self._origins[out] = self._origins[args[0]]
             return out
         for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
             if isinstance(leaf, Tensor):
-                made.append((tuple(leaf.shape), leaf.dtype))
+                made.append((index, tuple(leaf.shape), leaf.dtype))
                 self._origins.setdefault(leaf, (self._call, place, index))
             elif leaf is not None:
                 self._open()
