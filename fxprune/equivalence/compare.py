@@ -185,7 +185,7 @@ def _with_other_weights(pair: Pair, inputs: Inputs) -> str:
         new = pair.tensor(tensor)
         return changed(new) if isinstance(tensor, nn.Parameter) else new
 
-    model, module = (map_tensors(each, other).eval() for each in (pair.model, pair.module))
+    model, module = (map_tensors(each, other, only_runs=True).eval() for each in (pair.model, pair.module))
     wanted = try_to_observe(model, inputs)
     if isinstance(wanted, str):  # the model may depend on its own numbers
         return ""

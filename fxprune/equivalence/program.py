@@ -41,7 +41,7 @@ class Programs:
         Without ``views``, those that have the sizes and strides of their tensor, and all its numbers, do not count.
         """
         self._model, self._module, self._views = model, module, views
-        self._made: set[str] = set()
+        self._made: set[Any] = set()
         self._runs: tuple[MetaRun, MetaRun] | None = None
         self._of_graph: Any = None
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}

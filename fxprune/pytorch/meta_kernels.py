@@ -37,7 +37,8 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return func(*args, **kwargs)
     storages: list[int] = []
     try:
-        key = (func, torch.get_default_dtype(), _key(args, storages), _key(tuple(kwargs.items()), storages))
+        named = _key(tuple(kwargs.items()), storages) if kwargs else None
+        key = (func, torch.get_default_dtype(), _key(args, storages), named)
     except _UnknownError:
         return func(*args, **kwargs)
     if kind == "writes" and len(set(storages)) < len(storages):
@@ -70,8 +71,8 @@ def _made(known: tuple[bool, _Known], args: tuple[Any, ...]) -> Any:
     single, results = known
     if results is None:
         return args[0]
-    outs = tuple(torch.empty_strided(size, stride, dtype=kind, device="meta") for size, stride, kind in results)
-    return outs[0] if single else outs
+    outs = [torch.empty_strided(size, stride, dtype=kind, device="meta") for size, stride, kind in results]
+    return outs[0] if single else tuple(outs)
 
 
 @functools.cache
@@ -100,14 +101,14 @@ def _key(value: Any, storages: list[int]) -> Any:
     if value is None or type(value) in _CONSTANTS:
         return type(value), value
     if type(value) in (list, tuple):
-        return type(value), tuple(_key(each, storages) for each in value)
+        return type(value), *[_key(each, storages) for each in value]
     raise _UnknownError
 
 
 def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
     if x.layout != torch.strided or x.is_conj() or x.is_neg() or x.is_quantized:
         raise _UnknownError
-    return torch.Tensor, tuple(x.shape), x.stride(), x.dtype, x.storage_offset()
+    return torch.Tensor, x.shape, x.stride(), x.dtype, x.storage_offset()
 
 
 def _is_whole(x: torch.Tensor) -> bool:
