@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on, tensors_of
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
-from fxprune.pytorch.meta_kernels import run_meta
+from fxprune.pytorch.meta_kernels import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, named_tensors, to_meta
 from fxprune.pytorch.torch_private import (
     OpOverload,
@@ -30,6 +31,7 @@ from fxprune.pytorch.torch_private import (
     takes_device,
 )
 
+from .layers import Settings, layers_recorded
 from .observation import autocast_watched, leaves_of
 
 _META = torch.device("meta")
@@ -58,7 +60,7 @@ class _Recorder(TorchDispatchMode):
         self._operators: list[Any] = []
         self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
         self._read: set[tuple[Any, ...]] = set()  # by later operators, or by the caller
-        self._call = 0
+        self._call, self._paused = 0, False
         self._begin()
 
     def _begin(self) -> None:
@@ -91,7 +93,8 @@ class _Recorder(TorchDispatchMode):
             self._writes = True
 
         self._writes = False
-        with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, self:
+        layers = layers_recorded(self._network, self._layer) if self.views else contextlib.nullcontext()
+        with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, layers, self:
             yield program
         self.is_open |= self._writes or bool(uses) or before != self._state()
 
@@ -121,24 +124,29 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._paused:
+            return self._run(func, args, kwargs)
         if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
             self._open()
         if not self.views and torch.Tag.inplace_view in func.tags:  # of a tensor it would leave the views as they are
             self._open()
         self._check(func, args, kwargs)
-        described = self._described(args)
-        named = [(name, self._described(each)) for name, each in kwargs.items()] if kwargs else []
-        made: list[Any] = []
-        self._operators.append((func, described, named, made))
-        self._made.append(made)
-        place = len(self._made)
-        out = self._run(func, args, kwargs)
+        out = self._recorded(func, args, kwargs.items(), lambda: self._run(func, args, kwargs))
         if not self.views and func in _VIEWS and _same_place(args[0], out):
             self._operators.pop()
             self._made.pop()
             self._comes_from(out, self._origin(args[0]))
-            return out
-        for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
+        return out
+
+    def _recorded(self, what: Any, args: Any, named: Iterable[tuple[str, Any]], run: Callable[[], Any]) -> Any:
+        """Record one operator or layer, and run it."""
+        made: list[Any] = []
+        described = self._described(args), [(name, self._described(each)) for name, each in named]
+        self._operators.append((what, *described, made))
+        self._made.append(made)
+        place = len(self._made)
+        out = run()
+        for index, leaf in enumerate(pytree.tree_leaves(out) if isinstance(out, (list, tuple)) else [out]):
             if isinstance(leaf, Tensor):
                 made.append((index, tuple(leaf.shape), leaf.dtype))
                 if self._origin(leaf) is None:
@@ -146,6 +154,17 @@ class _Recorder(TorchDispatchMode):
             elif leaf is not None:
                 self._open()
         return out
+
+    def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        """Record a call of a layer, whose operators are not recorded."""
+        return self._recorded(type(layer), args, settings, lambda: self._unrecorded(layer, settings, forward, args))
+
+    def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        before, self._paused = self._paused, True
+        try:
+            return forward(*args)
+        finally:
+            self._paused = before
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """Raise _OpenError if this call of an operator depends on what no record shows."""
@@ -196,6 +215,9 @@ class RealRun(_Recorder):
             return func(*args, **(kwargs or {}))
         return super().__torch_dispatch__(func, types, args, kwargs)
 
+    def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        return forward(*args) if self.is_open else super()._layer(layer, settings, forward, args)
+
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         elsewhere = kwargs.get("device") not in (None, self._device)
         if elsewhere or draws(func):
@@ -234,6 +256,12 @@ class MetaRun(_Recorder):
 
     def _run(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
         return run_meta(func, args, {**kwargs, "device": _META} if takes_device(func) else kwargs)
+
+    def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        run = functools.partial(super()._unrecorded, layer, settings, forward, args)
+        # A number of rank 0 counts calls.
+        sized = [each for _, each in settings if not isinstance(each, Tensor) or each.dim()]
+        return make_again((type(layer), args, sized), run)
 
     def _make(self, func: Any, args: Any, kwargs: Any) -> None:
         """Note what an operator is asked to make, or refuse what may not be made."""

@@ -26,6 +26,8 @@ __all__ = [
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
 functions_undisturbed = torch._C.DisableTorchFunctionSubclass
+# The same for modes, too.
+functions_plain = torch._C.DisableTorchFunction
 # Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
 set_grad_enabled = torch._C._set_grad_enabled
 # Raises AssertionError with a message; unlike `assert`, a trace records it.
