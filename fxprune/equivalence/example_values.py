@@ -8,7 +8,6 @@ from torch import Tensor
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.pytorch.torch_private import pytree
 
-
 # Larger tensors are moved as a whole by this odd number of places, since a shuffle takes longer than a call.
 _MOST_SHUFFLED = (1 << 18) - 1
 

@@ -30,7 +30,7 @@ _OWN = {*vars(nn.Module())} - {"training"} | {"forward"}
 
 @contextlib.contextmanager
 def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[None]:
-    """Let ``record(layer, settings, forward, inputs)`` answer calls of layers, where their settings can be described."""
+    """Let ``record(layer, settings, forward, inputs)`` answer calls of layers with plain settings."""
     layers = [module for module in network.modules() if type(module) in _LAYERS and "forward" not in vars(module)]
     for layer in layers:
         vars(layer)["forward"] = functools.partial(_called, layer, record)

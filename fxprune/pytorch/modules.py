@@ -40,7 +40,7 @@ def map_tensors(
     """Copy a model with every parameter and buffer replaced by ``replace(name, tensor)``.
 
     A tensor that is shared under several names is replaced once, under its first name. Parameters stay
-    parameters with their ``requires_grad``. A copy that ``only_runs`` shares the code of a graph, which must not change.
+    parameters with their ``requires_grad``. A copy that ``only_runs`` shares the code of a graph.
     """
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model):
