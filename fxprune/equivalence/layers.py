@@ -33,7 +33,8 @@ def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[
     """Let ``record(layer, settings, forward, inputs)`` answer calls of layers with plain settings."""
     layers = [module for module in network.modules() if type(module) in _LAYERS and "forward" not in vars(module)]
     for layer in layers:
-        vars(layer)["forward"] = functools.partial(_called, layer, record)
+        called = functools.partial(_called, layer, record)
+        vars(layer)["forward"] = functools.update_wrapper(called, layer.forward)  # with its name and signature
     try:
         yield
     finally:
