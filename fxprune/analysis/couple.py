@@ -85,7 +85,10 @@ def couple(
 
 @contextlib.contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """Search for no cyclic garbage: Python would visit all objects of all libraries, for a third of the time."""
+    """Search for no cyclic garbage inside the block.
+
+    Python would visit all objects of all libraries, for a third of the time.
+    """
     before = gc.isenabled()
     gc.disable()
     try:

@@ -30,7 +30,7 @@ _OWN = {*vars(nn.Module())} - {"training"} | {"forward"}
 
 @contextlib.contextmanager
 def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[None]:
-    """Let ``record(layer, settings, forward, inputs)`` answer calls of layers with plain settings."""
+    """Let ``record(layer, settings, forward, inputs)`` answer calls of layers."""
     layers = [module for module in network.modules() if type(module) in _LAYERS and "forward" not in vars(module)]
     for layer in layers:
         called = functools.partial(_called, layer, record)
@@ -55,7 +55,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _settings(layer: nn.Module) -> Settings | None:
-    """List what a layer's call depends on beside its inputs, stored tensors as they are; None: it may draw, or more."""
+    """List what a call depends on beside its inputs; None: it may draw, or read more."""
     if getattr(layer, "dropout", 0):
         return None
     settings = [(name, each) for name, each in vars(layer).items() if name not in _OWN and name not in _NAMES]

@@ -71,7 +71,7 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
-    """Return ``run()``, which a call of a layer describes completely, or tensors like those that it returned."""
+    """Return ``run()`` of a call that is described completely, or tensors like it returned."""
     storages: list[int] = []
     try:
         with functions_plain():  # a mode may say that tensors are elsewhere
@@ -91,7 +91,7 @@ def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
 
 
 def _fresh(outs: list[Any], storages: list[int]) -> _Known:
-    """Return the metadata of results, if each is a plain tensor that fills new memory; None for others."""
+    """Return the metadata of plain results that fill new memory; None for others."""
     plain = all(type(x) is torch.Tensor and x.is_meta and x.layout == torch.strided for x in outs)
     fresh = plain and all(_is_whole(x) and storage_id(x) not in storages for x in outs)
     if outs and fresh and len({storage_id(x) for x in outs}) == len(outs):
