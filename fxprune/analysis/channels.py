@@ -15,6 +15,13 @@ Ids = NDArray[np.int64]
 Axes = tuple[Ids | None, ...]
 
 
+def values_in(numbers: Ids) -> list[int]:
+    """List the values in a vector in order; most vectors hold one, which takes no sort to see."""
+    if len(numbers) and (numbers == numbers[0]).all():
+        return [int(numbers[0])]
+    return [int(value) for value in np.unique(numbers)]
+
+
 class Forest:
     """Union-find over vectors of integers; roots are the smallest members."""
 

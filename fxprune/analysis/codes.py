@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fxprune.coupling import Axis, Codes, Group, NodeFacts, Shape, Work
 from fxprune.pytorch.torch_private import pytree
 
-from .channels import Channels, Ids
+from .channels import Channels, Ids, values_in
 from .frozen import ParameterAxis
 from .labels import Label
 from .marks import NodeNotes
@@ -125,7 +125,7 @@ def _uses(
     for place, axis in enumerate(axes):
         channel = channels.channel(axis.ids)
         on = owner[channel]
-        for index in map(int, np.unique(on[on >= 0])):
+        for index in values_in(on[on >= 0]):
             positions = np.flatnonzero(on == index)
             reads = bool(columns[axis.ids[positions[0]]])
             uses[index].append(_Use(axis, positions, channel[positions], reads))
@@ -137,7 +137,8 @@ def _uses(
 def _positions(at: Ids, codes: Codes) -> Ids:
     """Reorder positions [n * occurrences] to [n, occurrences], with channels in order of codes."""
     order = np.argsort(codes, kind="stable")
-    return at[order].reshape(len(np.unique(codes)), -1)
+    ordered = codes[order]
+    return at[order].reshape(1 + int((ordered[1:] != ordered[:-1]).sum()), -1)
 
 
 def _free_name(name: str, taken: Mapping[str, Group]) -> str:

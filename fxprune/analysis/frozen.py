@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fxprune.coupling import Frozen
 from fxprune.pytorch.source import source_of
 
-from .channels import Channels, Ids
+from .channels import Channels, Ids, values_in
 from .marks import Event
 
 
@@ -63,8 +63,8 @@ class FrozenReasons:
         """
         concerned: dict[int, list[ParameterAxis]] = defaultdict(list)
         for axis in axes:
-            for reason in np.unique(self._reason[self._channels.channel(axis.ids)]):
-                concerned[int(reason)].append(axis)
+            for reason in values_in(self._reason[self._channels.channel(axis.ids)]):
+                concerned[reason].append(axis)
         is_carried = np.zeros(self._channels.count + 1, bool)
         for ids in carried:
             is_carried[self._channels.channel(ids)] = True

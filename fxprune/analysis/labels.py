@@ -102,11 +102,26 @@ class StridedViews:
 def tensors_in(values: Any) -> list[torch.Tensor]:
     """List every tensor in a nest of tuples, lists, mappings and dataclasses."""
     found: list[torch.Tensor] = []
-    for leaf in pytree.tree_leaves(values):
-        if isinstance(leaf, torch.Tensor):
-            found.append(leaf)
-        elif isinstance(leaf, Mapping):
-            found += tensors_in(list(leaf.values()))
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_in([getattr(leaf, each.name) for each in dataclasses.fields(leaf)])
+    for value in values if type(values) in (tuple, list) else (values,):
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif type(value) in (tuple, list):
+            found += tensors_in(value)
+        elif value is not None and type(value) not in _NUMBERS:
+            found += _inside(value)
     return found
+
+
+# Most arguments of operators.
+_NUMBERS = frozenset({bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
+
+
+def _inside(value: Any) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(value)
+    if len(leaves) != 1 or leaves[0] is not value:
+        return tensors_in(leaves)
+    if isinstance(value, Mapping):
+        return tensors_in(list(value.values()))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return tensors_in([getattr(value, each.name) for each in dataclasses.fields(value)])
+    return []

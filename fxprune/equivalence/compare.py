@@ -185,7 +185,7 @@ def _with_other_weights(pair: Pair, inputs: Inputs) -> str:
         new = pair.tensor(tensor)
         return changed(new) if isinstance(tensor, nn.Parameter) else new
 
-    model, module = (map_tensors(each, other).eval() for each in (pair.model, pair.module))
+    model, module = (map_tensors(each, other, only_runs=True).eval() for each in (pair.model, pair.module))
     wanted = try_to_observe(model, inputs)
     if isinstance(wanted, str):  # the model may depend on its own numbers
         return ""
@@ -208,7 +208,15 @@ def _under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:
         return "", ""
     precisions = []
     fake = fake_tensor_mode(allow_non_fake_inputs=True)
-    pairs = pair.copies(replace=fake.from_tensor)  # outside of the mode, in which nothing else could be copied
+    made: dict[int, Tensor] = {}  # by the tensor of the model: without numbers, both may share them
+
+    def faked(_: str, tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = fake.from_tensor(tensor.detach())
+        return made[id(tensor)]
+
+    # Outside of the mode, in which nothing else could be copied.
+    pairs = [map_tensors(each, faked, only_runs=True).eval() for each in (pair.model, pair.module)]
     with fake, torch.autocast(kind, dtype=torch.bfloat16):
         for module in pairs:
             try:

@@ -29,11 +29,13 @@ class Attributes:
 
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
         """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph."""
-        self._names = {
-            id(module): name
-            for name, module in model.named_modules()
-            if not any(name == each or name.startswith(f"{each}.") for each in whole)
-        }
+        inside: set[str] = set()
+        self._names: dict[int, str] = {}
+        for name, module in model.named_modules():
+            if name in whole or name.rpartition(".")[0] in inside:
+                inside.add(name)
+            else:
+                self._names[id(module)] = name
         self._set: dict[tuple[int, str], Any] = {}
         self._lines: dict[tuple[int, str], str] = {}
         self._kept: dict[tuple[int, str], None] = {}

@@ -47,7 +47,7 @@ class Pair:
 
     def copy(self, network: nn.Module, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> nn.Module:
         """Copy one of the two as :meth:`copies` does, in eval mode."""
-        return map_tensors(network, lambda name, tensor: replace(self.tensor(tensor))).eval()
+        return map_tensors(network, lambda name, tensor: replace(self.tensor(tensor)), only_runs=True).eval()
 
     def take_caches(self, wanted: Observation, assigned: Collection[str]) -> None:
         """Take the buffers that a call in eval mode replaced by new ones out of what it wrote to."""

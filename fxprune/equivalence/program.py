@@ -1,9 +1,9 @@
 """Two networks that run the same operators on the same tensors compute the same.
 
-A program is recorded on the meta device, without numbers: each operator with its constants, and for each tensor the
-stored tensor, the input or the operator that it comes from. If two programs are equal, so are all results, written
-tensors and random draws, for all numbers, bit by bit. That holds only if nothing else matters, so a program is *open*,
-and says nothing, where a network
+A program is recorded on the meta device, without numbers: each operator or layer of PyTorch
+(:mod:`fxprune.equivalence.layers`) with its constants, and for each tensor the stored tensor, the input or the operator
+that it comes from. If two programs are equal, so are all results, written tensors and random draws, for all numbers,
+bit by bit. That holds only if nothing else matters, so a program is *open*, and says nothing, where a network
 
 - asks for a number, or meets a tensor that no recorded operator made;
 - sets an attribute, replaces a buffer, the data of a tensor, or writes to a parameter, since a later call may read it;
@@ -41,7 +41,7 @@ class Programs:
         Without ``views``, those that have the sizes and strides of their tensor, and all its numbers, do not count.
         """
         self._model, self._module, self._views = model, module, views
-        self._made: set[str] = set()
+        self._made: set[Any] = set()
         self._runs: tuple[MetaRun, MetaRun] | None = None
         self._of_graph: Any = None
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}

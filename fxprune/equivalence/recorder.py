@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
-from collections.abc import Callable, Iterator, Mapping, Set
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on, tensors_of
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
-from fxprune.pytorch.meta_kernels import run_meta
-from fxprune.pytorch.modules import PLACES, map_tensors, named_tensors
+from fxprune.pytorch.meta_kernels import make_again, run_meta
+from fxprune.pytorch.modules import PLACES, named_tensors, to_meta
 from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
+    draws,
     is_mutable,
     op_arguments,
     op_name,
@@ -29,6 +31,7 @@ from fxprune.pytorch.torch_private import (
     takes_device,
 )
 
+from .layers import Settings, layers_recorded
 from .observation import autocast_watched, leaves_of
 
 _META = torch.device("meta")
@@ -50,35 +53,48 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_open, self.views = False, True
         self._network = network
-        # Where each tensor comes from: its stored name; or the call, and its operator or input there.
-        self._origins: Any = WeakIdKeyDictionary()
+        # By identity: a tensor, and its stored name; or the call, and its operator or input there.
+        self._origins: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
         self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network))]
         self._parameters = set(map(storage_id, network.parameters()))
         self._operators: list[Any] = []
-        self._call = 0
+        self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
+        self._read: set[tuple[Any, ...]] = set()  # by later operators, or by the caller
+        self._call, self._paused = 0, False
         self._begin()
 
     def _begin(self) -> None:
         self._origins.clear()
         for tensor, name in self._stored:
-            self._origins[tensor] = name
+            self._comes_from(tensor, name)
+
+    def _origin(self, tensor: Tensor) -> Any:
+        found = self._origins.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
+    def _comes_from(self, tensor: Tensor, origin: Any) -> None:
+        self._origins[id(tensor)] = weakref.ref(tensor), origin
 
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call; yield what returns the program, given the leaves of its outputs."""
-        self._call, self._operators = self._call + 1, []
+        self._call, self._operators, self._made, self._read = self._call + 1, [], [], set()
         for place, tensor in enumerate(tensors_of(given)):
-            self._origins[tensor] = self._call, "input", place
+            self._comes_from(tensor, (self._call, "input", place))
         before, self._drawn = self._state(), _torch_state()
 
         def program(outputs: list[Any]) -> Any:
-            return [self._described(leaf) for leaf in outputs], self._operators
+            returned = [self._described(leaf) for leaf in outputs]
+            for place, made in enumerate(self._made, 1):  # the sizes of what nobody reads hang on the device
+                made[:] = [each for each in made if (place, each[0]) in self._read]
+            return returned, self._operators
 
         def noted(*write: Any) -> None:
             self._writes = True
 
         self._writes = False
-        with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, self:
+        layers = layers_recorded(self._network, self._layer) if self.views else contextlib.nullcontext()
+        with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, layers, self:
             yield program
         self.is_open |= self._writes or bool(uses) or before != self._state()
 
@@ -90,13 +106,16 @@ class _Recorder(TorchDispatchMode):
     def _described(self, value: Any) -> Any:
         """Describe an argument by where it comes from, or by its value and type."""
         if isinstance(value, Tensor):
-            origin = self._origins.get(value)
+            origin = self._origin(value)
             if origin is None:
                 self._open()
                 return None
-            return origin if isinstance(origin, str) else (origin[0] - self._call, *origin[1:])
+            if isinstance(origin, str):
+                return origin
+            self._read.add(origin[1:])
+            return origin[0] - self._call, *origin[1:]
         if isinstance(value, (list, tuple)):
-            return [self._described(each) for each in value]
+            return list(map(self._described, value))
         return type(value), value
 
     def _open(self) -> None:
@@ -105,28 +124,47 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._paused:
+            return self._run(func, args, kwargs)
         if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
             self._open()
         if not self.views and torch.Tag.inplace_view in func.tags:  # of a tensor it would leave the views as they are
             self._open()
         self._check(func, args, kwargs)
-        described = self._described(args)
-        named = [(name, self._described(each)) for name, each in kwargs.items()]
-        made: list[Any] = []  # sizes and types, which may hang on a default type that the network sets
-        self._operators.append((func, described, named, made))
-        place = len(self._operators)
-        out = self._run(func, args, kwargs)
+        out = self._recorded(func, args, kwargs.items(), lambda: self._run(func, args, kwargs))
         if not self.views and func in _VIEWS and _same_place(args[0], out):
             self._operators.pop()
-            self._origins[out] = self._origins[args[0]]
-            return out
-        for index, leaf in enumerate(out if isinstance(out, (list, tuple)) else [out]):
+            self._made.pop()
+            self._comes_from(out, self._origin(args[0]))
+        return out
+
+    def _recorded(self, what: Any, args: Any, named: Iterable[tuple[str, Any]], run: Callable[[], Any]) -> Any:
+        """Record one operator or layer, and run it."""
+        made: list[Any] = []
+        described = self._described(args), [(name, self._described(each)) for name, each in named]
+        self._operators.append((what, *described, made))
+        self._made.append(made)
+        place = len(self._made)
+        out = run()
+        for index, leaf in enumerate(pytree.tree_leaves(out) if isinstance(out, (list, tuple)) else [out]):
             if isinstance(leaf, Tensor):
-                made.append((tuple(leaf.shape), leaf.dtype))
-                self._origins.setdefault(leaf, (self._call, place, index))
+                made.append((index, tuple(leaf.shape), leaf.dtype))
+                if self._origin(leaf) is None:
+                    self._comes_from(leaf, (self._call, place, index))
             elif leaf is not None:
                 self._open()
         return out
+
+    def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        """Record a call of a layer, whose operators are not recorded."""
+        return self._recorded(type(layer), args, settings, lambda: self._unrecorded(layer, settings, forward, args))
+
+    def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        before, self._paused = self._paused, True
+        try:
+            return forward(*args)
+        finally:
+            self._paused = before
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """Raise _OpenError if this call of an operator depends on what no record shows."""
@@ -177,9 +215,12 @@ class RealRun(_Recorder):
             return func(*args, **(kwargs or {}))
         return super().__torch_dispatch__(func, types, args, kwargs)
 
+    def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        return forward(*args) if self.is_open else super()._layer(layer, settings, forward, args)
+
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         elsewhere = kwargs.get("device") not in (None, self._device)
-        if elsewhere or torch.Tag.nondeterministic_seeded in func.tags:
+        if elsewhere or draws(func):
             self._open()
 
 
@@ -188,12 +229,12 @@ class MetaRun(_Recorder):
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self._device = _device_of(network)
-        twin = map_tensors(network, lambda _, tensor: torch.empty_like(tensor, device=_META)).eval()
+        twin = to_meta(network).eval()
         super().__init__(twin, names)
 
-    def begin(self, training: bool, may_make: Set[str] | None) -> None:
+    def begin(self, training: bool, may_make: Set[Any] | None) -> None:
         """Set the mode and what calls may make; no tensor of earlier ones stays known."""
-        self.made: set[str] = set()  # by operators without an origin for what they return
+        self.made: set[Any] = set()  # by operators without an origin for what they return
         self._may_make = may_make
         self._network.train(training)
         self._begin()
@@ -208,7 +249,7 @@ class MetaRun(_Recorder):
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         # On meta nothing is drawn, so that only a seed changes the generator, which a trace does not record.
-        if torch.Tag.nondeterministic_seeded in func.tags and _torch_state() != self._drawn:
+        if draws(func) and _torch_state() != self._drawn:
             self._open()
         if takes_device(func) and op_name(func) not in _SCRATCH:
             self._make(func, args, kwargs)
@@ -216,13 +257,26 @@ class MetaRun(_Recorder):
     def _run(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
         return run_meta(func, args, {**kwargs, "device": _META} if takes_device(func) else kwargs)
 
+    def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        run = functools.partial(super()._unrecorded, layer, settings, forward, args)
+        # A number of rank 0 counts calls.
+        sized = [each for _, each in settings if not isinstance(each, Tensor) or each.dim()]
+        return make_again((type(layer), args, sized), run)
+
     def _make(self, func: Any, args: Any, kwargs: Any) -> None:
         """Note what an operator is asked to make, or refuse what may not be made."""
-        plain = {name: each for name, each in kwargs.items() if name != "device"}
-        asked = str((func, pytree.tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, plain))))
+        plain = [each for each in kwargs.items() if each[0] != "device"]
+        asked = func, _asked((args, plain))
         if self._may_make is not None and asked not in self._may_make:
             self._open()
         self.made.add(asked)
+
+
+def _asked(value: Any) -> Any:
+    """Describe what an operator is asked to make, by values with their types."""
+    if isinstance(value, (list, tuple)):
+        return tuple([_asked(each) for each in value])
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else (type(value), value)
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:

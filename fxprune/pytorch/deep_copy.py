@@ -15,7 +15,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxprune.pytorch.torch_private import pytree
 
@@ -24,6 +24,8 @@ _CONSTANTS = frozenset({
     type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType,
     torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format,
 })  # fmt: skip
+# Those of a module are mostly empty.
+_TABLES = frozenset({dict, OrderedDict, set})
 
 
 def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
@@ -38,6 +40,9 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
         for key, each in value.items():
             table[key if type(key) is str else copy_attribute(key, memo)] = copy_attribute(each, memo)
         return table
+    if kind is set and _CONSTANTS.issuperset(map(type, value)):
+        memo[id(value)] = same = set(value)
+        return same
     if kind is list:
         memo[id(value)] = copied = []
         copied += [copy_attribute(each, memo) for each in value]
@@ -50,15 +55,27 @@ def copy_attribute(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
+def copy_sharing_graph(module: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    """Copy a graph module with its class and graph shared: neither may change afterwards."""
+    memo[id(module)] = twin = object.__new__(type(module))
+    vars(twin).update(
+        (name, value if name in ("_graph", "meta") else copy_attribute(value, memo))
+        for name, value in vars(module).items()
+    )
+    return twin
+
+
 def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     if _is_ordinary(kind):  # type: ignore[arg-type]  # a class has a hash
         memo[id(module)] = twin = kind.__new__(kind)
-        state = {
-            # Most attributes are constants, for which a call each would take as long as all else.
-            name: value if type(value) in _CONSTANTS else copy_attribute(value, memo)
-            for name, value in module.__getstate__().items()
-        }
+        state = module.__getstate__()
+        for name, value in state.items():
+            kind = type(value)  # a call for each constant and empty table would take as long as all else
+            if kind in _TABLES and not value and id(value) not in memo:
+                memo[id(value)] = state[name] = kind()
+            elif kind not in _CONSTANTS:
+                state[name] = copy_attribute(value, memo)
         twin.__setstate__(state)
         return twin
     if not isinstance(module, torch.jit.ScriptModule):

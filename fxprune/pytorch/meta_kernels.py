@@ -10,15 +10,26 @@ otherwise).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from fxprune.pytorch.torch_private import OpOverload, makes_storage, op_arguments, op_name, storage_id
+from fxprune.pytorch.torch_private import (
+    OpOverload,
+    functions_plain,
+    makes_storage,
+    no_dispatch,
+    op_arguments,
+    op_name,
+    pytree,
+    storage_id,
+)
 
 # The key of a call -> metadata of its results; None: it writes to its first argument, and returns it unchanged.
 _Known = list[tuple[Any, ...]] | None
 _remembered: dict[Any, tuple[bool, _Known]] = {}
+_layers: dict[Any, tuple[Any, _Known]] = {}
 # Enough for the largest networks; then the memory starts again.
 _MOST = 20_000
 _CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -37,7 +48,8 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return func(*args, **kwargs)
     storages: list[int] = []
     try:
-        key = (func, torch.get_default_dtype(), _key(args, storages), _key(tuple(kwargs.items()), storages))
+        named = _key(tuple(kwargs.items()), storages) if kwargs else None
+        key = (func, torch.get_default_dtype(), _key(args, storages), named)
     except _UnknownError:
         return func(*args, **kwargs)
     if kind == "writes" and len(set(storages)) < len(storages):
@@ -53,11 +65,38 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return out
     single = isinstance(out, torch.Tensor)
     outs = [out] if single else list(out) if isinstance(out, tuple) else []
+    if fresh := _fresh(outs, storages):
+        _remember(key, single, fresh)
+    return out
+
+
+def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
+    """Return ``run()`` of a call that is described completely, or tensors like it returned."""
+    storages: list[int] = []
+    try:
+        with functions_plain():  # a mode may say that tensors are elsewhere
+            key = torch.get_default_dtype(), call[0], _key(call[1:], storages)
+            if key in _layers:
+                structure, known = _layers[key]
+                with no_dispatch():
+                    return pytree.tree_unflatten(_made((False, known), ()), structure)
+    except _UnknownError:
+        return run()
+    out = run()
+    outs, structure = pytree.tree_flatten(out)
+    with functions_plain(), no_dispatch():
+        if known := _fresh(outs, storages):
+            _layers[key] = structure, known
+    return out
+
+
+def _fresh(outs: list[Any], storages: list[int]) -> _Known:
+    """Return the metadata of plain results that fill new memory; None for others."""
     plain = all(type(x) is torch.Tensor and x.is_meta and x.layout == torch.strided for x in outs)
     fresh = plain and all(_is_whole(x) and storage_id(x) not in storages for x in outs)
     if outs and fresh and len({storage_id(x) for x in outs}) == len(outs):
-        _remember(key, single, [(tuple(x.shape), x.stride(), x.dtype) for x in outs])
-    return out
+        return [(tuple(x.shape), x.stride(), x.dtype) for x in outs]
+    return None
 
 
 def _remember(key: Any, single: bool, known: _Known) -> None:
@@ -70,8 +109,8 @@ def _made(known: tuple[bool, _Known], args: tuple[Any, ...]) -> Any:
     single, results = known
     if results is None:
         return args[0]
-    outs = tuple(torch.empty_strided(size, stride, dtype=kind, device="meta") for size, stride, kind in results)
-    return outs[0] if single else outs
+    outs = [torch.empty_strided(size, stride, dtype=kind, device="meta") for size, stride, kind in results]
+    return outs[0] if single else tuple(outs)
 
 
 @functools.cache
@@ -100,14 +139,14 @@ def _key(value: Any, storages: list[int]) -> Any:
     if value is None or type(value) in _CONSTANTS:
         return type(value), value
     if type(value) in (list, tuple):
-        return type(value), tuple(_key(each, storages) for each in value)
+        return type(value), *[_key(each, storages) for each in value]
     raise _UnknownError
 
 
 def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
     if x.layout != torch.strided or x.is_conj() or x.is_neg() or x.is_quantized:
         raise _UnknownError
-    return torch.Tensor, tuple(x.shape), x.stride(), x.dtype, x.storage_offset()
+    return torch.Tensor, x.shape, x.stride(), x.dtype, x.storage_offset()
 
 
 def _is_whole(x: torch.Tensor) -> bool:

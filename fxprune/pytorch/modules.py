@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.pytorch.deep_copy import copy_attribute
+from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
 from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.precision import MixingMode
-from fxprune.pytorch.torch_private import NormBase, op_name, pytree, script_tables, takes_device, tensor_tables
+from fxprune.pytorch.torch_private import (
+    NormBase,
+    children_of,
+    op_name,
+    pytree,
+    script_tables,
+    takes_device,
+    tensor_tables,
+)
 
 # The attributes of a module that hold its tensors and layers.
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -26,11 +34,13 @@ PLACES: dict[str, Callable[[torch.device], Any]] = {
 }
 
 
-def map_tensors(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
+def map_tensors(
+    model: nn.Module, replace: Callable[[str, torch.Tensor], torch.Tensor], *, only_runs: bool = False
+) -> nn.Module:
     """Copy a model with every parameter and buffer replaced by ``replace(name, tensor)``.
 
     A tensor that is shared under several names is replaced once, under its first name. Parameters stay
-    parameters with their ``requires_grad``.
+    parameters with their ``requires_grad``. A copy that ``only_runs`` shares the code of a graph.
     """
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model):
@@ -39,7 +49,7 @@ def map_tensors(model: nn.Module, replace: Callable[[str, torch.Tensor], torch.T
             if isinstance(tensor, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = new
-    return _copy(model, memo)
+    return _copy(model, memo, only_runs)
 
 
 def clone_sharing(model: nn.Module) -> nn.Module:
@@ -52,25 +62,35 @@ def copy_module(model: nn.Module) -> nn.Module:
     return _copy(model, {id(b): b.detach().clone() for b in model.buffers() if not b.is_leaf})
 
 
-def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _copy(model: nn.Module, memo: dict[int, Any], only_runs: bool = False) -> nn.Module:
     """Deep copy a model with the tensors of ``memo``.
 
     A scripted module copies its own tensors, so they are replaced afterwards. What a model forgets when training
     begins, since it would no longer be true, its copy forgets at once.
     """
     new = {name: memo[id(tensor)] for name, tensor in named_tensors(model) if id(tensor) in memo}
-    twin: nn.Module = copy_attribute(model, memo)
-    for path, module in twin.named_modules(remove_duplicate=False):
+    shares = only_runs and isinstance(model, fx.GraphModule)
+    twin: nn.Module = copy_sharing_graph(model, memo) if shares else copy_attribute(model, memo)  # type: ignore[arg-type]
+    inside = _inside(twin)
+    for prefix, module in inside:
         if isinstance(module, torch.jit.ScriptModule):
             for table in script_tables(module):
                 for name in list(table.keys()):
-                    full = f"{path}.{name}" if path else name
-                    if full in new:
-                        table[name] = new[full]
-    for module in twin.modules():
+                    if prefix + name in new:
+                        table[name] = new[prefix + name]
+    for module in {id(module): module for _, module in inside}.values():
         if _forgets(module):
             _forget(module)
     return twin
+
+
+def _inside(root: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """List all modules under all their names, each with its prefix of the names inside it."""
+    found = [(prefix, root)]
+    for name, child in children_of(root):
+        if child is not None:
+            found += _inside(child, f"{prefix}{name}.")
+    return found
 
 
 def _kept_tensors(module: nn.Module) -> list[torch.Tensor]:
@@ -110,7 +130,7 @@ def _forget(module: nn.Module) -> None:
 
 def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
     """Copy a module to the meta device; call ``seen(name, tensor, is parameter)`` for each."""
-    twin = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"))
+    twin = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"), only_runs=True)
     for name, parameter in twin.named_parameters():
         seen(name, parameter, True)
     for name, buffer in twin.named_buffers():
@@ -126,7 +146,14 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 
 def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """List parameters, then buffers, under all their names."""
-    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    tables = [(prefix, tensor_tables(module)) for prefix, module in _inside(model)]
+    return [
+        (prefix + name, tensor)
+        for place in (0, 1)
+        for prefix, of_module in tables
+        for name, tensor in of_module[place].items()
+        if tensor is not None
+    ]
 
 
 def statistics_of(model: nn.Module) -> set[str]:

@@ -6,7 +6,7 @@ PyTorch may change these without notice: if something breaks after an update, lo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ __all__ = [
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
 functions_undisturbed = torch._C.DisableTorchFunctionSubclass
+# The same for modes, too.
+functions_plain = torch._C.DisableTorchFunction
 # Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
 set_grad_enabled = torch._C._set_grad_enabled
 # Raises AssertionError with a message; unlike `assert`, a trace records it.
@@ -57,6 +59,12 @@ def op_arguments(operator: OpOverload) -> Sequence[Any]:
 def is_mutable(operator: OpOverload) -> bool:
     """Tell whether an operator writes to an argument."""
     return bool(operator._schema.is_mutable)
+
+
+@functools.cache
+def draws(operator: OpOverload) -> bool:
+    """Tell whether an operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in operator.tags
 
 
 @functools.cache
@@ -119,6 +127,11 @@ def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
 def non_persistent_buffers(module: nn.Module) -> set[str]:
     """Return the names of a module's own buffers that its state dict leaves out."""
     return module._non_persistent_buffers_set
+
+
+def children_of(module: nn.Module) -> Iterable[tuple[str, nn.Module | None]]:
+    """List a module's own children by name."""
+    return module._modules.items()
 
 
 def child_of(module: nn.Module, name: str) -> nn.Module | None:

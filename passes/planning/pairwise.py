@@ -8,7 +8,7 @@ moves a point; Ward's hierarchy and single moves (Hartigan) lose less, in a tent
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,10 @@ def gram_of(points: Points) -> Points:
 
 def one_thread() -> AbstractContextManager[object]:
     """Return a context in which sums have a fixed order: more threads gain nothing here."""
-    limits: AbstractContextManager[object] = _libraries().limit(limits=1)
+    libraries = _libraries()
+    if all(each.num_threads == 1 for each in libraries.lib_controllers):  # to set it takes longer than a product
+        return nullcontext()
+    limits: AbstractContextManager[object] = libraries.limit(limits=1)
     return limits
 
 
@@ -135,8 +138,12 @@ def _moved(gram: Points, labels: Labels) -> Labels:
         own = sums[labels, every]
         square = np.bincount(labels, own) / size  # |sum|^2 / n
         # What a point adds to a cluster of n points at a distance d from their mean: d^2 n / (n + 1).
-        share = (1 / (size + 1))[changed, None]
-        joining[:, changed] = (share * (size[changed, None] * squares + square[changed, None] - 2 * sums[changed])).T
+        added, doubled = size[changed, None] * squares, sums[changed]
+        doubled *= 2
+        added += square[changed, None]
+        added -= doubled
+        added *= (1 / (size + 1))[changed, None]
+        joining[:, changed] = added.T
         joining[every, labels] = np.inf
         best = joining.argmin(axis=1)
         leaving = (size[labels] * squares + square[labels] - 2 * own) / np.maximum(size[labels] - 1, 1)
@@ -165,13 +172,18 @@ def _greedy(distances: Points, clusters: int) -> Labels:
     size = count // clusters
     labels, left = np.full(count, -1), distances.copy()
     np.fill_diagonal(left, np.inf)
+    nearest = left.argmin(axis=1)
+    alone = left[np.arange(count), nearest]  # the distance to the nearest point that is left
     for cluster in range(clusters):
         free = np.flatnonzero(labels < 0)
-        first = free[left[free].min(axis=1).argmax()] if len(free) > size > 1 else free[0]
+        first = free[alone[free].argmax()] if len(free) > size > 1 else free[0]
         near = free[np.argsort(left[first, free], kind="stable")[: size - 1]]
         members = np.append(near, first)
         labels[members] = cluster
         left[:, members] = np.inf
+        lost = np.flatnonzero((labels < 0) & (labels[nearest] == cluster))
+        nearest[lost] = left[lost].argmin(axis=1)
+        alone[lost] = left[lost, nearest[lost]]
     return labels
 
 

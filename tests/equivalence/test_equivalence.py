@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import types
 
@@ -203,6 +204,7 @@ def test_nothing_of_the_callers_is_changed():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
     assert model.training and not model.bn.training
+    assert gc.isenabled()
 
 
 def test_weights_of_zero_hide_nothing():

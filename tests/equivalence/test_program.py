@@ -22,6 +22,8 @@ class Net(nn.Module):
         super().__init__()
         self.a, self.b, self.run, self.kept = nn.Linear(4, 4), nn.Linear(4, 4), forward, []
         self.register_buffer("count", torch.zeros(4))
+        self.rnn = nn.LSTM(4, 4)  # another operator on meta
+        self.norm = nn.BatchNorm1d(4)  # returns statistics that nobody reads, with other sizes on meta
 
     def forward(self, x):
         return self.run(self, x)
@@ -39,6 +41,8 @@ def sets(s, x):
 
 SAME = {
     "layers": lambda s, x: s.b(F.relu(s.a(x))),
+    "a recurrent layer": lambda s, x: s.rnn(x)[0],
+    "a norm": lambda s, x: s.norm(s.a(x)),
     "in place": lambda s, x: s.a(x).relu_().add_(1),
     "written buffer": lambda s, x: s.a(x) + s.count.add_(1),
     "dropout": lambda s, x: F.dropout(s.a(x), 0.5, s.training),

@@ -1,0 +1,71 @@
+"""Calls of PyTorch's own layers are single entries of a program.
+
+Two calls compute the same if class, settings, stored tensors and inputs are the same: such a layer draws no random
+numbers, keeps nothing but its buffers, and returns new tensors. Its hooks are recorded as usual, since they run around
+its ``forward``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.pytorch.torch_private import tensor_tables
+
+_LAYERS = frozenset({
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RNN, nn.GRU, nn.LSTM,
+})  # fmt: skip
+Settings = list[tuple[str, Any]]
+_CONSTANTS = frozenset({type(None), bool, int, float, str})
+# Other names of the stored tensors of a layer, which no call reads.
+_NAMES = frozenset({"_flat_weights_names", "_all_weights", "_flat_weight_refs"})
+_OWN = {*vars(nn.Module())} - {"training"} | {"forward"}
+
+
+@contextlib.contextmanager
+def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[None]:
+    """Let ``record(layer, settings, forward, inputs)`` answer calls of layers."""
+    layers = [module for module in network.modules() if type(module) in _LAYERS and "forward" not in vars(module)]
+    for layer in layers:
+        called = functools.partial(_called, layer, record)
+        vars(layer)["forward"] = functools.update_wrapper(called, layer.forward)  # with its name and signature
+    try:
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _called(layer: nn.Module, record: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    forward = functools.partial(type(layer).forward, layer)
+    settings = None if kwargs or not args or not all(map(_is_plain, args)) else _settings(layer)
+    return forward(*args, **kwargs) if settings is None else record(layer, settings, forward, args)
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(map(_is_plain, value))
+    return type(value) in (torch.Tensor, nn.Parameter)
+
+
+def _settings(layer: nn.Module) -> Settings | None:
+    """List what a call depends on beside its inputs; None: it may draw, or read more."""
+    if getattr(layer, "dropout", 0):
+        return None
+    settings = [(name, each) for name, each in vars(layer).items() if name not in _OWN and name not in _NAMES]
+    if not all(_is_setting(each) for _, each in settings):
+        return None
+    return [*settings, *(pair for table in tensor_tables(layer) for pair in table.items())]
+
+
+def _is_setting(value: Any) -> bool:
+    """Tell whether a setting is a constant, or a list of constants or of stored tensors."""
+    if type(value) in (tuple, list):
+        return all(map(_is_setting, value))
+    return type(value) in _CONSTANTS or type(value) is nn.Parameter
