@@ -204,13 +204,14 @@ class Bundle:
 
     def joined(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the state of the matrix of means: that of all parameters, whose other parts are equal."""
-        pairs = list(zip(self.members, states, strict=True))
-        return {
-            name: torch.cat([member.rows(member.narrowed(state[name])) for member, state in pairs])
-            if self.members[0].has_rows(value)
-            else value
-            for name, value in states[0].items()
-        }
+        joined = dict(states[0])
+        for name, value in joined.items():
+            if self.members[0].has_rows(value):
+                parts = [m.rows(m.narrowed(state[name])) for m, state in zip(self.members, states, strict=True)]
+                joined[name] = torch.cat(parts)
+            elif isinstance(value, Tensor):
+                joined[name] = value.clone()  # parameters that were bundled before may share it
+        return joined
 
     def states(self, joined: Mapping[str, Any]) -> list[dict[str, Any]]:
         """View the state of the matrix of means as one of each parameter, with a row per cluster."""
