@@ -99,8 +99,9 @@ def step_hooks_of(optimizer: Optimizer) -> tuple[list[Any], list[Any]]:
 
 def put_innermost(optimizer: Optimizer, before: RemovableHandle, after: RemovableHandle) -> None:
     """Let the hook ``before`` a step run last, and the one ``after`` it first."""
-    optimizer._optimizer_step_pre_hooks.move_to_end(before.id)
-    optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)
+    hooks: Any = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    hooks[0].move_to_end(before.id)
+    hooks[1].move_to_end(after.id, last=False)
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:

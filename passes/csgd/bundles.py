@@ -158,7 +158,8 @@ class Bundle:
 
     def _sums_of(self, rows: Tensor) -> Tensor:
         """Return a weighted sum of each row; of a large parameter, of each eighth row, others in each step."""
-        return torch.mv(rows if rows.numel() <= SMALL or self._rows is None else rows[self._seen % 8 :: 8], self._factors)
+        large = self._rows is not None and rows.numel() > SMALL
+        return torch.mv(rows[self._seen % 8 :: 8] if large else rows, self._factors)
 
     def _view(self) -> None:
         """Look at a single parameter as rows in its own memory; copy others, all at once."""
@@ -174,11 +175,11 @@ class Bundle:
         parts = () if self._targets else self._scratch.split(self._lengths)
         self._parts = [member.unrolled(part) for member, part in zip(self.members, parts, strict=False)]
 
-    def _rows_of(self, tensors: Sequence[Tensor]) -> Tensor:
+    def _rows_of(self, tensors: list[Tensor] | list[nn.Parameter]) -> Tensor:
         """Return tensors with the shapes of the parameters as rows: in their own memory, or in the scratch."""
         if self._rows is not None:
             return self._rows if tensors is self.parameters else self.members[0].rows(tensors[0].to(self._means.dtype))
-        foreach_copy_(self._parts, tensors)
+        foreach_copy_(self._parts, [*tensors])
         return self._scratch
 
     def mixed(self) -> bool:
@@ -226,4 +227,3 @@ class Bundle:
     def _averaged(self, rows: Tensor) -> Tensor:
         mean: Tensor = torch.embedding_bag(rows, *self._bags, per_sample_weights=self._shares)[0]
         return mean
-

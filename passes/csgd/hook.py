@@ -58,9 +58,11 @@ def csgd(
             and goes through SGD's momentum. Its law is in `law.py`. This form does not carry over what float32 rounds
             away, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
         narrow: take steps on one row per cluster, so that gradients and state have the narrow size; ``optimizer.state``
-            too, but state dicts keep the shapes of the parameters. Other hooks on the optimizer, and its closure, see
-            the parameters as they are. None: wherever it is right, which is under PyTorch's pointwise optimizers (SGD,
-            Adam and their kin) in the decoupled form; on GPUs only where asked, since a step waits for them.
+            too, but state dicts and copies have the shapes of the parameters. Other hooks on the optimizer, and its
+            closure, see the parameters as they are. Writes to parameters between steps count; one through ``.data`` to
+            a weight of more than 65536 numbers may be undone if it leaves each eighth row (others in each step) alone.
+            None: under PyTorch's pointwise optimizers (SGD, Adam and their kin) in the decoupled form, on CPUs; on a
+            GPU, to see whether somebody wrote to weights costs a wait.
 
     Returns:
         The hook: use it as a context manager, or remove it with ``remove()``.

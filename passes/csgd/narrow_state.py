@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .bundles import Bundle, Member
@@ -69,7 +69,7 @@ class NarrowState:
         state = self._optimizer.state
         return [_key(member, state.get(member.parameter, {})) for member in bundle.members]
 
-    def widened(self, bundles: Sequence[Bundle], state: Mapping[nn.Parameter, dict[str, Any]]) -> State:
+    def widened(self, bundles: Sequence[Bundle], state: Mapping[Any, dict[str, Any]]) -> State:
         """Copy a state between steps with the shapes of the parameters."""
         members = {member.parameter: member for bundle in bundles for member in bundle.members}
         return {key: members[key].widened(each) if key in members else each for key, each in state.items()}

@@ -137,7 +137,8 @@ class NarrowStep:
         places: dict[Any, nn.Parameter] = {}
         for packed, group in zip(state["param_groups"], self._optimizer.param_groups, strict=True):
             places |= dict(zip(packed["params"], group["params"], strict=True))
-        wide = self._state.widened(self._bundles, {places[i]: each for i, each in state["state"].items() if i in places})
+        known = {places[i]: each for i, each in state["state"].items() if i in places}
+        wide = self._state.widened(self._bundles, known)
         tensors = {i: wide[places[i]] if i in places else each for i, each in state["state"].items()}
         return {**state, "state": dict(sorted(tensors.items()))}  # a step changes their order
 

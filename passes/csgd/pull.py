@@ -17,7 +17,7 @@ from fxprune.pytorch.torch_private import put_innermost, step_hooks_of
 from .checks import check_kinds, kind_of
 from .constants import Constants
 from .gradients import GivenGradients
-from .law import Motion, Momentum, advance, momentum_of
+from .law import Momentum, Motion, advance, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, has_rows
 from .sharding import check_in_optimizer

@@ -22,7 +22,8 @@ def started(kind=torch.optim.AdamW, narrow=None, coupled=False, **options):
     torch.manual_seed(0)  # of the inputs: both forms are the same
     case = plain()
     optimizer = kind(case.model.parameters(), lr=0.05, **options)
-    return case, optimizer, csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow, coupled=coupled)
+    hook = csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow, coupled=coupled)
+    return case, optimizer, hook
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,8 @@ def test_scaled_gradients_and_skipped_steps_end_where_the_wide_form_ends(fused):
 def test_a_closure_sees_wide_parameters():
     def take(case, optimizer, seed):
         def closure():
-            assert all(p is q for p, q in zip(optimizer.param_groups[0]["params"], case.model.parameters(), strict=True))
+            held = zip(optimizer.param_groups[0]["params"], case.model.parameters(), strict=True)
+            assert all(one is other for one, other in held)
             backward(case.model, case, seed)
             return case.model(*case.inputs).sum()
 
@@ -167,7 +169,7 @@ def test_a_closure_sees_wide_parameters():
 
 @pytest.mark.parametrize("early", [False, True])
 def test_other_hooks_see_wide_parameters_and_may_change_them(early):
-    case, optimizer, _ = started()
+    case = plain()
     optimizer = torch.optim.AdamW(case.model.parameters(), lr=0.05)
     weight, seen = case.model.conv1.weight, []
 
@@ -221,7 +223,9 @@ def test_states_that_leave_share_no_memory():
     case, optimizer, hook = started()
     backward(case.model, case, 0)
     optimizer.step()
-    for states in (optimizer.state_dict()["state"], copy.deepcopy(optimizer).state, (hook.remove(), optimizer.state)[1]):
+    saved, copied = optimizer.state_dict()["state"], copy.deepcopy(optimizer).state
+    hook.remove()
+    for states in (saved, copied, optimizer.state):
         counts = [each["step"] for each in states.values()]
         assert len({count.data_ptr() for count in counts}) == len(counts) == len(list(case.model.parameters()))
 
