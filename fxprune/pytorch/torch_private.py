@@ -91,7 +91,7 @@ def places_of(tensors: Sequence[torch.Tensor]) -> list[int]:
 
 
 def step_hooks_of(optimizer: Optimizer) -> tuple[list[Any], list[Any]]:
-    """List the hooks of this optimizer before and after each step; wrappers of optimizers have none."""
+    """List an optimizer's hooks before and after each step; wrappers of optimizers have none."""
     names = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
     before, after = (list(getattr(optimizer, name, {}).values()) for name in names)
     return before, after

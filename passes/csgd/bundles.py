@@ -62,7 +62,7 @@ class Member:
         return self.unrolled(sums.div_(self.cut.count.to(sums.dtype)[:, None]))
 
     def widened(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy a state with the row of its cluster at each position; nothing is shared with other parameters."""
+        """Copy a state to one row per position; it shares no memory with other parameters."""
         return {name: self._widened(value) for name, value in state.items()}
 
     def _widened(self, value: Any) -> Any:
@@ -153,16 +153,17 @@ class Bundle:
     def _note(self, rows: Tensor) -> None:
         """Note how the parameters are, to see what others write to them; ``rows`` are their numbers."""
         self._seen += 1
-        self._places, self._versions = places_of(self.parameters), versions_of(self.parameters)
+        self._versions = versions_of(self.parameters)
         self._sums = self._sums_of(rows)
 
     def _sums_of(self, rows: Tensor) -> Tensor:
-        """Return a weighted sum of each row; of a large parameter, of each eighth row, others in each step."""
+        """Sum each row with weights; of a large parameter each eighth, others in each step."""
         large = self._rows is not None and rows.numel() > SMALL
         return torch.mv(rows[self._seen % 8 :: 8] if large else rows, self._factors)
 
     def _view(self) -> None:
         """Look at a single parameter as rows in its own memory; copy others, all at once."""
+        self._places = places_of(self.parameters)
         self._plain = [parameter.detach() for parameter in self.parameters]
         first = self._plain[0]
         rows = self.members[0].rows(first)
@@ -176,7 +177,7 @@ class Bundle:
         self._parts = [member.unrolled(part) for member, part in zip(self.members, parts, strict=False)]
 
     def _rows_of(self, tensors: list[Tensor] | list[nn.Parameter]) -> Tensor:
-        """Return tensors with the shapes of the parameters as rows: in their own memory, or in the scratch."""
+        """Return tensors of the parameters' shapes as rows: views, or copies in the scratch."""
         if self._rows is not None:
             return self._rows if tensors is self.parameters else self.members[0].rows(tensors[0].to(self._means.dtype))
         foreach_copy_(self._parts, [*tensors])
@@ -204,7 +205,7 @@ class Bundle:
         self._note(self._scratch if self._rows is None else self._rows)
 
     def joined(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the state of the matrix of means: that of all parameters, whose other parts are equal."""
+        """Return the state of the matrix of means, joined from those of the parameters."""
         joined = dict(states[0])
         for name, value in joined.items():
             if self.members[0].has_rows(value):

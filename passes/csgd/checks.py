@@ -75,8 +75,9 @@ def kind_of(parameter: Tensor) -> Kind:
 
 def check_kinds(tied: Sequence[Tied], kinds: Sequence[Kind]) -> None:
     """Raise OptionError if a parameter was converted or moved since it was hooked."""
-    for each, before in zip(tied, kinds, strict=True):
-        if (now := kind_of(each.parameter)) != before:
+    present = [kind_of(each.parameter) for each in tied]
+    for each, now, before in zip(tied, present, kinds, strict=True) if present != kinds else ():
+        if now != before:
             raise OptionError(
                 f"`{each.name}` was {_named(before)} when C-SGD was hooked into the optimizer, and is {_named(now)} "
                 "now. Convert and move the model first, then make the optimizer, then call `csgd`."

@@ -1,4 +1,4 @@
-"""The optimizer sees mean gradients in the place of the given ones, which come back after the step."""
+"""The optimizer sees mean gradients; after the step the given ones come back."""
 
 from __future__ import annotations
 

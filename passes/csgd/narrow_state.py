@@ -43,7 +43,8 @@ class NarrowState:
             for bundle in bundles:
                 states = [self._outside.get(parameter, {}) for parameter in bundle.parameters]
                 if states[0]:
-                    self._inside[bundle.narrow] = bundle.joined(states)
+                    joined = self._inside[bundle.narrow] = bundle.joined(states)  # here, and one by one: wide ones go
+                    self._outside.update(zip(bundle.parameters, bundle.states(joined), strict=True))
             self._publish(bundles)
         self._optimizer.state = self._inside  # type: ignore[assignment]
 
@@ -65,7 +66,7 @@ class NarrowState:
         self._noted = _contents(self._outside), _contents(self._inside)
 
     def keys(self, bundle: Bundle) -> list[Hashable]:
-        """Return what must be equal for parameters to share a matrix: gradient or none, and scalars of the state."""
+        """Return what parameters that share a matrix have in common: gradient or none, and scalars."""
         state = self._optimizer.state
         return [_key(member, state.get(member.parameter, {})) for member in bundle.members]
 
@@ -89,7 +90,7 @@ def _scalar(member: Member, value: Any) -> str:
 
 
 def _contents(state: State) -> list[Any]:
-    """List keys and values in order; the list keeps them alive, so that no other object takes their place."""
+    """List keys and values; while the list lives, no other object takes their place."""
     return [*state, *itertools.chain.from_iterable(map(dict.values, state.values()))]
 
 

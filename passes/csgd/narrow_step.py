@@ -89,7 +89,7 @@ class NarrowStep:
         self._wide = wide
 
     def _split(self) -> bool:
-        """Bundle only what takes equal steps: parameters without a gradient take none. Tell whether it was needed."""
+        """Bundle only what takes equal steps, and tell whether that was needed."""
         keys = [(bundle, self._state.keys(bundle)) for bundle in self._bundles]
         needed = any(len(set(each)) > 1 for _, each in keys)
         if needed:

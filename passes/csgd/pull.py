@@ -1,4 +1,4 @@
-"""The two hooks on an optimizer: to the means before each step, and to the pulled parameters after it."""
+"""Csgd moves parameters to their means before each step, and pulls them after it."""
 
 from __future__ import annotations
 
@@ -150,12 +150,12 @@ class Csgd:
         self.remove()
 
     def _put_innermost(self) -> None:
-        """Let other hooks see wide parameters: before a step they come first, after it they come last."""
+        """Let other hooks see wide parameters: they come first before a step, and last after it."""
         if self._handles and self._narrow:
             put_innermost(self._optimizer, self._handles[0], self._handles[1])
 
     def _check_innermost(self) -> None:
-        """Raise OptionError if another hook would see narrow rows, as where `step` was called by its class."""
+        """Raise OptionError if another hook would see rows, as where a class calls its `step`."""
         before, after = step_hooks_of(self._optimizer)
         inner = before[before.index(self._before) + 1 :] + after[: after.index(self._after)]
         if not all(isinstance(getattr(hook, "__self__", None), Csgd) for hook in inner):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 
 def guard_steps(optimizer: Optimizer, prepare: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-    """Call ``prepare`` before all hooks of a step, and ``undo`` when it fails, until the result is called.
+    """Call ``prepare`` before the hooks of a step, ``undo`` if it fails; the result ends this.
 
     Hooks cannot do this: PyTorch calls none after an error, nor may one change their order. A scheduler needs a bound
     method to wrap, and looks for its mark on it.
