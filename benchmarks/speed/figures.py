@@ -43,6 +43,8 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "AdamW": partial(torch.optim.AdamW, lr=1e-4, weight_decay=1e-2),
 }
 
+_FORMS = {"default": None, "wide": False}  # of the hook
+
 
 def _made(name: str) -> tuple[nn.Module, torch.Tensor]:
     """Build a network with random weights, and its example."""
@@ -59,7 +61,7 @@ def _with_gradients(net: nn.Module, optimizer: str) -> torch.optim.Optimizer:
     return _OPTIMIZERS[optimizer](net.parameters())
 
 
-def hook(name: str, optimizer: str, narrow: bool) -> Numbers:
+def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
     """Measure what the hook adds to a step of the optimizer, as a share of that step."""
     net, example = _made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
@@ -70,7 +72,7 @@ def hook(name: str, optimizer: str, narrow: bool) -> Numbers:
     return {**found, "ratio": found["ratio"] - 1.0}
 
 
-def hook_memory(optimizer: str, narrow: bool) -> Numbers:
+def hook_memory(optimizer: str, narrow: bool | None) -> Numbers:
     """Measure the memory that the hook adds to training ResNet-50, in copies of the parameters."""
     net, example = _made("resnet50")
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
@@ -182,15 +184,15 @@ def command() -> Numbers:
 
 FIGURES: dict[str, Callable[[], Numbers]] = {
     **{
-        f"hook {name} {optimizer} {'narrow' if narrow else 'default'}": partial(hook, name, optimizer, narrow)
+        f"hook {name} {optimizer} {form}": partial(hook, name, optimizer, narrow)
         for name in ("resnet50", "resnet56", "vit_tiny_patch16_224")
         for optimizer in _OPTIMIZERS
-        for narrow in (True, False)
+        for form, narrow in _FORMS.items()
     },
     **{
-        f"memory {optimizer} {'narrow' if narrow else 'default'}": partial(hook_memory, optimizer, narrow)
+        f"memory {optimizer} {form}": partial(hook_memory, optimizer, narrow)
         for optimizer in _OPTIMIZERS
-        for narrow in (True, False)
+        for form, narrow in _FORMS.items()
     },
     **{f"couple {name}": partial(couple, name) for name in NETWORKS},
     "depth exponent": depth,

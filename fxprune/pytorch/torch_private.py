@@ -6,6 +6,7 @@ PyTorch may change these without notice: if something breaks after an update, lo
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
+from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "TorchDispatchMode", "no_dispatch", "pytree",
@@ -35,6 +38,7 @@ assert_call = torch._assert
 # One kernel for a whole list of tensors.
 foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
+_version = operator.attrgetter("_version")
 
 
 def op_name(operator: OpOverload) -> str:
@@ -84,9 +88,28 @@ def storage_id(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def version_of(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was written to; writes through ``.data`` do not count."""
-    return tensor._version
+def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Return how often each tensor was written to; writes through ``.data`` do not count."""
+    return list(map(_version, tensors))
+
+
+def places_of(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Return the address of each tensor's numbers."""
+    return list(map(torch.Tensor.data_ptr, tensors))
+
+
+def step_hooks_of(optimizer: Optimizer) -> tuple[list[Any], list[Any]]:
+    """List an optimizer's hooks before and after each step; wrappers of optimizers have none."""
+    names = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
+    before, after = (list(getattr(optimizer, name, {}).values()) for name in names)
+    return before, after
+
+
+def put_innermost(optimizer: Optimizer, before: RemovableHandle, after: RemovableHandle) -> None:
+    """Let the hook ``before`` a step run last, and the one ``after`` it first."""
+    hooks: Any = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    hooks[0].move_to_end(before.id)
+    hooks[1].move_to_end(after.id, last=False)
 
 
 def newest_node(graph: fx.Graph) -> fx.Node:

@@ -3,5 +3,4 @@
 from .checks import check_precision
 from .hook import Csgd, csgd
 from .law import Momentum, check_coupled, momentum_of, solve_coupled_strength, solve_strength
-from .narrow_step import steps_pointwise
 from .tied import Deviation

@@ -1,23 +1,23 @@
-"""Tied parameters as rows, bundled by their length: one call averages or spreads many."""
+"""Tied parameters as rows, bundled by their length: one matrix of means stands for many."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxprune.passes.merge import Clusters, on_device, rows_equal
-from fxprune.pytorch.torch_private import foreach_copy_, version_of
+from fxprune.pytorch.torch_private import foreach_copy_, places_of, versions_of
 
 from .tied import Tied
 
 # Tensors of up to this many numbers are bundled: a copy takes less time than the calls that it saves.
 SMALL = 2**16
 # Numbers of a piece that stays in a core's cache while it is made.
-PIECE = 2**16
+PIECE = 2**17
 
 
 class Member:
@@ -34,10 +34,12 @@ class Member:
         self._sizes = [parameter.shape[axis] for axis in others]
         self.columns = math.prod(self._sizes)
         self.length, self.kept = parameter.shape[cut.dim], len(cut.kept)
-        self.narrow = nn.Parameter(requires_grad=False)
+        sizes = list(parameter.shape)
+        sizes[cut.dim] = self.kept
+        self.wide, self.narrow = parameter.shape, torch.Size(sizes)
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """View a wide tensor as rows; a copy where its layout is another one."""
+        """View a tensor as rows; a copy where its layout is another one."""
         return (tensor if self._plain else tensor.permute(self._order)).reshape(-1, self.columns)
 
     def unrolled(self, rows: Tensor) -> Tensor:
@@ -45,21 +47,32 @@ class Member:
         tensor = rows.view(rows.shape[0], *self._sizes)
         return tensor if self._plain else tensor.permute(self._inverse)
 
-    def average(self, wide: Tensor) -> Tensor:
-        """Return one row per cluster of a wide tensor: exactly the common one where rows are equal."""
-        if rows_equal(wide, self.cut):
-            return wide.index_select(self.cut.dim, self.cut.kept)
-        rows = self.rows(wide)
+    def has_rows(self, value: Any) -> bool:
+        """Tell whether a part of the optimizer's state has a row for each position or each cluster."""
+        return isinstance(value, Tensor) and value.shape in (self.wide, self.narrow)
+
+    def narrowed(self, value: Tensor) -> Tensor:
+        """Return one row per cluster: the common one, exactly, or else the mean."""
+        if value.shape == self.narrow:
+            return value
+        if rows_equal(value, self.cut):
+            return value.index_select(self.cut.dim, self.cut.kept)
+        rows = self.rows(value)
         sums = rows.new_zeros(self.kept, self.columns).index_add_(0, self.cut.cluster, rows)
         return self.unrolled(sums.div_(self.cut.count.to(sums.dtype)[:, None]))
 
-    def spread(self, narrow: Tensor) -> Tensor:
-        """Return the row of its cluster for each position."""
-        return narrow.index_select(self.cut.dim, self.cut.cluster)
+    def widened(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy a state to one row per position; it shares no memory with other parameters."""
+        return {name: self._widened(value) for name, value in state.items()}
+
+    def _widened(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.index_select(self.cut.dim, self.cut.cluster) if value.shape == self.narrow else value.clone()
 
 
 class Bundle:
-    """Parameters with rows of one length, averaged and spread in one call each."""
+    """Parameters with rows of one length, whose means are one matrix for the optimizer."""
 
     def __init__(self, tied: Sequence[Tied]) -> None:
         device = tied[0].parameter.device
@@ -70,111 +83,148 @@ class Bundle:
         self._widths = [member.kept for member in self.members]
         starts = [sum(self._widths[:index]) for index in range(len(self._widths))]
         self._cluster = torch.cat([m.cut.cluster + start for m, start in zip(self.members, starts, strict=True)])
-        count = torch.bincount(self._cluster)
-        # Positions by cluster, and where each cluster begins; 32 bits are read faster.
-        self._sorted = self._cluster.argsort(stable=True).int()
-        self._begins = (count.cumsum(0) - count).int()
-        self._count = count[:, None].to(tied[0].parameter.dtype)
-        self.left = 1.0
         columns, like = self.members[0].columns, tied[0].parameter.detach()
-        self._means, self._gradients = like.new_empty(2, sum(self._widths), columns).unbind()
-        self._away = like.new_empty(sum(self._lengths), columns)
-        self.means_of = self._means.split(self._widths)
-        self.away_of = self._away.split(self._lengths)
-        gradients = self._gradients.split(self._widths)
-        self._gradients_of = [member.unrolled(each) for member, each in zip(self.members, gradients, strict=True)]
-        for member, mean in zip(self.members, self.means_of, strict=True):
-            member.narrow = nn.Parameter(member.unrolled(mean), requires_grad=member.parameter.requires_grad)
-        self.narrow = [member.narrow for member in self.members]
-        self._marks: list[tuple[int, int]] = []
-        self._rows: list[Tensor] = []  # of the parameters
-        self._seen, self._sum = 0, 0.0
-        self._cut: list[tuple[Tensor, ...]] = []
-        self._scratch = like.new_empty(0)
+        # Positions by cluster, where each cluster begins, and one over its count; 32 bits are read faster.
+        order, count = self._cluster.argsort(stable=True), torch.bincount(self._cluster)
+        self._bags = order.int(), (count.cumsum(0) - count).int()
+        self._shares = count.to(like.dtype).reciprocal()[self._cluster[order]]
+        self.left = 1.0
+        self.narrow = nn.Parameter(like.new_empty(sum(self._widths), columns), requires_grad=False)
+        self._means, self._away = self.narrow.detach(), like.new_empty(sum(self._lengths), columns)
+        self.means_of, self.away_of = self._means.split(self._widths), self._away.split(self._lengths)
+        many = sum(self._lengths) if like.is_cuda else max(1, PIECE * torch.get_num_threads() // max(1, columns))
+        self._pieces = list(zip(self._cluster.split(many), self._away.split(many), strict=True))
+        # Fractions of multiples of the golden ratio: no two numbers of a row count alike.
+        self._factors = torch.arange(1, columns + 1, device=device).mul(0.6180339887).frac().add(0.5).to(like.dtype)
+        self._places: list[int] = []
+        self._versions: list[int] = []
+        self._seen, self._sums = 0, like.new_empty(0)
+        self._scratch = like.new_empty(0)  # a copy of the rows, or, where these are one view, of a piece of them
+        self._plain: list[Tensor] = []
+        self._parts: list[Tensor] = []
+        self._rows: Tensor | None = None
+        self._targets: tuple[Tensor, ...] = ()
         with torch.no_grad():
             self.read()
 
+    def split(self, keys: Sequence[Hashable]) -> list[Bundle]:
+        """Return a bundle for the parameters of each key."""
+        parts: dict[Hashable, list[int]] = {}
+        for index, key in enumerate(keys):
+            parts.setdefault(key, []).append(index)
+        return [self._part(indices) for indices in parts.values()]
+
+    def _part(self, indices: Sequence[int]) -> Bundle:
+        part = Bundle([self.members[index].tied for index in indices])
+        part.load([(self.means_of[index], self.away_of[index], self.left) for index in indices])
+        return part
+
+    @torch.no_grad()
+    def load(self, saved: Sequence[tuple[Tensor, Tensor, float]]) -> None:
+        """Take mean, deviation at the start and what is left of it, of each parameter."""
+        self.left = float(saved[0][2])
+        for (mean, away, left), its_mean, its_away in zip(saved, self.means_of, self.away_of, strict=True):
+            its_mean.copy_(mean)
+            its_away.copy_(away)
+            if left != self.left:
+                its_away.mul_(left / self.left)
+        self._view()
+        self._note(self._rows_of(self.parameters))
+
     def read(self) -> None:
         """Take means and deviations from the parameters as they are."""
-        self._rows, self._cut = self._read_rows(), []
-        rows = _joined(self._rows)
-        torch.div(self._summed(rows), self._count, out=self._means)
+        self._view()
+        rows = self._rows_of(self.parameters)
+        self._means.copy_(self._averaged(rows))
         torch.sub(rows, self._means.index_select(0, self._cluster), out=self._away)
         self.left = 1.0
-        self.note()
-
-    def note(self) -> None:
-        """Note how the parameters are, to see what others write to them."""
-        self._seen += 1
-        self._marks, self._sum = self._marks_now(), self._sum_now()
+        self._note(rows)
 
     def read_again_if_changed(self) -> None:
         """Take means and deviations again if somebody else has written to a parameter since."""
+        places, versions = places_of(self.parameters), versions_of(self.parameters)
         # A write through `.data` leaves no mark but the numbers.
-        if self._marks != self._marks_now() or self._sum != self._sum_now():
+        if places != self._places or versions != self._versions or not self._sums_are_equal():
             self.read()
 
-    def _read_rows(self) -> list[Tensor]:
-        return [member.rows(member.parameter.detach()) for member in self.members]
+    def _sums_are_equal(self) -> bool:
+        return torch.equal(self._sums, self._sums_of(self._rows_of(self.parameters)))
 
-    def _are_views(self) -> bool:
-        pairs = zip(self._rows, self.parameters, strict=True)
-        return all(rows.data_ptr() == parameter.data_ptr() for rows, parameter in pairs)
+    def _note(self, rows: Tensor) -> None:
+        """Note how the parameters are, to see what others write to them; ``rows`` are their numbers."""
+        self._seen += 1
+        self._versions = versions_of(self.parameters)
+        self._sums = self._sums_of(rows)
 
-    def _marks_now(self) -> list[tuple[int, int]]:
-        return [(parameter.data_ptr(), version_of(parameter)) for parameter in self.parameters]
+    def _sums_of(self, rows: Tensor) -> Tensor:
+        """Sum each row with weights; of a large parameter each eighth, others in each step."""
+        large = self._rows is not None and rows.numel() > SMALL
+        return torch.mv(rows[self._seen % 8 :: 8] if large else rows, self._factors)
 
-    def _sum_now(self) -> float:
-        """Sum small parameters, and each eighth row of large ones, others in each step."""
-        every = self._rows if self._are_views() else self._read_rows()
-        rows = _joined(every)
-        return float((rows if rows.numel() <= SMALL else rows[self._seen % 8 :: 8]).sum())
+    def _view(self) -> None:
+        """Look at a single parameter as rows in its own memory; copy others, all at once."""
+        self._places = places_of(self.parameters)
+        self._plain = [parameter.detach() for parameter in self.parameters]
+        first = self._plain[0]
+        rows = self.members[0].rows(first)
+        self._rows = rows if len(self.members) == 1 and rows.data_ptr() == first.data_ptr() else None
+        many = len(self._pieces[0][0])
+        self._targets = () if self._rows is None else self._rows.split(many)
+        shape = (many if self._targets else len(self._cluster), rows.shape[1])
+        if self._scratch.shape != shape:
+            self._scratch = self._means.new_empty(shape)
+        parts = () if self._targets else self._scratch.split(self._lengths)
+        self._parts = [member.unrolled(part) for member, part in zip(self.members, parts, strict=False)]
+
+    def _rows_of(self, tensors: list[Tensor] | list[nn.Parameter]) -> Tensor:
+        """Return tensors of the parameters' shapes as rows: views, or copies in the scratch."""
+        if self._rows is not None:
+            return self._rows if tensors is self.parameters else self.members[0].rows(tensors[0].to(self._means.dtype))
+        foreach_copy_(self._parts, [*tensors])
+        return self._scratch
+
+    def mixed(self) -> bool:
+        """Tell whether some parameters have gradients, and others have none."""
+        return len({parameter.grad is None for parameter in self.parameters}) > 1
 
     def average_gradients(self) -> None:
-        """Give the narrow rows the means of the gradients of their clusters."""
-        given = [parameter.grad for parameter in self.parameters]
-        present = [gradient for gradient in given if gradient is not None]
-        if present:
-            rows = [
-                away if gradient is None else member.rows(gradient)  # any numbers: nobody takes their mean
-                for member, gradient, away in zip(self.members, given, self.away_of, strict=True)
-            ]
-            torch.div(self._summed(_joined(rows)), self._count, out=self._gradients)
-        for narrow, gradient, mean in zip(self.narrow, given, self._gradients_of, strict=True):
-            narrow.grad = None if gradient is None else mean
-
-    def drop_gradients(self) -> None:
-        """Remove the gradients of parameters where the step removed those of their narrow rows."""
-        for narrow, parameter in zip(self.narrow, self.parameters, strict=True):
-            if narrow.grad is None:
-                parameter.grad = None
+        """Give the matrix of means the mean gradients of the clusters."""
+        given = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self.narrow.grad = self._averaged(self._rows_of(given)) if given else None
 
     def write(self) -> None:
         """Write mean + left * deviation to the parameters."""
-        if not self._are_views():  # or the parameter has other memory by now
-            self._rows, self._cut = self._read_rows(), []
-        if len(self._rows) == 1 and self._are_views():
-            self._write_in_pieces()
+        if self._rows is not None:
+            for (cluster, away), target in zip(self._pieces, self._targets, strict=True):
+                mean = torch.index_select(self._means, 0, cluster, out=self._scratch[: len(target)])
+                torch.add(mean, away, alpha=self.left, out=target)
         else:
-            rows = self._means.index_select(0, self._cluster).add_(self._away, alpha=self.left)
-            parts = zip(self.members, rows.split(self._lengths), strict=True)
-            foreach_copy_([p.detach() for p in self.parameters], [member.unrolled(part) for member, part in parts])
-        self.note()
+            torch.index_select(self._means, 0, self._cluster, out=self._scratch)
+            self._scratch.add_(self._away, alpha=self.left)
+            foreach_copy_(self._plain, self._parts)
+        self._note(self._scratch if self._rows is None else self._rows)
 
-    def _write_in_pieces(self) -> None:
-        """Write pieces that stay in the caches while they are made."""
-        rows = self._rows[0]
-        if not self._cut:
-            many = len(rows) if rows.is_cuda else max(1, PIECE * torch.get_num_threads() // rows.shape[1])
-            self._scratch = rows.new_empty(min(many, len(rows)), rows.shape[1])
-            self._cut = list(zip(*(x.split(many) for x in (self._cluster, self._away, rows)), strict=True))
-        for cluster, away, target in self._cut:
-            mean = torch.index_select(self._means, 0, cluster, out=self._scratch[: len(target)])
-            torch.add(mean, away, alpha=self.left, out=target)
+    def joined(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the state of the matrix of means, joined from those of the parameters."""
+        joined = dict(states[0])
+        for name, value in joined.items():
+            if self.members[0].has_rows(value):
+                parts = [m.rows(m.narrowed(state[name])) for m, state in zip(self.members, states, strict=True)]
+                joined[name] = torch.cat(parts)
+            elif isinstance(value, Tensor):
+                joined[name] = value.clone()  # parameters that were bundled before may share it
+        return joined
 
-    def _summed(self, rows: Tensor) -> Tensor:
-        return F.embedding_bag(self._sorted, rows, self._begins, mode="sum")
+    def states(self, joined: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """View the state of the matrix of means as one of each parameter, with a row per cluster."""
+        states: list[dict[str, Any]] = [{} for _ in self.members]
+        for name, value in joined.items():
+            has_rows = isinstance(value, Tensor) and value.shape == self.narrow.shape
+            parts = value.split(self._widths) if has_rows else [value] * len(self.members)
+            for member, state, part in zip(self.members, states, parts, strict=True):
+                state[name] = member.unrolled(part) if has_rows else part
+        return states
 
-
-def _joined(rows: Sequence[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
+    def _averaged(self, rows: Tensor) -> Tensor:
+        mean: Tensor = torch.embedding_bag(rows, *self._bags, per_sample_weights=self._shares)[0]
+        return mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -65,16 +65,25 @@ def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
             )
 
 
-def kind_of(parameter: Tensor) -> str:
-    """Describe what must not change under a hook: shape, dtype and device."""
-    return f"{parameter.dtype} {list(parameter.shape)} on {parameter.device}".removeprefix("torch.")
+Kind = tuple[torch.dtype, torch.Size, torch.device]
 
 
-def check_kinds(tied: Sequence[Tied], kinds: Mapping[nn.Parameter, str]) -> None:
+def kind_of(parameter: Tensor) -> Kind:
+    """Return what must not change under a hook: dtype, shape and device."""
+    return parameter.dtype, parameter.shape, parameter.device
+
+
+def check_kinds(tied: Sequence[Tied], kinds: Sequence[Kind]) -> None:
     """Raise OptionError if a parameter was converted or moved since it was hooked."""
-    for each in tied:
-        if (now := kind_of(each.parameter)) != kinds[each.parameter]:
+    present = [kind_of(each.parameter) for each in tied]
+    for each, now, before in zip(tied, present, kinds, strict=True) if present != kinds else ():
+        if now != before:
             raise OptionError(
-                f"`{each.name}` was {kinds[each.parameter]} when C-SGD was hooked into the optimizer, and is {now} "
+                f"`{each.name}` was {_named(before)} when C-SGD was hooked into the optimizer, and is {_named(now)} "
                 "now. Convert and move the model first, then make the optimizer, then call `csgd`."
             )
+
+
+def _named(kind: Kind) -> str:
+    dtype, shape, device = kind
+    return f"{dtype} {list(shape)} on {device}".removeprefix("torch.")

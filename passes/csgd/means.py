@@ -38,8 +38,8 @@ class ClusterMeans:
     def __init__(self, tied: Sequence[Tied]) -> None:
         """Start with no stored deviations."""
         self.rests: dict[nn.Parameter, Tensor] = {}
-        self._tied = tied
-        self._away: list[Tensor] = []
+        self._portions = _portions(tied)
+        self._away: list[list[Tensor]] = []
         self._cuts: dict[tuple[Partition, torch.device], Clusters] = {}
         self._alike: dict[Hashable, Clusters] = {}
 
@@ -57,23 +57,16 @@ class ClusterMeans:
         return project_each([tensor for _, tensor in given], [self.cuts(tied) for tied, _ in given])
 
     @torch.no_grad()
-    def move_to_means(self, also: Sequence[tuple[Tied, Tensor]] = ()) -> None:
-        """Set p <- mean over every tied axis, and store p - mean.
-
-        Args:
-            also: further tensors, such as gradients, to set to their means; many at once take less time.
-        """
-        parameters: list[Tensor] = [tied.parameter for tied in self._tied]
-        if not parameters:
-            return
-        means = self.project([*((tied, tied.parameter) for tied in self._tied), *also])
-        here = len(parameters)
-        if also:  # first: a gradient that cannot be written to leaves the weights as they are
-            foreach_copy_([tensor for _, tensor in also], means[here:])
-        self._away = list(foreach_sub(parameters, means[:here]))
-        if self.rests:
-            foreach_add_(self._away, [self.rests[tied.parameter] for tied in self._tied])
-        foreach_copy_(parameters, means[:here])
+    def move_to_means(self) -> None:
+        """Set p <- mean over every tied axis, and store p - mean."""
+        for portion in self._portions:
+            parameters: list[Tensor] = [tied.parameter for tied in portion]
+            means = self.project(list(zip(portion, parameters, strict=True)))
+            away = foreach_sub(parameters, means)
+            if self.rests:
+                foreach_add_(away, [self.rests[tied.parameter] for tied in portion])
+            foreach_copy_(parameters, means)
+            self._away.append(list(away))
 
     @torch.no_grad()
     def restore(self, shrink: Sequence[float] | None = None) -> None:
@@ -83,21 +76,20 @@ class ClusterMeans:
             shrink: of each parameter group of the optimizer; None: 1, which restores the parameters after a failed
                 step.
         """
-        away, self._away = self._away, []
-        if not away:
-            return
-        parameters: list[Tensor] = [tied.parameter for tied in self._tied]
-        if shrink is not None:
-            foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in self._tied])
-            for tied, value in zip(self._tied, away, strict=True):
-                for cut in self.cuts(tied) if len(tied.partitions) > 1 else ():
-                    mean = project(value, [cut])
-                    value.sub_(mean).mul_(shrink[tied.group]).add_(mean)
-        rests = [parameter.detach().clone() for parameter in parameters]
-        foreach_add_(parameters, away)
-        foreach_sub_(rests, parameters)
-        foreach_add_(rests, away)
-        self.rests = {tied.parameter: rest for tied, rest in zip(self._tied, rests, strict=True)}
+        for portion, away in zip(self._portions if self._away else (), self._away, strict=False):
+            if shrink is not None:
+                foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in portion])
+                for tied, value in zip(portion, away, strict=True):
+                    for cut in self.cuts(tied) if len(tied.partitions) > 1 else ():
+                        mean = project(value, [cut])
+                        value.sub_(mean).mul_(shrink[tied.group]).add_(mean)
+            parameters: list[Tensor] = [tied.parameter for tied in portion]
+            means = [parameter.detach().clone() for parameter in parameters]
+            foreach_add_(parameters, away)
+            foreach_sub_(means, parameters)
+            foreach_add_(away, means)  # what rounding took
+            self.rests.update((tied.parameter, rest) for tied, rest in zip(portion, away, strict=True))
+        self._away = []
 
     @torch.no_grad()
     def even_state(self, optimizer: Optimizer, tied: Sequence[Tied]) -> None:
@@ -115,6 +107,23 @@ class ClusterMeans:
                     )
                 cuts = [cut for cut in self.cuts(each) if value.shape[cut.dim] == shape[cut.dim]]
                 value.copy_(project(value, cuts))
+
+
+# Numbers that are worked on at once: copies stay small, and on a GPU the calls few.
+PORTION = 2**20
+
+
+def _portions(tied: Sequence[Tied]) -> list[list[Tied]]:
+    """Cut a list where PORTION numbers are together."""
+    portions: list[list[Tied]] = []
+    size = PORTION
+    for each in tied:
+        if size >= PORTION:
+            portions.append([])
+            size = 0
+        portions[-1].append(each)
+        size += each.parameter.numel()
+    return portions
 
 
 # Above this number of elements the copy costs more time than the saved calls, and memory.

@@ -7,14 +7,17 @@ parameter = mean of its cluster + left * deviation at the start. Rounding has no
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import nn, optim
 from torch.optim import Optimizer
 
-from .bundles import SMALL, Bundle, Member
+from fxprune.errors import OptionError
+
+from .bundles import SMALL, Bundle
+from .narrow_state import NarrowState
 from .tied import Tied
 
 # Optimizers that treat each number alone. Others see norms or averages, which rows that stand for many would change.
@@ -38,13 +41,13 @@ def has_rows(tied: Tied) -> bool:
 class NarrowStep:
     """Tied parameters that the optimizer steps on by one row per cluster.
 
-    During a step the optimizer's parameter groups hold the narrow rows; between steps they hold the parameters, while
-    the state of each stays narrow. :meth:`widen_state` and :meth:`narrow_state` translate it for state dicts.
+    During a step the optimizer's parameter groups hold one matrix for each bundle; between steps they hold the
+    parameters, while the state of each stays narrow. State dicts and copies of the optimizer have wide state.
     """
 
     def __init__(self, tied: Sequence[Tied], optimizer: Optimizer) -> None:
         """Take the present means and deviations; every parameter has one tied axis."""
-        self._optimizer = optimizer
+        self._optimizer, self._state = optimizer, NarrowState(optimizer)
         members: dict[Any, list[Tied]] = {}
         for each in tied:
             parameter = each.parameter
@@ -53,96 +56,104 @@ class NarrowStep:
             key = each.name if alone else (each.group, parameter.device, parameter.dtype, columns)
             members.setdefault(key, []).append(each)
         self._bundles = [Bundle(each) for each in members.values()]
-        self._begun = False
+        self._wide: list[list[nn.Parameter]] = []  # of each parameter group, during a step
+        self._known: list[list[int]] = []
+        self._narrow: list[list[nn.Parameter]] = []
         if self._bundles:  # PyTorch copies and pickles an optimizer by this method, without its hooks
             optimizer.__getstate__ = self._copied  # type: ignore[method-assign]
 
+    def __bool__(self) -> bool:
+        """Tell whether any step is taken on rows."""
+        return bool(self._bundles)
+
     @torch.no_grad()
     def begin(self) -> None:
-        """Hand the narrow rows and their mean gradients to the optimizer."""
-        narrow: dict[nn.Parameter, nn.Parameter] = {}
+        """Hand the means and their mean gradients to the optimizer."""
+        if not self._bundles:
+            return
         for bundle in self._bundles:
             bundle.read_again_if_changed()
+        as_left = self._state.is_as_left()
+        if not as_left or any(bundle.mixed() for bundle in self._bundles):
+            as_left = not self._split() and as_left
+        groups = self._optimizer.param_groups
+        wide = [group["params"] for group in groups]
+        known = [list(map(id, params)) for params in wide]
+        if known != self._known:
+            self._narrow, self._known = self._narrowed(wide), known
+        for bundle in self._bundles:
             bundle.average_gradients()
-            narrow |= dict(zip(bundle.parameters, bundle.narrow, strict=True))
-        self._hand_over(narrow)
-        self._begun = True
+        self._state.enter(self._bundles, as_left=as_left)
+        for group, params in zip(groups, self._narrow, strict=True):
+            group["params"] = params
+        self._wide = wide
+
+    def _split(self) -> bool:
+        """Bundle only what takes equal steps, and tell whether that was needed."""
+        keys = [(bundle, self._state.keys(bundle)) for bundle in self._bundles]
+        needed = any(len(set(each)) > 1 for _, each in keys)
+        if needed:
+            parts = [bundle.split(each) if len(set(each)) > 1 else [bundle] for bundle, each in keys]
+            self._bundles = [bundle for part in parts for bundle in part]
+            self._known = []
+        return needed
+
+    def _narrowed(self, wide: Sequence[Sequence[nn.Parameter]]) -> list[list[nn.Parameter]]:
+        owners = {parameter: bundle for bundle in self._bundles for parameter in bundle.parameters}
+        narrow = []
+        for index, params in enumerate(wide):
+            for member in (each for p in params if p in owners for each in owners[p].members if each.parameter is p):
+                if member.tied.group != index:
+                    raise OptionError(
+                        f"`{member.tied.name}` has moved from parameter group {member.tied.group} of the optimizer to "
+                        f"group {index} since C-SGD was hooked into it: call `remove()`, and then `csgd` again."
+                    )
+            narrow.append(list(dict.fromkeys(owners[p].narrow if p in owners else p for p in params)))
+        return narrow
 
     @torch.no_grad()
     def end(self, shrink: Sequence[float] | None = None) -> None:
-        """Take back the narrow rows and write every parameter; without a step, do nothing.
+        """Take back the means and write every parameter; without a step, do nothing.
 
         Args:
             shrink: of each parameter group of the optimizer; None: 1, after a step that failed.
         """
-        if not self._begun:
+        if not self._wide:
             return
-        self._begun = False
-        members = [member for bundle in self._bundles for member in bundle.members]
-        self._hand_over({member.narrow: member.parameter for member in members})
+        wide, self._wide = self._wide, []
+        for group, params in zip(self._optimizer.param_groups, wide, strict=True):
+            group["params"] = params
+        self._state.leave(self._bundles)
         for bundle in self._bundles:
-            bundle.drop_gradients()
             if shrink is not None:
                 bundle.left *= shrink[bundle.group]
                 bundle.write()
             else:  # the parameters are as they were, or as somebody has written them since
                 bundle.read()
 
-    def _hand_over(self, owners: Mapping[nn.Parameter, nn.Parameter]) -> None:
-        """Give the places and the state of some parameters in the optimizer to others."""
-        state = self._optimizer.state
-        for group in self._optimizer.param_groups if owners else ():
-            group["params"] = [owners.get(parameter, parameter) for parameter in group["params"]]
-        for old, new in owners.items():
-            if old in state:
-                state[new] = state.pop(old)
-
-    def narrow_state(self) -> None:
-        """Keep one row per cluster of the optimizer's state: the common one, or else the mean."""
-        self._change_state(lambda member: member.parameter.shape, Member.average)
-
-    def widen_state(self) -> None:
-        """Give the optimizer's state the shapes of the parameters, in place."""
-        self._change_state(lambda member: member.narrow.shape, Member.spread)
-
-    @torch.no_grad()
-    def _change_state(self, shape: Callable[[Member], torch.Size], change: Callable[[Member, Tensor], Tensor]) -> None:
-        """Change the tensors of the state that have the ``shape`` of their parameter."""
-        for member in (member for bundle in self._bundles for member in bundle.members):
-            state = self._optimizer.state.get(member.parameter, {})
-            state.update({n: change(member, value) for n, value in state.items() if _has_shape(value, shape(member))})
-
     @torch.no_grad()
     def wide_state_dict(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state dict of the optimizer with the shapes of the parameters."""
-        members = {member.parameter: member for bundle in self._bundles for member in bundle.members}
-        tensors = dict(state["state"])
+        places: dict[Any, nn.Parameter] = {}
         for packed, group in zip(state["param_groups"], self._optimizer.param_groups, strict=True):
-            for index, parameter in zip(packed["params"], group["params"], strict=True):
-                if parameter in members and index in tensors:
-                    tensors[index] = self._widened(members[parameter], tensors[index])
+            places |= dict(zip(packed["params"], group["params"], strict=True))
+        known = {places[i]: each for i, each in state["state"].items() if i in places}
+        wide = self._state.widened(self._bundles, known)
+        tensors = {i: wide[places[i]] if i in places else each for i, each in state["state"].items()}
         return {**state, "state": dict(sorted(tensors.items()))}  # a step changes their order
 
+    @torch.no_grad()
     def _copied(self) -> dict[str, Any]:
         """Return what a copy of the optimizer holds: the parameters, and state of their shapes."""
         self.end()
         held = type(self._optimizer).__getstate__(self._optimizer)
-        members = {member.parameter: member for bundle in self._bundles for member in bundle.members}
-        wide = {
-            parameter: self._widened(members[parameter], each) if parameter in members else each
-            for parameter, each in held["state"].items()
-        }
-        return {**held, "state": defaultdict(dict, wide)}
+        return {**held, "state": defaultdict(dict, self._state.widened(self._bundles, held["state"]))}
 
     @torch.no_grad()
-    def _widened(self, member: Member, state: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: member.spread(value) if _has_shape(value, member.narrow.shape) else value
-            for name, value in state.items()
-        }
-
     def release(self) -> None:
-        """Let copies of the optimizer hold its state as it is."""
+        """Give the optimizer its state with the shapes of the parameters, for good."""
+        state = self._optimizer.state
+        state.update(self._state.widened(self._bundles, state))
         vars(self._optimizer).pop("__getstate__", None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,19 +168,8 @@ class NarrowStep:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a :meth:`state_dict`; the parameters must be those that it was taken with."""
         for bundle in self._bundles:
-            saved = [state.get(member.tied.name) for member in bundle.members]
-            known = [each for each in saved if each is not None]
-            if len(known) < len(saved):  # of an earlier version: the parameters tell the rest
+            known = [state[member.tied.name] for member in bundle.members if member.tied.name in state]
+            if len(known) < len(bundle.members):  # of an earlier version: the parameters tell the rest
                 bundle.read()
-                continue
-            bundle.left = float(known[0]["left"])
-            for each, mean, away in zip(known, bundle.means_of, bundle.away_of, strict=True):
-                mean.copy_(each["mean"])
-                away.copy_(each["deviation"])
-                if each["left"] != bundle.left:
-                    away.mul_(each["left"] / bundle.left)
-            bundle.note()
-
-
-def _has_shape(value: Any, shape: torch.Size) -> bool:
-    return isinstance(value, Tensor) and value.shape == shape
+            else:
+                bundle.load([(each["mean"], each["deviation"], each["left"]) for each in known])

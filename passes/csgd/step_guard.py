@@ -10,16 +10,17 @@ from typing import Any
 from torch.optim import Optimizer
 
 
-def undo_failed_steps(optimizer: Optimizer, undo: Callable[[], None]) -> Callable[[], None]:
-    """Call ``undo`` when a step raises an error, until the returned function is called.
+def guard_steps(optimizer: Optimizer, prepare: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+    """Call ``prepare`` before the hooks of a step, ``undo`` if it fails; the result ends this.
 
-    Hooks cannot do this: PyTorch calls none after an error. A scheduler needs a bound method to wrap, and looks for its
-    mark on it.
+    Hooks cannot do this: PyTorch calls none after an error, nor may one change their order. A scheduler needs a bound
+    method to wrap, and looks for its mark on it.
     """
     step: Callable[..., Any] = optimizer.step
 
     @functools.wraps(step)
     def guarded(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        prepare()
         try:
             return step(*args, **kwargs)
         except BaseException:

@@ -34,6 +34,10 @@ class Tied:
     partitions: tuple[Partition, ...]
     group: int
 
+    def shares_rows(self) -> bool:
+        """Tell whether any two positions share a cluster; otherwise there is nothing to average."""
+        return any(len(partition.kept) < len(partition.cluster) for partition in self.partitions)
+
 
 def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[Tied]:
     """List the parameters that the plan makes equal; buffers are left to the snap.

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.passes.csgd import Csgd, Deviation, csgd, steps_pointwise
+from fxprune.passes.csgd import Csgd, Deviation, csgd
 from fxprune.passes.options import EPOCHS, Centripetal, Job, TrainOptions, trains_wide
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train import ALONE, Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
@@ -110,13 +110,10 @@ class Trainer:
         rates, pull = self.csgd.rates(self.data), self.pull
 
         def hook(optimizer: Optimizer) -> Csgd:
-            # Nothing else acts inside a step. On a GPU, to see whether somebody wrote to weights would cost a wait.
-            on_rows = self.device.type == "cpu" and not pull.coupled and steps_pointwise(optimizer)
-            form: dict[str, Any] = {"coupled": pull.coupled, "narrow": on_rows}
             if pull.strength is not None:
-                hooks.append(csgd(model, plan, optimizer, pull.strength, **form))
+                hooks.append(csgd(model, plan, optimizer, pull.strength, coupled=pull.coupled))
             else:
-                hooks.append(csgd(model, plan, optimizer, deviation=pull.goal, lrs=rates, **form))
+                hooks.append(csgd(model, plan, optimizer, deviation=pull.goal, lrs=rates, coupled=pull.coupled))
             checkpoint = self._checkpoint(stage)
             if checkpoint is None or not checkpoint.exists():
                 record(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 
 import pytest
 import torch
@@ -112,15 +111,14 @@ def test_sparse_gradients_are_refused():
         optimizer.step()
 
 
-def test_a_gradient_that_cannot_be_written_to_leaves_the_weights_as_they_are():
+def test_a_gradient_that_cannot_be_written_to_is_averaged_all_the_same():
     case = plain()
-    optimizer = Lion(case.model.parameters(), lr=0.05)  # the means go into the gradients
+    optimizer = Lion(case.model.parameters(), lr=0.05)
     case.model.conv1.bias.grad = torch.ones((), dtype=torch.float64).expand(8)
-    before = copy.deepcopy(case.model.state_dict())
+    before = case.model.conv1.bias.detach().mean()
     with csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0):
-        with pytest.raises(RuntimeError, match="single memory location"):
-            optimizer.step()
-        assert all(torch.equal(tensor, before[name]) for name, tensor in case.model.state_dict().items())
+        optimizer.step()
+    torch.testing.assert_close(case.model.conv1.bias.detach().mean(), before - 0.05, rtol=1e-12, atol=0)  # float64
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""The optimizer's state: of each parameter between steps, of each matrix of means in one."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .bundles import Bundle, Member
+
+State = dict[Any, dict[str, Any]]
+
+
+class NarrowState:
+    """Two states of one optimizer that share their memory.
+
+    Between steps each parameter has its rows of a matrix as a view, so that what somebody writes there counts. What
+    somebody replaces there is joined again, averaged where it is wide.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._outside: State = {}
+        self._inside: State = {}
+        self._noted: tuple[list[Any], list[Any]] = [], []
+
+    def is_as_left(self) -> bool:
+        """Tell whether the state between steps is what :meth:`leave` left."""
+        state: State = self._optimizer.state
+        return state is self._outside and _same(_contents(state), self._noted[0])
+
+    def enter(self, bundles: Sequence[Bundle], *, as_left: bool) -> None:
+        """Give the optimizer the state of the bundles, whose parameters have equal scalars each."""
+        if not as_left:
+            self._outside = self._optimizer.state
+            held = {parameter for bundle in bundles for parameter in bundle.parameters}
+            self._inside = defaultdict(dict, {key: each for key, each in self._outside.items() if key not in held})
+            for bundle in bundles:
+                states = [self._outside.get(parameter, {}) for parameter in bundle.parameters]
+                if states[0]:
+                    joined = self._inside[bundle.narrow] = bundle.joined(states)  # here, and one by one: wide ones go
+                    self._outside.update(zip(bundle.parameters, bundle.states(joined), strict=True))
+            self._publish(bundles)
+        self._optimizer.state = self._inside  # type: ignore[assignment]
+
+    def leave(self, bundles: Sequence[Bundle]) -> None:
+        """Give the optimizer the state of the parameters back."""
+        self._inside = self._optimizer.state
+        if not _same(_contents(self._inside), self._noted[1]):
+            self._publish(bundles)
+        self._optimizer.state = self._outside  # type: ignore[assignment]
+
+    def _publish(self, bundles: Sequence[Bundle]) -> None:
+        narrow = {bundle.narrow for bundle in bundles}
+        self._outside.clear()
+        self._outside.update({key: each for key, each in self._inside.items() if key not in narrow})
+        for bundle in bundles:
+            if bundle.narrow in self._inside:
+                states = bundle.states(self._inside[bundle.narrow])
+                self._outside.update(zip(bundle.parameters, states, strict=True))
+        self._noted = _contents(self._outside), _contents(self._inside)
+
+    def keys(self, bundle: Bundle) -> list[Hashable]:
+        """Return what parameters that share a matrix have in common: gradient or none, and scalars."""
+        state = self._optimizer.state
+        return [_key(member, state.get(member.parameter, {})) for member in bundle.members]
+
+    def widened(self, bundles: Sequence[Bundle], state: Mapping[Any, dict[str, Any]]) -> State:
+        """Copy a state between steps with the shapes of the parameters."""
+        members = {member.parameter: member for bundle in bundles for member in bundle.members}
+        return {key: members[key].widened(each) if key in members else each for key, each in state.items()}
+
+
+def _key(member: Member, state: Mapping[str, Any]) -> Hashable:
+    scalars = sorted((name, _scalar(member, value)) for name, value in state.items())
+    return member.parameter.grad is None, tuple(scalars)
+
+
+def _scalar(member: Member, value: Any) -> str:
+    if member.has_rows(value):
+        return "rows"
+    if isinstance(value, Tensor):
+        return repr(value.item()) if value.numel() == 1 else f"of its own {id(value)}"
+    return repr(value)
+
+
+def _contents(state: State) -> list[Any]:
+    """List keys and values; while the list lives, no other object takes their place."""
+    return [*state, *itertools.chain.from_iterable(map(dict.values, state.values()))]
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
