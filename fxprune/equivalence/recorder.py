@@ -52,7 +52,8 @@ class _Recorder(TorchDispatchMode):
         self._network = network
         # Where each tensor comes from: its stored name; or the call, and its operator or input there.
         self._origins: Any = WeakIdKeyDictionary()
-        self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network))]
+        # A constant that only the graph stores has no name in the model.
+        self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network)) if name in names]
         self._parameters = set(map(storage_id, network.parameters()))
         self._operators: list[Any] = []
         self._call = 0
@@ -91,6 +92,8 @@ class _Recorder(TorchDispatchMode):
         """Describe an argument by where it comes from, or by its value and type."""
         if isinstance(value, Tensor):
             origin = self._origins.get(value)
+            if origin is None and _is_number(value):
+                return value.dtype, value.shape, repr(value.item())  # which tells -0.0 from 0.0
             if origin is None:
                 self._open()
                 return None
@@ -188,8 +191,12 @@ class MetaRun(_Recorder):
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self._device = _device_of(network)
-        twin = map_tensors(network, lambda _, tensor: torch.empty_like(tensor, device=_META)).eval()
-        super().__init__(twin, names)
+
+        def without_numbers(name: str, tensor: Tensor) -> Tensor:
+            is_constant = name not in names and _is_number(tensor)
+            return tensor.clone() if is_constant else torch.empty_like(tensor, device=_META)
+
+        super().__init__(map_tensors(network, without_numbers).eval(), names)
 
     def begin(self, training: bool, may_make: Set[str] | None) -> None:
         """Set the mode and what calls may make; no tensor of earlier ones stays known."""
@@ -223,6 +230,11 @@ class MetaRun(_Recorder):
         if self._may_make is not None and asked not in self._may_make:
             self._open()
         self.made.add(asked)
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Tell whether a tensor of no module is a constant of one number, as a mask's ``torch.tensor(-inf)``."""
+    return type(tensor) is Tensor and tensor.layout == torch.strided and tensor.numel() == 1 and not tensor.is_meta
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:
