@@ -262,8 +262,8 @@ def _untraceable(
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
     remedy = " ".join(getattr(error, "__notes__", ())) or (
-        "Make the line independent of tensor values, give example inputs that the model accepts, or keep a module "
-        "without weights whole (`timm.layers.register_notrace_module`)."
+        "Make the line independent of tensor values, give example inputs that the model accepts, couple only the part "
+        "of the network before it, or keep a module without weights whole (`timm.layers.register_notrace_module`)."
     )
     refusal = CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "

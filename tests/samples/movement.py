@@ -103,6 +103,19 @@ def _masked(s, y):
     return z
 
 
+def _token_masked(s, y):
+    """A learned token in place of every second one, as in masked pretraining."""
+    z = y.clone()
+    z[:, torch.arange(y.shape[1]) % 2 == 0] = s.t
+    return z
+
+
+def _masked_numbers(s, y):
+    z = y.clone()
+    z[:, torch.arange(8) < 3] = s.n
+    return z
+
+
 def _scattered(s, y):
     at = (9 * y.amax(2, keepdim=True)).long().remainder(5).expand(-1, -1, y.shape[2])
     return y.scatter_add(1, at, s.c(y)) + torch.zeros_like(y).scatter_reduce(1, at, y, "amax")
@@ -178,7 +191,9 @@ image("index_add of channels", lambda s, y: y.index_add(1, torch.tensor([1, 2]),
 tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8})
 tokens("index_put", _put, {A: 8}, c=linear(8, 8))
 image("index_put of channels", _put_channels, {B: 6}, c=conv(8, 2), frozen="index picks")
-image("index_put by a mask", _masked, {B: 6}, frozen="a mask picks")
+image("one number by a mask", _masked, {A: 8, B: 6})
+tokens("one vector by a mask of tokens", _token_masked, {A: 8}, t=free(8))
+image("numbers by a mask over channels", _masked_numbers, {B: 6}, n=free(8, 8), fixed=True, frozen="index picks")
 tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
        d=linear(8, 8))
 tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))

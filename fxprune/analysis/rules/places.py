@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..call import Call, unlabelled
@@ -14,53 +12,64 @@ from .registry import rule
 _PICKS = "an index picks positions"
 
 
+_MASKS = (torch.bool, torch.uint8)
+
+
 @rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
 def index(call: Call) -> Axes:
     """Tables pick positions: channels there freeze, other axes pass."""
     axes = call.axes(call.args[0])
-    dims = _picked(call, call.args[1])
-    return unlabelled(call.out) if dims is None else tuple(None if dim is None else axes[dim] for dim in dims)
+    if any(table is not None and table.dtype in _MASKS for table in call.args[1]):
+        call.freeze("a mask picks positions", *axes)
+        return unlabelled(call.out)
+    return tuple(None if dim is None else axes[dim] for dim in _picked(call))
 
 
 @rule("index_put", "index_put_", "_unsafe_index_put")
 def index_put(call: Call) -> Axes:
-    """Tables pick positions, which take values: channels there freeze, on other axes both meet."""
-    x, values = call.args[0], call.args[2]
+    """Tables pick positions, which take values: channels there freeze, on other axes both meet.
+
+    Where a mask picks them, and all take one number, mask and tensor meet position by position.
+    """
+    x, tables, values = call.args[:3]
     axes = list(call.axes(x))
-    dims = _picked(call, call.args[1])
-    if dims is None:
-        call.freeze("a mask picks positions", *call.axes(values))
-        return unlabelled(call.out)
+    given = [(place, table) for place, table in enumerate(tables) if table is not None]
+    if len(given) == 1 and given[0][1].dtype in _MASKS and values.numel() == 1:
+        place, mask = given[0]
+        axes[place : place + mask.dim()] = [meet_axis(call, [(x, place + i), (mask, i)]) for i in range(mask.dim())]
+        return tuple(axes)
+    dims = _picked(call)
     for behind, dim in enumerate(reversed(dims), 1):
-        given = values.dim() >= behind and values.shape[-behind] > 1
-        if dim is not None and given:
-            axes[dim] = meet_axis(call, [(x, dim), (values, values.dim() - behind)])
-        elif given:
+        if values.dim() < behind or values.shape[-behind] == 1:
+            continue
+        if dim is None:
             call.freeze(_PICKS, call.axes(values)[-behind])
+        else:
+            axes[dim] = meet_axis(call, [(x, dim), (values, values.dim() - behind)])
     return tuple(axes[dim] if dim in dims else None for dim in range(x.dim()))
 
 
-def _picked(call: Call, given: Any) -> list[int | None] | None:
+def _picked(call: Call) -> list[int | None]:
     """Freeze the axes that tables pick from; return each axis of what is picked, None for new ones.
 
-    A mask picks an unknown number of positions: then all channels freeze, and the answer is None.
+    A mask picks from as many axes as it has, and makes one.
     """
-    x = call.args[0]
-    tables = [*given, *[None] * (x.dim() - len(given))]
-    picked = [dim for dim, table in enumerate(tables) if table is not None]
-    axes = call.axes(x)
-    is_mask = any(tables[dim].dtype in (torch.bool, torch.uint8) for dim in picked)
-    if is_mask:
-        call.freeze("a mask picks positions", *axes)
-    call.freeze(_PICKS, *(axes[dim] for dim in picked), *(ids for dim in picked for ids in call.axes(tables[dim])))
-    if is_mask:
-        return None
-    shapes = [tables[dim].shape for dim in picked]
-    new: list[int | None] = [None] * len(torch.broadcast_shapes(*shapes))
-    kept: list[int | None] = [dim for dim in range(x.dim()) if dim not in picked]
-    together = picked == list(range(picked[0], picked[0] + len(picked))) if picked else True
+    x, tables = call.args[:2]
+    axes, kept, picked, ranks = call.axes(x), [], [], [0]
+    for table in [*tables, *[None] * x.dim()]:
+        if len(kept) + len(picked) == x.dim():
+            break
+        mask = table is not None and table.dtype in _MASKS
+        span = range(len(kept) + len(picked), len(kept) + len(picked) + (table.dim() if mask else 1))
+        if table is None:
+            kept += span
+            continue
+        picked += span
+        ranks.append(1 if mask else table.dim())
+        call.freeze(_PICKS, *(axes[dim] for dim in span), *call.axes(table))
+    together = not picked or picked[-1] - picked[0] == len(picked) - 1
     place = picked[0] if picked and together else 0
-    return [*kept[:place], *new, *kept[place:]]
+    return [*kept[:place], *[None] * max(ranks), *kept[place:]]
 
 
 @rule("index_select", "index_fill", "index_fill_")
