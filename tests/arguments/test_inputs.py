@@ -181,19 +181,6 @@ def test_the_narrow_network_takes_and_returns_the_same(name):
     assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
 
 
-def listed(h, y):
-    found = collections.defaultdict(list)
-    found["maps"].append(y)
-    found["maps"].append(h)
-    return found
-
-
-def test_a_defaultdict_is_returned_as_a_dict():
-    model = returns(listed)[0].eval()
-    narrow = narrow_unequal(model, fxprune.plan(fxprune.couple(model, X), keep=0.5))
-    assert {name: len(maps) for name, maps in narrow(X).items()} == {"maps": 2}
-
-
 def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
     with pytest.raises(RuntimeError, match="should be the same"):  # PyTorch alone refuses
         Coordinates().double()(X.double())

@@ -192,7 +192,7 @@ tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8
 tokens("index_put", _put, {A: 8}, c=linear(8, 8))
 image("index_put of channels", _put_channels, {B: 6}, c=conv(8, 2), frozen="index picks")
 image("one number by a mask", _masked, {A: 8, B: 6})
-tokens("one vector by a mask of tokens", _token_masked, {A: 8}, t=free(8))
+tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
 image("numbers by a mask over channels", _masked_numbers, {B: 6}, n=free(8, 8), fixed=True, frozen="index picks")
 tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
        d=linear(8, 8))
