@@ -55,7 +55,9 @@ def _picked(call: Call) -> list[int | None]:
     A mask picks from as many axes as it has, and makes one.
     """
     x, tables = call.args[:2]
-    axes, kept, picked, ranks = call.axes(x), [], [], [0]
+    axes, ranks = call.axes(x), [0]
+    kept: list[int] = []
+    picked: list[int] = []
     for table in [*tables, *[None] * x.dim()]:
         if len(kept) + len(picked) == x.dim():
             break
