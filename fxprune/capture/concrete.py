@@ -30,7 +30,7 @@ from fxprune.pytorch.torch_private import (
     pytree,
 )
 
-from .integers import truncation_recorded
+from .integers import integers_recorded
 from .proxies import ConcreteProxy
 from .symbolic import SymbolicTracer
 
@@ -72,7 +72,7 @@ class ConcreteTracer(SymbolicTracer):
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module, and also record calls that make tensors from sizes."""
         # If types must be literal, numbers may have to be, too.
-        integers = contextlib.nullcontext() if self.literal else truncation_recorded(root)
+        integers = contextlib.nullcontext() if self.literal else integers_recorded(root)
         with torch.no_grad(), _calls_recorded(self), integers:
             return super().trace(root, concrete_args)
 

@@ -160,6 +160,7 @@ _DECOMPOSITIONS: Mapping[type[nn.Module], Callable[..., Any]] = {
     nn.Transformer: _transformer,
     nn.Softmax: _softmax,
     nn.LogSoftmax: _log_softmax,
+    nn.Unflatten: nn.Unflatten.forward,
 }
 
 # Function -> its decomposition, which returns None if the call must stay as it is.

@@ -1,6 +1,6 @@
-"""Record ``int(size / n)`` of sizes, where Python's ``int`` would take the example's number.
+"""Record ``int(size / n)`` and ``len(x)``, for which Python itself would take the example's number.
 
-The call is found by its name in the modules of the model's package, since no object decides what ``int`` makes of it.
+The calls are found by their names in the modules of the model's package, since Python takes no proxy as their result.
 """
 
 from __future__ import annotations
@@ -44,16 +44,24 @@ class _Int(builtins.int, metaclass=_Kind):
     """The class that code of the model finds under the name ``int``."""
 
 
+def _length(value: Any) -> Any:
+    """Return the first size of a traced tensor as a proxy; the length of anything else."""
+    return value.shape[0] if issubclass(type(value), fx.Proxy) and value.is_tensor() else builtins.len(value)
+
+
+_RECORDED = {"int": _Int, "len": _length}
+
+
 @contextlib.contextmanager
-def truncation_recorded(root: nn.Module) -> Iterator[None]:
-    """Record ``int(...)`` of numbers that are traced, in all modules of the packages of a model."""
+def integers_recorded(root: nn.Module) -> Iterator[None]:
+    """Record ``int(...)`` and ``len(...)`` of what is traced, in all modules of the packages of a model."""
     packages = {type(module).__module__.partition(".")[0] for module in root.modules()} - _OTHERS
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
-    changed = [scope for module in modules if "int" not in (scope := vars(module))]
-    for scope in changed:
-        scope["int"] = _Int
+    changed = [(vars(module), name) for module in modules for name in _RECORDED if name not in vars(module)]
+    for scope, name in changed:
+        scope[name] = _RECORDED[name]
     try:
         yield
     finally:
-        for scope in changed:
-            del scope["int"]
+        for scope, name in changed:
+            del scope[name]

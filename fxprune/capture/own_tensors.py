@@ -34,6 +34,9 @@ class OwnTensor(torch.Tensor):
         """Record that the tensor is read, and return its proxy."""
         return self.fxprune_tracer.create_proxy("get_attr", self.fxprune_name, (), {})
 
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.recorded().clone()
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Record a call with the nodes of such tensors; sizes are read at once."""

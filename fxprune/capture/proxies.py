@@ -49,8 +49,21 @@ class InPlaceProxy(fx.Proxy):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node", "root", "attr", "_node"):
-            raise fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
+            raise unrecorded_write(name)
         super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.tracer.create_proxy("call_method", "clone", (self,), {}) if self.is_tensor() else self
+
+    def __copy__(self) -> InPlaceProxy:
+        return self
+
+
+def unrecorded_write(name: str) -> fx.proxy.TraceError:
+    """Make the error for a write to an attribute of a tensor, with its remedy as a note."""
+    error = fx.proxy.TraceError(f"the model sets the attribute `{name}` of a tensor, which no graph records")
+    error.add_note("Set it once before the network is given, and leave the line out of `forward`.")
+    return error
 
 
 class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):

@@ -12,6 +12,7 @@ import functools
 import inspect
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ from .custom_functions import custom_functions_traced
 from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
-from .proxies import InPlaceProxy
+from .proxies import InPlaceProxy, unrecorded_write
 from .recorder import Recorder
 
 
@@ -122,6 +123,8 @@ class SymbolicTracer(fx.Tracer):
         if dataclasses.is_dataclass(a) and not isinstance(a, type):  # as the outputs of `transformers`
             given = {each.name: getattr(a, each.name) for each in dataclasses.fields(a) if each.init}
             return self.create_proxy("call_function", type(a), (), given).node
+        if isinstance(a, defaultdict):  # what it makes of a missing key is no output
+            a = dict(a)
         if isinstance(a, dict) and type(a) is not dict:
             return self.create_proxy("call_function", type(a), (dict(a),), {}).node
         return super().create_arg(a)
@@ -244,4 +247,4 @@ def _sizes_recorded() -> Iterator[None]:
 
 def _refuse_proxy(value: Any) -> None:
     if isinstance(value, fx.Proxy):
-        raise fx.proxy.TraceError("the model sets the attribute `data` of a tensor, which no graph records")
+        raise unrecorded_write("data")

@@ -107,6 +107,9 @@ def captures(
             found = Difference(unchecked="it was not asked for")
             if check:
                 found = difference(model, module, example_inputs)
+            if found.always and trace is _exported and not failures.unlike and failures.traced:
+                failures.exported = CaptureError(f"a graph of it computes something else: {found.always}")
+                continue
             if found.always:
                 failures.unlike.append(found.always)
                 if found.hopeless:
@@ -181,6 +184,7 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     try:
         with reads:
             graph = tracer.trace(skeleton)
+        module = _graph_module(model, skeleton, graph, way)
     except OptionError:
         raise
     except Exception as error:
@@ -188,7 +192,6 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
         if way == "concrete" or failures.traced is None:
             failures.traced = tracer, error
         return None
-    module = _graph_module(model, skeleton, graph, way)
     module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
     if reads.found:
         _follow_training(module, model, tracer)
@@ -259,10 +262,13 @@ def _untraceable(
 ) -> CaptureError:
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
+    remedy = " ".join(getattr(error, "__notes__", ())) or (
+        "Make the line independent of tensor values, give example inputs that the model accepts, couple only the part "
+        "of the network before it, or keep a module without weights whole (`timm.layers.register_notrace_module`)."
+    )
     refusal = CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
-        f"{first_line(error)}. Make the line independent of tensor values, give example inputs that "
-        f"the model accepts, or keep a module without weights whole (`timm.layers.register_notrace_module`).{also}"
+        f"{first_line(error)}. {remedy}{also}"
     )
     refusal.__cause__ = error
     return refusal

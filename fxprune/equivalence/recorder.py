@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fxprune.arguments.inputs import Inputs, as_meta, run_on, tensors_of
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
 from fxprune.pytorch.meta_kernels import make_again, run_meta
-from fxprune.pytorch.modules import PLACES, named_tensors, to_meta
+from fxprune.pytorch.modules import PLACES, map_tensors, named_tensors
 from fxprune.pytorch.torch_private import (
     OpOverload,
     TorchDispatchMode,
@@ -55,7 +55,8 @@ class _Recorder(TorchDispatchMode):
         self._network = network
         # By identity: a tensor, and its stored name; or the call, and its operator or input there.
         self._origins: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
-        self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network))]
+        # A constant that only the graph stores has no name in the model.
+        self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network)) if name in names]
         self._parameters = set(map(storage_id, network.parameters()))
         self._operators: list[Any] = []
         self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
@@ -107,6 +108,8 @@ class _Recorder(TorchDispatchMode):
         """Describe an argument by where it comes from, or by its value and type."""
         if isinstance(value, Tensor):
             origin = self._origin(value)
+            if origin is None and _is_number(value):
+                return value.dtype, value.shape, repr(value.item())  # which tells -0.0 from 0.0
             if origin is None:
                 self._open()
                 return None
@@ -229,8 +232,12 @@ class MetaRun(_Recorder):
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self._device = _device_of(network)
-        twin = to_meta(network).eval()
-        super().__init__(twin, names)
+
+        def without_numbers(name: str, tensor: Tensor) -> Tensor:
+            is_constant = name not in names and _is_number(tensor)
+            return tensor.clone() if is_constant else torch.empty_like(tensor, device=_META)
+
+        super().__init__(map_tensors(network, without_numbers, only_runs=True).eval(), names)
 
     def begin(self, training: bool, may_make: Set[Any] | None) -> None:
         """Set the mode and what calls may make; no tensor of earlier ones stays known."""
@@ -277,6 +284,11 @@ def _asked(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple([_asked(each) for each in value])
     return (value.shape, value.dtype) if isinstance(value, Tensor) else (type(value), value)
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Tell whether a tensor of no module is a constant of one number, as a mask's ``torch.tensor(-inf)``."""
+    return type(tensor) is Tensor and tensor.layout == torch.strided and tensor.numel() == 1 and not tensor.is_meta
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:

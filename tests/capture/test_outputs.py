@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass, field, fields
 
 import pytest
@@ -218,3 +218,16 @@ def test_an_object_that_counts_is_refused_by_its_place():
         fxprune.couple(Cached(Plain), IMAGES)
     with pytest.raises(CaptureError, match=r"returns a Cache as `hidden`"):
         fxprune.couple(Cached(Plain), IMAGES, outputs=["logits", "hidden"])
+
+
+class Listed(nn.Linear):
+    def forward(self, x):
+        found = defaultdict(list)
+        found["maps"].append(super().forward(x))
+        return found
+
+
+def test_a_defaultdict_is_returned_as_a_dict():
+    model = Listed(3, 4).eval()
+    graph, x = fxprune.couple(model, torch.randn(2, 3)).graph_module, torch.randn(5, 3)
+    assert torch.equal(graph(x)["maps"][0], model(x)["maps"][0])

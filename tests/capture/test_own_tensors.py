@@ -54,6 +54,23 @@ def test_what_is_computed_from_a_parameter_follows_it(name):
         torch.testing.assert_close(graph(IMAGES), model(IMAGES))
 
 
+COPIES = {
+    "weight": lambda s: copy.deepcopy(s.b.weight),
+    "listed": lambda s: copy.deepcopy(next(s.b.parameters())),
+    "shallow": lambda s: copy.copy(s.b.weight),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_of_a_parameter_follows_it(name):
+    model = Small(lambda s, y: y + COPIES[name](s).mul(2).mean()).eval()
+    graph = capture(model, (IMAGES,))
+    assert graph.meta["fxprune_capture"] != "export"
+    with torch.no_grad():
+        model.b.weight.mul_(3.0)
+        torch.testing.assert_close(graph(IMAGES), model(IMAGES))
+
+
 @pytest.mark.parametrize("name", READS)
 def test_a_branch_on_the_type_of_a_parameter_is_guarded(name):
     model = Small(lambda s, y: y * 2 if READS[name](s).dtype == torch.float32 else y).eval()

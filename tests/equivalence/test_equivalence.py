@@ -152,6 +152,11 @@ def largest(s, y):
     return y / table["largest"]
 
 
+def reparametrized(s, y):
+    s.b.weight.data = s.b.weight.flip(0) + s.a.weight.mean()
+    return y
+
+
 def assigned(s, y):
     s.b.weight.data = s.b.weight.data * 0.5
     return y
@@ -170,7 +175,8 @@ REFUSED = {
     "counter in a list": (counted_in_a_list, "keeps `calls`"),
     "the largest number so far": (largest, "at a second call, output 0 differs"),
     "counter": (counted, "keeps `calls`"),
-    "weight.data": (assigned, "sets the attribute `data` of a tensor"),
+    "weight.data": (assigned, "sets the attribute `data` of a tensor.* Set it once before"),
+    "weight.data, of another weight": (reparametrized, "sets the attribute `data` of a tensor.* Set it once before"),
     "weight.data.clamp_": (clamped, "writes to its parameter `b.weight`"),
     "random": (lambda s, y: y + random.random(), "draws no random numbers, as the model does"),
 }

@@ -14,7 +14,7 @@ from fxprune.equivalence.compare import difference
 from fxprune.equivalence.observation import observe
 from fxprune.equivalence.program import Programs
 
-X, LOOSE = (torch.randn(2, 4),), torch.ones(4)
+X, LOOSE, NUMBER, OTHER_NUMBER = (torch.randn(2, 4),), torch.ones(4), torch.tensor(0.0), torch.tensor(-0.0)
 
 
 class Net(nn.Module):
@@ -47,6 +47,7 @@ SAME = {
     "written buffer": lambda s, x: s.a(x) + s.count.add_(1),
     "dropout": lambda s, x: F.dropout(s.a(x), 0.5, s.training),
     "its own device": lambda s, x: s.a(x) + torch.ones(4, device=x.device),
+    "a number of no module": lambda s, x: s.a(x) / NUMBER,
 }
 OPEN = {
     "asks for a number": lambda s, x: s.a(x) if x.sum() > 0 else s.b(x),
@@ -99,6 +100,7 @@ OTHER = {
     "another order": (lambda s, x: s.a(s.b(x)), lambda s, x: s.b(s.a(x))),
     "another constant": (lambda s, x: s.a(x) * 2, lambda s, x: s.a(x) * 3),
     "another type of constant": (lambda s, x: s.a(x) * 1, lambda s, x: s.a(x) * True),
+    "another number of no module": (lambda s, x: s.a(x) / NUMBER, lambda s, x: s.a(x) / OTHER_NUMBER),
     "another operand": (lambda s, x: s.a(x) - s.b(x), lambda s, x: s.b(x) - s.a(x)),
     "another result": (lambda s, x: (s.a(x), s.b(x))[0], lambda s, x: (s.a(x), s.b(x))[1]),
     "a result of the call before": (lambda s, x: s.a(x), keeps),

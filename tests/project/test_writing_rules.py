@@ -42,8 +42,7 @@ def test_the_page_runs_and_its_channels_merge():
     before = set(RULES)
     defined = run(PAGE)
     assert {str(operator) for operator in set(RULES) - before} == {
-        "aten.grid_sampler_2d.default", "aten.grid_sampler_2d.out", "aten._pdist_forward.default",
-        "aten._pdist_forward.out",
+        "aten.kthvalue.default", "aten.kthvalue.values", "aten._pdist_forward.default", "aten._pdist_forward.out",
     }  # fmt: skip
     for proof in (defined["proof"], defined["apart"]):
         assert proof.passed
@@ -51,10 +50,10 @@ def test_the_page_runs_and_its_channels_merge():
 
 
 WRONG = {
-    "a name that PyTorch does not have": ('@rule("grid_sampler_2d")', '@rule("grid_sampler_4d")'),
-    "a rule that leaves channels out": ("return (None, channels, None, None)", "return (None,) * 4"),
-    "a rule that breaks its promise": ("return (None, channels, None, None)", "return (channels, None, None)"),
-    "a rule that freezes too much": ('"an axis with channels is treated as space", samples,', '"", channels, samples,'),
+    "a name that PyTorch does not have": ('@rule("kthvalue")', '@rule("kth_value")'),
+    "a rule that leaves channels out": ("return [tuple(axes)] * 2", "return [(None,) * len(axes)] * 2"),
+    "a rule that breaks its promise": ("return [tuple(axes)] * 2", "return [tuple(axes)]"),
+    "a rule that freezes too much": ('"kthvalue over channels", axes[dim]', '"", *axes'),
     "a rule without the factor": ("call.needs_factor(", "call.balance("),
     "another factor": ("channels, power=1 / p", "channels, power=p"),
     "no case of the rewrite": ("rewritable.REWRITABLE |= {F.pdist}", ""),

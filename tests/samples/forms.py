@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .table import A, B, conv, image, linear, tokens
 
@@ -43,6 +44,8 @@ image("number of elements", _numel, {A: 8, B: 6})
 image("number of elements as a size", _spread_by_elements, {A: 8, B: 6})
 image("unflatten", lambda s, y: torch.unflatten(y, 1, (2, -1)).mean(1), {A: 4, B: 6}, out=4)
 image("unflatten by keyword", lambda s, y: y.unflatten(dim=-3, sizes=(2, 4)).amax(1), {A: 4, B: 6}, out=4)
+image("unflatten, a layer", lambda s, y: s.u(y).mean(1), {A: 4, B: 6}, out=4, u=nn.Unflatten(1, (2, 4)))
+image("number of samples by len", lambda s, y: y.reshape(len(y), 8, *y.shape[2:]), {A: 8, B: 6})
 image("expand", lambda s, y: y[:, None].expand(y.shape[0], 3, 8, *y.shape[2:]).flatten(1, 2), {A: 8, B: 6}, out=24)
 image("expand as", lambda s, y: y * s.g(y.mean((2, 3), keepdim=True)).expand_as(y), {A: 8, B: 6}, g=conv(8, 8))
 image("broadcast_to", lambda s, y: y * torch.broadcast_to(s.g(y.mean((2, 3), keepdim=True)), y.shape), {A: 8, B: 6},

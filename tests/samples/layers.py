@@ -78,8 +78,6 @@ def _cells(s, y):
 # fmt: off
 image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, B: 6}, m=_Mixer(8))
 image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
-image("kept whole, a split inside", lambda s, y: s.m(y).mean(1), {B: 6}, out=4, m=nn.Unflatten(1, (2, 4)),
-      frozen="kept whole")
 image("positions by a function that is kept whole", lambda s, y: s.m(y), {A: 8, B: 6}, m=_Positions())
 image("norm of an image without weights", lambda s, y: s.m(y), {A: 8, B: 6}, m=_ImageNorm(8, elementwise_affine=False))
 tokens("norm without weights", lambda s, y: s.m(y), {A: 8}, m=_Norm(8, elementwise_affine=False))

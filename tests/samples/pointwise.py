@@ -71,6 +71,8 @@ image("a gate from outside", lambda s, y: y * s.g.exp(), {A: 8, B: 6}, g=free(1)
 image("layer scale", lambda s, y: y * s.g[:, None, None], {"g": 8, B: 6}, g=free(8))
 image("two scales multiplied first", lambda s, y: y * (s.g * s.h), {"g": 8, B: 6}, g=free(8, 1, 1), h=free(8, 1, 1))
 image("choice", lambda s, y: torch.where(y > 0, y, s.g * y), {"g": 8, B: 6}, g=free(8, 1, 1))
+image("complex numbers", lambda s, y: torch.complex(y, s.c(y)).abs() + torch.polar(y.abs(), s.c(y)).real, {A: 8, B: 6},
+      c=conv(8, 8))
 image("interpolation", lambda s, y: torch.lerp(y, s.c(y), s.g), {"g": 8, B: 6}, c=conv(8, 8), g=free(8, 1, 1))
 image("largest of two", lambda s, y: torch.maximum(y, s.c(y)), {A: 8, B: 6}, c=conv(8, 8))
 image("masked", lambda s, y: y.masked_fill(y > 1, 0.5), {A: 8, B: 6})

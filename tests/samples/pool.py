@@ -9,7 +9,7 @@ from torch import nn
 from .table import A, B, conv, image, linear, net
 
 IN = {1: torch.zeros(2, 3, 9), 3: torch.zeros(2, 3, 5, 5, 5)}
-OTHER = {1: torch.zeros(3, 3, 12), 3: torch.zeros(1, 3, 6, 5, 7)}
+OTHER = {1: torch.zeros(3, 3, 12), 3: torch.zeros(1, 3, 4, 5, 5)}
 
 
 def _net(name, rank, pool):
@@ -42,5 +42,5 @@ image("pool over channels", lambda s, y: F.max_pool2d(y.permute(0, 2, 3, 1), (1,
 _net("pools of a line", 1, lambda y: F.max_pool1d(y, 2) + F.avg_pool1d(y, 2) + F.adaptive_avg_pool1d(y,
      y.shape[2] // 2))
 _net("resampled line", 1, lambda y: F.interpolate(F.interpolate(y, scale_factor=2.0), scale_factor=0.5, mode="linear"))
-_net("pools of a volume", 3, lambda y: F.max_pool3d(y, 2) + F.avg_pool3d(y, 2))
+_net("pools of a volume", 3, lambda y: F.max_pool3d(y, 2) + F.avg_pool3d(y, 2) + F.adaptive_max_pool3d(y, 2))
 _net("resampled volume", 3, lambda y: F.interpolate(F.adaptive_avg_pool3d(y, 2), scale_factor=2.0, mode="trilinear"))

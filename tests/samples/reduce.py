@@ -61,6 +61,12 @@ class _Whole(nn.Module):
         return self.run(y)
 
 
+def _along_tokens(s, y):
+    low, high = torch.aminmax(y, dim=1, keepdim=True)
+    middle = y.median(1, True)[0] + y.nanmedian(1, True)[0] + y.mode(1, True)[0]
+    return y.cummax(1)[0] + y.cummin(1)[0] + middle + low * high
+
+
 # fmt: off
 tokens("distances", _distances, {A: 8}, c=linear(8, 8))
 tokens("distances to points without channels", lambda s, y: s.c(y) * torch.cdist(y, y.new_ones(1, 2, 8)).mean(
@@ -128,6 +134,9 @@ image("logarithm of softmax, as functions", lambda s, y: F.log_softmax(y, dim=-3
 image("logarithm of a sum of exponentials", _logs_of_sums, {A: 8, B: 6})
 image("softmax over space", lambda s, y: y.flatten(2).softmax(2).view(y.shape), {A: 8, B: 6})
 image("cumulative sum over channels", lambda s, y: y.cumsum(1), {B: 6}, frozen="cumsum over channels")
+tokens("running extremes, middle and most frequent along tokens", _along_tokens, {A: 8})
+image("median over channels", lambda s, y: y * y.median(1, keepdim=True)[0], {B: 6}, frozen="median over channels")
+image("cumulative maximum over channels", lambda s, y: y.cummax(1)[0], {B: 6}, frozen="cummax over channels")
 image("cumulative sum over space", lambda s, y: y.cumsum(2), {A: 8, B: 6})
 tokens("sorted along tokens", lambda s, y: y.sort(1)[0] + y.topk(5, dim=1)[0], {A: 8}, fixed=True)
 tokens("sorted along channels", lambda s, y: s.c(y.sort(-1)[0]), {"c.weight": 6}, out=6, c=linear(8, 6),

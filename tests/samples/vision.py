@@ -1,8 +1,9 @@
-"""Operators of torchvision: a box is cut out of every channel alike."""
+"""Operators that sample images: a box is cut out of every channel alike, and a flow warps all of them."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 from .table import A, B, conv, free, image
@@ -14,6 +15,11 @@ def _cut(s, y):
     return torch.ops.torchvision.roi_align(y, BOXES.to(y), 0.5, 3, 2, 2, False).mean((2, 3), keepdim=True)[:1] + y
 
 
+def _warped(s, y):
+    return F.grid_sample(y, s.g(y).tanh().permute(0, 2, 3, 1), align_corners=False)
+
+
+image("warped by a flow", _warped, {A: 8, B: 6}, g=conv(8, 2), frozen="treated as space")
 image("boxes cut out", _cut, {A: 8, B: 6})
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
-import torch
 
 from ..call import Call, unlabelled
 from ..channels import Axes, Ids
@@ -255,49 +253,4 @@ def pad(call: Call) -> Axes:
         ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
         parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
         axes[dim] = np.concatenate(parts)
-    return tuple(axes)
-
-
-@rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
-def index(call: Call) -> Axes:
-    """Tables pick positions: channels there freeze, other axes pass."""
-    x, tables = call.args[0], list(call.args[1])
-    axes = call.axes(x)
-    tables += [None] * (x.dim() - len(tables))
-    picked = [dim for dim, table in enumerate(tables) if table is not None]
-    call.freeze("an index picks positions", *(axes[dim] for dim in picked))
-    if any(table is not None and table.dtype in (torch.bool, torch.uint8) for table in tables):
-        call.freeze("a mask picks positions", *axes)
-        return unlabelled(call.out)
-    rank = call.out.dim() - (x.dim() - len(picked))
-    new: list[Any] = [None] * rank
-    kept = [ids for dim, ids in enumerate(axes) if dim not in picked]
-    together = picked == list(range(picked[0], picked[0] + len(picked))) if picked else True
-    place = picked[0] if picked and together else 0
-    return (*kept[:place], *new, *kept[place:])
-
-
-@rule("index_select")
-def index_select(call: Call) -> Axes:
-    """A table picks positions of one axis: channels there freeze."""
-    x, dim = call.args[0], call.args[1]
-    axes = list(call.axes(x))
-    call.freeze("an index picks positions", axes[dim])
-    axes[dim] = None
-    return tuple(axes)
-
-
-@rule("gather")
-def gather(call: Call) -> Axes:
-    """Indices pick positions of one axis, perhaps the same for all channels of another."""
-    x, dim, index = call.args[:3]
-    axes, label = list(call.axes(x)), call.label(index)
-    for other, ids in enumerate(axes):
-        same = ids is not None and other != dim % len(axes) and len(ids) == index.shape[other]
-        picks = label.waiting(other) if same else None
-        if picks is None:
-            call.freeze("an index picks positions", ids)
-            axes[other] = None
-        else:
-            axes[other] = call.unify(ids, call.wake(picks))
     return tuple(axes)

@@ -14,9 +14,9 @@ from .uniform import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
-    "abs_", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_", "hardswish",
+    "abs_", "complex", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_", "hardswish",
     "hardswish_", "le_", "lerp", "log_sigmoid_forward", "lt_", "masked_fill", "masked_fill_", "mish_",
-    "ne_", "rsub", "threshold_", "where.self", "xlogy_",
+    "ne_", "polar", "rsub", "threshold_", "where.self", "xlogy_",
 )  # fmt: skip
 NO_CHANNELS = "meets positions that carry no channels"
 RANDOM = "random numbers, one for each position"
@@ -40,11 +40,12 @@ def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
     for dim, size in enumerate(shape):
         behind = len(shape) - dim
         here = [x for x in operands if x.dim() >= behind and x.shape[x.dim() - behind] == size]
-        axes.append(_meet_axis(call, [(x, x.dim() - behind) for x in here]) if size > 1 else None)
+        axes.append(meet_axis(call, [(x, x.dim() - behind) for x in here]) if size > 1 else None)
     return tuple(axes)
 
 
-def _meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
+def meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
+    """Unite the ids on axes of tensors that meet; freeze them where one has no channels."""
     every = [(call.label(tensor), dim) for tensor, dim in here]
     waiting = [label.waiting(dim) for label, dim in every if label.axes[dim] is None]
     labels = [(label, dim) for label, dim in every if label.axes[dim] is not None or label.waiting(dim) is None]

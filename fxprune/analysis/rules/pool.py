@@ -10,7 +10,7 @@ from .registry import rule
 _MAX = {
     1: ("max_pool1d", "adaptive_max_pool1d"),
     2: ("max_pool2d_with_indices", "adaptive_max_pool2d"),
-    3: ("max_pool3d_with_indices",),
+    3: ("max_pool3d_with_indices", "adaptive_max_pool3d"),
 }
 # Linear along space, so that the columns of a parameter can be summed before or after it: a table that is resized.
 _LINEAR = {

@@ -32,10 +32,10 @@ def variance(call: Call) -> list[Axes]:
     return [_left(call)] * len(call.outs)
 
 
-@rule("amax", "amin", "max.default", "min.default", "any", "all")
-def extreme(call: Call) -> Axes:
+@rule("amax", "amin", "aminmax", "max.default", "min.default", "any", "all")
+def extreme(call: Call) -> list[Axes]:
     """A maximum over channels does not change without duplicates."""
-    return _left(call)
+    return [_left(call)] * len(call.outs)
 
 
 @rule("max.dim", "min.dim")
@@ -94,7 +94,7 @@ def log_of_sum(call: Call) -> Axes:
     return _left(call)
 
 
-@rule("prod", "argmax", "argmin", "nansum")
+@rule("prod", "argmax", "argmin", "nansum", "median", "nanmedian", "mode")
 def other(call: Call) -> list[Axes]:
     """Other reductions that depend on the number of channels freeze them."""
     call.freeze(f"{call.name} over channels", *_reduced(call))
@@ -115,7 +115,9 @@ def log_softmax(call: Call) -> Axes:
     return call.axes(call.args[0])
 
 
-@rule("_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "topk")
+@rule(
+    "_safe_softmax", "cumsum", "cumsum_", "cumprod", "cumprod_", "cummax", "cummin", "logcumsumexp", "sort", "topk"
+)  # fmt: skip
 def along(call: Call) -> list[Axes]:
     """Each result along an axis depends on all its positions: channels there freeze."""
     axes = call.axes(call.args[0])

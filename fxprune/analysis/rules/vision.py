@@ -1,4 +1,4 @@
-"""Rules for the operators of torchvision."""
+"""Rules for operators that sample images at places, most of them torchvision's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def regions(call: Call) -> list[Axes]:
     on_x = call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:], *call.axes(boxes))
     return [(None, on_x[1], None, None)] * len(call.outs)
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def warped(call: Call) -> Axes:
+    """``[b, c, h, w], [b, p, q, 2] -> [b, c, p, q]``: each channel is sampled by itself, at the same places."""
+    x, grid = call.args[:2]
+    on_x = call.axes(x)
+    call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:], *call.axes(grid))
+    return (None, on_x[1], *(None for _ in on_x[2:]))
 
 
 @rule("torchvision::deform_conv2d", reads_weights=(1,))
