@@ -1,4 +1,4 @@
-"""Record ``int(size / n)`` and ``len(x)``, for which Python itself would take the example's number.
+"""Record ``int(size / n)`` and ``len(x)``, of which Python would take the example's number.
 
 The calls are found by their names in the modules of the model's package, since Python takes no proxy as their result.
 """
@@ -54,7 +54,7 @@ _RECORDED = {"int": _Int, "len": _length}
 
 @contextlib.contextmanager
 def integers_recorded(root: nn.Module) -> Iterator[None]:
-    """Record ``int(...)`` and ``len(...)`` of what is traced, in all modules of the packages of a model."""
+    """Record ``int(...)`` and ``len(...)`` of what is traced, in the packages of a model."""
     packages = {type(module).__module__.partition(".")[0] for module in root.modules()} - _OTHERS
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
     changed = [(vars(module), name) for module in modules for name in _RECORDED if name not in vars(module)]

@@ -287,7 +287,7 @@ def _asked(value: Any) -> Any:
 
 
 def _is_number(tensor: Tensor) -> bool:
-    """Tell whether a tensor of no module is a constant of one number, as a mask's ``torch.tensor(-inf)``."""
+    """Tell whether a tensor is a constant of one number, as a mask's ``torch.tensor(-inf)``."""
     return type(tensor) is Tensor and tensor.layout == torch.strided and tensor.numel() == 1 and not tensor.is_meta
 
 

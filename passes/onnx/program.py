@@ -39,7 +39,7 @@ def eager_on_cpu(module: nn.Module) -> nn.Module:
 
 
 def inputs_on_cpu(example_inputs: Any) -> Inputs:
-    """Read example inputs as :func:`eager_on_cpu` takes them: what is floating-point, in float32."""
+    """Read example inputs as :func:`eager_on_cpu` takes them: floating-point ones in float32."""
 
     def plain(x: Tensor) -> Tensor:
         return x.to(torch.float32) if x.is_floating_point() else x

@@ -50,7 +50,7 @@ def index_put(call: Call) -> Axes:
 
 
 def _picked(call: Call) -> list[int | None]:
-    """Freeze the axes that tables pick from; return each axis of what is picked, None for new ones.
+    """Freeze the axes that tables pick from; return those of what is picked, None for new ones.
 
     A mask picks from as many axes as it has, and makes one.
     """
@@ -88,7 +88,7 @@ def index_select(call: Call) -> Axes:
 
 @rule("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_")
 def index_add(call: Call) -> Axes:
-    """A table picks positions of one axis, which take those of another tensor; elsewhere both meet."""
+    """A table picks positions of one axis, which take those of a source; elsewhere both meet."""
     x, dim, table, source = call.args[:4]
     call.freeze(_PICKS, *call.axes(table))
     return _beside(call, dim, x, source)
@@ -96,20 +96,20 @@ def index_add(call: Call) -> Axes:
 
 @rule("gather")
 def gather(call: Call) -> Axes:
-    """Indices pick positions of one axis; on others each channel has its own, or all have the same."""
+    """Indices pick along one axis; on others each channel has its own, or all have the same."""
     x, dim, index = call.args[:3]
     return _beside(call, dim, x, index)
 
 
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
 def scatter(call: Call) -> Axes:
-    """Indices say where values go along one axis; on others each channel has its own, or all have the same."""
+    """Indices put along one axis; on others each channel has its own, or all have the same."""
     x, dim, index, source = call.args[:4]
     return _beside(call, dim, x, index, *[source] * isinstance(source, torch.Tensor))
 
 
 def _beside(call: Call, dim: int, *operands: torch.Tensor) -> Axes:
-    """Let operands meet on all axes except ``dim``, where channels freeze; elsewhere, too, if lengths differ."""
+    """Let operands meet on all axes but ``dim``; freeze channels there, and where lengths differ."""
     axes: list[Ids | None] = []
     for other in range(call.out.dim()):
         here = [(each, other) for each in operands if each.dim() > other]
