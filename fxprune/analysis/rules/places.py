@@ -109,7 +109,7 @@ def scatter(call: Call) -> Axes:
 
 
 def _beside(call: Call, dim: int, *operands: torch.Tensor) -> Axes:
-    """Let operands meet on all axes but ``dim``; freeze channels there, and where lengths differ."""
+    """Let operands meet on axes but ``dim``; freeze channels there, and where lengths differ."""
     axes: list[Ids | None] = []
     for other in range(call.out.dim()):
         here = [(each, other) for each in operands if each.dim() > other]

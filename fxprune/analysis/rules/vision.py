@@ -23,7 +23,7 @@ def regions(call: Call) -> list[Axes]:
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
 def warped(call: Call) -> Axes:
-    """``[b, c, h, w], [b, p, q, 2] -> [b, c, p, q]``: all channels are sampled at the same places."""
+    """``[b, c, h, w], [b, p, q, 2] -> [b, c, p, q]``: each channel is sampled alike."""
     x, grid = call.args[:2]
     on_x = call.axes(x)
     call.freeze("an axis with channels is treated as space", on_x[0], *on_x[2:], *call.axes(grid))
