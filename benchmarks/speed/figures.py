@@ -72,6 +72,23 @@ def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
     return {**found, "ratio": found["ratio"] - 1.0}
 
 
+def training(name: str, optimizer: str, batch: int) -> Numbers:
+    """Measure a whole step of training with C-SGD against the same step without it."""
+    net, example = _made(name)
+    plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
+    images = torch.randn(batch, *example.shape[1:])
+    plain, pulled = copy.deepcopy(net).train(), copy.deepcopy(net).train()
+    alone, hooked = (_with_gradients(each, optimizer) for each in (plain, pulled))
+
+    def step(model: nn.Module, stepping: torch.optim.Optimizer) -> None:
+        stepping.zero_grad()
+        model(images).square().mean().backward()
+        stepping.step()
+
+    with fxprune.csgd(pulled, plan, hooked, strength=1e-2):
+        return in_turns(lambda: step(pulled, hooked), lambda: step(plain, alone), 7)
+
+
 def hook_memory(optimizer: str, narrow: bool | None) -> Numbers:
     """Measure the memory that the hook adds to training ResNet-50, in copies of the parameters."""
     net, example = _made("resnet50")
@@ -188,6 +205,13 @@ FIGURES: dict[str, Callable[[], Numbers]] = {
         for name in ("resnet50", "resnet56", "vit_tiny_patch16_224")
         for optimizer in _OPTIMIZERS
         for form, narrow in _FORMS.items()
+    },
+    **{
+        f"training {name} {optimizer} {batch}": partial(training, name, optimizer, batch)
+        for name, optimizer, batch in (
+            *(("resnet50", "SGD", 2), ("resnet56", "SGD", 32), ("resnet50", "AdamW", 2)),
+            ("vit_tiny_patch16_224", "AdamW", 8),
+        )
     },
     **{
         f"memory {optimizer} {form}": partial(hook_memory, optimizer, narrow)

@@ -83,8 +83,17 @@ def _hook(rows: Rows) -> Sequence[str]:
         "What the hook adds to `optimizer.step()`, as a share of the step alone; forward and backward pass, which take "
         "far longer, do not count."
     )
+    steps: list[tuple[object, ...]] = []
+    for name, row in _of(rows, "training").items():
+        network, optimizer, batch = name.split()
+        steps.append((f"{network}, {optimizer}, batch {batch}", f"{row['ratio']:.2f}", f"{row['other'] * 1e3:.0f}"))
     parts = [
         *_tabled(("network, optimizer, form", "added", "goal", "step alone, ms"), lines, added),
+        *_tabled(
+            ("network, optimizer", "with over without", "without, ms"),
+            steps,
+            "A whole step of training, forward and backward pass included, with C-SGD over the same step without it:",
+        ),
         *_tabled(
             ("optimizer, form", "resident", "peak", "goal"),
             memory,

@@ -7,6 +7,7 @@ from benchmarks.speed.page import page
 RUN = {"machine": "a processor", "day": "2026-11-26"}
 ROWS = {
     "memory SGD narrow": {**RUN, "resident": 2.05, "peak": 2.05},
+    "training resnet50 SGD 2": {**RUN, "ratio": 1.02, "one": 1.1, "other": 1.08},
     "couple resnet18": {**RUN, "ratio": 4.74, "one": 0.91},
     "plan resnet50": {**RUN, "one": 1.5},
     "giant gpt": {**RUN, "one": 3.0, "peak": 0.95},
@@ -18,6 +19,12 @@ def test_no_table_is_empty_and_goals_are_judged():
     lines = text.splitlines()
     assert all(lines[at + 1 :] and lines[at + 1].startswith("|") for at, x in enumerate(lines) if x.startswith("| ---"))
     assert "## The narrow network" not in text and "step alone" not in text
-    for said in ("| 2, not met |", "| 2, met |", "(goal 4, met)", "(goal in GB: 1, not met)"):
+    for said in (
+        "| 2, not met |",
+        "| 2, met |",
+        "(goal 4, met)",
+        "(goal in GB: 1, not met)",
+        "SGD, batch 2 | 1.02 | 1080 |",
+    ):
         assert said in text
     assert "##" not in page({}).replace("# Benchmarks", "")
