@@ -2,20 +2,23 @@
 
 Two calls compute the same if class, settings, stored tensors and inputs are the same: such a layer draws no random
 numbers, keeps nothing but its buffers, and returns new tensors. Its hooks are recorded as usual, since they run around
-its ``forward``.
+its ``forward``. Where a mode of somebody else is on, or a function is another one than at the start of the record, the
+operators inside of the call are recorded instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from fxprune.pytorch.torch_private import tensor_tables
+from fxprune.pytorch.torch_private import active_modes, recurrent_functions, tensor_tables
 
 _LAYERS = frozenset({
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
@@ -26,14 +29,16 @@ _CONSTANTS = frozenset({type(None), bool, int, float, str})
 # Other names of the stored tensors of a layer, which no call reads.
 _NAMES = frozenset({"_flat_weights_names", "_all_weights", "_flat_weight_refs"})
 _OWN = {*vars(nn.Module())} - {"training"} | {"forward"}
+_Names = list[tuple[dict[str, Any], list[Any]]]
 
 
 @contextlib.contextmanager
 def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[None]:
     """Let ``record(layer, settings, forward, inputs)`` answer calls of layers."""
     layers = [module for module in network.modules() if type(module) in _LAYERS and "forward" not in vars(module)]
+    names = {kind: _names_of(kind) for kind in set(map(type, layers))}
     for layer in layers:
-        called = functools.partial(_called, layer, record)
+        called = functools.partial(_called, layer, names[type(layer)], record)
         vars(layer)["forward"] = functools.update_wrapper(called, layer.forward)  # with its name and signature
     try:
         yield
@@ -42,10 +47,27 @@ def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[
             vars(layer).pop("forward", None)
 
 
-def _called(layer: nn.Module, record: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _called(layer: nn.Module, names: _Names, record: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     forward = functools.partial(type(layer).forward, layer)
-    settings = None if kwargs or not args or not all(map(_is_plain, args)) else _settings(layer)
+    settings = _settings(layer) if _is_usual(names, args) and not kwargs else None
     return forward(*args, **kwargs) if settings is None else record(layer, settings, forward, args)
+
+
+def _names_of(kind: type[nn.Module]) -> _Names:
+    """List the tables of names that a call of a layer looks functions up in, with what they hold now."""
+    classes = kind.__mro__[:-1]
+    places = [*classes, *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions]
+    return [(vars(place), [*vars(place).values()]) for place in places]
+
+
+def _is_usual(names: _Names, args: Sequence[Any]) -> bool:
+    """Tell whether a call runs PyTorch's own functions on plain tensors, under modes of ours alone."""
+    return (
+        len(args) > 0
+        and all(map(_is_plain, args))
+        and all(type(mode).__module__.startswith("fxprune.") for mode in active_modes())
+        and all([*table.values()] == held for table, held in names)
+    )
 
 
 def _is_plain(value: Any) -> bool:

@@ -18,9 +18,10 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
 from torch.optim import Optimizer
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
 functions_undisturbed = torch._C.DisableTorchFunctionSubclass
 # The same for modes, too.
 functions_plain = torch._C.DisableTorchFunction
+# Functions of recurrent layers, by name.
+recurrent_functions = torch._VF
 # Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
 set_grad_enabled = torch._C._set_grad_enabled
 # Raises AssertionError with a message; unlike `assert`, a trace records it.
@@ -69,6 +72,11 @@ def is_mutable(operator: OpOverload) -> bool:
 def draws(operator: OpOverload) -> bool:
     """Tell whether an operator draws random numbers."""
     return torch.Tag.nondeterministic_seeded in operator.tags
+
+
+def active_modes() -> list[Any]:
+    """List the modes that see functions and operators, of PyTorch's stack for each."""
+    return [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]
 
 
 @functools.cache

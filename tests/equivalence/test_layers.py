@@ -1,8 +1,15 @@
 """A call of PyTorch's own layer is one entry of a program, which tells all that the call depends on."""
 
+import contextlib
+import functools
+from unittest import mock
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.equivalence.layers import layers_recorded
 from fxprune.equivalence.program import Programs
@@ -35,6 +42,59 @@ OTHER = {
     "a hook before": lambda net: net.last.register_forward_pre_hook(lambda _, given: (given[0] * 2,)),
     "mode": lambda net: setattr(net.norm, "train", lambda mode: net.norm),
 }
+
+
+class Doubled(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out * 2 if func is F.linear else out
+
+
+class DoubledOperators(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out * 2 if func is torch.ops.aten.addmm.default else out
+
+
+def patched(place, name):
+    function = getattr(place, name)
+    doubled = functools.wraps(function)(lambda *args, **kwargs: function(*args, **kwargs) * 2)
+    return lambda: mock.patch.object(place, name, doubled)
+
+
+def lstm_patched():
+    def doubled(*args):
+        return [out * 2 for out in torch._VF.vf.lstm(*args)]
+
+    return mock.patch.object(torch._VF, "lstm", doubled, create=True)
+
+
+AROUND = {
+    "a mode of functions": Doubled,
+    "a mode of operators": DoubledOperators,
+    "a function": patched(F, "linear"),
+    "a function of torch": patched(torch, "batch_norm"),
+    "a method of the class": patched(nn.Linear, "forward"),
+    "a function of recurrent layers": lstm_patched,
+}
+
+
+class Inside(Net):
+    around = None
+
+    def forward(self, x):
+        with self.around() if self.training or not self.only_training else contextlib.nullcontext():
+            return super().forward(x)
+
+
+@pytest.mark.parametrize("only_training", [False, True])
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_a_layer_called_under_something_else_is_another_entry(around, only_training):
+    net = Net().eval()
+    other = twin_of(net)
+    other.__class__, other.around, other.only_training = Inside, around, only_training
+    assert Programs(twin_of(net), other).are_equal([X], training=False) == only_training
+    assert not Programs(twin_of(net), other).are_equal([X], training=True)
 
 
 def twin_of(net):
