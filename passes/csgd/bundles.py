@@ -99,6 +99,8 @@ class Bundle:
         self._places: list[int] = []
         self._versions: list[int] = []
         self._seen, self._sums = 0, like.new_empty(0)
+        self.wary = False  # somebody writes without a mark
+        self._is_loaded = False  # from a state that may be of other parameters
         self._scratch = like.new_empty(0)  # a copy of the rows, or, where these are one view, of a piece of them
         self._plain: list[Tensor] = []
         self._parts: list[Tensor] = []
@@ -129,7 +131,7 @@ class Bundle:
             if left != self.left:
                 its_away.mul_(left / self.left)
         self._view()
-        self._note(self._rows_of(self.parameters))
+        self._is_loaded = True
 
     def read(self) -> None:
         """Take means and deviations from the parameters as they are."""
@@ -137,14 +139,28 @@ class Bundle:
         rows = self._rows_of(self.parameters)
         self._means.copy_(self._averaged(rows))
         torch.sub(rows, self._means.index_select(0, self._cluster), out=self._away)
-        self.left = 1.0
+        self.left, self._is_loaded = 1.0, False
         self._note(rows)
 
     def read_again_if_changed(self) -> None:
         """Take means and deviations again if somebody else has written to a parameter since."""
-        places, versions = places_of(self.parameters), versions_of(self.parameters)
-        # A write through `.data` leaves no mark but the numbers.
-        if places != self._places or versions != self._versions or not self._sums_are_equal():
+        if self._is_loaded:
+            self._check_loaded()
+        elif places_of(self.parameters) != self._places or versions_of(self.parameters) != self._versions:
+            self.read()
+        elif not self._sums_are_equal():  # a write through `.data` leaves no mark but the numbers
+            self.wary = True
+            self.read()
+
+    def _check_loaded(self) -> None:
+        """Keep a loaded state where it is that of the parameters, but for rounding elsewhere."""
+        self._view()
+        rows = self._rows_of(self.parameters)
+        away = self._means.index_select(0, self._cluster).add_(self._away, alpha=self.left).sub_(rows)
+        if away.abs().max() <= 1e-5 * rows.abs().max():
+            self._is_loaded = False
+            self._note(rows)
+        else:
             self.read()
 
     def _sums_are_equal(self) -> bool:
@@ -157,8 +173,11 @@ class Bundle:
         self._sums = self._sums_of(rows)
 
     def _sums_of(self, rows: Tensor) -> Tensor:
-        """Sum each row with weights; of a large parameter each eighth, others in each step."""
-        large = self._rows is not None and rows.numel() > SMALL
+        """Sum each row with weights; of a large parameter each eighth, others in each step.
+
+        All of them in the first steps, and after somebody has written without a mark: who does so once does it again.
+        """
+        large = self._rows is not None and rows.numel() > SMALL and self._seen > 8 and not self.wary
         return torch.mv(rows[self._seen % 8 :: 8] if large else rows, self._factors)
 
     def _view(self) -> None:
@@ -212,15 +231,18 @@ class Bundle:
                 parts = [m.rows(m.narrowed(state[name])) for m, state in zip(self.members, states, strict=True)]
                 joined[name] = torch.cat(parts)
             elif isinstance(value, Tensor):
-                joined[name] = value.clone()  # parameters that were bundled before may share it
+                joined[name] = value.clone()
         return joined
 
     def states(self, joined: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """View the state of the matrix of means as one of each parameter, with a row per cluster."""
+        """View rows of the state of the matrix of means as those of each parameter; copy the rest."""
         states: list[dict[str, Any]] = [{} for _ in self.members]
         for name, value in joined.items():
             has_rows = isinstance(value, Tensor) and value.shape == self.narrow.shape
-            parts = value.split(self._widths) if has_rows else [value] * len(self.members)
+            if has_rows:
+                parts = value.split(self._widths)
+            else:
+                parts = [value.clone() if isinstance(value, Tensor) else value for _ in self.members]
             for member, state, part in zip(self.members, states, parts, strict=True):
                 state[name] = member.unrolled(part) if has_rows else part
         return states

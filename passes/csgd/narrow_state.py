@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fxprune.pytorch.torch_private import foreach_copy_, places_of, versions_of
+
 from .bundles import Bundle, Member
 
 State = dict[Any, dict[str, Any]]
@@ -19,8 +21,9 @@ State = dict[Any, dict[str, Any]]
 class NarrowState:
     """Two states of one optimizer that share their memory.
 
-    Between steps each parameter has its rows of a matrix as a view, so that what somebody writes there counts. What
-    somebody replaces there is joined again, averaged where it is wide.
+    Between steps each parameter has its rows of a matrix as a view, so that what somebody writes there counts, and
+    copies of other tensors, as of the count of steps. What somebody replaces there, or writes to a copy, is joined
+    again, averaged where it is wide.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -28,11 +31,18 @@ class NarrowState:
         self._outside: State = {}
         self._inside: State = {}
         self._noted: tuple[list[Any], list[Any]] = [], []
+        self._copies: tuple[list[Tensor], list[Tensor]] = [], []  # between steps, and what they are copies of
+        self._marks: tuple[list[int], list[int]] = [], []
 
     def is_as_left(self) -> bool:
         """Tell whether the state between steps is what :meth:`leave` left."""
         state: State = self._optimizer.state
-        return state is self._outside and _same(_contents(state), self._noted[0])
+        return state is self._outside and _same(_contents(state), self._noted[0]) and self._marks == self._marked()
+
+    def _marked(self) -> tuple[list[int], list[int]]:
+        """List the addresses of tensors between steps, and how often copies were written to."""
+        tensors = [each for each in self._noted[0] if isinstance(each, Tensor)]
+        return places_of(tensors), versions_of(self._copies[0])
 
     def enter(self, bundles: Sequence[Bundle], *, as_left: bool) -> None:
         """Give the optimizer the state of the bundles, whose parameters have equal scalars each."""
@@ -51,18 +61,28 @@ class NarrowState:
     def leave(self, bundles: Sequence[Bundle]) -> None:
         """Give the optimizer the state of the parameters back."""
         self._inside = self._optimizer.state
-        if not _same(_contents(self._inside), self._noted[1]):
+        if _same(_contents(self._inside), self._noted[1]):
+            if self._copies[0]:
+                foreach_copy_(*self._copies)
+        else:
             self._publish(bundles)
+        self._marks = self._marked()
         self._optimizer.state = self._outside  # type: ignore[assignment]
 
     def _publish(self, bundles: Sequence[Bundle]) -> None:
         narrow = {bundle.narrow for bundle in bundles}
         self._outside.clear()
         self._outside.update({key: each for key, each in self._inside.items() if key not in narrow})
+        self._copies = [], []
         for bundle in bundles:
             if bundle.narrow in self._inside:
-                states = bundle.states(self._inside[bundle.narrow])
+                joined = self._inside[bundle.narrow]
+                states = bundle.states(joined)
                 self._outside.update(zip(bundle.parameters, states, strict=True))
+                for name, value in joined.items():
+                    if isinstance(value, Tensor) and value.shape != bundle.narrow.shape:
+                        self._copies[0].extend(state[name] for state in states)
+                        self._copies[1].extend([value] * len(states))
         self._noted = _contents(self._outside), _contents(self._inside)
 
     def keys(self, bundle: Bundle) -> list[Hashable]:

@@ -29,8 +29,10 @@ POINTWISE = (
 
 def steps_pointwise(optimizer: Optimizer) -> bool:
     """Tell whether a step changes each number by what belongs to this number only."""
-    # A derived class may do anything.
-    return type(optimizer) in POINTWISE and not any(g.get("differentiable") for g in optimizer.param_groups)
+    # A derived class may do anything. A parameter that stands in a group twice is stepped on twice.
+    groups = optimizer.param_groups
+    twice = any(len(group["params"]) > len(set(group["params"])) for group in groups)
+    return type(optimizer) in POINTWISE and not twice and not any(group.get("differentiable") for group in groups)
 
 
 def has_rows(tied: Tied) -> bool:
@@ -59,8 +61,9 @@ class NarrowStep:
         self._wide: list[list[nn.Parameter]] = []  # of each parameter group, during a step
         self._known: list[list[int]] = []
         self._narrow: list[list[nn.Parameter]] = []
-        if self._bundles:  # PyTorch copies and pickles an optimizer by this method, without its hooks
-            optimizer.__getstate__ = self._copied  # type: ignore[method-assign]
+        if self._bundles:
+            copies = vars(optimizer).setdefault("__getstate__", _WideCopies(optimizer))
+            copies.steps.append(self)
 
     def __bool__(self) -> bool:
         """Tell whether any step is taken on rows."""
@@ -73,6 +76,9 @@ class NarrowStep:
             return
         for bundle in self._bundles:
             bundle.read_again_if_changed()
+        if any(bundle.wary for bundle in self._bundles):
+            for bundle in self._bundles:
+                bundle.wary = True
         as_left = self._state.is_as_left()
         if not as_left or any(bundle.mixed() for bundle in self._bundles):
             as_left = not self._split() and as_left
@@ -142,19 +148,20 @@ class NarrowStep:
         tensors = {i: wide[places[i]] if i in places else each for i, each in state["state"].items()}
         return {**state, "state": dict(sorted(tensors.items()))}  # a step changes their order
 
-    @torch.no_grad()
-    def _copied(self) -> dict[str, Any]:
-        """Return what a copy of the optimizer holds: the parameters, and state of their shapes."""
-        self.end()
-        held = type(self._optimizer).__getstate__(self._optimizer)
-        return {**held, "state": defaultdict(dict, self._state.widened(self._bundles, held["state"]))}
+    def widened(self, state: Mapping[Any, dict[str, Any]]) -> Mapping[Any, dict[str, Any]]:
+        """Copy the optimizer's state with the shapes of the parameters."""
+        return self._state.widened(self._bundles, state)
 
     @torch.no_grad()
     def release(self) -> None:
         """Give the optimizer its state with the shapes of the parameters, for good."""
         state = self._optimizer.state
         state.update(self._state.widened(self._bundles, state))
-        vars(self._optimizer).pop("__getstate__", None)
+        copies = vars(self._optimizer).get("__getstate__")
+        if isinstance(copies, _WideCopies) and self in copies.steps:
+            copies.steps.remove(self)
+            if not copies.steps:
+                del vars(self._optimizer)["__getstate__"]
 
     def state_dict(self) -> dict[str, Any]:
         """Return means, deviations at the start, and what is left of them, by name."""
@@ -173,3 +180,22 @@ class NarrowStep:
                 bundle.read()
             else:
                 bundle.load([(each["mean"], each["deviation"], each["left"]) for each in known])
+
+
+class _WideCopies:
+    """The method by which PyTorch copies and pickles an optimizer, without its hooks."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self.steps: list[NarrowStep] = []
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, Any]:
+        """Return what a copy of the optimizer holds: the parameters, and state of their shapes."""
+        for step in self.steps:
+            step.end()
+        held = type(self._optimizer).__getstate__(self._optimizer)
+        state = held["state"]
+        for step in self.steps:
+            state = step.widened(state)
+        return {**held, "state": defaultdict(dict, state)}

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, backward, plan_of
+from helpers.csgd_made import PLAIN, backward, plan_of, steps
 from helpers.hand_made import plain
 from timm.optim import Lamb
 
@@ -87,6 +87,25 @@ def state_in_place(case, optimizer, seed):
         optimizer.state[case.model.conv1.weight]["exp_avg"].zero_()
 
 
+def count_in_place(case, optimizer, seed):
+    if seed == 2:
+        optimizer.state[case.model.bn1.weight]["step"].add_(100)
+
+
+def counts_in_place(case, optimizer, seed):
+    for state in optimizer.state.values():
+        state["step"].add_(1)
+
+
+def state_through_data(case, optimizer, seed):
+    for state in optimizer.state.values():
+        state["exp_avg"].data = state["exp_avg"].data * 0.5
+
+
+def write_row_through_data(case, optimizer, seed):
+    case.model.conv1.weight.data[3] = 0.25
+
+
 def write_weights(case, optimizer, seed):
     with torch.no_grad():
         case.model.conv1.weight[3].add_(0.5)
@@ -100,7 +119,7 @@ def add_group(case, optimizer, seed):
 
 ACTIONS = (
     no_gradient, zero_gradients, load_own_state, load_plain_state, clear_state, wide_state_by_hand, state_in_place,
-    write_weights, add_group,
+    count_in_place, counts_in_place, state_through_data, write_row_through_data, write_weights, add_group,
 )  # fmt: skip
 
 
@@ -123,7 +142,8 @@ def assert_equal_ends(take, kind=torch.optim.AdamW, **options):
 @pytest.mark.parametrize("small", [0, 2**16])  # each weight alone, or together
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_is_done_between_steps_counts_as_in_the_wide_form(action, small, monkeypatch):
-    monkeypatch.setattr("fxprune.passes.csgd.narrow_step.SMALL", small)
+    for module in ("narrow_step", "bundles"):
+        monkeypatch.setattr(f"fxprune.passes.csgd.{module}.SMALL", small)
 
     def take(case, optimizer, seed):
         action(case, optimizer, seed)
@@ -239,3 +259,57 @@ def test_given_gradients_are_there_after_a_step(kind):
     optimizer.step()
     for name, parameter in case.model.named_parameters():
         assert parameter.grad is given[name] and torch.equal(parameter.grad, before[name])
+
+
+@pytest.mark.parametrize("narrow", [None, False])
+def test_a_state_of_other_weights_leaves_the_weights_alone(narrow):
+    case, optimizer, hook = started(torch.optim.SGD, narrow)
+    best = copy.deepcopy(case.model.state_dict())
+    steps(case.model, case, optimizer, 3)
+    last = hook.state_dict()
+    case.model.load_state_dict(best)
+    hook.load_state_dict(last)
+    optimizer.param_groups[0]["lr"] = 1e-12
+    optimizer.step()
+    for name, tensor in case.model.state_dict().items():
+        torch.testing.assert_close(tensor, best[name], rtol=0, atol=1e-9)  # a step at this rate is smaller
+
+
+def test_a_state_is_that_of_weights_loaded_after_it():
+    case, optimizer, hook = started(torch.optim.SGD)
+    steps(case.model, case, optimizer, 2)
+    saved = copy.deepcopy((case.model.state_dict(), hook.state_dict()))
+    ends = []
+    for order in (1, -1):
+        steps(case.model, case, optimizer, 1)
+        for target, state in [(case.model, saved[0]), (hook, saved[1])][::order]:
+            target.load_state_dict(state)
+        backward(case.model, case, 5)
+        optimizer.step()
+        ends.append(copy.deepcopy(case.model.state_dict()))
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+def test_two_hooks_on_one_optimizer_copy_wide_states():
+    cases = [plain(), plain()]
+    optimizer = torch.optim.AdamW([p for case in cases for p in case.model.parameters()], lr=0.05)
+    hooks = [csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0) for case in cases]
+    for case in cases:
+        backward(case.model, case, 0)
+    optimizer.step()
+    for hook in (None, *hooks):
+        if hook is not None:
+            hook.remove()
+        copied = copy.deepcopy(optimizer)
+        assert all(state["exp_avg"].shape == parameter.shape for parameter, state in copied.state.items())
+    assert "__getstate__" not in vars(optimizer)
+
+
+def test_a_parameter_that_stands_twice_in_a_group_is_stepped_on_twice():
+    case = plain()
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer = torch.optim.SGD([*case.model.parameters(), case.model.conv1.weight], lr=0.05, momentum=0.9)
+    csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    backward(case.model, case, 0)
+    optimizer.step()
+    assert len(optimizer.state[case.model.conv1.weight]["momentum_buffer"]) == 8
