@@ -109,7 +109,6 @@ def pytest_collection_finish():
 TOGETHER = {
     "tests/analysis/test_rules.py": "samples",
     "tests/calibration/test_merged.py": "samples",
-    "tests/capture/test_capture.py::test_every_sample": "samples",
     "tests/rewrite/test_narrow.py::test_layers_of_samples": "samples",
     "tests/capture/test_decompose.py": "opened",
     "tests/job/test_resume": "resume",

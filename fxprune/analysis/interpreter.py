@@ -18,7 +18,7 @@ from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import no_dispatch, op_arguments, pytree, storage_id
+from fxprune.pytorch.torch_private import fills_given, no_dispatch, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
 from .channels import Axes
@@ -195,6 +195,8 @@ class _RuleMode(MetaMode):
             for i, argument in enumerate(schema)
         )
         entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
+        if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
+            entry = _UNKNOWN
         self._apply(entry, Call(self.state, func, arguments, out, layout, entry.factor_at))
         for argument, value in zip(schema, arguments, strict=True):
             if argument.is_write:

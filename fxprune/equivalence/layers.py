@@ -54,14 +54,14 @@ def _called(layer: nn.Module, names: _Names, record: Callable[..., Any], *args: 
 
 
 def _names_of(kind: type[nn.Module]) -> _Names:
-    """List the tables of names that a call of a layer looks functions up in, with what they hold now."""
+    """List the tables that a call of a layer looks names up in, with what they hold now."""
     classes = kind.__mro__[:-1]
     places = [*classes, *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions]
     return [(vars(place), [*vars(place).values()]) for place in places]
 
 
 def _is_usual(names: _Names, args: Sequence[Any]) -> bool:
-    """Tell whether a call runs PyTorch's own functions on plain tensors, under modes of ours alone."""
+    """Tell whether a call runs PyTorch's own functions on plain tensors, under our modes."""
     return (
         len(args) > 0
         and all(map(_is_plain, args))

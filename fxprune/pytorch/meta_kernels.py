@@ -30,7 +30,7 @@ from fxprune.pytorch.torch_private import (
 _Known = list[tuple[Any, ...]] | None
 _remembered: dict[Any, tuple[bool, _Known]] = {}
 _layers: dict[Any, tuple[Any, _Known]] = {}
-# Enough for the largest networks; then the memory starts again.
+# Enough for the largest networks; then each memory starts again.
 _MOST = 20_000
 _CONSTANTS = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 # Pointwise operators in place that PyTorch does not tag as such.
@@ -86,6 +86,8 @@ def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
     outs, structure = pytree.tree_flatten(out)
     with functions_plain(), no_dispatch():
         if known := _fresh(outs, storages):
+            if len(_layers) >= _MOST:
+                _layers.clear()
             _layers[key] = structure, known
     return out
 

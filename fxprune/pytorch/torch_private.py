@@ -69,6 +69,12 @@ def is_mutable(operator: OpOverload) -> bool:
 
 
 @functools.cache
+def fills_given(operator: OpOverload) -> bool:
+    """Tell whether an operator puts its results into tensors that it is given as ``out``."""
+    return any(argument.is_out for argument in operator._schema.arguments)
+
+
+@functools.cache
 def draws(operator: OpOverload) -> bool:
     """Tell whether an operator draws random numbers."""
     return torch.Tag.nondeterministic_seeded in operator.tags

@@ -79,7 +79,7 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
     assert out.startswith(run(capsys, "report out")[1].split("\n\n")[0])
     assert (place / "out" / "report.html").read_text(encoding="utf-8") == page
     code, out, err = run(capsys, "verify out")
-    assert (code, out.count("holds")) == (0, 6), err
+    assert (code, out.count("holds")) == (0, 7), err
     for name in ("narrow.onnx", "wide.safetensors", "summary.csv"):
         (place / "out" / name).rename(place / "aside")
         code, _, err = run(capsys, "verify out")
@@ -174,6 +174,6 @@ def test_verify_sees_weights_that_were_tampered_with(capsys, finished, place):
     list_again(place / "out")
     code, out, _ = run(capsys, "verify out")
     # the clusters are not equal, so that merging them changes the network, and the stored one is of another;
-    # it and the ONNX file are as they were
-    assert (code, out.count("FAILS"), out.count("holds")) == (1, 4, 2)
+    # it, its widths and the ONNX file are as they were
+    assert (code, out.count("FAILS"), out.count("holds")) == (1, 4, 3)
     assert "they are not equal" in out

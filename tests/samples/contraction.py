@@ -156,6 +156,8 @@ tokens("weight read by name and averaged", lambda s, y: F.linear(input=y, weight
 net("embedding", lambda s, i: s.head(s.e(i)), (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4,
     dtype=torch.long),),
     {"e.weight": 8}, e=nn.Embedding(10, 8), head=linear(8, 4), frozen="rows of a table")
+tokens("an embedding for each channel", lambda s, y: F.embedding((y > 0).long(), s.e).amax(2), {A: 8, "e": 6}, out=6,
+       e=free(2, 6), frozen="rows of a table")
 image("a kernel of each image", _kernels_of_each_image, {"w": 8, "r.weight": 2, B: 6}, out=8, r=linear(8, 2),
       w=free(2, 64))
 image("depthwise images side by side", _depthwise_images_side_by_side, {"w": 8, B: 6}, w=free(8, 1, 3, 3))

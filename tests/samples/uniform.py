@@ -72,6 +72,14 @@ def _filled(s, y):
     return out + y
 
 
+def _put_into_halves(s, y):
+    """Functions that put what they return into views of one tensor, from which it is read."""
+    both = y.new_empty(y.shape[0], 16, *y.shape[2:])
+    torch.gather(y.detach(), 2, torch.zeros_like(y, dtype=torch.long), out=both[:, :8])
+    torch.index_select(y.detach(), 2, torch.arange(y.shape[2]), out=both[:, 8:])
+    return both
+
+
 G = {"g": conv(8, 1)}
 
 # fmt: off
@@ -96,6 +104,7 @@ image("new zeros", _new(lambda y, size: y.new_zeros(size)), {A: 8, B: 6})
 image("new ones", _new(lambda y, size: y.new_ones(*size)), {A: 8, B: 6})
 image("new and full", _new(lambda y, size: y.new_full(size, 0.5)), {A: 8, B: 6})
 image("zeros that are filled", _filled, {B: 6}, frozen="changed in place")
+image("put into given halves", _put_into_halves, {B: 6}, out=16, frozen="no rule for aten.gather.out")
 tokens("recurrent, a first state of zeros", _state, {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, batch_first=True))
 tokens("recurrent, two first states", _both_states, {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
 tokens("cell by hand", _unrolled, {A: 8, "u.weight": 6}, out=6, fixed=True, u=linear(8, 6), w=linear(6, 6))

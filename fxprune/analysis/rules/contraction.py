@@ -257,18 +257,19 @@ def _batch(call: Call, left: Label, right: Label) -> Axes:
 
 @rule("embedding", reads_weights=())
 def embedding(call: Call) -> Axes:
-    """Rows of a table by index: its columns are the result's channels, its rows carry none."""
+    """Rows of a table, one for each index: channels of indices stay, the columns come last."""
     table, index = call.args[0], call.args[1]
     rows, columns = call.axes(table)
     call.freeze("rows of a table that an index picks", rows)
     call.tie(columns)
-    return (*(None for _ in index.shape), columns)
+    return (*call.axes(index), columns)
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only", reads_weights=())
 def embedding_bag(call: Call) -> list[Axes]:
     """Sum, mean or maximum of rows of a table: its columns are the result's channels."""
     rows, columns = call.axes(call.args[0])
+    call.freeze("channels that pick the rows of a bag", *(ids for x in call.args[1:3] for ids in call.axes(x)))
     call.freeze(
         "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())
     )
