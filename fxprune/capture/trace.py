@@ -260,6 +260,8 @@ def _reason(error: Exception) -> str:
 def _untraceable(
     model: nn.Module, tracer: SymbolicTracer, error: Exception, *, exported: Exception | None
 ) -> CaptureError:
+    if isinstance(error, CaptureError):  # it says what to do
+        return error
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
     remedy = " ".join(getattr(error, "__notes__", ())) or (

@@ -173,8 +173,10 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     if not pair.exported:
         return ""
     with torch.enable_grad():  # which an export does not record
-        wanted, found = observe(model, second), try_to_observe(module, second)
-    why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
+        recorded, found = (try_to_observe(each, second) for each in (model, module))
+    if isinstance(recorded, str):  # the model records none
+        return "" if isinstance(found, str) else f"where gradients are recorded, only the model {recorded}"
+    why = f"it {found}" if isinstance(found, str) else compare(recorded, found)
     return f"where gradients are recorded, {why}" if why else ""
 
 
