@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.coupling import Axis, Coupling, Frozen, Group, NodeFacts, Work
+from fxprune.coupling import Axis, Coupling, Frozen, Group
+from fxprune.node_facts import NodeFacts, Work
 from fxprune.pytorch.modules import named_tensors
 
 torch.set_num_threads(1)  # tensors are tiny here, and threads of several test processes would wait for each other
