@@ -89,6 +89,7 @@ SLOW = (
     "project/test_packaging.py",
     "project/test_public_names.py",
     "project/test_writing_rules.py",
+    "pytorch/test_precision.py",
     "repair/",
     "report/",
     "rewrite/",
