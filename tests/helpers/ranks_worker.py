@@ -31,11 +31,11 @@ from .points import points
 DEVICE = torch.device("cpu")
 
 
-def images(count=30, batch_size=10):
+def images(count=30):
     """With ten images a batch, the parts of two processes have four and six."""
     generator = torch.Generator().manual_seed(0)
     pixels, labels = torch.randn(count, 1, 8, 8, generator=generator), torch.arange(count) % 3
-    train = TensorLoader(pixels, labels, batch_size, shuffle=True, shift=1)
+    train = TensorLoader(pixels, labels, 10, shuffle=True, shift=1)
     return Data("noise", 3, 1, 8, train, TensorLoader(pixels[:7], labels[:7], 5), (0.0,), (1.0,))
 
 
