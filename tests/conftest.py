@@ -79,6 +79,7 @@ SLOW = (
     "arguments/test_inputs.py",
     "core/test_select.py",
     "equivalence/",
+    "distributed/",
     "job/",
     "merge/",
     "models_zoo/",

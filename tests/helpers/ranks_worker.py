@@ -18,12 +18,12 @@ from fxprune.errors import FxpruneError, PlanError
 from fxprune.models_zoo.data.dataset import Data
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.distributed.ranks import ALONE, Ranks, joined
 from fxprune.passes.job import measure as compress_measure
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.planning.plan import plan
 from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
-from fxprune.passes.train.ranks import ALONE, Ranks, joined
 
 from . import small_job
 from .points import points
