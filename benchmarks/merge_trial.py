@@ -95,10 +95,10 @@ def roles_of(group: Group) -> dict[Place, str]:
     return {(axis.parameter, axis.dim): role for role, side in sides for axis in side}
 
 
-def pair_of(group: Group, a: int = 0, b: int = 1) -> dict[Place, Pair]:
-    """Return the positions of two channels of a group on each of its axes."""
+def pair_of(group: Group) -> dict[Place, Pair]:
+    """Return the positions of the first two channels of a group on each of its axes."""
     positions = {(axis.parameter, axis.dim): axis.positions for axis in (*group.tied, *group.readers)}
-    return {axis: (places[a].tolist(), places[b].tolist()) for axis, places in positions.items()}
+    return {axis: (places[0].tolist(), places[1].tolist()) for axis, places in positions.items()}
 
 
 def parts_that_merge_alone(trial: Trial, group: Group) -> Iterator[tuple[Place, ...]]:

@@ -16,7 +16,7 @@ from .reply import Reply, columns
 
 if TYPE_CHECKING:
     from fxprune.coupling import Coupling
-    from fxprune.passes.report import Inspection
+    from fxprune.passes.inspection import Inspection
 
 GRAPHS = ("dot", "graphml", "mermaid")
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Reply:
 
     import fxprune
     from fxprune.common.files import write_text
-    from fxprune.passes.report import group_names, inspect_coupling
+    from fxprune.passes.inspection import group_names, inspect_coupling
     from fxprune.passes.store import check_no_result
 
     paths = {name: path for name in ("html", *GRAPHS) if (path := getattr(args, name)) is not None}
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Reply:
 
 def _drawn(name: str, coupling: Coupling, found: Inspection) -> str:
     if name == "html":
-        from fxprune.passes.report import network_page
+        from fxprune.passes.inspection import network_page
 
         return network_page(coupling, found)
     from .drawing import DRAWINGS

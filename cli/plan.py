@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> Reply:
         check_no_result(args.output)
     network, data = network_and_data(args)
     import fxprune
+    from fxprune.passes.inspection import describe_plan
     from fxprune.passes.job import images_for
     from fxprune.passes.latency import plan_to, times_for
-    from fxprune.passes.report import describe_plan
 
     phase("couple")
     coupling = fxprune.couple(network.model, network.example)

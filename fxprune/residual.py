@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.coupling import Coupling, Shape
+from fxprune.coupling import Coupling
+from fxprune.node_facts import Shape
 from fxprune.pytorch.rewritable import ATTENTION, PRODUCTS, Calls, canonical_call
 from fxprune.pytorch.torch_private import OpOverload, op_name, pytree
 

@@ -3,4 +3,4 @@
 from .build import Network, build, named_device, on_device
 from .published import check_published
 from .registry import create_model, model_input_size, published_classes
-from .spec import FLOATS, ModelSpec, build_within, spec_from_json
+from .spec import ModelSpec, build_within, spec_from_json

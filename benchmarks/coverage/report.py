@@ -162,8 +162,8 @@ def _failures(results: Iterable[Result]) -> Iterable[Sequence[str]]:
             yield result.model, result.stage, _clip(result.error, 300), _clip("; ".join(result.culprits), 200)
 
 
-def _reasons(results: Sequence[Result], most: int = 40) -> Iterable[Sequence[str]]:
-    for reason in reasons(results)[:most]:
+def _reasons(results: Sequence[Result]) -> Iterable[Sequence[str]]:
+    for reason in reasons(results)[:40]:
         yield reason.why, f"{reason.weights:,}", str(reason.models), reason.dearest
 
 

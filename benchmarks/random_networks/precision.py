@@ -31,6 +31,7 @@ from fxprune.coupling import Coupling
 
 # Roles of three kinds on so many axes: 81 trials.
 MOST_AXES = 5
+MOST_PAIRS = 6
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Precision:
     too_much: list[str] = field(default_factory=list)
 
 
-def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most: int = 6) -> Precision:
+def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int) -> Precision:
     """Try some pairs of channels of a coupling; none if a weight is computed, not stored."""
     result, model = Precision(), coupling.model()
     if coupling.functions or model is None:
@@ -68,7 +69,7 @@ def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int, *, most
     state, _ = run_labelled(captured, as_meta(inputs), {}, int(coupling.whole), buffers_with_channels(model))
     use = _roles(state)
     pairs = _pairs(state, use)
-    for at in draw.permutation(len(pairs))[:most]:
+    for at in draw.permutation(len(pairs))[:MOST_PAIRS]:
         roles, pair = pairs[at]
         _try(result, trial, coupling, roles, pair)
     _search(result, trial, coupling, use, draw)

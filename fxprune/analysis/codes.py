@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxprune.coupling import Axis, Codes, Group, NodeFacts, Shape, Work
+from fxprune.coupling import Axis, Group
+from fxprune.node_facts import Codes, NodeFacts, Shape, Work
 from fxprune.pytorch.torch_private import pytree
 
 from .channels import Channels, Ids, values_in

@@ -37,11 +37,9 @@ class Pair:
         generator = torch.Generator().manual_seed(0)
         return {id(p): varied(p.detach(), generator) for p in self.model.parameters() if is_uniform(p)}
 
-    def copies(
-        self, *, training: bool = False, replace: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    ) -> tuple[nn.Module, nn.Module]:
-        """Copy both without sharing buffers; each tensor is replaced by ``replace(tensor)``."""
-        model, module = (self.copy(each, replace) for each in (self.model, self.module))
+    def copies(self, *, training: bool = False) -> tuple[nn.Module, nn.Module]:
+        """Copy both without sharing buffers."""
+        model, module = (self.copy(each) for each in (self.model, self.module))
         # A model may keep some layers in eval mode by its own `train`, which its graph lacks.
         return (model.train(), module.train()) if training else (model, module)
 

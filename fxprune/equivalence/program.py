@@ -23,8 +23,9 @@ from torch import fx, nn
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.modules import named_tensors
 
+from .meta_run import MetaRun
 from .observation import generators_restored
-from .recorder import MetaRun, RealRun
+from .real_run import RealRun
 
 
 class Programs:

@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import inputs_for
 from fxprune.common.progress import steps
-from fxprune.coupling import Codes, Coupling, Group, Shape
+from fxprune.coupling import Coupling, Group
 from fxprune.errors import ModelError
+from fxprune.node_facts import Codes, Shape
 from fxprune.passes.merge import captured_with
 from fxprune.pytorch.modules import device_of, named_tensors
 from fxprune.pytorch.torch_private import pytree

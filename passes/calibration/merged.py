@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fxprune.coupling import Codes, Shape
+from fxprune.node_facts import Codes, Shape
 from fxprune.plans import Plan
 
 Shares = Mapping[str, NDArray[np.float64]]

@@ -21,6 +21,7 @@ from fxprune.latencies import LatencyTable
 from fxprune.models_zoo import Network, named_device, on_device
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.csgd import Deviation
+from fxprune.passes.distributed import Ranks, joined
 from fxprune.passes.latency import plan_to, times_for
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import Job, Target, with_options_of, write_recipe
@@ -41,7 +42,6 @@ from fxprune.passes.store import (
     write_network,
     write_wide_graph,
 )
-from fxprune.passes.train import Ranks, joined
 from fxprune.plans import Plan
 
 from .clock import Clock

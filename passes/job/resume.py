@@ -27,6 +27,7 @@ from fxprune.errors import (
     is_out_of_memory,
 )
 from fxprune.latencies import LatencyTable
+from fxprune.passes.distributed import ALONE, Ranks
 from fxprune.passes.options import REMOVED, RUNTIMES, FoldJob, Job
 from fxprune.passes.store import (
     BEFORE,
@@ -39,7 +40,7 @@ from fxprune.passes.store import (
     fingerprint,
     is_saved,
 )
-from fxprune.passes.train import ALONE, Ranks, digest
+from fxprune.passes.train import digest
 from fxprune.plans import Plan
 from fxprune.select import select
 

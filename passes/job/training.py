@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
 from fxprune.passes.csgd import Csgd, Deviation, csgd
+from fxprune.passes.distributed import ALONE
 from fxprune.passes.options import EPOCHS, Centripetal, Job, TrainOptions, trains_wide
 from fxprune.passes.store import Checkpoint
-from fxprune.passes.train import ALONE, Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
+from fxprune.passes.train import Callbacks, Epoch, learning_rates, steps_per_epoch_of, train
 from fxprune.plans import Plan
 
 from .clock import Clock

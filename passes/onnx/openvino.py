@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from fxprune.arguments.batches import admitted
 from fxprune.arguments.inputs import tensors_of
 from fxprune.common.files import written_aside
-from fxprune.errors import ExportError, OptionError, is_out_of_memory, kind_and_line
+from fxprune.errors import OptionError
 from fxprune.passes.verify import random_batch
 
 from .export import export_onnx
-from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, largest_error
+from .program import batches_of, eager_on_cpu, export_errors, exported_size, inputs_on_cpu, largest_error
 
 
 def export_openvino(
@@ -59,21 +59,13 @@ def export_openvino(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
         aside = Path(folder, path.name)
         export_onnx(module, inputs, aside.with_suffix(".onnx"), tolerance=tolerance, batches=batches)
-        try:
+        with export_errors(module, str(path)):
             model = openvino.convert_model(aside.with_suffix(".onnx"))
             openvino.save_model(model, aside, compress_to_fp16=False)
             run = _runner(openvino, aside)
             bound = batches_of(eager, inputs)
             example, sizes = random_batch(inputs, exported_size(inputs, bound), seed=0), admitted(batches, bound)
             worst = largest_error(eager, lambda given: run(*tensors_of(given)), example, str(path), tolerance, sizes)
-        except ExportError:
-            raise
-        except Exception as error:  # the converter may raise any exception
-            if is_out_of_memory(error):
-                raise
-            raise ExportError(
-                f"{type(module).__name__} cannot be exported to {path}: {kind_and_line(error)}"
-            ) from error
         for file in (aside.with_suffix(".bin"), aside):  # the weights first: the file is useless without them
             with written_aside(path.parent / file.name) as part:
                 os.replace(file, part)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.common.silence import silenced
-from fxprune.errors import ExportError, is_out_of_memory
+from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, batch_of, named_outputs, random_batch, relative_error, repeat_to
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import pytree
@@ -23,6 +24,19 @@ from .names import flattened, input_names, output_names
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
+
+
+@contextlib.contextmanager
+def export_errors(module: nn.Module, to: str) -> Iterator[None]:
+    """Raise whatever an exporter raises as an ExportError, unless memory ran out."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(f"{type(module).__name__} cannot be exported to {to}: {kind_and_line(error)}") from error
 
 
 def eager_on_cpu(module: nn.Module) -> nn.Module:

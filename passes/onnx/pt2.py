@@ -19,11 +19,19 @@ from torch.export import ExportedProgram
 from fxprune.arguments.batches import BatchRange, admitted
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
-from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import random_batch
 
 from .names import returning_plain
-from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, largest_error, run_eager, shapes_of
+from .program import (
+    batches_of,
+    eager_on_cpu,
+    export_errors,
+    exported_size,
+    inputs_on_cpu,
+    largest_error,
+    run_eager,
+    shapes_of,
+)
 
 
 def export_pt2(
@@ -61,27 +69,18 @@ def export_pt2(
     bound = batches_of(eager, inputs) if bound is None else bound
     example = random_batch(inputs, exported_size(inputs, bound), seed=0)
     args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
-    with _aside(path) as aside:
-        try:
-            with silenced(), torch.no_grad():
-                program = torch.export.export(
-                    returning_plain(eager), args, kwargs, dynamic_shapes=shapes_of(example, bound)
-                )
-                if bound.least > 1 and not bound.fixed:
-                    _assert_several(program, bound)
-                with open(aside, "wb") as file:
-                    torch.export.save(program, file)
-                with open(aside, "rb") as file:
-                    read = torch.export.load(file).module()
-            return largest_error(eager, partial(run_eager, read), example, name, tolerance, admitted(batches, bound))
-        except ExportError:
-            raise
-        except Exception as error:  # the exporter may raise any exception
-            if is_out_of_memory(error):
-                raise
-            raise ExportError(
-                f"{type(module).__name__} cannot be exported to {name} with a dynamic batch: {kind_and_line(error)}"
-            ) from error
+    with _aside(path) as aside, export_errors(module, f"{name} with a dynamic batch"):
+        with silenced(), torch.no_grad():
+            program = torch.export.export(
+                returning_plain(eager), args, kwargs, dynamic_shapes=shapes_of(example, bound)
+            )
+            if bound.least > 1 and not bound.fixed:
+                _assert_several(program, bound)
+            with open(aside, "wb") as file:
+                torch.export.save(program, file)
+            with open(aside, "rb") as file:
+                read = torch.export.load(file).module()
+        return largest_error(eager, partial(run_eager, read), example, name, tolerance, admitted(batches, bound))
 
 
 def _assert_several(program: ExportedProgram, bound: BatchRange) -> None:

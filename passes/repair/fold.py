@@ -111,12 +111,11 @@ def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair:
     return _Repaired(wide, plan, inputs).best(lambda: copy.deepcopy(merged), repair or "readers")
 
 
-def noise(example_inputs: Inputs, count: int = 512) -> list[Tensor] | None:
-    """Make images of noise whose amplitude falls with frequency as f^-1.5, as in photos.
+def noise(example_inputs: Inputs) -> list[Tensor] | None:
+    """Make 512 images of noise whose amplitude falls with frequency as f^-1.5, as in photos.
 
     Args:
         example_inputs: of the network; if it is one tensor [N, C, H, W] of floats, these are images.
-        count: how many images.
 
     Returns:
         Batches; None if the network does not take images.
@@ -125,7 +124,7 @@ def noise(example_inputs: Inputs, count: int = 512) -> list[Tensor] | None:
     if len(tensors) != 1 or tensors[0].dim() != 4 or not tensors[0].is_floating_point():
         return None
     *_, height, width = tensors[0].shape
-    white = torch.randn(count, *tensors[0].shape[1:], generator=torch.Generator().manual_seed(0))
+    white = torch.randn(512, *tensors[0].shape[1:], generator=torch.Generator().manual_seed(0))
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)
     frequency = (rows.square() + columns.square()).sqrt().clamp_min(1.0 / max(height, width))
     images: Tensor = torch.fft.ifft2(torch.fft.fft2(white) / frequency**1.5).real

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxprune.arguments.inputs import inputs_for
 from fxprune.common.progress import steps
-from fxprune.coupling import Shape
+from fxprune.node_facts import Shape
 from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer, Shares, merge_value
 from fxprune.passes.rewrite import WIDE
 from fxprune.plans import Plan

@@ -1,12 +1,8 @@
 """Report what a run measured, and read and check its folder of results again."""
 
 from .bench import bench
-from .facts import group_names
 from .folded import Folded
-from .inspection import Inspection, change, inspect_coupling
 from .metrics import Metrics, read_metrics
-from .network_page import network_page
-from .planned import Planned, describe_plan
 from .recording import Recording, ShownImage, reasons_of
 from .results import Result, Row, read_result
 from .shares import shares_of

@@ -18,8 +18,9 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import as_meta, in_order, inputs_for
-from fxprune.coupling import Coupling, Shape
+from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError, first_line
+from fxprune.node_facts import Shape
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes, scales_input

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.coupling import Codes, Coupling, Shape
+from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError
+from fxprune.node_facts import Codes, Shape
 from fxprune.plans import Plan
 from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import pytree

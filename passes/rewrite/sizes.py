@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.coupling import Codes, Shape
 from fxprune.errors import RewriteError
+from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from fxprune.arguments.guards import guard_dtype, guard_tensor
 from fxprune.capture import EvalOnly, ModeSwitch
@@ -63,22 +62,11 @@ class Writer(Nesting):
     Arguments are those of :class:`~fxprune.passes.source.scope.Scope`.
     """
 
-    def __init__(
-        self,
-        region: Region,
-        modules: Mapping[str, nn.Module],
-        values: Mapping[fx.Node, Any],
-        same: Mapping[fx.Node, fx.Node],
-        result: Any = None,
-        arguments: Mapping[fx.Node, str] | None = None,
-    ) -> None:
-        super().__init__(region, modules, values, same, result, arguments)
-        self.depth = 0
-        self.modes: list[fx.Node] = []
-        self.body = Body(returns=region.outputs)
-
     def write(self) -> Body:
         """Return the function."""
+        self.depth = 0
+        self.modes: list[fx.Node] = []
+        self.body = Body(returns=self.region.outputs)
         for node in self.region.inputs:
             own = self.given[node] if self.given is not None else self._fresh(node, -1, list(self.names.values()))
             self.names[node] = own

@@ -68,9 +68,9 @@ def item_of(args: Sequence[Any], names: Names) -> Code:
     return join(argument(args[0], names).inside(CALL), "[", _index(args[1], names), "]", level=CALL)
 
 
-def accessor(path: str, root: str = "self") -> Code:
+def accessor(path: str) -> Code:
     """Write the way to a module or tensor: ``self.blocks[0].attn``."""
-    written = root
+    written = "self"
     for name in path.split("."):
         if name.isdecimal() and name.isascii():
             written += f"[{int(name)}]"

@@ -6,7 +6,6 @@ from .fit import train
 from .log import Callbacks, Epoch
 from .loss import make_loss
 from .onednn import ContiguousStrided
-from .ranks import ALONE, Ranks, joined
 from .schedule import learning_rates, steps_per_epoch_of
 from .state import digest
 from .step import check_optimizer, make_optimizer, moved

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import DataError
-
-from .ranks import ALONE, Ranks
-from .sharding import LocalBatch, local_batches
+from fxprune.passes.distributed import ALONE, LocalBatch, Ranks, local_batches
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader

@@ -17,6 +17,7 @@ from torch import nn
 from fxprune.common.progress import Lines
 from fxprune.common.random import seeded
 from fxprune.errors import DataError, DivergedError, StoppedError
+from fxprune.passes.distributed import LocalBatch, local_batches
 from fxprune.passes.options import TrainOptions
 from fxprune.passes.store import Checkpoint, distinct_tensors
 
@@ -27,7 +28,6 @@ from .loss import make_loss
 from .parallel import check_same, parallel, sync_buffers
 from .phase import Phase
 from .schedule import make_scheduler, steps_per_epoch_of
-from .sharding import LocalBatch, local_batches
 from .signals import StopRequest
 from .state import Progress, load_tensors
 from .step import LossWatch, Step, make_optimizer

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from fxprune.arguments.inputs import as_inputs, run_on
 from fxprune.common.random import seeded
 from fxprune.errors import ProofError
+from fxprune.passes.distributed import Ranks
 from fxprune.passes.verify import named_outputs
 from fxprune.pytorch.torch_private import pytree
 
 from .onednn import contiguous_strided
-from .ranks import Ranks
 from .state import digest
 
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters

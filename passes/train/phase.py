@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .ranks import ALONE, Ranks
+from fxprune.passes.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

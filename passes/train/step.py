@@ -13,12 +13,11 @@ from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data import samples_in
+from fxprune.passes.distributed import ALONE, LocalBatch, Ranks
 from fxprune.passes.options import TrainOptions
 from fxprune.pytorch.torch_private import pytree
 
 from .onednn import contiguous_strided
-from .ranks import ALONE, Ranks
-from .sharding import LocalBatch
 
 Loss = Callable[[nn.Module, Any, Any], Tensor]
 

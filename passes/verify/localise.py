@@ -9,8 +9,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, as_inputs, in_order, run_on
-from fxprune.coupling import Shape
 from fxprune.errors import FxpruneError
+from fxprune.node_facts import Shape
 from fxprune.passes.merge import snap
 from fxprune.passes.rewrite import WIDE, narrow
 from fxprune.plans import Plan

@@ -11,7 +11,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.inputs import tensors_of
-from fxprune.coupling import Shape
+from fxprune.node_facts import Shape
 
 A, B = "a.weight", "b.weight"
 

@@ -19,7 +19,6 @@ from fxprune.arguments.guards import SpecialisedError
 from fxprune.arguments.inputs import as_inputs, from_json, in_order, inputs_for, run_on, tensors_of, to_json
 from fxprune.capture.trace import capture
 from fxprune.errors import OptionError
-from fxprune.pytorch.precision import PromoteMixed
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -88,19 +87,6 @@ class WeightGiven(nn.Module):
     def forward(self, x, weight):
         h = self.a(x).relu()
         return F.linear(h, weight[0]), self.c(self.b(h).relu())
-
-
-class Coordinates(nn.Module):
-    """Positions that are made in float32, whatever the precision of the weights that read them."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = conv(3, 8), conv(2, 8), conv(8, 4)
-
-    def forward(self, x):
-        steps = torch.arange(x.shape[-1]).float()
-        grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"))[None] / 7 + torch.linspace(-1, 1, 8)
-        return self.c((self.a(x) + self.b(grid)).relu())
 
 
 class Pairs(nn.Module):
@@ -179,32 +165,6 @@ def test_the_narrow_network_takes_and_returns_the_same(name):
     assert type(got) is type(wide)
     assert fxprune.verify(fxprune.snap(model, plan), narrow, example).passed
     assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in model.parameters())
-
-
-def test_coordinates_in_float32_are_read_by_weights_in_float64(tmp_path):
-    with pytest.raises(RuntimeError, match="should be the same"):  # PyTorch alone refuses
-        Coordinates().double()(X.double())
-    proof = fxprune.prove(Coordinates(), X)
-    assert proof.passed, str(proof)
-    assert proof.plan.coupling.share_prunable > 0.9
-    model = Coordinates().eval()
-    narrow = narrow_unequal(model, fxprune.plan(fxprune.couple(model, X), keep=0.5))
-    assert fxprune.export_onnx(narrow, X, tmp_path / "net.onnx").max_rel_error < 1e-5  # float32
-
-
-@pytest.mark.parametrize(
-    ("function", "words"),
-    [
-        (lambda low, high: low.index_add_(0, torch.tensor([0]), high), "same"),
-        (lambda low, high: torch.mm(low, low, out=high), "dtype"),
-        (lambda low, high: torch.mm(low, low[:1]), "cannot be multiplied"),
-    ],
-    ids=["in place", "out", "another reason"],
-)
-def test_what_writes_or_fails_for_another_reason_is_still_refused(function, words):
-    low, high = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.float64)
-    with PromoteMixed(), pytest.raises(RuntimeError, match=words):
-        function(low if words == "same" else torch.zeros(2, 2), high)
 
 
 EXPORTED = {

@@ -7,7 +7,7 @@ import torch
 from helpers.proved import narrowed, proved
 from samples import SAMPLES
 
-from fxprune.coupling import Shape
+from fxprune.node_facts import Shape
 from fxprune.passes.calibration import Execution, merge_value
 from fxprune.passes.merge import captured_with
 from fxprune.passes.rewrite import WIDE, narrow

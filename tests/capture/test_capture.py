@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from samples import SAMPLES, Net, conv, linear
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
@@ -214,7 +213,7 @@ def test_every_sample_computes_the_same_when_captured():
             wanted, got = sample.net(*inputs), captured(*inputs)
         for a, b in zip(torch.utils._pytree.tree_leaves(wanted), torch.utils._pytree.tree_leaves(got), strict=True):
             if torch.is_tensor(a):
-                # Opened layers sum in another order than the fused kernels; test_opened.py holds them to 1e-12.
+                # Opened layers sum in another order than the fused kernels; test_decompose.py holds them to 1e-12.
                 fused = any(decomposition(module) is not None for module in sample.net.modules())
                 assert torch.equal(a, b) or (fused and torch.allclose(a, b, rtol=1e-5, atol=1e-6)), name
 
@@ -245,61 +244,6 @@ def test_functions_that_are_kept_whole_are_traced_through_where_that_works(forwa
     assert sum(node.target in (halves, noisy) for node in captured.graph.nodes) == whole
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(captured(images), model(images))
-
-
-def test_layers_that_act_in_training_only_keep_their_flag():
-    model = Net(lambda s, x: s.drop(s.a(x)), a=conv(3, 8), drop=StochasticDepth(1.0, "batch"))
-    captured = capture(model, (IMAGES,))
-    images = torch.randn(2, 3, 8, 8)
-    assert captured(images).any()
-    assert not captured.train()(images).any()
-
-
-def fused(s, x):
-    q, k, v = s.qkv(x).chunk(3, -1)
-    return s.out(F.scaled_dot_product_attention(q, k, v, dropout_p=0.5 if s.training else 0.0))
-
-
-BY_MODE = {
-    "fused attention": (fused, 1),
-    "a flag": (lambda s, x: s.out(F.dropout(s.qkv(x), 0.5, s.training)[..., :8]), 1),
-    "two numbers in a list": (lambda s, x: s.out(F.pad(s.qkv(x)[..., :8], [0, 0, int(s.training), 1 + s.training])), 2),
-    "a size decided": (lambda s, x: s.out(F.dropout(s.qkv(x), 0.1 * (len(x) > 1), s.training)[..., :8]), 1),
-    "the attention of PyTorch": (lambda s, x: s.attention(x, x, x)[0] * s.out(x).sum(), 1),
-}
-
-
-@pytest.mark.parametrize("name", BY_MODE)
-def test_numbers_chosen_by_the_training_flag_follow_the_flag_of_the_graph(name):
-    forward, numbers = BY_MODE[name]
-    attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
-    model = Net(forward, qkv=linear(8, 24), out=linear(8, 8), attention=attention)
-    tokens = torch.randn(2, 5, 8)
-    captured = capture(model, (tokens,))
-    assert len([node for node in captured.graph.nodes if "by_mode" in str(node.target)]) == numbers
-    for training in (True, False, True):
-        model.train(training)
-        captured.train(training)
-        results = []
-        for module in (model, captured):
-            torch.manual_seed(0)
-            results.append(module(tokens))
-        # PyTorch's own attention in eval mode is another kernel; rounding in float32.
-        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
-
-
-def test_where_training_takes_another_path_the_graph_stops_in_training():
-    model = Net(lambda s, x: s.a(x).relu() if s.training else s.a(x), a=conv(3, 8))
-    images = torch.randn(2, 3, 8, 8)
-    captured = capture(model, (images,))
-    assert torch.equal(captured.eval()(images), model.eval()(images))
-    with pytest.raises(SpecialisedError, match="does something else in training mode: output 0 differs"):
-        captured.train()(images)
-
-
-def test_the_training_flag_is_an_attribute_again_after_a_capture():
-    capture(Net(fused, qkv=linear(8, 24), out=linear(8, 8)), (torch.zeros(2, 5, 8),))
-    assert "training" not in vars(nn.Module)
 
 
 @pytest.mark.parametrize(("former", "way", "forward"), [("plain", "symbolic", plain), ("values", "concrete", branches)])

@@ -7,7 +7,9 @@ import torch
 from timm.optim import Lamb, Lion
 from torch import nn
 
+from fxprune.passes.csgd.hook import csgd
 from fxprune.plans import Plan
+from helpers.hand_made import plain
 
 PLAIN = {"conv1.weight": [0, 1, 0, 2, 1, 3, 0, 0], "conv2.weight": [0, 1, 2, 1, 0, 2]}
 SQUARE = {"rows.weight": [0, 1, 1, 0, 2, 1], "columns.weight": [0, 0, 1, 2, 3, 2, 1, 4]}
@@ -35,6 +37,14 @@ def backward(model, case, seed):
     out = model(*inputs)
     (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)).sum().backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def started(kind=torch.optim.AdamW, narrow=None, coupled=False, **options):
+    torch.manual_seed(0)  # of the inputs: both forms are the same
+    case = plain()
+    optimizer = kind(case.model.parameters(), lr=0.05, **options)
+    hook = csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow, coupled=coupled)
+    return case, optimizer, hook
 
 
 def steps(model, case, optimizer, count, scheduler=None):

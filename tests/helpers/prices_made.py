@@ -24,5 +24,5 @@ def a_row(arm, seed, **facts):
     return row_of(arm, seed, TINY, facts, PriceRow)
 
 
-def a_bench(folder, arm=None, seed=0, record=lambda **_: None):
-    return bench_of(Task(arm or Arm("wide", "1"), seed, TINY, folder), record)
+def a_bench(folder, seed=0):
+    return bench_of(Task(Arm("wide", "1"), seed, TINY, folder), lambda **_: None)

@@ -18,12 +18,12 @@ from fxprune.errors import FxpruneError, PlanError
 from fxprune.models_zoo.data.dataset import Data
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.distributed.ranks import ALONE, Ranks, joined
 from fxprune.passes.job import measure as compress_measure
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.planning.plan import plan
 from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
-from fxprune.passes.train.ranks import ALONE, Ranks, joined
 
 from . import small_job
 from .points import points
@@ -31,11 +31,11 @@ from .points import points
 DEVICE = torch.device("cpu")
 
 
-def images(count=30, batch_size=10):
+def images(count=30):
     """With ten images a batch, the parts of two processes have four and six."""
     generator = torch.Generator().manual_seed(0)
     pixels, labels = torch.randn(count, 1, 8, 8, generator=generator), torch.arange(count) % 3
-    train = TensorLoader(pixels, labels, batch_size, shuffle=True, shift=1)
+    train = TensorLoader(pixels, labels, 10, shuffle=True, shift=1)
     return Data("noise", 3, 1, 8, train, TensorLoader(pixels[:7], labels[:7], 5), (0.0,), (1.0,))
 
 

@@ -14,8 +14,8 @@ WIDE, CSGD, SCRATCH = Arm("wide", "1"), Arm("csgd", "5/8"), Arm("scratch", "5/8"
 EXAMPLE = torch.empty(2, 1, 8, 8, device="meta")
 
 
-def residual_net(seed=0):
-    torch.manual_seed(seed)
+def residual_net():
+    torch.manual_seed(0)
     net = CifarResNet(1, in_chans=1, width=0.5)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):

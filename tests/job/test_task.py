@@ -6,8 +6,7 @@ import contextlib
 import json
 import math
 import re
-from collections import namedtuple
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -20,16 +19,14 @@ from torch import nn
 import fxprune
 from fxprune.errors import DataError, ModelError, OptionError, VerifyError
 from fxprune.models_zoo import Network
-from fxprune.models_zoo.data import CLASSIFICATION, Task
-from fxprune.models_zoo.data.pairs import Pairs, data_from_pairs
+from fxprune.models_zoo.data import Task
+from fxprune.models_zoo.data.pairs import data_from_pairs
 from fxprune.passes.job import measure, trim
 from fxprune.passes.job.prepare import check_outputs
 from fxprune.passes.report import read_result, verify_folder
 from fxprune.passes.report.charts import WIDTH
 from fxprune.passes.report.verdicts import advice_for
 from fxprune.passes.report.write import write_report
-from fxprune.passes.train import Answers, answers
-from fxprune.passes.verify import named_outputs, rebuilt
 
 QUICK = {"epochs": 1, "csgd_epochs": 3, "deviation": 5e-3, "lr": 0.02, "csgd_lr": 0.02, "progress": False}
 
@@ -167,41 +164,6 @@ def test_the_file_has_all_inputs_and_outputs(done):
     assert [value.name for value in graph.output] == ["mask", "embedding"]
 
 
-class Summed:
-    """A metric that sees batch by batch, as those of torchmetrics."""
-
-    higher_is_better = True
-
-    def reset(self):
-        self.total = self.count = 0
-
-    def update(self, outputs, targets):
-        self.total += float(outputs.sum())
-        self.count += len(targets)
-
-    def compute(self):
-        return torch.tensor(self.total / self.count)
-
-
-def test_a_metric_may_see_batch_by_batch():
-    loader = [(torch.full((n, 2), 1.0), torch.zeros(n)) for n in (3, 1)]
-    found = answers(nn.Identity(), loader, task=Task(metric=Summed()))
-    assert str(found.score()) == "Summed 2 (4 samples)"
-
-
-def test_a_metric_that_is_no_number_is_refused():
-    found = answers(nn.Identity(), [(torch.ones(2, 2), torch.zeros(2))], task=Task(metric=lambda o, t: o))
-    with pytest.raises(DataError, match="returned Tensor, not a number"):
-        found.score()
-
-
-def test_a_metric_that_is_not_finite_is_refused_where_one_trains():
-    found = answers(nn.Identity(), [(torch.ones(2, 2), torch.zeros(2))], task=Task(metric=lambda o, t: float("nan")))
-    with pytest.raises(DataError, match="is nan on 2 test samples"):
-        found.score()
-    assert found.score(finite=False).short == "nan"
-
-
 def test_one_loader_is_no_pair(tmp_path):
     with pytest.raises(DataError, match=r"`data` is a name, a Data, or a pair of loaders, .* not Loader"):
         fxprune.compress(Both(), batches(), loss=loss, metric=pixel_error, output=tmp_path / "out", **QUICK)
@@ -229,34 +191,6 @@ def test_a_loss_or_metric_that_is_no_number_fails_before_any_training(loss, metr
     assert not (tmp_path / "out").exists()
 
 
-def of(*outputs, task=None):
-    return Answers(task or Task(metric=len), outputs, [None] * len(outputs), [2] * len(outputs))
-
-
-CHANGED = {
-    "equal": (torch.ones(2, 3), torch.ones(2, 3), 0),
-    "rounded": (torch.ones(2, 3), torch.tensor([[1.005] * 3, [1.0] * 3]), 0),
-    "one sample": (torch.ones(2, 3), torch.tensor([[1.02, 1, 1], [1, 1, 1]]), 1),
-    "a class": (torch.tensor([1, 2]), torch.tensor([1, 3]), 1),
-    "not a number": (torch.ones(2, 3), torch.full((2, 3), math.nan), 2),
-    "no number in either": (torch.full((2,), math.nan), torch.full((2,), math.nan), 0),
-    "infinite in both": (torch.full((2,), math.inf), torch.full((2,), math.inf), 0),
-    "one output of two": (
-        {"a": torch.ones(2), "b": torch.ones(2)},
-        {"a": torch.ones(2), "b": torch.tensor([1.0, 2.0])},
-        1,
-    ),
-    "another form": ({"a": torch.ones(2)}, {"b": torch.ones(2)}, 2),
-    "an output of all samples": ({"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0)}, 2),
-}
-
-
-@pytest.mark.parametrize("case", CHANGED)
-def test_a_sample_has_changed_if_an_output_has(case):
-    before, after, count = CHANGED[case]
-    assert of(after).changed(of(before)) == count
-
-
 def test_the_snap_must_keep_outputs(monkeypatch):
     class Nets:
         trained, snapped = nn.Identity(), nn.Linear(2, 2)
@@ -270,64 +204,6 @@ def test_the_snap_must_keep_outputs(monkeypatch):
     Nets.snapped = Nets.trained
     Nets.snapped.changes = {}
     assert trim.check_snap(Nets, data) == 0
-
-
-Named = namedtuple("Named", "logits hidden")
-
-
-@dataclass
-class Record:
-    logits: torch.Tensor
-    loss: object = None
-
-
-X, Y = torch.zeros(1), torch.ones(2)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [X, (X, [Y, None]), {"a": X, "b": (Y, "text")}, Named(X, Y), Record(X), [Record(X), {"c": Named(Y, X)}], ()],
-    ids=str,
-)
-def test_outputs_are_rebuilt(value):
-    again = rebuilt(value, named_outputs(value).values())
-    assert str(again) == str(value)
-    assert type(again) is type(value)
-
-
-A, B, T = (torch.zeros(2, n) for n in (1, 2, 3))
-DIVIDED = {
-    "a pair": ((A, T), A, T),
-    "a list": ([A, T], A, T),
-    "inputs in a tuple": (((A, B), T), (A, B), T),
-    "several inputs": ((A, B, T), (A, B), T),
-    "a dict": ({"image": A, "mask": T}, {"image": A}, {"mask": T}),
-    "labels that forward takes": ({"image": A, "labels": T}, {"image": A}, {"labels": T}),
-    "targets of several names": ({"image": A, "x": B, "target_box": T}, {"image": A}, {"x": B, "target_box": T}),
-}
-
-
-@pytest.mark.parametrize("case", DIVIDED)
-def test_a_batch_is_inputs_and_targets(case):
-    batch, inputs, targets = DIVIDED[case]
-    ((found, judged),) = Pairs([batch], ["image", "labels", "target_box"], "test")
-    assert str(found) == str(inputs)
-    assert str(judged) == str(targets)
-
-
-REFUSED = {
-    "a tensor": ([A], "must be a pair of inputs and targets"),
-    "no input": ([{"pixels": A}], r"has the entries pixels, and the network takes image"),
-    "empty": ([], "has no batch"),
-    "endless": (iter([(A, T)]), "has no length"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_other_batches_are_refused(case):
-    loader, message = REFUSED[case]
-    with pytest.raises(DataError, match=message):
-        data_from_pairs(loader, loader, Both())
 
 
 def test_named_data_take_a_metric(tmp_path, monkeypatch):
@@ -371,17 +247,3 @@ def test_fewer_outputs_than_classes_are_refused(outputs, names):
     network = Network(nn.Linear(5, outputs), None, torch.zeros(2, 5))
     with pytest.raises(ModelError, match=names) if names else contextlib.nullcontext():
         check_outputs(network, tiny_data())
-
-
-@pytest.mark.parametrize(
-    ("task", "rises"),
-    [
-        (CLASSIFICATION, True),
-        (Task(metric=len), True),
-        (Task(metric=pixel_error), False),
-        (Task(metric=pixel_error, higher_is_better=True), True),
-        (Task(metric=Summed(), higher_is_better=False), False),
-    ],
-)
-def test_larger_is_better_unless_said(task, rises):
-    assert task.rises is rises

@@ -11,8 +11,8 @@ import fxprune
 from fxprune.arguments.batches import BatchRange, batch_range, graph_batches
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture import capture
+from fxprune.passes.inspection import inspect_coupling
 from fxprune.passes.onnx import batches_of, eager_on_cpu, export_pt2, onnx_runner
-from fxprune.passes.report import inspect_coupling
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

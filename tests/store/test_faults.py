@@ -16,12 +16,12 @@ from helpers.image_folder import make_folder, timm_leaves_files_open
 
 from fxprune.common.files import write_text
 from fxprune.errors import LostProcessError, is_out_of_memory
+from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import Checkpoints
 from fxprune.passes.job.training import Trainer
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.store.weights import write_tensors
 from fxprune.passes.train.loop import Training
-from fxprune.passes.train.ranks import Ranks
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import fxprune
+from fxprune.passes.distributed.sharding import LocalBatch
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.train.loss import make_loss
 from fxprune.passes.train.onednn import BLOCK, PACKED, ContiguousStrided, contiguous
-from fxprune.passes.train.sharding import LocalBatch
 from fxprune.passes.train.step import Step, make_optimizer
 
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}

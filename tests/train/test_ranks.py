@@ -18,9 +18,9 @@ from helpers.fork_server import start
 from torch.distributed import TCPStore
 
 from fxprune.errors import CheckpointError
+from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import open_phases
 from fxprune.passes.options.job import Job
-from fxprune.passes.train.ranks import Ranks
 from fxprune.passes.train.streams import Stream
 
 TESTS = Path(__file__).parents[1]

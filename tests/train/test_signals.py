@@ -11,10 +11,10 @@ import torch
 from helpers.points import linear, points, weights
 
 from fxprune.errors import StoppedError
+from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.train.fit import train
 from fxprune.passes.train.loop import Training
-from fxprune.passes.train.ranks import Ranks
 from fxprune.passes.train.signals import stop_requests
 
 OPTIONS = {"epochs": 3, "lr": 0.1, "progress": False}

@@ -17,13 +17,13 @@ from torch import nn
 
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
+from fxprune.passes.distributed.sharding import LocalBatch
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.training import Scheduler, TrainOptions
 from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
 from fxprune.passes.train.loss import make_loss
 from fxprune.passes.train.schedule import learning_rates
-from fxprune.passes.train.sharding import LocalBatch
 from fxprune.passes.train.step import Step, check_optimizer, make_optimizer
 
 # Schedules: 6 epochs of 4 steps

@@ -15,7 +15,7 @@ from fxprune.latencies import LatencyTable
 from fxprune.passes.planning import odd_in_words, odd_widths
 from fxprune.plans import Plan
 
-from .inspection import change
+from .coupling import change
 
 
 @dataclass(frozen=True)

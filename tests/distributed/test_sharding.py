@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from fxprune.common.random import seeded
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data.tensor_loader import TensorLoader
-from fxprune.passes.train.ranks import ALONE, Ranks
-from fxprune.passes.train.sharding import local_batches, local_rows
+from fxprune.passes.distributed.ranks import ALONE, Ranks
+from fxprune.passes.distributed.sharding import local_batches, local_rows
 
 IMAGES, LABELS = torch.arange(26.0).view(26, 1, 1, 1), torch.arange(26)
 

@@ -11,8 +11,8 @@ from fxprune.common.text import count, listed, percent, shortened
 from fxprune.costs import Cost
 from fxprune.coupling import Coupling
 
+from .coupling import Inspection, change
 from .facts import GroupFacts
-from .inspection import Inspection, change
 from .layer_rows import LayerRow, Part, layer_rows
 
 # In units of the drawing, which is as wide as a small telephone and grows with the page.

@@ -1,0 +1,57 @@
+"""Records of the operators of calls with numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.torch_private import OpOverload, draws
+
+from .layers import Settings
+from .recorder import OpenError, Recorder, device_of
+
+
+class RealRun(Recorder):
+    """A record of one call with numbers, which the record does not disturb.
+
+    Attributes:
+        program: what was recorded; None if that says nothing.
+    """
+
+    program: tuple[list[Any], list[Any]] | None = None
+
+    def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
+        """Take a copy of a model."""
+        super().__init__(network, names)
+        self._device = device_of(network)
+
+    @contextlib.contextmanager
+    def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
+        """Record one call, as a context of :func:`~fxprune.equivalence.observation.observe`."""
+        with super().recording(given) as program:
+
+            def noted(outputs: list[Any]) -> None:
+                with contextlib.suppress(OpenError):
+                    self.program = program(outputs)
+
+            yield noted
+
+    def _open(self) -> None:
+        self.is_open = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_open:
+            return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        return forward(*args) if self.is_open else super()._layer(layer, settings, forward, args)
+
+    def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        elsewhere = kwargs.get("device") not in (None, self._device)
+        if elsewhere or draws(func):
+            self._open()

@@ -1,0 +1,56 @@
+"""The facts that a coupling holds about the nodes of its graph: sizes, codes, MACs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# The code of each position of an axis; -1: it never changes.
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """The sizes of a tensor in the graph, and the codes on each axis; None: no channels."""
+
+    sizes: tuple[int, ...]
+    axes: tuple[Codes | None, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any axis carries channels, prunable or frozen."""
+        return any(axis is not None for axis in self.axes)
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value is a tensor whose axes with channels are as long as here."""
+        if not isinstance(value, torch.Tensor) or value.dim() != len(self.sizes):
+            return False
+        return all(axis is None or len(axis) == size for axis, size in zip(self.axes, value.shape, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The MACs of one contraction at the analysed input; they scale with the share of each axis."""
+
+    macs: int
+    axes: tuple[Codes, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NodeFacts:
+    """The facts about one fx node.
+
+    Attributes:
+        value: the node's value with every tensor replaced by its :class:`Shape`, ints and None kept.
+        products: for each axis of channels that a sum runs over, its codes and a power of the cluster size. The narrow
+            result must be multiplied by it; to a logarithm, add the factor's logarithm.
+        works: contractions inside the node.
+    """
+
+    value: Any
+    products: tuple[tuple[Codes, float], ...]
+    works: tuple[Work, ...]

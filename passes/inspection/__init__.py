@@ -1,0 +1,6 @@
+"""Describe what can be pruned, and what a plan keeps, before anything is trained."""
+
+from .coupling import Inspection, inspect_coupling
+from .facts import group_names
+from .network_page import network_page
+from .planned import describe_plan
