@@ -86,55 +86,6 @@ class StoredPlan:
         return dict(self.content)
 
 
-def composed(plans: Sequence[Plan | StoredPlan]) -> StoredPlan | None:
-    """Compose plans into one on the first network; each was made on what the last one left.
-
-    Returns:
-        None if a group does not keep its channels from one plan to the next.
-    """
-    clusters: dict[str, NDArray[np.int64]] = {}
-    for plan in plans:
-        for name, cluster in plan.clusters.items():
-            if name in clusters and len(cluster) != int(clusters[name].max(initial=-1)) + 1:
-                return None
-        both = dict.fromkeys([*clusters, *plan.clusters])
-        clusters = {
-            name: follow(clusters[name], plan.clusters.get(name)) if name in clusters else plan.clusters[name]
-            for name in both
-        }
-    content = {
-        **plans[0].to_json(),
-        "method": "; ".join(plan.method for plan in plans),
-        "seed": plans[-1].seed,
-        "clusters": {name: cluster.tolist() for name, cluster in clusters.items()},
-    }
-    content.pop("sha256", None)
-    return StoredPlan(content, "the composed plan")
-
-
-def follow(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Return the cluster of each channel after two plans; the second divides kept channels."""
-    _, kept, of = np.unique(first, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(kept))[of]
-    return (place if second is None else second[place]).astype(np.int64)
-
-
-def remember(
-    meta: dict[str, Any], plan: Plan | StoredPlan, earlier: Sequence[Plan | StoredPlan], origin: object = None
-) -> None:
-    """Keep in the ``meta`` of a narrow network the plans that made it, and all of them in one.
-
-    Args:
-        meta: of the network; it gets ``plan`` and ``earlier``, and with earlier plans ``composed`` and ``origin``.
-        plan: the last one.
-        earlier: those before it, the first one first.
-        origin: how the network that was narrowed first is built; None: it has no name.
-    """
-    meta.update(plan=plan, earlier=tuple(earlier))
-    if earlier:
-        meta.update(composed=composed((*earlier, plan)), origin=origin)
-
-
 def history_of(network: torch.nn.Module) -> dict[str, Any]:
     """Return the plans that a narrow network knows, without the wide networks they hold."""
     plan, meta = plan_of(network), meta_of(network)

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from fxprune.composition import composed
 from fxprune.coupling import Coupling, Group
 from fxprune.errors import PlanError
-from fxprune.plan_file import composed
 from fxprune.plans import Plan
 
 from .plan import plan
@@ -119,8 +119,13 @@ def _places(group: Group) -> set[tuple[str, int, int, bool]]:
 
 
 def compose(first: Plan, second: Plan) -> Plan:
-    """Compose two plans, the second made on the network that the first made narrow."""
+    """Compose two plans, the second made on the network that the first made narrow.
+
+    Raises:
+        PlanError: a group does not keep its channels from one to the next.
+    """
     both = composed((first, second))
-    assert both is not None  # stages divide what is kept of each group
+    if both is None:
+        raise PlanError("a group has other channels after a stage than before it: take one stage.")
     merged = {name: cluster for name, cluster in both.clusters.items() if len(set(cluster.tolist())) < len(cluster)}
     return Plan(first.coupling, merged, both.method, second.seed)

@@ -7,9 +7,10 @@ import warnings
 from torch import Tensor, fx, nn
 
 from fxprune.capture import CUSTOM_GRADIENTS
+from fxprune.composition import remember
 from fxprune.errors import CustomGradientWarning, UnequalClustersWarning
 from fxprune.passes.merge import merged_state
-from fxprune.plan_file import earlier_plans_of, meta_of, plan_for, plan_of, remember
+from fxprune.plan_file import earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan
 from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.modules import map_tensors, named_tensors

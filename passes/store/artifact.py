@@ -25,11 +25,12 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.common.files import write_text
+from fxprune.composition import remember
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
 from fxprune.models_zoo import ModelSpec, Network, spec_from_json
 from fxprune.models_zoo.data import Preprocessing
 from fxprune.passes.serialization import graph_from_json
-from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of, remember
+from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan, signed
 
 from .folder import folder_aside

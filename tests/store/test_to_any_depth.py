@@ -9,10 +9,10 @@ from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
+from fxprune.composition import composed
 from fxprune.models_zoo import ModelSpec
 from fxprune.passes.merge import expand
 from fxprune.passes.report import verify_folder
-from fxprune.plan_file import composed
 
 X = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(8) % 3
@@ -168,3 +168,16 @@ def test_a_graft_knows_the_plans_that_made_it(attended):
     assert again.meta["composed"].widths == {
         name: (before, again.meta["plan"].widths[name][1]) for name, (before, _) in earlier.widths.items()
     }
+
+
+def test_the_same_name_and_width_of_other_channels_is_no_plan_in_one():
+    torch.manual_seed(0)
+    network = nn.TransformerEncoderLayer(32, 4, 32, batch_first=True).eval()
+    tokens, name = torch.randn(2, 5, 32), "self_attn.in_proj_weight"
+    inside = fxprune.plan(fxprune.couple(network, tokens), widths={name: 4})
+    once = narrow_snapped(network, inside)  # 4 heads of 4 channels
+    couplings = [fxprune.couple(once, tokens, whole=whole) for whole in (False, True)]
+    channels, heads = (fxprune.plan(coupling, widths={name: 2}) for coupling in couplings)
+    assert channels.widths[name] == heads.widths[name] == (4, 2)
+    assert narrow_snapped(once, channels).meta["composed"].widths[name] == (8, 2)
+    assert narrow_snapped(once, heads).meta["composed"] is None
