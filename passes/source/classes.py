@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,6 +155,7 @@ class Template:
         key = members[0]
         role = str(key[-1])
         owner = next((part for part in key[:-1] if isinstance(part, str) and part not in ("forward", "sequence")), "")
+        owner = _word(owner)
         unit = "features" if "features" in role or role == "normalized_shape" else "channels"
         wanted = []
         if role in WIDTHS and role not in ("groups", "size"):
@@ -162,7 +164,7 @@ class Template:
             leaves = bool(outermost) and outermost[0] in members
             leaves = leaves and self._are_sizes(key, [block.leaving for block in self.blocks])
             wanted += [unit] if enters and leaves else [f"in_{unit}"] if enters else [f"out_{unit}"] if leaves else []
-            inner = "_".join(str(part) for part in key[:-1] if part != "sequence")
+            inner = _word("_".join(str(part) for part in key[:-1] if part != "sequence"))
             wanted += [f"{owner}_{unit}", f"{inner}_{unit}"] if owner else [unit]
         else:
             wanted += [role, *([f"{owner}_{role}"] if owner else [])]
@@ -182,6 +184,11 @@ def layer_default(kind: str, name: str) -> Any:
         return None
     parameter = inspect.signature(found.__init__).parameters.get(name)
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _word(name: str) -> str:
+    """Return a name that may hold any characters as a part of an argument's name."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def _shape(body: Body | None) -> str:

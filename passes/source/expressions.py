@@ -16,7 +16,7 @@ from fxprune.capture import ModeSwitch
 
 from .code import CALL, CHOICE, COMPARISON, POWER, SUM, Code, Group, call, join, text
 from .functions import INFIX, PREFIX, check_attribute, check_method, function_name, needed
-from .values import UnwritableError, constant, is_name, plain_value, sequence
+from .values import UnwritableError, constant, is_name, plain_value, quoted, sequence
 
 Names = Callable[[fx.Node], Code]
 _SIZED = frozenset(
@@ -69,7 +69,7 @@ def item_of(args: Sequence[Any], names: Names) -> Code:
 
 
 def accessor(path: str) -> Code:
-    """Write the way to a module or tensor: ``self.blocks[0].attn``."""
+    """Write the way to a module or tensor: ``self.blocks[0].attn``, ``getattr(self, "in")``."""
     written = "self"
     for name in path.split("."):
         if name.isdecimal() and name.isascii():
@@ -77,8 +77,16 @@ def accessor(path: str) -> Code:
         elif is_name(name):
             written += f".{name}"
         else:
-            raise UnwritableError(f"the name {path[:60]!r}")
+            written = f"getattr({written}, {quoted(name)})"
     return text(written, CALL)
+
+
+def assignment(path: str) -> tuple[str, str]:
+    """Return what to write before and after what a module or tensor becomes."""
+    owner, _, last = path.rpartition(".")
+    if is_name(last) or last.isdecimal():
+        return f"{accessor(path).line()} = ", ""
+    return f"setattr({accessor(owner).line() if owner else 'self'}, {quoted(last)}, ", ")"
 
 
 def arguments(node: fx.Node, names: Names) -> tuple[list[Code], dict[str, Code]]:

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from .body import Body, Line
 from .classes import Key, Spec, Template
 from .code import INDENT, Code, Group, call, join, lines, text
-from .expressions import accessor
+from .expressions import accessor, assignment
 from .modules import Network
-from .values import constant, number, plain_value
+from .values import constant, number, plain_value, quoted
 
 _ALIKE = 3
 
@@ -83,12 +83,13 @@ def _class(template: Template, network: Network) -> Iterator[str]:
         if name in numbered:
             continue
         if spec.kind.startswith("buffer"):
-            yield from lines(call("self.register_buffer", [text(f'"{name}"'), _module(spec, (name,), template)]), 2)
+            yield from lines(call("self.register_buffer", [text(quoted(name)), _module(spec, (name,), template)]), 2)
         else:
-            yield from lines(_module(spec, (name,), template), 2, before=f"self.{name} = ")
+            before, end = assignment(name)
+            yield from lines(_module(spec, (name,), template), 2, before=before, after=end)
     if template is network.templates[-1]:
         for name, first in network.ties.items():
-            yield f"{INDENT * 2}{accessor(name).line()} = {accessor(first).line()}"
+            yield accessor(first).line().join((f"{INDENT * 2}{assignment(name)[0]}", assignment(name)[1]))
     if block.body is not None:
         yield ""
         yield from _forward(template, block.body, network)

@@ -119,7 +119,7 @@ class Builder:
             target = parent
         here = self.tree
         for name in target.split("."):
-            if not (is_name(name) or (name.isdecimal() and name == str(int(name)))) or name in _OF_MODULES:
+            if name in _OF_MODULES or (name.isdecimal() and name != str(int(name))):
                 raise UnwritableNodeError(node, f"the name `{name[:40]}` of a module or tensor")
             here = here.setdefault(name, {})
         self.readers.setdefault(target, node)

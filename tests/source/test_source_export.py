@@ -161,7 +161,7 @@ def chain(*calls):
 
 
 REFUSED = {
-    "name": (("call_module", "a b", nn.Linear(3, 4)), "the name `a b`"),
+    "name": (("call_module", "01", nn.Linear(3, 4)), "the name `01`"),
     "method": (("call_method", "tolist"), "the method `tolist`"),
     "attribute": (("call_function", getattr, "__class__"), "the attribute"),
     "constant": (("call_method", "add", 1j), "a constant of type complex"),
@@ -199,6 +199,39 @@ def test_what_cannot_be_written_is_refused_before_anything_is_written(case, tmp_
 def test_operators_and_constants(calls, line, tmp_path, forked):
     export_python(chain(*calls), torch.randn(2, 3), tmp_path / "net.py")
     assert line in (tmp_path / "net.py").read_text()
+
+
+class Odd(nn.Module):
+    """Names that no attribute can be written by, of blocks that differ in their widths and of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        for name, width in (("1st block", 3), ("2nd block", 4)):
+            block = nn.Module()
+            block.add_module("a-b", nn.Linear(width, width))
+            block.add_module("__c", nn.Linear(width, width + 1))
+            self.add_module(name, block)
+        self.register_parameter("a scale", nn.Parameter(torch.randn(5)))
+        self.register_buffer("a shift", torch.randn(5))
+        self.last = nn.Linear(5, 5)
+        self.add_module("tied last", nn.Linear(5, 5))
+        self.get_submodule("tied last").weight = self.last.weight
+
+    def forward(self, x):
+        for name in ("1st block", "2nd block"):
+            x = self.get_submodule(f"{name}.__c")(self.get_submodule(f"{name}.a-b")(x).relu())
+        x = self.last(x * getattr(self, "a scale") + getattr(self, "a shift"))
+        return self.get_submodule("tied last")(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_names_that_are_no_words_stay(tmp_path, forked):
+    network = torch.fx.symbolic_trace(Odd()).eval()
+    export_python(network, torch.randn(2, 3), tmp_path / "net.py")
+    read = module(tmp_path / "net.py").load()
+    assert read.state_dict().keys() == network.state_dict().keys()
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(torch.jit.script(read)(x), network(x))
 
 
 def test_strings_are_only_strings(tmp_path, forked):
