@@ -17,6 +17,7 @@ from fxprune.capture import WAYS, capture, captures
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
 from fxprune.errors import CaptureError
+from fxprune.pytorch.devices import with_data
 from fxprune.pytorch.network import network_of
 
 from .computed_weights import CapturedGraph, store_computed_weights
@@ -72,7 +73,7 @@ def couple(
     search = _Search(model, as_inputs(example_inputs), whole, as_outputs(outputs))
     failures: list[CaptureError] = []
     # In inference mode PyTorch does not take functions apart into operators.
-    with torch.inference_mode(False), _garbage_kept():
+    with torch.inference_mode(False), _garbage_kept(), with_data():
         try:
             for captured in captures(model, search.inputs, ways=ways, check=check, outputs=search.outputs):
                 try:

@@ -74,6 +74,7 @@ def export_pt2(
             program = torch.export.export(
                 returning_plain(eager), args, kwargs, dynamic_shapes=shapes_of(example, bound)
             )
+            _check_no_text(program, name)
             if bound.least > 1 and not bound.fixed:
                 _assert_several(program, bound)
             with open(aside, "wb") as file:
@@ -81,6 +82,16 @@ def export_pt2(
             with open(aside, "rb") as file:
                 read = torch.export.load(file).module()
         return largest_error(eager, partial(run_eager, read), example, name, tolerance, admitted(batches, bound))
+
+
+def _check_no_text(program: ExportedProgram, name: str) -> None:
+    """Refuse text among the outputs: torch.export writes it, and cannot read it back."""
+    for spec in program.graph_signature.output_specs:
+        if isinstance(text := getattr(spec.arg, "value", None), str):
+            raise ExportError(
+                f"the network returns the text {text[:40]!r}, and {name} can hold tensors and numbers only: leave it "
+                "out, or name the outputs that count, `fxprune.couple(..., outputs=)`."
+            )
 
 
 def _assert_several(program: ExportedProgram, bound: BatchRange) -> None:

@@ -32,6 +32,7 @@ from fxprune.models_zoo.data import Preprocessing
 from fxprune.passes.serialization import graph_from_json
 from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan, signed
+from fxprune.pytorch.devices import with_data
 
 from .folder import folder_aside
 from .graph import build_graph, graph_document
@@ -115,6 +116,7 @@ class _Stored:
         write_text(folder / NETWORK, json.dumps(self.network, indent=1) + "\n")
 
 
+@with_data()
 def _stored(
     narrow: nn.Module, model: ModelSpec | None, plan: Plan | StoredPlan | None, preprocessing: Preprocessing | None
 ) -> _Stored:

@@ -11,6 +11,7 @@ from helpers.unequal import narrow_snapped
 from torch import nn
 
 import fxprune
+from fxprune.errors import ExportError
 from fxprune.passes.onnx import export_pt2
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -56,3 +57,16 @@ def test_a_program_goes_into_an_open_file(narrow):
 def test_what_is_a_folder_or_several_files_takes_no_open_file(name, narrow):
     with pytest.raises(TypeError, match="BytesIO"):
         WRITE[name](narrow, io.BytesIO())
+
+
+class Named(nn.Module):
+    """Returns text beside a tensor."""
+
+    def forward(self, x):
+        return {"y": x.relu(), "kind": "relu"}
+
+
+def test_a_program_holds_no_text(tmp_path):
+    with pytest.raises(ExportError, match=r"returns the text 'relu', and .*net\.pt2 can hold tensors and numbers only"):
+        export_pt2(Named(), X, tmp_path / "net.pt2", batches=(2,))
+    assert not list(tmp_path.iterdir())

@@ -275,3 +275,15 @@ def test_what_cannot_be_saved(saved, tmp_path):
     with pytest.raises(OptionError, match=r"`width` must be a number up to 64, not 1000"):
         save(narrow, tmp_path / "new", model=ModelSpec("resnet20", {"width": 1000}))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_meta_default_device_changes_nothing(tmp_path):
+    torch.manual_seed(0)
+    network, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval(), torch.randn(2, 3, 8, 8)
+    with torch.device("meta"):
+        coupling = fxprune.couple(network, images)
+        narrow = fxprune.narrow(network, fxprune.plan(coupling, keep=1.0))
+        fxprune.save(narrow, tmp_path / "out")
+        read = fxprune.load(tmp_path / "out")
+    assert coupling.digest == fxprune.couple(network, images).digest
+    torch.testing.assert_close(read(images), network(images))
