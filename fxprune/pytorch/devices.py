@@ -10,6 +10,6 @@ import torch
 
 @contextlib.contextmanager
 def with_data() -> Iterator[None]:
-    """Make tensors on the CPU inside the block where they would have no data, on the meta device."""
+    """Make tensors on the CPU inside the block where they would be on the meta device."""
     with torch.device("cpu") if torch.empty(0).is_meta else contextlib.nullcontext():
         yield

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from fxprune.arguments.batches import BatchRange, admitted
 from fxprune.common.files import written_aside
 from fxprune.common.silence import silenced
+from fxprune.errors import ExportError
 from fxprune.passes.verify import random_batch
 
 from .names import returning_plain
