@@ -74,7 +74,7 @@ def _filled(s, y):
 
 def _put_into_halves(s, y):
     """Functions that put what they return into views of one tensor, from which it is read."""
-    both = y.new_empty(y.shape[0], 16, *y.shape[2:])
+    both = y.new_zeros(y.shape[0], 16, *y.shape[2:])
     torch.gather(y.detach(), 2, torch.zeros_like(y, dtype=torch.long), out=both[:, :8])
     torch.index_select(y.detach(), 2, torch.arange(y.shape[2]), out=both[:, 8:])
     return both

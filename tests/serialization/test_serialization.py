@@ -63,11 +63,11 @@ def test_the_graph_comes_back():
 
 # An eighth of the samples, so that the tests stay short; operators of torchvision are refused.
 # Operators of torchvision are not in the closed list.
-OF_TORCHVISION = {"boxes cut out", "deformed convolution", "deformed convolution in groups"}
+OF_TORCHVISION = ("boxes cut out", "deformed convolution")
 
 
 @pytest.mark.parametrize(
-    "name", [*(n for n in list(SAMPLES)[::8] if n not in OF_TORCHVISION), "outputs in a dataclass"]
+    "name", [*(n for n in list(SAMPLES)[::8] if not n.startswith(OF_TORCHVISION)), "outputs in a dataclass"]
 )
 def test_samples_come_back(name):
     sample = SAMPLES[name]
