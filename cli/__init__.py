@@ -1,4 +1,4 @@
-"""The command line has one file per command; torch is imported only when a command runs."""
+"""The command line; torch is imported only when a command runs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memo
 
 from .process import process_number
 
-# Each is a file of this folder, imported when it is asked for, and begins with its line here.
+# Each is a file of `commands/`, imported when it is asked for, and begins with its line here.
 COMMANDS = {
     "compress": "compress a network from end to end: train, C-SGD, merge, verify, export",
     "fold": "fold a trained network without labels and without training: merge, repair, verify, export",
@@ -169,7 +169,7 @@ class _Command(_Parser):
     def fill(self) -> None:
         """Add the arguments of the command."""
         name = self.prog.rpartition(" ")[2]
-        module = importlib.import_module(f".{name}", __package__)
+        module = importlib.import_module(f".commands.{name}", __package__)
         self.description = module.__doc__
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")

@@ -10,7 +10,7 @@ from torchvision.models import mobilenet_v2
 
 import fxprune
 from benchmarks.prices.reduce import remove_and_repair
-from benchmarks.results.remove import l1_norms, weakest_of
+from benchmarks.results.rivals.remove import l1_norms, weakest_of
 from fxprune.coupling import Coupling
 
 from .packages import mobilenet_weights

@@ -31,8 +31,8 @@ from fxprune.pytorch.torch_private import (
     storage_id,
 )
 
-from .placeholders import arguments
-from .symbolic import SymbolicTracer
+from .tracing.placeholders import arguments
+from .tracing.symbolic import SymbolicTracer
 
 # Checks of dtypes and devices, which may change after the capture.
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default,)

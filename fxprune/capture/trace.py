@@ -27,12 +27,12 @@ from fxprune.pytorch.modules import clone_sharing
 from fxprune.pytorch.source import source_of_error
 from fxprune.pytorch.torch_private import backward_hooks_of
 
-from .concrete import ConcreteTracer
-from .custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
-from .symbolic import SymbolicTracer, keeps_functions
+from .tracing.concrete import ConcreteTracer
+from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
+from .tracing.symbolic import SymbolicTracer, keeps_functions
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"

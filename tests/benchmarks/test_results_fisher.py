@@ -8,7 +8,7 @@ import torch
 from helpers.results_made import EXAMPLE, residual_net
 
 import fxprune
-from benchmarks.results.fisher import fisher_curve, mean_squares
+from benchmarks.results.rivals.fisher import fisher_curve, mean_squares
 
 
 def test_the_fisher_information_is_that_of_every_image_and_every_label():

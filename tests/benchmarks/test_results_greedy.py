@@ -9,7 +9,7 @@ from helpers.hand_made import normed, plain
 from helpers.tower import tower
 
 import fxprune
-from benchmarks.results.greedy import loss_curve, slopes_of, widths_by_loss
+from benchmarks.results.rivals.greedy import loss_curve, slopes_of, widths_by_loss
 from fxprune.costs import cost, cost_terms
 from fxprune.errors import OptionError
 from fxprune.models_zoo.registry import create_model

@@ -11,7 +11,7 @@ from helpers.results_made import EXAMPLE, TINY, residual_net
 from torch import nn
 
 import fxprune
-from benchmarks.results.remove import Lasso, remove, weakest
+from benchmarks.results.rivals.remove import Lasso, remove, weakest
 from benchmarks.results.squeeze import pacesetter
 from benchmarks.results.train import optimizer_for
 from fxprune.models_zoo.data import load_data

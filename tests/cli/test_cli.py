@@ -15,7 +15,7 @@ from helpers.damage import list_again
 from helpers.untimed import time_nothing
 
 import fxprune
-from fxprune.cli.export import FORMATS
+from fxprune.cli.commands.export import FORMATS
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
 from fxprune.models_zoo.networks import CifarResNet

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run
 
-from fxprune.cli import checks, export
+from fxprune.cli.commands import checks, export
 from fxprune.cli.main import COMMANDS, SHELLS
 from fxprune.passes.options import Job
 
@@ -106,7 +106,7 @@ def test_a_checkout_that_was_never_installed_has_nothing_to_miss(monkeypatch):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_of_commands_has_the_first_line_of_each(name):
-    line = (importlib.import_module(f"fxprune.cli.{name}").__doc__ or "").partition("\n")[0].rstrip(".")
+    line = (importlib.import_module(f"fxprune.cli.commands.{name}").__doc__ or "").partition("\n")[0].rstrip(".")
     assert COMMANDS[name] == line[:1].lower() + line[1:]
 
 

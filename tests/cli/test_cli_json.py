@@ -11,7 +11,7 @@ from helpers.command_line import SMALL, Small, enter, run
 from helpers.untimed import time_nothing
 
 import fxprune
-from fxprune.cli import inspect
+from fxprune.cli.commands import inspect
 from fxprune.cli.main import COMMANDS
 from fxprune.models_zoo import registry
 

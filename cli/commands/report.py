@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fxprune.errors import CheckpointError, OptionError
 
-from .reply import Reply, result_reply
+from ..reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

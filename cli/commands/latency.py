@@ -11,8 +11,8 @@ import argparse
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
 
-from .options import add_network, add_options, flags_of, given_options, network_from, sizes_of
-from .reply import Reply
+from ..options import add_network, add_options, flags_of, given_options, network_from, sizes_of
+from ..reply import Reply
 
 # The options of a target that times depend on.
 _HERE = ("runtime", "batch", "round_to", "target", "only", "freeze", "internal_only")

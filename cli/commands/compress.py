@@ -17,8 +17,8 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import MISSING, Job, options_of
 
-from .options import add_options, add_quiet, given_options
-from .reply import Reply, result_reply
+from ..options import add_options, add_quiet, given_options
+from ..reply import Reply, result_reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .reply import Reply
+from ..reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

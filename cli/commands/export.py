@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from .reply import Reply
+from ..reply import Reply
 
 if TYPE_CHECKING:
     from fxprune.arguments.batches import BatchRange

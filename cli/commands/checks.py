@@ -18,7 +18,7 @@ from fxprune import __version__
 from fxprune.common.table import table
 from fxprune.common.text import listed
 
-from .reply import Reply
+from ..reply import Reply
 
 # What an extra is for. Its packages are those that the installed distribution declares.
 EXTRAS = {

@@ -16,8 +16,8 @@ from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from .options import add_network, add_options, given_options, network_and_data
-from .reply import Reply, columns
+from ..options import add_network, add_options, given_options, network_and_data
+from ..reply import Reply, columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

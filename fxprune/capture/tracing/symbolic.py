@@ -1,7 +1,7 @@
 """Trace a model symbolically, at the level of modules, for all sizes.
 
 The trace does not know sizes, so it fails if the model's Python code makes a decision by one; then use
-:mod:`fxprune.capture.concrete`.
+:mod:`fxprune.capture.tracing.concrete`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import stack_of
 from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
 
+from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
-from .decompose import FUNCTIONS, decomposition, decomposition_for
 from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy, unrecorded_write

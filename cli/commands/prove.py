@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_network, add_seed, network_from
-from .reply import Reply
+from ..options import add_network, add_seed, network_from
+from ..reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from .options import add_network, check_sizes, flags_of, network_from, sizes_of
-from .reply import Reply, columns
+from ..options import add_network, check_sizes, flags_of, network_from, sizes_of
+from ..reply import Reply, columns
 
 if TYPE_CHECKING:
     from fxprune.coupling import Coupling
@@ -68,6 +68,6 @@ def _drawn(name: str, coupling: Coupling, found: Inspection) -> str:
         from fxprune.passes.inspection import network_page
 
         return network_page(coupling, found)
-    from .drawing import DRAWINGS
+    from ..drawing import DRAWINGS
 
     return DRAWINGS[name](coupling.graph())

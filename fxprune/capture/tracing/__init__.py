@@ -1,0 +1,1 @@
+"""Trace a model with proxies, which answer what its Python code asks of a tensor."""
