@@ -157,7 +157,7 @@ class Bundle:
         self._view()
         rows = self._rows_of(self.parameters)
         away = self._means.index_select(0, self._cluster).add_(self._away, alpha=self.left).sub_(rows)
-        if away.abs().max() <= 1e-5 * rows.abs().max():
+        if away.abs().max() <= 1e-6 * rows.abs().max():
             self._is_loaded = False
             self._note(rows)
         else:
@@ -221,6 +221,7 @@ class Bundle:
             torch.index_select(self._means, 0, self._cluster, out=self._scratch)
             self._scratch.add_(self._away, alpha=self.left)
             foreach_copy_(self._plain, self._parts)
+        self._is_loaded = False
         self._note(self._scratch if self._rows is None else self._rows)
 
     def joined(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

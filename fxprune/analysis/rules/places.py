@@ -10,17 +10,15 @@ from .pointwise import meet_axis
 from .registry import rule
 
 _PICKS = "an index picks positions"
-
-
 _MASKS = (torch.bool, torch.uint8)
 
 
 @rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
 def index(call: Call) -> Axes:
     """Tables pick positions: channels there freeze, other axes pass."""
-    axes = call.axes(call.args[0])
-    if any(table is not None and table.dtype in _MASKS for table in call.args[1]):
-        call.freeze("a mask picks positions", *axes)
+    axes, tables = call.axes(call.args[0]), [table for table in call.args[1] if table is not None]
+    if any(table.dtype in _MASKS for table in tables):
+        call.freeze("a mask picks positions", *axes, *(ids for table in tables for ids in call.axes(table)))
         return unlabelled(call.out)
     return tuple(None if dim is None else axes[dim] for dim in _picked(call))
 
@@ -76,7 +74,7 @@ def _picked(call: Call) -> list[int | None]:
 
 @rule("index_select", "index_fill", "index_fill_")
 def index_select(call: Call) -> Axes:
-    """A table picks positions of one axis: channels there freeze."""
+    """A table picks or fills positions of one axis: channels there freeze."""
     x, dim, table = call.args[:3]
     axes = list(call.axes(x))
     call.freeze(_PICKS, *call.axes(table))
