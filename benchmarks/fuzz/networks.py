@@ -78,6 +78,7 @@ def _examine(seed: int, most: int, counts: dict[str, Counter[str]]) -> None:
         trained=facts.training,
         exported=facts.exported,
         refused=facts.refused,
+        unstable=facts.unstable,
         checked=checked,
     )
     counts["figures"].update(_precision(drawn, seed) if facts.groups and checked else {})

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from . import channels, maps, norms, pointwise, tokens  # noqa: F401  (they register)
+from . import channels, maps, norms, places, pointwise, tokens  # noqa: F401  (they register)
 from .network import CONVOLUTIONS, MAP, TOKENS, VECTOR, WIDTHS, Draw, Form, RandomNetwork, Unsuited
 from .operations import OPERATIONS
 
