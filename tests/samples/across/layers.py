@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 
-from .table import A, B, conv, free, image, linear, tokens
+from ..table import A, B, conv, free, image, linear, tokens
 
 IN = "in_proj_weight"
 M, M_IN = f"m.{IN}", "m.weight_ih_l0"
