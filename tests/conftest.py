@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.fork_server import preload
-from helpers.forks import forks
 from helpers.onnx_table import keep_table
+from helpers.processes.fork_server import preload
+from helpers.processes.forks import forks
 from helpers.untimed import time_nothing
 from xdist.scheduler import LoadScopeScheduling
 

@@ -11,7 +11,7 @@ import onnx as onnx_file
 import pytest
 import torch
 from helpers.command_line import RESULTS, SMALL, Small, enter, left, run
-from helpers.damage import list_again
+from helpers.jobs.damage import list_again
 from helpers.untimed import time_nothing
 
 import fxprune

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from helpers.command_line import Small
-from helpers.damage import list_again
+from helpers.jobs.damage import list_again
 
 import fxprune
 from fxprune.common.documents import parse_json

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.damage import list_again
 from helpers.hand_made import Normed, Plain, randomise
+from helpers.jobs.damage import list_again
 from helpers.unequal import narrow_unequal
 from torch import nn
 

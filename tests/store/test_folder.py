@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from helpers.folders import write, written
+from helpers.jobs.folders import write, written
 
 from fxprune.errors import CheckpointError, InputError, OptionError, VerifyError
 from fxprune.passes.store import folder, lock

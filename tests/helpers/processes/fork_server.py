@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.process import PRELOAD, run_each
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_LOADED = (*PRELOAD, "helpers.loaded")
+_LOADED = (*PRELOAD, "helpers.processes.loaded")
 
 
 def preload():
