@@ -18,15 +18,7 @@ from .state import AnalysisState
 
 
 def adapts_to_width(state: AnalysisState, run: Callable[[Any, Any], Any], args: Any, kwargs: Any, value: Any) -> bool:
-    """Tell whether ``run`` on narrow inputs returns narrow outputs, and the same numbers.
-
-    Args:
-        state: holds the labels of ``args``, ``kwargs`` and ``value``; it is not changed.
-        run: the call, without effects on ``state``.
-        args: positional arguments of the wide call, tensors on the meta device.
-        kwargs: its keyword arguments.
-        value: what it returned.
-    """
+    """Tell whether ``run`` on narrow inputs returns narrow outputs, and the same numbers."""
     given = tensors_in((args, kwargs))
     label_of, channel = state.labels.of, state.channels.channel
     ids = [axis for tensor in given for axis in label_of(tensor).axes if axis is not None]

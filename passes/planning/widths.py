@@ -65,13 +65,6 @@ def widths_within(
     A bisection finds the two nearest values of ``keep``. Between these, groups change from one to the other one by one.
     If that is not near enough, single groups become one step wider or narrower as long as that helps.
 
-    Args:
-        coupling: the analysis.
-        budget: what to count.
-        share: of the network's total, above 0, up to 1.
-        round_to: as in :func:`widths_for`.
-        selected: as in :func:`widths_for`.
-
     Returns:
         Group name -> width, and a text that says which share was reached, and whether it is only the nearest one.
 
@@ -106,13 +99,6 @@ def widths_in_time(
     """time(widths) = share * time(network), by the MACs that take that time in a table.
 
     Where no widths have these MACs, those are taken whose time is nearest.
-
-    Args:
-        coupling: the analysis.
-        table: of this network.
-        share: of the time, above 0, up to 1.
-        round_to: as in :func:`widths_for`.
-        selected: as in :func:`widths_for`.
 
     Returns:
         As :func:`widths_within`.
@@ -156,13 +142,6 @@ def refined(
     share: float,
 ) -> tuple[dict[str, int], str]:
     """Move one or two units a step while the budget is missed by more than 1 % and it helps.
-
-    Args:
-        units: those that may become wider or narrower.
-        widths: where to begin.
-        above: the function that :func:`excess` returns.
-        budget: what is counted.
-        share: the goal.
 
     Returns:
         Group name -> width, and a text that says which share was reached.
