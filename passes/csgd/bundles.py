@@ -20,10 +20,10 @@ SMALL = 2**16
 # Numbers of a piece that stays in a core's cache while it is made.
 PIECE = 2**17
 # What PyTorch's pointwise optimizers remember of each number; the rest of their state is one number per parameter.
-ROWS = frozenset(
-    ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "acc_delta")
-    + ("sum", "ax", "prev", "step_size")
-)
+ROWS = frozenset({
+    "momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "acc_delta",
+    "sum", "ax", "prev", "step_size",
+})  # fmt: skip
 
 
 def is_foreign(name: str, value: Any) -> bool:

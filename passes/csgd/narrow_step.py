@@ -122,7 +122,8 @@ class NarrowStep:
         if shrink is not None and not self._lefts:
             self._lefts = [bundle.left * shrink[bundle.group] for bundle in self._bundles]
         if self._lefts:  # also where a signal came before all were written
-            for bundle, bundle.left in zip(self._bundles, self._lefts, strict=True):
+            for bundle, left in zip(self._bundles, self._lefts, strict=True):
+                bundle.left = left
                 bundle.write()
         else:  # the parameters are as they were, or as somebody has written them since
             for bundle in self._bundles:
