@@ -78,7 +78,7 @@ class ClusterMeans:
             foreach_copy_(parameters, means)
 
     def _rest(self, parameter: nn.Parameter) -> Tensor:
-        """Return what rounding took, as far as it can have taken that from what others have written since."""
+        """Return what rounding can have taken from the parameter as it is now."""
         rest = self.rests[parameter]
         return rest if self._marks.get(parameter) == _mark(parameter) else possible_rest(rest, parameter)
 
@@ -130,7 +130,7 @@ def _mark(parameter: nn.Parameter) -> tuple[int, int]:
 
 
 def possible_rest(rest: Tensor, value: Tensor) -> Tensor:
-    """Drop from ``rest``, in place, what rounding cannot have taken from ``value``: that was of other numbers."""
+    """Drop from ``rest``, in place, what rounding cannot have taken from ``value``."""
     return rest.masked_fill_(~(rest.abs() <= 2 * torch.finfo(rest.dtype).eps * value.abs()), 0.0)
 
 

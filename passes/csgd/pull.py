@@ -155,7 +155,7 @@ class Csgd:
         self.remove()
 
     def _put_innermost(self) -> None:
-        """Let other hooks see parameters as they are: they come first before a step, and last after it."""
+        """Let others see parameters as they are: first before a step, and last after it."""
         if self._handles:
             put_innermost(self._optimizer, self._handles[0], self._handles[1])
 
@@ -239,7 +239,7 @@ class Csgd:
         self._means.restore(shrink)
 
     def _read_rates(self) -> list[float]:
-        """Read the lr of every group with something to pull, else 0; check that lr * eps lies in [0, 1)."""
+        """Read the lr of each group, 0 without a pull; check that lr * eps lies in [0, 1)."""
         groups = enumerate(self._optimizer.param_groups)
         rates = [float(group["lr"]) if index in self._groups else 0.0 for index, group in groups]
         for index, lr in enumerate(rates):

@@ -73,7 +73,7 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
 
 
 def check_in_optimizer(tied: Iterable[Tied], optimizer: Optimizer) -> None:
-    """Raise OptionError if the optimizer no longer holds a parameter, as after sharding, or in another group."""
+    """Raise OptionError if the optimizer holds a parameter no longer, or in another group."""
     held = {parameter: index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
     for each in tied:
         if each.parameter not in held:
