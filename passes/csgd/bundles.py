@@ -27,7 +27,7 @@ ROWS = frozenset({
 
 
 def is_foreign(name: str, value: Any) -> bool:
-    """Tell whether a part of the optimizer's state is not its own, as the slow weights of a wrapper."""
+    """Tell whether a wrapper of the optimizer, not itself, keeps this in its state."""
     return name not in ROWS and isinstance(value, Tensor) and value.numel() != 1
 
 
@@ -146,7 +146,7 @@ class Bundle:
         self._is_loaded = True
 
     def read(self, rest: Tensor | None = None) -> None:
-        """Take means and deviations from the parameters as they are, but for what rounding took."""
+        """Take means and deviations from the parameters, with what rounding took."""
         self._view()
         rows = self._rows_of(self.parameters)
         self._means.copy_(self._averaged(rows))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, spread
+from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, rows_equal, spread
 from fxprune.plans import Partition
 from fxprune.pytorch.torch_private import (
     foreach_add_,
@@ -122,7 +122,8 @@ class ClusterMeans:
                         "which cannot be averaged over clusters: begin C-SGD with a new optimizer."
                     )
                 cuts = [cut for cut in self.cuts(each) if value.shape[cut.dim] == shape[cut.dim]]
-                value.copy_(project(value, cuts))
+                if not all(rows_equal(value, cut) for cut in cuts):  # a mean of equal rows may differ in the last bit
+                    value.copy_(project(value, cuts))
 
 
 def _mark(parameter: nn.Parameter) -> tuple[int, int]:

@@ -71,7 +71,7 @@ class NarrowState:
         self._optimizer.state = self._outside  # type: ignore[assignment]
 
     def _update(self, bundle: Bundle, joined: dict[str, Any]) -> list[dict[str, Any]]:
-        """Let each parameter have its rows of a joined state, and keep what is not the optimizer's own."""
+        """Let each parameter have its rows of a joined state, and keep what is of others."""
         states = bundle.states(joined)
         for parameter, state in zip(bundle.parameters, states, strict=True):
             former = self._outside.get(parameter, {})

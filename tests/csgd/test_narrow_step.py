@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import sys
 
@@ -248,52 +247,6 @@ def test_small_pulls_of_float32_add_up(others_write):
     left = np.float64(0.999) ** 3000
     # One rounding of the sum, 6e-8 of numbers near 1, whatever the number of steps.
     torch.testing.assert_close(away(case.model, plan)["conv1.weight", 0], before * left, rtol=1e-6, atol=2e-7)
-
-
-class Interrupt(BaseException):
-    """A signal in the hook."""
-
-
-def interrupted_at(count, optimizer):
-    """Take a step, and raise where Python looks for signals for the count-th time: after calls."""
-
-    def look(frame, event, _):
-        nonlocal count
-        if event in ("call", "c_return") and f"{os.sep}csgd{os.sep}" in frame.f_code.co_filename:
-            count -= 1
-            if count == 0:
-                raise Interrupt
-
-    sys.setprofile(look)
-    try:
-        optimizer.step()
-    except Interrupt:
-        return True
-    finally:
-        sys.setprofile(None)
-    return False
-
-
-@pytest.mark.parametrize(("narrow", "before"), [(True, 0), (True, 2), (False, 2)])
-def test_a_signal_in_the_hook_loses_at_most_the_step(narrow, before):
-    count, broken = 1, True
-    while broken:
-        case, optimizer, _ = started(torch.optim.SGD, narrow=narrow, momentum=0.9)
-        steps(case.model, case, optimizer, before)
-        backward(case.model, case, 9)
-        given = [parameter.grad for parameter in case.model.parameters()]
-        old = away(case.model, plan_of(case, PLAIN))
-        broken = interrupted_at(count, optimizer)
-        count += 9
-        assert all(parameter.grad is grad for parameter, grad in zip(case.model.parameters(), given, strict=True))
-        now = away(case.model, plan_of(case, PLAIN))
-        assert all(torch.allclose(now[axis], old[axis]) or torch.allclose(now[axis], 0.9 * old[axis]) for axis in now)
-        steps(case.model, case, optimizer, 2)
-        assert_shrunk(now, away(case.model, plan_of(case, PLAIN)), 0.81)
-        states = optimizer.state_dict()["state"]
-        for index, parameter in enumerate(case.model.parameters()):
-            assert states[index]["momentum_buffer"].shape == parameter.shape
-    assert count > 200
 
 
 def test_two_hooks_on_one_optimizer_pull_each_its_own():
