@@ -40,7 +40,8 @@ def open_network(
     Args:
         model: timm's name, ``torchvision/NAME`` or one of ours; a folder with a saved network; a ``.pt2`` file of
             ``torch.export``, or a file object with one; timm's ``hf-hub:`` and ``local-dir:``; or
-            ``package.module:function``, whose function returns a network, or a network and its example inputs. All but the first have their own weights.
+            ``package.module:function``, whose function returns a network, or a network and its example inputs. All but
+            the first have their own weights.
         num_classes: length of the output; None: the network's own, or 1000.
         image: its channels, and pixels per side; None: the network's own.
         pretrained: begin with published weights; for names only.
