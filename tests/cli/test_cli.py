@@ -20,8 +20,7 @@ from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
 from fxprune.models_zoo.networks import CifarResNet
 from fxprune.passes.options.recipe import read_recipe
-from fxprune.passes.store import layout
-from fxprune.passes.store.weights import save_weights
+from fxprune.passes.store import layout, save_weights
 
 
 @pytest.fixture(autouse=True)

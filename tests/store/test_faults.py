@@ -20,8 +20,8 @@ from fxprune.errors import LostProcessError, is_out_of_memory
 from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import Checkpoints
 from fxprune.passes.job.training import Trainer
+from fxprune.passes.store import write_tensors
 from fxprune.passes.store.checkpoint import Checkpoint
-from fxprune.passes.store.weights import write_tensors
 from fxprune.passes.train.loop import Training
 
 
