@@ -119,8 +119,8 @@ def widths_in_time(
             f"a share of {share:g} of the time in {table.runtime} is out of reach: the nearest that groups can come to "
             f"is {time:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
         )
-    near = "" if abs(time - share) <= CLOSE * share else " is the nearest reachable"
-    return widths, f"latency {share:g}: {time:.4f}{near} in {table.runtime} at batch {table.batch}, macs {macs:.4f}"
+    near = "predicted" if abs(time - share) <= CLOSE * share else "nearest reachable"
+    return widths, f"latency {share:g}, {near} {time:.4f} in {table.runtime} at batch {table.batch}, macs {macs:.4f}"
 
 
 def excess(coupling: Coupling, terms: CostTerms, budget: Budget, share: float) -> Callable[[Mapping[str, int]], float]:
@@ -156,8 +156,8 @@ def refined(
             f"a share of {share:g} of the network's `{budget}` is out of reach: the nearest that groups can come to "
             f"is {reached:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
         )
-    near = "" if miss <= WITHIN * share else " is the nearest reachable"
-    return widths, f"{budget} {share:g}: {reached:.4f}{near}"
+    near = "reached" if miss <= WITHIN * share else "nearest reachable"
+    return widths, f"{budget} {share:g}, {near} {reached:.4f}"
 
 
 def _unchanged(units: Sequence[Unit], widths: Mapping[str, int]) -> bool:

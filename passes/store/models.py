@@ -110,9 +110,8 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
     except FxpruneError:
         raise
     except Exception as error:  # timm and the hub may raise any exception
-        raise ModelError(
-            f"`{name}` cannot be had: {kind_and_line(error)} A hub needs a connection; `local-dir:FOLDER` does not."
-        ) from error
+        hint = " The hub needs a connection; `local-dir:FOLDER` does not." if name.startswith("hf-hub:") else ""
+        raise ModelError(f"`{name}` cannot be had: {kind_and_line(error)}{hint}") from error
     return Network(network, None, _images(network, channels, size))
 
 
