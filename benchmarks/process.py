@@ -30,12 +30,7 @@ SECONDS_TO_LEAVE = 10.0
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one process.
-
-    Attributes:
-        seconds: wall-clock time.
-        memory: bytes of data, imported libraries included; exceeding it raises an error where it happens.
-    """
+    """The limits of one process."""
 
     seconds: float
     memory: int

@@ -34,15 +34,7 @@ def run_all(
     noun: str,
     preload: Sequence[str] = PRELOAD,
 ) -> Iterator[tuple[T, Facts]]:
-    """Yield each task with the facts of its process, under a bar; print by ``tqdm.write``.
-
-    Args:
-        work: as of :func:`~benchmarks.process.run_each`.
-        tasks: task, and its log.
-        args: with the options of :func:`add_limits`.
-        noun: what a task is.
-        preload: modules that hold what ``work`` needs.
-    """
+    """Yield each task with the facts of its process, under a bar; print by ``tqdm.write``."""
     limits, jobs = Limits(args.seconds, int(args.memory * GIB)), getattr(args, "jobs", 1)
     with tqdm(total=len(tasks), unit=noun, disable=None) as bar:
         for task, facts in run_each(work, tasks, limits, jobs=jobs, preload=preload):

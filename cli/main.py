@@ -156,6 +156,15 @@ class _Parser(argparse.ArgumentParser):
                 )
         return namespace, rest
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the closest command instead of all."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            from fxprune.passes.options import closest
+
+            line = f"there is no command `{value}`.{closest(value, action.choices)}"
+            raise argparse.ArgumentError(None, line.removesuffix("."))
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith("?") else "."
         if self.wants_json:
@@ -202,7 +211,8 @@ class _PrintCompletion(argparse.Action):
 
 def _parser() -> argparse.ArgumentParser:
     about = "Train filters to be identical (C-SGD), then merge them at no loss."
-    parser = _Parser("fxprune", description=about, allow_abbrev=False)
+    first = "Begin with `fxprune inspect resnet18`: what can be pruned. `fxprune COMMAND --help` lists the options."
+    parser = _Parser("fxprune", description=about, epilog=first, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
     about = "print what completes commands and flags in this shell, and exit"
     parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, help=about)

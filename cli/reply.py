@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Reply(NamedTuple):
     code: int = 0
 
 
-def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: object = None) -> Reply:
+def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: str | PathLike[str] | None = None) -> Reply:
     """Reply with the result of a job; its JSON is that of ``summary.json``, and the folder.
 
     Args:
@@ -41,13 +42,17 @@ def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: 
     text = result.text(columns())
     if done_in is not None:
         steps = {
-            f"fxprune report {done_in}": "the same as a page with pictures",
             f"fxprune verify {done_in}": "all checks again, from the files alone",
             f"fxprune export {done_in} --format python": "or onnx, pt2, openvino, timm",
         }
         longest = max(map(len, steps))
         lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]
-        text += "\n\nNext: " + "\n      ".join(lines)
+        from fxprune.passes.store import PAGE
+
+        written = Path(done_in) / PAGE
+        page = written if written.is_file() else None
+        seen = [] if page is None else [f"open {page} in a browser"]
+        text += "\n\nNext: " + "\n      ".join([*seen, *lines])
     return Reply(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
 
 

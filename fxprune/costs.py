@@ -222,11 +222,6 @@ def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: 
 
     What else the machine does meets both alike, so that the ratio is far more stable than the times. With one thread
     and no GPU, only the thread's own time counts, not that of other programs on its core.
-
-    Args:
-        first: what to compare with.
-        second: what to time.
-        seconds: how long to measure each, at least; there are 15 pairs or more.
     """
     threads = torch.get_num_threads()
     how: dict[str, Any] = {"timer": time.thread_time} if threads == 1 and not torch.cuda.is_available() else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -151,6 +152,8 @@ def _timm_twin(short: str) -> str:
 
 
 def _unknown(name: str) -> ModelError:
+    if name.endswith(("/", os.sep)):
+        return ModelError(f"there is no folder {name}.")
     # A cut-off of zero always gives three names.
     close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.0)
     return ModelError(f"no model is called `{name}`; the closest names are " + ", ".join(f"`{n}`" for n in close) + ".")

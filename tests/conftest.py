@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.fork_server import preload
-from helpers.forks import forks
 from helpers.onnx_table import keep_table
+from helpers.processes.fork_server import preload
+from helpers.processes.forks import forks
+from helpers.processes.scheduler import Restarting
 from helpers.untimed import time_nothing
-from xdist.scheduler import LoadScopeScheduling
 
 from fxprune import costs
 
@@ -122,7 +122,7 @@ def _has_fixture_of_its_own(file):
     return 'scope="module"' in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
 
 
-class Together(LoadScopeScheduling):
+class Together(Restarting):
     """Send tests that share something, or a fixture of their module, to one worker."""
 
     def _split_scope(self, nodeid):

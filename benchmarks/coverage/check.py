@@ -40,14 +40,7 @@ FOLD_IMAGES = 16
 
 @dataclass(frozen=True)
 class Task:
-    """A network to check.
-
-    Attributes:
-        model: entry point of timm, or ``torchvision/NAME``.
-        depth: how far to go.
-        most_parameters: larger networks are left out.
-        threads: of PyTorch and of onnxruntime.
-    """
+    """A network to check."""
 
     model: str
     depth: str = "onnx"

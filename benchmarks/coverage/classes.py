@@ -24,15 +24,7 @@ CLASSES = Path(__file__).with_name("timm_classes.csv")
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """A network of timm.
-
-    Attributes:
-        module: timm's module that defines the entry point.
-        cls: class of the network.
-        name: the entry point.
-        parameters: number of parameters.
-        input_size: height and width of the images that it is made for.
-    """
+    """A network of timm."""
 
     module: str
     cls: str

@@ -66,12 +66,7 @@ class Journal:
     """The newest result of each (model, depth)."""
 
     def __init__(self, path: Path, committed: Iterable[Result] = ()) -> None:
-        """Read the file; an incomplete last line is ignored.
-
-        Args:
-            path: results of this machine; it need not exist.
-            committed: results of any machine, which replace older ones of this machine.
-        """
+        """Read the file; an incomplete last line is ignored."""
         self._path = path
         self._newest: dict[tuple[str, str], Result] = {}
         for row in read_rows(path):

@@ -22,14 +22,7 @@ STEP = 32
 
 @dataclass(frozen=True)
 class Form:
-    """The arguments to build a network, and the size of its images.
-
-    Attributes:
-        name: entry point.
-        arguments: for timm's builder.
-        image: height and width.
-        parameters: number of parameters.
-    """
+    """The arguments to build a network, and the size of its images."""
 
     name: str
     arguments: dict[str, Any]

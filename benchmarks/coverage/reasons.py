@@ -11,14 +11,7 @@ from .result import FrozenReason, Result
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason over all networks.
-
-    Attributes:
-        why: in words, names left out.
-        weights: over all networks; a weight with two reasons counts in both.
-        models: number of networks.
-        dearest: the network that it costs most weights, with the line of its source.
-    """
+    """A reason over all networks."""
 
     why: str
     weights: int

@@ -62,15 +62,7 @@ def page(
     sources: str,
     grafts: Mapping[str, str] | None = None,
 ) -> str:
-    """Write the page.
-
-    Args:
-        points: the smallest network of each class of timm.
-        torchvision: the smallest network of each family of torchvision.
-        results: depth -> model -> newest result.
-        sources: digest of the sources as they are; other results are marked as of earlier ones.
-        grafts: model of timm -> whether it grafts, as ``graft.csv`` says.
-    """
+    """Write the page."""
     folded = {name: result for name, result in results.get("fold", {}).items() if not result.error}
     main = known_at("onnx", results) | folded
     timm = {

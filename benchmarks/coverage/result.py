@@ -19,14 +19,7 @@ _TOLD_AT = {
 
 @dataclass(frozen=True)
 class FrozenReason:
-    """A reason why weights may not merge.
-
-    Attributes:
-        weights: number of weights that no group can narrow, in the parameters concerned.
-        why: the reason, in words.
-        node: where it arose in the graph.
-        source: line of the model's source.
-    """
+    """A reason why weights may not merge."""
 
     weights: int
     why: str

@@ -30,14 +30,7 @@ FRAMES = 16
 
 @dataclass(frozen=True)
 class TorchvisionForm:
-    """The arguments to build a network, and the size of its images.
-
-    Attributes:
-        name: ``torchvision/NAME``.
-        room: what it is for: ``detection``, ``segmentation``, ``video``, ``optical_flow``, or a classifier's module.
-        image: height and width.
-        parameters: number of parameters.
-    """
+    """The arguments to build a network, and the size of its images."""
 
     name: str
     room: str

@@ -21,13 +21,7 @@ from .subjects import Subject
 
 
 def numbers(subject: Subject, folder: Path, whole: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return every number that each command reads, or our error.
-
-    Args:
-        subject: what was damaged, as it was.
-        folder: after the damage.
-        whole: the numbers of the subject.
-    """
+    """Return every number that each command reads, or our error."""
     doors: dict[str, Callable[[], Any]] = {
         "verify": lambda: _verified(folder, subject),
         "load": lambda: _loaded(folder, subject, whole),

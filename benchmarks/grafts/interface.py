@@ -23,13 +23,7 @@ Facts = dict[str, set[Any]]
 
 
 def untrue(wide: nn.Module, grafted: nn.Module, images: Tensor) -> list[str]:
-    """Return what holds of a wide network of timm and not of its graft, as timm's names for it.
-
-    Args:
-        wide: made by ``timm.create_model``, in eval mode.
-        grafted: its graft.
-        images: at least two.
-    """
+    """Return what holds of a wide network of timm and not of its graft, as timm's names for it."""
     told = []
     for ask in (features, classifiers, feature_maps, backbones, checkpointing):
         true, found = Facts(), Facts()

@@ -20,15 +20,7 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Network:
-    """A network of a library.
-
-    Attributes:
-        name: ``library/network``.
-        call: dotted path of the class or function that builds it.
-        config: dotted path of the class of its configuration, which takes the arguments; empty if there is none.
-        arguments: by name.
-        inputs: sizes of one sample, by position or by name.
-    """
+    """A network of a library."""
 
     name: str
     call: str

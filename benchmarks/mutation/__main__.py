@@ -127,7 +127,7 @@ def _survived(done: Mapping[tuple[str, int], Mapping[str, str]], mutant: Mutant)
 def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
     """Which tests run which lines; kept on disk, as long as neither sources nor tests change."""
     files = [ROOT / path for path in subjects()] + [ROOT / "tests" / name for name in TESTS]
-    for folder in ("tests/samples", "benchmarks/random_networks"):
+    for folder in ("tests/samples", "tests/samples/across", "benchmarks/random_networks"):
         files += sorted((ROOT / folder).glob("*.py"))
     sha = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     kept = WORK / "lines.json"

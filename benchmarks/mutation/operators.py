@@ -21,17 +21,7 @@ SYMMETRIC = {"unify", "unite", "union", "gcd", "max", "min", "isinstance", "geta
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file.
-
-    Attributes:
-        path: of the file, from the root of the repository.
-        function: qualified name of the outermost function or method, empty at module level.
-        line: its line.
-        kind: the kind of change.
-        before: the expression or statement before the change.
-        after: the same after the change.
-        index: number of the change, in the order of the file.
-    """
+    """One change of one file."""
 
     path: str
     function: str

@@ -133,13 +133,7 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
 
 
 def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
-    """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own.
-
-    Args:
-        session: the collected tests.
-        mutant: the change.
-        seconds: the tests to run, in this order, and what each takes without the change.
-    """
+    """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -14,12 +14,6 @@ def distil(narrow: nn.Module, wide: nn.Module, crops: Iterable[Tensor], settings
     """Bring the logits of a network nearer to those of its teacher, in place.
 
     Running statistics stay as they are: those of a few photos are far from ImageNet's.
-
-    Args:
-        narrow: is left in evaluation mode.
-        wide: the teacher.
-        crops: batches, one for each step.
-        settings: steps and the largest learning rate, which rises over a tenth of the steps and falls as a cosine.
     """
     narrow.eval()
     for parameter in narrow.parameters():

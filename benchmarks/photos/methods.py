@@ -33,15 +33,7 @@ _REPAIRS = {"none": "as it is", "statistics": "statistics", "readers": "readers"
 
 @dataclass(frozen=True)
 class Method:
-    """A way to a narrow network.
-
-    Attributes:
-        label: its name in the page.
-        by: as of :func:`.reduce.reduce`.
-        repair: as of :func:`.reduce.reduce`.
-        inner: only the widths inside of blocks.
-        trained: with the wide network as the teacher.
-    """
+    """A way to a narrow network."""
 
     label: str
     by: str

@@ -35,18 +35,7 @@ def analyse(wide: nn.Module, settings: PhotoSettings) -> Coupling:
 def reduce(
     wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], *, share: float, by: str, repair: str, inner: bool
 ) -> fx.GraphModule:
-    """Narrow a network to a share of its MACs.
-
-    Args:
-        wide: stays as it is.
-        coupling: its analysis.
-        crops: batches to cluster and to repair from.
-        share: of the MACs.
-        by: ``rows``, ``activations`` or ``outputs``: what clusters are found by; ``l1``: removal of the channels with
-            the smallest weights.
-        repair: as of :func:`fxprune.fold`.
-        inner: only the widths inside of blocks.
-    """
+    """Narrow a network to a share of its MACs."""
     only = INNER if inner else None
     if by == "l1":
         plan = fxprune.plan(coupling, macs=share, only=only, method="even")

@@ -25,14 +25,7 @@ ORDER = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the comparisons that must all hold for it.
-
-    Attributes:
-        title: the sentence.
-        first: the method that it says is the better one.
-        rivals: methods that it beats, at the same width unless they are wide.
-        equal: whether the claim is that the first is no worse, rather than better.
-    """
+    """A sentence, and the comparisons that must all hold for it."""
 
     title: str
     first: str
@@ -113,13 +106,7 @@ class Judgement:
 
 
 def judge(found: Found, least: float, claims: Sequence[Claim] = CLAIMS) -> Iterator[Judgement]:
-    """Yield a judgement for each claim and width that has rows.
-
-    Args:
-        found: rows by arm.
-        least: lower bound of the spread.
-        claims: what to judge.
-    """
+    """Yield a judgement for each claim and width that has rows."""
     for claim in claims:
         for keep in KEEPS:
             gaps = [(pair, gap) for pair in claim.pairs(keep) if (gap := difference(pair, found, least))]

@@ -19,11 +19,6 @@ def taylor(coupling: Coupling, model: nn.Module, batches: Iterable[tuple[Tensor,
     To first order, the sum is what the loss loses if these columns become zero, which is what a removal does.
     (Molchanov et al. 2019, "Importance estimation for neural network pruning", with the gate at the readers, so that it
     is the same for any tied layers.)
-
-    Args:
-        coupling: the analysis of the model.
-        model: in evaluation mode; not changed.
-        batches: images and classes.
     """
     parameters = dict(model.named_parameters())
     names = list(dict.fromkeys(axis.parameter for group in coupling.groups.values() for axis in group.readers))
@@ -43,13 +38,7 @@ def taylor(coupling: Coupling, model: nn.Module, batches: Iterable[tuple[Tensor,
 
 @torch.no_grad()
 def mean_absolute(coupling: Coupling, model: nn.Module, batches: Iterable[Tensor]) -> Importance:
-    """Return E|x| of each channel as its readers get it, each reader scaled to a mean of 1.
-
-    Args:
-        coupling: the analysis of a model whose readers are weights of dense convolutions and linear layers.
-        model: in evaluation mode; not changed.
-        batches: images.
-    """
+    """Return E|x| of each channel as its readers get it, each reader scaled to a mean of 1."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, x: Tensor) -> None:

@@ -34,14 +34,7 @@ Reduce = Callable[[PriceBench, nn.Module], nn.Module]
 
 @dataclass(frozen=True)
 class Method:
-    """A way from the wide network to a narrow one.
-
-    Attributes:
-        price: what it takes beyond the wide network.
-        label: its name in the page.
-        run: does it, and records what it gives.
-        rival: whether others propose it; else it is ours.
-    """
+    """A way from the wide network to a narrow one."""
 
     price: str
     label: str

@@ -27,13 +27,7 @@ class Unsuited(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a member of the pool.
-
-    Attributes:
-        kind: ``map`` [n, width, *space], ``tokens`` [n, *space, width] with one length, ``vector`` [n, width].
-        width: number of channels.
-        space: lengths of the axes without channels, the batch aside.
-    """
+    """The form of a member of the pool."""
 
     kind: str
     width: int

@@ -84,13 +84,6 @@ def random_plan(coupling: Coupling, seed: int) -> Plan:
 def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = False, check: bool = True) -> Facts:
     """Narrow a network by a random plan and compare.
 
-    Args:
-        drawn: the network; it is given random weights.
-        seed: of weights, inputs and plan.
-        whole: merge complete heads and groups.
-        exported: capture by export.
-        check: compare the captured graph with the network, too; that takes as long as all the rest.
-
     Raises:
         Wrong: they differ; the message says where, and by how much.
     """

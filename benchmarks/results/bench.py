@@ -24,15 +24,7 @@ from .train import Loss, cross_entropy, fit, score
 
 @dataclass(frozen=True)
 class Task:
-    """One arm with one seed, in one process.
-
-    Attributes:
-        arm: what to do.
-        seed: of the split, the first weights, the order of the images.
-        settings: the common recipe.
-        cache: folder of the wide networks, which the arms of a seed share.
-        threads: of torch.
-    """
+    """One arm with one seed, in one process."""
 
     arm: Arm
     seed: int

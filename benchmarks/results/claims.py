@@ -15,15 +15,7 @@ Found = Mapping[Arm, Sequence[Row]]
 
 @dataclass(frozen=True)
 class Pair:
-    """A comparison of the top-1 of two arms, seed by seed.
-
-    Attributes:
-        first: the arm that the claim says is the better one.
-        second: its rival.
-        equal: whether the claim is that the first is no worse, rather than better.
-        column: which number of a row to compare.
-        of: the same for the second arm.
-    """
+    """A comparison of the top-1 of two arms, seed by seed."""
 
     first: Arm
     second: Arm
@@ -101,13 +93,7 @@ class Difference:
 
 
 def difference(pair: Pair, found: Found, least: float) -> Difference | None:
-    """Compute first minus second with its interval; None if no seed has both.
-
-    Args:
-        pair: what to compare.
-        found: rows by arm.
-        least: lower bound of the spread; seeds that happen to agree prove little.
-    """
+    """Compute first minus second with its interval; None if no seed has both."""
     from scipy.stats import t
 
     first = {row.seed: getattr(row, pair.column) for row in found.get(pair.first, ())}

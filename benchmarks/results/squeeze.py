@@ -30,17 +30,7 @@ def pull(
     deviation: float | None = None,
     loss: Loss = cross_entropy,
 ) -> float:
-    """Train with C-SGD in place, and return the largest deviation of a cluster.
-
-    Args:
-        bench: the arm.
-        model: the wide network.
-        plan: its clusters.
-        epochs: passes over the data.
-        phase: determines the order of the images.
-        deviation: to end at; None: that of the settings.
-        loss: of the model on images and labels.
-    """
+    """Train with C-SGD in place, and return the largest deviation of a cluster."""
     hooks: list[Csgd] = []
     goal = bench.task.settings.deviation if deviation is None else deviation
 

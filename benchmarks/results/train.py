@@ -38,18 +38,7 @@ def fit(
     hook: Hook | None = None,
     loss: Loss = cross_entropy,
 ) -> None:
-    """Train the model in place; the seed determines the order of images, whatever the arm.
-
-    Args:
-        model: maps [N, C, H, W] to [N, classes]; left in evaluation mode.
-        data: what to train on.
-        settings: batch, momentum, weight decay.
-        epochs: passes over the data; a part of one is a part of its steps.
-        lr: largest learning rate.
-        seed: of the order of the images and their shifts.
-        hook: given the optimizer and the learning rate of every step, a context that stays open while training.
-        loss: of the model on images and labels.
-    """
+    """Train the model in place; the seed determines the order of images, whatever the arm."""
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optimizer_for(model, settings, lr)
     rates = rates_for(settings, lr, round(epochs * len(data.train)))
@@ -116,13 +105,7 @@ def _endless(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """The results of a network on the test images.
-
-    Attributes:
-        classes: int64 [images], the class with the largest output.
-        top1: share of them that is right, 0 to 1.
-        loss: mean cross-entropy, which moves where so few images leave top-1 where it is.
-    """
+    """The results of a network on the test images."""
 
     classes: Tensor
     top1: float

@@ -24,12 +24,12 @@ from ..reply import Reply
 EXTRAS = {
     "data": "the data set mnist5k",
     "plots": "the picture of `make photos`",
-    "benchmarks": "`make photos`, and Torch-Pruning's row of `make prices`",
+    "benchmarks": "`make photos` and `make prices`",
     "tensorboard": "compress --tensorboard",
     "openvino": "export --format openvino",
     "torchao": "quantised networks of torchao",
-    "nncf": "networks of OpenVINO and ONNX in int8, by NNCF",
-    "zoo": "networks of other libraries in `make coverage`",
+    "nncf": "int8 networks of OpenVINO and ONNX",
+    "zoo": "`make coverage ARGS=--libraries`",
     "docs": "`make docs`",
     "dev": "tests, style and types of a checkout",
 }
@@ -84,7 +84,7 @@ def checked() -> dict[str, Any]:
 def _shown(found: dict[str, Any]) -> str:
     rows = [(name, each["version"] or "-", each["wanted"], _verdict(each)) for name, each in found["packages"].items()]
     more = [
-        (name, "there" if each["complete"] else f"missing: {listed(_missing(each['packages']), 2)}", each["for"])
+        (name, each["for"], "nothing" if each["complete"] else listed(_missing(each["packages"]), 1))
         for name, each in found["extras"].items()
     ]
     cpu, cache = found["cpu"], found["cache"]
@@ -94,7 +94,7 @@ def _shown(found: dict[str, Any]) -> str:
         [
             f"fxprune {found['fxprune']}, Python {found['python']}, {found['platform']}",
             f"\n{table(('package', 'version', 'wanted', 'verdict'), rows)}",
-            f"\n{table(('extra', '', 'for'), more)}\n",
+            f"\n{table(('extra', 'for', 'lacks'), more)}\n",
             *([f"an extra is installed like this: pip install 'fxprune[{absent}]'"] if absent else []),
             f"devices: {', '.join(found['devices']) or 'unknown, since torch is missing'}",
             f"CPU: {cpu['threads']} threads; {', '.join(cpu['instructions']) or 'its instructions are unknown'}",

@@ -13,10 +13,11 @@ import argparse
 import warnings
 
 from fxprune.common.progress import phase
+from fxprune.common.text import fill
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from ..options import add_network, add_options, given_options, network_and_data
+from ..options import add_network, add_options, flags_of, given_options, network_and_data
 from ..reply import Reply, columns
 
 
@@ -53,11 +54,11 @@ def run(args: argparse.Namespace) -> Reply:
     if args.output is not None:
         plan.save(args.output)
     planned = describe_plan(plan, args.model, target.multiple, times)
-    data_flag = f"--data {args.data or 'DATA'}"
+    same = {"model": args.model, "data": args.data or "DATA", "image_size": args.image_size}
     next_step = (
         f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"
-        f"  fxprune compress --model {args.model} {data_flag} --plan {args.output}"
+        f"  fxprune compress {flags_of({**same, 'checkpoint': args.checkpoint, 'plan': args.output})}"
         if args.output is not None
-        else "Next: the same with -o plan.json writes a file to edit, which `fxprune compress --plan` takes"
+        else fill("Next: add -o plan.json for a file to edit, which `fxprune compress --plan` takes", columns())
     )
     return Reply(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})

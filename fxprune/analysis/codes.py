@@ -44,15 +44,7 @@ class Coding:
         domains: Mapping[int, int],
         columns: NDArray[np.bool_],
     ) -> None:
-        """Name groups, give their channels codes, and find their positions on every axis.
-
-        Args:
-            channels: the algebra.
-            axes: of all parameters and running statistics, in order.
-            members: the channels of each group.
-            domains: number of a group -> number of its domain.
-            columns: mask over ids of those that columns read.
-        """
+        """Name groups, give their channels codes, and find their positions on every axis."""
         self._channels = channels
         self._code: Codes = np.full(channels.count + 1, -1)
         self.groups: dict[str, Group] = {}

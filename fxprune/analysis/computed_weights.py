@@ -41,11 +41,6 @@ def store_computed_weights(
 
     A weight can be stored if it is computed from stored tensors only, and one of them has its shape and no other use.
     The given module is not modified.
-
-    Args:
-        graph_module: a captured graph.
-        users: names of its nodes.
-        values: name of a node -> what it returned, tensors as (sizes, label).
     """
     module = clone_sharing(graph_module)
     assert isinstance(module, fx.GraphModule)

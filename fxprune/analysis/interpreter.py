@@ -16,9 +16,16 @@ from torch import fx, nn
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.pytorch.rewritable import calls_function, is_foreign, is_opaque, is_rewritable, reads_widths
+from fxprune.pytorch.rewritable import (
+    calls_function,
+    is_foreign,
+    is_opaque,
+    is_rewritable,
+    reads_widths,
+    runs_own_code,
+)
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import fills_given, no_dispatch, op_arguments, pytree, storage_id
+from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
 from .channels import Axes
@@ -138,7 +145,8 @@ class _Interpreter(fx.Interpreter):
             return known[0]
         value = super().run_node(n)
         foreign = is_foreign(n, self.submodules)
-        if is_opaque(n, self.submodules) or (foreign and not self._adapts(n, value)):
+        own_code = foreign or runs_own_code(n)
+        if is_opaque(n, self.submodules) or (own_code and not self._adapts(n, value)):
             self._freeze_around(n, value)
         elif foreign:
             self._freeze_around(n, value, waiting=True)
@@ -151,11 +159,11 @@ class _Interpreter(fx.Interpreter):
 
     def _adapts(self, n: fx.Node, value: Any) -> bool:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        call = self.submodules[str(n.target)] if n.op == "call_module" else n.target
+        call: Any = self.submodules[str(n.target)] if n.op == "call_module" else n.target
+        layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
-            with no_dispatch(), torch.device("meta"):
-                return adapts_to_width(self.state, lambda a, k: call(*a, **k), args, kwargs, value)  # type: ignore[operator]
+            return adapts_to_width(self.state, call, args, kwargs, value, layer)
         finally:
             self.state.layers.paused = False
 
@@ -173,9 +181,10 @@ class _Interpreter(fx.Interpreter):
         ``waiting``: only ids that wait for channels.
         """
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        for tensor in tensors_in((args, kwargs, value)):
+        own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
+        for tensor in (*tensors_in((args, kwargs, value)), *own):
             why = f"enters or leaves `{n.target}`, which is kept whole and knows its own width"
-            label = self.state.labels.of(tensor)
+            label = self.state.origins.label(tensor)
             self.state.marks.freeze(why, *(() if waiting else label.axes), *label.uniform)
 
 

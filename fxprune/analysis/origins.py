@@ -66,6 +66,12 @@ class Origins:
         found = self._names.get(id(tensor))
         return self.start(found[1], tensor)[0] if found else self._labels.of(tensor).axes[0]
 
+    def label(self, tensor: torch.Tensor) -> Label:
+        """Return the label of any tensor; that of a running statistic once it has been read."""
+        _, name = self._names.get(id(tensor), (None, ""))
+        label = self._labels.of(tensor)
+        return Label(self.found[name].axes) if name in self.found and all(ids is None for ids in label.axes) else label
+
     def compute(self, name: str, tensor: torch.Tensor) -> None:
         """Give own ids to a tensor that is computed, and is read under the name of a stored one."""
         self.start(name, tensor)

@@ -28,12 +28,7 @@ _EVEN_METHODS = {"size", "numel", "nelement", "dim", "ndimension", "__len__"}
 
 
 def turning_points(graph: fx.Graph, numbers: Numbers) -> tuple[set[int], fx.Node | None]:
-    """Find the batch sizes around which guards may turn, and a guard without known ones.
-
-    Args:
-        graph: a captured graph.
-        numbers: of runs of it in which no guard refuses, at three batch sizes or more.
-    """
+    """Find the batch sizes around which guards may turn, and a guard without known ones."""
     turns = _Turns(numbers)
     points: set[int] = set()
     for guard in graph.find_nodes(op="call_function", target=guard_equal):

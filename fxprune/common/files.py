@@ -6,20 +6,29 @@ import contextlib
 import errno
 import glob
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 @contextlib.contextmanager
-def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+def written_aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` if the block succeeds, else is removed.
+
+    Into a file object, its content is copied.
 
     Raises:
         OSError: the disk is full, writing is not permitted, or ``path`` is a folder.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, "aside")
+            with open(Path(folder, "aside"), "rb") as written:
+                shutil.copyfileobj(written, path)
+        return
     target = Path(path)
     if target.is_dir():
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))

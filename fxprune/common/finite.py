@@ -21,11 +21,7 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise ModelError for the first tensor that holds a NaN or an infinity.
-
-    Args:
-        tensors: with their names; those on the meta device are skipped.
-    """
+    """Raise ModelError for the first tensor that holds a NaN or an infinity."""
     for name, tensor in tensors:
         if tensor.is_meta or bool(tensor.isfinite().all()):
             continue

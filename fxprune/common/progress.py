@@ -68,14 +68,7 @@ def telling(total: int, name: str, unit: str = "", *, wanted: bool | None = None
 
 
 class Lines:
-    """Lines on stderr that tell how many steps are done, and how long the others take.
-
-    Args:
-        total: number of steps.
-        name: of what is done.
-        unit: what they call a step after that.
-        heard: whether somebody listens.
-    """
+    """Lines on stderr that tell how many steps are done, and how long the others take."""
 
     def __init__(self, total: int, name: str, unit: str = "", *, heard: bool = True) -> None:
         self.total, self.name, self.unit, self.heard = total, name, unit, heard

@@ -63,13 +63,7 @@ def try_to_observe(module: nn.Module, inputs: Inputs) -> Observation | str:
 
 
 def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = None) -> Observation:
-    """Call a network on copies of inputs, with one seed, and restore its parameters.
-
-    Args:
-        module: any network.
-        inputs: its arguments.
-        recording: context of the call, given the copies; it yields what takes the leaves of the outputs.
-    """
+    """Call a network on copies of inputs, with one seed, and restore its parameters."""
     given: Inputs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)
     _seed_all()
     tensors = dict(named_tensors(module))

@@ -140,10 +140,17 @@ def scales_input(node: fx.Node) -> bool:
     """
     if node.op == "call_module" and node.graph.owning_module is not None:
         layer = node.graph.owning_module.get_submodule(str(node.target))
-        plain = _is_torch(type(layer).__module__) and "forward" not in vars(layer) and not hooks_of(layer)
-        return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and plain
+        return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and not runs_own_code(node)
     kind = F.linear if node.target is F.linear else canonical_call(node.target)
     return node.op == "call_function" and kind in LINEAR and bool(node.args)
+
+
+def runs_own_code(node: fx.Node) -> bool:
+    """Tell whether a layer runs other code than PyTorch's: of its class, of its own, or of hooks."""
+    if node.op != "call_module" or node.graph.owning_module is None:
+        return False
+    layer = node.graph.owning_module.get_submodule(str(node.target))
+    return not _is_torch(type(layer).__module__) or "forward" in vars(layer) or bool(hooks_of(layer))
 
 
 # Reads of sizes, which the rewrite makes numbers, and of other numbers that no width changes.

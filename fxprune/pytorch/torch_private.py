@@ -6,7 +6,6 @@ PyTorch may change these without notice: if something breaks after an update, lo
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -41,7 +40,6 @@ assert_call = torch._assert
 # One kernel for a whole list of tensors.
 foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
-_version = operator.attrgetter("_version")
 
 
 def op_name(operator: OpOverload) -> str:
@@ -104,7 +102,7 @@ def storage_id(tensor: torch.Tensor) -> int:
 
 def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:
     """Return how often each tensor was written to; writes through ``.data`` do not count."""
-    return list(map(_version, tensors))
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def places_of(tensors: Sequence[torch.Tensor]) -> list[int]:

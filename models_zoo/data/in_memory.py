@@ -44,16 +44,7 @@ class GreyImages:
 def data_in_memory(
     name: str, train: GreyImages, test: GreyImages, *, image_size: int, batch_size: int, classes: Sequence[str] = ()
 ) -> Data:
-    """Normalise both parts by mean and deviation of the training pixels, and shift those.
-
-    Args:
-        name: of the data.
-        train: images to train on.
-        test: images to test on, of the same classes.
-        image_size: pixels per side, to which they are resized.
-        batch_size: images per batch.
-        classes: names of the classes by number; empty: their numbers.
-    """
+    """Normalise both parts by mean and deviation of the training pixels, and shift those."""
     pixels, others = train.resized(image_size), test.resized(image_size)
     mean, std = pixels.mean().item(), pixels.std().item()
     labels = train.classes()

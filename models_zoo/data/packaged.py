@@ -39,12 +39,6 @@ class Package:
 def load_packaged(name: str, *, image_size: int | None, batch_size: int, seed: int) -> Data:
     """Load ten classes of grey images, resized and normalised.
 
-    Args:
-        name: key of ``PACKAGED``.
-        image_size: pixels per side; None: the default of the data set.
-        batch_size: images per batch.
-        seed: determines which images are for testing, if the package does not.
-
     Raises:
         DataError: the package that holds the images is not installed.
     """

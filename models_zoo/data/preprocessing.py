@@ -49,12 +49,7 @@ def preprocessing_of(data: Data) -> Preprocessing | None:
 
 
 def preprocessing_for(config: Mapping[str, Any], input_size: tuple[int, int, int]) -> Preprocessing:
-    """Return the preprocessing that a network's published weights expect.
-
-    Args:
-        config: timm's, from ``model.pretrained_cfg``; empty: ImageNet's, as torchvision's networks have it.
-        input_size: channels, height, width.
-    """
+    """Return the preprocessing that a network's published weights expect."""
     from timm.data import resolve_data_config
 
     found = resolve_data_config({"input_size": input_size}, pretrained_cfg=dict(config))

@@ -50,10 +50,6 @@ def shifted(images: Tensor, most: int) -> Tensor:
     """``y[n, :, i, j] = x[n, :, i + a_n, j + b_n]`` with clamped indices.
 
     The shifts a and b are drawn from -most to most.
-
-    Args:
-        images: [N, C, H, W].
-        most: largest shift, in pixels.
     """
     height, width = images.shape[2:]
     # [N, C, 2 most + 1, 2 most + 1, H, W]: a view of every window; the last line takes one per image

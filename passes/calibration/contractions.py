@@ -120,11 +120,7 @@ class Contraction:
         return list(self.options[name])
 
     def add(self, change: Tensor) -> None:
-        """Add to the weight, in place.
-
-        Args:
-            change: [groups, features, outputs of a group].
-        """
+        """Add to the weight, in place."""
         if self.options is None:
             matrix = change[0]
             self.weight.add_(matrix.t() if self.flipped else matrix)

@@ -38,13 +38,7 @@ class Execution:
             self._dying.setdefault(node[1], []).append(node[0])
 
     def compute(self, node: fx.Node, batch: int, observer: Observer | None = None) -> Any:
-        """Compute a node on one batch from the present values and weights, and keep the result.
-
-        Args:
-            node: all its operands have been computed and not been freed.
-            batch: index of the batch.
-            observer: sees the operations inside the node.
-        """
+        """Compute a node on one batch from the present values and weights, and keep the result."""
         values = self._values[batch]
         if node.op == "placeholder":
             values[node] = self._input(node, batch)

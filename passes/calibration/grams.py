@@ -57,11 +57,6 @@ def channel_grams(model: nn.Module, coupling: Coupling, batches: Iterable[Any]) 
 
     Each place where channels are read counts the same: its matrix is scaled to a mean of 1 on the diagonal.
 
-    Args:
-        model: with the weights that count.
-        coupling: the analysis of it.
-        batches: inputs as the network takes them.
-
     Raises:
         DataError: inputs that are not usable.
         ModelError: an activation is a NaN or an infinity.

@@ -12,12 +12,23 @@ from torch import Tensor, nn
 from fxprune.passes.merge import Clusters, on_device, rows_equal
 from fxprune.pytorch.torch_private import foreach_copy_, places_of, versions_of
 
+from .means import possible_rest
 from .tied import Tied
 
 # Tensors of up to this many numbers are bundled: a copy takes less time than the calls that it saves.
 SMALL = 2**16
 # Numbers of a piece that stays in a core's cache while it is made.
 PIECE = 2**17
+# What PyTorch's pointwise optimizers remember of each number; the rest of their state is one number per parameter.
+ROWS = frozenset({
+    "momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "acc_delta",
+    "sum", "ax", "prev", "step_size",
+})  # fmt: skip
+
+
+def is_foreign(name: str, value: Any) -> bool:
+    """Tell whether a wrapper of the optimizer, not itself, keeps this in its state."""
+    return name not in ROWS and isinstance(value, Tensor) and value.numel() != 1
 
 
 class Member:
@@ -47,9 +58,9 @@ class Member:
         tensor = rows.view(rows.shape[0], *self._sizes)
         return tensor if self._plain else tensor.permute(self._inverse)
 
-    def has_rows(self, value: Any) -> bool:
+    def has_rows(self, name: str, value: Any) -> bool:
         """Tell whether a part of the optimizer's state has a row for each position or each cluster."""
-        return isinstance(value, Tensor) and value.shape in (self.wide, self.narrow)
+        return name in ROWS and isinstance(value, Tensor) and value.shape in (self.wide, self.narrow)
 
     def narrowed(self, value: Tensor) -> Tensor:
         """Return one row per cluster: the common one, exactly, or else the mean."""
@@ -63,12 +74,13 @@ class Member:
 
     def widened(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Copy a state to one row per position; it shares no memory with other parameters."""
-        return {name: self._widened(value) for name, value in state.items()}
+        return {name: self._widened(name, value) for name, value in state.items()}
 
-    def _widened(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
+    def _widened(self, name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or is_foreign(name, value):
             return value
-        return value.index_select(self.cut.dim, self.cut.cluster) if value.shape == self.narrow else value.clone()
+        is_narrow = name in ROWS and value.shape == self.narrow
+        return value.index_select(self.cut.dim, self.cut.cluster) if is_narrow else value.clone()
 
 
 class Bundle:
@@ -133,24 +145,30 @@ class Bundle:
         self._view()
         self._is_loaded = True
 
-    def read(self) -> None:
-        """Take means and deviations from the parameters as they are."""
+    def read(self, rest: Tensor | None = None) -> None:
+        """Take means and deviations from the parameters, with what rounding took."""
         self._view()
         rows = self._rows_of(self.parameters)
         self._means.copy_(self._averaged(rows))
         torch.sub(rows, self._means.index_select(0, self._cluster), out=self._away)
+        if rest is not None:
+            self._away.add_(possible_rest(rest, rows))
         self.left, self._is_loaded = 1.0, False
         self._note(rows)
+
+    def _read_again(self) -> None:
+        means = self._means.index_select(0, self._cluster)
+        self.read(means.sub_(means.add(self._away, alpha=self.left)).add_(self._away, alpha=self.left))
 
     def read_again_if_changed(self) -> None:
         """Take means and deviations again if somebody else has written to a parameter since."""
         if self._is_loaded:
             self._check_loaded()
         elif places_of(self.parameters) != self._places or versions_of(self.parameters) != self._versions:
-            self.read()
+            self._read_again()
         elif not self._sums_are_equal():  # a write through `.data` leaves no mark but the numbers
             self.wary = True
-            self.read()
+            self._read_again()
 
     def _check_loaded(self) -> None:
         """Keep a loaded state where it is that of the parameters, but for rounding elsewhere."""
@@ -226,9 +244,9 @@ class Bundle:
 
     def joined(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the state of the matrix of means, joined from those of the parameters."""
-        joined = dict(states[0])
+        joined = {name: value for name, value in states[0].items() if not is_foreign(name, value)}
         for name, value in joined.items():
-            if self.members[0].has_rows(value):
+            if self.members[0].has_rows(name, value):
                 parts = [m.rows(m.narrowed(state[name])) for m, state in zip(self.members, states, strict=True)]
                 joined[name] = torch.cat(parts)
             elif isinstance(value, Tensor):

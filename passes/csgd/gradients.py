@@ -21,12 +21,12 @@ class GivenGradients:
             assert given is not None
             if mean.stride() != given.stride():  # fused steps count on the layout
                 mean = torch.empty_like(given).copy_(mean)
-            parameter.grad = mean
             self._held.append((parameter, given, mean))
+            parameter.grad = mean
 
     def give_back(self) -> None:
         """Put the given gradients back, but for those that somebody has removed or replaced since."""
-        held, self._held = self._held, []
-        for parameter, given, mean in held:
+        for parameter, given, mean in self._held:
             if parameter.grad is mean:
                 parameter.grad = given
+        self._held = []

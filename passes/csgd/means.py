@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, spread
+from fxprune.passes.merge import Clusters, cluster_mean, on_device, project, rows_equal, spread
 from fxprune.plans import Partition
-from fxprune.pytorch.torch_private import foreach_add_, foreach_copy_, foreach_mul_, foreach_sub, foreach_sub_
+from fxprune.pytorch.torch_private import (
+    foreach_add_,
+    foreach_copy_,
+    foreach_mul_,
+    foreach_sub,
+    foreach_sub_,
+    versions_of,
+)
 
 from .tied import Tied
 
@@ -40,6 +47,7 @@ class ClusterMeans:
         self.rests: dict[nn.Parameter, Tensor] = {}
         self._portions = _portions(tied)
         self._away: list[list[Tensor]] = []
+        self._marks: dict[nn.Parameter, tuple[int, int]] = {}
         self._cuts: dict[tuple[Partition, torch.device], Clusters] = {}
         self._alike: dict[Hashable, Clusters] = {}
 
@@ -64,9 +72,15 @@ class ClusterMeans:
             means = self.project(list(zip(portion, parameters, strict=True)))
             away = foreach_sub(parameters, means)
             if self.rests:
-                foreach_add_(away, [self.rests[tied.parameter] for tied in portion])
+                foreach_add_(away, [self._rest(tied.parameter) for tied in portion])
+            # At once, as far as signals go: Python looks for them after calls.
+            self._away = [*self._away, list(away)]
             foreach_copy_(parameters, means)
-            self._away.append(list(away))
+
+    def _rest(self, parameter: nn.Parameter) -> Tensor:
+        """Return what rounding can have taken from the parameter as it is now."""
+        rest = self.rests[parameter]
+        return rest if self._marks.get(parameter) == _mark(parameter) else possible_rest(rest, parameter)
 
     @torch.no_grad()
     def restore(self, shrink: Sequence[float] | None = None) -> None:
@@ -76,7 +90,8 @@ class ClusterMeans:
             shrink: of each parameter group of the optimizer; None: 1, which restores the parameters after a failed
                 step.
         """
-        for portion, away in zip(self._portions if self._away else (), self._away, strict=False):
+        for index in reversed(range(len(self._away))):
+            portion, away = self._portions[index], self._away[index]
             if shrink is not None:
                 foreach_mul_(away, [shrink[tied.group] if len(tied.partitions) == 1 else 1.0 for tied in portion])
                 for tied, value in zip(portion, away, strict=True):
@@ -85,11 +100,12 @@ class ClusterMeans:
                         value.sub_(mean).mul_(shrink[tied.group]).add_(mean)
             parameters: list[Tensor] = [tied.parameter for tied in portion]
             means = [parameter.detach().clone() for parameter in parameters]
+            self._away = self._away[:index]  # at once, as above
             foreach_add_(parameters, away)
             foreach_sub_(means, parameters)
             foreach_add_(away, means)  # what rounding took
-            self.rests.update((tied.parameter, rest) for tied, rest in zip(portion, away, strict=True))
-        self._away = []
+            for tied, rest in zip(portion, away, strict=True):
+                self.rests[tied.parameter], self._marks[tied.parameter] = rest, _mark(tied.parameter)
 
     @torch.no_grad()
     def even_state(self, optimizer: Optimizer, tied: Sequence[Tied]) -> None:
@@ -106,7 +122,17 @@ class ClusterMeans:
                         "which cannot be averaged over clusters: begin C-SGD with a new optimizer."
                     )
                 cuts = [cut for cut in self.cuts(each) if value.shape[cut.dim] == shape[cut.dim]]
-                value.copy_(project(value, cuts))
+                if not all(rows_equal(value, cut) for cut in cuts):  # a mean of equal rows may differ in the last bit
+                    value.copy_(project(value, cuts))
+
+
+def _mark(parameter: nn.Parameter) -> tuple[int, int]:
+    return parameter.data_ptr(), versions_of([parameter])[0]
+
+
+def possible_rest(rest: Tensor, value: Tensor) -> Tensor:
+    """Drop from ``rest``, in place, what rounding cannot have taken from ``value``."""
+    return rest.masked_fill_(~(rest.abs() <= 2 * torch.finfo(rest.dtype).eps * value.abs()), 0.0)
 
 
 # Numbers that are worked on at once: copies stay small, and on a GPU the calls few.

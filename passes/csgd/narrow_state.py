@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from fxprune.pytorch.torch_private import foreach_copy_, places_of, versions_of
 
-from .bundles import Bundle, Member
+from .bundles import Bundle, Member, is_foreign
 
 State = dict[Any, dict[str, Any]]
 
@@ -29,7 +29,7 @@ class NarrowState:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._outside: State = {}
-        self._inside: State = {}
+        self._inside: State = defaultdict(dict)
         self._noted: tuple[list[Any], list[Any]] = [], []
         self._copies: tuple[list[Tensor], list[Tensor]] = [], []  # between steps, and what they are copies of
         self._marks: tuple[list[int], list[int]] = [], []
@@ -49,41 +49,51 @@ class NarrowState:
         if not as_left:
             self._outside = self._optimizer.state
             held = {parameter for bundle in bundles for parameter in bundle.parameters}
-            self._inside = defaultdict(dict, {key: each for key, each in self._outside.items() if key not in held})
+            inside = defaultdict(dict, {key: each for key, each in self._outside.items() if key not in held})
             for bundle in bundles:
                 states = [self._outside.get(parameter, {}) for parameter in bundle.parameters]
                 if states[0]:
-                    joined = self._inside[bundle.narrow] = bundle.joined(states)  # here, and one by one: wide ones go
-                    self._outside.update(zip(bundle.parameters, bundle.states(joined), strict=True))
-            self._publish(bundles)
+                    joined = inside[bundle.narrow] = bundle.joined(states)  # here, and one by one: wide ones go
+                    self._update(bundle, joined)
+            self._publish(bundles, inside)
         self._optimizer.state = self._inside  # type: ignore[assignment]
 
     def leave(self, bundles: Sequence[Bundle]) -> None:
-        """Give the optimizer the state of the parameters back."""
-        self._inside = self._optimizer.state
+        """Give the optimizer the state of the parameters back, if it has that of the bundles."""
+        if self._optimizer.state is not self._inside:
+            return
         if _same(_contents(self._inside), self._noted[1]):
             if self._copies[0]:
                 foreach_copy_(*self._copies)
         else:
-            self._publish(bundles)
+            self._publish(bundles, self._inside)
         self._marks = self._marked()
         self._optimizer.state = self._outside  # type: ignore[assignment]
 
-    def _publish(self, bundles: Sequence[Bundle]) -> None:
+    def _update(self, bundle: Bundle, joined: dict[str, Any]) -> list[dict[str, Any]]:
+        """Let each parameter have its rows of a joined state, and keep what is of others."""
+        states = bundle.states(joined)
+        for parameter, state in zip(bundle.parameters, states, strict=True):
+            former = self._outside.get(parameter, {})
+            state.update((name, value) for name, value in former.items() if is_foreign(name, value))
+            if state:
+                self._outside[parameter] = state
+        return states
+
+    def _publish(self, bundles: Sequence[Bundle], inside: State) -> None:
+        """Let the state between steps be that of the step; whatever breaks this off, none is lost."""
         narrow = {bundle.narrow for bundle in bundles}
-        self._outside.clear()
-        self._outside.update({key: each for key, each in self._inside.items() if key not in narrow})
-        self._copies = [], []
+        self._outside.update((key, each) for key, each in inside.items() if key not in narrow)
+        copies: tuple[list[Tensor], list[Tensor]] = [], []
         for bundle in bundles:
-            if bundle.narrow in self._inside:
-                joined = self._inside[bundle.narrow]
-                states = bundle.states(joined)
-                self._outside.update(zip(bundle.parameters, states, strict=True))
-                for name, value in joined.items():
-                    if isinstance(value, Tensor) and value.shape != bundle.narrow.shape:
-                        self._copies[0].extend(state[name] for state in states)
-                        self._copies[1].extend([value] * len(states))
-        self._noted = _contents(self._outside), _contents(self._inside)
+            joined = inside.get(bundle.narrow, {})
+            states = self._update(bundle, joined)
+            for name, value in joined.items():
+                if isinstance(value, Tensor) and value.shape != bundle.narrow.shape:
+                    copies[0].extend(state[name] for state in states)
+                    copies[1].extend([value] * len(states))
+        self._noted = _contents(self._outside), _contents(inside)
+        self._copies, self._inside = copies, inside
 
     def keys(self, bundle: Bundle) -> list[Hashable]:
         """Return what parameters that share a matrix have in common: gradient or none, and scalars."""
@@ -97,12 +107,13 @@ class NarrowState:
 
 
 def _key(member: Member, state: Mapping[str, Any]) -> Hashable:
-    scalars = sorted((name, _scalar(member, value)) for name, value in state.items())
+    own = ((name, value) for name, value in state.items() if not is_foreign(name, value))
+    scalars = sorted((name, _scalar(member, name, value)) for name, value in own)
     return member.parameter.grad is None, tuple(scalars)
 
 
-def _scalar(member: Member, value: Any) -> str:
-    if member.has_rows(value):
+def _scalar(member: Member, name: str, value: Any) -> str:
+    if member.has_rows(name, value):
         return "rows"
     if isinstance(value, Tensor):
         return repr(value.item()) if value.numel() == 1 else f"of its own {id(value)}"
@@ -111,7 +122,8 @@ def _scalar(member: Member, value: Any) -> str:
 
 def _contents(state: State) -> list[Any]:
     """List keys and values; while the list lives, no other object takes their place."""
-    return [*state, *itertools.chain.from_iterable(map(dict.values, state.values()))]
+    values = (each.values() if isinstance(each, dict) else (each,) for each in state.values())
+    return [*state, *itertools.chain.from_iterable(values)]
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -14,8 +14,6 @@ import torch
 from torch import nn, optim
 from torch.optim import Optimizer
 
-from fxprune.errors import OptionError
-
 from .bundles import SMALL, Bundle
 from .narrow_state import NarrowState
 from .tied import Tied
@@ -59,6 +57,7 @@ class NarrowStep:
             members.setdefault(key, []).append(each)
         self._bundles = [Bundle(each) for each in members.values()]
         self._wide: list[list[nn.Parameter]] = []  # of each parameter group, during a step
+        self._lefts: list[float] = []  # of each bundle, after a step, until all are written
         self._known: list[list[int]] = []
         self._narrow: list[list[nn.Parameter]] = []
         if self._bundles:
@@ -89,10 +88,10 @@ class NarrowStep:
             self._narrow, self._known = self._narrowed(wide), known
         for bundle in self._bundles:
             bundle.average_gradients()
+        self._wide = wide  # from here on, `end` takes back whatever was done
         self._state.enter(self._bundles, as_left=as_left)
         for group, params in zip(groups, self._narrow, strict=True):
             group["params"] = params
-        self._wide = wide
 
     def _split(self) -> bool:
         """Bundle only what takes equal steps, and tell whether that was needed."""
@@ -106,16 +105,7 @@ class NarrowStep:
 
     def _narrowed(self, wide: Sequence[Sequence[nn.Parameter]]) -> list[list[nn.Parameter]]:
         owners = {parameter: bundle for bundle in self._bundles for parameter in bundle.parameters}
-        narrow = []
-        for index, params in enumerate(wide):
-            for member in (each for p in params if p in owners for each in owners[p].members if each.parameter is p):
-                if member.tied.group != index:
-                    raise OptionError(
-                        f"`{member.tied.name}` has moved from parameter group {member.tied.group} of the optimizer to "
-                        f"group {index} since C-SGD was hooked into it: call `remove()`, and then `csgd` again."
-                    )
-            narrow.append(list(dict.fromkeys(owners[p].narrow if p in owners else p for p in params)))
-        return narrow
+        return [list(dict.fromkeys(owners[p].narrow if p in owners else p for p in params)) for params in wide]
 
     @torch.no_grad()
     def end(self, shrink: Sequence[float] | None = None) -> None:
@@ -126,16 +116,19 @@ class NarrowStep:
         """
         if not self._wide:
             return
-        wide, self._wide = self._wide, []
-        for group, params in zip(self._optimizer.param_groups, wide, strict=True):
+        for group, params in zip(self._optimizer.param_groups, self._wide, strict=True):
             group["params"] = params
         self._state.leave(self._bundles)
-        for bundle in self._bundles:
-            if shrink is not None:
-                bundle.left *= shrink[bundle.group]
+        if shrink is not None and not self._lefts:
+            self._lefts = [bundle.left * shrink[bundle.group] for bundle in self._bundles]
+        if self._lefts:  # also where a signal came before all were written
+            for bundle, left in zip(self._bundles, self._lefts, strict=True):
+                bundle.left = left
                 bundle.write()
-            else:  # the parameters are as they were, or as somebody has written them since
+        else:  # the parameters are as they were, or as somebody has written them since
+            for bundle in self._bundles:
                 bundle.read()
+        self._wide, self._lefts = [], []
 
     @torch.no_grad()
     def wide_state_dict(self, state: dict[str, Any]) -> dict[str, Any]:

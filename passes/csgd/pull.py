@@ -46,7 +46,10 @@ class Csgd:
         self._tied, self._constants = tied, constants
         self._kinds = [kind_of(each.parameter) for each in tied]
         self._motions, self._starts = motions_at_start(optimizer, tied), starts_of(tied)
+        # Groups in which nothing is pulled may have any rate; without parameters, constants go by all.
+        self._groups = {each.group for each in tied} or set(range(len(optimizer.param_groups)))
         self._rates = self._read_rates()
+        self._begun = False  # a step
         self._steps, self._pulled = 0, False
         self._held: list[list[int]] = []  # by the parameter groups at the last step
         shared = [each for each in tied if each.shares_rows()]
@@ -59,8 +62,10 @@ class Csgd:
                 optimizer.register_step_pre_hook(self._before),
                 optimizer.register_step_post_hook(self._after),
                 optimizer.register_state_dict_pre_hook(lambda _: self._restore()),
-                optimizer.register_state_dict_post_hook(lambda _, state: self._narrow.wide_state_dict(state)),
+                # The first: hooks of others see wide state.
+                optimizer.register_state_dict_post_hook(lambda _, s: self._narrow.wide_state_dict(s), prepend=True),
                 optimizer.register_load_state_dict_pre_hook(lambda *_: self._restore()),
+                optimizer.register_load_state_dict_post_hook(lambda _: self._means.even_state(optimizer, shared)),
             ]
         except AttributeError as error:  # wrappers that are no whole optimizers, as accelerate's
             raise OptionError(
@@ -150,8 +155,8 @@ class Csgd:
         self.remove()
 
     def _put_innermost(self) -> None:
-        """Let other hooks see wide parameters: they come first before a step, and last after it."""
-        if self._handles and self._narrow:
+        """Let others see parameters as they are: first before a step, and last after it."""
+        if self._handles:
             put_innermost(self._optimizer, self._handles[0], self._handles[1])
 
     def _check_innermost(self) -> None:
@@ -170,11 +175,12 @@ class Csgd:
             self._check_innermost()
         held = [list(map(id, group["params"])) for group in self._optimizer.param_groups]
         if held != self._held:
-            check_in_optimizer(((tied.name, tied.parameter) for tied in self._tied), self._optimizer)
+            check_in_optimizer(self._tied, self._optimizer)
             self._held = held
         check_kinds(self._tied, self._kinds)
         more = len(self._optimizer.param_groups) - len(self._motions)
         self._motions += [Motion()] * more  # groups that were added since hold nothing that is pulled
+        self._begun = True
         self._rates = self._read_rates()  # now: the step, or a scheduler after it, may change the learning rates
         # The optimizer itself is args[0]. A closure makes its gradients inside the step, after this hook has run.
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -211,6 +217,13 @@ class Csgd:
         self._gradients.replace([(tied.parameter, mean) for (tied, _), mean in zip(gradients, means, strict=True)])
 
     def _after(self, *_: object) -> None:
+        if not self._begun:  # a derived class has called the step of its base, with the same hooks
+            return
+        self._begun = False
+        skipped = getattr(self._optimizer, "found_inf", None)  # a GradScaler lets fused steps find out
+        if skipped is not None and skipped.item():
+            self._restore([1.0] * len(self._rates))
+            return
         self._steps += 1
         self._pulled = self._pulled or any(lr * self.strength > 0.0 for lr in self._rates)
         for index, (motion, lr) in enumerate(zip(self._motions, self._rates, strict=True)):
@@ -226,8 +239,9 @@ class Csgd:
         self._means.restore(shrink)
 
     def _read_rates(self) -> list[float]:
-        """Read the lr of every parameter group and check that lr * eps lies in [0, 1)."""
-        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        """Read the lr of each group, 0 without a pull; check that lr * eps lies in [0, 1)."""
+        groups = enumerate(self._optimizer.param_groups)
+        rates = [float(group["lr"]) if index in self._groups else 0.0 for index, group in groups]
         for index, lr in enumerate(rates):
             if not 0.0 <= lr * self.strength < 1.0:
                 raise OptionError(

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import Plan
 
+from .tied import Tied
+
 _INSTEAD = (
     "The rows of a cluster lie in different processes then, and cannot be averaged here. Wrap the model in "
     "DistributedDataParallel instead; where memory is short, torch's ZeroRedundancyOptimizer shards the state of the "
@@ -70,13 +72,18 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
     return None
 
 
-def check_in_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], optimizer: Optimizer) -> None:
-    """Raise OptionError if the optimizer no longer holds a parameter, as after sharding."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, parameter in parameters:
-        if id(parameter) not in held:
+def check_in_optimizer(tied: Iterable[Tied], optimizer: Optimizer) -> None:
+    """Raise OptionError if the optimizer holds a parameter no longer, or in another group."""
+    held = {parameter: index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
+    for each in tied:
+        if each.parameter not in held:
             raise OptionError(
-                f"the optimizer no longer holds `{name}`, so that C-SGD would pull what nobody trains: something has "
-                "replaced its parameters since, such as a sharding of the model. Call `csgd` after that; if the "
+                f"the optimizer no longer holds `{each.name}`, so that C-SGD would pull what nobody trains: something "
+                "has replaced its parameters since, such as a sharding of the model. Call `csgd` after that; if the "
                 f"parameters are sharded, it says so. {_INSTEAD}"
+            )
+        if (index := held[each.parameter]) != each.group:
+            raise OptionError(
+                f"`{each.name}` has moved from parameter group {each.group} of the optimizer to group {index} since "
+                "C-SGD was hooked into it: call `remove()`, and then `csgd` again."
             )

@@ -37,7 +37,7 @@ def check(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs, solution: 
     are not compared.
 
     Raises:
-        GraftError: they differ, or the graft does not run in training mode.
+        GraftError: they differ, or the graft does not run.
     """
     sizes, outputs = (1, max(2, batch_of(inputs))), outputs_of(narrow)
     given = random_batch(inputs, sizes[1], seed=0)

@@ -87,13 +87,14 @@ class Inspection:
             largest, rest = {group.name for group in by_size[:MOST_ROWS]}, by_size[MOST_ROWS:]
             shown = [group for group in self.groups if group.name in largest]
         balance = balance_in_words(self.groups)
-        header = ("group (its first layer)", "layers", "readers", "width", "balanced", "parameters", "MACs")
+        balanced = ("balanced",) if any(group.balanced for group in shown) else ()
+        header = ("group (its first layer)", "layers", "readers", "width", *balanced, "parameters", "MACs")
         rows = [
             (
                 len(group.layers),
                 len(group.readers),
                 group.width,
-                balance[group.name],
+                *(balance[group.name] for _ in balanced),
                 percent(group.params / self.params),
                 percent(group.macs / self.macs) if self.macs else "-",
             )
@@ -107,7 +108,7 @@ class Inspection:
             left = percent(sum(group.params for group in rest) / self.params)
             text += f"\n... and {count(len(rest), 'smaller group')} with {left}: --all shows every group"
         notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
-        if any(group.balanced for group in shown):
+        if balanced:
             notes += " Balanced: clusters of one size"
             numbered = any("(" in balance[group.name] for group in shown)
             notes += ", which is common to groups with the same number." if numbered else "."

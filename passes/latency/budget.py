@@ -54,13 +54,6 @@ def plan_to(
 ) -> Plan:
     """Make the plan that reaches a target, by :func:`fxprune.plan`, which measures nothing here.
 
-    Args:
-        target: of a command or a job.
-        coupling: the analysis.
-        batches: images without labels, where clusters depend on them.
-        method: replaces the target's own, and compares no channels.
-        times: of :func:`times_for`, where the target is a share of the time.
-
     Raises:
         NothingToPruneError: the coupling has no groups.
         PlanError: a group cannot have its width.

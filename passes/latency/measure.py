@@ -150,14 +150,7 @@ def _share(plan: Plan) -> float:
 
 
 class _Stopwatch:
-    """The wide network as it runs, to time narrow ones beside.
-
-    Args:
-        coupling: of the wide network.
-        runtime: one of ``RUNTIMES``.
-        batch: samples at once.
-        folder: for files.
-    """
+    """The wide network as it runs, to time narrow ones beside."""
 
     def __init__(self, coupling: Coupling, runtime: str, batch: int, folder: Path) -> None:
         self.runtime, self.folder, self.network = runtime, folder, coupling.network

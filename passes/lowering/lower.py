@@ -30,10 +30,6 @@ from .values import meta_values
 def lower(module: fx.GraphModule, example_inputs: Inputs) -> fx.GraphModule:
     """Copy a graph module, with PyTorch's own layers and functions in place of foreign ones.
 
-    Args:
-        module: any captured or narrow graph; it is not modified, and the copy shares its tensors.
-        example_inputs: arguments that it runs on.
-
     Returns:
         The copy; tensors keep their names.
 

@@ -22,10 +22,6 @@ def concentrate(model: nn.Module, plan: Plan) -> nn.Module:
     The cluster's other columns become zero. With W' for the new matrix, W x = W' x for every x whose members of a
     cluster are equal. If the outputs are not those of ``snap(model, plan)``, the coupling is wrong.
 
-    Args:
-        model: the network; it is not changed.
-        plan: its clusters.
-
     Returns:
         A snapped copy of the same widths: of the same class, or the captured graph if the model computes weights. Its
         ``changes`` and ``max_change`` are those of the snap.
@@ -92,10 +88,6 @@ def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
     For each cluster that is one row, and the sum of the columns.
 
-    Args:
-        concentrated: the network that :func:`concentrate` returned for the plan.
-        plan: its clusters.
-
     Returns:
         Name -> tensor, for all names of parameters and buffers, non-persistent buffers included. A computed weight
         stands under its own name, in place of the tensors that it is computed from. A tensor with two names is the
@@ -135,12 +127,7 @@ def _select(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:
 
 
 def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
-    """Return the captured graph with a model's tensors and with stored computed weights.
-
-    Args:
-        coupling: the analysis.
-        model: the analysed network, or another instance of it.
-    """
+    """Return the captured graph with a model's tensors and with stored computed weights."""
     tensors = dict(named_tensors(model))
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
     # The trace makes constants that are not tensors of the model.

@@ -53,12 +53,6 @@ def first_value(eager: nn.Module, path: str | os.PathLike[str], inputs: Inputs, 
     The exporter names the file's values after the nodes of the traced program, even if it fuses several into one. So
     this traces the program again and compares its values with those of the file, in graph order.
 
-    Args:
-        eager: the network, in eval mode on the CPU.
-        path: the ``.onnx`` file.
-        inputs: inputs on which the two disagree; they are repeated to a batch of at least 2 for tracing.
-        tolerance: relative error above which a value diverges.
-
     Returns:
         The divergence; None if a value is wrong only inside a fused kernel, where it cannot be read.
     """

@@ -63,12 +63,7 @@ def inputs_on_cpu(example_inputs: Any) -> Inputs:
 
 
 def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
-    """Find the batch sizes that the guards of a captured network admit.
-
-    Args:
-        eager: from :func:`eager_on_cpu`.
-        inputs: an example.
-    """
+    """Find the batch sizes that the guards of a captured network admit."""
     if not isinstance(eager, fx.GraphModule) or not eager.graph.find_nodes(op="call_function", target=guard_equal):
         return ANY_BATCH
     inputs = inputs_on_cpu(inputs)
@@ -106,14 +101,6 @@ def largest_error(
     batches: Sequence[int],
 ) -> float:
     """Compare what a file returns with what its network does, at several batch sizes.
-
-    Args:
-        eager: from :func:`eager_on_cpu`.
-        read: runs the file; its outputs are in the order of :func:`named_outputs`.
-        example: inputs of a batch of two or more.
-        name: of the file, for messages.
-        tolerance: bound on the relative error.
-        batches: batch sizes.
 
     Raises:
         ExportError: an output differs.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -70,7 +66,7 @@ def export_pt2(
     bound = batches_of(eager, inputs) if bound is None else bound
     example = random_batch(inputs, exported_size(inputs, bound), seed=0)
     args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
-    with _aside(path) as aside, export_errors(module, f"{name} with a dynamic batch"):
+    with written_aside(path) as aside, export_errors(module, f"{name} with a dynamic batch"):
         with silenced(), torch.no_grad():
             program = torch.export.export(
                 returning_plain(eager), args, kwargs, dynamic_shapes=shapes_of(example, bound)
@@ -109,16 +105,3 @@ def _assert_several(program: ExportedProgram, bound: BatchRange) -> None:
         holds.meta["val"] = size.meta["val"] >= bound.least
         program.graph.call_function(torch.ops.aten._assert_scalar.default, (holds, f"a batch of {bound}: {bound.why}"))
     program.graph_module.recompile()
-
-
-@contextlib.contextmanager
-def _aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
-    """Yield a temporary path, whose content gets to its place if the block succeeds."""
-    if isinstance(path, (str, os.PathLike)):
-        with written_aside(path) as aside:
-            yield aside
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder, "program")
-        with open(Path(folder, "program"), "rb") as file:
-            shutil.copyfileobj(file, path)

@@ -11,13 +11,7 @@ from fxprune.errors import WidthWarning
 
 
 def odd_widths(coupling: Coupling, widths: Mapping[str, int], multiple: int) -> dict[str, int]:
-    """Map each group whose layers end at no multiple to that width of its layers.
-
-    Args:
-        coupling: the analysis.
-        widths: channels that stay, by group; a group that is not named keeps all.
-        multiple: 1: any width is one.
-    """
+    """Map each group whose layers end at no multiple to that width of its layers."""
     found = {}
     for name, group in coupling.groups.items():
         length = widths.get(name, group.width) * (*group.tied, *group.readers)[0].positions.shape[1]

@@ -80,13 +80,6 @@ def stage_plan(
 ) -> Plan:
     """Make the plan that brings an already narrow network to the widths of its next stage.
 
-    Args:
-        coupling: the analysis of the network as it is now.
-        widths: group name -> channels after this stage.
-        before: group name -> channels now.
-        first: the analysis of the first network.
-        **how: ``method``, ``cluster``, ``batches`` and ``seed`` of :func:`fxprune.plan`.
-
     Raises:
         PlanError: the narrow network does not have the groups of the first one.
     """

@@ -65,13 +65,6 @@ def widths_within(
     A bisection finds the two nearest values of ``keep``. Between these, groups change from one to the other one by one.
     If that is not near enough, single groups become one step wider or narrower as long as that helps.
 
-    Args:
-        coupling: the analysis.
-        budget: what to count.
-        share: of the network's total, above 0, up to 1.
-        round_to: as in :func:`widths_for`.
-        selected: as in :func:`widths_for`.
-
     Returns:
         Group name -> width, and a text that says which share was reached, and whether it is only the nearest one.
 
@@ -107,13 +100,6 @@ def widths_in_time(
 
     Where no widths have these MACs, those are taken whose time is nearest.
 
-    Args:
-        coupling: the analysis.
-        table: of this network.
-        share: of the time, above 0, up to 1.
-        round_to: as in :func:`widths_for`.
-        selected: as in :func:`widths_for`.
-
     Returns:
         As :func:`widths_within`.
 
@@ -133,8 +119,8 @@ def widths_in_time(
             f"a share of {share:g} of the time in {table.runtime} is out of reach: the nearest that groups can come to "
             f"is {time:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
         )
-    near = "" if abs(time - share) <= CLOSE * share else " is the nearest reachable"
-    return widths, f"latency {share:g}: {time:.4f}{near} in {table.runtime} at batch {table.batch}, macs {macs:.4f}"
+    near = "predicted" if abs(time - share) <= CLOSE * share else "nearest reachable"
+    return widths, f"latency {share:g}, {near} {time:.4f} in {table.runtime} at batch {table.batch}, macs {macs:.4f}"
 
 
 def excess(coupling: Coupling, terms: CostTerms, budget: Budget, share: float) -> Callable[[Mapping[str, int]], float]:
@@ -157,13 +143,6 @@ def refined(
 ) -> tuple[dict[str, int], str]:
     """Move one or two units a step while the budget is missed by more than 1 % and it helps.
 
-    Args:
-        units: those that may become wider or narrower.
-        widths: where to begin.
-        above: the function that :func:`excess` returns.
-        budget: what is counted.
-        share: the goal.
-
     Returns:
         Group name -> width, and a text that says which share was reached.
 
@@ -177,8 +156,8 @@ def refined(
             f"a share of {share:g} of the network's `{budget}` is out of reach: the nearest that groups can come to "
             f"is {reached:.4g}. Ask for what can be had to within {AT_MOST:.0%}, or let more groups get narrow."
         )
-    near = "" if miss <= WITHIN * share else " is the nearest reachable"
-    return widths, f"{budget} {share:g}: {reached:.4f}{near}"
+    near = "reached" if miss <= WITHIN * share else "nearest reachable"
+    return widths, f"{budget} {share:g}, {near} {reached:.4f}"
 
 
 def _unchanged(units: Sequence[Unit], widths: Mapping[str, int]) -> bool:

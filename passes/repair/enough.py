@@ -18,10 +18,6 @@ def inputs_needed(narrow: fx.GraphModule, inputs: Calibration) -> dict[str, int]
     """Map each layer to how many inputs give it at least as many positions as features.
 
     With fewer, a fit has many solutions, and the penalty chooses one.
-
-    Args:
-        narrow: the network whose layers are fitted, in eval mode.
-        inputs: of it, with those that are held back.
     """
     device = device_of(narrow)
     batch = pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs.batches[0])

@@ -114,9 +114,6 @@ def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair:
 def noise(example_inputs: Inputs) -> list[Tensor] | None:
     """Make 512 images of noise whose amplitude falls with frequency as f^-1.5, as in photos.
 
-    Args:
-        example_inputs: of the network; if it is one tensor [N, C, H, W] of floats, these are images.
-
     Returns:
         Batches; None if the network does not take images.
     """

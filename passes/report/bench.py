@@ -16,7 +16,7 @@ from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import tensors_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
-from fxprune.common.text import listed
+from fxprune.common.text import count, listed
 from fxprune.costs import milliseconds
 from fxprune.errors import OptionError
 from fxprune.passes.onnx import export_onnx, onnx_runner
@@ -59,7 +59,7 @@ class Bench:
     def __str__(self) -> str:
         rows = [(t.runtime, t.batch, t.wide_ms, t.narrow_ms, f"{t.wide_ms / t.narrow_ms:.2f}") for t in self.timings]
         header = ("", "batch", "wide ms", "narrow ms", "speed-up")
-        text = table(header, rows, right="batch") + f"\n\nmedian times on the CPU, {self.threads} threads"
+        text = table(header, rows, right="batch") + f"\n\nmedian times on the CPU, {count(self.threads, 'thread')}"
         return text + (f"\n{self.left_out}" if self.left_out else "")
 
 

@@ -24,6 +24,7 @@ from fxprune.passes.store import DEVIATION_PLOT, METRICS, PAGE, PAGE_TEXT
 
 from .charts import deviations
 from .contents import Contents, contents_of, phases_of
+from .folded import MEASURES
 from .metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def _lead(contents: Contents) -> str:
     if not last.count or math.isnan(first.score):
         return f"{cost}."
     name, _, unit, words = contents.result.measure
+    if name == MEASURES["wide"]:  # the wide network agrees with itself
+        return f"{cost}; both networks name the same class for {words(last.score)} of {last.count} test {unit}s."
     return f"{cost}; {name} was {words(first.score)} and is {words(last.score)} on {last.count} test {unit}s."
 
 

@@ -23,10 +23,6 @@ from .sums import FACTOR, SHARE, Factor
 def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int:
     """Move the factors of products from a narrow graph into its weights, in place, where exact.
 
-    Args:
-        module: a narrow network with tensors of its own.
-        values: what each node returns on the meta device.
-
     Returns:
         How many factors moved; the others stay in the graph.
     """

@@ -47,7 +47,8 @@ from .network import (
     read_network,
     with_integers,
 )
-from .weights import distinct_tensors, read_tensors, write_tensors
+from .tensors import read_tensors, write_tensors
+from .weights import distinct_tensors
 
 
 def save(
@@ -194,12 +195,15 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
         {'0.weight': (8, 4)}
     """
     folder = Path(directory)
-    read_manifest(folder).check(folder, NETWORK_FILES)
+    manifest = read_manifest(folder)
+    manifest.check(folder, NETWORK_FILES)
     content, plan = read_network(folder), StoredPlan(plan_document(folder), folder / PLAN)
     check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
     check_tensors(plan, tensors, folder)
     network = build_graph(folder / GRAPH, tensors)
+    if read_manifest(folder) != manifest:  # which is written before and after the others
+        raise CheckpointError(f"{folder} changed while it was read: another program writes into it. Load it again.")
     try:
         on_model = plan if model is None else plan_for(model, plan)
     except PlanError as error:

@@ -83,12 +83,13 @@ class Manifest:
             if expected is None:
                 raise CheckpointError(f"{folder / MANIFEST} does not list {name}, which is needed. {_REMEDY}")
             try:
-                found = fingerprint(folder / name)
+                found = fingerprint(folder / name, first=expected.bytes + 1)  # of a file without end, too
             except OSError as error:
                 raise CheckpointError(f"cannot read {folder / name}: {error.strerror}. {_REMEDY}") from error
             if found != expected:
+                held = "more" if found.bytes > expected.bytes else str(found)
                 raise CheckpointError(
-                    f"{folder / name} is not the file that was saved: it has {found}, and {MANIFEST} says {expected}. "
+                    f"{folder / name} is not the file that was saved: it has {held}, and {MANIFEST} says {expected}. "
                     f"{_REMEDY}"
                 )
 

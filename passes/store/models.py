@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import fx, nn
@@ -27,7 +27,7 @@ from .artifact import is_saved, saved_network
 
 
 def open_network(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | IO[bytes],
     *,
     num_classes: int | None = None,
     image: tuple[int | None, int | None] = (None, None),
@@ -39,8 +39,9 @@ def open_network(
 
     Args:
         model: timm's name, ``torchvision/NAME`` or one of ours; a folder with a saved network; a ``.pt2`` file of
-            ``torch.export``; timm's ``hf-hub:`` and ``local-dir:``; or ``package.module:function``, whose function
-            returns a network, or a network and its example inputs. All but the first have their own weights.
+            ``torch.export``, or a file object with one; timm's ``hf-hub:`` and ``local-dir:``; or
+            ``package.module:function``, whose function returns a network, or a network and its example inputs. All but
+            the first have their own weights.
         num_classes: length of the output; None: the network's own, or 1000.
         image: its channels, and pixels per side; None: the network's own.
         pretrained: begin with published weights; for names only.
@@ -52,8 +53,11 @@ def open_network(
         CheckpointError: the folder is damaged.
         OptionError: published weights, or another width, of a network that has weights.
     """
+    (in_chans, image_size) = image
+    if not isinstance(model, (str, os.PathLike)):
+        return _from_program(model, None, in_chans, image_size)
     model = os.fspath(model)
-    own, (in_chans, image_size) = _opener(model), image
+    own = _opener(model)
     if own is None:
         asked = {"num_classes": 1000 if num_classes is None else num_classes, "in_chans": in_chans}
         return make(model, **asked, image_size=image_size, pretrained=pretrained, seed=seed)
@@ -77,7 +81,7 @@ def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], N
     return _from_import if is_import_path(model) else None
 
 
-def _from_program(path: str, _: int | None, channels: int | None, size: int | None) -> Network:
+def _from_program(path: str | IO[bytes], _: int | None, channels: int | None, size: int | None) -> Network:
     try:
         with silenced():
             program = torch.export.load(path)
@@ -88,6 +92,7 @@ def _from_program(path: str, _: int | None, channels: int | None, size: int | No
         raise ModelError(f"there is no file {path}.") from error
     except Exception as error:  # the reader may raise any exception
         raise ModelError(f"{path} is no file of torch.export that can be read here: {kind_and_line(error)}") from error
+    path = path if isinstance(path, str) else "the given file"
     args, kwargs = program.example_inputs or ((), {})
     if args and kwargs:
         raise ModelError(f"the program in {path} takes arguments in order and by name: export it with one kind.")
@@ -105,9 +110,8 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
     except FxpruneError:
         raise
     except Exception as error:  # timm and the hub may raise any exception
-        raise ModelError(
-            f"`{name}` cannot be had: {kind_and_line(error)} A hub needs a connection; `local-dir:FOLDER` does not."
-        ) from error
+        hint = " The hub needs a connection; `local-dir:FOLDER` does not." if name.startswith("hf-hub:") else ""
+        raise ModelError(f"`{name}` cannot be had: {kind_and_line(error)}{hint}") from error
     return Network(network, None, _images(network, channels, size))
 
 

@@ -1,33 +1,31 @@
-"""Write weights as safetensors, without pickle; read them completely or raise an error."""
+"""Save the state dict of a model, and load it completely or raise an error."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import pickle
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.common.files import written_aside
-from fxprune.errors import CheckpointError, kind_and_line
+from fxprune.common.files import open_plain
+from fxprune.errors import CheckpointError
 from fxprune.pytorch.modules import canonical_names
 
 from .checkpoint import FORMAT
 from .manifest import check_listed
 from .seal import check_seal, is_sealed
+from .tensors import kinds_of, read_tensors, unreadable, write_tensors
 
 SUFFIX = ".safetensors"
-_HASH = "fxprune.sha256"  # in the header of a file
-_TYPES = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-)
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -37,86 +35,27 @@ def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in named if first[name] == name}
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write a safetensors file completely or not at all; views of one memory are copied.
-
-    Raises:
-        OSError: the disk is full, or the folder is not writable.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    seen: set[tuple[torch.device, int]] = set()
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        memory = (tensor.device, tensor.untyped_storage().data_ptr())
-        plain[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
-        seen.add(memory)
-    with written_aside(path) as aside:
-        try:
-            save_file(plain, aside, metadata={_HASH: _digest(plain)})
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise OSError(f"cannot write {path}: {error}") from error
-            raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
-
-
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file, and check the hash of :func:`write_tensors`.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, damaged, or not in this format.
-    """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with torch.inference_mode(False):  # whose tensors do not train
-            tensors: dict[str, Tensor] = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get(_HASH)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise _unreadable(path, error) from error
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _TYPES:
-            raise CheckpointError(f"{os.fspath(path)} holds {tensor.dtype} under `{name[:80]}`, which no network has.")
-    if written is not None and written != (found := _digest(tensors)):
-        raise CheckpointError(
-            f"{os.fspath(path)} is damaged: the SHA-256 of its tensors is {found[:12]}, that of what was written "
-            f"{written[:12]}. Take another copy of it."
-        )
-    return tensors
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hash names, types, shapes and numbers with SHA-256."""
-    digest, kinds = hashlib.sha256(), kinds_of(tensors)
-    for name in sorted(tensors):
-        digest.update(f"{name} {kinds[name]}\n".encode())
-        digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save_weights(model: nn.Module, path: str | os.PathLike[str] | IO[bytes]) -> None:
     """Save the state dict of a model for :func:`load_weights`, each shared tensor once.
 
     Args:
         model: any module.
-        path: the file, usually ``NAME.safetensors``.
+        path: the file, usually ``NAME.safetensors``, or a file object that is open for writing.
     """
     first = canonical_names(model)
     write_tensors({name: tensor for name, tensor in model.state_dict().items() if first[name] == name}, path)
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str], *, num_classes: int | None = None) -> tuple[str, ...]:
+def load_weights(
+    model: nn.Module, path: str | os.PathLike[str] | IO[bytes], *, num_classes: int | None = None
+) -> tuple[str, ...]:
     """Load the file's values into the model's state dict; if one does not fit, change nothing.
 
     Args:
         model: the network to fill.
         path: a ``.safetensors`` file; or a state dict saved by ``torch.save``, alone or under ``state_dict`` or
             ``model``, with or without the prefix of DistributedDataParallel; or a checkpoint of our own training, whose
-            averaged weights are taken if it has them. No code in it is run.
+            averaged weights are taken if it has them. No code in it is run. Also a file object with such content.
         num_classes: length of the model's output; a classifier in the file that tells another number of classes apart
             is left out, and the model keeps its own. None: it must fit, too.
 
@@ -127,8 +66,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, num_classes:
         CheckpointError: the file is missing, damaged, holds no tensors, or belongs to another network; the message then
             names the first tensors that differ.
     """
-    check_listed(path)
-    state = read_tensors(path) if Path(path).suffix == SUFFIX else _read_torch(path)
+    with _on_disk(path) as place:
+        state = read_tensors(place) if place.suffix == SUFFIX else _read_torch(place)
     first = canonical_names(model)
     given = {first.get(name, name): tensor for name, tensor in state.items()}
     here = {name: tensor for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
@@ -136,7 +75,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, num_classes:
     full |= {name: tensor for name, tensor in given.items() if name not in first}
     left_out = () if num_classes is None else _classifier(here, full, num_classes)
     full |= {name: here[name] for name in left_out}
-    check_kinds(kinds_of(here), kinds_of(full), os.fspath(path))
+    check_kinds(kinds_of(here), kinds_of(full), str(place))
     model.load_state_dict(full)
     return left_out
 
@@ -164,19 +103,6 @@ def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_cla
     return tuple(differ) if alike and len(counts) == 1 and 0 not in counts else ()
 
 
-def kinds_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Describe type and shape of each tensor, as ``float32 [8, 3, 3, 3]``.
-
-    The text also names a layout that is not strided, and the meta device.
-    """
-
-    def odd(x: Tensor) -> str:
-        layout = "" if x.layout == torch.strided else f"{str(x.layout).removeprefix('torch.')} "
-        return layout + ("meta " if x.is_meta else "")
-
-    return {name: f"{odd(x)}{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in tensors.items()}
-
-
 def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -> None:
     """Raise CheckpointError, naming the first tensors of a file that differ from the model's."""
     names = dict.fromkeys([*here, *there])
@@ -202,10 +128,11 @@ def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -
     )
 
 
-def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     try:
+        open_plain(path).close()  # a pipe has no end
         whole = is_sealed(path)
         if whole:
             check_seal(path)
@@ -216,7 +143,7 @@ def _read_torch(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             check_seal(path)  # its message says how much of the file is left
         state = _of_training(state)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error, _why_unreadable(path, error)) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
     if not tensors:
         said = f"{os.fspath(path)} holds no tensors under `state_dict`, `model` or at its top."
@@ -233,19 +160,27 @@ def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
     return state.get("ema") or state.get("model") or {}
 
 
-def _unreadable(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
-    if not os.path.isfile(path):
-        return CheckpointError(f"there is no file {os.fspath(path)}.")
-    why = f"{_why_unreadable(path, error)} Take another copy, or save a state dict again"
-    return CheckpointError(f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {why}.")
+@contextlib.contextmanager
+def _on_disk(source: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
+    """Yield the path of a file, or of what a file object holds."""
+    if isinstance(source, (str, os.PathLike)):
+        check_listed(source)
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        start = source.read(9)
+        whole = Path(folder, f"weights{SUFFIX if start[8:] == b'{' else '.pt'}")  # a zip or a pickle has no brace there
+        with open(whole, "wb") as file:
+            file.write(start)
+            shutil.copyfileobj(source, file)
+        try:
+            yield whole
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(whole), "the given file")) from error
 
 
-def _why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
+def _why_unreadable(path: Path, error: Exception) -> str:
     """Say what is wrong in our words: PyTorch's advise to read what may run code."""
-    if isinstance(error, OSError):
-        return f"{kind_and_line(error)}."
-    if Path(path).suffix == SUFFIX:
-        return f"it is cut short or damaged: {kind_and_line(error)}."
     named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", str(error))
     if named or _is_pickle(path):
         objects = f" ({named[1]})" if named else ""
@@ -253,8 +188,8 @@ def _why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
     return "it is no whole file of `torch.save`: it is cut short or of another format."
 
 
-def _is_pickle(path: str | os.PathLike[str]) -> bool:
+def _is_pickle(path: Path) -> bool:
     """Tell whether a file is a pickle of a protocol that `torch.save` does not use."""
-    with open(path, "rb") as file:
-        start = file.read(2)
-    return start in {bytes([0x80, protocol]) for protocol in (3, 4, 5)}
+    with contextlib.suppress(OSError), open_plain(path) as file:
+        return file.read(2) in {bytes([0x80, protocol]) for protocol in (3, 4, 5)}
+    return False

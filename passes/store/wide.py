@@ -18,7 +18,8 @@ from fxprune.plans import Plan
 from .graph import build_graph, graph_document, read_graph
 from .layout import NETWORK, PLAN, SNAPPED, WEIGHTS, WIDE_GRAPH
 from .network import REMEDY, plan_document, read_network
-from .weights import distinct_tensors, read_tensors
+from .tensors import read_tensors
+from .weights import distinct_tensors
 
 NARROWEST = 4096
 

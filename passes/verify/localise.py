@@ -24,13 +24,6 @@ from .outputs import named_outputs, relative_error
 def first_node(reference: nn.Module, candidate: nn.Module, plan: Plan, inputs: Inputs, *, tolerance: float) -> str:
     """Find the first node whose value is not the kept part of its value in the reference.
 
-    Args:
-        reference: a graph module of the captured graph, with snapped weights.
-        candidate: the same graph with other weights, or the narrow graph.
-        plan: says which channels a narrow candidate keeps.
-        inputs: for both.
-        tolerance: relative error at which two values differ.
-
     Returns:
         ``node (file.py:line)``, or an empty string if all nodes agree.
     """
@@ -109,13 +102,7 @@ class Culprit:
 
 
 def worst_group(model: nn.Module, plan: Plan, images: Any) -> Culprit:
-    """Find the group whose merge alone makes narrow and snapped network differ the most.
-
-    Args:
-        model: the wide network; in float64, rounding does not hide the error.
-        plan: all clusters, made on this model.
-        images: [N, C, H, W] or other inputs, with the model's device and dtype.
-    """
+    """Find the group whose merge alone makes narrow and snapped network differ the most."""
     return max(
         (_merge_alone(model, plan, names, images) for names in domains_of(plan)), key=lambda part: part.rel_error
     )

@@ -21,11 +21,6 @@ def tensor_errors(wide: nn.Module, narrow: nn.Module, plan: Plan) -> Mapping[str
 
     Channels that are dead on all given inputs hide a change from every output, but not from this.
 
-    Args:
-        wide: the network that was merged.
-        narrow: the result.
-        plan: its clusters.
-
     Returns:
         Tensor name -> largest difference over the largest number. None if the two cannot be compared: ``wide`` is not
         the network of the plan, or ``narrow`` was rewritten since, for example by fusing layers.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.coverage_made import result
+from helpers.benchmarks.coverage import result
 
 from benchmarks.libraries.check import Task, check
 from benchmarks.libraries.networks import read

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 import torch
-from helpers.photos_made import TINY, made_packages, small_mobilenet
+from helpers.benchmarks.photos import TINY, made_packages, small_mobilenet
 
 from benchmarks.photos.__main__ import TABLE
 from benchmarks.photos.crops import crops_to_fit, crops_to_measure, crops_to_train, middles, split_photos

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.prices_made import TINY, a_bench
-from helpers.results_made import EXAMPLE, residual_net
+from helpers.benchmarks.prices import TINY, a_bench
+from helpers.benchmarks.results import EXAMPLE, residual_net
 
 import fxprune
 from benchmarks.prices.__main__ import TABLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.prices_made import TINY, a_row
+from helpers.benchmarks.prices import TINY, a_row
 
 from benchmarks.prices.claims import CLAIMS, Claim, arm_of, judge, ranked
 from benchmarks.prices.methods import ARMS, FULL, METHODS

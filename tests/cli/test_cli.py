@@ -11,7 +11,7 @@ import onnx as onnx_file
 import pytest
 import torch
 from helpers.command_line import RESULTS, SMALL, Small, enter, left, run
-from helpers.damage import list_again
+from helpers.jobs.damage import list_again
 from helpers.untimed import time_nothing
 
 import fxprune
@@ -20,8 +20,7 @@ from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
 from fxprune.models_zoo.networks import CifarResNet
 from fxprune.passes.options.recipe import read_recipe
-from fxprune.passes.store import layout
-from fxprune.passes.store.weights import save_weights
+from fxprune.passes.store import layout, save_weights
 
 
 @pytest.fixture(autouse=True)

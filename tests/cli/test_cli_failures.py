@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from helpers.command_line import CHECKPOINTS, RESULTS, SMALL, enter, files, left, run
+from helpers.processes.fork_server import command
 
 from fxprune.errors import ExportError
 from fxprune.passes.job import compression
@@ -51,16 +51,16 @@ def test_a_run_that_breaks_off_leaves_only_checkpoints(capsys, monkeypatch, plac
     assert says in err.splitlines()[-1]
 
 
-def test_a_run_that_is_terminated_leaves_a_checkpoint(place):
+def test_a_run_that_is_terminated_leaves_a_checkpoint(place, tmp_path_factory):
     options = "--model resnet20 --data digits --image-size 8 --epochs 1000 --output out"
-    line = [sys.executable, "-m", "fxprune", "compress", *options.split()]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=place) as process:
-        for text in process.stderr:
+    with command(f"compress {options}", place, tmp_path_factory.mktemp("stderr") / "pipe") as (process, errors):
+        for text in errors:
             if text.startswith("  epoch 1"):
                 break
-        process.send_signal(signal.SIGTERM)
-        *_, message = process.stderr.read().splitlines()
-    assert (process.returncode, "stopped by SIGTERM after step" in message) == (143, True)
+        os.kill(process.pid, signal.SIGTERM)
+        *_, message = errors.read().splitlines()
+        process.join()
+    assert (process.exitcode, "stopped by SIGTERM after step" in message) == (143, True)
     names = ["", "/files.json", "/metrics.jsonl", "/recipe.yaml", "/train.previous.pt", "/train.pt"]
     assert left(place) == ["out", *(f"out/checkpoints{name}" for name in names)]
 

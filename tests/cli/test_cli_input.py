@@ -11,7 +11,7 @@ from torch import nn
 import fxprune
 from fxprune.models_zoo import registry
 from fxprune.passes.job.training import Trainer
-from fxprune.passes.store.weights import save_weights
+from fxprune.passes.store import save_weights
 
 
 class Branching(Small):

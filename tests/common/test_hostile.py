@@ -7,15 +7,14 @@ import json
 import pytest
 import torch
 from helpers.command_line import Small
-from helpers.damage import list_again
+from helpers.jobs.damage import list_again
 
 import fxprune
 from fxprune.common.documents import parse_json
 from fxprune.errors import CheckpointError, PlanError
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.spec import ModelSpec, build_within
-from fxprune.passes.store import build_wide, load, save
-from fxprune.passes.store.weights import read_tensors, write_tensors
+from fxprune.passes.store import build_wide, load, read_tensors, save, write_tensors
 from fxprune.plans import digest
 
 

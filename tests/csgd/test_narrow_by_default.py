@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
 from helpers.csgd_made import backward, started
-from timm.optim import Lamb
+from timm.optim import Lamb, Lookahead
+
+from fxprune.passes.csgd.bundles import is_foreign
+from fxprune.passes.csgd.narrow_step import POINTWISE
 
 
 class OwnSgd(torch.optim.SGD):
@@ -47,14 +51,14 @@ def load_own_state(case, optimizer, seed):
 
 
 def load_plain_state(case, optimizer, seed):
-    """Load the state of an optimizer that never saw C-SGD: wide, and of several ages."""
+    """Load the state of an optimizer that never saw C-SGD: wide, uneven, and of several ages."""
     if seed == 2:
         other = type(optimizer)(case.model.parameters(), lr=0.05)
         for _ in range(3):
             other.step()
             case.model.conv2.weight.grad = None
         for value in (value for state in other.state.values() for value in state.values() if value.dim()):
-            value.fill_(0.25)
+            value.copy_(torch.linspace(0.1, 1.0, value.numel()).view_as(value))
         backward(case.model, case, seed)
         optimizer.load_state_dict(other.state_dict())
 
@@ -100,14 +104,21 @@ def write_weights(case, optimizer, seed):
         case.model.bn1.bias.data.clamp_(-0.01, 0.01)
 
 
+def state_of_others(case, optimizer, seed):
+    optimizer.state["calls"] = seed
+    for parameter in case.model.parameters() if seed else ():  # before a step, an optimizer takes it for its own
+        assert optimizer.state[parameter].setdefault("slow", parameter.detach().clone()).shape == parameter.shape
+
+
 def add_group(case, optimizer, seed):
     if seed == 1:
-        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.01})
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 10.0})
 
 
 ACTIONS = (
     no_gradient, zero_gradients, load_own_state, load_plain_state, clear_state, wide_state_by_hand, state_in_place,
-    count_in_place, counts_in_place, state_through_data, write_row_through_data, write_weights, add_group,
+    count_in_place, counts_in_place, state_through_data, write_row_through_data, write_weights, state_of_others,
+    add_group,
 )  # fmt: skip
 
 
@@ -160,6 +171,63 @@ def test_scaled_gradients_and_skipped_steps_end_where_the_wide_form_ends(fused):
         scaler.update()
 
     assert_equal_ends(take, fused=fused)
+
+
+@pytest.mark.parametrize("narrow", [None, False])
+def test_a_fused_step_that_finds_no_finite_gradients_pulls_nothing(narrow):
+    case, optimizer, hook = started(torch.optim.SGD, narrow, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    before, predicted = copy.deepcopy(case.model.state_dict()), hook.predicted()
+    scaler.scale(torch.inf * case.model(*case.inputs).sum()).backward()
+    scaler.step(optimizer)
+    assert hook.predicted() == predicted
+    for name, tensor in case.model.named_parameters():
+        torch.testing.assert_close(tensor.detach(), before[name], rtol=1e-15, atol=1e-16)  # one rounding
+
+
+def test_wrappers_may_keep_slow_weights_in_the_state():
+    wrappers = {}
+
+    def take(case, optimizer, seed):
+        wrappers.setdefault(optimizer, Lookahead(optimizer, k=2)).step()
+
+    assert_equal_ends(take)
+
+
+@pytest.mark.parametrize("kind", POINTWISE)
+def test_all_that_an_optimizer_remembers_of_each_number_is_known(kind):
+    parameter = torch.nn.Parameter(torch.ones(3, 2))
+    parameter.grad = torch.ones(3, 2)
+    options = [{"momentum": 0.9}, {"amsgrad": True}, {"centered": True, "momentum": 0.9}, {}]
+    for each in options:
+        if each.keys() <= inspect.signature(kind).parameters.keys():
+            optimizer = kind([parameter], **each)
+            optimizer.step()
+            assert not [name for name, value in optimizer.state[parameter].items() if is_foreign(name, value)]
+
+
+def test_steps_may_be_taken_in_inference_mode():
+    case, optimizer, hook = started(torch.optim.AdamW)
+    before = hook.predicted()
+    for seed in range(3):
+        backward(case.model, case, seed)
+        with torch.inference_mode():
+            optimizer.step()
+    assert hook.predicted() < before
+
+
+def test_a_derived_class_that_calls_the_step_of_its_base_counts_it_once():
+    class Twice(torch.optim.AdamW):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    predicted = []
+    for kind in (torch.optim.AdamW, Twice):
+        case, optimizer, hook = started(kind)
+        backward(case.model, case, 0)
+        optimizer.step()
+        predicted.append(hook.predicted())
+    assert predicted[0] == predicted[1]
 
 
 def test_a_closure_sees_wide_parameters():

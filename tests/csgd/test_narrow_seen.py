@@ -14,8 +14,9 @@ from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
 
 
+@pytest.mark.parametrize("narrow", [None, False])
 @pytest.mark.parametrize("early", [False, True])
-def test_other_hooks_see_wide_parameters_and_may_change_them(early):
+def test_other_hooks_see_parameters_as_they_are_and_may_change_them(early, narrow):
     case = plain()
     optimizer = torch.optim.AdamW(case.model.parameters(), lr=0.05)
     weight, seen = case.model.conv1.weight, []
@@ -34,7 +35,7 @@ def test_other_hooks_see_wide_parameters_and_may_change_them(early):
         optimizer.register_step_post_hook(after)
 
     for each in (others, None) if early else (None, others):
-        each() if each else csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+        each() if each else csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow)
     backward(case.model, case, 0)
     given = weight.detach().clone(), weight.grad.clone()
     optimizer.step()
@@ -56,14 +57,26 @@ def test_another_hook_that_would_see_rows_stops_the_step():
     assert not torch.equal(before["conv1.weight"], after["conv1.weight"])  # by the pull of the first step
 
 
-def test_a_parameter_that_moves_to_another_group_stops_the_step():
-    case, optimizer, _ = started()
+@pytest.mark.parametrize("narrow", [None, False])
+def test_a_parameter_that_moves_to_another_group_stops_the_step(narrow):
+    case, optimizer, _ = started(narrow=narrow)
     group = optimizer.param_groups[0]
     moved = group["params"].pop(0)
     optimizer.add_param_group({"params": [moved], "lr": 0.01})
     backward(case.model, case, 0)
     with pytest.raises(OptionError, match=r"`conv1.weight` has moved from parameter group 0 .* to group 1"):
         optimizer.step()
+
+
+def test_hooks_on_state_dicts_see_wide_state():
+    case, seen = plain(), []
+    optimizer = torch.optim.AdamW(case.model.parameters(), lr=0.05)
+    optimizer.register_state_dict_post_hook(lambda _, state: seen.append(state["state"][0]["exp_avg"].shape))
+    csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    backward(case.model, case, 0)
+    optimizer.step()
+    optimizer.state_dict()
+    assert seen == [case.model.conv1.weight.shape]
 
 
 def test_states_that_leave_share_no_memory():
@@ -96,6 +109,22 @@ def test_a_state_of_other_weights_leaves_the_weights_alone(narrow):
     last = hook.state_dict()
     case.model.load_state_dict(best)
     hook.load_state_dict(last)
+    optimizer.param_groups[0]["lr"] = 1e-12
+    optimizer.step()
+    for name, tensor in case.model.state_dict().items():
+        torch.testing.assert_close(tensor, best[name], rtol=0, atol=1e-9)  # a step at this rate is smaller
+
+
+@pytest.mark.parametrize("narrow", [None, False])
+@pytest.mark.parametrize("wrong", [1e12, float("nan")])
+@torch.no_grad()
+def test_rounding_of_numbers_that_are_gone_does_not_come_back(wrong, narrow):
+    case, optimizer, _ = started(torch.optim.SGD, narrow)
+    best = copy.deepcopy(case.model.state_dict())
+    for parameter in case.model.parameters():
+        parameter.add_(wrong * torch.rand_like(parameter))
+    optimizer.step()
+    case.model.load_state_dict(best)
     optimizer.param_groups[0]["lr"] = 1e-12
     optimizer.step()
     for name, tensor in case.model.state_dict().items():

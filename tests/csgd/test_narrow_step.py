@@ -228,16 +228,21 @@ def test_a_copy_of_the_optimizer_holds_wide_state(copied):
     assert "__getstate__" not in vars(optimizer)
 
 
-def test_small_pulls_of_float32_add_up():
+@pytest.mark.parametrize("others_write", [False, True])  # as what restores weights after trying others
+def test_small_pulls_of_float32_add_up(others_write):
     case = plain()
     case.model.float()
     optimizer = torch.optim.SGD(case.model.parameters(), lr=1e-3)
     plan = plan_of(case, PLAIN)
+    with torch.no_grad():  # to a size of which a pull is less than a unit in the last place
+        case.model.conv1.weight.sub_(0.999 * away(case.model, plan)["conv1.weight", 0])
     before = away(case.model, plan)["conv1.weight", 0]
     with csgd(case.model, plan, optimizer, strength=1.0, narrow=True):
         for parameter in case.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(3000):
+            if others_write:
+                case.model.conv1.weight.data = case.model.conv1.weight.detach().clone()
             optimizer.step()
     left = np.float64(0.999) ** 3000
     # One rounding of the sum, 6e-8 of numbers near 1, whatever the number of steps.

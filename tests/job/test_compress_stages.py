@@ -16,7 +16,7 @@ from fxprune.passes.job.training import Trainer
 from fxprune.passes.options.job import Job
 from fxprune.passes.options.target import Target
 from fxprune.passes.report.metrics import read_metrics
-from fxprune.passes.store.weights import load_weights, read_tensors
+from fxprune.passes.store import load_weights, read_tensors
 
 QUICK = {"epochs": 1, "csgd_epochs": 1, "progress": False, "deviation": 1e-4, "checkpoint_every": 1}
 

@@ -23,7 +23,7 @@ from fxprune.passes.options.recipe import read_recipe
 from fxprune.passes.report.metrics import read_metrics
 from fxprune.passes.report.results import read_result
 from fxprune.passes.report.verify_folder import verify_folder
-from fxprune.passes.store.weights import load_weights, save_weights
+from fxprune.passes.store import load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("untimed")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 
 import pytest
-from helpers.fork_server import start
-from helpers.small_job import Tiny, broken_off, compress, numbers, run_until, tiny_data
+from helpers.jobs.small_job import Tiny, broken_off, compress, numbers, run_until, tiny_data
+from helpers.processes.fork_server import start
 from torch import nn
 
 import fxprune

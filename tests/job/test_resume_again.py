@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers.command_line import CHECKPOINTS, SMALL, enter, files, left, run
-from helpers.small_job import broken_off, compress, numbers, tiny_data
+from helpers.jobs.small_job import broken_off, compress, numbers, tiny_data
 
 import fxprune
 import fxprune.passes.job.compression

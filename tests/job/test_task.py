@@ -12,8 +12,8 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import report_made
-from helpers.small_job import Tiny, tiny_data
+from helpers.jobs import report_made
+from helpers.jobs.small_job import Tiny, tiny_data
 from torch import nn
 
 import fxprune

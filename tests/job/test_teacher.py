@@ -13,7 +13,7 @@ from fxprune.passes.job.prepare import prepare, teacher_from_file
 from fxprune.passes.job.training import Trainer
 from fxprune.passes.latency import plan_to
 from fxprune.passes.options.job import Job
-from fxprune.passes.store.weights import distinct_tensors, write_tensors
+from fxprune.passes.store import distinct_tensors, write_tensors
 
 
 def teaching(path, count=3, **options):

@@ -42,7 +42,7 @@ def test_widths_have_the_macs_that_take_this_time(coupling, share, macs):
     assert plan == fxprune.plan(coupling, macs=macs, method="even")
     predicted = table.time_at(reached)
     assert table.times_of(plan) == (20.0, 20.0 * predicted)
-    assert plan.method == f"even, latency {share:g}: {predicted:.4f} in eager at batch 4, macs {reached:.4f}"
+    assert plan.method == f"even, latency {share:g}, predicted {predicted:.4f} in eager at batch 4, macs {reached:.4f}"
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ STEPS = ((1.0, 1.0), (0.5, 0.742), (0.25, 0.515))
 @pytest.mark.parametrize(
     ("share", "first", "says"),
     [
-        (0.6, 16, "latency 0.6: 0.5150 is the nearest reachable in eager"),  # MACs of 0.34 are not to be had
-        (0.515, 16, "latency 0.515: 0.5150 in eager"),
-        (0.7, 32, "latency 0.7: 0.7420 is the nearest reachable in eager"),
+        (0.6, 16, "latency 0.6, nearest reachable 0.5150 in eager"),  # MACs of 0.34 are not to be had
+        (0.515, 16, "latency 0.515, predicted 0.5150 in eager"),
+        (0.7, 32, "latency 0.7, nearest reachable 0.7420 in eager"),
         (0.95, None, r"0.95 of the time in eager is out of reach: the nearest that groups can come to is 1\."),
         (0.98, None, r"0.98 of the time in eager is out of reach: the nearest that groups can come to is 1\."),
         (1.0, 64, "latency 1: 1.0000 in eager"),

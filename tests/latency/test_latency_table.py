@@ -59,7 +59,7 @@ def test_few_copies_are_enough(coupling, curve, goal, function):
 def test_a_plan_measures_where_there_is_no_table(coupling, curve):
     timed = curve(lambda m: 0.2 + 0.8 * m)
     plan = fxprune.plan(coupling, latency=0.6, runtime="eager", batch=3, method="even")
-    assert "latency 0.6: 0.6" in plan.method
+    assert "latency 0.6, predicted 0.6" in plan.method
     assert "in eager at batch 3" in plan.method
     assert cost(plan).macs / cost(coupling).macs == pytest.approx(0.5, rel=0.05)
     assert len(timed) <= 4

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from helpers.every_option import Every
+from helpers.jobs.every_option import Every
 
 from fxprune.errors import OptionError
 from fxprune.passes.options.fields import MISSING, closest, field_name, options_of

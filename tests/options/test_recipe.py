@@ -8,7 +8,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from helpers.every_option import Every
+from helpers.jobs.every_option import Every
 
 from fxprune.errors import OptionError
 from fxprune.passes.options import FoldJob

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.photos_made import made_packages, small_mobilenet
+from helpers.benchmarks.photos import made_packages, small_mobilenet
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # Few epochs: what they learn does not matter here.

@@ -9,7 +9,7 @@ import subprocess
 import threading
 
 import pytest
-from helpers import report_made
+from helpers.jobs import report_made
 
 from fxprune.passes.report.write import write_report
 

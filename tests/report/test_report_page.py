@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from helpers import report_made
-from helpers.damage import list_again
 from helpers.hand_made import plain
+from helpers.jobs import report_made
+from helpers.jobs.damage import list_again
 from PIL import Image
 
 import fxprune

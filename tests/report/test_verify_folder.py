@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.report_made import result
+from helpers.jobs.report_made import result
 from helpers.unequal import narrow_snapped
 from torch import nn
 

@@ -1,26 +1,9 @@
-"""Samples, in one file per file of rules, and more for what no rule decides alone."""
+"""Samples, in one file per file of rules; in ``across`` what no rule decides alone."""
 
-from . import (
-    constants,
-    contraction,
-    forms,
-    kernels,
-    layers,
-    movement,
-    normalise,
-    pointwise,
-    pool,
-    products,
-    reduce,
-    uniform,
-    uses,
-    view,
-    vision,
-    writes,
-)
+from . import across, contraction, movement, normalise, pointwise, pool, products, reduce, uniform, view, vision
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "constants", "contraction", "conv", "forms", "free", "kernels", "layers", "linear",
-    "movement", "normalise", "pointwise", "pool", "products", "reduce", "uniform", "uses", "view", "vision", "writes",
+    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "linear", "movement", "normalise", "pointwise",
+    "pool", "products", "reduce", "uniform", "view", "vision",
 ]  # fmt: skip

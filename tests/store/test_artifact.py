@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.damage import list_again
 from helpers.hand_made import Normed, Plain, randomise
+from helpers.jobs.damage import list_again
 from helpers.unequal import narrow_unequal
 from torch import nn
 
 import fxprune
 from fxprune.errors import CheckpointError, OptionError
-from fxprune.passes.store import artifact
+from fxprune.passes.store import artifact, distinct_tensors
 from fxprune.passes.store.artifact import ModelSpec, check_probe, load, save
-from fxprune.passes.store.weights import distinct_tensors
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

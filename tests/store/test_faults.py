@@ -13,14 +13,15 @@ import pytest
 import torch
 from helpers.command_line import CHECKPOINTS, SMALL, enter, left, run
 from helpers.image_folder import make_folder, timm_leaves_files_open
+from helpers.processes.fork_server import command
 
 from fxprune.common.files import write_text
 from fxprune.errors import LostProcessError, is_out_of_memory
 from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import Checkpoints
 from fxprune.passes.job.training import Trainer
+from fxprune.passes.store import write_tensors
 from fxprune.passes.store.checkpoint import Checkpoint
-from fxprune.passes.store.weights import write_tensors
 from fxprune.passes.train.loop import Training
 
 
@@ -163,14 +164,13 @@ def _lose(checkpoints):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:46746: Connection reset by peer.")
 
 
-def test_a_run_that_is_killed_and_one_beside_it(capsys, place):
-    line = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet20", "--data", "digits", "--output", "out"]
-    with subprocess.Popen([*line, "--csgd-epochs", "1"], stderr=subprocess.PIPE, text=True, cwd=place) as process:
-        for text in process.stderr:
+def test_a_run_that_is_killed_and_one_beside_it(capsys, place, tmp_path_factory):
+    words = "compress --model resnet20 --data digits --output out --csgd-epochs 1"
+    with command(words, place, tmp_path_factory.mktemp("stderr") / "pipe") as (process, errors):
+        for text in errors:
             if text.startswith("build"):
                 break
         code, _, err = run(capsys, f"{SMALL} --output out")
         assert (code, f"another run writes into {place / 'out'}: process {process.pid} on" in err) == (2, True)
-        process.kill()
     assert run(capsys, f"{SMALL} --output out --quiet")[0] == 0
     assert not [name for name in left(place / "out") if name.startswith((".", "checkpoints"))]

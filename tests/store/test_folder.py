@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from helpers.folders import write, written
+from helpers.jobs.folders import hold, write, written
+from helpers.processes.fork_server import start
 
 from fxprune.errors import CheckpointError, InputError, OptionError, VerifyError
 from fxprune.passes.store import folder, lock
@@ -176,23 +175,17 @@ def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
         check_no_result(tmp_path / PLAN)
 
 
-HOLD = """
-import sys, time
-from fxprune.passes.store import folder_aside
-with folder_aside(sys.argv[1], files=["summary.csv"]) as aside:
-    (aside / "summary.csv").write_text("half")
-    print("in", flush=True)
-    time.sleep(600)
-"""
-
-
 @pytest.fixture
-def holder(tmp_path):
+def holder(tmp_path, tmp_path_factory):
     """Another process that writes into `out`."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "out"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "in\n"
-        yield process
-        process.kill()
+    aside = tmp_path_factory.mktemp("holder")
+    process = start(hold, aside / "log", tmp_path / "out", aside / "told")
+    while not (aside / "told").exists():
+        assert process.is_alive(), (aside / "log").read_text()
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.join()
 
 
 def test_the_second_run_is_refused_and_one_that_was_killed_is_no_obstacle(tmp_path, holder):

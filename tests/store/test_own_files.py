@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from helpers.folders import write, written
+from helpers.jobs.folders import write, written
 from helpers.tiny import Tiny, tiny_data
 
 import fxprune

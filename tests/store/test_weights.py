@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fxprune.errors import CheckpointError
-from fxprune.passes.store import seal
-from fxprune.passes.store.checkpoint import Checkpoint
-from fxprune.passes.store.weights import (
+from fxprune.passes.store import (
     distinct_tensors,
     left_out_line,
     load_weights,
     read_tensors,
     save_weights,
+    seal,
     write_tensors,
 )
+from fxprune.passes.store.checkpoint import Checkpoint
 
 
 def filled(model, seed=0):

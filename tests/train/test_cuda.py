@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import small_job
 from helpers.csgd_made import PLAIN, away, plan_of
 from helpers.hand_made import plain
+from helpers.jobs import small_job
 from helpers.unequal import narrow_unequal
 from safetensors.torch import load_file
 from samples import SAMPLES

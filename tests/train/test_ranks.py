@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ranks_worker
-from helpers.fork_server import start
+from helpers.processes import ranks_worker
+from helpers.processes.fork_server import start
 from torch.distributed import TCPStore
 
 from fxprune.errors import CheckpointError
@@ -37,7 +37,7 @@ def torchrun(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where two processes have left what tests/helpers/ranks_worker.py says."""
+    """Where two processes have left what tests/helpers/processes/ranks_worker.py says."""
     folder = tmp_path_factory.mktemp("ranks")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     logs = [folder / f"{rank}.log" for rank in (0, 1)]

@@ -29,11 +29,6 @@ def mean_squares(model: nn.Module, batches: Iterable[Tensor], seed: int = 0) -> 
     their squares: no gradient of a single image is needed. (Martens 2020, "New insights and perspectives on the natural
     gradient method", section 5.)
 
-    Args:
-        model: maps images to logits [N, classes]; in evaluation mode while this runs, otherwise not changed.
-        batches: images [N, C, H, W].
-        seed: of the labels.
-
     Returns:
         Name of each parameter -> f.
     """
@@ -59,11 +54,6 @@ def fisher_curve(squares: Mapping[str, float], coupling: Coupling, group: Group)
     """loss(k) = S r_k / (1 - r_k) for k = 1 to width, with S = sum_p f_p |p|^2 / 2.
 
     r_k is the share of S that k clusters lose.
-
-    Args:
-        squares: f of each parameter p, from :func:`mean_squares`.
-        coupling: the analysis, with its model still alive.
-        group: whose tied parameters p are.
     """
     model = coupling.model()
     assert model is not None

@@ -27,12 +27,6 @@ def widths_by_loss(
     products of neighbouring widths, so the result is good but not the best. A small loss before training does not imply
     a good network after it: docs/reports/results.md finds no gain over uniform widths.
 
-    Args:
-        coupling: the analysis.
-        budget: what to count.
-        share: of the network's total, above 0, up to 1.
-        curve: coupling and group -> loss with 1 to width clusters, convex; None: :func:`loss_curve`.
-
     Returns:
         Group name -> width, and a text that says which share was reached.
 

@@ -43,13 +43,7 @@ def l1_norms(coupling: Coupling) -> Importance:
 
 
 def weakest(coupling: Coupling, keep: float, importance: Importance | None = None) -> Gone:
-    """Choose the least important channels of each group, as many as C-SGD would merge.
-
-    Args:
-        coupling: the analysis, with its model still alive.
-        keep: share of the channels that stay.
-        importance: of each channel of each group; None: L1 norms.
-    """
+    """Choose the least important channels of each group, as many as C-SGD would merge."""
     found = l1_norms(coupling) if importance is None else importance
     return weakest_of(found, fxprune.plan(coupling, keep, method="even"))
 
@@ -74,13 +68,7 @@ def removal(coupling: Coupling, gone: Gone) -> Plan:
 
 
 def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
-    """Make the network without these channels: it computes ``model`` with their maps at zero.
-
-    Args:
-        model: the wide network; not changed.
-        coupling: its analysis.
-        gone: at least one channel of each group stays; no group is balanced.
-    """
+    """Make the network without these channels: it computes ``model`` with their maps at zero."""
     bent = copy.deepcopy(model)
     tensors = {**dict(bent.named_parameters()), **dict(bent.named_buffers())}
     with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .table import A, B, Net, conv, free, image, linear, net, tokens
+from ..table import A, B, Net, conv, free, image, linear, net, tokens
 
 IMAGES = (torch.zeros(2, 3, 8, 8), torch.zeros(2, 2, 8, 8))
 OTHER = (torch.zeros(3, 3, 12, 10), torch.zeros(3, 2, 12, 10))

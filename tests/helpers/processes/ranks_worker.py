@@ -24,9 +24,8 @@ from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.planning.plan import plan
 from fxprune.passes.train.evaluate import evaluate
 from fxprune.passes.train.fit import train
-
-from . import small_job
-from .points import points
+from helpers.jobs import small_job
+from helpers.points import points
 
 DEVICE = torch.device("cpu")
 

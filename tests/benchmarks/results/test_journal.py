@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helpers.results_made import CSGD, TINY, WIDE, a_row
+from helpers.benchmarks.results import CSGD, TINY, WIDE, a_row
 
 from benchmarks.results.command import DOCS
 from benchmarks.results.journal import Journal, Row, to_csv

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .table import A, B, conv, image, linear, tokens
+from ..table import A, B, conv, image, linear, tokens
 
 A2, A3 = f"{A}#2", f"{A}#3"
 

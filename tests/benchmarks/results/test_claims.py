@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from helpers.results_made import CSGD, SCRATCH, a_row
+from helpers.benchmarks.results import CSGD, SCRATCH, a_row
 
 from benchmarks.results.claims import Pair, difference
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from helpers.coverage_made import FAILED, FULL, result
+from helpers.benchmarks.coverage import FAILED, FULL, result
 
 from benchmarks import ROOT
 from benchmarks.coverage.journal import Journal, digest, sources

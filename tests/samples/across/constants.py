@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from .table import A, B, image, linear, tokens
+from ..table import A, B, image, linear, tokens
 
 
 class Constants(nn.Module):

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from helpers.coverage_made import EXAMPLE, good_net
+from helpers.benchmarks.coverage import EXAMPLE, good_net
 from timm.models import mobilevit
 from torch import nn
 

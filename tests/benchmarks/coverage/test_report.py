@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from helpers.coverage_made import FAILED, FULL, POINTS, result
+from helpers.benchmarks.coverage import FAILED, FULL, POINTS, result
 
 from benchmarks.coverage.classes import EntryPoint
 from benchmarks.coverage.reasons import reasons, reasons_of

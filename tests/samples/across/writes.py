@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from .table import A, B, conv, free, image, linear, net, tokens
+from ..table import A, B, conv, free, image, linear, net, tokens
 
 
 def _partial(s, y):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 
-from .table import A, B, conv, free, image, linear, tokens
+from ..table import A, B, conv, free, image, linear, tokens
 
 IN = "in_proj_weight"
 M, M_IN = f"m.{IN}", "m.weight_ih_l0"
@@ -63,6 +64,24 @@ class _Positions(nn.Module):
         return x + resized(self.table, *x.shape[2:])
 
 
+@register_notrace_module
+class _Gain(nn.Module):
+    """A factor that its width determines; the shapes alone do not show it."""
+
+    def forward(self, x):
+        return x * torch.tensor(x.shape[1], dtype=x.dtype)
+
+
+class _ScaledNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) / self.num_features
+
+
+def _hooked(layer, hook):
+    layer.register_forward_hook(lambda layer, given, out: hook(layer, out))
+    return layer
+
+
 def _attention(**options):
     return lambda s, y: s.m(y, y, y, **options)[0]
 
@@ -78,6 +97,14 @@ def _cells(s, y):
 # fmt: off
 image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, B: 6}, m=_Mixer(8))
 image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
+image("kept whole, scaled by its width", lambda s, y: s.m(y), {B: 6}, m=_Gain(), frozen="knows its own width")
+image("norm that divides by its width", lambda s, y: s.m(y), {B: 6}, m=_ScaledNorm(8), frozen="knows its own width")
+image("hook that reads a width", lambda s, y: s.c(y), {B: 6}, c=_hooked(conv(8, 8), lambda c, out: out / c.in_channels),
+      frozen="knows its own width")
+image("hook that decides by a width", lambda s, y: s.m(y), {B: 6},
+      m=_hooked(nn.ReLU(), lambda _, out: out * 2 if out.shape[1] > 7 else out), frozen="knows its own width")
+image("hook that scales", lambda s, y: s.c(y), {A: 4, "c.weight": 4, B: 6},
+      c=_hooked(conv(8, 8, groups=2), lambda _, out: out * 2))
 image("positions by a function that is kept whole", lambda s, y: s.m(y), {A: 8, B: 6}, m=_Positions())
 image("norm of an image without weights", lambda s, y: s.m(y), {A: 8, B: 6}, m=_ImageNorm(8, elementwise_affine=False))
 tokens("norm without weights", lambda s, y: s.m(y), {A: 8}, m=_Norm(8, elementwise_affine=False))

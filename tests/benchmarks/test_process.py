@@ -11,7 +11,7 @@ import types
 
 import pytest
 import torch
-from helpers.coverage_made import EXAMPLE, good_net
+from helpers.benchmarks.coverage import EXAMPLE, good_net
 from torch import nn
 
 from benchmarks import process as coverage_process

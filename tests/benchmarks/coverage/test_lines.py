@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from helpers.coverage_made import FAILED, FULL, result
+from helpers.benchmarks.coverage import FAILED, FULL, result
 
 from benchmarks.coverage import __main__ as coverage
 from benchmarks.coverage.lines import lines, read_lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from helpers.results_made import TINY, WIDE
+from helpers.benchmarks.results import TINY, WIDE
 
 from benchmarks.results import run as results_run
 from benchmarks.results.bench import Bench, Task

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers.results_made import EXAMPLE, TINY, residual_net
+from helpers.benchmarks.results import EXAMPLE, TINY, residual_net
 from torch import nn
 
 import fxprune

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.results_made import CSGD, TINY, WIDE, a_row
+from helpers.benchmarks.results import CSGD, TINY, WIDE, a_row
 
 from benchmarks.results.claims import CLAIMS
 from benchmarks.results.journal import Journal

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.results_made import TINY, residual_net
+from helpers.benchmarks.results import TINY, residual_net
 
 from benchmarks.results.train import fit, rates_for, score
 from fxprune.models_zoo.data import load_data

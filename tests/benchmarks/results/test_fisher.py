@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.results_made import EXAMPLE, residual_net
+from helpers.benchmarks.results import EXAMPLE, residual_net
 
 import fxprune
 from benchmarks.results.rivals.fisher import fisher_curve, mean_squares

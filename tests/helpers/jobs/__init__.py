@@ -1,0 +1,1 @@
+"""Jobs, their options, and the folders that they write."""

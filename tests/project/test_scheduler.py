@@ -1,0 +1,42 @@
+"""A worker that is killed fails one test; the run ends, with all others passed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import os
+import pytest
+
+@pytest.mark.parametrize("number", range(12))
+def test_one(number):
+    if number in DEADLY:
+        os.kill(os.getpid(), 9)
+"""
+CONFTEST = """
+from helpers.processes.scheduler import Restarting
+
+class Single(Restarting):
+    def _split_scope(self, nodeid):
+        return nodeid if "[1" in nodeid else "others"
+
+def pytest_xdist_make_scheduler(config, log):
+    return Single(config, log)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deadly", [(0,), (5, 11), (11,)])
+def test_a_run_ends_although_workers_are_killed(tmp_path, deadly):
+    (tmp_path / "test_some.py").write_text(f"DEADLY = {deadly}\n{TESTS}")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-p", "no:anyio", "."]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    # Two minutes: a run that goes on takes seconds; one that waits, waits for ever.
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=120)
+    assert f"{len(deadly)} failed, {12 - len(deadly)} passed" in ended.stdout
