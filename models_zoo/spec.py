@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.errors import CheckpointError, OptionError
+from fxprune.errors import CheckpointError, ModelError, OptionError
 from fxprune.pytorch.torch_private import TorchDispatchMode, makes_storage, pytree, takes_device
 
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -54,9 +54,15 @@ class ModelSpec:
                 raise OptionError(f"the argument `{name}` must be a number up to {largest:,}, not {str(value)[:40]}.")
 
     def build(self) -> nn.Module:
-        """Build the wide network with arbitrary weights; the CPU's random state stays as it is."""
+        """Build the wide network with arbitrary weights; the CPU's random state stays as it is.
+
+        Raises:
+            ModelError: it cannot be built with these arguments, or the number of its classes is not among them.
+        """
         from .registry import create_model
 
+        if "num_classes" not in self.kwargs:
+            raise ModelError(f"`{self.name}` cannot be built: nothing says how many classes it has (`num_classes`).")
         with torch.random.fork_rng(devices=[]):
             model: nn.Module = create_model(self.name, **{**self.kwargs, "pretrained": False})
         return model

@@ -25,7 +25,8 @@ TOLD = """
 {n[networks]:,} networks (seeds {seeds}; {fresh:,} of them on the present sources): {failed} failed. {n[groups]:,}
 groups, {n[channels]:,} channels merged into {n[kept]:,}; equal rows moved an output by more than 1e-3 in {n[moved]:,}.
 {n[trained]:,} were compared in training mode; {n[exported]:,} were captured as operations alone, and {n[refused]:,}
-more were refused by that way. The graphs of {n[checked]:,} were also compared with their networks before.
+more were refused by that way. {n[unstable]:,} show nothing: rounding alone moves their outputs by more than the bound.
+The graphs of {n[checked]:,} were also compared with their networks before.
 """
 FOUND = """
 {n[asked]:,} pairs were tried and {n[alone]:,} merge alone: {n[found]:,} of these ({share:.1%}) lie in one group,

@@ -40,6 +40,7 @@ from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHT
 from .manifest import read_manifest
 from .network import (
     FORMAT,
+    REMEDY,
     VERSION,
     check_images,
     check_tensors,
@@ -47,7 +48,7 @@ from .network import (
     read_network,
     with_integers,
 )
-from .tensors import read_tensors, write_tensors
+from .tensors import digest_of, read_tensors, write_tensors
 from .weights import distinct_tensors
 
 
@@ -154,6 +155,7 @@ def _stored(
         "integers_below": below,
         "factors": int(meta.get("factors", 0)),
         "earlier": [each.to_json() for each in earlier_plans_of(narrow)],
+        "weights": digest_of(tensors),
     }
     if meta.get("absorbed") is not None:
         network["absorbed"] = int(meta["absorbed"])
@@ -202,6 +204,9 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     tensors = read_tensors(folder / WEIGHTS)
     check_tensors(plan, tensors, folder)
     network = build_graph(folder / GRAPH, tensors)
+    # The stored answer need not depend on all of them: on no row of a table that no index of its question picks.
+    if content["weights"] not in (None, digest_of(tensors)):
+        raise CheckpointError(f"{folder / WEIGHTS} holds other weights than {folder / NETWORK} tells of. {REMEDY}")
     if read_manifest(folder) != manifest:  # which is written before and after the others
         raise CheckpointError(f"{folder} changed while it was read: another program writes into it. Load it again.")
     try:

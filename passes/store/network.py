@@ -86,8 +86,13 @@ def read_network(folder: Path) -> dict[str, Any]:
         "factors": (int,),
         "earlier": (list,),
     }
-    content = {"origin": None, "absorbed": None} | content  # which files of earlier versions do not tell
-    check_fields(content, kinds | {"origin": maybe, "absorbed": (int, type(None))}, path, CheckpointError)
+    content = {
+        "origin": None,
+        "absorbed": None,
+        "weights": None,
+    } | content  # which files of earlier versions do not tell
+    kinds |= {"origin": maybe, "absorbed": (int, type(None)), "weights": (str, type(None))}
+    check_fields(content, kinds, path, CheckpointError)
     if (content["absorbed"] or 0) < 0 or (content["origin"] is not None and not content["earlier"]):
         raise CheckpointError(f"{path} is damaged: `absorbed` or `origin` does not fit the rest. {REMEDY}")
     if not 1 <= content["integers_below"] <= 1 << 16:

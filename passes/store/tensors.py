@@ -40,7 +40,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str] | 
         seen.add(memory)
     with written_aside(path) as aside:
         try:
-            save_file(plain, aside, metadata={_HASH: _digest(plain)})
+            save_file(plain, aside, metadata={_HASH: digest_of(plain)})
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
@@ -72,7 +72,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.dtype not in _TYPES:
             raise CheckpointError(f"{os.fspath(path)} holds {tensor.dtype} under `{name[:80]}`, which no network has.")
-    if written is not None and written != (found := _digest(tensors)):
+    if written is not None and written != (found := digest_of(tensors)):
         raise CheckpointError(
             f"{os.fspath(path)} is damaged: the SHA-256 of its tensors is {found[:12]}, that of what was written "
             f"{written[:12]}. Take another copy of it."
@@ -80,7 +80,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """Hash names, types, shapes and numbers with SHA-256."""
     digest, kinds = hashlib.sha256(), kinds_of(tensors)
     for name in sorted(tensors):

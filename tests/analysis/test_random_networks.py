@@ -54,7 +54,7 @@ def test_every_network_computes_the_same(most):
 
 def test_every_operation_is_drawn():
     draw, drawn = random.Random(2), set()
-    for _ in range(150):
+    for _ in range(250):
         drawn.update(build(Draw(draw.randrange), 12).network.operators())
     assert {operation.__name__ for each in OPERATIONS.values() for operation in each} - drawn == set()
 
@@ -115,20 +115,20 @@ FAULTS = {
     "rows of heads are not bundled": (
         lambda m: m.setattr(Call, "unify_rows", lambda s, rows, why: rows[0]),
         "Wrong: concentrated: ",
-        16,
+        50,
     ),
     "columns are taken for rows": (lambda m: m.setattr(Call, "read", Call.tie), "Wrong: narrow: ", 0),
-    "an average is not balanced": (lambda m: m.setattr(Call, "balance", lambda *_: None), "Wrong: narrow: ", 1),
+    "an average is not balanced": (lambda m: m.setattr(Call, "balance", lambda *_: None), "Wrong: narrow: ", 33),
     "a product is not multiplied": (case_of(operator.matmul), "Wrong: narrow: ", 12),
     "columns are not added up": (
         lambda m: m.setattr(CONCENTRATE, "cluster_sum", first_columns),
         "Wrong: concentrated: ",
         0,
     ),
-    "groups keep their number": (lambda m: m.setitem(attributes.ADAPT, _ConvNd, lambda *_: None), "RewriteError: ", 0),
+    "groups keep their number": (lambda m: m.setitem(attributes.ADAPT, _ConvNd, lambda *_: None), "RewriteError: ", 16),
     "a second call differs": (spoilt("second call"), "Wrong: narrow, second call: ", 0),
     "one sample differs": (spoilt("batch of 1"), "Wrong: narrow, batch of 1: ", 0),
-    "training differs": (spoilt("training"), "Wrong: narrow, training: ", 1),
+    "training differs": (spoilt("training"), "Wrong: narrow, training: ", 0),
 }
 
 
@@ -185,4 +185,4 @@ def test_a_rule_that_freezes_too_much_is_seen(kind, monkeypatch):
 
 def test_a_rule_that_couples_too_much_is_seen(monkeypatch):
     rule_of("convolution", eager)(monkeypatch)
-    assert found("too_much", seeds=(10,), most=8)
+    assert found("too_much", seeds=(41,))

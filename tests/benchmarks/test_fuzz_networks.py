@@ -6,13 +6,16 @@ import json
 import sys
 
 import pytest
+import torch
 from helpers.broken import first_columns
+from torch import nn
 
 from benchmarks import trust_page
 from benchmarks.fuzz import networks as fuzz_networks
 from benchmarks.fuzz import networks_report as fuzz_networks_report
 from benchmarks.fuzz.networks import Chunk, failures_of, known, work
 from benchmarks.random_networks.choices import choices_of, network_of, shrunk
+from benchmarks.random_networks.oracles import unstable
 from fxprune.analysis.rules import RULES
 
 
@@ -35,8 +38,15 @@ def test_a_network_that_fails_is_told_in_small(monkeypatch):
     # The package hands out a function of this name.
     monkeypatch.setattr(sys.modules["fxprune.passes.merge.concentrate"], "cluster_sum", first_columns)
     monkeypatch.setattr(fuzz_networks, "SECONDS_TO_SHRINK", 3.0)
-    (text,) = told(Chunk(2, 1, 6))["failures"]
-    assert text.startswith("seed 2: Wrong: concentrated: ") and "head classes" in text and "choices [" in text
+    (text,) = told(Chunk(0, 1, 6))["failures"]
+    assert text.startswith("seed 0: Wrong: concentrated: ") and "head classes" in text and "choices [" in text
+
+
+def test_what_rounding_decides_shows_nothing():
+    # What has no variance is divided by its rounding.
+    flat = nn.Sequential(nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4, eps=1e-12), nn.InstanceNorm2d(4, eps=1e-12)).double()
+    still, moving = torch.ones(2, 3, 4, 4).double(), torch.rand(2, 3, 4, 4).double()
+    assert unstable(flat, [(still,)]) and not unstable(flat, [(moving,)])
 
 
 def test_choices_shrink_to_the_smallest_that_fails():

@@ -12,10 +12,11 @@ import torch
 from helpers.hand_made import Normed, Plain, randomise
 from helpers.jobs.damage import list_again
 from helpers.unequal import narrow_unequal
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fxprune
-from fxprune.errors import CheckpointError, OptionError
+from fxprune.errors import CheckpointError, ModelError, OptionError
 from fxprune.passes.store import artifact, distinct_tensors
 from fxprune.passes.store.artifact import ModelSpec, check_probe, load, save
 
@@ -214,7 +215,16 @@ def misread_earlier(folder):
     edit(earlier=[{name: value for name, value in plan.items() if name != "sha256"}])(folder)
 
 
+def other_number(folder):
+    """A file of the same form in which one number is another one."""
+    tensors = load_file(folder / "weights.safetensors")
+    tensors[min(tensors)].view(-1)[0] += 1.0
+    save_file(tensors, folder / "weights.safetensors")
+    list_again(folder)
+
+
 DAMAGED = {
+    "other number": (other_number, "weights.safetensors holds other weights than .*network.json"),
     "unfinished": (remove("manifest.json"), r"no manifest.json in it \(graph.json, network.json, plan.json"),
     "no description": (remove("network.json"), "cannot read .*network.json: No such file"),
     "no weights": (remove("weights.safetensors"), "cannot read .*weights.safetensors: No such file"),
@@ -263,6 +273,11 @@ def test_the_wrong_wide_network_is_found(saved):
         CheckpointError, match=r"another wide network: .* first conv1.weight: .*\(8, 3, 3, 3\) in the plan"
     ):
         load(folder, model=Plain(first=12).double())
+
+
+def test_a_wide_network_without_a_number_of_classes():
+    with pytest.raises(ModelError, match="nothing says how many classes it has"):
+        ModelSpec("resnet20").build()
 
 
 def test_what_cannot_be_saved(saved, tmp_path):
