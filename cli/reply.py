@@ -31,7 +31,9 @@ class Reply(NamedTuple):
     code: int = 0
 
 
-def result_reply(result: Result, *, page: PathLike[str] | None = None, done_in: str | PathLike[str] | None = None) -> Reply:
+def result_reply(
+    result: Result, *, page: PathLike[str] | None = None, done_in: str | PathLike[str] | None = None
+) -> Reply:
     """Reply with the result of a job; its JSON is that of ``summary.json``, and the folder.
 
     Args:

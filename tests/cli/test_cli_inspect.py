@@ -66,7 +66,7 @@ def test_the_first_line_answers_and_no_line_is_longer_than_the_terminal(capsys):
     code, out, err = run(capsys, f"inspect {SMALL}")
     assert (code, err.split(), max(map(len, out.splitlines())) <= 80) == (0, ["build", "small", "couple"], True)
     assert first(out) == "small can be pruned: 98.7 % of its 770 parameters are in 2 groups of channels."
-    assert re.search(r"^first.weight +2 +1 +8 +no +87.3 % +\d", out, re.M)
+    assert re.search(r"^first.weight +2 +1 +8 +87.3 % +\d", out, re.M)
     assert re.search(r"^ +10  graph output: head.weight:0, head.bias:0$", out, re.M)
     assert "Half of the channels: 770 -> 246 parameters (x 0.319), " in " ".join(out.split())
 
