@@ -17,6 +17,7 @@ from torch import nn
 
 import fxprune
 from fxprune.common.text import fill, in_units, percent, shortened
+from fxprune.passes.inspection import inspect_coupling, network_page
 from fxprune.passes.onnx import export_pt2
 from fxprune.passes.store import open_network
 
@@ -236,3 +237,10 @@ def test_a_share_is_all_only_if_it_is(share, text):
 def test_long_names_keep_their_ends_and_numbers_keep_their_units():
     assert (shortened("layers.0.weight", 12), shortened("short", 11)) == ("....0.weight", "short")
     assert fill("it has 11.7 M", 10) == "it has\n11.7 M"
+
+
+def test_a_long_network_is_drawn_in_parts_between_which_paper_breaks():
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=False) for _ in range(20)))
+    coupling = fxprune.couple(net.eval(), torch.empty(1, 4, 8, 8, device="meta"))
+    parts = network_page(coupling, inspect_coupling(coupling, "net")).split("<svg ")[1:]
+    assert [part.count('class="row"') for part in parts] == [16, 4]
