@@ -161,7 +161,8 @@ class _Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             from fxprune.passes.options import closest
 
-            line = f"there is no command `{value}`.{closest(value, action.choices)}"
+            near = closest(value, action.choices) or f" The commands are {', '.join(action.choices)}."
+            line = f"there is no command `{value}`.{near}"
             raise argparse.ArgumentError(None, line.removesuffix("."))
         super()._check_value(action, value)
 

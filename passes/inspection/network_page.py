@@ -17,6 +17,7 @@ from .layer_rows import LayerRow, Part, layer_rows
 
 # In units of the drawing, which is as wide as a small telephone and grows with the page.
 _WIDTH, _ROW, _LANE, _MIDDLE, _BAR, _LABEL = 340, 20, 7, 112, 100, 170
+_ROWS = 16  # in one drawing
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --soft: #59636e; --line: #d1d9e0; --rest: #9aa4ae;
   --light: .58; }
@@ -34,25 +35,26 @@ i.c { background: oklch(var(--light) .14 var(--h)); border-radius: 3px; display:
 .rest { fill: var(--rest); } .lane { fill: none; stroke-width: 2.5; } .dot, .bar rect, .strip rect { stroke: none; }
 .row { cursor: default; outline: none; } .hit { fill: transparent; }
 .row:focus .hit, .row:hover .hit { fill: var(--line); }
+.row:focus-visible .hit { stroke: var(--soft); }
 .lit .dim { opacity: .18; }
 #note { background: var(--page); border-top: 2px solid var(--line); bottom: 0; left: 0; padding: .6rem 12px;
   position: fixed; right: 0; white-space: pre-line; max-height: 8rem; overflow: auto; overflow-wrap: anywhere; }
 details { border-top: 1px solid var(--line); padding: .3rem 0; }
-@media print { #note { display: none; } body { padding-bottom: 0; } h2 { break-after: avoid; } }
+@media print { #note, .screen { display: none; } body { padding-bottom: 0; } h2 { break-after: avoid; } }
 """
 _SCRIPT = """
 const note = document.getElementById("note"), all = document.querySelectorAll("[data-groups]");
-const svg = document.querySelector("svg");
+const drawing = document.getElementById("drawing");
 function show(row) {
   note.textContent = row.dataset.note;
   const own = row.dataset.groups.split(" ").filter(Boolean);
-  svg.classList.toggle("lit", own.length > 0);
+  drawing.classList.toggle("lit", own.length > 0);
   all.forEach(each => each.classList.toggle("dim", !each.dataset.groups.split(" ").some(g => own.includes(g))));
 }
 document.querySelectorAll(".row").forEach(row => {
   row.addEventListener("pointerenter", () => show(row)); row.addEventListener("focus", () => show(row));
 });
-svg.addEventListener("pointerleave", () => svg.classList.remove("lit"));
+drawing.addEventListener("pointerleave", () => drawing.classList.remove("lit"));
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -79,8 +81,8 @@ def network_page(coupling: Coupling, found: Inspection) -> str:
 {saved}
 <p class="soft">Each bar is a layer, in the order of the network; its length grows with the square root of the channels
 that it makes, and the thin bar above with those that it reads. A colour is a group: channels that must merge together.
-A line joins the layers of a group. Grey is frozen. Point at a layer, or step to it with the Tab key, for its groups,
-its line of code and, where it is frozen, the reason.</p>
+A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer, or step to it
+with the Tab key, for its groups, its line of code and, where it is frozen, the reason.</span></p>
 {_drawing(rows, numbers)}
 <h2>{count(len(found.groups), "group")}</h2>
 {"".join(_group(group, numbers, found) for group in found.groups) or "<p>There are none.</p>"}
@@ -99,15 +101,22 @@ def _half(found: Inspection) -> str:
 
 
 def _drawing(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
-    height = _ROW * len(rows) + 8
     widest = max((max(row.width, _sum(row.reads)) for row in rows), default=1)
-    drawn = [_lanes(rows, numbers), *(_row(row, place, widest, numbers) for place, row in enumerate(rows))]
+    lanes = _lanes(rows, numbers)
+    drawn = [_row(row, place, widest, numbers) for place, row in enumerate(rows)]
+    parts = []
+    for first in range(0, len(rows), _ROWS):  # a page breaks between drawings, never inside one
+        end = min(first + _ROWS, len(rows))
+        top, bottom = (_ROW * first + 3 if first else 0), _ROW * end + (8 if end == len(rows) else 3)
+        box = f"0 {top} {_WIDTH} {bottom - top}"
+        inside = [lane for lane, begins, ends in lanes if begins < end and ends >= first]
+        parts.append(f'<svg viewBox="{box}">' + "\n".join([*inside, *drawn[first:end]]) + "</svg>")
     label = f"The {count(len(rows), 'layer')} of the network, coloured by group"
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="group" aria-label="{label}">\n' + "\n".join(drawn) + "\n</svg>"
+    return f'<div id="drawing" role="group" aria-label="{label}">\n' + "\n".join(parts) + "\n</div>"
 
 
-def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
-    """Draw a line along the layers of each group that several make, side by side."""
+def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Draw a line along the layers of each group that several make, with its first and last row."""
     places = defaultdict(list)
     for place, row in enumerate(rows):
         for group in dict.fromkeys(part.group for part in row.makes if part.group is not None):
@@ -123,8 +132,9 @@ def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
         dots = "".join(f'<circle class="dot" cx="{x}" cy="{_y(place) + 9}" r="3"/>' for place in members)
         line = f'<path class="lane" d="M{x} {_y(members[0]) + 9}V{_y(members[-1]) + 9}"/>'
         number = numbers[group]
-        drawn.append(f'<g class="c" style="--h:{_hue(number)}" data-groups="{number}">{line}{dots}</g>')
-    return "\n".join(drawn)
+        lane_drawn = f'<g class="c" style="--h:{_hue(number)}" data-groups="{number}">{line}{dots}</g>'
+        drawn.append((lane_drawn, members[0], members[-1]))
+    return drawn
 
 
 def _row(row: LayerRow, place: int, widest: int, numbers: Mapping[str, int]) -> str:

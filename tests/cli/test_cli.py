@@ -37,7 +37,7 @@ def test_digits_in_two_epochs_from_end_to_end(capsys, place):
         assert f"\n{phase} " in f"\n{err}".replace("\n", " \n")
     assert re.search(r"^  epoch 1 of 2: loss \S+, test .+\), about \d+ s left$", err, re.M)
     assert re.search(r"^  epoch 2 of 2: loss \S+, test .+\)$", err, re.M)
-    assert "\n\nNext: fxprune report out/ " in out
+    assert "\n\nNext: open out/report.html in a browser\n      fxprune verify out/ " in out
     rows = (
         "wide, before C-SGD",
         "merged without C-SGD",

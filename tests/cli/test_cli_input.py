@@ -83,6 +83,8 @@ BAD = [
     ("{small} --output /proc/nowhere/out", ["/proc"]),
     ("compress --data digits", ["--model"]),
     ("shrink", ["shrink", "compress"]),
+    ("inspct small", ["Did you mean `inspect`?"]),
+    ("inspect nowhere/", ["there is no folder nowhere/"]),
     ("inspect small --in-chans 1 --image-size 8 --dot /proc/nowhere/a.dot", ["/proc/nowhere"]),
     ("inspect small --in-chans 3 --image-size 8 --checkpoint other.safetensors", ["other.safetensors"]),
     ("plan small --in-chans 1 --image-size 8 --macs 2", ["`macs`", "2.0"]),

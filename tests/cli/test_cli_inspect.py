@@ -17,6 +17,7 @@ from torch import nn
 
 import fxprune
 from fxprune.common.text import fill, in_units, percent, shortened
+from fxprune.passes.inspection import inspect_coupling, network_page
 from fxprune.passes.onnx import export_pt2
 from fxprune.passes.store import open_network
 
@@ -66,7 +67,7 @@ def test_the_first_line_answers_and_no_line_is_longer_than_the_terminal(capsys):
     code, out, err = run(capsys, f"inspect {SMALL}")
     assert (code, err.split(), max(map(len, out.splitlines())) <= 80) == (0, ["build", "small", "couple"], True)
     assert first(out) == "small can be pruned: 98.7 % of its 770 parameters are in 2 groups of channels."
-    assert re.search(r"^first.weight +2 +1 +8 +no +87.3 % +\d", out, re.M)
+    assert re.search(r"^first.weight +2 +1 +8 +87.3 % +\d", out, re.M)
     assert re.search(r"^ +10  graph output: head.weight:0, head.bias:0$", out, re.M)
     assert "Half of the channels: 770 -> 246 parameters (x 0.319), " in " ".join(out.split())
 
@@ -236,3 +237,10 @@ def test_a_share_is_all_only_if_it_is(share, text):
 def test_long_names_keep_their_ends_and_numbers_keep_their_units():
     assert (shortened("layers.0.weight", 12), shortened("short", 11)) == ("....0.weight", "short")
     assert fill("it has 11.7 M", 10) == "it has\n11.7 M"
+
+
+def test_a_long_network_is_drawn_in_parts_between_which_paper_breaks():
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=False) for _ in range(20)))
+    coupling = fxprune.couple(net.eval(), torch.empty(1, 4, 8, 8, device="meta"))
+    parts = network_page(coupling, inspect_coupling(coupling, "net")).split("<svg ")[1:]
+    assert [part.count('class="row"') for part in parts] == [16, 4]

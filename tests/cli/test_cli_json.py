@@ -99,7 +99,7 @@ def test_an_error_is_a_document_too(capsys):
         ("inspect resnet18 --bad --json", "inspect", "there is no option `--bad`."),
         ("inspect resnet18 --seed x --json", "inspect", "`--seed`"),
         ("compress --keep half --json", "compress", "--keep"),
-        ("shrink --json", None, "invalid choice: 'shrink'"),
+        ("shrink --json", None, "no command `shrink`"),
     ],
 )
 def test_an_error_of_the_command_line_is_a_document_too(capsys, line, command, says):

@@ -37,7 +37,7 @@ def test_a_plan_tells_what_would_go(capsys, place):
     said = " ".join(out.split())
     assert said.startswith("small: 2 of 2 groups would become narrower, by 8 of 16 channels. 770 -> 246 parameters")
     assert re.search(r"^first.weight +8 +4 +672 -> 192 +\d", out, re.M)
-    assert "fxprune compress --model small --data digits --plan plan.json" in out
+    assert "fxprune compress --model small --data digits --image-size 8 --plan plan.json" in out
     lines = (place / "plan.json").read_text().splitlines()
     assert '  "first.weight": 4,' in lines  # in its widths
 

@@ -79,7 +79,7 @@ STEPS = ((1.0, 1.0), (0.5, 0.742), (0.25, 0.515))
         (0.7, 32, "latency 0.7, nearest reachable 0.7420 in eager"),
         (0.95, None, r"0.95 of the time in eager is out of reach: the nearest that groups can come to is 1\."),
         (0.98, None, r"0.98 of the time in eager is out of reach: the nearest that groups can come to is 1\."),
-        (1.0, 64, "latency 1: 1.0000 in eager"),
+        (1.0, 64, "latency 1, predicted 1.0000 in eager"),
     ],
 )
 def test_the_nearest_widths_are_judged_by_their_time(share, first, says):
