@@ -47,7 +47,7 @@ class Cancelled(nn.Module):
 
     def __init__(self, times):
         super().__init__()
-        self.p, self.times = nn.Parameter(torch.rand(50, generator=torch.Generator().manual_seed(0)).double()), times
+        self.p, self.times = nn.Parameter(torch.randn(1000, generator=torch.Generator().manual_seed(0)).double()), times
 
     def forward(self, x):
         return x * (self.times * self.p.sum() - self.p.flip(0).cumsum(0)[-1])
