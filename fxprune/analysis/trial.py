@@ -24,7 +24,7 @@ from .state import AnalysisState
 def adapts_to_width(
     state: AnalysisState, call: Callable[..., Any], args: Any, kwargs: Any, value: Any, layer: str = ""
 ) -> bool:
-    """Tell whether a call on narrow inputs returns narrow outputs, and computes with the same numbers.
+    """Tell whether a call with narrow inputs has narrow outputs, and the same numbers inside.
 
     Args:
         state: holds the labels of tensors; it is not changed.
@@ -108,7 +108,7 @@ _NUMBERS = ("number", "Tensor", "Optional[number]", "Optional[Tensor]")
 
 
 class _Constants(TorchFunctionMode):
-    """A mode that notes the numbers of which new tensors are made, which the meta device does not keep."""
+    """A mode that notes the numbers of new tensors, which the meta device does not keep."""
 
     def __init__(self, found: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -146,7 +146,7 @@ def scales_input(node: fx.Node) -> bool:
 
 
 def runs_own_code(node: fx.Node) -> bool:
-    """Tell whether a layer runs other code than PyTorch's: of its class, of its own, or of hooks."""
+    """Tell whether a layer runs other code than PyTorch's: its own, its class's, or hooks."""
     if node.op != "call_module" or node.graph.owning_module is None:
         return False
     layer = node.graph.owning_module.get_submodule(str(node.target))

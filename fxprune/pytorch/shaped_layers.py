@@ -1,4 +1,4 @@
-"""List the layers whose attributes state their widths, and how the rewrite updates these attributes.
+"""List the layers whose attributes state their widths, and update these attributes.
 
 In the graph each is one node.
 """
