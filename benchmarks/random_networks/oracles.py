@@ -123,9 +123,10 @@ def examine(drawn: Drawn, seed: int, *, whole: bool = False, exported: bool = Fa
 
 
 def unstable(module: nn.Module, given: Sequence[Inputs]) -> bool:
-    """Tell whether one unit of rounding on each parameter moves an output by more than the tolerance.
+    """Tell whether a unit of rounding on parameters moves an output by too much.
 
-    So it is where a normalisation divides what is constant by its deviation, or a comparison meets equal numbers.
+    More than the tolerance is too much. So it is where a normalisation divides what is constant by its deviation, or a
+    comparison meets equal numbers.
     """
     moved, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Operations by places: picked and put by an index, sampled, in windows, by distance; and weights used twice."""
+"""Operations by places: an index, samples, windows, distances; and weights used twice."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ EVERY = (MAP, TOKENS, VECTOR)
 
 
 def some_axis(draw: Draw, form: Form) -> int:
-    """An axis, in one case of four that of the channels: they freeze under most that depends on places."""
+    """Draw an axis, in one case of four that of the channels.
+
+    Channels freeze under most that depends on places.
+    """
     others = [axis for axis in range(1, 2 + len(form.space)) if axis != form.axis]
     return form.axis if draw.index(4) == 3 else draw.choice(others)
 
 
 @operation(MAP, TOKENS)
 def picked(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
-    """Pick or put along an axis of channels or another one, by an index from a member or a table."""
+    """Pick or put along an axis, by an index from a member or a table."""
     kind = draw.choice(("gather", "scatter", "scatter add", "index", "put", "add", "copy", "fill", "by mask"))
     y, axis = net.like(form), some_axis(draw, form)
     size = form.width if axis == form.axis else form.space[axis - 1 - (form.axis == 1)]
@@ -131,7 +134,7 @@ def sampled(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
 
 @operation(TOKENS)
 def distances(net: RandomNetwork, draw: Draw, x: int, form: Form) -> int:
-    """Attention by distance, a code of the nearest row of a table, or rows of a table by the largest channel."""
+    """Attention by distance, and rows of a table by distance or by the largest channel."""
     kind = draw.choice(("near", "cubic", "code", "largest"))
     if kind == "largest":
         name = net.add(nn.Embedding(form.width, form.width))

@@ -28,7 +28,7 @@ from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
-from .channels import Axes
+from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
 from .rules import RULES
@@ -36,7 +36,7 @@ from .rules.pointwise import pointwise
 from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
-from .trial import adapts_to_width
+from .trial import not_adapting
 
 
 def run_labelled(
@@ -127,6 +127,9 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
             module.register_forward_hook(lambda *_: layers.leave())
 
 
+_KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
+
+
 class _Interpreter(fx.Interpreter):
     """Runs the graph and records what each node returned, with tensors as (sizes, label)."""
 
@@ -145,11 +148,13 @@ class _Interpreter(fx.Interpreter):
             return known[0]
         value = super().run_node(n)
         foreign = is_foreign(n, self.submodules)
-        own_code = foreign or runs_own_code(n)
-        if is_opaque(n, self.submodules) or (own_code and not self._adapts(n, value)):
+        if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
-        elif foreign:
-            self._freeze_around(n, value, waiting=True)
+        elif foreign or runs_own_code(n):
+            fixed = self._not_adapting(n, value)
+            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), fixed)
+            if fixed is None or foreign:
+                self._freeze_around(n, value, waiting=fixed is not None)
         elif reads_widths(n, value) and not (calls_function(n) and self._adapts(n, value)):
             self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
         self.values[n.name] = pytree.tree_map_only(
@@ -158,12 +163,16 @@ class _Interpreter(fx.Interpreter):
         return value
 
     def _adapts(self, n: fx.Node, value: Any) -> bool:
+        fixed = self._not_adapting(n, value)
+        return fixed is not None and not len(fixed)
+
+    def _not_adapting(self, n: fx.Node, value: Any) -> Ids | None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         call: Any = self.submodules[str(n.target)] if n.op == "call_module" else n.target
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
-            return adapts_to_width(self.state, call, args, kwargs, value, layer)
+            return not_adapting(self.state, call, args, kwargs, value, layer)
         finally:
             self.state.layers.paused = False
 
@@ -183,9 +192,8 @@ class _Interpreter(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
         for tensor in (*tensors_in((args, kwargs, value)), *own):
-            why = f"enters or leaves `{n.target}`, which is kept whole and knows its own width"
             label = self.state.origins.label(tensor)
-            self.state.marks.freeze(why, *(() if waiting else label.axes), *label.uniform)
+            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), *(() if waiting else label.axes), *label.uniform)
 
 
 class _RuleMode(MetaMode):

@@ -5,7 +5,8 @@ The call runs again on the meta device, with half of the channels that may still
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,18 @@ from fxprune.pytorch.modules import MetaMode, map_tensors, named_tensors
 from fxprune.pytorch.shaped_layers import ADAPT
 from fxprune.pytorch.torch_private import no_dispatch, op_arguments, pytree
 
+from .channels import Ids
 from .labels import Label, tensors_in
 from .state import AnalysisState
 
 
-def adapts_to_width(
+def not_adapting(
     state: AnalysisState, call: Callable[..., Any], args: Any, kwargs: Any, value: Any, layer: str = ""
-) -> bool:
-    """Tell whether a call with narrow inputs has narrow outputs, and the same numbers inside.
+) -> Ids | None:
+    """Return the channels that a call depends on the number of; None: it cannot be told.
+
+    With narrow inputs, it has narrow outputs and the same numbers inside for all others. Axes are tried together, and
+    if that fails, those of a function one by one: the length of one may decide which way it goes.
 
     Args:
         state: holds the labels of tensors; it is not changed.
@@ -37,40 +42,64 @@ def adapts_to_width(
     own = [tensor for _, tensor in named_tensors(call)] if isinstance(call, nn.Module) and layer else []
     labels = {id(tensor): state.origins.label(tensor) for tensor in (*tensors_in((args, kwargs)), *own)}
     channel = state.channels.channel
-    ids = [axis for label in labels.values() for axis in label.axes if axis is not None]
-    if not ids:
-        return True
-    frozen = np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)])
-    every = np.setdiff1d(channel(np.concatenate(ids)), channel(frozen))
-    kept = every[::2]
+    frozen = channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))
+    # Frozen channels never change.
+    axes = [np.setdiff1d(channel(ids), frozen) for label in labels.values() for ids in label.axes if ids is not None]
+    axes = [ids for ids in axes if len(ids)]
+    trial = _Trial(state, call, args, kwargs, value, layer, labels)
+    every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
+    if not len(every) or trial.holds(every):
+        return every[:0]
+    fixed = [] if isinstance(call, nn.Module) else [ids for ids in axes if not trial.holds(ids)]
+    rest = np.setdiff1d(every, np.concatenate(fixed)) if fixed else every[:0]
+    return np.setdiff1d(every, rest) if len(rest) and trial.holds(rest) else None
 
-    def sizes(shape: torch.Size, label: Label) -> tuple[int, ...]:
-        lengths = []
-        for size, axis in zip(shape, label.axes, strict=True):
-            inside = None if axis is None else channel(axis)
-            # Frozen channels never change; others, for example those of a parameter inside, do not in this trial.
-            lengths.append(size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, every)).sum()))
-        return tuple(lengths)
 
-    def narrow(tensor: Tensor) -> Tensor:
-        return torch.empty(sizes(tensor.shape, labels[id(tensor)]), dtype=tensor.dtype, device="meta")
+@dataclass(frozen=True)
+class _Trial:
+    """A call and what it returned in full width; fields are those of :func:`not_adapting`."""
 
-    def narrow_layer(call: nn.Module) -> nn.Module:
-        small = map_tensors(call, lambda _, tensor: narrow(tensor))
-        given, label = state.layers.found[layer][-1]
-        next(ADAPT[kind] for kind in type(small).__mro__ if kind in ADAPT)(small, given, sizes(given, label))
-        return small
+    state: AnalysisState
+    call: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    value: Any
+    layer: str
+    labels: Mapping[int, Label]
 
-    try:
-        _, wide = _run(call, *pytree.tree_map_only(Tensor, torch.empty_like, (args, kwargs)))
-        small = narrow_layer(call) if isinstance(call, nn.Module) and layer else call
-        result, found = _run(small, *pytree.tree_map_only(Tensor, narrow, (args, kwargs)))
-    except Exception:  # a fixed width may cause any exception
-        return False
-    if wide != found or _numbers_in(value) != _numbers_in(result):
-        return False
-    returned = [sizes(tensor.shape, state.labels.of(tensor)) for tensor in tensors_in(value)]
-    return returned == [tuple(tensor.shape) for tensor in tensors_in(result)]
+    def holds(self, channels: Ids) -> bool:
+        """Tell whether the call runs alike with half of these channels, and with all others."""
+        kept = channels[::2]
+
+        def sizes(shape: torch.Size, label: Label) -> tuple[int, ...]:
+            lengths = []
+            for size, axis in zip(shape, label.axes, strict=True):
+                inside = None if axis is None else self.state.channels.channel(axis)
+                lengths.append(
+                    size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, channels)).sum())
+                )
+            return tuple(lengths)
+
+        def narrow(tensor: Tensor) -> Tensor:
+            return torch.empty(sizes(tensor.shape, self.labels[id(tensor)]), dtype=tensor.dtype, device="meta")
+
+        def narrow_layer(call: nn.Module) -> nn.Module:
+            small = map_tensors(call, lambda _, tensor: narrow(tensor))
+            given, label = self.state.layers.found[self.layer][-1]
+            next(ADAPT[kind] for kind in type(small).__mro__ if kind in ADAPT)(small, given, sizes(given, label))
+            return small
+
+        given = (self.args, self.kwargs)
+        try:
+            _, wide = _run(self.call, *pytree.tree_map_only(Tensor, torch.empty_like, given))
+            small = narrow_layer(self.call) if isinstance(self.call, nn.Module) and self.layer else self.call
+            result, found = _run(small, *pytree.tree_map_only(Tensor, narrow, given))
+        except Exception:  # a fixed width may cause any exception
+            return False
+        if wide != found or _numbers_in(self.value) != _numbers_in(result):
+            return False
+        returned = [sizes(tensor.shape, self.state.labels.of(tensor)) for tensor in tensors_in(self.value)]
+        return returned == [tuple(tensor.shape) for tensor in tensors_in(result)]
 
 
 def _run(call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
