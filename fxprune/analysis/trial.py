@@ -125,6 +125,8 @@ class _Operators(MetaMode):
             return super().__torch_dispatch__(func, types, args, kwargs)
 
     def done(self, func: Any, args: Any, kwargs: Any, out: Any, layout: Any) -> Any:
+        if func.overloadpacket in _LAYOUT:
+            return out
         kinds = {argument.name: str(argument.type) for argument in op_arguments(func)}
         given = [*zip(kinds, args, strict=False), *kwargs.items()]
         numbers = [each for name, each in given if isinstance(each, float) or kinds[name] in _NUMBERS]
@@ -132,6 +134,8 @@ class _Operators(MetaMode):
         return out
 
 
+# Whether a reshape copies depends on strides, which narrow inputs do not share.
+_LAYOUT = {torch.ops.aten.view, torch.ops.aten.clone, torch.ops.aten._unsafe_view, torch.ops.aten.alias}
 # Types of arguments that are numbers; a tensor may be one.
 _NUMBERS = ("number", "Tensor", "Optional[number]", "Optional[Tensor]")
 
