@@ -7,6 +7,7 @@ import torch
 
 from fxprune.errors import ModelError, OptionError
 from fxprune.models_zoo.build import build, on_device
+from fxprune.models_zoo.spec import ModelSpec
 
 
 def test_a_network_with_position_embeddings_is_built_for_the_image():
@@ -45,3 +46,8 @@ def test_the_same_seed_builds_the_same_network():
 def test_a_device_that_is_not_there(name):
     with pytest.raises(OptionError, match="take `cpu` or `auto`"):
         on_device(name)
+
+
+def test_a_wide_network_without_a_number_of_classes():
+    with pytest.raises(ModelError, match="nothing says how many classes it has"):
+        ModelSpec("resnet20").build()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fxprune
-from fxprune.errors import CheckpointError, ModelError, OptionError
+from fxprune.errors import CheckpointError, OptionError
 from fxprune.passes.store import artifact, distinct_tensors
 from fxprune.passes.store.artifact import ModelSpec, check_probe, load, save
 
@@ -273,11 +273,6 @@ def test_the_wrong_wide_network_is_found(saved):
         CheckpointError, match=r"another wide network: .* first conv1.weight: .*\(8, 3, 3, 3\) in the plan"
     ):
         load(folder, model=Plain(first=12).double())
-
-
-def test_a_wide_network_without_a_number_of_classes():
-    with pytest.raises(ModelError, match="nothing says how many classes it has"):
-        ModelSpec("resnet20").build()
 
 
 def test_what_cannot_be_saved(saved, tmp_path):
