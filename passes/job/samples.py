@@ -112,14 +112,16 @@ def samples_of(
 ) -> Samples:
     """Read the images of a fold.
 
-    Of images without any labels, a quarter is held back: it measures the result, and clusters are found on the others.
+    A quarter of the images is held back from the clusters: it decides what is kept, and, where there are no labels, it
+    measures the result.
 
     Raises:
         DataError: an image that cannot be read, or one of another shape than the network's inputs.
     """
     if data is not None:
         images = unlabelled(data, job.images, seed=job.seed)
-        return Samples(images, images, data.test, "labels")
+        used = [tensors_of(batch)[0] for batch in calibration(images, coupling).batches]
+        return Samples(images, used, data.test, "labels")
     if job.inputs is None:
         noise = torch.randn(8, *preprocessing.input_size, generator=torch.Generator().manual_seed(job.seed))
         return Samples(None, None, _labelled(network, noise, coupling.batch), "")
