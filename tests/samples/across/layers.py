@@ -66,8 +66,8 @@ class _Positions(nn.Module):
 
 @register_notrace_function
 def related(x, table):
-    """One number for each token, from a table [k, c]."""
-    return torch.einsum("nlc,kc->nlk", x, table).sum(-1, keepdim=True)
+    """One number for each token, from the first rows of a table [k, c]."""
+    return torch.einsum("nlc,kc->nlk", x, table[torch.arange(5)]).sum(-1, keepdim=True)
 
 
 @register_notrace_module
@@ -127,8 +127,7 @@ for what, function in {
 }.items():
     image(f"kept whole, its width is {what}", lambda s, y: s.m(y), {B: 6}, m=_Whole(function),
           frozen="knows its own width")
-tokens("a table that a function kept whole reads by columns", lambda s, y: y + related(y, s.t), {"t": 5, A: 8},
-       t=free(5, 8))
+tokens("a table that a function kept whole reads by columns", lambda s, y: y + related(y, s.t), {A: 8}, t=free(5, 8))
 image("norm that divides by its width", lambda s, y: s.m(y), {B: 6}, m=_ScaledNorm(8), frozen="knows its own width")
 image("hook that reads a width", lambda s, y: s.c(y), {B: 6}, c=_hooked(conv(8, 8), lambda c, out: out / c.in_channels),
       frozen="knows its own width")
