@@ -148,7 +148,9 @@ class _Interpreter(fx.Interpreter):
             self.values[n.name] = known[0]
             return known[0]
         foreign, own_code = is_foreign(n, self.submodules), runs_own_code(n)
-        with recorded() if foreign or own_code or calls_function(n) else contextlib.nullcontext([]) as steps:
+        noted = foreign or own_code or calls_function(n)
+        noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
+        with noting as steps:
             value = super().run_node(n)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
