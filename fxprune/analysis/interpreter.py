@@ -189,10 +189,7 @@ class _Interpreter(fx.Interpreter):
                 self.state.marks.freeze("strides or offsets in memory are read", *label.axes, *label.uniform)
 
     def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
-        """Freeze the inputs and outputs of a module that has its own idea of its width.
-
-        ``waiting``: only ids that wait for channels.
-        """
+        """Freeze what enters and leaves a call that knows its width, or of it only ids that wait."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
         for tensor in (*tensors_in((args, kwargs, value)), *own):
