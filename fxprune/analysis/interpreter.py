@@ -6,6 +6,7 @@ goes through the captured graph node by node, and records the channels of each n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Set
 from typing import Any
@@ -36,7 +37,7 @@ from .rules.pointwise import pointwise
 from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
-from .trial import not_adapting
+from .trial import Steps, not_adapting, recorded
 
 
 def run_labelled(
@@ -146,33 +147,36 @@ class _Interpreter(fx.Interpreter):
         if known is not None:
             self.values[n.name] = known[0]
             return known[0]
-        value = super().run_node(n)
-        foreign = is_foreign(n, self.submodules)
+        foreign, own_code = is_foreign(n, self.submodules), runs_own_code(n)
+        noted = foreign or own_code or calls_function(n)
+        noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
+        with noting as steps:
+            value = super().run_node(n)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
-        elif foreign or runs_own_code(n):
-            fixed = self._not_adapting(n, value)
+        elif foreign or own_code:
+            fixed = self._not_adapting(n, value, steps)
             self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), fixed)
             if fixed is None or foreign:
                 self._freeze_around(n, value, waiting=fixed is not None)
-        elif reads_widths(n, value) and not (calls_function(n) and self._adapts(n, value)):
+        elif reads_widths(n, value) and not (calls_function(n) and self._adapts(n, value, steps)):
             self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
         return value
 
-    def _adapts(self, n: fx.Node, value: Any) -> bool:
-        fixed = self._not_adapting(n, value)
+    def _adapts(self, n: fx.Node, value: Any, steps: Steps) -> bool:
+        fixed = self._not_adapting(n, value, steps)
         return fixed is not None and not len(fixed)
 
-    def _not_adapting(self, n: fx.Node, value: Any) -> Ids | None:
+    def _not_adapting(self, n: fx.Node, value: Any, steps: Steps) -> Ids | None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         call: Any = self.submodules[str(n.target)] if n.op == "call_module" else n.target
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
-            return not_adapting(self.state, call, args, kwargs, value, layer)
+            return not_adapting(self.state, call, args, kwargs, value, steps, layer)
         finally:
             self.state.layers.paused = False
 
@@ -185,10 +189,7 @@ class _Interpreter(fx.Interpreter):
                 self.state.marks.freeze("strides or offsets in memory are read", *label.axes, *label.uniform)
 
     def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
-        """Freeze the inputs and outputs of a module that has its own idea of its width.
-
-        ``waiting``: only ids that wait for channels.
-        """
+        """Freeze what enters and leaves a call that knows its width, or of it only ids that wait."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
         for tensor in (*tensors_in((args, kwargs, value)), *own):

@@ -5,9 +5,10 @@ The call runs again on the meta device, with half of the channels that may still
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +25,13 @@ from .state import AnalysisState
 
 
 def not_adapting(
-    state: AnalysisState, call: Callable[..., Any], args: Any, kwargs: Any, value: Any, layer: str = ""
+    state: AnalysisState, call: Callable[..., Any], args: Any, kwargs: Any, value: Any, wide: Steps, layer: str = ""
 ) -> Ids | None:
     """Return the channels that a call depends on the number of; None: it cannot be told.
 
-    With narrow inputs, it has narrow outputs and the same numbers inside for all others. Axes are tried together, and
-    if that fails, those of a function one by one: the length of one may decide which way it goes.
+    With narrow inputs, it computes with the same operators and numbers, and each tensor that they read is as narrow as
+    its label says. Axes are tried together, and if that fails, those of a function one by one: the length of one may
+    decide which way it goes.
 
     Args:
         state: holds the labels of tensors; it is not changed.
@@ -37,6 +39,7 @@ def not_adapting(
         args: positional arguments of the wide call, tensors on the meta device.
         kwargs: its keyword arguments.
         value: what it returned.
+        wide: what :func:`recorded` noted of it.
         layer: name of the call if it is a layer that the rewrite adapts: it becomes narrow, too.
     """
     own = [tensor for _, tensor in named_tensors(call)] if isinstance(call, nn.Module) and layer else []
@@ -46,7 +49,7 @@ def not_adapting(
     # Frozen channels never change.
     axes = [np.setdiff1d(channel(ids), frozen) for label in labels.values() for ids in label.axes if ids is not None]
     axes = [ids for ids in axes if len(ids)]
-    trial = _Trial(state, call, args, kwargs, value, layer, labels)
+    trial = _Trial(state, call, args, kwargs, value, wide, layer, labels)
     every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
     if not len(every) or trial.holds(every):
         return every[:0]
@@ -64,17 +67,26 @@ class _Trial:
     args: Any
     kwargs: Any
     value: Any
+    wide: Steps
     layer: str
     labels: Mapping[int, Label]
 
     def holds(self, channels: Ids) -> bool:
-        """Tell whether the call runs alike with half of these channels, and with all others."""
-        kept = channels[::2]
+        """Tell whether the call runs alike with half of these channels, and with all others.
 
+        With other numbers of them it may not run, as where they belong to heads, but may not run otherwise.
+        """
+        others = (channels[:-1], channels[::3])
+        return self._runs_alike(channels, channels[::2]) is True and all(
+            self._runs_alike(channels, kept, shapes=False) is not False for kept in others if len(kept)
+        )
+
+    def _runs_alike(self, channels: Ids, kept: Ids, *, shapes: bool = True) -> bool | None:
         def sizes(shape: torch.Size, label: Label) -> tuple[int, ...]:
             lengths = []
-            for size, axis in zip(shape, label.axes, strict=True):
-                inside = None if axis is None else self.state.channels.channel(axis)
+            for dim, (size, axis) in enumerate(zip(shape, label.axes, strict=True)):
+                ids = label.waiting(dim) if axis is None else axis
+                inside = None if ids is None else self.state.channels.channel(ids)
                 lengths.append(
                     size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, channels)).sum())
                 )
@@ -89,24 +101,64 @@ class _Trial:
             next(ADAPT[kind] for kind in type(small).__mro__ if kind in ADAPT)(small, given, sizes(given, label))
             return small
 
-        given = (self.args, self.kwargs)
+        def as_narrow(wide: Any, found: Any) -> bool:
+            shapes = [sizes(tensor.shape, self.state.origins.label(tensor)) for tensor in tensors_in(wide)]
+            return shapes == [tuple(tensor.shape) for tensor in tensors_in(found)]
+
         try:
-            _, wide = _run(self.call, *pytree.tree_map_only(Tensor, torch.empty_like, given))
-            small = narrow_layer(self.call) if isinstance(self.call, nn.Module) and self.layer else self.call
-            result, found = _run(small, *pytree.tree_map_only(Tensor, narrow, given))
+            with no_dispatch():  # else rules would take these tensors for a use of the wide ones
+                small = narrow_layer(self.call) if isinstance(self.call, nn.Module) and self.layer else self.call
+                args, kwargs = pytree.tree_map_only(Tensor, narrow, (self.args, self.kwargs))
+            with recorded(trial=True) as steps:
+                result = small(*args, **kwargs)
         except Exception:  # a fixed width may cause any exception
-            return False
-        if wide != found or _numbers_in(self.value) != _numbers_in(result):
-            return False
-        returned = [sizes(tensor.shape, self.state.labels.of(tensor)) for tensor in tensors_in(self.value)]
-        return returned == [tuple(tensor.shape) for tensor in tensors_in(result)]
+            return None
+        both = [*zip(self.wide, steps, strict=False)]
+        read = [(one.read, other.read) for one, other in both]
+        return (
+            len(steps) == len(self.wide)
+            and _numbers_in(self.value) == _numbers_in(result)
+            and all(_alike(*each) for each in both)
+            and not (shapes and not all(as_narrow(*each) for each in [(self.value, result), *read]))
+        )
 
 
-def _run(call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
-    """Return the result of a call, and the operators and numbers that it computes with."""
-    found: list[Any] = []
-    with _Operators(found), _Constants(found), torch.device("meta"):
-        return call(*args, **kwargs), found
+class Step(NamedTuple):
+    """An operator, the numbers that it is given, by name, and the tensors without numbers."""
+
+    func: Any
+    given: list[tuple[str, Any]]
+    read: Sequence[Tensor] = ()
+
+
+Steps = list[Step]
+
+
+def _alike(one: Step, other: Step) -> bool:
+    """Tell whether two steps compute with the same numbers; sizes of results are none."""
+    return (
+        one.func == other.func
+        and [name for name, _ in one.given] == [name for name, _ in other.given]
+        and all(
+            a == b or name in _SIZES or (name in _ENDS and a[1] != b[1])
+            for (name, a), (_, b) in zip(one.given, other.given, strict=True)
+        )
+    )
+
+
+# Arguments that the sizes of tensors determine; and ends of a slice, with the length of its axis.
+_SIZES = frozenset({
+    "size", "split_size", "split_sizes", "normalized_shape", "groups", "output_size", "N", "C", "HxW",
+})  # fmt: skip
+_ENDS = ("slice start", "slice end")
+
+
+@contextlib.contextmanager
+def recorded(*, trial: bool = False) -> Iterator[Steps]:
+    """Yield a list of what runs in the block; ``trial``: no other mode sees it."""
+    steps: Steps = []
+    with _Operators(steps, trial), _Constants(steps):
+        yield steps
 
 
 def _numbers_in(value: Any) -> list[int | float]:
@@ -114,40 +166,51 @@ def _numbers_in(value: Any) -> list[int | float]:
 
 
 class _Operators(MetaMode):
-    """A mode that notes operators and their numbers; sizes are none."""
+    """A mode that notes operators, their numbers, and what they read."""
 
-    def __init__(self, found: list[Any]) -> None:
+    def __init__(self, steps: Steps, trial: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._found = found
+        self._steps, self._trial = steps, trial
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         with no_dispatch():
-            return super().__torch_dispatch__(func, types, args, kwargs)
-
-    def done(self, func: Any, args: Any, kwargs: Any, out: Any, layout: Any) -> Any:
-        if func.overloadpacket in _LAYOUT:
-            return out
-        kinds = {argument.name: str(argument.type) for argument in op_arguments(func)}
-        given = [*zip(kinds, args, strict=False), *kwargs.items()]
-        numbers = [each for name, each in given if isinstance(each, float) or kinds[name] in _NUMBERS]
-        self._found.append((func, [each for each in numbers if isinstance(each, (bool, int, float, complex))]))
+            given = _given(func, args, kwargs)
+            out = super().__torch_dispatch__(func, types, args, kwargs) if self._trial else None
+        if not self._trial:
+            out = func(*args, **kwargs)
+        if func.overloadpacket not in _LAYOUT:
+            self._steps.append(Step(func, given, [each for each in tensors_in((args, kwargs)) if each.is_meta]))
         return out
+
+
+def _given(func: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
+    names = [argument.name for argument in op_arguments(func)]
+    named = [*zip(names, args, strict=False), *kwargs.items()]
+    found = [(name, leaf) for name, value in named for leaf in pytree.tree_leaves(value)]
+    given = [
+        (name, leaf.tolist() if isinstance(leaf, Tensor) else leaf)
+        for name, leaf in found
+        if not isinstance(leaf, torch.device) and not (isinstance(leaf, Tensor) and leaf.is_meta)
+    ]
+    if func.overloadpacket is not torch.ops.aten.slice:
+        return given
+    length = args[0].shape[dict(given).get("dim", 0)]
+    return [(f"slice {name}", (leaf, length)) if name in ("start", "end") else (name, leaf) for name, leaf in given]
 
 
 # Whether a reshape copies depends on strides, which narrow inputs do not share.
 _LAYOUT = {torch.ops.aten.view, torch.ops.aten.clone, torch.ops.aten._unsafe_view, torch.ops.aten.alias}
-# Types of arguments that are numbers; a tensor may be one.
-_NUMBERS = ("number", "Tensor", "Optional[number]", "Optional[Tensor]")
 
 
 class _Constants(TorchFunctionMode):
     """A mode that notes the numbers of new tensors, which the meta device does not keep."""
 
-    def __init__(self, found: list[Any]) -> None:
+    def __init__(self, steps: Steps) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._found = found
+        self._steps = steps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.tensor, torch.as_tensor, torch.asarray):
-            self._found.append(_numbers_in((args, kwargs)))
+        if func in (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor):
+            self._steps.append(Step(func, [("", each) for each in _numbers_in((args, kwargs))]))
         return func(*args, **(kwargs or {}))

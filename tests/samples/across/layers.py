@@ -64,12 +64,28 @@ class _Positions(nn.Module):
         return x + resized(self.table, *x.shape[2:])
 
 
+@register_notrace_function
+def related(x, table):
+    """One number for each token, from the first rows of a table [k, c]."""
+    return torch.einsum("nlc,kc->nlk", x, table[torch.arange(5)]).sum(-1, keepdim=True)
+
+
 @register_notrace_module
 class _Gain(nn.Module):
     """A factor that its width determines; the shapes alone do not show it."""
 
     def forward(self, x):
         return x * torch.tensor(x.shape[1], dtype=x.dtype)
+
+
+@register_notrace_module
+class _Whole(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 class _ScaledNorm(nn.BatchNorm2d):
@@ -98,6 +114,20 @@ def _cells(s, y):
 image("kept whole, layers inside", lambda s, y: s.m(y), {A: 4, "m.p.weight": 8, B: 6}, m=_Mixer(8))
 image("kept whole, a width inside", lambda s, y: s.m(y), {B: 6}, m=_Literal(), frozen="kept whole")
 image("kept whole, scaled by its width", lambda s, y: s.m(y), {B: 6}, m=_Gain(), frozen="knows its own width")
+for what, function in {
+    "a shift": lambda x: x.roll(x.shape[1] // 2, 2),
+    "a start": lambda x: x.narrow(2, x.shape[1] // 4, 3),
+    "a place": lambda x: x + x.select(2, x.shape[1] // 4).unsqueeze(2),
+    "an axis": lambda x: x.flip(2 if x.shape[1] > 4 else 3),
+    "a count": lambda x: x * torch.ones(x.shape[1], dtype=x.dtype).sum(),
+    "a size": lambda x: x + x[:, :, :1].expand(-1, -1, x.shape[1], -1).sum(2, keepdim=True),
+    "a legacy tensor": lambda x: x * torch.Tensor([x.shape[1]]).to(x),
+    "a new tensor": lambda x: x * x.new_tensor(float(x.shape[1])),
+    "whether it is odd": lambda x: x * 3 if x.shape[1] % 2 else x * 2,
+}.items():
+    image(f"kept whole, its width is {what}", lambda s, y: s.m(y), {B: 6}, m=_Whole(function),
+          frozen="knows its own width")
+tokens("a table that a function kept whole reads by columns", lambda s, y: y + related(y, s.t), {A: 8}, t=free(5, 8))
 image("norm that divides by its width", lambda s, y: s.m(y), {B: 6}, m=_ScaledNorm(8), frozen="knows its own width")
 image("hook that reads a width", lambda s, y: s.c(y), {B: 6}, c=_hooked(conv(8, 8), lambda c, out: out / c.in_channels),
       frozen="knows its own width")
