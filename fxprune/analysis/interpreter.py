@@ -214,13 +214,17 @@ class _RuleMode(MetaMode):
         entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
-        self._apply(entry, Call(self.state, func, arguments, out, layout, entry.factor_at))
-        for argument, value in zip(schema, arguments, strict=True):
-            if argument.is_write:
-                for ids in (ids for tensor in tensors_in(value) for ids in self.state.strided.of(tensor)):
-                    self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
-                for ids in (ids for tensor in tensors_in(value) for ids in self.state.labels.written(tensor)):
-                    self.state.marks.freeze("an expanded or new tensor, changed in place", ids)
+        written = [
+            x for argument, value in zip(schema, arguments, strict=True) if argument.is_write for x in tensors_in(value)
+        ]
+        waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
+        call = Call(self.state, func, arguments, out, layout, entry.factor_at)
+        self._apply(entry, call)
+        for ids in (ids for x in written for ids in self.state.strided.of(x)):
+            self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
+        # An axis that met channels has these now; on others, each position may have got a number of its own.
+        still = [ids for x, ids in waiting if id(ids) not in call.woken or 0 in x.stride()]
+        self.state.marks.freeze("an expanded or new tensor, changed in place", *still)
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:

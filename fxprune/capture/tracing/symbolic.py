@@ -156,6 +156,9 @@ class SymbolicTracer(fx.Tracer):
         """Record an operation, or its decomposition if it would hide widths."""
         if target in _FILLS:
             args, kwargs = pytree.tree_map(_as_number, (args, kwargs))
+        if isinstance(kwargs.get("out"), fx.Proxy) and isinstance(target, types.BuiltinFunctionType):
+            made = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
+            return self.create_proxy("call_method", "copy_", (kwargs["out"], made), {})
         if kind == "call_function" and target in FUNCTIONS:
             result = FUNCTIONS[target](*args, **kwargs)
             if result is not None:
