@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> Reply:
     if names is None:
         text = found.text(columns(), every=args.all)
         if found.groups:
-            text += f"\n\nNext: fxprune plan {args.model} {flags_of({**sizes_of(args), 'outputs': args.outputs, 'keep': 0.5})}"
+            flags = flags_of({**sizes_of(args), "outputs": args.outputs, "keep": 0.5})
+            text += f"\n\nNext: fxprune plan {args.model} {flags}"
     else:
         text = "\n\n".join(found.group_text(name, columns()) for name in names)
         value["groups"] = [group for group in value["groups"] if group["name"] in names]

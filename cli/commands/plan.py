@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Reply:
         f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"
         f"  fxprune compress {flags_of({**same, 'checkpoint': args.checkpoint, 'plan': args.output})}"
         if args.output is not None and args.outputs is None
-        else fill("Next: give the file of -o to `fxprune.load_plan` in Python: no command trains on some outputs", columns())
+        else fill("Next: give the file of -o to `fxprune.load_plan` in Python: no command trains so", columns())
         if args.outputs is not None
         else fill("Next: add -o plan.json for a file to edit, which `fxprune compress --plan` takes", columns())
     )

@@ -208,8 +208,8 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicT
         trained = again.trace(skeleton)
     except Exception:  # in training it may do what cannot be traced: then the graph raises an error there
         return
-    if reads_any(trained, skeleton, tracer.overwritten.keys() - again.overwritten.keys()):  # what a call in eval mode left
-        return
+    if reads_any(trained, skeleton, tracer.overwritten.keys() - again.overwritten.keys()):
+        return  # what it reads, a call in eval mode left
     follow_training(module, trained)
 
 

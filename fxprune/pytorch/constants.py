@@ -58,7 +58,7 @@ def _is_blank(func: OpOverload) -> bool:
 
 def _run(recipe: _Recipe) -> Any:
     def value(leaf: Any) -> Any:
-        return _run(leaf.fxprune_recipe) if isinstance(leaf, torch.Tensor) else leaf
+        return _run(leaf.fxprune_recipe) if isinstance(leaf, torch.Tensor) else leaf  # type: ignore[attr-defined]
 
     args, kwargs = pytree.tree_map(value, (recipe.args, recipe.kwargs))
     if "device" in kwargs:

@@ -131,10 +131,11 @@ image("zeros that are filled", _filled, {A: 4, B: 6}, frozen="changed in place")
 image("put into given halves", _put_into_halves, {A: 8, B: 6}, out=16)
 image("written into halves of zeros", _halves(lambda y: y.new_zeros(y.shape[0], 16, *y.shape[2:])),
       {A: 8, "c.weight": 8, B: 6}, out=16, c=conv(8, 8))
-image("written into halves of a new tensor", _halves(lambda y: torch.empty(y.shape[0], 16, *y.shape[2:], dtype=y.dtype)),
-      {A: 8, "c.weight": 8, B: 6}, out=16, c=conv(8, 8))
-image("half of what was written", lambda s, y: _halves(lambda y: y.new_zeros(y.shape[0], 16, *y.shape[2:]))(s, y)[:, 8:],
-      {A: 8, "c.weight": 8, B: 6}, c=conv(8, 8))
+image("written into halves of a new tensor",
+      _halves(lambda y: torch.empty(y.shape[0], 16, *y.shape[2:], dtype=y.dtype)), {A: 8, "c.weight": 8, B: 6}, out=16,
+      c=conv(8, 8))
+image("half of what was written", lambda s, y: _halves(lambda y: y.new_zeros(2, 16, 8, 8))(s, y)[:, 8:],
+      {A: 8, "c.weight": 8, B: 6}, fixed=True, c=conv(8, 8))
 image("zeros written to by one map", _written_by_one, {A: 4, B: 6}, frozen="changed in place", **G)
 image("out of a function", lambda s, y: torch.add(y, s.c(y), out=torch.empty_like(y)), {A: 8, B: 6}, c=conv(8, 8))
 tokens("zeros added to by an index", _added_to_zeros, {A: 8}, c=linear(8, 1))
