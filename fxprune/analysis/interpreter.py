@@ -1,7 +1,6 @@
 """Label every tensor of a network with its channels, in one run on the meta device.
 
-The run needs no data, weights or gradients: each ATen operation goes to its rule (:mod:`fxprune.analysis.rules`). It
-goes through the captured graph node by node, and records the channels of each node's result.
+The run needs no data, weights or gradients: each ATen operation of the captured graph goes to its rule.
 """
 
 from __future__ import annotations
@@ -96,10 +95,9 @@ def run_labelled(
 def buffers_with_channels(model: nn.Module) -> set[str]:
     """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
 
-    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed, as
-    those of a frozen normalisation. A uniform table holds one number everywhere, and counts only if no checkpoint can
-    change it. Other tables, masks and indices have no channels, nor have constants that the trace made, which are not
-    tensors of the model.
+    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed. A
+    uniform table holds one number everywhere, and counts only if no checkpoint can change it. Other tables, masks and
+    indices have no channels, nor have constants that the trace made, which are not tensors of the model.
     """
     kept = set(model.state_dict(keep_vars=True))
     return {
@@ -185,10 +183,7 @@ class _Interpreter(fx.Interpreter):
                 self.state.marks.freeze("strides or offsets in memory are read", *label.axes, *label.uniform)
 
     def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
-        """Freeze the inputs and outputs of a module that has its own idea of its width.
-
-        ``waiting``: only ids that wait for channels.
-        """
+        """Freeze inputs and outputs of a module with its own width; ``waiting``: only waiting ids."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
         for tensor in (*tensors_in((args, kwargs, value)), *own):

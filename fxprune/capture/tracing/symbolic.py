@@ -133,13 +133,13 @@ class SymbolicTracer(fx.Tracer):
         return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return the value that the model has set in place of a buffer, or written over a tensor, if it has."""
+        """Return the value that the model has set in place of a tensor, if it has."""
         if type(attr_val) is OwnTensor and attr_val.fxprune_name in self.overwritten:
             return attr_val.recorded()
         return attr_val if isinstance(attr_val, fx.Proxy) else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def overwrite(self, name: str, value: Any) -> None:
-        """Let a computed value stand for the tensor of that name, to which each call writes it before it reads it.
+        """Let a computed value stand for a tensor that each call writes before it reads it.
 
         Raises:
             TraceError: the tensor was read before, so that the next call would read what this one writes.
@@ -224,7 +224,7 @@ def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
-    """Tell whether a graph reads one of these tensors of the module that it was traced from, in a layer or by name."""
+    """Tell whether a graph reads one of these tensors of its module, by name or in a layer."""
     tensors = dict(named_tensors(root))
     wanted = {id(tensors[name]) for name in names}
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
