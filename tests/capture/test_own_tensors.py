@@ -203,12 +203,11 @@ def _with(layer):
 def test_a_weight_that_each_call_sets_is_computed():
     model = _with(Fused()).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    coupling = fxprune.couple(model, IMAGES)
+    graph = capture(model, (IMAGES,))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert coupling.share_prunable > 0.9
-    graph = coupling.graph_module
     assert not any(str(node.target).startswith("layer.both") for node in graph.graph.nodes if node.users)
-    assert fxprune.prove(model, IMAGES).passed
+    proof = fxprune.prove(model, IMAGES)
+    assert proof.passed and proof.plan.coupling.share_prunable > 0.9
     with torch.no_grad():
         model.layer.two.weight.mul_(3.0)
         torch.testing.assert_close(graph(IMAGES), model(IMAGES))
