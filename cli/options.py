@@ -84,6 +84,12 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add the outputs that count, of a network with several."""
+    about = "the outputs that count, as logits, 0 or hidden_states.3; others freeze no channels (default: all)"
+    parser.add_argument("--outputs", nargs="+", metavar="NAME", help=about)
+
+
 def check_sizes(args: argparse.Namespace) -> None:
     """Raise OptionError for sizes that no network has, before anything slow is imported."""
     for name, least in {"image_size": 8, "num_classes": 1, "in_chans": 1}.items():

@@ -20,20 +20,21 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Network:
-    """A network of a library."""
+    """A network of a library, or a named part of it, before what has no graph."""
 
     name: str
     call: str
     config: str
     arguments: dict[str, Any]
     inputs: Any
+    part: str = ""
 
     def build(self) -> nn.Module:
         """Build the network with random weights, in eval mode."""
         torch.manual_seed(0)
         build = _named(self.call)
         network: nn.Module = build(_named(self.config)(**self.arguments)) if self.config else build(**self.arguments)
-        return network.eval()
+        return network.get_submodule(self.part).eval()
 
     def example(self) -> Inputs:
         """Make arguments: floats without values, integers drawn from their range."""
@@ -54,7 +55,7 @@ def read(path: Path = TABLE) -> list[Network]:
 
 
 def _network(block: dict[str, Any], name: str, entry: dict[str, Any]) -> Network:
-    own = {key: value for key, value in entry.items() if key not in ("model", "config", "with", "inputs")}
+    own = {key: value for key, value in entry.items() if key not in ("model", "config", "with", "inputs", "part")}
     arguments = {**block.get("with", {}), **own, **entry.get("with", {})}
     model, config = entry.get("model"), entry.get("config")
     return Network(
@@ -63,6 +64,7 @@ def _network(block: dict[str, Any], name: str, entry: dict[str, Any]) -> Network
         f"{block['call']}.{config}" if config else "",
         arguments,
         entry.get("inputs", block["inputs"]),
+        entry.get("part", ""),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from ..options import add_network, check_sizes, flags_of, network_from, sizes_of
+from ..options import add_network, add_outputs, check_sizes, flags_of, network_from, sizes_of
 from ..reply import Reply, columns
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ GRAPHS = ("dot", "graphml", "mermaid")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network, what to show of it, and files for its graph."""
     add_network(parser)
+    add_outputs(parser)
     parser.add_argument("--group", metavar="NAME", help="show one group in full; a pattern shows all that it matches")
     parser.add_argument("--all", action="store_true", help="show every group, not only the largest ones")
     parser.add_argument("--html", metavar="FILE", help="draw the network as coupled groups, in one self-contained page")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> Reply:
         check_no_result(path)
     network = network_from(args)
     phase("couple")
-    coupling = fxprune.couple(network.model, network.example)
+    coupling = fxprune.couple(network.model, network.example, outputs=args.outputs)
     found = inspect_coupling(coupling, args.model)
     names = None if args.group is None else group_names(coupling, args.group)
     for name, path in paths.items():
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> Reply:
     if names is None:
         text = found.text(columns(), every=args.all)
         if found.groups:
-            text += f"\n\nNext: fxprune plan {args.model} {flags_of({**sizes_of(args), 'keep': 0.5})}"
+            flags = flags_of({**sizes_of(args), "outputs": args.outputs, "keep": 0.5})
+            text += f"\n\nNext: fxprune plan {args.model} {flags}"
     else:
         text = "\n\n".join(found.group_text(name, columns()) for name in names)
         value["groups"] = [group for group in value["groups"] if group["name"] in names]

@@ -17,13 +17,14 @@ from fxprune.common.text import fill
 from fxprune.errors import OptionError
 from fxprune.passes.options import Target
 
-from ..options import add_network, add_options, flags_of, given_options, network_and_data
+from ..options import add_network, add_options, add_outputs, flags_of, given_options, network_and_data
 from ..reply import Reply, columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network, a target and a file."""
     add_network(parser)
+    add_outputs(parser)
     add_options(parser, Target)
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the plan")
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> Reply:
     from fxprune.passes.latency import plan_to, times_for
 
     phase("couple")
-    coupling = fxprune.couple(network.model, network.example)
+    coupling = fxprune.couple(network.model, network.example, outputs=args.outputs)
     times = times_for(target, coupling)
     images = None if data is None else images_for(target, data)
     phase("plan", f"clusters by {target.clusters_by}")
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> Reply:
     next_step = (
         f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"
         f"  fxprune compress {flags_of({**same, 'checkpoint': args.checkpoint, 'plan': args.output})}"
-        if args.output is not None
+        if args.output is not None and args.outputs is None
+        else fill("Next: give the file of -o to `fxprune.load_plan` in Python: no command trains so", columns())
+        if args.outputs is not None
         else fill("Next: add -o plan.json for a file to edit, which `fxprune compress --plan` takes", columns())
     )
     return Reply(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 
-from ..options import add_network, add_seed, network_from
+from ..options import add_network, add_outputs, add_seed, network_from
 from ..reply import Reply
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a network and a seed."""
     add_network(parser)
+    add_outputs(parser)
     add_seed(parser)
 
 
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> Reply:
     import fxprune
 
     given = "random" if args.checkpoint is None else "given"
-    proof = fxprune.prove(network.model, network.example, weights=given, seed=args.seed)
+    proof = fxprune.prove(network.model, network.example, weights=given, seed=args.seed, outputs=args.outputs)
     errors = {
         "concentrate": proof.concentrate.max_rel_error,
         "narrow": None if proof.narrow is None else proof.narrow.max_rel_error,

@@ -1,7 +1,6 @@
 """Label every tensor of a network with its channels, in one run on the meta device.
 
-The run needs no data, weights or gradients: each ATen operation goes to its rule (:mod:`fxprune.analysis.rules`). It
-goes through the captured graph node by node, and records the channels of each node's result.
+The run needs no data, weights or gradients: each ATen operation of the captured graph goes to its rule.
 """
 
 from __future__ import annotations
@@ -97,10 +96,9 @@ def run_labelled(
 def buffers_with_channels(model: nn.Module) -> set[str]:
     """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
 
-    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed, as
-    those of a frozen normalisation. A uniform table holds one number everywhere, and counts only if no checkpoint can
-    change it. Other tables, masks and indices have no channels, nor have constants that the trace made, which are not
-    tensors of the model.
+    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed. A
+    uniform table holds one number everywhere, and counts only if no checkpoint can change it. Other tables, masks and
+    indices have no channels, nor have constants that the trace made, which are not tensors of the model.
     """
     kept = set(model.state_dict(keep_vars=True))
     return {
@@ -215,13 +213,17 @@ class _RuleMode(MetaMode):
         entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
-        self._apply(entry, Call(self.state, func, arguments, out, layout, entry.factor_at))
-        for argument, value in zip(schema, arguments, strict=True):
-            if argument.is_write:
-                for ids in (ids for tensor in tensors_in(value) for ids in self.state.strided.of(tensor)):
-                    self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
-                for ids in (ids for tensor in tensors_in(value) for ids in self.state.labels.written(tensor)):
-                    self.state.marks.freeze("an expanded or new tensor, changed in place", ids)
+        written = [
+            x for argument, value in zip(schema, arguments, strict=True) if argument.is_write for x in tensors_in(value)
+        ]
+        waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
+        call = Call(self.state, func, arguments, out, layout, entry.factor_at)
+        self._apply(entry, call)
+        for ids in (ids for x in written for ids in self.state.strided.of(x)):
+            self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
+        # An axis that met channels has these now; on others, each position may have got a number of its own.
+        still = [ids for x, ids in waiting if id(ids) not in call.woken or 0 in x.stride()]
+        self.state.marks.freeze("an expanded or new tensor, changed in place", *still)
         return out
 
     def _apply(self, entry: Entry, call: Call) -> None:

@@ -49,7 +49,6 @@ class Labels:
         self.vectors: dict[int, Ids] = {}
         self.carried: dict[int, Ids] = {}
         self._found: dict[int, tuple[torch.Tensor, Label]] = {}
-        self._uniform: dict[int, list[Ids]] = {}
 
     def of(self, tensor: torch.Tensor) -> Label:
         """Return the label of a tensor."""
@@ -64,8 +63,6 @@ class Labels:
                 self.vectors[id(axis)] = axis
                 if not label.from_parameters:
                     self.carried[id(axis)] = axis
-        if waiting := [ids for ids in label.uniform if ids is not None]:
-            self._uniform.setdefault(storage_id(tensor), []).extend(waiting)
 
     def awaken(self, ids: Ids) -> None:
         """Record that ids which waited stand for channels now."""
@@ -78,10 +75,6 @@ class Labels:
             return label.axes[dim]
         self.awaken(waiting)
         return waiting
-
-    def written(self, tensor: torch.Tensor) -> list[Ids]:
-        """Return the ids that can wait no longer once a tensor is written to."""
-        return self._uniform.get(storage_id(tensor), []) if self._uniform else []
 
 
 class StridedViews:

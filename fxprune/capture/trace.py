@@ -32,7 +32,7 @@ from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
-from .tracing.symbolic import SymbolicTracer, keeps_functions
+from .tracing.symbolic import SymbolicTracer, keeps_functions, reads_any
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"
@@ -203,10 +203,13 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicT
     skeleton = clone_sharing(model).eval()
     for each in traced_modules(skeleton, tracer.keeps):
         each.training = True
+    again = tracer.again(skeleton)
     try:
-        trained = tracer.again(skeleton).trace(skeleton)
+        trained = again.trace(skeleton)
     except Exception:  # in training it may do what cannot be traced: then the graph raises an error there
         return
+    if reads_any(trained, skeleton, tracer.overwritten.keys() - again.overwritten.keys()):
+        return  # what it reads, a call in eval mode left
     follow_training(module, trained)
 
 

@@ -94,6 +94,8 @@ class Watch(TorchDispatchMode):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[tuple[Any, tuple[torch.dtype, ...]]] = []
+        # Another tensor takes the place in memory of what a network replaces, unless it is held.
+        self._held = [tensor.detach() for tensor in tensors.values()]
         # All empty ones have one storage.
         self._parameters = {
             _storage(tensor): (name, tensor)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.pytorch.constants import note, run_constant
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
 from fxprune.pytorch.modes import is_mode
@@ -203,8 +204,13 @@ class MetaMode(MixingMode):
         except NotImplementedError as error:
             if torch.Tag.dynamic_output_shape not in func.tags:
                 raise
-            name = op_name(func).split("::")[1]
-            raise NotImplementedError(f"the size of what `{name}` returns depends on the values of a tensor") from error
+            out = run_constant(func, args, kwargs)
+            if out is None:
+                name = op_name(func).split("::")[1]
+                raise NotImplementedError(
+                    f"the size of what `{name}` returns depends on the values of a tensor"
+                ) from error
+        note(func, args, kwargs, out)
         return self.done(func, args, kwargs, out, layout)
 
     def done(

@@ -26,7 +26,7 @@ VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.u
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 LIKE: Calls = frozenset({"expand_as"})
 REPEATS: Calls = frozenset({"repeat"})
-FACTORIES: Calls = frozenset({torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
+FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
 SQUEEZES: Calls = frozenset({"squeeze", torch.squeeze})
 SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",

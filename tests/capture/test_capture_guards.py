@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers.middle import IMAGES, Small, drawn
@@ -58,6 +59,11 @@ def test_another_number_of_dimensions_stops_the_narrow_network(name):
     assert narrow(torch.randn(4, 3)).shape == (4, 4)
     with pytest.raises(SpecialisedError, match="captured where"):
         narrow(torch.randn(2, 4, 3))
+
+
+def test_numpy_may_hold_sizes():
+    coupling = fxprune.couple(Small(lambda s, y: y if (np.array(y.shape[2:]) % 2).any() else y * 2).eval(), IMAGES)
+    assert coupling.graph_module.meta["fxprune_capture"] == "concrete"
 
 
 HOOKS = {

@@ -174,3 +174,51 @@ def test_kernel_axes_of_a_weight_that_is_read_elsewhere_do_not_merge():
     snapped = fxprune.snap(model, plan)
     narrow = fxprune.narrow(snapped, plan)
     assert fxprune.verify(snapped, narrow, IMAGES.double(), tolerance=1e-9).passed  # float64
+
+
+class Fused(nn.Module):
+    """Sums two convolutions into the weight of a third at each call in eval mode (SPAN)."""
+
+    def __init__(self, reads_before=False, reads_in_training=False):
+        super().__init__()
+        self.one, self.two, self.both = (nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.reads = reads_before, reads_in_training
+
+    def forward(self, x):
+        before, in_training = self.reads
+        if self.training:
+            return self.both(x) if in_training else self.one(x) + self.two(x)
+        x = self.both(x) if before else x
+        self.both.weight.data = self.one.weight.data.clone() + self.two.weight.detach()
+        self.both.bias.data = self.one.bias.data + self.two.bias.data
+        return self.both(x).relu_()
+
+
+def _with(layer):
+    model = Small(lambda s, y: s.layer(y))
+    model.layer = layer
+    return model
+
+
+def test_a_weight_that_each_call_sets_is_computed():
+    model = _with(Fused()).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    graph = capture(model, (IMAGES,))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(str(node.target).startswith("layer.both") for node in graph.graph.nodes if node.users)
+    proof = fxprune.prove(model, IMAGES)
+    assert proof.passed and proof.plan.coupling.share_prunable > 0.9
+    with torch.no_grad():
+        model.layer.two.weight.mul_(3.0)
+        torch.testing.assert_close(graph(IMAGES), model(IMAGES))
+
+
+def test_a_weight_that_a_call_reads_before_it_sets_it_is_refused():
+    with pytest.raises(CaptureError, match="sets the attribute `data` of a tensor"):
+        fxprune.couple(_with(Fused(reads_before=True)).eval(), IMAGES)
+
+
+def test_what_a_call_in_eval_mode_left_is_not_read_in_training():
+    graph = capture(_with(Fused(reads_in_training=True)).eval(), (IMAGES,))
+    with pytest.raises(RuntimeError, match="in training mode"):
+        graph.train()(IMAGES)

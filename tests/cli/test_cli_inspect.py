@@ -34,6 +34,20 @@ def pair():
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.zeros(2, 4)
 
 
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        hidden = self.first(x).relu()
+        return {"hidden": hidden, "logits": self.second(hidden)}
+
+
+def several():
+    return Several(), torch.zeros(2, 4)
+
+
 flat = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
 flat.input_size = (3, 4, 4)
 
@@ -92,6 +106,19 @@ def test_a_network_without_groups_is_told_why(capsys):
     assert code == 0
     assert first(out) == "mine_of_a_user:flat cannot be pruned: no two of its channels may merge (147 parameters)."
     assert "graph output" in out and "Next:" not in out
+
+
+def test_only_outputs_that_count_freeze(capsys, place):
+    model = "mine_of_a_user:several"
+    assert "cannot be pruned" in run(capsys, f"inspect {model}")[1]
+    code, out, _ = run(capsys, f"inspect {model} --outputs logits")
+    assert code == 0 and "first.weight" in out and f"fxprune plan {model} --outputs logits --keep 0.5" in out
+    code, out, _ = run(capsys, f"plan {model} --outputs logits --keep 0.5 -o few.json")
+    assert code == 0 and "fxprune.load_plan" in " ".join(out.split())
+    assert json.loads((place / "few.json").read_text())["outputs"] == ["logits"]
+    assert run(capsys, f"prove {model} --outputs logits --json")[0] == 0
+    code, _, err = run(capsys, f"prove {model} --outputs losses")
+    assert code == 2 and "losses" in err and "logits" in err
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ image("channels as length", lambda s, y: y * s.k(y.mean((2, 3))[:, None]).sigmoi
       k=nn.Conv1d(1, 1, 3, padding=1), frozen="convolved over")
 image("functional", lambda s, y: F.conv2d(y, s.w, s.v), {A: 8, B: 6, "w": 5}, out=5, w=free(5, 8, 1, 1), v=free(5))
 image("functional depthwise", lambda s, y: F.conv2d(y, s.w, None, 1, 1, 1, 8), {"w": 8, B: 6}, w=free(8, 1, 3, 3))
+image("one kernel expanded to all channels", lambda s, y: F.conv2d(y, s.w.expand(8, 1, 3, 3), groups=8), {A: 8, B: 6},
+      w=free(1, 1, 3, 3))
 image("functional depthwise by keyword", lambda s, y: F.conv2d(y, s.w, padding=1, groups=y.shape[1]),
       {"w": 8, B: 6}, w=free(8, 1, 3, 3))
 image("functional grouped", lambda s, y: F.conv2d(y, s.w, groups=2), {A: 4, "w": 3, B: 6}, out=6, w=free(6, 4, 1, 1))

@@ -179,6 +179,11 @@ tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8
 image("index", lambda s, y: y[:, [0, 2, 4, 6]], {B: 6}, out=4, frozen="an index picks positions")
 image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
 image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {B: 6}, frozen="index picks")
+tokens("index_select of rows of a weight", lambda s, y: F.linear(y, s.w.index_select(0, torch.tensor([4, 0, 2]))),
+       {A: 8}, out=3, w=free(5, 8), frozen="index picks")
+image("triangle in space", lambda s, y: y.tril() + y.triu(1).triu_(2), {A: 8, B: 6})
+tokens("triangle of channels", lambda s, y: s.c(y.tril()).relu(), {"c.weight": 6}, out=6, c=linear(8, 6),
+       frozen="treated as space")
 image("index_select in space", lambda s, y: y.index_select(2, torch.tensor([1, 3])), {A: 8, B: 6})
 tokens("gather", lambda s, y: s.c(y).gather(1, s.d(y).argsort(1)), {A: 8, "c.weight": 8}, c=linear(8, 8),
        d=linear(8, 8))

@@ -71,6 +71,11 @@ def _along_tokens(s, y):
 tokens("distances", _distances, {A: 8}, c=linear(8, 8))
 tokens("distances to points without channels", lambda s, y: s.c(y) * torch.cdist(y, y.new_ones(1, 2, 8)).mean(
        -1, keepdim=True), {"c.weight": 8}, c=linear(8, 8), frozen="distance from positions that carry no channels")
+image("loss of each position", lambda s, y: y * F.smooth_l1_loss(y, s.c(y), reduction="none"), {A: 8, B: 6},
+      c=conv(8, 8))
+image("mean of a loss", lambda s, y: y * F.mse_loss(y, s.c(y)), {A: 8, B: 6}, fixed=True, c=conv(8, 8))
+image("sum of a loss", lambda s, y: y * F.mse_loss(y, s.c(y), reduction="sum"), {B: 6}, fixed=True, c=conv(8, 8),
+      frozen="sum of a loss")
 image("mean over channels", lambda s, y: y * y.mean(1, keepdim=True), {A: 8, B: 6})
 image("mean over all", lambda s, y: y * y.mean((1, 2, 3), keepdim=True), {A: 8, B: 6})
 image("mean of everything", lambda s, y: y * y.mean(), {A: 8, B: 6}, fixed=True)

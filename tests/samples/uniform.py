@@ -80,6 +80,30 @@ def _put_into_halves(s, y):
     return both
 
 
+def _halves(make):
+    """Two layers write into the halves of a new tensor."""
+
+    def forward(s, y):
+        both = make(y)
+        both[:, :8], both[:, 8:] = y, s.c(y)
+        return both
+
+    return forward
+
+
+def _written_by_one(s, y):
+    """One map in half of the channels, zeros in the others: those of y meet different numbers."""
+    out = torch.zeros(y.shape, dtype=y.dtype)
+    out[:, 4:] = s.g(y)
+    return out + y
+
+
+def _added_to_zeros(s, y):
+    """Sums of tokens by an index, the same in all channels (a mixture of experts)."""
+    at = s.c(y).argsort(1).expand(-1, -1, y.shape[-1])
+    return y.new_zeros(y.shape[0], y.shape[1], 8).scatter_add_(1, at, y)
+
+
 G = {"g": conv(8, 1)}
 
 # fmt: off
@@ -103,8 +127,18 @@ image("full", _new(lambda y, size: torch.full(size, 0.5, dtype=y.dtype)), {A: 8,
 image("new zeros", _new(lambda y, size: y.new_zeros(size)), {A: 8, B: 6})
 image("new ones", _new(lambda y, size: y.new_ones(*size)), {A: 8, B: 6})
 image("new and full", _new(lambda y, size: y.new_full(size, 0.5)), {A: 8, B: 6})
-image("zeros that are filled", _filled, {B: 6}, frozen="changed in place")
-image("put into given halves", _put_into_halves, {B: 6}, out=16, frozen="no rule for aten.gather.out")
+image("zeros that are filled", _filled, {A: 4, B: 6}, frozen="changed in place")
+image("put into given halves", _put_into_halves, {A: 8, B: 6}, out=16)
+image("written into halves of zeros", _halves(lambda y: y.new_zeros(y.shape[0], 16, *y.shape[2:])),
+      {A: 8, "c.weight": 8, B: 6}, out=16, c=conv(8, 8))
+image("written into halves of a new tensor",
+      _halves(lambda y: torch.empty(y.shape[0], 16, *y.shape[2:], dtype=y.dtype)), {A: 8, "c.weight": 8, B: 6}, out=16,
+      c=conv(8, 8))
+image("half of what was written", lambda s, y: _halves(lambda y: y.new_zeros(2, 16, 8, 8))(s, y)[:, 8:],
+      {A: 8, "c.weight": 8, B: 6}, fixed=True, c=conv(8, 8))
+image("zeros written to by one map", _written_by_one, {A: 4, B: 6}, frozen="changed in place", **G)
+image("out of a function", lambda s, y: torch.add(y, s.c(y), out=torch.empty_like(y)), {A: 8, B: 6}, c=conv(8, 8))
+tokens("zeros added to by an index", _added_to_zeros, {A: 8}, c=linear(8, 1))
 tokens("recurrent, a first state of zeros", _state, {A: 8, M_IN: 6}, out=6, m=nn.GRU(8, 6, batch_first=True))
 tokens("recurrent, two first states", _both_states, {A: 8, M_IN: 6}, out=6, m=nn.LSTM(8, 6, batch_first=True))
 tokens("cell by hand", _unrolled, {A: 8, "u.weight": 6}, out=6, fixed=True, u=linear(8, 6), w=linear(6, 6))

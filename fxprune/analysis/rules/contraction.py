@@ -29,7 +29,7 @@ def convolution(call: Call) -> Axes:
     A kernel with one position leaves the other axes as they are; a larger one mixes their positions.
     """
     x, weight, bias = call.args[0], call.args[1], call.arg(2)
-    label, on_x = call.label(weight), call.axes(x)
+    label, on_x = _stored(call.label(weight), 0), call.axes(x)
     space = _space(call, on_x[2:], label)
     transposed, groups = bool(call.named("transposed")), int(call.named("groups"))
     columns, rows = (label.axes[0], label.axes[1]) if transposed else (label.axes[1], label.axes[0])

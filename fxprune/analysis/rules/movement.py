@@ -175,6 +175,14 @@ def rotate(call: Call) -> Axes:
     return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))
 
 
+@rule("triu", "triu_", "tril", "tril_")
+def triangle(call: Call) -> Axes:
+    """Zeros above or below the diagonal of the last two axes: channels there freeze."""
+    axes = call.axes(call.args[0])
+    call.freeze("an axis with channels is treated as space", *axes[-2:])
+    return (*axes[:-2], None, None)
+
+
 @rule("unfold", keeps_parameters=True)
 def windows(call: Call) -> Axes:
     """``[..., n, ...] -> [..., windows, ..., size]``: channels on that axis freeze."""

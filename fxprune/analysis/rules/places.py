@@ -72,7 +72,8 @@ def _picked(call: Call) -> list[int | None]:
     return [*kept[:place], *[None] * max(ranks), *kept[place:]]
 
 
-@rule("index_select", "index_fill", "index_fill_")
+@rule("index_fill", "index_fill_")
+@rule("index_select", keeps_parameters=True)
 def index_select(call: Call) -> Axes:
     """A table picks or fills positions of one axis: channels there freeze."""
     x, dim, table = call.args[:3]

@@ -105,9 +105,9 @@ def constant(call: Call) -> Axes:
     return call.axes(call.args[0])
 
 
-@rule("new_zeros", "new_ones", "new_full", "ones", "full", creates_channels=True, uniform=filled)
+@rule("new_zeros", "new_ones", "new_full", "ones", "full", "empty", creates_channels=True, uniform=filled)
 def new(call: Call) -> Axes:
-    """The result holds one number everywhere, at sizes that are given."""
+    """The result holds one number everywhere, or none yet, at sizes that are given."""
     return unlabelled(call.out)
 
 

@@ -12,6 +12,8 @@ from fxprune.pytorch.rewritable import LENGTHS, LOGARITHMS, SOFTMAXES, SUMS, VAR
 
 from ..call import Call
 from ..channels import Axes, Ids
+from ..labels import tensors_in
+from .pointwise import meet
 from .registry import rule
 
 
@@ -20,6 +22,19 @@ def mean(call: Call) -> Axes:
     """An average over channels stays exact if all clusters have one size."""
     call.balance("mean over channels", *_reduced(call))
     return _left(call)
+
+
+@rule("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "soft_margin_loss")
+def loss(call: Call) -> Axes:
+    """A pointwise loss of two operands, or its average, as of any reduction; a sum freezes."""
+    axes, reduction = meet(call, tensors_in(call.args), call.args[0].shape), call.named("reduction")
+    if reduction == 0:
+        return axes
+    if reduction == 1:
+        call.balance("mean over channels", *axes)
+    else:
+        call.freeze("sum of a loss over channels", *axes)
+    return ()
 
 
 @rule("var.correction", "std.correction", "var_mean.correction", "std_mean.correction", factor_at=VARIANCES)

@@ -193,14 +193,15 @@ class ConcreteTracer(SymbolicTracer):
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor):
             return int(proxy.shape[0])  # type: ignore[index]  # guards it
+        found = len(value)  # a number has none, as numpy asks
         if not isinstance(value, torch.Size) or _has_computed_bounds(proxy.node):
             self.decide(self.create_proxy("call_function", len, (proxy,), {}), int)
-            return len(value)
+            return found
         node = proxy.node
         while node.args and isinstance(node.args[0], fx.Node) and isinstance(self.value(node), torch.Size):
             node = node.args[0]
         self.fixed(self.proxy(node), "ndim")
-        return len(value)
+        return found
 
 
 def _has_computed_bounds(size: fx.Node) -> bool:

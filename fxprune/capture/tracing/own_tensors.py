@@ -31,7 +31,9 @@ class OwnTensor(torch.Tensor):
     fxprune_name: str
 
     def recorded(self) -> Any:
-        """Record that the tensor is read, and return its proxy."""
+        """Record that the tensor is read; return its proxy, or that of what was written over it."""
+        if self.fxprune_name in self.fxprune_tracer.overwritten:
+            return self.fxprune_tracer.overwritten[self.fxprune_name]
         return self.fxprune_tracer.create_proxy("get_attr", self.fxprune_name, (), {})
 
     def __deepcopy__(self, memo: Any) -> Any:

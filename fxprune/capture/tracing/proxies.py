@@ -48,6 +48,9 @@ class InPlaceProxy(fx.Proxy):
         return InPlaceAttribute(self, k)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data" and self.node.op == "get_attr":
+            self.tracer.overwrite(str(self.node.target), value)  # type: ignore[attr-defined]
+            return
         if name not in ("tracer", "node", "root", "attr", "_node"):
             raise unrecorded_write(name)
         super().__setattr__(name, value)

@@ -13,7 +13,7 @@ import inspect
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.data_writes import data_writes
+from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import stack_of
 from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
@@ -66,6 +67,8 @@ class SymbolicTracer(fx.Tracer):
         self.custom_functions: dict[str, None] = {}
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
         self.held_elsewhere: dict[int, tuple[torch.Tensor, OwnTensor]] = {}
+        # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
+        self.overwritten: dict[str, Any] = {}
 
     def again(self, root: nn.Module) -> SymbolicTracer:
         """Make a tracer like this one, for another copy of the model."""
@@ -91,7 +94,7 @@ class SymbolicTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Tell whether a module becomes one node."""
-        if module_qualified_name in self._decomposed:
+        if module_qualified_name in self._decomposed or self._writes_over(m):
             return False
         if is_shaped(m) or isinstance(m, (*self._regularisers, torch.jit.ScriptModule)):
             return True
@@ -130,13 +133,32 @@ class SymbolicTracer(fx.Tracer):
         return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return the value that the model has set in place of a buffer, if it has."""
+        """Return the value that the model has set in place of a tensor, if it has."""
+        if type(attr_val) is OwnTensor and attr_val.fxprune_name in self.overwritten:
+            return attr_val.recorded()
         return attr_val if isinstance(attr_val, fx.Proxy) else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def overwrite(self, name: str, value: Any) -> None:
+        """Let a computed value stand for a tensor that each call writes before it reads it.
+
+        Raises:
+            TraceError: the tensor was read before, so that the next call would read what this one writes.
+        """
+        self.overwritten[name] = value
+        if not isinstance(value, fx.Proxy) or reads_any(self.graph, self.root, [name]):
+            raise unrecorded_write("data")
+
+    def _writes_over(self, m: nn.Module) -> bool:
+        names = (tensor.fxprune_name for _, tensor in named_tensors(m) if type(tensor) is OwnTensor)
+        return bool(self.overwritten) and not self.overwritten.keys().isdisjoint(names)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation, or its decomposition if it would hide widths."""
         if target in _FILLS:
             args, kwargs = pytree.tree_map(_as_number, (args, kwargs))
+        if isinstance(kwargs.get("out"), fx.Proxy) and isinstance(target, types.BuiltinFunctionType):
+            made = self.create_proxy(kind, target, args, {name: each for name, each in kwargs.items() if name != "out"})
+            return self.create_proxy("call_method", "copy_", (kwargs["out"], made), {})
         if kind == "call_function" and target in FUNCTIONS:
             result = FUNCTIONS[target](*args, **kwargs)
             if result is not None:
@@ -199,6 +221,16 @@ def _with_hooks(forward: Callable[..., Any]) -> Callable[..., Any]:
         return call_with_hooks(root, *args, **kwargs)
 
     return called
+
+
+def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
+    """Tell whether a graph reads one of these tensors of its module, by name or in a layer."""
+    tensors = dict(named_tensors(root))
+    wanted = {id(tensors[name]) for name in names}
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
+    layers = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    held = [tensors.get(name) for name in read] + [tensor for layer in layers for _, tensor in named_tensors(layer)]
+    return not wanted.isdisjoint(map(id, held))
 
 
 def keeps_functions() -> bool:

@@ -61,3 +61,4 @@ tokens("frequencies times positions", lambda s, y: s.c(_frequencies(s, y)).relu(
        c=linear(8, 6), k=Constants(f=_drawn(4)), frozen="a buffer from which a table is computed")
 tokens("product of frequencies and positions", lambda s, y: s.c(_outer(s, y)).relu(), {"c.weight": 6}, out=6,
        c=linear(8, 6), k=Constants(f=_drawn(8)), frozen="a buffer from which a table is computed")
+tokens("positions that a constant has", lambda s, y: y[:, torch.eye(y.shape[1]).triu().nonzero()[:, 1]], {A: 8})
