@@ -157,16 +157,14 @@ class _Interpreter(fx.Interpreter):
             self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), fixed)
             if fixed is None or foreign:
                 self._freeze_around(n, value, waiting=fixed is not None)
-        elif reads_widths(n, value) and not (calls_function(n) and self._adapts(n, value, steps)):
-            self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
+        elif reads_widths(n, value):
+            fixed = self._not_adapting(n, value, steps) if calls_function(n) else None
+            if fixed is None or len(fixed):
+                self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
         return value
-
-    def _adapts(self, n: fx.Node, value: Any, steps: Steps) -> bool:
-        fixed = self._not_adapting(n, value, steps)
-        return fixed is not None and not len(fixed)
 
     def _not_adapting(self, n: fx.Node, value: Any, steps: Steps) -> Ids | None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
