@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +110,11 @@ class _Folding:
                 check_batches(coupling.batch, samples.test)
             with self.clock("plan"):
                 if self.job.plan_file is not None:
-                    times, plans = None, {"file": load_plan(self.job.plan_file, network.model)}
+                    times, plan = None, load_plan(self.job.plan_file, network.model)
                 else:
                     times = times_for(self.job, coupling)
-                    jobs = [replace(self.job, cluster=by or self.job.cluster) for by in self.job.clusters_tried]
-                    plans = {j.clusters_by: plan_to(j, coupling, samples.cluster, times=times) for j in jobs}
-            nets, small = self.fold(network.model, plans, samples)
+                    plan = plan_to(self.job, coupling, samples.cluster, times=times)
+            nets, small = self.fold(network.model, plan, samples)
             nets.narrow.meta["preprocessing"] = preprocessing
             folder = stack.enter_context(output.aside(RESULTS, reads))
             if times is not None:
@@ -126,17 +123,14 @@ class _Folding:
             write_result(result, folder)
         return result
 
-    def fold(self, wide: nn.Module, plans: Mapping[str, Plan], samples: Samples) -> tuple[Nets, fx.GraphModule]:
-        """Merge and repair by the plan with the smallest error on images held back; make its wide counterpart."""
+    def fold(self, wide: nn.Module, plan: Plan, samples: Samples) -> tuple[Nets, fx.GraphModule]:
+        """Merge and repair; also make the wide network that computes what the narrow one does."""
         wish = self.job.repair
-        batches = None if wish in ("none", "variance") else samples.repair
         with self.clock("fold", "merge and repair"):
-            found = {by: fold(wide, plan, batches, repair=wish, absorb=False) for by, plan in plans.items()}
-            errors = {by: small.meta["errors"].get(small.meta["repair"], math.inf) for by, small in found.items()}
-            best = min(errors, key=lambda by: errors[by] if math.isfinite(errors[by]) else math.inf)
-            plan, small = plans[best], found[best]
-            small.meta["clusters"] = errors if len(errors) > 1 else {}
-            merged, snapped = fold(wide, plan, repair="none"), expand(wide, small, plan)
+            merged = fold(wide, plan, repair="none")
+            batches = None if wish in ("none", "variance") else samples.repair
+            small = fold(wide, plan, batches, repair=wish, absorb=False)
+            snapped = expand(wide, small, plan)
             moved = float(snap(wide, plan).max_change)  # type: ignore[arg-type]
             return Nets(wide, merged, wide, snapped, narrow(snapped, plan), moved), small
 
@@ -189,7 +183,6 @@ class _Folding:
             repair=small.meta["repair"],
             wanted=self.job.repair or "readers",
             errors=small.meta["errors"],
-            clusters=small.meta["clusters"],
             images=samples.count,
             judge=samples.judge,
             fitted=len(repairs) - len(unfitted),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data, Loader
 
 # How channels are compared where there are images to compare them on.
-CLUSTER_WITH_IMAGES: Literal["outputs"] = "outputs"
+CLUSTER_WITH_IMAGES = "outputs"
 # As many as :func:`fxprune.fold` takes.
 MOST_IMAGES = 1024
 
@@ -92,14 +92,6 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
     def has_images(self) -> bool:
         """Whether there are images of any kind."""
         return self.data is not None or self.inputs is not None
-
-    @property
-    def clusters_tried(self) -> tuple[Literal["outputs", "rows"] | None, ...]:
-        """Each `cluster` to try, of which images held back choose one; None alone: `clusters_by` says it."""
-        decided = self.cluster or self.method != "kmeans" or self.plan_file is not None
-        if decided or not self.has_images or self.repair in ("none", "variance"):
-            return (None,)
-        return CLUSTER_WITH_IMAGES, "rows"
 
     @property
     def clusters_by(self) -> str:

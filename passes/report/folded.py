@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,6 @@ class Folded:
         unfitted: layer -> why it keeps its summed columns.
         few: layers with fewer positions, of all images together, than features.
         needed: how many images it takes that no layer has; 0: unknown.
-        clusters: the same error of the fold by each kind of clusters that was tried; the smallest was kept.
     """
 
     repair: str
@@ -45,7 +44,6 @@ class Folded:
     unfitted: Mapping[str, str]
     few: int
     needed: int
-    clusters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def measure(self) -> str:
@@ -62,8 +60,6 @@ class Folded:
             changed: test images whose class the fold changed.
         """
         lines = [*self._measured(cost, first, last, changed), self._repaired()]
-        if self.clusters:
-            lines.append(f"clusters: the first of {_in_order(self.clusters)}, by the error on the images held back")
         if self.unfitted:
             name, why = next(iter(self.unfitted.items()))
             count = len(self.unfitted)
@@ -98,14 +94,9 @@ class Folded:
             text += f" ({self.wanted} had nothing to repair)"
         if not self.errors:
             return text
-        errors = _in_order(self.errors)
+        errors = ", ".join(f"{error:.2g} ({name})" for name, error in sorted(self.errors.items(), key=lambda x: x[1]))
         on = f"from {self.images} images without labels" if self.images else "from noise in place of images"
         return f"{text}, {on}; relative error of the outputs on those held back: {errors}"
-
-
-def _in_order(errors: Mapping[str, float]) -> str:
-    """Write errors, the smallest first."""
-    return ", ".join(f"{error:.2g} ({name})" for name, error in sorted(errors.items(), key=lambda x: x[1]))
 
 
 def folded_from(value: Any, path: Path) -> Folded | None:
@@ -121,15 +112,10 @@ def folded_from(value: Any, path: Path) -> Folded | None:
         raise CheckpointError(remedy)
     kinds: dict[str, tuple[type, ...]] = {"repair": (str,), "wanted": (str,), "errors": (dict,), "images": (int,)}
     kinds |= {"judge": (str,), "fitted": (int,), "unfitted": (dict,), "few": (int,)}
-    value = {"clusters": {}} | value
-    check_fields(value, kinds | {"needed": (int,), "clusters": (dict,)}, path, CheckpointError)
-    tables = {
-        table: {name: math.inf if error is None else error for name, error in value[table].items()}
-        for table in ("errors", "clusters")
-    }
+    check_fields(value, kinds | {"needed": (int,)}, path, CheckpointError)
+    errors = {name: math.inf if error is None else error for name, error in value["errors"].items()}
     sound = value["judge"] in MEASURES and min(value[name] for name, kind in kinds.items() if kind == (int,)) >= 0
-    errors = (error for table in tables.values() for error in table.values())
-    sound = sound and all(type(error) in (int, float) and error >= 0 for error in errors)
+    sound = sound and all(type(error) in (int, float) and error >= 0 for error in errors.values())
     if not sound or not all(isinstance(why, str) for why in value["unfitted"].values()):
         raise CheckpointError(remedy)
-    return Folded(**(value | tables))
+    return Folded(**(value | {"errors": errors}))
