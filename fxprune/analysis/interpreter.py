@@ -141,7 +141,7 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.state.marks.node = n
-        self.state.rewritable = is_rewritable(n)
+        self.state.rewritable, self.state.made = is_rewritable(n), []
         known = unlike_meta(n, self.device)
         if known is not None:
             self.values[n.name] = known[0]
@@ -214,7 +214,10 @@ class _RuleMode(MetaMode):
         entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
-        self._apply(entry, Call(self.state, func, arguments, out, layout, entry.factor_at))
+        call = Call(self.state, func, arguments, out, layout, entry.factor_at)
+        self._apply(entry, call)
+        made = [(tensor.shape, self.state.labels.of(tensor)) for tensor in call.outs]
+        self.state.made.append((func.overloadpacket, made))
         for argument, value in zip(schema, arguments, strict=True):
             if argument.is_write:
                 for ids in (ids for tensor in tensors_in(value) for ids in self.state.strided.of(tensor)):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from typing import Any
+
+import torch
 
 from .channels import Channels
-from .labels import Labels, StridedViews
+from .labels import Label, Labels, StridedViews
 from .layer_inputs import LayerInputs
 from .marks import Choices, Marks, NodeNotes
 from .origins import Origins
@@ -24,6 +27,7 @@ class AnalysisState:
         strided: views that the narrow network must copy.
         notes: facts about nodes.
         rewritable: the rewrite can change the numbers in the running call.
+        made: the operators in the running call, with the (sizes, label) of their results.
     """
 
     def __init__(self, choices: Mapping[str, int], default_choice: int, two_roles: Set[tuple[str, int]]) -> None:
@@ -33,3 +37,4 @@ class AnalysisState:
         self.choices = Choices(choices, default_choice)
         self.strided, self.notes = StridedViews(), NodeNotes()
         self.rewritable = False
+        self.made: list[tuple[Any, list[tuple[torch.Size, Label]]]] = []

@@ -1,6 +1,7 @@
 """Test whether a call that is one node adapts to a narrow input, or depends on its width.
 
-The call runs again on the meta device, with half of the channels that may still merge.
+The call runs again on the meta device, with half of the channels that may still merge. Then each operator inside must
+have the same numbers as before, except sizes, and return axes that are as long as the labels of the wide run demand.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def not_adapting(
 ) -> Ids | None:
     """Return the channels that a call depends on the number of; None: it cannot be told.
 
-    With narrow inputs, it has narrow outputs and the same numbers inside for all others. Axes are tried together, and
-    if that fails, those of a function one by one: the length of one may decide which way it goes.
+    With narrow inputs, all is narrow inside where it has such channels, and the same elsewhere. Axes are tried
+    together, and if that fails, those of a function one by one: the length of one may decide which way it goes.
 
     Args:
         state: holds the labels of tensors; it is not changed.
@@ -73,7 +74,8 @@ class _Trial:
 
         def sizes(shape: torch.Size, label: Label) -> tuple[int, ...]:
             lengths = []
-            for size, axis in zip(shape, label.axes, strict=True):
+            for dim, (size, axis) in enumerate(zip(shape, label.axes, strict=True)):
+                axis = label.waiting(dim) if axis is None else axis
                 inside = None if axis is None else self.state.channels.channel(axis)
                 lengths.append(
                     size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, channels)).sum())
@@ -91,34 +93,44 @@ class _Trial:
 
         given = (self.args, self.kwargs)
         try:
-            _, wide = _run(self.call, *pytree.tree_map_only(Tensor, torch.empty_like, given))
+            wide = _Operators(bool(self.layer))
+            wide.run(self.call, *pytree.tree_map_only(Tensor, torch.empty_like, given))
             small = narrow_layer(self.call) if isinstance(self.call, nn.Module) and self.layer else self.call
-            result, found = _run(small, *pytree.tree_map_only(Tensor, narrow, given))
+            found = _Operators(bool(self.layer))
+            result = found.run(small, *pytree.tree_map_only(Tensor, narrow, given))
         except Exception:  # a fixed width may cause any exception
             return False
-        if wide != found or _numbers_in(self.value) != _numbers_in(result):
+        if wide.numbers != found.numbers or _numbers_in(self.value) != _numbers_in(result):
+            return False
+        made = [(op, [sizes(*each) for each in made]) for op, made in self.state.made if op not in _LAYOUT]
+        if made != found.made:
             return False
         returned = [sizes(tensor.shape, self.state.labels.of(tensor)) for tensor in tensors_in(self.value)]
         return returned == [tuple(tensor.shape) for tensor in tensors_in(result)]
 
 
-def _run(call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
-    """Return the result of a call, and the operators and numbers that it computes with."""
-    found: list[Any] = []
-    with _Operators(found), _Constants(found), torch.device("meta"):
-        return call(*args, **kwargs), found
-
-
-def _numbers_in(value: Any) -> list[int | float]:
-    return [leaf for leaf in pytree.tree_leaves(value) if type(leaf) in (bool, int, float)]
+def _numbers_in(value: Any) -> list[Any]:
+    return [leaf for leaf in pytree.tree_leaves(value) if type(leaf) in (bool, int, float, complex)]
 
 
 class _Operators(MetaMode):
-    """A mode that notes operators and their numbers; sizes are none."""
+    """A mode that notes operators with their numbers, and the sizes of their results.
 
-    def __init__(self, found: list[Any]) -> None:
+    Attributes:
+        numbers: the operators, with all numbers that are no sizes of results.
+        made: the operators, with the sizes of their results.
+    """
+
+    def __init__(self, in_layer: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._found = found
+        self.numbers: list[Any] = []
+        self.made: list[Any] = []
+        self._sizes = _SIZES | _OF_LAYERS if in_layer else _SIZES
+
+    def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a function or a module."""
+        with self, _Constants(self.numbers), torch.device("meta"):
+            return call(*args, **kwargs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with no_dispatch():
@@ -129,8 +141,9 @@ class _Operators(MetaMode):
             return out
         kinds = {argument.name: str(argument.type) for argument in op_arguments(func)}
         given = [*zip(kinds, args, strict=False), *kwargs.items()]
-        numbers = [each for name, each in given if isinstance(each, float) or kinds[name] in _NUMBERS]
-        self._found.append((func, [each for each in numbers if isinstance(each, (bool, int, float, complex))]))
+        numbers = [each for name, each in given if name not in self._sizes or kinds[name] in _NUMBERS]
+        self.numbers.append((func, _numbers_in(numbers)))
+        self.made.append((func.overloadpacket, [tuple(tensor.shape) for tensor in tensors_in(out)]))
         return out
 
 
@@ -138,6 +151,12 @@ class _Operators(MetaMode):
 _LAYOUT = {torch.ops.aten.view, torch.ops.aten.clone, torch.ops.aten._unsafe_view, torch.ops.aten.alias}
 # Types of arguments that are numbers; a tensor may be one.
 _NUMBERS = ("number", "Tensor", "Optional[number]", "Optional[Tensor]")
+# Arguments that state sizes of the input or of results, which are compared.
+_SIZES = frozenset({
+    "size", "sizes", "shape", "end", "length", "split_size", "split_sizes", "repeats", "normalized_shape", "C",
+})  # fmt: skip
+# Arguments that follow the attributes of a layer, which the rewrite adapts.
+_OF_LAYERS = frozenset({"groups", "group"})
 
 
 class _Constants(TorchFunctionMode):
