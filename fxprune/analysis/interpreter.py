@@ -216,8 +216,9 @@ class _RuleMode(MetaMode):
             entry = _UNKNOWN
         call = Call(self.state, func, arguments, out, layout, entry.factor_at)
         self._apply(entry, call)
-        made = [(tensor.shape, self.state.labels.of(tensor)) for tensor in call.outs]
-        self.state.made.append((func.overloadpacket, made))
+        if not self.state.layers.paused:
+            made = [(tensor.shape, self.state.labels.of(tensor)) for tensor in call.outs]
+            self.state.made.append((func.overloadpacket, made))
         for argument, value in zip(schema, arguments, strict=True):
             if argument.is_write:
                 for ids in (ids for tensor in tensors_in(value) for ids in self.state.strided.of(tensor)):

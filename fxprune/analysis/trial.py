@@ -102,11 +102,29 @@ class _Trial:
             return False
         if wide.numbers != found.numbers or _numbers_in(self.value) != _numbers_in(result):
             return False
-        made = [(op, [sizes(*each) for each in made]) for op, made in self.state.made if op not in _LAYOUT]
-        if made != found.made:
+        made = [(op, [(sizes(*each), _has_ids(each[1])) for each in made]) for op, made in self._made()]
+        if len(made) != len(found.made) or not all(map(_agree, made, found.made)):
             return False
         returned = [sizes(tensor.shape, self.state.labels.of(tensor)) for tensor in tensors_in(self.value)]
         return returned == [tuple(tensor.shape) for tensor in tensors_in(result)]
+
+
+    def _made(self) -> list[tuple[Any, list[tuple[torch.Size, Label]]]]:
+        return [(op, made) for op, made in self.state.made if op not in _LAYOUT]
+
+
+def _agree(wanted: tuple[Any, list[tuple[tuple[int, ...], bool]]], found: tuple[Any, list[tuple[int, ...]]]) -> bool:
+    """Tell whether an operator returned what its wide results, some of them labelled, demand."""
+    (op, made), (other, shapes) = wanted, found
+    if op is not other or len(made) != len(shapes):
+        return False
+    # Beside a labelled result, one without a label is a statistic that is kept for a gradient.
+    counts = [not place or labelled or not made[0][1] for place, (_, labelled) in enumerate(made)]
+    return all(size == shape for (size, _), shape, count in zip(made, shapes, counts, strict=True) if count)
+
+
+def _has_ids(label: Label) -> bool:
+    return any(ids is not None for ids in (*label.axes, *label.uniform))
 
 
 def _numbers_in(value: Any) -> list[Any]:
