@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fxprune.errors import ProofError as ProofError
     from fxprune.errors import RewriteError as RewriteError
     from fxprune.errors import StoppedError as StoppedError
+    from fxprune.errors import UncheckedWarning as UncheckedWarning
     from fxprune.errors import UnequalClustersWarning as UnequalClustersWarning
     from fxprune.errors import VerifyError as VerifyError
     from fxprune.errors import WidthWarning as WidthWarning
@@ -109,6 +110,7 @@ _PUBLIC = {
     "CustomGradientWarning": "fxprune.errors",
     "WidthWarning": "fxprune.errors",
     "NoPullWarning": "fxprune.errors",
+    "UncheckedWarning": "fxprune.errors",
     "FxpruneError": "fxprune.errors",
     "InputError": "fxprune.errors",
     "ModelError": "fxprune.errors",

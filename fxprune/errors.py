@@ -44,6 +44,10 @@ class WidthWarning(UserWarning):
     """Layers end at widths that are no multiples of what was asked for."""
 
 
+class UncheckedWarning(UserWarning):
+    """A comparison could not be made, so that what it would show is unknown."""
+
+
 class NoPullWarning(UserWarning):
     """C-SGD took steps without a pull: the deviations of clusters are as large as before."""
 

@@ -2,7 +2,8 @@
 
 The rows of such a weight follow the rows of the tensor w that it is computed from, so they are tied in w, where
 training sees them. Its columns do not: a sum of columns of ``f(w)`` is in general not ``f`` of another weight. So the
-graph reads ``f(w)`` itself, under the name of ``w``, and a merge sums the columns of ``f(w)``.
+graph reads ``f(w)`` itself, under the name of ``w``, and a merge sums the columns of ``f(w)``. Where ``f`` does
+something else in training mode (spectral norm updates its vectors there), the graph raises an error in that mode.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.capture import refuse_training
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
-from fxprune.pytorch.torch_private import tracer_class
+from fxprune.pytorch.torch_private import pytree, tracer_class
 
 from .labels import Label
 
@@ -59,6 +61,12 @@ def store_computed_weights(
         return CapturedGraph(graph_module)
     storing = GraphModule(module, module.graph, class_name=type(graph_module).__name__)
     storing.meta.update(graph_module.meta)
+    if other := [name for name, function in functions.items() if _operators(function) != _operators(function, True)]:
+        refuse_training(
+            storing,
+            f"it computes {', '.join(f'`{name}`' for name in other)} in another way, and a narrow network only has the "
+            "result (to train it, remove parametrizations before `couple`: `parametrize.remove_parametrizations`)",
+        )
     return CapturedGraph(storing, functions)
 
 
@@ -161,19 +169,25 @@ def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
 
 def _draws(function: fx.GraphModule) -> bool:
     """Tell whether a function draws random numbers, so that each call gives another weight."""
-    mode = _Draws()
+    return any(torch.Tag.nondeterministic_seeded in op.tags for op, _ in _operators(function))
+
+
+def _operators(function: fx.GraphModule, training: bool = False) -> list[tuple[Any, list[Any]]]:
+    """List the operators of a function in one mode, with their numbers."""
+    mode = _Operators()
     with torch.no_grad(), mode:
-        to_meta(function)()
-    return mode.drawn
+        to_meta(function).train(training)()
+    return mode.found
 
 
-class _Draws(MetaMode):
+class _Operators(MetaMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.drawn = False
+        self.found: list[tuple[Any, list[Any]]] = []
 
     def done(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
     ) -> Any:
-        self.drawn |= torch.Tag.nondeterministic_seeded in func.tags
+        leaves = pytree.tree_leaves((args, kwargs))
+        self.found.append((func, [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]))
         return out

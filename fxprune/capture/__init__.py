@@ -2,7 +2,7 @@
 
 from .exported import EvalOnly
 from .outputs import without_objects
-from .trace import WAYS, capture, captures
+from .trace import WAYS, capture, captures, refuse_training
 from .tracing.custom_functions import CUSTOM_GRADIENTS
 from .tracing.symbolic import SymbolicTracer
 from .training_flag import ModeSwitch

@@ -116,7 +116,7 @@ def captures(
                     raise failures.as_error()
                 continue
             if found.in_training:
-                _refuse_training(module, found.in_training)
+                refuse_training(module, found.in_training)
             module.meta[UNCHECKED] = found.unchecked
             if check and module.meta[WAY] == "concrete":
                 again = functools.partial(capture, model, decomposed=decomposed, ways=["concrete"])
@@ -237,7 +237,7 @@ def _exported(
     yield module
 
 
-def _refuse_training(module: fx.GraphModule, why: str) -> None:
+def refuse_training(module: fx.GraphModule, why: str) -> None:
     """Make a graph raise an error in training mode, where its model does something else."""
     if any(node.target == EVAL_ONLY for node in module.graph.nodes):
         return

@@ -1,4 +1,4 @@
-"""Compare a captured graph with its model: twice in eval mode, under autocast, in training.
+"""Compare a captured graph with its model: twice in eval mode, under autocast, twice in training.
 
 Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on numbers is enough:
 of the model alone, if it shows that program, too.
@@ -27,11 +27,9 @@ from fxprune.pytorch.precision import PromoteMixed
 from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 
-from .example_values import changed, doubled, doubled_on_meta, values_of
-from .kept_state import Attributes
+from .example_values import changed, doubled_on_meta, values_of
+from .kept_state import KEEPS, Attributes
 from .observation import (
-    Certain,
-    Observation,
     Watch,
     compare,
     differs,
@@ -41,10 +39,10 @@ from .observation import (
     try_to_observe,
 )
 from .pair import Pair
+from .training import training_difference
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
-_KEEPS = "the model keeps"
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
 def _difference(pair: Pair, inputs: Inputs) -> Difference:
     always = _in_eval(pair, inputs)
     if always:
-        return Difference(always, hopeless=always.startswith(_KEEPS))
+        return Difference(always, hopeless=always.startswith(KEEPS))
     always, unknown = _under_autocast(pair, inputs)
     if always:
         return Difference(always)
@@ -105,7 +103,7 @@ def _difference(pair: Pair, inputs: Inputs) -> Difference:
     twice = [as_meta(inputs), doubled_on_meta(inputs)]
     if pair.proven and pair.programs.are_equal(twice, training=True):
         return Difference("", "", unknown)
-    in_training, why = _in_training(pair, inputs)
+    in_training, why = training_difference(pair, inputs)
     return Difference("", in_training, "; ".join(filter(None, (unknown, why))))
 
 
@@ -158,10 +156,10 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
         wanted = observe(model, second)
     pair.take_caches(wanted, attributes.assigned())
     if kept := attributes.kept():
-        return f"{_KEEPS} {kept} from one call to the next, which no graph does"
+        return f"{KEEPS} {kept} from one call to the next, which no graph does"
     own = {name for name, _ in pair.model.named_parameters(remove_duplicate=False)}
     if written := own & wanted.state.keys():
-        return f"{_KEEPS} what it writes to its parameter `{min(written)}`, which is no longer the one that was trained"
+        return f"{KEEPS} what it writes to its parameter `{min(written)}`, which is no longer the one that was trained"
     found = try_to_observe(module, second)
     why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
     if why:
@@ -235,35 +233,6 @@ def _under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:
         return "", ""
     what, a, b = ("multiplies in", wanted, found) if wanted != found else ("returns", returned, given)
     return f"under autocast it {what} {' and '.join(b)} instead of {' and '.join(a)}".replace("torch.", ""), ""
-
-
-def _in_training(pair: Pair, inputs: Inputs) -> tuple[str, str]:
-    """Compare in training mode; return the difference, and why it is unknown if the model fails."""
-    if pair.exported:  # it raises an error there
-        return "", ""
-    wanted: Observation | str = ""
-    found: Observation | str = ""
-    # Batch normalisation needs more than one value for each channel.
-    for given in (inputs, doubled(inputs)):
-        model, module = pair.copies(training=True)
-        wanted, found = try_to_observe(model, given), try_to_observe(module, given)
-        if not isinstance(wanted, str) and not isinstance(found, str):
-            break
-    if isinstance(wanted, str):
-        return "", f"in training mode the model {wanted}"
-    if isinstance(found, str):
-        return f"the graph {found}", ""
-    pair.drop_caches(wanted)
-    why = compare(wanted, found)
-    if why and wanted.draws and found.draws:
-        # The order of random draws may differ: without them both must agree.
-        model, module = pair.copies(training=True)
-        with Certain():  # type: ignore[no-untyped-call]
-            wanted, found = try_to_observe(model, given), try_to_observe(module, given)
-        if not isinstance(wanted, str) and not isinstance(found, str):
-            pair.drop_caches(wanted)
-            why = compare(wanted, found)
-    return why, ""
 
 
 def _place(pair: Pair, inputs: Inputs) -> str:

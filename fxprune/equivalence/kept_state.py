@@ -1,12 +1,11 @@
 """Detect results that a module keeps in its attributes for the next call.
 
 Results that do not change are a cache: the second call finds them again. Results that each call reads and then replaces
-make every call depend on the one before; so does a list or table whose numbers each call changes.
+make every call depend on the one before; so does a list, table or object whose numbers each call changes.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import sys
 from collections.abc import Collection, Iterator
@@ -19,9 +18,9 @@ from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import pytree
 
-_PLAIN = bool, int, float, str
-# The tables in which a module keeps its parameters, layers and hooks.
-_OF_TORCH = frozenset(vars(nn.Module()))
+from .contents import contents_of
+
+KEEPS = "the model keeps"
 
 
 class Attributes:
@@ -30,7 +29,7 @@ class Attributes:
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
         """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph."""
         inside: set[str] = set()
-        self._names: dict[int, str] = {}
+        self._names: dict[int, str] = {0: ""}
         for name, module in model.named_modules():
             if name in whole or name.rpartition(".")[0] in inside:
                 inside.add(name)
@@ -51,10 +50,10 @@ class Attributes:
     def watched(self) -> Iterator[None]:
         """Watch one call."""
         before, self._set = self._set, {}
-        contents, changed = self._contents(), self.changed_containers
+        contents, changed = contents_of(self._modules), self.changed_containers
         with attribute_writes(self._written), self._reads(before) as asked:
             yield
-        after, now = self._set, self._contents()
+        after, now = self._set, contents_of(self._modules)
         self.changed_containers = {key for key, leaves in now.items() if leaves != contents.get(key, [])}
         self._kept |= dict.fromkeys(sorted(changed & self.changed_containers - after.keys()))
         self._kept |= {key: None for key in asked if key in after and not _equal(before[key], after[key])}
@@ -78,15 +77,6 @@ class Attributes:
             yield asked
         finally:
             del nn.Module.__getattribute__
-
-    def _contents(self) -> dict[tuple[int, str], list[Any]]:
-        """Describe the numbers and texts in lists and tables of the modules; NaN equals itself."""
-        return {
-            (id(module), name): [repr(leaf) for leaf in pytree.tree_leaves(value) if isinstance(leaf, _PLAIN)]
-            for module in self._modules
-            for name, value in vars(module).items()
-            if isinstance(value, (list, dict, collections.deque)) and name not in _OF_TORCH
-        }
 
     def kept(self) -> str:
         """Name the attributes that a call read from the one before and replaced, with their lines."""

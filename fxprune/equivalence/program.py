@@ -6,7 +6,8 @@ that it comes from. If two programs are equal, so are all results, written tenso
 bit by bit. That holds only if nothing else matters, so a program is *open*, and says nothing, where a network
 
 - asks for a number, or meets a tensor that no recorded operator made;
-- sets an attribute, replaces a buffer, the data of a tensor, or writes to a parameter, since a later call may read it;
+- sets an attribute, changes a list, table, object or variable of its own, replaces a buffer, the data of a tensor, or
+  writes to a parameter, since a later call may read it;
 - reads or sets autocast, seeds a generator of PyTorch, or draws from one of Python or NumPy.
 """
 

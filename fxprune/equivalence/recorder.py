@@ -24,6 +24,7 @@ from fxprune.pytorch.torch_private import (
     storage_id,
 )
 
+from .contents import contents_of
 from .layers import Settings, layers_recorded
 from .observation import autocast_watched
 
@@ -92,7 +93,8 @@ class Recorder(TorchDispatchMode):
     def _state(self) -> Any:
         kind, keys, *rest = np.random.get_state()
         tables = [(name, id(tensor)) for name, tensor in named_tensors(self._network)]
-        return tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest, torch_state()
+        kept = contents_of(list(self._network.modules()))
+        return tables, kept, random.getstate(), kind, np.asarray(keys).tobytes(), rest, torch_state()
 
     def _described(self, value: Any) -> Any:
         """Describe an argument by where it comes from, or by its value and type."""

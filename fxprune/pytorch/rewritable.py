@@ -72,11 +72,11 @@ _LEADING: dict[CallTarget, tuple[str, ...]] = {
 }
 
 
-# The arguments in an overload's schema determine its case: the first entry here whose arguments it has.
+# The first arguments in an overload's schema determine its case. Others may mean another thing by the same name: the
+# `size` of an unfold is that of its windows.
 _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], CallTarget], ...] = (
-    (("query", "key", "scale"), F.scaled_dot_product_attention),
-    (("input", "weight", "groups"), torch.conv2d),
-    (("normalized_shape",), F.layer_norm),
+    (("input", "weight", "bias", "stride", "padding", "dilation", "groups"), torch.conv2d),
+    (("input", "normalized_shape"), F.layer_norm),
     (("self", "dim", "sizes"), "unflatten"),
     (("self", "dim", "start", "end"), operator.getitem),
     (("self", "dim", "start", "length"), "narrow"),
@@ -90,7 +90,7 @@ _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], CallTarget], ...] = (
     (("self", "indices", "dim"), "tensor_split"),
 )
 # Arguments that state a length in another way, without a case.
-_STATED_TWICE = frozenset({"stride", "storage_offset", "output_padding", "transposed", "dtype"})
+_STATED_TWICE = frozenset({"stride", "storage_offset", "dtype"})
 # Sums with the same name as a function or method: their results take the factor, or its logarithm, for any arguments.
 _SUMS: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
@@ -111,11 +111,12 @@ def canonical_call(target: Any) -> CallTarget | None:
         return _SUMS[name]
     if name in ("expand", "broadcast_to"):
         return name
-    arguments = {argument.name for argument in op_arguments(target)}
-    kind = next((kind for names, kind in _BY_ARGUMENTS if arguments.issuperset(names)), None)
-    twice = arguments & _STATED_TWICE
+    arguments = tuple(argument.name for argument in op_arguments(target))
+    if {"query", "key", "scale"}.issubset(arguments):
+        return F.scaled_dot_product_attention
+    kind = next((kind for names, kind in _BY_ARGUMENTS if arguments[: len(names)] == names), None)
     # The stride of a convolution is that of its kernel, not of memory.
-    return None if twice - ({"stride"} if kind is torch.conv2d else set()) else kind
+    return None if kind is not torch.conv2d and not _STATED_TWICE.isdisjoint(arguments) else kind
 
 
 def positional(

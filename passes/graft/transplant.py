@@ -20,6 +20,7 @@ from .computed import solve_computed
 from .equations import Solution, solved
 from .interface import check_interface, classifier_widths, measured
 from .provenance import Number, assign, numbers_of
+from .training import check_training
 
 
 def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = None) -> nn.Module:
@@ -27,8 +28,8 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
 
     The copy gets every tensor of ``narrow``, the sizes of its layers, and new values for those attributes of its
     modules from which its code takes widths (``num_heads``, ``head_dim``, ``scale``). It is compared with ``narrow`` in
-    float64, with these weights and with random ones. It knows the plans of ``narrow``, as ``grafted.meta``, so that
-    those of a graft that is narrowed again compose, too.
+    float64, with these weights and with random ones, and in training mode without what is random there. It knows the
+    plans of ``narrow``, as ``grafted.meta``, so that those of a graft that is narrowed again compose, too.
 
     Args:
         model: the wide network, or another instance of it, with any weights; it is not modified.
@@ -39,6 +40,9 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
         GraftError: the code of the class does not compute what the narrow network does; the message names the sizes
             that it cannot take from an attribute, or the first layer that differs.
         OptionError: ``narrow`` does not hold its plan, and there is no example.
+
+    Warns:
+        UncheckedWarning: training mode could not be compared.
 
     Examples:
         >>> import timm, torch, fxprune
@@ -60,6 +64,7 @@ def graft(model: nn.Module, narrow: fx.GraphModule, *, example_inputs: Any = Non
         grafted = assembled(model, narrow, solution)
         solve_computed(grafted, model, narrow, comparison.computed)
         check(grafted, narrow, inputs, solution, comparison.computed)
+        check_training(model, grafted, narrow, inputs, comparison.computed)
         given = random_batch(inputs, 2, seed=0)
         assign(grafted, measured(model, grafted, given, comparison.used))
         assign(grafted, classifier_widths(model, grafted))

@@ -7,6 +7,7 @@ from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, conv, free, linear
 
 import fxprune
+from fxprune.arguments.guards import SpecialisedError
 from fxprune.costs import cost
 from fxprune.passes.merge.concentrate import captured_with
 from fxprune.passes.verify.outputs import relative_error
@@ -55,6 +56,17 @@ def test_a_weight_that_is_drawn_anew_in_every_call_is_not_stored(name):
     coupling = fxprune.couple(net(DRAWN[name]), IMAGE)
     assert not coupling.functions
     assert "a.weight" not in coupling.groups
+
+
+def test_a_weight_that_training_computes_in_another_way_is_not_trained_in_silence():
+    layers = conv(3, 8), torch.nn.utils.parametrizations.spectral_norm(conv(8, 6)), conv(6, 4)
+    sequence = torch.nn.Sequential(*layers).eval()
+    coupling = fxprune.couple(sequence, IMAGE)
+    narrow = narrow_unequal(sequence, fxprune.plan(coupling, keep=0.5))
+    assert "1.parametrizations.weight.original" in coupling.functions
+    narrow(IMAGE)
+    with pytest.raises(SpecialisedError, match=r"computes `1\.parametrizations.* remove parametrizations before"):
+        narrow.train()(IMAGE)
 
 
 def test_the_captured_graph_with_stored_weights_computes_the_same():

@@ -235,6 +235,8 @@ KINDS = {
     aten.var.correction: None,
     aten.channel_shuffle.default: None,
     aten.arange.start: None,
+    aten.unfold.default: None,
+    aten.topk.values: None,
     aten.narrow_copy.default: "narrow",
     aten.linear.default: None,
 }  # fmt: skip

@@ -15,6 +15,7 @@ from torch import nn
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import WAY, capture
+from fxprune.equivalence import differs
 from fxprune.equivalence.compare import UNCHECKED, difference
 from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing
@@ -145,6 +146,32 @@ def counted_in_a_list(s, y):
     return y if calls[0] < 5 else y * 2
 
 
+TALLY = types.SimpleNamespace(calls=0)
+
+
+def counted_in_an_object(s, y):
+    s.__dict__.setdefault("tally", types.SimpleNamespace(calls=0)).calls += 1
+    return y if s.tally.calls < 1000 else y * 2
+
+
+def count():
+    TALLY.calls += 1
+
+
+def counted_in_a_variable(s, y):
+    count()
+    return y if TALLY.calls < 1000 else y * 2
+
+
+def counted_in_a_class(s, y):
+    Counted.calls += 1
+    return y if Counted.calls < 1000 else y * 2
+
+
+class Counted(Small):
+    calls = 0
+
+
 def largest(s, y):
     table = s.__dict__.setdefault("table", {})
     if "largest" not in table:
@@ -173,6 +200,9 @@ REFUSED = {
     "attribute": (remembered, r"keeps `before` \(set at \S*test_equivalence.py:\d+\) from one call to the next"),
     "list": (listed, "keeps `history`"),
     "counter in a list": (counted_in_a_list, "keeps `calls`"),
+    "counter in an object": (counted_in_an_object, "keeps `tally`"),
+    "counter in a variable": (counted_in_a_variable, r"keeps `.*test_equivalence\.TALLY`"),
+    "counter in a class": (counted_in_a_class, "keeps `Counted.calls`"),
     "the largest number so far": (largest, "at a second call, output 0 differs"),
     "counter": (counted, "keeps `calls`"),
     "weight.data": (assigned, "sets the attribute `data` of a tensor.* Set it once before"),
@@ -186,7 +216,32 @@ REFUSED = {
 def test_what_no_graph_does_is_refused_by_name(name):
     middle, reason = REFUSED[name]
     with pytest.raises(CaptureError, match=reason):
-        fxprune.couple(Small(middle).eval(), IMAGES)
+        fxprune.couple(Counted(middle).eval(), IMAGES)
+
+
+def counted_in_training(s, y):
+    s.steps = getattr(s, "steps", 0) + s.training
+    return y * s.steps
+
+
+def counted_in_a_buffer(s, y):
+    if s.training:
+        s.last.add_(1)
+    return y * (s.last[0] > 1)
+
+
+@pytest.mark.parametrize("uses", [counted_in_training, counted_in_a_buffer])
+def test_what_only_a_second_call_in_training_shows_stops_there(uses):
+    captured = capture(Small(uses).eval(), (IMAGES,))
+    captured(IMAGES)
+    with pytest.raises(SpecialisedError, match="something else in training mode"):
+        captured.train()(IMAGES)
+
+
+def test_rounding_is_no_difference_and_a_cast_to_float32_is_one():
+    x = torch.rand(100, dtype=torch.float64) + 1
+    assert differs(x, x * (1 + 5e-12)) == ""
+    assert differs(x, x.float().double())
 
 
 def test_a_scripted_part_keeps_its_weights(recwarn):

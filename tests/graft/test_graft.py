@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -243,6 +245,38 @@ class UnitLength(nn.Module):
 def test_a_factor_that_no_weight_takes_is_named() -> None:
     net, narrow = narrowed(UnitLength(), torch.randn(2, 5, 8))
     with pytest.raises(fxprune.GraftError, match=r"the factor 1\.41421 of a merged sum at graft/test_graft\.py:\d+"):
+        fxprune.graft(net, narrow)
+
+
+class Trained(nn.Module):
+    """What only training mode does between two convolutions."""
+
+    def __init__(self, does: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.does, self.stem, self.head = does, nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        scores: Tensor = self.head(self.does(y) if self.training else y)
+        return scores
+
+
+def test_a_width_that_only_training_reads_is_refused() -> None:
+    net, narrow = narrowed(Trained(lambda y: y * y.shape[1]), images())
+    with pytest.raises(fxprune.GraftError, match=r"in training mode only: an output differs by 0\.5"):
+        fxprune.graft(net, narrow)
+
+
+def test_training_is_compared_with_the_wide_network_where_the_graph_refuses_it() -> None:
+    net, narrow = narrowed(Trained(lambda y: y * torch.rand(len(y), 1, 1, 1, dtype=y.dtype)), images())
+    with pytest.raises(RuntimeError, match="draws no random numbers"):
+        narrow.train()(images())
+    fxprune.graft(net, narrow)
+
+
+def test_training_that_shuffles_channels_cannot_be_compared() -> None:
+    net, narrow = narrowed(Trained(lambda y: y[:, torch.randperm(y.shape[1])]), images())
+    with pytest.warns(fxprune.UncheckedWarning, match="whether it trains so was not compared: an output differs"):
         fxprune.graft(net, narrow)
 
 

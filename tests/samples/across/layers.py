@@ -80,12 +80,19 @@ class _Gain(nn.Module):
 
 @register_notrace_module
 class _Whole(nn.Module):
+    """A function that is kept whole."""
+
     def __init__(self, function):
         super().__init__()
         self.function = function
 
     def forward(self, x):
         return self.function(x)
+
+
+def _first(x):
+    """Scale by the mean of as many rows as half of the width."""
+    return x * x[:, :, : x.shape[1] // 2].mean((2, 3), keepdim=True)
 
 
 class _ScaledNorm(nn.BatchNorm2d):
@@ -128,6 +135,15 @@ for what, function in {
     image(f"kept whole, its width is {what}", lambda s, y: s.m(y), {B: 6}, m=_Whole(function),
           frozen="knows its own width")
 tokens("a table that a function kept whole reads by columns", lambda s, y: y + related(y, s.t), {A: 8}, t=free(5, 8))
+for what, by_width in {
+    "rolled": lambda x: x + x.roll(x.shape[1] // 4, 2),
+    "cut": _first,
+    "summed": lambda x: x * torch.ones(x.shape[1], dtype=x.dtype).sum(),
+    "of the largest": lambda x: x - x.flatten(2).topk(x.shape[1] // 4, 2)[0][:, :, -1:, None],
+    "normalised by groups": lambda x: F.group_norm(x, x.shape[1] // 4),
+}.items():
+    image(f"kept whole, {what} by its width", lambda s, y: s.m(y), {B: 6}, m=_Whole(by_width),
+          frozen="knows its own width")
 image("norm that divides by its width", lambda s, y: s.m(y), {B: 6}, m=_ScaledNorm(8), frozen="knows its own width")
 image("hook that reads a width", lambda s, y: s.c(y), {B: 6}, c=_hooked(conv(8, 8), lambda c, out: out / c.in_channels),
       frozen="knows its own width")

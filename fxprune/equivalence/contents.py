@@ -1,0 +1,106 @@
+"""Describe the numbers and texts that a network keeps outside of its tensors and plain attributes.
+
+They are in lists and tables of modules, in objects of other classes than PyTorch's and Python's, in classes, and in the
+global variables that the model's functions name. What a call changes there, a later call may read.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import sys
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+
+_PLAIN = bool, int, float, str, itertools.count
+_NESTS = list, tuple, dict, set, collections.deque, types.SimpleNamespace
+# The tables in which a module keeps its parameters, layers and hooks, and what PyTorch keeps in classes.
+_OF_TORCH = frozenset(vars(nn.Module())) | {"dump_patches", "call_super_init"}
+# Packages whose objects, classes and variables no network changes.
+_OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy"}
+_MOST = 10_000  # a larger nest is data
+
+Contents = dict[tuple[int, str], list[str]]
+
+
+def contents_of(modules: Collection[nn.Module]) -> Contents:
+    """Map places to descriptions: (identity of a module, attribute), or (0, variable of a class or Python module)."""
+    kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_own(kind))
+    functions = [each for holder in (*modules, *kinds) for each in vars(holder).values() if _is_function(each)]
+    found = _told(((id(module), ""), vars(module).items(), False) for module in modules)
+    found |= _told(((0, f"{kind.__name__}."), vars(kind).items(), True) for kind in kinds)
+    return found | _told(
+        ((0, f"{scope['__name__']}."), [(name, scope[name]) for name in names if name in scope], True)
+        for scope, names in _globals(functions)
+    )
+
+
+def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bool]]) -> Contents:
+    """Describe the values of some holders, those that are no nests only where they are plain variables."""
+    return {
+        (key, prefix + name): list(itertools.islice(_leaves(value), _MOST))
+        for (key, prefix), values, plain in holders
+        for name, value in list(values)
+        if name not in _OF_TORCH and not name.startswith("__")
+        if _holds(value) or isinstance(value, itertools.count) or (plain and isinstance(value, _PLAIN))
+    }
+
+
+def _is_own(of: Any) -> bool:
+    """Tell whether a class or function is of a package that a network may be written in."""
+    return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
+
+
+def _is_function(value: object) -> TypeGuard[types.FunctionType]:
+    return isinstance(value, types.FunctionType) and _is_own(value)
+
+
+def _holds(value: Any) -> bool:
+    """Tell whether a value holds others: a nest, or an object that has attributes."""
+    if isinstance(value, _NESTS):
+        return True
+    known = isinstance(value, (type, types.FunctionType, nn.Module, torch.Tensor))
+    return not known and _is_own(type(value)) and hasattr(value, "__dict__")
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yield the numbers and texts in a nest; a NaN equals itself there."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _PLAIN):
+            yield repr(value)
+        elif id(value) not in seen and _holds(value):
+            seen.add(id(value))
+            if isinstance(value, set):
+                yield from sorted(repr(each) for each in value if isinstance(each, _PLAIN))
+            elif isinstance(value, (list, tuple, collections.deque)):
+                waiting += value
+            elif isinstance(value, dict):
+                waiting += value.values()
+            if hasattr(value, "__dict__"):
+                waiting += vars(value).values()
+
+
+def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[str, Any], frozenset[str]]]:
+    """Yield the global variables that functions name, and the functions that these variables are."""
+    waiting, seen = list(functions), set[types.FunctionType]()
+    while waiting:
+        function = waiting.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        names = _names(function.__code__)
+        yield function.__globals__, names
+        waiting += [each for each in map(function.__globals__.get, names) if _is_function(each)]
+
+
+@functools.cache
+def _names(code: types.CodeType) -> frozenset[str]:
+    inside = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+    return frozenset(code.co_names).union(*inside)

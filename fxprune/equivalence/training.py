@@ -1,0 +1,54 @@
+"""Compare two calls of a captured graph and its model in training mode."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.torch_private import pytree
+
+from .example_values import changed, doubled
+from .kept_state import KEEPS, Attributes
+from .observation import Certain, compare, try_to_observe
+from .pair import Pair
+
+
+def training_difference(pair: Pair, inputs: Inputs) -> tuple[str, str]:
+    """Compare in training mode; return the difference, and why it is unknown if the model fails."""
+    if pair.exported:  # it raises an error there
+        return "", ""
+    why, unknown, draws = _twice(pair, inputs)
+    if why and draws:  # in another order, perhaps: without them both must agree
+        with Certain():  # type: ignore[no-untyped-call]
+            why, unknown, _ = _twice(pair, inputs)
+    return why, unknown
+
+
+def _twice(pair: Pair, inputs: Inputs) -> tuple[str, str, bool]:
+    """Compare two calls in training mode; also tell whether both draw random numbers."""
+    # Batch normalisation needs more than one value for each channel.
+    for first in (inputs, doubled(inputs)):
+        model, module = pair.copies(training=True)
+        attributes = Attributes(model, pair.whole)
+        with attributes.watched():
+            wanted, found = try_to_observe(model, first), try_to_observe(module, first)
+        if not isinstance(wanted, str) and not isinstance(found, str):
+            break
+    if isinstance(wanted, str):
+        return "", f"in training mode the model {wanted}", False
+    if isinstance(found, str):
+        return f"the graph {found}", "", False
+    pair.drop_caches(wanted)
+    draws = wanted.draws and found.draws
+    if why := compare(wanted, found):
+        return why, "", draws
+    second = pytree.tree_map_only(Tensor, changed, first)
+    with attributes.watched():
+        wanted, found = try_to_observe(model, second), try_to_observe(module, second)
+    if kept := attributes.kept():
+        return f"{KEEPS} {kept} from one call to the next", "", False
+    if isinstance(wanted, str) or isinstance(found, str):
+        return (f"at a second call, the graph {found}", "", False) if isinstance(found, str) else ("", "", False)
+    pair.drop_caches(wanted)
+    why = compare(wanted, found)
+    return f"at a second call, {why}" if why else "", "", draws
