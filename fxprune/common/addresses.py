@@ -6,7 +6,8 @@ import os
 import re
 
 # Other than names and folders; see :func:`fxprune.passes.store.open_network`.
-PROGRAM, HUB, _IMPORT_PATH = ".pt2", ("hf-hub:", "hf_hub:", "local-dir:"), r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+PROGRAM, LOCAL, _IMPORT_PATH = ".pt2", "local-dir:", r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+HUB = ("hf-hub:", "hf_hub:", LOCAL)
 MODELS = (
     "timm name, torchvision/NAME, one of ours (resnet56, ...), a folder with a saved network, a .pt2 file, "
     "hf-hub:NAME, local-dir:FOLDER, or package.module:function, which returns a network"

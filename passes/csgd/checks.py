@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,31 @@ def check_free(tied: Sequence[Tied], pulled: Set[nn.Parameter]) -> None:
             f"another C-SGD hook on this optimizer pulls `{twice}` already, and two would pull twice: call its "
             "`remove()` first."
         )
+
+
+def check_apart(model: nn.Module, tied: Iterable[Tied]) -> None:
+    """Raise OptionError if a tied parameter overlaps another one in memory, as a view of it does.
+
+    The optimizer takes them for two: each step would move the same numbers twice, and of narrow steps one is lost.
+    """
+    names, last, reaches = {each.name for each in tied}, ("", ""), 0
+    for device, start, end, name in sorted(_places(model)):
+        if start < reaches and device == last[0] and names & {name, last[1]}:
+            raise OptionError(
+                f"`{last[1]}` and `{name}` are two parameters that share memory, so that each step would move the same "
+                "numbers twice: make them one parameter, of which `forward` takes views, or leave their groups out of "
+                "the plan."
+            )
+        if device != last[0] or end > reaches:
+            last, reaches = (device, name), end
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, int, int, str]]:
+    """Give device, first and last address, and name of each parameter."""
+    for name, p in model.named_parameters():
+        if p.layout == torch.strided and p.numel() and not p.is_meta:
+            reach = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
+            yield str(p.device), p.data_ptr(), p.data_ptr() + reach * p.element_size(), name
 
 
 def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:

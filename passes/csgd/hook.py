@@ -13,7 +13,7 @@ from fxprune.plans import Plan, check_shapes
 from fxprune.pytorch.network import unwrap_model
 from fxprune.pytorch.torch_private import step_hooks_of
 
-from .checks import check_asked, check_free, check_precision
+from .checks import check_apart, check_asked, check_free, check_precision
 from .constants import Constants
 from .law import check_coupled
 from .narrow_step import steps_pointwise
@@ -71,9 +71,9 @@ def csgd(
     Raises:
         PlanError: the plan was made for another network, or another process has another plan.
         OptionError: neither a strength nor a deviation, or one outside its range; a parameter that the optimizer does
-            not hold, that another hook pulls already, or none that takes gradients; an optimizer that does not support
-            the coupled form; parameters that are sharded (FSDP, DTensor), or that have fewer bits than float32, which
-            rounds a small pull away.
+            not hold, that another hook pulls already, that shares memory with another one, or none that takes
+            gradients; an optimizer that does not support the coupled form; parameters that are sharded (FSDP, DTensor),
+            or that have fewer bits than float32, which rounds a small pull away.
 
     Warns:
         NoPullWarning: on removal, if every step was taken at learning rate 0.
@@ -111,6 +111,7 @@ def csgd(
     tied = tied_parameters(model, plan, optimizer)
     check_precision((each.name, each.parameter) for each in tied)
     check_free(tied, _pulled(optimizer))
+    check_apart(model, tied)
     if strength is None:
         assert deviation is not None and lrs is not None
         motions = motions_at_start(optimizer, tied) if coupled else None

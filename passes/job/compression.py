@@ -257,7 +257,7 @@ class Compression:
             snap_changed = check_snap(nets, self.data)
             report = check_trim(nets, plan, self.data)
             nets.narrow.meta["preprocessing"] = preprocessing_of(self.data)
-            write_network(nets.narrow, folder, model=trained.network.spec, plan=plan)
+            weights = write_network(nets.narrow, folder, model=trained.network.spec, plan=plan)
             if trained.network.spec is None:
                 write_wide_graph(plan, folder)
         with self.clock("repair", "the merge without C-SGD, for comparison"):
@@ -284,6 +284,7 @@ class Compression:
             seconds=self.clock.seconds,
             options=self.job.options(),
             versions=versions(),
+            weights=weights,
         )
 
     def _plan(self) -> Plan:

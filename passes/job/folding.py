@@ -139,7 +139,7 @@ class _Folding:
         plan: Plan = nets.narrow.meta["plan"]
         save_weights(nets.wide, folder / WIDE)
         save_weights(nets.snapped, folder / SNAPPED)
-        write_network(nets.narrow, folder, model=network.spec, plan=plan)
+        weights = write_network(nets.narrow, folder, model=network.spec, plan=plan)
         if network.spec is None:
             write_wide_graph(plan, folder)
         write_recipe(self.job, folder / RECIPE)
@@ -169,6 +169,7 @@ class _Folding:
             seconds=self.clock.seconds,
             options=self.job.options(),
             versions=versions(),
+            weights=weights,
             folded=folded,
         )
 

@@ -84,6 +84,7 @@ class Result:
         folded: what was repaired, of a fold; None after C-SGD.
         metric: name of what the networks are judged by.
         higher_is_better: direction of the metric.
+        weights: hash of the narrow weights, as in `network.json`; empty where an earlier version wrote none.
     """
 
     stages: tuple[Row, ...]
@@ -103,6 +104,7 @@ class Result:
     folded: Folded | None = field(default=None, repr=False)
     metric: str = "accuracy"
     higher_is_better: bool = True
+    weights: str = field(default="", repr=False)
 
     @property
     def measure(self) -> Measure:
@@ -204,6 +206,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     value: dict[str, Any] = {
         "metric": "accuracy",
         "higher_is_better": True,
+        "weights": "",
     } | found  # which earlier versions did not write
     folded = folded_from(value.pop("folded", None), path)
     check_fields(value, kinds, path, CheckpointError)

@@ -95,9 +95,11 @@ def save(
         stored.write(folder)
 
 
-def write_network(narrow: nn.Module, folder: Path, *, model: ModelSpec | None = None, plan: Plan | None = None) -> None:
-    """Write the files of :func:`save` without the manifest, into a folder that has or gets one."""
-    _stored(narrow, model, plan, None).write(folder)
+def write_network(narrow: nn.Module, folder: Path, *, model: ModelSpec | None = None, plan: Plan | None = None) -> str:
+    """Write the files of :func:`save` without the manifest, and return the hash of the weights."""
+    stored = _stored(narrow, model, plan, None)
+    stored.write(folder)
+    return str(stored.network["weights"])
 
 
 @dataclass(frozen=True, eq=False)

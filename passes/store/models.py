@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.inputs import as_inputs, as_meta
-from fxprune.common.addresses import HUB, PROGRAM, is_import_path
+from fxprune.common.addresses import HUB, LOCAL, PROGRAM, is_import_path
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
 from fxprune.errors import FxpruneError, ModelError, OptionError, kind_and_line
@@ -24,6 +24,8 @@ from fxprune.models_zoo import Network, build, model_input_size
 from fxprune.pytorch.source import source_of_error
 
 from .artifact import is_saved, saved_network
+from .layout import EXPORTED, GRAPH
+from .manifest import check_listed
 
 
 def open_network(
@@ -68,15 +70,15 @@ def open_network(
 
 
 def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], Network] | None:
-    if is_saved(model):
+    of_timm = Path(model, "config.json").is_file() and not Path(model, GRAPH).is_file()
+    if is_saved(model) and not of_timm:
         return lambda folder, _, channels, size: saved_network(folder, (channels, size))
     if model.endswith(PROGRAM):
         return _from_program
     if model.startswith(HUB):
         return _from_hub
     if Path(model).is_dir():
-        there = (Path(model) / "config.json").is_file()
-        hint = f" It has timm's layout: give `local-dir:{model}`." if there else ""
+        hint = f" It has timm's layout: give `local-dir:{model}`." if of_timm else ""
         raise ModelError(f"{model} is a folder, but no saved network of fxprune.{hint}")
     return _from_import if is_import_path(model) else None
 
@@ -105,14 +107,17 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
 
     more = {key: value for key, value in {"num_classes": num_classes, "in_chans": channels}.items() if value}
     try:
+        if name.startswith(LOCAL):
+            for file in EXPORTED:
+                check_listed(Path(name.removeprefix(LOCAL), file))
         with silenced():
             network = timm.create_model(name, pretrained=True, **more)
+        return Network(network, None, _images(network, channels, size))
     except FxpruneError:
         raise
     except Exception as error:  # timm and the hub may raise any exception
         hint = " The hub needs a connection; `local-dir:FOLDER` does not." if name.startswith("hf-hub:") else ""
         raise ModelError(f"`{name}` cannot be had: {kind_and_line(error)}{hint}") from error
-    return Network(network, None, _images(network, channels, size))
 
 
 def _from_import(path: str, num_classes: int | None, channels: int | None, size: int | None) -> Network:

@@ -9,6 +9,7 @@ import torch
 from helpers.csgd_made import PLAIN, plan_of
 from helpers.hand_made import Plain, plain
 from timm.optim import Lion
+from torch import nn
 
 from fxprune.errors import NoPullWarning, OptionError, PlanError
 from fxprune.passes.csgd.hook import csgd
@@ -69,6 +70,18 @@ def test_two_hooks_on_one_optimizer_would_pull_twice():
         csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
     first.remove()
     csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+
+
+def test_parameters_that_share_memory_are_refused():
+    case = plain()
+    bn = case.model.bn1
+    bn.bias = nn.Parameter(bn.weight.detach())
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    with pytest.raises(OptionError, match=r"`bn1\.bias` and `bn1\.weight` are two parameters that share memory"):
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+    flat = torch.cat([bn.weight.detach(), bn.weight.detach()])
+    bn.weight, bn.bias = map(nn.Parameter, flat.chunk(2))  # parts of one memory that do not overlap
+    csgd(case.model, plan_of(case, PLAIN), torch.optim.SGD(case.model.parameters(), lr=0.05), strength=2.0)
 
 
 def test_parameters_that_do_not_train_are_refused():

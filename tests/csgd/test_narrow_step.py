@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -264,8 +266,13 @@ def test_two_hooks_on_one_optimizer_pull_each_its_own():
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == places
     for each, plan, old in zip((case, other), plans, before, strict=True):
         assert_shrunk(old, away(each.model, plan), 0.9**3)
-    for hook in reversed(hooks):
-        hook.remove()
+    first, second = map(weakref.ref, hooks)
+    hooks.pop(0).remove()
+    gc.collect()
+    assert first() is None  # no matter that it was the inner one
+    assert second() is not None
+    hooks.pop().remove()
+    assert "step" not in vars(optimizer)
 
 
 @pytest.mark.parametrize(("kind", "options"), [(Lamb, {}), (torch.optim.SGD, {"coupled": True})])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,24 @@ def test_damaged_widths_are_refused(folder: Path, tmp_path: Path, damage: Any) -
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises((fxprune.CheckpointError, fxprune.ModelError)):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=False)
+
+
+def test_a_damaged_folder_is_no_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(name: str) -> str:
+        assert main(["inspect", name]) == 2
+        return capsys.readouterr().err
+
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    assert f"give `local-dir:{copied}`" in said(str(copied))
+    weights = bytearray((copied / "model.safetensors").read_bytes())
+    weights[-1000] ^= 64
+    (copied / "model.safetensors").write_bytes(weights)
+    assert "is not the file that was saved" in said(f"local-dir:{copied}")
+    (copied / "manifest.json").unlink()
+    config = json.loads((copied / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, "", 64]
+    (copied / "config.json").write_text(json.dumps(config))
+    assert f"`local-dir:{copied}` cannot be had: ValueError" in said(f"local-dir:{copied}")
 
 
 def test_it_is_for_networks_of_timm_only(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 import fxprune
 from fxprune.errors import CheckpointError
 from fxprune.passes.report import verify_folder
-from fxprune.passes.store import SUMMARY, fingerprint, read_manifest
+from fxprune.passes.store import SUMMARY, fingerprint, read_manifest, read_network
 
 
 def test_a_weight_that_is_no_number_is_found_where_the_stored_answer_does_not_read_it(tmp_path: Path) -> None:
@@ -46,5 +46,9 @@ def test_a_listed_summary_is_read_and_held_against_the_plan(tmp_path: Path) -> N
     assert not verdict(result(tmp_path, widths={"0.weight": (8, 4)}).to_json())
     other = result(tmp_path, widths={"0.weight": (8, 5)})
     assert "says that `0.weight` has [8, 5] channels" in verdict(other.to_json())
+    own = read_network(tmp_path)["weights"]
+    assert not verdict(result(tmp_path, widths={"0.weight": (8, 4)}, weights=own).to_json())
+    swapped = result(tmp_path, widths={"0.weight": (8, 4)}, weights="0" * 64)
+    assert "tells of a network with other weights" in verdict(swapped.to_json())
     with pytest.raises(CheckpointError, match="`stages` is missing"):
         verdict("{}")
