@@ -3,7 +3,8 @@
 The package index shows README.md, where links to files lead nowhere; see :func:`described`.
 
 setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set, but for the modes of files, which are those of the
-checkout. Its source archives hold the time, the user and the order of the folder. Everything else about the package is in ``pyproject.toml``.
+checkout. Its source archives hold the time, the user and the order of the folder. The rest of the package is described
+in ``pyproject.toml``.
 """
 
 from __future__ import annotations

@@ -170,9 +170,7 @@ def _unchanged(units: Sequence[Unit], widths: Mapping[str, int]) -> bool:
     return all(widths[group.name] == group.width for unit in units for group in unit.groups)
 
 
-def _with_one_keep(
-    units: Sequence[Unit], above: Callable[[Mapping[str, int]], float], enough: float
-) -> dict[str, int]:
+def _with_one_keep(units: Sequence[Unit], above: Callable[[Mapping[str, int]], float], enough: float) -> dict[str, int]:
     """Bisect over one ``keep``, again with a unit held at either end of a step that leads past the budget.
 
     Of equally near widths, those are taken whose narrowest group keeps the largest share.
