@@ -2,8 +2,9 @@
 
 The package index shows README.md, where links to files lead nowhere; see :func:`described`.
 
-setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set, but for the modes of files. Its source archives hold
-the time, the user and the order of the folder. Everything else about the package is in ``pyproject.toml``.
+setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set, but for the modes of files, which are those of the
+checkout. Its source archives hold the time, the user and the order of the folder. The rest of the package is described
+in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ import tomllib
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.sdist import sdist
+
+
+class ReproducibleWheel(bdist_wheel):
+    """The wheel, reproducible if ``SOURCE_DATE_EPOCH`` is set."""
+
+    def write_wheelfile(self, wheelfile_base, *args, **options):
+        """Write the last file of the wheel, and give plain modes to all."""
+        super().write_wheelfile(wheelfile_base, *args, **options)
+        if "SOURCE_DATE_EPOCH" in os.environ:
+            for path in Path(wheelfile_base).parent.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 class ReproducibleArchive(sdist):
@@ -64,13 +77,11 @@ def described(text: str, source: str | None, version: str) -> str:
 
 
 if __name__ == "__main__":
-    if "SOURCE_DATE_EPOCH" in os.environ:
-        os.umask(0o022)  # wheels hold the modes of files that are made while they are built
     here = Path(__file__).parent
     project = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     readme = (here / "README.md").read_text(encoding="utf-8")
     setup(
-        cmdclass={"sdist": ReproducibleArchive},
+        cmdclass={"sdist": ReproducibleArchive, "bdist_wheel": ReproducibleWheel},
         long_description=described(readme, project["urls"].get("Source"), project["version"]),
         long_description_content_type="text/markdown",
     )

@@ -196,7 +196,7 @@ class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script; what takes a value completes names of files."""
+        """Print the script; what takes one of few values completes these, what takes text names of files."""
         import shtab  # only here: every other command starts faster without it
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -204,7 +204,9 @@ class _PrintCompletion(argparse.Action):
             command.fill()
             command.description = COMMANDS[name]  # a menu has a line for each
             for action in command._actions:
-                if action.nargs != 0 and action.choices is None:
+                range_ = action.option.range if hasattr(action, "option") else None
+                action.choices = range_.choices if range_ and range_.choices else action.choices
+                if action.nargs != 0 and action.choices is None and action.metavar not in ("N", "X"):
                     action.complete = shtab.FILE
         print(shtab.complete(parser, shell=given[1]))
         parser.exit()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -41,6 +38,8 @@ def result_reply(
         page: the report in its folder.
         done_in: the folder of a job that was done just now, to name the next commands for.
     """
+    import json
+
     text = result.text(columns())
     if done_in is not None:
         steps = {
@@ -49,6 +48,8 @@ def result_reply(
         }
         longest = max(map(len, steps))
         lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]
+        from pathlib import Path
+
         from fxprune.passes.store import PAGE
 
         written = Path(done_in) / PAGE
@@ -60,11 +61,15 @@ def result_reply(
 
 def as_json(command: str | None, value: Mapping[str, Any], code: int) -> str:
     """Format a reply or an error as one JSON document; a number that is not finite is null."""
+    import json  # not for --help, like shutil: they are slow
+
     return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
 
 
 def columns() -> int:
     """Return how many columns a table may have: those of the terminal, from 80 to 100."""
+    import shutil
+
     return max(80, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
 
 

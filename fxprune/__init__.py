@@ -6,7 +6,7 @@ The core imports neither ``fxprune.passes`` nor ``fxprune.models_zoo``; the shor
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_root = Path(__file__).resolve().parent
-if not (_root / "passes").is_dir():  # a checkout: passes/, models_zoo/ and cli/ lie beside this folder
-    __path__.append(str(_root.parent))
+_root = os.path.dirname(os.path.realpath(__file__))  # pathlib is slow to import
+if not os.path.isdir(os.path.join(_root, "passes")):  # a checkout: passes/, models_zoo/ and cli/ lie beside this folder
+    __path__.append(os.path.dirname(_root))
 
 # Name -> its module; the imports for type checkers above list the same names.
 _PUBLIC = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 # Formerly documented module of a function -> its present module.
 _MOVED = {
@@ -25,14 +25,15 @@ _MOVED = {
 }
 
 
-class _Moved(MetaPathFinder, Loader):
+class _Moved:  # no importlib.abc.Loader, whose import is slow
     """An importer that maps former module paths to the present modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, last = fullname.rpartition(".")
-        return ModuleSpec(fullname, self) if package == __name__ and last in _MOVED else None
+        found: Any = self  # a Loader in all but name
+        return ModuleSpec(fullname, found) if package == __name__ and last in _MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(f"{__name__}.{_MOVED[spec.name.rpartition('.')[2]]}")

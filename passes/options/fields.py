@@ -6,7 +6,6 @@ A field declares everything: ``lr: Annotated[float, interval(gt=0), "largest lea
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import os
@@ -163,5 +162,7 @@ def field_name(key: str) -> str:
 
 def closest(name: str, names: Iterable[str]) -> str:
     """Return `` Did you mean ...?`` with the closest name, or an empty text."""
+    import difflib  # not for --help: it is slow
+
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean `{close[0]}`?" if close else ""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxprune import __version__
 from fxprune.common.addresses import runs_code
@@ -16,6 +15,9 @@ from fxprune.errors import OptionError
 from .fields import REMOVED, closest, field_name, options_of
 from .job import Job
 from .requirements import EXCLUDES_OF_FOLD, REQUIRES, TIMED, asks, excludes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Further keys of a recipe, which are not options: a sentence about it, and the published figures.
 NOTES = ("description", "published")
@@ -107,7 +109,7 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     from .recipe_yaml import dump
 
     command = _command_of(type(job))
-    lines = [f"# Written by fxprune {__version__}: fxprune {command} --recipe {Path(path).name} --output DIR"]
+    lines = [f"# Written by fxprune {__version__}: fxprune {command} --recipe {os.path.basename(path)} --output DIR"]
     options, objects = options_of(type(job)), given_in_python(job)
     for name, value in objects.items():
         remedy = f"name one with --{options[name].key}" if name in options else "only Python can give it again"
@@ -142,6 +144,8 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     Raises:
         OptionError: the file or name does not exist.
     """
+    from pathlib import Path  # not for --help: it is slow
+
     path = Path(recipe)
     if path.is_file():
         return path

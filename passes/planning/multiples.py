@@ -25,7 +25,7 @@ def odd_in_words(odd: Mapping[str, int], multiple: int) -> str:
     layers = listed(f"{name} ({width})" for name, width in odd.items())
     return (
         f"the layers of {count(len(odd), 'group')} end at widths that are no multiples of {multiple}: {layers}. "
-        "These groups cannot have others, or keep theirs."
+        "These groups can have no multiple, or keep their widths."
     )
 
 

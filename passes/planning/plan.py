@@ -59,7 +59,7 @@ def plan(
         method: ``kmeans``: channels that are alike, as ``cluster`` says; ``even``: runs of consecutive channels;
             ``imbalanced``: one cluster holds all channels that are removed (Ding et al. 2019, section 3), for
             balanced groups as ``even``.
-        round_to: make widths multiples of this, if a group can have such a width.
+        round_to: make widths multiples of this; a group that can have none is narrowed only by whole blocks of it.
         seed: of the search; the same seed gives the same plan.
         only: patterns; groups that match none of them keep their widths (:func:`fxprune.select.select`).
         freeze: patterns; groups that match one of them keep their widths.
@@ -178,7 +178,7 @@ def _widths(
         return widths_given(coupling, value), "widths given"
     if wish == "keep":
         after = widths_for(coupling, value, round_to, selected)
-        check_near(coupling, value, after)
+        check_near(coupling, value, after, round_to)
         return after, f"keep {value:g}"
     budget: Budget = "macs" if wish == "macs" else "params"
     return widths_within(coupling, budget, value, round_to, selected)

@@ -59,8 +59,12 @@ def _unit(groups: tuple[Group, ...], round_to: int) -> Unit:
     else:
         widths = np.arange(1, full[0] + 1)[:, None]
     occurrences = np.array([(*group.tied, *group.readers)[0].positions.shape[1] for group in groups])
-    round_ones = (widths * occurrences % round_to == 0).all(axis=1)
-    return Unit(groups, widths[round_ones] if round_ones.any() else widths)
+    lengths = widths * occurrences
+    good = (lengths % round_to == 0).all(axis=1)
+    if not good.any():  # a block in part costs as much as a full one: of equally many, the widest
+        blocks = -(-lengths // round_to)
+        good = np.r_[(blocks[1:] > blocks[:-1]).any(axis=1), True]
+    return Unit(groups, widths[good])
 
 
 def _why_nothing(coupling: Coupling) -> str:

@@ -21,13 +21,16 @@ from .units import Unit, check_width, units_of
 WITHIN, AT_MOST = 0.01, 0.25
 # If no single step comes nearer, pairs are tried, for up to so many steps; larger networks rarely need pairs.
 _MOST_PAIRED = 64
+# Units that are held while others are bisected: each doubles the work.
+_MOST_HELD = 4
 
 
 def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
     """Give each group the possible width nearest to keep * width.
 
     A balanced group can have width / m for every m that divides all widths of its domain. With ``round_to``, the
-    width times the occurrences on the group's first tied axis is a multiple of it, if the group can have such a width.
+    width times the occurrences on the group's first tied axis is a multiple of it; a group that can have no multiple
+    is narrowed only where that saves a whole block.
 
     Args:
         coupling: the analysis.
@@ -46,14 +49,15 @@ def widths_for(coupling: Coupling, keep: float, round_to: int = 1, selected: Set
     return _widths_at(units_of(coupling, round_to, selected), keep)
 
 
-def check_near(coupling: Coupling, keep: float, widths: Mapping[str, int]) -> None:
+def check_near(coupling: Coupling, keep: float, widths: Mapping[str, int], round_to: int) -> None:
     """Raise OptionError if no group comes within a factor of 2 of ``keep``, or none is narrower."""
     shares = [width / coupling.groups[name].width for name, width in widths.items()]
     nearest = min(shares, key=lambda share: abs(math.log(share / keep)), default=keep)
     if not 0.5 <= nearest / keep <= 2.0 or (keep < 1.0 and min(shares, default=1.0) == 1.0):
+        blocks = f" in blocks of {round_to}" if round_to > 1 else ""
         raise OptionError(
-            f"`keep` {keep:g} is out of reach: of the shares of its channels that any group can have, the nearest is "
-            f"{nearest:.4g}. Ask for a share that some group can have, or for single `widths`."
+            f"`keep` {keep:g} is out of reach: of the shares of its channels that any group can have{blocks}, the "
+            f"nearest is {nearest:.4g}. Ask for a share that some group can have, or for single `widths`."
         )
 
 
@@ -63,7 +67,9 @@ def widths_within(
     """cost(widths) = share * cost(network) within 1 %, else the nearest, with one ``keep``.
 
     A bisection finds the two nearest values of ``keep``. Between these, groups change from one to the other one by one.
-    If that is not near enough, single groups become one step wider or narrower as long as that helps.
+    If one step leads past the budget, as of a residual stream that can only halve, it is taken or not, and the others
+    are bisected again: the plan is taken whose narrowest group keeps most. If that is not near enough, single groups
+    become one step wider or narrower as long as that helps.
 
     Returns:
         Group name -> width, and a text that says which share was reached, and whether it is only the nearest one.
@@ -75,14 +81,14 @@ def widths_within(
     check_share(budget, share)
     units = units_of(coupling, round_to, selected)
     above = excess(coupling, cost_terms(coupling, budget).by_group(coupling), budget, share)
-    return refined(units, _with_one_keep(units, above), above, budget, share)
+    return refined(units, _with_one_keep(units, above, WITHIN * share), above, budget, share)
 
 
 def widths_near(coupling: Coupling, macs: float, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
     """Return the widths nearest to a share of the MACs, however far off they are."""
     units = units_of(coupling, round_to, selected)
     above = excess(coupling, cost_terms(coupling, "macs").by_group(coupling), "macs", macs)
-    return _moved(units, _with_one_keep(units, above), above, WITHIN * macs)
+    return _moved(units, _with_one_keep(units, above, WITHIN * macs), above, WITHIN * macs)
 
 
 def narrowest(coupling: Coupling, round_to: int = 1, selected: Set[str] | None = None) -> dict[str, int]:
@@ -164,13 +170,31 @@ def _unchanged(units: Sequence[Unit], widths: Mapping[str, int]) -> bool:
     return all(widths[group.name] == group.width for unit in units for group in unit.groups)
 
 
-def _with_one_keep(units: list[Unit], above: Callable[[Mapping[str, int]], float]) -> dict[str, int]:
-    """Return the best widths of a bisection over one ``keep``, and between its two last values."""
-    low, high = 1e-9, 1.0
-    for _ in range(30):  # narrower than any two widths lie apart
-        keep = (low + high) / 2
-        low, high = (low, keep) if above(_widths_at(units, keep)) > 0 else (keep, high)
-    return min(_between(units, low, high), key=lambda widths: abs(above(widths)))
+def _with_one_keep(units: Sequence[Unit], above: Callable[[Mapping[str, int]], float], enough: float) -> dict[str, int]:
+    """Bisect over one ``keep``, again with a unit held at either end of a step that leads past the budget.
+
+    Of equally near widths, those are taken whose narrowest group keeps the largest share.
+    """
+    full = {group.name: group.width for unit in units for group in unit.groups}
+
+    def rank(widths: Mapping[str, int]) -> tuple[float, list[float]]:
+        return max(abs(above(widths)), enough), sorted((-widths[name] / full[name] for name in full), reverse=True)
+
+    def bisected(free: Sequence[Unit], held: dict[str, int]) -> dict[str, int]:
+        low, high = 1e-9, 1.0
+        for _ in range(30):  # narrower than any two widths lie apart
+            keep = (low + high) / 2
+            low, high = (low, keep) if above(held | _widths_at(free, keep)) > 0 else (keep, high)
+        widths = [held | _widths_at(free, low)]
+        for unit in free:
+            widths.append(widths[-1] | unit.nearest(high))
+            if above(widths[-2]) < -enough and above(widths[-1]) > enough and len(units) - len(free) < _MOST_HELD:
+                rest = [each for each in free if each is not unit]
+                ends = [held | {group.name: end[group.name] for group in unit.groups} for end in widths[-2:]]
+                return min((bisected(rest, end) for end in ends), key=rank)
+        return min(widths, key=lambda each: abs(above(each)))
+
+    return bisected(units, {})
 
 
 def _moved(
@@ -230,18 +254,5 @@ def check_share(name: str, share: float) -> None:
         raise OptionError(f"`{name}` is a share above 0 and up to 1, not {share!r}.")
 
 
-def _widths_at(units: list[Unit], keep: float) -> dict[str, int]:
-    widths: dict[str, int] = {}
-    for unit in units:
-        widths |= unit.nearest(keep)
-    return widths
-
-
-def _between(units: list[Unit], low: float, high: float) -> list[dict[str, int]]:
-    """List the widths from keep ``low`` to ``high``, changing one unit at a time."""
-    steps = [_widths_at(units, low)]
-    for unit in units:
-        wider = unit.nearest(high)
-        if wider[unit.groups[0].name] != steps[-1][unit.groups[0].name]:
-            steps.append(steps[-1] | wider)
-    return steps
+def _widths_at(units: Sequence[Unit], keep: float) -> dict[str, int]:
+    return {name: width for unit in units for name, width in unit.nearest(keep).items()}

@@ -122,11 +122,11 @@ def test_a_shell_completes_every_command_and_flag(capsys, shell):
     assert code == 0
     assert all(name in out for name in COMMANDS)
     assert "--csgd-epochs" in out or shell == "tcsh"
-    if (program := shutil.which(shell)) and shell == "bash":
-        asked = "COMP_WORDS=(fxprune report --de); COMP_CWORD=2; _shtab_fxprune; echo ${COMPREPLY[@]}"
-        done = subprocess.run([program, "-c", f"{out}\n{asked}"], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == ["--debug"]
-    if program and shell == "fish":
-        asked = "complete -C 'fxprune report --de'"
-        done = subprocess.run([program, "-c", f"{out}\n{asked}"], capture_output=True, text=True, check=True)
-        assert done.stdout == "--debug\tshow the traceback of an error\n"
+    program = shutil.which(shell)
+    for words, expected in (("report --de", "--debug"), ("plan x --target tensorrt-", "tensorrt-int8")):
+        last = len(words.split())
+        bash = f"COMP_WORDS=(fxprune {words}); COMP_CWORD={last}; _shtab_fxprune; echo ${{COMPREPLY[@]}}"
+        asked = {"bash": bash, "fish": f"complete -C 'fxprune {words}'"}.get(shell)
+        if program and asked:
+            done = subprocess.run([program, "-c", f"{out}\n{asked}"], capture_output=True, text=True, check=True)
+            assert done.stdout.split("\t")[0].split() == [expected]

@@ -78,7 +78,7 @@ def test_a_target_is_a_multiple_and_warns_where_it_is_missed(capsys):
         after = {group["name"]: group["after"] for group in value["groups"]}
         assert value["odd"] == {name: width for name, width in after.items() if width % multiple}
         assert value["multiple"] == multiple
-        assert {after[name] for name in value["odd"]} == ({8} if multiple == 32 else set())
+        assert {after[name] for name in value["odd"]} == ({16} if multiple == 32 else set())
     out = run(capsys, "plan resnet20 --image-size 16 --keep 0.5 --target htp")[1]
     assert "Warning: the layers of" in out and "no multiples of 32" in " ".join(out.split())
 
@@ -173,7 +173,8 @@ def test_a_job_warns_in_a_line_where_a_plan_misses_its_target(capsys, place, mon
         raise fxprune.OptionError("here, before it trains.")
 
     monkeypatch.setattr(Compression, "recorded", stop)
-    _, _, err = run(capsys, f"{SMALL} --keep 0.5 --target htp --output out --quiet")
+    line = SMALL.replace("small", "resnet20")
+    _, _, err = run(capsys, f"{line} --keep 0.5 --target htp --output out --quiet")
     warned, stopped = err.splitlines()
     assert warned.startswith("fxprune: warning: the layers of") and "no multiples of 32" in warned
     assert stopped == "fxprune: here, before it trains."
@@ -187,6 +188,7 @@ def test_a_job_warns_in_a_line_where_a_plan_misses_its_target(capsys, place, mon
             "plan resnet20 --image-size 16 --params 0.05 --target htp",
             ["`params` is out of reach", "the nearest that groups can come to is"],
         ),
+        (f"{PLAN} --target htp", ["`keep` 0.5 is out of reach", "can have in blocks of 32, the nearest is 1"]),
         (f"{PLAN} --target htp --round-to 4", ["`round_to` and `target` exclude each other"]),
         (f"{PLAN} --target htp --widths first.weight=4", ["`widths` and `target` exclude each other"]),
         (f"{PLAN} --latency 0.5 --macs 0.5", ["`macs` and `latency` exclude each other"]),

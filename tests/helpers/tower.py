@@ -25,8 +25,9 @@ def tower(*widths, domain=-1, occurrences=1, frozen=()):
     """Linear layers; every inner width is a group. The model is returned to keep it alive."""
     model = Tower(*(width * (occurrences if 0 < i < len(widths) - 1 else 1) for i, width in enumerate(widths)))
     axis = f"*{occurrences}"
+    domains = [domain] * len(widths[1:-1]) if isinstance(domain, int) else domain
     groups = [
-        (width, f"layers.{i}.weight:0{axis}", f"layers.{i + 1}.weight:1{axis}", domain)
+        (width, f"layers.{i}.weight:0{axis}", f"layers.{i + 1}.weight:1{axis}", domains[i])
         for i, width in enumerate(widths[1:-1])
     ]
     works = []

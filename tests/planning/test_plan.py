@@ -126,7 +126,9 @@ KEEP = [
     ((7,), -1, 1, 1.0, 1, [7]),
     ((64, 20), -1, 1, 0.3, 8, [16, 8]),
     ((64, 12), -1, 1, 0.1, 8, [8, 8]),
-    ((6, 8), -1, 1, 0.5, 8, [3, 8]),
+    ((6, 16), -1, 1, 0.5, 8, [6, 8]),  # fewer than a block would save nothing
+    ((20, 12), 0, 1, 0.5, 8, [10, 6]),
+    ((20, 12), 0, 1, 0.3, 8, [5, 3]),
     ((8,), -1, 4, 0.3, 8, [2]),
     ((12, 8), 0, 1, 0.5, 1, [6, 4]),
     ((12, 8), 0, 1, 0.3, 1, [3, 2]),
@@ -202,6 +204,15 @@ def test_groups_change_one_by_one_between_two_keeps():
 def test_two_groups_change_at_once_where_one_does_not_meet_the_budget():
     _model, coupling = tower(1, 2, 2, 2, 1)
     assert after(plan(coupling, params=8 / 12, method="even")) == [2, 1, 2]  # next to [2, 2, 1], which has 9 of 12
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [(0.3, [38, 31, 38]), (0.5, [63, 31, 63]), (0.6, [39, 62, 38]), (0.7, [45, 62, 45])],
+)
+def test_a_group_that_can_only_halve_leaves_the_rest_to_the_others_evenly(params, expected):
+    _model, coupling = tower(1, 64, 62, 64, 1, domain=[-1, 0, -1])
+    assert after(plan(coupling, params=params, method="even")) == expected
 
 
 def test_given_widths_leave_other_groups_alone_save_those_of_the_domain():

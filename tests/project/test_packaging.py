@@ -119,6 +119,10 @@ def built(copy, environment):
             shutil.copy(path, copy)
         elif path.name in (*FOLDERS, "tests", "docs", "benchmarks", "examples"):
             shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    mask = os.umask(0o777)
+    os.umask(mask)
+    for path in copy.rglob("*"):  # as a checkout has them under this umask
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
     script = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
     given = {**os.environ, **environment}
     subprocess.run([sys.executable, "-c", script], cwd=copy, check=True, capture_output=True, env=given)
