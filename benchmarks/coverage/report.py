@@ -123,7 +123,7 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
     yield from _statistic(results, "prunable, least", lambda r: r.share, min, percent)
     yield from _statistic(results, "parameters after, median", _parameters_after, median, percent)
     yield from _statistic(results, "MACs after, median", _macs_after, median, percent)
-    yield from _statistic(results, "float64, largest", lambda r: r.error64, max, _error)
+    yield from _statistic(results, "float64, largest", lambda r: None if r.error else r.error64, max, _error)
     yield from _statistic(results, "ONNX, largest", lambda r: r.error_onnx, max, _error)
     yield from _statistic(results, "fold: error left of the bare merge's, median", _error_left, median, percent)
     ways = Counter(result.capture for result in results if result.capture)
