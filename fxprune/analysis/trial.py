@@ -108,7 +108,6 @@ class _Trial:
         returned = [sizes(tensor.shape, self.state.labels.of(tensor)) for tensor in tensors_in(self.value)]
         return returned == [tuple(tensor.shape) for tensor in tensors_in(result)]
 
-
     def _made(self) -> list[tuple[Any, list[tuple[torch.Size, Label]]]]:
         return [(op, made) for op, made in self.state.made if op not in _LAYOUT]
 

@@ -14,6 +14,7 @@ from fxprune.errors import GraftError, PlanError, UncheckedWarning
 from fxprune.passes.merge import expand
 from fxprune.passes.verify import KeepFloat64, random_batch, to_float64
 from fxprune.plan_file import outputs_of, plan_of
+from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors
 
 from .computed import Computed, with_computed
@@ -60,7 +61,7 @@ def _references(
     plan = plan_of(narrow)
     if outputs_of(narrow) is None:
         yield with_computed(narrow, grafted, computed)
-    if plan is not None and not computed:
+    if isinstance(plan, Plan) and not computed:
         try:
             wide = expand(model, narrow, plan)
         except PlanError:  # factors are in its weights, or the plan is for other names
