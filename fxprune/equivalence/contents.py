@@ -56,7 +56,7 @@ def _is_own(of: Any) -> bool:
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
 
 
-def _is_function(value: object) -> TypeGuard[types.FunctionType]:
+def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
     return isinstance(value, types.FunctionType) and _is_own(value)
 
 
@@ -97,7 +97,7 @@ def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[
         seen.add(function)
         names = _names(function.__code__)
         yield function.__globals__, names
-        waiting += [each for each in map(function.__globals__.get, names) if _is_function(each)]
+        waiting += [each for name in names if _is_function(each := function.__globals__.get(name))]
 
 
 @functools.cache

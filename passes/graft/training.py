@@ -13,7 +13,7 @@ from fxprune.equivalence import Certain, differs, try_to_observe
 from fxprune.errors import GraftError, PlanError, UncheckedWarning
 from fxprune.passes.merge import expand
 from fxprune.passes.verify import KeepFloat64, random_batch, to_float64
-from fxprune.plan_file import outputs_of, plan_for, plan_of
+from fxprune.plan_file import outputs_of, plan_of
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors
 
@@ -61,9 +61,9 @@ def _references(
     plan = plan_of(narrow)
     if outputs_of(narrow) is None:
         yield with_computed(narrow, grafted, computed)
-    if plan is not None and not computed:
+    if isinstance(plan, Plan) and not computed:
         try:
-            wide = expand(model, narrow, plan if isinstance(plan, Plan) else plan_for(model, plan))
+            wide = expand(model, narrow, plan)
         except PlanError:  # factors are in its weights, or the plan is for other names
             return
         yield wide
