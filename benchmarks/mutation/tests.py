@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import inspect
+import json
 import os
 import signal
 import sys
@@ -40,12 +42,11 @@ class Session:
         reports = runtestprotocol(self.items[name], log=False, nextitem=None)
         return all(report.passed or report.skipped for report in reports)
 
-    def lines_run(self, name: str, seen: set[tuple[str, int]]) -> tuple[bool, set[tuple[str, int]], float]:
-        """Run a test; return whether it passes, which lines it adds to ``seen``, and its seconds."""
-        seen.clear()
+    def lines_run(self, name: str, seen: set[tuple[str, int]]) -> str:
+        """Run a test; return as JSON whether it passes, which lines it adds to ``seen``, and its seconds."""
         start = time.process_time()
         passed = self.passes(name)
-        return passed, set(seen), time.process_time() - start
+        return json.dumps([passed, sorted(seen), time.process_time() - start])
 
 
 class _Tell(ast.NodeTransformer):
@@ -92,18 +93,22 @@ def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
 
 
 def tests_by_line(session: Session, paths: Sequence[str]) -> tuple[Lines, dict[str, float]]:
-    """Map (path, line) to the tests that run it, and tests to seconds; skip failing tests."""
+    """Map (path, line) to the tests that run it, and tests to seconds; skip failing tests.
+
+    Each runs in a process of its own: what tests keep for one another would make the later ones look quick, and blind
+    to a mutant.
+    """
     for path in paths:
         _watch(path)
     found: Lines = defaultdict(list)
     seconds = {}
     for name in session.items:
-        passed, lines, took = session.lines_run(name, SEEN)
+        passed, lines, took = json.loads(in_fork(functools.partial(session.lines_run, name, SEEN)) or "[false, [], 0]")
         if not passed:
             continue
         seconds[name] = took
-        for place in lines:
-            found[place].append(name)
+        for path, line in lines:
+            found[path, line].append(name)
     for path in paths:
         _put(path, compile((ROOT / path).read_text(encoding="utf-8"), str(ROOT / path), "exec"))
     return dict(found), seconds
@@ -134,6 +139,21 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
 
 def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
     """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own."""
+
+    def told() -> str:
+        _limit(SPARE_SECONDS)
+        try:
+            apply(mutant)
+        except BaseException:
+            return "killed by an error while it is loaded"
+        killer = next((name for name, took in seconds.items() if not _survives(session, name, took)), None)
+        return "survived" if killer is None else f"killed by {killer}"
+
+    return in_fork(told) or "killed by time"
+
+
+def in_fork(say: Callable[[], str]) -> str:
+    """What a function says in a process of its own, which prints nothing; ``""`` if it ends early."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -142,19 +162,14 @@ def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> s
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
-        told = "killed by an error while it is loaded"
-        with contextlib.suppress(BaseException):
-            _limit(SPARE_SECONDS)
-            apply(mutant)
-            killer = next((name for name, took in seconds.items() if not _survives(session, name, took)), None)
-            told = "survived" if killer is None else f"killed by {killer}"
-        os.write(writing, told.encode())
+        with contextlib.suppress(BaseException), os.fdopen(writing, "w") as pipe:
+            pipe.write(say())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         said = pipe.read()
     os.waitpid(child, 0)
-    return said or "killed by time"
+    return said
 
 
 def _limit(seconds: float) -> None:
