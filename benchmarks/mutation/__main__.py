@@ -26,7 +26,7 @@ from .tests import Lines, Session, outcome, tests_by_line, with_tests
 WORK = ROOT / "build" / "mutation"
 JOURNAL = WORK / "outcomes.csv"
 REASONS = Path(__file__).with_name("reasons.csv")
-FIELDS = ("key", "source", "line", "tests", "outcome", "seconds")
+FIELDS = ("place", "source", "line", "tests", "outcome", "seconds")
 # What is mutated, and the tests that are to see it. The whole suite sees more, and takes minutes for each.
 SUBJECTS = (
     "fxprune/analysis/rules/*.py",
@@ -57,28 +57,17 @@ def subjects() -> list[str]:
 
 
 def every_mutant() -> list[Mutant]:
-    """All mutants, in the order of the hashes of their keys."""
+    """All mutants, in the order of the hashes of their places."""
     found = [m for path in subjects() for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda mutant: hashlib.sha256(f"{mutant.key} {mutant.index}".encode()).hexdigest())
+    return sorted(found, key=lambda mutant: hashlib.sha256(mutant.place[0].encode()).hexdigest())
 
 
-def source_of(path: str) -> str:
-    """Which source a mutant is one of."""
-    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:12]
-
-
-def known() -> dict[tuple[str, int], dict[str, str]]:
-    """(key, line) -> newest outcome, of the present source of its file."""
+def known() -> dict[tuple[str, str], dict[str, str]]:
+    """Place -> newest outcome; a function that changed since has places of its own."""
     if not JOURNAL.exists():
         return {}
     with open(JOURNAL, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("outcome")]
-    present = {path: source_of(path) for path in subjects()}
-    return {
-        (row["key"], int(row["line"])): row
-        for row in rows
-        if present.get(row["key"].partition(" ")[0]) == row["source"]
-    }
+        return {(row["place"], row["source"]): row for row in csv.DictReader(file) if row.get("outcome")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +82,7 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     lines, seconds = _lines(session)
     done, deadline = known(), time.monotonic() + args.seconds
     chosen = [mutant for mutant in every_mutant() if args.only in mutant.key][: args.mutants]
-    todo = [mutant for mutant in chosen if _place(mutant) not in done or (args.survivors and _survived(done, mutant))]
+    todo = [mutant for mutant in chosen if mutant.place not in done or (args.survivors and _survived(done, mutant))]
     # The quick ones first, and among them those that kill most.
     kills = Counter(row["outcome"].removeprefix("killed by ") for row in done.values())
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
@@ -113,19 +102,15 @@ def _run(session: Session, args: argparse.Namespace) -> None:
             said = outcome(session, mutant, {n: seconds[n] for n in names}) if names else "no test runs it"
             kills[said.removeprefix("killed by ")] += 1
             took = f"{time.monotonic() - start:.1f}"
-            row = (mutant.key, source_of(mutant.path), mutant.line, len(names), said, took)
+            row = (*mutant.place, mutant.line, len(names), said, took)
             journal.writerow(dict(zip(FIELDS, row)))
             file.flush()
             if not said.startswith("killed"):
                 print(f"{at + 1}/{len(todo)} {mutant.path}:{mutant.line} {said}: {mutant.key}", flush=True)
 
 
-def _place(mutant: Mutant) -> tuple[str, int]:
-    return mutant.key, mutant.line
-
-
-def _survived(done: Mapping[tuple[str, int], Mapping[str, str]], mutant: Mutant) -> bool:
-    return not done[_place(mutant)]["outcome"].startswith("killed")
+def _survived(done: Mapping[tuple[str, str], Mapping[str, str]], mutant: Mutant) -> bool:
+    return not done[mutant.place]["outcome"].startswith("killed")
 
 
 def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
@@ -137,7 +122,7 @@ def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
     kept = WORK / "lines.json"
     stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     if stored.get("sha") != sha:
-        lines, seconds = tests_by_line(session, subjects())
+        lines, seconds = tests_by_line(session, subjects(), MOST_SECONDS)
         stored = {
             "sha": sha,
             "lines": [[path, line, names] for (path, line), names in lines.items()],
@@ -145,8 +130,7 @@ def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
         }
         WORK.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(stored), encoding="utf-8")
-    short = {name: took for name, took in stored["seconds"].items() if took < MOST_SECONDS}
-    return {(path, line): [n for n in names if n in short] for path, line, names in stored["lines"]}, short
+    return {(path, line): names for path, line, names in stored["lines"]}, stored["seconds"]
 
 
 def reasons() -> dict[str, str]:
@@ -162,7 +146,7 @@ def _report(args: argparse.Namespace) -> int:
     for mutant in every:
         count = by_file[mutant.path]
         count["mutants"] += 1
-        row = done.get(_place(mutant))
+        row = done.get(mutant.place)
         if row is None:
             continue
         count["tried"] += 1
@@ -182,12 +166,12 @@ def _report(args: argparse.Namespace) -> int:
         if c["mutants"]
     ]
     counted = json.loads((WORK / "lines.json").read_text(encoding="utf-8")) if (WORK / "lines.json").exists() else {}
-    tests = sum(took < MOST_SECONDS for took in counted.get("seconds", {}).values())
+    tests = len(counted.get("seconds", {}))
     told = [paragraph(TEXT.format(tests=tests, files=len(TESTS), most=MOST_SECONDS)), markdown_table(head, rows)]
     survivors = [
         f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.key, 'open')}"
         for m in sorted(every, key=lambda m: (m.path, m.line))
-        if (row := done.get(_place(m))) and not row["outcome"].startswith("killed")
+        if (row := done.get(m.place)) and not row["outcome"].startswith("killed")
     ]
     write_section("Mutations of the sources", "\n\n".join([*told, "What survived, and why:", "\n".join(survivors)]))
     print(f"{total['tried']} of {total['mutants']} mutants tried, {total['killed']} killed, {len(open_ones)} open")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import copy
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -21,7 +23,12 @@ SYMMETRIC = {"unify", "unite", "union", "gcd", "max", "min", "isinstance", "geta
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file."""
+    """One change of one file.
+
+    Attributes:
+        nth: how many before it have the same key.
+        source: hash of the function that it is in, or of what is in no function.
+    """
 
     path: str
     function: str
@@ -30,18 +37,31 @@ class Mutant:
     before: str
     after: str
     index: int
+    nth: int = 0
+    source: str = ""
 
     @property
     def key(self) -> str:
         """The key of a mutant, which does not change when lines move."""
         return f"{self.path} {self.function} {self.kind}: {self.before} -> {self.after}"
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """What tells a mutant from all others as long as its function stays as it is."""
+        return f"{self.key} ({self.nth})", self.source
+
 
 def mutants(path: str, source: str) -> list[Mutant]:
     """All mutants of a file."""
-    tree, found = ast.parse(source), []
+    tree, found, before = ast.parse(source), list[Mutant](), Counter[str]()
+    texts: dict[str, str] = defaultdict(str)
+    for function, node in _nodes(tree, "", ""):
+        texts[function] += ast.dump(node) if node is not tree else ""
     for index, (function, node, kind, new) in enumerate(_changes(tree)):
-        found.append(Mutant(path, function, node.lineno, kind, _told(node), "" if new is None else _told(new), index))
+        sha = hashlib.sha256(texts[function].encode()).hexdigest()[:12]
+        made = Mutant(path, function, node.lineno, kind, _told(node), "" if new is None else _told(new), index, 0, sha)
+        found.append(replace(made, nth=before[made.key]))
+        before[made.key] += 1
     return found
 
 

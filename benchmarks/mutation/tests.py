@@ -42,8 +42,9 @@ class Session:
         reports = runtestprotocol(self.items[name], log=False, nextitem=None)
         return all(report.passed or report.skipped for report in reports)
 
-    def lines_run(self, name: str, seen: set[tuple[str, int]]) -> str:
+    def lines_run(self, name: str, seen: set[tuple[str, int]], most: float) -> str:
         """Run a test; return as JSON whether it passes, which lines it adds to ``seen``, and its seconds."""
+        _limit(most)
         start = time.process_time()
         passed = self.passes(name)
         return json.dumps([passed, sorted(seen), time.process_time() - start])
@@ -92,8 +93,8 @@ def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
         raise RuntimeError(f"pytest ended with {code}: the tests could not be collected")
 
 
-def tests_by_line(session: Session, paths: Sequence[str]) -> tuple[Lines, dict[str, float]]:
-    """Map (path, line) to the tests that run it, and tests to seconds; skip failing tests.
+def tests_by_line(session: Session, paths: Sequence[str], most: float) -> tuple[Lines, dict[str, float]]:
+    """Map (path, line) to the tests that run it, and tests to seconds; skip what fails or takes more than ``most``.
 
     Each runs in a process of its own: what tests keep for one another would make the later ones look quick, and blind
     to a mutant.
@@ -103,7 +104,7 @@ def tests_by_line(session: Session, paths: Sequence[str]) -> tuple[Lines, dict[s
     found: Lines = defaultdict(list)
     seconds = {}
     for name in session.items:
-        passed, lines, took = json.loads(in_fork(functools.partial(session.lines_run, name, SEEN)) or "[false, [], 0]")
+        passed, lines, took = json.loads(in_fork(functools.partial(session.lines_run, name, SEEN, most)) or "[false, [], 0]")
         if not passed:
             continue
         seconds[name] = took

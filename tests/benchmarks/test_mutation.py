@@ -54,6 +54,14 @@ def test_a_condition_is_turned_and_nothing_else_changes():
     assert ast.unparse(mutated(source, turned.index)) == ast.unparse(ast.parse(source.replace("if x:", "if not x:")))
 
 
+def test_a_mutant_keeps_its_place_until_its_function_changes():
+    source = "def f(x):\n    return x[1] + x[1]\n\n\ndef g(x):\n    return x[1]\n"
+    places = [m.place for m in mutants("file.py", source)]
+    assert len(set(places)) == len(places) > 6
+    moved = [m.place for m in mutants("file.py", "import os\n\n" + source.replace("x[1]\n\n", "x[2]\n\n"))]
+    assert [place for place in places if place in moved] == [place for place in places if " g " in place[0]]
+
+
 def test_a_mutant_is_seen_by_those_who_hold_the_function():
     path, held = "fxprune/pytorch/view_factors.py", view_factors.view_factors
     every = mutants(path, (mutation.ROOT / path).read_text(encoding="utf-8"))
@@ -69,11 +77,11 @@ def test_a_mutant_is_seen_by_those_who_hold_the_function():
 
 
 def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
-    every = [Mutant("fxprune/analysis/grouping.py", "f", line, "constant", "1", "2", line) for line in range(4)]
+    every = [Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", "1", "2", n, n) for n in range(4)]
     outcomes = ["killed by a test", "survived", "survived", "no test runs it"]
-    rows = {(m.key, m.line): {"outcome": said} for m, said in zip(every, outcomes)}
+    rows = {m.place: {"outcome": said} for m, said in zip(every, outcomes)}
     every[1] = Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", "3", "4", 1)
-    rows[every[1].key, 1] = {"outcome": "survived"}
+    rows[every[1].place] = {"outcome": "survived"}
     written = {}
     monkeypatch.setattr(mutation, "every_mutant", lambda: every)
     monkeypatch.setattr(mutation, "known", lambda: rows)
