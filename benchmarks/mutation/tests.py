@@ -43,7 +43,7 @@ class Session:
         return all(report.passed or report.skipped for report in reports)
 
     def lines_run(self, name: str, seen: set[tuple[str, int]], most: float) -> str:
-        """Run a test; return as JSON whether it passes, which lines it adds to ``seen``, and its seconds."""
+        """Run a test; return as JSON whether it passes, its lines, and its seconds."""
         _limit(most)
         start = time.process_time()
         passed = self.passes(name)
@@ -94,7 +94,7 @@ def with_tests(files: Sequence[str], use: Callable[[Session], None]) -> None:
 
 
 def tests_by_line(session: Session, paths: Sequence[str], most: float) -> tuple[Lines, dict[str, float]]:
-    """Map (path, line) to the tests that run it, and tests to seconds; skip what fails or takes more than ``most``.
+    """Map (path, line) to the tests that run it, and quick passing tests to seconds.
 
     Each runs in a process of its own: what tests keep for one another would make the later ones look quick, and blind
     to a mutant.
@@ -104,7 +104,8 @@ def tests_by_line(session: Session, paths: Sequence[str], most: float) -> tuple[
     found: Lines = defaultdict(list)
     seconds = {}
     for name in session.items:
-        passed, lines, took = json.loads(in_fork(functools.partial(session.lines_run, name, SEEN, most)) or "[false, [], 0]")
+        said = in_fork(functools.partial(session.lines_run, name, SEEN, most))
+        passed, lines, took = json.loads(said or "[false, [], 0]")
         if not passed:
             continue
         seconds[name] = took
@@ -154,7 +155,7 @@ def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> s
 
 
 def in_fork(say: Callable[[], str]) -> str:
-    """What a function says in a process of its own, which prints nothing; ``""`` if it ends early."""
+    """Return what a function says in a silent process; an empty text if it ends early."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -172,7 +172,7 @@ class _Interpreter(fx.Interpreter):
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
-            return not_adapting(self.state, call, args, kwargs, value, steps, layer)
+            return not_adapting(self.state, call, (args, kwargs), value, steps, layer)
         finally:
             self.state.layers.paused = False
 

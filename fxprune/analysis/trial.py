@@ -25,7 +25,7 @@ from .state import AnalysisState
 
 
 def not_adapting(
-    state: AnalysisState, call: Callable[..., Any], args: Any, kwargs: Any, value: Any, wide: Steps, layer: str = ""
+    state: AnalysisState, call: Callable[..., Any], given: tuple[Any, Any], value: Any, wide: Steps, layer: str = ""
 ) -> Ids | None:
     """Return the channels that a call depends on the number of; None: it cannot be told.
 
@@ -36,20 +36,19 @@ def not_adapting(
     Args:
         state: holds the labels of tensors; it is not changed.
         call: a function or a module.
-        args: positional arguments of the wide call, tensors on the meta device.
-        kwargs: its keyword arguments.
+        given: positional and keyword arguments of the wide call, tensors on the meta device.
         value: what it returned.
         wide: what :func:`recorded` noted of it.
         layer: name of the call if it is a layer that the rewrite adapts: it becomes narrow, too.
     """
     own = [tensor for _, tensor in named_tensors(call)] if isinstance(call, nn.Module) and layer else []
-    labels = {id(tensor): state.origins.label(tensor) for tensor in (*tensors_in((args, kwargs)), *own)}
+    labels = {id(tensor): state.origins.label(tensor) for tensor in (*tensors_in(given), *own)}
     channel = state.channels.channel
     frozen = channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))
     # Frozen channels never change.
     axes = [np.setdiff1d(channel(ids), frozen) for label in labels.values() for ids in label.axes if ids is not None]
     axes = [ids for ids in axes if len(ids)]
-    trial = _Trial(state, call, args, kwargs, value, wide, layer, labels)
+    trial = _Trial(state, call, given, value, wide, layer, labels)
     every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
     if not len(every) or trial.holds(every):
         return every[:0]
@@ -64,8 +63,7 @@ class _Trial:
 
     state: AnalysisState
     call: Callable[..., Any]
-    args: Any
-    kwargs: Any
+    given: tuple[Any, Any]
     value: Any
     wide: Steps
     layer: str
@@ -108,7 +106,7 @@ class _Trial:
         try:
             with no_dispatch():  # else rules would take these tensors for a use of the wide ones
                 small = narrow_layer(self.call) if isinstance(self.call, nn.Module) and self.layer else self.call
-                args, kwargs = pytree.tree_map_only(Tensor, narrow, (self.args, self.kwargs))
+                args, kwargs = pytree.tree_map_only(Tensor, narrow, self.given)
             with recorded(trial=True) as steps:
                 result = small(*args, **kwargs)
         except Exception:  # a fixed width may cause any exception

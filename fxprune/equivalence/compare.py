@@ -1,4 +1,4 @@
-"""Compare a captured graph with its model: twice in eval mode, under autocast, twice in training.
+"""Compare a captured graph with its model in eval and training mode, and under autocast.
 
 Where both run the same program on the meta device (:mod:`fxprune.equivalence.program`), one call on numbers is enough:
 of the model alone, if it shows that program, too.

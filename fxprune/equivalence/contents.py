@@ -1,4 +1,4 @@
-"""Describe the numbers and texts that a network keeps outside of its tensors and plain attributes.
+"""Describe what a network keeps outside of its tensors and plain attributes.
 
 They are in lists and tables of modules, in objects of other classes than PyTorch's and Python's, in classes, and in the
 global variables that the model's functions name. What a call changes there, a later call may read.
@@ -29,7 +29,7 @@ Contents = dict[tuple[int, str], list[str]]
 
 
 def contents_of(modules: Collection[nn.Module]) -> Contents:
-    """Map places to descriptions: (identity of a module, attribute), or (0, variable of a class or Python module)."""
+    """Map places to descriptions: (id of a module, attribute), or (0, global variable)."""
     kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_own(kind))
     functions = [each for holder in (*modules, *kinds) for each in vars(holder).values() if _is_function(each)]
     found = _told(((id(module), ""), vars(module).items(), False) for module in modules)
@@ -41,7 +41,7 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
 
 
 def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bool]]) -> Contents:
-    """Describe the values of some holders, those that are no nests only where they are plain variables."""
+    """Describe the values of holders; those that are no nests only where asked to."""
     return {
         (key, prefix + name): list(itertools.islice(_leaves(value), _MOST))
         for (key, prefix), values, plain in holders
@@ -88,7 +88,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[str, Any], frozenset[str]]]:
-    """Yield the global variables that functions name, and the functions that these variables are."""
+    """Yield the scopes of functions and the names that they use, also of functions they name."""
     waiting, seen = list(functions), set[types.FunctionType]()
     while waiting:
         function = waiting.pop()

@@ -44,7 +44,7 @@ def check_free(tied: Sequence[Tied], pulled: Set[nn.Parameter]) -> None:
 
 
 def check_apart(model: nn.Module, tied: Iterable[Tied]) -> None:
-    """Raise OptionError if a tied parameter overlaps another one in memory, as a view of it does.
+    """Raise OptionError if a tied parameter shares memory with another one, as a view does.
 
     The optimizer takes them for two: each step would move the same numbers twice, and of narrow steps one is lost.
     """

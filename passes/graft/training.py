@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, inputs_for
+from fxprune.arguments.outputs import counts, place_of
 from fxprune.equivalence import Certain, differs, try_to_observe
 from fxprune.errors import GraftError, PlanError, UncheckedWarning
 from fxprune.passes.merge import expand
-from fxprune.passes.verify import KeepFloat64, random_batch, to_float64
+from fxprune.passes.verify import KeepFloat64, named_outputs, random_batch, to_float64
 from fxprune.plan_file import outputs_of, plan_of
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors
@@ -34,13 +36,13 @@ def check_training(
     Warns:
         UncheckedWarning: there is nothing to compare with, or all that differs may be random.
     """
-    given = random_batch(inputs, 3, seed=0)
-    found, draws = _outputs(grafted, given)
+    given, counted = random_batch(inputs, 3, seed=0), outputs_of(narrow)
+    found, draws = _outputs(grafted, given, counted)
     if isinstance(found, str):
         return _warn(grafted, f"it {found}")
     why = "the narrow network refuses that mode"
     for reference in _references(model, grafted, narrow, computed):
-        wanted, drew = _outputs(reference, given)
+        wanted, drew = _outputs(reference, given, counted)
         if isinstance(wanted, str):
             continue
         told = [said for a, b in zip(wanted, found, strict=False) if (said := differs(a, b))]
@@ -59,8 +61,7 @@ def _references(
     model: nn.Module, grafted: nn.Module, narrow: fx.GraphModule, computed: Computed
 ) -> Iterator[nn.Module]:
     plan = plan_of(narrow)
-    if outputs_of(narrow) is None:
-        yield with_computed(narrow, grafted, computed)
+    yield with_computed(narrow, grafted, computed)
     if isinstance(plan, Plan) and not computed:
         try:
             wide = expand(model, narrow, plan)
@@ -70,12 +71,24 @@ def _references(
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, inputs: Inputs) -> tuple[list[object] | str, bool]:
-    """Return what a copy in float64 returns in training mode, or why it fails; and whether it draws."""
+def _outputs(network: nn.Module, inputs: Inputs, counted: Sequence[str] | None) -> tuple[list[object] | str, bool]:
+    """Return what a float64 copy returns in training mode, or why it fails; and whether it draws."""
     double = map_tensors(network, lambda _, tensor: to_float64(tensor)).train()
     with KeepFloat64(), Certain():  # type: ignore[no-untyped-call]
-        seen = try_to_observe(double, inputs_for(double, inputs))
+        seen = try_to_observe(_Counted(double, counted).train(), inputs_for(double, inputs))
     return (seen, False) if isinstance(seen, str) else (seen.outputs, seen.draws)
+
+
+class _Counted(nn.Module):
+    """Returns the tensors among the outputs that count."""
+
+    def __init__(self, network: nn.Module, counted: Sequence[str] | None) -> None:
+        super().__init__()
+        self.network, self.counted = network, counted
+
+    def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        found = named_outputs(self.network(*args, **kwargs))
+        return [tensor for path, tensor in found.items() if counts(place_of(path), self.counted)]
 
 
 def _warn(grafted: nn.Module, why: str) -> None:
