@@ -196,7 +196,7 @@ class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script, which completes values where they are few, and else names of files."""
+        """Print the script; an option completes its values, if they are few, or names of files."""
         import shtab  # only here: every other command starts faster without it
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))

@@ -39,8 +39,12 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Shorten a text at its beginning, since the ends of names tell layers apart."""
-    return text if len(text) <= most else f"...{text[3 - most :]}"
+    """Shorten a text at its beginning, at a dot if one is near: ends of names tell layers apart."""
+    if len(text) <= most:
+        return text
+    end = text[3 - most :]
+    dot = end.find(".", 0, most // 3) + 1
+    return f"...{end[dot:]}"
 
 
 def fill(text: str, columns: int, indent: int = 0) -> str:

@@ -17,7 +17,7 @@ from .layer_rows import LayerRow, Part, layer_rows
 
 # In units of the drawing, which is as wide as a small telephone and grows with the page.
 _WIDTH, _ROW, _LANE, _MIDDLE, _BAR, _LABEL = 340, 20, 7, 112, 100, 170
-_ROWS = 16  # in one drawing
+_ROWS, _LANES = 16, 7  # most in one drawing, most beside each other
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --soft: #59636e; --line: #d1d9e0; --rest: #9aa4ae;
   --light: .58; }
@@ -102,21 +102,25 @@ def _half(found: Inspection) -> str:
 
 def _drawing(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
     widest = max((max(row.width, _sum(row.reads)) for row in rows), default=1)
-    lanes = _lanes(rows, numbers)
-    drawn = [_row(row, place, widest, numbers) for place, row in enumerate(rows)]
+    lanes, left = _lanes(rows, numbers)
+    drawn = [_row(row, place, widest, numbers, left) for place, row in enumerate(rows)]
     parts = []
     for first in range(0, len(rows), _ROWS):  # a page breaks between drawings, never inside one
         end = min(first + _ROWS, len(rows))
         top, bottom = (_ROW * first + 3 if first else 0), _ROW * end + (8 if end == len(rows) else 3)
-        box = f"0 {top} {_WIDTH} {bottom - top}"
+        box = f"{left} {top} {_WIDTH} {bottom - top}"
         inside = [lane for lane, begins, ends in lanes if begins < end and ends >= first]
         parts.append(f'<svg viewBox="{box}">' + "\n".join([*inside, *drawn[first:end]]) + "</svg>")
     label = f"The {count(len(rows), 'layer')} of the network, coloured by group"
     return f'<div id="drawing" role="group" aria-label="{label}">\n' + "\n".join(parts) + "\n</div>"
 
 
-def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Draw a line along the layers of each group that several make, with its first and last row."""
+def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> tuple[list[tuple[str, int, int]], int]:
+    """Draw a line along the layers of each group that several make, with its first and last row.
+
+    Returns:
+        The lines, and where the drawing begins: room that they do not need is left to the names of layers.
+    """
     places = defaultdict(list)
     for place, row in enumerate(rows):
         for group in dict.fromkeys(part.group for part in row.makes if part.group is not None):
@@ -128,23 +132,23 @@ def _lanes(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> list[tuple[s
             continue
         lane = next((i for i, end in enumerate(ends) if end < members[0]), len(ends))
         ends[lane : lane + 1] = [members[-1]]
-        x = 5 + _LANE * min(lane, 6)
+        x = 5 + _LANE * max(_LANES - 1 - lane, 0)  # from the bars to the left
         dots = "".join(f'<circle class="dot" cx="{x}" cy="{_y(place) + 9}" r="3"/>' for place in members)
         line = f'<path class="lane" d="M{x} {_y(members[0]) + 9}V{_y(members[-1]) + 9}"/>'
         number = numbers[group]
         lane_drawn = f'<g class="c" style="--h:{_hue(number)}" data-groups="{number}">{line}{dots}</g>'
         drawn.append((lane_drawn, members[0], members[-1]))
-    return drawn
+    return drawn, _LANE * max(_LANES - len(ends), 0)
 
 
-def _row(row: LayerRow, place: int, widest: int, numbers: Mapping[str, int]) -> str:
+def _row(row: LayerRow, place: int, widest: int, numbers: Mapping[str, int], left: int) -> str:
     groups = dict.fromkeys(numbers[part.group] for part in (*row.makes, *row.reads) if part.group is not None)
     note = escape(_note(row), quote=True)
-    y, most = _y(place), 28 - len(str(row.width))
+    y, most = _y(place), 28 + left // 6 - len(str(row.width))
     name = shortened(row.name, most)
     return (
         f'<g class="row" tabindex="0" role="img" aria-label="{note}" data-note="{note}" '
-        f'data-groups="{" ".join(map(str, groups))}"><rect class="hit" x="0" y="{y}" width="{_WIDTH}" '
+        f'data-groups="{" ".join(map(str, groups))}"><rect class="hit" x="{left}" y="{y}" width="{_WIDTH}" '
         f'height="{_ROW}" rx="3"/><g class="strip">{_bar(row.reads, y + 2, 3, widest, numbers)}</g>'
         f'<g class="bar">{_bar(row.makes, y + 6, 11, widest, numbers)}</g>'
         f'<text x="{_LABEL}" y="{y + 14}">{escape(name)} <tspan class="soft">{row.width}</tspan></text></g>'

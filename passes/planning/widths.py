@@ -171,7 +171,7 @@ def _unchanged(units: Sequence[Unit], widths: Mapping[str, int]) -> bool:
 
 
 def _with_one_keep(units: Sequence[Unit], above: Callable[[Mapping[str, int]], float], enough: float) -> dict[str, int]:
-    """Bisect over one ``keep``; a unit that jumps past the budget is held at either end.
+    """Bisect over one ``keep``; hold a unit whose step leads past the budget at either end.
 
     Of equally near widths, those are taken whose narrowest group keeps the largest share.
     """

@@ -262,7 +262,8 @@ def test_a_share_is_all_only_if_it_is(share, text):
 
 
 def test_long_names_keep_their_ends_and_numbers_keep_their_units():
-    assert (shortened("layers.0.weight", 12), shortened("short", 11)) == ("....0.weight", "short")
+    assert (shortened("layers.0.weight", 12), shortened("short", 11)) == ("...0.weight", "short")
+    assert shortened("features.denselayer", 12) == "...enselayer"
     assert fill("it has 11.7 M", 10) == "it has\n11.7 M"
 
 
