@@ -72,7 +72,7 @@ def _references(
 
 @torch.no_grad()
 def _outputs(network: nn.Module, inputs: Inputs, counted: Sequence[str] | None) -> tuple[list[object] | str, bool]:
-    """Return what a float64 copy returns in training mode, or why it fails; and whether it draws."""
+    """Return what a float64 copy returns in training mode, or why not; and whether it draws."""
     double = map_tensors(network, lambda _, tensor: to_float64(tensor)).train()
     with KeepFloat64(), Certain():  # type: ignore[no-untyped-call]
         seen = try_to_observe(_Counted(double, counted).train(), inputs_for(double, inputs))
