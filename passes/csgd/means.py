@@ -71,11 +71,17 @@ class ClusterMeans:
             parameters: list[Tensor] = [tied.parameter for tied in portion]
             means = self.project(list(zip(portion, parameters, strict=True)))
             away = foreach_sub(parameters, means)
-            if self.rests:
-                foreach_add_(away, [self._rest(tied.parameter) for tied in portion])
+            # Not of all, after a first step that broke off or with a state of another form.
+            rested = [at for at, tied in enumerate(portion) if tied.parameter in self.rests]
+            if rested:
+                foreach_add_([away[at] for at in rested], [self._rest(portion[at].parameter) for at in rested])
             # At once, as far as signals go: Python looks for them after calls.
             self._away = [*self._away, list(away)]
             foreach_copy_(parameters, means)
+
+    def load(self, rests: dict[nn.Parameter, Tensor]) -> None:
+        """Take rests of a state, which need not be of the parameters as they are now."""
+        self.rests, self._marks = rests, {}
 
     def _rest(self, parameter: nn.Parameter) -> Tensor:
         """Return what rounding can have taken from the parameter as it is now."""

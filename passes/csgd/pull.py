@@ -108,7 +108,8 @@ class Csgd:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the strength, the law so far, the rounding rests."""
-        rests = {tied.name: self._means.rests[tied.parameter] for tied in self._by_means if self._means.rests}
+        held = self._means.rests
+        rests = {tied.name: held[tied.parameter] for tied in self._by_means if tied.parameter in held}
         motions = [astuple(motion) for motion in self._motions]
         return {
             "strength": self.strength,
@@ -123,11 +124,13 @@ class Csgd:
         self.strength = float(state["strength"])
         self._motions = [Motion(*motion) for motion in state["motions"]]
         parameters = {tied.name: tied.parameter for tied in self._by_means}
-        self._means.rests = {
-            parameters[name]: torch.empty_like(parameters[name]).copy_(rest)
-            for name, rest in state["rests"].items()
-            if name in parameters
-        }
+        self._means.load(
+            {
+                parameters[name]: torch.empty_like(parameters[name]).copy_(rest)
+                for name, rest in state["rests"].items()
+                if name in parameters
+            }
+        )
         self._narrow.load_state_dict(state.get("narrow", {}))
         self._constants.load_state_dict(state.get("constants", {}))
 

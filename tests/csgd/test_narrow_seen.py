@@ -115,6 +115,20 @@ def test_a_state_of_other_weights_leaves_the_weights_alone(narrow):
         torch.testing.assert_close(tensor, best[name], rtol=0, atol=1e-9)  # a step at this rate is smaller
 
 
+def test_a_state_takes_rests_of_some_names_and_none_that_rounding_cannot_have_left():
+    case, optimizer, hook = started(torch.optim.SGD, narrow=False)
+    steps(case.model, case, optimizer, 1)
+    state = hook.state_dict()
+    gone, *others = state["rests"]
+    assert others
+    wrong = {name: torch.full_like(state["rests"][name], torch.nan) for name in others}
+    hook.load_state_dict({**state, "rests": wrong})
+    assert list(hook.state_dict()["rests"]) == others
+    steps(case.model, case, optimizer, 1)
+    assert gone in hook.state_dict()["rests"]
+    assert all(parameter.isfinite().all() for parameter in case.model.parameters())
+
+
 @pytest.mark.parametrize("narrow", [None, False])
 @pytest.mark.parametrize("wrong", [1e12, float("nan")])
 @torch.no_grad()

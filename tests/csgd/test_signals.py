@@ -9,9 +9,15 @@ import pytest
 import torch
 from helpers.csgd_made import PLAIN, assert_shrunk, away, backward, plan_of, started, steps
 
+from fxprune.passes.csgd import means
+
 
 class Interrupt(BaseException):
     """A signal in the hook."""
+
+
+def interrupt():
+    raise Interrupt
 
 
 def interrupted_at(count, optimizer):
@@ -54,3 +60,17 @@ def test_a_signal_in_the_hook_loses_at_most_the_step(narrow, before):
         for index, parameter in enumerate(case.model.parameters()):
             assert states[index]["momentum_buffer"].shape == parameter.shape
     assert count > 200
+
+
+def test_a_signal_between_portions_of_the_first_step_loses_only_that(monkeypatch):
+    monkeypatch.setattr(means, "PORTION", 1)
+    case, optimizer, hook = started(torch.optim.SGD, narrow=False)
+    backward(case.model, case, 9)
+    project = hook._means.project
+    monkeypatch.setattr(hook._means, "project", lambda given: project(given) if not hook._means._away else interrupt())
+    with pytest.raises(Interrupt):
+        optimizer.step()
+    monkeypatch.undo()
+    old = away(case.model, plan_of(case, PLAIN))
+    steps(case.model, case, optimizer, 1)
+    assert_shrunk(old, away(case.model, plan_of(case, PLAIN)), 0.9)
