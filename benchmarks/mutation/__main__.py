@@ -95,10 +95,10 @@ def _run(session: Session, args: argparse.Namespace) -> None:
             if time.monotonic() > deadline:
                 break
             run_it = lines.get((mutant.path, mutant.line), ())
-            names = sorted(run_it, key=lambda name: seconds[name] / (1 + kills[name]))
-            start = time.monotonic()
+            names = _in_turn(sorted(run_it, key=lambda name: seconds[name] / (1 + kills[name])))
             total = itertools.accumulate(seconds[name] for name in names)
             names = [name for name, sum_of in zip(names, total) if sum_of <= args.tests]
+            start = time.monotonic()
             said = outcome(session, mutant, {n: seconds[n] for n in names}) if names else "no test runs it"
             kills[said.removeprefix("killed by ")] += 1
             took = f"{time.monotonic() - start:.1f}"
@@ -107,6 +107,16 @@ def _run(session: Session, args: argparse.Namespace) -> None:
             file.flush()
             if not said.startswith("killed"):
                 print(f"{at + 1}/{len(todo)} {mutant.path}:{mutant.line} {said}: {mutant.key}", flush=True)
+
+
+def _in_turn(names: Sequence[str]) -> list[str]:
+    """Return the first test of each file, then the second of each, and so on."""
+    before = Counter[str]()
+    places = []
+    for name in names:
+        before[file := name.partition("::")[0]] += 1
+        places.append((before[file], name))
+    return [name for _, name in sorted(places, key=lambda place: place[0])]
 
 
 def _survived(done: Mapping[tuple[str, str], Mapping[str, str]], mutant: Mutant) -> bool:
@@ -123,14 +133,16 @@ def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
     stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     if stored.get("sha") != sha:
         lines, seconds = tests_by_line(session, subjects(), MOST_SECONDS)
+        number = {name: at for at, name in enumerate(seconds)}
         stored = {
             "sha": sha,
-            "lines": [[path, line, names] for (path, line), names in lines.items()],
+            "lines": [[path, line, [number[name] for name in names]] for (path, line), names in lines.items()],
             "seconds": seconds,
         }
         WORK.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(stored), encoding="utf-8")
-    return {(path, line): names for path, line, names in stored["lines"]}, stored["seconds"]
+    names = list(stored["seconds"])
+    return {(path, line): [names[at] for at in run_it] for path, line, run_it in stored["lines"]}, stored["seconds"]
 
 
 def reasons() -> dict[str, str]:

@@ -104,8 +104,8 @@ def tests_by_line(session: Session, paths: Sequence[str], most: float) -> tuple[
     found: Lines = defaultdict(list)
     seconds = {}
     for name in session.items:
-        said = in_fork(functools.partial(session.lines_run, name, SEEN, most))
-        passed, lines, took = json.loads(said or "[false, [], 0]")
+        told = in_fork(functools.partial(session.lines_run, name, SEEN, most))
+        passed, lines, took = json.loads(told or "[false, [], 0]")
         if not passed:
             continue
         seconds[name] = took

@@ -49,7 +49,8 @@ def convolution(call: Call) -> Axes:
         call.tie(on_bias)
         rows = rows if on_bias is None else paired(call, rows, on_bias)
     of = x if transposed else call.out
-    call.count_macs(of.numel() // max(of.shape[1], 1) * weight.numel(), columns, rows, on_x[0])
+    per_position = on_x[1] if transposed else rows  # the other channels of a weight are those of one group
+    call.count_macs(of.numel() // max(of.shape[1], 1) * weight.numel(), per_position, label.axes[1], on_x[0])
     return (on_x[0], rows, *space)
 
 
