@@ -27,13 +27,14 @@ def inputs_needed(narrow: fx.GraphModule, inputs: Calibration) -> dict[str, int]
     for node in execution.nodes:
         execution.compute(node, 0, observer if node.op.startswith("call") else None)
         execution.free(node)
-    share = sum(map(_size, inputs.batches)) / inputs.count  # the others are held back
+    share = sum(map(size_of, inputs.batches)) / inputs.count  # the others are held back
     return {
-        storages[storage_id(call.weight)]: math.ceil(call.features * _size(batch) / len(call.rows(call.out)) / share)
+        storages[storage_id(call.weight)]: math.ceil(call.features * size_of(batch) / len(call.rows(call.out)) / share)
         for call in observer.seen
         if isinstance(call, Contraction)
     }
 
 
-def _size(batch: Inputs) -> int:
+def size_of(batch: Inputs) -> int:
+    """Return how many samples a batch holds."""
     return next(len(x) for x in tensors_of(batch) if x.dim())

@@ -24,6 +24,7 @@ from fxprune.pytorch.network import network_of
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
 from .align import align_norms
+from .enough import size_of
 from .layers import Repair, fit_layers
 
 REPAIRS = ("none", "variance", "statistics", "readers")
@@ -184,14 +185,15 @@ class _Repaired:
         judge = self.inputs.held or self.inputs.batches
         reference = _outputs(self.wide, judge)
         tried, made = {"none": make()}, dict[str, list[Repair]]()
+        several = [batch for batch in self.inputs.batches if size_of(batch) > 1]  # one sample may have no variance
         for name in ("statistics", "readers")[: _LEVELS.index(wish)]:
             network = make()
             if name == "readers":
                 made[name] = fit_layers(
                     captured_with(self.plan.coupling, self.wide).eval(), network, self.plan, self.inputs, self.shares
                 )
-            elif any(isinstance(layer, BatchNorm) for layer in network.modules()):
-                settle(network, [_copied(inputs_for(network, batch)) for batch in self.inputs.batches])
+            elif several and any(isinstance(layer, BatchNorm) for layer in network.modules()):
+                settle(network, [_copied(inputs_for(network, batch)) for batch in several])
             else:
                 continue
             tried[name] = network.eval()

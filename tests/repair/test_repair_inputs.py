@@ -118,3 +118,11 @@ def test_two_images_are_enough_to_run():
     model, plan = planned()
     small = fxprune.fold(model, plan, [images(2)])
     assert torch.isfinite(small(images())).all()
+
+
+@pytest.mark.parametrize("count", [2, 44])  # of which 1, and 32 and 1, are not held back
+def test_a_single_sample_settles_no_norm_with_one_position(count):
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    plan = fxprune.plan(fxprune.couple(model, torch.randn(2, 5)), keep=0.5)
+    errors = fxprune.fold(model, plan, [torch.randn(count, 5)]).meta["errors"]
+    assert set(errors) == ({"none", "readers"} if count == 2 else {"none", "statistics", "readers"})
