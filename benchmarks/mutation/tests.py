@@ -141,11 +141,12 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
 
 def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
     """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own."""
+    code = code_of(mutant)  # here, so that a source that is gone ends the run and kills no mutant
 
     def told() -> str:
         _limit(SPARE_SECONDS)
         try:
-            apply(mutant)
+            apply(mutant, code)
         except BaseException:
             return "killed by an error while it is loaded"
         killer = next((name for name, took in seconds.items() if not _survives(session, name, took)), None)
@@ -187,10 +188,14 @@ def _survives(session: Session, name: str, seconds: float) -> bool:
         return False
 
 
-def apply(mutant: Mutant) -> None:
-    """Apply a mutant in this process: replace one function's code, or execute the module again."""
+def code_of(mutant: Mutant) -> types.CodeType:
+    """Compile the file of a mutant with its change."""
     path = ROOT / mutant.path
-    code = compile(mutated(path.read_text(encoding="utf-8"), mutant.index), str(path), "exec")
+    return compile(mutated(path.read_text(encoding="utf-8"), mutant.index), str(path), "exec")
+
+
+def apply(mutant: Mutant, code: types.CodeType) -> None:
+    """Apply a mutant in this process: replace one function's code, or execute the module again."""
     module = importlib.import_module(_module_name(mutant.path))
     if mutant.function:
         made = _code_in(code, mutant.function.split("."))

@@ -66,7 +66,7 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     if operand not in seen or not isinstance(seen[operand], Tensor):
         return None
     rows = seen[operand].unique()
-    twice = len(product.args) > 1 and product.args[0] is product.args[1]
+    twice = product.args[:2] == (operand, operand)
     for reader in _readers(module, seen):
         others = [arg for arg in reader.all_input_nodes if arg in seen]
         if reader is product and not twice:

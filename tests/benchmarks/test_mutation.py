@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.mutation import __main__ as mutation
 from benchmarks.mutation.operators import Mutant, mutants, mutated
-from benchmarks.mutation.tests import apply
+from benchmarks.mutation.tests import apply, code_of
 from fxprune.pytorch import view_factors
 
 MADE = {
@@ -68,7 +68,7 @@ def test_a_mutant_is_seen_by_those_who_hold_the_function():
     mutant = next(m for m in every if m.before == "m != n")
     code = held.__code__
     try:
-        apply(mutant)
+        apply(mutant, code_of(mutant))
         with pytest.raises(IndexError):  # it goes on where both sides are equal
             held((6,), (6,))
     finally:

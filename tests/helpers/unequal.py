@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+from samples import Net, linear
 from torch import nn
 
 import fxprune
@@ -26,3 +28,17 @@ def snapped_and_narrow(model: nn.Module, plan: fxprune.Plan, **options) -> tuple
 def narrow_snapped(model: nn.Module, plan: fxprune.Plan, **options) -> nn.Module:
     """The narrow network of :func:`snapped_and_narrow`."""
     return snapped_and_narrow(model, plan, **options)[1]
+
+
+def heads(x):
+    return x.unflatten(-1, (2, 8)).transpose(1, 2)
+
+
+def merged(x):
+    return x.transpose(1, 2).flatten(2)
+
+
+def attention(forward, **layers):
+    torch.manual_seed(0)
+    layers = {name: linear(16, 16) for name in ("q", "k", "v", "o")} | layers
+    return Net(forward, stem=linear(6, 16), **layers, head=linear(16, 4)).double().eval()

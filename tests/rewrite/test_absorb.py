@@ -6,14 +6,15 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from helpers.unequal import narrow_snapped
-from samples import Net, linear
+from helpers.unequal import attention, heads, merged, narrow_snapped
+from samples import linear
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fxprune
 from fxprune.errors import PlanError
 from fxprune.passes.merge.expand import expand
+from fxprune.passes.rewrite.narrow import absorb
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -55,20 +56,6 @@ def attend(q, k, v):
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def heads(x):
-    return x.unflatten(-1, (2, 8)).transpose(1, 2)
-
-
-def merged(x):
-    return x.transpose(1, 2).flatten(2)
-
-
-def attention(forward, **layers):
-    torch.manual_seed(0)
-    layers = {name: linear(16, 16) for name in ("q", "k", "v", "o")} | layers
-    return Net(forward, stem=linear(6, 16), **layers, head=linear(16, 4)).double().eval()
-
-
 def plain(s, x):
     x = s.stem(x)
     return s.head(s.o(merged(attend(heads(s.q(x)), heads(s.k(x)), heads(s.v(x))))).mean(1))
@@ -102,8 +89,22 @@ def gelu_between(s, x):
     return s.head(s.o(merged(attend(F.gelu(heads(s.q(x))), F.gelu(heads(s.k(x))), heads(s.v(x))))).mean(1))
 
 
+def over_channels(change):
+    """Linear attention: the sum over channels lacks the factor that their softmax has too much, unless changed."""
+
+    def forward(s, x):
+        x = s.stem(x)
+        context = heads(s.k(x)).softmax(-2).mT @ heads(s.v(x))
+        return s.head(s.o(merged(change(heads(s.q(x)).softmax(-1)) @ context)).mean(1))
+
+    return forward
+
+
 # Whether the factor goes into weights.
 ABSORBED = {
+    "softmax over channels": (over_channels(lambda q: q.transpose(1, 2).transpose(1, 2)), True),
+    "softmax over channels, dropped": (over_channels(lambda q: F.dropout(q, 0.5, False)), True),
+    "softmax over channels, squared": (over_channels(lambda q: q.square()), False),
     "plain": (plain, True),
     "divided": (divided, True),
     "a scale of its own": (unscaled, True),
@@ -123,6 +124,8 @@ def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     with_factors = halved(model, x, absorb=False)[1]
     assert with_factors.meta["factors"] == 1
     torch.testing.assert_close(with_factors(x), snapped(x), rtol=1e-12, atol=1e-12)
+    assert absorb(with_factors, with_factors.meta["plan"]) == absorbed and with_factors.meta["factors"] == 1 - absorbed
+    torch.testing.assert_close(with_factors(x), narrow(x), rtol=1e-12, atol=1e-12)
 
 
 def one_after_another(s, x):

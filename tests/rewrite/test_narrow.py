@@ -101,7 +101,8 @@ def test_layers_of_samples_tell_the_truth(name):
 HIDDEN = (
     "recurrent", "recurrent, both directions, three layers", "recurrent, last state only",
     "recurrent, two first states", "recurrent, a learned first state", "attention as a layer, fused",
-    "attention with packed heads", "learned queries, fused", "fused attention, scale given", "transformer layer",
+    "attention with packed heads", "learned queries, fused", "fused attention, scale given",
+    "fused attention, scale computed", "transformer layer",
     "a table per channel of queries and keys", "matrix times vector",
 )  # fmt: skip
 

@@ -176,6 +176,7 @@ image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512
       frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
+tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
 image("index", lambda s, y: y[:, [0, 2, 4, 6]], {B: 6}, out=4, frozen="an index picks positions")
 image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
 image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {B: 6}, frozen="index picks")

@@ -40,6 +40,11 @@ def _wide_heads(s, y):
     return F.scaled_dot_product_attention(q, k, v, scale=0.3).transpose(1, 2).flatten(2)
 
 
+def _scale_of_tokens(s, y):
+    q, k, v = (_heads(layer(y)) for layer in (s.q, s.k, s.v))
+    return F.scaled_dot_product_attention(q, k, v, scale=1 / y.shape[1]).transpose(1, 2).flatten(2)
+
+
 def _by_keyword(s, y):
     return F.scaled_dot_product_attention(query=s.q(y), key=s.k(y), value=s.v(y))
 
@@ -96,6 +101,7 @@ tokens("attention", _plain, {A: 8, Q: 8, V: 8}, **_layers())
 tokens("attention with heads by view", _viewed, {A: 8, Q: 4, V: 4}, **_layers())
 tokens("attention with packed heads", _packed, {A: 4}, qkv=linear(8, 24))
 tokens("fused attention, scale given", _wide_heads, {A: 8, Q: 4, V: 4}, **_layers())
+tokens("fused attention, scale computed", _scale_of_tokens, {A: 8, Q: 4, V: 4}, **_layers())
 tokens("fused attention by keyword", _by_keyword, {A: 8, Q: 8, V: 6}, out=6, **_layers(value=6))
 tokens("attention by einsum", _einsum, {A: 8, Q: 4, V: 4}, **_layers())
 tokens("linear attention", _linear_attention, {A: 8, Q: 8, V: 6}, out=6, **_layers(value=6))

@@ -113,6 +113,9 @@ image("map expanded to read sizes", _gate(lambda g, y: g.expand(*y.shape)), {A: 
 image("map broadcast to a shape", _gate(lambda g, y: torch.broadcast_to(g, y.shape)), {A: 8, B: 6}, **G)
 image("map repeated", _gate(lambda g, y: g.repeat(1, y.shape[1], 1, 1).clone()), {A: 8, B: 6}, **G)
 image("map repeated by a literal", _gate(lambda g, y: g.relu().repeat((1, 8, 1, 1))), {A: 8, B: 6}, **G)
+image("map expanded, repeated once", _gate(lambda g, y: g.expand(-1, 8, -1, -1).repeat(1, 1, 1, 1)), {A: 8, B: 6}, **G)
+image("map expanded and repeated", _gate(lambda g, y: g.expand(-1, 4, -1, -1).repeat(1, 2, 1, 1)), {B: 6}, **G,
+      frozen="meets positions that carry no channels")
 image("map expanded and permuted", _gate(lambda g, y: g.permute(0, 2, 3, 1).expand(-1, -1, -1, 8).permute(0, 3, 1, 2)),
       {A: 8, B: 6}, **G)
 image("one map for two widths", _two_widths, {A: 8, B: 6}, out=16, c=conv(8, 8), **G)

@@ -74,7 +74,7 @@ def _is_made(label: Label) -> bool:
 def kernels_alone(call: Call, x: Ids | None, label: Label, groups: int) -> bool:
     """Tell whether a weight that is no parameter holds kernels of single groups."""
     rows = call.met(x, label, 0) if x is not None and call.args[1].shape[0] % groups == 0 else label.axes[0]
-    alone = call.args[1].shape[1] == 1 or (label.axes[1] is None and label.waiting(1) is None)
+    alone = label.axes[1] is None and label.waiting(1) is None
     whole = min(call.args[0].shape[1], call.out.shape[1]) == groups
     return not label.is_parameter and alone and whole and x is not None and rows is not None
 
@@ -92,8 +92,7 @@ def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | 
     call.freeze("a kernel axis of a computed weight", label.axes[1])
     if not call.named("transposed"):
         return rows
-    count = call.args[1].shape[1]
-    return inside if count == 1 else call.channels.copies(np.repeat(inside, count))
+    return call.channels.copies(np.repeat(inside, call.args[1].shape[1]))
 
 
 def groups_of_samples(call: Call, x: Ids | None, label: Label, groups: int) -> None:

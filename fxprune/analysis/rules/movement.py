@@ -60,7 +60,7 @@ def transpose(call: Call) -> Axes:
 def unsqueeze(call: Call) -> Axes:
     """The result has a new axis of length 1."""
     axes = list(call.axes(call.args[0]))
-    axes.insert(call.args[1] % (len(axes) + 1), None)
+    axes.insert(call.args[1] % call.out.dim(), None)
     return tuple(axes)
 
 
@@ -85,11 +85,11 @@ def expand(call: Call) -> Axes:
 @rule("slice.Tensor", keeps_parameters=True, uniform=moved)
 def cut(call: Call) -> Axes:
     """The result has a range of one axis."""
-    x, dim = call.args[0], call.arg(1, 0)
+    x, dim, start, stop, step = call.args
     axes = list(call.axes(x))
-    start, stop, step = call.arg(2, 0), call.arg(3, x.shape[dim]), call.arg(4, 1)
     ids = axes[dim]
-    if ids is not None and (taken := ids[start:stop:step]) is not ids:
+    if ids is not None:
+        taken = ids[start:stop:step]
         if len(taken) != len(ids):
             call.needs_rewrite("a slice of channels", ids)
             axes[dim] = taken
@@ -108,7 +108,7 @@ def cut(call: Call) -> Axes:
 def split(call: Call) -> list[Axes]:
     """The results are consecutive pieces of one axis."""
     if len(call.out) > 1:
-        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.arg(2, 0)])
+        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
@@ -116,12 +116,12 @@ def split(call: Call) -> list[Axes]:
 def gates(call: Call) -> list[Axes]:
     """The results are pieces of one axis: the gates of a recurrent layer, by its attributes."""
     if not call.inside_layer:
-        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.arg(2, 0)])
+        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
 def _pieces(call: Call) -> list[Axes]:
-    x, dim = call.args[0], call.arg(2, 0)
+    x, dim = call.args[0], call.args[2]
     axes = list(call.axes(x))
     ids = axes[dim]
     if ids is None:
@@ -151,7 +151,7 @@ def select(call: Call) -> Axes:
 def unbind(call: Call) -> list[Axes]:
     """The results are the single positions of an axis; channels there freeze."""
     axes = list(call.axes(call.args[0]))
-    dim = call.arg(1, 0)
+    dim = call.args[1]
     call.freeze("an axis of channels is taken apart", axes[dim])
     del axes[dim]
     return [tuple(axes) for _ in call.out]
@@ -206,7 +206,7 @@ def roll(call: Call) -> Axes:
 def cat(call: Call) -> Axes:
     """One axis is concatenated; on the other axes the operands meet."""
     operands = [x for x in call.args[0] if x.dim() == call.out.dim()]
-    dim = call.arg(1, 0) % call.out.dim()
+    dim = call.args[1] % call.out.dim()
     axes: list[Ids | None] = [
         None if other == dim else _together(call, [call.axes(x)[other] for x in operands])
         for other in range(call.out.dim())
@@ -219,9 +219,8 @@ def cat(call: Call) -> Axes:
 def stack(call: Call) -> Axes:
     """A new axis holds the operands side by side; on the other axes they meet."""
     operands = call.args[0]
-    rank = operands[0].dim()
-    axes = [_together(call, [call.axes(x)[dim] for x in operands]) for dim in range(rank)]
-    axes.insert(call.arg(1, 0) % (rank + 1), None)
+    axes = [_together(call, [call.axes(x)[dim] for x in operands]) for dim in range(operands[0].dim())]
+    axes.insert(call.args[1] % call.out.dim(), None)
     return tuple(axes)
 
 

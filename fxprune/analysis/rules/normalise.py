@@ -83,7 +83,7 @@ def weight_norm(call: Call) -> list[Axes]:
     These freeze, except in the function of a stored weight, which stays wide.
     """
     directions, lengths = call.axes(call.args[0]), call.axes(call.args[1])
-    dim = call.arg(2, 0)
+    dim = call.args[2]
     if call.node is not None:
         call.freeze("a norm runs over them", *(ids for at, ids in enumerate(directions) if at != dim))
     rows = call.unify(directions[dim], lengths[dim])

@@ -74,8 +74,7 @@ def paired(call: Call, left: Ids | None, right: Ids | None) -> Ids | None:
 @rule("glu")
 def glu(call: Call) -> Axes:
     """The second half of an axis gates the first: position i meets position n/2 + i."""
-    x, dim = call.args[0], call.arg(1, -1) % call.args[0].dim()
-    axes = list(call.axes(x))
+    axes, dim = list(call.axes(call.args[0])), call.args[1]
     ids = axes[dim]
     if ids is not None:
         half = len(ids) // 2
@@ -92,10 +91,7 @@ def prelu(call: Call) -> Axes:
     slopes = call.axes(slope)
     ids = slopes[0] if slope.dim() == 1 else (slopes[1] if slope.dim() > 1 else None)
     if ids is not None:
-        if len(axes) > 1:
-            axes[1] = paired(call, axes[1], ids)
-        else:
-            call.freeze(NO_CHANNELS, ids)
+        axes[1] = paired(call, axes[1], ids)
     return tuple(axes)
 
 
