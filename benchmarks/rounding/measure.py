@@ -105,7 +105,7 @@ def permuted(model: Any, coupling: Any, seed: int) -> Any:
 
 
 def rounding(wide: Any, here: Any, permuted: Sequence[Any], inputs: Any, given: Any) -> float:
-    """Return what a network's own rounding moves: its distance from float64, and that of other orders of its sums.
+    """Return what a network's own rounding moves: from float64, or in another order of sums.
 
     In bfloat16 the order alone says little: sums run in float32, and their last bits are lost where a result is stored.
 
@@ -121,7 +121,7 @@ def rounding(wide: Any, here: Any, permuted: Sequence[Any], inputs: Any, given: 
 
 
 def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
-    """Copy a network to another format, with inputs for it [the same shapes]."""
+    """Copy a network to another format, with inputs for it."""
     import copy
 
     import torch

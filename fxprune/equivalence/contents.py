@@ -69,7 +69,7 @@ def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
 
 
 def _holds(value: Any) -> bool:
-    """Tell whether a value holds others: a nest, a function, an iterator, or an object that has attributes."""
+    """Tell whether a value holds others, as nests, functions, iterators and objects do."""
     if isinstance(value, (*_NESTS, functools.partial, types.MethodType, Iterator)) or _is_function(value):
         return True
     known = isinstance(value, (type, types.FunctionType, nn.Module, torch.Tensor))
@@ -109,7 +109,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _place_in(iterator: Iterator[Any]) -> tuple[Any, ...]:
-    """Return what an iterator runs over and how far it is; another number each time, if it does not say."""
+    """Return what an iterator runs over and how far it is; a new number if it does not say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say it
         try:

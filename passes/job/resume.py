@@ -146,7 +146,8 @@ class Checkpoints:
             if not measured and not self.own.present(".pt"):
                 self.own.clear()
                 if asked is not None:
-                    raise StoppedError(f"stopped by {asked.name} before the first checkpoint: nothing was kept.", asked)
+                    said = f"stopped by {asked.name} before the first checkpoint: nothing was kept."
+                    raise StoppedError(said, asked) from error
                 raise
             if measured:
                 raise DivergedError(f"{error} What was measured before is in {self.folder / METRICS}.") from error
@@ -272,7 +273,10 @@ def _sha256(file: str | os.PathLike[str]) -> str:
 
 
 def _is_of_reader(error: BaseException) -> bool:
-    """Tell whether a process that reads images was lost; one that has just died still counts as alive."""
+    """Tell whether a process that reads images was lost.
+
+    One that has just died still counts as alive to PyTorch, which then raises the error of a broken pipe.
+    """
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return True
     waits = any(frame.f_code.co_name == "_try_get_data" for frame, _ in traceback.walk_tb(error.__traceback__))

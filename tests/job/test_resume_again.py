@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_what_a_folder_of_timm_holds_decides_whose_a_checkpoint_is(tmp_path):
     for name in ("config.json", "model.safetensors", "README.md"):
         (tmp_path / name).write_text(name)
         found.append(files_read(job))
-    assert [a == b for a, b in zip(found, found[1:], strict=False)] == [False, False, True]
+    assert [a == b for a, b in itertools.pairwise(found)] == [False, False, True]
 
 
 def test_a_finished_job_is_not_done_again(here, capsys, monkeypatch):

@@ -20,7 +20,7 @@ from fxprune.errors import DataError, LostProcessError, StoppedError, is_out_of_
 from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import Checkpoints
 from fxprune.passes.job.training import Trainer
-from fxprune.passes.store import write_tensors
+from fxprune.passes.store import output_folder, write_tensors
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.train.loop import Training
 
@@ -72,6 +72,12 @@ def test_a_disk_without_any_room(place):
     line = ["unshare", "-m", "sh", "-c", f'{mount} {sys.executable} -c "{write}" out.txt']
     done = subprocess.run(line, cwd=place, capture_output=True, text=True, check=False)
     assert "No space left on device: 'out.txt'" in done.stderr
+
+
+def test_a_lock_that_cannot_be_written_is_not_left_behind(place):
+    with full(0), pytest.raises(OSError, match=r"File too large: '.*lock'"), output_folder(place / "out"):
+        pytest.fail("locked")
+    assert left(place) == []
 
 
 @pytest.mark.parametrize("size", [3_000, 30_000])

@@ -1,4 +1,4 @@
-"""Sizes that a model takes for keys and texts, by which it finds other things at other sizes.
+"""A size that is a key or a text finds other things at other sizes.
 
 No graph records ``table.get(size)`` or ``f"{size}"``. Both fail as long as sizes are dynamic, so that the next way
 decides by the example, with a guard. A text that is only printed, or told by an assertion, decides nothing.
@@ -19,11 +19,14 @@ _LOGGERS = ("logging", "warnings")
 
 
 class SizeAsKey(TypeError):
-    """The error for the hash of a dynamic size; a library that finds it unhashable may go on without its cache."""
+    """The error for a key or text of a dynamic size.
+
+    To a library with a cache the size is what has no hash, without which it may go on.
+    """
 
 
 def of_model(frame: FrameType | None) -> FrameType | None:
-    """Return the frame, or that behind code without a file, if it belongs to a model; None for machinery."""
+    """Return the frame, or that behind code without a file; None if it is not the model's."""
     while frame is not None and frame.f_code.co_filename == "<string>":  # of a dataclass
         frame = frame.f_back
     return None if frame is None or is_machinery(frame.f_code.co_filename) else frame
@@ -53,7 +56,7 @@ def _is_told(code: CodeType, instruction: int) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _around(code: CodeType, instruction: int) -> list[ast.expr | ast.stmt]:
-    """List the statements and expressions of the source around an instruction, the outermost first."""
+    """List the statements and expressions around an instruction, the outermost first."""
     first, last, start, end = list(code.co_positions())[instruction // 2]
     if first is None or last is None or start is None or end is None:
         return []

@@ -72,7 +72,7 @@ class InPlaceProxy(fx.Proxy):
     __len__ = __int__ = __round__ = _is_dynamic
 
     def sizes(self) -> Any:
-        """Return what this is at the sizes of the example, guarded; None if it is neither a number nor a shape.
+        """Return the number or shape at the sizes of the example, guarded; None for others.
 
         Raises:
             SizeAsKey: sizes are dynamic.
