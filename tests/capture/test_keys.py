@@ -142,5 +142,5 @@ def test_what_is_counted_outside_of_attributes_is_state(name):
 
 def test_a_generator_that_each_call_advances_is_state():
     model = Small(lambda s, y: y * 2 if next(NUMBERS) > 40 else y).eval()
-    with pytest.raises(CaptureError, match=r"keeps `test_keys.NUMBERS` from one call to the next"):
+    with pytest.raises(CaptureError, match=r"keeps `.*test_keys.NUMBERS` from one call to the next"):
         fxprune.couple(model, IMAGES)

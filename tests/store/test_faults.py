@@ -20,6 +20,7 @@ from fxprune.errors import DataError, LostProcessError, StoppedError, is_out_of_
 from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import Checkpoints
 from fxprune.passes.job.training import Trainer
+from fxprune.passes.onnx import export_onnx, export_pt2
 from fxprune.passes.store import output_folder, write_tensors
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.train.loop import Training
@@ -72,6 +73,16 @@ def test_a_disk_without_any_room(place):
     line = ["unshare", "-m", "sh", "-c", f'{mount} {sys.executable} -c "{write}" out.txt']
     done = subprocess.run(line, cwd=place, capture_output=True, text=True, check=False)
     assert "No space left on device: 'out.txt'" in done.stderr
+
+
+EXPORTS = {"narrow.pt2": export_pt2, "narrow.onnx": export_onnx}
+
+
+@pytest.mark.parametrize("file", EXPORTS)
+def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(place, file):
+    with full(2_000), pytest.raises(OSError, match=f"File too large: '{place / file}'"):
+        EXPORTS[file](torch.nn.Linear(64, 64).eval(), torch.zeros(2, 64), place / file)
+    assert left(place) == []
 
 
 def test_a_lock_that_cannot_be_written_is_not_left_behind(place):

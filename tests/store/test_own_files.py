@@ -153,7 +153,7 @@ def test_files_of_the_user_stay_whatever_becomes_of_a_run(tmp_path, monkeypatch)
     assert mine(tmp_path) == MINE
     with monkeypatch.context() as patch:
         patch.setattr(Training, "train_step", break_off)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(fxprune.errors.StoppedError, match="nothing was kept"):
             run(tmp_path)
     assert mine(tmp_path) == MINE
     run(tmp_path, resume="auto")

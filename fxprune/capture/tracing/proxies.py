@@ -122,10 +122,10 @@ class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
 def is_shape(node: fx.Node) -> bool:
     """Tell whether a node is the shape of a tensor, or a slice of one."""
     if node.op == "call_method":
-        return node.target == "size" and len(node.args) == 1 and not node.kwargs
+        return node.target == "size" and len(node.args) == 1 and len(node.kwargs) == 0
     if node.target is operator.getitem and isinstance(node.args[1], slice):
         return isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
-    return node.target is getattr and node.args[1] == "shape"
+    return node.target is getattr and str(node.args[1]) == "shape"
 
 
 def _is_size(node: fx.Node) -> bool:
