@@ -63,6 +63,5 @@ def test_a_unit_is_no_less_than_the_distance_from_float64():
     here, given = in_format(model, (images,), "bfloat16")
     assert difference(here, [here], given) == 0.0
     unit = rounding(model, here, [here], (images,), given)
-    assert (
-        1e-4 < unit < 0.1 and rounding(model, here, [nn.Linear(64, 4).to(here.weight.dtype)], (images,), given) > unit
-    )
+    assert 1e-4 < unit < 0.1
+    assert rounding(model, here, [nn.Linear(64, 4).to(here.weight.dtype)], (images,), given) > unit
