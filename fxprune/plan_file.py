@@ -16,6 +16,7 @@ from fxprune.arguments.inputs import Inputs, from_json, inputs_for, is_shape
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
+from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.network import network_of
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -214,6 +215,8 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     """Return the plan if it was made on this model, else the same clusters on a new analysis.
 
+    So it is where the model has kept something of another shape since.
+
     Raises:
         PlanError: ``model`` is another network.
 
@@ -229,11 +232,12 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
         True
     """
     model, plan = network_of(model), given_plan(model, plan)
-    if plan.coupling.network is model:
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    if plan.coupling.network is model and shapes == dict(plan.coupling.shapes):
         return plan
     from fxprune.analysis import couple
 
-    check_shapes(plan.coupling.shapes, model, "the plan")
+    check_shapes(plan.coupling.shapes, model, "the plan", plan.cut)
     before = plan.coupling
     coupling = couple(model, inputs_for(model, before.example_inputs), whole=before.whole, outputs=before.outputs)
     check_digest(plan.coupling.digest, coupling, "the plan")

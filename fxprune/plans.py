@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from fxprune.common.files import write_text
 from fxprune.common.table import table
 from fxprune.coupling import Axis, Coupling
 from fxprune.errors import PlanError
-from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.modules import named_tensors, names_of_caches
 
 FORMAT = "fxprune-plan"
 VERSION = 1
@@ -105,6 +105,11 @@ class Plan:
         """Map each code to the size of its cluster, int64 [channels + 1]; the last is for code -1."""
         count = np.bincount(self.representative, minlength=self.coupling.channels)
         return np.append(count[self.representative], 1)
+
+    @functools.cached_property
+    def cut(self) -> tuple[str, ...]:
+        """The names of all parameters and buffers that the plan changes."""
+        return tuple(dict.fromkeys(each.parameter for each in self._partitions))
 
     def partitions(self) -> Iterator[Partition]:
         """Yield every axis of every parameter that the plan changes."""
@@ -226,10 +231,15 @@ def check_digest(digest: str, coupling: Coupling, where: str) -> None:
         )
 
 
-def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str) -> None:
-    """Raise PlanError, naming the first tensors of a model that differ from ``tensors``."""
-    here = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    there = {name: tuple(shape) for name, shape in tensors.items()}
+def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str, cut: Collection[str] = ()) -> None:
+    """Raise PlanError, naming the first tensors of a model that differ from ``tensors``.
+
+    A call may keep what it computes in buffers that no state dict holds, in any shape: these must only agree if they
+    are ``cut``.
+    """
+    kept = names_of_caches(model).difference(cut)
+    here = {name: tuple(tensor.shape) for name, tensor in named_tensors(model) if name not in kept}
+    there = {name: tuple(shape) for name, shape in tensors.items() if name not in kept}
     differ = [
         f"{name}: {there.get(name, 'absent')} in the plan, {here.get(name, 'absent')} in the model"
         for name in dict.fromkeys([*there, *here])

@@ -1,7 +1,7 @@
 """Measure the error of narrow networks in every format, in units of the wide one's rounding.
 
-The unit: the channels of the wide network are permuted within their groups, which only changes the order of sums. Each
-network has its own process, the smallest first; an interrupted run continues.
+The unit: how far the wide network is from itself in float64, or with its channels in another order, if that is more.
+Each network has its own process, the smallest first; an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ JOURNAL = WORK / "results.jsonl"
 TEXT = """
 `python -m benchmarks.rounding` takes the smallest network of each class of timm with random weights, at a small image,
 makes it narrow to half its width in clusters drawn at random, and compares it with the snapped wide network, which
-computes the same but for rounding. The unit is what the wide network's own rounding comes to: the largest difference,
-over {permutations} draws, between it and itself with its channels in another order within their groups. onnxruntime,
-with and without its optimiser, and `torch.compile` are in units of eager float32. In bfloat16 and float16 the order of
-sums moves little, since they run in float32; columns that were added up are rounded as one number there, where the wide
-network rounds each: some units are what that comes to. {done} of {classes} classes were
-measured; {left}
+computes the same but for rounding. The unit is what the wide network's own rounding comes to: the larger of its
+distance from itself in float64, and its largest difference, over {permutations} draws, from itself with its channels in
+another order within their groups. The order alone is no unit in bfloat16: sums run in float32 there, and the last bits,
+where the order shows, are lost when a result is stored, so that some networks moved by nothing. onnxruntime, with and
+without its optimiser, and `torch.compile` are in units of eager float32. {done} of {classes} classes were measured;
+{left}
 """
 
 

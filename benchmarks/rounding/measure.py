@@ -40,12 +40,12 @@ def work(task: Task, record: Callable[..., None]) -> None:
     narrow = fxprune.narrow(wide, plan).eval()
     others = [permuted(wide, coupling, seed) for seed in range(PERMUTATIONS)]
     record(parameters=form.parameters, image=form.image)
-    unit = difference(wide, others, inputs)
+    units = {}
     for name in FORMATS[:4]:
-        made = [in_format(each, inputs, name) for each in (wide, narrow, *others)]
-        given = made[0][1]
-        unit_here = max(difference(made[0][0], [each for each, _ in made[2:]], given), 0.0)
-        record(**{name: (unit_here, difference(made[0][0], [made[1][0]], given))})
+        (here, given), *made = [in_format(each, inputs, name) for each in (wide, narrow, *others)]
+        units[name] = rounding(wide, here, [each for each, _ in made[1:]], inputs, given)
+        record(**{name: (units[name], difference(here, [made[0][0]], given))})
+    unit = units["float32"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "narrow.onnx"
         try:
@@ -104,6 +104,22 @@ def permuted(model: Any, coupling: Any, seed: int) -> Any:
     return made
 
 
+def rounding(wide: Any, here: Any, permuted: Sequence[Any], inputs: Any, given: Any) -> float:
+    """Return what a network's own rounding moves: from float64, or in another order of sums.
+
+    In bfloat16 the order alone says little: sums run in float32, and their last bits are lost where a result is stored.
+
+    Args:
+        wide: the network.
+        here: it in another format.
+        permuted: it with its channels in other orders, in that format.
+        inputs: for ``wide``.
+        given: the same in that format.
+    """
+    exact = in_format(wide, inputs, "float64")
+    return max(errors(outputs_of(*exact), [outputs_of(here, given)]), difference(here, permuted, given))
+
+
 def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
     """Copy a network to another format, with inputs for it."""
     import copy
@@ -122,17 +138,27 @@ def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
 
 def difference(reference: Any, others: Sequence[Any], inputs: Any) -> float:
     """Return the largest relative error of all outputs of some networks; inf if not finite."""
+    return errors(outputs_of(reference, inputs), [outputs_of(other, inputs) for other in others])
+
+
+def errors(wanted: Sequence[Any], found: Sequence[Sequence[Any]]) -> float:
+    """Return the largest relative error of all tensors; inf if what is wanted is not finite."""
+    from fxprune.passes.verify import relative_error
+
+    if not all(x.isfinite().all() for x in wanted):
+        return math.inf
+    return max(relative_error(a, b) for got in found for a, b in zip(wanted, got, strict=True))
+
+
+def outputs_of(network: Any, inputs: Any) -> list[Any]:
+    """List what a network returns."""
     import torch
 
     from fxprune.arguments.inputs import run_on
-    from fxprune.passes.verify import named_outputs, relative_error
+    from fxprune.passes.verify import named_outputs
 
     with torch.no_grad():
-        wanted = named_outputs(run_on(reference, inputs)).values()
-        every = [named_outputs(run_on(other, inputs)).values() for other in others]
-    if not all(x.isfinite().all() for x in wanted):
-        return math.inf
-    return max(relative_error(a, b) for got in every for a, b in zip(wanted, got, strict=True))
+        return list(named_outputs(run_on(network, inputs)).values())
 
 
 def runner(path: Path, optimise: bool) -> Any:

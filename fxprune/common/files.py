@@ -37,12 +37,8 @@ def written_aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
     os.close(handle)
     aside = Path(name)
     try:
-        try:
+        with named_in_errors(target, name):
             yield aside
-        except OSError as error:
-            if error.errno is None or error.filename not in (None, name):
-                raise
-            raise OSError(error.errno, error.strerror, os.fspath(target)) from error  # not the temporary name
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         mask = os.umask(0)
@@ -52,6 +48,17 @@ def written_aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
         sync_folder(target.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_in_errors(path: Path, temporary: str | None = None) -> Iterator[None]:
+    """Name a file in an error of the block that names none, or its temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, temporary):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -39,7 +39,7 @@ from .observation import (
     try_to_observe,
 )
 from .pair import Pair
-from .training import training_difference
+from .training import noise_in_weights, training_difference
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
@@ -99,6 +99,8 @@ def _difference(pair: Pair, inputs: Inputs) -> Difference:
     always, unknown = _under_autocast(pair, inputs)
     if always:
         return Difference(always)
+    if noise := noise_in_weights(pair):
+        return Difference("", noise, unknown)
     # Batch normalisation needs more than one value for each channel.
     twice = [as_meta(inputs), doubled_on_meta(inputs)]
     if pair.proven and pair.programs.are_equal(twice, training=True):

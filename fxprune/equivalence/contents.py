@@ -1,29 +1,37 @@
 """Describe what a network keeps outside of its tensors and plain attributes.
 
-They are in lists and tables of modules, in objects of other classes than PyTorch's and Python's, in classes, and in the
-global variables that the model's functions name. What a call changes there, a later call may read.
+They are in lists and tables of modules, in objects of other classes than PyTorch's and Python's, in classes, in the
+global variables that the model's functions name, in what functions close over, and in iterators and generators, which
+know how far they are. What a call changes there, a later call may read.
 """
 
 from __future__ import annotations
 
 import collections
 import functools
+import inspect
 import itertools
+import pickle
+import random
 import sys
 import types
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import nn
 
 _PLAIN = bool, int, float, str, itertools.count
+_RANDOM = random.Random, np.random.Generator, np.random.RandomState, torch.Generator
 _NESTS = list, tuple, dict, set, collections.deque, types.SimpleNamespace
 # The tables in which a module keeps its parameters, layers and hooks, and what PyTorch keeps in classes.
 _OF_TORCH = frozenset(vars(nn.Module())) | {"dump_patches", "call_super_init"}
 # Packages whose objects, classes and variables no network changes.
 _OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy"}
 _MOST = 10_000  # a larger nest is data
+_NUMBERS = itertools.count()
 
 Contents = dict[tuple[int, str], list[str]]
 
@@ -47,7 +55,7 @@ def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bo
         for (key, prefix), values, plain in holders
         for name, value in list(values)
         if name not in _OF_TORCH and not name.startswith("__")
-        if _holds(value) or isinstance(value, itertools.count) or (plain and isinstance(value, _PLAIN))
+        if _holds(value) or isinstance(value, (itertools.count, *_RANDOM)) or (plain and isinstance(value, _PLAIN))
     }
 
 
@@ -61,8 +69,8 @@ def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
 
 
 def _holds(value: Any) -> bool:
-    """Tell whether a value holds others: a nest, or an object that has attributes."""
-    if isinstance(value, _NESTS):
+    """Tell whether a value holds others, as nests, functions, iterators and objects do."""
+    if isinstance(value, (*_NESTS, functools.partial, types.MethodType, Iterator)) or _is_function(value):
         return True
     known = isinstance(value, (type, types.FunctionType, nn.Module, torch.Tensor))
     return not known and _is_own(type(value)) and hasattr(value, "__dict__")
@@ -75,6 +83,8 @@ def _leaves(value: Any) -> Iterator[str]:
         value = waiting.pop()
         if isinstance(value, _PLAIN):
             yield repr(value)
+        elif isinstance(value, _RANDOM):
+            yield repr(value.get_state() if isinstance(value, torch.Generator) else pickle.dumps(value))
         elif id(value) not in seen and _holds(value):
             seen.add(id(value))
             if isinstance(value, set):
@@ -83,8 +93,29 @@ def _leaves(value: Any) -> Iterator[str]:
                 waiting += value
             elif isinstance(value, dict):
                 waiting += value.values()
+            elif _is_function(value):
+                waiting += [*inspect.getclosurevars(value).nonlocals.values(), *(value.__defaults__ or ())]
+            elif isinstance(value, types.MethodType):
+                waiting.append(value.__self__)
+            elif isinstance(value, functools.partial):
+                waiting += [value.func, *value.args, *value.keywords.values()]
+            elif isinstance(value, types.GeneratorType):
+                yield repr(None if value.gi_frame is None else value.gi_frame.f_lasti)
+                waiting += [value.gi_yieldfrom, *inspect.getgeneratorlocals(value).values()]
+            elif isinstance(value, Iterator):
+                waiting += _place_in(value)
             if hasattr(value, "__dict__"):
                 waiting += vars(value).values()
+
+
+def _place_in(iterator: Iterator[Any]) -> tuple[Any, ...]:
+    """Return what an iterator runs over and how far it is; a new number if it does not say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say it
+        try:
+            return tuple(iterator.__reduce__()[1:])
+        except (TypeError, IndexError):
+            return (next(_NUMBERS),)
 
 
 def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[str, Any], frozenset[str]]]:
@@ -97,7 +128,8 @@ def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[
         seen.add(function)
         names = _names(function.__code__)
         yield function.__globals__, names
-        waiting += [each for name in names if _is_function(each := function.__globals__.get(name))]
+        held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+        waiting += filter(_is_function, (*map(function.__globals__.get, names), *held))
 
 
 @functools.cache

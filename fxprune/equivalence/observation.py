@@ -68,7 +68,7 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
     _seed_all()
     tensors = dict(named_tensors(module))
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
-    drawn = _generators()
+    drawn = generator_states()
     record = _unrecorded if recording is None else recording
     with autocast_watched() as uses, Watch(tensors) as watch, record(given) as note:  # type: ignore[no-untyped-call]
         outputs = leaves_of(run_on(module, given))
@@ -80,7 +80,7 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
         [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in outputs],
         tensors_of(given),
         changed | watch.restore(),
-        drawn != _generators(),
+        drawn != generator_states(),
         watch.operations,
         bool(uses),
     )
@@ -272,7 +272,8 @@ def _seed_all() -> None:
     np.random.seed(_SEED)
 
 
-def _generators() -> list[Any]:
+def generator_states() -> list[Any]:
+    """Return the states of all generators of random numbers."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     states = [torch.get_rng_state(), *cuda]
     kind, keys, *rest = np.random.get_state()

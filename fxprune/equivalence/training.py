@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.torch_private import pytree
 
 from .example_values import changed, doubled
 from .kept_state import KEEPS, Attributes
-from .observation import Certain, compare, try_to_observe
+from .observation import Certain, compare, generator_states, try_to_observe
 from .pair import Pair
 
 
@@ -22,6 +23,20 @@ def training_difference(pair: Pair, inputs: Inputs) -> tuple[str, str]:
         with Certain():  # type: ignore[no-untyped-call]
             why, unknown, _ = _twice(pair, inputs)
     return why, unknown
+
+
+def noise_in_weights(pair: Pair) -> str:
+    """Name a weight that a parametrization draws in training: no two rows of it stay alike."""
+    if not any(map(is_parametrized, pair.model.modules())):
+        return ""
+    model = pair.copy(pair.model).train()
+    for path, module in model.named_modules():
+        for name in module.parametrizations if is_parametrized(module) else ():
+            before = generator_states()
+            getattr(module, name)
+            if before != generator_states():
+                return f"a parametrization of `{path}.{name}` draws random numbers"
+    return ""
 
 
 def _twice(pair: Pair, inputs: Inputs) -> tuple[str, str, bool]:

@@ -16,6 +16,7 @@ from fxprune.pytorch.precision import MixingMode
 from fxprune.pytorch.torch_private import (
     NormBase,
     children_of,
+    non_persistent_buffers,
     op_name,
     pytree,
     script_tables,
@@ -165,6 +166,11 @@ def statistics_of(model: nn.Module) -> set[str]:
         if isinstance(module, NormBase)
         for own, _ in module.named_buffers(recurse=False)
     }
+
+
+def names_of_caches(model: nn.Module) -> set[str]:
+    """Return all names of the buffers that no state dict holds."""
+    return {prefix + name for prefix, module in _inside(model) for name in non_persistent_buffers(module)}
 
 
 def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

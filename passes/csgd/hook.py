@@ -97,7 +97,7 @@ def csgd(
     check_same_plan(model, plan)
     model = unwrap_model(model)
     check_not_sharded(model, optimizer)
-    check_shapes(plan.coupling.shapes, model, "the plan")
+    check_shapes(plan.coupling.shapes, model, "the plan", plan.cut)
     check_asked(strength, deviation, lrs)
     if coupled:
         check_coupled(optimizer)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.common.addresses import PROGRAM
+from fxprune.common.addresses import LOCAL, PROGRAM
 from fxprune.coupling import Coupling
 from fxprune.errors import (
     CheckpointError,
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 MAY_DIFFER = frozenset(
     "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
 )
+# What may be in a folder of timm's that decides what its network computes.
+_OF_TIMM = (".json", ".safetensors", ".bin", ".pth")
 # Messages of Gloo and NCCL about a process that no longer answers.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "NCCL", "remote process exited")
 
@@ -136,13 +140,19 @@ class Checkpoints:
             yield
         except BaseException as error:
             measured = isinstance(error, DivergedError) and self._measured()
+            code = error.code if isinstance(error, SystemExit) else None
+            number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(type(error))
+            asked = number if code in (None, 128 + (number or 0)) else None
             if not measured and not self.own.present(".pt"):
                 self.own.clear()
+                if asked is not None:
+                    said = f"stopped by {asked.name} before the first checkpoint: nothing was kept."
+                    raise StoppedError(said, asked) from error
                 raise
             if measured:
                 raise DivergedError(f"{error} What was measured before is in {self.folder / METRICS}.") from error
             kept = f"what was done is in {self.folder}. To go on, give the same options and `resume` (--resume) auto."
-            if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            if _is_of_reader(error):
                 raise DataError(
                     f"a process that reads images ended ({first_line(error).rstrip('.')}): often there was no "
                     f"memory for it, and fewer `workers` need less; {kept}"
@@ -154,11 +164,9 @@ class Checkpoints:
                 ) from error
             if isinstance(error, OSError) or is_out_of_memory(error):
                 error.add_note(kept)
-            code = error.code if isinstance(error, SystemExit) else None
-            number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(type(error))
-            if number is None or code not in (None, 128 + number):
+            if asked is None:
                 raise
-            raise StoppedError(f"stopped by {number.name}; {kept}", number) from error
+            raise StoppedError(f"stopped by {asked.name}; {kept}", asked) from error
 
     def _measured(self) -> bool:
         """Tell whether records of the training exist."""
@@ -247,7 +255,12 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
         files["model"] = os.path.join(job.model, MANIFEST)  # which has the hash of every other file
     elif isinstance(job.model, str) and job.model.endswith(PROGRAM):
         files["model"] = job.model
-    return {name: _sha256(file) for name, file in files.items() if file is not None}
+    found = {name: _sha256(file) for name, file in files.items() if file is not None}
+    if isinstance(job.model, str) and job.model.startswith(LOCAL):
+        inside = sorted(path for path in Path(job.model.removeprefix(LOCAL)).glob("*") if path.suffix in _OF_TIMM)
+        each = "\n".join(f"{path.name} {_sha256(path)}" for path in inside)
+        found["model"] = hashlib.sha256(each.encode()).hexdigest()
+    return found
 
 
 def _sha256(file: str | os.PathLike[str]) -> str:
@@ -257,6 +270,17 @@ def _sha256(file: str | os.PathLike[str]) -> str:
         raise CheckpointError(f"there is no file {os.fspath(file)}.") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {os.fspath(file)}: {error.strerror}.") from error
+
+
+def _is_of_reader(error: BaseException) -> bool:
+    """Tell whether a process that reads images was lost.
+
+    One that has just died still counts as alive to PyTorch, which then raises the error of a broken pipe.
+    """
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return True
+    waits = any(frame.f_code.co_name == "_try_get_data" for frame, _ in traceback.walk_tb(error.__traceback__))
+    return waits and isinstance(error, OSError | EOFError)
 
 
 def _is_of(identity: Mapping[str, Any], own: OwnFiles) -> bool:

@@ -55,9 +55,9 @@ def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
 
 def check_cut(model: nn.Module, plan: Plan) -> None:
     """Check that the plan is for this network, and cuts finite tensors only."""
-    check_shapes(plan.coupling.shapes, model, "the plan")
+    check_shapes(plan.coupling.shapes, model, "the plan", plan.cut)
     here = dict(named_tensors(model))
-    cut = [(name, here[name]) for name in dict.fromkeys(p.parameter for p in plan.partitions()) if name in here]
+    cut = [(name, here[name]) for name in plan.cut if name in here]
     check_numbers(cut)
     check_finite(cut)
 

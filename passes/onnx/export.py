@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fxprune.arguments.batches import ANY_BATCH, BatchRange
-from fxprune.common.files import written_aside
+from fxprune.common.files import named_in_errors, written_aside
 from fxprune.common.silence import silenced
 from fxprune.common.table import table
 from fxprune.errors import ExportError
@@ -138,7 +138,7 @@ def _write(program: ONNXProgram, path: Path, opset: int, bound: BatchRange) -> i
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
         aside = Path(folder) / path.name
-        with silenced():
+        with silenced(), named_in_errors(path):
             onnx_ir.save(model, aside, external_data=f"{path.name}.data" if weights >= INLINE_BYTES else None)
         _check_file(aside, opset, bound)
         files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: the file is useless without them

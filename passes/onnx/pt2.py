@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import os
 from collections.abc import Sequence
@@ -74,8 +75,8 @@ def export_pt2(
             _check_no_text(program, name)
             if bound.least > 1 and not bound.fixed:
                 _assert_several(program, bound)
-            with open(aside, "wb") as file:
-                torch.export.save(program, file)
+            torch.export.save(program, whole := io.BytesIO())  # PyTorch ends the process where a disk is full
+            aside.write_bytes(whole.getbuffer())
             with open(aside, "rb") as file:
                 read = torch.export.load(file).module()
         return largest_error(eager, partial(run_eager, read), example, name, tolerance, admitted(batches, bound))

@@ -138,6 +138,12 @@ def _foreign(place: Path) -> OptionError:
 def _made(target: Path, path: str | os.PathLike[str]) -> Iterator[None]:
     """Make the folder; at the end remove it and the parents made for it, if they are empty."""
     above = next(parent for parent in (target, *target.parents) if parent.exists())
+    for each in (target, *target.parents):
+        if each.is_symlink() and not each.exists():
+            raise OptionError(
+                f"cannot write results into {path}: {each} is a link to {os.readlink(each)}, which does not exist. "
+                "Make that folder, or choose another."
+            )
     if not above.is_dir():
         raise OptionError(f"cannot write results into {path}: {above} is a file. Choose another folder.")
     for parent in (target, *target.parents):

@@ -54,7 +54,13 @@ class Lock:
             return False
         me: dict[str, Any] = {"token": self.token, "host": socket.gethostname(), "machine": _machine()}
         self._me = me | {"pid": os.getpid(), "started": _started(os.getpid())}
-        self._write(0)
+        try:
+            self._write(0)
+        except OSError as error:
+            os.close(self._descriptor)
+            self._path.unlink()
+            error.filename = os.fspath(self._path)
+            raise
         self._thread.start()
         return True
 

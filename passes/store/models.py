@@ -8,6 +8,8 @@ import inspect
 import os
 import signal
 import sys
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import as_inputs, as_meta
 from fxprune.common.addresses import HUB, LOCAL, PROGRAM, is_import_path
+from fxprune.common.files import open_plain
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
 from fxprune.errors import FxpruneError, ModelError, OptionError, kind_and_line
@@ -85,8 +88,12 @@ def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], N
 
 def _from_program(path: str | IO[bytes], _: int | None, channels: int | None, size: int | None) -> Network:
     try:
-        with silenced():
-            program = torch.export.load(path)
+        with silenced(), open_plain(path) if isinstance(path, str) else contextlib.nullcontext(path) as file:
+            with zipfile.ZipFile(file) as members:
+                if twice := [name for name, number in Counter(members.namelist()).items() if number > 1]:
+                    raise ValueError(f"it holds `{twice[0]}` twice")
+            file.seek(0)
+            program = torch.export.load(file)
             flat = program.module(check_guards=False)
             assert isinstance(flat, fx.GraphModule)
             network = fx.GraphModule(flat, flat.graph)  # which, unlike an exported one, has an eval mode

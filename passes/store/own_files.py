@@ -57,7 +57,7 @@ class OwnFiles:
 
     def check_free(self, names: Iterable[str]) -> None:
         """Raise OptionError if a file or folder of the user has one of these names."""
-        if os.path.lexists(self.folder) and not self.folder.is_dir():
+        if self.folder.is_symlink() or (os.path.lexists(self.folder) and not self.folder.is_dir()):
             raise _foreign(self.folder)
         _, known = self._read()
         for name in names:

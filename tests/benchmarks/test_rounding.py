@@ -11,7 +11,7 @@ from torch import nn
 
 import fxprune
 from benchmarks.rounding.__main__ import page
-from benchmarks.rounding.measure import difference, in_format, permuted, settled
+from benchmarks.rounding.measure import difference, in_format, permuted, rounding, settled
 from fxprune.passes.verify.randomise import randomised
 
 
@@ -56,3 +56,12 @@ def test_the_page_tells_units_and_what_was_not_measured():
     assert "| float32 | 2 | 0 | 11.00 | 2.00 | 20.0 | 2.0e-06 |" in text
     assert "`b` in float32: 20.0" in text and "`c` (took longer" in text
     assert "2 of 4 classes were measured; the others were not reached." in " ".join(text.split())
+
+
+def test_a_unit_is_no_less_than_the_distance_from_float64():
+    model, images = nn.Linear(64, 4), torch.randn(2, 64)
+    here, given = in_format(model, (images,), "bfloat16")
+    assert difference(here, [here], given) == 0.0
+    unit = rounding(model, here, [here], (images,), given)
+    assert 1e-4 < unit < 0.1
+    assert rounding(model, here, [nn.Linear(64, 4).to(here.weight.dtype)], (images,), given) > unit

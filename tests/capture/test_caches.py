@@ -98,3 +98,28 @@ def test_a_train_that_fails_changes_nothing():
     coupling = fxprune.couple(net, X)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert torch.equal(coupling.graph_module(X), net(X))
+
+
+class Distances(nn.Module):
+    """A table of distances for the number of tokens, in a buffer that no state dict holds, as in ConViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.scale = nn.Linear(3, 8), nn.Linear(8, 4), nn.Linear(1, 8)
+        self.register_buffer("table", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x):
+        if self.table.shape[0] != x.shape[1]:
+            self.table = torch.arange(x.shape[1], dtype=x.dtype)[:, None]
+        return self.b((self.a(x) + self.scale(self.table)).relu())
+
+
+def test_a_plan_holds_when_the_network_has_kept_a_table_of_another_shape():
+    net, tokens = Distances().eval(), torch.linspace(-1, 1, 30).reshape(2, 5, 3)
+    plan = fxprune.plan(fxprune.couple(net, tokens), keep=0.5)
+    wanted = net(tokens)
+    assert net.table.shape == (5, 1)
+    snapped = fxprune.snap(net, plan)
+    assert not torch.allclose(snapped(tokens), wanted, atol=1e-3)
+    assert torch.allclose(fxprune.narrow(snapped, plan)(tokens), snapped(tokens), atol=1e-6)  # float32
+    assert torch.allclose(narrow_unequal(net, plan)(tokens), snapped(tokens), atol=1e-6)

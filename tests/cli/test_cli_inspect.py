@@ -6,6 +6,8 @@ import inspect
 import json
 import re
 import sys
+import warnings
+import zipfile
 
 import pytest
 import timm
@@ -192,6 +194,8 @@ def test_the_present_folder_is_searched_last_and_only_for_the_network(place, mon
 BAD = {
     "absent.pt2": ["there is no file absent.pt2"],
     "mine_of_a_user.pt2": ["no file of torch.export that can be read here"],
+    "endless.pt2": ["no file of torch.export that can be read here", "Not a regular file"],
+    "twice.pt2": ["no file of torch.export that can be read here", "it holds `archive/data` twice"],
     "mine_of_a_user:absent": ["`mine_of_a_user:absent` cannot be imported", "has no attribute 'absent'"],
     "no_such_module_here:f": ["No module named 'no_such_module_here'"],
     "mine_of_a_user:fails": ["fails at", "mine_of_a_user.py:", "ValueError: no luck"],
@@ -209,6 +213,11 @@ BAD = {
 def test_what_cannot_be_opened_is_one_error(capsys, place, line, says):
     (place / "folder").mkdir()
     (place / "mine_of_a_user.pt2").write_bytes(b"PK")
+    (place / "endless.pt2").symlink_to("/dev/full")  # zeros without an end, as /dev/zero
+    with zipfile.ZipFile(place / "twice.pt2", "w") as members, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of zipfile, about what is meant
+        for text in ("one", "two"):
+            members.writestr("archive/data", text)
     code, out, err = run(capsys, f"inspect {line}")
     *phases, error = err.splitlines()
     assert (code, out, {line.split()[0] for line in phases} <= {"build", "couple"}) == (2, "", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from helpers.jobs.small_job import broken_off, compress, numbers, tiny_data
 import fxprune
 import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, StoppedError
-from fxprune.passes.job.resume import _identity
+from fxprune.passes.job.resume import _identity, files_read
 from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
@@ -52,6 +53,15 @@ def break_off(output, monkeypatch, step):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     return enter(tmp_path, monkeypatch)
+
+
+def test_what_a_folder_of_timm_holds_decides_whose_a_checkpoint_is(tmp_path):
+    job = Job(model=f"local-dir:{tmp_path}", data="digits", output="out")
+    found = [files_read(job)]
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (tmp_path / name).write_text(name)
+        found.append(files_read(job))
+    assert [a == b for a, b in itertools.pairwise(found)] == [False, False, True]
 
 
 def test_a_finished_job_is_not_done_again(here, capsys, monkeypatch):

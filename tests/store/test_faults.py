@@ -16,11 +16,12 @@ from helpers.image_folder import make_folder, timm_leaves_files_open
 from helpers.processes.fork_server import command
 
 from fxprune.common.files import write_text
-from fxprune.errors import LostProcessError, is_out_of_memory
+from fxprune.errors import DataError, LostProcessError, StoppedError, is_out_of_memory
 from fxprune.passes.distributed.ranks import Ranks
 from fxprune.passes.job.resume import Checkpoints
 from fxprune.passes.job.training import Trainer
-from fxprune.passes.store import write_tensors
+from fxprune.passes.onnx import export_onnx, export_pt2
+from fxprune.passes.store import output_folder, write_tensors
 from fxprune.passes.store.checkpoint import Checkpoint
 from fxprune.passes.train.loop import Training
 
@@ -74,6 +75,22 @@ def test_a_disk_without_any_room(place):
     assert "No space left on device: 'out.txt'" in done.stderr
 
 
+EXPORTS = {"narrow.pt2": export_pt2, "narrow.onnx": export_onnx}
+
+
+@pytest.mark.parametrize("file", EXPORTS)
+def test_an_export_to_a_full_disk_names_the_file_and_leaves_nothing(place, file):
+    with full(2_000), pytest.raises(OSError, match=f"File too large: '{place / file}'"):
+        EXPORTS[file](torch.nn.Linear(64, 64).eval(), torch.zeros(2, 64), place / file)
+    assert left(place) == []
+
+
+def test_a_lock_that_cannot_be_written_is_not_left_behind(place):
+    with full(0), pytest.raises(OSError, match=r"File too large: '.*lock'"), output_folder(place / "out"):
+        pytest.fail("locked")
+    assert left(place) == []
+
+
 @pytest.mark.parametrize("size", [3_000, 30_000])
 def test_a_run_on_a_full_disk_says_what_was_kept_and_goes_on_when_there_is_room(capsys, place, size):
     """The smaller size has no room for a checkpoint, the larger none for the second, which is that of the weights."""
@@ -100,12 +117,42 @@ def test_a_reader_of_images_that_is_killed_is_told_with_the_way_to_go_on(capsys,
         if self._done == 4:
             for child in torch.multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
+                child.join()  # until then it counts as alive
 
     monkeypatch.setattr(Training, "train_step", killing)
     line = "compress --model resnet20 --data . --epochs 1 --batch-size 2 --workers 1 --checkpoint-every 1 --output out"
     code, _, err = run(capsys, line + " --quiet")
     message = err.splitlines()[-1]
     assert (code, "a process that reads images ended" in message, "--resume" in message) == (2, True, True)
+
+
+@timm_leaves_files_open
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_reader_of_images_that_has_just_died_is_told_as_well(place, monkeypatch, error):
+    checkpoints = Checkpoints(place / "checkpoints", {}, 0, True)
+    checkpoints.checkpoint("train").write({"steps": 1})
+    loader = iter(torch.utils.data.DataLoader([0, 1], num_workers=1))
+
+    def lost(*_, **__):
+        raise error
+
+    monkeypatch.setattr(loader._data_queue, "get", lost)
+    with pytest.raises(DataError, match=r"a process that reads images ended .*--resume"), checkpoints.stoppable():
+        next(loader)
+    with pytest.raises(error), checkpoints.stoppable():
+        lost()
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (lambda: SystemExit(143), 143)])
+def test_a_signal_before_the_first_checkpoint_says_that_nothing_was_kept(place, error, code):
+    with pytest.raises(StoppedError, match="before the first checkpoint: nothing was kept") as told:
+        _stop(Checkpoints(place / "checkpoints", {}, 0, True), error())
+    assert told.value.exit_code == code and left(place) == []
+
+
+def _stop(checkpoints, error):
+    with checkpoints.stoppable():
+        raise error
 
 
 def no_memory():

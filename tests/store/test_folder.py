@@ -168,6 +168,12 @@ def test_a_file_is_no_folder(tmp_path):
         _write_and_never(tmp_path / "out" / "deep")
 
 
+def test_a_link_to_nowhere_is_told(tmp_path):
+    (tmp_path / "out").symlink_to("gone")
+    with pytest.raises(OptionError, match="out is a link to gone, which does not exist"):
+        _write_and_never(tmp_path / "out")
+
+
 def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
     run(tmp_path, {PLAN: "1"})
     check_no_result(tmp_path / "other.json")

@@ -43,6 +43,14 @@ def test_a_folder_of_ours_alone_goes_itself(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoints").symlink_to("elsewhere")
+    with pytest.raises(OptionError, match=r"checkpoints is no file of a run"):
+        OwnFiles(tmp_path / "checkpoints").claim("train.pt")
+    assert written(tmp_path / "elsewhere") == []
+
+
 def test_files_move_without_those_of_the_user(tmp_path):
     write(tmp_path, {"a/mine": "", "b/mine": "", "a/notes": ""})
     own, place = owning(tmp_path / "a"), owning(tmp_path / "b", [*FILES, "csgd.pt"])
@@ -145,7 +153,7 @@ def test_files_of_the_user_stay_whatever_becomes_of_a_run(tmp_path, monkeypatch)
     assert mine(tmp_path) == MINE
     with monkeypatch.context() as patch:
         patch.setattr(Training, "train_step", break_off)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(fxprune.errors.StoppedError, match="nothing was kept"):
             run(tmp_path)
     assert mine(tmp_path) == MINE
     run(tmp_path, resume="auto")

@@ -31,7 +31,8 @@ from fxprune.pytorch.torch_private import (
 )
 
 from .integers import integers_recorded
-from .proxies import ConcreteProxy
+from .keys import SizeAsKey
+from .proxies import ConcreteProxy, ConcreteShape
 from .symbolic import SymbolicTracer
 
 _FACTORIES = (
@@ -43,6 +44,8 @@ class ConcreteTracer(SymbolicTracer):
     """A tracer that records a model at the sizes of its example inputs, with guards."""
 
     proxy_class = ConcreteProxy
+    shape_class = ConcreteShape
+    done = False
 
     def __init__(
         self,
@@ -73,8 +76,11 @@ class ConcreteTracer(SymbolicTracer):
         """Trace a module, and also record calls that make tensors from sizes."""
         # If types must be literal, numbers may have to be, too.
         integers = contextlib.nullcontext() if self.literal else integers_recorded(root)
-        with torch.no_grad(), _calls_recorded(self), integers:
-            return super().trace(root, concrete_args)
+        try:
+            with torch.no_grad(), _calls_recorded(self), integers:
+                return super().trace(root, concrete_args)
+        finally:
+            self.done = True
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation and run it on the meta device."""
@@ -140,13 +146,29 @@ class ConcreteTracer(SymbolicTracer):
         """
         value = self.value(proxy.node)
         if isinstance(value, torch.Tensor):
-            raise fx.proxy.TraceError("control flow depends on the values of a tensor")
+            raise self.refusal(fx.proxy.TraceError("control flow depends on the values of a tensor"))
         decided = kind(value)
         if isinstance(value, (bool, int, float)):
             asker = sys._getframe(2)
             guard = self.create_proxy("call_function", guard_equal, (proxy, decided, line_of(asker)), {})
             self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
+
+    def sizes(self, proxy: fx.Proxy) -> Any:
+        """Return the numbers in a proxy, guarded; None if it holds none.
+
+        Raises:
+            SizeAsKey: sizes stay dynamic, unless no graph can be traced otherwise.
+        """
+        value = self.value(proxy.node)
+        parts = value if type(value) in (torch.Size, tuple, list) else [value]
+        if not all(isinstance(each, int | float | complex) for each in parts):
+            return None
+        if not self.literal:
+            raise SizeAsKey("a size decides which text or key the model uses")
+        if parts is value:
+            return type(value)(self.sizes(proxy[i]) for i in range(self.length(proxy)))  # type: ignore[index]
+        return self.decide(proxy, type(value))
 
     def handed_over(self, caller: FrameType, given: Any) -> None:
         """Remove the guards of numbers that a call read before it passed them on as proxies.

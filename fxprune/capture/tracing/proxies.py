@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
+from .keys import SizeAsKey, decides, is_memo, of_model
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -45,7 +46,11 @@ class InPlaceProxy(fx.Proxy):
         return not _is_size(self.node)
 
     def __getattr__(self, k: str) -> Any:
-        return InPlaceAttribute(self, k)
+        return (
+            self.tracer.create_proxy("call_function", getattr, (self, k), {})
+            if k == "shape"
+            else (InPlaceAttribute(self, k))
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data" and self.node.op == "get_attr":
@@ -61,6 +66,47 @@ class InPlaceProxy(fx.Proxy):
     def __copy__(self) -> InPlaceProxy:
         return self
 
+    def _is_dynamic(self, *_: Any) -> Any:
+        raise self.tracer.refusal(fx.proxy.TraceError("a number is asked for that is dynamic"))  # type: ignore[attr-defined]
+
+    __len__ = __int__ = __round__ = _is_dynamic
+
+    def sizes(self) -> Any:
+        """Return the number or shape at the sizes of the example, guarded; None for others.
+
+        Raises:
+            SizeAsKey: sizes are dynamic.
+        """
+        if self.is_tensor():
+            return None
+        raise SizeAsKey("a size decides which text or key the model uses")
+
+    def __hash__(self) -> int:
+        frame = of_model(sys._getframe(1))
+        value = None if frame is None else self._known(may_fail=is_memo(frame))
+        return id(self) if value is None else hash(value)
+
+    def __repr__(self) -> str:
+        value = self._known() if decides(sys._getframe(1)) else None
+        return super().__repr__() if value is None else repr(value)
+
+    def __str__(self) -> str:
+        value = self._known() if decides(sys._getframe(1)) else None
+        return super().__repr__() if value is None else str(value)
+
+    def __format__(self, form: str) -> str:
+        value = self._known() if decides(sys._getframe(1)) else None
+        return super().__repr__() if value is None else format(value, form)
+
+    def _known(self, *, may_fail: bool = False) -> Any:
+        """Return :meth:`sizes`; a failure counts, also if the model goes on after it."""
+        try:
+            return self.sizes()
+        except SizeAsKey as error:
+            if not may_fail:
+                self.tracer.refusal(error)  # type: ignore[attr-defined]
+            raise
+
 
 def unrecorded_write(name: str) -> fx.proxy.TraceError:
     """Make the error for a write to an attribute of a tensor, with its remedy as a note."""
@@ -71,6 +117,15 @@ def unrecorded_write(name: str) -> fx.proxy.TraceError:
 
 class InPlaceAttribute(InPlaceProxy, fx.proxy.Attribute):
     """An attribute of a proxy, recorded when it is used as a value."""
+
+
+def is_shape(node: fx.Node) -> bool:
+    """Tell whether a node is the shape of a tensor, or a slice of one."""
+    if node.op == "call_method":
+        return node.target == "size" and len(node.args) == 1 and len(node.kwargs) == 0
+    if node.target is operator.getitem and isinstance(node.args[1], slice):
+        return isinstance(node.args[0], fx.Node) and is_shape(node.args[0])
+    return node.target is getattr and str(node.args[1]) == "shape"
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -138,6 +193,9 @@ class ConcreteProxy(InPlaceProxy):
     def __int__(self) -> int:
         return int(self.tracer.decide(self, int))
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.tracer.decide(self, lambda value: value), digits)
+
     def __index__(self) -> int:
         return int(self.tracer.decide(self, int))
 
@@ -150,8 +208,25 @@ class ConcreteProxy(InPlaceProxy):
     def __contains__(self, item: Any) -> bool:
         return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
 
-    def __hash__(self) -> int:
-        return id(self)
+    def sizes(self) -> Any:
+        """Return what this is at the sizes of the example, guarded."""
+        return self.tracer.sizes(self)
+
+    def __eq__(self, other: Any) -> Any:
+        # What a trace leaves behind in a table is found by no one else.
+        return self is other if self.tracer.done else super().__eq__(other)
+
+    __hash__ = InPlaceProxy.__hash__
+
+
+@Sequence.register  # so that `match` takes a shape for one
+class InPlaceShape(InPlaceProxy):
+    """A proxy of a shape."""
+
+
+@Sequence.register
+class ConcreteShape(ConcreteProxy):
+    """A proxy of a shape that knows its sizes at the example."""
 
 
 class ConcreteAttribute(ConcreteProxy, InPlaceAttribute):

@@ -32,7 +32,7 @@ from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
-from .proxies import InPlaceProxy, unrecorded_write
+from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
 
 
@@ -44,6 +44,7 @@ class SymbolicTracer(fx.Tracer):
     """
 
     proxy_class: type[InPlaceProxy] = InPlaceProxy
+    shape_class: type[InPlaceProxy] = InPlaceShape
     # Whether types and devices of tensors are those of the example, with guards.
     literal = False
 
@@ -65,6 +66,7 @@ class SymbolicTracer(fx.Tracer):
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
+        self._refused: Exception | None = None
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
         self.held_elsewhere: dict[int, tuple[torch.Tensor, OwnTensor]] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
@@ -80,11 +82,27 @@ class SymbolicTracer(fx.Tracer):
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
         with through, _sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
-            return super().trace(root, concrete_args)
+            graph = super().trace(root, concrete_args)
+        if self._refused is not None:
+            raise self._refused
+        return graph
+
+    def refusal(self, error: Exception) -> Exception:
+        """Note an error that ends the trace, also if the model catches it."""
+        self._refused = self._refused or error
+        return error
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Raise TraceError."""
+        raise self.refusal(fx.proxy.TraceError("control flow depends on what is dynamic"))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Raise TraceError, unless what is dynamic is only unpacked."""
+        raise self.refusal(fx.proxy.TraceError("a loop runs over what is dynamic"))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Make a proxy that behaves to the model as its value does."""
-        return self.proxy_class(node, self)
+        return (self.shape_class if is_shape(node) else self.proxy_class)(node, self)
 
     def create_node(self, *given: Any, **options: Any) -> fx.Node:
         """Make a node that knows its lines of the model's source."""
@@ -104,7 +122,8 @@ class SymbolicTracer(fx.Tracer):
 
     def keeps(self, m: nn.Module, path: str) -> bool:
         """Tell whether the code of a module is not traced."""
-        return decomposition(m) is None and self.is_leaf_module(m, path)
+        called = not isinstance(m, nn.ModuleList | nn.ModuleDict)
+        return called and decomposition(m) is None and self.is_leaf_module(m, path)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace into a layer that hides widths; record its path for error messages."""

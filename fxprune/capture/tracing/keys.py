@@ -1,0 +1,77 @@
+"""A size that is a key or a text finds other things at other sizes.
+
+No graph records ``table.get(size)`` or ``f"{size}"``. Both fail as long as sizes are dynamic, so that the next way
+decides by the example, with a guard. A text that is only printed, or told by an assertion, decides nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import linecache
+from types import CodeType, FrameType
+
+from fxprune.pytorch.source import is_machinery
+
+# Functions that tell the user something, if what they return is not used.
+_TELL = {"_assert", "critical", "debug", "error", "exception", "info", "print", "warn", "warning", "warning_once"}
+_LOGGERS = ("logging", "warnings")
+
+
+class SizeAsKey(TypeError):
+    """The error for a key or text of a dynamic size.
+
+    To a library with a cache the size is what has no hash, without which it may go on.
+    """
+
+
+def of_model(frame: FrameType | None) -> FrameType | None:
+    """Return the frame, or that behind code without a file; None if it is not the model's."""
+    while frame is not None and frame.f_code.co_filename == "<string>":  # of a dataclass
+        frame = frame.f_back
+    return None if frame is None or is_machinery(frame.f_code.co_filename) else frame
+
+
+def decides(frame: FrameType | None) -> bool:
+    """Tell whether a text that is made in this frame may decide what a model computes."""
+    frame = of_model(frame)
+    if frame is None or str(frame.f_globals.get("__name__")).startswith(_LOGGERS):
+        return False
+    return not _is_told(frame.f_code, frame.f_lasti)
+
+
+def is_memo(frame: FrameType) -> bool:
+    """Tell whether a frame calls a function with a cache, which changes no result."""
+    calls = [node.func for node in _around(frame.f_code, frame.f_lasti) if isinstance(node, ast.Call)]
+    name = calls[-1].id if calls and isinstance(calls[-1], ast.Name) else ""
+    return hasattr({**frame.f_globals, **frame.f_locals}.get(name), "cache_parameters")
+
+
+def _is_told(code: CodeType, instruction: int) -> bool:
+    """Tell whether an instruction belongs to a statement that only tells something."""
+    statements = [node.value for node in _around(code, instruction) if isinstance(node, ast.Expr)]
+    calls = [each.func for each in statements if isinstance(each, ast.Call)]
+    return any(getattr(each, "attr", getattr(each, "id", "")) in _TELL for each in calls)
+
+
+@functools.lru_cache(maxsize=1024)
+def _around(code: CodeType, instruction: int) -> list[ast.expr | ast.stmt]:
+    """List the statements and expressions around an instruction, the outermost first."""
+    first, last, start, end = list(code.co_positions())[instruction // 2]
+    if first is None or last is None or start is None or end is None:
+        return []
+    return [
+        node
+        for node in ast.walk(_tree(code.co_filename))
+        if isinstance(node, ast.expr | ast.stmt)
+        if (node.lineno, node.col_offset) <= (first, start)
+        if (last, end) <= (node.end_lineno or 0, node.end_col_offset or 0)
+    ]
+
+
+@functools.lru_cache(maxsize=16)
+def _tree(path: str) -> ast.AST:
+    try:
+        return ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return ast.Module([], [])

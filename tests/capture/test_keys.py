@@ -1,0 +1,146 @@
+"""What a network finds by a size is another thing at another size: the narrow one stops there, or computes the same."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections import namedtuple
+
+import pytest
+import torch
+from helpers.middle import IMAGES, Small
+
+import fxprune
+from fxprune.arguments.guards import SpecialisedError
+from fxprune.capture.trace import capture
+from fxprune.errors import CaptureError
+
+Size = namedtuple("Size", "h w")
+TABLES = {"12": 2.0, "12x12": 2.0, "08": 1.0, 12: 2.0, (12, 12): 2.0, (2, 8, 12, 12): 2.0}
+
+
+@functools.cache
+def remembered(size):
+    return 2.0 if size == 12 else 1.0
+
+
+def caught(size):
+    try:
+        return {12: 2.0}[size]
+    except Exception:
+        return 1.0
+
+
+def matched(shape):
+    match shape:
+        case (_, _, 12, _):
+            return 2.0
+        case _:
+            return 1.0
+
+
+KEYS = {
+    "a number": lambda y: TABLES.get(y.shape[2], 1.0),
+    "a computed number": lambda y: TABLES.get(y.shape[2] // 2 * 2, 1.0),
+    "a shape": lambda y: TABLES.get(y.shape, 1.0),
+    "a part of a shape": lambda y: TABLES.get(y.shape[2:], 1.0),
+    "a named tuple": lambda y: TABLES.get(Size(*y.shape[2:]), 1.0),
+    "a set": lambda y: 2.0 if y.shape[2] in {1, 12} else 1.0,
+    "a set of sizes": lambda y: float(len({y.shape[2], 12})),
+    "a formatted text": lambda y: TABLES.get(f"{y.shape[2]}x{y.shape[3]}", 1.0),
+    "a text with a format": lambda y: TABLES.get(f"{y.shape[2]:02d}", 1.0),
+    "a text": lambda y: TABLES.get(str(y.shape[2]), 1.0),
+    "a representation": lambda y: TABLES.get(f"{y.shape[2]!r}", 1.0),
+    "a memo": lambda y: remembered(y.shape[2]),
+    "an error that is caught": lambda y: caught(y.shape[2]),
+    "a pattern": lambda y: matched(y.shape),
+    "a rounded number": lambda y: float(round(y.shape[2] / 10)),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_another_thing_found_by_a_size_stops_the_graph(name):
+    model = Small(lambda s, y: y * KEYS[name](y)).eval()
+    captured = capture(model, (IMAGES,))
+    assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-6)  # float32
+    with pytest.raises(SpecialisedError, match="captured where"):
+        captured(torch.zeros(2, 3, 12, 12))
+
+
+def test_what_a_trace_leaves_in_a_table_is_found_by_no_one():
+    kept = {}
+
+    def keeps(s, y):
+        if y.shape[2] not in kept:
+            kept[y.shape[2]] = torch.arange(float(y.shape[2]))
+        return y + kept[y.shape[2]]
+
+    model = Small(keeps).eval()
+    captured = capture(model, (IMAGES,))
+    assert type(model(IMAGES)) is torch.Tensor
+    assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-5)  # float32
+
+
+def test_texts_that_are_only_told_leave_sizes_open():
+    def tells(s, y):
+        torch._assert(
+            y.shape[2] > 3,
+            f"too small: {y.shape[2]}, {y.shape}",
+        )
+        print(f"{y.shape[0]} images", str(y.shape))
+        return y
+
+    model = Small(tells).eval()
+    captured, images = capture(model, (IMAGES,)), torch.randn(3, 3, 12, 12)
+    assert captured.meta["fxprune_capture"] == "symbolic"
+    assert torch.allclose(captured(images), model(images), atol=1e-6)  # float32
+
+
+def counter():
+    number = 0
+
+    def count():
+        nonlocal number
+        number += 1
+        return number
+
+    return count
+
+
+def numbers():
+    yield from range(50)
+
+
+NUMBERS = numbers()
+
+
+class Steps:
+    number = 0
+
+    def step(self):
+        self.number += 1
+        return self.number
+
+
+STATES = {
+    "a closure": counter,
+    "a cycle": lambda: functools.partial(next, itertools.cycle(range(50))),
+    "an iterator": lambda: functools.partial(next, iter(range(50))),
+    "a bound method": lambda: Steps().step,
+    "a generator of random numbers": lambda: functools.partial(random.Random(0).randrange, 20),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_what_is_counted_outside_of_attributes_is_state(name):
+    model = Small(lambda s, y: y * 2 if s.count() > 18 else y)  # as no call of the comparison shows
+    model.count = STATES[name]()
+    with pytest.raises(CaptureError, match="keeps `count` from one call to the next"):
+        fxprune.couple(model.eval(), IMAGES)
+
+
+def test_a_generator_that_each_call_advances_is_state():
+    model = Small(lambda s, y: y * 2 if next(NUMBERS) > 40 else y).eval()
+    with pytest.raises(CaptureError, match=r"keeps `.*test_keys.NUMBERS` from one call to the next"):
+        fxprune.couple(model, IMAGES)
