@@ -4,6 +4,7 @@ Half of the damage stays as it is; for the other half the manifest is made consi
 ``local-dir:FOLDER`` of fxprune's commands, and by ``timm.create_model`` after ``import fxprune.timm``. The outcome is
 
 - ``refused``: one clear error of ours; or timm's own, of what it reads before it asks us;
+- ``found``: the manifest is consistent, and the first batch ends in PyTorch's error, as the sizes disagree;
 - ``same``: the network is the same as before;
 - ``recorded``: the manifest is consistent and states another network, which nothing else in the folder determines;
 - ``other``: another network, against the manifest. This must not happen.
@@ -17,6 +18,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ from fxprune.errors import FxpruneError, InputError
 from fxprune.passes.graft import write_timm
 from fxprune.passes.store import open_network
 from fxprune.passes.verify import randomised, scattered
+from fxprune.pytorch.torch_private import pytree
 
 from .folders import Target, run_kind
 from .subjects import Subject
 
+WIDTHS = ("num_classes", "num_features", "head_hidden_size", "feature_info")
 NETWORKS = ("test_resnet", "test_vit")
 WHAT = "of narrow copies of timm's `test_resnet` and `test_vit` in timm's layout"
 
@@ -90,16 +94,30 @@ def _images(model: Any) -> torch.Tensor:
 def _described(model: Any) -> Any:
     """Describe a network: its class, tensors, widths, and the bits of its outputs."""
     tensors = {name: (str(x.dtype), x.numpy(force=True).tobytes()) for name, x in model.state_dict().items()}
-    with torch.no_grad():
-        outputs = model.eval()(torch.ones(1, 3, 160, 160)).numpy().tobytes()
-    widths = (model.num_classes, model.num_features, model.head_hidden_size, str(model.feature_info))
+    try:
+        with torch.no_grad():
+            outputs = [x.numpy().tobytes() for x in pytree.tree_leaves(model.eval()(torch.ones(1, 3, 160, 160)))]
+    except Exception as error:  # of sizes that disagree
+        outputs = error
+    widths = [str(getattr(model, name, None)) for name in WIDTHS]
     images = {key: value for key, value in model.pretrained_cfg.items() if key != "file"}
-    return type(model), tensors, outputs, widths, images
+    return Built((type(model), tensors, widths, images), outputs)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network: its class, tensors, widths and images; and its outputs, or the error that ended its run."""
+
+    network: tuple[Any, ...]
+    outputs: Any
 
 
 def judge(found: dict[str, Any], whole: dict[str, Any], *, signed: bool, **_: Any) -> tuple[str, str]:
     """Return the outcome and the message."""
     others = [door for door, value in found.items() if not isinstance(value, Exception) and value != whole[door]]
+    failed = [found[door].outputs for door in others if isinstance(found[door].outputs, Exception)]
+    if failed and signed:
+        return "found", str(failed[0])
     if others:
         return ("recorded" if signed else "other"), ", ".join(others)
     errors = [str(value) for value in found.values() if isinstance(value, Exception)]
