@@ -23,13 +23,13 @@ where there is none, which has been everywhere so far.
 ORDER = ("Random networks", "Precision", "Damaged files", "Mutations of the sources", "Rounding")
 
 
-def write_section(title: str, text: str, page: Path = PAGE) -> None:
-    """Replace one section of the page, or add it; all others stay as they are."""
+def write_section(title: str, text: str, page: Path = PAGE, head: str = HEAD) -> None:
+    """Replace one section of a page, or add it; all others stay as they are."""
     found = sections(page.read_text(encoding="utf-8")) if page.exists() else {}
     found[title] = text.strip()
     ranked = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_text(page, HEAD + "".join(f"\n## {name}\n\n{found[name]}\n" for name in ranked))
+    write_text(page, head + "".join(f"\n## {name}\n\n{found[name]}\n" for name in ranked))
 
 
 def sections(text: str) -> dict[str, str]:

@@ -9,7 +9,8 @@
      "features": {"act1": 32}}                                    channels of the feature map of a module
 
 timm builds the base and hands it to :func:`narrowed` before it loads any weights; everything else is timm's own:
-``num_classes=``, ``in_chans=``, ``features_only=``, ``local-dir:`` and ``hf-hub:``.
+``num_classes=``, ``in_chans=``, ``features_only=``, ``local-dir:`` and ``hf-hub:``. Files that a ``manifest.json`` beside
+them lists must be those that were written.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,6 +27,7 @@ from timm.models import _builder, is_model, model_entrypoint, register_model
 from torch import Tensor, nn
 
 from fxprune.errors import CheckpointError, ModelError
+from fxprune.passes.store import EXPORTED, check_listed
 
 ARCHITECTURE = "fxprune_narrow"
 FORMAT, VERSION = "fxprune-narrow", 1
@@ -39,8 +42,12 @@ def fxprune_narrow(pretrained: bool = False, *, base: str = "", narrow: Any = No
 
     Raises:
         ModelError: timm has no such network, or does not build it in the usual way.
-        CheckpointError: the widths are damaged, or of another network.
+        CheckpointError: the widths are damaged, or of another network; a file is not the one that was written.
     """
+    source = kwargs.get("pretrained_cfg")
+    if isinstance(source, dict) and source.get("source") == "local-dir":
+        for file in EXPORTED:
+            check_listed(Path(source["file"], file))
     if not isinstance(base, str) or base == ARCHITECTURE or not is_model(base):
         raise ModelError(f"timm has no network `{str(base)[:60]}` that a narrow one could come from.")
     load, built, owner = _builder.load_pretrained, list[nn.Module](), threading.get_ident()

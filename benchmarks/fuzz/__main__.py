@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-KINDS = ("folders", "networks")
+KINDS = ("folders", "timm", "networks")
 
 
 def main(arguments: list[str]) -> int:

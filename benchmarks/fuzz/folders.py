@@ -1,4 +1,4 @@
-"""Damage a folder of results in many ways; each must be refused, found, or change nothing.
+"""Damage a folder in many ways; each must be refused, found, or change nothing.
 
 Half of the damage stays as it is; for the other half the manifest is made consistent again, as an attacker would. Then
 every reader runs: ``verify``, ``load``, ``report``. The outcome is one of
@@ -26,7 +26,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,7 +36,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.runs import append_row, read_rows
-from fxprune.common.files import write_text
+from benchmarks.trust_page import write_section
 from fxprune.passes.onnx import check as onnx_check
 
 from .damage import damaged
@@ -44,8 +45,33 @@ from .subjects import Subject, make_subjects
 
 SECONDS, BYTES = 120, 4 << 30
 OUTCOMES = ("refused", "found", "same", "recorded", "other", "raw")
-JOURNAL = Path("build/fuzz/folders.jsonl")
+BUILD = Path("build/fuzz")
 REPORT = Path("docs/reports/fuzz_folders.md")
+HEAD = """# Damaged folders
+
+What the outcomes mean is at the top of `benchmarks/fuzz/folders.py` and `benchmarks/fuzz/timm.py`. Written by `make fuzz`.
+"""
+WHAT = (
+    "of the results of a small network on digits, and of a saved network that has every kind of node, value and field"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is damaged, and how it is read.
+
+    Attributes:
+        make: makes the folders in a place.
+        numbers: reads a folder by every command, as :func:`~benchmarks.fuzz.readers.numbers`.
+        judge: compares what was read with the undamaged folder, as :func:`~benchmarks.fuzz.readers.judge`.
+    """
+
+    make: Callable[[Path], Sequence[Subject]] = make_subjects
+    numbers: Callable[..., dict[str, Any]] = numbers
+    judge: Callable[..., tuple[str, str]] = judge
+
+
+RESULTS = Target()
 
 
 class Over(BaseException):
@@ -70,7 +96,9 @@ def bounded() -> Iterator[None]:
         signal.alarm(0)
 
 
-def attack(number: int, seed: int, subjects: Sequence[tuple[Subject, dict[str, Any]]]) -> dict[str, Any]:
+def attack(
+    number: int, seed: int, subjects: Sequence[tuple[Subject, dict[str, Any]]], target: Target = RESULTS
+) -> dict[str, Any]:
     """The line of one mutation of one of the subjects, each of which comes with its numbers."""
     random, signed = Random(f"{seed} {number}"), number % 2 == 1
     subject, whole = random.choice(subjects)
@@ -85,24 +113,24 @@ def attack(number: int, seed: int, subjects: Sequence[tuple[Subject, dict[str, A
             with bounded():
                 line["kind"], line["file"], line["done"] = damaged(folder, subject.other, random, signed=signed)
             with bounded(), contextlib.redirect_stderr(io.StringIO()), patch.object(onnx_check, "_where", where):
-                found = numbers(subject, folder, whole)
-                line["outcome"], line["says"] = judge(found, whole, signed=signed, determined=subject.has_results)
+                found = target.numbers(subject, folder, whole)
+                line["outcome"], line["says"] = target.judge(found, whole, signed=signed, determined=subject.has_results)
         except (Exception, Over) as error:  # which is what is looked for
             line["outcome"], line["says"] = "raw", f"{type(error).__name__}: {error}"
         line["says"] = line["says"].replace(place, "")[:300]
     return line
 
 
-def run(count: int, seed: int, journal: Path) -> list[dict[str, Any]]:
+def run(count: int, seed: int, journal: Path, target: Target = RESULTS) -> list[dict[str, Any]]:
     """Run the mutations that the journal lacks; record and replace processes that die."""
-    subjects = [(each, numbers(each, each.folder)) for each in make_subjects(journal.parent / "folders")]
+    subjects = [(each, target.numbers(each, each.folder)) for each in target.make(journal.parent / "folders")]
     done = _read(journal, seed)
     order = sorted(range(count), key=lambda number: number % 2)  # what is refused at once comes first
     while left := [number for number in order if number not in done]:
         sys.stdout.flush()
         child = os.fork()
         if not child:
-            _work(left, seed, subjects, journal)
+            _work(left, seed, subjects, journal, target)
         _, status = os.waitpid(child, 0)
         done = _read(journal, seed)
         if status and (lost := next((number for number in left if number not in done), None)) is not None:
@@ -112,14 +140,16 @@ def run(count: int, seed: int, journal: Path) -> list[dict[str, Any]]:
     return [done[number] for number in range(count)]
 
 
-def _work(left: list[int], seed: int, subjects: Sequence[tuple[Subject, dict[str, Any]]], journal: Path) -> None:
+def _work(
+    left: list[int], seed: int, subjects: Sequence[tuple[Subject, dict[str, Any]]], journal: Path, target: Target
+) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
         for number in left:
-            append_row(journal, attack(number, seed, subjects))
+            append_row(journal, attack(number, seed, subjects, target))
         code = 0
     finally:
         os._exit(code)
@@ -129,18 +159,12 @@ def _read(journal: Path, seed: int) -> dict[int, dict[str, Any]]:
     return {line["number"]: line for line in read_rows(journal) if line["seed"] == seed}
 
 
-def page(lines: list[dict[str, Any]], seed: int) -> str:
+def section(lines: list[dict[str, Any]], seed: int, command: str, what: str) -> str:
     """The counts as Markdown, and every mutation that should not be."""
-    text = [
-        "# Damaged folders of results",
-        "",
-        f"{len(lines):,} mutations, seed {seed}, by `make fuzz ARGS=folders`: of the results of a small network on "
-        "digits, and of a saved network that has every kind of node, value and field; what the outcomes mean is at the "
-        "top of `benchmarks/fuzz/folders.py`.",
-    ]
+    text = [f"{len(lines):,} mutations, seed {seed}, by `make fuzz ARGS={command}`: {what}."]
     for signed, title in ((False, "As it happens"), (True, "With the manifest made consistent again")):
         part = [line for line in lines if line["signed"] == signed]
-        text += ["", f"## {title}", "", f"| damage | {' | '.join(OUTCOMES)} |", f"|---|{'--:|' * len(OUTCOMES)}"]
+        text += ["", f"### {title}", "", f"| damage | {' | '.join(OUTCOMES)} |", f"|---|{'--:|' * len(OUTCOMES)}"]
         for kind in [*sorted({line.get("kind", "unknown") for line in part}), None]:
             rows = [line for line in part if kind is None or line.get("kind", "unknown") == kind]
             count = collections.Counter(line["outcome"] for line in rows)
@@ -148,22 +172,27 @@ def page(lines: list[dict[str, Any]], seed: int) -> str:
             text.append(f"| {'**all**' if kind is None else kind} | {cells} |")
     bad = [line for line in lines if line["outcome"] in ("other", "raw")]
     if bad:
-        text += ["", "## Not as it should be", ""]
+        text += ["", "### Not as it should be", ""]
         text += [f"- {b['number']}: {b.get('kind')} {b.get('file')} ({b.get('done')}): {b['says']}" for b in bad[:50]]
     return "\n".join(text) + "\n"
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 1 where a mutation got in or brought the reader down."""
-    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
+    return run_kind(arguments, "folders", "Results of fxprune", WHAT, RESULTS, count=10_000)
+
+
+def run_kind(arguments: list[str], kind: str, title: str, what: str, target: Target, *, count: int) -> int:
+    """Run one kind of attack, with its own journal and its own section of the page."""
+    parser = argparse.ArgumentParser(prog=f"make fuzz ARGS={kind}", description=__doc__)
+    parser.add_argument("--count", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    lines = run(args.count, args.seed, JOURNAL)
-    write_text(REPORT, page(lines, args.seed))
-    count = collections.Counter(line["outcome"] for line in lines)
-    print(", ".join(f"{count[outcome]:,} {outcome}" for outcome in OUTCOMES), "->", REPORT)
-    return int(bool(count["other"] + count["raw"]))
+    lines = run(args.count, args.seed, BUILD / f"{kind}.jsonl", target)
+    write_section(title, section(lines, args.seed, kind, what), REPORT, HEAD)
+    found = collections.Counter(line["outcome"] for line in lines)
+    print(", ".join(f"{found[outcome]:,} {outcome}" for outcome in OUTCOMES), "->", REPORT)
+    return int(bool(found["other"] + found["raw"]))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.fuzz import __main__ as fuzz_command
 from benchmarks.fuzz import folders as fuzz_folders
 from benchmarks.fuzz import networks as fuzz_networks
+from benchmarks.fuzz import timm as fuzz_timm
 from benchmarks.fuzz.damage import sign
 from benchmarks.fuzz.damage_json import JSON, _places
 from benchmarks.fuzz.readers import judge, numbers
@@ -61,8 +62,7 @@ def test_a_manifest_that_is_not_held_to_its_word_is_found(subjects, monkeypatch)
 
 
 def test_what_was_done_is_not_done_again_and_a_process_that_dies_is_told(subjects, tmp_path, monkeypatch):
-    monkeypatch.setattr(fuzz_folders, "make_subjects", lambda place: [subject for subject, _ in subjects])
-    monkeypatch.setattr(fuzz_folders, "numbers", lambda *_: {})
+    target = fuzz_folders.Target(lambda place: [subject for subject, _ in subjects], lambda *_: {})
 
     def attack(number, seed, *_):
         if number == 2:
@@ -70,11 +70,11 @@ def test_what_was_done_is_not_done_again_and_a_process_that_dies_is_told(subject
         return {"number": number, "seed": seed, "signed": bool(number % 2), "outcome": "same", "says": ""}
 
     monkeypatch.setattr(fuzz_folders, "attack", attack)
-    lines = fuzz_folders.run(4, 0, tmp_path / "lines.jsonl")
+    lines = fuzz_folders.run(4, 0, tmp_path / "lines.jsonl", target)
     assert [line["outcome"] for line in lines] == ["same", "same", "raw", "same"]
     assert "the process ended with -9" in lines[2]["says"]
-    assert fuzz_folders.run(4, 0, tmp_path / "lines.jsonl") == lines
-    assert "| **all** | 0 | 0 | 1 | 0 | 0 | 1 |" in fuzz_folders.page(lines, 0)
+    assert fuzz_folders.run(4, 0, tmp_path / "lines.jsonl", target) == lines
+    assert "| **all** | 0 | 0 | 1 | 0 | 0 | 1 |" in fuzz_folders.section(lines, 0, "folders", "of one")
 
 
 def test_outcomes(subjects):
@@ -129,9 +129,9 @@ def test_well_typed_damage_changes_the_document(tmp_path, kind):
 
 def test_the_command_runs_each_kind(monkeypatch):
     ran = []
-    for module in (fuzz_folders, fuzz_networks):
+    for module in (fuzz_folders, fuzz_timm, fuzz_networks):
         monkeypatch.setattr(module, "main", lambda rest, name=module.__name__: ran.append((name, rest)) or 0)
     assert fuzz_command.main(["folders", "--count", "1"]) == 0
     assert fuzz_command.main([]) == 0
-    folders, networks = "benchmarks.fuzz.folders", "benchmarks.fuzz.networks"
-    assert ran == [(folders, ["--count", "1"]), (folders, []), (networks, [])]
+    folders, *others = (module.__name__ for module in (fuzz_folders, fuzz_timm, fuzz_networks))
+    assert ran == [(folders, ["--count", "1"]), (folders, []), *((name, []) for name in others)]
