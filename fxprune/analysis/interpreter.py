@@ -17,6 +17,7 @@ from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
+    LINEAR,
     calls_function,
     is_foreign,
     is_opaque,
@@ -240,7 +241,9 @@ class _RuleMode(MetaMode):
             # Positions times frequencies: a table, whose axes are no channels.
             call.freeze("a buffer from which a table is computed", *(ids for label in constants for ids in label.axes))
         constant = from_parameters and 0 < len(constants) == len(labels)
-        if call.node is not None and any(_is_computed(call, place) for place in entry.reads_weights or ()):
+        if call.node is not None and any(
+            _is_computed(call, place, max(entry.reads_weights or ())) for place in entry.reads_weights or ()
+        ):
             self.state.notes.computed_weight_users.add(call.node.name)
         answer = _checked(call, entry)
         uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
@@ -261,9 +264,11 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
     return any(x.numel() > 1 and all(ids is None for ids in call.axes(x)) for x in operands)
 
 
-def _is_computed(call: Call, place: int) -> bool:
-    label = call.label(call.args[place])
-    return label.from_parameters and not label.is_parameter
+def _is_computed(call: Call, place: int, weight: int) -> bool:
+    """Tell whether an argument may be computed from stored weights; the weight of a layer may be a product of two."""
+    label, node = call.label(call.args[place]), call.node
+    is_weight = place == weight and node is not None and (call.inside_layer or node.target in LINEAR)
+    return (label.from_parameters or is_weight) and not label.is_parameter
 
 
 def _freeze_all(call: Call) -> list[Axes]:

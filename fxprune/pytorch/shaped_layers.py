@@ -15,7 +15,7 @@ from fxprune.pytorch.torch_private import ConvNd, ConvTransposeNd, NormBase
 Sizes = tuple[int, ...]
 
 # Layers whose channels come in on the last axis.
-_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, RNNCellBase)
+_LAST = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, RNNCellBase)
 
 
 def is_shaped(module: nn.Module) -> bool:
@@ -55,6 +55,11 @@ def _convolution(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
 def _linear(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
     assert isinstance(layer, nn.Linear)
     layer.out_features, layer.in_features = layer.weight.shape
+
+
+def _bilinear(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
+    assert isinstance(layer, nn.Bilinear)
+    layer.out_features, layer.in1_features, layer.in2_features = layer.weight.shape
 
 
 def _statistics_norm(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
@@ -106,6 +111,7 @@ def _recurrent_cell(layer: nn.Module, wide: Sizes, narrow: Sizes) -> None:
 ADAPT: dict[type[nn.Module], Callable[[nn.Module, Sizes, Sizes], None]] = {
     ConvNd: _convolution,
     nn.Linear: _linear,
+    nn.Bilinear: _bilinear,
     NormBase: _statistics_norm,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _layer_norm,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from .table import A, B, conv, free, image, linear, net, tokens
 
@@ -52,6 +52,27 @@ def _depthwise_images_side_by_side(s, y):
     n, c, h, w = y.shape
     kernels = s.w.repeat(n, 1, 1, 1)
     return F.conv2d(y.reshape(1, n * c, h, w), kernels, padding=1, groups=n * c).view(n, c, h, w)
+
+
+def _depthwise_kernels_of_each_image(s, y):
+    n, c, h, w = y.shape
+    kernels = s.k(y.mean((2, 3))).view(n * c, 1, 3, 3)
+    return F.conv2d(y.reshape(1, n * c, h, w), kernels, padding=1, groups=n * c).view(n, c, h, w)
+
+
+def _low_rank_added(s, y):
+    return s.c._conv_forward(y, s.c.weight + (s.p @ s.q).view(s.c.weight.shape), s.c.bias)
+
+
+class _Added(nn.Module):
+    """A product of two small weights, added to a large one."""
+
+    def __init__(self):
+        super().__init__()
+        self.p, self.q = free(5, 1), free(1, 72)
+
+    def forward(self, weight):
+        return weight + (self.p @ self.q).view_as(weight)
 
 
 # fmt: off
@@ -178,3 +199,12 @@ net("bags of weighted embeddings",
     lambda s, i, w: s.head(F.embedding_bag(i, s.e, mode="sum", per_sample_weights=s.w(w))),
     (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 6)), (torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 6)),
     {"e": 8}, e=free(10, 8), w=linear(6, 5), head=linear(8, 4), frozen="rows of a table")
+image("a depthwise kernel of each image", _depthwise_kernels_of_each_image, {A: 8, B: 6}, k=linear(8, 72))
+image("product of small weights added to a kernel", _low_rank_added, {A: 8, "p": 5, B: 6}, out=5,
+      c=conv(8, 5, 3), p=free(15, 2), q=free(2, 24))
+image("product of small weights added in a parametrization", lambda s, y: s.c(y), {A: 8, "c.bias": 5, B: 6}, out=5,
+      c=parametrize.register_parametrization(conv(8, 5, 3), "weight", _Added()))
+tokens("bilinear layer", lambda s, y: s.f(y, s.q(y)), {A: 8, "q.weight": 7, "f.weight": 6}, out=6, q=linear(8, 7),
+       f=nn.Bilinear(8, 7, 6))
+tokens("addmv", lambda s, y: torch.addmv(s.v, s.w, y.mean((0, 1)))[None], {A: 8, "v": 6}, out=6, fixed=True,
+       v=free(6), w=free(6, 8))

@@ -121,6 +121,23 @@ def _scattered(s, y):
     return y.scatter_add(1, at, s.c(y)) + torch.zeros_like(y).scatter_reduce(1, at, y, "amax")
 
 
+def _of_matrices(s, y):
+    small = y.flatten(2)[..., :16].unflatten(2, (4, 4)) / 9
+    made = torch.linalg.matrix_exp(small) + torch.linalg.inv(small + torch.eye(4)) + small.sum(3).diag_embed()
+    return y * (made.mean((2, 3)) + torch.linalg.det(small))[:, :, None, None]
+
+
+def _slices_put(s, y):
+    z = s.c(y)
+    return torch.slice_scatter(y, z[:, :2], 1, 1, 3) + torch.linalg.cross(y[:, :3], z[:, :3], dim=1).mean(1, True)
+
+
+def _looked_up(s, y):
+    table = torch.linspace(-1, 1, 5)
+    found = torch.bucketize(y, table) + 2 * torch.searchsorted(table, y) - torch.isin(y.round(), table).long()
+    return y * found
+
+
 # fmt: off
 image("permuted and back", _swaps, {A: 8, B: 6, "c.weight": 5}, out=5, c=conv(8, 5))
 image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().reshape(-1, 2, 1, 1) * y, {A: 2, B: 6},
@@ -209,3 +226,10 @@ tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(
 tokens("rotary halves", _rotary, {"g": 4}, g=free(8))
 net("turned over", lambda s, x: s.head(s.a(x).t().t_().T.T), (torch.zeros(2, 3),), (torch.zeros(5, 3),), {A: 8},
     a=linear(3, 8), head=linear(8, 4))
+image("functions of matrices", _of_matrices, {A: 8, B: 6})
+tokens("channels as rows of matrices", lambda s, y: s.c(torch.linalg.matrix_exp(y @ y.mT)), {A: 8, "c.weight": 6},
+       out=6, fixed=True, c=linear(5, 6))
+tokens("diagonals of channels", lambda s, y: s.c(y.diag_embed().mean(1)), {"c.weight": 6}, out=6, c=linear(8, 6),
+       frozen="treated as space")
+tokens("slices put and crossed", _slices_put, {A: 8}, c=linear(8, 8))
+tokens("looked up in tables", _looked_up, {A: 8})

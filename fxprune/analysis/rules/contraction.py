@@ -202,7 +202,7 @@ def matmul(call: Call) -> Axes:
     return _product(call, *call.args[:2])
 
 
-@rule("addmm", "baddbmm", reads_weights=(1, 2), factor_at=PRODUCTS | ATTENTION)
+@rule("addmm", "baddbmm", "addmv", reads_weights=(1, 2), factor_at=PRODUCTS | ATTENTION)
 def added_matmul(call: Call) -> Axes:
     """Matrix product plus a broadcast addend, the first argument."""
     result = list(_product(call, *call.args[1:3]))
@@ -276,3 +276,14 @@ def embedding_bag(call: Call) -> list[Axes]:
     call.tie(columns)
     # The place of a maximum is the fourth result, for the backward pass only.
     return [(None, columns), *map(unlabelled, call.outs[1:])]
+
+
+@rule("_trilinear", reads_weights=(1,))
+def bilinear(call: Call) -> Axes:
+    """``sum w[k, i, j] x[i] y[j]``: columns along two axes read, and rows are the output."""
+    (*_, left), weight, (*_, right) = call.axes(call.args[0]), call.label(call.args[1]), call.axes(call.args[2])
+    rows, *columns = weight.axes
+    for x, read in zip((left, right), columns, strict=True):
+        read_by(call, x, read, weight)
+    call.tie(rows)
+    return (paired(call, call.axes(call.args[0])[0], call.axes(call.args[2])[0]), rows)

@@ -14,7 +14,7 @@ from .uniform import expanded, moved
 
 
 @rule(
-    "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift_fresh", "lift_fresh_copy", "positive",
+    "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift", "lift_fresh", "lift_fresh_copy", "positive",
     "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", keeps_parameters=True,
     uniform=moved,
 )  # fmt: skip
@@ -175,12 +175,33 @@ def rotate(call: Call) -> Axes:
     return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))
 
 
-@rule("triu", "triu_", "tril", "tril_")
-def triangle(call: Call) -> Axes:
-    """Zeros above or below the diagonal of the last two axes: channels there freeze."""
-    axes = call.axes(call.args[0])
-    call.freeze("an axis with channels is treated as space", *axes[-2:])
-    return (*axes[:-2], None, None)
+@rule(
+    "triu", "triu_", "tril", "tril_", "linalg_matrix_exp", "linalg_inv_ex", "linalg_cholesky_ex", "cholesky_inverse",
+    "_linalg_det", "_linalg_slogdet", "_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_qr",
+    "linalg_lu_factor_ex",
+)  # fmt: skip
+def matrices(call: Call) -> list[Axes]:
+    """A function of each matrix by itself: channels on the last two axes freeze, others pass."""
+    *lead, rows, columns = call.axes(call.args[0])
+    call.freeze("an axis with channels is treated as space", rows, columns)
+    return [(*lead, *(None for _ in range(out.dim() - len(lead)))) for out in call.outs]
+
+
+@rule("_linalg_check_errors")
+def checked(call: Call) -> list[Axes]:
+    """An error in any channel is one without its duplicates, too."""
+    return []
+
+
+@rule("diag_embed")
+def diagonals(call: Call) -> Axes:
+    """``[..., n] -> [..., n, n]``: channels on the last axis freeze, others pass."""
+    *lead, last = call.axes(call.args[0])
+    call.freeze("an axis with channels is treated as space", last)
+    dims = sorted(dim % call.out.dim() for dim in call.args[2:4])
+    for dim in dims:
+        lead.insert(dim, None)
+    return tuple(lead)
 
 
 @rule("unfold", keeps_parameters=True)

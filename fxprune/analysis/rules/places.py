@@ -6,6 +6,7 @@ import torch
 
 from ..call import Call, unlabelled
 from ..channels import Axes, Ids
+from ..labels import tensors_in
 from .pointwise import meet_axis
 from .registry import rule
 
@@ -98,6 +99,22 @@ def gather(call: Call) -> Axes:
     """Indices pick along one axis; on others each channel has its own, or all have the same."""
     x, dim, index = call.args[:3]
     return _beside(call, dim, x, index)
+
+
+@rule("linalg_cross", "slice_scatter")
+def crossed(call: Call) -> Axes:
+    """Along one axis places differ or mix, and channels freeze; on others both operands meet."""
+    return _beside(call, call.named("dim"), *call.args[:2])
+
+
+@rule("bucketize.Tensor", "isin.Tensor_Tensor", "searchsorted.Tensor")
+def looked_up(call: Call) -> Axes:
+    """Each number is looked up by itself in a table, whose axes are no channels."""
+    x, table = call.args[:2] if call.name != "searchsorted" else call.args[1::-1]
+    others = (ids for other in tensors_in(call.args) if other is not x for ids in call.axes(other))
+    by_place = call.named("assume_unique") or (call.name == "searchsorted" and table.dim() > 1)
+    call.freeze("numbers of a table", *others, *(call.axes(x) if by_place else ()))
+    return call.axes(x)
 
 
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")

@@ -95,7 +95,7 @@ def prelu(call: Call) -> Axes:
     return tuple(axes)
 
 
-@rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero_", uniform=moved)
+@rule("zeros_like", "ones_like", "full_like", "fill", "fill_", "zero", "zero_", uniform=moved)
 def constant(call: Call) -> Axes:
     """The result has the operand's sizes and one number everywhere."""
     return call.axes(call.args[0])

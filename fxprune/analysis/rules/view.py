@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -43,14 +45,37 @@ def view(call: Call) -> Axes:
     for left, right in view_factors(x.shape, out.shape):
         wide_left = [dim for dim in left if x.shape[dim] > 1]
         wide_right = [dim for dim in right if out.shape[dim] > 1]
-        if len(wide_left) == 1 and len(wide_right) == 1:
-            axes[wide_right[0]] = on_x[wide_left[0]]
-        elif wide_left:
-            ids, inside = merged(call, [(x.shape[dim], on_x[dim]) for dim in wide_left])
-            if ids is not None:
-                dim, ids = split(call, ids, [out.shape[dim] for dim in wide_right], inside)
-                axes[wide_right[dim]] = ids
+        parts, sizes = [(x.shape[dim], on_x[dim]) for dim in wide_left], [out.shape[dim] for dim in wide_right]
+        if len(parts) > 1 < len(sizes):
+            # [n, c k] -> [n c, k] splits c k before it merges n and c.
+            for middle in _cut([size for size, _ in parts], sizes):
+                parts = list(zip(middle, _through(call, parts, middle), strict=True))
+        for dim, ids in zip(wide_right, _through(call, parts, sizes), strict=True):
+            axes[dim] = ids
     return tuple(axes)
+
+
+def _through(call: Call, parts: list[tuple[int, Ids | None]], sizes: list[int]) -> list[Ids | None]:
+    """Return the ids on axes of these sizes, to which axes longer than 1 are viewed, run by run."""
+    axes: list[Ids | None] = [None] * len(sizes)
+    for left, right in view_factors([size for size, _ in parts], sizes):
+        if len(left) == len(right) == 1:
+            axes[right[0]] = parts[left[0]][1]
+            continue
+        ids, inside = merged(call, [parts[dim] for dim in left])
+        if ids is not None:
+            chosen, ids = split(call, ids, [sizes[dim] for dim in right], inside)
+            axes[right[chosen]] = ids
+    return axes
+
+
+def _cut(*sides: list[int]) -> Iterator[list[int]]:
+    """Cut the axes of each side where a stride of the other divides, or is a multiple of, every stride."""
+    strides = [{math.prod(sizes[dim:]) for dim in range(len(sizes) + 1)} for sizes in sides]
+    every = set().union(*strides)
+    cuts = {s for s in every if all(s % t == 0 or t % s == 0 for t in every)}
+    for own in strides:
+        yield [outer // inner for outer, inner in itertools.pairwise(sorted(own | cuts, reverse=True))]
 
 
 def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None, tuple[int, int]]:

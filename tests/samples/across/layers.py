@@ -159,9 +159,8 @@ tokens("norm of a mean without weights", lambda s, y: s.d(s.m(s.d(y).mean(1))), 
 image("flatten as a layer", lambda s, y: s.f(y)[:, :, None, None], {A: 8, B: 6, "f.1.weight": 5}, out=5, fixed=True,
       f=nn.Sequential(nn.Flatten(), linear(512, 5)))
 image("local response", lambda s, y: s.m(y), {B: 6}, m=nn.LocalResponseNorm(3), frozen="kept whole")
-image("bilinear", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, None], {B: 6}, out=5,
-      m=nn.Bilinear(8, 8, 5),
-      frozen="no rule for aten._trilinear")
+image("bilinear layer of one tensor", lambda s, y: s.m(y.mean((2, 3)), y.mean((2, 3)))[:, :, None, None],
+      {A: 8, "m.weight": 5, B: 6}, out=5, m=nn.Bilinear(8, 8, 5))
 tokens("attention as a layer", _attention(), {A: 8, M: 4, f"{M}#2": 4, "m.out_proj.weight": 8},
        m=nn.MultiheadAttention(8, 2, batch_first=True))
 tokens("attention as a layer, fused", _attention(need_weights=False),
