@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .reply import Reply, as_json
 
         wants_json = args.json
-        heard = getattr(args, "progress", None) is not False and not process_number()
+        shown = getattr(args, "progress", None) is not False and not process_number()
         aside = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
-        with aside, _plain_warnings(), listening(heard):
+        with aside, _plain_warnings(), listening(shown):
             reply: Reply = args.run(args)
         if not process_number():  # every process has the reply
             print(as_json(args.command, reply.value(), reply.code) if wants_json else reply.text)
