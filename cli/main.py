@@ -48,15 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
         _unwind_on_sigterm()
-        args = _parser().parse_args(arguments)
+        args = _parser(arguments[:1]).parse_args(arguments)
         from fxprune.common.progress import listening
 
         from .reply import Reply, as_json
 
         wants_json = args.json
-        heard = getattr(args, "progress", None) is not False and not process_number()
+        shown = getattr(args, "progress", None) is not False and not process_number()
         aside = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
-        with aside, _plain_warnings(), listening(heard):
+        with aside, _plain_warnings(), listening(shown):
             reply: Reply = args.run(args)
         if not process_number():  # every process has the reply
             print(as_json(args.command, reply.value(), reply.code) if wants_json else reply.text)
@@ -184,6 +184,8 @@ class _Command(_Parser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_argument("--json", action="store_true", help="print one JSON document, and nothing else on stdout")
         module.add_arguments(self)
+        named = [str(action.metavar) for action in self._actions if not action.option_strings]
+        self.usage = " ".join(["%(prog)s", *named, "[OPTION ...]"])  # all flags would fill a screen
         self.set_defaults(command=name, run=module.run)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -212,14 +214,15 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Make the parser of all commands, or of the one that the first word asks for."""
     about = "Train filters to be identical (C-SGD), then merge them at no loss."
-    first = "Begin with `fxprune inspect resnet18`: what can be pruned. `fxprune COMMAND --help` lists the options."
-    parser = _Parser("fxprune", description=about, epilog=first, allow_abbrev=False)
+    begin = "Begin with `fxprune inspect resnet18`: what can be pruned. `fxprune COMMAND --help` lists the options."
+    parser = _Parser("fxprune", description=about, epilog=begin, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
     about = "print what completes commands and flags in this shell, and exit"
     parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, help=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
-    for name, line in COMMANDS.items():
-        commands.add_parser(name, help=line, allow_abbrev=False)
+    for name in [*COMMANDS.keys() & {*first}] or COMMANDS:
+        commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
     return parser

@@ -1,4 +1,4 @@
-"""Channels that may not merge, each with its reason, and how they are told."""
+"""Channels that may not merge, each with its reason, and how they are reported."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from .state import AnalysisState
 def not_adapting(
     state: AnalysisState, call: Callable[..., Any], given: tuple[Any, Any], value: Any, wide: Steps, layer: str = ""
 ) -> Ids | None:
-    """Return the channels that a call depends on the number of; None: it cannot be told.
+    """Return the channels that a call depends on the number of; None: it is not known.
 
     With narrow inputs, it computes with the same operators and numbers, and each tensor that they read is as narrow as
     its label says. Axes are tried together, and if that fails, those of a function one by one: the length of one may

@@ -140,9 +140,9 @@ class OnMeta(fx.Interpreter):
         self.extra_traceback, self.device = False, device
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node; what asks for the device is told of the graph's own."""
-        told = unlike_meta(n, self.device)
-        return super().run_node(n) if told is None else told[0]
+        """Run a node; a question for the device gets the graph's own."""
+        values = unlike_meta(n, self.device)
+        return super().run_node(n) if values is None else values[0]
 
 
 class _Unguarded(OnMeta):

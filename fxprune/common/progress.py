@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
-_heard: ContextVar[bool] = ContextVar("heard", default=False)
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
 EVERY = 5.0  # seconds between two lines, at first
 _BAR = "{desc} {percentage:3.0f} % |{bar}| {remaining} left{postfix}"
 
@@ -21,24 +21,24 @@ class _Known(Iterable[_T_co], Sized, Protocol[_T_co]):
 
 
 @contextlib.contextmanager
-def listening(heard: bool = True) -> Iterator[None]:
+def listening(shown: bool = True) -> Iterator[None]:
     """Print phases and progress on stderr inside the block, or nothing."""
-    token = _heard.set(heard)
+    token = _shown.set(shown)
     try:
         yield
     finally:
-        _heard.reset(token)
+        _shown.reset(token)
 
 
 def phase(name: str, detail: str = "") -> None:
     """Name what begins now."""
-    if _heard.get():
+    if _shown.get():
         print(f"{name:<8} {detail}".rstrip(), file=sys.stderr, flush=True)
 
 
 def steps(items: _Known[_T], name: str) -> Iterator[_T]:
     """Yield the items, and tell how long the others take: in a bar, or in lines."""
-    if not _heard.get() or len(items) < 2:
+    if not _shown.get() or len(items) < 2:
         yield from items
         return
     with telling(len(items), f"  {name}", leave=False, delay=1.0) as bar:
@@ -59,7 +59,7 @@ def telling(total: int, name: str, unit: str = "", *, wanted: bool | None = None
         **shown: options of tqdm.
     """
     if wanted is False or (wanted is None and not sys.stderr.isatty()):
-        yield Lines(total, name, unit, heard=wanted is None and _heard.get())
+        yield Lines(total, name, unit, shown=wanted is None and _shown.get())
         return
     from tqdm import tqdm
 
@@ -70,8 +70,8 @@ def telling(total: int, name: str, unit: str = "", *, wanted: bool | None = None
 class Lines:
     """Lines on stderr that tell how many steps are done, and how long the others take."""
 
-    def __init__(self, total: int, name: str, unit: str = "", *, heard: bool = True) -> None:
-        self.total, self.name, self.unit, self.heard = total, name, unit, heard
+    def __init__(self, total: int, name: str, unit: str = "", *, shown: bool = True) -> None:
+        self.total, self.name, self.unit, self.shown = total, name, unit, shown
         self.first = self.done = 0
         self.start = self.last = time.monotonic()
 
@@ -95,7 +95,7 @@ class Lines:
         self.last = time.monotonic() if now is None else now
         steps = self.done - self.first
         left = (self.last - self.start) / steps * (self.total - self.done) if steps else 0.0
-        if self.heard:
+        if self.shown:
             print(f"{text}{f', about {in_words(left)} left' if left else ''}", file=sys.stderr, flush=True)
 
 

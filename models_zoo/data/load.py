@@ -1,13 +1,10 @@
 """Load data by name: packaged sets, folders of images or of IDX files, and what timm reads."""
 
-from __future__ import annotations
-
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 from fxprune.errors import OptionError
-from fxprune.passes.options import Augment, Images, with_options_of
+from fxprune.passes.options import Augment, Images, Options, with_options_of
 
 from .dataset import Data
 from .idx import is_idx_folder, read_idx_folder
@@ -16,10 +13,11 @@ from .packaged import PACKAGED, load_packaged
 from .timm import load_timm
 
 
-@dataclass(frozen=True)
-class _Asked(Images):
+class _Named(Options, kw_only=False):
     name: str
-    _: KW_ONLY
+
+
+class _Asked(Images, _Named):
     seed: int = 0
     root: str | Path | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,28 +45,55 @@ def check_free(tied: Sequence[Tied], pulled: Set[nn.Parameter]) -> None:
 
 
 def check_apart(model: nn.Module, tied: Iterable[Tied]) -> None:
-    """Raise OptionError if a tied parameter shares memory with another one, as a view does.
+    """Raise OptionError if a tied parameter shares numbers with another one, as views may.
 
     The optimizer takes them for two: each step would move the same numbers twice, and of narrow steps one is lost.
     """
-    names, last, reaches = {each.name for each in tied}, ("", ""), 0
-    for device, start, end, name in sorted(_places(model)):
-        if start < reaches and device == last[0] and names & {name, last[1]}:
-            raise OptionError(
-                f"`{last[1]}` and `{name}` are two parameters that share memory, so that each step would move the same "
-                "numbers twice: make them one parameter, of which `forward` takes views, or leave their groups out of "
-                "the plan."
-            )
-        if device != last[0] or end > reaches:
-            last, reaches = (device, name), end
+    names, open_ = {each.name for each in tied}, list[_Place]()
+    for place in sorted(_places(model), key=lambda each: (each.device, each.start)):
+        open_ = [other for other in open_ if other.device == place.device and other.end > place.start]
+        for other in open_:
+            if names & {place.name, other.name} and not _interleave(place.parameter, other.parameter):
+                raise OptionError(
+                    f"`{other.name}` and `{place.name}` are two parameters that share memory, so that each step would "
+                    "move the same numbers twice: make them one parameter, of which `forward` takes views, or leave "
+                    "their groups out of the plan."
+                )
+        open_.append(place)
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, int, int, str]]:
-    """Give device, first and last address, and name of each parameter."""
+class _Place(NamedTuple):
+    """Where a parameter is in memory, from its first to its last byte."""
+
+    device: str
+    start: int
+    end: int
+    name: str
+    parameter: nn.Parameter
+
+
+def _places(model: nn.Module) -> Iterator[_Place]:
     for name, p in model.named_parameters():
         if p.layout == torch.strided and p.numel() and not p.is_meta:
-            reach = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
-            yield str(p.device), p.data_ptr(), p.data_ptr() + reach * p.element_size(), name
+            end = p.data_ptr() + _reach(p) * p.element_size()
+            yield _Place(str(p.device), p.data_ptr(), end, name, p)
+
+
+def _reach(x: Tensor) -> int:
+    return 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+
+
+def _interleave(*pair: Tensor) -> bool:
+    """Tell whether two tensors have no byte in common, as two ranges of columns."""
+    first = min(x.data_ptr() for x in pair)
+    taken = torch.zeros(max(x.data_ptr() + _reach(x) * x.element_size() for x in pair) - first, dtype=torch.bool)
+    for x in pair:
+        strides = [*(stride * x.element_size() for stride in x.stride()), 1]
+        held = taken.as_strided([*x.shape, x.element_size()], strides, x.data_ptr() - first)
+        if held.any():
+            return False
+        held.fill_(True)
+    return True
 
 
 def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:

@@ -101,7 +101,7 @@ def compress(model: str | os.PathLike[str] | nn.Module, data: str | os.PathLike[
     )
     with joined(named_device(job.device)) as ranks:
         if not ranks.first:
-            job = replace(job, progress=False)
+            job = job.replace(progress=False)
         found = ranks.share(lambda: finished(job))
         return Compression(job, on_device(job.device), ranks).run() if found is None else found
 

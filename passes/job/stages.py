@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -69,7 +69,7 @@ def widths_of_stages(target: Target, stages: Sequence[float] | str, coupling: Co
             with warnings.catch_warnings():
                 if share != shares[-1]:
                     warnings.simplefilter("ignore", WidthWarning)  # only the last widths stay
-                plan = plan_to(replace(target, **asked), coupling, method="even")
+                plan = plan_to(target.replace(**asked), coupling, method="even")
         except OptionError as error:
             if share != shares[-1]:
                 continue  # no widths are near this share, so leave out the stage

@@ -1,19 +1,15 @@
 """Declare the options of images and their augmentation, most by timm's names, without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-from .fields import Options
 from .ranges import Range, interval, is_pair
+from .record import Options
 
 Share = Annotated[float, interval(ge=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Augment(Options):
     """The options of timm's augmentation; timm itself checks the name of the policy."""
 
@@ -51,7 +47,6 @@ class Augment(Options):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Batches(Options):
     """The options by which images become batches."""
 
@@ -64,6 +59,5 @@ class Batches(Options):
     workers: Annotated[int, interval(ge=0), "processes that decode images"] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
 class Images(Batches, Augment):
     """The options of images to train on and to test with."""

@@ -1,39 +1,27 @@
-"""The fields of a record are the options of a command line and the keys of a recipe.
-
-A field declares everything: ``lr: Annotated[float, interval(gt=0), "largest learning rate"] = 0.05``.
-"""
+"""An option is a flag of the command line, a key of a recipe, and an argument in Python."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from types import SimpleNamespace
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
 from fxprune.errors import OptionError
 
-from .kinds import SCALARS, Word, expected, kinds_of, members_of, read
-from .ranges import Range, one_of
+from .kinds import SCALARS, Word, expected, read
+from .ranges import Range
 
-R = TypeVar("R")
+# The default of an option that must be given.
+MISSING: Any = object()
 # Other names for a field, on the command line and in recipes.
 ALIASES: Mapping[str, str] = {"plan": "plan_file"}
 # Field of earlier versions -> the value that changes nothing, which their recipes hold; why the field is gone.
 REMOVED: Mapping[str, tuple[Any, str]] = {
     "allocate": ("uniform", "every group keeps the same share of its channels: `auto` was no better at equal MACs")
 }
-# Marks a field that has no text: it is an argument in Python, and neither a flag nor a key of a recipe.
-IN_PYTHON_ONLY = object()
-# Types that a field may also have in Python, without a text for it. An import of these would import torch.
-IN_PYTHON = {"nn": SimpleNamespace(Module=object), "Data": object, "Loader": object, "Tensor": object}
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """A field of a record of options.
 
     Attributes:
@@ -78,80 +66,6 @@ class Option:
                 return read(kind, value)
         words = ", or ".join([*map(expected, self.kinds), *(["none"] if self.optional else [])])
         raise OptionError(f"`{self.key}` must be {words}, not {shown or repr(value)}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """A record of options that checks their ranges when it is made."""
-
-    heading = "options"
-
-    def __post_init__(self) -> None:
-        """Raise OptionError if a given option is out of its range, or of a wrong type."""
-        for option in options_of(type(self)).values():
-            value, range_ = getattr(self, option.name), option.range
-            try:
-                good = value is None or range_ is None or range_.holds(value)
-            except TypeError:
-                good = False
-            if not good and range_:
-                hint = closest(str(value), range_.choices)
-                raise OptionError(f"`{option.name}` must be {range_.words}, not {value}.{hint}")
-
-    def only_of(self, record: type[R]) -> R:
-        """Make a record of a base class from the options of this one."""
-        return record(**{name: getattr(self, name) for name in options_of(record)})
-
-    def options(self) -> dict[str, Any]:
-        """Return every option as a JSON value; a network or data given in Python as its class name."""
-        return {name: _plain(getattr(self, name)) for name in options_of(type(self))}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, list | tuple):
-        nested = (list, tuple, Mapping)  # a loader may be a list of batches
-        return [type(item).__name__ if isinstance(item, nested) else _plain(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value if value is None or isinstance(value, str | int | float) else type(value).__name__
-
-
-def options_of(record: type) -> Mapping[str, Option]:
-    """Return the options that the fields of a record declare, in order.
-
-    Raises:
-        TypeError: a field cannot be given as text.
-    """
-    return _options_of(record)
-
-
-@functools.cache
-def _options_of(record: Any) -> Mapping[str, Option]:
-    hints = get_type_hints(record, localns=IN_PYTHON, include_extras=True)
-    options = {}
-    for field in fields(record):
-        kind, *about = (
-            get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else [hints[field.name]]
-        )
-        if IN_PYTHON_ONLY in about:
-            continue
-        kinds, optional = kinds_of(kind)
-        if not kinds:
-            raise TypeError(f"{record.__name__}.{field.name}: {field.type} cannot be an option.")
-        choices = [one_of(*get_args(each)) for each in members_of(kind) if get_origin(each) is Literal]
-        owner = next(each for each in record.__mro__ if field.name in inspect.get_annotations(each))
-        options[field.name] = Option(
-            field.name,
-            kinds,
-            optional,
-            field.default if field.default_factory is MISSING else field.default_factory(),
-            next((each for each in [*about, *choices] if isinstance(each, Range)), None),
-            next((each for each in about if isinstance(each, str)), ""),
-            getattr(owner, "heading", "options"),
-        )
-    return options
 
 
 def field_name(key: str) -> str:

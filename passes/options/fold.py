@@ -1,18 +1,15 @@
 """Declare the options of folding: a merge without labels and without training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from fxprune.common.addresses import has_own_weights
 from fxprune.errors import OptionError
 
 from .augment import Batches
-from .fields import Options
 from .job import Machine, Model, Output, Weights
 from .ranges import Range, interval
+from .record import Options
 from .requirements import EXCLUDES_OF_FOLD, asks, exclude
 from .target import PlanFile, Target
 
@@ -25,19 +22,17 @@ CLUSTER_WITH_IMAGES = "outputs"
 MOST_IMAGES = 1024
 
 
-@dataclass(frozen=True)
-class Samples(Model):
+class Samples(Model, kw_only=False):
     """The network to fold, and the data set whose images it is done with."""
 
     heading = "what and where to"
 
     data: Annotated[
-        str | Data | tuple[Loader, Loader] | None,
+        Union[str, "Data", tuple["Loader", "Loader"], None],
         "as of compress; training images are used without labels and augmentation, test images measure the result",
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Unlabelled(Options):
     """The options of images without labels, and of a network that no data set describes."""
 
@@ -57,7 +52,6 @@ class Unlabelled(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
 class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, Samples):
     """The options of :func:`fxprune.passes.job.fold_job`."""
 

@@ -1,20 +1,16 @@
 """Declare the options of the main job, checked when they are made, and without torch."""
 
-from __future__ import annotations
-
-import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, Union
 
 from fxprune.arguments.outputs import as_outputs
 from fxprune.common.addresses import MODELS
 from fxprune.errors import OptionError
 
 from .augment import Images
-from .fields import IN_PYTHON_ONLY, Options
 from .ranges import Range, interval
+from .record import IN_PYTHON_ONLY, Options
 from .requirements import REQUIRES, asks, exclude, excludes, trains_wide
 from .target import Route, Target
 from .training import FALLING, Milestones, Positive, TrainOptions
@@ -35,32 +31,29 @@ _DEVIATION = interval(gt=0, le=MOST_DEVIATION)
 _WHY = "C-SGD must end below 0.01, or the merge is not free, and weights, in whose size it counts, may shrink"
 
 
-@dataclass(frozen=True)
-class Model(Options):
+class Model(Options, kw_only=False):
     """The network to make narrow."""
 
     heading = "what and where to"
 
     model: Annotated[
-        str | nn.Module,
+        Union[str, "nn.Module"],
         f"{MODELS}; in Python, also a network with one input, which is copied",
     ]
 
 
-@dataclass(frozen=True)
-class Subject(Model):
+class Subject(Model, kw_only=False):
     """The network and the data to compress."""
 
     heading = "what and where to"
 
     data: Annotated[
-        str | Data | tuple[Loader, Loader],
+        Union[str, "Data", tuple["Loader", "Loader"]],
         "digits, mnist5k, fashion-mnist, a folder of images or of IDX files, torch/NAME, hfds/NAME; in Python, also "
         "the data itself, or two loaders, to train and to test",
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Output(Options):
     """The options of the results and of what is printed."""
 
@@ -74,7 +67,6 @@ class Output(Options):
     progress: Annotated[bool | None, "bars and phases on stderr; None: bars only on a terminal"] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Records(Output):
     """The options of the checkpoints and records of training."""
 
@@ -91,7 +83,6 @@ class Records(Output):
     tensorboard: Annotated[bool, "record the training for TensorBoard, too"] = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Machine(Options):
     """The options of the machine, and of the runtime for the exported file."""
 
@@ -102,7 +93,6 @@ class Machine(Options):
     opset: Annotated[int, "version of the ONNX operators"] = 20
 
 
-@dataclass(frozen=True, kw_only=True)
 class Weights(Options):
     """The options of the wide network's weights."""
 
@@ -115,7 +105,6 @@ class Weights(Options):
     pretrained: Annotated[bool, "begin with published weights"] = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Wide(Weights):
     """The options of the wide network: its initial weights and its training."""
 
@@ -137,7 +126,6 @@ class Wide(Weights):
     ] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Centripetal(Options):
     """The options of C-SGD: its length, and how equal clusters become."""
 
@@ -149,7 +137,7 @@ class Centripetal(Options):
     strength: Annotated[float | None, interval(gt=0), "of the pull; instead of deviation"] = None
     deviation: Annotated[
         float | None,
-        replace(_DEVIATION, words=f"{_DEVIATION.words} ({_WHY})"),
+        _DEVIATION._replace(words=f"{_DEVIATION.words} ({_WHY})"),
         f"largest relative deviation within a cluster to end at; {DEVIATION} where neither is given",
     ] = None
     coupled: Annotated[bool, "the pull is part of the gradient, as in the paper; SGD only"] = False
@@ -160,7 +148,6 @@ class Centripetal(Options):
         return DEVIATION if self.deviation is None else self.deviation
 
 
-@dataclass(frozen=True, kw_only=True)
 class Judged(Options):
     """What the network is trained for and judged by, where that is not classes; in Python only.
 
@@ -170,7 +157,7 @@ class Judged(Options):
     heading = "training"
 
     loss: Annotated[
-        Callable[[Any, Any], Tensor] | None,
+        Callable[[Any, Any], "Tensor"] | None,
         IN_PYTHON_ONLY,
         "(outputs, targets) of a batch -> a scalar; None: cross entropy",
     ] = None
@@ -199,7 +186,6 @@ class Judged(Options):
         return super().options() | {name: value for name, value in judged.items() if value is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
 class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Target, Records, Subject):
     """The options of :func:`fxprune.compress`; the fields of its records explain them."""
 
@@ -238,11 +224,11 @@ class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Targe
     def of_csgd(self) -> TrainOptions:
         """Return the options of C-SGD, without an average of weights, whose clusters would lag."""
         milestones = self.csgd_decay_milestones or self.decay_milestones
-        return replace(self.of_wide(), ema=None, decay_milestones=milestones)
+        return self.of_wide().replace(ema=None, decay_milestones=milestones)
 
     def of_wide(self) -> TrainOptions:
         """Return the options of the wide network's training."""
-        return replace(self, decay_milestones=self._milestones()).only_of(TrainOptions)
+        return self.replace(decay_milestones=self._milestones()).only_of(TrainOptions)
 
 
 def _name_of(given: Any) -> str | None:
@@ -255,6 +241,8 @@ def with_options_of(record: Callable[P, Any]) -> Callable[[Callable[..., R]], Ca
     """Decorate a function with the options of a record, for editors and type checkers."""
 
     def decorate(function: Callable[..., R]) -> Callable[P, R]:
+        import inspect  # not for --help: it is slow
+
         returns = inspect.signature(function).return_annotation
         signature = inspect.signature(record).replace(return_annotation=returns)
         function.__signature__ = signature  # type: ignore[attr-defined]

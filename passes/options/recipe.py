@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ from fxprune import __version__
 from fxprune.common.addresses import runs_code
 from fxprune.errors import OptionError
 
-from .fields import REMOVED, closest, field_name, options_of
+from .fields import REMOVED, closest, field_name
 from .job import Job
+from .record import options_of
 from .requirements import EXCLUDES_OF_FOLD, REQUIRES, TIMED, asks, excludes
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
     none. A network that runs code must be repeated as a flag.
 
     Args:
-        job: a dataclass of options.
+        job: a record of options.
         path: the file, written completely or not at all.
     """
     from fxprune.common.files import write_text
@@ -123,7 +123,7 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
 def given_in_python(job: Any) -> dict[str, Any]:
     """Return the networks, data and functions of a job that no flag or recipe can give."""
     options, found = options_of(type(job)), {}
-    for name, value in ((each.name, _as_text(getattr(job, each.name))) for each in fields(job)):
+    for name, value in ((name, _as_text(each)) for name, each in vars(job).items()):
         try:
             if name in options:
                 options[name].read(value)

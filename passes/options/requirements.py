@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fxprune.errors import OptionError
 
-from .fields import options_of
+from .fields import MISSING
+from .record import options_of
 
 _TARGETS = ("keep", "macs", "params", "latency", "widths", "plan_file")
 _CHOICES = ("stages", "only", "freeze", "internal_only", "round_to", "target")
@@ -52,8 +52,7 @@ def exclude(options: object, *names: str) -> None:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one of them.")
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(NamedTuple):
     """The requirement of an option that has no effect alone.
 
     Attributes:

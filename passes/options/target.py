@@ -1,17 +1,14 @@
 """Declare the options for how narrow a network becomes, and by which way."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fxprune.errors import OptionError
 
-from .fields import Options
 from .ranges import Range, interval
+from .record import Options
 from .requirements import TIMED, exclude
 
 # Where the narrow network is to run -> what widths should be multiples of there; docs/cli.md has the sources.
@@ -24,7 +21,6 @@ Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
 Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda each: each and not isinstance(each, str))]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Target(Options):
     """The options for how narrow a network becomes; see :func:`fxprune.plan`."""
 
@@ -103,7 +99,6 @@ def _falls(stages: Any) -> bool:
     return len(shares) > 1 and all(0.0 < after < before for before, after in itertools.pairwise(shares))
 
 
-@dataclass(frozen=True, kw_only=True)
 class PlanFile(Options):
     """The option of an earlier plan."""
 
@@ -112,7 +107,6 @@ class PlanFile(Options):
     plan_file: Annotated[str | os.PathLike[str] | None, "a plan made earlier, instead of keep and its like"] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Route(PlanFile):
     """The way to the target: by an earlier plan, in stages, or from a wider network."""
 

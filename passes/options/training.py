@@ -1,15 +1,12 @@
 """Declare the options of training in every phase, checked when they are made, without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fxprune.errors import OptionError
 
-from .fields import Options
 from .ranges import Range, interval, rises
+from .record import Options
 
 Scheduler = Literal["cosine", "tanh", "poly", "step", "multistep", "constant", "wsd", "rsqrt"]
 Amp = Literal["float16", "bfloat16"]
@@ -22,7 +19,6 @@ BelowOne = Annotated[float, interval(ge=0, lt=1)]
 Share = Annotated[float, interval(ge=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
     """The options of :func:`fxprune.passes.train.fit.train`, most by timm's names.
 

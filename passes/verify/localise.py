@@ -44,12 +44,12 @@ class _FoundError(Exception):
 
 class _Listener(fx.Interpreter):
     def __init__(
-        self, module: nn.Module, heard: dict[str, Any], wanted: dict[str, Any], plan: Plan, tolerance: float
+        self, module: nn.Module, recorded: dict[str, Any], wanted: dict[str, Any], plan: Plan, tolerance: float
     ) -> None:
         assert isinstance(module, fx.GraphModule)
         super().__init__(module)
         self.extra_traceback = False
-        self.heard, self.wanted, self.plan, self.tolerance = heard, wanted, plan, tolerance
+        self.recorded, self.wanted, self.plan, self.tolerance = recorded, wanted, plan, tolerance
 
     def hear(self, inputs: Inputs) -> None:
         assert isinstance(self.module, fx.GraphModule)
@@ -59,7 +59,7 @@ class _Listener(fx.Interpreter):
         value = super().run_node(n)
         # Copies, since a later operation may work in place.
         name = n.meta.get(WIDE, n.name)
-        self.heard[name] = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, value)
+        self.recorded[name] = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, value)
         if name in self.wanted and n.op not in ("placeholder", "get_attr", "output"):
             self._compare(n, name, value)
         return value

@@ -9,14 +9,14 @@ from fxprune.common.progress import listening, phase, steps
 
 
 @pytest.mark.parametrize(
-    ("heard", "said"),
+    ("shown", "said"),
     [(True, ["prove    both", "  layer 2 of 5, about 6 s left", "  layer 4 of 5, about 2 s left"]), (False, [])],
 )
-def test_lines_tell_the_phase_and_the_time_left(heard, said, capsys, monkeypatch):
+def test_lines_tell_the_phase_and_the_time_left(shown, said, capsys, monkeypatch):
     now = iter(2.0 * i for i in range(9))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(progress, "EVERY", 3.0)
-    with listening(heard):
+    with listening(shown):
         phase("prove", "both")
         assert list(steps("abcde", "layer")) == list("abcde")
     assert capsys.readouterr().err.splitlines() == said

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, plan_of
+from helpers.csgd_made import PLAIN, plan_of, steps
 from helpers.hand_made import Plain, plain
 from timm.optim import Lion
 from torch import nn
@@ -77,11 +77,29 @@ def test_parameters_that_share_memory_are_refused():
     bn = case.model.bn1
     bn.bias = nn.Parameter(bn.weight.detach())
     optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
-    with pytest.raises(OptionError, match=r"`bn1\.bias` and `bn1\.weight` are two parameters that share memory"):
+    with pytest.raises(OptionError, match=r"`bn1\.weight` and `bn1\.bias` are two parameters that share memory"):
         csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
     flat = torch.cat([bn.weight.detach(), bn.weight.detach()])
     bn.weight, bn.bias = map(nn.Parameter, flat.chunk(2))  # parts of one memory that do not overlap
     csgd(case.model, plan_of(case, PLAIN), torch.optim.SGD(case.model.parameters(), lr=0.05), strength=2.0)
+    bn.weight, bn.bias = map(nn.Parameter, [flat[: len(bn.weight)], flat[2:][: len(bn.weight)]])
+    with pytest.raises(OptionError, match=r"`bn1\.weight` and `bn1\.bias` are two parameters that share memory"):
+        csgd(case.model, plan_of(case, PLAIN), torch.optim.SGD(case.model.parameters(), lr=0.05), strength=2.0)
+
+
+def test_columns_of_one_tensor_train_as_tensors_of_their_own():
+    ends = []
+    for columns in (False, True):
+        torch.manual_seed(0)
+        case = plain()
+        bn = case.model.bn1
+        if columns:
+            bn.weight, bn.bias = map(nn.Parameter, torch.stack([bn.weight, bn.bias], 1).detach().unbind(1))
+        optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05, momentum=0.9)
+        csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0)
+        steps(case.model, case, optimizer, 5)
+        ends.append(torch.stack([bn.weight, bn.bias]))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)  # float64
 
 
 def test_parameters_that_do_not_train_are_refused():

@@ -12,9 +12,9 @@ from fxprune.passes.csgd.law import coupled_curve
 from fxprune.passes.job.prepare import prepare, pull_law
 from fxprune.passes.job.training import Trainer
 from fxprune.passes.latency import plan_to
-from fxprune.passes.options.fields import options_of
 from fxprune.passes.options.job import Centripetal, Job
 from fxprune.passes.options.ranges import interval
+from fxprune.passes.options.record import options_of
 from fxprune.passes.options.training import TrainOptions
 from fxprune.passes.report.metrics import read_metrics
 from fxprune.passes.train.step import Step
@@ -70,7 +70,8 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
     monkeypatch.setattr(Step, "gradients", overflowing)
     # so few steps end far from where a merge is free
     for record in (Job, Centripetal):
-        monkeypatch.setitem(vars(options_of(record)["deviation"]), "range", interval(gt=0, le=1))
+        options = options_of(record)
+        monkeypatch.setitem(options, "deviation", options["deviation"]._replace(range=interval(gt=0, le=1)))
     asked = 0.3 if coupled else 0.01  # momentum takes its time
     job = Job(
         model=Tiny(), data=tiny_data(), deviation=asked, coupled=coupled, optimizer=optimizer, amp="float16",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
 from types import SimpleNamespace
@@ -146,7 +145,7 @@ def test_a_written_recipe_gives_an_equal_job(tmp_path, job):
     write_recipe(job, tmp_path / "recipe.yaml")
     options = read_recipe(tmp_path / "recipe.yaml", Every)
     assert Every(**options) == job
-    assert options.keys() == Every.__dataclass_fields__.keys()  # resolved: defaults of another version do not matter
+    assert options.keys() == vars(job).keys()  # resolved: defaults of another version do not matter
     types = {name: type(value) for name, value in options.items()}
     assert types == {name: type(getattr(job, name)) for name in types}
 
@@ -155,7 +154,7 @@ def test_the_recipe_of_a_job_repeats_it(tmp_path):
     job = Job(model="resnet20", data="digits", output=tmp_path / "out", macs=0.4, deviation=1e-5, epochs=None)
     write_recipe(job, tmp_path / "recipe.yaml")
     again = Job(**read_recipe(tmp_path / "recipe.yaml"))
-    assert again == dataclasses.replace(job, output=str(job.output))
+    assert again == job.replace(output=str(job.output))
 
 
 def test_a_network_given_in_python_must_be_named_by_flags(tmp_path):
