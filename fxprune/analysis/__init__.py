@@ -4,6 +4,7 @@ from .call import Call
 from .channels import Axes
 from .computed_weights import CapturedGraph
 from .couple import couple
-from .interpreter import buffers_with_channels, run_labelled
+from .interpreter import run_labelled
+from .origins import buffers_with_channels
 from .rules import RULES, rule
 from .state import AnalysisState

@@ -22,7 +22,8 @@ from fxprune.pytorch.network import network_of
 
 from .computed_weights import CapturedGraph, store_computed_weights
 from .grouping import Analysis, group_channels
-from .interpreter import buffers_with_channels, run_labelled
+from .interpreter import run_labelled
+from .origins import buffers_with_channels
 
 # The number of further ways to bundle to try after the first was blocked; a split into n axes has n ways.
 _MOST_RETRIES = 3

@@ -94,29 +94,6 @@ def run_labelled(
     return state, interpreter.values
 
 
-def buffers_with_channels(model: nn.Module) -> set[str]:
-    """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
-
-    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed. A
-    uniform table holds one number everywhere, and counts only if no checkpoint can change it. Other tables, masks and
-    indices have no channels, nor have constants that the trace made, which are not tensors of the model.
-    """
-    kept = set(model.state_dict(keep_vars=True))
-    return {
-        name
-        for name, buffer in model.named_buffers(remove_duplicate=False)
-        if buffer.is_floating_point() and (_is_vector(buffer) or (name not in kept and _is_uniform(buffer)))
-    }
-
-
-def _is_vector(buffer: torch.Tensor) -> bool:
-    return sum(size > 1 for size in buffer.shape) == 1
-
-
-def _is_uniform(buffer: torch.Tensor) -> bool:
-    return not buffer.is_meta and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())
-
-
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
     """Record the input of every layer with shape attributes, also inside of single nodes."""
     layers = state.layers
@@ -204,19 +181,17 @@ class _RuleMode(MetaMode):
     def done(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
     ) -> Any:
-        schema = op_arguments(func)
-        arguments = tuple(
-            args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
-            for i, argument in enumerate(schema)
-        )
+        every, writes = _schema(func)
+        arguments = (*args, *[kwargs.get(name, default) for name, default in every[len(args) :]])
         entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
         if fills_given(func):  # the rule tells of results, not of tensors that share the memory of `out`
             entry = _UNKNOWN
-        written = [
-            x for argument, value in zip(schema, arguments, strict=True) if argument.is_write for x in tensors_in(value)
-        ]
-        waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
         call = Call(self.state, func, arguments, out, layout, entry.factor_at)
+        if not writes:
+            self._apply(entry, call)
+            return out
+        written = [x for place in writes for x in tensors_in(arguments[place])]
+        waiting = [(x, ids) for x in written for ids in self.state.labels.of(x).uniform if ids is not None]
         self._apply(entry, call)
         for ids in (ids for x in written for ids in self.state.strided.of(x)):
             self.state.marks.freeze("a slice of channels with a step, changed in place", ids)
@@ -228,8 +203,8 @@ class _RuleMode(MetaMode):
     def _apply(self, entry: Entry, call: Call) -> None:
         operands = tensors_in(call.args)
         every = [call.label(tensor) for tensor in operands]
-        labels = [label for label in every if any(ids is not None for ids in label.axes)]
-        waiting = any(ids is not None for label in every for ids in label.uniform)
+        labels = [label for label in every if label.has_channels]
+        waiting = any(label.waits for label in every)
         if not labels and not waiting and not entry.creates_channels:
             return
         is_parameter = entry.keeps_parameters and len(labels) == 1 and labels[0].is_parameter
@@ -280,6 +255,14 @@ def _freeze_all(call: Call) -> list[Axes]:
 _POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
 
 
+@functools.cache
+def _schema(func: Any) -> tuple[list[tuple[str, Any]], list[int]]:
+    """Return the arguments of an operator with their defaults, and the places of those that it writes to."""
+    schema = op_arguments(func)
+    writes = [place for place, argument in enumerate(schema) if argument.is_write]
+    return [(argument.name, argument.default_value) for argument in schema], writes
+
+
 def _checked(call: Call, entry: Entry) -> list[Axes]:
     """Run a rule and check its answer against the shapes of the results."""
     outs = call.outs
@@ -290,15 +273,16 @@ def _checked(call: Call, entry: Entry) -> list[Axes]:
     except Exception as error:
         raise AnalysisError(f"the rule for {call.op} failed at node `{call.node}`: {error!r}") from error
     axes = answer if isinstance(answer, list) else [answer]
-    found = [[None if ids is None else len(ids) for ids in on_tensor] for on_tensor in axes]
-    fits = len(outs) == len(axes) and all(
-        len(on_tensor) == out.dim()
-        and all(n is None or n == size for n, size in zip(on_tensor, out.shape, strict=True))
-        for on_tensor, out in zip(found, outs, strict=True)
-    )
-    if not fits:
+    if len(outs) != len(axes) or not all(map(_fits, axes, outs)):
+        found = [[None if ids is None else len(ids) for ids in on_tensor] for on_tensor in axes]
         raise AnalysisError(
             f"the rule for {call.op} labelled axes of length {found} at node `{call.node}`; "
             f"the result has shapes {[tuple(out.shape) for out in outs]}"
         )
     return axes
+
+
+def _fits(axes: Axes, out: torch.Tensor) -> bool:
+    return len(axes) == out.dim() and all(
+        ids is None or len(ids) == size for ids, size in zip(axes, out.shape, strict=True)
+    )

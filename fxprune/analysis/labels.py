@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,16 @@ class Label:
     from_parameters: bool = False
     constant: bool = False
     uniform: Axes = ()
+
+    @functools.cached_property
+    def has_channels(self) -> bool:
+        """Whether an axis carries channels."""
+        return any(ids is not None for ids in self.axes)
+
+    @functools.cached_property
+    def waits(self) -> bool:
+        """Whether the ids of an axis wait for channels."""
+        return any(ids is not None for ids in self.uniform)
 
     def waiting(self, dim: int) -> Ids | None:
         """Return the ids of an axis along which all numbers are equal; None for others."""

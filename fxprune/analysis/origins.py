@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from .channels import Axes, Channels, Ids
 from .labels import Label, Labels
@@ -102,3 +103,26 @@ class Origins:
 
     def _fresh(self, tensor: torch.Tensor) -> Axes:
         return tuple(self._channels.fresh(size) if size > 1 else None for size in tensor.shape)
+
+
+def buffers_with_channels(model: nn.Module) -> set[str]:
+    """Name the buffers that may have channels like a parameter: vectors, and uniform tables.
+
+    A vector holds one number for each position of one axis: running statistics, or scales and biases that are fixed. A
+    uniform table holds one number everywhere, and counts only if no checkpoint can change it. Other tables, masks and
+    indices have no channels, nor have constants that the trace made, which are not tensors of the model.
+    """
+    kept = set(model.state_dict(keep_vars=True))
+    return {
+        name
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if buffer.is_floating_point() and (_is_vector(buffer) or (name not in kept and _is_uniform(buffer)))
+    }
+
+
+def _is_vector(buffer: torch.Tensor) -> bool:
+    return sum(size > 1 for size in buffer.shape) == 1
+
+
+def _is_uniform(buffer: torch.Tensor) -> bool:
+    return not buffer.is_meta and buffer.numel() > 1 and bool((buffer == buffer.flatten()[0]).all())

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.pytorch.modules import MetaMode, map_tensors, named_tensors
 from fxprune.pytorch.shaped_layers import ADAPT
-from fxprune.pytorch.torch_private import no_dispatch, op_arguments, pytree
+from fxprune.pytorch.torch_private import functions_plain, no_dispatch, op_arguments, pytree
 
 from .channels import Ids
 from .labels import Label, tensors_in
@@ -80,14 +80,15 @@ class _Trial:
         )
 
     def _runs_alike(self, channels: Ids, kept: Ids, *, shapes: bool = True) -> bool | None:
+        gone = np.zeros(self.state.channels.count, np.bool_)
+        gone[channels], gone[kept] = True, False
+
         def sizes(shape: torch.Size, label: Label) -> tuple[int, ...]:
             lengths = []
             for dim, (size, axis) in enumerate(zip(shape, label.axes, strict=True)):
                 ids = label.waiting(dim) if axis is None else axis
-                inside = None if ids is None else self.state.channels.channel(ids)
-                lengths.append(
-                    size if inside is None else int((np.isin(inside, kept) | ~np.isin(inside, channels)).sum())
-                )
+                away = 0 if ids is None else np.count_nonzero(gone[self.state.channels.channel(ids)])
+                lengths.append(size - int(away))
             return tuple(lengths)
 
         def narrow(tensor: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class _Trial:
             return shapes == [tuple(tensor.shape) for tensor in tensors_in(found)]
 
         try:
-            with no_dispatch():  # else rules would take these tensors for a use of the wide ones
+            with functions_plain(), no_dispatch():  # else rules would take these tensors for a use of the wide ones
                 small = narrow_layer(self.call) if isinstance(self.call, nn.Module) and self.layer else self.call
                 args, kwargs = pytree.tree_map_only(Tensor, narrow, self.given)
             with recorded(trial=True) as steps:

@@ -25,6 +25,7 @@ from torch import nn
 
 _PLAIN = bool, int, float, str, itertools.count
 _RANDOM = random.Random, np.random.Generator, np.random.RandomState, torch.Generator
+_SINGLE = frozenset({type(None), bool, int, float, str})  # most attributes of a module, which hold nothing
 _NESTS = list, tuple, dict, set, collections.deque, types.SimpleNamespace
 # The tables in which a module keeps its parameters, layers and hooks, and what PyTorch keeps in classes.
 _OF_TORCH = frozenset(vars(nn.Module())) | {"dump_patches", "call_super_init"}
@@ -39,8 +40,13 @@ Contents = dict[tuple[int, str], list[str]]
 def contents_of(modules: Collection[nn.Module]) -> Contents:
     """Map places to descriptions: (id of a module, attribute), or (0, global variable)."""
     kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_own(kind))
-    functions = [each for holder in (*modules, *kinds) for each in vars(holder).values() if _is_function(each)]
-    found = _told(((id(module), ""), vars(module).items(), False) for module in modules)
+    functions = [each for holder in (*modules, *kinds) for each in _functions(vars(holder).values())]
+    # Most attributes of a module are PyTorch's own tables, or single values.
+    found = _told(
+        ((id(module), ""), ((name, kept[name]) for name in kept.keys() - _OF_TORCH), False)
+        for module in modules
+        for kept in (vars(module),)
+    )
     found |= _told(((0, f"{kind.__name__}."), vars(kind).items(), True) for kind in kinds)
     return found | _told(
         ((0, f"{scope['__name__']}."), [(name, scope[name]) for name in names if name in scope], True)
@@ -51,21 +57,31 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
 def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bool]]) -> Contents:
     """Describe the values of holders; those that are no nests only where asked to."""
     return {
-        (key, prefix + name): list(itertools.islice(_leaves(value), _MOST))
+        (key, prefix + name): _described(value)
         for (key, prefix), values, plain in holders
         for name, value in list(values)
-        if name not in _OF_TORCH and not name.startswith("__")
+        if (plain or type(value) not in _SINGLE) and name not in _OF_TORCH and not name.startswith("__")
         if _holds(value) or isinstance(value, (itertools.count, *_RANDOM)) or (plain and isinstance(value, _PLAIN))
     }
+
+
+def _described(value: Any) -> list[str]:
+    if type(value) is tuple and _SINGLE.issuperset(map(type, value)):  # as sizes of kernels
+        return list(map(repr, value))
+    return list(itertools.islice(_leaves(value), _MOST))
+
+
+def _functions(values: Iterable[Any]) -> list[types.FunctionType]:
+    return [each for each in values if _is_function(each)]
+
+
+def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
+    return type(value) is types.FunctionType and _is_own(value)
 
 
 def _is_own(of: Any) -> bool:
     """Tell whether a class or function is of a package that a network may be written in."""
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
-
-
-def _is_function(value: Any) -> TypeGuard[types.FunctionType]:
-    return isinstance(value, types.FunctionType) and _is_own(value)
 
 
 def _holds(value: Any) -> bool:
@@ -129,7 +145,7 @@ def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[
         names = _names(function.__code__)
         yield function.__globals__, names
         held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
-        waiting += filter(_is_function, (*map(function.__globals__.get, names), *held))
+        waiting += _functions((*map(function.__globals__.get, names), *held))
 
 
 @functools.cache

@@ -24,11 +24,12 @@ _LAYERS = frozenset({
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RNN, nn.GRU, nn.LSTM,
 })  # fmt: skip
-Settings = list[tuple[str, Any]]
+# Constants in a form with a hash, and stored tensors, both by name.
+Settings = tuple[tuple[Any, ...], list[tuple[str, Any]]]
 _CONSTANTS = frozenset({type(None), bool, int, float, str})
 # Other names of the stored tensors of a layer, which no call reads.
 _NAMES = frozenset({"_flat_weights_names", "_all_weights", "_flat_weight_refs"})
-_OWN = {*vars(nn.Module())} - {"training"} | {"forward"}
+_OWN = frozenset(vars(nn.Module())) - {"training"} | {"forward"} | _NAMES
 _Names = list[tuple[dict[str, Any], list[Any]]]
 
 
@@ -80,14 +81,35 @@ def _settings(layer: nn.Module) -> Settings | None:
     """List what a call depends on beside its inputs; None: it may draw, or read more."""
     if getattr(layer, "dropout", 0):
         return None
-    settings = [(name, each) for name, each in vars(layer).items() if name not in _OWN and name not in _NAMES]
-    if not all(_is_setting(each) for _, each in settings):
+    constants, tensors = [], []
+    for name, value in vars(layer).items():
+        if name in _OWN:
+            continue
+        constant = _constant(value)
+        if constant is not None:
+            constants.append((name, constant))
+        elif _holds_parameters(value):
+            tensors.append((name, value))
+        else:
+            return None
+    for table in tensor_tables(layer):
+        tensors += table.items()
+    return tuple(constants), tensors
+
+
+def _constant(value: Any) -> tuple[Any, ...] | None:
+    """Return a constant, or a nest of constants, with its types; None for other values."""
+    kind = type(value)
+    if kind in _CONSTANTS:
+        return kind, value
+    if kind is not tuple and kind is not list:
         return None
-    return [*settings, *(pair for table in tensor_tables(layer) for pair in table.items())]
+    inside = [_constant(each) for each in value]
+    return None if None in inside else (kind, *inside)
 
 
-def _is_setting(value: Any) -> bool:
-    """Tell whether a setting is a constant, or a list of constants or of stored tensors."""
+def _holds_parameters(value: Any) -> bool:
+    """Tell whether a setting is a stored tensor, or a nest of constants and stored tensors."""
     if type(value) in (tuple, list):
-        return all(map(_is_setting, value))
+        return all(map(_holds_parameters, value))
     return type(value) in _CONSTANTS or type(value) is nn.Parameter

@@ -65,8 +65,9 @@ class MetaRun(Recorder):
     def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
         run = functools.partial(super()._unrecorded, layer, settings, forward, args)
         # A number of rank 0 counts calls.
-        sized = [each for _, each in settings if not isinstance(each, Tensor) or each.dim()]
-        return make_again((type(layer), args, sized), run)
+        constants, tensors = settings
+        sized = [each for _, each in tensors if not isinstance(each, Tensor) or each.dim()]
+        return make_again(((type(layer), constants), args, sized), run)
 
     def _make(self, func: Any, args: Any, kwargs: Any) -> None:
         """Note what an operator is asked to make, or refuse what may not be made."""

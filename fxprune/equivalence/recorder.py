@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -152,7 +153,9 @@ class Recorder(TorchDispatchMode):
 
     def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
         """Record a call of a layer, whose operators are not recorded."""
-        return self._recorded(type(layer), args, settings, lambda: self._unrecorded(layer, settings, forward, args))
+        constants, tensors = settings
+        run = functools.partial(self._unrecorded, layer, settings, forward, args)
+        return self._recorded((type(layer), constants), args, tensors, run)
 
     def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
         before, self._paused = self._paused, True

@@ -79,11 +79,12 @@ def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:
             if key in _layers:
                 structure, known = _layers[key]
                 with no_dispatch():
-                    return pytree.tree_unflatten(_made((False, known), ()), structure)
+                    made = _made((structure is None, known), ())
+                    return made if structure is None else pytree.tree_unflatten(made, structure)
     except _UnknownError:
         return run()
     out = run()
-    outs, structure = pytree.tree_flatten(out)
+    outs, structure = ([out], None) if isinstance(out, torch.Tensor) else pytree.tree_flatten(out)
     with functions_plain(), no_dispatch():
         if known := _fresh(outs, storages):
             if len(_layers) >= _MOST:
