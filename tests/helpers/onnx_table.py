@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import typing
 
+from torch import _ops
 from torch._export import utils
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -21,4 +23,7 @@ def keep_table():
     ONNXRegistry.from_torchlib = staticmethod(copied)
     # It looks up every operator of PyTorch, twice for each of thirty namespaces.
     utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
+    # It gives ten kernels to each of five hundred operators, by a function whose annotations are made at each call;
+    # those of typing are made once.
+    _ops.Callable = typing.Callable
     return made
