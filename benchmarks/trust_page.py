@@ -38,12 +38,6 @@ def sections(text: str) -> dict[str, str]:
     return {title.strip(): body.strip() for title, body in zip(parts[::2], parts[1::2])}
 
 
-def markdown_table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    """Format a table whose first column is text, and whose others are numbers."""
-    lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def paragraph(text: str) -> str:
     """Wrap a text to the usual line length."""
     return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.onnx_table import keep_table
+from helpers.onnx_table import keep_programs, keep_table
 from helpers.processes.fork_server import preload
 from helpers.processes.forks import forks
 from helpers.processes.scheduler import Restarting
 from helpers.untimed import time_nothing
 
 from fxprune import costs
+from fxprune.passes.onnx import export
 
 torch.set_num_threads(1)
 
@@ -25,6 +26,7 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 keep_table()
+keep_programs()
 preload()
 # No test looks at how long something takes: what is timed, is timed shortly.
 for timed in (costs.latency, costs.alternated):
@@ -49,6 +51,12 @@ def seeded():
 def untimed(monkeypatch):
     """Time no network in a job."""
     time_nothing(monkeypatch)
+
+
+@pytest.fixture
+def exported_afresh(monkeypatch):
+    """Let the exporter run although it has exported the same network before."""
+    monkeypatch.setattr(export, "onnx_program", export.onnx_program.__wrapped__)
 
 
 @pytest.fixture(scope="session")

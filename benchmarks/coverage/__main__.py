@@ -12,9 +12,6 @@ import fnmatch
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-
-from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.grafts.rows import read_rows
@@ -27,7 +24,7 @@ from .journal import Journal, digest
 from .journal import sources as imported
 from .lines import lines, read_lines
 from .report import page
-from .result import DEPTHS, result_from
+from .result import DEPTHS
 from .torchvision import torchvision_points
 
 WORK = ROOT / "build" / "coverage"
@@ -48,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no network is called `{args.only}`; leave out --only, or add --all", file=sys.stderr)
         return 2
     journal, sources = _journal(), digest(imported())
-    todo = names if args.again else journal.missing(names, depth, sources)
-    todo = [] if args.report else todo
-    checked = _run(todo, depth, args, journal, sources)
+    todo = [] if args.report else names if args.again else journal.missing(names, depth, sources)
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
+    checked = journal.keep(run_all(check, tasks, args, noun="network"), depth, sources)
     journal = _journal()  # another run may have added to it
     write_report(journal, sources)
     failed = [result.model for result in journal.known(depth).values() if result.model in names and result.error]
@@ -69,24 +67,6 @@ def _names(args: argparse.Namespace) -> list[str]:
 def _journal() -> Journal:
     """Read the results of this machine, and committed ones that are newer."""
     return Journal(WORK / "results.jsonl", read_lines(DOCS / "coverage.csv"))
-
-
-def _run(todo: list[str], depth: str, args: argparse.Namespace, journal: Journal, sources: str) -> int:
-    """Check networks, and return how many were checked."""
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-    tasks = [(Task(name, depth, args.limit_params, threads), WORK / "logs" / f"{name}.{depth}.log") for name in todo]
-    checked = 0
-    for task, facts in run_all(check, tasks, args, noun="network"):
-        if facts.get("too_large"):
-            continue
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        known = {"model": task.model, "depth": depth, "digest": sources, "checked": now}
-        result = result_from({**known, **facts})
-        journal.append(result)
-        checked += 1
-        if result.error:
-            tqdm.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
-    return checked
 
 
 def write_report(journal: Journal, sources: str) -> None:

@@ -6,10 +6,8 @@ meta device; nothing is downloaded.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks.tables import csv_text, read_csv
 from fxprune.common.files import write_text
 
 CLASSES = Path(__file__).with_name("timm_classes.csv")
@@ -74,20 +73,15 @@ def smallest(found: Iterable[EntryPoint]) -> list[EntryPoint]:
 
 def read(path: Path = CLASSES) -> list[EntryPoint]:
     """Read a file that :func:`write` wrote."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [
-            EntryPoint(line["module"], line["cls"], line["name"], int(line["parameters"]), int(line["input_size"]))
-            for line in csv.DictReader(file)
-        ]
+    return [
+        EntryPoint(line["module"], line["cls"], line["name"], int(line["parameters"]), int(line["input_size"]))
+        for line in read_csv(path)
+    ]
 
 
 def write(points: Iterable[EntryPoint], path: Path = CLASSES) -> None:
     """Write one line per entry point, under a line of column names."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(EntryPoint))
-    writer.writerows(map(astuple, points))
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([field.name for field in fields(EntryPoint)], map(asdict, points)))
 
 
 def main() -> None:

@@ -8,10 +8,15 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from benchmarks import ROOT
+from benchmarks.process import Facts
 from benchmarks.runs import append_row, read_rows
 
 from .result import DEPTHS, Result, result_from
@@ -81,6 +86,20 @@ class Journal:
         """Write a result and keep it."""
         append_row(self._path, result.to_json())
         self._take(result)
+
+    def keep(self, checked: Iterable[tuple[Any, Facts]], depth: str, sources: str) -> int:
+        """Append the result of each task as it ends, print what failed, and return how many were checked."""
+        count = 0
+        for task, facts in checked:
+            if facts.get("too_large"):
+                continue
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            known = {"model": task.model, "depth": depth, "digest": sources, "checked": now}
+            self.append(result := result_from({**known, **facts}))
+            count += 1
+            if result.error:
+                tqdm.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
+        return count
 
     def missing(self, models: Iterable[str], depth: str, sources: str) -> list[str]:
         """List models without a result of these sources; failed and untried ones come first."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+from benchmarks.tables import csv_text, read_csv
 
 from .result import FrozenReason, Result, result_from
 
@@ -17,21 +17,14 @@ _KINDS: Mapping[str, Any] = get_type_hints(Result)
 
 def lines(results: Mapping[str, Mapping[str, Result]]) -> str:
     """Write one line per depth and network; tuples are JSON in a cell, unknown values are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(field.name for field in fields(Result)), "verdict"])
-    for of_depth in results.values():
-        for result in sorted(of_depth.values(), key=lambda result: result.model):
-            writer.writerow([*(_cell(getattr(result, field.name)) for field in fields(Result)), result.verdict])
-    return text.getvalue()
+    columns = [*(field.name for field in fields(Result)), "verdict"]
+    ordered = (result for found in results.values() for result in sorted(found.values(), key=lambda each: each.model))
+    return csv_text(columns, ({name: _cell(getattr(result, name)) for name in columns} for result in ordered))
 
 
 def read_lines(path: Path) -> list[Result]:
     """Read the results that :func:`lines` wrote; none without a file."""
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [result_from({name: _value(name, cell) for name, cell in line.items()}) for line in csv.DictReader(file)]
+    return [result_from({name: _value(name, cell) for name, cell in line.items()}) for line in read_csv(path)]
 
 
 def _cell(value: Any) -> Any:

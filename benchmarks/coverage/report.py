@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from statistics import median
 
+from benchmarks.tables import markdown_table
+
 from .classes import EntryPoint
 from .journal import known_at
 from .reasons import reasons, reasons_of
@@ -201,12 +203,8 @@ def _error_left(result: Result) -> float | None:
 
 def table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a heading and a table; an empty text without rows."""
-    lines = [_line(row) for row in rows]
-    return "\n".join([heading, "", _line(header), _line(["---"] * len(header)), *lines, ""]) if lines else ""
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    lines = list(rows)
+    return "\n".join([heading, "", markdown_table(header, lines), ""]) if lines else ""
 
 
 def percent(share: float | None) -> str:

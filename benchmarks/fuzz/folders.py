@@ -36,6 +36,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.runs import append_row, read_rows
+from benchmarks.tables import markdown_table
 from benchmarks.trust_page import write_section
 from fxprune.passes.onnx import check as onnx_check
 
@@ -164,12 +165,12 @@ def section(lines: list[dict[str, Any]], seed: int, command: str, what: str) -> 
     text = [f"{len(lines):,} mutations, seed {seed}, by `make fuzz ARGS={command}`: {what}."]
     for signed, title in ((False, "As it happens"), (True, "With the manifest made consistent again")):
         part = [line for line in lines if line["signed"] == signed]
-        text += ["", f"### {title}", "", f"| damage | {' | '.join(OUTCOMES)} |", f"|---|{'--:|' * len(OUTCOMES)}"]
+        counts: list[tuple[str, ...]] = []
         for kind in [*sorted({line.get("kind", "unknown") for line in part}), None]:
             rows = [line for line in part if kind is None or line.get("kind", "unknown") == kind]
             count = collections.Counter(line["outcome"] for line in rows)
-            cells = " | ".join(f"{count[outcome]:,}" for outcome in OUTCOMES)
-            text.append(f"| {'**all**' if kind is None else kind} | {cells} |")
+            counts.append((kind or "**all**", *(f"{count[outcome]:,}" for outcome in OUTCOMES)))
+        text += ["", f"### {title}", "", markdown_table(("damage", *OUTCOMES), counts, numbers=True)]
     bad = [line for line in lines if line["outcome"] in ("other", "raw")]
     if bad:
         text += ["", "### Not as it should be", ""]

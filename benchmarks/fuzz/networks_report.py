@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.trust_page import markdown_table, paragraph, write_section
+from benchmarks.tables import markdown_table
+from benchmarks.trust_page import paragraph, write_section
 
 NETWORKS = """
 `python -m benchmarks.fuzz networks` draws networks from everything that the rules know, one for each seed, narrows each
@@ -86,7 +87,7 @@ def precision(n: Counter[str]) -> str:
     share = n["found"] / n["alone"] if n["alone"] else 1.0
     told = FOUND.format(n=n, share=share)
     head = ("why they are kept apart", "alone", "by search", "under averages")
-    return "\n\n".join([paragraph(PRECISION), paragraph(told), markdown_table(head, rows)])
+    return "\n\n".join([paragraph(PRECISION), paragraph(told), markdown_table(head, rows, numbers=True)])
 
 
 def failures_of(row: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from benchmarks import ROOT
 from benchmarks.coverage.classes import EntryPoint, read
 from benchmarks.runs import add_limits, run_all
+from benchmarks.tables import markdown_table
 from fxprune.common.files import write_text
 
 from .check import KEEP, SMALLER, check
@@ -65,7 +66,8 @@ def write(points: Sequence[EntryPoint], rows: Rows) -> None:
 def page(classes: Mapping[str, str], rows: Rows) -> str:
     """Write the share of the classes that graft, and a row with the reason for each."""
     verdicts = Counter(row["verdict"] for name, row in rows.items() if name in classes)
-    missing = len(classes) - sum(verdicts.values())
+    missing = len(classes) - verdicts.total()
+    not_run = [("not run yet", missing)] if missing else []
     lines = [
         "# Which classes of timm graft",
         "",
@@ -77,19 +79,20 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         "`features_only` and `set_grad_checkpointing`, where the wide network answers truly; an empty cell was not "
         "asked yet. Written by `make graft`.",
         "",
-        "| verdict | classes |",
-        "|---|---|",
-        *(f"| {verdict} | {count} of {len(classes)} |" for verdict, count in verdicts.most_common()),
-        *([f"| not run yet | {missing} of {len(classes)} |"] if missing else []),
+        markdown_table(
+            ("verdict", "classes"),
+            [(name, f"{count} of {len(classes)}") for name, count in [*verdicts.most_common(), *not_run]],
+        ),
         "",
-        "| network | class | image | verdict | interface | why not |",
-        "|---|---|---|---|---|---|",
     ]
-    for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0])):
-        reason = row["reason"].replace("|", "\\|").replace("\n", " ")
-        network = f"{name} ({row['settings']})" if row.get("settings") else name
-        cells = (network, classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), reason[:400])
-        lines.append(f"| {' | '.join(cells)} |")
+    cells = (
+        (
+            f"{name} ({row['settings']})" if row.get("settings") else name,
+            *(classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), row["reason"][:400]),
+        )
+        for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0]))
+    )
+    lines.append(markdown_table(("network", "class", "image", "verdict", "interface", "why not"), cells))
     return "\n".join(lines) + "\n"
 
 

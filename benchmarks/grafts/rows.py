@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import ROOT
+from benchmarks.tables import csv_text, read_csv
 
 ROWS = ROOT / "docs" / "reports" / "graft.csv"
 COLUMNS = ("model", "class", "settings", "image", "verdict", "interface", "reason", "seconds", "checked")
@@ -16,16 +15,9 @@ Rows = dict[str, dict[str, str]]
 
 def read_rows(path: Path = ROWS) -> Rows:
     """Read the rows of an earlier run; none without a file."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
+    return {row["model"]: row for row in read_csv(path)}
 
 
 def text_of(rows: Mapping[str, Mapping[str, str]]) -> str:
     """Return the file's text: the rows by name."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows[name] for name in sorted(rows))
-    return text.getvalue()
+    return csv_text(COLUMNS, (rows[name] for name in sorted(rows)))

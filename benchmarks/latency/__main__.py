@@ -6,7 +6,6 @@ Each row is one network in one runtime. Rows in ``docs/reports/latency.csv`` are
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import sys
 import warnings
@@ -18,7 +17,7 @@ import torch
 
 import fxprune
 from benchmarks import ROOT
-from benchmarks.coverage.report import table
+from benchmarks.tables import csv_text, markdown_table, read_csv
 from fxprune.common.files import write_text
 from fxprune.costs import cost
 from fxprune.passes.latency import time_of
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rows = read_rows()
+    rows: list[dict[str, Any]] = [*read_csv(REPORTS / "latency.csv")]
     done = {(row["network"], row["runtime"], float(row["goal"])) for row in rows}
     for task in itertools.product(args.networks, args.runtimes, args.latency):
         if task not in done:
@@ -81,20 +80,10 @@ def measured(name: str, runtime: str, goal: float, batch: int = 1) -> dict[str, 
     return {"network": name, "runtime": runtime, "batch": batch, **rounded, "timed": len(found.points) - 1}
 
 
-def read_rows() -> list[dict[str, Any]]:
-    """Read the rows that were measured before."""
-    path = REPORTS / "latency.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def write(rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows as a table for programs, and as a page."""
     REPORTS.mkdir(exist_ok=True)
-    lines = [",".join(str(row[field]) for field in FIELDS) for row in rows]
-    write_text(REPORTS / "latency.csv", "\n".join([",".join(FIELDS), *lines]) + "\n")
+    write_text(REPORTS / "latency.csv", csv_text(FIELDS, rows))
     cells = [
         [str(row[field]) for field in FIELDS[:5]]
         + [f"{row['measured']} ({float(row['measured']) / float(row['goal']) - 1:+.1%})"]
@@ -114,7 +103,8 @@ def write(rows: Sequence[dict[str, Any]]) -> None:
         "timed",
     )
     head = HEAD.format(batch=1, round_to=MULTIPLES["onnxruntime"], threads=1)
-    write_text(REPORTS / "latency.md", "\n".join([head, table("## Shares of the wide network's time", header, cells)]))
+    shares = ("## Shares of the wide network's time", "", markdown_table(header, cells), "")
+    write_text(REPORTS / "latency.md", "\n".join([head, *shares]))
 
 
 if __name__ == "__main__":

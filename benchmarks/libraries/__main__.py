@@ -10,15 +10,11 @@ import argparse
 import fnmatch
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-
-from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.coverage.journal import Journal, digest
 from benchmarks.coverage.journal import sources as imported
 from benchmarks.coverage.lines import lines, read_lines
-from benchmarks.coverage.result import result_from
 from benchmarks.runs import add_limits, run_all
 from fxprune.common.files import write_text
 
@@ -45,12 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         todo = [name for name in todo if name not in known or known[name].error]
     tasks = [(Task(networks[name]), WORK / "logs" / f"{name}.log") for name in ([] if args.report else todo)]
     preload = ("benchmarks.libraries.check", *sorted({networks[name].call.partition(".")[0] for name in todo}))
-    for task, facts in run_all(check, tasks, args, noun="network", preload=preload):
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        result = result_from({"model": task.model, "depth": DEPTH, "digest": sources, "checked": now, **facts})
-        journal.append(result)
-        if result.error:
-            tqdm.write(f"{result.model}: {result.stage}: {result.error}", file=sys.stderr)
+    journal.keep(run_all(check, tasks, args, noun="network", preload=preload), DEPTH, sources)
     journal = _journal()  # another run may have added to it
     write_text(DOCS / "libraries.md", page(read(), journal.known(DEPTH), sources))
     write_text(DOCS / "libraries.csv", lines(journal.standing()))

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.trust_page import markdown_table, paragraph, write_section
+from benchmarks.tables import markdown_table, read_csv
+from benchmarks.trust_page import paragraph, write_section
 
 from .operators import Mutant, mutants
 from .tests import Lines, Session, outcome, tests_by_line, with_tests
@@ -64,10 +65,7 @@ def every_mutant() -> list[Mutant]:
 
 def known() -> dict[tuple[str, str], dict[str, str]]:
     """Place -> newest outcome; a function that changed since has places of its own."""
-    if not JOURNAL.exists():
-        return {}
-    with open(JOURNAL, encoding="utf-8", newline="") as file:
-        return {(row["place"], row["source"]): row for row in csv.DictReader(file) if row.get("outcome")}
+    return {(row["place"], row["source"]): row for row in read_csv(JOURNAL) if row.get("outcome")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,8 +149,7 @@ def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
 
 def reasons() -> dict[str, str]:
     """Key of a mutant that may survive -> why."""
-    with open(REASONS, encoding="utf-8", newline="") as file:
-        return {row["key"]: row["reason"] for row in csv.DictReader(file)}
+    return {row["key"]: row["reason"] for row in read_csv(REASONS)}
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -183,7 +180,10 @@ def _report(args: argparse.Namespace) -> int:
     ]
     counted = json.loads((WORK / "lines.json").read_text(encoding="utf-8")) if (WORK / "lines.json").exists() else {}
     tests = len(counted.get("seconds", {}))
-    told = [paragraph(TEXT.format(tests=tests, files=len(TESTS), most=MOST_SECONDS)), markdown_table(head, rows)]
+    told = [
+        paragraph(TEXT.format(tests=tests, files=len(TESTS), most=MOST_SECONDS)),
+        markdown_table(head, rows, numbers=True),
+    ]
     survivors = [
         f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.key, 'open')}"
         for m in sorted(every, key=lambda m: (m.path, m.line))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
 
+from benchmarks.tables import markdown_table
+
 
 def percent(values: Sequence[float | None]) -> str:
     return spread_of([None if value is None else 100 * value for value in values], "{:.2f}", " %")
@@ -26,5 +28,4 @@ def mean_of(values: Sequence[int | None], unit: float, form: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return markdown_table(header, rows) + "\n"

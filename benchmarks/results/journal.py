@@ -5,13 +5,12 @@ The complete file is written after each arm; a result is valid while the digest 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from benchmarks.tables import csv_text, read_csv
 from fxprune.common.files import write_text
 
 from .settings import Arm, Settings, digest
@@ -79,8 +78,7 @@ class Journal(Generic[R]):
     def __init__(self, path: Path, kind: type[R] = Row) -> None:  # type: ignore[assignment]
         """Read the file, if it exists; its columns are the fields of ``kind``."""
         self._path, self._kind = path, kind
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        rows = [_parse(line, kind) for line in csv.DictReader(io.StringIO(text))]
+        rows = [_parse(line, kind) for line in read_csv(path)]
         self._rows = {(row.arm, row.keep, row.seed): row for row in rows}
 
     @property
@@ -111,16 +109,13 @@ class Journal(Generic[R]):
 
 def to_csv(rows: Iterable[R], kind: type[R] = Row) -> str:  # type: ignore[assignment]
     """Write a header and one line per row, by seed."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    for row in sorted(rows, key=lambda row: row.seed):
-        writer.writerow({name: _cell(value) for name, value in asdict(row).items()})
-    return text.getvalue()
+    ordered = (asdict(row) for row in sorted(rows, key=lambda row: row.seed))
+    columns = [field.name for field in fields(kind)]
+    return csv_text(columns, ({name: _cell(value) for name, value in row.items()} for row in ordered))
 
 
 def _cell(value: Any) -> Any:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _parse(line: Mapping[str, str], row: type[R]) -> R:

@@ -17,7 +17,8 @@ from benchmarks import ROOT
 from benchmarks.coverage.classes import read
 from benchmarks.coverage.journal import digest, sources
 from benchmarks.runs import add_limits, append_row, read_rows, run_all
-from benchmarks.trust_page import markdown_table, paragraph, write_section
+from benchmarks.tables import markdown_table
+from benchmarks.trust_page import paragraph, write_section
 
 from .measure import FORMATS, PERMUTATIONS, Task, work
 
@@ -80,7 +81,7 @@ def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
     left = "the others were not reached." if len(rows) < classes else "none is left."
     told = [
         paragraph(TEXT.format(permutations=PERMUTATIONS, done=len(good), classes=classes, left=left)),
-        markdown_table(head, table),
+        markdown_table(head, table, numbers=True),
         "More than ten units: " + (", ".join(far) if far else "none") + ".",
     ]
     told += [f"Not measured: {', '.join(f'`{n}` ({e[:80]})' for n, e in failed.items())}."] if failed else []

@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import quantiles
 from typing import Any
 
-from benchmarks.trust_page import markdown_table, paragraph
+from benchmarks.tables import markdown_table
+from benchmarks.trust_page import paragraph
 from fxprune.common.versions import processor
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -50,7 +51,7 @@ def page(rows: Rows) -> str:
 
 def _tabled(head: tuple[str, ...], lines: list[tuple[object, ...]], above: str = "") -> Sequence[str]:
     """Return a table with what stands above it; nothing, if it has no row."""
-    return [each for each in (above, markdown_table(head, lines)) if each] if lines else []
+    return [each for each in (above, markdown_table(head, lines, numbers=True)) if each] if lines else []
 
 
 def _against(goal: float | None, found: float) -> str:

@@ -117,7 +117,7 @@ def test_the_recipe_of_a_run_repeats_it(capsys, finished, place, untimed):
     assert again == read_recipe(finished / "recipe.yaml") | {"output": "out2"}
 
 
-def test_export_writes_the_same_file_again(capsys, finished, place):
+def test_export_writes_the_same_file_again(capsys, finished, place, exported_afresh):
     code, _, err = run(capsys, f"export {finished} -o again.onnx")
     assert (code, left(place)) == (0, ["again.onnx"]), err
     assert (place / "again.onnx").read_bytes() == (finished / "narrow.onnx").read_bytes()

@@ -32,7 +32,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(results: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(
+    results: Path, tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["push", str(results), "me/small-vit", "--dry-run", "-o", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
     assert re.search(r"^library_name: timm$", text, re.M)
@@ -43,7 +45,9 @@ def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(results: Path,
     torch.save(x, tmp_path / "x.pt")
     program = f"import sys\nsys.modules['fxprune'] = None\n{loader}\n"
     program += "torch.save(load_narrow('.')(torch.load('x.pt')).detach(), 'y.pt')\n"
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300)
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run([sys.executable, "-I", "-c", program])
+    assert done.returncode == 0, done.stderr
     assert torch.allclose(torch.load(tmp_path / "y.pt"), fxprune.load(results)(x), atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 
@@ -15,7 +16,9 @@ from torch import nn
 import fxprune
 from fxprune.cli import main
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
+from fxprune.models_zoo import registry
 from fxprune.models_zoo.build import build
+from fxprune.models_zoo.networks import CifarResNet
 from fxprune.passes.job.folding import fold_job
 from fxprune.passes.job.samples import network_and_data
 from fxprune.passes.options.fold import FoldJob
@@ -164,8 +167,10 @@ def test_a_plan_file_takes_the_place_of_a_target(tmp_path, folded):
     assert result.widths == folded.widths
 
 
-def test_a_network_by_name_is_built_as_its_checkpoint_needs(tmp_path, capsys):
-    network = build("resnet20", num_classes=5, in_chans=1, image_size=8)
+def test_a_network_by_name_is_built_as_its_checkpoint_needs(tmp_path, capsys, monkeypatch):
+    # One block in each stage: the depth of a resnet20 shows nothing more.
+    monkeypatch.setattr(registry, "OWN", {"resnet8": functools.partial(CifarResNet, 1)})
+    network = build("resnet8", num_classes=5, in_chans=1, image_size=8)
     save_weights(network.model, tmp_path / "wide.safetensors")
     words = ["--checkpoint", str(tmp_path / "wide.safetensors"), "--inputs", str(photos(tmp_path / "photos"))]
     words += [
@@ -179,11 +184,11 @@ def test_a_network_by_name_is_built_as_its_checkpoint_needs(tmp_path, capsys):
         str(tmp_path / "out"),
         "--quiet",
     ]
-    assert main(["fold", "resnet20", *words, "--only", "stage1*", "--keep", "0.5", "--repair", "none"]) == 0
+    assert main(["fold", "resnet8", *words, "--only", "stage1*", "--keep", "0.5", "--repair", "none"]) == 0
     assert "narrow, not repaired" in capsys.readouterr().out
     assert verify_folder(tmp_path / "out").passed
     # The folder says how its images were prepared, and which classes there are.
-    job = FoldJob("resnet20", checkpoint=tmp_path / "out" / "wide.safetensors", num_classes=5)
+    job = FoldJob("resnet8", checkpoint=tmp_path / "out" / "wide.safetensors", num_classes=5)
     network, _, preprocessing = network_and_data(job, torch.device("cpu"))
     assert preprocessing.input_size == tuple(network.example.shape[1:]) == (1, 8, 8)
     assert preprocessing.mean == (0.5,)

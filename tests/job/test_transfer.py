@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 from helpers.command_line import SMALL, Small, enter, run
+from huggingface_hub import constants
 
 from fxprune.errors import ModelError
 from fxprune.models_zoo import check_published, published, registry
@@ -51,13 +48,13 @@ def test_without_a_number_of_classes_they_must_fit(command, place, capsys):
     assert (code, "another network" in err) == (2, True)
 
 
-def test_published_weights_that_cannot_be_had_end_a_job_at_once(place):
+def test_published_weights_that_cannot_be_had_end_a_job_at_once(place, monkeypatch, capsys):
     """Before data is prepared: there is none."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place)}
-    command = [sys.executable, "-m", "fxprune", "compress", "--model", "resnet18", "--data", "nowhere", "--pretrained"]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place)
-    assert ended.returncode == 2
-    last = ended.stderr.splitlines()[-1]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hub"))
+    code, _, err = run(capsys, "compress --model resnet18 --data nowhere --pretrained")
+    assert code == 2
+    last = err.splitlines()[-1]
     for word in ("`resnet18`", "model.safetensors", "timm/resnet18.a1_in1k", str(place / "hub"), "--checkpoint FILE"):
         assert word in last
 

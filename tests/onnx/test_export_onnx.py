@@ -15,6 +15,8 @@ from fxprune.passes.onnx import export as module_under_test
 from fxprune.passes.onnx.export import export_onnx
 from fxprune.passes.onnx.runtime import onnx_runner
 
+pytestmark = pytest.mark.usefixtures("exported_afresh")
+
 
 def timm_model(name, **smaller):
     import timm

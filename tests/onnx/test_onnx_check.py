@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import onnx_table
 from helpers.hand_made import Plain, randomise
 from torch import nn
 
@@ -21,6 +22,14 @@ X = torch.zeros(2, 3, 4, 4)
 def exported(tmp_path_factory):
     model = randomise(Plain(), 0).float()
     return model, export_onnx(model, X, tmp_path_factory.mktemp("onnx") / "net.onnx").path
+
+
+def test_a_program_that_was_kept_of_another_network_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_table, "_content", lambda *_: b"any network")
+    first, second = (randomise(Plain(), seed).float() for seed in (1, 2))
+    export_onnx(first, X, tmp_path / "first.onnx")
+    with pytest.raises(ExportError, match=r"second.onnx and the network disagree at a batch of 1"):
+        export_onnx(second, X, tmp_path / "second.onnx")
 
 
 def tampered(path, change):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ PUBLISHED = {
 }
 
 
+GROUPS = {"resnet20": 12, "resnet56": 30, "resnet110": 57, "resnet164": 84}  # one in a block, one for a stage
+
+
+@functools.cache
 def coupling_of(name):
     with torch.device("meta"):
         model = create_model(name, num_classes=1000 if name.startswith("torchvision/") else 10)
@@ -50,6 +55,7 @@ def test_the_plan_makes_the_published_cut(recipe):
     job = Job(**read_recipe(recipe))
     assert job.coupled and job.optimizer == "sgd" and job.momentum == 0.9 and job.weight_decay == 1e-4
     _model, coupling = coupling_of(job.model)
+    assert len(coupling.groups) == GROUPS.get(job.model, len(coupling.groups)) and coupling.share_prunable > 0.99
     goal = {"keep": job.stages[-1]} if job.stages else {"keep": job.keep}
     plan = fxprune.plan(coupling, **goal, internal_only=job.internal_only, method="even")
     cut = 100 * (1 - cost(plan).macs / cost(coupling).macs)

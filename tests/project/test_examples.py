@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # Few epochs: what they learn does not matter here.
 SHORT = {
     "csgd_accelerate.py": ["--epochs", "1", "--csgd-epochs", "2"],
-    "csgd_timm.py": ["--epochs", "2"],
+    "csgd_timm.py": ["--epochs", "1"],
     "segment_digits.py": ["--quick"],
     "embed_digits.py": ["--quick"],
 }

@@ -35,8 +35,8 @@ def pytest_xdist_make_scheduler(config, log):
 def test_a_run_ends_although_workers_are_killed(tmp_path, deadly):
     (tmp_path / "test_some.py").write_text(f"DEADLY = {deadly}\n{TESTS}")
     (tmp_path / "conftest.py").write_text(CONFTEST)
-    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "-p", "no:anyio", "."]
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "xdist", "-p", "no:cacheprovider", "."]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     # Two minutes: a run that goes on takes seconds; one that waits, waits for ever.
     ended = subprocess.run(command, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=120)
     assert f"{len(deadly)} failed, {12 - len(deadly)} passed" in ended.stdout

@@ -31,34 +31,43 @@ from fxprune.plans import Plan
 NETWORKS = {
     "resnet20": (8, 12, 0.99),
     "resnet56": (8, 30, 0.99),
-    "resnet110": (8, 57, 0.99),
-    "resnet164": (8, 84, 0.99),
     "vgg16_cifar": (32, 13, 0.99),
     "densenet40": (8, 39, 0.99),
-    "resnet18": (64, 12, 0.99),
-    "resnet50": (64, 37, 0.99),
-    "resnext50_32x4d": (64, 37, 0.99),
+    "resnet18": (32, 12, 0.99),
+    "resnet50": (32, 15, 0.99),
+    "resnext50_32x4d": (32, 15, 0.99),
     "vgg11_bn": (32, 10, 0.99),
-    "densenet121": (64, 120, 0.99),
-    "mobilenetv2_100": (64, 25, 0.99),
-    "mobilenetv3_small_100": (64, 27, 0.99),
-    "efficientnet_b0": (64, 40, 0.99),
-    "regnety_002": (64, 44, 0.99),
-    "dla34": (64, 25, 0.99),
-    "hrnet_w18_small": (64, 45, 0.99),
-    "res2net50_14w_8s": (64, 173, 0.99),
-    "ghostnet_100": (64, 31, 0.99),
-    "repvgg_a0": (64, 5, 0.99),
-    "convnext_atto": (64, 16, 0.99),
-    "vit_tiny_patch16_224": (32, 25, 0.99),
+    "densenet121": (32, 22, 0.99),
+    "mobilenetv2_100": (32, 25, 0.99),
+    "mobilenetv3_small_100": (32, 27, 0.99),
+    "efficientnet_b0": (32, 40, 0.99),
+    "regnety_002": (32, 44, 0.99),
+    "dla34": (32, 25, 0.99),
+    "hrnet_w18_small": (32, 45, 0.99),
+    "res2net50_14w_8s": (32, 74, 0.99),
+    "ghostnet_100": (32, 31, 0.99),
+    "repvgg_a0": (32, 5, 0.99),
+    "convnext_atto": (32, 9, 0.99),
+    "vit_tiny_patch16_224": (32, 5, 0.99),
     "torchvision/shufflenet_v2_x0_5": (64, 30, 0.99),
-    "torchvision/googlenet": (64, 57, 0.99),
+    "torchvision/googlenet": (32, 57, 0.99),
     "torchvision/inception_v3": (96, 94, 0.99),
     "torchvision/squeezenet1_1": (64, 25, 0.99),
     "torchvision/mnasnet0_5": (64, 25, 0.99),
 }
-# A classifier of a hundred million weights, and two hundred tokens, take long and show nothing more.
-SMALLER = {"vgg11_bn": {"mlp_ratio": 0.0625}, "vit_tiny_patch16_224": {"img_size": 32}}
+# A classifier of a hundred million weights, two hundred tokens, and more blocks than one with a projection and one
+# without, take long and show nothing more; tests/options/test_zoo_recipes.py counts the groups of our deepest networks.
+BLOCKS = {"layers": (2, 1, 1, 1)}
+SMALLER = {
+    "vgg16_cifar": {"width": 0.5},
+    "vgg11_bn": {"mlp_ratio": 0.0625},
+    "resnet50": BLOCKS,
+    "resnext50_32x4d": BLOCKS,
+    "res2net50_14w_8s": BLOCKS,
+    "densenet121": {"block_config": (2, 3, 2, 2)},
+    "convnext_atto": {"depths": (1, 1, 2, 1)},
+    "vit_tiny_patch16_224": {"img_size": 32, "depth": 2},
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

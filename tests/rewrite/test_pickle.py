@@ -138,7 +138,7 @@ def test_a_pickled_network_can_become_narrower_and_be_saved(tmp_path):
     assert torch.equal(saved(fxprune.load(tmp_path))(X), fxprune.load(tmp_path)(X))
 
 
-def test_a_file_loads_without_fxprune(tmp_path):
+def test_a_file_loads_without_fxprune(tmp_path, forked):
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 5, 3)).eval()
     plan = fxprune.plan(fxprune.couple(net, X), keep=0.5)
     narrow = narrow_snapped(net, plan)
@@ -148,7 +148,8 @@ def test_a_file_loads_without_fxprune(tmp_path):
         f"narrow, x, y = torch.load({str(tmp_path / 'narrow.pt')!r}, weights_only=False)\n"
         "assert torch.allclose(narrow(x), y, atol=1e-6) and narrow.meta['plan']['format'] == 'fxprune-plan'"
     )
-    subprocess.run([sys.executable, "-c", load], check=True)
+    done = subprocess.run([sys.executable, "-I", "-c", load])
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_model_of_a_coupling_is_held():
