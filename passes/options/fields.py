@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from fxprune.errors import OptionError
 
-from .kinds import SCALARS, Word, expected, kinds_of, members_of, read
+from .kinds import SCALARS, Word, expected, kinds_of, members_of, plain, read
 from .ranges import Range, one_of
 
 R = TypeVar("R")
@@ -76,8 +76,21 @@ class Option:
         for kind in self.kinds:
             with contextlib.suppress(LookupError, ValueError, OverflowError):
                 return read(kind, value)
+        raise self.wrong(self.key, shown or repr(value))
+
+    def plain(self, value: Any) -> Any:
+        """Return a value given in Python, numbers in Python's own types; raise OptionError for other than numbers."""
+        if value is None and self.optional:
+            return None
+        for kind in self.kinds:
+            with contextlib.suppress(ValueError):
+                return plain(kind, value)
+        raise self.wrong(self.name, repr(value))
+
+    def wrong(self, name: str, shown: str) -> OptionError:
+        """Return the error for a value of another type."""
         words = ", or ".join([*map(expected, self.kinds), *(["none"] if self.optional else [])])
-        raise OptionError(f"`{self.key}` must be {words}, not {shown or repr(value)}.")
+        return OptionError(f"`{name}` must be {words}, not {shown}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +110,7 @@ class Options:
             if not good and range_:
                 hint = closest(str(value), range_.choices)
                 raise OptionError(f"`{option.name}` must be {range_.words}, not {value}.{hint}")
+            object.__setattr__(self, option.name, option.plain(value))  # the record is frozen
 
     def only_of(self, record: type[R]) -> R:
         """Make a record of a base class from the options of this one."""
