@@ -54,8 +54,13 @@ class Lock:
             return False
         me: dict[str, Any] = {"token": self.token, "host": socket.gethostname(), "machine": _machine()}
         self._me = me | {"pid": os.getpid(), "started": _started(os.getpid())}
-        self._write(0)
-        self._thread.start()
+        try:
+            self._write(0)
+            self._thread.start()
+        except BaseException:  # a lock of nobody would hold up the next run
+            os.close(self._descriptor)
+            self._path.unlink(missing_ok=True)
+            raise
         return True
 
     def _write(self, beat: int) -> None:
