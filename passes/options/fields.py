@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fxprune.errors import OptionError
 
-from .kinds import SCALARS, Word, expected, read
+from .kinds import SCALARS, Word, expected, plain, read
 from .ranges import Range
 
 # The default of an option that must be given.
@@ -64,8 +64,21 @@ class Option(NamedTuple):
         for kind in self.kinds:
             with contextlib.suppress(LookupError, ValueError, OverflowError):
                 return read(kind, value)
+        raise self.wrong(self.key, shown or repr(value))
+
+    def plain(self, value: Any) -> Any:
+        """Return a value given in Python, numbers in Python's own types; raise OptionError for other than numbers."""
+        if value is None and self.optional:
+            return None
+        for kind in self.kinds:
+            with contextlib.suppress(ValueError):
+                return plain(kind, value)
+        raise self.wrong(self.name, repr(value))
+
+    def wrong(self, name: str, shown: str) -> OptionError:
+        """Return the error for a value of another type."""
         words = ", or ".join([*map(expected, self.kinds), *(["none"] if self.optional else [])])
-        raise OptionError(f"`{self.key}` must be {words}, not {shown or repr(value)}.")
+        return OptionError(f"`{name}` must be {words}, not {shown}.")
 
 
 def field_name(key: str) -> str:

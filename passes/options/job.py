@@ -74,7 +74,7 @@ class Records(Output):
 
     resume: Annotated[
         str | None,
-        Range("`auto`, or left out", "auto".__eq__),
+        Range("`auto`, or left out", lambda resume: resume == "auto"),
         "auto: go on from the last checkpoint in the output folder, where there is one",
     ] = None
     checkpoint_every: Annotated[

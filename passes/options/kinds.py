@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
@@ -18,6 +19,8 @@ SCALARS: Mapping[Any, tuple[str, str, str]] = {
 }
 LISTS: Mapping[Any, Any] = {Sequence: tuple, tuple: tuple, list: list}
 SWITCHES = {"true": True, "false": False}
+# What else is one in Python, such as NumPy's numbers; a switch is no number.
+NUMBERS: Mapping[Any, type] = {int: numbers.Integral, float: numbers.Real, bool: bool}
 
 
 class Word(str):
@@ -66,6 +69,23 @@ def read(kind: Any, value: Any) -> Any:
     if type(value) is not held and (held, type(value)) != (float, int):
         raise ValueError
     return held(value)
+
+
+def plain(kind: Any, value: Any) -> Any:
+    """Return what was given in Python for a type, numbers in Python's own; raise ValueError for other than numbers."""
+    if kind in NUMBERS:
+        if not isinstance(value, NUMBERS[kind]) or isinstance(value, bool) != (kind is bool):
+            raise ValueError
+        return value if type(value) in (int, float, bool) else kind(value)
+    *_, item = get_args(kind) or (None,)
+    if item not in NUMBERS:
+        return value
+    if get_origin(kind) is Mapping and isinstance(value, Mapping):
+        return {name: plain(item, each) for name, each in value.items()}
+    if get_origin(kind) in LISTS and isinstance(value, list | tuple):
+        made: Any = list if isinstance(value, list) else tuple
+        return made(plain(item, each) for each in value)
+    raise ValueError
 
 
 def _pair(word: Any) -> tuple[str, Word]:

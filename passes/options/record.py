@@ -96,6 +96,7 @@ class Options:
             if not good and range_:
                 hint = closest(str(value), range_.choices)
                 raise OptionError(f"`{option.name}` must be {range_.words}, not {value}.{hint}")
+            vars(self)[option.name] = option.plain(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"cannot assign `{name}`: options do not change; `replace` makes others.")

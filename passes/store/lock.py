@@ -56,12 +56,13 @@ class Lock:
         self._me = me | {"pid": os.getpid(), "started": _started(os.getpid())}
         try:
             self._write(0)
-        except OSError as error:
+            self._thread.start()
+        except BaseException as error:  # a lock of nobody would hold up the next run
             os.close(self._descriptor)
-            self._path.unlink()
-            error.filename = os.fspath(self._path)
+            self._path.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename = os.fspath(self._path)
             raise
-        self._thread.start()
         return True
 
     def _write(self, beat: int) -> None:

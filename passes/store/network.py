@@ -27,7 +27,7 @@ def with_integers(example: Inputs, below: int) -> Inputs:
         return example
     from .probe import question
 
-    return question(example, below)
+    return question(example, below, batch=None)
 
 
 def check_tensors(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
+from fxprune.common.silence import silenced
 from fxprune.errors import ModelError, first_line
 from fxprune.passes.verify import KeepFloat64, as_float64, named_outputs, relative_error, to_float64
 from fxprune.pytorch.modules import map_tensors
@@ -56,6 +57,8 @@ def ask(
 ) -> tuple[str, dict[str, Tensor]]:
     """Run a copy of a network in eval mode on the CPU, in float64 if it can.
 
+    It is asked with two samples, or with as many as its example has, if it does not take two.
+
     Args:
         network: any network.
         inputs: shapes and types of its arguments, on the meta device.
@@ -65,7 +68,14 @@ def ask(
     Returns:
         The precision, and each tensor that it returns, by its path.
     """
-    given = question(inputs, below)
+    with silenced():  # a graph prints the line that fails
+        try:
+            return _answer(network, question(inputs, below), precision)
+        except Exception:  # whatever is wrong shows with the other batch, too
+            return _answer(network, question(inputs, below, batch=None), precision)
+
+
+def _answer(network: nn.Module, given: Inputs, precision: str) -> tuple[str, dict[str, Tensor]]:
     if precision in ("", "float64"):
         try:
             double = map_tensors(network, lambda name, tensor: as_float64(name, tensor).cpu()).eval()
@@ -82,18 +92,18 @@ def ask(
     return kinds[0] if kinds else "float32", _copied(answer)
 
 
-def question(inputs: Inputs, below: int) -> Inputs:
+def question(inputs: Inputs, below: int, *, batch: int | None = BATCH) -> Inputs:
     """Draw the numbers; NumPy keeps this generator's sequence for ever.
 
-    A batch has two samples, if the first axes of all tensors are equal, and so are batches. The first column of a mask
-    is true, so that no row of it is empty.
+    A batch has two samples, if the first axes of all tensors are equal, and so are batches; or those of the example, if
+    ``batch`` is None. The first column of a mask is true, so that no row of it is empty.
     """
     source = np.random.RandomState(0)
     sizes = {x.shape[0] for x in tensors_of(inputs) if x.dim()}
-    batches = len(sizes) == 1 and all(x.dim() != 1 for x in tensors_of(inputs))
+    batches = batch is not None and len(sizes) == 1 and all(x.dim() != 1 for x in tensors_of(inputs))
 
     def draw(x: Tensor) -> Tensor:
-        shape = (BATCH, *x.shape[1:]) if x.dim() and batches else tuple(x.shape)
+        shape = (batch, *x.shape[1:]) if x.dim() and batches else tuple(x.shape)
         if x.is_floating_point() or x.is_complex():
             return torch.as_tensor(source.standard_normal(shape)).to(x.dtype)
         drawn = torch.as_tensor(source.randint(0, 2 if x.dtype == torch.bool else below, shape)).to(x.dtype)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from helpers.jobs.every_option import Every
 
@@ -138,12 +140,27 @@ def test_an_interval_says_and_holds_its_bounds(bounds, words, inside, outside):
         ({"count": -8}, "`count` must be -7 or more, not -8."),
         ({"count": "x"}, "`count` must be -7 or more, not x."),
         ({"size": "mamy"}, "`size` must be one of few, many, not mamy. Did you mean `many`?"),
+        ({"count": 2.5}, "`count` must be an integer, not 2.5."),
+        ({"count": True}, "`count` must be an integer, not True."),
+        ({"mixed": "no"}, "`mixed` must be true or false, not 'no'."),
+        ({"mixed": None}, "`mixed` must be true or false, not None."),
+        ({"drops": [2.5]}, "`drops` must be a list of integers, not [2.5]."),
+        ({"widths": {"a": 2.5}}, "`widths` must be a mapping of names to integers (NAME=N), or none, not {'a': 2.5}."),
     ],
 )
-def test_a_record_checks_its_ranges_when_it_is_made(options, says):
+def test_a_record_checks_ranges_and_types_when_it_is_made(options, says):
     with pytest.raises(OptionError) as caught:
         Every(model="m", **options)
     assert str(caught.value) == says
+
+
+def test_a_record_holds_numbers_of_numpy_as_those_of_python():
+    given = {"count": 2, "rate": 0.5, "drops": (1, 2), "betas": [0.5], "stages": "auto", "clip": 0.25, "widths": {"a": 3}}
+    numpy = {"count": np.int64(2), "rate": np.float32(0.5), "drops": (np.int32(1), 2), "betas": [np.float16(0.5)]}
+    numpy |= {"stages": "auto", "clip": np.float32(0.25), "widths": {"a": np.int64(3)}}
+    found = Every(model="m", **numpy)
+    assert found == Every(model="m", **given)
+    assert json.loads(json.dumps(found.options()))["widths"] == {"a": 3}
 
 
 def test_every_field_of_a_job_is_an_option_with_a_text():

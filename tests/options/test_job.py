@@ -61,6 +61,7 @@ from fxprune.passes.options.job import Job, Target
         ({"crop_ratio": "ab"}, "`crop_ratio` must be two ratios"),
         ({"color_jitter": -1.0}, "`color_jitter` must be 0 or more"),
         ({"crop_pct": 1.1}, "`crop_pct` must be a share above 0 and up to 1, not 1.1"),
+        ({"resume": False}, "`resume` must be `auto`, or left out, not False"),
     ],
 )
 def test_a_job_is_checked_when_it_is_made(options, says):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -257,6 +258,16 @@ def test_a_file_in_the_place_of_the_lock(tmp_path, content, elsewhere):
         assert (tmp_path / LOCK).read_text() == content
     else:  # of a run that was killed before it had written its name
         run(tmp_path, {ROWS: "1"}, [ROWS])
+
+
+def test_a_lock_that_a_full_disk_does_not_take_is_not_left_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        _write_and_never(tmp_path / "out")
+    assert written(tmp_path) == []
 
 
 def test_an_output_inside_the_checkpoints_of_a_run_is_refused(tmp_path):

@@ -1,0 +1,41 @@
+"""A network that takes no batch of two is saved and checked with the batch of its example."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.passes.store.artifact import check_probe, load, save
+
+
+class Frames(nn.Module):
+    """Averages over the four frames of each sample, which follow each other in the batch."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.second, self.last = first, nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.last(x.view(x.shape[0] // 4, 4, 8).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("first", "example"),
+    [
+        (nn.Linear(5, 8), torch.randn(8, 5)),
+        (nn.EmbeddingBag(20, 8), torch.zeros(8, 6, dtype=torch.int64)),
+    ],
+)
+def test_a_network_of_frames_comes_back(first, example, tmp_path, capfd):
+    net = Frames(first).eval()
+    plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
+    save(fxprune.narrow(fxprune.snap(net, plan), plan), tmp_path / "out")
+    network = load(tmp_path / "out")
+    (given,) = network.meta["example_inputs"]
+    assert (given.shape, given.dtype) == (example.shape, example.dtype)
+    error, bound = check_probe(network, tmp_path / "out")
+    assert error <= bound == 1e-9
+    assert capfd.readouterr().err == ""
