@@ -50,7 +50,8 @@ BUILD = Path("build/fuzz")
 REPORT = Path("docs/reports/fuzz_folders.md")
 HEAD = """# Damaged folders
 
-What the outcomes mean is at the top of `benchmarks/fuzz/folders.py` and `benchmarks/fuzz/timm.py`. Written by `make fuzz`.
+What the outcomes mean is at the top of `benchmarks/fuzz/folders.py` and `benchmarks/fuzz/timm.py`.
+Written by `make fuzz`.
 """
 WHAT = (
     "of the results of a small network on digits, and of a saved network that has every kind of node, value and field"
@@ -115,7 +116,9 @@ def attack(
                 line["kind"], line["file"], line["done"] = damaged(folder, subject.other, random, signed=signed)
             with bounded(), contextlib.redirect_stderr(io.StringIO()), patch.object(onnx_check, "_where", where):
                 found = target.numbers(subject, folder, whole)
-                line["outcome"], line["says"] = target.judge(found, whole, signed=signed, determined=subject.has_results)
+                line["outcome"], line["says"] = target.judge(
+                    found, whole, signed=signed, determined=subject.has_results
+                )
         except (Exception, Over) as error:  # which is what is looked for
             line["outcome"], line["says"] = "raw", f"{type(error).__name__}: {error}"
         line["says"] = line["says"].replace(place, "")[:300]
