@@ -21,9 +21,11 @@ def guard_equal(value: Any, expected: Any, where: str) -> None:
     Raises:
         SpecialisedError: they differ; the message names the line of the model that made the decision.
     """
-    if torch.compiler.is_compiling():
-        return  # an exporter works at the captured sizes
-    found = bool(value) if isinstance(expected, bool) and not isinstance(value, torch.Tensor) else value
+    if torch.compiler.is_exporting():
+        return  # an exporter works at the captured sizes; a compiler compiles again for others
+    found = value
+    if isinstance(expected, bool) and not isinstance(value, torch.Tensor):
+        found = True if value else False  # noqa: SIM210  (a compiler decides a branch, and keeps `bool(value)` open)
     if isinstance(found, torch.Tensor) or found != expected:
         now = "a tensor" if isinstance(found, torch.Tensor) else found
         raise SpecialisedError(

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def export_errors(module: nn.Module, to: str) -> Iterator[None]:
-    """Raise whatever an exporter raises as an ExportError, unless memory ran out."""
+    """Raise whatever an exporter raises as an ExportError, unless memory or a disk is full."""
     try:
         yield
     except ExportError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, OSError):
             raise
         raise ExportError(f"{type(module).__name__} cannot be exported to {to}: {kind_and_line(error)}") from error
 

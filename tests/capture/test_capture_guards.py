@@ -10,6 +10,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
+from fxprune.capture.trace import capture
 from fxprune.errors import CaptureError
 
 STOPS = {
@@ -35,6 +36,19 @@ def test_a_branch_that_would_be_another_one_stops_the_narrow_network(name):
         narrow(IMAGES)
     with pytest.raises(SpecialisedError, match="captured "):
         run(narrow)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_network_stops_as_well(whole):
+    model = Small(lambda s, y: y * 2 if y.shape[2] == 8 and y.shape[0] != 4 else y).eval()
+    compiled = torch.compile(capture(model, (IMAGES,)), backend="eager", fullgraph=whole)
+    with torch.no_grad():
+        for images in (IMAGES, torch.randn(3, 3, 8, 8), torch.randn(5, 3, 8, 8)):
+            assert torch.allclose(compiled(images), model(images), atol=1e-6)  # float32
+        for size in ((2, 3, 12, 12), (4, 3, 8, 8)):
+            with pytest.raises(Exception, match=r"captured where|Observed exception"):
+                compiled(torch.randn(size))
+    torch.compiler.reset()
 
 
 RANKS = {"ndim": lambda x: x.ndim, "dim()": lambda x: x.dim(), "len": lambda x: len(x.shape)}
