@@ -114,7 +114,9 @@ def attack(
                 line["kind"], line["file"], line["done"] = damaged(folder, subject.other, random, signed=signed)
             with bounded(), contextlib.redirect_stderr(io.StringIO()), patch.object(onnx_check, "_where", where):
                 found = target.numbers(subject, folder, whole)
-                line["outcome"], line["says"] = target.judge(found, whole, signed=signed, determined=subject.has_results)
+                line["outcome"], line["says"] = target.judge(
+                    found, whole, signed=signed, determined=subject.has_results
+                )
         except (Exception, Over) as error:  # which is what is looked for
             line["outcome"], line["says"] = "raw", f"{type(error).__name__}: {error}"
         line["says"] = line["says"].replace(place, "")[:300]

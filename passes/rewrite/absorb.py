@@ -53,7 +53,8 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
             _drop_factor(module, made)
         return
     found = (rows_of(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
-    factors = product.args[1:] if product.target is torch.einsum else product.args if product.target in _PRODUCTS else ()
+    only_products = product.args if product.target in _PRODUCTS else ()
+    factors = product.args[1:] if product.target is torch.einsum else only_products
     tables = (table_of(module, each, product) for each in factors if isinstance(each, fx.Node))
     rows = next((each for each in (*found, *tables) if each is not None), None)
     if rows is None:
