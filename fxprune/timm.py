@@ -9,8 +9,8 @@
      "features": {"act1": 32}}                                    channels of the feature map of a module
 
 timm builds the base and hands it to :func:`narrowed` before it loads any weights; everything else is timm's own:
-``num_classes=``, ``in_chans=``, ``features_only=``, ``local-dir:`` and ``hf-hub:``. Files that a
-``manifest.json`` beside them lists must be those that were written.
+``num_classes=``, ``in_chans=``, ``features_only=``, ``local-dir:`` and ``hf-hub:``. Files that a ``manifest.json``
+beside them lists must be those that were written.
 """
 
 from __future__ import annotations

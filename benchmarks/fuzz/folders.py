@@ -50,8 +50,7 @@ BUILD = Path("build/fuzz")
 REPORT = Path("docs/reports/fuzz_folders.md")
 HEAD = """# Damaged folders
 
-What the outcomes mean is at the top of `benchmarks/fuzz/folders.py` and `benchmarks/fuzz/timm.py`.
-Written by `make fuzz`.
+Written by `make fuzz`; `benchmarks/fuzz/folders.py` and `benchmarks/fuzz/timm.py` say what the outcomes mean.
 """
 WHAT = (
     "of the results of a small network on digits, and of a saved network that has every kind of node, value and field"

@@ -28,6 +28,16 @@ from .rows import COLUMNS, ROWS, Rows, read_rows, text_of
 PAGE = ROWS.with_suffix(".md")
 LOGS = ROOT / "build" / "grafts"
 
+# Why a class cannot take the widths of its smallest network, in one sentence.
+WHY = {
+    "coat_tiny": "Attention takes the width of a head from that of what goes in (`C // num_heads`), and the narrow "
+    "network has two widths there; with widths that agree (`fxprune.plan(widths=)`) it grafts.",
+    "swiftformer_xs": "Queries and keys are divided by their length, which a weight cannot scale, so that nothing takes "
+    "the factor of the shorter narrow vectors.",
+    "vit_tiny_patch16_dinov3_qkvb": "Attention returns as many channels as go in (`reshape(B, N, C)`), and the "
+    "narrow network has two widths there; with widths that agree (`fxprune.plan(widths=)`) it grafts.",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the networks that were not checked to the end; write the page after each."""
@@ -88,7 +98,8 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
     cells = (
         (
             f"{name} ({row['settings']})" if row.get("settings") else name,
-            *(classes.get(name, ""), row["image"], row["verdict"], row.get("interface", ""), row["reason"][:400]),
+            *(classes.get(name, ""), row["image"], row["verdict"], row.get("interface", "")),
+            WHY.get(name, row["reason"])[:400] if row["verdict"] != "grafts" else "",
         )
         for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0]))
     )

@@ -9,6 +9,7 @@ a layer reads whose weight is also a table of embeddings is multiplied by m, whi
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .operands import OVER, TIMES, Rows, moves, rows_of
+from .operands import OVER, TIMES, Rows, moves, rows_of, table_of
 from .sums import FACTOR, SHARE, Factor
+
+# Those that have no terms but products of their operands.
+_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm")
 
 
 def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int:
@@ -49,7 +53,10 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
             _drop_factor(module, made)
         return
     found = (rows_of(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
-    rows = next((each for each in found if each is not None), None)
+    only_products = product.args if product.target in _PRODUCTS else ()
+    factors = product.args[1:] if product.target is torch.einsum else only_products
+    tables = (table_of(module, each, product) for each in factors if isinstance(each, fx.Node))
+    rows = next((each for each in (*found, *tables) if each is not None), None)
     if rows is None:
         return
     if fused:

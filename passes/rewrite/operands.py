@@ -77,6 +77,24 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     return made_by if _is_homogeneous(module, maker, made_by) else None
 
 
+def table_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node) -> Rows | None:
+    """Return all rows of the stored table that an operand is cut or resized from; None if anything else reads it."""
+    maker, reader = operand, product
+    if product.args.count(operand) != 1:  # a square is no multiple
+        return None
+    while {user for user in maker.users if not _asks(user)} == {reader}:
+        if maker.op == "get_attr":
+            everywhere = list(module.named_parameters(remove_duplicate=False))
+            table = dict(everywhere).get(str(maker.target))
+            alone = sum(other is table for _, other in everywhere) == 1
+            named = [n for n in module.graph.nodes if f"{maker.target}.".startswith(f"{n.target}.") and n is not maker]
+            return Rows(((table, 0),), torch.arange(len(table))) if table is not None and alone and not named else None
+        if not (moves(module, maker) or maker.target is F.interpolate) or not isinstance(maker.args[0], fx.Node):
+            return None
+        maker, reader = maker.args[0], maker
+    return None
+
+
 def moves(module: fx.GraphModule, node: fx.Node) -> bool:
     """Tell whether a call only moves its first argument, or multiplies it by a number."""
     if node.op == "call_module":

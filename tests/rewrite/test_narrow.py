@@ -31,6 +31,8 @@ from fxprune.plans import Plan
 NETWORKS = {
     "resnet20": (8, 12, 0.99),
     "resnet56": (8, 30, 0.99),
+    "resnet110": (8, 57, 0.99),
+    "resnet164": (8, 84, 0.99),
     "vgg16_cifar": (32, 13, 0.99),
     "densenet40": (8, 39, 0.99),
     "resnet18": (32, 12, 0.99),
@@ -56,7 +58,7 @@ NETWORKS = {
     "torchvision/mnasnet0_5": (64, 25, 0.99),
 }
 # A classifier of a hundred million weights, two hundred tokens, and more blocks than one with a projection and one
-# without, take long and show nothing more; tests/options/test_zoo_recipes.py counts the groups of our deepest networks.
+# without, take long and show nothing more.
 BLOCKS = {"layers": (2, 1, 1, 1)}
 SMALLER = {
     "vgg16_cifar": {"width": 0.5},
