@@ -96,12 +96,11 @@ def run_labelled(
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
     """Record the input of every layer with shape attributes, also inside of single nodes."""
-    layers = state.layers
     for name, module in root.named_modules():
         if is_shaped(module):
-            enter = functools.partial(layers.enter, name)
+            enter = functools.partial(state.layers.enter, name)
             module.register_forward_pre_hook(lambda _, *given, enter=enter: enter(*given), with_kwargs=True)
-            module.register_forward_hook(lambda *_: layers.leave())
+            module.register_forward_hook(lambda *_: state.layers.leave())
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
@@ -112,8 +111,7 @@ class _Interpreter(fx.Interpreter):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, state: AnalysisState, device: torch.device) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
-        self.extra_traceback = False
-        self.state, self.device = state, device
+        self.extra_traceback, self.state, self.device = False, state, device
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -213,12 +211,9 @@ class _RuleMode(MetaMode):
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
         constants = [label for label in labels if label.constant]
         if constants and (entry.reads_weights is not None or _without_channels(call, operands)):
-            # Positions times frequencies: a table, whose axes are no channels.
             call.freeze("a buffer from which a table is computed", *(ids for label in constants for ids in label.axes))
         constant = from_parameters and 0 < len(constants) == len(labels)
-        if call.node is not None and any(
-            _is_computed(call, place, max(entry.reads_weights or ())) for place in entry.reads_weights or ()
-        ):
+        if call.node is not None and any(_is_computed(call, place, entry) for place in entry.reads_weights or ()):
             self.state.notes.computed_weight_users.add(call.node.name)
         answer = _checked(call, entry)
         uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
@@ -239,11 +234,11 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
     return any(x.numel() > 1 and all(ids is None for ids in call.axes(x)) for x in operands)
 
 
-def _is_computed(call: Call, place: int, weight: int) -> bool:
-    """Tell whether an argument may be computed from stored weights; the weight of a layer may be a product of two."""
-    label, node = call.label(call.args[place]), call.node
-    is_weight = place == weight and node is not None and (call.inside_layer or node.target in LINEAR)
-    return (label.from_parameters or is_weight) and not label.is_parameter
+def _is_computed(call: Call, place: int, entry: Entry) -> bool:
+    """Tell whether an argument may be computed from stored weights, a layer's as a product of two."""
+    label, of_layer = call.label(call.args[place]), call.inside_layer or (call.node and call.node.target in LINEAR)
+    is_weight = of_layer and place == max(entry.reads_weights or ())
+    return bool(label.from_parameters or is_weight) and not label.is_parameter
 
 
 def _freeze_all(call: Call) -> list[Axes]:

@@ -267,9 +267,13 @@ def _untraceable(
         return error
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
     also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
+    done = {path: module for path, module in model.named_modules() if path in tracer.finished}
+    largest = max(done, key=lambda path: sum(p.numel() for p in done[path].parameters()), default="")
+    part = f" (`{largest}` is traced)" if largest else ""
     remedy = " ".join(getattr(error, "__notes__", ())) or (
         "Make the line independent of tensor values, give example inputs that the model accepts, couple only the part "
-        "of the network before it, or keep a module without weights whole (`timm.layers.register_notrace_module`)."
+        f"of the network before it{part}, or keep a module without weights whole "
+        "(`timm.layers.register_notrace_module`)."
     )
     refusal = CaptureError(
         f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "

@@ -15,9 +15,8 @@ from .uniform import expanded, moved
 
 @rule(
     "clone", "alias", "detach", "detach_", "contiguous", "_to_copy", "to", "lift", "lift_fresh", "lift_fresh_copy",
-    "positive",
-    "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as", keeps_parameters=True,
-    uniform=moved,
+    "positive", "_conj", "resolve_conj", "dropout", "feature_dropout", "alpha_dropout", "view_as",
+    keeps_parameters=True, uniform=moved,
 )  # fmt: skip
 def identity(call: Call) -> Axes:
     """All positions stay."""

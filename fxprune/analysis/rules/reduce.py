@@ -25,14 +25,9 @@ def mean(call: Call) -> Axes:
 
 
 @rule(
-    "mse_loss",
-    "l1_loss",
-    "smooth_l1_loss",
-    "huber_loss",
-    "binary_cross_entropy",
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits",
     "soft_margin_loss",
-    "binary_cross_entropy_with_logits",
-)
+)  # fmt: skip
 def loss(call: Call) -> Axes:
     """A pointwise loss of two operands, or its average, as of any reduction; a sum freezes."""
     axes, reduction = meet(call, tensors_in(call.args), call.args[0].shape), call.named("reduction")

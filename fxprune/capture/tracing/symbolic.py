@@ -63,6 +63,7 @@ class SymbolicTracer(fx.Tracer):
         self._inputs, self._decomposed, self._through = inputs, decomposed, through
         self._given: dict[str, Any] = {}
         self.inside: list[str] = []
+        self.finished: list[str] = []
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
@@ -131,7 +132,7 @@ class SymbolicTracer(fx.Tracer):
         self.inside.append(path)
         inner = decomposition_for(m, args, kwargs)
         result = super().call_module(m, forward, args, kwargs) if inner is None else inner(*args, **kwargs)
-        self.inside.pop()
+        self.finished.append(self.inside.pop())
         return result
 
     def create_arg(self, a: Any) -> Any:
