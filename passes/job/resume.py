@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fxprune.common.addresses import PROGRAM
+from fxprune.common.addresses import LOCAL, PROGRAM
 from fxprune.coupling import Coupling
 from fxprune.errors import (
     CheckpointError,
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 MAY_DIFFER = frozenset(
     "output progress resume checkpoint_every device data_root opset tensorboard".split()  # noqa: SIM905
 )
+# What timm reads of a folder.
+_OF_TIMM = ("config.json", "model.safetensors", "pytorch_model.bin")
 # Messages of Gloo and NCCL about a process that no longer answers.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "NCCL", "remote process exited")
 
@@ -247,6 +249,9 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
         files["model"] = os.path.join(job.model, MANIFEST)  # which has the hash of every other file
     elif isinstance(job.model, str) and job.model.endswith(PROGRAM):
         files["model"] = job.model
+    elif isinstance(job.model, str) and job.model.startswith(LOCAL):
+        there = (os.path.join(job.model.removeprefix(LOCAL), name) for name in _OF_TIMM)
+        files |= {f"model {os.path.basename(path)}": path for path in there if os.path.isfile(path)}
     return {name: _sha256(file) for name, file in files.items() if file is not None}
 
 

@@ -16,7 +16,7 @@ from helpers.jobs.small_job import broken_off, compress, numbers, tiny_data
 import fxprune
 import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, StoppedError
-from fxprune.passes.job.resume import _identity
+from fxprune.passes.job.resume import _identity, files_read
 from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
 from fxprune.passes.train.loop import Training
@@ -93,6 +93,15 @@ def one_loss(outputs, targets):
 
 def another_loss(outputs, targets):
     return 0.5 * F.cross_entropy(outputs, targets)
+
+
+def test_a_job_reads_the_files_of_a_folder_of_timm(here):
+    job = Job(f"local-dir:{here}", "digits")
+    (here / "config.json").write_text("{}")
+    (here / "model.safetensors").write_bytes(b"before")
+    before = files_read(job)
+    (here / "model.safetensors").write_bytes(b"after!")
+    assert [name for name, sha in files_read(job).items() if before[name] != sha] == ["model model.safetensors"]
 
 
 def test_a_finished_job_of_another_loss_is_not_taken(here, monkeypatch):
