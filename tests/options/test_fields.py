@@ -155,17 +155,9 @@ def test_a_record_checks_ranges_and_types_when_it_is_made(options, says):
 
 
 def test_a_record_holds_numbers_of_numpy_as_those_of_python():
-    given = {
-        "count": 2,
-        "rate": 0.5,
-        "drops": (1, 2),
-        "betas": [0.5],
-        "stages": "auto",
-        "clip": 0.25,
-        "widths": {"a": 3},
-    }
+    given = {"count": 2, "rate": 0.5, "drops": (1, 2), "betas": [0.5], "clip": 0.25, "widths": {"a": 3}}
     numpy = {"count": np.int64(2), "rate": np.float32(0.5), "drops": (np.int32(1), 2), "betas": [np.float16(0.5)]}
-    numpy |= {"stages": "auto", "clip": np.float32(0.25), "widths": {"a": np.int64(3)}}
+    numpy |= {"clip": np.float32(0.25), "widths": {"a": np.int64(3)}}
     found = Every(model="m", **numpy)
     assert found == Every(model="m", **given)
     assert json.loads(json.dumps(found.options()))["widths"] == {"a": 3}
