@@ -30,11 +30,11 @@ LOGS = ROOT / "build" / "grafts"
 
 # Why a class cannot take the widths of its smallest network, in one sentence.
 WHY = {
-    "coat_tiny": "Attention takes the width of a head from that of what goes in (`C // num_heads`), and the narrow "
+    "coat_tiny": "Attention takes the width of a head from that of what goes in (`C // num_heads`): the narrow "
     "network has two widths there; with widths that agree (`fxprune.plan(widths=)`) it grafts.",
-    "swiftformer_xs": "Queries and keys are divided by their length, which a weight cannot scale, so that nothing "
-    "takes the factor of the shorter narrow vectors.",
-    "vit_tiny_patch16_dinov3_qkvb": "Attention returns as many channels as go in (`reshape(B, N, C)`), and the "
+    "swiftformer_xs": "Queries and keys are divided by their length, which no weight scales, so that nothing takes "
+    "the factor of the shorter narrow vectors.",
+    "vit_tiny_patch16_dinov3_qkvb": "Attention returns as many channels as go in (`reshape(B, N, C)`): the "
     "narrow network has two widths there; with widths that agree (`fxprune.plan(widths=)`) it grafts.",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from helpers.unequal import attention, heads, merged
 from torch import nn
@@ -50,11 +49,3 @@ def test_a_table_takes_a_factor_where_that_is_exact(scores):
     assert narrow.table.shape == (9, 4)
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
     assert narrow.meta["absorbed"] == ABSORBED[scores]
-
-
-def test_tables_that_are_resized_take_the_factors_of_sam():
-    sizes = {"img_size": 64, "depth": 1, "embed_dim": 32, "num_heads": 2, "num_classes": 3, "global_attn_indexes": (0,)}
-    model = timm.create_model("samvit_base_patch16_224", **sizes).eval()
-    plan = fxprune.plan(fxprune.couple(model, torch.randn(1, 3, 64, 64)), keep=0.5, method="even")
-    snapped = fxprune.snap(model, plan)
-    assert fxprune.narrow(snapped, plan.of_copy(snapped)).meta["factors"] == 0
