@@ -88,7 +88,7 @@ class Journal:
         self._take(result)
 
     def keep(self, checked: Iterable[tuple[Any, Facts]], depth: str, sources: str) -> int:
-        """Append the result of each task as it ends, print what failed, and return how many were checked."""
+        """Append each result as a task ends, print what failed, and return how many were checked."""
         count = 0
         for task, facts in checked:
             if facts.get("too_large"):

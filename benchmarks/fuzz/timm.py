@@ -106,7 +106,7 @@ def _described(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Built:
-    """A network: its class, tensors, widths and images; and its outputs, or the error that ended its run."""
+    """A network: its class, tensors, widths, images, and its outputs or the error of its run."""
 
     network: tuple[Any, ...]
     outputs: Any

@@ -235,7 +235,7 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
 
 
 def _is_computed(call: Call, place: int, entry: Entry) -> bool:
-    """Tell whether an argument may be computed from stored weights, a layer's as a product of two."""
+    """Tell whether stored weights may make an argument; a layer's own, as a product of two."""
     label, of_layer = call.label(call.args[place]), call.inside_layer or (call.node and call.node.target in LINEAR)
     is_weight = of_layer and place == max(entry.reads_weights or ())
     return bool(label.from_parameters or is_weight) and not label.is_parameter
@@ -252,7 +252,7 @@ _POINTWISE, _UNKNOWN = Entry(pointwise, uniform=met), Entry(_freeze_all)
 
 @functools.cache
 def _schema(func: Any) -> tuple[list[tuple[str, Any]], list[int]]:
-    """Return the arguments of an operator with their defaults, and the places of those that it writes to."""
+    """Return an operator's arguments with their defaults, and the places of those it writes to."""
     schema = op_arguments(func)
     writes = [place for place, argument in enumerate(schema) if argument.is_write]
     return [(argument.name, argument.default_value) for argument in schema], writes

@@ -67,7 +67,7 @@ class Option(NamedTuple):
         raise self.wrong(self.key, shown or repr(value))
 
     def plain(self, value: Any) -> Any:
-        """Return a value given in Python, numbers in Python's own types; raise OptionError for other than numbers."""
+        """Return a value given in Python, numbers in Python's types; raise OptionError for others."""
         if value is None and self.optional:
             return None
         for kind in self.kinds:

@@ -72,7 +72,7 @@ def read(kind: Any, value: Any) -> Any:
 
 
 def plain(kind: Any, value: Any) -> Any:
-    """Return what was given in Python for a type, numbers in Python's own; raise ValueError for other than numbers."""
+    """Return a value given in Python, numbers in Python's types; raise ValueError for others."""
     if kind in NUMBERS:
         if not isinstance(value, NUMBERS[kind]) or isinstance(value, bool) != (kind is bool):
             raise ValueError

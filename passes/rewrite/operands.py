@@ -78,7 +78,7 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
 
 
 def table_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node) -> Rows | None:
-    """Return all rows of the stored table that an operand is cut or resized from; None if anything else reads it."""
+    """Return all rows of the table an operand is cut or resized from; None if others read it."""
     maker, reader = operand, product
     if product.args.count(operand) != 1:  # a square is no multiple
         return None

@@ -75,7 +75,8 @@ def test_nothing_imports_passes_models_zoo_or_cli_by_their_bare_names():
 
 
 def test_the_core_imports_nothing_that_is_built_on_it():
-    core = {path: text for path, text in sources("fxprune").items() if path not in LAZY}
+    beside = {*LAZY, "fxprune/timm.py"}  # what timm is taught stands on the files that are read back
+    core = {path: text for path, text in sources("fxprune").items() if path not in beside}
     assert len(core) > 15
     assert {path: outward(text) for path, text in core.items() if outward(text)} == {}
 

@@ -70,7 +70,7 @@ def _through(call: Call, parts: list[tuple[int, Ids | None]], sizes: list[int]) 
 
 
 def _cut(*sides: list[int]) -> Iterator[list[int]]:
-    """Cut the axes of each side where a stride of the other divides, or is a multiple of, every stride."""
+    """Cut each side's axes where a stride of the other divides each stride or is its multiple."""
     strides = [{math.prod(sizes[dim:]) for dim in range(len(sizes) + 1)} for sizes in sides]
     every = set().union(*strides)
     cuts = {s for s in every if all(s % t == 0 or t % s == 0 for t in every)}
