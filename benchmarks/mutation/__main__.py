@@ -57,10 +57,10 @@ def subjects() -> list[str]:
     return [str(path.relative_to(ROOT)) for pattern in SUBJECTS for path in sorted(ROOT.glob(pattern))]
 
 
-def every_mutant() -> list[Mutant]:
-    """All mutants, in the order of the hashes of their places."""
+def every_mutant(seed: int = 0) -> list[Mutant]:
+    """All mutants, in the order of the hashes of seed and place: the first N are a uniform sample, and stay so."""
     found = [m for path in subjects() for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda mutant: hashlib.sha256(mutant.place[0].encode()).hexdigest())
+    return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.place[0]}".encode()).hexdigest())
 
 
 def known() -> dict[tuple[str, str], dict[str, str]]:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(session: Session, args: argparse.Namespace) -> None:
     lines, seconds = _lines(session)
     done, deadline = known(), time.monotonic() + args.seconds
-    chosen = [mutant for mutant in every_mutant() if args.only in mutant.key][: args.mutants]
+    chosen = [mutant for mutant in every_mutant(args.seed)[: args.sample] if args.only in mutant.key]
     todo = [mutant for mutant in chosen if mutant.place not in done or (args.survivors and _survived(done, mutant))]
     # The quick ones first, and among them those that kill most.
     kills = Counter(row["outcome"].removeprefix("killed by ") for row in done.values())
@@ -201,7 +201,8 @@ def _share(count: Counter[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mutation", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--mutants", type=int, default=10**6, metavar="N", help="at most so many (default: all)")
+    parser.add_argument("--sample", type=int, default=10**6, metavar="N", help="so many, drawn uniformly (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="draws the sample (default: 0)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after so long (default: never)")
     parser.add_argument("--tests", type=float, default=float("inf"), help="seconds of tests for each (default: all)")
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose key contains this")
