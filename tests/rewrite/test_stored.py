@@ -30,6 +30,7 @@ STORED = {
     "layer whose weight is read": (lambda s, x: s.p(x), lambda s, x: F.linear(x, s.p.weight), False),
     "layer called twice": (lambda s, x: s.p(x), lambda s, x: s.p(x.relu()), False),
     "sizes of a weight read": (lambda s, x: F.linear(x, s.w, s.u), lambda s, x: x * s.w.shape[0], True),
+    "norm without weights": (lambda s, x: s.m(x), None, False),
     "convolution": (lambda s, x: s.c(x.transpose(1, 2)).transpose(1, 2), None, True),
     "parametrised convolution": (lambda s, x: s.n(x.transpose(1, 2)).transpose(1, 2), None, False),
 }
@@ -48,7 +49,9 @@ def test_stored_tensors_take_a_factor_where_nothing_else_reads_them(name):
     torch.manual_seed(0)
     more = {name: nn.Parameter(torch.randn(shape) / 4) for name, shape in {"w": (16, 16), "u": (16,)}.items()}
     conv = {"c": nn.Conv1d(16, 16, 1), "n": nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 16, 1))}
-    model = attention(forward, p=linear(16, 16), r=linear(16, 16), **more, **conv)
+    model = attention(
+        forward, p=linear(16, 16), m=nn.LayerNorm(16, elementwise_affine=False), r=linear(16, 16), **more, **conv
+    )
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
     snapped, narrow = fxprune.snap(model, plan), narrow_snapped(model, plan)

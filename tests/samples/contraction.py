@@ -48,6 +48,12 @@ def _two_kernels_of_each_sample(s, y):
     return F.conv2d(y.reshape(1, n * c, h, w), kernels.reshape(n * 6, 4, 1, 1), groups=2 * n).view(n, 6, h, w)
 
 
+def _two_kernels_of_each_sample_open(s, y):
+    n, _, h, w = y.shape
+    kernels = s.r(y.mean((2, 3)))[:, None].expand(-1, 6, -1)
+    return F.conv2d(y.reshape(1, -1, h, w), kernels.reshape(-1, 4, 1, 1), groups=2 * n).view(n, 6, h, w)
+
+
 def _depthwise_images_side_by_side(s, y):
     n, c, h, w = y.shape
     kernels = s.w.repeat(n, 1, 1, 1)
@@ -80,6 +86,7 @@ image("kernel, stride, no bias", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5
       c=conv(8, 5, 3, stride=2, bias=False), out=5)
 image("two kernels of each sample", _two_kernels_of_each_sample, {A: 4, "p.weight": 3, B: 6}, out=6, p=linear(8, 3),
       q=linear(8, 3), r=linear(8, 4))
+image("two kernels of each sample, open", _two_kernels_of_each_sample_open, {A: 4, B: 6}, out=6, r=linear(8, 4))
 image("depthwise", lambda s, y: s.d(y), {A: 8, B: 6}, d=conv(8, 8, 3, groups=8))
 image("depth multiplier", lambda s, y: s.d(y), {A: 8, B: 6}, out=16, d=conv(8, 16, 3, groups=8))
 image("one output per group", lambda s, y: s.d(y), {A: 4, B: 6}, out=4, d=conv(8, 4, 3, groups=4))

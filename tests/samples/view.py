@@ -123,6 +123,7 @@ image("repeat_interleave of all", lambda s, y: y.repeat_interleave(2).view(y.sha
       fixed=True)
 tokens("tokens in the batch", _windows, {A: 8, "c.weight": 6}, out=6, c=linear(8, 6))
 tokens("heads mixed", lambda s, y: y.unflatten(-1, (2, 4)).mean(-2), {A: 4}, out=4)
+tokens("heads of odd width mixed", lambda s, y: y.unflatten(-1, (2, 7)).mean(-2), {A: 7}, width=14, out=7)
 tokens("whole heads", lambda s, y: y.reshape(*y.shape[:-1], 4, 2).transpose(-1, -2).flatten(-2), {A: 4})
 tokens("outer product", lambda s, y: (y[..., :, None] * s.c(y)[..., None, :]).flatten(-2), {A: 8}, out=48,
        c=linear(8, 6), frozen="merged with another axis of channels")
