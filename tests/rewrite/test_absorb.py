@@ -167,6 +167,16 @@ def test_a_wide_network_is_lifted_from_one_with_factors_in_its_graph_only():
     torch.testing.assert_close(expand(model, narrow, plan)(x), narrow(x), rtol=1e-12, atol=1e-12)  # float64
     with pytest.raises(PlanError, match="factors of its heads in weights"):
         expand(model, narrow_snapped(model, plan), plan)
+    del narrow.stem.weight
+    with pytest.raises(PlanError, match=r"`stem.weight` is absent"):
+        expand(model, narrow, plan)
+
+
+def test_factors_that_are_in_the_weights_stay_there_when_a_network_is_narrowed_again():
+    model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    snapped, narrow = halved(halved(model, x)[1], x)
+    assert (narrow.meta["absorbed"], narrow.meta["factors"]) == (2, 0)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
 
 
 def test_shared_weights_are_left_alone():
