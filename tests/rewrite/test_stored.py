@@ -28,6 +28,7 @@ STORED = {
     "scale read elsewhere": (lambda s, x: s.u * x, lambda s, x: s.u + x, False),
     "weight of a layer that is called": (lambda s, x: F.linear(x, s.p.weight, s.u), lambda s, x: s.p(x), False),
     "layer whose weight is read": (lambda s, x: s.p(x), lambda s, x: F.linear(x, s.p.weight), False),
+    "layer whose weight is another's": (lambda s, x: s.p(x), lambda s, x: s.t(x), False),
     "layer called twice": (lambda s, x: s.p(x), lambda s, x: s.p(x.relu()), False),
     "sizes of a weight read": (lambda s, x: F.linear(x, s.w, s.u), lambda s, x: x * s.w.shape[0], True),
     "norm without weights": (lambda s, x: s.m(x), None, False),
@@ -49,9 +50,10 @@ def test_stored_tensors_take_a_factor_where_nothing_else_reads_them(name):
     torch.manual_seed(0)
     more = {name: nn.Parameter(torch.randn(shape) / 4) for name, shape in {"w": (16, 16), "u": (16,)}.items()}
     conv = {"c": nn.Conv1d(16, 16, 1), "n": nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 16, 1))}
-    model = attention(
-        forward, p=linear(16, 16), m=nn.LayerNorm(16, elementwise_affine=False), r=linear(16, 16), **more, **conv
-    )
+    layers = {"p": linear(16, 16), "t": linear(16, 16), "m": nn.LayerNorm(16, elementwise_affine=False)}
+    if "another's" in name:
+        layers["t"].weight = layers["p"].weight
+    model = attention(forward, r=linear(16, 16), **layers, **more, **conv)
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
     snapped, narrow = fxprune.snap(model, plan), narrow_snapped(model, plan)

@@ -191,8 +191,8 @@ image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over cha
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
 image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
       frozen="arbitrary strides")
-tokens("strides that it has", lambda s, y: s.c(y.as_strided((y.shape[0], 5, 8), (40, 8, 1)).relu()), {"c.weight": 6}, out=6,
-       fixed=True, c=linear(8, 6), frozen="arbitrary strides")
+tokens("strides that it has", lambda s, y: s.c(y.as_strided((y.shape[0], 5, 8), (40, 8, 1)).relu()), {"c.weight": 6},
+       out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
@@ -223,6 +223,7 @@ tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsor
        d=linear(8, 8))
 tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))
 image("gather of all channels", lambda s, y: y.gather(1, (9 * y).long().remainder(8)), {B: 6}, frozen="index picks")
+image("gather beside some channels", lambda s, y: y.gather(2, (y[:, :4] > 0).long()), {B: 6}, out=4, frozen="index picks")
 image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0), {B: 6}, c=conv(8, 2),
       frozen="index picks")
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))
