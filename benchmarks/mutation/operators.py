@@ -108,6 +108,8 @@ def _nodes(node: ast.AST, function: str, owner: str) -> Iterator[tuple[str, ast.
         return
     if isinstance(node, (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom, ast.Raise)):
         return
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion
+        return
     if isinstance(node, ast.AnnAssign):
         if node.value is not None:
             yield from _nodes(node.value, function, owner)

@@ -29,6 +29,7 @@ MADE = {
     "x += a": {""},
     "x: int = a": set(),
     "assert a == 1": set(),
+    "f(a, strict=True)": {""},
     "raise ValueError(a + 1)": set(),
 }
 

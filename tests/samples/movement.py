@@ -171,6 +171,7 @@ image("split into single channels", lambda s, y: torch.cat(y.split(1, 1)[::-1], 
 image("flip", lambda s, y: y.flip(1), {A: 8, B: 6})
 image("flip against itself", lambda s, y: y + y.flip(1), {A: 4, B: 6})
 image("roll", lambda s, y: y.roll(1, 1), {B: 6}, frozen="channels are rotated")
+image("roll of everything", lambda s, y: y.roll(1), {B: 6}, frozen="channels are rotated")
 image("roll in space", lambda s, y: torch.roll(y, (1, 2), (2, 3)), {A: 8, B: 6})
 image("cat", lambda s, y: torch.cat([y, s.c(y)], 1), {A: 8, B: 6, "c.weight": 5}, out=13, c=conv(8, 5))
 image("cat with itself", lambda s, y: torch.cat([y, y.relu()], 1), {A: 8, B: 6}, out=16)

@@ -148,8 +148,7 @@ def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> 
         call.unify(x, columns)
         call.tie(columns)
         _needs_count(call, x)
-        count = call.args[1].shape[1]
-        return x if count == 1 else call.channels.copies(np.repeat(x, count))
+        return call.channels.copies(np.repeat(x, call.args[1].shape[1]))
     inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
     call.unify(np.tile(inside, groups), columns)
     call.read(columns)

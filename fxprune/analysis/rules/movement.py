@@ -212,8 +212,7 @@ def windows(call: Call) -> Axes:
 def roll(call: Call) -> Axes:
     """Rotated channels freeze: an offset among channels holds only at full width."""
     axes = call.axes(call.args[0])
-    dims = call.args[2] if len(call.args) > 2 and call.args[2] else range(len(axes))
-    call.freeze("channels are rotated", *(axes[dim] for dim in ([dims] if isinstance(dims, int) else dims)))
+    call.freeze("channels are rotated", *(axes[dim] for dim in call.args[2] or range(len(axes))))
     return axes
 
 
