@@ -181,6 +181,7 @@ image("cat with a constant", lambda s, y: torch.cat([y, y[:, :1] * 0 + torch.one
       frozen="one channel is sliced out")
 image("dense", _dense, {A: 8, B: 6, "c.weight": 5, "d.weight": 4}, out=17, c=conv(8, 5), d=conv(13, 4))
 image("cat in space", lambda s, y: torch.cat([y, s.c(y)], 2), {A: 8, B: 6}, c=conv(8, 8))
+tokens("stack of one weight", lambda s, y: F.linear(y, torch.stack([s.w])[0]), {A: 8, "w": 6}, out=6, w=free(6, 8))
 image("stack", _stacked, {A: 8, B: 6}, c=conv(8, 8))
 image("padded shortcut", _option_a, {"c.weight": 4, A: 8, B: 6}, out=12, c=conv(8, 12, 3, stride=2))
 net("padded shortcut that is an output", _option_a_told, (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 6, 4),),

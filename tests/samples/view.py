@@ -90,6 +90,8 @@ def _merged_and_split_again(s, y):
 # fmt: off
 image("merged with space and back", lambda s, y: y.flatten(2).unflatten(2, y.shape[2:]), {A: 8, B: 6})
 image("merged whole and back", _merged_and_split_again, {A: 8, B: 6})
+image("views by name", lambda s, y: torch.reshape(y, shape=(y.shape[0], 2, 4, *y.shape[2:])).view(size=y.shape),
+      {A: 4, B: 6})
 image("tokens and back", lambda s, y: y.flatten(2).mT.mT.reshape(y.shape), {A: 8, B: 6})
 image("ravel", lambda s, y: y.ravel().view_as(y), {A: 8, B: 6})
 image("channel shuffle by view", _shuffle, {A: 4, B: 6})

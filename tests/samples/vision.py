@@ -19,6 +19,18 @@ def _warped(s, y):
     return F.grid_sample(y, s.g(y).tanh().permute(0, 2, 3, 1), align_corners=False)
 
 
+# Channels stand where the operator has space.
+AS_SPACE = {
+    "cut": lambda z: torch.ops.torchvision.roi_align(z, BOXES[::2].to(z), 0.5, 3, 2, 2, False),
+    "warped": lambda z: F.grid_sample(z, torch.linspace(-1, 1, 64, dtype=z.dtype).view(2, 4, 4, 2), align_corners=False),
+    "unpooled": lambda z: F.max_unpool2d(z, torch.arange(64).view(1, 1, 8, 8).expand(2, 8, 8, 8), 1),
+    "unfolded": lambda z: F.unfold(z, 3),
+    "unshuffled": lambda z: F.pixel_unshuffle(z, 2),
+}
+for name, op in AS_SPACE.items():
+    image(f"{name} over channels", lambda s, y, op=op: y * op(y.transpose(1, 3)).amax(), {B: 6}, fixed=True,
+          frozen="treated as space")  # fmt: skip
+
 image("warped by a flow", _warped, {A: 8, B: 6}, g=conv(8, 2), frozen="treated as space")
 image("boxes cut out", _cut, {A: 8, B: 6})
 
