@@ -173,6 +173,19 @@ def test_a_wide_network_is_lifted_from_one_with_factors_in_its_graph_only():
         expand(model, narrow, plan)
 
 
+def test_a_fused_scale_of_its_own_stays():
+    """A network of the same class that is built narrow states this number, too."""
+
+    def forward(s, x):
+        x = s.stem(x)
+        q, k, v = (heads(layer(x)) for layer in (s.q, s.k, s.v))
+        return s.head(s.o(merged(F.scaled_dot_product_attention(q, k, v, scale=0.3))).mean(1))
+
+    snapped, narrow = halved(attention(forward), x := torch.randn(2, 5, 6).double())
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+    assert [node.kwargs["scale"] for node in narrow.graph.nodes if "scale" in node.kwargs] == [pytest.approx(0.3)]
+
+
 def test_factors_that_are_in_the_weights_stay_there_when_a_network_is_narrowed_again():
     model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     snapped, narrow = halved(halved(model, x)[1], x)

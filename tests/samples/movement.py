@@ -144,7 +144,7 @@ image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().
       width=2)
 image("whatever has length 1 goes, a function", lambda s, y: torch.squeeze(y[:, None]).reshape(y.shape), {A: 2, B: 6},
       width=2)
-image("axes of length 1", lambda s, y: y.unsqueeze(1).squeeze(1)[:, None].squeeze((1,)), {A: 8, B: 6})
+image("axes of length 1", lambda s, y: y[:, None].unsqueeze(1).squeeze(1).squeeze((1,)), {A: 8, B: 6})
 image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
       {A: 8, B: 6}, g=linear(8, 8))
 image("copies", lambda s, y: y.contiguous().clone().detach().float().to(y.dtype), {A: 8, B: 6})
@@ -225,7 +225,8 @@ tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsor
        d=linear(8, 8))
 tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))
 image("gather of all channels", lambda s, y: y.gather(1, (9 * y).long().remainder(8)), {B: 6}, frozen="index picks")
-image("gather beside some channels", lambda s, y: y.gather(2, (y[:, :4] > 0).long()), {B: 6}, out=4, frozen="index picks")
+image("gather beside some channels", lambda s, y: y.gather(2, (y[:, :4] > 0).long()), {B: 6}, out=4,
+      frozen="index picks")
 image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0), {B: 6}, c=conv(8, 2),
       frozen="index picks")
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))

@@ -67,6 +67,21 @@ def _along_tokens(s, y):
     return y.cummax(1)[0] + y.cummin(1)[0] + middle + low * high
 
 
+# What states a number of channels, in a layer whose code the rewrite does not see.
+INSIDE = {
+    "cut": lambda y: torch.cat([y[:, 4:], y[:, :4]], 1),
+    "split": lambda y: torch.cat(y.split(4, 1)[::-1], 1),
+    "viewed": lambda y: y.view(y.shape[0], 2, 4, *y.shape[2:]).flip(1).flatten(1, 2),
+    "padded": lambda y: F.pad(y, (0, 0, 0, 0, 1, 1)).relu() + 1,
+    "normalised": lambda y: F.group_norm(y, 8),
+    "squeezed": lambda y: y.mean((2, 3), True).squeeze()[..., None, None] * y,
+    "repeated": lambda y: y.mean(1, True).repeat(1, 8, 1, 1) * y,
+    "filled": lambda y: y.new_ones(8, 1, 1) * y,
+}
+for name, op in INSIDE.items():
+    image(f"{name} inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(op), out=10 if name == "padded" else 8,
+          frozen="which is kept whole")  # fmt: skip
+
 # fmt: off
 tokens("distances", _distances, {A: 8}, c=linear(8, 8))
 tokens("distances to points without channels", lambda s, y: s.c(y) * torch.cdist(y, y.new_ones(1, 2, 8)).mean(

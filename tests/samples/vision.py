@@ -22,7 +22,7 @@ def _warped(s, y):
 # Channels stand where the operator has space.
 AS_SPACE = {
     "cut": lambda z: torch.ops.torchvision.roi_align(z, BOXES[::2].to(z), 0.5, 3, 2, 2, False),
-    "warped": lambda z: F.grid_sample(z, torch.linspace(-1, 1, 64, dtype=z.dtype).view(2, 4, 4, 2), align_corners=False),
+    "warped": lambda z: F.grid_sample(z, torch.linspace(-1, 1, 64).to(z).view(2, 4, 4, 2), align_corners=False),
     "unpooled": lambda z: F.max_unpool2d(z, torch.arange(64).view(1, 1, 8, 8).expand(2, 8, 8, 8), 1),
     "unfolded": lambda z: F.unfold(z, 3),
     "unshuffled": lambda z: F.pixel_unshuffle(z, 2),
