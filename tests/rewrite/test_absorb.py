@@ -100,10 +100,17 @@ def over_channels(change):
     return forward
 
 
+def over_channels_from_the_right(s, x):
+    x = s.stem(x)
+    context = heads(s.k(x)).softmax(-2).mT @ heads(s.v(x))
+    return s.head(s.o(merged((context.mT @ s.drop(heads(s.q(x)).softmax(-1)).transpose(-1, -2)).mT)).mean(1))
+
+
 # Whether the factor goes into weights.
 ABSORBED = {
     "softmax over channels": (over_channels(lambda q: q.transpose(1, 2).transpose(1, 2)), True),
     "softmax over channels, dropped": (over_channels(lambda q: F.dropout(q, 0.5, False)), True),
+    "softmax over channels, from the right": (over_channels_from_the_right, True),
     "softmax over channels, squared": (over_channels(lambda q: q.square()), False),
     "plain": (plain, True),
     "divided": (divided, True),
@@ -117,7 +124,8 @@ ABSORBED = {
 @pytest.mark.parametrize("name", ABSORBED)
 def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     forward, absorbed = ABSORBED[name]
-    model, x = attention(forward), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    model = attention(forward, drop=nn.Dropout())
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     snapped, narrow = halved(model, x)
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
     assert narrow.meta["factors"] == (0 if absorbed else 1)

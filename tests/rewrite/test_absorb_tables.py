@@ -29,12 +29,8 @@ def read_by_two_products(s, q):
     return q @ table + q.sin() @ table
 
 
-def tied(s, q):
-    return q @ s.table[:5].T
-
-
 # Factors that go into the table.
-ABSORBED = {turned: 1, shifted: 0, bent: 0, read_by_two_products: 0, tied: 0}
+ABSORBED = {turned: 1, shifted: 0, bent: 0, read_by_two_products: 0}
 
 
 @pytest.mark.parametrize("scores", ABSORBED, ids=lambda each: each.__name__)
@@ -45,8 +41,7 @@ def test_a_table_takes_a_factor_where_that_is_exact(scores):
         return s.head(s.o(merged(scores(s, q).softmax(-1) @ heads(s.v(x)))).mean(1))
 
     torch.manual_seed(0)
-    table = nn.Parameter(torch.randn(9, 8))
-    model = attention(forward, table=table, **{"twin": table} if scores is tied else {})
+    model = attention(forward, table=nn.Parameter(torch.randn(9, 8)))
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
     snapped = fxprune.snap(model, plan)

@@ -196,6 +196,8 @@ net("one of a number of classes", lambda s, i: s.head(s.a(F.one_hot(i, 10).to(s.
 net("bags of embeddings", lambda s, i: s.head(F.embedding_bag(i, s.e, mode="max")),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8}, e=free(10, 8),
     head=linear(8, 4), frozen="rows of a table")
+tokens("bags picked by channels", lambda s, y: F.embedding_bag((9 * y[:, 0]).long().remainder(10), s.e)[:, None] * s.c(y),
+       {"e": 6}, out=6, e=free(10, 6), c=linear(8, 6), frozen="pick the rows of a bag")
 net("layer of bags of embeddings", lambda s, i: s.head(s.e(i)),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e.weight": 8},
     e=nn.EmbeddingBag(10, 8), head=linear(8, 4), frozen="rows of a table")

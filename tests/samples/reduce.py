@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .table import A, B, conv, free, image, linear, tokens
+from .table import A, B, conv, free, image, linear, net, tokens
 
 
 def _spatial_gate(s, y):
@@ -76,6 +76,8 @@ INSIDE = {
     "normalised": lambda y: F.group_norm(y, 8),
     "squeezed": lambda y: y.mean((2, 3), True).squeeze()[..., None, None] * y,
     "repeated": lambda y: y.mean(1, True).repeat(1, 8, 1, 1) * y,
+    "repeated in blocks": lambda y: torch.linspace(0, 1, 4).repeat(2)[:, None, None] * y,
+    "convolved": lambda y: F.conv2d(y, y.new_full((8, 1, 1, 1), 2.0), groups=8),
     "filled": lambda y: y.new_ones(8, 1, 1) * y,
 }
 for name, op in INSIDE.items():
@@ -117,6 +119,9 @@ image("smallest by name", lambda s, y: y * torch.min(y, dim=1, keepdim=True).val
 image("place of the largest", lambda s, y: y * y.max(1, keepdim=True)[1], {B: 6}, frozen="whose index is read")
 image("largest, and its place by name", lambda s, y: y * y.max(1, True)[0] + y.max(1, True).indices, {B: 6},
       frozen="whose index is read")
+net("largest and its place told", lambda s, x: (s.head(s.c(s.a(x))), torch.max(s.a(x), -1)), (torch.zeros(2, 3),),
+    (torch.zeros(5, 3),), {"c.weight": 6}, a=linear(3, 8), c=linear(8, 6), head=linear(6, 4),
+    frozen="whose index is read")
 image("largest inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(lambda y: y * y.max(1, keepdim=True)[0]),
       frozen="whose index is read")
 image("over space", _over_space, {A: 8, B: 6})

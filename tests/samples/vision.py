@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
@@ -27,9 +29,9 @@ AS_SPACE = {
     "unfolded": lambda z: F.unfold(z, 3),
     "unshuffled": lambda z: F.pixel_unshuffle(z, 2),
 }
-for name, op in AS_SPACE.items():
-    image(f"{name} over channels", lambda s, y, op=op: y * op(y.transpose(1, 3)).amax(), {B: 6}, fixed=True,
-          frozen="treated as space")  # fmt: skip
+for name, dim in itertools.product(AS_SPACE, (2, 3)):
+    image(f"{name} over channels, axis {dim}", lambda s, y, op=AS_SPACE[name], dim=dim: y * op(y.transpose(1, dim)).amax(),
+          {B: 6}, fixed=True, frozen="treated as space")  # fmt: skip
 
 image("warped by a flow", _warped, {A: 8, B: 6}, g=conv(8, 2), frozen="treated as space")
 image("boxes cut out", _cut, {A: 8, B: 6})
