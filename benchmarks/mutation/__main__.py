@@ -158,8 +158,8 @@ def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
 
 
 def reasons() -> dict[str, str]:
-    """Key of a mutant that may survive -> why."""
-    return {row["key"]: row["reason"] for row in read_csv(REASONS)}
+    """Place of a mutant that may survive, without the hash of its function -> why."""
+    return {row["place"]: row["reason"] for row in read_csv(REASONS)}
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -177,8 +177,8 @@ def _report(args: argparse.Namespace) -> int:
         count["tried"] += 1
         if row["outcome"].startswith("killed"):
             count["killed"] += 1
-        elif mutant.key in why:
-            count[why[mutant.key].partition(":")[0]] += 1
+        elif mutant.place[0] in why:
+            count[why[mutant.place[0]].partition(":")[0]] += 1
         else:
             count["open"] += 1
             open_ones.append(mutant)
@@ -200,7 +200,7 @@ def _report(args: argparse.Namespace) -> int:
     )  # fmt: skip
     told = [paragraph(text), markdown_table(head, rows, numbers=True)]
     survivors = [
-        f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.key, 'open')}"
+        f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.place[0], 'open')}"
         for m in sorted(every, key=lambda m: (m.path, m.line))
         if (row := done.get(m.place)) and not row["outcome"].startswith("killed")
     ]

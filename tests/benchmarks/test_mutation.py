@@ -84,7 +84,7 @@ def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
     written = {}
     monkeypatch.setattr(mutation, "every_mutant", lambda seed: every)
     monkeypatch.setattr(mutation, "tried", lambda: rows)
-    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].key: "equivalent: nobody asks"})
+    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].place[0]: "equivalent: nobody asks"})
     monkeypatch.setattr(mutation, "write_section", written.__setitem__)
     assert mutation.main(["--report", "--sample", "4"]) == 1
     assert capsys.readouterr().out == "4 of 4 mutants tried, 1 killed, 2 open\n"

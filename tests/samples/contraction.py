@@ -109,6 +109,8 @@ image("depthwise transposed beside its input", lambda s, y: s.d(y) + y, {A: 8, B
       d=nn.ConvTranspose2d(8, 8, 3, padding=1, groups=8))
 image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {"w": 8, B: 6},
       w=free(8, 1, 2, 2))
+image("grouped transposed, kernels computed", lambda s, y: F.conv_transpose2d(y, s.k(y.mean((0, 2, 3))).view(8, 3, 1, 1),
+      groups=2), {B: 6}, out=6, k=linear(8, 24), frozen="with a computed weight")
 image("functional grouped transposed", lambda s, y: F.conv_transpose2d(y, s.w, None, 2, 0, 0, 2), {A: 4, "w": 3, B: 6},
       out=6, w=free(8, 3, 2, 2))
 image("padding of another mode", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},

@@ -77,7 +77,6 @@ INSIDE = {
     "squeezed": lambda y: y.mean((2, 3), True).squeeze()[..., None, None] * y,
     "repeated": lambda y: y.mean(1, True).repeat(1, 8, 1, 1) * y,
     "repeated in blocks": lambda y: torch.linspace(0, 1, 4).repeat(2)[:, None, None] * y,
-    "convolved": lambda y: F.conv2d(y, y.new_full((8, 1, 1, 1), 2.0), groups=8),
     "filled": lambda y: y.new_ones(8, 1, 1) * y,
 }
 for name, op in INSIDE.items():
