@@ -142,7 +142,7 @@ def _bounds(site: Site, codes: Codes, item: slice) -> Any:
     kept = site.kept(codes)
     taken = np.arange(len(codes))[item]
     places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
-    if len(places) and (np.diff(places) == 1).all():
+    if (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1, None)
     return [int(place) for place in places]
 

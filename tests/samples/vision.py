@@ -30,8 +30,9 @@ AS_SPACE = {
     "unshuffled": lambda z: F.pixel_unshuffle(z, 2),
 }
 for name, dim in itertools.product(AS_SPACE, (2, 3)):
-    image(f"{name} over channels, axis {dim}", lambda s, y, op=AS_SPACE[name], dim=dim: y * op(y.transpose(1, dim)).amax(),
-          {B: 6}, fixed=True, frozen="treated as space")  # fmt: skip
+    image(f"{name} over channels, axis {dim}",
+          lambda s, y, op=AS_SPACE[name], dim=dim: y * op(y.transpose(1, dim)).amax(), {B: 6}, fixed=True,
+          frozen="treated as space")  # fmt: skip
 
 image("warped by a flow", _warped, {A: 8, B: 6}, g=conv(8, 2), frozen="treated as space")
 image("boxes cut out", _cut, {A: 8, B: 6})
