@@ -87,6 +87,8 @@ image("kernel, stride, no bias", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5
 image("two kernels of each sample", _two_kernels_of_each_sample, {A: 4, "p.weight": 3, B: 6}, out=6, p=linear(8, 3),
       q=linear(8, 3), r=linear(8, 4))
 image("two kernels of each sample, open", _two_kernels_of_each_sample_open, {A: 4, B: 6}, out=6, r=linear(8, 4))
+image("one by one beside channels", lambda s, y: s.k(y.transpose(1, 2)).transpose(1, 2), {A: 8, "k.weight": 8, B: 6},
+      fixed=True, k=conv(8, 8))
 image("depthwise", lambda s, y: s.d(y), {A: 8, B: 6}, d=conv(8, 8, 3, groups=8))
 image("depth multiplier", lambda s, y: s.d(y), {A: 8, B: 6}, out=16, d=conv(8, 16, 3, groups=8))
 image("one output per group", lambda s, y: s.d(y), {A: 4, B: 6}, out=4, d=conv(8, 4, 3, groups=4))

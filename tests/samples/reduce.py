@@ -14,7 +14,7 @@ def _spatial_gate(s, y):
 
 
 def _spatial_gate_by_max(s, y):
-    return y * s.g(torch.cat([y.mean(1, keepdim=True), y.max(1, keepdim=True)[0]], 1)).sigmoid()
+    return y * s.g(torch.cat([y.mean(1, keepdim=True), y.max(1, keepdim=True)[-2]], 1)).sigmoid()
 
 
 def _over_space(s, y):

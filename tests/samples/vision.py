@@ -27,7 +27,7 @@ AS_SPACE = {
     "warped": lambda z: F.grid_sample(z, torch.linspace(-1, 1, 64).to(z).view(2, 4, 4, 2), align_corners=False),
     "unpooled": lambda z: F.max_unpool2d(z, torch.arange(64).view(1, 1, 8, 8).expand(2, 8, 8, 8), 1),
     "unfolded": lambda z: F.unfold(z, 3),
-    "unshuffled": lambda z: F.pixel_unshuffle(z, 2),
+    "unshuffled": lambda z: F.pixel_unshuffle(z[0], 2),
 }
 for name, dim in itertools.product(AS_SPACE, (2, 3)):
     image(f"{name} over channels, axis {dim}",
