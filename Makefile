@@ -9,7 +9,7 @@ TYPED := build/types
 .SILENT:
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick test-cuda format lint types export bench benchmarks coverage operators latency graft results \
-	prices photos fuzz docs clean
+	prices photos fuzz mutation docs clean
 
 help:
 	echo 'make demo     compress resnet18 on real digits to half its width, into out/'
@@ -31,6 +31,7 @@ help:
 	echo 'make latency  compare budgets of time with the time measured (half an hour; resumes)'
 	echo 'make photos   narrow an ImageNet network from a few photos (an hour; resumes; ARGS=--quick: minutes)'
 	echo 'make fuzz     damage folders and draw networks at random, none of which may get in unnoticed (hours; resumes)'
+	echo 'make mutation change one thing at a time in the sources, which a test must see (hours; resumes)'
 	echo 'make docs     build the pages of docs/ and of the docstrings into build/site'
 	echo 'make clean    remove everything that was made, but not .venv'
 
@@ -104,6 +105,9 @@ photos: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+mutation: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutation $(ARGS)
 
 # mkdocs's theme announces its successor at each start.
 docs: $(TYPED)

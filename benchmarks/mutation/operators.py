@@ -18,7 +18,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
 }  # fmt: skip
 # The order of their arguments is of no importance.
-SYMMETRIC = {"unify", "unite", "union", "gcd", "max", "min", "isinstance", "getattr", "hasattr"}
+SYMMETRIC = {"unify", "unite", "union", "gcd", "max", "min", "isclose", "isinstance", "getattr", "hasattr"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ def _nodes(node: ast.AST, function: str, owner: str) -> Iterator[tuple[str, ast.
             yield from _nodes(child, function or owner + node.name, owner)
         return
     if isinstance(node, (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom, ast.Raise)):
+        return
+    if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion
         return
     if isinstance(node, ast.AnnAssign):
         if node.value is not None:

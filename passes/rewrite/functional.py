@@ -27,7 +27,7 @@ def convolved_back(site: Site) -> fx.Node | None:
     """Functional transposed convolution: fewer groups where whole groups merge."""
     weight, groups = site.shape_of(1), site.parameter(6, "groups", 1)
     channels, before = site.shape_of(0).axes[1], site.value.sizes[1] // weight.sizes[1]
-    if channels is None or before == 1:
+    if channels is None:
         return None
     kept = site.kept(channels).reshape(before, -1)
     if not (kept.all(1) | ~kept.any(1)).all():

@@ -145,8 +145,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
         RewriteError: a node does not run or lacks the shape that the plan demands; the message names the first one.
     """
     coupling = plan.coupling
-    interpreter = _ShapeCheck(to_meta(module), module.graph, plan)
-    interpreter.device = device_of(module)
+    interpreter = _ShapeCheck(to_meta(module), module.graph, plan, device_of(module))
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
             interpreter.run(*in_order(module.graph, inputs_for(module, as_meta(coupling.example_inputs))))
@@ -161,12 +160,12 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
 
 
 class _ShapeCheck(fx.Interpreter):
-    def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan) -> None:
+    def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan, device: torch.device) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
         self.plan = plan
         self.now: fx.Node = next(iter(graph.nodes))
-        self.device = torch.device("cpu")
+        self.device = device
 
     def run_node(self, n: fx.Node) -> Any:
         self.now = n

@@ -50,9 +50,8 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
         if not isinstance(maker.args[0], fx.Node):
             return None
         maker = maker.args[0]
-    made = values.get(maker)
-    found = _affine(module, maker)
-    if found is None or not isinstance(made, Tensor):
+    found, made = _affine(module, maker), values[maker]
+    if found is None:
         return None
     axis, pieces = found
     length = made.shape[axis]
@@ -155,7 +154,7 @@ def _stored_scale(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Pie
 
 def _stored_linear(module: fx.GraphModule, node: fx.Node) -> tuple[int, tuple[Piece, ...]] | None:
     """Return the same for ``linear`` or ``addmm`` of stored tensors that nothing else reads."""
-    transposed = node.args[2] if node.target is torch.addmm and len(node.args) == 3 and not node.kwargs else None
+    transposed = node.args[2] if node.target is torch.addmm and len(node.args) == 3 else None
     if node.target is torch.addmm and transposed is None:
         return None
     read = [node.args[0], transposed] if transposed is not None else [*node.args[1:], *node.kwargs.values()]

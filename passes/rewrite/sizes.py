@@ -28,8 +28,6 @@ def resized(site: Site) -> fx.Node | None:
         return _unflattened(site, out)
     flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes, flat = list(sizes[0]), False
     for dim, codes in enumerate(out.axes):
         if codes is not None and not _is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
@@ -144,7 +142,7 @@ def _bounds(site: Site, codes: Codes, item: slice) -> Any:
     kept = site.kept(codes)
     taken = np.arange(len(codes))[item]
     places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
-    if len(places) and (np.diff(places) == 1).all():
+    if (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1, None)
     return [int(place) for place in places]
 

@@ -38,8 +38,8 @@ class Factor:
     size: float
     wide_dim: int
     narrow_dim: int
-    by_default: bool = False
-    of_input: bool = False
+    by_default: bool
+    of_input: bool
 
 
 def _factor(site: Site, size: float, *, by_default: bool = False, of_input: bool = False) -> Factor:
@@ -123,6 +123,6 @@ def attention(site: Site) -> fx.Node | None:
     else:
         scale = scale * size
     made = site.copy(site.args, {**site.kwargs, "scale": scale})
-    if not isinstance(scale, fx.Node) and site.node.target is F.scaled_dot_product_attention:
+    if not isinstance(scale, fx.Node):
         made.meta[FACTOR] = _factor(site, size, by_default=by_default)
     return made

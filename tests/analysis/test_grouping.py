@@ -51,6 +51,10 @@ def test_who_is_tied_and_who_reads(name):
     assert axes(found) == tuple({word.replace("*x", " x") for word in side} for side in words)
 
 
+def test_a_network_without_parameters_has_no_groups():
+    assert not fxprune.couple(nn.Sequential(nn.ReLU()), torch.zeros(2, 3)).groups
+
+
 def test_positions_pair_the_occurrences_of_channels():
     group = couple("channel shuffle by view").groups[A]
     assert {str(axis): axis.positions.tolist() for axis in group.tied} == {

@@ -29,6 +29,7 @@ MADE = {
     "x += a": {""},
     "x: int = a": set(),
     "assert a == 1": set(),
+    "f(a, strict=True)": {""},
     "raise ValueError(a + 1)": set(),
 }
 
@@ -77,17 +78,21 @@ def test_a_mutant_is_seen_by_those_who_hold_the_function():
 
 
 def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
-    every = [Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", "1", "2", n, n) for n in range(4)]
-    outcomes = ["killed by a test", "survived", "survived", "no test runs it"]
-    rows = {m.place: {"outcome": said} for m, said in zip(every, outcomes)}
-    every[1] = Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", "3", "4", 1)
-    rows[every[1].place] = {"outcome": "survived"}
+    every = [Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", str(n), "9", n) for n in range(5)]
+    outcomes = zip([0, 0, 1, 2, 3], ["survived", "killed by a test", "survived", "survived", "no test runs it"])
+    rows = [{"place": every[n].place[0], "source": "", "outcome": said} for n, said in outcomes]
     written = {}
-    monkeypatch.setattr(mutation, "every_mutant", lambda: every)
-    monkeypatch.setattr(mutation, "known", lambda: rows)
-    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].key: "equivalent: nobody asks"})
+    monkeypatch.setattr(mutation, "every_mutant", lambda seed: every)
+    monkeypatch.setattr(mutation, "tried", lambda: rows)
+    monkeypatch.setattr(mutation, "reasons", lambda: {every[1].place[0]: "equivalent: nobody asks"})
     monkeypatch.setattr(mutation, "write_section", written.__setitem__)
-    assert mutation.main(["--report"]) == 1
+    assert mutation.main(["--report", "--sample", "4"]) == 1
     assert capsys.readouterr().out == "4 of 4 mutants tried, 1 killed, 2 open\n"
-    text = written["Mutations of the sources"]
-    assert "`3` to `4`: equivalent: nobody asks" in text and "33.3%" in text and text.count(": open") == 2
+    text = " ".join(written["Mutations of the sources"].split())
+    assert "`1` to `9`: equivalent: nobody asks" in text and text.count(": open") == 2
+    assert "4 of 5 mutants" in text and "0 of 4 (0.0%" in text and "1 of 3 (33.3%, between 6.1% and 79.2%)" in text
+
+
+def test_a_seed_draws_an_order_of_all_mutants():
+    first, again, other = (mutation.every_mutant(seed) for seed in (0, 0, 1))
+    assert first == again != other and sorted(m.place for m in first) == sorted(m.place for m in other)

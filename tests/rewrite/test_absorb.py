@@ -100,10 +100,17 @@ def over_channels(change):
     return forward
 
 
+def over_channels_from_the_right(s, x):
+    x = s.stem(x)
+    context = heads(s.k(x)).softmax(-2).mT @ heads(s.v(x))
+    return s.head(s.o(merged((context.mT @ s.drop(heads(s.q(x)).softmax(-1)).transpose(-1, -2)).mT)).mean(1))
+
+
 # Whether the factor goes into weights.
 ABSORBED = {
     "softmax over channels": (over_channels(lambda q: q.transpose(1, 2).transpose(1, 2)), True),
     "softmax over channels, dropped": (over_channels(lambda q: F.dropout(q, 0.5, False)), True),
+    "softmax over channels, from the right": (over_channels_from_the_right, True),
     "softmax over channels, squared": (over_channels(lambda q: q.square()), False),
     "plain": (plain, True),
     "divided": (divided, True),
@@ -117,7 +124,8 @@ ABSORBED = {
 @pytest.mark.parametrize("name", ABSORBED)
 def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     forward, absorbed = ABSORBED[name]
-    model, x = attention(forward), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    model = attention(forward, drop=nn.Dropout())
+    x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     snapped, narrow = halved(model, x)
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
     assert narrow.meta["factors"] == (0 if absorbed else 1)
@@ -164,9 +172,33 @@ def test_a_wide_network_is_lifted_from_one_with_factors_in_its_graph_only():
     model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     plan = fxprune.plan(fxprune.couple(model, x), keep=0.5, method="even")
     narrow = narrow_snapped(model, plan, absorb=False)
+    narrow.head.bias.data += 1  # it is not cut, and trained further
     torch.testing.assert_close(expand(model, narrow, plan)(x), narrow(x), rtol=1e-12, atol=1e-12)  # float64
     with pytest.raises(PlanError, match="factors of its heads in weights"):
         expand(model, narrow_snapped(model, plan), plan)
+    del narrow.stem.weight
+    with pytest.raises(PlanError, match=r"`stem.weight` is absent"):
+        expand(model, narrow, plan)
+
+
+def test_a_fused_scale_of_its_own_stays():
+    """A network of the same class that is built narrow states this number, too."""
+
+    def forward(s, x):
+        x = s.stem(x)
+        q, k, v = (heads(layer(x)) for layer in (s.q, s.k, s.v))
+        return s.head(s.o(merged(F.scaled_dot_product_attention(q, k, v, scale=0.3))).mean(1))
+
+    snapped, narrow = halved(attention(forward), x := torch.randn(2, 5, 6).double())
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
+    assert [node.kwargs["scale"] for node in narrow.graph.nodes if "scale" in node.kwargs] == [pytest.approx(0.3)]
+
+
+def test_factors_that_are_in_the_weights_stay_there_when_a_network_is_narrowed_again():
+    model, x = attention(plain), torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
+    snapped, narrow = halved(halved(model, x)[1], x)
+    assert (narrow.meta["absorbed"], narrow.meta["factors"]) == (2, 0)
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
 
 
 def test_shared_weights_are_left_alone():

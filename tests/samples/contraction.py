@@ -48,6 +48,12 @@ def _two_kernels_of_each_sample(s, y):
     return F.conv2d(y.reshape(1, n * c, h, w), kernels.reshape(n * 6, 4, 1, 1), groups=2 * n).view(n, 6, h, w)
 
 
+def _two_kernels_of_each_sample_open(s, y):
+    n, _, h, w = y.shape
+    kernels = s.r(y.mean((2, 3)))[:, None].expand(-1, 6, -1)
+    return F.conv2d(y.reshape(1, -1, h, w), kernels.reshape(-1, 4, 1, 1), groups=2 * n).view(n, 6, h, w)
+
+
 def _depthwise_images_side_by_side(s, y):
     n, c, h, w = y.shape
     kernels = s.w.repeat(n, 1, 1, 1)
@@ -80,6 +86,9 @@ image("kernel, stride, no bias", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5
       c=conv(8, 5, 3, stride=2, bias=False), out=5)
 image("two kernels of each sample", _two_kernels_of_each_sample, {A: 4, "p.weight": 3, B: 6}, out=6, p=linear(8, 3),
       q=linear(8, 3), r=linear(8, 4))
+image("two kernels of each sample, open", _two_kernels_of_each_sample_open, {A: 4, B: 6}, out=6, r=linear(8, 4))
+image("one by one beside channels", lambda s, y: s.k(y.transpose(1, 2)).transpose(1, 2), {A: 8, "k.weight": 8, B: 6},
+      fixed=True, k=conv(8, 8))
 image("depthwise", lambda s, y: s.d(y), {A: 8, B: 6}, d=conv(8, 8, 3, groups=8))
 image("depth multiplier", lambda s, y: s.d(y), {A: 8, B: 6}, out=16, d=conv(8, 16, 3, groups=8))
 image("one output per group", lambda s, y: s.d(y), {A: 4, B: 6}, out=4, d=conv(8, 4, 3, groups=4))
@@ -102,6 +111,11 @@ image("depthwise transposed beside its input", lambda s, y: s.d(y) + y, {A: 8, B
       d=nn.ConvTranspose2d(8, 8, 3, padding=1, groups=8))
 image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {"w": 8, B: 6},
       w=free(8, 1, 2, 2))
+image("grouped transposed, kernels computed", lambda s, y: F.conv_transpose2d(
+      y, s.k(y.mean((0, 2, 3))).view(8, 3, 1, 1), groups=2), {B: 6}, out=6, k=linear(8, 24),
+      frozen="with a computed weight")
+image("functional grouped, wide input", lambda s, y: F.conv2d(y.cumsum(1), s.w, groups=2), {"w": 3, B: 6}, out=6,
+      w=free(6, 4, 1, 1), frozen="cumsum over channels")
 image("functional grouped transposed", lambda s, y: F.conv_transpose2d(y, s.w, None, 2, 0, 0, 2), {A: 4, "w": 3, B: 6},
       out=6, w=free(8, 3, 2, 2))
 image("padding of another mode", lambda s, y: s.c(y), {A: 8, B: 6, "c.weight": 5},
@@ -189,6 +203,8 @@ net("one of a number of classes", lambda s, i: s.head(s.a(F.one_hot(i, 10).to(s.
 net("bags of embeddings", lambda s, i: s.head(F.embedding_bag(i, s.e, mode="max")),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e": 8}, e=free(10, 8),
     head=linear(8, 4), frozen="rows of a table")
+tokens("bags picked by channels", lambda s, y: F.embedding_bag((9 * y[:, 0]).long() % 10, s.e)[:, None] * s.c(y),
+       {"e": 6}, out=6, e=free(10, 6), c=linear(8, 6), frozen="pick the rows of a bag")
 net("layer of bags of embeddings", lambda s, i: s.head(s.e(i)),
     (torch.zeros(2, 5, dtype=torch.long),), (torch.zeros(3, 4, dtype=torch.long),), {"e.weight": 8},
     e=nn.EmbeddingBag(10, 8), head=linear(8, 4), frozen="rows of a table")

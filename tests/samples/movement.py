@@ -144,7 +144,7 @@ image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().
       width=2)
 image("whatever has length 1 goes, a function", lambda s, y: torch.squeeze(y[:, None]).reshape(y.shape), {A: 2, B: 6},
       width=2)
-image("axes of length 1", lambda s, y: y.unsqueeze(1).squeeze(1)[:, None].squeeze((1,)), {A: 8, B: 6})
+image("axes of length 1", lambda s, y: y[:, None].unsqueeze(1).squeeze(1).squeeze((1,)), {A: 8, B: 6})
 image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
       {A: 8, B: 6}, g=linear(8, 8))
 image("copies", lambda s, y: y.contiguous().clone().detach().float().to(y.dtype), {A: 8, B: 6})
@@ -171,6 +171,7 @@ image("split into single channels", lambda s, y: torch.cat(y.split(1, 1)[::-1], 
 image("flip", lambda s, y: y.flip(1), {A: 8, B: 6})
 image("flip against itself", lambda s, y: y + y.flip(1), {A: 4, B: 6})
 image("roll", lambda s, y: y.roll(1, 1), {B: 6}, frozen="channels are rotated")
+image("roll of everything", lambda s, y: y.roll(1), {B: 6}, frozen="channels are rotated")
 image("roll in space", lambda s, y: torch.roll(y, (1, 2), (2, 3)), {A: 8, B: 6})
 image("cat", lambda s, y: torch.cat([y, s.c(y)], 1), {A: 8, B: 6, "c.weight": 5}, out=13, c=conv(8, 5))
 image("cat with itself", lambda s, y: torch.cat([y, y.relu()], 1), {A: 8, B: 6}, out=16)
@@ -180,6 +181,7 @@ image("cat with a constant", lambda s, y: torch.cat([y, y[:, :1] * 0 + torch.one
       frozen="one channel is sliced out")
 image("dense", _dense, {A: 8, B: 6, "c.weight": 5, "d.weight": 4}, out=17, c=conv(8, 5), d=conv(13, 4))
 image("cat in space", lambda s, y: torch.cat([y, s.c(y)], 2), {A: 8, B: 6}, c=conv(8, 8))
+tokens("stack of one weight", lambda s, y: F.linear(y, torch.stack([s.w])[0]), {A: 8, "w": 6}, out=6, w=free(6, 8))
 image("stack", _stacked, {A: 8, B: 6}, c=conv(8, 8))
 image("padded shortcut", _option_a, {"c.weight": 4, A: 8, B: 6}, out=12, c=conv(8, 12, 3, stride=2))
 net("padded shortcut that is an output", _option_a_told, (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 6, 4),),
@@ -191,6 +193,8 @@ image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over cha
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
 image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
       frozen="arbitrary strides")
+tokens("strides that it has", lambda s, y: s.c(y.as_strided((y.shape[0], 5, 8), (40, 8, 1)).relu()), {"c.weight": 6},
+       out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
@@ -220,6 +224,9 @@ image("numbers by a mask over channels", _masked_numbers, {B: 6}, n=free(8, 8), 
 tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
        d=linear(8, 8))
 tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))
+image("gather of all channels", lambda s, y: y.gather(1, (9 * y).long().remainder(8)), {B: 6}, frozen="index picks")
+image("gather beside some channels", lambda s, y: y.gather(2, (y[:, :4] > 0).long()), {B: 6}, out=4,
+      frozen="index picks")
 image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0), {B: 6}, c=conv(8, 2),
       frozen="index picks")
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))

@@ -54,8 +54,10 @@ def _zeroed(s, y):
 # fmt: off
 image("relu", lambda s, y: y.relu(), {A: 8, B: 6})
 image("many activations", _many, {A: 8, B: 6})
-image("leaky at random", lambda s, y: F.rrelu(y), {A: 8, B: 6})
+image("leaky at random", lambda s, y: F.rrelu(F.rrelu(y), inplace=True), {A: 8, B: 6})
 image("leaky at random always", lambda s, y: y + 0 * F.rrelu(y, training=True), {B: 6}, frozen=RANDOM)
+image("dropout always", lambda s, y: y + 0 * torch.native_dropout(y, 0.5, True)[0], {B: 6}, frozen=RANDOM)
+image("dropout never", lambda s, y: torch.native_dropout(y, 0.5, False)[0], {A: 8, B: 6})
 image("random numbers", lambda s, y: y + 0 * torch.randn_like(y).mean(), {B: 6}, frozen=RANDOM)
 image("random numbers put into a place", lambda s, y: y + 0 * torch.empty_like(y).uniform_().mean(), {B: 6},
       frozen=RANDOM)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .table import A, B, conv, free, image, linear, tokens
+from .table import A, B, conv, free, image, linear, net, tokens
 
 
 def _spatial_gate(s, y):
@@ -14,7 +14,7 @@ def _spatial_gate(s, y):
 
 
 def _spatial_gate_by_max(s, y):
-    return y * s.g(torch.cat([y.mean(1, keepdim=True), y.max(1, keepdim=True)[0]], 1)).sigmoid()
+    return y * s.g(torch.cat([y.mean(1, keepdim=True), y.max(1, keepdim=True)[-2]], 1)).sigmoid()
 
 
 def _over_space(s, y):
@@ -67,6 +67,22 @@ def _along_tokens(s, y):
     return y.cummax(1)[0] + y.cummin(1)[0] + middle + low * high
 
 
+# What states a number of channels, in a layer whose code the rewrite does not see.
+INSIDE = {
+    "cut": lambda y: torch.cat([y[:, 4:], y[:, :4]], 1),
+    "split": lambda y: torch.cat(y.split(4, 1)[::-1], 1),
+    "viewed": lambda y: y.view(y.shape[0], 2, 4, *y.shape[2:]).flip(1).flatten(1, 2),
+    "padded": lambda y: F.pad(y, (0, 0, 0, 0, 1, 1)).relu() + 1,
+    "normalised": lambda y: F.group_norm(y, 8),
+    "squeezed": lambda y: y.mean((2, 3), True).squeeze()[..., None, None] * y,
+    "repeated": lambda y: y.mean(1, True).repeat(1, 8, 1, 1) * y,
+    "repeated in blocks": lambda y: torch.linspace(0, 1, 4).repeat(2)[:, None, None] * y,
+    "filled": lambda y: y.new_ones(8, 1, 1) * y,
+}
+for name, op in INSIDE.items():
+    image(f"{name} inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(op), out=10 if name == "padded" else 8,
+          frozen="which is kept whole")  # fmt: skip
+
 # fmt: off
 tokens("distances", _distances, {A: 8}, c=linear(8, 8))
 tokens("distances to points without channels", lambda s, y: s.c(y) * torch.cdist(y, y.new_ones(1, 2, 8)).mean(
@@ -102,6 +118,9 @@ image("smallest by name", lambda s, y: y * torch.min(y, dim=1, keepdim=True).val
 image("place of the largest", lambda s, y: y * y.max(1, keepdim=True)[1], {B: 6}, frozen="whose index is read")
 image("largest, and its place by name", lambda s, y: y * y.max(1, True)[0] + y.max(1, True).indices, {B: 6},
       frozen="whose index is read")
+net("largest and its place told", lambda s, x: (s.head(s.c(s.a(x))), torch.max(s.a(x), -1)), (torch.zeros(2, 3),),
+    (torch.zeros(5, 3),), {"c.weight": 6}, a=linear(3, 8), c=linear(8, 6), head=linear(6, 4),
+    frozen="whose index is read")
 image("largest inside a layer", lambda s, y: s.m(y), {B: 6}, m=_Whole(lambda y: y * y.max(1, keepdim=True)[0]),
       frozen="whose index is read")
 image("over space", _over_space, {A: 8, B: 6})

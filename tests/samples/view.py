@@ -90,6 +90,8 @@ def _merged_and_split_again(s, y):
 # fmt: off
 image("merged with space and back", lambda s, y: y.flatten(2).unflatten(2, y.shape[2:]), {A: 8, B: 6})
 image("merged whole and back", _merged_and_split_again, {A: 8, B: 6})
+image("views by name", lambda s, y: torch.reshape(y, shape=(y.shape[0], 2, 4, *y.shape[2:])).view(size=y.shape),
+      {A: 4, B: 6})
 image("tokens and back", lambda s, y: y.flatten(2).mT.mT.reshape(y.shape), {A: 8, B: 6})
 image("ravel", lambda s, y: y.ravel().view_as(y), {A: 8, B: 6})
 image("channel shuffle by view", _shuffle, {A: 4, B: 6})
@@ -123,6 +125,7 @@ image("repeat_interleave of all", lambda s, y: y.repeat_interleave(2).view(y.sha
       fixed=True)
 tokens("tokens in the batch", _windows, {A: 8, "c.weight": 6}, out=6, c=linear(8, 6))
 tokens("heads mixed", lambda s, y: y.unflatten(-1, (2, 4)).mean(-2), {A: 4}, out=4)
+tokens("heads of odd width mixed", lambda s, y: y.unflatten(-1, (2, 7)).mean(-2), {A: 7}, width=14, out=7)
 tokens("whole heads", lambda s, y: y.reshape(*y.shape[:-1], 4, 2).transpose(-1, -2).flatten(-2), {A: 4})
 tokens("outer product", lambda s, y: (y[..., :, None] * s.c(y)[..., None, :]).flatten(-2), {A: 8}, out=48,
        c=linear(8, 6), frozen="merged with another axis of channels")

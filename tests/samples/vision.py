@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
@@ -18,6 +20,19 @@ def _cut(s, y):
 def _warped(s, y):
     return F.grid_sample(y, s.g(y).tanh().permute(0, 2, 3, 1), align_corners=False)
 
+
+# Channels stand where the operator has space.
+AS_SPACE = {
+    "cut": lambda z: torch.ops.torchvision.roi_align(z, BOXES[::2].to(z), 0.5, 3, 2, 2, False),
+    "warped": lambda z: F.grid_sample(z, torch.linspace(-1, 1, 64).to(z).view(2, 4, 4, 2), align_corners=False),
+    "unpooled": lambda z: F.max_unpool2d(z, torch.arange(64).view(1, 1, 8, 8).expand(2, 8, 8, 8), 1),
+    "unfolded": lambda z: F.unfold(z, 3),
+    "unshuffled": lambda z: F.pixel_unshuffle(z[0], 2),
+}
+for name, dim in itertools.product(AS_SPACE, (2, 3)):
+    image(f"{name} over channels, axis {dim}",
+          lambda s, y, op=AS_SPACE[name], dim=dim: y * op(y.transpose(1, dim)).amax(), {B: 6}, fixed=True,
+          frozen="treated as space")  # fmt: skip
 
 image("warped by a flow", _warped, {A: 8, B: 6}, g=conv(8, 2), frozen="treated as space")
 image("boxes cut out", _cut, {A: 8, B: 6})

@@ -50,7 +50,7 @@ def convolution(call: Call) -> Axes:
         rows = rows if on_bias is None else paired(call, rows, on_bias)
     of = x if transposed else call.out
     per_position = on_x[1] if transposed else rows  # the other channels of a weight are those of one group
-    call.count_macs(of.numel() // max(of.shape[1], 1) * weight.numel(), per_position, label.axes[1], on_x[0])
+    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), per_position, label.axes[1], on_x[0])
     return (on_x[0], rows, *space)
 
 
@@ -89,7 +89,6 @@ def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | 
     inside = call.unify_rows(x.reshape(groups, -1).T, "input channels of a group")
     call.unify(inside, call.unify_rows(rows.reshape(groups, -1).T, "kernels of a group"))
     _needs_count(call, x)
-    call.freeze("a kernel axis of a computed weight", label.axes[1])
     if not call.named("transposed"):
         return rows
     return call.channels.copies(np.repeat(inside, call.args[1].shape[1]))
@@ -148,8 +147,7 @@ def grouped_transposed(call: Call, x: Ids | None, label: Label, groups: int) -> 
         call.unify(x, columns)
         call.tie(columns)
         _needs_count(call, x)
-        count = call.args[1].shape[1]
-        return x if count == 1 else call.channels.copies(np.repeat(x, count))
+        return call.channels.copies(np.repeat(x, call.args[1].shape[1]))
     inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
     call.unify(np.tile(inside, groups), columns)
     call.read(columns)
@@ -227,7 +225,7 @@ def vdot(call: Call) -> Axes:
 
 def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
     left, right = call.label(a), call.label(b)
-    end = -2 if b.dim() > 1 else -1
+    end = -min(b.dim(), 2)
     inner = call.met(right.axes[end], left, -1), call.met(left.axes[-1], right, end)
     contract(call, _stored(left, -1), _stored(right, end), *inner)
     rows, columns = left.axes[-2:-1], right.axes[-1:] if b.dim() > 1 else ()
@@ -249,9 +247,7 @@ def _batch(call: Call, left: Label, right: Label) -> Axes:
         call.tie(label.axes[0] if label.is_parameter else None)
     if (on_left is None) != (on_right is None):
         call.freeze("batched product with positions without channels", on_left, on_right)
-        # As for pointwise operators: a parameter's axis may be heads or tokens.
-        if (left if on_right is None else right).from_parameters:
-            return (None,)
+        return (None,)
     return (call.unify(on_left, on_right),)
 
 

@@ -23,16 +23,10 @@ def identity(call: Call) -> Axes:
     return call.axes(call.args[0])
 
 
-@rule("as_strided", "as_strided_", keeps_parameters=True)
+@rule("as_strided", "as_strided_")
 def as_strided(call: Call) -> Axes:
-    """Equal sizes and strides, except on axes of length 1, keep channels; others freeze them."""
-    axes = call.axes(call.args[0])
-    sizes, strides = call.layout or ((), ())
-    if sizes == call.out.shape:
-        pairs = zip(sizes, strides, call.out.stride(), strict=True)
-        if all(size == 1 or before == after for size, before, after in pairs):
-            return axes
-    call.freeze("arbitrary strides", *axes)
+    """Sizes and strides that are given hold at full width only: channels freeze."""
+    call.freeze("arbitrary strides", *call.axes(call.args[0]))
     return unlabelled(call.out)
 
 
@@ -218,8 +212,7 @@ def windows(call: Call) -> Axes:
 def roll(call: Call) -> Axes:
     """Rotated channels freeze: an offset among channels holds only at full width."""
     axes = call.axes(call.args[0])
-    dims = call.args[2] if len(call.args) > 2 and call.args[2] else range(len(axes))
-    call.freeze("channels are rotated", *(axes[dim] for dim in ([dims] if isinstance(dims, int) else dims)))
+    call.freeze("channels are rotated", *(axes[dim] for dim in call.args[2] or range(len(axes))))
     return axes
 
 

@@ -26,7 +26,7 @@ def batch_norm(call: Call) -> list[Axes]:
     mean, variance = call.args[3:5] if isinstance(call.args[3], torch.Tensor) else (None, None)
     axes = list(call.axes(x))
     vectors = [call.axes(v)[0] for v in (weight, bias) if v is not None]
-    statistics = [call.statistic(v) for v in (mean, variance) if v is not None and v.shape[0] > 1]
+    statistics = [call.statistic(v) for v in (mean, variance) if v is not None]
     if any(ids is None for ids in statistics):
         call.freeze("running statistics that are computed", axes[1])
     vectors += statistics

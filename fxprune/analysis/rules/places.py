@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..call import Call, unlabelled
+from ..call import Call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
 from .pointwise import meet_axis
@@ -17,10 +17,7 @@ _MASKS = (torch.bool, torch.uint8)
 @rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
 def index(call: Call) -> Axes:
     """Tables pick positions: channels there freeze, other axes pass."""
-    axes, tables = call.axes(call.args[0]), [table for table in call.args[1] if table is not None]
-    if any(table.dtype in _MASKS for table in tables):
-        call.freeze("a mask picks positions", *axes, *(ids for table in tables for ids in call.axes(table)))
-        return unlabelled(call.out)
+    axes = call.axes(call.args[0])
     return tuple(None if dim is None else axes[dim] for dim in _picked(call))
 
 

@@ -44,7 +44,7 @@ def deformed(call: Call) -> Axes:
     if groups > 1:
         call.freeze("a deformed convolution in groups", inside, rows, columns)
     else:
-        if inside is not None and of_offsets > 1:
+        if inside is not None:
             call.unify_rows(inside.reshape(of_offsets, -1), f"{of_offsets} groups of offsets")
         read_by(call, inside, columns, label)
     call.tie(rows)
