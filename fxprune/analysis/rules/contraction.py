@@ -50,7 +50,7 @@ def convolution(call: Call) -> Axes:
         rows = rows if on_bias is None else paired(call, rows, on_bias)
     of = x if transposed else call.out
     per_position = on_x[1] if transposed else rows  # the other channels of a weight are those of one group
-    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), per_position, label.axes[1], on_x[0])
+    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), per_position, label.axes[1], on_x[0], *space)
     return (on_x[0], rows, *space)
 
 
