@@ -63,7 +63,7 @@ def subjects() -> list[str]:
 
 
 def every_mutant(seed: int = 0) -> list[Mutant]:
-    """All mutants, in the order of the hashes of seed and place: the first N are a uniform sample, and stay so."""
+    """All mutants, in the order of hashes of seed and place: the first N are a uniform sample."""
     found = [m for path in subjects() for m in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
     return sorted(found, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.place[0]}".encode()).hexdigest())
 
