@@ -104,7 +104,7 @@ def tests_by_line(session: Session, paths: Sequence[str], most: float) -> tuple[
     found: Lines = defaultdict(list)
     seconds = {}
     for name in session.items:
-        told = in_fork(functools.partial(session.lines_run, name, SEEN, most))
+        told, _ = in_fork(functools.partial(session.lines_run, name, SEEN, most))
         passed, lines, took = json.loads(told or "[false, [], 0]")
         if not passed:
             continue
@@ -140,7 +140,7 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
 
 
 def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
-    """``killed by NAME``, ``killed by time``, or ``survived``: in a process of its own."""
+    """``killed by NAME``, ``killed by time``, ``survived``, or the signal that ended it: in a process of its own."""
     code = code_of(mutant)  # here, so that a source that is gone ends the run and kills no mutant
 
     def told() -> str:
@@ -152,11 +152,13 @@ def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> s
         killer = next((name for name, took in seconds.items() if not _survives(session, name, took)), None)
         return "survived" if killer is None else f"killed by {killer}"
 
-    return in_fork(told) or "killed by time"
+    said, ended = in_fork(told)
+    # A crash of a library is no test that fails.
+    return said or ("killed by time" if ended == signal.SIGPROF else f"ended by signal {ended}")
 
 
-def in_fork(say: Callable[[], str]) -> str:
-    """Return what a function says in a silent process; an empty text if it ends early."""
+def in_fork(say: Callable[[], str]) -> tuple[str, int]:
+    """Return what a function says in a silent process, empty if it ends early, and the signal that ended it, or 0."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -171,8 +173,7 @@ def in_fork(say: Callable[[], str]) -> str:
     os.close(writing)
     with os.fdopen(reading) as pipe:
         said = pipe.read()
-    os.waitpid(child, 0)
-    return said
+    return said, os.WTERMSIG(os.waitpid(child, 0)[1])
 
 
 def _limit(seconds: float) -> None:

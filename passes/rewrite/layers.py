@@ -21,10 +21,8 @@ def adapt_layers(module: fx.GraphModule, plan: Plan) -> None:
     layers = dict(module.named_modules())
     for name, shapes in plan.coupling.layers.items():
         layer = layers[name]
-        case = next((ADAPT[kind] for kind in type(layer).__mro__ if kind in ADAPT), None)
+        case = next(ADAPT[kind] for kind in type(layer).__mro__ if kind in ADAPT)
         every = [(shape.sizes, narrow_sizes(plan, shape)) for shape in shapes]
-        if case is None or not every:
-            continue
         widths = {narrow[channel_axis(layer, wide, narrow)] for wide, narrow in every if narrow}
         if len(widths) > 1 and not isinstance(layer, (nn.PReLU, nn.Embedding, nn.EmbeddingBag)):
             raise RewriteError(f"layer `{name}` is called on {sorted(widths)} channels; it cannot have several widths.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import signal
 
 import pytest
 
 from benchmarks.mutation import __main__ as mutation
 from benchmarks.mutation.operators import Mutant, mutants, mutated
-from benchmarks.mutation.tests import apply, code_of
+from benchmarks.mutation.tests import apply, code_of, in_fork
 from fxprune.pytorch import view_factors
 
 MADE = {
@@ -96,3 +97,8 @@ def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
 def test_a_seed_draws_an_order_of_all_mutants():
     first, again, other = (mutation.every_mutant(seed) for seed in (0, 0, 1))
     assert first == again != other and sorted(m.place for m in first) == sorted(m.place for m in other)
+
+
+def test_a_process_that_is_ended_says_by_which_signal():
+    assert in_fork(lambda: "said") == ("said", 0)
+    assert in_fork(lambda: str(signal.raise_signal(signal.SIGKILL))) == ("", signal.SIGKILL)

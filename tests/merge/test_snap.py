@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.hand_made import Normed, Plain, normed, plain, square
+from helpers.tiny import planned
 
 import fxprune
-from fxprune.errors import PlanError
+from fxprune.errors import ModelError, PlanError
 from fxprune.passes.merge import clusters
 from fxprune.passes.merge.concentrate import concentrate, kept_state, merged_state
 from fxprune.passes.merge.snap import snap
@@ -192,3 +193,9 @@ def test_a_plan_for_another_network_is_refused(act):
 
 def test_public_name():
     assert fxprune.snap is snap
+
+
+def test_weights_without_numbers_are_refused():
+    model, plan = planned()
+    with pytest.raises(ModelError, match=r"`first\.weight` is on the meta device"):
+        snap(model.to("meta"), plan)
