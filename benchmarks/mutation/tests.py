@@ -140,7 +140,7 @@ def _outermost(code: types.CodeType) -> Iterator[str]:
 
 
 def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> str:
-    """``killed by NAME``, ``killed by time``, ``survived``, or the signal that ended it: in a process of its own."""
+    """Return ``killed by NAME`` or ``time``, ``survived``, or the signal that ended its process."""
     code = code_of(mutant)  # here, so that a source that is gone ends the run and kills no mutant
 
     def told() -> str:
@@ -158,7 +158,7 @@ def outcome(session: Session, mutant: Mutant, seconds: Mapping[str, float]) -> s
 
 
 def in_fork(say: Callable[[], str]) -> tuple[str, int]:
-    """Return what a function says in a silent process, empty if it ends early, and the signal that ended it, or 0."""
+    """Return what a function says in a silent process, or nothing, and the signal that ended it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
