@@ -149,6 +149,7 @@ image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].ex
       {A: 8, B: 6}, g=linear(8, 8))
 image("copies", lambda s, y: y.contiguous().clone().detach().float().to(y.dtype), {A: 8, B: 6})
 image("slice", lambda s, y: y[:, 2:6], {A: 4, A2: 4, B: 6}, out=4)
+image("slice by its operator", lambda s, y: torch.ops.aten.slice.Tensor(y, 1, 2, 6), {A: 4, A2: 4, B: 6}, out=4)
 image("negative slice", lambda s, y: y[:, -3:], {A: 5, A2: 3, B: 6}, out=3)
 image("slice to a computed end", lambda s, y: y[:, : y.shape[1] // 2], {A: 4, A2: 4, B: 6}, out=4)
 image("strided slice", lambda s, y: y[:, ::2], {A: 4, A2: 4, B: 6}, out=4)
