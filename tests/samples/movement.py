@@ -171,6 +171,8 @@ image("chunk of uneven parts", lambda s, y: torch.cat(y.chunk(3, 1)[::2], 1), {A
 image("split into single channels", lambda s, y: torch.cat(y.split(1, 1)[::-1], 1), {B: 6}, frozen="single channels")
 image("flip", lambda s, y: y.flip(1), {A: 8, B: 6})
 image("flip against itself", lambda s, y: y + y.flip(1), {A: 4, B: 6})
+tokens("a weight turned round", lambda s, y: F.linear(y, s.w.flip(0)), {"w": 6, A: 8}, out=6, w=free(6, 8))
+tokens("a weight twice", lambda s, y: F.linear(y, s.w.repeat(2, 1)), {"w": 6, A: 8}, out=12, w=free(6, 8))
 image("roll", lambda s, y: y.roll(1, 1), {B: 6}, frozen="channels are rotated")
 image("roll of everything", lambda s, y: y.roll(1), {B: 6}, frozen="channels are rotated")
 image("roll in space", lambda s, y: torch.roll(y, (1, 2), (2, 3)), {A: 8, B: 6})
