@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from scipy.stats import binomtest
@@ -90,7 +90,9 @@ def _run(session: Session, args: argparse.Namespace) -> None:
     lines, seconds = _lines(session)
     done, deadline = known(), time.monotonic() + args.seconds
     chosen = [mutant for mutant in every_mutant(args.seed)[: args.sample] if args.only in mutant.key]
-    todo = [mutant for mutant in chosen if mutant.place not in done or (args.survivors and _survived(done, mutant))]
+    again = {place for place, row in done.items() if args.survivors and not row["outcome"].startswith("killed")}
+    again = {place for place in again if place[0] not in reasons()}
+    todo = [mutant for mutant in chosen if mutant.place not in done or mutant.place in again]
     # The quick ones first, and among them those that kill most.
     kills = Counter(row["outcome"].removeprefix("killed by ") for row in done.values())
     JOURNAL.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +128,6 @@ def _in_turn(names: Sequence[str]) -> list[str]:
         before[file := name.partition("::")[0]] += 1
         places.append((before[file], name))
     return [name for _, name in sorted(places, key=lambda place: place[0])]
-
-
-def _survived(done: Mapping[tuple[str, str], Mapping[str, str]], mutant: Mutant) -> bool:
-    return not done[mutant.place]["outcome"].startswith("killed")
 
 
 def _lines(session: Session) -> tuple[Lines, dict[str, float]]:
@@ -228,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after so long (default: never)")
     parser.add_argument("--tests", type=float, default=float("inf"), help="seconds of tests for each (default: all)")
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose key contains this")
-    parser.add_argument("--survivors", action="store_true", help="also those that survived, again")
+    parser.add_argument("--survivors", action="store_true", help="also those that survived without a reason, again")
     parser.add_argument("--report", action="store_true", help="try nothing, only write the report")
     return parser
 

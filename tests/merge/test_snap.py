@@ -199,3 +199,10 @@ def test_weights_without_numbers_are_refused():
     model, plan = planned()
     with pytest.raises(ModelError, match=r"`first\.weight` is on the meta device"):
         snap(model.to("meta"), plan)
+
+
+def test_a_mean_with_a_nan_is_refused():
+    model, plan = planned()
+    model.first.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"`first\.weight` has 1 of 72 numbers that are not finite"):
+        snap(model, plan)

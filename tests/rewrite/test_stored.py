@@ -22,7 +22,7 @@ STORED = {
     "linear without bias": (lambda s, x: F.linear(x, s.w), None, True),
     "addmm": (addmm, None, True),
     "addmm of a multiple": (lambda s, x: torch.addmm(s.u, x.flatten(0, 1), s.w, beta=2).view(x.shape), None, True),
-    "halves joined": (lambda s, x: F.linear(x, torch.cat([s.h, s.j])), None, True),
+    "halves joined": (lambda s, x: F.linear(x, torch.cat([s.h, s.j]), s.u), None, True),
     "addmm of one number": (lambda s, x: torch.addmm(s.one, x.flatten(0, 1), s.w).view(x.shape), None, False),
     "scale": (lambda s, x: s.u * x, None, True),
     "weight read elsewhere": (lambda s, x: F.linear(x, s.w, s.u), lambda s, x: F.linear(x, s.w), False),
@@ -57,7 +57,7 @@ def test_stored_tensors_take_a_factor_where_nothing_else_reads_them(name):
     torch.manual_seed(0)
     more = {
         name: nn.Parameter(torch.randn(shape) / 4)
-        for name, shape in {"w": (16, 16), "u": (16,), "one": (1,), "h": (8, 16), "j": (8, 16)}.items()
+        for name, shape in {"w": (16, 16), "u": (16,), "one": (1,), "h": (6, 16), "j": (10, 16)}.items()
     }
     conv = {"c": nn.Conv1d(16, 16, 1), "n": nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 16, 1))}
     norms = {"l": nn.LayerNorm(16), "b": nn.BatchNorm1d(16), "maps": nn.BatchNorm2d(16)}
