@@ -7,7 +7,8 @@ import operator
 import numpy as np
 import pytest
 import torch
-from helpers.unequal import narrow_unequal
+import torch.nn.functional as F
+from helpers.unequal import narrow_unequal, snapped_and_narrow
 from samples import SAMPLES, Net, conv, linear
 from torch import nn
 
@@ -147,3 +148,17 @@ def test_one_layer_without_weights_ties_its_inputs():
     assert {name: group.width for name, group in coupling.groups.items()} == {"a.weight": 8}
     assert "b.weight:0" in map(str, coupling.groups["a.weight"].tied)
     assert fxprune.prove(net, torch.zeros(2, 3, 8, 8)).passed
+
+
+def test_channels_that_a_negative_padding_removes_merge_alone():
+    def forward(s, x):
+        y = s.a(x)
+        return s.head((s.b(F.pad(y, (0, 0, 0, 0, -4, 0))) + s.c(y[:, :4])).mean((2, 3)))
+
+    model = Net(forward, a=conv(3, 8), b=conv(4, 6), c=conv(4, 6), head=linear(6, 4)).double().eval()
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0)).double()
+    coupling = fxprune.couple(model, x)
+    clusters = {name: np.arange(group.width) for name, group in coupling.groups.items()}
+    snapped, narrow = snapped_and_narrow(model, Plan(coupling, {**clusters, "a.weight": np.array([0, 0, 1, 1])}))
+    assert narrow.a.weight.shape[0] == 6
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64

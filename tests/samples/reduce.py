@@ -141,6 +141,7 @@ image("product over channels", lambda s, y: y * y.prod(1, keepdim=True), {B: 6},
 image("unit length over channels", lambda s, y: F.normalize(y, dim=1), {A: 8, B: 6})
 image("unit length with a large eps", lambda s, y: F.normalize(y, 3.0, -3, eps=1.5), {A: 8, B: 6})
 image("lengths", _lengths, {A: 8, B: 6})
+image("length by its operator", lambda s, y: y * torch.ops.aten.norm.ScalarOpt_dim(y, None, [1], True), {A: 8, B: 6})
 image("length of everything", lambda s, y: y * torch.norm(y), {A: 8, B: 6}, fixed=True)
 image("number of channels that are not zero", lambda s, y: y * y.relu().norm(0, 1, keepdim=True), {B: 6},
       frozen="number of nonzero channels")
