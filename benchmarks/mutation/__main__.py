@@ -51,9 +51,10 @@ TEXT = """
 `python -m benchmarks.mutation` makes one small change at a time (comparisons, constants, arithmetic, signs, conditions
 turned or left out, statements left out, arguments swapped) and runs the tests that run the changed line, the fastest
 first, until one fails: {tests} tests of {files} files, those of less than {most:g} s. Texts, annotations and assertions
-stay. Tried: {tried:,} of {mutants:,} mutants, the first of an order that seed {seed} draws. At first {first} were
-killed. With the tests written and the conditions deleted since, and without those that are equivalent, it is {now}. The
-intervals hold 95 % (Wilson); only the first tells of all mutants, since tests were written for survivors of the sample.
+stay. Tried: {tried:,} of {mutants:,} mutants, the first of an order that seed {seed} draws. At their
+first attempt {first} were killed. With the tests written and the conditions deleted since, and without those that are
+equivalent, it is {now}. The intervals hold 95 % (Wilson). Only the first tells of all mutants: tests were then written
+for survivors of this sample, and those whose code is gone have left it.
 """
 
 
