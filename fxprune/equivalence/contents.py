@@ -110,7 +110,8 @@ def _leaves(value: Any) -> Iterator[str]:
             elif isinstance(value, dict):
                 waiting += value.values()
             elif _is_function(value):
-                waiting += [*inspect.getclosurevars(value).nonlocals.values(), *(value.__defaults__ or ())]
+                waiting += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+                waiting += value.__defaults__ or ()
             elif isinstance(value, types.MethodType):
                 waiting.append(value.__self__)
             elif isinstance(value, functools.partial):
