@@ -51,10 +51,10 @@ TEXT = """
 `python -m benchmarks.mutation` makes one small change at a time (comparisons, constants, arithmetic, signs, conditions
 turned or left out, statements left out, arguments swapped) and runs the tests that run the changed line, the fastest
 first, until one fails: {tests} tests of {files} files, those of less than {most:g} s. Texts, annotations and assertions
-stay. Tried: {tried:,} of {mutants:,} mutants, the first of an order that seed {seed} draws. At their
-first attempt {first} were killed. With the tests written and the conditions deleted since, and without those that are
-equivalent, it is {now}. The intervals hold 95 % (Wilson). Only the first tells of all mutants: tests were then written
-for survivors of this sample, and those whose code is gone have left it.
+stay. Tried: {tried:,} of {mutants:,} mutants, the first of an order that seed {seed} draws. At their first attempt
+{first} were killed; the interval holds 95 % (Wilson). With the tests written and the conditions deleted since, and
+without those that are equivalent, it is {now}: no estimate for all mutants, since tests were written for survivors of
+this sample, and mutants whose code is gone have left it.
 """
 
 
@@ -195,7 +195,7 @@ def _report(args: argparse.Namespace) -> int:
     could = total["tried"] - total["equivalent"]
     text = TEXT.format(
         tests=tests, files=len(TESTS), most=MOST_SECONDS, tried=total["tried"], mutants=in_all, seed=args.seed,
-        first=_interval(sum(first), len(first)), now=_interval(total["killed"], could),
+        first=_interval(sum(first), len(first)), now=f"{total['killed']:,} of {could:,} ({_share(total)})",
     )  # fmt: skip
     told = [paragraph(text), markdown_table(head, rows, numbers=True)]
     survivors = [
