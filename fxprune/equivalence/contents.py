@@ -61,7 +61,9 @@ def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bo
         for (key, prefix), values, plain in holders
         for name, value in list(values)
         if (plain or type(value) not in _SINGLE) and name not in _OF_TORCH and not name.startswith("__")
-        if _holds(value) or isinstance(value, (itertools.count, *_RANDOM)) or (plain and isinstance(value, _PLAIN))
+        if _holds(value)
+        or isinstance(value, (itertools.count, *_RANDOM, np.ndarray))
+        or (plain and isinstance(value, _PLAIN))
     }
 
 
@@ -101,6 +103,8 @@ def _leaves(value: Any) -> Iterator[str]:
             yield repr(value)
         elif isinstance(value, _RANDOM):
             yield repr(value.get_state() if isinstance(value, torch.Generator) else pickle.dumps(value))
+        elif isinstance(value, np.ndarray):
+            yield str(hash(value.tobytes()))
         elif id(value) not in seen and _holds(value):
             seen.add(id(value))
             if isinstance(value, set):
@@ -111,9 +115,9 @@ def _leaves(value: Any) -> Iterator[str]:
                 waiting += value.values()
             elif _is_function(value):
                 waiting += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-                waiting += value.__defaults__ or ()
+                waiting += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
             elif isinstance(value, types.MethodType):
-                waiting.append(value.__self__)
+                waiting += value.__self__, value.__func__
             elif isinstance(value, functools.partial):
                 waiting += [value.func, *value.args, *value.keywords.values()]
             elif isinstance(value, types.GeneratorType):

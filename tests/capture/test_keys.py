@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import types
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
 from helpers.middle import IMAGES, Small
@@ -123,8 +125,34 @@ class Steps:
         return self.number
 
 
+def counts_in_a_keyword():
+    def count(*, kept=[0]):  # noqa: B006
+        kept[0] += 1
+        return kept[0]
+
+    return count
+
+
+def counts_in_an_array():
+    kept = np.zeros(1)
+
+    def count():
+        kept[0] += 1
+        return kept[0]
+
+    return count
+
+
+def counts_behind_a_method():
+    count = counter()
+    return types.MethodType(lambda _: count(), object())
+
+
 STATES = {
     "a closure": counter,
+    "a default of a keyword": counts_in_a_keyword,
+    "an array of numpy": counts_in_an_array,
+    "the function of a bound method": counts_behind_a_method,
     "a cycle": lambda: functools.partial(next, itertools.cycle(range(50))),
     "an iterator": lambda: functools.partial(next, iter(range(50))),
     "a bound method": lambda: Steps().step,
