@@ -32,6 +32,8 @@ image("max pool at places that are drawn", lambda s, y: y + 0 * s.p(y).mean(), {
 image("max pool", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.MaxPool2d(2))
 image("average pool", lambda s, y: F.avg_pool2d(y, 3, 2), {A: 8, B: 6})
 image("adaptive pools", lambda s, y: F.adaptive_avg_pool2d(y, 2) + F.adaptive_max_pool2d(y, 2), {A: 8, B: 6})
+image("pooled to one place in channels-last",
+      lambda s, y: F.adaptive_avg_pool2d(y.contiguous(memory_format=torch.channels_last), 1), {A: 8, B: 6})
 image("pooled to the size of another", lambda s, y: s.c(y) + F.adaptive_avg_pool2d(y, s.c(y).shape[-2:]), {A: 8, B: 6},
       c=conv(8, 8, 3, stride=2))
 image("resampled", _resampled, {A: 8, B: 6})

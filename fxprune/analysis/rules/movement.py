@@ -23,10 +23,20 @@ def identity(call: Call) -> Axes:
     return call.axes(call.args[0])
 
 
-@rule("as_strided", "as_strided_")
+@rule("as_strided", "as_strided_", keeps_parameters=True)
 def as_strided(call: Call) -> Axes:
-    """Sizes and strides that are given hold at full width only: channels freeze."""
-    call.freeze("arbitrary strides", *call.axes(call.args[0]))
+    """Of PyTorch: equal sizes and strides keep channels. Of a model: they hold at full width only."""
+    axes = call.axes(call.args[0])
+    sizes, strides = call.layout or ((), ())
+    given = call.node is None or getattr(call.node.target, "__name__", call.node.target) in (
+        "as_strided",
+        "as_strided_",
+    )
+    if sizes == call.out.shape and not given:
+        pairs = zip(sizes, strides, call.out.stride(), strict=True)
+        if all(size == 1 or before == after for size, before, after in pairs):
+            return axes
+    call.freeze("arbitrary strides", *axes)
     return unlabelled(call.out)
 
 
