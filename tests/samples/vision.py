@@ -11,6 +11,7 @@ from torchvision.ops import deform_conv2d
 from .table import A, B, conv, free, image
 
 BOXES = torch.tensor([[0.0, 1.0, 1.0, 5.0, 6.0], [1.0, 0.0, 2.0, 4.0, 7.0], [0.0, 3.0, 3.0, 3.5, 3.5]])
+GRID = torch.linspace(-1, 1, 32).view(1, 4, 4, 2)
 
 
 def _cut(s, y):
@@ -24,8 +25,8 @@ def _warped(s, y):
 # Channels stand where the operator has space.
 AS_SPACE = {
     "cut": lambda z: torch.ops.torchvision.roi_align(z, BOXES[::2].to(z), 0.5, 3, 2, 2, False),
-    "warped": lambda z: F.grid_sample(z, torch.linspace(-1, 1, 64).to(z).view(2, 4, 4, 2), align_corners=False),
-    "unpooled": lambda z: F.max_unpool2d(z, torch.arange(64).view(1, 1, 8, 8).expand(2, 8, 8, 8), 1),
+    "warped": lambda z: F.grid_sample(z, GRID.to(z).expand(len(z), -1, -1, -1), align_corners=False),
+    "unpooled": lambda z: F.max_unpool2d(z, torch.arange(64).view(1, 1, 8, 8).expand(len(z), 8, 8, 8), 1),
     "unfolded": lambda z: F.unfold(z, 3),
     "unshuffled": lambda z: F.pixel_unshuffle(z[0], 2),
 }

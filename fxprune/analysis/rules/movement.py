@@ -25,7 +25,7 @@ def identity(call: Call) -> Axes:
 
 @rule("as_strided", "as_strided_", keeps_parameters=True)
 def as_strided(call: Call) -> Axes:
-    """Of PyTorch: equal sizes and strides keep channels. Of a model: they hold at full width only."""
+    """PyTorch's own keep channels where sizes and strides stay; a model's hold at full width."""
     axes = call.axes(call.args[0])
     sizes, strides = call.layout or ((), ())
     given = call.node is None or getattr(call.node.target, "__name__", call.node.target) in (
