@@ -14,6 +14,7 @@ import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
+
+# A frame, held so that no other gets its identity, and its present instruction.
+CallSite = tuple[FrameType, int]
 
 
 class SymbolicTracer(fx.Tracer):
@@ -68,6 +72,7 @@ class SymbolicTracer(fx.Tracer):
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
         self._refused: Exception | None = None
+        self._asked_at: CallSite | None = None  # where the refused number was asked for
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
         self.held_elsewhere: dict[int, tuple[torch.Tensor, OwnTensor]] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
@@ -92,6 +97,17 @@ class SymbolicTracer(fx.Tracer):
         """Note an error that ends the trace, also if the model catches it."""
         self._refused = self._refused or error
         return error
+
+    def number_asked(self, asker: FrameType) -> Exception:
+        """Return the refusal of a dynamic number, which counts unless it is :meth:`handed_over`."""
+        if self._refused is None:
+            self._asked_at = asker, asker.f_lasti
+        return self.refusal(fx.proxy.TraceError("a number is asked for that is dynamic"))
+
+    def handed_over(self, caller: FrameType, given: Any) -> None:
+        """Forget that the parser of PyTorch's functions asked for numbers that it then passes on as proxies."""
+        if self._asked_at == (caller, caller.f_lasti):
+            self._refused = self._asked_at = None
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Raise TraceError."""
