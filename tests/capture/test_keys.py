@@ -345,3 +345,10 @@ def test_a_generator_that_each_call_advances_is_state():
     model = Small(lambda s, y: y * 2 if next(NUMBERS) > 40 else y).eval()
     with pytest.raises(CaptureError, match=r"keeps `.*test_keys.NUMBERS` from one call to the next"):
         fxprune.couple(model, IMAGES)
+
+
+def test_what_cannot_be_copied_is_named():
+    model = Small(lambda s, y: y * next(s.count)).eval()
+    model.count = numbers()
+    with pytest.raises(CaptureError, match="cannot copy `count` of Small: cannot pickle 'generator' object. No attribute"):
+        fxprune.couple(model, IMAGES)
