@@ -95,8 +95,8 @@ def captures(
         clone_sharing(model)
     except Exception as error:
         raise CaptureError(
-            f"cannot copy {[*getattr(error, '__notes__', ()), type(model).__name__][0]}: {first_line(error)}. No attribute "
-            "may hold a generator, an open file or a tensor that was computed and kept; for weight norm take "
+            f"cannot copy {[*getattr(error, '__notes__', ()), type(model).__name__][0]}: {first_line(error)}. No "
+            "attribute may hold a generator, an open file or a tensor that was computed and kept; for weight norm take "
             "`torch.nn.utils.parametrizations.weight_norm`."
         ) from error
     given = model

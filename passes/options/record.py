@@ -143,7 +143,8 @@ def _own_options(record: type[Options], hints: Mapping[str, Any]) -> Iterator[Op
         choices = [one_of(*get_args(each)) for each in members_of(kind) if get_origin(each) is Literal]
         range_ = next((each for each in [*about, *choices] if isinstance(each, Range)), None)
         text = next((each for each in about if isinstance(each, str)), "")
-        yield Option(name, kinds, optional, vars(record).get(name, MISSING), range_, text, record.heading, has_others(kind))
+        default = vars(record).get(name, MISSING)
+        yield Option(name, kinds, optional, default, range_, text, record.heading, has_others(kind))
 
 
 def _plain(value: Any) -> Any:

@@ -337,7 +337,7 @@ def test_what_is_counted_in_modules_is_state(middle, name):
 def test_what_a_hook_counts_is_state():
     model, count = Small().eval(), counter()
     model.fc.register_forward_hook(lambda module, args, y: y * 2 if count() > 18 else y)
-    with pytest.raises(CaptureError, match="keeps `fc._forward_hooks`"):
+    with pytest.raises(CaptureError, match=r"keeps `fc\._forward_hooks`"):
         fxprune.couple(model, IMAGES)
 
 
@@ -350,5 +350,5 @@ def test_a_generator_that_each_call_advances_is_state():
 def test_what_cannot_be_copied_is_named():
     model = Small(lambda s, y: y * next(s.count)).eval()
     model.count = numbers()
-    with pytest.raises(CaptureError, match="cannot copy `count` of Small: cannot pickle 'generator' object. No attribute"):
+    with pytest.raises(CaptureError, match="cannot copy `count` of Small: cannot pickle 'generator'"):
         fxprune.couple(model, IMAGES)

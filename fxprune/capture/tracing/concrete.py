@@ -240,6 +240,7 @@ def _has_computed_bounds(size: fx.Node) -> bool:
 _KNOWN = int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
 
+
 def _place_of(frame: FrameType) -> CallSite:
     return frame, frame.f_lasti
 

@@ -1,8 +1,8 @@
 """A size, type or device that is a key or a text finds other things for others.
 
-No graph records ``table.get(size)``, ``f"{dtype}"`` or ``dtype is torch.float64``. They fail as long as sizes, types and
-devices are dynamic, so that the next way decides by the example, with a guard. A text that is only printed, or told by
-an assertion, decides nothing.
+No graph records ``table.get(size)``, ``f"{dtype}"`` or ``dtype is torch.float64``. They fail as long as sizes, types
+and devices are dynamic, so that the next way decides by the example, with a guard. A text that is only printed, or told
+by an assertion, decides nothing.
 """
 
 from __future__ import annotations
