@@ -31,7 +31,8 @@ from .manifest import fingerprint, is_noted
 FORMAT, VERSION = "fxprune-files", 1
 KEPT, GOING, MOVING = "kept", "going", "moving"
 _OURS = re.compile(
-    rf"[a-z0-9]+(\.previous)?\.pt|{'|'.join(map(re.escape, (METRICS, RECIPE, LATENCY)))}|{EVENTS}/events\.out\.tfevents\.[^/\0]+"
+    rf"[a-z0-9]+(\.previous)?\.pt|{'|'.join(map(re.escape, (METRICS, RECIPE, LATENCY)))}|"
+    rf"{EVENTS}/events\.out\.tfevents\.[^/\0]+"
 )
 
 
