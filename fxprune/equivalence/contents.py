@@ -110,7 +110,7 @@ def _parts(value: Any) -> list[Any]:
     if isinstance(value, types.FunctionType):
         held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value)]
         return held + [scope[name] for scope, name in _named(value)] if _is_own(value) else []
-    kind = next(each for each in type(value).__mro__ if not _is_own(each))
+    kind: Any = next(each for each in type(value).__mro__ if not _is_own(each))
     parts = [type(value), object.__getstate__(value)] if kind is not type(value) else [getattr(value, "__dict__", None)]
     if kind is object:
         return parts

@@ -150,8 +150,8 @@ class ConcreteTracer(SymbolicTracer):
         decided = kind(value)
         if isinstance(value, _KNOWN):
             asker = sys._getframe(2)
-            kind = guard_dtype if isinstance(decided, torch.dtype) else guard_equal
-            guard = self.create_proxy("call_function", kind, (proxy, decided, line_of(asker)), {})
+            check = guard_dtype if isinstance(decided, torch.dtype) else guard_equal
+            guard = self.create_proxy("call_function", check, (proxy, decided, line_of(asker)), {})
             self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
 
