@@ -260,8 +260,7 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
     if isinstance(job.model, str) and job.model.startswith(LOCAL):
         inside = sorted(path for path in Path(job.model.removeprefix(LOCAL)).glob("*") if path.suffix in _OF_TIMM)
         lists["model"] = [f"{path.name} {_sha256(path)}" for path in inside]
-    whole = {name: os.fsencode("\n".join(lines)) for name, lines in lists.items()}
-    return found | {name: hashlib.sha256(text).hexdigest() for name, text in whole.items()}
+    return found | {name: hashlib.sha256(os.fsencode("\n".join(each))).hexdigest() for name, each in lists.items()}
 
 
 def _sha256(file: str | os.PathLike[str]) -> str:
