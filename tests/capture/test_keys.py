@@ -106,6 +106,19 @@ def test_the_name_of_a_device_finds_what_it_does_in_the_model():
     assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-6)  # float32
 
 
+def test_a_memo_by_device_leaves_devices_open():
+    def keeps(s, y):
+        key = str(y.device)
+        if key not in s.__dict__.setdefault("kept", {}):
+            s.kept[key] = s.last + 1
+        return y * s.kept[key]
+
+    model = Small(keeps).eval()
+    captured = capture(model, (IMAGES,))
+    assert captured.meta["fxprune_capture"] == "symbolic"
+    assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-6)  # float32
+
+
 def test_numbers_that_only_a_parser_asks_for_leave_sizes_open():
     model = Small(lambda s, y: torch.reshape(torch.roll(y, y.shape[2], 3), (y.shape[0], 8, y.shape[2], -1))).eval()
     captured, images = capture(model, (IMAGES,)), torch.randn(3, 3, 12, 12)

@@ -62,6 +62,12 @@ def compares_identity(code: CodeType) -> bool:
     )
 
 
+@functools.lru_cache(maxsize=1024)
+def stores_items(code: CodeType) -> bool:
+    """Tell whether code stores items in tables, as a memo does."""
+    return any(step.opname == "STORE_SUBSCR" for step in dis.get_instructions(code))
+
+
 def is_memo(frame: FrameType) -> bool:
     """Tell whether a frame calls a function with a cache, which changes no result."""
     calls = [node.func for node in _around(frame.f_code, frame.f_lasti) if isinstance(node, ast.Call)]

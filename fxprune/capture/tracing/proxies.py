@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
-from .keys import SizeAsKey, compares_identity, decides, is_memo, of_model
+from .keys import SizeAsKey, compares_identity, decides, is_memo, of_model, stores_items
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -116,6 +116,10 @@ class InPlaceProxy(fx.Proxy):
 
     def _known(self, *, may_fail: bool = False) -> Any:
         """Return :meth:`sizes`; a failure counts, also if the model goes on after it."""
+        frame = of_model(sys._getframe(2))
+        is_device = self.node.target is getattr and self.node.args[1] == "device"
+        if frame is not None and is_device and stores_items(frame.f_code):
+            return None  # the key of a memo, under which it finds what it stored
         try:
             return self.sizes()
         except SizeAsKey as error:
