@@ -95,8 +95,9 @@ def captures(
         clone_sharing(model)
     except Exception as error:
         raise CaptureError(
-            f"cannot copy {type(model).__name__}: {first_line(error)}. Tensors that are computed and kept as "
-            "attributes cannot be copied; for weight norm take `torch.nn.utils.parametrizations.weight_norm`."
+            f"cannot copy {[*getattr(error, '__notes__', ()), type(model).__name__][0]}: {first_line(error)}. No "
+            "attribute may hold a generator, an open file or a tensor that was computed and kept; for weight norm take "
+            "`torch.nn.utils.parametrizations.weight_norm`."
         ) from error
     given = model
     if outputs is not None:

@@ -1,36 +1,38 @@
-"""Describe what a network keeps outside of its tensors and plain attributes.
+"""Describe what a network keeps outside of its tensors.
 
-They are in lists and tables of modules, in objects of other classes than PyTorch's and Python's, in classes, in the
-global variables that the model's functions name, in what functions close over, and in iterators and generators, which
-know how far they are. What a call changes there, a later call may read.
+One walk starts at modules and their classes. It follows attributes, slots, hooks, nests with their keys, functions with
+what they close over, their defaults and the global variables that they name, caches, iterators and generators, which
+know how far they are, and random numbers. What a call changes there, a later call may read.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import contextvars
 import functools
-import inspect
+import gc
 import itertools
-import pickle
-import random
 import sys
 import types
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeGuard
 
-import numpy as np
 import torch
 from torch import nn
 
-_PLAIN = bool, int, float, str, itertools.count
-_RANDOM = random.Random, np.random.Generator, np.random.RandomState, torch.Generator
-_SINGLE = frozenset({type(None), bool, int, float, str})  # most attributes of a module, which hold nothing
-_NESTS = list, tuple, dict, set, collections.deque, types.SimpleNamespace
-# The tables in which a module keeps its parameters, layers and hooks, and what PyTorch keeps in classes.
-_OF_TORCH = frozenset(vars(nn.Module())) | {"dump_patches", "call_super_init"}
-# Packages whose objects, classes and variables no network changes.
+_PLAIN = bool, int, float, complex, str
+_SINGLE = frozenset({type(None), *_PLAIN})
+_OPAQUE = torch.Tensor, nn.Module, types.ModuleType, types.CodeType, types.FrameType
+# The tables in which a module keeps its tensors, and what PyTorch keeps in classes.
+_TABLES = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks")) | {"_modules"}
+_OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_super_init"}
+# Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
 _OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy"}
+_HOLDERS = frozenset({
+    "_thread", "array", "builtins", "collections", "functools", "itertools", "numpy", "random", "types", "weakref",
+})  # fmt: skip
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
 
@@ -38,39 +40,28 @@ Contents = dict[tuple[int, str], list[str]]
 
 
 def contents_of(modules: Collection[nn.Module]) -> Contents:
-    """Map places to descriptions: (id of a module, attribute), or (0, global variable)."""
+    """Map places to descriptions: (id of a module, attribute), or (0, global variable).
+
+    What is at two places is described at the first one.
+    """
     kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_own(kind))
     functions = [each for holder in (*modules, *kinds) for each in _functions(vars(holder).values())]
-    # Most attributes of a module are PyTorch's own tables, or single values.
-    found = _told(
-        ((id(module), ""), ((name, kept[name]) for name in kept.keys() - _OF_TORCH), False)
-        for module in modules
-        for kept in (vars(module),)
-    )
-    found |= _told(((0, f"{kind.__name__}."), vars(kind).items(), True) for kind in kinds)
-    return found | _told(
-        ((0, f"{scope['__name__']}."), [(name, scope[name]) for name in names if name in scope], True)
-        for scope, names in _globals(functions)
-    )
+    named = sorted(_globals(functions), key=lambda place: _is_function(place[0][place[1]]))
+    places: dict[tuple[int, str], Any] = {(0, f"{scope['__name__']}.{name}"): scope[name] for scope, name in named}
+    places |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in _attributes(kind)}
+    places |= {(id(module), name): value for module in modules for name, value in _attributes(module)}
+    seen: dict[int, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
+        return {place: _described(value, seen) for place, value in places.items()}
 
 
-def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bool]]) -> Contents:
-    """Describe the values of holders; those that are no nests only where asked to."""
-    return {
-        (key, prefix + name): _described(value)
-        for (key, prefix), values, plain in holders
-        for name, value in list(values)
-        if (plain or type(value) not in _SINGLE) and name not in _OF_TORCH and not name.startswith("__")
-        if _holds(value)
-        or isinstance(value, (itertools.count, *_RANDOM, np.ndarray))
-        or (plain and isinstance(value, _PLAIN))
-    }
-
-
-def _described(value: Any) -> list[str]:
-    if type(value) is tuple and _SINGLE.issuperset(map(type, value)):  # as sizes of kernels
-        return list(map(repr, value))
-    return list(itertools.islice(_leaves(value), _MOST))
+def _attributes(holder: Any) -> list[tuple[str, Any]]:
+    return [
+        (name, value)
+        for name, value in [*vars(holder).items()]
+        if name not in _OF_TORCH and (name not in _TABLES or value) and not name.startswith("__")
+    ]
 
 
 def _functions(values: Iterable[Any]) -> list[types.FunctionType]:
@@ -86,71 +77,88 @@ def _is_own(of: Any) -> bool:
     return of.__module__ is not None and of.__module__.partition(".")[0] not in _OTHERS
 
 
-def _holds(value: Any) -> bool:
-    """Tell whether a value holds others, as nests, functions, iterators and objects do."""
-    if isinstance(value, (*_NESTS, functools.partial, types.MethodType, Iterator)) or _is_function(value):
-        return True
-    known = isinstance(value, (type, types.FunctionType, nn.Module, torch.Tensor))
-    return not known and _is_own(type(value)) and hasattr(value, "__dict__")
+def _described(value: Any, seen: dict[int, Any]) -> list[str]:
+    if type(value) in _SINGLE or (type(value) is tuple and _SINGLE.issuperset(map(type, value))):  # most of them
+        return [repr(value)]
+    return [*itertools.islice(_leaves(value, seen), _MOST)]
 
 
-def _leaves(value: Any) -> Iterator[str]:
-    """Yield the numbers and texts in a nest; a NaN equals itself there."""
-    waiting, seen = [value], set[int]()
+def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """Yield the types of what a value holds, and the numbers and texts in it; a NaN equals itself there."""
+    waiting = [value]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, _PLAIN):
+        if type(value) in _SINGLE:
             yield repr(value)
-        elif isinstance(value, _RANDOM):
-            yield repr(value.get_state() if isinstance(value, torch.Generator) else pickle.dumps(value))
-        elif isinstance(value, np.ndarray):
-            yield str(hash(value.tobytes()))
-        elif id(value) not in seen and _holds(value):
-            seen.add(id(value))
-            if isinstance(value, set):
-                yield from sorted(repr(each) for each in value if isinstance(each, _PLAIN))
-            elif isinstance(value, (list, tuple, collections.deque)):
-                waiting += value
-            elif isinstance(value, dict):
-                waiting += value.values()
-            elif _is_function(value):
-                waiting += [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-                waiting += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-            elif isinstance(value, types.MethodType):
-                waiting += value.__self__, value.__func__
-            elif isinstance(value, functools.partial):
-                waiting += [value.func, *value.args, *value.keywords.values()]
-            elif isinstance(value, types.GeneratorType):
-                yield repr(None if value.gi_frame is None else value.gi_frame.f_lasti)
-                waiting += [value.gi_yieldfrom, *inspect.getgeneratorlocals(value).values()]
-            elif isinstance(value, Iterator):
-                waiting += _place_in(value)
-            if hasattr(value, "__dict__"):
-                waiting += vars(value).values()
+        elif isinstance(value, bytes):
+            yield str(hash(value))
+        else:
+            yield type(value).__name__
+            if id(value) not in seen and not isinstance(value, _OPAQUE):
+                seen[id(value)] = value  # so that no other gets its identity
+                waiting += _parts(value)
 
 
-def _place_in(iterator: Iterator[Any]) -> tuple[Any, ...]:
-    """Return what an iterator runs over and how far it is; a new number if it does not say."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say it
-        try:
-            return tuple(iterator.__reduce__()[1:])
-        except (TypeError, IndexError):
-            return (next(_NUMBERS),)
+def _parts(value: Any) -> list[Any]:
+    """Return what a value holds; nothing, if no network changes it."""
+    if isinstance(value, torch.Generator):
+        return [value.get_state().numpy().tobytes()]
+    if isinstance(value, contextvars.ContextVar):
+        return [value.get(None)]
+    if isinstance(value, type):
+        return [held for kind in value.__mro__ if _is_own(kind) for _, held in _attributes(kind)]
+    if isinstance(value, types.FunctionType):
+        held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value)]
+        return held + [scope[name] for scope, name in _named(value)] if _is_own(value) else []
+    kind: Any = next(each for each in type(value).__mro__ if not _is_own(each))
+    parts = [type(value), object.__getstate__(value)] if kind is not type(value) else [getattr(value, "__dict__", None)]
+    if kind is object:
+        return parts
+    is_iterator = isinstance(value, Iterator)
+    if kind.__module__.partition(".")[0] not in _HOLDERS and not is_iterator:
+        return parts if kind is not type(value) else []
+    if isinstance(value, dict):
+        return [*parts, *kind.keys(value), *kind.values(value)]
+    if isinstance(value, set | frozenset):
+        return [*parts, *sorted(value, key=lambda each: repr(each) if isinstance(each, (*_PLAIN, tuple)) else "")]
+    if isinstance(value, list | tuple | collections.deque):
+        return [*parts, *kind.__iter__(value)]
+    if isinstance(value, types.GeneratorType):
+        parts.append(None if value.gi_frame is None else value.gi_frame.f_lasti)
+    parts += gc.get_referents(value)
+    if not isinstance(value, types.GeneratorType | types.CellType):
+        return [*parts, *_stored(value, needed=is_iterator)]
+    return parts
 
 
-def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[str, Any], frozenset[str]]]:
-    """Yield the scopes of functions and the names that they use, also of functions they name."""
+def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
+    """Return what a pickle of a value would hold; a new number if it does not say what is needed."""
+    with contextlib.suppress(Exception):
+        stored = value.__reduce_ex__(4)
+        return stored[1:3] if isinstance(stored, tuple) else ()
+    return (next(_NUMBERS),) if needed else ()
+
+
+def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the global variables that a function names, with their scopes: its module, or one that it names."""
+    names = _names(function.__code__)
+    there = map(function.__globals__.get, names)
+    for scope in (function.__globals__, *(vars(each) for each in there if isinstance(each, types.ModuleType))):
+        if str(scope.get("__name__")).partition(".")[0] not in _OTHERS:
+            yield from ((scope, name) for name in names if name in scope)
+
+
+def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the global variables that functions name, and the functions that they name."""
     waiting, seen = list(functions), set[types.FunctionType]()
     while waiting:
         function = waiting.pop()
-        if function in seen:
-            continue
-        seen.add(function)
-        names = _names(function.__code__)
-        yield function.__globals__, names
-        held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
-        waiting += _functions((*map(function.__globals__.get, names), *held))
+        if function not in seen:
+            seen.add(function)
+            named = [*_named(function)]
+            yield from named
+            held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+            waiting += _functions((*(scope[name] for scope, name in named), *held))
 
 
 @functools.cache

@@ -27,13 +27,13 @@ class Attributes:
     """The attributes that the modules of a network set and read in consecutive calls."""
 
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
-        """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph."""
+        """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph that run code."""
         inside: set[str] = set()
         self._names: dict[int, str] = {0: ""}
         for name, module in model.named_modules():
             if name in whole or name.rpartition(".")[0] in inside:
                 inside.add(name)
-            else:
+            if name not in inside or (name in whole and type(module).__module__.startswith("torch.nn.")):
                 self._names[id(module)] = name
         self._set: dict[tuple[int, str], Any] = {}
         self._lines: dict[tuple[int, str], str] = {}

@@ -75,7 +75,11 @@ def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             if kind in _TABLES and not value and id(value) not in memo:
                 memo[id(value)] = state[name] = kind()
             elif kind not in _CONSTANTS:
-                state[name] = copy_attribute(value, memo)
+                try:
+                    state[name] = copy_attribute(value, memo)
+                except Exception as error:
+                    error.add_note(f"`{name}` of {type(module).__name__}")
+                    raise
         twin.__setstate__(state)
         return twin
     if not isinstance(module, torch.jit.ScriptModule):

@@ -41,8 +41,10 @@ def data_from_loaders(train: Loader, test: Loader) -> Data:
                 "the test loader begins with other images each time: give it a fixed order (shuffle=False)."
             )
         names = tuple(map(str, getattr(getattr(test, "dataset", None), "classes", ())))
-        most = int(labels.max())
-        count = len(names) or 1 + max(int(batch.max()) for _, batch in _batches(test, "test"))
+        most, tested = int(labels.max()), max(int(batch.max()) for _, batch in _batches(test, "test"))
+        count = len(names) or 1 + tested
+    if tested >= count:
+        raise DataError(f"the test data has classes up to {tested}, and names for 0 to {count - 1}: name every class.")
     if not 0 <= int(labels.min()) <= most < count:
         raise DataError(
             f"training images have classes {int(labels.min())} to {most}, and the test data has 0 to {count - 1}. "

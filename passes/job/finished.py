@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+from fxprune.common.addresses import HUB, is_import_path
 from fxprune.errors import FxpruneError
 from fxprune.passes.options import Job, read_recipe
 from fxprune.passes.report import Result, read_result
@@ -38,8 +40,16 @@ def finished(job: Job) -> Result | None:
     if changed or _decisive(before) != _decisive(job):
         return None
     if job.progress is not False:
-        print(f"{output} holds the results of this job: nothing is done again", file=sys.stderr, flush=True)
+        more = "".join(f"; what `{name}` gives now was not looked at" for name in unseen(job))
+        print(f"{output} holds the results of this job: nothing is done again{more}", file=sys.stderr, flush=True)
     return result
+
+
+def unseen(job: Job) -> list[str]:
+    """List the network and data that have no file to compare, by their addresses."""
+    model, data = str(job.model), str(job.data)
+    models = [model] if is_import_path(model) or model.startswith(HUB[:2]) else []
+    return models + ([data] if "/" in data and not os.path.isdir(data) else [])
 
 
 def _decisive(job: Job) -> dict[str, object]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fxprune.common.addresses import LOCAL, PROGRAM
+from fxprune.common.files import names_and_sizes
 from fxprune.coupling import Coupling
 from fxprune.errors import (
     CheckpointError,
@@ -127,9 +128,8 @@ class Checkpoints:
     def stoppable(self) -> Iterator[None]:
         """Clean up after an error before the first checkpoint; after it, say how to resume.
 
-        The error may be a signal, a full disk, lack of memory, or a killed process that reads images.
-
-        If training diverged, its records are always kept: they show where that began.
+        The error may be a signal, a full disk, lack of memory, or a killed process that reads images. If training
+        diverged, its records are always kept: they show where that began.
 
         At the first Ctrl-C or SIGTERM, training ends with a checkpoint; everything else ends at once.
         """
@@ -243,7 +243,7 @@ def check_checkpoints(output: str | os.PathLike[str]) -> None:
 
 
 def files_read(job: Job | FoldJob) -> dict[str, str]:
-    """Map each option that names a file to the SHA-256 of the file.
+    """Map each option that names a file to its SHA-256; a folder of data, to that of names and sizes.
 
     Raises:
         CheckpointError: the file is missing or not readable.
@@ -256,11 +256,11 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
     elif isinstance(job.model, str) and job.model.endswith(PROGRAM):
         files["model"] = job.model
     found = {name: _sha256(file) for name, file in files.items() if file is not None}
+    lists = {"data": names_and_sizes(job.data)} if isinstance(job.data, str) and os.path.isdir(job.data) else {}
     if isinstance(job.model, str) and job.model.startswith(LOCAL):
         inside = sorted(path for path in Path(job.model.removeprefix(LOCAL)).glob("*") if path.suffix in _OF_TIMM)
-        each = "\n".join(f"{path.name} {_sha256(path)}" for path in inside)
-        found["model"] = hashlib.sha256(each.encode()).hexdigest()
-    return found
+        lists["model"] = [f"{path.name} {_sha256(path)}" for path in inside]
+    return found | {name: hashlib.sha256(os.fsencode("\n".join(each))).hexdigest() for name, each in lists.items()}
 
 
 def _sha256(file: str | os.PathLike[str]) -> str:

@@ -32,6 +32,7 @@ class Option(NamedTuple):
         range: its range, if it has one.
         about: a sentence about it.
         heading: of the record that declares it.
+        others: whether Python may give what no text can express, as a network.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Option(NamedTuple):
     range: Range | None
     about: str
     heading: str
+    others: bool
 
     @property
     def key(self) -> str:
@@ -73,6 +75,8 @@ class Option(NamedTuple):
         for kind in self.kinds:
             with contextlib.suppress(ValueError):
                 return plain(kind, value)
+        if self.others:
+            return value
         raise self.wrong(self.name, repr(value))
 
     def wrong(self, name: str, shown: str) -> OptionError:

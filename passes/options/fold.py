@@ -45,11 +45,11 @@ class Unlabelled(Options):
     ] = None
     images: Annotated[int, interval(ge=1, le=MOST_IMAGES), "most images without labels to use"] = 512
     num_classes: Annotated[
-        int | None, interval(ge=1), "without data: outputs of the network; None: those of its weights, or 1000"
+        int | None, interval(ge=1), "without data: outputs of the network; left out: those of its weights, or 1000"
     ] = None
-    in_chans: Annotated[int | None, interval(ge=1), "without data: channels of an image; None: the network's own"] = (
-        None
-    )
+    in_chans: Annotated[
+        int | None, interval(ge=1), "without data: channels of an image; left out: the network's own"
+    ] = None
 
 
 class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, Samples):
@@ -61,7 +61,7 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
         Literal["none", "statistics", "readers", "variance"] | None,
         "none: rows become means, columns sums; statistics: running statistics are estimated again; readers: weights "
         "are fitted to what the wide network's layers put out; variance: running variances are corrected from the "
-        "weights, without images; None: readers",
+        "weights, without images; left out: readers",
     ] = None
 
     def __post_init__(self) -> None:

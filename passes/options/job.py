@@ -64,7 +64,7 @@ class Output(Options):
         Range("the name of a folder", lambda output: os.fspath(output) != ""),
         "folder for the results; what another run left there is replaced",
     ] = "out"
-    progress: Annotated[bool | None, "bars and phases on stderr; None: bars only on a terminal"] = None
+    progress: Annotated[bool | None, "bars and phases on stderr; left out: bars only on a terminal"] = None
 
 
 class Records(Output):
@@ -113,7 +113,7 @@ class Wide(Weights):
     epochs: Annotated[
         int | None,
         interval(ge=0),
-        f"passes over the data before C-SGD; None: {EPOCHS}, or 0 with a checkpoint for these classes",
+        f"passes over the data before C-SGD; left out: {EPOCHS}, or 0 with a checkpoint for these classes",
     ] = None
     lr: Annotated[Positive, "largest learning rate before C-SGD"] = 0.05
     teacher: Annotated[
@@ -122,7 +122,7 @@ class Wide(Weights):
         "for all training",
     ] = None
     teacher_model: Annotated[
-        str | None, "name of the network that the file holds; None: model, as widened or as it is by name"
+        str | None, "name of the network that the file holds; left out: model, as widened or as it is by name"
     ] = None
 
 
@@ -159,20 +159,20 @@ class Judged(Options):
     loss: Annotated[
         Callable[[Any, Any], "Tensor"] | None,
         IN_PYTHON_ONLY,
-        "(outputs, targets) of a batch -> a scalar; None: cross entropy",
+        "(outputs, targets) of a batch -> a scalar; left out: cross entropy",
     ] = None
     metric: Annotated[
         Callable[[Any, Any], Any] | Any,
         IN_PYTHON_ONLY,
-        "(outputs, targets) of all test samples -> a number; or reset, update and compute; None: accuracy",
+        "(outputs, targets) of all test samples -> a number; or reset, update and compute; left out: accuracy",
     ] = None
     higher_is_better: Annotated[
-        bool | None, IN_PYTHON_ONLY, "direction of the metric; None: as its attribute of that name says, or yes"
+        bool | None, IN_PYTHON_ONLY, "direction of the metric; left out: as its attribute of that name says, or yes"
     ] = None
     outputs: Annotated[
         Sequence[str | int] | str | int | None,
         IN_PYTHON_ONLY,
-        "beside metric: the outputs that count, as of `fxprune.couple`; None: all",
+        "beside metric: the outputs that count, as of `fxprune.couple`; left out: all",
     ] = None
 
     def options(self) -> dict[str, Any]:

@@ -19,8 +19,10 @@ SCALARS: Mapping[Any, tuple[str, str, str]] = {
 }
 LISTS: Mapping[Any, Any] = {Sequence: tuple, tuple: tuple, list: list}
 SWITCHES = {"true": True, "false": False}
-# What else is one in Python, such as NumPy's numbers; a switch is no number.
-NUMBERS: Mapping[Any, type] = {int: numbers.Integral, float: numbers.Real, bool: bool}
+# What else is one in Python; a switch is no number.
+IN_PYTHON: Mapping[Any, Any] = {
+    int: numbers.Integral, float: numbers.Real, bool: bool, str: str, PATH: (str, os.PathLike)
+}  # fmt: skip
 
 
 class Word(str):
@@ -39,6 +41,11 @@ def kinds_of(hint: Any) -> tuple[tuple[Any, ...], bool]:
 def members_of(hint: Any) -> tuple[Any, ...]:
     """Return each type of a union."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def has_others(hint: Any) -> bool:
+    """Tell whether a hint allows what no text can express, as a network."""
+    return not all(each is NoneType or _is_written(each) for each in members_of(hint))
 
 
 def _is_written(member: Any) -> bool:
@@ -73,13 +80,13 @@ def read(kind: Any, value: Any) -> Any:
 
 def plain(kind: Any, value: Any) -> Any:
     """Return a value given in Python, numbers in Python's types; raise ValueError for others."""
-    if kind in NUMBERS:
-        if not isinstance(value, NUMBERS[kind]) or isinstance(value, bool) != (kind is bool):
+    if kind in SCALARS:
+        if getattr(value, "ndim", None) == 0:  # of NumPy or PyTorch
+            value = value.item()
+        if not isinstance(value, IN_PYTHON[kind]) or isinstance(value, bool) != (kind is bool):
             raise ValueError
-        return value if type(value) in (int, float, bool) else kind(value)
-    *_, item = get_args(kind) or (None,)
-    if item not in NUMBERS:
-        return value
+        return kind(value) if kind in (int, float) and type(value) not in (int, float) else value
+    *_, item = get_args(kind)
     if get_origin(kind) is Mapping and isinstance(value, Mapping):
         return {name: plain(item, each) for name, each in value.items()}
     if get_origin(kind) in LISTS and isinstance(value, list | tuple):

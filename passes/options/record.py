@@ -24,7 +24,7 @@ from typing import (
 from fxprune.errors import OptionError
 
 from .fields import MISSING, Option, closest
-from .kinds import kinds_of, members_of
+from .kinds import has_others, kinds_of, members_of
 from .ranges import Range, one_of
 
 if TYPE_CHECKING:
@@ -91,18 +91,23 @@ class Options:
             value, range_ = getattr(self, option.name), option.range
             try:
                 good = value is None or range_ is None or range_.holds(value)
-            except TypeError:
+            except (TypeError, ValueError, RuntimeError):  # the last two by arrays and tensors
                 good = False
             if not good and range_:
                 hint = closest(str(value), range_.choices)
                 raise OptionError(f"`{option.name}` must be {range_.words}, not {value}.{hint}")
             vars(self)[option.name] = option.plain(value)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Any = None) -> None:
         raise AttributeError(f"cannot assign `{name}`: options do not change; `replace` makes others.")
+
+    __delattr__ = __setattr__
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -138,7 +143,8 @@ def _own_options(record: type[Options], hints: Mapping[str, Any]) -> Iterator[Op
         choices = [one_of(*get_args(each)) for each in members_of(kind) if get_origin(each) is Literal]
         range_ = next((each for each in [*about, *choices] if isinstance(each, Range)), None)
         text = next((each for each in about if isinstance(each, str)), "")
-        yield Option(name, kinds, optional, vars(record).get(name, MISSING), range_, text, record.heading)
+        default = vars(record).get(name, MISSING)
+        yield Option(name, kinds, optional, default, range_, text, record.heading, has_others(kind))
 
 
 def _plain(value: Any) -> Any:

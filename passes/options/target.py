@@ -35,7 +35,7 @@ class Target(Options):
     cluster: Annotated[
         Literal["rows", "activations", "outputs"] | None,
         "what kmeans compares: the weights of channels, their activations on images (no labels), or what layers make "
-        f"of these; None: {CLUSTER}",
+        f"of these; left out: {CLUSTER}",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[
@@ -44,11 +44,12 @@ class Target(Options):
         + ", ".join(f"{name} {number}" for name, number in MULTIPLES.items()),
     ] = None
     runtime: Annotated[
-        Literal["onnxruntime", "eager", "compiled"] | None, "of latency; None: that of latency-table, or onnxruntime"
+        Literal["onnxruntime", "eager", "compiled"] | None,
+        "of latency; left out: that of latency-table, or onnxruntime",
     ] = None
-    batch: Annotated[int | None, interval(ge=1), "of latency: samples at once; None: that of latency-table, or 1"] = (
-        None
-    )
+    batch: Annotated[
+        int | None, interval(ge=1), "of latency: samples at once; left out: that of latency-table, or 1"
+    ] = None
     latency_table: Annotated[
         str | os.PathLike[str] | None, "of latency: a file of `fxprune latency`, instead of measuring on this machine"
     ] = None

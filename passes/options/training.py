@@ -32,7 +32,7 @@ class TrainOptions(Options):
     weight_decay: Annotated[NotNegative, "on everything but vectors (biases, normalisations)"] = 5e-4
     scheduler: Annotated[Scheduler, "of the learning rate"] = "cosine"
     warmup_epochs: Annotated[
-        float | None, interval(ge=0), "how long the rate rises; None: one epoch, or a fifth of a short training"
+        float | None, interval(ge=0), "how long the rate rises; left out: one epoch, or a fifth of a short training"
     ] = None
     min_lr: Annotated[NotNegative, "where the rate ends, for the schedulers that fall to an end"] = 0.0
     decay_milestones: Annotated[Milestones, "multistep: after how many epochs the rate drops, in ascending order"] = (
@@ -44,7 +44,7 @@ class TrainOptions(Options):
         "step: epochs from drop to drop; wsd, rsqrt: length of the fall, or its share below 1",
     ] = None
     decay_rate: Annotated[
-        float | None, interval(gt=0), "factor of a drop (None: 0.1), or the power of poly (None: 1)"
+        float | None, interval(gt=0), "factor of a drop (left out: 0.1), or the power of poly (left out: 1)"
     ] = None
     label_smoothing: Annotated[BelowOne, "share of the target spread over all classes"] = 0.0
     mixup: Annotated[NotNegative, "alpha of mixup; 0: none"] = 0.0
@@ -68,7 +68,7 @@ class TrainOptions(Options):
         bool, "keep images and weights in that order of memory, but for layers that oneDNN gets wrong"
     ] = False
     accumulate: Annotated[int, interval(ge=1), "batches whose gradients make one step"] = 1
-    clip_grad: Annotated[float | None, interval(gt=0), "bound of the gradient; None: none"] = None
+    clip_grad: Annotated[float | None, interval(gt=0), "bound of the gradient; left out: no bound"] = None
     clip_mode: Annotated[
         Literal["norm", "value", "agc"],
         "of its norm, of each value, or of each row's norm in units of its weights' (agc)",

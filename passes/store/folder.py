@@ -190,7 +190,8 @@ def _publish(aside: Path, target: Path, files: Sequence[str], reads: Mapping[str
     if gone:
         Manifest(new, {name: before.written(name) for name in gone}, reads).write(target)
         for name in reversed(gone):  # files that describe others are removed before these
-            (target / name).unlink(missing_ok=True)
+            if before.owns(target, name):  # one for TensorBoard may be the user's by now
+                (target / name).unlink()
     else:
         Manifest(new, {}, reads).write(target)
     for name in made:

@@ -83,7 +83,7 @@ class Lock:
         os.close(self._descriptor)
         there = _read(self._path)
         if there is not None and there.get("token") == self.token:
-            self._path.unlink(missing_ok=True)
+            _set_aside(self._path, there)
 
 
 @contextlib.contextmanager
@@ -156,7 +156,7 @@ def _lives(path: Path, lock: dict[str, Any]) -> bool:
 
 
 def _set_aside(path: Path, dead: dict[str, Any]) -> bool:
-    """Remove the lock of a dead run; False if another process was first."""
+    """Remove the lock of a run that has ended; False if another process was first."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         os.rename(path, aside)

@@ -31,7 +31,8 @@ from .manifest import fingerprint, is_noted
 FORMAT, VERSION = "fxprune-files", 1
 KEPT, GOING, MOVING = "kept", "going", "moving"
 _OURS = re.compile(
-    rf"[a-z0-9]+(\.previous)?\.pt|{'|'.join(map(re.escape, (METRICS, RECIPE, LATENCY)))}|{EVENTS}/[^/\0]+"
+    rf"[a-z0-9]+(\.previous)?\.pt|{'|'.join(map(re.escape, (METRICS, RECIPE, LATENCY)))}|"
+    rf"{EVENTS}/events\.out\.tfevents\.[^/\0]+"
 )
 
 
@@ -57,7 +58,7 @@ class OwnFiles:
 
     def check_free(self, names: Iterable[str]) -> None:
         """Raise OptionError if a file or folder of the user has one of these names."""
-        if self.folder.is_symlink() or (os.path.lexists(self.folder) and not self.folder.is_dir()):
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise _foreign(self.folder)
         _, known = self._read()
         for name in names:
@@ -139,6 +140,9 @@ class OwnFiles:
 
     def _read(self) -> tuple[str | None, dict[str, Any]]:
         path = self.folder / LIST
+        for folder in (self.folder, self.folder / EVENTS):
+            if folder.is_symlink():  # its files may be those of anyone
+                raise _foreign(folder)
         if not os.path.lexists(path):
             return None, {}
         remedy = f"Move {self.folder} away to begin anew."

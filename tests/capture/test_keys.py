@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import random
-import types
 from collections import namedtuple
 
-import numpy as np
 import pytest
 import torch
 from helpers.middle import IMAGES, Small
 
-import fxprune
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import capture
-from fxprune.errors import CaptureError
 
 Size = namedtuple("Size", "h w")
 TABLES = {"12": 2.0, "12x12": 2.0, "08": 1.0, 12: 2.0, (12, 12): 2.0, (2, 8, 12, 12): 2.0}
@@ -32,6 +26,20 @@ def caught(size):
         return {12: 2.0}[size]
     except Exception:
         return 1.0
+
+
+def indexed(size):
+    try:
+        return [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0][size]
+    except Exception:
+        return 1.0
+
+
+def summed(size):
+    try:
+        return float(sum(range(size)))
+    except TypeError:
+        return 28.0
 
 
 def matched(shape):
@@ -56,6 +64,8 @@ KEYS = {
     "a representation": lambda y: TABLES.get(f"{y.shape[2]!r}", 1.0),
     "a memo": lambda y: remembered(y.shape[2]),
     "an error that is caught": lambda y: caught(y.shape[2]),
+    "an index, or an error that is caught": lambda y: indexed(y.shape[2]),
+    "a range, or an error that is caught": lambda y: summed(y.shape[2]),
     "a pattern": lambda y: matched(y.shape),
     "a rounded number": lambda y: float(round(y.shape[2] / 10)),
 }
@@ -68,6 +78,52 @@ def test_another_thing_found_by_a_size_stops_the_graph(name):
     assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-6)  # float32
     with pytest.raises(SpecialisedError, match="captured where"):
         captured(torch.zeros(2, 3, 12, 12))
+
+
+# What is decided by a type, which no comparison on the example shows.
+TYPES = {
+    "identity": lambda s, y: y * 2 if y.dtype is torch.float64 else y,
+    "identity of that of a weight": lambda s, y: y * 2 if s.fc.weight.dtype is torch.float64 else y,
+    "a set": lambda s, y: y * 2 if y.dtype in {torch.float64} else y,
+    "a text": lambda s, y: y * 2 if f"{y.dtype}" == "torch.float64" else y,
+    "a table": lambda s, y: y * {8: 2.0}.get(y.element_size(), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_another_thing_decided_by_a_type_stops_the_graph(name):
+    captured = capture(Small(TYPES[name]).eval(), (IMAGES,))
+    captured(torch.zeros(3, 3, 12, 12))
+    with pytest.raises(SpecialisedError, match="captured where"):
+        captured.double()(IMAGES.double())
+
+
+def test_the_name_of_a_device_finds_what_it_does_in_the_model():
+    model = Small(lambda s, y: y * {"cuda:0": 2.0, "meta": 3.0}.get(str(y.device), 1.0)).eval()
+    captured = capture(model, (IMAGES,))
+    assert "cuda" not in captured.code
+    assert any("cpu" in map(str, node.args) for node in captured.graph.nodes)  # its guard
+    assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-6)  # float32
+
+
+def test_a_memo_by_device_leaves_devices_open():
+    def keeps(s, y):
+        key = str(y.device)
+        if key not in s.__dict__.setdefault("kept", {}):
+            s.kept[key] = s.last + 1
+        return y * s.kept[key]
+
+    model = Small(keeps).eval()
+    captured = capture(model, (IMAGES,))
+    assert captured.meta["fxprune_capture"] == "symbolic"
+    assert torch.allclose(captured(IMAGES), model(IMAGES), atol=1e-6)  # float32
+
+
+def test_numbers_that_only_a_parser_asks_for_leave_sizes_open():
+    model = Small(lambda s, y: torch.reshape(torch.roll(y, y.shape[2], 3), (y.shape[0], 8, y.shape[2], -1))).eval()
+    captured, images = capture(model, (IMAGES,)), torch.randn(3, 3, 12, 12)
+    assert captured.meta["fxprune_capture"] == "symbolic"
+    assert torch.allclose(captured(images), model(images), atol=1e-6)  # float32
 
 
 def test_what_a_trace_leaves_in_a_table_is_found_by_no_one():
@@ -97,78 +153,3 @@ def test_texts_that_are_only_told_leave_sizes_open():
     captured, images = capture(model, (IMAGES,)), torch.randn(3, 3, 12, 12)
     assert captured.meta["fxprune_capture"] == "symbolic"
     assert torch.allclose(captured(images), model(images), atol=1e-6)  # float32
-
-
-def counter():
-    number = 0
-
-    def count():
-        nonlocal number
-        number += 1
-        return number
-
-    return count
-
-
-def numbers():
-    yield from range(50)
-
-
-NUMBERS = numbers()
-
-
-class Steps:
-    number = 0
-
-    def step(self):
-        self.number += 1
-        return self.number
-
-
-def counts_in_a_keyword():
-    def count(*, kept=[0]):  # noqa: B006
-        kept[0] += 1
-        return kept[0]
-
-    return count
-
-
-def counts_in_an_array():
-    kept = np.zeros(1)
-
-    def count():
-        kept[0] += 1
-        return kept[0]
-
-    return count
-
-
-def counts_behind_a_method():
-    count = counter()
-    return types.MethodType(lambda _: count(), object())
-
-
-STATES = {
-    "a closure": counter,
-    "a default of a keyword": counts_in_a_keyword,
-    "an array of numpy": counts_in_an_array,
-    "the function of a bound method": counts_behind_a_method,
-    "a cycle": lambda: functools.partial(next, itertools.cycle(range(50))),
-    "an iterator": lambda: functools.partial(next, iter(range(50))),
-    "a bound method": lambda: Steps().step,
-    "a generator of random numbers": lambda: functools.partial(random.Random(0).randrange, 20),
-}
-
-
-@pytest.mark.parametrize("name", STATES)
-def test_what_is_counted_outside_of_attributes_is_state(name):
-    model = Small(lambda s, y: y * 2 if s.count() > 18 else y)  # as no call of the comparison shows
-    model.count = STATES[name]()
-    with pytest.raises(CaptureError, match="keeps `count` from one call to the next"):
-        fxprune.couple(model.eval(), IMAGES)
-
-
-def test_a_generator_that_each_call_advances_is_state():
-    model = Small(lambda s, y: y * 2 if next(NUMBERS) > 40 else y).eval()
-    with pytest.raises(CaptureError, match=r"keeps `.*test_keys.NUMBERS` from one call to the next"):
-        fxprune.couple(model, IMAGES)

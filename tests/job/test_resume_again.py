@@ -17,6 +17,7 @@ from helpers.jobs.small_job import broken_off, compress, numbers, tiny_data
 import fxprune
 import fxprune.passes.job.compression
 from fxprune.errors import CheckpointError, StoppedError
+from fxprune.passes.job.finished import unseen
 from fxprune.passes.job.resume import _identity, files_read
 from fxprune.passes.options import Job
 from fxprune.passes.store import Checkpoint
@@ -62,6 +63,28 @@ def test_what_a_folder_of_timm_holds_decides_whose_a_checkpoint_is(tmp_path):
         (tmp_path / name).write_text(name)
         found.append(files_read(job))
     assert [a == b for a, b in itertools.pairwise(found)] == [False, False, True]
+
+
+def test_which_images_a_folder_holds_decides_whose_a_checkpoint_is(tmp_path):
+    job = Job(model="resnet20", data=str(tmp_path), output="out")
+    found = [files_read(job)]
+    (tmp_path / "train").mkdir()
+    for name, content in (("train/1.png", "a"), ("train/1.png", "bb"), (".of-the-system", "c"), ("2.png", "d")):
+        (tmp_path / name).write_text(content)
+        found.append(files_read(job))
+    assert [a == b for a, b in itertools.pairwise(found)] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "names"),
+    [
+        ("resnet20", "digits", []),
+        ("mine:network", "digits", ["mine:network"]),
+        ("hf-hub:a/b", "torch/cifar10", ["hf-hub:a/b", "torch/cifar10"]),
+    ],
+)
+def test_what_has_no_file_to_compare_is_named(model, data, names):
+    assert unseen(Job(model=model, data=data)) == names
 
 
 def test_a_finished_job_is_not_done_again(here, capsys, monkeypatch):

@@ -53,6 +53,7 @@ class Endless(IterableDataset):
         (loader(), [], "the test loader has no batch"),
         (DataLoader(Endless(), 2), loader(), "the training loader has no length"),
         (loader(), loader(classes=range(40), shuffle=True), "begins with other images each time"),
+        (loader(classes=(1, 0)), loader(names=["cat", "dog"]), "has classes up to 3, and names for 0 to 1: name every"),
         (loader(classes=(5, 0)), loader(), "training images have classes 0 to 5, and the test data has 0 to 3"),
         (loader(classes=(-1, 0)), loader(), "training images have classes -1 to 0, and the test data has 0 to 3"),
     ],

@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from helpers.jobs.every_option import Every
+import torch
+from helpers.jobs.every_option import Base, Every
 
 from fxprune.errors import OptionError
 from fxprune.passes.options.fields import MISSING, closest, field_name
@@ -140,6 +141,10 @@ def test_an_interval_says_and_holds_its_bounds(bounds, words, inside, outside):
         ({"count": -8}, "`count` must be -7 or more, not -8."),
         ({"count": "x"}, "`count` must be -7 or more, not x."),
         ({"size": "mamy"}, "`size` must be one of few, many, not mamy. Did you mean `many`?"),
+        ({"count": np.arange(2)}, "`count` must be -7 or more, not [0 1]."),
+        ({"rate": torch.ones(2)}, "`rate` must be a number, or none, not tensor([1., 1.])."),
+        ({"file": 3}, "`file` must be a path, or none, not 3."),
+        ({"names": [None]}, "`names` must be a list of texts, not [None]."),
         ({"count": 2.5}, "`count` must be an integer, not 2.5."),
         ({"count": True}, "`count` must be an integer, not True."),
         ({"mixed": "no"}, "`mixed` must be true or false, not 'no'."),
@@ -157,17 +162,28 @@ def test_a_record_checks_ranges_and_types_when_it_is_made(options, says):
 def test_a_record_holds_numbers_of_numpy_as_those_of_python():
     given = {"count": 2, "rate": 0.5, "drops": (1, 2), "betas": [0.5], "clip": 0.25, "widths": {"a": 3}}
     numpy = {"count": np.int64(2), "rate": np.float32(0.5), "drops": (np.int32(1), 2), "betas": [np.float16(0.5)]}
-    numpy |= {"clip": np.float32(0.25), "widths": {"a": np.int64(3)}}
+    numpy |= {"clip": np.float32(0.25), "widths": {"a": np.int64(3)}, "mixed": np.True_}
+    given |= {"mixed": True}
     found = Every(model="m", **numpy)
     assert found == Every(model="m", **given)
     assert json.loads(json.dumps(found.options()))["widths"] == {"a": 3}
+
+
+def test_a_record_does_not_change_and_is_a_key():
+    given, network = Base(size="many"), torch.nn.Identity()
+    for change in (lambda: setattr(given, "size", "few"), lambda: delattr(given, "size")):
+        with pytest.raises(AttributeError, match="cannot assign `size`: options do not change"):
+            change()
+    assert {given: 1}[Base(size="many")] == 1
+    assert Base() not in {given}
+    assert Every(model=network).model is network  # which no text can express
 
 
 def test_every_field_of_a_job_is_an_option_with_a_text():
     options = options_of(Job)
     in_python = {"loss", "metric", "higher_is_better", "outputs"}
     assert list(options) == [name for name in inspect.signature(Job).parameters if name not in in_python]
-    assert [name for name, option in options.items() if not option.about] == []
+    assert [name for name, option in options.items() if not option.about or "None" in option.about] == []
 
 
 def test_a_field_that_no_text_can_stand_for_is_an_error_of_ours():

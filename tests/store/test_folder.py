@@ -78,6 +78,13 @@ def test_the_files_of_another_run_are_replaced_and_no_others(tmp_path):
     read_manifest(tmp_path).check(tmp_path, [ROWS])
 
 
+def test_records_that_are_the_users_by_now_stay(tmp_path):
+    run(tmp_path, {EVENT: "1"})
+    write(tmp_path, {EVENT: "mine"})
+    run(tmp_path, {ROWS: "2"})
+    assert (tmp_path / EVENT).read_text() == "mine"
+
+
 def test_a_file_that_is_written_again_leaves_the_others_listed(tmp_path):
     run(tmp_path, {ROWS: "1", PLAN: "2"})
     run(tmp_path, {ROWS: "3"}, [ROWS])
@@ -247,6 +254,22 @@ def test_a_run_that_was_taken_for_dead_does_not_replace_what_the_other_wrote(tmp
     with pytest.raises(OptionError, match="this run has lost"):
         run_with(out, [ROWS], meanwhile)
     assert (out / ROWS).read_text() == "1"
+
+
+def test_the_lock_of_a_run_that_came_in_between_stays(tmp_path, monkeypatch):
+    of_other, read = '{"format": "fxprune-lock", "token": "b"}', lock._read
+
+    def slow(path):
+        found = read(path)
+        if path.name == LOCK:  # meanwhile
+            path.unlink()
+            path.write_text(of_other)
+        return found
+
+    with lock.locked(tmp_path, "a"):
+        monkeypatch.setattr(lock, "_read", slow)
+    assert written(tmp_path) == [LOCK]
+    assert (tmp_path / LOCK).read_text() == of_other
 
 
 @pytest.mark.parametrize("content", ["", "mine", "[]", "{}"])

@@ -51,6 +51,15 @@ def test_a_folder_that_is_a_link_is_not_written_through(tmp_path):
     assert written(tmp_path / "elsewhere") == []
 
 
+def test_records_in_a_folder_that_is_a_link_stay(tmp_path):
+    own = owning(tmp_path / "a")
+    (tmp_path / "a" / EVENTS).rename(tmp_path / "elsewhere")
+    (tmp_path / "a" / EVENTS).symlink_to("../elsewhere")
+    with pytest.raises(OptionError, match=rf"{EVENTS} is no file of a run"):
+        own.clear()
+    assert written(tmp_path / "elsewhere") == ["events.out.tfevents.1"]
+
+
 def test_files_move_without_those_of_the_user(tmp_path):
     write(tmp_path, {"a/mine": "", "b/mine": "", "a/notes": ""})
     own, place = owning(tmp_path / "a"), owning(tmp_path / "b", [*FILES, "csgd.pt"])
@@ -111,10 +120,13 @@ def test_a_file_of_the_user_in_the_place_of_one_of_ours_is_refused_at_the_start(
     assert written(tmp_path) == [f"checkpoints/{name}"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{}", '{"format": "fxprune-files", "version": 1, "state": "kept", "files": {"../mine": null}}'],
-)
+LISTED = '{"format": "fxprune-files", "version": 1, "state": "kept", "files": {"%s": null}}'
+
+
+NEVER_OURS = [LISTED % "../mine", LISTED % f"{EVENTS}/..", LISTED % f"{EVENTS}/mine"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", *NEVER_OURS])
 def test_a_damaged_list_is_refused(tmp_path, content):
     write(tmp_path, {f"a/{LIST}": content, "mine": "", "a/train.pt": ""})
     with pytest.raises(CheckpointError, match=LIST):

@@ -33,7 +33,7 @@ from fxprune.pytorch.torch_private import (
 from .integers import integers_recorded
 from .keys import SizeAsKey
 from .proxies import ConcreteProxy, ConcreteShape
-from .symbolic import SymbolicTracer
+from .symbolic import CallSite, SymbolicTracer
 
 _FACTORIES = (
     "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros",
@@ -148,27 +148,28 @@ class ConcreteTracer(SymbolicTracer):
         if isinstance(value, torch.Tensor):
             raise self.refusal(fx.proxy.TraceError("control flow depends on the values of a tensor"))
         decided = kind(value)
-        if isinstance(value, (bool, int, float)):
+        if isinstance(value, _KNOWN):
             asker = sys._getframe(2)
-            guard = self.create_proxy("call_function", guard_equal, (proxy, decided, line_of(asker)), {})
+            check = guard_dtype if isinstance(decided, torch.dtype) else guard_equal
+            guard = self.create_proxy("call_function", check, (proxy, decided, line_of(asker)), {})
             self._asked[proxy.node] = _place_of(asker), guard.node
         return decided
 
     def sizes(self, proxy: fx.Proxy) -> Any:
-        """Return the numbers in a proxy, guarded; None if it holds none.
+        """Return the numbers, type or device in a proxy, guarded; None if it holds none.
 
         Raises:
-            SizeAsKey: sizes stay dynamic, unless no graph can be traced otherwise.
+            SizeAsKey: they stay dynamic, unless no graph can be traced otherwise.
         """
         value = self.value(proxy.node)
         parts = value if type(value) in (torch.Size, tuple, list) else [value]
-        if not all(isinstance(each, int | float | complex) for each in parts):
+        if not all(isinstance(each, _KNOWN) for each in parts):
             return None
-        if not self.literal:
-            raise SizeAsKey("a size decides which text or key the model uses")
+        if not self.literal or str(value).startswith("torch.meta"):  # the name of a type that is not the model's
+            raise SizeAsKey
         if parts is value:
             return type(value)(self.sizes(proxy[i]) for i in range(self.length(proxy)))  # type: ignore[index]
-        return self.decide(proxy, type(value))
+        return self.decide(proxy, lambda known: known)
 
     def handed_over(self, caller: FrameType, given: Any) -> None:
         """Remove the guards of numbers that a call read before it passed them on as proxies.
@@ -235,10 +236,9 @@ def _has_computed_bounds(size: fx.Node) -> bool:
     return taken and _has_computed_bounds(size.args[0])  # type: ignore[arg-type]
 
 
+# What decides a branch, key or text, besides tensors.
+_KNOWN = int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format
 _ASKED = frozenset(getattr(torch, name) for name in QUESTIONS)
-
-# A frame, held so that no other gets its identity, and its present instruction.
-CallSite = tuple[FrameType, int]
 
 
 def _place_of(frame: FrameType) -> CallSite:

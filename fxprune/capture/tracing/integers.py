@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 # Packages whose functions no model's code is in.
@@ -65,3 +67,28 @@ def integers_recorded(root: nn.Module) -> Iterator[None]:
     finally:
         for scope, name in changed:
             del scope[name]
+
+
+# Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.
+_SIZED = ("expand", "new_empty", "new_ones", "new_zeros")
+
+
+@contextlib.contextmanager
+def sizes_recorded() -> Iterator[None]:
+    """Let methods of plain tensors take several sizes that are proxies, not only a tuple."""
+
+    def in_tuple(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(tensor: torch.Tensor, *sizes: Any, **options: Any) -> Any:
+            several = len(sizes) > 1 and any(isinstance(size, fx.Proxy) for size in sizes)
+            return method(tensor, sizes, **options) if several else method(tensor, *sizes, **options)
+
+        return call
+
+    for name in _SIZED:  # those of the class from which `torch.Tensor` derives
+        setattr(torch.Tensor, name, in_tuple(getattr(torch.Tensor, name)))
+    try:
+        yield
+    finally:
+        for name in _SIZED:
+            delattr(torch.Tensor, name)

@@ -1,13 +1,16 @@
-"""A size that is a key or a text finds other things at other sizes.
+"""A size, type or device that is a key or a text finds other things for others.
 
-No graph records ``table.get(size)`` or ``f"{size}"``. Both fail as long as sizes are dynamic, so that the next way
-decides by the example, with a guard. A text that is only printed, or told by an assertion, decides nothing.
+No graph records ``table.get(size)``, ``f"{dtype}"`` or ``dtype is torch.float64``. They fail as long as sizes, types
+and devices are dynamic, so that the next way decides by the example, with a guard. A text that is only printed, or told
+by an assertion, decides nothing.
 """
 
 from __future__ import annotations
 
 import ast
+import dis
 import functools
+import itertools
 import linecache
 from types import CodeType, FrameType
 
@@ -19,17 +22,26 @@ _LOGGERS = ("logging", "warnings")
 
 
 class SizeAsKey(TypeError):
-    """The error for a key or text of a dynamic size.
+    """The error for a key or text of a dynamic size, type or device.
 
     To a library with a cache the size is what has no hash, without which it may go on.
     """
 
+    def __init__(self, what: str = "decides which text or key the model uses") -> None:
+        """Say what the size, type or device does."""
+        super().__init__(f"a size, type or device {what}")
+
 
 def of_model(frame: FrameType | None) -> FrameType | None:
-    """Return the frame, or that behind code without a file; None if it is not the model's."""
-    while frame is not None and frame.f_code.co_filename == "<string>":  # of a dataclass
+    """Return the frame, or that behind code that only passes on; None if it is not the model's."""
+    while frame is not None and _is_between(frame):
         frame = frame.f_back
     return None if frame is None or is_machinery(frame.f_code.co_filename) else frame
+
+
+def _is_between(frame: FrameType) -> bool:
+    """Tell whether a frame is of a dataclass, or of what stands for a stored tensor."""
+    return frame.f_code.co_filename == "<string>" or frame.f_globals.get("__name__") == f"{__package__}.own_tensors"
 
 
 def decides(frame: FrameType | None) -> bool:
@@ -38,6 +50,22 @@ def decides(frame: FrameType | None) -> bool:
     if frame is None or str(frame.f_globals.get("__name__")).startswith(_LOGGERS):
         return False
     return not _is_told(frame.f_code, frame.f_lasti)
+
+
+@functools.lru_cache(maxsize=1024)
+def compares_identity(code: CodeType) -> bool:
+    """Tell whether code asks ``a is b`` of anything but None, True and False."""
+    steps = itertools.pairwise(dis.get_instructions(code))
+    return any(
+        step.opname == "IS_OP" and not (last.opname == "LOAD_CONST" and isinstance(last.argval, bool | None))
+        for last, step in steps
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def stores_items(code: CodeType) -> bool:
+    """Tell whether code stores items in tables, as a memo does."""
+    return any(step.opname == "STORE_SUBSCR" for step in dis.get_instructions(code))
 
 
 def is_memo(frame: FrameType) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
-from .keys import SizeAsKey, decides, is_memo, of_model
+from .keys import SizeAsKey, compares_identity, decides, is_memo, of_model, stores_items
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -24,6 +25,7 @@ _IN_PLACE = {
     "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
 }  # fmt: skip
 _SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
+_KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
 
 
 def _in_place(name: str, method: str) -> Callable[[InPlaceProxy, Any], Any]:
@@ -46,11 +48,18 @@ class InPlaceProxy(fx.Proxy):
         return not _is_size(self.node)
 
     def __getattr__(self, k: str) -> Any:
+        self._is_asked_for(k, sys._getframe(1))
         return (
             self.tracer.create_proxy("call_function", getattr, (self, k), {})
             if k == "shape"
             else (InPlaceAttribute(self, k))
         )
+
+    def _is_asked_for(self, name: str, asker: FrameType) -> None:
+        """Raise SizeAsKey where code may compare a type or device by its identity, which no proxy has."""
+        frame = of_model(asker) if name in _KINDS else None
+        if frame is not None and compares_identity(frame.f_code):
+            raise self.tracer.refusal(SizeAsKey("may be compared by its identity"))  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data" and self.node.op == "get_attr":
@@ -67,19 +76,26 @@ class InPlaceProxy(fx.Proxy):
         return self
 
     def _is_dynamic(self, *_: Any) -> Any:
-        raise self.tracer.refusal(fx.proxy.TraceError("a number is asked for that is dynamic"))  # type: ignore[attr-defined]
+        raise self.tracer.number_asked(sys._getframe(1))  # type: ignore[attr-defined]
 
-    __len__ = __int__ = __round__ = _is_dynamic
+    __len__ = __int__ = __round__ = __index__ = __float__ = _is_dynamic
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """Record a call of a PyTorch function."""
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, InPlaceProxy):
+                leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
+                break
+        return super().__torch_function__(orig_method, types, args, kwargs)
 
     def sizes(self) -> Any:
-        """Return the number or shape at the sizes of the example, guarded; None for others.
+        """Return what is no tensor as it is for the example, guarded; None for a tensor.
 
         Raises:
-            SizeAsKey: sizes are dynamic.
+            SizeAsKey: it is dynamic, or unknown.
         """
-        if self.is_tensor():
-            return None
-        raise SizeAsKey("a size decides which text or key the model uses")
+        raise SizeAsKey
 
     def __hash__(self) -> int:
         frame = of_model(sys._getframe(1))
@@ -100,6 +116,10 @@ class InPlaceProxy(fx.Proxy):
 
     def _known(self, *, may_fail: bool = False) -> Any:
         """Return :meth:`sizes`; a failure counts, also if the model goes on after it."""
+        frame = of_model(sys._getframe(2))
+        is_device = self.node.target is getattr and self.node.args[1] == "device"
+        if frame is not None and is_device and stores_items(frame.f_code):
+            return None  # the key of a memo, under which it finds what it stored
         try:
             return self.sizes()
         except SizeAsKey as error:
@@ -136,22 +156,10 @@ def _is_size(node: fx.Node) -> bool:
     return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
 
 
-_KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
-
-
 class ConcreteProxy(InPlaceProxy):
     """A proxy that knows its value at the example's sizes."""
 
     tracer: ConcreteTracer
-
-    @classmethod
-    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Record a call of a PyTorch function."""
-        for leaf in pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, ConcreteProxy):
-                leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))
-                break
-        return super().__torch_function__(orig_method, types, args, kwargs)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -177,6 +185,7 @@ class ConcreteProxy(InPlaceProxy):
                 return False
             if k in _KINDS and self.tracer.literal:
                 return self.tracer.fixed(self, k)
+            self._is_asked_for(k, sys._getframe(1))
         elif self.tracer.literal and isinstance(value, torch.device):
             return getattr(value, k)
         if callable(getattr(value, k)):
@@ -209,7 +218,7 @@ class ConcreteProxy(InPlaceProxy):
         return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
 
     def sizes(self) -> Any:
-        """Return what this is at the sizes of the example, guarded."""
+        """Return what this is for the example, guarded."""
         return self.tracer.sizes(self)
 
     def __eq__(self, other: Any) -> Any:

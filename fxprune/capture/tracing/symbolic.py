@@ -14,6 +14,7 @@ import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,14 @@ from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree, wra
 from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
+from .integers import sizes_recorded
 from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
+
+# A frame, held so that no other gets its identity, and its present instruction.
+CallSite = tuple[FrameType, int]
 
 
 class SymbolicTracer(fx.Tracer):
@@ -68,6 +73,7 @@ class SymbolicTracer(fx.Tracer):
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
         self._refused: Exception | None = None
+        self._asked_at: CallSite | None = None  # where the refused number was asked for
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
         self.held_elsewhere: dict[int, tuple[torch.Tensor, OwnTensor]] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
@@ -82,7 +88,7 @@ class SymbolicTracer(fx.Tracer):
         through = _functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
-        with through, _sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
+        with through, sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
             graph = super().trace(root, concrete_args)
         if self._refused is not None:
             raise self._refused
@@ -92,6 +98,17 @@ class SymbolicTracer(fx.Tracer):
         """Note an error that ends the trace, also if the model catches it."""
         self._refused = self._refused or error
         return error
+
+    def number_asked(self, asker: FrameType) -> Exception:
+        """Return the refusal of a dynamic number, which counts unless it is :meth:`handed_over`."""
+        if self._refused is None:
+            self._asked_at = asker, asker.f_lasti
+        return self.refusal(fx.proxy.TraceError("a number is asked for that is dynamic"))
+
+    def handed_over(self, caller: FrameType, given: Any) -> None:
+        """Forget that the parser of PyTorch's functions asked for numbers that it then passes on as proxies."""
+        if self._asked_at == (caller, caller.f_lasti):
+            self._refused = self._asked_at = None
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Raise TraceError."""
@@ -207,8 +224,6 @@ class SymbolicTracer(fx.Tracer):
         return types.FunctionType(traced.__code__, globals_of, closure=traced.__closure__), [self.root]
 
 
-# Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.
-_SIZED = ("expand", "new_empty", "new_ones", "new_zeros")
 # Calls that take a tensor of one number for the number itself, which the meta device does not have.
 _FILLS = frozenset({"new_full", "fill_", "full_like", torch.full, torch.full_like})
 
@@ -274,27 +289,6 @@ def _functions_traced() -> Iterator[None]:
         yield
     finally:
         wrapped.update(hidden)
-
-
-@contextlib.contextmanager
-def _sizes_recorded() -> Iterator[None]:
-    """Let methods of plain tensors take several sizes that are proxies, not only a tuple."""
-
-    def in_tuple(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def call(tensor: torch.Tensor, *sizes: Any, **options: Any) -> Any:
-            several = len(sizes) > 1 and any(isinstance(size, fx.Proxy) for size in sizes)
-            return method(tensor, sizes, **options) if several else method(tensor, *sizes, **options)
-
-        return call
-
-    for name in _SIZED:  # those of the class from which `torch.Tensor` derives
-        setattr(torch.Tensor, name, in_tuple(getattr(torch.Tensor, name)))
-    try:
-        yield
-    finally:
-        for name in _SIZED:
-            delattr(torch.Tensor, name)
 
 
 def _refuse_proxy(value: Any) -> None:
