@@ -11,7 +11,7 @@ from helpers.hand_made import Normed, Plain, randomise
 from safetensors.torch import load_file
 from torch import nn
 
-from fxprune.errors import CheckpointError
+from fxprune.errors import CheckpointError, ModelError
 from fxprune.passes.store import (
     distinct_tensors,
     left_out_line,
@@ -131,6 +131,24 @@ def test_odd_memory_is_written_as_plain_tensors(tmp_path):
     back = read_tensors(tmp_path / "t.safetensors")
     assert back.keys() == tensors.keys()
     assert all(back[name].equal(tensor) for name, tensor in tensors.items())
+
+
+def test_complex_numbers_of_both_precisions_come_back(tmp_path):
+    pairs = torch.randn(3, 2, dtype=torch.float64)
+    kept = {"wide": torch.view_as_complex(pairs), "turned": torch.view_as_complex(pairs.float()).conj(), "real": pairs}
+    write_tensors(kept, tmp_path / "w.safetensors")
+    back = read_tensors(tmp_path / "w.safetensors")
+    assert all(back[name].dtype == tensor.dtype and back[name].equal(tensor) for name, tensor in kept.items())
+
+
+UNWRITABLE = {"uint16": torch.ones(3).to(torch.uint16), "sparse_coo float32": torch.eye(3).to_sparse()}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_what_no_file_holds_is_refused_when_it_is_written(kind, tmp_path):
+    with pytest.raises(ModelError, match=f"the tensor `odd` cannot be written down: it is {kind}"):
+        write_tensors({"odd": UNWRITABLE[kind]}, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_buffers_outside_the_state_dict_are_distinct_tensors_too():
