@@ -16,7 +16,7 @@ from fxprune.common.files import open_plain, written_aside
 from fxprune.errors import CheckpointError, ModelError, kind_and_line
 
 _HASH = "fxprune.sha256"  # in the header of a file
-_PAIRS = "fxprune.complex128"  # the same: tensors that are written as pairs of float64, since the format has no such type
+_PAIRS = "fxprune.complex128"  # the same: what is written as pairs of float64, a type that the format lacks
 _TYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
