@@ -1,6 +1,7 @@
 """Check a saved network: its files, its stored answer, the wide network and the ONNX file.
 
-The wide network and the ONNX file are compared where the folder has them. The exit code is 1 if anything disagrees.
+The wide network and the ONNX file are compared where the folder has them. The exit code is 1 if anything disagrees, or
+if a file is missing or changed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ def run(args: argparse.Namespace) -> Reply:
     """Compare what the folder holds."""
     from dataclasses import asdict
 
+    from fxprune.errors import CheckpointError
     from fxprune.passes.report import verify_folder
 
-    check = verify_folder(args.folder, data=args.data)
+    try:
+        check = verify_folder(args.folder, data=args.data)
+    except CheckpointError as error:
+        error.exit_code = 1 if args.folder.is_dir() else error.exit_code  # what was to be shown does not hold
+        raise
     value = {"folder": args.folder, "passed": check.passed, "findings": [asdict(each) for each in check.findings]}
     return Reply(str(check), lambda: value, 0 if check.passed else 1)

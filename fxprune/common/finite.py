@@ -23,6 +23,8 @@ def check_numbers(tensors: Iterable[tuple[str, Tensor]]) -> None:
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Raise ModelError for the first tensor that holds a NaN or an infinity."""
     for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.itemsize == 1:  # PyTorch asks none of 8 bits
+            tensor = tensor.float()
         if tensor.is_meta or bool(tensor.isfinite().all()):
             continue
         wrong, nans = int((~tensor.isfinite()).sum()), int(tensor.isnan().sum())

@@ -2,7 +2,8 @@
 
 PyTorch itself lists what computes on tensors (``torch.overrides``); what makes tensors, and what only asks, is added by
 hand. Nothing in the list opens a file, runs code that it is given, or shares memory. A name is resolved by looking it
-up here, never by importing it.
+up here, never by importing it. torchvision's operators are not in it: those that read boxes or offsets check none, and
+a box outside of the image, or one that is no number, reads outside of memory.
 """
 
 from __future__ import annotations

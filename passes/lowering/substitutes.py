@@ -75,7 +75,8 @@ def bound_arguments(layer: nn.Module, node: fx.Node, args: tuple[Any, ...], kwar
 
 def _refused(node: fx.Node, layer: Any, why: str) -> ModelError:
     kind = layer if callable(layer) and not isinstance(layer, nn.Module) else type(layer)
-    name = f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}"
+    operator = kind.__module__.startswith("torch._ops")  # whose class has a name that pybind11 makes
+    name = f"torch.ops.{kind}" if operator else f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}"
     return ModelError(
         f"node `{node}` ({node.op} {node.target}) calls {name}, for which PyTorch's own layers and functions do not "
         f"stand in: {why}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import operator
 import os
 import tempfile
 import warnings
@@ -128,6 +129,9 @@ def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
         narrow = lower(narrow, inputs)
     except ModelError as error:
         raise ExportError(str(error)) from error
+    for node in reversed(narrow.graph.nodes):  # of a tuple, what nothing reads
+        if node.target is operator.getitem and not node.users:
+            narrow.graph.erase_node(node)
     name = _name(narrow)
     values = _values(narrow, inputs)
     try:

@@ -38,6 +38,8 @@ def expression(node: fx.Node, names: Names, modules: Mapping[str, Any]) -> Code:
     if node.op == "call_module":
         layer = modules[str(node.target)]
         if isinstance(layer, ModeSwitch):
+            if (layer.trained, layer.evaluated) == (True, False):
+                return text("self.training", CALL)
             trained, evaluated = constant(layer.trained, "trained"), constant(layer.evaluated, "evaluated")
             return join(trained, " if self.training else ", evaluated, level=CHOICE)
         return call(accessor(str(node.target)), *arguments(node, names))

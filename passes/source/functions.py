@@ -75,6 +75,9 @@ def needed(function: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults(function: Any) -> Mapping[str, Any]:
     if function is F.scaled_dot_product_attention:
         return _ATTENTION
+    name = getattr(function, "__name__", "")
+    if getattr(F, name, None) is function:  # one that decides by an argument hides what it takes
+        function = getattr(F, f"_{name}", function)
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin

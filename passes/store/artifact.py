@@ -48,7 +48,7 @@ from .network import (
     read_network,
     with_integers,
 )
-from .tensors import digest_of, read_tensors, write_tensors
+from .tensors import check_types, digest_of, read_tensors, write_tensors
 from .weights import distinct_tensors
 
 
@@ -75,7 +75,7 @@ def save(
     Raises:
         OptionError: ``narrow`` is no graph or does not hold its plan, ``model.kwargs`` has an argument that cannot be
             saved, the directory holds a user's file under one of these names, or another run writes into it.
-        ModelError: a node cannot be written down; the message names it and its operator.
+        ModelError: a node or tensor cannot be written down; the message names it and its operator, or its type.
         ExportError: the files and the network disagree.
         OSError: the disk is full, or writing is not permitted.
 
@@ -259,7 +259,9 @@ def check_writable(module: fx.GraphModule, example_inputs: Inputs) -> None:
     """Raise ModelError if a narrow network of this captured graph could not be saved."""
     from fxprune.passes.lowering import lower
 
-    graph_document(lower(module, example_inputs))
+    lowered = lower(module, example_inputs)
+    graph_document(lowered)
+    check_types({name: tensor for name, tensor in distinct_tensors(lowered).items() if not tensor.is_meta})
 
 
 def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[float, float]:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fxprune.common.files import open_plain, written_aside
-from fxprune.errors import CheckpointError, kind_and_line
+from fxprune.errors import CheckpointError, ModelError, kind_and_line
 
 _HASH = "fxprune.sha256"  # in the header of a file
+_PAIRS = "fxprune.complex128"  # the same: what is written as pairs of float64, a type that the format lacks
 _TYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -27,25 +28,37 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str] | 
     """Write a safetensors file completely or not at all; views of one memory are copied.
 
     Raises:
+        ModelError: a tensor is of a type or layout that no file holds.
         OSError: the disk is full, or the folder is not writable.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    check_types(tensors)
     seen: set[tuple[torch.device, int]] = set()
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         memory = (tensor.device, tensor.untyped_storage().data_ptr())
         plain[name] = tensor.clone(memory_format=torch.contiguous_format) if memory in seen else tensor.contiguous()
+        plain[name] = plain[name].resolve_conj()
         seen.add(memory)
+    paired = {name: torch.view_as_real(x) for name, x in plain.items() if x.dtype == torch.complex128}
+    header = {_HASH: digest_of(plain)} | ({_PAIRS: json.dumps([*paired])} if paired else {})
     with written_aside(path) as aside:
         try:
-            save_file(plain, aside, metadata={_HASH: digest_of(plain)})
+            save_file(plain | paired, aside, metadata=header)
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise OSError(f"cannot write {path}: {error}") from error
             raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(aside)) from error
+
+
+def check_types(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelError for the first tensor that no file holds, by its type or layout."""
+    for name, kind in kinds_of(tensors).items():
+        if tensors[name].dtype not in _TYPES or tensors[name].layout != torch.strided or tensors[name].is_meta:
+            raise ModelError(f"the tensor `{name[:80]}` cannot be written down: it is {kind}.")
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -67,6 +80,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with torch.inference_mode(False):  # whose tensors do not train
             tensors: dict[str, Tensor] = load(content)
         written = header.get("__metadata__", {}).get(_HASH)
+        for name in json.loads(header.get("__metadata__", {}).get(_PAIRS, "[]")):
+            tensors[name] = torch.view_as_complex(tensors[name])
     except (OSError, SafetensorError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         raise unreadable(path, error, f"it is cut short or damaged: {kind_and_line(error)}.") from error
     for name, tensor in tensors.items():

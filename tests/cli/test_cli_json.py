@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,17 @@ def test_stdout_is_one_document_with_stable_keys(capsys, finished, command, monk
     value = json.loads(out)
     assert (code, value["command"], value["exit_code"]) == (0, command, 0), err
     assert set(value) == {"command", "exit_code", *keys.split()}
+
+
+def test_verify_fails_whichever_file_is_damaged_or_missing(capsys, finished, place):
+    for name in sorted(each.name for each in finished["out"].iterdir() if each.is_file()):
+        shutil.copytree(finished["out"], place / "bad", dirs_exist_ok=True)
+        file = place / "bad" / name
+        file.write_bytes(file.read_bytes()[:-9])
+        assert run(capsys, "verify bad")[0] == 1, name
+        file.unlink()
+        assert run(capsys, "verify bad --json")[0] == 1, name
+    assert run(capsys, "verify nowhere")[0] == 2
 
 
 def test_push_tells_what_it_wrote(capsys, monkeypatch, place):

@@ -16,6 +16,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import guard_equal
+from fxprune.capture import capture
 from fxprune.errors import ExportError
 from fxprune.passes.source import export_python
 from fxprune.passes.source.code import SUM
@@ -268,3 +269,22 @@ def test_a_file_that_differs_is_an_error_and_does_not_stay(monkeypatch, tmp_path
     with pytest.raises(ExportError, match=r"`output` differs by .* in eval mode"):
         export_python(chain(("call_function", operator.add, 1)), torch.randn(2, 3), tmp_path / "net.py")
     assert not list(tmp_path.iterdir())
+
+
+class Pooled(nn.Module):
+    """Defaults, the mode as an argument, and a tuple of which only one half is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x):
+        x, (h, _) = self.lstm(F.dropout(F.max_pool1d(x, 2), 0.1, self.training))
+        return x[:, -1] + h[0]
+
+
+def test_what_a_person_leaves_out_is_left_out(tmp_path, forked):
+    x = torch.randn(2, 6, 8)
+    export_python(capture(Pooled().eval(), (x,)), x, tmp_path / "net.py")
+    text = (tmp_path / "net.py").read_text()
+    assert "F.max_pool1d(x, 2)\n" in text and "training=self.training" in text and "[1]" not in text

@@ -8,10 +8,11 @@ import pickle
 import pytest
 import torch
 from helpers.hand_made import Normed, Plain, randomise
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fxprune.errors import CheckpointError
+from fxprune.errors import CheckpointError, ModelError
 from fxprune.passes.store import (
     distinct_tensors,
     left_out_line,
@@ -133,6 +134,24 @@ def test_odd_memory_is_written_as_plain_tensors(tmp_path):
     assert all(back[name].equal(tensor) for name, tensor in tensors.items())
 
 
+def test_complex_numbers_of_both_precisions_come_back(tmp_path):
+    pairs = torch.randn(3, 2, dtype=torch.float64)
+    kept = {"wide": torch.view_as_complex(pairs), "turned": torch.view_as_complex(pairs.float()).conj(), "real": pairs}
+    write_tensors(kept, tmp_path / "w.safetensors")
+    back = read_tensors(tmp_path / "w.safetensors")
+    assert all(back[name].dtype == tensor.dtype and back[name].equal(tensor) for name, tensor in kept.items())
+
+
+UNWRITABLE = {"uint16": torch.ones(3).to(torch.uint16), "sparse_coo float32": torch.eye(3).to_sparse()}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_what_no_file_holds_is_refused_when_it_is_written(kind, tmp_path):
+    with pytest.raises(ModelError, match=f"the tensor `odd` cannot be written down: it is {kind}"):
+        write_tensors({"odd": UNWRITABLE[kind]}, tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_buffers_outside_the_state_dict_are_distinct_tensors_too():
     model = nn.Linear(2, 2)
     model.register_buffer("index", torch.arange(3), persistent=False)
@@ -219,7 +238,7 @@ REFUSED = {
     ),
     "8 bits": (
         "w.safetensors",
-        lambda path: write_tensors({"x": torch.zeros(2).to(torch.float8_e4m3fn)}, path),
+        lambda path: save_file({"x": torch.zeros(2).to(torch.float8_e4m3fn)}, path),
         "holds torch.float8_e4m3fn under `x`",
     ),
     "no numbers": (
@@ -263,11 +282,17 @@ def test_what_is_refused_touches_nothing(name, tmp_path, capfd):
     assert "run!" not in capfd.readouterr().out
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     save_weights(filled(Plain()), path)
     before = path.read_bytes()
-    with pytest.raises(Exception, match="Sparse"):
-        write_tensors({"x": torch.eye(3).to_sparse()}, path)
+
+    def fail(_, aside, **__):
+        aside.write_bytes(b"half")
+        raise SafetensorError("no room")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match="no room"):
+        write_tensors({"x": torch.eye(3)}, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
