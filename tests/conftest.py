@@ -36,7 +36,7 @@ for timed in (costs.latency, costs.alternated):
 def seed_all():
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` keeps a stack for each device, too
 
 
 seed_all()  # networks that are made where tests are collected
@@ -125,6 +125,10 @@ TOGETHER = {
 }
 
 
+def _group(nodeid):
+    return next((group for name, group in TOGETHER.items() if nodeid.startswith(name)), None)
+
+
 @functools.cache
 def _has_fixture_of_its_own(file):
     return 'scope="module"' in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
@@ -135,8 +139,7 @@ class Together(Restarting):
 
     def _split_scope(self, nodeid):
         file = nodeid.partition("::")[0]
-        group = next((group for name, group in TOGETHER.items() if nodeid.startswith(name)), None)
-        return group or (file if _has_fixture_of_its_own(file) else nodeid)
+        return _group(nodeid) or (file if _has_fixture_of_its_own(file) else nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -145,6 +148,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
+    # One sample after another, and then the tests that look at all of them.
+    shared = [item for item in items if _group(item.nodeid) == "samples"]
+    names = [*dict.fromkeys(item.callspec.params["name"] for item in shared if hasattr(item, "callspec")), None]
+    shared.sort(key=lambda item: names.index(item.callspec.params["name"] if hasattr(item, "callspec") else None))
+    items[:] = [*shared, *(item for item in items if _group(item.nodeid) != "samples")]
     slow = tuple(f"{Path(__file__).parent.as_posix()}/{name}" for name in SLOW)
     for item in items:
         if item.path.as_posix().startswith(slow):

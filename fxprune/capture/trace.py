@@ -32,7 +32,8 @@ from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
-from .tracing.symbolic import SymbolicTracer, keeps_functions, reads_any
+from .tracing.registered_functions import keeps_functions
+from .tracing.symbolic import SymbolicTracer, reads_any
 from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"

@@ -202,17 +202,15 @@ def open_phases(job: Job, model: nn.Module, data: Data, ranks: Ranks = ALONE) ->
     With it, the job resumes from there if they belong to the same job, and the run in between wrote none.
     """
     folder = Path(job.output) / CHECKPOINTS
-    resume = job.resume is not None
     # Each process draws its own random numbers, so a run resumes with the same number of processes.
-    processes = {"processes": ranks.count} if ranks.count > 1 else {}
-    identity = _identity(job, model, data) | processes
+    identity = _identity(job, model, data) | ({"processes": ranks.count} if ranks.count > 1 else {})
     if ranks.first:
         now, before = OwnFiles(folder), OwnFiles(folder.with_name(BEFORE))
-        if resume and not now.present(".pt") and _is_of(identity, before):
+        if job.resume is not None and not now.present(".pt") and _is_of(identity, before):
             before.move(now)
-        elif not resume and now.present(".pt"):
+        elif job.resume is None and now.present(".pt"):
             now.move(before)
-    return Checkpoints(folder, identity, job.checkpoint_every, resume, ranks)
+    return Checkpoints(folder, identity, job.checkpoint_every, job.resume is not None, ranks)
 
 
 def kept_times(job: Job, coupling: Coupling) -> LatencyTable | None:

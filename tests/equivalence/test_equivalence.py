@@ -1,4 +1,4 @@
-"""A model that Python, modes, hooks or kept state take elsewhere than its tensors is captured as it is, or refused."""
+"""A model that Python, modes or hooks take elsewhere than its tensors is captured as it is, or refused."""
 
 from __future__ import annotations
 
@@ -118,126 +118,6 @@ def test_a_cache_is_no_reason_to_stop_in_training(uses, stops):
         torch.testing.assert_close(drawn(narrow.train(), IMAGES), drawn(model.train(), IMAGES), rtol=1e-5, atol=1e-5)
 
 
-def counted(s, y):
-    s.calls = getattr(s, "calls", 0) + 1
-    return y
-
-
-def streamed(s, y):
-    z = y + s.last
-    s.last = y.detach().mean((0, 2, 3))[:, None, None]
-    return z
-
-
-def remembered(s, y):
-    z = y + getattr(s, "before", 0)
-    s.before = y.detach().mean()
-    return z
-
-
-def listed(s, y):
-    s.__dict__.setdefault("history", []).append(1)
-    return y * len(s.history)
-
-
-def counted_in_a_list(s, y):
-    calls = s.__dict__.setdefault("calls", [0])
-    calls[0] += 1
-    return y if calls[0] < 5 else y * 2
-
-
-TALLY = types.SimpleNamespace(calls=0)
-
-
-def counted_in_an_object(s, y):
-    s.__dict__.setdefault("tally", types.SimpleNamespace(calls=0)).calls += 1
-    return y if s.tally.calls < 1000 else y * 2
-
-
-def count():
-    TALLY.calls += 1
-
-
-def counted_in_a_variable(s, y):
-    count()
-    return y if TALLY.calls < 1000 else y * 2
-
-
-def counted_in_a_class(s, y):
-    Counted.calls += 1
-    return y if Counted.calls < 1000 else y * 2
-
-
-class Counted(Small):
-    calls = 0
-
-
-def largest(s, y):
-    table = s.__dict__.setdefault("table", {})
-    if "largest" not in table:
-        table["largest"] = y.detach().abs().max()
-    return y / table["largest"]
-
-
-def reparametrized(s, y):
-    s.b.weight.data = s.b.weight.flip(0) + s.a.weight.mean()
-    return y
-
-
-def assigned(s, y):
-    s.b.weight.data = s.b.weight.data * 0.5
-    return y
-
-
-def clamped(s, y):
-    s.b.weight.data.clamp_(-0.01, 0.01)
-    return y
-
-
-REFUSED = {
-    "type": (lambda s, y: y * 2 if type(y) is torch.Tensor else y, r"output 0 differs .* first layer .* `b`"),
-    "buffer": (streamed, r"`last` \(set at \S*test_equivalence.py:\d+\)"),
-    "attribute": (remembered, r"keeps `before` \(set at \S*test_equivalence.py:\d+\) from one call to the next"),
-    "list": (listed, "keeps `history`"),
-    "counter in a list": (counted_in_a_list, "keeps `calls`"),
-    "counter in an object": (counted_in_an_object, "keeps `tally`"),
-    "counter in a variable": (counted_in_a_variable, r"keeps `.*test_equivalence\.TALLY`"),
-    "counter in a class": (counted_in_a_class, "keeps `Counted.calls`"),
-    "the largest number so far": (largest, "at a second call, output 0 differs"),
-    "counter": (counted, "keeps `calls`"),
-    "weight.data": (assigned, "sets the attribute `data` of a tensor.* Set it once before"),
-    "weight.data, of another weight": (reparametrized, "sets the attribute `data` of a tensor.* Set it once before"),
-    "weight.data.clamp_": (clamped, "writes to its parameter `b.weight`"),
-    "random": (lambda s, y: y + random.random(), "draws no random numbers, as the model does"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_no_graph_does_is_refused_by_name(name):
-    middle, reason = REFUSED[name]
-    with pytest.raises(CaptureError, match=reason):
-        fxprune.couple(Counted(middle).eval(), IMAGES)
-
-
-def counted_in_training(s, y):
-    s.steps = getattr(s, "steps", 0) + s.training
-    return y * s.steps
-
-
-def counted_in_a_buffer(s, y):
-    if s.training:
-        s.last.add_(1)
-    return y * (s.last[0] > 1)
-
-
-@pytest.mark.parametrize("uses", [counted_in_training, counted_in_a_buffer])
-def test_what_only_a_second_call_in_training_shows_stops_there(uses):
-    captured = capture(Small(uses).eval(), (IMAGES,))
-    captured(IMAGES)
-    with pytest.raises(SpecialisedError, match="something else in training mode"):
-        captured.train()(IMAGES)
-
-
 def test_rounding_is_no_difference_and_a_cast_to_float32_is_one():
     x = torch.rand(100, dtype=torch.float64) + 1
     assert differs(x, x * (1 + 5e-12)) == ""
@@ -268,8 +148,12 @@ def test_nothing_of_the_callers_is_changed():
     assert gc.isenabled()
 
 
+def typed(s, y):
+    return y * 2 if type(y) is torch.Tensor else y
+
+
 def test_weights_of_zero_hide_nothing():
-    model = Small(lambda s, y: y * 2 if type(y) is torch.Tensor else y).eval()
+    model = Small(typed).eval()
     nn.init.zeros_(model.fc.weight)
     with pytest.raises(CaptureError, match="computes something else"):
         fxprune.couple(model, IMAGES)
@@ -284,7 +168,7 @@ def test_what_cannot_be_compared_is_said():
 
 
 def test_the_comparison_can_be_turned_off_by_name():
-    coupling = fxprune.couple(Small(counted).eval(), IMAGES, check=False)
+    coupling = fxprune.couple(Small(typed).eval(), IMAGES, check=False)
     assert coupling.graph_module.meta[WAY] == "symbolic"
     assert "not compared with the model: it was not asked for" in str(coupling)
 

@@ -1,24 +1,43 @@
-"""Samples proved and narrowed once for all tests that look at them; see ``TOGETHER`` in tests/conftest.py."""
+"""A sample proved and narrowed once for the tests that look at it; see ``TOGETHER`` in tests/conftest.py."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 
 import pytest
 from samples import SAMPLES
 
 import fxprune
 from fxprune.analysis.rules import RULES, pointwise
-
-from .unequal import snapped_and_narrow
+from fxprune.passes.rewrite import merged_by
 
 CALLED = set()  # the rules that ran
+TARGETS = set()  # what the graphs call
+_DONE = set()
 
 
-@functools.cache
 def proved(name):
     """The proof of a sample, in float64; nobody changes it, nor its plan and coupling."""
+    return _proved(name)[0]
+
+
+def narrowed(name):
+    """The networks of the proof: snapped, and narrow."""
+    return _proved(name)[1]
+
+
+def prove_all():
+    """Fill ``CALLED`` and ``TARGETS``."""
+    for name in SAMPLES.keys() - _DONE:
+        proved(name)
+
+
+# One: each graph is a class of its own, and whatever is patched in `nn.Module` visits them all.
+@functools.lru_cache(maxsize=1)
+def _proved(name):
+    pair = []
 
     def heard(function):
         def call(*args):
@@ -27,15 +46,18 @@ def proved(name):
 
         return call
 
+    def merged(plan, snapped):
+        made = merged_by(plan, snapped)
+        pair[:] = snapped, made[0]
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
         for operator, entry in list(RULES.items()):
             patch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
         patch.setattr("fxprune.analysis.interpreter.pointwise", heard(pointwise.pointwise))
-        return fxprune.prove(SAMPLES[name].net, SAMPLES[name].inputs)
-
-
-@functools.cache
-def narrowed(name):
-    """The network of the proof: snapped, and narrow."""
-    plan = proved(name).plan
-    return snapped_and_narrow(plan.coupling.network, plan)
+        patch.setattr(sys.modules["fxprune.passes.verify.prove"], "merged_by", merged)
+        proof = fxprune.prove(SAMPLES[name].net, SAMPLES[name].inputs)
+    graph = proof.plan.coupling.graph_module.graph
+    TARGETS.update(node.target for node in graph.nodes if node.op in ("call_function", "call_method"))
+    _DONE.add(name)
+    return proof, pair

@@ -26,7 +26,7 @@ from fxprune.pytorch.data_writes import data_writes
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.source import stack_of
-from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree, wrapped_functions
+from fxprune.pytorch.torch_private import call_with_hooks, hooks_of, pytree
 
 from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
@@ -36,6 +36,7 @@ from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
 from .recorder import Recorder
+from .registered_functions import functions_traced
 
 # A frame, held so that no other gets its identity, and its present instruction.
 CallSite = tuple[FrameType, int]
@@ -85,7 +86,7 @@ class SymbolicTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """Trace a module."""
-        through = _functions_traced() if self._through else contextlib.nullcontext()
+        through = functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
         with through, sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
@@ -266,29 +267,6 @@ def reads_any(graph: fx.Graph, root: nn.Module, names: Iterable[str]) -> bool:
     layers = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
     held = [tensors.get(name) for name in read] + [tensor for layer in layers for _, tensor in named_tensors(layer)]
     return not wanted.isdisjoint(map(id, held))
-
-
-def keeps_functions() -> bool:
-    """Tell whether any function outside PyTorch is registered with `torch.fx.wrap`."""
-    return bool(_registered_functions())
-
-
-def _registered_functions() -> dict[Any, dict[str, Any]]:
-    wrapped = wrapped_functions()
-    # The code of a graph module that calls such a function registers it too, in a scope without a name.
-    return {key: scope for key, scope in wrapped.items() if scope.get("__name__", "").partition(".")[0] != "torch"}
-
-
-@contextlib.contextmanager
-def _functions_traced() -> Iterator[None]:
-    """Trace through functions that code outside PyTorch registered with `torch.fx.wrap`."""
-    wrapped, hidden = wrapped_functions(), _registered_functions()
-    for key in hidden:
-        del wrapped[key]
-    try:
-        yield
-    finally:
-        wrapped.update(hidden)
 
 
 def _refuse_proxy(value: Any) -> None:
