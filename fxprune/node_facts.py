@@ -49,7 +49,7 @@ class NodeFacts:
         products: for each axis of channels that a sum runs over, its codes and a power of the cluster size. The narrow
             result must be multiplied by it; to a logarithm, add the factor's logarithm.
         works: contractions inside the node.
-        places: positions that a constant index picks from, or puts at, an axis of channels; None: there is no such index.
+        places: positions among channels that a constant index picks, or puts values at; None: there is no such index.
     """
 
     value: Any

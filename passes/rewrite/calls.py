@@ -14,8 +14,8 @@ from torch import fx
 from fxprune.pytorch import rewritable as surface
 
 from .functional import convolved, convolved_back, grouped, normalised
-from .site import Site
 from .places import picked, sliced
+from .site import Site
 from .sizes import created, expanded, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted
 

@@ -6,14 +6,11 @@ import operator
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 
-from fxprune.errors import RewriteError
 from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch import rewritable as surface
-from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import Site, standing_for
