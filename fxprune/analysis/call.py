@@ -213,7 +213,7 @@ class Call:
         if value is None or self.node is None:
             return None
         found = value.nonzero()[:, 0] if value.dtype in MASKS else value.long()
-        places = np.arange(len(ids))[found.numpy()]
+        places: Ids = np.arange(len(ids))[found.numpy()]
         self.needs_rewrite("an index among channels", ids)
         self._state.notes.places[self.node.name] = places
         return places

@@ -59,9 +59,10 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
             raise RewriteError(f"a slice among channels at node `{site.node}` has bounds that are computed.")
         taken = np.arange(len(codes))[item]
     else:
-        taken = site.coupling.nodes[site.node.name].places
-        if taken is None:
+        known = site.coupling.nodes[site.node.name].places
+        if known is None:
             raise RewriteError(f"an index among channels at node `{site.node}` is not known.")
+        taken = known
     kept = site.kept(codes)
     places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
     if (np.diff(places) == 1).all():
