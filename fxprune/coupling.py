@@ -99,6 +99,7 @@ class Coupling:
         parameters: first names of all parameters.
         whole: whether the analysis preferred to merge complete heads and groups.
         outputs: places of the outputs that count; the graph returns no others. None: all.
+        tables: digest of the stored tables of integers, if one of them says where channels go; it holds for these only.
     """
 
     groups: Mapping[str, Group]
@@ -114,6 +115,7 @@ class Coupling:
     whole: bool = False
     functions: Mapping[str, fx.GraphModule] = field(repr=False, default_factory=dict)
     outputs: tuple[str, ...] | None = None
+    tables: str = ""
 
     def __deepcopy__(self, _: Any) -> Coupling:
         """A coupling does not change, so a copy of what holds it shares it."""

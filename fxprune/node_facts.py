@@ -49,8 +49,10 @@ class NodeFacts:
         products: for each axis of channels that a sum runs over, its codes and a power of the cluster size. The narrow
             result must be multiplied by it; to a logarithm, add the factor's logarithm.
         works: contractions inside the node.
+        places: positions among channels that a constant index picks, or puts values at; None: there is no such index.
     """
 
     value: Any
     products: tuple[tuple[Codes, float], ...]
     works: tuple[Work, ...]
+    places: Codes | None = None

@@ -16,7 +16,7 @@ from fxprune.arguments.inputs import Inputs, from_json, inputs_for, is_shape
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.errors import OptionError, PlanError
 from fxprune.plans import FORMAT, VERSION, Plan, check_digest, check_shapes, digest
-from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.modules import digest_of_tables, named_tensors
 from fxprune.pytorch.network import network_of
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -215,7 +215,7 @@ def check_plan(value: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     """Return the plan if it was made on this model, else the same clusters on a new analysis.
 
-    So it is where the model has kept something of another shape since.
+    So it is where the model has kept something of another shape since, or another permutation of channels.
 
     Raises:
         PlanError: ``model`` is another network.
@@ -233,7 +233,9 @@ def plan_for(model: torch.nn.Module, plan: Plan | StoredPlan) -> Plan:
     """
     model, plan = network_of(model), given_plan(model, plan)
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    if plan.coupling.network is model and shapes == dict(plan.coupling.shapes):
+    tables = plan.coupling.tables
+    same = shapes == dict(plan.coupling.shapes) and (not tables or tables == digest_of_tables(model))
+    if plan.coupling.network is model and same:
         return plan
     from fxprune.analysis import couple
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.pytorch.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import PRODUCTS, CallTarget, canonical_call, scales_input
 from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
@@ -116,6 +118,11 @@ class Call:
         self.channels.unite(left, right)
         return left
 
+    def apart(self, ids: Ids) -> Ids:
+        """Let ids on a part of an axis merge among themselves only."""
+        self._state.labels.vectors[id(ids)] = ids
+        return ids
+
     def freeze(self, why: str, *axes: Ids | None) -> None:
         """Freeze channels: they may not merge."""
         self._state.marks.freeze(why, *axes)
@@ -197,6 +204,20 @@ class Call:
         """Choose one of several ways to bundle ``ids``: the first, unless this run has another."""
         return self._state.choices.take(self.node, ids, options)
 
+    def places(self, table: torch.Tensor, ids: Ids) -> Ids | None:
+        """Return the positions among ``ids`` that an index [n], or a mask, names; None: only a run tells them.
+
+        The narrow network has an index of its own, with the places of these channels among the kept ones.
+        """
+        value = (value_of(table) if _listed(self.node) is None else _listed(self.node)) if table.dim() == 1 else None
+        if value is None or self.node is None:
+            return None
+        found = value.nonzero()[:, 0] if value.dtype in MASKS else value.long()
+        places: Ids = np.arange(len(ids))[found.numpy()]
+        self.needs_rewrite("an index among channels", ids)
+        self._state.notes.places[self.node.name] = places
+        return places
+
     def count_macs(self, macs: int, *axes: Ids | None) -> None:
         """Count multiply-accumulates that scale with the width of each of these axes."""
         if self.node is not None:
@@ -207,6 +228,16 @@ class Call:
 def unlabelled(tensor: torch.Tensor) -> Axes:
     """Return axes without channels."""
     return (None,) * tensor.dim()
+
+
+def _listed(node: fx.Node | None) -> torch.Tensor | None:
+    """Return the list of numbers by which a call picks or puts values, which an operator gets without them."""
+    if node is None or node.target not in (operator.getitem, operator.setitem):
+        return None
+    items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    lists = [item for item in items if isinstance(item, list)]
+    plain = len(lists) == 1 and all(isinstance(number, int) for number in lists[0])
+    return torch.tensor(lists[0]) if plain else None
 
 
 def _target(node: fx.Node | None) -> str:

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.coupling import Coupling, Group, prunable_weights
-from fxprune.pytorch.modules import canonical_names, named_tensors
+from fxprune.pytorch.modules import canonical_names, digest_of_tables, named_tensors
 
 from .channels import Forest, Ids, signatures
 from .codes import Coding, owners
@@ -91,6 +91,7 @@ def group_channels(
         shared=canonical_names(model),
         parameters=tuple(name for name, _ in model.named_parameters()),
         whole=merge_heads,
+        tables=digest_of_tables(model) if state.notes.places else "",
     )
     blocked = _blocked(state.choices.forks, coding)
     return Analysis(

@@ -84,8 +84,10 @@ class NodeNotes:
         factors: (ids, power) for each axis that is summed over.
         macs: multiply-accumulates of contractions, and the axes whose widths they scale with.
         computed_weight_users: nodes that contract a computed weight with an activation.
+        places: positions that a constant index picks from an axis of channels.
     """
 
     factors: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
     macs: dict[str, list[tuple[int, list[Ids]]]] = field(default_factory=dict)
     computed_weight_users: set[str] = field(default_factory=set)
+    places: dict[str, Ids] = field(default_factory=dict)

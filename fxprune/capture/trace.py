@@ -24,12 +24,12 @@ from fxprune.errors import CaptureError, OptionError, first_line
 from fxprune.pytorch.graph_module import GraphModule
 from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.modules import clone_sharing
-from fxprune.pytorch.source import source_of_error
 from fxprune.pytorch.torch_private import backward_hooks_of
 
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
+from .refusals import reason_of, untraceable
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .tracing.registered_functions import keeps_functions
@@ -155,10 +155,10 @@ class _Failures:
             return error
         if self.traced is None:
             assert self.exported is not None
-            error = CaptureError(f"cannot export {name}: {_reason(self.exported)}")
+            error = CaptureError(f"cannot export {name}: {reason_of(self.exported)}")
             error.__cause__ = self.exported
             return error
-        return _untraceable(self.model, *self.traced, exported=self.exported)
+        return untraceable(self.model, *self.traced, exported=self.exported)
 
 
 def _traced(
@@ -256,33 +256,6 @@ def _check_hooks(model: nn.Module) -> None:
             raise CaptureError(
                 f"module `{name or type(model).__name__}` has a backward hook, which no graph keeps: remove it first."
             )
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error, type(error).__name__)
-
-
-def _untraceable(
-    model: nn.Module, tracer: SymbolicTracer, error: Exception, *, exported: Exception | None
-) -> CaptureError:
-    if isinstance(error, CaptureError):  # it says what to do
-        return error
-    where = tracer.inside[-1] if tracer.inside else type(model).__name__
-    also = f" Exporting its operations fails too: {_reason(exported)}." if exported is not None else ""
-    done = {path: module for path, module in model.named_modules() if path in tracer.finished}
-    largest = max(done, key=lambda path: sum(p.numel() for p in done[path].parameters()), default="")
-    part = f" (`{largest}` is traced)" if largest else ""
-    remedy = " ".join(getattr(error, "__notes__", ())) or (
-        "Make the line independent of tensor values, give example inputs that the model accepts, couple only the part "
-        f"of the network before it{part}, or keep a module without weights whole "
-        "(`timm.layers.register_notrace_module`)."
-    )
-    refusal = CaptureError(
-        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
-        f"{first_line(error)}. {remedy}{also}"
-    )
-    refusal.__cause__ = error
-    return refusal
 
 
 def _graph_module(model: nn.Module, skeleton: nn.Module, graph: fx.Graph, way: str) -> fx.GraphModule:

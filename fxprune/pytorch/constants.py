@@ -1,11 +1,13 @@
-"""A tensor on the meta device has a value if it was computed from numbers alone.
+"""A tensor on the meta device has a value if it was computed from numbers, or stored integers, alone.
 
 Operators whose result has as many elements as its values say, as ``nonzero``, run on these values.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,36 +17,73 @@ from fxprune.pytorch.torch_private import OpOverload, is_mutable, makes_storage,
 # A mask of all pairs of some thousand positions; more are not worth their time.
 _MOST = 2**24
 _CPU = torch.device("cpu")
+MASKS = (torch.bool, torch.uint8)
 
 
 class _Recipe(NamedTuple):
     """How a tensor was made, while it was written to ``version`` times."""
 
-    func: OpOverload
+    func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     version: int
+
+
+def on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the same sizes on the meta device; that of a table of integers has its values."""
+    made = torch.empty_like(tensor, device="meta")
+    if holds_places(tensor):
+        made.fxprune_recipe = _Recipe(tensor.to, (_CPU,), {}, 0)  # type: ignore[attr-defined]
+    return made
+
+
+def holds_places(tensor: torch.Tensor) -> bool:
+    """Tell whether the numbers of a tensor may be places, as of a permutation or a mask; they do not train."""
+    real = not tensor.is_meta and not tensor.is_floating_point() and not tensor.is_complex()
+    return real and tensor.dim() > 0 and tensor.numel() <= _MOST and not isinstance(tensor, torch.nn.Parameter)
+
+
+def value_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the value of a tensor on the meta device; None if it is not known."""
+    return _run(tensor.fxprune_recipe) if _is_known(tensor) else None  # type: ignore[attr-defined]
 
 
 def note(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Remember how a tensor was made, if all that it was made from is known."""
     if args and isinstance(args[0], torch.Tensor) and not hasattr(args[0], "fxprune_recipe"):
         return
-    if type(out) is not torch.Tensor or is_mutable(func) or torch.Tag.nondeterministic_seeded in func.tags:
+    outs = out if type(out) is tuple else (out,)
+    if any(type(each) is not torch.Tensor for each in outs) or is_mutable(func):
+        return
+    if torch.Tag.nondeterministic_seeded in func.tags:
         return
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    if all(map(_is_known, tensors)) and out.numel() <= _MOST and not _is_blank(func):
+    if all(map(_is_known, tensors)) and all(each.numel() <= _MOST for each in outs) and not _is_blank(func):
         version = 0 if makes_storage(func) else max(versions_of(tensors), default=0)
-        out.fxprune_recipe = _Recipe(func, args, kwargs, version)  # type: ignore[attr-defined]
+        for place, each in enumerate(outs):
+            run = func if out is each else functools.partial(_one_of, place, func)
+            each.fxprune_recipe = _Recipe(run, args, kwargs, version)  # type: ignore[attr-defined]
+
+
+def _one_of(place: int, func: OpOverload, *args: Any, **kwargs: Any) -> Any:
+    return func(*args, **kwargs)[place]
 
 
 def run_constant(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
     """Run an operator on known values; None: one is not known."""
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if func is torch.ops.aten.index.Tensor and all(_is_known(x) or x.dtype not in MASKS for x in tensors[1:]):
+        return func(args[0], [place for table in args[1] for place in _places(table)])  # type: ignore[no-any-return]
     if not all(map(_is_known, tensors)):
         return None
     out = _run(_Recipe(func, args, kwargs, 0))
     return torch.empty_like(out, device="meta") if isinstance(out, torch.Tensor) else None
+
+
+def _places(table: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Return a table as it is, and a mask as one table for each axis that it picks from."""
+    mask = value_of(table) if table is not None and table.dtype in MASKS else None
+    return [table] if mask is None else [each.to("meta") for each in mask.nonzero(as_tuple=True)]
 
 
 def _is_known(tensor: torch.Tensor) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxprune.pytorch.constants import note, run_constant
+from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
 from fxprune.pytorch.modes import is_mode
@@ -132,7 +133,7 @@ def _forget(module: nn.Module) -> None:
 
 def to_meta(root: nn.Module, seen: Callable[[str, torch.Tensor, bool], None] = lambda *_: None) -> nn.Module:
     """Copy a module to the meta device; call ``seen(name, tensor, is parameter)`` for each."""
-    twin = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"), only_runs=True)
+    twin = map_tensors(root, lambda _, tensor: on_meta(tensor), only_runs=True)
     for name, parameter in twin.named_parameters():
         seen(name, parameter, True)
     for name, buffer in twin.named_buffers():
@@ -156,6 +157,16 @@ def named_tensors(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
         for name, tensor in of_module[place].items()
         if tensor is not None
     ]
+
+
+def digest_of_tables(model: nn.Module) -> str:
+    """Hash the stored tables of integers: permutations, masks, indices."""
+    found = hashlib.sha256()
+    for name, tensor in named_tensors(model):
+        if holds_places(tensor):
+            found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def statistics_of(model: nn.Module) -> set[str]:
@@ -244,4 +255,4 @@ def _is_on_meta(values: Iterable[Any]) -> bool:
 
 
 def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.device.type == "meta" else torch.empty_like(tensor, device="meta")
+    return tensor if tensor.device.type == "meta" else on_meta(tensor)

@@ -32,6 +32,7 @@ SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",
     torch.split, torch.chunk, torch.split_with_sizes, torch.tensor_split,
 })  # fmt: skip
+INDICES: Calls = frozenset({"index_select", torch.index_select, torch.ops.aten.index})
 SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
@@ -51,7 +52,7 @@ GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
-REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES
+REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES
 
 
 # Leading arguments of functions that can be given by name; those of all other functions start with `input`.
@@ -91,10 +92,12 @@ _BY_ARGUMENTS: tuple[tuple[tuple[str, ...], CallTarget], ...] = (
 )
 # Arguments that state a length in another way, without a case.
 _STATED_TWICE = frozenset({"stride", "storage_offset", "dtype"})
-# Sums with the same name as a function or method: their results take the factor, or its logarithm, for any arguments.
-_SUMS: dict[str, CallTarget] = {
+# Calls with the same name as a function or method: what a sum returns takes the factor for any arguments.
+_BY_NAME: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
     "einsum": torch.einsum,
+    "index": torch.ops.aten.index,
+    "index_select": "index_select",
 }
 
 
@@ -107,8 +110,8 @@ def canonical_call(target: Any) -> CallTarget | None:
     if not isinstance(target, OpOverload):
         return target if target in REWRITABLE else None
     name = op_name(target).removeprefix("aten::")
-    if name in _SUMS:
-        return _SUMS[name]
+    if name in _BY_NAME:
+        return _BY_NAME[name]
     if name in ("expand", "broadcast_to"):
         return name
     arguments = tuple(argument.name for argument in op_arguments(target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import linecache
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,8 @@ _PASSES = (_PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent) / "p
 _MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE), str(_PASSES))
 _FX = str(Path(fx.__file__).parent)
 _NETWORKS = str(_PACKAGE / "models_zoo")
+# Folders of PyTorch whose functions take functions of tensors.
+_TRANSFORMS = frozenset({"_functorch", "_higher_order_ops"})
 # The innermost lines of the model's source that a node keeps: a layer, and what calls it.
 _KEPT_LINES = 3
 
@@ -67,7 +70,18 @@ def line_of(frame: FrameType | None) -> str:
 
 def source_of_error(error: BaseException) -> str:
     """Return ``file.py:line (`code`)`` of the model's source that raised an error."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    return _source(traceback.extract_tb(error.__traceback__))
+
+
+def source_of_transform(error: BaseException) -> str | None:
+    """Return the line of the model that gave a function to PyTorch (``torch.func``, ``torch.cond``); None: none did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [place for place, frame in enumerate(frames) if not _TRANSFORMS.isdisjoint(Path(frame.filename).parts)]
+    return _source(frames[: places[0]]) if places else None
+
+
+def _source(frames: Sequence[traceback.FrameSummary]) -> str:
+    for frame in reversed(frames):
         if not is_machinery(frame.filename):
             return f"{_short(frame.filename)}:{frame.lineno} (`{frame.line}`)"
     return "an unknown line"

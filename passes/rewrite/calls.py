@@ -14,8 +14,9 @@ from torch import fx
 from fxprune.pytorch import rewritable as surface
 
 from .functional import convolved, convolved_back, grouped, normalised
+from .places import picked, sliced
 from .site import Site
-from .sizes import created, expanded, padded, pieces, repeated, resized, sliced, squeezed
+from .sizes import created, expanded, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted
 
 
@@ -30,6 +31,7 @@ CASES = _table(
     (surface.SQUEEZES, squeezed),
     (surface.SPLITS, pieces),
     (surface.SLICES, sliced),
+    (surface.INDICES, picked),
     (surface.PADS, padded),
     (surface.PRODUCTS | surface.SUMS | surface.LENGTHS | surface.SOFTMAXES, multiplied),
     (surface.LOGARITHMS, shifted),

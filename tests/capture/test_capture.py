@@ -281,3 +281,9 @@ def test_a_network_that_records_no_gradients_is_captured_alike():
     with torch.no_grad():
         captured = capture(network, (IMAGES,))
         torch.testing.assert_close(captured(IMAGES + 1.0), network(IMAGES + 1.0))
+
+
+def test_a_function_given_to_pytorch_is_refused_in_one_sentence():
+    net = Net(lambda s, x: torch.vmap(torch.sin)(s.a(x)), a=nn.Linear(3, 4))
+    with pytest.raises(CaptureError, match=r"gives a function to PyTorch at .*test_capture\.py:\d+ .*vmap"):
+        fxprune.couple(net, torch.zeros(2, 3))

@@ -231,3 +231,12 @@ def test_a_projected_lstm_as_wide_as_its_projection_is_refused():
         narrow_unequal(net, fxprune.plan(coupling, widths=widths))
     wider = fxprune.plan(coupling, widths={**widths, "m.weight_ih_l0": 5})
     assert verify(snap(net, wider), narrow_unequal(net, wider), tokens, tolerance=1e-9).passed  # the second oracle
+
+
+def test_another_permutation_of_channels_needs_another_plan():
+    sample = SAMPLES["index of a sum with itself"]
+    net = copy.deepcopy(sample.net)
+    plan = fxprune.plan(fxprune.couple(net, sample.inputs), keep=0.5)
+    net.k.turned.copy_(net.k.turned.roll(3))
+    with pytest.raises(PlanError, match="buffers hold other values"):
+        narrow(net, plan)

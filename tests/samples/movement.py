@@ -77,65 +77,10 @@ def _swaps(s, y):
     return s.c(y.permute(0, 2, 3, 1).transpose(-1, 1).swapaxes(1, 3).movedim(-1, 1))
 
 
-def _added(s, y):
-    """Messages between tokens, as in a network on a graph."""
-    source, target = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 4]])
-    z = s.c(y)
-    return torch.zeros_like(z).index_add_(1, target, y[:, source]) + z
-
-
-def _put(s, y):
-    z = torch.zeros_like(y)
-    z[:, [0, 2]] = s.c(y)[:, 1:3]
-    z[:, torch.tensor([1, 3])] += y[:, :1]
-    return z
-
-
-def _put_channels(s, y):
-    z = y.clone()
-    z[:, torch.tensor([0, 2])] = s.c(y)
-    return z
-
-
-def _masked(s, y):
-    z = y.clone()
-    z[y > 0] = 0.0
-    return z
-
-
-def _token_masked(s, y):
-    """A learned token in place of every second one, as in masked pretraining."""
-    z = y.clone()
-    z[:, torch.arange(y.shape[1]) % 2 == 0] = s.t
-    return z
-
-
-def _masked_numbers(s, y):
-    z = y.clone()
-    z[:, torch.arange(8) < 3] = s.n
-    return z
-
-
-def _scattered(s, y):
-    at = (9 * y.amax(2, keepdim=True)).long().remainder(5).expand(-1, -1, y.shape[2])
-    return y.scatter_add(1, at, s.c(y)) + torch.zeros_like(y).scatter_reduce(1, at, y, "amax")
-
-
 def _of_matrices(s, y):
     small = y.flatten(2)[..., :16].unflatten(2, (4, 4)) / 9
     made = torch.linalg.matrix_exp(small) + torch.linalg.inv(small + torch.eye(4)) + small.sum(3).diag_embed()
     return y * (made.mean((2, 3)) + torch.linalg.det(small))[:, :, None, None]
-
-
-def _slices_put(s, y):
-    z = s.c(y)
-    return torch.slice_scatter(y, z[:, :2], 1, 1, 3) + torch.linalg.cross(y[:, :3], z[:, :3], dim=1).mean(1, True)
-
-
-def _looked_up(s, y):
-    table = torch.linspace(-1, 1, 5)
-    found = torch.bucketize(y, table) + 2 * torch.searchsorted(table, y) - torch.isin(y.round(), table).long()
-    return y * found
 
 
 # fmt: off
@@ -201,37 +146,9 @@ tokens("strides that it has", lambda s, y: s.c(y.as_strided((y.shape[0], 5, 8), 
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
-image("index", lambda s, y: y[:, [0, 2, 4, 6]], {B: 6}, out=4, frozen="an index picks positions")
-image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
-image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {B: 6}, frozen="index picks")
-tokens("index_select of rows of a weight", lambda s, y: F.linear(y, s.w.index_select(0, torch.tensor([4, 0, 2]))),
-       {A: 8}, out=3, w=free(5, 8), frozen="index picks")
 image("triangle in space", lambda s, y: y.tril() + y.triu(1).triu_(2), {A: 8, B: 6})
 tokens("triangle of channels", lambda s, y: s.c(y.tril()).relu(), {"c.weight": 6}, out=6, c=linear(8, 6),
        frozen="treated as space")
-image("index_select in space", lambda s, y: y.index_select(2, torch.tensor([1, 3])), {A: 8, B: 6})
-tokens("gather", lambda s, y: s.c(y).gather(1, s.d(y).argsort(1)), {A: 8, "c.weight": 8}, c=linear(8, 8),
-       d=linear(8, 8))
-image("gather over channels", lambda s, y: y.gather(1, s.c(y).argmax(1, keepdim=True)), {B: 6}, out=1, c=conv(8, 8),
-      frozen="index picks")
-tokens("index_add", _added, {A: 8}, fixed=True, c=linear(8, 8))
-tokens("index_copy", lambda s, y: y.index_copy(1, torch.tensor([3, 1]), s.c(y)[:, :2]), {A: 8}, c=linear(8, 8))
-image("index_add of channels", lambda s, y: y.index_add(1, torch.tensor([1, 2]), s.c(y)), {B: 6}, c=conv(8, 2),
-      frozen="index picks")
-tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8})
-tokens("index_put", _put, {A: 8}, c=linear(8, 8))
-image("index_put of channels", _put_channels, {B: 6}, c=conv(8, 2), frozen="index picks")
-image("one number by a mask", _masked, {A: 8, B: 6})
-tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
-image("numbers by a mask over channels", _masked_numbers, {B: 6}, n=free(8, 8), fixed=True, frozen="index picks")
-tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
-       d=linear(8, 8))
-tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))
-image("gather of all channels", lambda s, y: y.gather(1, (9 * y).long().remainder(8)), {B: 6}, frozen="index picks")
-image("gather beside some channels", lambda s, y: y.gather(2, (y[:, :4] > 0).long()), {B: 6}, out=4,
-      frozen="index picks")
-image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0), {B: 6}, c=conv(8, 2),
-      frozen="index picks")
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))
 tokens("rotary halves", _rotary, {"g": 4}, g=free(8))
 net("turned over", lambda s, x: s.head(s.a(x).t().t_().T.T), (torch.zeros(2, 3),), (torch.zeros(5, 3),), {A: 8},
@@ -241,5 +158,3 @@ tokens("channels as rows of matrices", lambda s, y: s.c(torch.linalg.matrix_exp(
        out=6, fixed=True, c=linear(5, 6))
 tokens("diagonals of channels", lambda s, y: s.c(y.diag_embed().mean(1)), {"c.weight": 6}, out=6, c=linear(8, 6),
        frozen="treated as space")
-tokens("slices put and crossed", _slices_put, {A: 8}, c=linear(8, 8))
-tokens("looked up in tables", _looked_up, {A: 8})

@@ -20,7 +20,7 @@ from fxprune.analysis.rules.registry import Entry
 from fxprune.errors import NothingToPruneError
 from fxprune.passes.rewrite import calls as rewrite_calls
 from fxprune.passes.rewrite import layers as attributes
-from fxprune.passes.rewrite.sizes import sliced
+from fxprune.passes.rewrite.places import sliced
 from fxprune.passes.verify.prove import scattered
 
 ATEN = torch.ops.aten

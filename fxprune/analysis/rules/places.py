@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fxprune.pytorch.constants import MASKS
+
 from ..call import Call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
@@ -11,38 +13,70 @@ from .pointwise import meet_axis
 from .registry import rule
 
 _PICKS = "an index picks positions"
-_MASKS = (torch.bool, torch.uint8)
 
 
 @rule("index.Tensor", "_unsafe_index.Tensor", keeps_parameters=True)
 def index(call: Call) -> Axes:
-    """Tables pick positions: channels there freeze, other axes pass."""
-    axes = call.axes(call.args[0])
+    """Tables pick positions: a constant one moves channels, others freeze them; other axes pass."""
+    x, tables = call.args[:2]
+    given = [(dim, table) for dim, table in enumerate(tables) if table is not None]
+    moved = _moved(call, x, *given[0]) if len(given) == 1 else None
+    if moved is not None:
+        return moved
+    axes = call.axes(x)
     return tuple(None if dim is None else axes[dim] for dim in _picked(call))
 
 
 @rule("index_put", "index_put_", "_unsafe_index_put")
 def index_put(call: Call) -> Axes:
-    """Tables pick positions, which take values: channels there freeze, on other axes both meet.
+    """Tables pick positions, which take values: channels there freeze unless a constant table names them.
 
-    Where a mask picks them, and all take one number, mask and tensor meet position by position.
+    Where a mask picks them, and all take one number, mask and tensor meet position by position; so do tensor and values
+    on other axes.
     """
     x, tables, values = call.args[:3]
     axes = list(call.axes(x))
     given = [(place, table) for place, table in enumerate(tables) if table is not None]
-    if len(given) == 1 and given[0][1].dtype in _MASKS and values.numel() == 1:
+    here = _put(call, *given[0]) if len(given) == 1 else False
+    if not here and len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
         place, mask = given[0]
         axes[place : place + mask.dim()] = [meet_axis(call, [(x, place + i), (mask, i)]) for i in range(mask.dim())]
         return tuple(axes)
-    dims = _picked(call)
+    dims: list[int | None] = [*range(x.dim())] if here else _picked(call)
     for behind, dim in enumerate(reversed(dims), 1):
-        if values.dim() < behind or values.shape[-behind] == 1:
+        if values.dim() < behind or values.shape[-behind] == 1 or (here and dim == given[0][0]):
             continue
         if dim is None:
             call.freeze(_PICKS, call.axes(values)[-behind])
         else:
             axes[dim] = meet_axis(call, [(x, dim), (values, values.dim() - behind)])
     return tuple(axes[dim] if dim in dims else None for dim in range(x.dim()))
+
+
+def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes | None:
+    """Move channels to the places where a constant index puts them; None: it is not constant, or there are none."""
+    axes = list(call.axes(x))
+    ids = axes[dim]
+    places = None if ids is None else call.places(table, ids)
+    if ids is None or places is None:
+        return None
+    axes[dim] = call.channels.distinct(ids[places]) if len(places) > 1 else None
+    if len(places) <= 1:
+        call.freeze("one channel is picked by its index", ids)
+    return tuple(axes)
+
+
+def _put(call: Call, dim: int, table: torch.Tensor) -> bool:
+    """Let channels at the places that a constant index names meet those of the values, or take one number."""
+    x, _, values = call.args[:3]
+    ids, behind = call.axes(x)[dim], x.dim() - dim
+    every = values.dim() < behind or values.shape[-behind] == 1
+    source = None if every else call.axes(values)[-behind]
+    places = None if ids is None or (source is None and not every) else call.places(table, ids)
+    if ids is None or places is None or len(set(places.tolist())) < len(places):
+        return False
+    call.unify(call.apart(ids[places]), source)
+    return True
 
 
 def _picked(call: Call) -> list[int | None]:
@@ -57,7 +91,7 @@ def _picked(call: Call) -> list[int | None]:
     for table in [*tables, *[None] * x.dim()]:
         if len(kept) + len(picked) == x.dim():
             break
-        mask = table is not None and table.dtype in _MASKS
+        mask = table is not None and table.dtype in MASKS
         span = range(len(kept) + len(picked), len(kept) + len(picked) + (table.dim() if mask else 1))
         if table is None:
             kept += span
@@ -71,11 +105,21 @@ def _picked(call: Call) -> list[int | None]:
 
 
 @rule("index_fill", "index_fill_")
+def index_fill(call: Call) -> Axes:
+    """A table fills positions of one axis: channels there freeze."""
+    return _along_table(call, call.axes(call.args[0]))
+
+
 @rule("index_select", keeps_parameters=True)
 def index_select(call: Call) -> Axes:
-    """A table picks or fills positions of one axis: channels there freeze."""
+    """A constant table moves channels, another one freezes them."""
     x, dim, table = call.args[:3]
-    axes = list(call.axes(x))
+    moved = _moved(call, x, dim, table) if x.dim() else None
+    return _along_table(call, call.axes(x)) if moved is None else moved
+
+
+def _along_table(call: Call, on_x: Axes) -> Axes:
+    axes, dim, table = list(on_x), *call.args[1:3]
     call.freeze(_PICKS, *call.axes(table))
     if axes:
         call.freeze(_PICKS, axes[dim])

@@ -20,7 +20,7 @@ from torch import fx, nn
 from fxprune.arguments.guards import guard_dtype, guard_equal
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.modes import QUESTIONS, is_mode
-from fxprune.pytorch.modules import PLACES, MetaMode, device_of, to_meta
+from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import (
     attribute_of,
@@ -63,7 +63,8 @@ class ConcreteTracer(SymbolicTracer):
         super().__init__(example_inputs, decomposed, through=through)
         self.literal = literal
         self._told: set[tuple[fx.Node, str]] = set()
-        self._meta_root = to_meta(root)
+        # Without the numbers of stored tables: sizes that depend on them would be those of this instance.
+        self._meta_root = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"), only_runs=True)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
         self._asked: dict[fx.Node, tuple[CallSite, fx.Node]] = {}

@@ -1,0 +1,51 @@
+"""Sentences about models that no way of capture follows."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fxprune.errors import CaptureError, first_line
+from fxprune.pytorch.source import source_of_error, source_of_transform
+
+from .tracing.symbolic import SymbolicTracer
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error, or its class."""
+    return first_line(error, type(error).__name__)
+
+
+def untraceable(
+    model: nn.Module, tracer: SymbolicTracer, error: Exception, *, exported: Exception | None
+) -> CaptureError:
+    """Say which line of a model no trace follows, and what to do about it."""
+    if isinstance(error, CaptureError):  # it says what to do
+        return error
+    where = tracer.inside[-1] if tracer.inside else type(model).__name__
+    also = f" Exporting its operations fails too: {reason_of(exported)}." if exported is not None else ""
+    done = {path: module for path, module in model.named_modules() if path in tracer.finished}
+    largest = max(done, key=lambda path: sum(p.numel() for p in done[path].parameters()), default="")
+    part = f" (`{largest}` is traced)" if largest else ""
+    if (transform := source_of_transform(error)) is not None:
+        return _caused(
+            f"cannot trace {type(model).__name__}: module `{where}` gives a function to PyTorch at {transform}, as to "
+            "torch.vmap, torch.func or torch.cond, and no graph of operators holds that. Write it with operators on "
+            f"whole tensors, or couple only the part of the network before it{part}.",
+            error,
+        )
+    remedy = " ".join(getattr(error, "__notes__", ())) or (
+        "Make the line independent of tensor values, give example inputs that the model accepts, couple only the part "
+        f"of the network before it{part}, or keep a module without weights whole "
+        "(`timm.layers.register_notrace_module`)."
+    )
+    return _caused(
+        f"cannot trace {type(model).__name__}: {type(error).__name__} in module `{where}` at {source_of_error(error)}: "
+        f"{first_line(error)}. {remedy}{also}",
+        error,
+    )
+
+
+def _caused(text: str, error: Exception) -> CaptureError:
+    refusal = CaptureError(text)
+    refusal.__cause__ = error
+    return refusal

@@ -1,0 +1,107 @@
+"""Rewrite calls that state positions among channels: slices and constant indices."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.errors import RewriteError
+from fxprune.node_facts import Codes, Shape
+from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch.torch_private import OpOverload
+
+from .site import Site, standing_for
+
+
+def sliced(site: Site) -> fx.Node | None:
+    """getitem, setitem, narrow: bounds among channels become bounds among the kept ones."""
+    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
+        return None
+    on_x = site.shape_of(0)
+    if not on_x.labelled:
+        return None
+    if site.kind in ("narrow", torch.narrow):
+        return _narrowed(site, on_x)
+    if isinstance(site.node.target, OpOverload):
+        return _ranged(site, on_x)
+    items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
+    items = _without_ellipsis(items, len(on_x.sizes))
+    dim, new = 0, list[Any]()
+    for item in items:
+        if item is None:
+            new.append(item)
+            continue
+        codes = on_x.axes[dim]
+        new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
+        dim += 1
+    return site.copy((site.args[0], tuple(new), *site.args[2:]), {})
+
+
+def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    taken = sum(item is not None and item is not Ellipsis for item in items)
+    if Ellipsis not in [item for item in items if not isinstance(item, fx.Node)]:
+        return items
+    place = next(i for i, item in enumerate(items) if item is Ellipsis)
+    return (*items[:place], *(slice(None) for _ in range(rank - taken)), *items[place + 1 :])
+
+
+def _bounds(site: Site, codes: Codes, item: Any) -> Any:
+    """Return a slice, or the index that the analysis knows, in places among the kept channels."""
+    if isinstance(item, slice):
+        if item == slice(None):
+            return item
+        if any(isinstance(bound, fx.Node) for bound in (item.start, item.stop, item.step)):
+            raise RewriteError(f"a slice among channels at node `{site.node}` has bounds that are computed.")
+        taken = np.arange(len(codes))[item]
+    else:
+        known = site.coupling.nodes[site.node.name].places
+        if known is None:
+            raise RewriteError(f"an index among channels at node `{site.node}` is not known.")
+        taken = known
+    kept = site.kept(codes)
+    places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
+    if (np.diff(places) == 1).all():
+        return slice(int(places[0]), int(places[-1]) + 1, None)
+    return [int(place) for place in places]
+
+
+def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
+    dim = site.parameter(1, "dim") % len(on_x.sizes)
+    start, length = site.parameter(2, "start"), site.parameter(3, "length")
+    codes = on_x.axes[dim]
+    if codes is None:
+        return None
+    kept, start = site.kept(codes), start % len(codes) if start < 0 else start
+    before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
+    return site.copy((site.args[0], dim, before, inside), {})
+
+
+def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
+    """aten.slice: from ``start`` to ``end`` of one axis, counted in kept positions."""
+    dim = site.parameter(1, "dim", 0) % len(on_x.sizes)
+    codes, bounds = on_x.axes[dim], slice(*(site.parameter(at, "", None) for at in (2, 3, 4)))
+    if codes is None:
+        return None
+    items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, bounds))
+    return site.copy((site.args[0], items), {}, operator.getitem)
+
+
+def picked(site: Site) -> fx.Node | None:
+    """index_select, aten.index: the places that a constant index names, counted in kept positions."""
+    on_x = site.shape_of(0)
+    if site.kind is torch.ops.aten.index:
+        tables = site.parameter(1, "indices")
+        dim = next(dim for dim, table in enumerate(tables) if table is not None)
+    else:
+        dim = site.parameter(1, "dim") % max(len(on_x.sizes), 1)
+    codes = on_x.axes[dim] if on_x.sizes else None
+    if codes is None:
+        return None
+    items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, None))
+    made = site.graph.create_node("call_function", operator.getitem, (site.args[0], items), {}, site.node.name)
+    return standing_for(site.node, made)

@@ -1,0 +1,139 @@
+"""Values picked from places, or put at places, that an index names."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from .across.constants import Constants
+from .table import A, B, conv, free, image, linear, tokens
+
+A2 = f"{A}#2"
+TURNED = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
+
+
+def _added(s, y):
+    """Messages between tokens, as in a network on a graph."""
+    source, target = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 4]])
+    z = s.c(y)
+    return torch.zeros_like(z).index_add_(1, target, y[:, source]) + z
+
+
+def _put(s, y):
+    z = torch.zeros_like(y)
+    z[:, [0, 2]] = s.c(y)[:, 1:3]
+    z[:, torch.tensor([1, 3])] += y[:, :1]
+    return z
+
+
+def _put_channels(s, y):
+    z = y.clone()
+    z[:, torch.tensor([0, 2])] = s.c(y)
+    return z
+
+
+def _masked(s, y):
+    z = y.clone()
+    z[y > 0] = 0.0
+    return z
+
+
+def _token_masked(s, y):
+    """A learned token in place of every second one, as in masked pretraining."""
+    z = y.clone()
+    z[:, torch.arange(y.shape[1]) % 2 == 0] = s.t
+    return z
+
+
+def _masked_numbers(s, y):
+    z = y.clone()
+    z[:, torch.arange(8) < 3] = s.n
+    return z
+
+
+def _scattered(s, y):
+    at = (9 * y.amax(2, keepdim=True)).long().remainder(5).expand(-1, -1, y.shape[2])
+    return y.scatter_add(1, at, s.c(y)) + torch.zeros_like(y).scatter_reduce(1, at, y, "amax")
+
+
+def _slices_put(s, y):
+    z = s.c(y)
+    return torch.slice_scatter(y, z[:, :2], 1, 1, 3) + torch.linalg.cross(y[:, :3], z[:, :3], dim=1).mean(1, True)
+
+
+def _looked_up(s, y):
+    table = torch.linspace(-1, 1, 5)
+    found = torch.bucketize(y, table) + 2 * torch.searchsorted(table, y) - torch.isin(y.round(), table).long()
+    return y * found
+
+
+def _flow(s, y):
+    """An invertible permutation, and a coupling of two halves."""
+    left, right = y[:, s.k.turned].chunk(2, 1)
+    return torch.cat([left, right * s.c(left).sigmoid()], 1)[:, torch.argsort(s.k.turned)]
+
+
+def _half_put(s, y):
+    z = torch.zeros_like(y)
+    z[:, s.k.first] = s.c(y)
+    z[:, ~s.k.first] = y[:, s.k.first] * 2
+    return z
+
+
+def _zeroed(s, y):
+    z = y.clone()
+    z[:, [0, 2, 5]] = 0.0
+    return z
+
+
+# fmt: off
+image("index", lambda s, y: y[:, [6, 2, 4, 0]], {A: 4, A2: 4, B: 6}, out=4)
+image("index by a stored permutation", lambda s, y: y[:, s.k.turned].sigmoid(), {A: 8, B: 6},
+      k=Constants(turned=TURNED))
+image("index of a sum with itself", lambda s, y: y + y[:, s.k.turned], {A: 2, B: 6}, k=Constants(turned=TURNED))
+image("index with repetition", lambda s, y: y[:, [0, 1, 2, 3, 3, 0]], {A: 2, A2: 2, f"{A}#3": 4, B: 6}, out=6)
+image("index by a stored mask", lambda s, y: y[:, s.k.first], {A: 4, A2: 4, B: 6}, out=4, k=Constants(first=TURNED > 3))
+image("index of one channel", lambda s, y: y * y[:, [2]], {B: 6}, frozen="one channel is picked by its index")
+image("index by values", lambda s, y: y[:, s.c(y).mean((0, 2, 3)).argsort()], {B: 6}, c=conv(8, 8),
+      frozen="an index picks positions")
+image("permutation and its inverse", _flow, {A: 4, A2: 4, B: 6}, c=conv(4, 4), k=Constants(turned=TURNED))
+tokens("rows of a weight by a stored permutation", lambda s, y: F.linear(y, s.w[s.k.turned]), {"w": 8, A: 8}, w=free(8,
+       8), k=Constants(turned=TURNED))
+tokens("columns of a weight by a stored permutation", lambda s, y: F.linear(y, s.w[:, s.k.turned]), {"w": 8, A: 8},
+       w=free(8, 8), k=Constants(turned=TURNED))
+image("put by a stored mask", _half_put, {A: 4, B: 6}, c=conv(8, 4),
+      k=Constants(first=TURNED > 3))
+image("put zeros", _zeroed, {A: 3, A2: 5, B: 6})
+image("index in space", lambda s, y: y[:, :, [1, 0]][:, :, :, torch.tensor([0, 2])], {A: 8, B: 6})
+image("index_select", lambda s, y: y.index_select(1, torch.arange(7, -1, -1)), {A: 8, B: 6})
+image("index_select by a stored permutation", lambda s, y: torch.index_select(y, 1, s.k.turned), {A: 8, B: 6},
+      k=Constants(turned=TURNED))
+image("index by its operator", lambda s, y: torch.ops.aten.index(y, (None, s.k.turned)), {A: 8, B: 6},
+      k=Constants(turned=TURNED))
+tokens("index_select of rows of a weight", lambda s, y: F.linear(y, s.w.index_select(0, torch.tensor([4, 0, 2]))),
+       {"w": 3, A: 8}, out=3, w=free(5, 8))
+image("index_select in space", lambda s, y: y.index_select(2, torch.tensor([1, 3])), {A: 8, B: 6})
+tokens("gather", lambda s, y: s.c(y).gather(1, s.d(y).argsort(1)), {A: 8, "c.weight": 8}, c=linear(8, 8),
+       d=linear(8, 8))
+image("gather over channels", lambda s, y: y.gather(1, s.c(y).argmax(1, keepdim=True)), {B: 6}, out=1, c=conv(8, 8),
+      frozen="index picks")
+tokens("index_add", _added, {A: 8}, fixed=True, c=linear(8, 8))
+tokens("index_copy", lambda s, y: y.index_copy(1, torch.tensor([3, 1]), s.c(y)[:, :2]), {A: 8}, c=linear(8, 8))
+image("index_add of channels", lambda s, y: y.index_add(1, torch.tensor([1, 2]), s.c(y)), {B: 6}, c=conv(8, 2),
+      frozen="index picks")
+tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8})
+tokens("index_put", _put, {A: 8}, c=linear(8, 8))
+image("index_put of channels", _put_channels, {A: 2, A2: 6, B: 6}, c=conv(8, 2))
+image("one number by a mask", _masked, {A: 8, B: 6})
+tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
+image("numbers by a mask over channels", _masked_numbers, {A: 3, A2: 5, B: 6}, n=free(8, 8), fixed=True)
+tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
+       d=linear(8, 8))
+tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))
+image("gather of all channels", lambda s, y: y.gather(1, (9 * y).long().remainder(8)), {B: 6}, frozen="index picks")
+image("gather beside some channels", lambda s, y: y.gather(2, (y[:, :4] > 0).long()), {B: 6}, out=4,
+      frozen="index picks")
+image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0), {B: 6}, c=conv(8, 2),
+      frozen="index picks")
+tokens("slices put and crossed", _slices_put, {A: 8}, c=linear(8, 8))
+tokens("looked up in tables", _looked_up, {A: 8})
