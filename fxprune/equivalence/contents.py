@@ -39,14 +39,16 @@ Contents = dict[tuple[int, str], list[str]]
 
 def contents_of(modules: Collection[nn.Module]) -> Contents:
     """Map places to descriptions: (id of a module, attribute), or (0, global variable)."""
-    kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_own(kind))
-    functions = [each for holder in (*modules, *kinds) for each in _functions(vars(holder).values())]
-    # Most attributes of a module are PyTorch's own tables, or single values.
-    found = _told(
-        ((id(module), ""), ((name, kept[name]) for name in kept.keys() - _OF_TORCH), False)
+    kinds = dict.fromkeys(each for kind in dict.fromkeys(map(type, modules)) for each in kind.__mro__ if _is_own(each))
+    # Most attributes of a module are PyTorch's own tables, single values, or sizes.
+    own = [
+        (module, [(name, value) for name, value in kept.items() if name not in _OF_TORCH and not _is_single(value)])
         for module in modules
         for kept in (vars(module),)
-    )
+    ]
+    held = [value for _, attributes in own for _, value in attributes]
+    functions = _functions((*held, *(value for kind in kinds for value in vars(kind).values())))
+    found = _told(((id(module), ""), attributes, False) for module, attributes in own)
     found |= _told(((0, f"{kind.__name__}."), vars(kind).items(), True) for kind in kinds)
     return found | _told(
         ((0, f"{scope['__name__']}."), [(name, scope[name]) for name in names if name in scope], True)
@@ -54,23 +56,23 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
     )
 
 
+def _is_single(value: Any) -> bool:
+    """Tell whether nothing in a value can change."""
+    kind = type(value)
+    return kind in _SINGLE or (kind is tuple and _SINGLE.issuperset(map(type, value)))
+
+
 def _told(holders: Iterable[tuple[tuple[int, str], Iterable[tuple[str, Any]], bool]]) -> Contents:
     """Describe the values of holders; those that are no nests only where asked to."""
     return {
-        (key, prefix + name): _described(value)
+        (key, prefix + name): list(itertools.islice(_leaves(value), _MOST))
         for (key, prefix), values, plain in holders
         for name, value in list(values)
-        if (plain or type(value) not in _SINGLE) and name not in _OF_TORCH and not name.startswith("__")
+        if name not in _OF_TORCH and not name.startswith("__")
         if _holds(value)
         or isinstance(value, (itertools.count, *_RANDOM, np.ndarray))
         or (plain and isinstance(value, _PLAIN))
     }
-
-
-def _described(value: Any) -> list[str]:
-    if type(value) is tuple and _SINGLE.issuperset(map(type, value)):  # as sizes of kernels
-        return list(map(repr, value))
-    return list(itertools.islice(_leaves(value), _MOST))
 
 
 def _functions(values: Iterable[Any]) -> list[types.FunctionType]:
@@ -147,13 +149,14 @@ def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[Mapping[
         if function in seen:
             continue
         seen.add(function)
-        names = _names(function.__code__)
+        names = names_in(function.__code__)
         yield function.__globals__, names
         held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
         waiting += _functions((*map(function.__globals__.get, names), *held))
 
 
 @functools.cache
-def _names(code: types.CodeType) -> frozenset[str]:
-    inside = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+def names_in(code: types.CodeType) -> frozenset[str]:
+    """Return the names that code looks up, also in functions inside it."""
+    inside = [names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
     return frozenset(code.co_names).union(*inside)
