@@ -47,6 +47,7 @@ def run_labelled(
     default_choice: int,
     carriers: Set[str],
     two_roles: Set[tuple[str, int]] = frozenset(),
+    trials: dict[Any, bool] | None = None,
 ) -> tuple[AnalysisState, dict[str, Any]]:
     """Run a captured graph on the meta device; return the state and the result of each node.
 
@@ -57,12 +58,13 @@ def run_labelled(
         default_choice: the way at all other forks; 0: within heads and groups, 1: complete ones.
         carriers: names of buffers that have channels like a parameter.
         two_roles: axes of parameters, by name and number, that are rows of one weight and columns of another.
+        trials: outcomes of trials of calls, which other runs share.
 
     Raises:
         CaptureError: the graph does not run on these inputs.
     """
     graph_module = captured.graph_module
-    state = AnalysisState(choices, default_choice, two_roles)
+    state = AnalysisState(choices, default_choice, two_roles, {} if trials is None else trials)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
         state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)
@@ -148,7 +150,9 @@ class _Interpreter(fx.Interpreter):
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
-            return not_adapting(self.state, call, (args, kwargs), value, steps, layer)
+            owner = n.graph.owning_module if n.op == "call_module" else None
+            original = None if owner is None else owner.get_submodule(str(n.target))
+            return not_adapting(self.state, call, (args, kwargs), value, steps, layer, original)
         finally:
             self.state.layers.paused = False
 
