@@ -37,6 +37,7 @@ from .rules.pointwise import pointwise
 from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
+from .time_steps import TimeSteps
 from .trial import Steps, not_adapting, recorded
 
 
@@ -97,12 +98,16 @@ def run_labelled(
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
-    """Record the input of every layer with shape attributes, also inside of single nodes."""
+    """Record the input of every layer with shape attributes, also inside of single nodes; shorten those in time."""
+    steps = TimeSteps(state)
     for name, module in root.named_modules():
         if is_shaped(module):
             enter = functools.partial(state.layers.enter, name)
             module.register_forward_pre_hook(lambda _, *given, enter=enter: enter(*given), with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
+        if isinstance(module, nn.RNNBase):
+            module.register_forward_pre_hook(steps.shorten, with_kwargs=True)  # type: ignore[arg-type]
+            module.register_forward_hook(steps.lengthen)  # type: ignore[arg-type]
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
