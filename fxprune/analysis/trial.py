@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -51,10 +52,11 @@ def not_adapting(
     own = [tensor for _, tensor in named_tensors(call)] if isinstance(call, nn.Module) and layer else []
     labels = {id(tensor): state.origins.label(tensor) for tensor in (*tensors_in(given), *own)}
     channel = state.channels.channel
-    frozen = channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))
+    frozen = np.zeros(state.channels.count, np.bool_)
+    frozen[channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))] = True
     # Frozen channels never change.
-    axes = [np.setdiff1d(channel(ids), frozen) for label in labels.values() for ids in label.axes if ids is not None]
-    axes = [ids for ids in axes if len(ids)]
+    axes = [channel(ids) for label in labels.values() for ids in label.axes if ids is not None]
+    axes = [found for ids in axes if len(found := np.unique(ids[~frozen[ids]]))]
     trial = _Trial(state, call, given, value, wide, layer, labels)
     every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
     if not len(every):
@@ -85,7 +87,7 @@ class _Trial:
     layer: str
     labels: Mapping[int, Label]
 
-    def key(self, frozen: Ids) -> Any:
+    def key(self, frozen: NDArray[np.bool_]) -> Any:
         """Describe all that the outcome depends on beside the call; channels by their first place in it."""
         tensors = tensors_in((self.given, self.value, [step.read for step in self.wide]))
         labels = [*self.labels.values(), *map(self.state.origins.label, tensors)]
@@ -95,7 +97,7 @@ class _Trial:
         channels = self.state.channels.channel(ids)
         _, first, which = np.unique(channels, return_index=True, return_inverse=True)
         lengths = tuple(None if each is None else len(each) for each in axes)
-        places = first[which].tobytes(), np.isin(channels, frozen).tobytes()
+        places = first[which].tobytes(), frozen[channels].tobytes()
         return self.layer != "", _described((self.given, self.value, self.wide)), lengths, places
 
     def holds(self, channels: Ids) -> bool:
