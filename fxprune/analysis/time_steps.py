@@ -25,13 +25,15 @@ class TimeSteps:
 
     def shorten(self, layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Take the first steps of a sequence, unless positions in time carry channels."""
-        given, time = args[0] if args else None, _time(layer, args)
+        given: Any = args[0] if args else None
+        time = _time(layer, args)
         label = self._state.labels.of(given) if isinstance(given, torch.Tensor) else Label(())
-        length = given.shape[time] if len(label.axes) > time and _is_plain(label, time) else 0
+        fits = len(label.axes) > time and _is_plain(label, time) and not self._state.layers.paused
+        length = given.shape[time] if fits else 0
         # The state is a constant, then computed from constants, then from what was computed. Works stay whole numbers.
         few = next((few for few in range(3, length) if length % few == 0), 0)
-        self._calls.append((given, length // few, len(self._works())) if few and not self._state.layers.paused else None)
-        if self._calls[-1] is None:
+        self._calls.append((given, length // few, len(self._works())) if few else None)
+        if not few:
             return args, kwargs
         with functions_plain(), no_dispatch():
             short = given.narrow(time, 0, few)
