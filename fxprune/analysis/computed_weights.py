@@ -56,7 +56,10 @@ def store_computed_weights(
                 name = _stored_like(module, weight, tuple(values[weight.name][0]))
                 if name is not None and weight not in weights.setdefault(name, []):
                     weights[name].append(weight)
-    functions = {name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes)) is not None}
+    reads: dict[fx.Node, set[int]] = {}
+    functions = {
+        name: f for name, nodes in weights.items() if (f := _store_one(module, name, nodes, reads)) is not None
+    }
     if not functions:
         return CapturedGraph(graph_module)
     storing = GraphModule(module, module.graph, class_name=type(graph_module).__name__)
@@ -95,16 +98,24 @@ def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]
     return next((name for name, stored in _stored(module, _above([weight])) if tuple(stored.shape) == shape), None)
 
 
-def _store_one(module: fx.GraphModule, name: str, weights: list[fx.Node]) -> fx.GraphModule | None:
-    """Store a weight that one or more nodes compute; return its function, or None if impossible."""
+def _store_one(
+    module: fx.GraphModule, name: str, weights: list[fx.Node], reads: dict[fx.Node, set[int]]
+) -> fx.GraphModule | None:
+    """Store a weight that one or more nodes compute; return its function, or None if impossible.
+
+    ``reads`` is filled with the identities of the parameters that each node reads.
+    """
     function = _function(module, weights[0])
     if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
         return None
     above = _above(weights)
     gone = _unused_without(weights, above)
     stored = _tensor(module, name)
-    if any(other is stored for _, other in _stored(module, [n for n in module.graph.nodes if n not in gone])):
-        return None
+    for node in module.graph.nodes:
+        if node not in reads:
+            reads[node] = {id(other) for _, other in _stored(module, [node])}
+        if node not in gone and id(stored) in reads[node]:
+            return None
     for weight in weights:
         with module.graph.inserting_before(weight):
             read = module.graph.get_attr(name)

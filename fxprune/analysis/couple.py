@@ -107,6 +107,7 @@ class _Search:
     def __init__(self, model: nn.Module, inputs: Inputs, merge_heads: bool, outputs: Outputs | None) -> None:
         self.model, self.inputs, self.merge_heads, self.outputs = model, inputs, merge_heads, outputs
         self.two_roles: frozenset[tuple[str, int]] = frozenset()
+        self.trials: dict[Any, bool] = {}
 
     def best(self, captured: CapturedGraph) -> Analysis:
         """Return the best analysis: of the captured graph, or with its computed weights stored."""
@@ -161,7 +162,7 @@ class _Search:
         carriers = buffers_with_channels(self.model)
         # Fresh inputs for each: a model may change the shape of its own in place.
         state, values = run_labelled(
-            captured, as_meta(self.inputs), choices, int(heads_first), carriers, self.two_roles
+            captured, as_meta(self.inputs), choices, int(heads_first), carriers, self.two_roles, self.trials
         )
         example = without_numbers(self.inputs)
         return group_channels(state, values, captured, example, self.model, merge_heads=self.merge_heads)

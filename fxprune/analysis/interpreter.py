@@ -37,6 +37,7 @@ from .rules.pointwise import pointwise
 from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
+from .time_steps import TimeSteps
 from .trial import Steps, not_adapting, recorded
 
 
@@ -47,6 +48,7 @@ def run_labelled(
     default_choice: int,
     carriers: Set[str],
     two_roles: Set[tuple[str, int]] = frozenset(),
+    trials: dict[Any, bool] | None = None,
 ) -> tuple[AnalysisState, dict[str, Any]]:
     """Run a captured graph on the meta device; return the state and the result of each node.
 
@@ -57,12 +59,13 @@ def run_labelled(
         default_choice: the way at all other forks; 0: within heads and groups, 1: complete ones.
         carriers: names of buffers that have channels like a parameter.
         two_roles: axes of parameters, by name and number, that are rows of one weight and columns of another.
+        trials: outcomes of trials of calls, which other runs share.
 
     Raises:
         CaptureError: the graph does not run on these inputs.
     """
     graph_module = captured.graph_module
-    state = AnalysisState(choices, default_choice, two_roles)
+    state = AnalysisState(choices, default_choice, two_roles, {} if trials is None else trials)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
         state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)
@@ -95,12 +98,16 @@ def run_labelled(
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
-    """Record the input of every layer with shape attributes, also inside of single nodes."""
+    """Record the input of every layer with shape attributes, also inside of single nodes; shorten those in time."""
+    steps = TimeSteps(state)
     for name, module in root.named_modules():
         if is_shaped(module):
             enter = functools.partial(state.layers.enter, name)
             module.register_forward_pre_hook(lambda _, *given, enter=enter: enter(*given), with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
+        if isinstance(module, nn.RNNBase):
+            module.register_forward_pre_hook(steps.shorten, with_kwargs=True)  # type: ignore[arg-type]
+            module.register_forward_hook(steps.lengthen)  # type: ignore[arg-type]
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
@@ -148,7 +155,9 @@ class _Interpreter(fx.Interpreter):
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
-            return not_adapting(self.state, call, (args, kwargs), value, steps, layer)
+            owner = n.graph.owning_module if n.op == "call_module" else None
+            original = None if owner is None else owner.get_submodule(str(n.target))
+            return not_adapting(self.state, call, (args, kwargs), value, steps, layer, original)
         finally:
             self.state.layers.paused = False
 

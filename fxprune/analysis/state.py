@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from typing import Any
 
 from .channels import Channels
 from .labels import Labels, StridedViews
@@ -24,12 +25,19 @@ class AnalysisState:
         strided: views that the narrow network must copy.
         notes: facts about nodes.
         rewritable: the rewrite can change the numbers in the running call.
+        trials: outcomes of trials of calls (:mod:`fxprune.analysis.trial`).
     """
 
-    def __init__(self, choices: Mapping[str, int], default_choice: int, two_roles: Set[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        choices: Mapping[str, int],
+        default_choice: int,
+        two_roles: Set[tuple[str, int]],
+        trials: dict[Any, bool],
+    ) -> None:
         self.channels, self.labels, self.marks = Channels(), Labels(), Marks()
         self.origins = Origins(self.channels, self.labels, two_roles)
         self.layers = LayerInputs(self.channels, self.labels, self.marks)
         self.choices = Choices(choices, default_choice)
         self.strided, self.notes = StridedViews(), NodeNotes()
-        self.rewritable = False
+        self.rewritable, self.trials = False, trials

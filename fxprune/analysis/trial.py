@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -25,7 +26,13 @@ from .state import AnalysisState
 
 
 def not_adapting(
-    state: AnalysisState, call: Callable[..., Any], given: tuple[Any, Any], value: Any, wide: Steps, layer: str = ""
+    state: AnalysisState,
+    call: Callable[..., Any],
+    given: tuple[Any, Any],
+    value: Any,
+    wide: Steps,
+    layer: str = "",
+    original: Callable[..., Any] | None = None,
 ) -> Ids | None:
     """Return the channels that a call depends on the number of; None: it is not known.
 
@@ -34,23 +41,34 @@ def not_adapting(
     decide which way it goes.
 
     Args:
-        state: holds the labels of tensors; it is not changed.
+        state: holds the labels of tensors, and the trials so far.
         call: a function or a module.
         given: positional and keyword arguments of the wide call, tensors on the meta device.
         value: what it returned.
         wide: what :func:`recorded` noted of it.
         layer: name of the call if it is a layer that the rewrite adapts: it becomes narrow, too.
+        original: the call as the network has it, without what watches it; None: as it is.
     """
     own = [tensor for _, tensor in named_tensors(call)] if isinstance(call, nn.Module) and layer else []
     labels = {id(tensor): state.origins.label(tensor) for tensor in (*tensors_in(given), *own)}
     channel = state.channels.channel
-    frozen = channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))
+    frozen = np.zeros(state.channels.count, np.bool_)
+    frozen[channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))] = True
     # Frozen channels never change.
-    axes = [np.setdiff1d(channel(ids), frozen) for label in labels.values() for ids in label.axes if ids is not None]
-    axes = [ids for ids in axes if len(ids)]
+    axes = [channel(ids) for label in labels.values() for ids in label.axes if ids is not None]
+    axes = [found for ids in axes if len(found := np.unique(ids[~frozen[ids]]))]
     trial = _Trial(state, call, given, value, wide, layer, labels)
     every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
-    if not len(every) or trial.holds(every):
+    if not len(every):
+        return every
+    try:
+        key = _described(original or call), trial.key(frozen)
+        if key not in state.trials:
+            state.trials[key] = trial.holds(every)
+        holds = state.trials[key]
+    except TypeError:  # something has no hash
+        holds = trial.holds(every)
+    if holds:
         return every[:0]
     fixed = [] if isinstance(call, nn.Module) else [ids for ids in axes if not trial.holds(ids)]
     rest = np.setdiff1d(every, np.concatenate(fixed)) if fixed else every[:0]
@@ -68,6 +86,19 @@ class _Trial:
     wide: Steps
     layer: str
     labels: Mapping[int, Label]
+
+    def key(self, frozen: NDArray[np.bool_]) -> Any:
+        """Describe all that the outcome depends on beside the call; channels by their first place in it."""
+        tensors = tensors_in((self.given, self.value, [step.read for step in self.wide]))
+        labels = [*self.labels.values(), *map(self.state.origins.label, tensors)]
+        labels += [label for _, label in self.state.layers.found.get(self.layer, [])[-1:]]
+        axes = [label.waiting(dim) if ids is None else ids for label in labels for dim, ids in enumerate(label.axes)]
+        ids = np.concatenate([np.zeros(0, np.int64), *(each for each in axes if each is not None)])
+        channels = self.state.channels.channel(ids)
+        _, first, which = np.unique(channels, return_index=True, return_inverse=True)
+        lengths = tuple(None if each is None else len(each) for each in axes)
+        places = first[which].tobytes(), frozen[channels].tobytes()
+        return self.layer != "", _described((self.given, self.value, self.wide)), lengths, places
 
     def holds(self, channels: Ids) -> bool:
         """Tell whether the call runs alike with half of these channels, and with all others.
@@ -120,6 +151,19 @@ class _Trial:
             and all(_alike(*each) for each in both)
             and not (shapes and not all(as_narrow(*each) for each in [(self.value, result), *read]))
         )
+
+
+def _described(value: Any) -> Any:
+    """Describe a call or what it is given: modules of one class with equal attributes are alike."""
+    if isinstance(value, nn.Module):
+        return type(value), _described(vars(value))
+    if isinstance(value, Tensor):
+        return type(value), value.shape, value.dtype
+    if isinstance(value, dict):
+        return type(value), *map(_described, value.items())
+    if isinstance(value, (list, tuple, set)):
+        return type(value), *map(_described, value)
+    return type(value), value
 
 
 class Step(NamedTuple):

@@ -44,7 +44,7 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
 
     What is at two places is described at the first one.
     """
-    kinds = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_own(kind))
+    kinds = dict.fromkeys(each for kind in dict.fromkeys(map(type, modules)) for each in kind.__mro__ if _is_own(each))
     functions = [each for holder in (*modules, *kinds) for each in _functions(vars(holder).values())]
     named = sorted(_globals(functions), key=lambda place: _is_function(place[0][place[1]]))
     places: dict[tuple[int, str], Any] = {(0, f"{scope['__name__']}.{name}"): scope[name] for scope, name in named}
@@ -141,7 +141,7 @@ def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
 
 def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the global variables that a function names, with their scopes: its module, or one that it names."""
-    names = _names(function.__code__)
+    names = names_in(function.__code__)
     there = map(function.__globals__.get, names)
     for scope in (function.__globals__, *(vars(each) for each in there if isinstance(each, types.ModuleType))):
         if str(scope.get("__name__")).partition(".")[0] not in _OTHERS:
@@ -162,6 +162,7 @@ def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str
 
 
 @functools.cache
-def _names(code: types.CodeType) -> frozenset[str]:
-    inside = [_names(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+def names_in(code: types.CodeType) -> frozenset[str]:
+    """Return the names that code looks up, also in functions inside it."""
+    inside = [names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
     return frozenset(code.co_names).union(*inside)

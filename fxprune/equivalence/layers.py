@@ -20,6 +20,8 @@ from torch import nn
 
 from fxprune.pytorch.torch_private import active_modes, recurrent_functions, tensor_tables
 
+from .contents import names_in
+
 _LAYERS = frozenset({
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RNN, nn.GRU, nn.LSTM,
@@ -30,7 +32,8 @@ _CONSTANTS = frozenset({type(None), bool, int, float, str})
 # Other names of the stored tensors of a layer, which no call reads.
 _NAMES = frozenset({"_flat_weights_names", "_all_weights", "_flat_weight_refs"})
 _OWN = frozenset(vars(nn.Module())) - {"training"} | {"forward"} | _NAMES
-_Names = list[tuple[dict[str, Any], list[Any]]]
+_Names = list[tuple[Any, int, dict[str, Any]]]
+_known: dict[type[nn.Module], _Names] = {}
 
 
 @contextlib.contextmanager
@@ -55,10 +58,23 @@ def _called(layer: nn.Module, names: _Names, record: Callable[..., Any], *args: 
 
 
 def _names_of(kind: type[nn.Module]) -> _Names:
-    """List the tables that a call of a layer looks names up in, with what they hold now."""
-    classes = kind.__mro__[:-1]
-    places = [*classes, *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions]
-    return [(vars(place), [*vars(place).values()]) for place in places]
+    """List where a call of a layer looks names up, with the number of all names there, and what those it uses hold."""
+    if kind not in _known or not _are_held(_known[kind]):
+        classes = kind.__mro__[:-1]
+        modules = *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions
+        tables = [vars(place) for place in (*classes, *modules)]
+        waiting, used = [kind.__call__, kind.forward], {"__call__", "forward"}
+        while waiting:
+            code = getattr(waiting.pop(), "__code__", None)
+            names = names_in(code) - used if code else set()
+            used |= names
+            waiting += [table[name] for name in names for table in tables if name in table]
+        _known[kind] = [(table, len(table), {name: table[name] for name in used if name in table}) for table in tables]
+    return _known[kind]
+
+
+def _are_held(names: _Names) -> bool:
+    return all(len(table) == size and [*map(table.get, held)] == [*held.values()] for table, size, held in names)
 
 
 def _is_usual(names: _Names, args: Sequence[Any]) -> bool:
@@ -67,7 +83,7 @@ def _is_usual(names: _Names, args: Sequence[Any]) -> bool:
         len(args) > 0
         and all(map(_is_plain, args))
         and all(type(mode).__module__.startswith("fxprune.") for mode in active_modes())
-        and all([*table.values()] == held for table, held in names)
+        and _are_held(names)
     )
 
 

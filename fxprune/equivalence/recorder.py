@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
@@ -57,6 +57,7 @@ class Recorder(TorchDispatchMode):
         self._begin()
 
     def _begin(self) -> None:
+        self._kept: Any = None  # the state after the latest call
         self._origins.clear()
         for tensor, name in self._stored:
             self._comes_from(tensor, name)
@@ -74,7 +75,7 @@ class Recorder(TorchDispatchMode):
         self._call, self._operators, self._made, self._read = self._call + 1, [], [], set()
         for place, tensor in enumerate(tensors_of(given)):
             self._comes_from(tensor, (self._call, "input", place))
-        before, self._drawn = self._state(), torch_state()
+        before, self._drawn = self._kept or self._state(), torch_state()
 
         def program(outputs: list[Any]) -> Any:
             returned = [self._described(leaf) for leaf in outputs]
@@ -89,9 +90,13 @@ class Recorder(TorchDispatchMode):
         layers = layers_recorded(self._network, self._layer) if self.views else contextlib.nullcontext()
         with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, layers, self:
             yield program
-        self.is_open |= self._writes or bool(uses) or before != self._state()
+        self._kept = self._state()
+        self.is_open |= self._writes or bool(uses) or before != self._kept
 
     def _state(self) -> Any:
+        """Describe what a call could leave to a later one; nothing for a graph, whose layers are those of its model."""
+        if isinstance(self._network, fx.GraphModule):
+            return ()
         kind, keys, *rest = np.random.get_state()
         tables = [(name, id(tensor)) for name, tensor in named_tensors(self._network)]
         kept = contents_of(list(self._network.modules()))

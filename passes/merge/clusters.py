@@ -8,7 +8,7 @@ S is never formed: an index vector represents it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +77,18 @@ def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     return spread(cluster_mean(x, cuts), cuts)
 
 
+def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
+    """Return ``function(x)``, computed in float64 by pieces along an axis that no cut touches; it keeps all sizes."""
+    others = [dim for dim in range(x.dim()) if all(cut.dim != dim for cut in cuts)]
+    dim = max(others, key=x.size, default=None)
+    if dim is None:
+        return function(x.double()).to(x.dtype)
+    made, size = torch.empty_like(x), _positions(x, dim)
+    for piece, out in zip(x.split(size, dim), made.split(size, dim), strict=True):
+        out.copy_(function(piece.double()))
+    return made
+
+
 def rows_equal(x: Tensor, cut: Clusters) -> bool:
     """Tell whether the members of every cluster are bit-identical."""
     return torch.equal(x, x.index_select(cut.dim, cut.kept).index_select(cut.dim, cut.cluster))
@@ -84,13 +96,17 @@ def rows_equal(x: Tensor, cut: Clusters) -> bool:
 
 def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
     """max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, in float64."""
-    # Some rows at a time, since each copy in float64 is twice as large as the tensor.
-    rows = max(1, _CHUNK * old.shape[dim] // max(old.numel(), 1))
+    rows = _positions(old, dim)
     pieces = zip(old.detach().split(rows, dim), new.detach().split(rows, dim), strict=True)
     both = [(_squares(b.double() - a.double(), dim), _squares(a.double(), dim)) for a, b in pieces]
     change, size = (torch.cat(each) for each in zip(*both, strict=True))
     largest, scale = change.max().sqrt(), size.mean().sqrt()
     return torch.where(largest == 0, largest, largest / scale)
+
+
+def _positions(x: Tensor, dim: int) -> int:
+    """Return how many positions of an axis to take at a time: in float64 a tensor is twice as large."""
+    return max(1, _CHUNK * x.shape[dim] // max(x.numel(), 1))
 
 
 def _squares(x: Tensor, dim: int) -> Tensor:

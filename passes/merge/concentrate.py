@@ -12,7 +12,7 @@ from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.network import network_of
 
-from .clusters import Clusters, cluster_sum
+from .clusters import Clusters, cluster_sum, in_float64
 from .snap import check_cut, cuts_of, snap, snapped_rows
 
 
@@ -69,7 +69,7 @@ def merged_state(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], dict[
             rows = _select(rows, {cut.dim: stays[cut.dim] for cut in cuts})
             stays = {dim: mask for dim, mask in stays.items() if dim not in {cut.dim for cut in cuts}}
         if place in read:
-            rows = _summed(rows, read[place][1]).to(rows.dtype)
+            rows = _summed(rows, read[place][1])
         rows = _select(rows, stays)
         merged[place] = rows if rows.data_ptr() != tensor.data_ptr() else rows.clone()
     return {name: merged[id(tensor)] for name, tensor in tensors.items()}, changes
@@ -77,10 +77,13 @@ def merged_state(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], dict[
 
 def _summed(tensor: Tensor, cuts: list[Clusters]) -> Tensor:
     """Put the sum of each cluster's columns on its kept column; the others become zero."""
-    columns = tensor.detach().double()
-    for cut in cuts:
-        columns = torch.zeros_like(columns).index_copy_(cut.dim, cut.kept, cluster_sum(columns, cut))
-    return columns
+
+    def summed(columns: Tensor) -> Tensor:
+        for cut in cuts:
+            columns = torch.zeros_like(columns).index_copy_(cut.dim, cut.kept, cluster_sum(columns, cut))
+        return columns
+
+    return in_float64(summed, tensor.detach(), cuts)
 
 
 def kept_state(concentrated: nn.Module, plan: Plan) -> dict[str, Tensor]:

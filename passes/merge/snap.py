@@ -11,7 +11,7 @@ from fxprune.plans import Plan, check_shapes
 from fxprune.pytorch.modules import copy_module, named_tensors
 from fxprune.pytorch.network import network_of
 
-from .clusters import Clusters, cluster_mean, largest_change, on_device, spread
+from .clusters import Clusters, in_float64, largest_change, on_device, project
 
 
 def snap(model: nn.Module, plan: Plan | StoredPlan) -> nn.Module:
@@ -71,8 +71,7 @@ def _snap(tensor: Tensor, cuts: list[Clusters]) -> float:
 
 def snapped_rows(tensor: Tensor, cuts: list[Clusters]) -> tuple[Tensor, float]:
     """Return the tensor with its rows at the mean of their cluster, and the largest change."""
-    mean = cluster_mean(tensor.double(), cuts).to(tensor.dtype)
-    new = spread(mean, cuts)
+    new = in_float64(lambda rows: project(rows, cuts), tensor, cuts)
     return new, max(float(largest_change(tensor, new, cut.dim)) for cut in cuts)
 
 
