@@ -44,8 +44,7 @@ def verdicts_of(result: Result) -> list[Verdict]:
         ]
     found.append(_bounded("onnxruntime against PyTorch, relative error in float32", result.onnx_rel_error, 1e-4))
     if result.folded is None:
-        what = f"{changed} in onnxruntime, of {narrow.count}"
-        found.append(Verdict(what, str(exported.changed), "", exported.changed == 0))
+        found.append(_counted(f"{changed} in onnxruntime, of {narrow.count}", exported.changed, 0))
     return found
 
 
