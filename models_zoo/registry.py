@@ -121,7 +121,7 @@ def _build_torchvision(name: str, in_chans: int, pretrained: bool, arguments: di
 
     short = name.removeprefix(TORCHVISION)
     if name not in _torchvision_names() and short in models.list_models():
-        raise ModelError(f"`{name}` is no classifier: give package.module:function, a function that returns the network.")
+        raise ModelError(f"`{name}` is no classifier: give package.module:function, which returns the network.")
     if name not in _torchvision_names():
         raise _unknown(name)
     if in_chans != 3:

@@ -30,8 +30,8 @@ class Augment(Options):
     crop_ratio: Annotated[
         Sequence[float] | None,
         Range("two ratios above 0, the lower one first", is_pair),
-        "least and largest width over height of that crop; default: 0.75 1.33, or 0.9 1.1 for images of up to 64 pixels "
-        "per side",
+        "least and largest width over height of that crop; default: 0.75 1.33, or 0.9 1.1 for images of up to 64 "
+        "pixels per side",
     ] = None
     color_jitter: Annotated[
         float | None,

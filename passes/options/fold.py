@@ -47,9 +47,9 @@ class Unlabelled(Options):
     num_classes: Annotated[
         int | None, interval(ge=1), "without --data: classes of the network; default: those of its weights, or 1000"
     ] = None
-    in_chans: Annotated[int | None, interval(ge=1), "without --data: channels of an image; default: the network's own"] = (
-        None
-    )
+    in_chans: Annotated[
+        int | None, interval(ge=1), "without --data: channels of an image; default: the network's own"
+    ] = None
 
 
 class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, Samples):

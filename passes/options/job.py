@@ -118,12 +118,10 @@ class Wide(Weights):
     lr: Annotated[Positive, "largest learning rate before C-SGD"] = 0.05
     teacher: Annotated[
         str | os.PathLike[str] | None,
-        "network whose logits are the target: wide, the network before C-SGD, during C-SGD; or a file with weights, in "
-        "all training",
+        "network whose logits are the target: wide, the network before C-SGD, during C-SGD; or a file with weights, "
+        "in all training",
     ] = None
-    teacher_model: Annotated[
-        str | None, "name of the network in that file; default: that of --model"
-    ] = None
+    teacher_model: Annotated[str | None, "name of the network in that file; default: that of --model"] = None
 
 
 class Centripetal(Options):
@@ -133,8 +131,10 @@ class Centripetal(Options):
 
     csgd_epochs: Annotated[int, interval(ge=1), "passes over the data with C-SGD, in each stage"] = 16
     csgd_lr: Annotated[Positive, "largest learning rate with C-SGD"] = 0.05
-    csgd_decay_milestones: Annotated[Milestones, "multistep with C-SGD: the epochs after which the rate drops; default: --decay-milestones"] = None
-    strength: Annotated[float | None, interval(gt=0), "strength of the pull within clusters, instead of --deviation"] = None
+    csgd_decay_milestones: Annotated[
+        Milestones, "multistep with C-SGD: the epochs after which the rate drops; default: --decay-milestones"
+    ] = None
+    strength: Annotated[float | None, interval(gt=0), "strength of the pull in clusters, instead of --deviation"] = None
     deviation: Annotated[
         float | None,
         _DEVIATION._replace(words=f"{_DEVIATION.words} ({_WHY})"),

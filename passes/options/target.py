@@ -35,7 +35,7 @@ class Target(Options):
     cluster: Annotated[
         Literal["rows", "activations", "outputs"] | None,
         "what kmeans compares: the weights of channels (rows), their activations on images, or the outputs that layers "
-        f"make of these; neither needs labels; default: {CLUSTER}, or in fold with images the better of rows and outputs",
+        f"make of these; no labels; default: {CLUSTER}, or in fold with images the better of rows and outputs",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[
@@ -44,7 +44,8 @@ class Target(Options):
         + ", ".join(f"{name} {number}" for name, number in MULTIPLES.items()),
     ] = None
     runtime: Annotated[
-        Literal["onnxruntime", "eager", "compiled"] | None, "for --latency: what to time; default: as in the table, or onnxruntime"
+        Literal["onnxruntime", "eager", "compiled"] | None,
+        "for --latency: what to time; default: as in the table, or onnxruntime",
     ] = None
     batch: Annotated[int | None, interval(ge=1), "for --latency: samples at once; default: as in the table, or 1"] = (
         None
@@ -104,7 +105,9 @@ class PlanFile(Options):
 
     heading = "how narrow"
 
-    plan_file: Annotated[str | os.PathLike[str] | None, "a file of `fxprune plan -o`, instead of --keep and its like"] = None
+    plan_file: Annotated[
+        str | os.PathLike[str] | None, "a file of `fxprune plan -o`, instead of --keep and the like"
+    ] = None
 
 
 class Route(PlanFile):
@@ -115,8 +118,8 @@ class Route(PlanFile):
     stages: Annotated[
         Sequence[float] | str | None,
         Range("shares from 1 to 0 that fall, or `auto`", _falls),
-        "narrow step by step: falling shares of the first width, the last is the goal; or auto: reach --keep, --macs or "
-        "--params in three stages, which remove a half, a third and a sixth of the difference",
+        "narrow step by step: falling shares of the first width, the last is the goal; or auto: reach --keep, --macs "
+        "or --params in three stages, which remove a half, a third and a sixth of the difference",
     ] = None
     widen: Annotated[
         float | None,

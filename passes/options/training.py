@@ -35,9 +35,7 @@ class TrainOptions(Options):
         float | None, interval(ge=0), "epochs in which the rate rises; default: 1, or a fifth of a short training"
     ] = None
     min_lr: Annotated[NotNegative, "last learning rate, of the schedules that fall to one"] = 0.0
-    decay_milestones: Annotated[Milestones, "multistep: the epochs after which the rate drops"] = (
-        None
-    )
+    decay_milestones: Annotated[Milestones, "multistep: the epochs after which the rate drops"] = None
     decay_epochs: Annotated[
         float | None,
         interval(gt=0),
@@ -51,9 +49,7 @@ class TrainOptions(Options):
     cutmix: Annotated[NotNegative, "alpha of cutmix; 0: none"] = 0.0
     mixup_prob: Annotated[Share, "share of the batches that are mixed"] = 1.0
     mixup_switch_prob: Annotated[Share, "share of those that get cutmix, where both are on"] = 0.5
-    teacher_temperature: Annotated[
-        Positive, "divides the logits of network and teacher before they are compared"
-    ] = 4.0
+    teacher_temperature: Annotated[Positive, "divides the logits of network and teacher before they are compared"] = 4.0
     teacher_weight: Annotated[float, interval(gt=0, le=1), "share of the teacher in the loss"] = 0.5
     ema: Annotated[
         float | None,
