@@ -157,7 +157,8 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
         [f"default: {option.default}"] if not any(option.default is each for each in (None, False, MISSING)) else []
     )
     notes = "; ".join([*([option.range.words] if option.range else []), *default])
-    about = f"{option.about} ({notes})" if notes else option.about
+    about = option.about.partition("; in Python")[0]
+    about = f"{about} ({notes})" if notes else about
     settings: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": about.replace("%", "%%")}
     if option.kinds == (bool,):
         settings |= {"action": argparse.BooleanOptionalAction}

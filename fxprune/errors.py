@@ -154,9 +154,9 @@ class ExportError(ProofError):
 
 
 def first_line(error: object, empty: str = "no message") -> str:
-    """Return the first line of an error's text, or ``empty`` if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else empty
+    """Return the first line of an error's text, up to 500 characters, or ``empty`` if it has none."""
+    line = (str(error).strip().splitlines() or [empty])[0]
+    return line if len(line) <= 500 else f"{line[:500]}..."
 
 
 def kind_and_line(error: BaseException) -> str:

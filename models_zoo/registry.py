@@ -119,9 +119,11 @@ def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any
 def _build_torchvision(name: str, in_chans: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
+    short = name.removeprefix(TORCHVISION)
+    if name not in _torchvision_names() and short in models.list_models():
+        raise ModelError(f"`{name}` is no classifier: give package.module:function, which returns the network.")
     if name not in _torchvision_names():
         raise _unknown(name)
-    short = name.removeprefix(TORCHVISION)
     if in_chans != 3:
         raise ModelError(
             f"`{name}` reads images of 3 channels, the data has {in_chans}: "

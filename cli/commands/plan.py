@@ -64,4 +64,6 @@ def run(args: argparse.Namespace) -> Reply:
         if args.outputs is not None
         else fill("Next: add -o plan.json for a file to edit, which `fxprune compress --plan` takes", columns())
     )
+    if target.multiple == 1 and any(group.after % 8 for group in planned.groups if group.after < group.before):
+        next_step += "\n      --round-to 8 or --target makes widths that suit the hardware"
     return Reply(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})

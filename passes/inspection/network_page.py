@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -66,7 +67,7 @@ def network_page(coupling: Coupling, found: Inspection) -> str:
     """
     rows = layer_rows(coupling)
     numbers = {group.name: number for number, group in enumerate(found.groups)}
-    saved = "" if found.half is None else f"<p>With half of its channels: {_half(found)}.</p>"
+    saved = "" if found.half is None else f"<p>With half of its channels: {_unbroken(_half(found))}.</p>"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -77,7 +78,7 @@ def network_page(coupling: Coupling, found: Inspection) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(found.answer())}</h1>
+<h1>{escape(_unbroken(found.answer()))}</h1>
 {saved}
 <p class="soft">Each bar is a layer, in the order of the network; its length grows with the square root of the channels
 that it makes, and the thin bar above with those that it reads. A colour is a group: channels that must merge together.
@@ -98,6 +99,11 @@ with the Tab key, for its groups, its line of code and, where it is frozen, the 
 def _half(found: Inspection) -> str:
     assert found.half is not None
     return change(Cost(found.params, found.macs), found.half)
+
+
+def _unbroken(text: str) -> str:
+    """Join a number to its sign, prefix or unit by a space at which no line breaks."""
+    return re.sub(r"(?<=[x>]) (?=\d)|(?<=\d) (?=[kMG%])", "\N{NO-BREAK SPACE}", text)
 
 
 def _drawing(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:

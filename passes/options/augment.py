@@ -15,35 +15,35 @@ class Augment(Options):
 
     heading = "images that timm reads"
 
-    auto_augment: Annotated[str | None, "timm's name of a policy for the training images, as rand-m9-mstd0.5"] = None
-    random_erasing: Annotated[Share, "share of the training images of which a part is erased"] = 0.0
+    auto_augment: Annotated[str | None, "timm's name of a policy for training images, such as rand-m9-mstd0.5"] = None
+    random_erasing: Annotated[Share, "share of training images to erase a part of"] = 0.0
     hflip: Annotated[
-        float | None, interval(ge=0, le=1), "share of training images that are mirrored left to right; left out: 0.5"
+        float | None, interval(ge=0, le=1), "share of training images to mirror left to right; default: 0.5"
     ] = None
-    vflip: Annotated[Share, "share of the training images that are mirrored upside down"] = 0.0
+    vflip: Annotated[Share, "share of training images to mirror upside down"] = 0.0
     crop_scale: Annotated[
         Sequence[float] | None,
         Range("two shares above 0 and up to 1, the lower one first", partial(is_pair, most=1.0)),
-        "least and largest share of its area that is cut out of a training image; left out: 0.08 and 1, or 0.7 and 1 "
-        "for images of up to 64 pixels per side",
+        "least and largest share of the area to crop from a training image; default: 0.08 1, or 0.7 1 for images of up "
+        "to 64 pixels per side",
     ] = None
     crop_ratio: Annotated[
         Sequence[float] | None,
         Range("two ratios above 0, the lower one first", is_pair),
-        "least and largest width over height of that cut; left out: 3/4 and 4/3, or 0.9 and 1.1 for images of up to 64 "
+        "least and largest width over height of that crop; default: 0.75 1.33, or 0.9 1.1 for images of up to 64 "
         "pixels per side",
     ] = None
     color_jitter: Annotated[
         float | None,
         interval(ge=0),
-        "by which share brightness, contrast and saturation of the training images may change, without effect beside a "
-        "policy other than 3a; left out: 0.4, or 0 for images that are grey or of up to 64 pixels per side",
+        "largest change of brightness, contrast and saturation of training images, as a share; of the policies only 3a "
+        "uses it; default: 0.4, or 0 for images that are grey or of up to 64 pixels per side",
     ] = None
     crop_pct: Annotated[
         float | None,
         interval(gt=0, le=1, noun="a share"),
-        "share of the side of a test image that is cut out of its middle; left out: 0.875, or 1 for images of up to 64 "
-        "pixels per side",
+        "share of the side of a test image to crop from its middle; default: 0.875, or 1 for images of up to 64 pixels "
+        "per side",
     ] = None
 
 
@@ -53,7 +53,7 @@ class Batches(Options):
     heading = "data and machine"
 
     image_size: Annotated[
-        int | None, interval(ge=8), "height and width of the images in pixels; left out: what suits the data"
+        int | None, interval(ge=8), "height and width of the images in pixels; default: what suits the data"
     ] = None
     batch_size: Annotated[int, interval(ge=2), "images per batch"] = 64
     workers: Annotated[int, interval(ge=0), "processes that decode images"] = 0

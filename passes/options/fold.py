@@ -29,7 +29,7 @@ class Samples(Model, kw_only=False):
 
     data: Annotated[
         Union[str, "Data", tuple["Loader", "Loader"], None],
-        "as of compress; training images are used without labels and augmentation, test images measure the result",
+        "as of compress: fold uses training images without labels and augmentation, and measures on test images",
     ] = None
 
 
@@ -41,14 +41,14 @@ class Unlabelled(Options):
     inputs: Annotated[
         Sequence[str] | str | None,
         Range("files of images, or folders with such files", len),
-        "instead of data: images without labels, as files or as folders, however deep",
+        "instead of --data: images without labels, as files or as folders, however deep",
     ] = None
-    images: Annotated[int, interval(ge=1, le=MOST_IMAGES), "most images without labels to use"] = 512
+    images: Annotated[int, interval(ge=1, le=MOST_IMAGES), "largest number of images without labels to use"] = 512
     num_classes: Annotated[
-        int | None, interval(ge=1), "without data: outputs of the network; left out: those of its weights, or 1000"
+        int | None, interval(ge=1), "without --data: classes of the network; default: those of its weights, or 1000"
     ] = None
     in_chans: Annotated[
-        int | None, interval(ge=1), "without data: channels of an image; left out: the network's own"
+        int | None, interval(ge=1), "without --data: channels of an image; default: the network's own"
     ] = None
 
 
@@ -61,7 +61,7 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
         Literal["none", "statistics", "readers", "variance"] | None,
         "none: rows become means, columns sums; statistics: running statistics are estimated again; readers: weights "
         "are fitted to what the wide network's layers put out; variance: running variances are corrected from the "
-        "weights, without images; left out: readers",
+        "weights, without images; default: readers, or variance without images",
     ] = None
 
     def __post_init__(self) -> None:

@@ -62,9 +62,9 @@ class Output(Options):
     output: Annotated[
         str | os.PathLike[str],
         Range("the name of a folder", lambda output: os.fspath(output) != ""),
-        "folder for the results; what another run left there is replaced",
+        "folder for the results; replaces those of another run",
     ] = "out"
-    progress: Annotated[bool | None, "bars and phases on stderr; left out: bars only on a terminal"] = None
+    progress: Annotated[bool | None, "bars and phases on stderr; default: on, bars on a terminal only"] = None
 
 
 class Records(Output):
@@ -75,12 +75,12 @@ class Records(Output):
     resume: Annotated[
         str | None,
         Range("`auto`, or left out", lambda resume: resume == "auto"),
-        "auto: go on from the last checkpoint in the output folder, where there is one",
+        "auto: go on from the last checkpoint in the output folder, if there is one",
     ] = None
     checkpoint_every: Annotated[
         int, interval(ge=0), "steps from one checkpoint to the next; 0: only at the end of an epoch"
     ] = 500
-    tensorboard: Annotated[bool, "record the training for TensorBoard, too"] = False
+    tensorboard: Annotated[bool, "also record the training for TensorBoard"] = False
 
 
 class Machine(Options):
@@ -88,9 +88,9 @@ class Machine(Options):
 
     heading = "data and machine"
 
-    data_root: Annotated[str | os.PathLike[str] | None, "where data sets are looked for or put"] = None
-    device: Annotated[str, "auto (CUDA where there is one), or any name that torch knows"] = "auto"
-    opset: Annotated[int, "version of the ONNX operators"] = 20
+    data_root: Annotated[str | os.PathLike[str] | None, "folder to look for data sets in, and to put them into"] = None
+    device: Annotated[str, "auto (CUDA if there is one), or a device of torch"] = "auto"
+    opset: Annotated[int, "version of the ONNX operator set"] = 20
 
 
 class Weights(Options):
@@ -113,17 +113,15 @@ class Wide(Weights):
     epochs: Annotated[
         int | None,
         interval(ge=0),
-        f"passes over the data before C-SGD; left out: {EPOCHS}, or 0 with a checkpoint for these classes",
+        f"passes over the data before C-SGD; default: {EPOCHS}, or 0 with a checkpoint for these classes",
     ] = None
     lr: Annotated[Positive, "largest learning rate before C-SGD"] = 0.05
     teacher: Annotated[
         str | os.PathLike[str] | None,
-        "whose logits the network is to meet: wide, the network before C-SGD, for C-SGD alone; or a file with weights, "
-        "for all training",
+        "network whose logits are the target: wide, the network before C-SGD, during C-SGD; or a file with weights, "
+        "in all training",
     ] = None
-    teacher_model: Annotated[
-        str | None, "name of the network that the file holds; left out: model, as widened or as it is by name"
-    ] = None
+    teacher_model: Annotated[str | None, "name of the network in that file; default: that of --model"] = None
 
 
 class Centripetal(Options):
@@ -133,14 +131,16 @@ class Centripetal(Options):
 
     csgd_epochs: Annotated[int, interval(ge=1), "passes over the data with C-SGD, in each stage"] = 16
     csgd_lr: Annotated[Positive, "largest learning rate with C-SGD"] = 0.05
-    csgd_decay_milestones: Annotated[Milestones, "multistep: of C-SGD, where they are not decay_milestones"] = None
-    strength: Annotated[float | None, interval(gt=0), "of the pull; instead of deviation"] = None
+    csgd_decay_milestones: Annotated[
+        Milestones, "multistep with C-SGD: the epochs after which the rate drops; default: --decay-milestones"
+    ] = None
+    strength: Annotated[float | None, interval(gt=0), "strength of the pull in clusters, instead of --deviation"] = None
     deviation: Annotated[
         float | None,
         _DEVIATION._replace(words=f"{_DEVIATION.words} ({_WHY})"),
-        f"largest relative deviation within a cluster to end at; {DEVIATION} where neither is given",
+        f"largest relative deviation within a cluster at the end; default: {DEVIATION}",
     ] = None
-    coupled: Annotated[bool, "the pull is part of the gradient, as in the paper; SGD only"] = False
+    coupled: Annotated[bool, "add the pull to the gradient, as in the paper; SGD only"] = False
 
     @property
     def goal(self) -> float:

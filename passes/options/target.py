@@ -26,36 +26,36 @@ class Target(Options):
 
     heading = "how narrow"
 
-    keep: Annotated[Share, "share of the channels of every group to keep; 0.5 where nothing is asked for"] = None
-    macs: Annotated[Share, "instead: share of the network's multiply-accumulates to end at"] = None
-    params: Annotated[Share, "instead: share of the network's parameters to end at"] = None
-    latency: Annotated[Share, "instead: share of the network's time to end at, measured here or elsewhere"] = None
-    widths: Annotated[Mapping[str, int] | None, "instead: group name -> channels to keep"] = None
-    method: Annotated[Literal["kmeans", "even", "imbalanced"], "how clusters are found"] = "kmeans"
+    keep: Annotated[Share, "share of the channels of every group to keep; default: 0.5"] = None
+    macs: Annotated[Share, "instead: share of the multiply-accumulates to keep"] = None
+    params: Annotated[Share, "instead: share of the parameters to keep"] = None
+    latency: Annotated[Share, "instead: share of the time to keep, measured here or elsewhere"] = None
+    widths: Annotated[Mapping[str, int] | None, "instead: channels to keep, for each group by its name"] = None
+    method: Annotated[Literal["kmeans", "even", "imbalanced"], "how to find clusters"] = "kmeans"
     cluster: Annotated[
         Literal["rows", "activations", "outputs"] | None,
-        "what kmeans compares: the weights of channels, their activations on images (no labels), or what layers make "
-        f"of these; left out: {CLUSTER}",
+        "what kmeans compares: the weights of channels (rows), their activations on images, or the outputs that layers "
+        f"make of these; no labels; default: {CLUSTER}, or in fold with images the better of rows and outputs",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[
         Literal["onnxruntime", "tensorrt", "tensorrt-int8", "htp"] | None,
-        "instead: where the network is to run, for the multiples that suit it: "
+        "instead: where the network will run, whose multiple applies: "
         + ", ".join(f"{name} {number}" for name, number in MULTIPLES.items()),
     ] = None
     runtime: Annotated[
         Literal["onnxruntime", "eager", "compiled"] | None,
-        "of latency; left out: that of latency-table, or onnxruntime",
+        "for --latency: what to time; default: as in the table, or onnxruntime",
     ] = None
-    batch: Annotated[
-        int | None, interval(ge=1), "of latency: samples at once; left out: that of latency-table, or 1"
-    ] = None
+    batch: Annotated[int | None, interval(ge=1), "for --latency: samples at once; default: as in the table, or 1"] = (
+        None
+    )
     latency_table: Annotated[
-        str | os.PathLike[str] | None, "of latency: a file of `fxprune latency`, instead of measuring on this machine"
+        str | os.PathLike[str] | None, "for --latency: a file of `fxprune latency`, instead of timing on this machine"
     ] = None
-    seed: Annotated[int, interval(ge=0), "of everything that is drawn at random"] = 0
-    only: Annotated[Patterns, "patterns; groups that match none of them keep their widths"] = None
-    freeze: Annotated[Patterns, "patterns; groups that match one of them keep their widths"] = None
+    seed: Annotated[int, interval(ge=0), "seed of all random numbers"] = 0
+    only: Annotated[Patterns, "narrow only groups that match one of these patterns"] = None
+    freeze: Annotated[Patterns, "keep the widths of groups that match one of these patterns"] = None
     internal_only: Annotated[bool, "narrow only what lies inside a residual branch"] = False
 
     def __post_init__(self) -> None:
@@ -105,7 +105,9 @@ class PlanFile(Options):
 
     heading = "how narrow"
 
-    plan_file: Annotated[str | os.PathLike[str] | None, "a plan made earlier, instead of keep and its like"] = None
+    plan_file: Annotated[
+        str | os.PathLike[str] | None, "a file of `fxprune plan -o`, instead of --keep and the like"
+    ] = None
 
 
 class Route(PlanFile):
@@ -116,8 +118,8 @@ class Route(PlanFile):
     stages: Annotated[
         Sequence[float] | str | None,
         Range("shares from 1 to 0 that fall, or `auto`", _falls),
-        "narrow step by step: shares of the first width to keep, falling, the last is the goal; or auto: to keep, "
-        "macs or params in three stages, by a half, a third and a sixth of what is to go",
+        "narrow step by step: falling shares of the first width, the last is the goal; or auto: reach --keep, --macs "
+        "or --params in three stages, which remove a half, a third and a sixth of the difference",
     ] = None
     widen: Annotated[
         float | None,

@@ -112,6 +112,14 @@ def _predicted(phase: Sequence[Record], kind: str) -> Iterator[tuple[int, float 
         yield record["step"], None if not first or start is None or now is None else start * now / first
 
 
+# Colour -> what the legend calls the training that it stands for.
+PHASES = {"wide": "training", "narrow": "C-SGD"}
+
+
+def _kind(phase: str) -> str:
+    return "wide" if phase == "train" else "narrow"
+
+
 def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measure) -> Markup:
     """Draw the accuracy, or another metric, after each epoch, and after the snap and the trim.
 
@@ -135,14 +143,15 @@ def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measu
     parts = [frame.draw()]
     for phase, members in itertools.groupby(records, key=lambda record: record["phase"]):
         points = frame.at((record["step"], record[measure.key]) for record in members)
-        kind = "wide" if phase == "train" else "narrow"
+        kind = _kind(phase)
         parts += [line(points, f"stroke {kind}"), *(dot(x, y, f"fill {kind}", phase, radius=2.5) for x, y in points)]
     for mark, (step, value) in marks.items():
         x, y = frame.x(step), frame.y(value)
         about = f"{mark}: {measure.words(value)}"
         parts += [line([(x, _BOTTOM), (x, _TOP - 2)], "mark"), dot(x, y, "fill largest", about)]
         parts.append(text(x, _TOP - 8, mark, anchor="middle"))
-    parts.append(_legend(["training", "C-SGD"], ["wide", "narrow"]))
+    shown = list(dict.fromkeys(_kind(record["phase"]) for record in records))
+    parts.append(_legend([PHASES[kind] for kind in shown], shown))
     said = ", ".join(f"{measure.words(value)} after the {mark}" for mark, value in after.items())
     return picture(
         parts,

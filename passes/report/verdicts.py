@@ -44,8 +44,7 @@ def verdicts_of(result: Result) -> list[Verdict]:
         ]
     found.append(_bounded("onnxruntime against PyTorch, relative error in float32", result.onnx_rel_error, 1e-4))
     if result.folded is None:
-        what = f"{changed} in onnxruntime, of {narrow.count}"
-        found.append(Verdict(what, str(exported.changed), "", exported.changed == 0))
+        found.append(_counted(f"{changed} in onnxruntime, of {narrow.count}", exported.changed, 0))
     return found
 
 
@@ -67,7 +66,7 @@ def advice_for(result: Result, folder: str) -> Iterator[Advice]:
             said, teacher = f"The {result.metric} went from {words(first.score)} to {words(last.score)}", ""
         yield Advice(f"{said}: give C-SGD more epochs (--csgd-epochs), {teacher}or keep more.")
     elif lost <= 0.2:
-        yield Advice("Nothing to speak of was lost: the network may be narrower still. Ask for a smaller share.")
+        yield Advice("Almost nothing was lost: ask for a smaller share.")
     wide, narrow = first.onnxruntime_ms, last.onnxruntime_ms
     if wide and narrow and narrow / wide > 1.3 * last.macs / first.macs:
         yield Advice(

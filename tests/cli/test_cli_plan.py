@@ -38,8 +38,14 @@ def test_a_plan_tells_what_would_go(capsys, place):
     assert said.startswith("small: 2 of 2 groups would become narrower, by 8 of 16 channels. 770 -> 246 parameters")
     assert re.search(r"^first.weight +8 +4 +672 -> 192 +\d", out, re.M)
     assert "fxprune compress --model small --data digits --image-size 8 --plan plan.json" in out
+    assert "--round-to 8" in out  # 4 is no multiple
     lines = (place / "plan.json").read_text().splitlines()
     assert '  "first.weight": 4,' in lines  # in its widths
+
+
+def test_a_plan_of_good_widths_asks_for_no_multiple(capsys):
+    assert "--round-to" not in run(capsys, f"{PLAN} --widths first.weight=8")[1]
+    assert "--round-to" not in run(capsys, f"{PLAN} --keep 0.5 --round-to 4")[1]
 
 
 def test_an_edited_plan_is_used(capsys, place):

@@ -94,7 +94,8 @@ def test_every_family_is_built(name, in_chans, size):
     [
         ("renset18", {}, r"`renset18`; the closest names are `resnet18`, `\w+`, `\w+`\.$"),
         ("torchvision/resnet81", {}, r"closest names are `torchvision/resnet18`"),
-        ("torchvision/fasterrcnn_resnet50_fpn", {}, "no model is called"),
+        ("torchvision/fcn_resnet50", {}, r"is no classifier: give package.module:function"),
+        ("torchvision/fasterrcnn_resnet50_fpn", {}, "is no classifier"),
         ("", {}, r"closest names are `.+`, `.+`, `.+`\."),
         ("resnet18.nobody", {}, r"`resnet18.nobody` cannot be built .*Invalid pretrained tag \(nobody\)"),
         ("resnet18", {"depth": 3}, "`resnet18` cannot be built with .*depth=3.*TypeError"),

@@ -24,6 +24,8 @@ from fxprune.models_zoo.data.tensor_loader import TensorLoader
 from fxprune.passes.job import recorded
 from fxprune.passes.job.shown_images import shown_images
 from fxprune.passes.report import contents
+from fxprune.passes.report.charts import scores
+from fxprune.passes.report.numbers import Measure
 from fxprune.passes.report.recording import read_recording
 from fxprune.passes.report.shares import Share, shares_of
 from fxprune.passes.report.verdicts import advice_for, command_of, verdicts_of
@@ -260,7 +262,7 @@ def test_verdicts_fail_where_numbers_do(tmp_path):
 
 @pytest.mark.parametrize(
     ("correct", "onnx_ms", "said"),
-    [(90, 0.25, "It lost 8.00 points"), (98, 0.25, "may be narrower still"), (97, 0.9, "0.90 of the time for 0.25")],
+    [(90, 0.25, "It lost 8.00 points"), (98, 0.25, "ask for a smaller share"), (97, 0.9, "0.90 of the time for 0.25")],
 )
 def test_advice_goes_by_the_numbers(tmp_path, correct, onnx_ms, said):
     found = report_made.result(tmp_path)
@@ -292,3 +294,10 @@ def test_images_whose_class_changes_are_shown_and_undo_their_normalisation():
     pixels = [Image.open(io.BytesIO(base64.b64decode(each.png))).getpixel((0, 0)) for each in found]
     assert (pixels[0], pixels[-1], pixels == sorted(pixels)) == (0, 255, True)
     assert shown_images(TensorLoader(images, labels, 16), wide, narrow, preprocessing, labelled=False)[0].truth == ""
+
+
+@pytest.mark.parametrize(("phases", "legend"), [(["csgd"], ["C-SGD"]), (["train", "csgd"], ["training", "C-SGD"])])
+def test_a_legend_names_what_is_drawn(phases, legend):
+    records = [{"phase": phase, "step": step, "top1": 0.5} for step, phase in enumerate(phases)]
+    words = Page(scores(records, {"snap": 0.5}, Measure("accuracy", "top1", "image", "{:.2%}".format))).words
+    assert [word for word in words if word in {"training", "C-SGD"}] == [word for word in legend for _ in range(2)]
