@@ -36,14 +36,14 @@ class Form:
 
     def outline(self) -> nn.Module:
         """Build the network without weights, for the analysis alone."""
-        return with_constants(self.name)
+        return with_constants(self.name, **self.arguments)
 
     def example(self, network: nn.Module) -> Inputs:
         """Make two images on the meta device [2, 3, image, image], for any network."""
         return (torch.empty(2, 3, self.image, self.image, device="meta"),)
 
 
-def with_constants(name: str) -> nn.Module:
+def with_constants(name: str, **settings: Any) -> nn.Module:
     """Build a network with parameters on the meta device and buffers with values, in eval mode.
 
     The analysis reads whether a buffer is the same everywhere. Builders that run the network to find a size cannot do
@@ -52,9 +52,9 @@ def with_constants(name: str) -> nn.Module:
     # PyTorch annotates the hook to return nothing, but its result replaces the parameter.
     handle = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
     try:
-        network: nn.Module = timm.create_model(name)
+        network: nn.Module = timm.create_model(name, **settings)
     except (RuntimeError, NotImplementedError):
-        return weightless(name)
+        return weightless(name, **settings)
     finally:
         handle.remove()
     return network.eval()

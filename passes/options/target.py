@@ -35,7 +35,7 @@ class Target(Options):
     cluster: Annotated[
         Literal["rows", "activations", "outputs"] | None,
         "what kmeans compares: the weights of channels (rows), their activations on images, or the outputs that layers "
-        f"make of these; no labels; default: {CLUSTER}, or in fold with images the better of rows and outputs",
+        f"make of these; no labels; default: {CLUSTER}, or outputs in fold with images",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[
