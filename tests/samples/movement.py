@@ -138,6 +138,11 @@ def _looked_up(s, y):
     return y * found
 
 
+def _in_itself(s, y):
+    v = y.mean((0, 1)).abs()
+    return s.c(y * torch.bucketize(v, v))
+
+
 # fmt: off
 image("permuted and back", _swaps, {A: 8, B: 6, "c.weight": 5}, out=5, c=conv(8, 5))
 image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().reshape(-1, 2, 1, 1) * y, {A: 2, B: 6},
@@ -198,6 +203,8 @@ image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512
       frozen="arbitrary strides")
 tokens("strides that it has", lambda s, y: s.c(y.as_strided((y.shape[0], 5, 8), (40, 8, 1)).relu()), {"c.weight": 6},
        out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
+tokens("strides by the operator", lambda s, y: s.c(torch.ops.aten.as_strided.default(y, (len(y), 5, 8), (40, 8, 1))),
+       {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
@@ -243,3 +250,4 @@ tokens("diagonals of channels", lambda s, y: s.c(y.diag_embed().mean(1)), {"c.we
        frozen="treated as space")
 tokens("slices put and crossed", _slices_put, {A: 8}, c=linear(8, 8))
 tokens("looked up in tables", _looked_up, {A: 8})
+tokens("looked up in itself", _in_itself, {"c.weight": 6}, out=6, c=linear(8, 6), frozen="numbers of a table")
