@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.torch_private import BatchNorm, ConvNd, hooks_of
+from fxprune.pytorch.torch_private import BatchNorm, ConvNd, hooks_of, pytree
 
 # Calls that only move what goes in, as methods and as functions.
 _MOVES = frozenset(
@@ -65,10 +65,10 @@ def rows_of(module: fx.GraphModule, operand: fx.Node, product: fx.Node, values: 
     if operand not in seen or not isinstance(seen[operand], Tensor):
         return None
     rows = seen[operand].unique()
-    twice = product.args[:2] == (operand, operand)
     for reader in _readers(module, seen):
-        others = [arg for arg in reader.all_input_nodes if arg in seen]
-        if reader is product and not twice:
+        given = pytree.tree_leaves((reader.args, reader.kwargs))
+        others = [arg for arg in given if isinstance(arg, fx.Node) and arg in seen]
+        if reader is product:  # what it takes twice, as keys and values, is another operand, too
             others.remove(operand)
         if any(not isinstance(seen[other], Tensor) or bool(torch.isin(seen[other], rows).any()) for other in others):
             return None

@@ -143,6 +143,8 @@ image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512
       frozen="arbitrary strides")
 tokens("strides that it has", lambda s, y: s.c(y.as_strided((y.shape[0], 5, 8), (40, 8, 1)).relu()), {"c.weight": 6},
        out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
+tokens("strides by the operator", lambda s, y: s.c(torch.ops.aten.as_strided.default(y, (len(y), 5, 8), (40, 8, 1))),
+       {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})

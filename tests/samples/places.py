@@ -67,6 +67,11 @@ def _looked_up(s, y):
     return y * found
 
 
+def _in_itself(s, y):
+    v = y.mean((0, 1)).abs()
+    return s.c(y * torch.bucketize(v, v))
+
+
 def _flow(s, y):
     """An invertible permutation, and a coupling of two halves."""
     left, right = y[:, s.k.turned].chunk(2, 1)
@@ -137,3 +142,4 @@ image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0)
       frozen="index picks")
 tokens("slices put and crossed", _slices_put, {A: 8}, c=linear(8, 8))
 tokens("looked up in tables", _looked_up, {A: 8})
+tokens("looked up in itself", _in_itself, {"c.weight": 6}, out=6, c=linear(8, 6), frozen="numbers of a table")

@@ -71,6 +71,11 @@ def _learned_fused(s, y):
     return F.scaled_dot_product_attention(s.p.expand(y.shape[0], -1, -1), s.k(y), s.v(y))
 
 
+def _one_for_two(s, y):
+    k = s.k(y)
+    return F.scaled_dot_product_attention(s.p.tanh().expand(y.shape[0], -1, -1), k, k)
+
+
 def _relative(s, y):
     q = s.q(y)
     return (q @ s.k(y).mT + (q @ s.table.mT)).softmax(-1) @ s.v(y)
@@ -109,6 +114,7 @@ tokens("attention among channels", _channel_attention, {A: 8, Q: 8, "k.weight": 
 tokens("learned queries", _learned, {A: 8, "k.weight": 8, V: 8}, p=free(7, 8), k=linear(8, 8), v=linear(8, 8))
 tokens("two parameters multiplied", lambda s, y: y * (s.p @ s.w), {"p": 6, "w": 8}, p=free(1, 6), w=free(6, 8))
 tokens("learned queries, fused", _learned_fused, {A: 8, "p": 8, V: 8}, p=free(1, 7, 8), k=linear(8, 8), v=linear(8, 8))
+tokens("keys that are values, fused", _one_for_two, {A: 8, "p": 8}, p=free(1, 7, 8), k=linear(8, 8))
 tokens("relative positions beside keys", _relative, {A: 8, Q: 8, V: 8}, fixed=True, table=free(5, 8), **_layers())
 tokens("a table per channel of queries and keys", _rotary, {A: 8, Q: 2}, out=16, **_layers(16, 16))
 tokens("product over some channels", _half, {A: 8, Q: 4, f"{Q}#2": 4, "k.weight": 4}, **_layers())

@@ -151,8 +151,9 @@ def crossed(call: Call) -> Axes:
 @rule("bucketize.Tensor", "isin.Tensor_Tensor", "searchsorted.Tensor")
 def looked_up(call: Call) -> Axes:
     """Each number is looked up by itself in a table, whose axes are no channels."""
-    x, table = call.args[:2] if call.name != "searchsorted" else call.args[1::-1]
-    others = (ids for other in tensors_in(call.args) if other is not x for ids in call.axes(other))
+    first, second, *more = call.args
+    x, table = (first, second) if call.name != "searchsorted" else (second, first)
+    others = (ids for other in (table, *tensors_in(more)) for ids in call.axes(other))
     by_place = call.named("assume_unique") or (call.name == "searchsorted" and table.dim() > 1)
     call.freeze("numbers of a table", *others, *(call.axes(x) if by_place else ()))
     return call.axes(x)
