@@ -98,6 +98,20 @@ def test_another_thing_decided_by_a_type_stops_the_graph(name):
         captured.double()(IMAGES.double())
 
 
+@functools.lru_cache(maxsize=1)
+def ramp(size):
+    return torch.arange(size) / 8
+
+
+def test_a_function_with_a_cache_is_traced_and_its_cache_forgets():
+    ramp(8)
+    captured = capture(Small(lambda s, y: y + ramp(y.shape[3])).eval(), (IMAGES,))
+    assert captured.meta["fxprune_capture"] == "symbolic"
+    assert ramp.cache_info().currsize <= 1
+    images = torch.randn(3, 3, 12, 12)
+    assert torch.equal(captured(images), Small(lambda s, y: y + ramp(y.shape[3])).eval()(images))
+
+
 def test_the_name_of_a_device_finds_what_it_does_in_the_model():
     model = Small(lambda s, y: y * {"cuda:0": 2.0, "meta": 3.0}.get(str(y.device), 1.0)).eval()
     captured = capture(model, (IMAGES,))

@@ -13,6 +13,7 @@ import functools
 import itertools
 import linecache
 from types import CodeType, FrameType
+from typing import Any
 
 from fxprune.pytorch.source import is_machinery
 
@@ -22,10 +23,7 @@ _LOGGERS = ("logging", "warnings")
 
 
 class SizeAsKey(TypeError):
-    """The error for a key or text of a dynamic size, type or device.
-
-    To a library with a cache the size is what has no hash, without which it may go on.
-    """
+    """The error for a key or text of a dynamic size, type or device."""
 
     def __init__(self, what: str = "decides which text or key the model uses") -> None:
         """Say what the size, type or device does."""
@@ -68,11 +66,12 @@ def stores_items(code: CodeType) -> bool:
     return any(step.opname == "STORE_SUBSCR" for step in dis.get_instructions(code))
 
 
-def is_memo(frame: FrameType) -> bool:
-    """Tell whether a frame calls a function with a cache, which changes no result."""
+def cached_function(frame: FrameType) -> Any:
+    """Return the function of :func:`functools.lru_cache` that a frame calls, or None."""
     calls = [node.func for node in _around(frame.f_code, frame.f_lasti) if isinstance(node, ast.Call)]
     name = calls[-1].id if calls and isinstance(calls[-1], ast.Name) else ""
-    return hasattr({**frame.f_globals, **frame.f_locals}.get(name), "cache_parameters")
+    found = {**frame.f_globals, **frame.f_locals}.get(name)
+    return found if hasattr(found, "cache_parameters") else None
 
 
 def _is_told(code: CodeType, instruction: int) -> bool:

@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
-from .keys import SizeAsKey, compares_identity, decides, is_memo, of_model, stores_items
+from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
 
 if TYPE_CHECKING:
     from .concrete import ConcreteTracer
@@ -99,7 +99,10 @@ class InPlaceProxy(fx.Proxy):
 
     def __hash__(self) -> int:
         frame = of_model(sys._getframe(1))
-        value = None if frame is None else self._known(may_fail=is_memo(frame))
+        cached = None if frame is None else cached_function(frame)
+        if cached is not None:  # a cache changes no result: it finds nothing, and the function is traced
+            self.tracer.cached_functions.append(cached)  # type: ignore[attr-defined]
+        value = None if frame is None or cached is not None else self._known()
         return id(self) if value is None else hash(value)
 
     def __repr__(self) -> str:
@@ -114,7 +117,7 @@ class InPlaceProxy(fx.Proxy):
         value = self._known() if decides(sys._getframe(1)) else None
         return super().__repr__() if value is None else format(value, form)
 
-    def _known(self, *, may_fail: bool = False) -> Any:
+    def _known(self) -> Any:
         """Return :meth:`sizes`; a failure counts, also if the model goes on after it."""
         frame = of_model(sys._getframe(2))
         is_device = self.node.target is getattr and self.node.args[1] == "device"
@@ -123,9 +126,7 @@ class InPlaceProxy(fx.Proxy):
         try:
             return self.sizes()
         except SizeAsKey as error:
-            if not may_fail:
-                self.tracer.refusal(error)  # type: ignore[attr-defined]
-            raise
+            raise self.tracer.refusal(error) from None  # type: ignore[attr-defined]
 
 
 def unrecorded_write(name: str) -> fx.proxy.TraceError:

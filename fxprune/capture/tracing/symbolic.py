@@ -73,6 +73,7 @@ class SymbolicTracer(fx.Tracer):
         self.proxy_buffer_attributes = True
         self.modes = Recorder(self)
         self.custom_functions: dict[str, None] = {}
+        self.cached_functions: list[Any] = []  # those whose caches hold what is dynamic
         self._refused: Exception | None = None
         self._asked_at: CallSite | None = None  # where the refused number was asked for
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
@@ -90,7 +91,11 @@ class SymbolicTracer(fx.Tracer):
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
         with through, sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
-            graph = super().trace(root, concrete_args)
+            try:
+                graph = super().trace(root, concrete_args)
+            finally:
+                for function in self.cached_functions:
+                    function.cache_clear()
         if self._refused is not None:
             raise self._refused
         return graph
