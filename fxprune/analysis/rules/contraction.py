@@ -247,7 +247,9 @@ def _batch(call: Call, left: Label, right: Label) -> Axes:
         call.tie(label.axes[0] if label.is_parameter else None)
     if (on_left is None) != (on_right is None):
         call.freeze("batched product with positions without channels", on_left, on_right)
-        return (None,)
+        # As for pointwise operators: a parameter's axis may be heads or tokens.
+        if (left if on_right is None else right).from_parameters:
+            return (None,)
     return (call.unify(on_left, on_right),)
 
 
