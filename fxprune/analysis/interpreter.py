@@ -98,7 +98,7 @@ def run_labelled(
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
-    """Record the input of every layer with shape attributes, also inside of single nodes; shorten those in time."""
+    """Record the input of every layer with shape attributes; shorten recurrent ones in time."""
     steps = TimeSteps(state)
     for name, module in root.named_modules():
         if is_shaped(module):

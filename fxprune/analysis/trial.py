@@ -88,7 +88,7 @@ class _Trial:
     labels: Mapping[int, Label]
 
     def key(self, frozen: NDArray[np.bool_]) -> Any:
-        """Describe all that the outcome depends on beside the call; channels by their first place in it."""
+        """Describe what the outcome depends on beside the call; channels by their first place."""
         tensors = tensors_in((self.given, self.value, [step.read for step in self.wide]))
         labels = [*self.labels.values(), *map(self.state.origins.label, tensors)]
         labels += [label for _, label in self.state.layers.found.get(self.layer, [])[-1:]]

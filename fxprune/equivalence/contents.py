@@ -84,7 +84,7 @@ def _described(value: Any, seen: dict[int, Any]) -> list[str]:
 
 
 def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield the types of what a value holds, and the numbers and texts in it; a NaN equals itself there."""
+    """Yield the types of what a value holds, and the numbers and texts in it, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -132,7 +132,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
-    """Return what a pickle of a value would hold; a new number if it does not say what is needed."""
+    """Return what a pickle of a value would hold; a new number where one is needed and fails."""
     with contextlib.suppress(Exception):
         stored = value.__reduce_ex__(4)
         return stored[1:3] if isinstance(stored, tuple) else ()
@@ -140,7 +140,7 @@ def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
 
 
 def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the global variables that a function names, with their scopes: its module, or one that it names."""
+    """Yield the global variables that a function names, of its module or one that it names."""
     names = names_in(function.__code__)
     there = map(function.__globals__.get, names)
     for scope in (function.__globals__, *(vars(each) for each in there if isinstance(each, types.ModuleType))):

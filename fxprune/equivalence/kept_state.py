@@ -27,7 +27,7 @@ class Attributes:
     """The attributes that the modules of a network set and read in consecutive calls."""
 
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
-        """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph that run code."""
+        """Watch the modules of ``model``, except those that are ``whole``: single nodes."""
         inside: set[str] = set()
         self._names: dict[int, str] = {0: ""}
         for name, module in model.named_modules():

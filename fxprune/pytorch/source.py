@@ -74,7 +74,7 @@ def source_of_error(error: BaseException) -> str:
 
 
 def source_of_transform(error: BaseException) -> str | None:
-    """Return the line of the model that gave a function to PyTorch (``torch.func``, ``torch.cond``); None: none did."""
+    """Return the line that gave a function to PyTorch, as ``torch.func``; None if none did."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [place for place, frame in enumerate(frames) if not _TRANSFORMS.isdisjoint(Path(frame.filename).parts)]
     return _source(frames[: places[0]]) if places else None

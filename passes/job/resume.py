@@ -241,7 +241,7 @@ def check_checkpoints(output: str | os.PathLike[str]) -> None:
 
 
 def files_read(job: Job | FoldJob) -> dict[str, str]:
-    """Map each option that names a file to its SHA-256; a folder of data, to that of names and sizes.
+    """Map each option that names a file to its SHA-256; a data folder, to that of its listing.
 
     Raises:
         CheckpointError: the file is missing or not readable.
