@@ -29,7 +29,7 @@ from fxprune.errors import (
     is_out_of_memory,
 )
 from fxprune.latencies import LatencyTable
-from fxprune.models_zoo.data.load import names_and_sizes
+from fxprune.models_zoo.data import names_and_sizes
 from fxprune.passes.distributed import ALONE, Ranks
 from fxprune.passes.options import REMOVED, RUNTIMES, FoldJob, Job
 from fxprune.passes.store import (
