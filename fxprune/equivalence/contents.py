@@ -35,7 +35,8 @@ _OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_supe
 # Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
 _OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy"}
 _HOLDERS = frozenset({
-    "_thread", "array", "builtins", "collections", "functools", "itertools", "numpy", "random", "types", "weakref",
+    "_thread", "argparse", "array", "builtins", "collections", "functools", "itertools", "numpy", "queue", "random",
+    "types", "weakref",
 })  # fmt: skip
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextvars
 import functools
 import io
@@ -129,6 +130,16 @@ def drawn(generator):
     return int(torch.randint(18, (), generator=generator))
 
 
+def counts_in_options():
+    kept = argparse.Namespace(number=0)
+
+    def count():
+        kept.number += 1
+        return kept.number
+
+    return count
+
+
 def counts_in_bytes():
     kept = bytearray(1)
 
@@ -157,6 +168,7 @@ STATES = {
     "the length of a set": lambda: counts_in_a_length(set, lambda kept: kept.add((len(kept), 1))),
     "the keys of a table": lambda: counts_in_a_length(dict, lambda kept: kept.setdefault(f"{len(kept)}")),
     "a cached function": counts_in_a_cache,
+    "options": counts_in_options,
     "bytes": counts_in_bytes,
     "an attribute of a function": counts_in_an_attribute_of_itself,
     "a variable of a context": lambda: counts_in_a_context(contextvars.ContextVar("kept", default=0)),
