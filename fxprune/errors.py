@@ -154,7 +154,7 @@ class ExportError(ProofError):
 
 
 def first_line(error: object, empty: str = "no message") -> str:
-    """Return the first line of an error's text, up to 500 characters, or ``empty`` if it has none."""
+    """Return the first 500 characters of an error's first line, or ``empty`` if it has none."""
     line = (str(error).strip().splitlines() or [empty])[0]
     return line if len(line) <= 500 else f"{line[:500]}..."
 

@@ -205,7 +205,7 @@ class Call:
         return self._state.choices.take(self.node, ids, options)
 
     def places(self, table: torch.Tensor, ids: Ids) -> Ids | None:
-        """Return the positions among ``ids`` that an index [n], or a mask, names; None: only a run tells them.
+        """Return the positions among ``ids`` that an index [n], or a mask, names; None if unknown.
 
         The narrow network has an index of its own, with the places of these channels among the kept ones.
         """
@@ -231,7 +231,7 @@ def unlabelled(tensor: torch.Tensor) -> Axes:
 
 
 def _listed(node: fx.Node | None) -> torch.Tensor | None:
-    """Return the list of numbers by which a call picks or puts values, which an operator gets without them."""
+    """Return the list of numbers by which a call picks or puts values; operators get a tensor."""
     if node is None or node.target not in (operator.getitem, operator.setitem):
         return None
     items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)

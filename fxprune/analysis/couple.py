@@ -23,6 +23,7 @@ from fxprune.pytorch.network import network_of
 from .computed_weights import CapturedGraph, store_computed_weights
 from .grouping import Analysis, group_channels
 from .interpreter import run_labelled
+from .marks import Choices
 from .origins import buffers_with_channels
 
 # The number of further ways to bundle to try after the first was blocked; a split into n axes has n ways.
@@ -161,9 +162,8 @@ class _Search:
         """Run once; ``heads_first``: bundle by complete heads, whatever the user chose."""
         carriers = buffers_with_channels(self.model)
         # Fresh inputs for each: a model may change the shape of its own in place.
-        state, values = run_labelled(
-            captured, as_meta(self.inputs), choices, int(heads_first), carriers, self.two_roles, self.trials
-        )
+        ways = Choices(choices, int(heads_first))
+        state, values = run_labelled(captured, as_meta(self.inputs), ways, carriers, self.two_roles, self.trials)
         example = without_numbers(self.inputs)
         return group_channels(state, values, captured, example, self.model, merge_heads=self.merge_heads)
 

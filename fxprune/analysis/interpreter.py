@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from .call import Call, unlabelled
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
+from .marks import Choices
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
@@ -44,8 +45,7 @@ from .trial import Steps, not_adapting, recorded
 def run_labelled(
     captured: CapturedGraph,
     inputs: Inputs,
-    choices: Mapping[str, int],
-    default_choice: int,
+    choices: Choices,
     carriers: Set[str],
     two_roles: Set[tuple[str, int]] = frozenset(),
     trials: dict[Any, bool] | None = None,
@@ -55,8 +55,7 @@ def run_labelled(
     Args:
         captured: the graph, and the functions that compute its weights.
         inputs: on the meta device.
-        choices: key of a fork -> the way to bundle there.
-        default_choice: the way at all other forks; 0: within heads and groups, 1: complete ones.
+        choices: the ways to bundle.
         carriers: names of buffers that have channels like a parameter.
         two_roles: axes of parameters, by name and number, that are rows of one weight and columns of another.
         trials: outcomes of trials of calls, which other runs share.
@@ -65,7 +64,7 @@ def run_labelled(
         CaptureError: the graph does not run on these inputs.
     """
     graph_module = captured.graph_module
-    state = AnalysisState(choices, default_choice, two_roles, {} if trials is None else trials)
+    state = AnalysisState(choices, two_roles, {} if trials is None else trials)
 
     def introduce(name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
         state.origins.introduce(name, tensor, is_parameter or name in carriers, constant=name in carriers)
@@ -98,7 +97,7 @@ def run_labelled(
 
 
 def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
-    """Record the input of every layer with shape attributes, also inside of single nodes; shorten those in time."""
+    """Record the input of every layer with shape attributes; shorten recurrent ones in time."""
     steps = TimeSteps(state)
     for name, module in root.named_modules():
         if is_shaped(module):
@@ -157,7 +156,7 @@ class _Interpreter(fx.Interpreter):
         try:
             owner = n.graph.owning_module if n.op == "call_module" else None
             original = None if owner is None else owner.get_submodule(str(n.target))
-            return not_adapting(self.state, call, (args, kwargs), value, steps, layer, original)
+            return not_adapting(self.state, call, (args, kwargs), (value, steps), layer, original)
         finally:
             self.state.layers.paused = False
 

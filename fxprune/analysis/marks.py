@@ -60,7 +60,7 @@ class Choices:
 
     Attributes:
         given: key of a fork -> the way to take there.
-        default: the way to take at all other forks.
+        default: the way to take at all other forks; 0: within heads and groups, 1: complete ones.
         forks: the forks so far.
     """
 

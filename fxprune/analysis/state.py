@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from typing import Any
 
 from .channels import Channels
@@ -28,16 +28,10 @@ class AnalysisState:
         trials: outcomes of trials of calls (:mod:`fxprune.analysis.trial`).
     """
 
-    def __init__(
-        self,
-        choices: Mapping[str, int],
-        default_choice: int,
-        two_roles: Set[tuple[str, int]],
-        trials: dict[Any, bool],
-    ) -> None:
+    def __init__(self, choices: Choices, two_roles: Set[tuple[str, int]], trials: dict[Any, bool]) -> None:
         self.channels, self.labels, self.marks = Channels(), Labels(), Marks()
         self.origins = Origins(self.channels, self.labels, two_roles)
         self.layers = LayerInputs(self.channels, self.labels, self.marks)
-        self.choices = Choices(choices, default_choice)
+        self.choices = choices
         self.strided, self.notes = StridedViews(), NodeNotes()
         self.rewritable, self.trials = False, trials

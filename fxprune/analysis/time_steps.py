@@ -1,4 +1,4 @@
-"""A recurrent layer couples the same channels at every time step: its first steps stand for all.
+"""A recurrent layer couples alike at every time step: its first steps stand for all.
 
 PyTorch's operators unroll it in time, and each step but the first reads the state of the one before.
 """
@@ -17,7 +17,7 @@ from .state import AnalysisState
 
 
 class TimeSteps:
-    """Hooks by which a recurrent layer reads the first time steps of its input, and returns a result for all."""
+    """Let a recurrent layer read the first time steps alone, and return a result for all."""
 
     def __init__(self, state: AnalysisState) -> None:
         self._state = state

@@ -29,8 +29,7 @@ def not_adapting(
     state: AnalysisState,
     call: Callable[..., Any],
     given: tuple[Any, Any],
-    value: Any,
-    wide: Steps,
+    wide: tuple[Any, Steps],
     layer: str = "",
     original: Callable[..., Any] | None = None,
 ) -> Ids | None:
@@ -44,8 +43,7 @@ def not_adapting(
         state: holds the labels of tensors, and the trials so far.
         call: a function or a module.
         given: positional and keyword arguments of the wide call, tensors on the meta device.
-        value: what it returned.
-        wide: what :func:`recorded` noted of it.
+        wide: what it returned, and what :func:`recorded` noted of it.
         layer: name of the call if it is a layer that the rewrite adapts: it becomes narrow, too.
         original: the call as the network has it, without what watches it; None: as it is.
     """
@@ -57,7 +55,7 @@ def not_adapting(
     # Frozen channels never change.
     axes = [channel(ids) for label in labels.values() for ids in label.axes if ids is not None]
     axes = [found for ids in axes if len(found := np.unique(ids[~frozen[ids]]))]
-    trial = _Trial(state, call, given, value, wide, layer, labels)
+    trial = _Trial(state, call, given, *wide, layer, labels)
     every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
     if not len(every):
         return every
@@ -88,7 +86,7 @@ class _Trial:
     labels: Mapping[int, Label]
 
     def key(self, frozen: NDArray[np.bool_]) -> Any:
-        """Describe all that the outcome depends on beside the call; channels by their first place in it."""
+        """Describe what the outcome depends on beside the call; channels by their first place."""
         tensors = tensors_in((self.given, self.value, [step.read for step in self.wide]))
         labels = [*self.labels.values(), *map(self.state.origins.label, tensors)]
         labels += [label for _, label in self.state.layers.found.get(self.layer, [])[-1:]]

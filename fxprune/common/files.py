@@ -92,14 +92,3 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file completely or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
-
-
-def names_and_sizes(folder: str | os.PathLike[str]) -> list[str]:
-    """List the path and size of every file in a folder, however deep, that is not hidden."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
-            with contextlib.suppress(OSError):  # a link to nowhere
-                found.append(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}")
-    return sorted(found)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import dis
 import functools
 import gc
+import io
 import itertools
 import sys
 import types
@@ -22,6 +24,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 
+from fxprune.pytorch.source import short
+
 _PLAIN = bool, int, float, complex, str
 _SINGLE = frozenset({type(None), *_PLAIN})
 _OPAQUE = torch.Tensor, nn.Module, types.ModuleType, types.CodeType, types.FrameType
@@ -31,7 +35,8 @@ _OF_TORCH = frozenset(vars(nn.Module())) - _TABLES | {"dump_patches", "call_supe
 # Packages whose functions, classes and objects no network changes; except the objects of the second, which hold others.
 _OTHERS = (sys.stdlib_module_names - {"__main__"}) | {"torch", "fxprune", "numpy"}
 _HOLDERS = frozenset({
-    "_thread", "array", "builtins", "collections", "functools", "itertools", "numpy", "random", "types", "weakref",
+    "_thread", "argparse", "array", "builtins", "collections", "functools", "itertools", "numpy", "queue", "random",
+    "types", "weakref",
 })  # fmt: skip
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
@@ -44,16 +49,32 @@ def contents_of(modules: Collection[nn.Module]) -> Contents:
 
     What is at two places is described at the first one.
     """
-    kinds = dict.fromkeys(each for kind in dict.fromkeys(map(type, modules)) for each in kind.__mro__ if _is_own(each))
-    functions = [each for holder in (*modules, *kinds) for each in _functions(vars(holder).values())]
-    named = sorted(_globals(functions), key=lambda place: _is_function(place[0][place[1]]))
-    places: dict[tuple[int, str], Any] = {(0, f"{scope['__name__']}.{name}"): scope[name] for scope, name in named}
+    kinds = _kinds(modules)
+    found = itertools.chain(*_reached((*modules, *kinds)).values())
+    named = sorted(found, key=lambda place: _is_function(place[0][place[1]]))
+    places: dict[tuple[int, str], Any] = {(0, f"{scope.get('__name__')}.{name}"): scope[name] for scope, name in named}
     places |= {(0, f"{kind.__name__}.{name}"): value for kind in kinds for name, value in _attributes(kind)}
     places |= {(id(module), name): value for module in modules for name, value in _attributes(module)}
     seen: dict[int, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which stop to say how far they are
         return {place: _described(value, seen) for place, value in places.items()}
+
+
+def line_naming(name: str, modules: Collection[nn.Module]) -> str:
+    """Return the first line that names an attribute or variable, those of constructors last."""
+    functions = sorted(_reached((*modules, *_kinds(modules))), key=lambda each: each.__name__ == "__init__")
+    codes = [each.__code__ for each in functions]
+    for code in codes:
+        for step in dis.get_instructions(code):
+            if step.argval == name and step.positions is not None:
+                return f"{short(code.co_filename)}:{step.positions.lineno}"
+        codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return ""
+
+
+def _kinds(modules: Iterable[nn.Module]) -> dict[type, None]:
+    return dict.fromkeys(each for kind in dict.fromkeys(map(type, modules)) for each in kind.__mro__ if _is_own(each))
 
 
 def _attributes(holder: Any) -> list[tuple[str, Any]]:
@@ -84,7 +105,7 @@ def _described(value: Any, seen: dict[int, Any]) -> list[str]:
 
 
 def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """Yield the types of what a value holds, and the numbers and texts in it; a NaN equals itself there."""
+    """Yield the types of what a value holds, and the numbers and texts in it, as text."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -105,6 +126,8 @@ def _parts(value: Any) -> list[Any]:
         return [value.get_state().numpy().tobytes()]
     if isinstance(value, contextvars.ContextVar):
         return [value.get(None)]
+    if isinstance(value, io.IOBase):
+        return _position(value)
     if isinstance(value, type):
         return [held for kind in value.__mro__ if _is_own(kind) for _, held in _attributes(kind)]
     if isinstance(value, types.FunctionType):
@@ -131,8 +154,19 @@ def _parts(value: Any) -> list[Any]:
     return parts
 
 
+def _position(file: io.IOBase) -> list[Any]:
+    """Return how far a file is read; what is only written, as a log, tells a network nothing."""
+    if file.closed or not (file.readable() and file.seekable()):
+        return []
+    if isinstance(file, io.StringIO | io.BytesIO):
+        return [file.getvalue(), file.tell()]
+    with contextlib.suppress(OSError):  # in the middle of a loop over lines
+        return [file.tell()]
+    return [next(_NUMBERS)]
+
+
 def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
-    """Return what a pickle of a value would hold; a new number if it does not say what is needed."""
+    """Return what a pickle of a value would hold; a new number where one is needed and fails."""
     with contextlib.suppress(Exception):
         stored = value.__reduce_ex__(4)
         return stored[1:3] if isinstance(stored, tuple) else ()
@@ -140,7 +174,7 @@ def _stored(value: Any, *, needed: bool) -> tuple[Any, ...]:
 
 
 def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the global variables that a function names, with their scopes: its module, or one that it names."""
+    """Yield the global variables that a function names, of its module or one that it names."""
     names = names_in(function.__code__)
     there = map(function.__globals__.get, names)
     for scope in (function.__globals__, *(vars(each) for each in there if isinstance(each, types.ModuleType))):
@@ -148,17 +182,17 @@ def _named(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], str]]
             yield from ((scope, name) for name in names if name in scope)
 
 
-def _globals(functions: Iterable[types.FunctionType]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the global variables that functions name, and the functions that they name."""
-    waiting, seen = list(functions), set[types.FunctionType]()
+def _reached(holders: Iterable[Any]) -> dict[types.FunctionType, list[tuple[dict[str, Any], str]]]:
+    """Map functions in attributes, and those that they name, to their global variables."""
+    waiting = [each for holder in holders for each in _functions(vars(holder).values())]
+    found: dict[types.FunctionType, list[tuple[dict[str, Any], str]]] = {}
     while waiting:
         function = waiting.pop()
-        if function not in seen:
-            seen.add(function)
-            named = [*_named(function)]
-            yield from named
+        if function not in found:
+            found[function] = [*_named(function)]
             held = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
-            waiting += _functions((*(scope[name] for scope, name in named), *held))
+            waiting += _functions((*(scope[name] for scope, name in found[function]), *held))
+    return found
 
 
 @functools.cache

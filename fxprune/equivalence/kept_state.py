@@ -18,7 +18,7 @@ from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.source import line_of
 from fxprune.pytorch.torch_private import pytree
 
-from .contents import contents_of
+from .contents import contents_of, line_naming
 
 KEEPS = "the model keeps"
 
@@ -27,7 +27,7 @@ class Attributes:
     """The attributes that the modules of a network set and read in consecutive calls."""
 
     def __init__(self, model: nn.Module, whole: Collection[str] = ()) -> None:
-        """Watch the modules of ``model``, except those that are ``whole``, single nodes of a graph that run code."""
+        """Watch the modules of ``model``, except those that are ``whole``: single nodes."""
         inside: set[str] = set()
         self._names: dict[int, str] = {0: ""}
         for name, module in model.named_modules():
@@ -80,8 +80,13 @@ class Attributes:
 
     def kept(self) -> str:
         """Name the attributes that a call read from the one before and replaced, with their lines."""
-        lines = {key: f" (set at {self._lines[key]})" for key in self._kept if key in self._lines}
-        return ", ".join(f"`{self._path(key)}`{lines.get(key, '')}" for key in self._kept)
+        return ", ".join(f"`{self._path(key)}`{self._place(*key)}" for key in self._kept)
+
+    def _place(self, owner: int, name: str) -> str:
+        if (owner, name) in self._lines:
+            return f" (set at {self._lines[owner, name]})"
+        line = line_naming(name.rpartition(".")[2], [each for each in self._modules if owner in (0, id(each))])
+        return f" (used at {line})" if line else ""
 
     def assigned(self) -> set[str]:
         """Return the names that the latest call set; for buffers, :meth:`kept` judges new ones."""

@@ -58,7 +58,7 @@ def _called(layer: nn.Module, names: _Names, record: Callable[..., Any], *args: 
 
 
 def _names_of(kind: type[nn.Module]) -> _Names:
-    """List where a call of a layer looks names up, with the number of all names there, and what those it uses hold."""
+    """List where a call of a layer looks names up, how many are there, and what it finds."""
     if kind not in _known or not _are_held(_known[kind]):
         classes = kind.__mro__[:-1]
         modules = *(sys.modules[each.__module__] for each in classes), F, torch, recurrent_functions

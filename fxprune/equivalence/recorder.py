@@ -94,7 +94,7 @@ class Recorder(TorchDispatchMode):
         self.is_open |= self._writes or bool(uses) or before != self._kept
 
     def _state(self) -> Any:
-        """Describe what a call could leave to a later one; nothing for a graph, whose layers are those of its model."""
+        """Describe what a call could leave to a later one; nothing for a graph."""
         if isinstance(self._network, fx.GraphModule):
             return ()
         kind, keys, *rest = np.random.get_state()

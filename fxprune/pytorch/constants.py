@@ -1,4 +1,4 @@
-"""A tensor on the meta device has a value if it was computed from numbers, or stored integers, alone.
+"""A tensor on the meta device has a value if it comes from numbers, or stored integers.
 
 Operators whose result has as many elements as its values say, as ``nonzero``, run on these values.
 """
@@ -30,7 +30,7 @@ class _Recipe(NamedTuple):
 
 
 def on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of the same sizes on the meta device; that of a table of integers has its values."""
+    """Return a tensor of the same sizes on the meta device; a table of integers has its values."""
     made = torch.empty_like(tensor, device="meta")
     if holds_places(tensor):
         made.fxprune_recipe = _Recipe(tensor.to, (_CPU,), {}, 0)  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ def on_meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def holds_places(tensor: torch.Tensor) -> bool:
-    """Tell whether the numbers of a tensor may be places, as of a permutation or a mask; they do not train."""
+    """Tell whether the numbers of a tensor may be places, as of a permutation or a mask."""
     real = not tensor.is_meta and not tensor.is_floating_point() and not tensor.is_complex()
     return real and tensor.dim() > 0 and tensor.numel() <= _MOST and not isinstance(tensor, torch.nn.Parameter)
 

@@ -42,7 +42,7 @@ def source_of(node: fx.Node) -> str:
     for frame in reversed(frames):
         path, _, rest = frame.removeprefix('File "').partition('", line ')
         if not is_machinery(path):
-            return f"{_short(path)}:{rest.partition(',')[0]}"
+            return f"{short(path)}:{rest.partition(',')[0]}"
     return "-"
 
 
@@ -65,7 +65,7 @@ def line_of(frame: FrameType | None) -> str:
     """Return ``file.py:line`` of the innermost frame of the model's source around ``frame``."""
     while frame is not None and is_machinery(frame.f_code.co_filename):
         frame = frame.f_back
-    return "an unknown line" if frame is None else f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return "an unknown line" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def source_of_error(error: BaseException) -> str:
@@ -74,7 +74,7 @@ def source_of_error(error: BaseException) -> str:
 
 
 def source_of_transform(error: BaseException) -> str | None:
-    """Return the line of the model that gave a function to PyTorch (``torch.func``, ``torch.cond``); None: none did."""
+    """Return the line that gave a function to PyTorch, as ``torch.func``; None if none did."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [place for place, frame in enumerate(frames) if not _TRANSFORMS.isdisjoint(Path(frame.filename).parts)]
     return _source(frames[: places[0]]) if places else None
@@ -83,9 +83,10 @@ def source_of_transform(error: BaseException) -> str | None:
 def _source(frames: Sequence[traceback.FrameSummary]) -> str:
     for frame in reversed(frames):
         if not is_machinery(frame.filename):
-            return f"{_short(frame.filename)}:{frame.lineno} (`{frame.line}`)"
+            return f"{short(frame.filename)}:{frame.lineno} (`{frame.line}`)"
     return "an unknown line"
 
 
-def _short(path: str) -> str:
+def short(path: str) -> str:
+    """Return the name of a file with that of its folder."""
     return "/".join(Path(path).parts[-2:])

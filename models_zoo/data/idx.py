@@ -61,7 +61,7 @@ def _read(file: BinaryIO | gzip.GzipFile, path: Path) -> NDArray[Any]:
 
 def is_idx_folder(folder: Path) -> bool:
     """Return whether a folder holds a file with one of the usual names of IDX files."""
-    return folder.is_dir() and bool(_files(folder))
+    return folder.is_dir() and bool(idx_files(folder))
 
 
 def read_idx_folder(folder: Path) -> tuple[GreyImages, GreyImages]:
@@ -73,7 +73,7 @@ def read_idx_folder(folder: Path) -> tuple[GreyImages, GreyImages]:
     Raises:
         DataError: a file is missing or damaged, or the four do not fit together.
     """
-    files = _files(folder)
+    files = idx_files(folder)
     test = "t10k" if ("t10k", "images") in files else "test"
     keys = [(split, what) for split in ("train", test) for what in ("images", "labels")]
     missing = [f"{s}-{what}-idx{3 if what == 'images' else 1}-ubyte" for s, what in keys if (s, what) not in files]
@@ -109,8 +109,8 @@ def _grey(images: Path, labels: Path) -> GreyImages:
     return GreyImages(pixels, classes, white=255)
 
 
-def _files(folder: Path) -> dict[tuple[str, str], Path]:
-    """Map split and content to a file; a plain one before a compressed one."""
+def idx_files(folder: Path) -> dict[tuple[str, str], Path]:
+    """Map split and content to a file of a folder; a plain one before a compressed one."""
     found = {}
     for path in sorted(folder.iterdir(), reverse=True):
         if match := _NAME.fullmatch(path.name):

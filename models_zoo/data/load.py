@@ -1,5 +1,6 @@
 """Load data by name: packaged sets, folders of images or of IDX files, and what timm reads."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,10 @@ from fxprune.errors import OptionError
 from fxprune.passes.options import Augment, Images, Options, with_options_of
 
 from .dataset import Data
-from .idx import is_idx_folder, read_idx_folder
+from .idx import idx_files, is_idx_folder, read_idx_folder
 from .in_memory import data_in_memory
 from .packaged import PACKAGED, load_packaged
-from .timm import load_timm
+from .timm import TEST, TRAIN, load_timm
 
 
 class _Named(Options, kw_only=False):
@@ -53,3 +54,16 @@ def load_data(*name: str, **options: Any) -> Data:
         return data_in_memory(asked.name, train, test, image_size=size or train.images.shape[1], batch_size=batch)
     root = Path.home() / ".cache" / "fxprune" if asked.root is None else Path(asked.root)
     return load_timm(asked.name, asked.only_of(Images), root)
+
+
+def names_and_sizes(folder: Path) -> list[str]:
+    """List the path and size of every file that :func:`load_data` may read in a folder.
+
+    Other files there, as the results of a job, do not count; hidden ones neither.
+    """
+    found = [*map(str, idx_files(folder).values())]
+    for split in (*TRAIN, *TEST):
+        for place, folders, files in os.walk(folder / split, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [os.path.join(place, name) for name in files if not name.startswith(".")]
+    return sorted(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}" for path in found if os.path.exists(path))

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from fxprune.common.addresses import LOCAL, PROGRAM
-from fxprune.common.files import names_and_sizes
 from fxprune.coupling import Coupling
 from fxprune.errors import (
     CheckpointError,
@@ -30,6 +29,7 @@ from fxprune.errors import (
     is_out_of_memory,
 )
 from fxprune.latencies import LatencyTable
+from fxprune.models_zoo.data import names_and_sizes
 from fxprune.passes.distributed import ALONE, Ranks
 from fxprune.passes.options import REMOVED, RUNTIMES, FoldJob, Job
 from fxprune.passes.store import (
@@ -241,7 +241,7 @@ def check_checkpoints(output: str | os.PathLike[str]) -> None:
 
 
 def files_read(job: Job | FoldJob) -> dict[str, str]:
-    """Map each option that names a file to its SHA-256; a folder of data, to that of names and sizes.
+    """Map each option that names a file to its SHA-256; a data folder, to that of its listing.
 
     Raises:
         CheckpointError: the file is missing or not readable.
@@ -254,7 +254,7 @@ def files_read(job: Job | FoldJob) -> dict[str, str]:
     elif isinstance(job.model, str) and job.model.endswith(PROGRAM):
         files["model"] = job.model
     found = {name: _sha256(file) for name, file in files.items() if file is not None}
-    lists = {"data": names_and_sizes(job.data)} if isinstance(job.data, str) and os.path.isdir(job.data) else {}
+    lists = {"data": names_and_sizes(Path(job.data))} if isinstance(job.data, str) and os.path.isdir(job.data) else {}
     if isinstance(job.model, str) and job.model.startswith(LOCAL):
         inside = sorted(path for path in Path(job.model.removeprefix(LOCAL)).glob("*") if path.suffix in _OF_TIMM)
         lists["model"] = [f"{path.name} {_sha256(path)}" for path in inside]

@@ -78,7 +78,10 @@ def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
 
 
 def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
-    """Return ``function(x)``, computed in float64 by pieces along an axis that no cut touches; it keeps all sizes."""
+    """Return ``function(x)``, which keeps all sizes, computed in float64 piece by piece.
+
+    Pieces lie along an axis that no cut touches.
+    """
     others = [dim for dim in range(x.dim()) if all(cut.dim != dim for cut in cuts)]
     dim = max(others, key=x.size, default=None)
     if dim is None:
@@ -105,7 +108,7 @@ def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
 
 
 def _positions(x: Tensor, dim: int) -> int:
-    """Return how many positions of an axis to take at a time: in float64 a tensor is twice as large."""
+    """Return how many positions of an axis to take at a time, as float64 is twice as large."""
     return max(1, _CHUNK * x.shape[dim] // max(x.numel(), 1))
 
 

@@ -61,7 +61,8 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
         Literal["none", "statistics", "readers", "variance"] | None,
         "none: rows become means, columns sums; statistics: running statistics are estimated again; readers: weights "
         "are fitted to what the wide network's layers put out; variance: running variances are corrected from the "
-        "weights; default: readers, without images on noise, or variance where the network takes no images",
+        "weights, without images; default: readers, which without images are fitted on noise, or variance if the "
+        "network takes no images",
     ] = None
 
     def __post_init__(self) -> None:

@@ -92,7 +92,7 @@ def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
 
 
 def picked(site: Site) -> fx.Node | None:
-    """index_select, aten.index: the places that a constant index names, counted in kept positions."""
+    """index_select, aten.index: the places that a constant index names, among kept positions."""
     on_x = site.shape_of(0)
     if site.kind is torch.ops.aten.index:
         tables = site.parameter(1, "indices")

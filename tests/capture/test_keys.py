@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections import namedtuple
 
@@ -110,6 +111,26 @@ def test_a_function_with_a_cache_is_traced_and_its_cache_forgets():
     assert ramp.cache_info().currsize <= 1
     images = torch.randn(3, 3, 12, 12)
     assert torch.equal(captured(images), Small(lambda s, y: y + ramp(y.shape[3])).eval()(images))
+
+
+class Kind(enum.Enum):
+    SINGLE = 1
+    DOUBLE = 2
+
+
+IDENTITIES = {
+    "a member of an enum": lambda s, y: y.to(y.dtype) * (2 if s.kind is Kind.DOUBLE else 1),
+    "a class of layers": lambda s, y: y.to(y.dtype) * (2 if type(s.b) is torch.nn.Linear else 1),
+    "a constant": lambda s, y: y.to(y.dtype) * (2 if s.kind is None else 1),
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_what_is_no_type_or_device_may_be_compared_by_its_identity(name):
+    model = Small(IDENTITIES[name]).eval()
+    model.kind = Kind.SINGLE
+    captured = capture(model, (IMAGES,)).double()
+    assert torch.equal(captured(IMAGES.double()), model.double()(IMAGES.double()))
 
 
 def test_the_name_of_a_device_finds_what_it_does_in_the_model():

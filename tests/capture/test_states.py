@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextvars
 import functools
+import io
 import itertools
+import os
 import random
 import types
 
@@ -32,7 +35,7 @@ def numbers():
     yield from range(50)
 
 
-NUMBERS = numbers()
+NUMBERS, FILE = numbers(), None
 
 
 class Steps:
@@ -127,6 +130,16 @@ def drawn(generator):
     return int(torch.randint(18, (), generator=generator))
 
 
+def counts_in_options():
+    kept = argparse.Namespace(number=0)
+
+    def count():
+        kept.number += 1
+        return kept.number
+
+    return count
+
+
 def counts_in_bytes():
     kept = bytearray(1)
 
@@ -155,6 +168,7 @@ STATES = {
     "the length of a set": lambda: counts_in_a_length(set, lambda kept: kept.add((len(kept), 1))),
     "the keys of a table": lambda: counts_in_a_length(dict, lambda kept: kept.setdefault(f"{len(kept)}")),
     "a cached function": counts_in_a_cache,
+    "options": counts_in_options,
     "bytes": counts_in_bytes,
     "an attribute of a function": counts_in_an_attribute_of_itself,
     "a variable of a context": lambda: counts_in_a_context(contextvars.ContextVar("kept", default=0)),
@@ -174,7 +188,7 @@ STATES = {
 def test_what_is_counted_outside_of_attributes_is_state(name):
     model = Small(lambda s, y: y * 2 if s.count() > 18 else y)  # as no call of the comparison shows
     model.count = STATES[name]()
-    with pytest.raises(CaptureError, match="keeps `count` from one call to the next"):
+    with pytest.raises(CaptureError, match=r"keeps `count` \(used at \S+:\d+\) from one call to the next"):
         fxprune.couple(model.eval(), IMAGES)
 
 
@@ -211,8 +225,38 @@ def test_what_a_hook_counts_is_state():
 
 def test_a_generator_that_each_call_advances_is_state():
     model = Small(lambda s, y: y * 2 if next(NUMBERS) > 40 else y).eval()
-    with pytest.raises(CaptureError, match=r"keeps `.*test_states.NUMBERS` from one call to the next"):
+    with pytest.raises(CaptureError, match=r"keeps `.*test_states.NUMBERS` .* from one call to the next"):
         fxprune.couple(model, IMAGES)
+
+
+def reads_the_next_line(s, y):
+    return y * 2 if len(FILE.readline()) > 9 else y
+
+
+def loops_over_lines(s, y):
+    return y * 2 if len(next(FILE)) > 9 else y
+
+
+@pytest.mark.parametrize("middle", [reads_the_next_line, loops_over_lines])
+def test_how_far_a_file_is_read_is_state(monkeypatch, tmp_path, middle):
+    (tmp_path / "lines").write_text("\n" * 99)
+    with open(tmp_path / "lines") as file:
+        monkeypatch.setitem(globals(), "FILE", file)
+        with pytest.raises(CaptureError, match=r"keeps `.*test_states.FILE` \(used at capture/test_states.py:\d+\)"):
+            fxprune.couple(Small(middle).eval(), IMAGES)
+
+
+def test_what_a_buffer_of_text_holds_is_state(monkeypatch):
+    monkeypatch.setitem(globals(), "FILE", io.StringIO())
+    model = Small(lambda s, y: y * 2 if FILE.write("a") and len(FILE.getvalue()) > 18 else y).eval()
+    with pytest.raises(CaptureError, match=r"keeps `.*test_states.FILE`"):
+        fxprune.couple(model, IMAGES)
+
+
+def test_a_log_is_no_state(monkeypatch):
+    with open(os.devnull, "w") as file:
+        monkeypatch.setitem(globals(), "FILE", file)
+        assert fxprune.couple(Small(lambda s, y: (print("called", file=FILE), y)[1]).eval(), IMAGES).groups
 
 
 def test_what_cannot_be_copied_is_named():

@@ -68,11 +68,13 @@ def test_what_a_folder_of_timm_holds_decides_whose_a_checkpoint_is(tmp_path):
 def test_which_images_a_folder_holds_decides_whose_a_checkpoint_is(tmp_path):
     job = Job(model="resnet20", data=str(tmp_path), output="out")
     found = [files_read(job)]
-    (tmp_path / "train").mkdir()
-    for name, content in (("train/1.png", "a"), ("train/1.png", "bb"), (".of-the-system", "c"), ("2.png", "d")):
+    contents = {"train/1.png": "a", "val/1.png": "a", "t10k-images-idx3-ubyte": "a"}
+    others = {"train/.of-the-system": "a", "out/metrics.jsonl": "a", "summary.json": "a"}
+    for name, content in (*contents.items(), ("train/1.png", "bb"), *others.items()):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
         found.append(files_read(job))
-    assert [a == b for a, b in itertools.pairwise(found)] == [False, False, True, False]
+    assert [a == b for a, b in itertools.pairwise(found)] == [False] * 4 + [True] * 3
 
 
 @pytest.mark.parametrize(

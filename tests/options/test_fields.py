@@ -176,6 +176,7 @@ def test_a_record_does_not_change_and_is_a_key():
             change()
     assert {given: 1}[Base(size="many")] == 1
     assert Base() not in {given}
+    assert Every(model="a", widths={"a": 3}) in {Every(model="a", widths={"a": 3})}
     assert Every(model=network).model is network  # which no text can express
 
 

@@ -113,10 +113,7 @@ def test_a_folder_of_an_earlier_version_leaves_sections_out_with_a_word(tmp_path
 def test_what_files_say_never_becomes_markup(tmp_path):
     found = report_made.result(tmp_path, HOSTILE)
     folder = report_made.write(tmp_path, found, report_made.recording(HOSTILE))
-    plain_page, page = (
-        page_of(report_made.write(tmp_path / "b", report_made.result("b"), report_made.recording())),
-        None,
-    )
+    plain_page = page_of(report_made.write(tmp_path / "b", report_made.result("b"), report_made.recording()))
     page = page_of(folder, HOSTILE)
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain_page.tags]
     assert {name for _, attributes in page.tags for name in attributes if name.startswith("on")} == set()
@@ -247,14 +244,8 @@ def test_verdicts_fail_where_numbers_do(tmp_path):
     good = report_made.result(tmp_path)
     assert all(verdict.holds for verdict in verdicts_of(good))
     *rows, narrow, exported = good.stages
-    bad = replace(
-        good,
-        stages=(*rows, replace(narrow, changed=2), replace(exported, changed=2)),
-        max_rel_error=1e-3,
-        onnx_rel_error=1e-3,
-        deviation=0.5,
-        snap_changed=5,
-    )
+    stages = *rows, replace(narrow, changed=2), replace(exported, changed=2)
+    bad = replace(good, stages=stages, max_rel_error=1e-3, onnx_rel_error=1e-3, deviation=0.5, snap_changed=5)
     assert not any(verdict.holds for verdict in verdicts_of(bad))
     page = page_of(report_made.write(tmp_path, bad, report_made.recording()))
     assert "✗ A check does not hold: see below." in page.words

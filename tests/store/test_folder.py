@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import signal
-import time
 
 import pytest
-from helpers.jobs.folders import hold, write, written
-from helpers.processes.fork_server import start
+from helpers.jobs.folders import refused, run, run_with, write, written
 
 from fxprune.errors import CheckpointError, InputError, OptionError, VerifyError
-from fxprune.passes.store import folder, lock
+from fxprune.passes.store import folder
 from fxprune.passes.store.folder import check_no_result, folder_aside
-from fxprune.passes.store.layout import EVENTS, LOCK, MANIFEST, PLAN, RESULTS, ROWS, SUMMARY
+from fxprune.passes.store.layout import EVENTS, MANIFEST, PLAN, RESULTS, ROWS, SUMMARY
 from fxprune.passes.store.manifest import read_manifest
 
 EVENT = f"{EVENTS}/events.out.tfevents.1"
@@ -24,15 +20,6 @@ def _write_and_raise(out, error):
     with folder_aside(out, files=[ROWS]) as aside:
         write(aside, {ROWS: "1"})
         raise error(aside)
-
-
-def run_with(out, names, work):
-    with folder_aside(out, files=names) as aside:
-        work(aside)
-
-
-def run(out, files, names=RESULTS):
-    run_with(out, names, lambda aside: write(aside, files))
 
 
 def test_a_folder_appears_when_the_block_ends_well(tmp_path):
@@ -111,13 +98,8 @@ def test_what_is_not_ours_is_refused_before_any_work(tmp_path, case):
     FOREIGN[case](out)
     before = {name: (tmp_path / name).read_bytes() for name in written(tmp_path)}
     with pytest.raises(OptionError, match=rf"{PLAN} is not as this program wrote it"):
-        _write_and_never(out)
+        refused(out)
     assert {name: (tmp_path / name).read_bytes() for name in written(tmp_path)} == before
-
-
-def _write_and_never(out, files=RESULTS):
-    with folder_aside(out, files=files):
-        pytest.fail("worked")
 
 
 def test_what_the_user_puts_there_meanwhile_stays(tmp_path):
@@ -136,7 +118,7 @@ def test_a_manifest_that_lists_what_is_never_ours_is_refused(tmp_path, name):
     text = (tmp_path / "out" / MANIFEST).read_text()
     (tmp_path / "out" / MANIFEST).write_text(text.replace(f'"{PLAN}"', f'"{name}"'))
     with pytest.raises(CheckpointError, match="is no file of a folder of results"):
-        _write_and_never(tmp_path / "out")
+        refused(tmp_path / "out")
 
 
 @pytest.mark.parametrize("count", range(1, 6))
@@ -167,19 +149,19 @@ def test_killed_while_files_appear_the_next_run_replaces_them_all_the_same(tmp_p
 def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionError, match="has no name"):
-        _write_and_never("")
+        refused("")
 
 
 def test_a_file_is_no_folder(tmp_path):
     write(tmp_path, {"out": ""})
     with pytest.raises(OptionError, match="is a file"):
-        _write_and_never(tmp_path / "out" / "deep")
+        refused(tmp_path / "out" / "deep")
 
 
 def test_a_link_to_nowhere_is_told(tmp_path):
     (tmp_path / "out").symlink_to("gone")
     with pytest.raises(OptionError, match="out is a link to gone, which does not exist"):
-        _write_and_never(tmp_path / "out")
+        refused(tmp_path / "out")
 
 
 def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
@@ -189,115 +171,11 @@ def test_a_result_is_not_what_a_file_that_the_user_names_replaces(tmp_path):
         check_no_result(tmp_path / PLAN)
 
 
-@pytest.fixture
-def holder(tmp_path, tmp_path_factory):
-    """Another process that writes into `out`."""
-    aside = tmp_path_factory.mktemp("holder")
-    process = start(hold, aside / "log", tmp_path / "out", aside / "told")
-    while not (aside / "told").exists():
-        assert process.is_alive(), (aside / "log").read_text()
-        time.sleep(0.01)
-    yield process
-    process.kill()
-    process.join()
-
-
-def test_the_second_run_is_refused_and_one_that_was_killed_is_no_obstacle(tmp_path, holder):
-    out = tmp_path / "out"
-    with pytest.raises(OptionError, match=rf"another run writes into .*out: process {holder.pid} on \S+\. Wait"):
-        _write_and_never(out)
-    os.kill(holder.pid, signal.SIGKILL)
-    while lock._started(holder.pid) is not None:
-        time.sleep(0.01)
-    run(out, {ROWS: "1"}, [ROWS])  # not even waited for: it is a zombie
-    assert written(tmp_path) == [f"out/{MANIFEST}", f"out/{ROWS}"]
-    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, ROWS]
-
-
-def test_the_same_process_number_of_another_time_is_another_process(tmp_path, holder, monkeypatch):
-    monkeypatch.setattr(lock, "_started", lambda pid: "another time")
-    run(tmp_path / "out", {ROWS: "1"}, [ROWS])
-    assert (tmp_path / "out" / ROWS).read_text() == "1"
-
-
-@pytest.fixture
-def elsewhere(monkeypatch):
-    """This is another machine, that is not patient."""
-    monkeypatch.setattr(lock, "_machine", lambda: "elsewhere")
-    monkeypatch.setattr(lock, "WATCH", 0.5)
-
-
-def test_a_run_on_another_machine_that_shows_no_life_is_no_obstacle(tmp_path, holder, elsewhere, monkeypatch, capsys):
-    os.kill(holder.pid, signal.SIGSTOP)  # which is as dead as one on another machine can be seen to be
-    run(tmp_path / "out", {ROWS: "1"}, [ROWS])
-    assert f"is of process {holder.pid} on" in capsys.readouterr().err
-    assert (tmp_path / "out" / ROWS).read_text() == "1"
-
-
-def test_a_run_on_another_machine_that_shows_life_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT", 0.01)
-    out = tmp_path / "out"
-    with folder_aside(out, files=[ROWS]):
-        monkeypatch.setattr(lock, "_machine", lambda: "elsewhere")
-        with pytest.raises(OptionError, match="another run writes into"):
-            _write_and_never(out)
-
-
-def test_a_run_that_was_taken_for_dead_does_not_replace_what_the_other_wrote(tmp_path):
-    out = tmp_path / "out"
-
-    def meanwhile(aside):
-        write(aside, {ROWS: "late"})
-        (out / LOCK).unlink()
-        run(out, {ROWS: "1"}, [ROWS])
-
-    with pytest.raises(OptionError, match="this run has lost"):
-        run_with(out, [ROWS], meanwhile)
-    assert (out / ROWS).read_text() == "1"
-
-
-def test_the_lock_of_a_run_that_came_in_between_stays(tmp_path, monkeypatch):
-    of_other, read = '{"format": "fxprune-lock", "token": "b"}', lock._read
-
-    def slow(path):
-        found = read(path)
-        if path.name == LOCK:  # meanwhile
-            path.unlink()
-            path.write_text(of_other)
-        return found
-
-    with lock.locked(tmp_path, "a"):
-        monkeypatch.setattr(lock, "_read", slow)
-    assert written(tmp_path) == [LOCK]
-    assert (tmp_path / LOCK).read_text() == of_other
-
-
-@pytest.mark.parametrize("content", ["", "mine", "[]", "{}"])
-def test_a_file_in_the_place_of_the_lock(tmp_path, content, elsewhere):
-    write(tmp_path, {LOCK: content})
-    if content:
-        with pytest.raises(OptionError, match="in the place of our lock"):
-            _write_and_never(tmp_path)
-        assert (tmp_path / LOCK).read_text() == content
-    else:  # of a run that was killed before it had written its name
-        run(tmp_path, {ROWS: "1"}, [ROWS])
-
-
-def test_a_lock_that_a_full_disk_does_not_take_is_not_left_behind(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError, match="No space left"):
-        _write_and_never(tmp_path / "out")
-    assert written(tmp_path) == []
-
-
 def test_an_output_inside_the_checkpoints_of_a_run_is_refused(tmp_path):
     write(tmp_path, {"out/checkpoints/files.json": "{}"})
     for inside in ("out/checkpoints", "out/checkpoints/deep/er"):
         with pytest.raises(OptionError, match="holds checkpoints of a run"):
-            _write_and_never(tmp_path / inside)
+            refused(tmp_path / inside)
 
 
 def test_an_orphan_whose_name_leads_elsewhere_is_left_alone(tmp_path):

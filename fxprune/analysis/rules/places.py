@@ -29,10 +29,10 @@ def index(call: Call) -> Axes:
 
 @rule("index_put", "index_put_", "_unsafe_index_put")
 def index_put(call: Call) -> Axes:
-    """Tables pick positions, which take values: channels there freeze unless a constant table names them.
+    """Tables pick the positions that take values; channels there freeze.
 
-    Where a mask picks them, and all take one number, mask and tensor meet position by position; so do tensor and values
-    on other axes.
+    They do not where a constant table names them. Where a mask picks them, and all take one number, mask and tensor
+    meet position by position; so do tensor and values on other axes.
     """
     x, tables, values = call.args[:3]
     axes = list(call.axes(x))
@@ -54,7 +54,7 @@ def index_put(call: Call) -> Axes:
 
 
 def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes | None:
-    """Move channels to the places where a constant index puts them; None: it is not constant, or there are none."""
+    """Move channels to the places where a constant index puts them; None if none are known."""
     axes = list(call.axes(x))
     ids = axes[dim]
     places = None if ids is None else call.places(table, ids)
@@ -67,7 +67,7 @@ def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes |
 
 
 def _put(call: Call, dim: int, table: torch.Tensor) -> bool:
-    """Let channels at the places that a constant index names meet those of the values, or take one number."""
+    """Let channels at the places that a constant index names meet what they are set to."""
     x, _, values = call.args[:3]
     ids, behind = call.axes(x)[dim], x.dim() - dim
     every = values.dim() < behind or values.shape[-behind] == 1

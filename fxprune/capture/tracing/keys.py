@@ -15,11 +15,15 @@ import linecache
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
+from torch import nn
+
 from fxprune.pytorch.source import is_machinery
 
 # Functions that tell the user something, if what they return is not used.
 _TELL = {"_assert", "critical", "debug", "error", "exception", "info", "print", "warn", "warning", "warning_once"}
 _LOGGERS = ("logging", "warnings")
+_KINDS = torch.dtype, torch.device, torch.layout, torch.memory_format
 
 
 class SizeAsKey(TypeError):
@@ -50,14 +54,33 @@ def decides(frame: FrameType | None) -> bool:
     return not _is_told(frame.f_code, frame.f_lasti)
 
 
+def compares_identity(frame: FrameType) -> bool:
+    """Tell whether the code of a frame may ask ``a is b`` of a type or device."""
+    return any(_may_be_kind(frame.f_globals, names) for names in _compared(frame.f_code))
+
+
+def _may_be_kind(scope: dict[str, Any], names: tuple[str, ...]) -> bool:
+    """Tell whether what names lead to may be a type or device, or is not known."""
+    value = scope.get(names[0]) if names else None
+    for name in names[1:]:
+        value = getattr(value, name, None)
+    is_layer = isinstance(value, type) and issubclass(value, nn.Module)
+    return value is None or (isinstance(value, (*_KINDS, type)) and not is_layer)
+
+
 @functools.lru_cache(maxsize=1024)
-def compares_identity(code: CodeType) -> bool:
-    """Tell whether code asks ``a is b`` of anything but None, True and False."""
-    steps = itertools.pairwise(dis.get_instructions(code))
-    return any(
-        step.opname == "IS_OP" and not (last.opname == "LOAD_CONST" and isinstance(last.argval, bool | None))
-        for last, step in steps
-    )
+def _compared(code: CodeType) -> list[tuple[str, ...]]:
+    """List the names of each ``b`` of ``a is b`` that is no constant; () if it is not global."""
+    steps = [*dis.get_instructions(code)]
+    found: list[tuple[str, ...]] = []
+    for place, step in enumerate(steps):
+        if step.opname != "IS_OP" or steps[place - 1].opname == "LOAD_CONST":
+            continue
+        behind = itertools.takewhile(lambda each: each.opname == "LOAD_ATTR", reversed(steps[:place]))
+        names = [each.argval for each in behind]
+        first = steps[place - 1 - len(names)]
+        found.append((first.argval, *reversed(names)) if first.opname == "LOAD_GLOBAL" else ())
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

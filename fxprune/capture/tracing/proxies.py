@@ -56,9 +56,9 @@ class InPlaceProxy(fx.Proxy):
         )
 
     def _is_asked_for(self, name: str, asker: FrameType) -> None:
-        """Raise SizeAsKey where code may compare a type or device by its identity, which no proxy has."""
+        """Raise SizeAsKey where code may ask for the identity of a type or device: no proxy has it."""
         frame = of_model(asker) if name in _KINDS else None
-        if frame is not None and compares_identity(frame.f_code):
+        if frame is not None and compares_identity(frame):
             raise self.tracer.refusal(SizeAsKey("may be compared by its identity"))  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: Any) -> None:

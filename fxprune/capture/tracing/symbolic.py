@@ -112,7 +112,7 @@ class SymbolicTracer(fx.Tracer):
         return self.refusal(fx.proxy.TraceError("a number is asked for that is dynamic"))
 
     def handed_over(self, caller: FrameType, given: Any) -> None:
-        """Forget that the parser of PyTorch's functions asked for numbers that it then passes on as proxies."""
+        """Forget that PyTorch's parser asked for numbers that it then passes on as proxies."""
         if self._asked_at == (caller, caller.f_lasti):
             self._refused = self._asked_at = None
 
