@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.command_line import Small
 from helpers.jobs.damage import list_again
+from safetensors.torch import save_file
 
 import fxprune
 from fxprune.common.documents import parse_json
@@ -55,7 +56,7 @@ def nest(file):
 def retype(kind):
     def change(folder):
         path = folder / "weights.safetensors"
-        write_tensors({name: x.to(kind) for name, x in read_tensors(path).items()}, path)
+        save_file({name: x.to(kind) for name, x in read_tensors(path).items()}, path)
 
     return change
 
