@@ -210,8 +210,9 @@ class Call:
         The narrow network has an index of its own, with the places of these channels among the kept ones.
         """
         value = (value_of(table) if _listed(self.node) is None else _listed(self.node)) if table.dim() == 1 else None
-        if value is None or self.node is None:
+        if value is None or self.node is None or self._state.lengths.reach(self.node):
             return None
+        self._state.notes.tables.append((table, self.node, ids))
         found = value.nonzero()[:, 0] if value.dtype in MASKS else value.long()
         places: Ids = np.arange(len(ids))[found.numpy()]
         self.needs_rewrite("an index among channels", ids)

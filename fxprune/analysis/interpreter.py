@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
+from fxprune.pytorch.constants import stays
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
@@ -32,6 +33,7 @@ from .call import Call, unlabelled
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
+from .marks import Event
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
@@ -93,6 +95,9 @@ def run_labelled(
     for tensor in tensors_in(output):
         label = state.labels.of(tensor)
         state.marks.freeze("graph output", *label.axes, *label.uniform)
+    for table, at, ids in state.notes.tables:
+        if not stays(table):
+            state.marks.frozen.append(Event(ids, "an index that the network changes", at))
     state.origins.settle(state.marks)
     return state, interpreter.values
 
@@ -133,6 +138,7 @@ class _Interpreter(fx.Interpreter):
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
+        self.state.lengths.note(n, value, self.env, self.state.labels)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:

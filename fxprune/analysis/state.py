@@ -7,6 +7,7 @@ from typing import Any
 
 from .channels import Channels
 from .labels import Labels, StridedViews
+from .lengths import InputLengths
 from .layer_inputs import LayerInputs
 from .marks import Choices, Marks, NodeNotes
 from .origins import Origins
@@ -24,6 +25,7 @@ class AnalysisState:
         layers: inputs of layers with shape attributes.
         strided: views that the narrow network must copy.
         notes: facts about nodes.
+        lengths: nodes that hang on sizes of the inputs.
         rewritable: the rewrite can change the numbers in the running call.
         trials: outcomes of trials of calls (:mod:`fxprune.analysis.trial`).
     """
@@ -40,4 +42,5 @@ class AnalysisState:
         self.layers = LayerInputs(self.channels, self.labels, self.marks)
         self.choices = Choices(choices, default_choice)
         self.strided, self.notes = StridedViews(), NodeNotes()
+        self.lengths = InputLengths()
         self.rewritable, self.trials = False, trials
