@@ -27,7 +27,7 @@ from fxprune.pytorch.rewritable import (
     runs_own_code,
 )
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
+from fxprune.pytorch.torch_private import fills_given, hooks_of, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
 from .channels import Axes, Ids
@@ -107,12 +107,13 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
     steps = TimeSteps(state)
     for name, module in root.named_modules():
         if is_shaped(module):
+            recurrent = type(module) in (nn.RNN, nn.LSTM, nn.GRU) and not hooks_of(module)
             enter = functools.partial(state.layers.enter, name)
             module.register_forward_pre_hook(lambda _, *given, enter=enter: enter(*given), with_kwargs=True)
+            if recurrent:
+                module.register_forward_pre_hook(steps.shorten, with_kwargs=True)
+                module.register_forward_hook(steps.lengthen, with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
-        if isinstance(module, nn.RNNBase):
-            module.register_forward_pre_hook(steps.shorten, with_kwargs=True)  # type: ignore[arg-type]
-            module.register_forward_hook(steps.lengthen)  # type: ignore[arg-type]
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"

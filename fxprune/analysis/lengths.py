@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.constants import value_of
+from fxprune.pytorch.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes
 
 from .labels import Labels, tensors_in
@@ -20,11 +20,14 @@ class InputLengths:
 
     def __init__(self) -> None:
         self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}
+        self._masks: set[Any] = set()
 
     def note(self, node: fx.Node, value: Any, env: Mapping[fx.Node, Any], labels: Labels) -> None:
         """Note a node that ran: what it returned, and the values of those before it."""
         first = node.args[0] if node.args else None
         given = env.get(first) if isinstance(first, fx.Node) else None
+        if isinstance(value, torch.Tensor) and value.dtype in MASKS and value.dim() != 1:
+            self._masks.add(node)
         if node.op == "placeholder":
             self._hang[node] = not isinstance(value, torch.Tensor)
         elif isinstance(given, torch.Tensor) and not tensors_in(value):
@@ -41,11 +44,26 @@ class InputLengths:
             whole = isinstance(found, tuple) and isinstance(at, (int, slice)) and len(node.all_input_nodes) == 1
             self._hang[node] = found[at] if whole else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
 
-    def reach(self, node: fx.Node) -> bool:
-        """Tell whether the index of a call hangs on them."""
-        args, _ = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
-        picks = node.target in (operator.getitem, operator.setitem)
-        return any(map(self._any, _tables(args[1:2] if picks else args[1:])))
+    def unknown(self, node: fx.Node | None) -> str:
+        """Return why the places that a call names are not known, or nothing."""
+        if node is None:
+            return ""
+        args, named = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
+        items: tuple[Any, ...] = (*args[1:], *named.values())
+        if node.target in (operator.getitem, operator.setitem):
+            items = items[0] if isinstance(items[0], tuple) else items[:1]
+            if any(map(self._is_mask, items)) and self._are_behind(items):
+                return "behind a mask that has not one axis"
+        return "that hangs on an input" if any(map(self._any, _nodes(items))) else ""
+
+    def _is_mask(self, item: Any) -> bool:
+        return type(item) is bool or (isinstance(item, fx.Node) and item in self._masks)
+
+    def _are_behind(self, items: tuple[Any, ...]) -> bool:
+        """Tell whether a slice is behind a mask, where its axis depends on how many that has."""
+        behind = [item for place, item in enumerate(items) if any(map(self._is_mask, items[:place]))]
+        cuts = [item for item in behind if isinstance(item, slice) and item != slice(None)]
+        return bool(cuts) or Ellipsis in [item for item in items if not isinstance(item, fx.Node)]
 
     def _any(self, node: fx.Node) -> bool:
         found = self._hang.get(node, False)
@@ -62,10 +80,10 @@ def _read(node: fx.Node, free: tuple[bool, ...]) -> bool | tuple[bool, ...]:
     return free if dim is None else not isinstance(dim, int) or free[dim]
 
 
-def _tables(index: Any) -> Iterator[fx.Node]:
-    """Yield the nodes in an index; bounds of slices are no index."""
+def _nodes(index: Any) -> Iterator[fx.Node]:
+    """Yield the nodes in a nest of tuples and lists, but not in slices."""
     if isinstance(index, fx.Node):
         yield index
     elif isinstance(index, (tuple, list)):
         for each in index:
-            yield from _tables(each)
+            yield from _nodes(each)

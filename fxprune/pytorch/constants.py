@@ -67,6 +67,8 @@ def note(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     if torch.Tag.nondeterministic_seeded in func.tags:
         return
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if any(each is tensor for each in outs for tensor in tensors):  # it stays what it was
+        return
     if all(map(_is_known, tensors)) and all(each.numel() <= _MOST for each in outs) and not _is_blank(func):
         version = 0 if makes_storage(func) else max(versions_of(tensors), default=0)
         for place, each in enumerate(outs):

@@ -31,15 +31,17 @@ def sliced(site: Site) -> fx.Node | None:
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
-    dim, new = 0, list[Any]()
+    dim, new, x = 0, list[Any](), site.args[0]
     for item in items:
         if item is None:
             new.append(item)
             continue
         codes = on_x.axes[dim]
         new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
+        if isinstance(item, slice) and isinstance(new[-1], list):  # beside another list they would go in pairs
+            x, new[-1] = site.call(operator.getitem, x, (*(slice(None) for _ in range(dim)), new[-1])), slice(None)
         dim += 1
-    return site.copy((site.args[0], tuple(new), *site.args[2:]), {})
+    return site.copy((x, tuple(new), *site.args[2:]), {})
 
 
 def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
