@@ -66,7 +66,7 @@ def not_adapting(
         if key not in state.trials:
             state.trials[key] = trial.holds(every)
         holds = state.trials[key]
-    except TypeError:  # something has no hash
+    except (TypeError, RecursionError):  # something has no description
         holds = trial.holds(every)
     if holds:
         return every[:0]
@@ -158,12 +158,17 @@ def _described(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return type(value), _described(vars(value))
     if isinstance(value, Tensor):
-        return type(value), value.shape, value.dtype
+        return type(value), value.shape, value.stride(), value.dtype, value.requires_grad
     if isinstance(value, dict):
         return type(value), *map(_described, value.items())
     if isinstance(value, (list, tuple, set)):
         return type(value), *map(_described, value)
+    if type(value) not in _VALUES and type(value).__eq__ is not object.__eq__:
+        raise TypeError(f"{type(value).__name__} may call unlike objects equal")
     return type(value), value
+
+
+_VALUES = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device})
 
 
 class Step(NamedTuple):
