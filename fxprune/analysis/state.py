@@ -7,8 +7,7 @@ from typing import Any
 
 from .channels import Channels
 from .labels import Labels, StridedViews
-from .lengths import InputLengths
-from .layer_inputs import LayerInputs
+from .lengths import InputLengths, LayerInputs
 from .marks import Choices, Marks, NodeNotes
 from .origins import Origins
 

@@ -6,6 +6,7 @@ make every call depend on the one before; so does a list, table or object whose 
 
 from __future__ import annotations
 
+import weakref
 import contextlib
 import sys
 from collections.abc import Collection, Iterator
@@ -106,6 +107,8 @@ def _equal(a: Any, b: Any) -> bool:
     if len(left) != len(right):
         return False
     for x, y in zip(left, right, strict=True):
+        if isinstance(x, weakref.ref) and isinstance(y, weakref.ref):
+            x, y = x(), y()
         tensors = isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
         if tensors and not (x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y)):
             return False
