@@ -79,7 +79,7 @@ class InputLengths:
             self._hang[node] = not isinstance(value, torch.Tensor)
         elif isinstance(given, torch.Tensor) and not tensors_in(value):
             assert isinstance(first, fx.Node)
-            if first.op == "get_attr" or node.target is getattr and node.args[1] != "shape":
+            if first.op == "get_attr" or (node.target is getattr and node.args[1] != "shape"):
                 self._hang[node] = False
             elif value_of(given) is not None:
                 self._hang[node] = self._any(first)

@@ -22,7 +22,8 @@ class TimeSteps:
 
     def __init__(self, state: AnalysisState) -> None:
         self._state = state
-        self._calls: list[tuple[torch.Tensor, Fraction, int] | None] = []  # input, how often the steps repeat, works before
+        # Input, how often the steps repeat, works before.
+        self._calls: list[tuple[torch.Tensor, Fraction, int] | None] = []
 
     def shorten(self, layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Take the first steps of a sequence, unless positions in time carry channels."""

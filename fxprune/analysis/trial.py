@@ -163,9 +163,10 @@ def _described(value: Any) -> Any:
         return type(value), *map(_described, value.items())
     if isinstance(value, (list, tuple, set)):
         return type(value), *map(_described, value)
-    if type(value) not in _VALUES and type(value).__eq__ is not object.__eq__:
-        raise TypeError(f"{type(value).__name__} may call unlike objects equal")
-    return type(value), value
+    kind: Any = type(value)
+    if kind not in _VALUES and kind.__eq__ is not object.__eq__:
+        raise TypeError(f"{kind.__name__} may call unlike objects equal")
+    return kind, value
 
 
 _VALUES = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device})

@@ -6,9 +6,9 @@ make every call depend on the one before; so does a list, table or object whose 
 
 from __future__ import annotations
 
-import weakref
 import contextlib
 import sys
+import weakref
 from collections.abc import Collection, Iterator
 from typing import Any
 
