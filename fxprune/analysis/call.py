@@ -181,6 +181,15 @@ class Call:
         if not self._state.rewritable:
             self.freeze(f"{what} inside {_target(self.node)}, which is kept whole", *axes)
 
+    def needs_places(self, what: str, ids: Ids | None) -> None:
+        """Declare that this call names places among channels, which the rewrite counts anew.
+
+        If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze.
+        """
+        self.needs_rewrite(what, ids)
+        if why := self._state.lengths.unknown(self.node):
+            self.freeze(f"{what} {why}", ids)
+
     def needs_copy(self, tensor: torch.Tensor, ids: Ids) -> None:
         """Declare that the narrow network copies channels that are a view here.
 
@@ -210,8 +219,9 @@ class Call:
         The narrow network has an index of its own, with the places of these channels among the kept ones.
         """
         value = (value_of(table) if _listed(self.node) is None else _listed(self.node)) if table.dim() == 1 else None
-        if value is None or self.node is None:
+        if value is None or self.node is None or self._state.lengths.unknown(self.node):
             return None
+        self._state.notes.tables.append((table, self.node, ids))
         found = value.nonzero()[:, 0] if value.dtype in MASKS else value.long()
         places: Ids = np.arange(len(ids))[found.numpy()]
         self.needs_rewrite("an index among channels", ids)

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
+from fxprune.pytorch.constants import stays
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
@@ -26,13 +27,13 @@ from fxprune.pytorch.rewritable import (
     runs_own_code,
 )
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
+from fxprune.pytorch.torch_private import fills_given, hooks_of, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
-from .marks import Choices
+from .marks import Choices, Event
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
@@ -92,6 +93,9 @@ def run_labelled(
     for tensor in tensors_in(output):
         label = state.labels.of(tensor)
         state.marks.freeze("graph output", *label.axes, *label.uniform)
+    for table, at, ids in state.notes.tables:
+        if not stays(table):
+            state.marks.frozen.append(Event(ids, "an index that the network changes", at))
     state.origins.settle(state.marks)
     return state, interpreter.values
 
@@ -101,12 +105,13 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
     steps = TimeSteps(state)
     for name, module in root.named_modules():
         if is_shaped(module):
+            recurrent = type(module) in (nn.RNN, nn.LSTM, nn.GRU) and not hooks_of(module)
             enter = functools.partial(state.layers.enter, name)
             module.register_forward_pre_hook(lambda _, *given, enter=enter: enter(*given), with_kwargs=True)
+            if recurrent:
+                module.register_forward_pre_hook(steps.shorten, with_kwargs=True)
+                module.register_forward_hook(steps.lengthen, with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
-        if isinstance(module, nn.RNNBase):
-            module.register_forward_pre_hook(steps.shorten, with_kwargs=True)  # type: ignore[arg-type]
-            module.register_forward_hook(steps.lengthen)  # type: ignore[arg-type]
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
@@ -132,6 +137,7 @@ class _Interpreter(fx.Interpreter):
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
+        self.state.lengths.note(n, value, self.env, self.state.labels)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:

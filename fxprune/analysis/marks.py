@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
 from .channels import Ids
@@ -85,9 +86,11 @@ class NodeNotes:
         macs: multiply-accumulates of contractions, and the axes whose widths they scale with.
         computed_weight_users: nodes that contract a computed weight with an activation.
         places: positions that a constant index picks from an axis of channels.
+        tables: these indices, with the node and the ids of the axis.
     """
 
     factors: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
     macs: dict[str, list[tuple[int, list[Ids]]]] = field(default_factory=dict)
     computed_weight_users: set[str] = field(default_factory=set)
     places: dict[str, Ids] = field(default_factory=dict)
+    tables: list[tuple[torch.Tensor, fx.Node, Ids]] = field(default_factory=list)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .channels import Channels
 from .labels import Labels, StridedViews
-from .layer_inputs import LayerInputs
+from .lengths import InputLengths, LayerInputs
 from .marks import Choices, Marks, NodeNotes
 from .origins import Origins
 
@@ -24,6 +24,7 @@ class AnalysisState:
         layers: inputs of layers with shape attributes.
         strided: views that the narrow network must copy.
         notes: facts about nodes.
+        lengths: nodes that hang on sizes of the inputs.
         rewritable: the rewrite can change the numbers in the running call.
         trials: outcomes of trials of calls (:mod:`fxprune.analysis.trial`).
     """
@@ -34,4 +35,5 @@ class AnalysisState:
         self.layers = LayerInputs(self.channels, self.labels, self.marks)
         self.choices = choices
         self.strided, self.notes = StridedViews(), NodeNotes()
+        self.lengths = InputLengths()
         self.rewritable, self.trials = False, trials

@@ -5,6 +5,7 @@ PyTorch's operators unroll it in time, and each step but the first reads the sta
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class TimeSteps:
 
     def __init__(self, state: AnalysisState) -> None:
         self._state = state
-        self._calls: list[tuple[torch.Tensor, int, int] | None] = []  # input, how often the steps repeat, works before
+        # Input, how often the steps repeat, works before.
+        self._calls: list[tuple[torch.Tensor, Fraction, int] | None] = []
 
     def shorten(self, layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Take the first steps of a sequence, unless positions in time carry channels."""
@@ -31,16 +33,17 @@ class TimeSteps:
         fits = len(label.axes) > time and _is_plain(label, time) and not self._state.layers.paused
         length = given.shape[time] if fits else 0
         # The state is a constant, then computed from constants, then from what was computed. Works stay whole numbers.
-        few = next((few for few in range(3, length) if length % few == 0), 0)
-        self._calls.append((given, length // few, len(self._works())) if few else None)
+        # A layer that runs one step has recurrent weights, too.
+        few = 3 if length == 1 else next((few for few in range(3, length) if length % few == 0), 0)
+        self._calls.append((given, Fraction(length, few), len(self._works())) if few else None)
         if not few:
             return args, kwargs
         with functions_plain(), no_dispatch():
-            short = given.narrow(time, 0, few)
+            short = given.narrow(time, 0, 1).repeat_interleave(few, time)
         self._state.labels.attach(short, label)
         return (short, *args[1:]), kwargs
 
-    def lengthen(self, layer: nn.RNNBase, args: tuple[Any, ...], out: Any) -> Any:
+    def lengthen(self, layer: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """Return the sequence and the last state for the whole input."""
         call, time = self._calls.pop(), _time(layer, args)
         if call is None:
@@ -49,8 +52,8 @@ class TimeSteps:
         label, works = self._state.labels.of(out[0]), self._works()
         if not _is_plain(label, time):
             del works[before:]
-            return type(layer).forward(layer, given, *args[1:])
-        works[before:] = [(macs * often, axes) for macs, axes in works[before:]]
+            return type(layer).forward(layer, given, *args[1:], **kwargs)
+        works[before:] = [(int(macs * often), axes) for macs, axes in works[before:]]
         sizes = [*out[0].shape]
         sizes[time] = given.shape[time]
         with functions_plain(), no_dispatch():  # time is the outermost axis in memory

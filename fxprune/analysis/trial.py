@@ -64,7 +64,7 @@ def not_adapting(
         if key not in state.trials:
             state.trials[key] = trial.holds(every)
         holds = state.trials[key]
-    except TypeError:  # something has no hash
+    except (TypeError, RecursionError):  # something has no description
         holds = trial.holds(every)
     if holds:
         return every[:0]
@@ -156,12 +156,18 @@ def _described(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return type(value), _described(vars(value))
     if isinstance(value, Tensor):
-        return type(value), value.shape, value.dtype
+        return type(value), value.shape, value.stride(), value.dtype, value.requires_grad
     if isinstance(value, dict):
         return type(value), *map(_described, value.items())
     if isinstance(value, (list, tuple, set)):
         return type(value), *map(_described, value)
-    return type(value), value
+    kind: Any = type(value)
+    if kind not in _VALUES and kind.__eq__ is not object.__eq__:
+        raise TypeError(f"{kind.__name__} may call unlike objects equal")
+    return kind, value
+
+
+_VALUES = frozenset({type(None), bool, int, float, complex, str, bytes, torch.device})
 
 
 class Step(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -111,6 +112,8 @@ def _equal(a: Any, b: Any) -> bool:
     if len(left) != len(right):
         return False
     for x, y in zip(left, right, strict=True):
+        if isinstance(x, weakref.ref) and isinstance(y, weakref.ref):
+            x, y = x(), y()
         tensors = isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)
         if tensors and not (x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y)):
             return False

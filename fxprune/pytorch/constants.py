@@ -48,6 +48,15 @@ def value_of(tensor: torch.Tensor) -> torch.Tensor | None:
     return _run(tensor.fxprune_recipe) if _is_known(tensor) else None  # type: ignore[attr-defined]
 
 
+def stays(tensor: torch.Tensor) -> bool:
+    """Tell whether nothing has written to a tensor on the meta device, or to what it was computed from."""
+    recipe = getattr(tensor, "fxprune_recipe", None)
+    if recipe is None:
+        return True
+    made_from = [leaf for leaf in pytree.tree_leaves((recipe.args, recipe.kwargs)) if isinstance(leaf, torch.Tensor)]
+    return versions_of([tensor]) == [recipe.version] and all(map(stays, made_from))
+
+
 def note(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Remember how a tensor was made, if all that it was made from is known."""
     if args and isinstance(args[0], torch.Tensor) and not hasattr(args[0], "fxprune_recipe"):
@@ -58,6 +67,8 @@ def note(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     if torch.Tag.nondeterministic_seeded in func.tags:
         return
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if any(each is tensor for each in outs for tensor in tensors):  # it stays what it was
+        return
     if all(map(_is_known, tensors)) and all(each.numel() <= _MOST for each in outs) and not _is_blank(func):
         version = 0 if makes_storage(func) else max(versions_of(tensors), default=0)
         for place, each in enumerate(outs):

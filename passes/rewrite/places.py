@@ -31,15 +31,17 @@ def sliced(site: Site) -> fx.Node | None:
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
-    dim, new = 0, list[Any]()
+    dim, new, x = 0, list[Any](), site.args[0]
     for item in items:
         if item is None:
             new.append(item)
             continue
         codes = on_x.axes[dim]
         new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
+        if isinstance(item, slice) and isinstance(new[-1], list):  # beside another list they would go in pairs
+            x, new[-1] = site.call(operator.getitem, x, (*(slice(None) for _ in range(dim)), new[-1])), slice(None)
         dim += 1
-    return site.copy((site.args[0], tuple(new), *site.args[2:]), {})
+    return site.copy((x, tuple(new), *site.args[2:]), {})
 
 
 def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
@@ -65,7 +67,8 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
         taken = known
     kept = site.kept(codes)
     places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
-    if (np.diff(places) == 1).all():
+    # A slice shares memory with its tensor, what an index picks does not.
+    if isinstance(item, slice) and len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1, None)
     return [int(place) for place in places]
 

@@ -1,5 +1,6 @@
 """What repeats is analysed once: time steps of a recurrent layer, and calls that are alike."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -47,3 +48,57 @@ def test_calls_of_one_class_with_other_attributes_are_tried_apart():
     coupling = fxprune.couple(net, torch.randn(2, 4))
     assert list(coupling.groups) == ["0.weight", "1.weight"]
     assert {each.node for each in coupling.frozen if "knows its own width" in each.why} == {"_3"}
+
+
+class Same:
+    """Equal to all of its class, whatever it holds."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
+
+
+class Held(nn.Linear):
+    def __init__(self, limit):
+        super().__init__(8, 8)
+        self.held, self.cycle = Same(limit), []
+        self.cycle.append(self.cycle)
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y.relu() if y.shape[-1] >= self.held.limit else y.tanh()
+
+
+class Frozen(Branching):
+    def forward(self, x):
+        y = nn.Linear.forward(self, x)
+        return y.relu() if y.shape[-1] >= 8 or self.bias.requires_grad else y.tanh()
+
+
+def frozen_bias():
+    layer = Frozen(0)
+    layer.bias.requires_grad_(False)
+    return layer
+
+
+@pytest.mark.parametrize("layers", [(Held(0), Held(8)), (Frozen(0), frozen_bias())])
+def test_what_no_description_tells_apart_is_tried_apart(layers):
+    net = nn.Sequential(nn.Linear(4, 8), layers[0], nn.Linear(8, 8), layers[1], nn.Linear(8, 4)).eval()
+    coupling = fxprune.couple(net, torch.randn(2, 4))
+    assert {each.node for each in coupling.frozen if "knows its own width" in each.why} == {"_3"}
+
+
+class Sequence(nn.LSTM):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+def test_a_recurrent_layer_of_another_class_runs_all_steps():
+    net = nn.Sequential(nn.Linear(6, 8), Sequence(8, 6), nn.Linear(6, 4)).eval()
+    coupling = fxprune.couple(net, torch.randn(12, 2, 6))
+    assert coupling.nodes["_1"].value.sizes == (12, 2, 6)

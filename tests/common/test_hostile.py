@@ -15,7 +15,7 @@ from fxprune.common.documents import parse_json
 from fxprune.errors import CheckpointError, PlanError
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.spec import ModelSpec, build_within
-from fxprune.passes.store import build_wide, load, read_tensors, save, write_tensors
+from fxprune.passes.store import build_wide, load, read_tensors, save
 from fxprune.plans import digest
 
 

@@ -91,7 +91,52 @@ def _zeroed(s, y):
     return z
 
 
+def _picked_then_changed(s, y):
+    z = y.index_select(1, torch.arange(2, 6)) + y[:, [0, 1, 2, 3]].mul_(2)
+    first, masked = y[:, [0, 1, 2, 3]], y[:, s.k.first]
+    y.add_(1)
+    return torch.cat([z, first * masked, y], 1)
+
+
+def _nothing_put(s, y):
+    z = y.clone()
+    z[:, []] = 0.0
+    return z
+
+
+def _rolled_by_height(s, y):
+    return y[:, (torch.arange(y.shape[1]) + y.shape[2]) % 8]
+
+
+def _split_by_height(s, y):
+    return y.split([y.shape[2] - 5, 13 - y.shape[2]], 1)[0].mean(1, keepdim=True) * y
+
+
+def _kept_turning(s, y):
+    z = y[:, s.k.turned]
+    s.k.turned.add_(1).remainder_(8)
+    return z
+
+
+def _put_behind_a_mask(s, y):
+    z = y.permute(2, 3, 1, 0).clone()
+    z[torch.eye(*z.shape[:2]) > 0, 1:5] = 0.0
+    return z.permute(3, 2, 0, 1)
+
+
 # fmt: off
+image("index, then changed in place", _picked_then_changed, {A: 2, A2: 2, B: 6}, out=16,
+      k=Constants(first=TURNED < 4))
+image("index by the size of an image", _rolled_by_height, {B: 6}, frozen="an index picks positions")
+image("index by the size of channels", lambda s, y: y[:, (torch.arange(y.shape[1]) + y.size(1) // 2) % 8], {A: 8, B: 6})
+image("index by new numbers", lambda s, y: y * y[:, torch.tensor([y.shape[2] - 7, 2])].mean(1, True), {B: 6},
+      frozen="an index picks positions")
+image("split by the size of an image", _split_by_height, {B: 6}, frozen="a split of channels that hangs on an input")
+image("index that the network changes", _kept_turning, {B: 6}, frozen="an index that the network changes",
+      k=Constants(turned=TURNED.clone()))
+image("slice behind a mask of two axes", _put_behind_a_mask, {B: 6}, frozen="behind a mask")
+image("slice with a step, beside an index", lambda s, y: y[:, ::2, [0, 1, 2]], {A: 4, A2: 4, B: 6}, out=4)
+image("put nothing", _nothing_put, {A: 8, B: 6})
 image("index", lambda s, y: y[:, [6, 2, 4, 0]], {A: 4, A2: 4, B: 6}, out=4)
 image("index by a stored permutation", lambda s, y: y[:, s.k.turned].sigmoid(), {A: 8, B: 6},
       k=Constants(turned=TURNED))

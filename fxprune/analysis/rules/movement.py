@@ -92,7 +92,7 @@ def cut(call: Call) -> Axes:
     if ids is not None:
         taken = ids[start:stop:step]
         if len(taken) != len(ids):
-            call.needs_rewrite("a slice of channels", ids)
+            call.needs_places("a slice of channels", ids)
             axes[dim] = taken
             if step > 1:
                 call.needs_copy(x, ids)
@@ -109,7 +109,7 @@ def cut(call: Call) -> Axes:
 def split(call: Call) -> list[Axes]:
     """The results are consecutive pieces of one axis."""
     if len(call.out) > 1:
-        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.args[2]])
+        call.needs_places("a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 
@@ -117,7 +117,7 @@ def split(call: Call) -> list[Axes]:
 def gates(call: Call) -> list[Axes]:
     """The results are pieces of one axis: the gates of a recurrent layer, by its attributes."""
     if not call.inside_layer:
-        call.needs_rewrite("a split of channels", call.axes(call.args[0])[call.args[2]])
+        call.needs_places("a split of channels", call.axes(call.args[0])[call.args[2]])
     return _pieces(call)
 
 

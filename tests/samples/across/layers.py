@@ -182,6 +182,8 @@ tokens("recurrent, state of another", lambda s, y: s.n(y, s.m(y)[1])[0], {A: 8, 
        n=nn.GRU(8, 6))
 tokens("recurrent, a learned first state", lambda s, y: s.m(y, s.h.expand(-1, y.shape[1], -1))[0], {"h": 6, A: 8},
        out=6, m=nn.GRU(8, 6), h=free(1, 1, 6))
+tokens("recurrent, one step", lambda s, y: s.m(y[:, :1])[0], {A: 8, M_IN: 6}, out=6,
+       m=nn.LSTM(8, 6, batch_first=True))
 tokens("recurrent cells", _cells, {A: 8, "m.weight_ih": 6, "n.weight_ih": 6}, out=6, fixed=True,
        m=nn.LSTMCell(8, 6), n=nn.GRUCell(6, 6))
 tokens("transformer layer", lambda s, y: s.m(y), {A: 8, f"m.self_attn.{IN}": 4, f"m.self_attn.{IN}#2": 4,

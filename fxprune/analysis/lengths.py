@@ -1,0 +1,136 @@
+"""What hangs on the lengths of axes: widths of layers, and numbers that another input changes.
+
+A layer whose attributes state its width has the same width in all its calls.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.pytorch.constants import MASKS, value_of
+from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes
+
+from .channels import Channels
+from .labels import Label, Labels, tensors_in
+from .marks import Marks
+
+
+class LayerInputs:
+    """The inputs of each layer with shape attributes, call by call.
+
+    Attributes:
+        found: name of a layer -> (sizes, label) of its input, for each call.
+        inside: names of the layers that are running, the innermost last; the rewrite adapts their attributes.
+        paused: calls are trials, and are not recorded.
+    """
+
+    def __init__(self, channels: Channels, labels: Labels, marks: Marks) -> None:
+        self.found: dict[str, list[tuple[torch.Size, Label]]] = {}
+        self.inside: list[str] = []
+        self.paused = False
+        self._channels, self._labels, self._marks = channels, labels, marks
+
+    def enter(self, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a call of a layer; unify the channels of its input with those of its last call."""
+        self.inside.append(layer)
+        if self.paused:
+            return
+        given = tensors_in((args, kwargs))[0]
+        label = self._labels.of(given)
+        for sizes, earlier in self.found.get(layer, [])[-1:]:
+            # One layer has one width, even if it has no weight that ties its inputs.
+            front = range(1, min(len(sizes), given.dim()))
+            back = () if len(sizes) == given.dim() else range(-1, -len(front) - 1, -1)
+            for dim in (*front, *back):
+                before = self._labels.met(label.axes[dim], earlier, dim)
+                now = self._labels.met(earlier.axes[dim], label, dim)
+                if sizes[dim] != given.shape[dim]:
+                    continue
+                if before is not None and now is not None:
+                    self._channels.unite(before, now)
+                else:
+                    self._marks.freeze(f"`{layer}` also reads positions without channels", before, now)
+        self.found.setdefault(layer, []).append((given.shape, label))
+
+    def leave(self) -> None:
+        """Record the end of the innermost layer's call."""
+        self.inside.pop()
+
+
+class InputLengths:
+    """Which nodes hang on lengths of axes without channels, or on numbers that the network is given."""
+
+    def __init__(self) -> None:
+        self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}
+        self._masks: set[Any] = set()
+
+    def note(self, node: fx.Node, value: Any, env: Mapping[fx.Node, Any], labels: Labels) -> None:
+        """Note a node that ran: what it returned, and the values of those before it."""
+        first = node.args[0] if node.args else None
+        given = env.get(first) if isinstance(first, fx.Node) else None
+        if isinstance(value, torch.Tensor) and value.dtype in MASKS and value.dim() != 1:
+            self._masks.add(node)
+        if node.op == "placeholder":
+            self._hang[node] = not isinstance(value, torch.Tensor)
+        elif isinstance(given, torch.Tensor) and not tensors_in(value):
+            assert isinstance(first, fx.Node)
+            if first.op == "get_attr" or (node.target is getattr and node.args[1] != "shape"):
+                self._hang[node] = False
+            elif value_of(given) is not None:
+                self._hang[node] = self._any(first)
+            else:
+                self._hang[node] = _read(node, tuple(ids is None for ids in labels.of(given).axes))
+        else:
+            found = self._hang.get(first) if isinstance(first, fx.Node) else None
+            at = node.args[1] if node.target is operator.getitem else None
+            whole = isinstance(found, tuple) and isinstance(at, (int, slice)) and len(node.all_input_nodes) == 1
+            self._hang[node] = found[at] if whole else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
+
+    def unknown(self, node: fx.Node | None) -> str:
+        """Return why the places that a call names are not known, or nothing."""
+        if node is None:
+            return ""
+        args, named = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
+        items: tuple[Any, ...] = (*args[1:], *named.values())
+        if node.target in (operator.getitem, operator.setitem):
+            items = items[0] if isinstance(items[0], tuple) else items[:1]
+            if any(map(self._is_mask, items)) and self._are_behind(items):
+                return "behind a mask that has not one axis"
+        return "that hangs on an input" if any(map(self._any, _nodes(items))) else ""
+
+    def _is_mask(self, item: Any) -> bool:
+        return type(item) is bool or (isinstance(item, fx.Node) and item in self._masks)
+
+    def _are_behind(self, items: tuple[Any, ...]) -> bool:
+        """Tell whether a slice is behind a mask, where its axis depends on how many that has."""
+        behind = [item for place, item in enumerate(items) if any(map(self._is_mask, items[:place]))]
+        cuts = [item for item in behind if isinstance(item, slice) and item != slice(None)]
+        return bool(cuts) or Ellipsis in [item for item in items if not isinstance(item, fx.Node)]
+
+    def _any(self, node: fx.Node) -> bool:
+        found = self._hang.get(node, False)
+        return any(found) if isinstance(found, tuple) else found
+
+
+def _read(node: fx.Node, free: tuple[bool, ...]) -> bool | tuple[bool, ...]:
+    """Tell it of what a call reads of a tensor, of whose axes these have no channels."""
+    if not reads_sizes(node) or node.target in ("numel", "nelement", torch.numel):
+        return any(free)
+    if node.target in ("dim", "__len__"):
+        return node.target == "__len__" and free[0]
+    dim = node.kwargs.get("dim", node.args[1] if node.target == "size" and len(node.args) > 1 else None)
+    return free if dim is None else not isinstance(dim, int) or free[dim]
+
+
+def _nodes(index: Any) -> Iterator[fx.Node]:
+    """Yield the nodes in a nest of tuples and lists, but not in slices."""
+    if isinstance(index, fx.Node):
+        yield index
+    elif isinstance(index, (tuple, list)):
+        for each in index:
+            yield from _nodes(each)
