@@ -1,4 +1,4 @@
-"""What hangs on the lengths of axes: widths of layers, and numbers that another input changes.
+"""What hangs on lengths of axes: widths of layers, and numbers that inputs change.
 
 A layer whose attributes state its width has the same width in all its calls.
 """
@@ -63,7 +63,7 @@ class LayerInputs:
 
 
 class InputLengths:
-    """Which nodes hang on lengths of axes without channels, or on numbers that the network is given."""
+    """Which nodes hang on lengths of axes without channels, or on given numbers."""
 
     def __init__(self) -> None:
         self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}

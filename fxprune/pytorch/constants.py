@@ -49,7 +49,7 @@ def value_of(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def stays(tensor: torch.Tensor) -> bool:
-    """Tell whether nothing has written to a tensor on the meta device, or to what it was computed from."""
+    """Tell whether nothing has written to a tensor on meta, or to what it comes from."""
     recipe = getattr(tensor, "fxprune_recipe", None)
     if recipe is None:
         return True
