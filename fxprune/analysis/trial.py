@@ -240,6 +240,9 @@ def _given(func: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
         for name, leaf in found
         if not isinstance(leaf, torch.device) and not (isinstance(leaf, Tensor) and leaf.is_meta)
     ]
+    if func.overloadpacket is torch.ops.aten.native_group_norm:  # as many groups as channels are as narrow as these
+        channels = dict(given)["C"]
+        return [(name, leaf if name != "group" or leaf != channels else None) for name, leaf in given]
     if func.overloadpacket is not torch.ops.aten.slice:
         return given
     length = args[0].shape[dict(given).get("dim", 0)]

@@ -100,6 +100,11 @@ class _ScaledNorm(nn.BatchNorm2d):
         return super().forward(x) / self.num_features
 
 
+class _ActiveNorm(nn.GroupNorm):
+    def forward(self, x):
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps).relu()
+
+
 def _hooked(layer, hook):
     layer.register_forward_hook(lambda layer, given, out: hook(layer, out))
     return layer
@@ -130,10 +135,12 @@ for what, function in {
     "a size": lambda x: x + x[:, :, :1].expand(-1, -1, x.shape[1], -1).sum(2, keepdim=True),
     "a legacy tensor": lambda x: x * torch.Tensor([x.shape[1]]).to(x),
     "a new tensor": lambda x: x * x.new_tensor(float(x.shape[1])),
+    "a number of groups": lambda x: F.group_norm(x, x.shape[1] // 4),
     "whether it is odd": lambda x: x * 3 if x.shape[1] % 2 else x * 2,
 }.items():
     image(f"kept whole, its width is {what}", lambda s, y: s.m(y), {B: 6}, m=_Whole(function),
           frozen="knows its own width")
+image("group norm of its own, a group for each channel", lambda s, y: s.m(y), {A: 8, B: 6}, m=_ActiveNorm(8, 8))
 tokens("a table that a function kept whole reads by columns", lambda s, y: y + related(y, s.t), {A: 8}, t=free(5, 8))
 for what, by_width in {
     "rolled": lambda x: x + x.roll(x.shape[1] // 4, 2),
