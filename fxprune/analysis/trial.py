@@ -187,7 +187,10 @@ def _alike(one: Step, other: Step) -> bool:
         one.func == other.func
         and [name for name, _ in one.given] == [name for name, _ in other.given]
         and all(
-            a == b or name in _SIZES or (name in _ENDS and a[1] != b[1])
+            a == b
+            or name in _SIZES
+            or (name in _ENDS and a[1] != b[1])
+            or (name == "group" and (a[0] == b[0] or (a[1] and b[1])))  # groups of one channel are as many as these
             for (name, a), (_, b) in zip(one.given, other.given, strict=True)
         )
     )
@@ -240,9 +243,9 @@ def _given(func: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
         for name, leaf in found
         if not isinstance(leaf, torch.device) and not (isinstance(leaf, Tensor) and leaf.is_meta)
     ]
-    if func.overloadpacket is torch.ops.aten.native_group_norm:  # as many groups as channels are as narrow as these
+    if func.overloadpacket is torch.ops.aten.native_group_norm:
         channels = dict(given)["C"]
-        return [(name, leaf if name != "group" or leaf != channels else None) for name, leaf in given]
+        return [(name, (leaf, leaf == channels) if name == "group" else leaf) for name, leaf in given]
     if func.overloadpacket is not torch.ops.aten.slice:
         return given
     length = args[0].shape[dict(given).get("dim", 0)]

@@ -141,6 +141,7 @@ for what, function in {
     image(f"kept whole, its width is {what}", lambda s, y: s.m(y), {B: 6}, m=_Whole(function),
           frozen="knows its own width")
 image("group norm of its own, a group for each channel", lambda s, y: s.m(y), {A: 8, B: 6}, m=_ActiveNorm(8, 8))
+image("group norm of its own, two channels in a group", lambda s, y: s.m(y), {A: 2, B: 6}, m=_ActiveNorm(4, 8))
 tokens("a table that a function kept whole reads by columns", lambda s, y: y + related(y, s.t), {A: 8}, t=free(5, 8))
 for what, by_width in {
     "rolled": lambda x: x + x.roll(x.shape[1] // 4, 2),
