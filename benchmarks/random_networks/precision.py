@@ -24,7 +24,7 @@ from benchmarks.merge_trial import (
     parts_that_merge_alone,
     roles_of,
 )
-from fxprune.analysis import AnalysisState, CapturedGraph, buffers_with_channels, run_labelled
+from fxprune.analysis import AnalysisState, CapturedGraph, Choices, buffers_with_channels, run_labelled
 from fxprune.arguments.inputs import as_meta
 from fxprune.capture import capture
 from fxprune.coupling import Coupling
@@ -66,7 +66,7 @@ def precision(coupling: Coupling, inputs: tuple[Tensor, ...], seed: int) -> Prec
         return result
     trial, draw = Trial(model, inputs), np.random.default_rng(seed)
     captured = CapturedGraph(capture(model, inputs))
-    state, _ = run_labelled(captured, as_meta(inputs), {}, int(coupling.whole), buffers_with_channels(model))
+    state, _ = run_labelled(captured, as_meta(inputs), Choices({}, int(coupling.whole)), buffers_with_channels(model))
     use = _roles(state)
     pairs = _pairs(state, use)
     for at in draw.permutation(len(pairs))[:MOST_PAIRS]:

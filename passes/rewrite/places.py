@@ -31,6 +31,7 @@ def sliced(site: Site) -> fx.Node | None:
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
+    beside = not all(isinstance(item, slice | int | None) for item in items)
     dim, new, x = 0, list[Any](), site.args[0]
     for item in items:
         if item is None:
@@ -38,7 +39,11 @@ def sliced(site: Site) -> fx.Node | None:
             continue
         codes = on_x.axes[dim]
         new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
-        if isinstance(item, slice) and isinstance(new[-1], list):  # beside another list they would go in pairs
+        if isinstance(item, slice) and isinstance(new[-1], list) and beside:  # two lists would go in pairs
+            if site.node.target is operator.setitem:
+                raise RewriteError(
+                    f"a slice with steps at node `{site.node}` stands beside an index that is written to."
+                )
             x, new[-1] = site.call(operator.getitem, x, (*(slice(None) for _ in range(dim)), new[-1])), slice(None)
         dim += 1
     return site.copy((x, tuple(new), *site.args[2:]), {})

@@ -206,7 +206,10 @@ def test_what_depends_on_values_is_refused_with_module_line_and_remedy(why):
 
 def test_every_sample_computes_the_same_when_captured():
     for name, sample in SAMPLES.items():
-        if any(not x.is_floating_point() for x in sample.inputs):
+        if (
+            any(not x.is_floating_point() for x in sample.inputs)
+            or sample.frozen == "an index that the network changes"
+        ):
             continue
         inputs = tuple(torch.randn(x.shape) for x in sample.inputs)
         captured = capture(sample.net, sample.inputs, check=False)  # it is what this test does
