@@ -64,6 +64,7 @@ KEYS = {
     "a text": lambda y: TABLES.get(str(y.shape[2]), 1.0),
     "a representation": lambda y: TABLES.get(f"{y.shape[2]!r}", 1.0),
     "a memo": lambda y: remembered(y.shape[2]),
+    "a set, for a memo": lambda y: remembered(12 if y.shape[2] in {12} else 8),
     "an error that is caught": lambda y: caught(y.shape[2]),
     "an index, or an error that is caught": lambda y: indexed(y.shape[2]),
     "a range, or an error that is caught": lambda y: summed(y.shape[2]),

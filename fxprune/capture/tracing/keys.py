@@ -91,8 +91,10 @@ def stores_items(code: CodeType) -> bool:
 
 def cached_function(frame: FrameType) -> Any:
     """Return the function of :func:`functools.lru_cache` that a frame calls, or None."""
-    calls = [node.func for node in _around(frame.f_code, frame.f_lasti) if isinstance(node, ast.Call)]
-    name = calls[-1].id if calls and isinstance(calls[-1], ast.Name) else ""
+    innermost = _around(frame.f_code, frame.f_lasti)[-1:]  # not a look-up among the arguments of a call
+    name = next(
+        (each.func.id for each in innermost if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)), ""
+    )
     found = {**frame.f_globals, **frame.f_locals}.get(name)
     return found if hasattr(found, "cache_parameters") else None
 
