@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
-    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "TorchDispatchMode", "no_dispatch", "pytree",
+    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket", "TorchDispatchMode",
+    "no_dispatch", "pytree",
 ]  # fmt: skip
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
@@ -51,6 +52,16 @@ def overload_names(operator: OpOverload) -> tuple[str, str, str]:
     """Return the names of an operator below ``torch.ops``: library, packet and overload."""
     space, _, packet = op_name(operator).partition("::")
     return space, packet, str(operator._overloadname)
+
+
+def overload_of(operator: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
+    """Return the overload that a call of an operator by its name runs.
+
+    Raises:
+        RuntimeError: the arguments fit none.
+    """
+    found: OpOverload = getattr(operator, torch._C._jit_resolve_packet(operator._qualified_op_name, *args, **kwargs))
+    return found
 
 
 @functools.cache

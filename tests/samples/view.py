@@ -19,6 +19,12 @@ def _disagree(s, y):
     return y.view(n, 2, 4, h, w).mean(1) * y.view(n, 4, 2, h, w).mean(2)
 
 
+def _by_operators(s, y):
+    n, c, h, w = y.shape
+    rows = torch.ops.aten.view(torch.ops.aten.slice(torch.ops.aten.cat([y, y], 1), 1, 0, c), (n, c, -1))
+    return torch.ops.aten.layer_norm(rows.mT, (c,)).mT.unflatten(2, (h, w))
+
+
 def _per_image_and_channel(s, y):
     n, c, h, w = y.shape
     return s.k(y.reshape(n * c, 1, h, w)).view(n, c, h, w)
@@ -93,6 +99,7 @@ image("merged whole and back", _merged_and_split_again, {A: 8, B: 6})
 image("views by name", lambda s, y: torch.reshape(y, shape=(y.shape[0], 2, 4, *y.shape[2:])).view(size=y.shape),
       {A: 4, B: 6})
 image("tokens and back", lambda s, y: y.flatten(2).mT.mT.reshape(y.shape), {A: 8, B: 6})
+image("views by their operators", _by_operators, {A: 8, B: 6})
 image("ravel", lambda s, y: y.ravel().view_as(y), {A: 8, B: 6})
 image("channel shuffle by view", _shuffle, {A: 4, B: 6})
 image("channel shuffle", lambda s, y: s.s(y), {A: 4, B: 6}, s=nn.ChannelShuffle(2))

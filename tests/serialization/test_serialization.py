@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import math
+import zlib
 
 import pytest
 import torch
@@ -61,20 +62,26 @@ def test_the_graph_comes_back():
     assert graph_to_json(back) == value
 
 
-# An eighth of the samples, so that the tests stay short.
+# An eighth of the samples, so that the tests stay short; a new sample changes no other's turn.
 # Operators of torchvision read outside of memory where a box does, so they are not in the closed list, nor is a tensor
 # that a function makes of Python's numbers.
-REFUSED = ("boxes cut out", "cut over channels", "deformed convolution", "kept whole, its width is a legacy tensor")
-
-
-@pytest.mark.parametrize(
-    "name", [*(n for n in list(SAMPLES)[::8] if not n.startswith(REFUSED)), "outputs in a dataclass"]
+REFUSED = (
+    "boxes cut out",
+    "cut over channels",
+    "deformed convolution",
+    "kept whole, its width is a legacy tensor",
+    "spectral norm",
 )
+ALSO = ["outputs in a dataclass", "index by its operator", "views by their operators", "unpooled over channels, axis 2"]
+TURN = [name for name in SAMPLES if zlib.crc32(name.encode()) % 8 == 0 and not name.startswith(REFUSED)]
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*TURN, *ALSO]))
 def test_samples_come_back(name):
     sample = SAMPLES[name]
     captured = capture(sample.net.eval(), sample.inputs)
     module = lower(captured, sample.inputs)
-    back = graph_from_json(json.loads(json.dumps(graph_to_json(module))), distinct_tensors(module))
+    back = graph_from_json(json.loads(json.dumps(graph_to_json(module))), copy.deepcopy(distinct_tensors(module)))
     answers = []
     for each in (captured.eval(), back):
         torch.manual_seed(0)  # some draw random numbers in eval mode
@@ -112,7 +119,7 @@ def test_what_cannot_be_written_is_named():
 @pytest.mark.parametrize("name", ["boxes cut out", "deformed convolution in groups"])
 def test_operators_that_may_read_outside_of_memory_are_refused_by_name(name):
     sample = SAMPLES[name]
-    with pytest.raises(ModelError, match=r"calls torch\.ops\.torchvision\.\w+, for which .* not in the list"):
+    with pytest.raises(ModelError, match=r"calls torch\.ops\.torchvision\.[\w.]+, for which .* not in the list"):
         lower(capture(sample.net.eval(), sample.inputs), sample.inputs)
 
 

@@ -71,6 +71,12 @@ def integers_recorded(root: nn.Module) -> Iterator[None]:
 
 # Methods of a tensor whose parser takes several sizes in a tuple only, if the first is a proxy.
 _SIZED = ("expand", "new_empty", "new_ones", "new_zeros")
+_METHOD = "fxprune_method"
+
+
+def recorded_method(function: Any) -> Any:
+    """Return the method that PyTorch means when it names one of those that stand for it during a trace."""
+    return getattr(function, _METHOD, function)
 
 
 @contextlib.contextmanager
@@ -83,6 +89,7 @@ def sizes_recorded() -> Iterator[None]:
             several = len(sizes) > 1 and any(isinstance(size, fx.Proxy) for size in sizes)
             return method(tensor, sizes, **options) if several else method(tensor, *sizes, **options)
 
+        vars(call)[_METHOD] = method
         return call
 
     for name in _SIZED:  # those of the class from which `torch.Tensor` derives

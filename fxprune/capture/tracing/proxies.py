@@ -14,6 +14,7 @@ from torch import fx
 from fxprune.pytorch.torch_private import pytree
 
 from .claimed_types import claims_type
+from .integers import recorded_method
 from .keys import SizeAsKey, cached_function, compares_identity, decides, of_model, stores_items
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class InPlaceProxy(fx.Proxy):
             if isinstance(leaf, InPlaceProxy):
                 leaf.tracer.handed_over(sys._getframe(1), (args, kwargs))  # type: ignore[attr-defined]
                 break
-        return super().__torch_function__(orig_method, types, args, kwargs)
+        return super().__torch_function__(recorded_method(orig_method), types, args, kwargs)
 
     def sizes(self) -> Any:
         """Return what is no tensor as it is for the example, guarded; None for a tensor.

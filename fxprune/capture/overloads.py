@@ -1,0 +1,46 @@
+"""Choose the overload of each ATen operator that a model calls by its name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.arguments.batches import OnMeta
+from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta
+from fxprune.pytorch.torch_private import OpOverloadPacket, overload_of
+
+
+def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
+    """Replace each ``torch.ops.aten.add`` in a graph by the overload that PyTorch runs, as ``aten.add.Tensor``.
+
+    An overload has a schema, which names what a call reads and writes. Where the graph does not run without numbers,
+    what comes after stays as it is.
+    """
+    if next(_unchosen(module), None) is None:
+        return
+    try:
+        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+            chosen = _Chooser(to_meta(module), module.graph, device_of(module))
+            chosen.run(*in_order(module.graph, as_meta(inputs_for(module, inputs))))
+    except Exception:  # the comparison with the model says more
+        return
+    module.recompile()
+
+
+def _unchosen(module: fx.GraphModule) -> Iterator[fx.Node]:
+    return (node for node in module.graph.nodes if isinstance(node.target, OpOverloadPacket))
+
+
+class _Chooser(OnMeta):
+    """Runs a graph without numbers, and replaces operators by overloads as it meets them."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, after it has got its overload."""
+        if isinstance(n.target, OpOverloadPacket):
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            n.target = overload_of(n.target, args, kwargs)
+        return super().run_node(n)
