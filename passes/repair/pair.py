@@ -84,6 +84,7 @@ class Pair:
                 for batch in range(self.count):
                     self._narrow.compute(node, batch)
             self._narrow.free(node)
+            self._wanted.discard(node.meta.get(WIDE, ""))  # also if the wide graph has not reached it yet
             self._targets.pop(node.meta.get(WIDE, ""), None)
 
     def _observed(self, execution: Execution, node: fx.Node, batch: int) -> list[Contraction]:
