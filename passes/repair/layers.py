@@ -19,7 +19,7 @@ from fxprune.plans import Plan
 from fxprune.pytorch.torch_private import storage_id
 
 from .least_squares import Normal, best_change
-from .pair import Pair
+from .pair import Missing, Pair
 
 # Features that are fitted at once: their Gram matrix takes 128 MB. Of more, one block is fitted after another.
 MOST_FEATURES = 4096
@@ -98,7 +98,7 @@ class _Fit:
             missing = self.pair.missing(node)
             if missing is None:
                 return
-            call = missing[0][0]
+            call = missing.calls[0]
             features = call.features
             name = self.pair.storages[storage_id(call.weight)]
             if len(set(self.pair.uses[call.weight.data_ptr()])) > 1:
@@ -107,8 +107,8 @@ class _Fit:
             yield name, self._fit_block(name, missing, slice(start, min(start + MOST_FEATURES, features)))
             start += MOST_FEATURES
 
-    def _fit_block(self, name: str, missing: list[tuple[Contraction, Tensor, float]], block: slice) -> Repair:
-        call = missing[0][0]
+    def _fit_block(self, name: str, missing: Missing, block: slice) -> Repair:
+        call = missing.calls[0]
         key = call.weight.data_ptr(), block.start
         count = block.stop - block.start + (call.bias is not None)
         outputs = call.rows(call.out).shape[1] // call.groups
@@ -119,7 +119,8 @@ class _Fit:
             sums = before.sums
         features = call.features
         samples = max(min(_SAMPLES, _PER_FEW_FEATURES * features), _PER_FEATURE * features) // self.pair.count + 1
-        for batch, (each, short, power) in enumerate(missing):
+        for batch, each in enumerate(missing.calls):
+            short, power = missing.of(batch)
             z, r = each.sample(short, samples, self.generator)
             z = z[..., block]
             if call.bias is not None:

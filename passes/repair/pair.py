@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -14,10 +16,39 @@ from fxprune.passes.calibration import Calibration, Contraction, Execution, Obse
 from fxprune.passes.rewrite import WIDE
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import device_of, named_tensors
-from fxprune.pytorch.torch_private import pytree, storage_id
+from fxprune.pytorch.torch_private import pytree, storage_id, versions_of
 
 # Calls behind a layer that are looked through: a normalisation, a scale, a dropped path, an addition.
 _BEHIND = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """What the output of a call lacks, made for one batch at a time, since that of all takes much memory.
+
+    Attributes:
+        calls: the operation as it was computed, by batch; as all that follow.
+        values: what the call returned.
+        targets: what it, or what follows it, should return.
+        through: what follows it returns; None: nothing follows.
+        slope: 1 / the slope of what follows, per channel.
+    """
+
+    calls: list[Contraction]
+    values: list[Tensor]
+    targets: list[Tensor]
+    through: Callable[[int], Tensor] | None = None
+    slope: Tensor | None = None
+
+    def of(self, batch: int) -> tuple[Tensor, float]:
+        """Return what lacks, in the shape of the operation's result, and the mean square of the target."""
+        value, target = self.values[batch], self.targets[batch]
+        if self.through is None or self.slope is None:
+            short = target - value
+        else:
+            short = (target - self.through(batch)) * self.slope
+            target = target * self.slope
+        return _laid_out(short, value, self.calls[batch].out), float(target.square().mean())
 
 
 class Pair:
@@ -47,6 +78,8 @@ class Pair:
         ]
         self.fitted, self.count = len(inputs.batches), len(batches)
         self.storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
+        self._tensors = [tensor for _, tensor in named_tensors(narrow)]
+        self._versions, self._calls = versions_of(self._tensors), list[Contraction]()
         self.uses: dict[int, list[tuple[int, ...]]] = {}
         self._plan, self._shares = plan, shares
         self._wide, self._narrow = Execution(wide, batches), Execution(narrow, batches)
@@ -80,11 +113,20 @@ class Pair:
         for node in steps(self._narrow.nodes, "repair at operation"):
             seen = [self._observed(self._narrow, node, batch) for batch in range(self.count)]
             if WIDE in node.meta and all(len(each) == 1 for each in seen):
+                self._calls = [call for (call,) in seen]
                 yield node
-                for batch in range(self.count):
-                    self._narrow.compute(node, batch)
+                self._compute_again(node)
+            self._calls = []
             self._narrow.free(node)
+            self._wanted.discard(node.meta.get(WIDE, ""))  # also if the wide graph has not reached it yet
             self._targets.pop(node.meta.get(WIDE, ""), None)
+
+    def _compute_again(self, node: fx.Node) -> None:
+        """Compute a call again if its weight or bias was changed."""
+        if versions_of(self._tensors) != self._versions:
+            for batch in range(self.count):
+                (self._calls[batch],) = self._observed(self._narrow, node, batch)
+            self._versions = versions_of(self._tensors)
 
     def _observed(self, execution: Execution, node: fx.Node, batch: int) -> list[Contraction]:
         if not node.op.startswith("call"):
@@ -94,27 +136,22 @@ class Pair:
         execution.compute(node, batch, observer)
         return observer.seen
 
-    def missing(self, node: fx.Node) -> list[tuple[Contraction, Tensor, float]] | None:
-        """Return the operation of a call, what its output lacks, and the power of its target.
+    def missing(self, node: fx.Node) -> Missing | None:
+        """Return the operation of a call, and what its output lacks, one batch after another.
 
         Where only additions and factors of channels follow, it is what their result lacks: the layer then makes up for
-        what the other addends lack.
-
-        Returns:
-            For each batch; what is lacking has the shape of the output, the power is a mean square. None if the call
-            returns something else than the operation does.
+        what the other addends lack. None if the call returns something else than the operation does.
         """
-        seen = [self._observed(self._narrow, node, batch)[0] for batch in range(self.count)]
+        self._compute_again(node)
         values = [self._narrow.value(node, batch) for batch in range(self.count)]
         targets = self._target(node)
         alike = all(
             isinstance(value, Tensor) and value.data_ptr() == call.out.data_ptr() and value.numel() == call.out.numel()
-            for value, call in zip(values, seen, strict=True)
+            for value, call in zip(values, self._calls, strict=True)
         )
         if not alike or targets is None or targets[0].shape != values[0].shape:
             return None
-        lacking = [target - value for target, value in zip(targets, values, strict=True)]
-        power = [float(target.square().mean()) for target in targets]
+        missing = Missing(self._calls, values, targets)
         chain: list[fx.Node] = []
         for behind in _behind(node):
             chain.append(behind)
@@ -124,15 +161,15 @@ class Pair:
             wanted = self._target(behind)
             if wanted is None:
                 continue
-            results = [self._narrow.through(node, chain, values[batch].clone(), batch) for batch in range(self.count)]
-            if wanted[0].shape != results[0].shape:
+            through = functools.partial(self._through, node, (*chain,))
+            if wanted[0].shape != through(0).shape:
                 break
-            lacking = [(target - result) * slope for target, result in zip(wanted, results, strict=True)]
-            power = [float((target * slope).square().mean()) for target in wanted]
-        return [
-            (call, _laid_out(short, value, call.out), size)
-            for call, short, value, size in zip(seen, lacking, values, power, strict=True)
-        ]
+            missing = Missing(self._calls, values, wanted, through, slope)
+        return missing
+
+    def _through(self, node: fx.Node, chain: tuple[fx.Node, ...], batch: int) -> Tensor:
+        result: Tensor = self._narrow.through(node, chain, self._narrow.value(node, batch).clone(), batch)
+        return result
 
     def _target(self, node: fx.Node) -> list[Tensor] | None:
         """Run the wide graph up to the node that a narrow one replaces; return its merged values."""
