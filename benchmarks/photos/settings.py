@@ -29,7 +29,7 @@ class PhotoSettings(Settings):
     crops_to_fit: int = 4
     crops_to_measure: int = 20
     steps: int = 100
-    price_images: int = 64
+    price_images: int = 256
 
 
 QUICK = PhotoSettings(image_size=96, batch_size=8, crops_to_fit=2, crops_to_measure=5, steps=5, price_images=32)
