@@ -50,9 +50,11 @@ class NodeFacts:
             result must be multiplied by it; to a logarithm, add the factor's logarithm.
         works: contractions inside the node.
         places: positions among channels that a constant index picks, or puts values at; None: there is no such index.
+        guarded: axes that hold channels only where they are as long as at the analysed input.
     """
 
     value: Any
     products: tuple[tuple[Codes, float], ...]
     works: tuple[Work, ...]
     places: Codes | None = None
+    guarded: tuple[int, ...] = ()

@@ -85,6 +85,7 @@ class Coding:
                 tuple((self.of(ids), power) for ids, power in notes.factors.get(name, ())),
                 tuple(Work(macs, tuple(map(self.of, on))) for macs, on in notes.macs.get(name, ())),
                 notes.places.get(name),
+                tuple(notes.guarded.get(name, ())),
             )
             for name, value in values.items()
         }

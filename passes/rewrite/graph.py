@@ -47,7 +47,7 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
         env[node] = _copy(graph, node, env, coupling, plan)
     for made in reversed(graph.nodes):
         # Remove the sizes that nothing uses. What the model itself computes stays, used or not.
-        if WIDE not in made.meta and not made.users and made.op not in ("placeholder", "output"):
+        if WIDE not in made.meta and not made.users and not made.is_impure():
             graph.erase_node(made)
     return graph
 
