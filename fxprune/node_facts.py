@@ -15,10 +15,14 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """The sizes of a tensor in the graph, and the codes on each axis; None: no channels."""
+    """The sizes of a tensor in the graph, and the codes on each axis; None: no channels.
+
+    ``varying``: the axes of channels that also hold positions, as flattened images do: other inputs have other lengths.
+    """
 
     sizes: tuple[int, ...]
     axes: tuple[Codes | None, ...]
+    varying: tuple[int, ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -77,6 +77,7 @@ class Channels:
         self._channels = Forest()
         self._origins: list[tuple[Ids, Ids]] = []
         self._beside: list[tuple[int, int]] = []
+        self._bundles: set[int] = set()
 
     def fresh(self, count: int) -> Ids:
         """Make ids [count] that are not united with any others."""
@@ -96,10 +97,16 @@ class Channels:
         self._origins.append((fresh, ids))
         return fresh
 
-    def beside(self, ids: Ids) -> Ids:
-        """Make copies for an axis that holds positions without channels, too: its length may change with the input."""
+    def bundled(self, sizes: list[int]) -> None:
+        """Note the sizes of axes into which channels are split, as heads: these stay for all inputs."""
+        for size in sizes:
+            self._bundles |= {size, *(size * other for other in self._bundles)}
+
+    def beside(self, ids: Ids, positions: int) -> Ids:
+        """Make copies for an axis that holds positions without channels, too; these may change with the input."""
         fresh = self.copies(ids)
-        self._beside.append((int(fresh[0]), int(fresh[-1])))
+        if positions not in self._bundles:
+            self._beside.append((int(fresh[0]), int(fresh[-1])))
         return fresh
 
     def alone(self, ids: Ids) -> bool:

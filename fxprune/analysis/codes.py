@@ -92,7 +92,8 @@ class Coding:
 
     def _shape(self, pair: tuple[torch.Size, Label]) -> Shape:
         sizes, label = pair
-        return Shape(tuple(sizes), tuple(self._codes(label, dim) for dim in range(len(sizes))))
+        varying = tuple(dim for dim, ids in enumerate(label.axes) if ids is not None and not self._channels.alone(ids))
+        return Shape(tuple(sizes), tuple(self._codes(label, dim) for dim in range(len(sizes))), varying)
 
     def _codes(self, label: Label, dim: int) -> Codes | None:
         ids, waiting = label.axes[dim], label.waiting(dim)

@@ -65,7 +65,8 @@ class LayerInputs:
 class InputLengths:
     """Which nodes hang on lengths of axes without channels, or on given numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
         self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}
         self._masks: set[Any] = set()
 
@@ -84,7 +85,8 @@ class InputLengths:
             elif value_of(given) is not None:
                 self._hang[node] = self._any(first)
             else:
-                self._hang[node] = _read(node, tuple(ids is None for ids in labels.of(given).axes))
+                axes = labels.of(given).axes
+                self._hang[node] = _read(node, tuple(ids is None or not self._channels.alone(ids) for ids in axes))
         else:
             found = self._hang.get(first) if isinstance(first, fx.Node) else None
             at = node.args[1] if node.target is operator.getitem else None

@@ -114,6 +114,7 @@ def pieces(site: Site) -> fx.Node | None:
     dim = site.parameter(2, "dim", 0)
     if on_x.axes[dim] is None:
         return None
+    site.guard_length(dim % len(on_x.sizes), on_x)
     lengths = [
         int(site.kept(piece.axes[dim]).sum()) if piece.axes[dim] is not None else piece.sizes[dim]
         for piece in site.value
@@ -134,6 +135,8 @@ def padded(site: Site) -> fx.Node | None:
         if inner is None or outer is None or (narrow_in.axes[dim] is None and narrow_out.axes[dim] is None):
             continue
         before, after = amounts[2 * i : 2 * i + 2]
+        if before < 0 or after < 0:
+            site.guard_length(dim, narrow_in)
         kept_in, kept_out = site.kept(inner), site.kept(outer)
         for side, amount in enumerate((before, after)):
             gone = kept_in[: max(-amount, 0)] if side == 0 else kept_in[len(kept_in) - max(-amount, 0) :]
