@@ -15,10 +15,14 @@ Codes = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """The sizes of a tensor in the graph, and the codes on each axis; None: no channels."""
+    """The sizes of a tensor in the graph, and the codes on each axis; None: no channels.
+
+    ``varying``: the axes of channels that also hold positions, as flattened images do: other inputs have other lengths.
+    """
 
     sizes: tuple[int, ...]
     axes: tuple[Codes | None, ...]
+    varying: tuple[int, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -50,9 +54,11 @@ class NodeFacts:
             result must be multiplied by it; to a logarithm, add the factor's logarithm.
         works: contractions inside the node.
         places: positions among channels that a constant index picks, or puts values at; None: there is no such index.
+        guarded: axes that hold channels only where they are as long as at the analysed input.
     """
 
     value: Any
     products: tuple[tuple[Codes, float], ...]
     works: tuple[Work, ...]
     places: Codes | None = None
+    guarded: tuple[int, ...] = ()

@@ -181,12 +181,26 @@ class Call:
         if not self._state.rewritable:
             self.freeze(f"{what} inside {_target(self.node)}, which is kept whole", *axes)
 
-    def needs_places(self, what: str, ids: Ids | None) -> None:
+    def needs_places(self, what: str, ids: Ids | None, cut: tuple[int, int] | None = None) -> None:
         """Declare that this call names places among channels, which the rewrite counts anew.
 
-        If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze.
+        ``cut``: the axis that it slices, and the rank of what has it. If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze.
         """
         self.needs_rewrite(what, ids)
+        if why := self._state.lengths.unknown(self.node, cut):
+            self.freeze(f"{what} {why}", ids)
+
+    def sizes_asked(self) -> list[bool | None]:
+        """Tell of each size of the result that the call states whether it hangs on an input; None: it is open."""
+        return self._state.lengths.asked(self.node, self.out.dim())
+
+    def guard_lengths(self, dims: list[int]) -> None:
+        """Declare that axes of the result only hold channels where they are as long as here."""
+        if dims and self.node is not None:
+            self._state.notes.guarded.setdefault(self.node.name, []).extend(dims)
+
+    def needs_number(self, what: str, ids: Ids | None) -> None:
+        """Declare that a number in this call tells channels apart; if it hangs on an input, the ids freeze."""
         if why := self._state.lengths.unknown(self.node):
             self.freeze(f"{what} {why}", ids)
 

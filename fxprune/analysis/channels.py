@@ -76,6 +76,8 @@ class Channels:
         self.count = 0
         self._channels = Forest()
         self._origins: list[tuple[Ids, Ids]] = []
+        self._beside: list[tuple[int, int]] = []
+        self._bundles: set[int] = set()
 
     def fresh(self, count: int) -> Ids:
         """Make ids [count] that are not united with any others."""
@@ -94,6 +96,26 @@ class Channels:
         self._channels.union(fresh, ids)
         self._origins.append((fresh, ids))
         return fresh
+
+    def bundled(self, sizes: list[int]) -> None:
+        """Note the sizes of axes into which channels are split, as heads: these stay for all inputs."""
+        for size in sizes:
+            self._bundles |= {size, *(size * other for other in self._bundles)}
+
+    def beside(self, ids: Ids, positions: int) -> Ids:
+        """Make copies for an axis that holds positions without channels, too; these may change with the input."""
+        fresh = self.copies(ids)
+        if positions not in self._bundles:
+            self._beside.append((int(fresh[0]), int(fresh[-1])))
+        return fresh
+
+    def alone(self, ids: Ids) -> bool:
+        """Tell whether an axis holds channels only, so that its length is the same for all inputs."""
+        return not any(((first <= ids) & (ids <= last)).any() for first, last in self._beside)
+
+    def differ(self, ids: Ids | None) -> bool:
+        """Tell whether an axis holds channels, and each of them once."""
+        return ids is not None and len(np.unique(self.channel(ids))) == len(ids)
 
     def distinct(self, ids: Ids) -> Ids:
         """Replace every second and later occurrence of an id in a vector by a copy.

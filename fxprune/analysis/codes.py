@@ -85,13 +85,15 @@ class Coding:
                 tuple((self.of(ids), power) for ids, power in notes.factors.get(name, ())),
                 tuple(Work(macs, tuple(map(self.of, on))) for macs, on in notes.macs.get(name, ())),
                 notes.places.get(name),
+                tuple(notes.guarded.get(name, ())),
             )
             for name, value in values.items()
         }
 
     def _shape(self, pair: tuple[torch.Size, Label]) -> Shape:
         sizes, label = pair
-        return Shape(tuple(sizes), tuple(self._codes(label, dim) for dim in range(len(sizes))))
+        varying = tuple(dim for dim, ids in enumerate(label.axes) if ids is not None and not self._channels.alone(ids))
+        return Shape(tuple(sizes), tuple(self._codes(label, dim) for dim in range(len(sizes))), varying)
 
     def _codes(self, label: Label, dim: int) -> Codes | None:
         ids, waiting = label.axes[dim], label.waiting(dim)

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxprune.pytorch.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes
+from fxprune.pytorch.rewritable import VIEWS, canonical_call, positional, reads_sizes
 
 from .channels import Channels
 from .labels import Label, Labels, tensors_in
@@ -65,7 +65,8 @@ class LayerInputs:
 class InputLengths:
     """Which nodes hang on lengths of axes without channels, or on given numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
         self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}
         self._masks: set[Any] = set()
 
@@ -84,15 +85,19 @@ class InputLengths:
             elif value_of(given) is not None:
                 self._hang[node] = self._any(first)
             else:
-                self._hang[node] = _read(node, tuple(ids is None for ids in labels.of(given).axes))
+                axes = labels.of(given).axes
+                self._hang[node] = _read(node, tuple(ids is None or not self._channels.alone(ids) for ids in axes))
         else:
             found = self._hang.get(first) if isinstance(first, fx.Node) else None
             at = node.args[1] if node.target is operator.getitem else None
             whole = isinstance(found, tuple) and isinstance(at, (int, slice)) and len(node.all_input_nodes) == 1
             self._hang[node] = found[at] if whole else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
 
-    def unknown(self, node: fx.Node | None) -> str:
-        """Return why the places that a call names are not known, or nothing."""
+    def unknown(self, node: fx.Node | None, cut: tuple[int, int] | None = None) -> str:
+        """Return why the places that a call names are not known, or nothing.
+
+        ``cut``: the axis that it slices, and the rank of what has it.
+        """
         if node is None:
             return ""
         args, named = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
@@ -101,7 +106,31 @@ class InputLengths:
             items = items[0] if isinstance(items[0], tuple) else items[:1]
             if any(map(self._is_mask, items)) and self._are_behind(items):
                 return "behind a mask that has not one axis"
+            items += () if cut is None else _bounds(items, *cut)
         return "that hangs on an input" if any(map(self._any, _nodes(items))) else ""
+
+    def asked(self, node: fx.Node | None, rank: int) -> list[bool | None]:
+        """Tell of each size that a view states whether it hangs on an input; None: it is open.
+
+        Calls that are no views state none.
+        """
+        kind = canonical_call(node.target) if node is not None else None
+        if node is None or kind not in VIEWS:
+            return [False] * rank
+        args, named = positional(node.target, node.args, node.kwargs)
+        given: list[Any] = [*args[1:], *(value for name, value in named.items() if name != "dim")]
+        if kind in ("unflatten", torch.unflatten):  # of one axis: what is open has no other choice
+            sizes = given[-1] if isinstance(given[-1], (tuple, list)) else ()
+            dim = int(args[1] if len(args) > 1 else named["dim"]) % (rank - len(sizes) + 1)
+            return [False] * dim + [self._hangs(size) for size in sizes] + [False] * (rank - dim - len(sizes))
+        stated = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
+        if isinstance(stated, fx.Node):
+            found = self._hang.get(stated, False)
+            return [*found] if isinstance(found, tuple) else [found] * rank
+        return [None if type(size) is int and size == -1 else self._hangs(size) for size in stated]
+
+    def _hangs(self, size: Any) -> bool:
+        return isinstance(size, fx.Node) and self._any(size)
 
     def _is_mask(self, item: Any) -> bool:
         return type(item) is bool or (isinstance(item, fx.Node) and item in self._masks)
@@ -134,3 +163,16 @@ def _nodes(index: Any) -> Iterator[fx.Node]:
     elif isinstance(index, (tuple, list)):
         for each in index:
             yield from _nodes(each)
+
+
+def _bounds(items: tuple[Any, ...], dim: int, rank: int) -> tuple[Any, ...]:
+    """Return the bounds by which an index cuts an axis of what the items before have left."""
+    place = 0
+    for at, item in enumerate(items):
+        if item is Ellipsis:
+            place = rank - sum(other is not None for other in items[at + 1 :])
+        elif isinstance(item, slice) and place == dim:
+            return item.start, item.stop, item.step
+        else:
+            place += not isinstance(item, int)
+    return ()

@@ -87,6 +87,7 @@ class NodeNotes:
         computed_weight_users: nodes that contract a computed weight with an activation.
         places: positions that a constant index picks from an axis of channels.
         tables: these indices, with the node and the ids of the axis.
+        guarded: axes of results that hold channels only where they are as long as at the analysed input.
     """
 
     factors: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
@@ -94,3 +95,4 @@ class NodeNotes:
     computed_weight_users: set[str] = field(default_factory=set)
     places: dict[str, Ids] = field(default_factory=dict)
     tables: list[tuple[torch.Tensor, fx.Node, Ids]] = field(default_factory=list)
+    guarded: dict[str, list[int]] = field(default_factory=dict)

@@ -35,5 +35,5 @@ class AnalysisState:
         self.layers = LayerInputs(self.channels, self.labels, self.marks)
         self.choices = choices
         self.strided, self.notes = StridedViews(), NodeNotes()
-        self.lengths = InputLengths()
+        self.lengths = InputLengths(self.channels)
         self.rewritable, self.trials = False, trials

@@ -27,7 +27,7 @@ EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 LIKE: Calls = frozenset({"expand_as"})
 REPEATS: Calls = frozenset({"repeat"})
 FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
-SQUEEZES: Calls = frozenset({"squeeze", torch.squeeze})
+SQUEEZES: Calls = frozenset({"squeeze", "squeeze_", torch.squeeze})
 SPLITS: Calls = frozenset({
     "split", "chunk", "split_with_sizes", "tensor_split",
     torch.split, torch.chunk, torch.split_with_sizes, torch.tensor_split,
@@ -98,6 +98,7 @@ _BY_NAME: dict[str, CallTarget] = {
     "einsum": torch.einsum,
     "index": torch.ops.aten.index,
     "index_select": "index_select",
+    "squeeze": "squeeze",
 }
 
 

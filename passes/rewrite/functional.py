@@ -50,6 +50,7 @@ def normalised(site: Site) -> fx.Node | None:
     for place in range(len(shape)):
         codes = on_x.axes[lead + place]
         if codes is not None:
+            site.guard_length(lead + place, on_x)
             shape[place] = int(site.kept(codes).sum())
     kwargs = {key: value for key, value in site.kwargs.items() if key != "normalized_shape"}
     return site.copy((site.args[0], tuple(shape), *site.args[2:]), kwargs)

@@ -8,11 +8,13 @@ still computes the sizes of batch and space.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -47,7 +49,7 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
         env[node] = _copy(graph, node, env, coupling, plan)
     for made in reversed(graph.nodes):
         # Remove the sizes that nothing uses. What the model itself computes stays, used or not.
-        if WIDE not in made.meta and not made.users and made.op not in ("placeholder", "output"):
+        if WIDE not in made.meta and not made.users and not made.is_impure():
             graph.erase_node(made)
     return graph
 
@@ -57,7 +59,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
         return graph.output(fx.map_arg(node.args[0], env.__getitem__))
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     if _reads_sizes(node, coupling):
-        return _sizes_read(graph, node, args, kwargs, coupling)
+        return _sizes_read(graph, node, args, kwargs, plan)
     folded = _fold(graph, node, args, kwargs)
     if folded is not None:
         return folded[0]
@@ -77,18 +79,27 @@ def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
     return reads_sizes(node) and isinstance(tensor, fx.Node) and isinstance(coupling.nodes[tensor.name].value, Shape)
 
 
-def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, coupling: Coupling) -> Any:
-    """Read a length as a literal for an axis with channels, as a node for any other axis."""
+def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, plan: Plan) -> Any:
+    """Read a length as a literal for an axis with channels alone, as a node for any other axis."""
     tensor, *rest = args
     name = node.target if isinstance(node.target, str) else "numel" if node.target is torch.numel else node.args[1]
     wide = node.args[0]
     assert isinstance(wide, fx.Node)
-    shape: Shape = coupling.nodes[wide.name].value
+    shape: Shape = plan.coupling.nodes[wide.name].value
 
     def length(dim: int) -> Any:
-        if shape.axes[dim] is not None:
+        codes = shape.axes[dim]
+        if codes is not None and dim not in shape.varying:
             return shape.sizes[dim]
-        return graph.create_node("call_method", "size", (tensor, dim), {}, f"{node.name}_size")
+        size = graph.create_node("call_method", "size", (tensor, dim), {}, f"{node.name}_size")
+        kept = shape.sizes[dim] if codes is None else int(plan.kept[codes].sum())
+        if codes is None or kept == shape.sizes[dim]:
+            return size
+        if len(set(np.unique(codes, return_counts=True)[1].tolist())) > 1:  # channels that repeat unequally
+            graph.create_node("call_function", guard_equal, (size, kept, f"size {dim} before `{node.name}`"), {})
+            return shape.sizes[dim]
+        times = graph.create_node("call_function", operator.mul, (size, shape.sizes[dim] // math.gcd(kept, shape.sizes[dim])), {})
+        return graph.create_node("call_function", operator.floordiv, (times, kept // math.gcd(kept, shape.sizes[dim])), {})
 
     if name in ("dim", "ndim"):
         guarded = all(user.target is guard_equal for user in node.users)
@@ -144,7 +155,11 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
     Raises:
         RewriteError: a node does not run or lacks the shape that the plan demands; the message names the first one.
     """
-    coupling = plan.coupling
+    return run_on_meta(module, plan.coupling, plan)
+
+
+def run_on_meta(module: fx.GraphModule, coupling: Coupling, plan: Plan | None = None) -> dict[fx.Node, Any]:
+    """Run a graph on the meta device, and check it against a plan; return what each node returned."""
     interpreter = _ShapeCheck(to_meta(module), module.graph, plan, device_of(module))
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
@@ -160,7 +175,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
 
 
 class _ShapeCheck(fx.Interpreter):
-    def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan, device: torch.device) -> None:
+    def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan | None, device: torch.device) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
         self.plan = plan
@@ -173,8 +188,8 @@ class _ShapeCheck(fx.Interpreter):
         if told is not None:
             return told[0]
         value = super().run_node(n)
-        facts = self.plan.coupling.nodes.get(n.meta.get(WIDE, ""))
-        if facts is None or n.op == "output":
+        facts = self.plan.coupling.nodes.get(n.meta.get(WIDE, "")) if self.plan is not None else None
+        if facts is None or self.plan is None or n.op == "output":
             return value
         wanted = [narrow_sizes(self.plan, leaf) for leaf in pytree.tree_leaves(facts.value) if isinstance(leaf, Shape)]
         found = [tuple(leaf.shape) for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

@@ -38,6 +38,8 @@ def sliced(site: Site) -> fx.Node | None:
             new.append(item)
             continue
         codes = on_x.axes[dim]
+        if codes is not None and item != slice(None):
+            site.guard_length(dim, on_x)
         new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
         if isinstance(item, slice) and isinstance(new[-1], list) and beside:  # two lists would go in pairs
             if site.node.target is operator.setitem:
@@ -84,6 +86,7 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
     codes = on_x.axes[dim]
     if codes is None:
         return None
+    site.guard_length(dim, on_x)
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
     return site.copy((site.args[0], dim, before, inside), {})
@@ -95,6 +98,7 @@ def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
     codes, bounds = on_x.axes[dim], slice(*(site.parameter(at, "", None) for at in (2, 3, 4)))
     if codes is None:
         return None
+    site.guard_length(dim, on_x)
     items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, bounds))
     return site.copy((site.args[0], items), {}, operator.getitem)
 
@@ -110,6 +114,7 @@ def picked(site: Site) -> fx.Node | None:
     codes = on_x.axes[dim] if on_x.sizes else None
     if codes is None:
         return None
+    site.guard_length(dim, on_x)
     items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, None))
     made = site.graph.create_node("call_function", operator.getitem, (site.args[0], items), {}, site.node.name)
     return standing_for(site.node, made)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.arguments.guards import guard_equal
 from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError
 from fxprune.node_facts import Codes, Shape
@@ -61,7 +62,7 @@ class Site:
 
     def _narrowing(self, shape: Shape) -> Shape:
         axes = tuple(None if codes is None or self.plan.kept[codes].all() else codes for codes in shape.axes)
-        return Shape(shape.sizes, axes)
+        return Shape(shape.sizes, axes, shape.varying)
 
     @property
     def kind(self) -> surface.CallTarget | None:
@@ -82,6 +83,12 @@ class Site:
     def call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         """Add a call that has no counterpart in the wide graph."""
         return self.graph.create_node("call_function", function, args, {}, f"{self.node.name}_narrow")
+
+    def guard_length(self, dim: int, shape: Shape) -> None:
+        """Guard the length of an axis of the first argument, among whose channels this call names places."""
+        codes = shape.axes[dim]
+        if dim in shape.varying and codes is not None:
+            self.call(guard_equal, self.length(dim), int(self.kept(codes).sum()), f"size {dim} before `{self.node}`")
 
     def length(self, dim: int) -> fx.Node:
         """Add a call that reads the length of an axis of the first argument at run time."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch import rewritable as surface
+from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import Site, standing_for
@@ -25,10 +28,28 @@ def resized(site: Site) -> fx.Node | None:
         return _unflattened(site, out)
     flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
+    asked = dict(enumerate(sizes))
     for dim, codes in enumerate(out.axes):
         if codes is not None and not _is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
-    return site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {})
+    return _guarded(site, asked, lambda: site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {}))
+
+
+def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> fx.Node:
+    """Make a view, and guard the sizes that agree with channels at the analysed input only."""
+    wide = site.coupling.nodes[site.node.name]
+    where = {dim: f"size {dim} of `{site.node.name}`" for dim in wide.guarded}
+    for dim in where:
+        if isinstance(asked[dim], fx.Node):
+            site.call(guard_equal, asked[dim], wide.value.sizes[dim], where[dim])
+    made = make()
+    for dim in where:
+        if _is_open(asked[dim]):
+            codes = wide.value.axes[dim]
+            length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
+            size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
+            site.call(guard_equal, size, length, where[dim])
+    return made
 
 
 def _is_open(size: Any) -> bool:
@@ -72,15 +93,19 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
             kept = int(site.kept(codes).sum())
             computed = not isinstance(sizes[place], int)
             sizes[place] = site.share_of(sizes[place], Fraction(kept, len(codes))) if computed else kept
-    return site.copy((site.args[0], dim, tuple(sizes)), {})
+    asked = dict(enumerate(site.parameter(2, "sizes"), dim))
+    return _guarded(site, asked, lambda: site.copy((site.args[0], dim, tuple(sizes)), {}))
 
 
 def squeezed(site: Site) -> fx.Node | None:
-    """Squeeze without a dim: axes of channels stay, since a single channel may be left."""
+    """Squeeze: axes of channels stay, since a single channel may be left."""
     on_x = site.shape_of(0)
-    if not on_x.labelled or len(site.args) > 1 or "dim" in site.kwargs:
+    if not on_x.labelled:
         return None
-    return site.copy((site.args[0], tuple(dim for dim, codes in enumerate(on_x.axes) if codes is None)), {})
+    dims, rank = site.parameter(1, "dim", range(len(on_x.sizes))), len(on_x.sizes)
+    asked = [dim % rank for dim in ([dims] if isinstance(dims, int) else dims)]
+    gone = tuple(dim for dim in asked if on_x.axes[dim] is None)
+    return site.copy((site.args[0], gone), {}, torch.squeeze if isinstance(site.node.target, OpOverload) else None)
 
 
 def pieces(site: Site) -> fx.Node | None:
@@ -89,6 +114,7 @@ def pieces(site: Site) -> fx.Node | None:
     dim = site.parameter(2, "dim", 0)
     if on_x.axes[dim] is None:
         return None
+    site.guard_length(dim % len(on_x.sizes), on_x)
     lengths = [
         int(site.kept(piece.axes[dim]).sum()) if piece.axes[dim] is not None else piece.sizes[dim]
         for piece in site.value
@@ -109,6 +135,8 @@ def padded(site: Site) -> fx.Node | None:
         if inner is None or outer is None or (narrow_in.axes[dim] is None and narrow_out.axes[dim] is None):
             continue
         before, after = amounts[2 * i : 2 * i + 2]
+        if before < 0 or after < 0:
+            site.guard_length(dim, narrow_in)
         kept_in, kept_out = site.kept(inner), site.kept(outer)
         for side, amount in enumerate((before, after)):
             gone = kept_in[: max(-amount, 0)] if side == 0 else kept_in[len(kept_in) - max(-amount, 0) :]

@@ -69,10 +69,9 @@ def unsqueeze(call: Call) -> Axes:
 def squeeze(call: Call) -> Axes:
     """Axes of length 1, which carry no channels, are removed."""
     axes, sizes = call.axes(call.args[0]), call.layout[0] if call.layout else ()
-    if len(call.args) == 1:
-        call.needs_rewrite("a squeeze of all axes of length 1", *axes)
     dims = call.args[1] if len(call.args) > 1 else range(len(sizes))
     gone = {dim % max(len(sizes), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
+    call.needs_rewrite("a squeeze of channels", *(axes[dim] for dim in gone if dim < len(axes)))
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
 
 
@@ -92,7 +91,7 @@ def cut(call: Call) -> Axes:
     if ids is not None:
         taken = ids[start:stop:step]
         if len(taken) != len(ids):
-            call.needs_places("a slice of channels", ids)
+            call.needs_places("a slice of channels", ids, (dim % x.dim(), x.dim()))
             axes[dim] = taken
             if step > 1:
                 call.needs_copy(x, ids)

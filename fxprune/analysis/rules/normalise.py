@@ -67,6 +67,7 @@ def group_norm(call: Call) -> list[Axes]:
             if not call.inside_layer:
                 call.needs_rewrite("a number of groups", axes[1])
         else:
+            call.needs_number("a number of groups", axes[1])
             rows = axes[1].reshape(groups, -1)
             call.balance("group normalisation", call.unify_rows(rows, f"{groups} normalisation groups"))
     call.balance("group normalisation", *axes[2:])

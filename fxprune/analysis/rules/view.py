@@ -52,7 +52,29 @@ def view(call: Call) -> Axes:
                 parts = list(zip(middle, _through(call, parts, middle), strict=True))
         for dim, ids in zip(wide_right, _through(call, parts, sizes), strict=True):
             axes[dim] = ids
+    _note_lengths(call, on_x, axes)
     return tuple(axes)
+
+
+def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
+    """Note axes of channels whose lengths a view asks for by numbers that only agree with them at these inputs.
+
+    ``[b, c, h, w] -> [b, h w, c]`` without a permutation keeps channels on axis 1 if there are as many as positions.
+    """
+    x, out, asked = call.args[0], call.out, call.sizes_asked()
+    runs = view_factors(x.shape, out.shape)
+    # Where positions become a number of them, an open size takes the rest.
+    rest = any(all(on_x[d] is None for d in left) and all(asked[d] is False for d in right) for left, right in runs)
+    for (place, *others), right in runs:
+        ids = on_x[place]
+        if ids is None or others:
+            continue
+        alone = call.channels.alone(ids)
+        if not alone:  # as flattened images, of which an axis may hold each channel once again
+            right = [dim for dim in right if call.channels.differ(axes[dim])]
+            rest = not any(asked[dim] for dim in right)
+        hang = [dim for dim in right if asked[dim] or (asked[dim] is None and rest)]
+        call.guard_lengths([dim for dim in hang if out.shape[dim] > 1])
 
 
 def _through(call: Call, parts: list[tuple[int, Ids | None]], sizes: list[int]) -> list[Ids | None]:
@@ -96,7 +118,7 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None,
         return ids, (1, len(ids))
     shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
     every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
-    return call.channels.copies(every), (stride, stride * len(ids))
+    return call.channels.beside(every, len(every) // len(ids)), (stride, stride * len(ids))
 
 
 def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
@@ -119,6 +141,7 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
         chosen = ranked[call.choose_split(ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
+    call.channels.bundled([size for dim, size in enumerate(sizes) if dim != chosen and not undone])
     return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
 
@@ -134,6 +157,7 @@ def pixel_shuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[-3]
     if ids is not None:
+        call.needs_number("a factor", ids)
         rows = ids.reshape(-1, factor * factor).T
         axes[-3] = call.unify_rows(rows, f"pixel shuffle by {factor}")
     return _space_frozen(call, axes)
@@ -146,6 +170,7 @@ def pixel_unshuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[-3]
     if ids is not None:
+        call.needs_number("a factor", ids)
         axes[-3] = call.channels.copies(np.repeat(ids, factor * factor))
     return _space_frozen(call, axes)
 
@@ -184,6 +209,7 @@ def channel_shuffle(call: Call) -> Axes:
     axes = list(call.axes(x))
     ids = axes[1]
     if ids is not None:
+        call.needs_number("a number of groups", ids)
         rows = ids.reshape(groups, -1)
         call.unify_rows(rows, f"channel shuffle over {groups} groups")
         axes[1] = np.ascontiguousarray(rows.T).ravel()
