@@ -42,7 +42,12 @@ class ModelSpec:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise OptionError if a saved network may not have one of the arguments."""
+        """Raise OptionError if a saved network may not have the name or one of the arguments."""
+        if not isinstance(self.name, str) or not isinstance(self.kwargs, Mapping):
+            raise OptionError(
+                f"a ModelSpec has a name and arguments by name, as ('resnet50', {{'num_classes': 10}}), not "
+                f"{str(self.name)[:40]!r} and {str(self.kwargs)[:40]}."
+            )
         for name, value in self.kwargs.items():
             if name not in ARGUMENTS:
                 raise OptionError(

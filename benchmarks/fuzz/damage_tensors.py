@@ -7,7 +7,9 @@ from pathlib import Path
 from random import Random
 
 import torch
+from safetensors.torch import save_file
 
+from fxprune.errors import ModelError
 from fxprune.passes.store import read_tensors, write_tensors
 
 from .damage_bytes import Damage
@@ -20,7 +22,10 @@ def _tensor(change: Callable[[dict[str, torch.Tensor], str, Random], None]) -> D
         tensors = read_tensors(path)
         name = random.choice(sorted(tensors))
         change(tensors, name, random)
-        write_tensors(tensors, path)
+        try:
+            write_tensors(tensors, path)
+        except ModelError:  # of a type that no network of ours has
+            save_file(tensors, path)
         return name
 
     return damage

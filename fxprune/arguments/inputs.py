@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -48,6 +48,14 @@ def run_on(module: Any, inputs: Inputs) -> Any:
         except ValueError:  # some callables have no signature
             pass
         raise
+
+
+def names_by_place(forward: Callable[..., Any], count: int) -> list[str]:
+    """Name the first arguments of ``forward`` that are given by place: of ``*rest``, ``rest_0``, ``rest_1``."""
+    parameters = inspect.signature(forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "input")
+    return [*names, *(f"{rest}_{place}" for place in range(count - len(names)))][:count]
 
 
 def _unlike(inputs: Inputs, taken: Iterable[str]) -> OptionError:

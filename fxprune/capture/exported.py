@@ -202,7 +202,8 @@ def _is_arithmetic(target: Any) -> bool:
 def _guard_several(tracer: SymbolicTracer, first: Any) -> None:
     """Guard a graph that holds for two samples and more."""
     several = tracer.create_proxy("call_function", operator.gt, (first.size(0), 1), {})
-    tracer.create_proxy("call_function", guard_equal, (several, True, f"`{first.node}` has two samples or more"), {})
+    where = f"`{_argument(first.node)}` has two samples or more"
+    tracer.create_proxy("call_function", guard_equal, (several, True, where), {})
 
 
 def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) -> None:
@@ -210,20 +211,26 @@ def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) 
     for proxy, x in zip(proxies, values, strict=True):
         if isinstance(x, torch.Tensor) and x.is_floating_point():
             read = tracer.create_proxy("call_function", getattr, (proxy, "dtype"), {})
-            where = f"the precision of `{proxy.node}`"
+            where = f"the precision of `{_argument(proxy.node)}`"
             tracer.create_proxy("call_function", guard_dtype, (read, x.dtype, where), {})
     tensors = [(proxy, x) for proxy, x in zip(proxies, values, strict=True) if isinstance(x, torch.Tensor) and x.dim()]
     for place, (proxy, x) in enumerate(tensors):
         own = place and x.shape[0] != tensors[0][1].shape[0]
         for dim in range(0 if own else 1, x.dim()):
-            tracer.create_proxy(
-                "call_function", guard_equal, (proxy.size(dim), x.shape[dim], f"size {dim} of `{proxy.node}`"), {}
-            )
+            where = f"size {dim} of `{_argument(proxy.node)}`"
+            tracer.create_proxy("call_function", guard_equal, (proxy.size(dim), x.shape[dim], where), {})
         if place and not own:
             same = tracer.create_proxy("call_function", operator.eq, (proxy.size(0), tensors[0][0].size(0)), {})
-            tracer.create_proxy(
-                "call_function", guard_equal, (same, True, f"one batch size in `{proxy.node}` and others"), {}
-            )
+            where = f"one batch size in `{_argument(proxy.node)}` and others"
+            tracer.create_proxy("call_function", guard_equal, (same, True, where), {})
+
+
+def _argument(node: Any) -> str:
+    """Name an argument of ``forward``, or a member of one: ``images[0]``."""
+    if node.op == "placeholder":
+        return str(node.target)
+    inside, key = node.args
+    return f"{_argument(inside)}{f'.{key}' if node.target is getattr else f'[{key!r}]'}"
 
 
 def _guard_weights(tracer: SymbolicTracer, model: nn.Module) -> None:

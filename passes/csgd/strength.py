@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from fxprune.passes.merge import on_device, project
+from fxprune.passes.merge import on_device, project, real_parts
 
 from .law import Motion, momentum_of, solve_coupled_strength, solve_strength
 from .tied import Tied
@@ -47,7 +47,7 @@ def starts_of(tied: Sequence[Tied]) -> list[Start]:
 
 
 def _starts(tied: Tied) -> Iterator[Start]:
-    value = tied.parameter.detach().double()
+    value = real_parts(tied.parameter.detach()).double()
     for partition in tied.partitions:
         mean = project(value, [on_device(partition, value.device)])
         others = [axis for axis in range(value.dim()) if axis != partition.dim]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fxprune.pytorch.modules import own_tensors
 from fxprune.pytorch.torch_private import hooks_of, non_persistent_buffers, tensor_tables
@@ -69,7 +70,20 @@ def short_settings(layer: nn.Module) -> dict[str, Any]:
 def build_layer(kind: type[nn.Module], settings: Mapping[str, Any]) -> nn.Module:
     """Construct a layer in eval mode, whose tensors are on the meta device."""
     place = {"device": "meta"} if "device" in _signature(kind) else {}
-    return kind(**settings, **place).eval()
+    with _Undrawn():  # type: ignore[no-untyped-call]
+        return kind(**settings, **place).eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draw no normal numbers: for a tensor without numbers, PyTorch would import its compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ == "normal_":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def plain_layer(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:

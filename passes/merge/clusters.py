@@ -77,11 +77,18 @@ def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     return spread(cluster_mean(x, cuts), cuts)
 
 
+def real_parts(x: Tensor) -> Tensor:
+    """View a complex tensor as a real one, whose last axis has the real and the imaginary part."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
 def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     """Return ``function(x)``, which keeps all sizes, computed in float64 piece by piece.
 
     Pieces lie along an axis that no cut touches.
     """
+    if x.is_complex():
+        return torch.view_as_complex(in_float64(function, real_parts(x), cuts))
     others = [dim for dim in range(x.dim()) if all(cut.dim != dim for cut in cuts)]
     dim = max(others, key=x.size, default=None)
     if dim is None:
@@ -99,8 +106,9 @@ def rows_equal(x: Tensor, cut: Clusters) -> bool:
 
 def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
     """max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, in float64."""
+    old, new = real_parts(old.detach()), real_parts(new.detach())
     rows = _positions(old, dim)
-    pieces = zip(old.detach().split(rows, dim), new.detach().split(rows, dim), strict=True)
+    pieces = zip(old.split(rows, dim), new.split(rows, dim), strict=True)
     both = [(_squares(b.double() - a.double(), dim), _squares(a.double(), dim)) for a, b in pieces]
     change, size = (torch.cat(each) for each in zip(*both, strict=True))
     largest, scale = change.max().sqrt(), size.mean().sqrt()

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.inputs import Inputs, run_on
+from fxprune.arguments.inputs import Inputs, names_by_place, run_on
 from fxprune.arguments.records import plain
 from fxprune.passes.verify import named_outputs
 from fxprune.pytorch.torch_private import pytree
@@ -19,10 +19,7 @@ from fxprune.pytorch.torch_private import pytree
 def input_names(module: nn.Module, inputs: Inputs) -> list[str]:
     """Name each input tensor by its argument of ``forward`` and its place in it: ``features_0``."""
     if not isinstance(inputs, dict):
-        parameters = inspect.signature(module.forward).parameters.values()
-        given = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        names = [*given, *(f"input_{i}" for i in range(len(given), len(inputs)))]
-        inputs = dict(zip(names, inputs))
+        inputs = dict(zip(names_by_place(module.forward, len(inputs)), inputs))
     leaves = pytree.tree_leaves_with_path(inputs)
     return [_plain("_".join(map(_word, path))) for path, leaf in leaves if isinstance(leaf, Tensor)]
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.arguments.question import with_integers
 from fxprune.common.files import write_text
 from fxprune.composition import remember
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
@@ -46,7 +47,6 @@ from .network import (
     check_tensors,
     plan_document,
     read_network,
-    with_integers,
 )
 from .tensors import check_types, digest_of, read_tensors, write_tensors
 from .weights import distinct_tensors

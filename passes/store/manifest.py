@@ -186,6 +186,8 @@ def _known(name: str) -> str:
 def _fingerprint(value: Any) -> Fingerprint:
     if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"} or type(value["bytes"]) is not int:
         raise ValueError("a file has no `bytes` and `sha256`")
+    if value["bytes"] < 0:
+        raise ValueError(f"a file of {value['bytes']} bytes cannot be")
     return Fingerprint(value["bytes"], _digest(value["sha256"]))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.errors import CheckpointError, PlanError
 from fxprune.models_zoo.data import Preprocessing, preprocessing_from
@@ -19,15 +18,6 @@ from .layout import NETWORK, PLAN
 FORMAT, VERSION = "fxprune-network", 3
 _PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 REMEDY = "Save the network again."
-
-
-def with_integers(example: Inputs, below: int) -> Inputs:
-    """Return an example whose integers have values, if it has any."""
-    if all(x.is_floating_point() or x.is_complex() for x in tensors_of(example)):
-        return example
-    from .probe import question
-
-    return question(example, below, batch=None)
 
 
 def check_tensors(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:

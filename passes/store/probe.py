@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
+from fxprune.arguments.question import question
 from fxprune.common.silence import silenced
 from fxprune.errors import ModelError, first_line
 from fxprune.passes.verify import KeepFloat64, as_float64, named_outputs, relative_error, to_float64
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import pytree
 
-BATCH = 2
 # Error allowed by the precision of the computation. Sums in another order keep these in float64 and in float32; in 16
 # bits a network keeps two digits. A wrong weight moves an output by a part of itself.
 BOUNDS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
@@ -90,29 +89,6 @@ def _answer(network: nn.Module, given: Inputs, precision: str) -> tuple[str, dic
         answer = named_outputs(run_on(own, inputs_for(own, given)))
     kinds = [str(each.dtype).removeprefix("torch.") for each in answer.values() if each.is_floating_point()]
     return kinds[0] if kinds else "float32", _copied(answer)
-
-
-def question(inputs: Inputs, below: int, *, batch: int | None = BATCH) -> Inputs:
-    """Draw the numbers; NumPy keeps this generator's sequence for ever.
-
-    A batch has two samples, if the first axes of all tensors are equal, and so are batches; or those of the example, if
-    ``batch`` is None. The first column of a mask is true, so that no row of it is empty.
-    """
-    source = np.random.RandomState(0)
-    sizes = {x.shape[0] for x in tensors_of(inputs) if x.dim()}
-    batches = batch is not None and len(sizes) == 1 and all(x.dim() != 1 for x in tensors_of(inputs))
-
-    def draw(x: Tensor) -> Tensor:
-        shape = (batch, *x.shape[1:]) if x.dim() and batches else tuple(x.shape)
-        if x.is_floating_point() or x.is_complex():
-            return torch.as_tensor(source.standard_normal(shape)).to(x.dtype)
-        drawn = torch.as_tensor(source.randint(0, 2 if x.dtype == torch.bool else below, shape)).to(x.dtype)
-        if x.dtype == torch.bool and drawn.dim():
-            drawn[..., 0] = True
-        return drawn
-
-    drawn: Inputs = pytree.tree_map_only(Tensor, draw, inputs)
-    return drawn
 
 
 def disagreement(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:

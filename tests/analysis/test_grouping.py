@@ -94,7 +94,7 @@ def test_nodes_know_their_channels():
         None,
         None,
     ]
-    assert not coupling.nodes["input_0"].value.labelled
+    assert not coupling.nodes["inputs_0"].value.labelled
 
 
 def test_a_node_that_returns_no_tensor_keeps_its_value():

@@ -159,7 +159,7 @@ def test_training_mode_is_refused():
 
 
 def test_another_size_than_the_example_is_refused():
-    with pytest.raises(SpecialisedError, match="size 3 of `input_0` was 8, run where it is 9"):
+    with pytest.raises(SpecialisedError, match="size 3 of `inputs_0` was 8, run where it is 9"):
         capture(small(function), (IMAGES,))(torch.zeros(2, 3, 8, 9))
 
 

@@ -92,6 +92,7 @@ def sizes_recorded() -> Iterator[None]:
         vars(call)[_METHOD] = method
         return call
 
+    torch.overrides.get_overridable_functions()  # PyTorch lists its methods once: not those that stand for them
     for name in _SIZED:  # those of the class from which `torch.Tensor` derives
         setattr(torch.Tensor, name, in_tuple(getattr(torch.Tensor, name)))
     try:

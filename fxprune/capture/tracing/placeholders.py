@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.arguments.guards import guard_equal, guard_tensor
-from fxprune.arguments.inputs import Inputs
+from fxprune.arguments.inputs import Inputs, names_by_place
 from fxprune.errors import OptionError
 from fxprune.pytorch.torch_private import pytree
 
@@ -42,7 +42,7 @@ def arguments(
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if not isinstance(inputs, dict):
         _check_count(parameters, len(inputs))
-        names = [*(p.name for p in by_place), *(f"input_{i}" for i in range(len(by_place), len(inputs)))]
+        names = names_by_place(forward, len(inputs) + 1)[1:]
         given |= zip(names, inputs)
         return [_argument(tracer, name, value) for name, value in zip(names, inputs)], {}
     known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
