@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import random
 import signal
 from pathlib import Path
@@ -21,6 +22,9 @@ from fxprune import costs
 from fxprune.passes.onnx import export
 
 torch.set_num_threads(1)
+
+# No test looks at logs, and pytest would put handlers on sixty loggers six times for each test.
+logging.lastResort = logging.NullHandler()
 
 # What a shell starts in the background does not hear Ctrl-C, nor do its children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
