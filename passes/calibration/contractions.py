@@ -68,11 +68,6 @@ class Contraction:
     def sample(self, value: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw positions of ``out``: what the matrix reads there, and ``value`` there.
 
-        Args:
-            value: of the shape of ``out``.
-            count: how many positions at most.
-            generator: on the CPU.
-
         Returns:
             [groups, samples, features] and [groups, samples, outputs of a group].
         """

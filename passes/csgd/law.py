@@ -123,14 +123,7 @@ def advance(motion: Motion, lr: float, strength: float, options: Momentum) -> Mo
 
 
 def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum, start: Motion = Motion()) -> list[float]:
-    """Return the deviation after each step, relative to the deviation before the first.
-
-    Args:
-        lrs: learning rate of every step.
-        strength: eps.
-        options: of the optimizer.
-        start: where deviation and momentum stand.
-    """
+    """Return the deviation after each step, relative to the deviation before the first."""
     motion, curve = start, []
     for lr in lrs:
         motion = advance(motion, lr, strength, options)

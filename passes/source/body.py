@@ -35,13 +35,7 @@ class Line:
 
 @dataclass
 class Body:
-    """The function of a block.
-
-    Attributes:
-        arguments: name and value of each input.
-        lines: of the function.
-        returns: the values that it returns.
-    """
+    """The function of a block."""
 
     arguments: list[tuple[str, fx.Node]] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
