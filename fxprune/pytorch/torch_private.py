@@ -204,9 +204,7 @@ def has_packed_projection(layer: nn.MultiheadAttention) -> bool:
     return bool(layer._qkv_same_embed_dim)
 
 
-def encoder_blocks(
-    layer: nn.TransformerEncoderLayer,
-) -> Sequence[Callable[..., torch.Tensor]]:
+def encoder_blocks(layer: nn.TransformerEncoderLayer) -> Sequence[Callable[..., torch.Tensor]]:
     """Return the self-attention and the feed-forward network of an encoder layer, with dropout."""
     return layer._sa_block, layer._ff_block
 

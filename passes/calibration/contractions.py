@@ -196,11 +196,7 @@ def _addmm(observer: Observer, call: dict[str, Any], out: Any) -> Contraction | 
     return Contraction(right, bias, left, out)
 
 
-_CASES = {
-    "convolution": _convolution,
-    "mm": _mm,
-    "addmm": _addmm,
-}
+_CASES = {"convolution": _convolution, "mm": _mm, "addmm": _addmm}
 
 
 def _dilated(x: Tensor, stride: Sequence[int]) -> Tensor:

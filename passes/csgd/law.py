@@ -131,12 +131,7 @@ def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum, star
     return curve
 
 
-def solve_coupled_strength(
-    lrs: Sequence[float],
-    shrink: float,
-    options: Momentum,
-    start: Motion = Motion(),
-) -> float:
+def solve_coupled_strength(lrs: Sequence[float], shrink: float, options: Momentum, start: Motion = Motion()) -> float:
     """Find eps with coupled_curve(lrs, eps)[-1] = shrink.
 
     Args:

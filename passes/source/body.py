@@ -170,9 +170,7 @@ class Writer(Nesting):
         if node.target is guard_dtype:
             allowed = [wanted, torch.float64] if wanted.is_floating_point and wanted != torch.float64 else [wanted]
             self._raise_if(
-                join(found, " not in ", argument(tuple(allowed), self._name), level=COMPARISON),
-                "ValueError",
-                message,
+                join(found, " not in ", argument(tuple(allowed), self._name), level=COMPARISON), "ValueError", message
             )
         elif wanted is True or wanted is False:
             self._raise_if(join("not ", found.inside(NOT), level=NOT) if wanted else found, "ValueError", message)
