@@ -150,11 +150,6 @@ def wrapped_functions() -> dict[Any, dict[str, Any]]:
     return fx._symbolic_trace._wrapped_fns_to_patch
 
 
-def script_tables(module: torch.jit.ScriptModule) -> tuple[Any, Any]:
-    """Return the mutable tables of a scripted module's parameters and buffers, by name."""
-    return module._parameters, module._buffers
-
-
 def hooks_of(module: nn.Module) -> list[Any]:
     """List the hooks that see the inputs and outputs of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
