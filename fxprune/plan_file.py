@@ -33,12 +33,7 @@ _REMEDY = "Make it again with `fxprune plan`."
 
 @dataclass(frozen=True, eq=False)
 class StoredPlan:
-    """The plan of a stored network, without the wide network that it is for.
-
-    Attributes:
-        content: of the plan file.
-        path: of that file, for messages.
-    """
+    """The plan of a stored network, without the wide network that it is for."""
 
     content: Mapping[str, Any] = field(repr=False)
     path: str | os.PathLike[str]

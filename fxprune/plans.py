@@ -222,9 +222,9 @@ def _laid_out(value: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def check_digest(digest: str, coupling: Coupling, where: str) -> None:
-    """Raise PlanError unless a coupling has the groups with this ``digest``."""
-    if digest != coupling.digest:
+def check_digest(expected: str, coupling: Coupling, where: str) -> None:
+    """Raise PlanError unless a coupling has the groups with this digest."""
+    if expected != coupling.digest:
         raise PlanError(
             f"{where} was made where the same tensors form other groups: the code of the network or the version of "
             "fxprune differs, or buffers hold other values. Make a new plan for this model."

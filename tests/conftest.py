@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import functools
 import gc
-import random
+import logging
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from helpers.onnx_table import keep_programs, keep_table
-from helpers.processes.fork_server import preload
 from helpers.processes.forks import forks
 from helpers.processes.scheduler import Restarting
 from helpers.untimed import time_nothing
 
-from fxprune import costs
-from fxprune.passes.onnx import export
-
-torch.set_num_threads(1)
+# No test looks at logs, and pytest would put handlers on sixty loggers six times for each test.
+logging.lastResort = logging.NullHandler()
 
 # What a shell starts in the background does not hear Ctrl-C, nor do its children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-keep_table()
-keep_programs()
-preload()
-# No test looks at how long something takes: what is timed, is timed shortly.
-for timed in (costs.latency, costs.alternated):
-    timed.__kwdefaults__["seconds"] = 0.01
 
-
-def seed_all():
-    random.seed(0)
-    np.random.seed(0)
-    torch.default_generator.manual_seed(0)  # `torch.manual_seed` keeps a stack for each device, too
-
-
-seed_all()  # networks that are made where tests are collected
+def pytest_configure(config):
+    """Load PyTorch where tests run; the process that hands them out would load it before the workers start."""
+    if config.getoption("dist", "no") == "no" or config.option.collectonly:
+        import helpers.prepared  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
 def seeded():
+    from helpers.prepared import seed_all
+
     seed_all()
 
 
@@ -56,6 +42,8 @@ def untimed(monkeypatch):
 @pytest.fixture
 def exported_afresh(monkeypatch):
     """Let the exporter run although it has exported the same network before."""
+    from fxprune.passes.onnx import export
+
     monkeypatch.setattr(export, "onnx_program", export.onnx_program.__wrapped__)
 
 

@@ -31,16 +31,11 @@ def operators() -> Iterator[OpOverload]:
                 yield operator
 
 
-def takes_tensors(operator: OpOverload) -> bool:
-    """Tell whether channels can enter an operator."""
-    return any("Tensor" in str(argument.type) for argument in op_arguments(operator))
-
-
 def class_of(operator: OpOverload) -> str:
     """Return ``rule``, ``pointwise``, ``composed`` of others, ``no tensor`` or ``freezes``."""
     if operator in RULES:
         return "rule"
-    if not takes_tensors(operator):
+    if not any("Tensor" in str(argument.type) for argument in op_arguments(operator)):
         return "no tensor"
     if torch.Tag.pointwise in operator.tags:
         return "pointwise"

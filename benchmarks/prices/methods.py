@@ -128,16 +128,10 @@ def _in_full() -> Iterator[tuple[str, Method]]:
     by = CLUSTERS[BEST]
     yield f"csgd {BEST} taught", Method(FULL, f"C-SGD, clusters by {by}, with the teacher", taught)
     loose = partial(train_csgd_loosely, cluster=BEST, repair="readers")
-    yield (
-        f"csgd {BEST} loose",
-        Method(FULL, f"C-SGD, clusters by {by}, not to the end, then readers", loose),
-    )
+    yield (f"csgd {BEST} loose", Method(FULL, f"C-SGD, clusters by {by}, not to the end, then readers", loose))
     yield from _trained(FULL, "C epochs", None)
     taught = partial(reduce_and_train, reduce=partial(fold, cluster=BEST, repair="readers"), teacher=True)
-    yield (
-        f"fold {BEST} readers + C taught",
-        Method(FULL, f"fold by {by}, readers, then C with the teacher", taught),
-    )
+    yield (f"fold {BEST} readers + C taught", Method(FULL, f"fold by {by}, readers, then C with the teacher", taught))
     yield "lasso", Method(FULL, "group Lasso for C/2, then C/2", train_lasso, rival=True)
     yield "scratch", Method(FULL, "narrow, from scratch for W + C", train_scratch, rival=True)
     pruned = partial(reduce_and_train, reduce=torch_pruning)

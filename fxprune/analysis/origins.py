@@ -23,11 +23,7 @@ class Origin:
 
 
 class Origins:
-    """The stored tensors of one analysis.
-
-    Attributes:
-        found: name -> origin.
-    """
+    """The stored tensors of one analysis."""
 
     def __init__(self, channels: Channels, labels: Labels, two_roles: Set[tuple[str, int]] = frozenset()) -> None:
         """Take the axes, by name and number, that are rows of one weight and columns of another."""

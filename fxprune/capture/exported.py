@@ -202,8 +202,7 @@ def _is_arithmetic(target: Any) -> bool:
 def _guard_several(tracer: SymbolicTracer, first: Any) -> None:
     """Guard a graph that holds for two samples and more."""
     several = tracer.create_proxy("call_function", operator.gt, (first.size(0), 1), {})
-    where = f"`{_argument(first.node)}` has two samples or more"
-    tracer.create_proxy("call_function", guard_equal, (several, True, where), {})
+    _guard(tracer, several, True, f"`{_argument(first.node)}` has two samples or more")
 
 
 def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) -> None:
@@ -217,12 +216,14 @@ def _guard_sizes(tracer: SymbolicTracer, proxies: list[Any], values: list[Any]) 
     for place, (proxy, x) in enumerate(tensors):
         own = place and x.shape[0] != tensors[0][1].shape[0]
         for dim in range(0 if own else 1, x.dim()):
-            where = f"size {dim} of `{_argument(proxy.node)}`"
-            tracer.create_proxy("call_function", guard_equal, (proxy.size(dim), x.shape[dim], where), {})
+            _guard(tracer, proxy.size(dim), x.shape[dim], f"size {dim} of `{_argument(proxy.node)}`")
         if place and not own:
             same = tracer.create_proxy("call_function", operator.eq, (proxy.size(0), tensors[0][0].size(0)), {})
-            where = f"one batch size in `{_argument(proxy.node)}` and others"
-            tracer.create_proxy("call_function", guard_equal, (same, True, where), {})
+            _guard(tracer, same, True, f"one batch size in `{_argument(proxy.node)}` and others")
+
+
+def _guard(tracer: SymbolicTracer, value: fx.Proxy, expected: object, about: str) -> None:
+    tracer.create_proxy("call_function", guard_equal, (value, expected, about), {})
 
 
 def _argument(node: Any) -> str:

@@ -29,15 +29,7 @@ from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 
 from .example_values import changed, doubled_on_meta, values_of
 from .kept_state import KEEPS, Attributes
-from .observation import (
-    Watch,
-    compare,
-    differs,
-    generators_restored,
-    leaves_of,
-    observe,
-    try_to_observe,
-)
+from .observation import Watch, compare, differs, generators_restored, leaves_of, observe, try_to_observe
 from .pair import Pair
 from .training import noise_in_weights, training_difference
 

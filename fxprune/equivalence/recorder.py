@@ -16,14 +16,7 @@ from torch import Tensor, fx, nn
 from fxprune.arguments.inputs import Inputs, tensors_of
 from fxprune.pytorch.data_writes import attribute_writes, data_writes
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.torch_private import (
-    OpOverload,
-    TorchDispatchMode,
-    is_mutable,
-    op_arguments,
-    pytree,
-    storage_id,
-)
+from fxprune.pytorch.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, pytree, storage_id
 
 from .contents import contents_of
 from .layers import Settings, layers_recorded

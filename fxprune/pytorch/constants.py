@@ -69,7 +69,7 @@ def note(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     if any(each is tensor for each in outs for tensor in tensors):  # it stays what it was
         return
-    if all(map(_is_known, tensors)) and all(each.numel() <= _MOST for each in outs) and not _is_blank(func):
+    if all(map(_is_known, tensors)) and all(each.numel() <= _MOST for each in outs) and "empty" not in str(func):
         version = 0 if makes_storage(func) else max(versions_of(tensors), default=0)
         for place, each in enumerate(outs):
             run = func if out is each else functools.partial(_one_of, place, func)
@@ -100,10 +100,6 @@ def _places(table: torch.Tensor | None) -> list[torch.Tensor | None]:
 def _is_known(tensor: torch.Tensor) -> bool:
     recipe = getattr(tensor, "fxprune_recipe", None)
     return recipe is not None and versions_of([tensor]) == [recipe.version] and math.prod(tensor.shape) <= _MOST
-
-
-def _is_blank(func: OpOverload) -> bool:
-    return "empty" in str(func)
 
 
 def _run(recipe: _Recipe) -> Any:

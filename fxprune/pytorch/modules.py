@@ -20,7 +20,6 @@ from fxprune.pytorch.torch_private import (
     non_persistent_buffers,
     op_name,
     pytree,
-    script_tables,
     takes_device,
     tensor_tables,
 )
@@ -77,7 +76,7 @@ def _copy(model: nn.Module, memo: dict[int, Any], only_runs: bool = False) -> nn
     inside = _inside(twin)
     for prefix, module in inside:
         if isinstance(module, torch.jit.ScriptModule):
-            for table in script_tables(module):
+            for table in tensor_tables(module):
                 for name in list(table.keys()):
                     if prefix + name in new:
                         table[name] = new[prefix + name]
@@ -187,6 +186,11 @@ def names_of_caches(model: nn.Module) -> set[str]:
 def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """List a module's own parameters, then buffers, without those of its children."""
     return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def precision_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the first floating-point parameter; float32 if there is none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -150,11 +150,6 @@ def wrapped_functions() -> dict[Any, dict[str, Any]]:
     return fx._symbolic_trace._wrapped_fns_to_patch
 
 
-def script_tables(module: torch.jit.ScriptModule) -> tuple[Any, Any]:
-    """Return the mutable tables of a scripted module's parameters and buffers, by name."""
-    return module._parameters, module._buffers
-
-
 def hooks_of(module: nn.Module) -> list[Any]:
     """List the hooks that see the inputs and outputs of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
@@ -204,9 +199,7 @@ def has_packed_projection(layer: nn.MultiheadAttention) -> bool:
     return bool(layer._qkv_same_embed_dim)
 
 
-def encoder_blocks(
-    layer: nn.TransformerEncoderLayer,
-) -> Sequence[Callable[..., torch.Tensor]]:
+def encoder_blocks(layer: nn.TransformerEncoderLayer) -> Sequence[Callable[..., torch.Tensor]]:
     """Return the self-attention and the feed-forward network of an encoder layer, with dropout."""
     return layer._sa_block, layer._ff_block
 

@@ -42,7 +42,8 @@ def load_timm(name: str, images: Images, root: Path) -> Data:
     from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_loader
 
     _check_policy(images.auto_augment)
-    train, test = _folders(Path(name)) if _is_folder(name) else _named(name, root)
+    is_folder = Path(name).is_dir() or not name.startswith(("torch/", "hfds/"))
+    train, test = _folders(Path(name)) if is_folder else _named(name, root)
     classes = _classes(name, train)
     _compare(name, classes, _classes(name, test))
     image = _first_image(name, train)
@@ -128,10 +129,6 @@ def _posterize(image: Any, bits: int, **more: Any) -> Any:
     from timm.data.auto_augment import posterize
 
     return posterize(image, max(1, bits), **more)
-
-
-def _is_folder(name: str) -> bool:
-    return Path(name).is_dir() or not name.startswith(("torch/", "hfds/"))
 
 
 def _folders(root: Path) -> tuple[Any, Any]:

@@ -25,11 +25,6 @@ def unlabelled(data: Data, count: int, *, seed: int) -> list[Any]:
     """Return training images [N, C, H, W], or other inputs: the first of a seeded order.
 
     They are not augmented, unless the data come from loaders of the user that augment them.
-
-    Args:
-        data: the data set.
-        count: how many images; all, if there are fewer.
-        seed: of the order.
     """
     if data.example is not None and not isinstance(data.example, Tensor):
         with seeded(seed):

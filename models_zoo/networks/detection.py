@@ -143,10 +143,6 @@ def with_core(detector: Any, narrow: fx.GraphModule) -> nn.Module:
     It detects the same as ``detector`` with the snapped weights, since all steps between the heads stay as they are.
     It cannot compute losses, which only the wide heads can.
 
-    Args:
-        detector: the wide detector; it is not changed.
-        narrow: made from ``core_of(detector)``.
-
     Raises:
         ModelError: ``narrow`` has no cuts, so it was made from another network.
     """

@@ -68,11 +68,6 @@ class Contraction:
     def sample(self, value: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw positions of ``out``: what the matrix reads there, and ``value`` there.
 
-        Args:
-            value: of the shape of ``out``.
-            count: how many positions at most.
-            generator: on the CPU.
-
         Returns:
             [groups, samples, features] and [groups, samples, outputs of a group].
         """
@@ -201,11 +196,7 @@ def _addmm(observer: Observer, call: dict[str, Any], out: Any) -> Contraction | 
     return Contraction(right, bias, left, out)
 
 
-_CASES = {
-    "convolution": _convolution,
-    "mm": _mm,
-    "addmm": _addmm,
-}
+_CASES = {"convolution": _convolution, "mm": _mm, "addmm": _addmm}
 
 
 def _dilated(x: Tensor, stride: Sequence[int]) -> Tensor:

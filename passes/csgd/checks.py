@@ -102,9 +102,6 @@ def check_precision(parameters: Iterable[tuple[str, Tensor]]) -> None:
     A pull moves a weight by lr * eps of its deviation d. With 8 bits of precision, rounding removes the pull as soon as
     it is below 2^-9 of the weight: clusters stop at a relative deviation of 2^-9 / (lr * eps) after any number of
     steps.
-
-    Args:
-        parameters: with their names.
     """
     for name, parameter in parameters:
         bits = torch.finfo(parameter.dtype).bits if parameter.is_floating_point() else 32

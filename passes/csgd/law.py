@@ -123,14 +123,7 @@ def advance(motion: Motion, lr: float, strength: float, options: Momentum) -> Mo
 
 
 def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum, start: Motion = Motion()) -> list[float]:
-    """Return the deviation after each step, relative to the deviation before the first.
-
-    Args:
-        lrs: learning rate of every step.
-        strength: eps.
-        options: of the optimizer.
-        start: where deviation and momentum stand.
-    """
+    """Return the deviation after each step, relative to the deviation before the first."""
     motion, curve = start, []
     for lr in lrs:
         motion = advance(motion, lr, strength, options)
@@ -138,12 +131,7 @@ def coupled_curve(lrs: Sequence[float], strength: float, options: Momentum, star
     return curve
 
 
-def solve_coupled_strength(
-    lrs: Sequence[float],
-    shrink: float,
-    options: Momentum,
-    start: Motion = Motion(),
-) -> float:
+def solve_coupled_strength(lrs: Sequence[float], shrink: float, options: Momentum, start: Motion = Motion()) -> float:
     """Find eps with coupled_curve(lrs, eps)[-1] = shrink.
 
     Args:

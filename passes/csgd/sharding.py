@@ -31,15 +31,14 @@ def check_not_sharded(model: nn.Module, optimizer: Optimizer) -> None:
             + _INSTEAD
         )
     named = {id(parameter): name for name, parameter in model.named_parameters()}
-    for index, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            kind = sharded_as(parameter)
-            if kind is not None:
-                where = named.get(id(parameter), f"a parameter in group {index} of the optimizer")
-                raise OptionError(f"C-SGD cannot be hooked into `{where}`, which is {kind}. {_INSTEAD}")
-    for name, parameter in model.named_parameters():
+    held = [
+        (named.get(id(parameter), f"a parameter in group {index} of the optimizer"), parameter)
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    ]
+    for where, parameter in [*held, *model.named_parameters()]:
         if (kind := sharded_as(parameter)) is not None:
-            raise OptionError(f"C-SGD cannot be hooked into `{name}`, which is {kind}. {_INSTEAD}")
+            raise OptionError(f"C-SGD cannot be hooked into `{where}`, which is {kind}. {_INSTEAD}")
 
 
 def check_same_plan(model: nn.Module, plan: Plan) -> None:

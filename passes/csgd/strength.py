@@ -71,11 +71,7 @@ def motions_at_start(optimizer: Optimizer, tied: Sequence[Tied]) -> list[Motion]
 
 
 def strength_for(
-    deviation: float,
-    lrs: Sequence[float],
-    optimizer: Optimizer,
-    tied: Sequence[Tied],
-    motions: Sequence[Motion] | None,
+    deviation: float, lrs: Sequence[float], optimizer: Optimizer, tied: Sequence[Tied], motions: Sequence[Motion] | None
 ) -> float:
     """Solve for the strength that ends at a deviation: the largest that a parameter group needs.
 

@@ -49,13 +49,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Factor:
-    """A number that the narrow graph multiplies the result of a wide node by.
-
-    Attributes:
-        node: name of the wide node.
-        source: line of the model.
-        number: the factor.
-    """
+    """A number that the narrow graph multiplies the result of a wide node by."""
 
     node: str
     source: str

@@ -140,7 +140,9 @@ def classifier_widths(wide: nn.Module, grafted: nn.Module) -> Mapping[Attribute,
         twin.reset_classifier(_PROBE)
     except Exception:  # of a class that cannot have another classifier
         return {}
-    now = {**values, **{key: value for path, module in grafted.named_modules() for key, value in _all(path, module)}}
+    now = dict(values)
+    for path, module in grafted.named_modules():
+        now |= numbers_of(path, module)
     found: dict[Attribute, Number] = {}
     layers = dict(grafted.named_modules())
     for path, layer in twin.named_modules():
@@ -153,10 +155,6 @@ def classifier_widths(wide: nn.Module, grafted: nn.Module) -> Mapping[Attribute,
                 if value is not None and value != values.get(attribute) and attribute not in found:
                     found[attribute] = round(value)
     return found
-
-
-def _all(path: str, module: nn.Module) -> list[tuple[Attribute, Number]]:
-    return list(numbers_of(path, module).items())
 
 
 @torch.no_grad()

@@ -101,15 +101,7 @@ class Planned:
         )
         head += f" {self.latency}" if self.latency else ""
         header = ("group", "before", "after", "parameters", "MACs")
-        rows = [
-            (
-                group.before,
-                group.after,
-                _to(*group.params),
-                _to(*group.macs),
-            )
-            for group in self.groups
-        ]
+        rows = [(group.before, group.after, _to(*group.params), _to(*group.macs)) for group in self.groups]
         others = [max(len(str(cell)) for cell in column) for column in zip(header[1:], *rows, strict=True)]
         most = columns - sum(others) - 2 * len(others)
         named = [(shortened(group.name, most), *row) for group, row in zip(self.groups, rows, strict=True)]

@@ -13,12 +13,7 @@ from fxprune.common.progress import phase as begin
 
 @dataclass(eq=False)
 class Clock:
-    """The seconds per phase, in order.
-
-    Attributes:
-        loud: announce phases on stderr, and how far they are.
-        seconds: name of a phase -> wall-clock seconds.
-    """
+    """The seconds per phase, in order."""
 
     loud: bool = True
     seconds: dict[str, float] = field(default_factory=dict)

@@ -67,13 +67,6 @@ def open_journal(
 
     With several processes, the first one records.
 
-    Args:
-        checkpoints: of the job.
-        wide_steps: of the training of the wide network.
-        csgd_steps: of each stage of C-SGD.
-        stages: largest number of stages.
-        tensorboard: also record for TensorBoard.
-
     Raises:
         CheckpointError: a checkpoint belongs to another job, or it or the records are damaged.
         OptionError: TensorBoard is not installed.

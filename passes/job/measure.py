@@ -146,12 +146,7 @@ class _Table:
         """Measure the narrow network, and its exported file."""
         run = onnx_runner(self.folder / ONNX)
         return (
-            self.row(
-                name,
-                network,
-                bytes=os.path.getsize(self.folder / WEIGHTS),
-                eager_ms=self._eager_ms(network),
-            ),
+            self.row(name, network, bytes=os.path.getsize(self.folder / WEIGHTS), eager_ms=self._eager_ms(network)),
             self.row(
                 "narrow, in onnxruntime",
                 network,

@@ -50,8 +50,8 @@ def shown_images(
 def _chosen(changed: Tensor) -> Tensor:
     """Return the numbers of images to show, ascending."""
     first, others = changed.nonzero().flatten()[:CHANGED], (~changed).nonzero().flatten()
-    even = torch.linspace(0, max(len(others) - 1, 0), min(SHOWN - len(first), len(others))).round().long()
-    return torch.cat([first, others[even]]).sort().values
+    spaced = torch.linspace(0, max(len(others) - 1, 0), min(SHOWN - len(first), len(others))).round().long()
+    return torch.cat([first, others[spaced]]).sort().values
 
 
 def _png(image: Tensor, preprocessing: Preprocessing) -> str:

@@ -64,12 +64,6 @@ def trim(wide: nn.Module, trained: nn.Module, plan: Plan, *, absorb: bool = True
 def repaired_merge(wide: nn.Module, plan: Plan, data: Data, seed: int) -> fx.GraphModule | None:
     """Fold the network before C-SGD: what the merge is worth without it, at its best.
 
-    Args:
-        wide: before C-SGD.
-        plan: the clusters.
-        data: its first training images are used, without labels.
-        seed: of their order.
-
     Returns:
         None if there is not enough memory: a comparison must not end a job.
     """
@@ -191,11 +185,6 @@ class Tested(Protocol):
 
 def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     """Check that narrow equals snapped, to 1e-9 in float64 and in every test sample's answer.
-
-    Args:
-        nets: on one device.
-        plan: the clusters.
-        data: its test images are used.
 
     Raises:
         VerifyError: they are not equal; the message names the group whose merge causes the largest error.

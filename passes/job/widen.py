@@ -57,13 +57,6 @@ def build_widened(name: str, factor: float, **arguments: Any) -> Network:
 def widths_back(wide: Coupling, plain: Coupling) -> dict[str, int]:
     """Find the widths by which every tensor of ``wide`` gets its shape in ``plain``.
 
-    Args:
-        wide: the analysis of the wider network.
-        plain: the analysis of the network itself.
-
-    Returns:
-        Group name -> width.
-
     Raises:
         PlanError: groups differ, a group cannot have the width, or a tensor would have another shape.
     """

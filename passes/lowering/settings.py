@@ -60,10 +60,7 @@ def short_settings(layer: nn.Module) -> dict[str, Any]:
     """
     settings, arguments = layer_settings(layer), dict(_arguments(type(layer)))
     for name in list(settings):
-        settings = next(
-            (each for each in _shorter(settings, name, arguments[name]) if not _odd(layer, each)),
-            settings,
-        )
+        settings = next((each for each in _shorter(settings, name, arguments[name]) if not _odd(layer, each)), settings)
     return settings
 
 

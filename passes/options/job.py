@@ -36,10 +36,7 @@ class Model(Options, kw_only=False):
 
     heading = "what and where to"
 
-    model: Annotated[
-        Union[str, "nn.Module"],
-        f"{MODELS}; in Python, also a network with one input, which is copied",
-    ]
+    model: Annotated[Union[str, "nn.Module"], f"{MODELS}; in Python, also a network with one input, which is copied"]
 
 
 class Subject(Model, kw_only=False):

@@ -99,10 +99,6 @@ def write_recipe(job: object, path: str | os.PathLike[str]) -> None:
 
     What was given in Python is left out: a comment says so. Flags must name a network and data; a loss or a metric has
     none. A network that runs code must be repeated as a flag.
-
-    Args:
-        job: a record of options.
-        path: the file, written completely or not at all.
     """
     from fxprune.common.files import write_text
 

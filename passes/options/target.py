@@ -122,7 +122,5 @@ class Route(PlanFile):
         "or --params in three stages, which remove a half, a third and a sixth of the difference",
     ] = None
     widen: Annotated[
-        float | None,
-        interval(gt=1),
-        "build the network this many times as wide, and bring it back to its own width",
+        float | None, interval(gt=1), "build the network this many times as wide, and bring it back to its own width"
     ] = None

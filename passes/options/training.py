@@ -57,8 +57,7 @@ class TrainOptions(Options):
         "decay of a moving average of the wide network's weights, which replaces them",
     ] = None
     amp: Annotated[
-        Amp | None,
-        "compute in float16 (with a scaled loss) or bfloat16; weights and their updates stay in float32",
+        Amp | None, "compute in float16 (with a scaled loss) or bfloat16; weights and their updates stay in float32"
     ] = None
     channels_last: Annotated[
         bool, "hold images and weights channels last in memory, except layers that oneDNN gets wrong"

@@ -72,11 +72,7 @@ def _before(unit: Unit, wanted: Mapping[str, int], after: Mapping[str, int]) -> 
 
 
 def stage_plan(
-    coupling: Coupling,
-    widths: Mapping[str, int],
-    before: Mapping[str, int],
-    first: Coupling,
-    **how: Any,
+    coupling: Coupling, widths: Mapping[str, int], before: Mapping[str, int], first: Coupling, **how: Any
 ) -> Plan:
     """Make the plan that brings an already narrow network to the widths of its next stage.
 

@@ -164,14 +164,7 @@ def repair(
 
 @dataclass(frozen=True, eq=False)
 class _Repaired:
-    """A search for the repair that leaves the least error.
-
-    Attributes:
-        wide: in eval mode.
-        plan: the clusters.
-        inputs: to estimate from and to judge by.
-        shares: as of :func:`fit_layers`.
-    """
+    """A search for the repair that leaves the least error."""
 
     wide: nn.Module
     plan: Plan

@@ -27,14 +27,7 @@ from .run_folder import open_run, wide_of
 
 @dataclass(frozen=True)
 class Timing:
-    """Median times for one batch, on the CPU.
-
-    Attributes:
-        runtime: ``PyTorch`` or ``onnxruntime``.
-        batch: samples at once.
-        wide_ms: milliseconds of the wide network.
-        narrow_ms: milliseconds of the narrow one.
-    """
+    """Median times for one batch, on the CPU."""
 
     runtime: str
     batch: int

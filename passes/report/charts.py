@@ -29,14 +29,7 @@ class Bar(NamedTuple):
 
 
 def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], str]) -> Markup:
-    """Draw a pair of bars for each row, as long as its values.
-
-    Args:
-        rows: from top to bottom.
-        name: of the picture, for the ids in it.
-        title: what the values are.
-        words: formats a value.
-    """
+    """Draw a pair of bars for each row, as long as its values."""
     most = max((row.before for row in rows), default=0)
     most = most if most > 0 else 1  # a metric may be below zero: its bar is as short as one can be
     parts, told, y = list[Markup](), list[str](), 8.0

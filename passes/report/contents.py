@@ -82,10 +82,6 @@ class Contents:
 def contents_of(folder: Path, shown: str) -> Contents:
     """Read a folder of results.
 
-    Args:
-        folder: the folder.
-        shown: the name of the folder in commands.
-
     Raises:
         CheckpointError: a file is damaged.
     """

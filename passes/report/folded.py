@@ -51,14 +51,7 @@ class Folded:
         return MEASURES[self.judge]
 
     def remarks(self, cost: str, first: Row, last: Row, changed: int) -> list[str]:
-        """Say what was repaired and what the fold cost.
-
-        Args:
-            cost: of the narrow network.
-            first: the wide network.
-            last: the narrow one.
-            changed: test images whose class the fold changed.
-        """
+        """Say what was repaired and what the fold cost."""
         lines = [*self._measured(cost, first, last, changed), self._repaired()]
         if self.unfitted:
             name, why = next(iter(self.unfitted.items()))

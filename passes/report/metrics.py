@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Metrics:
         """
         path = Path(folder) / METRICS
         self._events = _event_writer(path.parent / EVENTS, resume_at) if tensorboard else None
-        kept = [] if resume_at is None or not path.exists() else _up_to(read_metrics(folder), resume_at)
+        before = [] if resume_at is None or not path.exists() else read_metrics(folder)
+        kept = [record for record in before if record["step"] <= (resume_at or 0)]
         write_text(path, "".join(map(_line, kept)))
         self._step = kept[-1]["step"] if kept else 0
         # A checkpoint may come before or after the record of its own step; in the latter case do not write it again.
@@ -132,10 +133,6 @@ def _parsed(line: str, place: str) -> Record:
             f"{place}, is no record of a run but `{line[:60]}`: take it out, or begin anew."
         ) from error
     return record
-
-
-def _up_to(records: Iterable[Record], step: int) -> list[Record]:
-    return [record for record in records if record["step"] <= step]
 
 
 def _place(record: Mapping[str, Any]) -> Hashable:

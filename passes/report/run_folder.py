@@ -29,12 +29,7 @@ BY_NO_NAME = "it was given as a module, which no name builds again"
 
 @dataclass(frozen=True, eq=False)
 class Wide:
-    """The wide network of a folder, with equal clusters.
-
-    Attributes:
-        snapped: in eval mode on the CPU.
-        plan: the plan for it.
-    """
+    """The wide network of a folder, with equal clusters."""
 
     snapped: nn.Module
     plan: Plan

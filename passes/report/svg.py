@@ -40,15 +40,7 @@ def dot(x: float, y: float, class_: str, about: str, *, radius: float = 3.5) -> 
 
 @dataclass(frozen=True)
 class Scale:
-    """position = start + (value - low) / (high - low) * (end - start), of logarithms if ``log``.
-
-    Attributes:
-        low: value at ``start``.
-        high: value at ``end``, another one.
-        start: position in the picture.
-        end: position in the picture.
-        log: whether the axis is logarithmic.
-    """
+    """position = start + (value - low) / (high - low) * (end - start), of logarithms if ``log``."""
 
     low: float
     high: float
@@ -86,16 +78,7 @@ def scale_of(values: Iterable[float], start: float, end: float, *, log: bool = F
 
 @dataclass(frozen=True)
 class Frame:
-    """The axes of a chart.
-
-    Attributes:
-        x: horizontal scale.
-        y: vertical scale.
-        x_name: what ``x`` is, with its unit.
-        y_name: what ``y`` is, with its unit.
-        x_text: formats a tick of ``x``.
-        y_text: formats a tick of ``y``.
-    """
+    """The axes of a chart."""
 
     x: Scale
     y: Scale

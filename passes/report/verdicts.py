@@ -49,12 +49,7 @@ def verdicts_of(result: Result) -> list[Verdict]:
 
 
 def advice_for(result: Result, folder: str) -> Iterator[Advice]:
-    """Yield what to do next, what the numbers suggest first.
-
-    Args:
-        result: of the run.
-        folder: where it is.
-    """
+    """Yield what to do next, what the numbers suggest first."""
     first, last = result.stages[0], result.stages[-1]
     lost, place = _lost(result), shlex.quote(folder)
     if result.folded is not None:

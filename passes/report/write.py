@@ -36,11 +36,6 @@ _TEMPLATES = Path(__file__).with_name("templates")
 def write_report(folder: str | os.PathLike[str], shown: str | os.PathLike[str], place: Path | None = None) -> None:
     """Write the page, and the same as Markdown.
 
-    Args:
-        folder: of the results.
-        shown: the name of the folder in commands.
-        place: the folder for the files; None: the same folder.
-
     Raises:
         CheckpointError: the results are damaged.
         OSError: the files cannot be written.

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 from fxprune.arguments.inputs import is_shape
 from fxprune.errors import first_line
-from fxprune.passes.lowering import (
-    LAYERS,
-    build_layer,
-)
+from fxprune.passes.lowering import LAYERS, build_layer
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import child_of, tensor_tables
 

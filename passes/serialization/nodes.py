@@ -8,11 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.errors import first_line
-from fxprune.passes.lowering import (
-    methods,
-    operator_of,
-    why_not,
-)
+from fxprune.passes.lowering import methods, operator_of, why_not
 from fxprune.pytorch.torch_private import tensor_tables
 
 from .values import from_json, is_name

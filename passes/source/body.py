@@ -35,13 +35,7 @@ class Line:
 
 @dataclass
 class Body:
-    """The function of a block.
-
-    Attributes:
-        arguments: name and value of each input.
-        lines: of the function.
-        returns: the values that it returns.
-    """
+    """The function of a block."""
 
     arguments: list[tuple[str, fx.Node]] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
@@ -176,9 +170,7 @@ class Writer(Nesting):
         if node.target is guard_dtype:
             allowed = [wanted, torch.float64] if wanted.is_floating_point and wanted != torch.float64 else [wanted]
             self._raise_if(
-                join(found, " not in ", argument(tuple(allowed), self._name), level=COMPARISON),
-                "ValueError",
-                message,
+                join(found, " not in ", argument(tuple(allowed), self._name), level=COMPARISON), "ValueError", message
             )
         elif wanted is True or wanted is False:
             self._raise_if(join("not ", found.inside(NOT), level=NOT) if wanted else found, "ValueError", message)

@@ -23,6 +23,7 @@ from fxprune.errors import ExportError, ModelError, OptionError, first_line
 from fxprune.passes.lowering import lower, meta_values
 from fxprune.passes.verify import as_inputs
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import precision_of
 from fxprune.pytorch.torch_private import pytree
 
 from .body import UnwritableNodeError
@@ -136,7 +137,7 @@ def source_of(narrow: nn.Module, inputs: Inputs) -> tuple[Network, str]:
     values = _values(narrow, inputs)
     try:
         network = Builder(narrow, values, name).build()
-        text = file_text(network, _about(name, narrow, inputs), _example(inputs), _dtype(narrow))
+        text = file_text(network, _about(name, narrow, inputs), _example(inputs), precision_of(narrow))
     except UnwritableNodeError as error:
         raise ExportError(
             f"node `{error.node}` ({str(error.node.format_node())[:160]}) cannot be written as Python source: "
@@ -164,10 +165,6 @@ def _values(module: fx.GraphModule, inputs: Inputs) -> Mapping[fx.Node, Any]:
         return meta_values(module, inputs)
     except Exception as error:  # a network may raise any exception
         raise ExportError(f"the network does not run on the example inputs: {first_line(error)}") from error
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _about(name: str, narrow: fx.GraphModule, inputs: Inputs) -> str:

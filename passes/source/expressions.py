@@ -27,11 +27,6 @@ _SIZED = frozenset(
 def expression(node: fx.Node, names: Names, modules: Mapping[str, Any]) -> Code:
     """Write a call of a function or method as an expression.
 
-    Args:
-        node: the call.
-        names: writes an argument that is a node.
-        modules: of the graph, by name.
-
     Raises:
         UnwritableError: the closed lists do not have it.
     """

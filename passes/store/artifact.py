@@ -39,15 +39,7 @@ from .folder import folder_aside
 from .graph import build_graph, graph_document
 from .layout import GRAPH, MANIFEST, NETWORK, NETWORK_FILES, PLAN, PROBE, WEIGHTS
 from .manifest import read_manifest
-from .network import (
-    FORMAT,
-    REMEDY,
-    VERSION,
-    check_images,
-    check_tensors,
-    plan_document,
-    read_network,
-)
+from .network import FORMAT, REMEDY, VERSION, check_images, check_tensors, plan_document, read_network
 from .tensors import check_types, digest_of, read_tensors, write_tensors
 from .weights import distinct_tensors
 

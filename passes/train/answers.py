@@ -16,6 +16,7 @@ from fxprune.common.progress import steps
 from fxprune.errors import DataError
 from fxprune.models_zoo.data import CLASSIFICATION, Task, samples_in
 from fxprune.passes.verify import named_outputs, rebuilt
+from fxprune.pytorch.modules import precision_of
 
 from .evaluate import EMPTY, Accuracy, evaluating
 from .step import moved
@@ -127,7 +128,7 @@ def answers(
         DataError: the loader is empty.
     """
     net = model if isinstance(model, nn.Module) else nn.Module()
-    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    dtype = precision_of(net)
     found: tuple[list[Any], list[Any], list[int]] = [], [], []
     with evaluating(net), torch.inference_mode():
         for inputs, targets in steps(loader, "test batch"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import DataError
 from fxprune.passes.distributed import ALONE, LocalBatch, Ranks, local_batches
+from fxprune.pytorch.modules import precision_of
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Loader
@@ -112,7 +113,7 @@ def _batches(
     model: nn.Module, batches: Iterable[LocalBatch], device: str | torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the predicted and the given classes of each batch."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = precision_of(model)
     with evaluating(model), torch.inference_mode():
         for images, labels, _ in batches:
             yield model(images.to(device, dtype)).argmax(1).cpu(), labels

@@ -50,12 +50,6 @@ def make_scheduler(optimizer: Optimizer, options: TrainOptions, *, epochs: int, 
     The schedulers that fall to a final rate do so within the remaining T - w steps. Those with drops count epochs from
     the start, warm-up included.
 
-    Args:
-        optimizer: its own rates are the largest ones.
-        options: the scheduler and its settings.
-        epochs: passes over the data.
-        steps_per_epoch: steps of one pass.
-
     Returns:
         timm's scheduler; ``step_update(t)`` comes before step t, and all rates follow from t.
 

@@ -141,7 +141,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Return the outputs at every batch size, on the CPU; the float64 copy is freed at the end."""
-    double = map_tensors(module, as_float64).eval()
+    double = map_tensors(module, as_float64, only_runs=True).eval()
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():

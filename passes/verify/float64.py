@@ -15,8 +15,8 @@ from fxprune.arguments.guards import float64_stands_in
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import map_tensors
-from fxprune.pytorch.precision import LOWER, MixingMode, mixed, promoted
-from fxprune.pytorch.torch_private import is_mutable, pytree
+from fxprune.pytorch.precision import LOWER, MixingMode, dtypes_of, promoted
+from fxprune.pytorch.torch_private import is_mutable
 
 
 class KeepFloat64(MixingMode):
@@ -41,11 +41,11 @@ class KeepFloat64(MixingMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        floats = {leaf.dtype for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
-        if torch.float64 in floats:
+        found = dtypes_of((*args, *kwargs.values()))
+        if torch.float64 in found:
             if kwargs.get("dtype") in LOWER:
                 kwargs["dtype"] = torch.float64
-            if mixed(args, kwargs) and not is_mutable(func):
+            if not found.isdisjoint(LOWER) and not is_mutable(func):
                 args, kwargs = promoted(args, kwargs)
         return func(*args, **kwargs)
 

@@ -63,10 +63,6 @@ def relative_error(reference: Tensor, candidate: Tensor) -> float:
 
     Two tensors are incomparable with a NaN in either, with different shapes, with an infinity on one side only, and
     if the reference is zero and the candidate is not. Infinities at the same positions are equal.
-
-    Args:
-        reference: a, of any shape, type and device.
-        candidate: b.
     """
     if reference.shape != candidate.shape:
         return math.inf

@@ -30,12 +30,7 @@ from fxprune.passes.rewrite import layers as attributes
 from fxprune.passes.rewrite.narrow import narrow
 
 # The same networks in every run, on any machine, however long each takes; nothing is written to disk.
-SETTINGS = {
-    "deadline": None,
-    "derandomize": True,
-    "database": None,
-    "suppress_health_check": list(HealthCheck),
-}
+SETTINGS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.parametrize("most", [3, 5, 8, 12])
@@ -95,11 +90,9 @@ class Spoilt(nn.Module):
 
     def forward(self, *inputs):
         self.calls += 1
-        wrong = {
-            "second call": self.calls == 2,
-            "batch of 1": len(inputs[0]) == 1,
-            "training": self.training,
-        }[self.fault]
+        wrong = {"second call": self.calls == 2, "batch of 1": len(inputs[0]) == 1, "training": self.training}[
+            self.fault
+        ]
         return pytree.tree_map(lambda x: x + 1e-6, self.narrow(*inputs)) if wrong else self.narrow(*inputs)
 
 

@@ -44,12 +44,7 @@ def test_a_condition_is_turned_and_nothing_else_changes():
     source = "class A:\n    def f(self, x: int = 1) -> int:\n        if x:\n            g(x)\n        return x\n"
     found = {(m.function, m.kind, m.before): m for m in mutants("file.py", source)}
     assert (
-        set(found)
-        == {
-            ("", "constant", "1"),
-            ("A.f", "condition turned", "x"),
-            ("A.f", "statement left out", "g(x)"),
-        }
+        set(found) == {("", "constant", "1"), ("A.f", "condition turned", "x"), ("A.f", "statement left out", "g(x)")}
         and len(mutants("file.py", source)) == 4
     )
     turned = found["A.f", "condition turned", "x"]

@@ -21,10 +21,7 @@ def test_each_task_gets_the_limits_of_the_command(monkeypatch, tmp_path):
         tasks = [(name, tmp_path / name) for name in "ab"]
         found = list(runs.run_all(print, tasks, parser.parse_args(line), noun="network", preload=("x",)))
         assert found == [("a", {"log": "a"}), ("b", {"log": "b"})]
-    assert asked == [
-        (print, runs.Limits(60.0, 1 << 29), 3, ("x",)),
-        (print, runs.Limits(7.0, 8 << 30), 1, ("x",)),
-    ]
+    assert asked == [(print, runs.Limits(60.0, 1 << 29), 3, ("x",)), (print, runs.Limits(7.0, 8 << 30), 1, ("x",))]
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):

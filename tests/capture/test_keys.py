@@ -178,10 +178,7 @@ def test_what_a_trace_leaves_in_a_table_is_found_by_no_one():
 
 def test_texts_that_are_only_told_leave_sizes_open():
     def tells(s, y):
-        torch._assert(
-            y.shape[2] > 3,
-            f"too small: {y.shape[2]}, {y.shape}",
-        )
+        torch._assert(y.shape[2] > 3, f"too small: {y.shape[2]}, {y.shape}")
         print(f"{y.shape[0]} images", str(y.shape))
         return y
 

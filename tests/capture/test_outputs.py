@@ -148,8 +148,7 @@ def test_a_single_tensor_needs_no_name():
 
 
 @pytest.mark.parametrize(
-    ("path", "place"),
-    [("output", ""), ("output['aux'][0]", "aux.0"), ("output[1].logits", "1.logits")],
+    ("path", "place"), [("output", ""), ("output['aux'][0]", "aux.0"), ("output[1].logits", "1.logits")]
 )
 def test_a_path_has_a_place(path, place):
     assert place_of(path) == place
@@ -185,10 +184,7 @@ class Counted:
     count: int = field(init=False, default=1)
 
 
-OTHERS = {
-    "ordered": lambda **given: OrderedDict(**given),
-    "field without an argument": Counted,
-}
+OTHERS = {"ordered": lambda **given: OrderedDict(**given), "field without an argument": Counted}
 
 
 @pytest.mark.parametrize("name", OTHERS)

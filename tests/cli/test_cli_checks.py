@@ -52,7 +52,7 @@ def test_what_is_there(capsys, installed):
         {"name": "torch", "version": "9999.0", "wanted": ">=2.9", "good": True},
     )
     assert [*found][2:] == [  # after `command` and `exit_code`
-        *("fxprune", "python", "platform", "complete", "packages", "extras", "devices", "cpu", "cache"),
+        *("fxprune", "python", "platform", "complete", "packages", "extras", "devices", "cpu", "cache")
     ]
     assert "cpu" in found["devices"] and found["cpu"]["threads"] >= 1
     code, out, _ = run(capsys, "checks")

@@ -96,10 +96,7 @@ def test_shares_and_savings_are_those_of_the_narrow_network(capsys):
     assert value["half"] == {"params": half.params, "macs": half.macs}
     # All of the weights of both convolutions, the norm and their biases, but those that only the other group has.
     assert [group["params"] for group in value["groups"]] == [8 * 9 + 8 + 16 + 8 * 8 * 9, 8 * 8 * 9 + 8 + 80]
-    assert [group["layers"] for group in value["groups"]] == [
-        {"first": line, "norm": line},
-        {"second": line},
-    ]
+    assert [group["layers"] for group in value["groups"]] == [{"first": line, "norm": line}, {"second": line}]
     assert value["frozen_params"] == 10 and value["can_be_pruned"] is True
 
 

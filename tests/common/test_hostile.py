@@ -71,10 +71,7 @@ CLUSTERS = f"the clusters of `{GROUP}` are no list"
 HOSTILE = {
     "a deep nest": (nest("plan.json"), "plan.json is not a whole plan file: it is nested deeper than 64 levels"),
     "a deep nest of a network": (nest("network.json"), "nested deeper than 64 levels"),
-    "a cluster of 10^12": (
-        put("plan.json", "clusters", GROUP, 0, value=10**12),
-        CLUSTERS,
-    ),
+    "a cluster of 10^12": (put("plan.json", "clusters", GROUP, 0, value=10**12), CLUSTERS),
     "a cluster below 0": (put("plan.json", "clusters", GROUP, 0, value=-1), CLUSTERS),
     "a cluster of text": (put("plan.json", "clusters", GROUP, value="x"), CLUSTERS),
     "a switch as a seed": (put("plan.json", "seed", value=True), "`seed` is True; it must be int"),

@@ -68,8 +68,7 @@ COSINE = [0.05 * (1 + np.cos(np.pi * t / 100)) for t in range(100)]
 
 
 @pytest.mark.parametrize(
-    ("lrs", "shrink"),
-    [([0.1], 0.5), ([0.1] * 1000, 1e-6), (COSINE, 1e-8), (COSINE, 1e-3), ([0.0, 0.1], 1e-9)],
+    ("lrs", "shrink"), [([0.1], 0.5), ([0.1] * 1000, 1e-6), (COSINE, 1e-8), (COSINE, 1e-3), ([0.0, 0.1], 1e-9)]
 )
 def test_solved_strength_leaves_what_was_asked_for(lrs, shrink):
     strength = solve_strength(lrs, shrink)

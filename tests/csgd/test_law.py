@@ -14,14 +14,7 @@ from timm.optim import Lion
 
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
-from fxprune.passes.csgd.law import (
-    Momentum,
-    Motion,
-    advance,
-    coupled_curve,
-    momentum_of,
-    solve_coupled_strength,
-)
+from fxprune.passes.csgd.law import Momentum, Motion, advance, coupled_curve, momentum_of, solve_coupled_strength
 
 KINDS = {
     "plain": Momentum(),

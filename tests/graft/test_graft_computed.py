@@ -34,10 +34,7 @@ def narrowed(*layers: nn.Module) -> tuple[nn.Module, torch.fx.GraphModule, Tenso
     return net, narrow_snapped(net, plan), x
 
 
-KINDS = {
-    "standardised": lambda *args: Standardised(*args),
-    "normed": lambda *args: weight_norm(nn.Conv2d(*args)),
-}
+KINDS = {"standardised": lambda *args: Standardised(*args), "normed": lambda *args: weight_norm(nn.Conv2d(*args))}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ import pytest
 from samples import SAMPLES
 
 import fxprune
-from fxprune.analysis.rules import RULES, pointwise
+from fxprune.analysis.rules import RULES
 from fxprune.passes.rewrite import merged_by
 
 CALLED = set()  # the rules that ran
@@ -34,10 +34,9 @@ def prove_all():
         proved(name)
 
 
-# One: each graph is a class of its own, and whatever is patched in `nn.Module` visits them all.
-@functools.lru_cache(maxsize=1)
-def _proved(name):
-    pair = []
+@functools.cache
+def _heard_rules():
+    """The rules, each of which tells that it ran."""
 
     def heard(function):
         def call(*args):
@@ -46,18 +45,26 @@ def _proved(name):
 
         return call
 
+    return {operator: dataclasses.replace(entry, rule=heard(entry.rule)) for operator, entry in RULES.items()}
+
+
+# One: each graph is a class of its own, and whatever is patched in `nn.Module` visits them all.
+@functools.lru_cache(maxsize=1)
+def _proved(name):
+    pair = []
+
     def merged(plan, snapped):
         made = merged_by(plan, snapped)
         pair[:] = snapped, made[0]
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        for operator, entry in list(RULES.items()):
-            patch.setitem(RULES, operator, dataclasses.replace(entry, rule=heard(entry.rule)))
-        patch.setattr("fxprune.analysis.interpreter.pointwise", heard(pointwise.pointwise))
+        patch.setattr("fxprune.analysis.interpreter.RULES", _heard_rules())
         patch.setattr(sys.modules["fxprune.passes.verify.prove"], "merged_by", merged)
         proof = fxprune.prove(SAMPLES[name].net, SAMPLES[name].inputs)
     graph = proof.plan.coupling.graph_module.graph
-    TARGETS.update(node.target for node in graph.nodes if node.op in ("call_function", "call_method"))
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            TARGETS.update((node.target, getattr(node.target, "overloadpacket", None)))
     _DONE.add(name)
     return proof, pair

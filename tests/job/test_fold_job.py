@@ -91,8 +91,7 @@ def test_its_folder_is_that_of_compress(folded):
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"),
-    [({}, "readers"), ({"repair": "none"}, "none"), ({"repair": "variance"}, "variance")],
+    ("options", "kept"), [({}, "readers"), ({"repair": "none"}, "none"), ({"repair": "variance"}, "variance")]
 )
 def test_without_images_nothing_but_the_cost_is_measured(tmp_path, options, kept):
     result = fold_job(tiny(), output=tmp_path / "out", **QUICK, **SIZES, **options)

@@ -142,11 +142,7 @@ def test_a_finished_job_of_another_loss_is_not_taken(here, monkeypatch):
 @pytest.mark.parametrize(
     ("there", "here", "says"),
     [
-        (
-            {"loss": one_loss},
-            {"loss": another_loss},
-            f"loss` is {__name__}.one_loss there and {__name__}.an",
-        ),
+        ({"loss": one_loss}, {"loss": another_loss}, f"loss` is {__name__}.one_loss there and {__name__}.an"),
         ({"loss": torch.nn.NLLLoss()}, {}, "loss` is torch.nn.modules.loss.NLLLoss there and None here"),
         ({"metric": len}, {"metric": one_loss}, f"metric` is builtins.len there and {__name__}.one_loss here"),
         ({"metric": len, "outputs": 0}, {"metric": len, "outputs": [1, "a"]}, "outputs` is 0 there and 1, a here"),

@@ -31,8 +31,7 @@ def table_for(coupling, points=POINTS, **changes):
 
 
 @pytest.mark.parametrize(
-    ("share", "macs"),
-    [(1.0, 1.0), (0.9, 0.8), (0.76, 0.5), (0.6, 0.35), (0.5, 0.25), (0.35, 0.175), (0.2, 0.1)],
+    ("share", "macs"), [(1.0, 1.0), (0.9, 0.8), (0.76, 0.5), (0.6, 0.35), (0.5, 0.25), (0.35, 0.175), (0.2, 0.1)]
 )
 def test_widths_have_the_macs_that_take_this_time(coupling, share, macs):
     table = table_for(coupling)

@@ -39,13 +39,7 @@ def curve(monkeypatch):
 @pytest.mark.parametrize("goal", [0.9, 0.5, 0.3])
 @pytest.mark.parametrize(
     "function",
-    [
-        lambda m: m,
-        lambda m: 0.2 + 0.8 * m,
-        lambda m: m**0.5,
-        lambda m: m**1.5,
-        lambda m: round(m * 32) / 32,
-    ],
+    [lambda m: m, lambda m: 0.2 + 0.8 * m, lambda m: m**0.5, lambda m: m**1.5, lambda m: round(m * 32) / 32],
     ids=["linear", "overhead", "root", "steep", "steps"],
 )
 def test_few_copies_are_enough(coupling, curve, goal, function):

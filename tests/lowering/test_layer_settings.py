@@ -60,12 +60,7 @@ def changed():
 
 
 @pytest.mark.parametrize(
-    ("layer", "why"),
-    [
-        (hooked(), "a hook"),
-        (resized(), "another `weight`"),
-        (changed(), "another `constructor`"),
-    ],
+    ("layer", "why"), [(hooked(), "a hook"), (resized(), "another `weight`"), (changed(), "another `constructor`")]
 )
 def test_what_no_argument_states_is_refused(layer, why):
     with pytest.raises(ValueError, match=why):

@@ -29,9 +29,7 @@ def stage(inner, outer):
 
 
 def pyramid(width=PYRAMID):
-    body = nn.Sequential(
-        OrderedDict(stem=stage(3, 8), a=stage(8, 12), b=stage(12, 16)),
-    )
+    body = nn.Sequential(OrderedDict(stem=stage(3, 8), a=stage(8, 12), b=stage(12, 16)))
     return BackboneWithFPN(body, {"a": "0", "b": "1"}, [12, 16], width)
 
 

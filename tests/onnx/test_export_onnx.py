@@ -74,11 +74,7 @@ NETWORKS = {
     "resnet": (lambda: timm_model("test_resnet"), (torch.zeros(1, 3, 64, 64),), ["output"]),
     "efficientnet": (lambda: timm_model("test_efficientnet"), (torch.zeros(2, 3, 64, 64),), ["output"]),
     "vit": (lambda: timm_model("test_vit", depth=2), (torch.zeros(1, 3, 160, 160),), ["output"]),
-    "two inputs, a dictionary": (
-        Two,
-        (torch.zeros(1, 4), torch.tensor([[1, 6, 2]])),
-        ["logits", "aux_0", "aux_2"],
-    ),
+    "two inputs, a dictionary": (Two, (torch.zeros(1, 4), torch.tensor([[1, 6, 2]])), ["logits", "aux_0", "aux_2"]),
 }
 
 

@@ -39,12 +39,7 @@ def test_a_recipe_is_a_job(tmp_path):
         """,
     )
     assert Job(**read_recipe(path)) == Job(
-        model="resnet56",
-        data="digits",
-        csgd_epochs=600,
-        lr=0.03,
-        strength=0.001,
-        widths={"conv1.weight": 10},
+        model="resnet56", data="digits", csgd_epochs=600, lr=0.03, strength=0.001, widths={"conv1.weight": 10}
     )
     assert read_notes(path) == {
         "description": "half of it",

@@ -207,8 +207,7 @@ def test_two_groups_change_at_once_where_one_does_not_meet_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("params", "expected"),
-    [(0.3, [38, 31, 38]), (0.5, [63, 31, 63]), (0.6, [39, 62, 38]), (0.7, [45, 62, 45])],
+    ("params", "expected"), [(0.3, [38, 31, 38]), (0.5, [63, 31, 63]), (0.6, [39, 62, 38]), (0.7, [45, 62, 45])]
 )
 def test_a_group_that_can_only_halve_leaves_the_rest_to_the_others_evenly(params, expected):
     _model, coupling = tower(1, 64, 62, 64, 1, domain=[-1, 0, -1])

@@ -128,12 +128,7 @@ def test_the_notebook_shows_what_it_prints(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("shown", "missing"),
-    [
-        ("a  12 ms  3.5e-07\n...\nb", []),
-        ("a 1 m ...", []),
-        ("a  12 s  3.5e-07", ["a  12 s  3.5e-07"]),
-        ("b\nc", ["c"]),
-    ],
+    [("a  12 ms  3.5e-07\n...\nb", []), ("a 1 m ...", []), ("a  12 s  3.5e-07", ["a  12 s  3.5e-07"]), ("b\nc", ["c"])],
 )
 def test_an_output_that_is_out_of_date_is_found(shown, missing):
     assert shows(shown, "a 7 ms 2\n\nb") == missing

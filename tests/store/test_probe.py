@@ -24,10 +24,7 @@ class Frames(nn.Module):
 
 @pytest.mark.parametrize(
     ("first", "example"),
-    [
-        (nn.Linear(5, 8), torch.randn(8, 5)),
-        (nn.EmbeddingBag(20, 8), torch.zeros(8, 6, dtype=torch.int64)),
-    ],
+    [(nn.Linear(5, 8), torch.randn(8, 5)), (nn.EmbeddingBag(20, 8), torch.zeros(8, 6, dtype=torch.int64))],
 )
 def test_a_network_of_frames_comes_back(first, example, tmp_path, capfd):
     net = Frames(first).eval()

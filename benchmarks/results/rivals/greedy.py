@@ -15,10 +15,7 @@ Curve = Callable[[Coupling, Group], NDArray[np.float64]]
 
 
 def widths_by_loss(
-    coupling: Coupling,
-    budget: Budget,
-    share: float,
-    curve: Curve | None = None,
+    coupling: Coupling, budget: Budget, share: float, curve: Curve | None = None
 ) -> tuple[dict[str, int], str]:
     """cost(widths) = share * cost(network) within 1 %, else the nearest, at a small total loss.
 

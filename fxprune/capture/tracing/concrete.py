@@ -22,13 +22,7 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of
-from fxprune.pytorch.torch_private import (
-    attribute_of,
-    functions_undisturbed,
-    newest_node,
-    op_arguments,
-    pytree,
-)
+from fxprune.pytorch.torch_private import attribute_of, functions_undisturbed, newest_node, op_arguments, pytree
 
 from .integers import integers_recorded
 from .keys import SizeAsKey
@@ -109,12 +103,7 @@ class ConcreteTracer(SymbolicTracer):
                 with self.modes.pause():
                     self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
-                with (
-                    functions_undisturbed(),
-                    self.modes.pause(),
-                    torch.no_grad(),
-                    self._meta,
-                ):
+                with functions_undisturbed(), self.modes.pause(), torch.no_grad(), self._meta:
                     self._values[node] = self._run(node, args, kwargs)
         return self._values[node]
 

@@ -32,9 +32,6 @@ def arguments(
         inputs: the example.
         given: receives the example's value for each placeholder, before the placeholder is made.
 
-    Returns:
-        Positional arguments, and arguments by name.
-
     Raises:
         OptionError: an argument that ``forward`` does not have, or of a type that cannot be traced.
     """
