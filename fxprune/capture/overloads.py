@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,19 +16,17 @@ from fxprune.pytorch.torch_private import OpOverloadPacket, overload_of
 
 
 def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
-    """Replace each ``torch.ops.aten.add`` in a graph by the overload that PyTorch runs, as ``aten.add.Tensor``.
+    """Replace each operator in a graph by the overload that PyTorch runs.
 
-    An overload has a schema, which names what a call reads and writes. Where the graph does not run without numbers,
-    what comes after stays as it is.
+    It is `aten.add.Tensor` for `aten.add`. An overload has a schema, which names what a call reads and writes. Where the
+    graph does not run without numbers, what comes after stays as it is.
     """
     if next(_unchosen(module), None) is None:
         return
-    try:
-        with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-            chosen = _Chooser(to_meta(module), module.graph, device_of(module))
-            chosen.run(*in_order(module.graph, as_meta(inputs_for(module, inputs))))
-    except Exception:  # the comparison with the model says more
-        return
+    chooser = _Chooser(to_meta(module), module.graph, device_of(module))
+    # What a graph lacks to run, the comparison with the model tells.
+    with contextlib.suppress(Exception), torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
+        chooser.run(*in_order(module.graph, as_meta(inputs_for(module, inputs))))
     module.recompile()
 
 

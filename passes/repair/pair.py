@@ -24,7 +24,7 @@ _BEHIND = 4
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """What the output of a call lacks, made for one batch at a time, since that of all takes much memory.
+    """What the output of a call lacks, made for one batch at a time to save memory.
 
     Attributes:
         calls: the operation as it was computed, by batch; as all that follow.
@@ -41,7 +41,7 @@ class Missing:
     slope: Tensor | None = None
 
     def of(self, batch: int) -> tuple[Tensor, float]:
-        """Return what lacks, in the shape of the operation's result, and the mean square of the target."""
+        """Return what lacks, of the shape of the operation's result, and the target's mean square."""
         value, target = self.values[batch], self.targets[batch]
         if self.through is None or self.slope is None:
             short = target - value

@@ -98,8 +98,12 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, plan: Pl
         if len(set(np.unique(codes, return_counts=True)[1].tolist())) > 1:  # channels that repeat unequally
             graph.create_node("call_function", guard_equal, (size, kept, f"size {dim} before `{node.name}`"), {})
             return shape.sizes[dim]
-        times = graph.create_node("call_function", operator.mul, (size, shape.sizes[dim] // math.gcd(kept, shape.sizes[dim])), {})
-        return graph.create_node("call_function", operator.floordiv, (times, kept // math.gcd(kept, shape.sizes[dim])), {})
+        times = graph.create_node(
+            "call_function", operator.mul, (size, shape.sizes[dim] // math.gcd(kept, shape.sizes[dim])), {}
+        )
+        return graph.create_node(
+            "call_function", operator.floordiv, (times, kept // math.gcd(kept, shape.sizes[dim])), {}
+        )
 
     if name in ("dim", "ndim"):
         guarded = all(user.target is guard_equal for user in node.users)

@@ -32,7 +32,9 @@ def resized(site: Site) -> fx.Node | None:
     for dim, codes in enumerate(out.axes):
         if codes is not None and not _is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
-    return _guarded(site, asked, lambda: site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {}))
+    return _guarded(
+        site, asked, lambda: site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {})
+    )
 
 
 def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> fx.Node:
