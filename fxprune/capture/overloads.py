@@ -18,7 +18,7 @@ from fxprune.pytorch.torch_private import OpOverloadPacket, overload_of
 def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
     """Replace each operator in a graph by the overload that PyTorch runs.
 
-    It is `aten.add.Tensor` for `aten.add`. An overload has a schema, which names what a call reads and writes. Where the
+    It is `aten.add.Tensor` for `aten.add`. An overload has a schema, which says what a call reads and writes. Where the
     graph does not run without numbers, what comes after stays as it is.
     """
     if next(_unchosen(module), None) is None:
