@@ -77,6 +77,11 @@ def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     return spread(cluster_mean(x, cuts), cuts)
 
 
+def doubled(x: Tensor) -> Tensor:
+    """Return numbers in float64, or complex ones in complex128."""
+    return x.to(torch.promote_types(x.dtype, torch.float64))
+
+
 def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     """Return ``function(x)``, which keeps all sizes, computed in float64 piece by piece.
 
@@ -85,10 +90,10 @@ def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[C
     others = [dim for dim in range(x.dim()) if all(cut.dim != dim for cut in cuts)]
     dim = max(others, key=x.size, default=None)
     if dim is None:
-        return function(x.double()).to(x.dtype)
+        return function(doubled(x)).to(x.dtype)
     made, size = torch.empty_like(x), _positions(x, dim)
     for piece, out in zip(x.split(size, dim), made.split(size, dim), strict=True):
-        out.copy_(function(piece.double()))
+        out.copy_(function(doubled(piece)))
     return made
 
 
@@ -101,7 +106,7 @@ def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
     """max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, in float64."""
     rows = _positions(old, dim)
     pieces = zip(old.detach().split(rows, dim), new.detach().split(rows, dim), strict=True)
-    both = [(_squares(b.double() - a.double(), dim), _squares(a.double(), dim)) for a, b in pieces]
+    both = [(_squares(doubled(b) - doubled(a), dim), _squares(doubled(a), dim)) for a, b in pieces]
     change, size = (torch.cat(each) for each in zip(*both, strict=True))
     largest, scale = change.max().sqrt(), size.mean().sqrt()
     return torch.where(largest == 0, largest, largest / scale)
@@ -114,4 +119,5 @@ def _positions(x: Tensor, dim: int) -> int:
 
 def _squares(x: Tensor, dim: int) -> Tensor:
     others = [axis for axis in range(x.dim()) if axis != dim]
-    return x.square().sum(others) if others else x.square()
+    squares = x.abs().square()
+    return squares.sum(others) if others else squares
