@@ -184,7 +184,8 @@ class Call:
     def needs_places(self, what: str, ids: Ids | None, cut: tuple[int, int] | None = None) -> None:
         """Declare that this call names places among channels, which the rewrite counts anew.
 
-        ``cut``: the axis that it slices, and the rank of what has it. If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze.
+        If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze. ``cut``:
+        the axis that it slices, and the rank of what has it.
         """
         self.needs_rewrite(what, ids)
         if why := self._state.lengths.unknown(self.node, cut):

@@ -120,14 +120,17 @@ class InputLengths:
         args, named = positional(node.target, node.args, node.kwargs)
         given: list[Any] = [*args[1:], *(value for name, value in named.items() if name != "dim")]
         if kind in ("unflatten", torch.unflatten):  # of one axis: what is open has no other choice
-            sizes = given[-1] if isinstance(given[-1], (tuple, list)) else ()
-            dim = int(args[1] if len(args) > 1 else named["dim"]) % (rank - len(sizes) + 1)
-            return [False] * dim + [self._hangs(size) for size in sizes] + [False] * (rank - dim - len(sizes))
+            sizes, dim = given[-1], args[1] if len(args) > 1 else named["dim"]
+            if not isinstance(sizes, (tuple, list)) or not isinstance(dim, int):
+                return [True] * rank
+            dim %= rank - len(sizes) + 1
+            return [*[False] * dim, *map(self._hangs, sizes), *[False] * (rank - dim - len(sizes))]
         stated = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
         if isinstance(stated, fx.Node):
             found = self._hang.get(stated, False)
-            return [*found] if isinstance(found, tuple) else [found] * rank
-        return [None if type(size) is int and size == -1 else self._hangs(size) for size in stated]
+            return list(found) if isinstance(found, tuple) else [found] * rank
+        each = [None if type(size) is int and size == -1 else self._hangs(size) for size in stated]
+        return each if len(each) == rank else [True] * rank
 
     def _hangs(self, size: Any) -> bool:
         return isinstance(size, fx.Node) and self._any(size)

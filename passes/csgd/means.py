@@ -119,7 +119,9 @@ class ClusterMeans:
         for each in tied:
             shape = each.parameter.shape
             for name, value in optimizer.state.get(each.parameter, {}).items():
-                if not torch.is_tensor(value) or value.numel() == 1 or not value.is_floating_point():
+                if not torch.is_tensor(value) or value.numel() == 1:
+                    continue
+                if not (value.is_floating_point() or value.is_complex()):
                     continue
                 # Factored moments have a 1 where the parameter has an axis.
                 if value.dim() != len(shape) or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):

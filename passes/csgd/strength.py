@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from fxprune.passes.merge import on_device, project, real_parts
+from fxprune.passes.merge import doubled, on_device, project
 
 from .law import Motion, momentum_of, solve_coupled_strength, solve_strength
 from .tied import Tied
@@ -47,11 +47,11 @@ def starts_of(tied: Sequence[Tied]) -> list[Start]:
 
 
 def _starts(tied: Tied) -> Iterator[Start]:
-    value = real_parts(tied.parameter.detach()).double()
+    value = doubled(tied.parameter.detach())
     for partition in tied.partitions:
         mean = project(value, [on_device(partition, value.device)])
         others = [axis for axis in range(value.dim()) if axis != partition.dim]
-        away, means = (x.square().sum(others) if others else x.square() for x in (value - mean, mean))
+        away, means = (x.sum(others) if others else x for x in ((value - mean).abs().square(), mean.abs().square()))
         sizes = (float(x.sqrt()) for x in (away.max(), means.mean(), away.mean()))
         largest, size, rest = sizes
         # If the means happen to cancel, as those of a few biases may, no pull makes rows equal relative to them.

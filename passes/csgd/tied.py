@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxprune.errors import OptionError
-from fxprune.passes.merge import Clusters, largest_change, on_device, project, real_parts, rows_equal
+from fxprune.passes.merge import Clusters, doubled, largest_change, on_device, project, rows_equal
 from fxprune.plans import Partition, Plan
 from fxprune.pytorch.modules import statistics_of
 
@@ -81,7 +81,7 @@ def deviation_of(tied: Sequence[Tied]) -> Deviation:
     for each in tied:
         for partition in each.partitions:
             cuts = [on_device(partition, each.parameter.device)]
-            value = real_parts(each.parameter.detach()).double()
+            value = doubled(each.parameter.detach())
             values.append(largest_change(value, project(value, cuts), partition.dim))
             names.append(f"{partition.parameter}:{partition.dim}")
     if not values:

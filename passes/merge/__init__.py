@@ -1,6 +1,6 @@
 """Snap makes the rows of a cluster equal; merge sums the columns that read them."""
 
-from .clusters import Clusters, cluster_mean, largest_change, on_device, project, real_parts, rows_equal, spread
+from .clusters import Clusters, cluster_mean, doubled, largest_change, on_device, project, rows_equal, spread
 from .concentrate import captured_with, concentrate, merged_state
 from .expand import expand
 from .settle import settle, unsettled

@@ -77,9 +77,9 @@ def project(x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
     return spread(cluster_mean(x, cuts), cuts)
 
 
-def real_parts(x: Tensor) -> Tensor:
-    """View a complex tensor as a real one, whose last axis has the real and the imaginary part."""
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+def doubled(x: Tensor) -> Tensor:
+    """Return numbers in float64, or complex ones in complex128."""
+    return x.to(torch.promote_types(x.dtype, torch.float64))
 
 
 def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[Clusters]) -> Tensor:
@@ -87,15 +87,13 @@ def in_float64(function: Callable[[Tensor], Tensor], x: Tensor, cuts: Sequence[C
 
     Pieces lie along an axis that no cut touches.
     """
-    if x.is_complex():
-        return torch.view_as_complex(in_float64(function, real_parts(x), cuts))
     others = [dim for dim in range(x.dim()) if all(cut.dim != dim for cut in cuts)]
     dim = max(others, key=x.size, default=None)
     if dim is None:
-        return function(x.double()).to(x.dtype)
+        return function(doubled(x)).to(x.dtype)
     made, size = torch.empty_like(x), _positions(x, dim)
     for piece, out in zip(x.split(size, dim), made.split(size, dim), strict=True):
-        out.copy_(function(piece.double()))
+        out.copy_(function(doubled(piece)))
     return made
 
 
@@ -106,10 +104,9 @@ def rows_equal(x: Tensor, cut: Clusters) -> bool:
 
 def largest_change(old: Tensor, new: Tensor, dim: int) -> Tensor:
     """max_i |new_i - old_i| / sqrt(mean_i |old_i|^2) over the rows i along ``dim``, in float64."""
-    old, new = real_parts(old.detach()), real_parts(new.detach())
     rows = _positions(old, dim)
-    pieces = zip(old.split(rows, dim), new.split(rows, dim), strict=True)
-    both = [(_squares(b.double() - a.double(), dim), _squares(a.double(), dim)) for a, b in pieces]
+    pieces = zip(old.detach().split(rows, dim), new.detach().split(rows, dim), strict=True)
+    both = [(_squares(doubled(b) - doubled(a), dim), _squares(doubled(a), dim)) for a, b in pieces]
     change, size = (torch.cat(each) for each in zip(*both, strict=True))
     largest, scale = change.max().sqrt(), size.mean().sqrt()
     return torch.where(largest == 0, largest, largest / scale)
@@ -122,4 +119,5 @@ def _positions(x: Tensor, dim: int) -> int:
 
 def _squares(x: Tensor, dim: int) -> Tensor:
     others = [axis for axis in range(x.dim()) if axis != dim]
-    return x.square().sum(others) if others else x.square()
+    squares = x.abs().square()
+    return squares.sum(others) if others else squares

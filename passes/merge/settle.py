@@ -19,7 +19,7 @@ from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
-from .clusters import largest_change, project, real_parts
+from .clusters import doubled, largest_change, project
 from .snap import cuts_of
 
 # After so many images, mean and variance are exact enough that predictions no longer change.
@@ -81,6 +81,6 @@ def unsettled(model: nn.Module, plan: Plan) -> tuple[float, str]:
     changes = [(0.0, "")]
     for name, cuts in cuts_of(plan, tensors, tied=True).items():
         if name not in weights:
-            value = real_parts(tensors[name].detach()).double()
+            value = doubled(tensors[name].detach())
             changes += [(float(largest_change(value, project(value, cuts), cut.dim)), name) for cut in cuts]
     return max(changes)

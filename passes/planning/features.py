@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fxprune.common.finite import check_numbers
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.calibration import channel_grams, channel_points
-from fxprune.passes.merge import real_parts
+from fxprune.passes.merge import doubled
 from fxprune.pytorch.torch_private import NormBase, attribute_of
 
 from .pairwise import Points, gram_of
@@ -73,7 +73,8 @@ def projected(points: Points, seed: int) -> Points:
 def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> Points:
     """Join the slices along ``dim`` in which each channel occurs: [width, occurrences * rest]."""
     width = positions.shape[0]
-    rows = real_parts(parameter.detach()).double().cpu().movedim(dim, 0)[torch.as_tensor(positions)]
+    rows = doubled(parameter.detach()).cpu().movedim(dim, 0)[torch.as_tensor(positions)]
+    rows = torch.view_as_real(rows) if rows.is_complex() else rows
     result: Points = rows.reshape(width, -1).numpy()
     return result
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxprune.passes.merge import doubled
+
 from .operands import OVER, TIMES, Rows, moves, rows_of, table_of
 from .sums import FACTOR, SHARE, Factor
 
@@ -144,4 +146,4 @@ def _scale(made: Rows, ratio: float) -> None:
     for tensor, first in made.pieces:
         rows = made.rows.to(tensor.device) - first
         rows = rows[(rows >= 0) & (rows < len(tensor))]
-        tensor[rows] = (tensor[rows].double() * ratio).to(tensor.dtype)
+        tensor[rows] = (doubled(tensor[rows]) * ratio).to(tensor.dtype)

@@ -8,10 +8,10 @@ still computes the sizes of batch and space.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -98,12 +98,9 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, plan: Pl
         if len(set(np.unique(codes, return_counts=True)[1].tolist())) > 1:  # channels that repeat unequally
             graph.create_node("call_function", guard_equal, (size, kept, f"size {dim} before `{node.name}`"), {})
             return shape.sizes[dim]
-        times = graph.create_node(
-            "call_function", operator.mul, (size, shape.sizes[dim] // math.gcd(kept, shape.sizes[dim])), {}
-        )
-        return graph.create_node(
-            "call_function", operator.floordiv, (times, kept // math.gcd(kept, shape.sizes[dim])), {}
-        )
+        share = Fraction(shape.sizes[dim], kept)
+        times = graph.create_node("call_function", operator.mul, (size, share.numerator), {})
+        return graph.create_node("call_function", operator.floordiv, (times, share.denominator), {})
 
     if name in ("dim", "ndim"):
         guarded = all(user.target is guard_equal for user in node.users)

@@ -32,9 +32,8 @@ def resized(site: Site) -> fx.Node | None:
     for dim, codes in enumerate(out.axes):
         if codes is not None and not _is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
-    return _guarded(
-        site, asked, lambda: site.copy((site.args[0], *sizes) if flat else (site.args[0], tuple(sizes)), {})
-    )
+    given = (site.args[0], *sizes) if flat else (site.args[0], tuple(sizes))
+    return _guarded(site, asked, lambda: site.copy(given, {}))
 
 
 def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> fx.Node:
@@ -42,11 +41,11 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
     wide = site.coupling.nodes[site.node.name]
     where = {dim: f"size {dim} of `{site.node.name}`" for dim in wide.guarded}
     for dim in where:
-        if isinstance(asked[dim], fx.Node):
-            site.call(guard_equal, asked[dim], wide.value.sizes[dim], where[dim])
+        if isinstance(asked.get(dim), fx.Node):
+            site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     for dim in where:
-        if _is_open(asked[dim]):
+        if _is_open(asked.get(dim)):
             codes = wide.value.axes[dim]
             length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
             size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")

@@ -62,4 +62,5 @@ def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -
     It is always a copy, so that in-place operations do not change the caller's tensor.
     """
     device = tensor.device if device is None else device
-    return tensor.detach().to(device, torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    kind = torch.complex128 if tensor.is_complex() else torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(device, kind, copy=True)

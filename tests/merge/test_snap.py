@@ -10,12 +10,15 @@ import pytest
 import torch
 from helpers.hand_made import Normed, Plain, normed, plain, square
 from helpers.tiny import planned
+from samples import Net
+from torch import nn
 
 import fxprune
 from fxprune.errors import ModelError, PlanError
 from fxprune.passes.merge import clusters
 from fxprune.passes.merge.concentrate import concentrate, kept_state, merged_state
 from fxprune.passes.merge.snap import snap
+from fxprune.passes.verify.compare import verify
 from fxprune.plans import Plan
 
 CLUSTERS = {
@@ -206,3 +209,16 @@ def test_a_mean_with_a_nan_is_refused():
     model.first.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"`first\.weight` has 1 of 72 numbers that are not finite"):
         snap(model, plan)
+
+
+def test_complex_weights_keep_their_imaginary_parts():
+    torch.manual_seed(0)
+    b = nn.Parameter(torch.randn(8, 4, dtype=torch.complex64))
+    net = Net(lambda s, x: (torch.complex(x, x) @ s.a @ s.b).abs(), a=nn.Parameter(torch.randn(3, 8) + 1j), b=b)
+    plan = fxprune.plan(fxprune.couple(net.eval(), torch.rand(2, 3)), widths={"a": 4}, method="even")
+    snapped = fxprune.snap(net, plan)
+    assert (snapped.a - net.a).imag.abs().max() < 1e-6  # all are 1
+    assert verify(snapped, fxprune.narrow(snapped, plan), torch.rand(2, 3), tolerance=1e-6).passed
+    with torch.no_grad():
+        net.a.imag.copy_(torch.randn(3, 8))
+    assert fxprune.snap(net, plan).changes["a"] > 1.1 * snapped.changes["a"]

@@ -89,6 +89,7 @@ image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().
       width=2)
 image("whatever has length 1 goes, a function", lambda s, y: torch.squeeze(y[:, None]).reshape(y.shape), {A: 2, B: 6},
       width=2)
+image("channels are squeezed, which stay", lambda s, y: y.squeeze_(1).squeeze(1), {A: 8, B: 6})
 image("axes of length 1", lambda s, y: y[:, None].unsqueeze(1).squeeze(1).squeeze((1,)), {A: 8, B: 6})
 image("gate expanded", lambda s, y: y * s.g(y.mean((2, 3)))[:, :, None, None].expand(-1, -1, *y.shape[2:]),
       {A: 8, B: 6}, g=linear(8, 8))

@@ -71,7 +71,7 @@ def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
             continue
         alone = call.channels.alone(ids)
         if not alone:  # as flattened images, of which an axis may hold each channel once again
-            right = [dim for dim in right if call.channels.differ(axes[dim])]
+            right = tuple(dim for dim in right if call.channels.differ(axes[dim]))
             rest = not any(asked[dim] for dim in right)
         hang = [dim for dim in right if asked[dim] or (asked[dim] is None and rest)]
         call.guard_lengths([dim for dim in hang if out.shape[dim] > 1])

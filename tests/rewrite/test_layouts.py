@@ -1,0 +1,107 @@
+"""What hangs on how few channels stay, and on sizes that agree with channels by chance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import Net, conv, free, linear
+from torch import nn
+
+import fxprune
+from fxprune.arguments.guards import SpecialisedError
+from fxprune.passes.verify.compare import verify
+
+
+def made(op, width=8, kept=1, **layers):
+    """``op`` behind a convolution: the snapped network and the narrow one, in float64."""
+    torch.manual_seed(0)
+    net = Net(lambda s, x: op(s, s.a(x)), a=conv(3, width), **layers).double().eval()
+    coupling = fxprune.couple(net, torch.rand(2, 3, 8, 8, dtype=torch.float64))
+    plan = fxprune.plan(coupling, widths={"a.weight": kept}, method="even")
+    snapped = fxprune.snap(net, plan)
+    return snapped, fxprune.narrow(snapped, plan)
+
+
+def images(height, width):
+    return torch.rand(2, 3, height, width, dtype=torch.float64)
+
+
+def assert_same(snapped, narrow, *sizes):
+    for size in sizes:
+        report = verify(snapped, narrow, images(*size), batches=())
+        assert report.passed, report
+
+
+def contiguous(s, y):
+    z = y.permute(0, 2, 3, 1).contiguous()
+    z.mul_(2)
+    return (y + z.permute(0, 3, 1, 2)).mean((1, 2, 3))
+
+
+def reshaped(s, y):
+    z = y.transpose(1, 2).reshape(y.shape[0], -1)
+    y.add_(1)
+    return z.mean(1) * y.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("op", [contiguous, reshaped])
+def test_a_copy_is_no_view_when_one_channel_is_left(op):
+    assert_same(*made(op), (8, 8), (10, 12))
+
+
+@pytest.mark.parametrize("dim", [1, (1, 2)])
+def test_squeezed_channels_stay_when_one_is_left(dim):
+    assert_same(*made(lambda s, y: y.squeeze(dim).mean((1, 2, 3))), (8, 8))
+
+
+def by_width(s, y):
+    return torch.softmax(y.view(y.shape[0], y.shape[3], -1), 1).square().sum((1, 2))
+
+
+def without_permutation(s, y):
+    return s.head(y.reshape(y.shape[0], -1, y.shape[1]).sigmoid().mean(1))
+
+
+def taken_apart(s, y):
+    return y.flatten(1).view(y.shape[0], y.shape[2], -1).softmax(1).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(("op", "width"), [(by_width, 8), (without_permutation, 64), (taken_apart, 8)])
+def test_sizes_that_are_as_many_as_channels_are_guarded(op, width):
+    snapped, narrow = made(op, width, kept=width // 2, head=linear(width, 4))
+    assert_same(snapped, narrow, (8, 8))
+    assert snapped(images(10, 12)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size 1 of `(view|reshape).*` was .*: capture again"):
+        narrow(images(10, 12))
+
+
+def shares(s, y):
+    z = y.flatten(1)
+    return z.sum(1) / z.shape[1] + z.reshape(len(z), z.shape[1] // 4, 4).amax((1, 2)) + z.norm(dim=1) / z.numel()
+
+
+def test_the_length_of_flattened_images_is_that_of_the_present_ones():
+    assert_same(*made(shares, kept=4), (8, 8), (10, 12))
+
+
+def test_places_in_flattened_images_are_guarded():
+    snapped, narrow = made(lambda s, y: y.flatten(1)[:, :200].sigmoid().mean(1, keepdim=True).amax(1), kept=2)
+    assert_same(snapped, narrow, (8, 8))
+    with pytest.raises(SpecialisedError, match=r"size 1 before `getitem.*` was .*: capture again"):
+        narrow(images(10, 12))
+
+
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        (lambda s, y: y[:, : y.shape[2] // 2], "a slice of channels that hangs on an input"),
+        (lambda s, y: torch.channel_shuffle(y, y.shape[2] // 4) * s.p, "a number of groups that hangs on an input"),
+        (lambda s, y: nn.functional.group_norm(y, y.shape[2] // 4), "a number of groups that hangs on an input"),
+        (lambda s, y: nn.functional.pixel_shuffle(y, y.shape[2] // 4), "a factor that hangs on an input"),
+    ],
+)
+def test_numbers_that_hang_on_an_input_freeze_channels(op, why):
+    net = Net(lambda s, x: op(s, s.a(x)).sigmoid().mean((2, 3)).amax(1), a=conv(3, 8), p=free(8, 1, 1)).eval()
+    coupling = fxprune.couple(net, torch.rand(2, 3, 8, 8))
+    assert "a.weight" not in coupling.groups
+    assert why in str(coupling)
