@@ -72,64 +72,35 @@ _root = os.path.dirname(os.path.realpath(__file__))  # pathlib is slow to import
 if not os.path.isdir(os.path.join(_root, "passes")):  # a checkout: passes/, models_zoo/ and cli/ lie beside this folder
     __path__.append(os.path.dirname(_root))
 
-# Name -> its module; the imports for type checkers above list the same names.
-_PUBLIC = {
-    "couple": "fxprune.analysis",
-    "Coupling": "fxprune.coupling",
-    "Group": "fxprune.coupling",
-    "Frozen": "fxprune.coupling",
-    "plan": "fxprune.passes.latency",
-    "Plan": "fxprune.plans",
-    "load_plan": "fxprune.passes.planning",
-    "plan_for": "fxprune.plan_file",
-    "cost": "fxprune.costs",
-    "Cost": "fxprune.costs",
-    "latency_table": "fxprune.passes.latency",
-    "LatencyTable": "fxprune.latencies",
-    "csgd": "fxprune.passes.csgd",
-    "Csgd": "fxprune.passes.csgd",
-    "Deviation": "fxprune.passes.csgd",
-    "settle": "fxprune.passes.merge",
-    "snap": "fxprune.passes.merge",
-    "narrow": "fxprune.passes.rewrite",
-    "graft": "fxprune.passes.graft",
-    "fold": "fxprune.passes.repair",
-    "verify": "fxprune.passes.verify",
-    "Report": "fxprune.passes.verify",
-    "prove": "fxprune.passes.verify",
-    "Proof": "fxprune.passes.verify",
-    "export_onnx": "fxprune.passes.onnx",
-    "ExportReport": "fxprune.passes.onnx",
-    "export_python": "fxprune.passes.source",
-    "SourceReport": "fxprune.passes.source",
-    "save": "fxprune.passes.store",
-    "load": "fxprune.passes.store",
-    "compress": "fxprune.passes.job",
-    "Result": "fxprune.passes.report",
-    "UnequalClustersWarning": "fxprune.errors",
-    "CustomGradientWarning": "fxprune.errors",
-    "WidthWarning": "fxprune.errors",
-    "NoPullWarning": "fxprune.errors",
-    "UncheckedWarning": "fxprune.errors",
-    "FxpruneError": "fxprune.errors",
-    "InputError": "fxprune.errors",
-    "ModelError": "fxprune.errors",
-    "CaptureError": "fxprune.errors",
-    "GraftError": "fxprune.errors",
-    "PlanError": "fxprune.errors",
-    "NothingToPruneError": "fxprune.errors",
-    "DataError": "fxprune.errors",
-    "CheckpointError": "fxprune.errors",
-    "OptionError": "fxprune.errors",
-    "DivergedError": "fxprune.errors",
-    "StoppedError": "fxprune.errors",
-    "LostProcessError": "fxprune.errors",
-    "ProofError": "fxprune.errors",
-    "AnalysisError": "fxprune.errors",
-    "RewriteError": "fxprune.errors",
-    "VerifyError": "fxprune.errors",
-    "ExportError": "fxprune.errors",
+# Module -> its public names; the imports for type checkers above list the same names.
+_NAMES = {
+    "fxprune.analysis": "couple",
+    "fxprune.coupling": "Coupling Group Frozen",
+    "fxprune.passes.latency": "plan latency_table",
+    "fxprune.plans": "Plan",
+    "fxprune.passes.planning": "load_plan",
+    "fxprune.plan_file": "plan_for",
+    "fxprune.costs": "cost Cost",
+    "fxprune.latencies": "LatencyTable",
+    "fxprune.passes.csgd": "csgd Csgd Deviation",
+    "fxprune.passes.merge": "settle snap",
+    "fxprune.passes.rewrite": "narrow",
+    "fxprune.passes.graft": "graft",
+    "fxprune.passes.repair": "fold",
+    "fxprune.passes.verify": "verify Report prove Proof",
+    "fxprune.passes.onnx": "export_onnx ExportReport",
+    "fxprune.passes.source": "export_python SourceReport",
+    "fxprune.passes.store": "save load",
+    "fxprune.passes.job": "compress",
+    "fxprune.passes.report": "Result",
+    "fxprune.errors": (
+        "UnequalClustersWarning CustomGradientWarning WidthWarning NoPullWarning UncheckedWarning FxpruneError "
+        "InputError ModelError CaptureError GraftError PlanError NothingToPruneError DataError CheckpointError "
+        "OptionError DivergedError StoppedError LostProcessError ProofError AnalysisError RewriteError VerifyError "
+        "ExportError"
+    ),
 }
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_PUBLIC)
 
 

@@ -24,12 +24,6 @@ def select(
     parameters, or of a layer of these: ``layer1.*`` matches all channels that layers in it make, including a residual
     stream. Groups under one normalisation keep their widths unless all of them are selected.
 
-    Args:
-        coupling: the analysis.
-        only: patterns.
-        freeze: patterns.
-        internal_only: select only groups of :func:`fxprune.residual.internal_groups`.
-
     Raises:
         OptionError: a pattern matches nothing, a group of ``only`` shares a normalisation with groups that are not
             selected, or no group is left.

@@ -68,9 +68,6 @@ def list_models() -> list[str]:
 def model_input_size(model: str | nn.Module) -> tuple[int, int, int]:
     """Return the (channels, height, width) that a network was made for; 3x224x224 if unknown.
 
-    Args:
-        model: a name, for the network's usual form, or a network, for the form in which it was built.
-
     Raises:
         ModelError: the name is unknown.
     """

@@ -29,7 +29,7 @@ from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
 
 from .example_values import changed, doubled_on_meta, values_of
 from .kept_state import KEEPS, Attributes
-from .observation import Watch, compare, differs, generators_restored, leaves_of, observe, try_to_observe
+from .observation import Observation, Watch, compare, differs, generators_restored, leaves_of, observe, try_to_observe
 from .pair import Pair
 from .training import noise_in_weights, training_difference
 
@@ -146,6 +146,13 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     if pair.proven:
         pair.alike = True
         return ""
+    if why := _at_a_second_call(pair, model, module, attributes, second):
+        return why
+    return _where_gradients_are_recorded(model, module, second) if pair.exported else ""
+
+
+def _at_a_second_call(pair: Pair, model: nn.Module, module: nn.Module, attributes: Attributes, second: Inputs) -> str:
+    """Compare what the first call left behind, and other numbers and weights."""
     with attributes.watched():
         wanted = observe(model, second)
     pair.take_caches(wanted, attributes.assigned())
@@ -155,21 +162,27 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     if written := own & wanted.state.keys():
         return f"{KEEPS} what it writes to its parameter `{min(written)}`, which is no longer the one that was trained"
     found = try_to_observe(module, second)
-    why = f"it {found}" if isinstance(found, str) else compare(wanted, found)
-    if why:
+    if why := _difference_of(wanted, found):
         return f"at a second call, {why}"
     assert not isinstance(found, str)
     if why := _with_other_weights(pair, second):
         return why
     pair.alike = wanted.operations == found.operations and not wanted.uses_autocast
-    if not pair.exported:
-        return ""
-    with torch.enable_grad():  # which an export does not record
-        recorded, found = (try_to_observe(each, second) for each in (model, module))
-    if isinstance(recorded, str):  # the model records none
-        return "" if isinstance(found, str) else f"where gradients are recorded, only the model {recorded}"
-    why = f"it {found}" if isinstance(found, str) else compare(recorded, found)
+    return ""
+
+
+def _where_gradients_are_recorded(model: nn.Module, module: nn.Module, inputs: Inputs) -> str:
+    """Compare where PyTorch records gradients, which an export does not."""
+    with torch.enable_grad():
+        wanted, found = (try_to_observe(each, inputs) for each in (model, module))
+    if isinstance(wanted, str):  # the model records none
+        return "" if isinstance(found, str) else f"where gradients are recorded, only the model {wanted}"
+    why = _difference_of(wanted, found)
     return f"where gradients are recorded, {why}" if why else ""
+
+
+def _difference_of(wanted: Observation, found: Observation | str) -> str:
+    return f"it {found}" if isinstance(found, str) else compare(wanted, found)
 
 
 def _with_other_weights(pair: Pair, inputs: Inputs) -> str:

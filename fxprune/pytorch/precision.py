@@ -57,7 +57,7 @@ def mixed(args: Any, kwargs: Any) -> bool:
 
 
 def dtypes_of(values: Iterable[Any]) -> set[torch.dtype]:
-    """Return the dtypes of the tensors among arguments; a walk by pytree takes ten times as long."""
+    """Return the dtypes of the tensors among arguments, faster than pytree lists them."""
     found = set()
     for value in values:
         if isinstance(value, torch.Tensor):

@@ -30,12 +30,7 @@ Computed = Mapping[str, fx.Node]
 
 
 def computed_weights(model: nn.Module, pairs: Iterable[tuple[fx.Node, fx.Node]]) -> dict[str, fx.Node]:
-    """Find the weights of a model that the narrow graph reads where the wide one computes them.
-
-    Args:
-        model: the wide network.
-        pairs: nodes of its graph, each with that of the narrow graph.
-    """
+    """Find the weights of a model that the narrow graph reads where the wide one computes them."""
     found: dict[str, fx.Node] = {}
     names = dict(named_tensors(model)).keys()
     for node, twin in pairs:

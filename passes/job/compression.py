@@ -124,13 +124,7 @@ class Trained:
 
 
 class Compression:
-    """One run of the main job: what the phases share, and the phases in order.
-
-    Args:
-        job: all options; each phase gets the record that it needs.
-        device: where networks are trained.
-        ranks: which process this is.
-    """
+    """One run of the main job: what the phases share, and the phases in order."""
 
     network: Network
     data: Data

@@ -62,7 +62,7 @@ def _png(image: Tensor, preprocessing: Preprocessing) -> str:
     pixels = image.detach().cpu().float().nan_to_num() * std + mean
     pixels = pixels if len(pixels) == 3 else pixels[:1]
     low, high = pixels.min(), pixels.max()
-    if low < -0.05 or high > 1.05:  # it was normalised in another way, which nobody knows
+    if low < -0.05 or high > 1.05:  # normalised in another way than the preprocessing says
         pixels = (pixels - low) / (high - low).clamp_min(1e-6)
     grid = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     picture = Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid)

@@ -21,7 +21,7 @@ from fxprune.select import select
 from .features import activations, features, inner_products
 from .kmeans import balanced_kmeans, kmeans, needs_products_only, weighted_kmeans
 from .multiples import warn_of_odd_widths
-from .pairwise import Labels, balanced_clusters, pairwise_clusters
+from .pairwise import Labels, Points, balanced_clusters, pairwise_clusters
 from .widths import Budget, check_near, check_share, widths_for, widths_given, widths_in_time, widths_within
 
 
@@ -134,14 +134,11 @@ def plan(
         how = f"on {cluster}{f' ({unseen} groups on rows)' if unseen else ''}, {how}"
     clusters = {}
     for group in steps(narrower, "clusters of group"):
+        width = after[group.name]
         if group.name in seen:
-            points, weights = seen[group.name]
-            if group.balanced:
-                labels = balanced_kmeans(points, after[group.name], seed, weights)
-            else:
-                labels = weighted_kmeans(points, weights, after[group.name], seed)
+            labels = _by_activations(group, *seen[group.name], width, seed)
         else:
-            labels = METHODS[method](coupling, group, after[group.name], seed)
+            labels = METHODS[method](coupling, group, width, seed)
         clusters[group.name] = _numbered(labels)
     return Plan(coupling, clusters, f"{method}, {how}", seed)
 
@@ -202,6 +199,12 @@ def _times(
     table = given if isinstance(given, LatencyTable) else LatencyTable.read(given)
     table.check(coupling, [*(coupling.groups if selected is None else selected)], round_to, **how)
     return table
+
+
+def _by_activations(group: Group, points: Points, weights: Points, clusters: int, seed: int) -> Labels:
+    if group.balanced:
+        return balanced_kmeans(points, clusters, seed, weights)
+    return weighted_kmeans(points, weights, clusters, seed)
 
 
 def _by_kmeans(coupling: Coupling, group: Group, clusters: int, seed: int) -> Labels:

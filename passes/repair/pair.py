@@ -54,13 +54,6 @@ class Missing:
 class Pair:
     """Both executions, and outputs of the wide one that the narrow one has not reached yet.
 
-    Args:
-        wide: the captured graph with the weights of the wide network, in eval mode.
-        narrow: the narrow graph, in eval mode, whose weights change while it runs.
-        plan: the clusters.
-        inputs: of both.
-        shares: what each channel counts in the mean of its cluster, by group; None: all the same.
-
     Attributes:
         storages: storage of a narrow tensor -> its name.
         uses: address of a narrow weight -> the forms in which operations use it, one for each.

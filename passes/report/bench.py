@@ -37,13 +37,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Bench:
-    """All timings; prints as a table.
-
-    Attributes:
-        timings: one for each runtime and batch size.
-        threads: number of threads.
-        left_out: batch sizes that the network does not take, and why; empty: none.
-    """
+    """All timings; prints as a table."""
 
     timings: tuple[Timing, ...]
     threads: int

@@ -104,16 +104,7 @@ class Frame:
 
 
 def picture(content: Iterable[Markup], *, name: str, title: str, about: str, height: float, width: float) -> Markup:
-    """Write a picture with a title and a description, which can be read aloud.
-
-    Args:
-        content: elements.
-        name: of the picture, for the ids in it.
-        title: what it is.
-        about: what can be seen, in a sentence with the numbers.
-        height: in units, which are pixels unless the page is narrower.
-        width: in units.
-    """
+    """Write a picture with a title and a description, which can be read aloud."""
     head = [element("title", title, id=f"{name}-title"), element("desc", about, id=f"{name}-desc")]
     return element(
         "svg",

@@ -102,17 +102,7 @@ class Writer(Nesting):
             self._raise_if(text("self.training"), "RuntimeError", why)
             return
         if node.target is enter:
-            name, *args = node.args
-            inside = call(
-                f"torch.{name}",
-                [argument(a, self._name) for a in args],
-                {k: argument(v, self._name) for k, v in node.kwargs.items()},
-            )
-            self._add(inside, before="with ", after=":")
-            self.modes.append(node)
-            self.depth += 1
-            if place + 1 < self.end and getattr(self.items[place + 1], "target", None) is leave:
-                self._add(text("pass"))
+            self._enter(place, node)
             return
         if node.target is leave:
             if not self.modes or self.modes.pop() is not node.args[0]:
@@ -141,6 +131,16 @@ class Writer(Nesting):
             self.nested[node] = code
             return
         self._statement(place, [node], code)
+
+    def _enter(self, place: int, node: fx.Node) -> None:
+        """Begin a ``with`` block."""
+        name, *args = node.args
+        named = {k: argument(v, self._name) for k, v in node.kwargs.items()}
+        self._add(call(f"torch.{name}", [argument(a, self._name) for a in args], named), before="with ", after=":")
+        self.modes.append(node)
+        self.depth += 1
+        if place + 1 < self.end and getattr(self.items[place + 1], "target", None) is leave:
+            self._add(text("pass"))
 
     def _layer(self, node: fx.Node) -> Code:
         return call(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from helpers.hand_made import normed, plain
@@ -11,7 +13,9 @@ from helpers.unequal import narrow_unequal
 
 import fxprune
 from fxprune.errors import ModelError, OptionError, PlanError
+from fxprune.models_zoo import registry
 from fxprune.models_zoo.build import build
+from fxprune.models_zoo.networks import CifarResNet
 from fxprune.passes.job.widen import build_widened, widths_back
 from fxprune.passes.options.job import Job
 from fxprune.passes.report.run_folder import open_run
@@ -98,10 +102,11 @@ def test_wrong_options(options, says):
         Job(**{"model": "resnet20", "data": "digits"} | options)
 
 
-def test_the_job_ends_at_the_widths_of_the_network(tmp_path, untimed):
+def test_the_job_ends_at_the_widths_of_the_network(tmp_path, untimed, monkeypatch):
+    monkeypatch.setattr(registry, "OWN", {"resnet8": functools.partial(CifarResNet, 1)})
     options = {"epochs": 0, "csgd_epochs": 1, "progress": False, "deviation": 1e-3, "method": "even"}
-    done = fxprune.compress("resnet20", tiny_data(), widen=1.5, output=tmp_path / "out", **options)
-    own = build("resnet20", num_classes=3, in_chans=1, image_size=8)
+    done = fxprune.compress("resnet8", tiny_data(), widen=1.5, output=tmp_path / "out", **options)
+    own = build("resnet8", num_classes=3, in_chans=1, image_size=8)
     assert shapes(fxprune.load(done.output)) == shapes(own.model)
     assert done.widths["conv1.weight"] == (24, 16)
     assert [stage.changed for stage in done.stages[-3:]] == [0, 0, 0]

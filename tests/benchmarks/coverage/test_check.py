@@ -114,6 +114,7 @@ SHALLOW = {
     "test_vit_relpos": {"depth": 2},
     "dla46x_c": {"levels": (1, 1, 1, 1, 2, 1)},
     "edgenext_xx_small": {"depths": (1, 1, 2, 1)},
+    "ese_vovnet19b_slim_dw": {"layer_per_block": 2},
     "mobilevit_xxs": {"blocks": mobilevit.model_cfgs["mobilevit_xxs"].blocks[:3]},
     "starnet_s050": {"depths": (1, 1, 2, 1)},
     "swiftformer_xs": {"layers": (2, 1, 1, 1)},

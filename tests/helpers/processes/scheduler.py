@@ -9,14 +9,19 @@ class Restarting(LoadScopeScheduling):
     """The test that a worker dies of fails once, and its other tests go to the others."""
 
     def remove_node(self, node):
-        # Finished units would come back as empty ones, which no worker ever ends, and the deadly test to kill the next.
+        # The deadly test would come back, to kill the next.
         units = self.assigned_work[node].values()
         dead, deadly = next(((unit, test) for unit in units for test, done in unit.items() if not done), ({}, None))
         dead[deadly] = True
-        left = {scope: unit for scope, unit in self.assigned_work[node].items() if not all(unit.values())}
-        self.assigned_work[node] = left
         super().remove_node(node)
         return deadly
+
+    def _pending_of(self, workload):
+        # It counts after each test, also in the thousands of units that have ended; and what a dead worker leaves comes
+        # back, of which no worker would ever end an empty unit.
+        for scope in [scope for scope, unit in workload.items() if all(unit.values())]:
+            del workload[scope]
+        return super()._pending_of(workload)
 
     def schedule(self):
         super().schedule()
