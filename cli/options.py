@@ -8,7 +8,7 @@ import sys
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fxprune.common.addresses import MODELS
+from fxprune.common.addresses import HUB, MODELS
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
@@ -125,6 +125,8 @@ def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
         args = argparse.Namespace(**vars(args))
         args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     phase("build", args.model)
+    if args.model.startswith(HUB):
+        import fxprune.timm  # noqa: F401  (its networks may be narrow)
     image = (args.in_chans, args.image_size)
     network = open_network(args.model, num_classes=args.num_classes, image=image, seed=getattr(args, "seed", 0))
     given = args.checkpoint

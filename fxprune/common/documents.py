@@ -59,7 +59,7 @@ def parse_json(text: str) -> Any:
     """
     try:
         value = json.loads(
-            text, object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_float, parse_int=_integer
+            text, object_pairs_hook=distinct, parse_constant=_no_number, parse_float=_float, parse_int=_integer
         )
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
@@ -123,7 +123,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         seen: set[str] = set()

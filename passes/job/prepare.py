@@ -16,7 +16,7 @@ from fxprune.analysis import couple
 from fxprune.arguments.batches import ANY_BATCH, BatchRange
 from fxprune.arguments.inputs import as_inputs, as_meta, run_on
 from fxprune.arguments.outputs import as_outputs
-from fxprune.common.addresses import has_own_weights
+from fxprune.common.addresses import HUB, has_own_weights
 from fxprune.common.text import count
 from fxprune.coupling import Coupling
 from fxprune.errors import CheckpointError, DataError, ModelError, OptionError
@@ -135,6 +135,8 @@ def network_of(
     channels, size = image
     if isinstance(job.model, str):
         classes = num_classes or None
+        if job.model.startswith(HUB):
+            import fxprune.timm  # noqa: F401  (its networks may be narrow)
         network = open_network(
             job.model, num_classes=classes, image=image, pretrained=job.pretrained, seed=job.seed, make=make
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import fx, nn
 
 from .regions import MOST_INPUTS, MOST_OUTPUTS, Region, Regions
+from .repeats import read_by
 
 
 def find_blocks(
@@ -16,19 +18,20 @@ def find_blocks(
     """Return the outermost block, and for each node that hands a value on, whose value it is.
 
     A list of layers is a block if each layer reads what the one before it returns; its layers are called one by one
-    otherwise, as are those of a block that has too many inputs.
+    otherwise, as are those of a block that has too many inputs. A block that cannot be called once may be called
+    several times, each on its own inputs.
     """
     same = _handed_on(graph, modules)
-    written_out: set[str] = set()
+    written_out: Counter[str] = Counter()
     usual = Regions(graph, modules, written_out, {}).ends
     while True:
         root = Regions(graph, modules, written_out, usual).root
         _prune(root, same)
         found: set[str] = set()
         _connect(root, same, found, values)
-        if not found - written_out:
+        if not found:
             return root, same
-        written_out |= found
+        written_out.update(found)
 
 
 def is_chain(region: Region) -> bool:
@@ -101,14 +104,16 @@ def _connect(root: Region, same: Mapping[fx.Node, fx.Node], found: set[str], val
                     region.outputs.append(given)
     order = {node: index for index, node in enumerate(next(_all_nodes(root)).graph.nodes)} if root.items else {}
 
-    def check(region: Region) -> None:
+    regions = [root, *inner(root)]
+    later = [(region, _first(region)) for region in regions if region.first is not None]
+    for region, first in later:
+        back = dict(zip(region.nodes(), first.nodes(), strict=True))
+        first.outputs += [back[n] for n in region.outputs if back[n] not in first.outputs]
+    for region in regions:
         region.inputs.sort(key=order.__getitem__)
         region.outputs.sort(key=order.__getitem__)
-        for item in region.items:
-            if isinstance(item, Region):
-                check(item)
-        if region is root:
-            return
+    found |= {region.path for region, first in later if not _called_alike(region, first, same)}
+    for region in regions[1:]:
         children = {n.split(".")[0] for n in _names_below(region)}
         listed = any(name.isdecimal() for name in children)
         if (
@@ -118,7 +123,30 @@ def _connect(root: Region, same: Mapping[fx.Node, fx.Node], found: set[str], val
         ):
             found.add(region.path)
 
-    check(root)
+
+def _called_alike(region: Region, first: Region, same: Mapping[fx.Node, fx.Node]) -> bool:
+    """Give a later call inputs and outputs in the order of the first one; tell whether that is possible."""
+    twin, given = dict(zip(first.nodes(), region.nodes(), strict=True)), dict[fx.Node, fx.Node]()
+    alike = True
+    for a, b in twin.items():
+        for x, y in read_by(a, b):
+            y = same.get(y, y)
+            alike = alike and given.setdefault(same.get(x, x), y) is y
+    region.outputs = [twin[n] for n in first.outputs]
+    region.inputs = [given[x] for x in first.inputs if x in given]
+    return alike
+
+
+def _first(region: Region) -> Region:
+    return region if region.first is None else _first(region.first)
+
+
+def inner(region: Region) -> Iterator[Region]:
+    """Yield the blocks within a block, at every depth."""
+    for item in region.items:
+        if isinstance(item, Region):
+            yield item
+            yield from inner(item)
 
 
 def _names_below(region: Region) -> list[str]:

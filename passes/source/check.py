@@ -34,7 +34,10 @@ spec = importlib.util.spec_from_file_location("written", sys.argv[1])
 written = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(written)
 trials = torch.load(sys.argv[2], weights_only=True)
-network = written.load().to(trials["dtype"])
+network = written.load()
+for tensor in (*network.parameters(), *network.buffers()):
+    if tensor.is_floating_point():  # `Module.to` takes complex numbers for real ones
+        tensor.data = tensor.data.to(trials["dtype"])
 found = []
 for train, inputs in trials["trials"]:
     network.train(train)

@@ -14,7 +14,7 @@ from torch import fx, nn
 from fxprune.capture import EvalOnly, ModeSwitch
 from fxprune.passes.lowering import short_settings
 
-from .blocks import find_blocks, is_chain
+from .blocks import find_blocks, inner, is_chain
 from .body import UnwritableNodeError, Writer
 from .classes import Block, Spec, Template
 from .regions import Region, is_layer, placed
@@ -62,8 +62,8 @@ class Builder:
         self.tensors: dict[str, torch.Tensor] = {}
         self.tree: dict[str, Any] = {}
         self.readers: dict[str, fx.Node] = {}
-        for region in _inner(self.root):
-            self.regions[region.path] = region
+        for region in inner(self.root):
+            self.regions.setdefault(region.path, region)
         for node in self.root.nodes():
             if node.op in ("call_module", "get_attr"):
                 self._plant(node)
@@ -222,13 +222,6 @@ def _specs(block: Block) -> Iterator[Spec]:
         spec = todo.pop()
         yield spec
         todo += spec.children
-
-
-def _inner(region: Region) -> Iterator[Region]:
-    for item in region.items:
-        if isinstance(item, Region):
-            yield item
-            yield from _inner(item)
 
 
 def _class_name(path: str) -> str:

@@ -18,6 +18,8 @@ from fxprune.capture import EvalOnly, ModeSwitch
 from fxprune.passes.lowering import layer_name
 from fxprune.pytorch.modes import is_mode
 
+from .repeats import runs_of, twins
+
 Ending = tuple[Any, ...]
 
 # More values than this make a function hard to read: then a block is written where it is called.
@@ -26,17 +28,23 @@ MOST_INPUTS, MOST_OUTPUTS = 8, 3
 
 @dataclass(eq=False)
 class Region:
-    """A block: its name in the module tree, and what it does in order."""
+    """A block: its name in the module tree, what it does in order, and the first call, if this is a later one."""
 
     path: str
     items: list[fx.Node | Region]
     inputs: list[fx.Node] = field(default_factory=list)
     outputs: list[fx.Node] = field(default_factory=list)
+    first: Region | None = None
 
     def nodes(self) -> Iterator[fx.Node]:
         """Yield all nodes in order."""
         for item in self.items:
             yield from item.nodes() if isinstance(item, Region) else (item,)
+
+    def again(self, twin: Mapping[fx.Node, fx.Node]) -> Region:
+        """Return another call, whose nodes are the twins of these."""
+        items = [item.again(twin) if isinstance(item, Region) else twin[item] for item in self.items]
+        return Region(self.path, items, first=self)
 
 
 @dataclass
@@ -46,6 +54,7 @@ class _Span:
     path: str
     first: int
     last: int
+    repeated: bool = False
     trailing: int = 0
     leading: int = 0
 
@@ -61,7 +70,7 @@ class Regions:
     Args:
         graph: of the network.
         modules: by name.
-        written_out: names of blocks that are not to be called as one.
+        written_out: how often blocks could not be called as one: 1 if they may be in several calls, 2 if not at all.
         usual: what blocks usually end with, by the names of their last layers; see :attr:`ends`.
     """
 
@@ -69,7 +78,7 @@ class Regions:
         self,
         graph: fx.Graph,
         modules: Mapping[str, nn.Module],
-        written_out: set[str],
+        written_out: Counter[str],
         usual: Mapping[Ending, Counter[Ending]],
     ) -> None:
         self.modules, self.written_out, self.usual = modules, written_out, usual
@@ -92,6 +101,7 @@ class Regions:
         spans = self._spans(path, nodes)
         self._widen(nodes, spans)
         items: list[fx.Node | Region] = []
+        calls: dict[str, tuple[Region, list[fx.Node]]] = {}
         here = 0
         for span in spans:
             first, last = span.first - span.leading, span.last + span.trailing
@@ -100,7 +110,12 @@ class Regions:
             # A tensor of another module comes in from outside.
             outside = [n for n in inside if n.op == "get_attr" and not _under(self.home(n), span.path)]
             items += outside
-            items.append(self._region(span.path, [n for n in inside if n not in outside]))
+            inside = [n for n in inside if n not in outside]
+            before = calls.get(span.path)
+            twin = twins(before[1], inside) if before else None
+            block = before[0].again(twin) if before and twin else self._region(span.path, inside)
+            calls.setdefault(span.path, (block, inside))
+            items.append(block)
             here = last + 1
         return Region(path, [*items, *nodes[here:]])
 
@@ -118,21 +133,24 @@ class Regions:
             places = [i for i, home in enumerate(homes) if _under(home, name)]
             if not places:
                 continue
-            first, last = places[0], places[-1]
-            inside = nodes[first : last + 1]
-            strangers = [
-                n
-                for n, home in zip(inside, homes[first : last + 1])
-                if home is not None and not _under(home, name) and n.op != "get_attr"
-            ]
-            open_modes = sum(is_mode(n) for n in inside) % 2
-            calls = any(n.op == "call_module" for n in inside)
-            if name in self.written_out or strangers or open_modes or not (calls or self._is_read_once(inside)):
-                below = dict.fromkeys(_child(name, homes[i]) for i in places if homes[i] != name)
-                names += list(below)
+            whole = (places[0], places[-1])
+            runs = [whole] if not self.written_out[name] and self._is_block(name, nodes, homes, whole) else []
+            if not runs and self.written_out[name] < 2:
+                runs = runs_of(nodes, places)
+            if runs and all(self._is_block(name, nodes, homes, run) for run in runs):
+                spans += [_Span(name, *run, repeated=len(runs) > 1) for run in runs]
             else:
-                spans.append(_Span(name, first, last))
+                names += dict.fromkeys(_child(name, homes[i]) for i in places if homes[i] != name)
         return sorted(spans, key=lambda span: span.first)
+
+    def _is_block(self, name: str, nodes: Sequence[fx.Node], homes: Sequence[str | None], run: tuple[int, int]) -> bool:
+        """Tell whether a run can be called: it has layers of one block only, and leaves the modes it enters."""
+        inside, here = nodes[run[0] : run[1] + 1], homes[run[0] : run[1] + 1]
+        strangers = [
+            n for n, home in zip(inside, here) if home is not None and not _under(home, name) and n.op != "get_attr"
+        ]
+        calls = any(n.op == "call_module" for n in inside)
+        return not strangers and not sum(map(is_mode, inside)) % 2 and (calls or self._is_read_once(inside))
 
     def _is_read_once(self, inside: Sequence[fx.Node]) -> bool:
         """Tell whether nodes only read a tensor for one operation, such as a layer scale."""
@@ -152,11 +170,14 @@ class Regions:
                 gap += 1
             follows = span.last + gap + 1 == limit and limit < len(nodes) and spans[index + 1].series == span.series
             span.trailing = self._best(nodes, span, gap, trailing=True, longest=follows)
+        _end_alike(nodes, [span for span in spans if span.repeated])
         self._as_most(nodes, spans, homes, trailing=True)
-        for span in spans:
+        for span in (each for each in spans if not each.repeated):
             end = _targets(nodes[span.last + 1 : span.last + span.trailing + 1])
             self.ends.setdefault(self._last_layers(nodes, span), Counter())[end] += 1
         for index, span in enumerate(spans):
+            if span.repeated:
+                continue
             before = spans[index - 1] if index else None
             limit = before.last + before.trailing if before else -1
             gap = 0
@@ -213,8 +234,8 @@ class Regions:
         self, nodes: Sequence[fx.Node], spans: list[_Span], homes: list[str | None], *, trailing: bool
     ) -> None:
         """Let the last block of a series end as the others do, where the same operations follow it."""
-        for series in dict.fromkeys(span.series for span in spans):
-            members = [span for span in spans if span.series == series]
+        for series in dict.fromkeys(span.series for span in spans if not span.repeated):
+            members = [span for span in spans if span.series == series and not span.repeated]
             ends = Counter(_targets(nodes[s.last + 1 : s.last + s.trailing + 1]) for s in members[:-1])
             if not ends:
                 continue
@@ -227,6 +248,18 @@ class Regions:
                 outs = crossing(nodes[last.first : last.last + len(usual) + 1])[1]
                 if len(outs) == 1:
                     last.trailing = len(usual)
+
+
+def _end_alike(nodes: Sequence[fx.Node], spans: Sequence[_Span]) -> None:
+    """Let all calls of a block end with as many operations as are the same in each."""
+    for path in dict.fromkeys(span.path for span in spans):
+        calls = [span for span in spans if span.path == path]
+        for count in range(min(span.trailing for span in calls), -1, -1):
+            first, *others = (nodes[span.first : span.last + count + 1] for span in calls)
+            if not count or all(twins(first, other) is not None for other in others):
+                for span in calls:
+                    span.trailing = count
+                break
 
 
 def is_layer(module: nn.Module | None) -> bool:

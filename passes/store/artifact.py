@@ -272,6 +272,9 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     content = read_network(folder)
     precision, below = content["precision"], content["integers_below"]
     wanted = read_tensors(folder / PROBE)
+    kinds = {str(x.dtype).removeprefix("torch.") for x in wanted.values() if x.is_floating_point()}
+    if kinds and precision not in kinds:  # whose bound is wider
+        raise CheckpointError(f"{folder / PROBE} is in {', '.join(kinds)}, not in {precision}. {REMEDY}")
     example = StoredPlan(plan_document(folder), folder / PLAN).example_inputs
     try:
         _, found = ask(network, example, precision=precision, below=below)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+from urllib.error import URLError
 
 import torch
 from torch import fx, nn
@@ -164,7 +165,12 @@ def _built(path: str, given: Mapping[str, Any]) -> Any:
         return found(**{key: value for key, value in given.items() if key in takes and value is not None})
     except (Exception, SystemExit) as error:  # the user's function may raise any exception
         _let_sigterm_end(error)
-        raise ModelError(f"`{path}` fails at {source_of_error(error)}: {kind_and_line(error)}") from error
+        raise ModelError(f"`{path}` fails at {source_of_error(error)}: {_why_not_built(error)}") from error
+
+
+def _why_not_built(error: BaseException) -> str:
+    hint = ". It fetches weights: give a function that builds the network without, as by `weights_backbone=None`."
+    return kind_and_line(error).rstrip(".") + hint if isinstance(error, URLError) else kind_and_line(error)
 
 
 def _imported(path: str) -> Any:

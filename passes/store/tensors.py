@@ -12,6 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from fxprune.common.documents import distinct
 from fxprune.common.files import open_plain, written_aside
 from fxprune.errors import CheckpointError, ModelError, kind_and_line
 
@@ -109,7 +110,7 @@ def _header(file: IO[bytes]) -> dict[str, Any]:
     size = int.from_bytes(file.read(8), "little")
     if size > _LONGEST:
         raise ValueError(f"its header has more than {_LONGEST} bytes")
-    header: Any = json.loads(file.read(size))
+    header: Any = json.loads(file.read(size), object_pairs_hook=distinct)
     if not isinstance(header, dict) or len(header) > _MOST:
         raise ValueError(f"its header is no dict of at most {_MOST} tensors")
     return header

@@ -18,12 +18,15 @@ from timm.models import save_for_hf
 from torch import nn
 
 import fxprune
+from fxprune.cli import main
 from fxprune.common.text import fill, in_units, percent, shortened
 from fxprune.passes.inspection import inspect_coupling, network_page
 from fxprune.passes.onnx import export_pt2
 from fxprune.passes.store import open_network
 
 MINE = """
+from urllib.error import URLError
+
 import torch
 from torch import nn
 
@@ -56,6 +59,10 @@ flat.input_size = (3, 4, 4)
 
 def fails():
     raise ValueError("no luck")
+
+
+def fetches():
+    raise URLError("no connection")
 
 
 def leaves():
@@ -188,6 +195,12 @@ def test_the_present_folder_is_searched_last_and_only_for_the_network(place, mon
     assert sys.path == before
 
 
+def test_narrow_networks_in_timms_layout_are_known(monkeypatch, models):
+    monkeypatch.setitem(sys.modules, "fxprune.timm", None)  # an import of it fails
+    with pytest.raises(ModuleNotFoundError, match=r"fxprune\.timm"):
+        main(["inspect", "local-dir:hub", "--debug"])
+
+
 BAD = {
     "absent.pt2": ["there is no file absent.pt2"],
     "mine_of_a_user.pt2": ["no file of torch.export that can be read here"],
@@ -196,6 +209,7 @@ BAD = {
     "mine_of_a_user:absent": ["`mine_of_a_user:absent` cannot be imported", "has no attribute 'absent'"],
     "no_such_module_here:f": ["No module named 'no_such_module_here'"],
     "mine_of_a_user:fails": ["fails at", "mine_of_a_user.py:", "ValueError: no luck"],
+    "mine_of_a_user:fetches": ["URLError", "give a function that builds the network without"],
     "mine_of_a_user:leaves": ["fails at", "mine_of_a_user.py:", "SystemExit: 3"],
     "mine_of_a_user:text": ["returns str", "it must return a network"],
     "mine_of_a_user:tiny": ["lazy"],

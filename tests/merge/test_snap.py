@@ -42,6 +42,33 @@ def outputs(model, case):
         return model(*case.inputs)
 
 
+class Spectral(nn.Module):
+    """Complex weights whose rows have equal real parts, two by two."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(4, 5, dtype=torch.complex64))
+        self.filter.data.real[1::2] = self.filter.data.real[::2]
+        self.first, self.last = nn.Conv1d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(torch.fft.irfft(torch.fft.rfft(self.first(x)) * self.filter).mean(-1))
+
+
+def test_imaginary_parts_count(recwarn):
+    torch.manual_seed(0)
+    net, x = Spectral().eval(), torch.randn(2, 3, 8)
+    plan = Plan(fxprune.couple(net, x), {"filter": np.array([0, 0, 1, 1])})
+    snapped = snap(net, plan)
+    mean = net.filter.unflatten(0, (2, 2)).mean(1)
+    torch.testing.assert_close(snapped.filter[::2], mean)
+    away, size = (net.filter[::2] - mean).abs().square().sum(1).max(), net.filter.abs().square().sum(1).mean()
+    assert snapped.changes["filter"] == pytest.approx(float((away / size).sqrt()), rel=1e-5)  # float32
+    narrow = fxprune.narrow(snapped, plan)
+    torch.testing.assert_close(narrow(x), snapped(x))
+    assert fxprune.plan(plan.coupling, keep=0.5).widths["filter"] == (4, 2) and not recwarn.list
+
+
 @CASES
 def test_snapped_rows_are_identical_and_the_model_is_untouched(make):
     case = make()

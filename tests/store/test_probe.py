@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.jobs.damage import list_again
 from torch import nn
 
 import fxprune
+from fxprune.errors import CheckpointError
 from fxprune.passes.store.artifact import check_probe, load, save
 
 
@@ -35,4 +37,9 @@ def test_a_network_of_frames_comes_back(first, example, tmp_path, capfd):
     assert (given.shape, given.dtype) == (example.shape, example.dtype)
     error, bound = check_probe(network, tmp_path / "out")
     assert error <= bound == 1e-9
+    text = (tmp_path / "out/network.json").read_text()
+    (tmp_path / "out/network.json").write_text(text.replace('"float64"', '"bfloat16"'))
+    list_again(tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"probe.safetensors is in float64, not in bfloat16"):
+        check_probe(network, tmp_path / "out")
     assert capfd.readouterr().err == ""
