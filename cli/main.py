@@ -61,11 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not process_number():  # every process has the reply
             print(as_json(args.command, reply.value(), reply.code) if wants_json else reply.text)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written.", 130)
     except BrokenPipeError:
         return _unread()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             import traceback
 
@@ -87,7 +85,9 @@ def _unread() -> int:
     return 141
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written.", 130
     if isinstance(error, FxpruneError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
@@ -191,7 +191,10 @@ class _Command(_Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments of the command."""
         self.fill()
-        return super().parse_known_args(args, namespace)
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"there is no place for {' '.join(f'`{word}`' for word in rest)}")
+        return namespace, rest
 
 
 class _PrintCompletion(argparse.Action):
