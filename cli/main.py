@@ -200,9 +200,17 @@ class _Command(_Parser):
 class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
+    # A function of bash that completes one of some names, or a file.
+    NAMES = '_fxprune_{0}_or_files() {{ compgen -W "{1}" -- "$1"; _shtab_compgen_files "$1"; }}\n'
+
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script; an option completes its values, if they are few, or names of files."""
+        """Print the script; an option completes its values, if they are few, or files; in bash also models and data."""
         import shtab  # only here: every other command starts faster without it
+
+        from fxprune.models_zoo import list_models
+        from fxprune.models_zoo.data import PACKAGED
+
+        names = {"model": list_models(), "data": [*PACKAGED]} if given[1] == "bash" else {}
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for name, command in commands.items():
@@ -213,7 +221,10 @@ class _PrintCompletion(argparse.Action):
                 action.choices = range_.choices if range_ and range_.choices else action.choices
                 if action.nargs != 0 and action.choices is None and action.metavar not in ("N", "X"):
                     action.complete = shtab.FILE
-        print(shtab.complete(parser, shell=given[1]))
+                if action.dest in names:
+                    action.complete = {"bash": f"_fxprune_{action.dest}_or_files"}
+        preamble = "".join(self.NAMES.format(kind, " ".join(each)) for kind, each in names.items())
+        print(shtab.complete(parser, shell=given[1], preamble={"bash": preamble}))
         parser.exit()
 
 

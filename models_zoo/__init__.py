@@ -2,5 +2,5 @@
 
 from .build import Network, build, named_device, on_device
 from .published import check_hub, check_published
-from .registry import create_model, model_input_size, published_classes
+from .registry import create_model, list_models, model_input_size, published_classes
 from .spec import ModelSpec, build_within, spec_from_json
