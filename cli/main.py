@@ -61,11 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not process_number():  # every process has the reply
             print(as_json(args.command, reply.value(), reply.code) if wants_json else reply.text)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written.", 130)
     except BrokenPipeError:
         return _unread()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             import traceback
 
@@ -87,7 +85,9 @@ def _unread() -> int:
     return 141
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written.", 130
     if isinstance(error, FxpruneError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
@@ -191,15 +191,26 @@ class _Command(_Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments of the command."""
         self.fill()
-        return super().parse_known_args(args, namespace)
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"there is no place for {' '.join(f'`{word}`' for word in rest)}")
+        return namespace, rest
 
 
 class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
+    # A function of bash that completes one of some names, or a file.
+    NAMES = '_fxprune_{0}_or_files() {{ compgen -W "{1}" -- "$1"; _shtab_compgen_files "$1"; }}\n'
+
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script; an option completes its values, if they are few, or names of files."""
+        """Print the script; an option completes its values, if they are few, or files; in bash also models and data."""
         import shtab  # only here: every other command starts faster without it
+
+        from fxprune.models_zoo import list_models
+        from fxprune.models_zoo.data import PACKAGED
+
+        names = {"model": list_models(), "data": [*PACKAGED]} if given[1] == "bash" else {}
 
         (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         for name, command in commands.items():
@@ -210,7 +221,10 @@ class _PrintCompletion(argparse.Action):
                 action.choices = range_.choices if range_ and range_.choices else action.choices
                 if action.nargs != 0 and action.choices is None and action.metavar not in ("N", "X"):
                     action.complete = shtab.FILE
-        print(shtab.complete(parser, shell=given[1]))
+                if action.dest in names:
+                    action.complete = {"bash": f"_fxprune_{action.dest}_or_files"}
+        preamble = "".join(self.NAMES.format(kind, " ".join(each)) for kind, each in names.items())
+        print(shtab.complete(parser, shell=given[1], preamble={"bash": preamble}))
         parser.exit()
 
 

@@ -42,9 +42,12 @@ def result_reply(
 
     text = result.text(columns())
     if done_in is not None:
+        import shlex
+
+        folder = shlex.quote(fspath(done_in))
         steps = {
-            f"fxprune verify {done_in}": "all checks again, from the files alone",
-            f"fxprune export {done_in} --format python": "or onnx, pt2, openvino, timm",
+            f"fxprune verify {folder}": "all checks again, from the files alone",
+            f"fxprune export {folder} --format python": "or onnx, pt2, openvino, timm",
         }
         longest = max(map(len, steps))
         lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]

@@ -16,6 +16,7 @@ from fxprune.errors import ModelError, first_line
 from .registry import OWN, TORCHVISION, config_of
 
 _TIMEOUT = 20  # seconds
+_WEIGHTS = "model.safetensors"
 
 
 def check_published(name: str) -> None:
@@ -41,11 +42,21 @@ def check_published(name: str) -> None:
         raise ModelError(f"there are no published weights for `{name}`: build it without them and train it.")
 
 
-def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | None) -> None:
+def check_hub(address: str) -> None:
+    """Find configuration and weights of ``USER/REPO`` or ``USER/REPO@REVISION`` in the hub's cache, or fetch them.
+
+    Raises:
+        ModelError: they are not on this machine and cannot be fetched.
+    """
+    for file in ("config.json", _WEIGHTS):
+        _fetch_from_hub(address, *address.partition("@")[::2], file=file, instead="give `local-dir:FOLDER`")
+
+
+def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | None, **instead: str) -> None:
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    wanted = file or "model.safetensors"
+    wanted = file or _WEIGHTS
     if isinstance(try_to_load_from_cache(repository, wanted, revision=revision or None), str):
         return
     try:
@@ -55,9 +66,8 @@ def _fetch_from_hub(name: str, repository: str, revision: str, *, file: str | No
     except Exception as error:  # the client and its transport raise many kinds
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return  # the hub answers, and has another format
-        raise _absent(
-            name, wanted, f"the repository {repository} in the hub's cache, {constants.HF_HUB_CACHE} (HF_HOME)", error
-        ) from error
+        place = f"the repository {repository} in the hub's cache, {constants.HF_HUB_CACHE} (HF_HOME)"
+        raise _absent(name, wanted, place, error, **instead) from error
 
 
 def _knock(url: str) -> None:
@@ -87,9 +97,12 @@ def _check_url(name: str, url: str) -> None:
         raise _absent(name, file, f"{folder} (TORCH_HOME)", error) from error
 
 
-def _absent(name: str, file: str, place: str, error: Exception) -> ModelError:
+_CHECKPOINT = "give a file of weights as `checkpoint` (--checkpoint FILE) in place of `pretrained`"
+
+
+def _absent(name: str, file: str, place: str, error: Exception, instead: str = _CHECKPOINT) -> ModelError:
     why = first_line(error, type(error).__name__).rstrip(".")
     return ModelError(
         f"the published weights of `{name}` are not on this machine and cannot be fetched: put {file} into {place}, or "
-        f"give a file of weights as `checkpoint` (--checkpoint FILE) in place of `pretrained`. ({why}.)"
+        f"{instead}. ({why}.)"
     )

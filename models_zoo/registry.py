@@ -153,6 +153,11 @@ def _timm_twin(short: str) -> str:
 def _unknown(name: str) -> ModelError:
     if name.endswith(("/", os.sep)):
         return ModelError(f"there is no folder {name}.")
+    if os.path.isfile(name):
+        return ModelError(
+            f"{name} is a file of which no network can be built: give the network by name, and its weights as "
+            f"`checkpoint` (--checkpoint {name})."
+        )
     # A cut-off of zero always gives three names.
     close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.0)
     return ModelError(f"no model is called `{name}`; the closest names are " + ", ".join(f"`{n}`" for n in close) + ".")

@@ -117,12 +117,9 @@ def _reply(args: argparse.Namespace, report: Any) -> Reply:
 
 def _timm(args: argparse.Namespace) -> Reply:
     from fxprune.passes.graft import export_timm
-    from fxprune.passes.store import check_no_result
 
     folder = args.output or args.folder / TIMM
     phase("graft", f"{args.folder} into its class, and prove it")
-    for name in ("config.json", "model.safetensors"):
-        check_no_result(folder / name)
     network = export_timm(args.folder, folder)
     params = sum(p.numel() for p in network.parameters())
     text = (

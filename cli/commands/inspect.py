@@ -6,6 +6,7 @@ The graph of coupled layers can be written as one page to look at, for Graphviz,
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from fxprune.common.progress import phase
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> Reply:
         text = found.text(columns(), every=args.all)
         if found.groups:
             flags = flags_of({**sizes_of(args), "outputs": args.outputs, "keep": 0.5})
-            text += f"\n\nNext: fxprune plan {args.model} {flags}"
+            text += f"\n\nNext: fxprune plan {shlex.quote(args.model)} {flags}"
     else:
         text = "\n\n".join(found.group_text(name, columns()) for name in names)
         value["groups"] = [group for group in value["groups"] if group["name"] in names]

@@ -7,6 +7,7 @@ as there (OMP_NUM_THREADS), and carry the file to where it is compressed: `--lat
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from fxprune.common.progress import phase
 from fxprune.passes.options import Target, options_of
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> Reply:
     if args.output is not None:
         table.save(args.output)
         flags = flags_of({**sizes_of(args), **given_options(args, Target), "latency_table": args.output})
-        next_step = f"Next: fxprune plan {args.model} --latency 0.5 {flags}"
+        next_step = f"Next: fxprune plan {shlex.quote(args.model)} --latency 0.5 {flags}"
     return Reply(f"{table}\n\n{next_step}", lambda: {**asdict(table), "written": args.output})

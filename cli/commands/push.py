@@ -22,12 +22,9 @@ def run(args: argparse.Namespace) -> Reply:
     """Push the network, or only write its files."""
     from fxprune.errors import OptionError
     from fxprune.passes.hub import push, write_hub_folder
-    from fxprune.passes.store import check_no_result
 
     if args.dry_run:
         folder = args.output or args.folder / "hub"
-        for name in ("config.json", "model.safetensors", "README.md"):
-            check_no_result(folder / name)
         place = write_hub_folder(args.folder, args.repo, folder)
         return Reply(
             f"{place}: nothing was pushed", lambda: {"repo": args.repo, "pushed": False, "path": place, "url": None}

@@ -3,6 +3,7 @@
 from .dataset import Data, Loader
 from .load import load_data, names_and_sizes
 from .loaders import data_from_loaders
+from .packaged import PACKAGED
 from .pairs import data_from_pairs, first_samples, samples_in
 from .preprocessing import Preprocessing, preprocessing_for, preprocessing_from, preprocessing_of
 from .task import CLASSIFICATION, Task

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.errors import DataError, OptionError
-from fxprune.passes.options import Augment, Images
+from fxprune.passes.options import Augment, Images, closest
 
 from .dataset import Data, Loader
+from .packaged import PACKAGED
 
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "valid", "eval", "test")
@@ -140,15 +141,17 @@ def _folders(root: Path) -> tuple[Any, Any]:
         raise DataError(
             f"there is no data called `{root}`: it is neither `digits` nor `mnist5k` nor `fashion-mnist`, and no "
             f"such folder exists (looked for {root.absolute()}). Also possible are `torch/NAME` and `hfds/NAME`."
+            f"{closest(str(root), PACKAGED)}"
         )
     found = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
     datasets = []
     for splits in (TRAIN, TEST):
         split = next((split for split in splits if split in found), None)
         if split is None:
+            others = f"only {_some(found)}" if found else "and no other either"
             raise DataError(
-                f"{root} has no sub-folder {' or '.join(f'`{s}`' for s in splits)}, "
-                f"only {', '.join(found) or 'none at all'}: put the images into `train/CLASS/` and `val/CLASS/`."
+                f"{root} has no sub-folder {' or '.join(f'`{s}`' for s in splits)}, {others}: "
+                "put the images into `train/CLASS/` and `val/CLASS/`."
             )
         try:
             datasets.append(strict(create_dataset("", root=str(root / split), search_split=False)))
@@ -198,6 +201,8 @@ def _classes(name: str, dataset: Any) -> list[str]:
 
 def _compare(name: str, train: list[str], test: list[str]) -> None:
     if train == test:
+        if len(train) == 1:
+            raise DataError(f"`{name}` has one class only, `{train[0]}`: a classifier needs two or more.")
         return
     lost, extra = sorted(set(train) - set(test)), sorted(set(test) - set(train))
     raise DataError(

@@ -103,7 +103,7 @@ def _half(found: Inspection) -> str:
 
 def _unbroken(text: str) -> str:
     """Join a number to its sign, prefix or unit by a space at which no line breaks."""
-    return re.sub(r"(?<=[x>]) (?=\d)|(?<=\d) (?=[kMG%])", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"(?<=[x>→]) (?=\d)|(?<=\d) (?=[kMG%])", "\N{NO-BREAK SPACE}", text.replace("->", "→"))
 
 
 def _drawing(rows: Sequence[LayerRow], numbers: Mapping[str, int]) -> str:
@@ -206,7 +206,8 @@ def _list(layers: Mapping[str, str]) -> str:
 
 def _frozen(found: Inspection) -> str:
     held = [
-        f"<li>{escape(each.why)}: {each.weights:,} weights of <code>{escape(listed(each.axes, 6))}</code> "
+        f"<li>{escape(each.why)}: {f'{each.weights:,} weights of' if each.weights else ''} "
+        f"<code>{escape(listed(each.axes, 6))}</code> "
         f"<span class='soft'>{escape(listed([line for line in each.sources if line != '-']))}</span></li>"
         for each in found.frozen
     ]

@@ -26,3 +26,10 @@ class Clock:
             start = time.perf_counter()
             yield
             self.seconds[phase] = time.perf_counter() - start
+
+
+def named(given: object) -> str:
+    """Name a network or data of a job for its phase."""
+    if isinstance(given, tuple):
+        return "two loaders"
+    return given if isinstance(given, str) else str(getattr(given, "name", type(given).__name__))

@@ -44,7 +44,7 @@ from fxprune.passes.store import (
 )
 from fxprune.plans import Plan
 
-from .clock import Clock
+from .clock import Clock, named
 from .finished import finished
 from .journal import open_journal
 from .measure import measure_rows
@@ -177,7 +177,7 @@ class Compression:
     def prepare(self) -> None:
         """Build network and data, and couple channels; an impossible target fails before training."""
         job = self.job
-        with self.clock("build", f"{_named(job.model)} for {_named(job.data)}"), self.ranks.one_per_machine_first():
+        with self.clock("build", f"{named(job.model)} for {named(job.data)}"), self.ranks.one_per_machine_first():
             self.network, self.data = prepare(job, self.device)
             self.teacher = teacher_from_file(job, self.network, self.data, self.device)
         with self.clock("couple"):
@@ -283,9 +283,3 @@ class Compression:
 
     def _plan(self) -> Plan:
         return plan_to(self.target, self.coupling, images_for(self.target, self.data), times=self.times)
-
-
-def _named(given: object) -> str:
-    if isinstance(given, tuple):
-        return "two loaders"
-    return given if isinstance(given, str) else str(getattr(given, "name", type(given).__name__))

@@ -39,7 +39,7 @@ from fxprune.passes.store import (
 )
 from fxprune.plans import Plan
 
-from .clock import Clock
+from .clock import Clock, named
 from .measure import measure_folded
 from .prepare import check_batches, check_export
 from .recorded import record, write_result
@@ -100,7 +100,7 @@ class _Folding:
             output: OutputFolder = stack.enter_context(output_folder(self.job.output))
             check_place(output.target, RESULTS)
             check_export(self.job.opset)
-            with self.clock("build"):
+            with self.clock("build", named(self.job.model)):
                 network, data, preprocessing = network_and_data(self.job, self.device)
             with self.clock("couple"):
                 coupling = couple(network.model, network.example)

@@ -117,8 +117,13 @@ def check_place(target: Path, files: Sequence[str]) -> Manifest:
 
 
 def check_no_result(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError if a file to be replaced is one of the results in a folder."""
+    """Raise OptionError for a file that cannot be written, or would replace one of the results in a folder."""
     place = Path(path).absolute()
+    if place.is_dir():
+        raise OptionError(f"{os.fspath(path)} is a folder: name a file.")
+    parent = next(each for each in place.parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OptionError(f"{os.fspath(path)} cannot be written: {parent} takes no file. Choose another place.")
     with contextlib.suppress(CheckpointError):
         if place.name in find_manifest(place.parent).files:
             raise OptionError(

@@ -24,7 +24,7 @@ from fxprune.common.files import open_plain
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
 from fxprune.errors import FxpruneError, ModelError, OptionError, kind_and_line
-from fxprune.models_zoo import Network, build, model_input_size
+from fxprune.models_zoo import Network, build, check_hub, model_input_size
 from fxprune.pytorch.source import source_of_error
 
 from .artifact import is_saved, saved_network
@@ -118,14 +118,15 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
         if name.startswith(LOCAL):
             for file in EXPORTED:
                 check_listed(Path(name.removeprefix(LOCAL), file))
+        else:
+            check_hub(name.partition(":")[2])
         with silenced():
             network = timm.create_model(name, pretrained=True, **more)
         return Network(network, None, _images(network, channels, size))
     except FxpruneError:
         raise
     except Exception as error:  # timm and the hub may raise any exception
-        hint = " The hub needs a connection; `local-dir:FOLDER` does not." if name.startswith("hf-hub:") else ""
-        raise ModelError(f"`{name}` cannot be had: {kind_and_line(error)}{hint}") from error
+        raise ModelError(f"`{name}` cannot be had: {kind_and_line(error)}") from error
 
 
 def _from_import(path: str, num_classes: int | None, channels: int | None, size: int | None) -> Network:

@@ -123,7 +123,9 @@ def test_a_shell_completes_every_command_and_flag(capsys, shell):
     assert all(name in out for name in COMMANDS)
     assert "--csgd-epochs" in out or shell == "tcsh"
     program = shutil.which(shell)
-    for words, expected in (("report --de", "--debug"), ("plan x --target tensorrt-", "tensorrt-int8")):
+    pairs = {"report --de": "--debug", "plan x --target tensorrt-": "tensorrt-int8"}
+    named = {"inspect test_vit4": "test_vit4", "compress --data fash": "fashion-mnist"} if shell == "bash" else {}
+    for words, expected in (pairs | named).items():
         last = len(words.split())
         bash = f"COMP_WORDS=(fxprune {words}); COMP_CWORD={last}; _shtab_fxprune; echo ${{COMPREPLY[@]}}"
         asked = {"bash": bash, "fish": f"complete -C 'fxprune {words}'"}.get(shell)

@@ -127,6 +127,16 @@ def test_what_a_command_prints_by_the_way_goes_to_stderr(capsys, monkeypatch):
     assert "by the way" in err and json.loads(out)["error"]["kind"] == "ZeroDivisionError"
 
 
+def test_an_interruption_is_a_document_too(capsys, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect, "network_from", interrupt)
+    code, out, err = run(capsys, f"inspect {NETWORK} --json")
+    said = {"kind": "KeyboardInterrupt", "message": "interrupted; nothing was written."}
+    assert (code, json.loads(out)) == (130, {"command": "inspect", "exit_code": 130, "error": said}), err
+
+
 def test_the_keys_are_documented():
     text = DOCS.read_text()
     for name, (_, keys) in KEYS.items():

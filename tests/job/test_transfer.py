@@ -8,7 +8,7 @@ from huggingface_hub import constants
 
 from fxprune.errors import ModelError
 from fxprune.models_zoo import check_published, published, registry
-from fxprune.passes.store import save_weights
+from fxprune.passes.store import open_network, save_weights
 
 LEFT_OUT = "left out head.weight, head.bias, which begin at random"
 COMMANDS = {
@@ -80,6 +80,8 @@ def test_without_a_network_the_hub_is_not_asked_at_all(monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("it was asked"))
     with pytest.raises(ModelError, match=r"put model\.safetensors into the repository timm/resnet18\.a1.*no network"):
         check_published("resnet18")
+    with pytest.raises(ModelError, match=r"put config\.json into .* me/net .* `local-dir:FOLDER`.*no network"):
+        open_network("hf-hub:me/net@main")
 
 
 def test_what_was_never_published_is_refused(monkeypatch):

@@ -44,6 +44,12 @@ def test_classes_that_differ(tmp_path):
         load_data(str(tmp_path))
 
 
+def test_one_class_is_nothing_to_learn(tmp_path):
+    make_folder(tmp_path, train=("cat",), test=("cat",))
+    with pytest.raises(DataError, match="one class only, `cat`"):
+        load_data(str(tmp_path))
+
+
 @timm_leaves_files_open
 def test_an_image_that_is_none(tmp_path):
     make_folder(tmp_path)
