@@ -164,11 +164,16 @@ class Coupling:
 
     @functools.cached_property
     def share_halved(self) -> float:
-        """Share of the weights that stay if every group keeps half of its channels, 0.25 at best."""
+        """Share of the weights that stay if every group keeps half of its channels.
+
+        Of weights from which another one is computed and stored, none stay.
+        """
         total = sum(math.prod(self.shapes[name]) for name in self.parameters)
+        own = {self.shared.get(name, name) for name, _ in self.graph_module.named_parameters(remove_duplicate=False)}
         left = sum(
             math.prod(self.shapes[name]) * math.prod(1.0 - share / 2 for share in self._covered.get(name, ()))
             for name in self.parameters
+            if name in own
         )
         return left / total if total else 1.0
 

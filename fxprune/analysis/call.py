@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,14 +181,14 @@ class Call:
         if not self._state.rewritable:
             self.freeze(f"{what} inside {_target(self.node)}, which is kept whole", *axes)
 
-    def needs_places(self, what: str, ids: Ids | None, cut: tuple[int, int] | None = None) -> None:
+    def needs_places(self, what: str, ids: Ids | None, named: Sequence[Any] = ()) -> None:
         """Declare that this call names places among channels, which the rewrite counts anew.
 
-        If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze. ``cut``:
-        the axis that it slices, and the rank of what has it.
+        If other inputs give other places, or the rewrite cannot tell the axes that it names, the ids freeze.
+        ``named`` are arguments in the graph that name them beside an index.
         """
         self.needs_rewrite(what, ids)
-        if why := self._state.lengths.unknown(self.node, cut):
+        if why := self._state.lengths.unknown(self.node, named):
             self.freeze(f"{what} {why}", ids)
 
     def sizes_asked(self) -> list[bool | None]:

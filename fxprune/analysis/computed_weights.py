@@ -108,9 +108,12 @@ def _store_one(
     function = _function(module, weights[0])
     if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
         return None
+    stored = _tensor(module, name)
+    with torch.no_grad():
+        if to_meta(function)().dtype != stored.dtype:
+            return None
     above = _above(weights)
     gone = _unused_without(weights, above)
-    stored = _tensor(module, name)
     for node in module.graph.nodes:
         if node not in reads:
             reads[node] = {id(other) for _, other in _stored(module, [node])}

@@ -20,6 +20,7 @@ from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
     calls_function,
+    canonical_call,
     is_foreign,
     is_opaque,
     is_rewritable,
@@ -219,7 +220,8 @@ class _RuleMode(MetaMode):
         waiting = any(label.waits for label in every)
         if not labels and not waiting and not entry.creates_channels:
             return
-        is_parameter = entry.keeps_parameters and len(labels) == 1 and labels[0].is_parameter
+        alone = sum(label.has_channels or label.waits for label in every) == 1
+        is_parameter = entry.keeps_parameters and alone and len(labels) == 1 and labels[0].is_parameter
         from_parameters = entry.reads_weights is None and bool(labels) and all(x.from_parameters for x in labels)
         if entry.reads_weights is None and not is_parameter:
             call.tie(*(ids for label in labels if label.is_parameter for ids in label.axes))
@@ -250,7 +252,8 @@ def _without_channels(call: Call, operands: list[torch.Tensor]) -> bool:
 
 def _is_computed(call: Call, place: int, entry: Entry) -> bool:
     """Tell whether stored weights may make an argument; a layer's own, as a product of two."""
-    label, of_layer = call.label(call.args[place]), call.inside_layer or (call.node and call.node.target in LINEAR)
+    linear = call.node is not None and canonical_call(call.node.target) in LINEAR
+    label, of_layer = call.label(call.args[place]), call.inside_layer or linear
     is_weight = of_layer and place == max(entry.reads_weights or ())
     return bool(label.from_parameters or is_weight) and not label.is_parameter
 

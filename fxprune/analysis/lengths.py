@@ -6,10 +6,11 @@ A layer whose attributes state its width has the same width in all its calls.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from fxprune.pytorch.constants import MASKS, value_of
@@ -93,21 +94,19 @@ class InputLengths:
             whole = isinstance(found, tuple) and isinstance(at, (int, slice)) and len(node.all_input_nodes) == 1
             self._hang[node] = found[at] if whole else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
 
-    def unknown(self, node: fx.Node | None, cut: tuple[int, int] | None = None) -> str:
-        """Return why the places that a call names are not known, or nothing.
-
-        ``cut``: the axis that it slices, and the rank of what has it.
-        """
+    def unknown(self, node: fx.Node | None, named: Sequence[Any] = ()) -> str:
+        """Return why the places that a call names are not known, or nothing; ``named``: beside an index."""
         if node is None:
             return ""
-        args, named = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
-        items: tuple[Any, ...] = (*args[1:], *named.values())
+        args, options = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
+        items: tuple[Any, ...] = (*args[1:], *options.values())
         if node.target in (operator.getitem, operator.setitem):
             items = items[0] if isinstance(items[0], tuple) else items[:1]
             if any(map(self._is_mask, items)) and self._are_behind(items):
                 return "behind a mask that has not one axis"
-            items += () if cut is None else _bounds(items, *cut)
-        return "that hangs on an input" if any(map(self._any, _nodes(items))) else ""
+        if node.target is F.pad:
+            items = ()
+        return "that hangs on an input" if any(map(self._any, _nodes((*items, *named)))) else ""
 
     def asked(self, node: fx.Node | None, rank: int) -> list[bool | None]:
         """Tell of each size that a view states whether it hangs on an input; None: it is open.
@@ -159,6 +158,21 @@ def _read(node: fx.Node, free: tuple[bool, ...]) -> bool | tuple[bool, ...]:
     return free if dim is None else not isinstance(dim, int) or free[dim]
 
 
+def bounds_at(node: fx.Node | None, dim: int, rank: int) -> list[Any]:
+    """List the bounds of the slice by which an index cuts an axis of a tensor, whose later axes are still to be cut."""
+    if node is None or node.target not in (operator.getitem, operator.setitem):
+        return []
+    items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    found, place = [], 0
+    for at, item in enumerate(items):
+        if item is Ellipsis:
+            place = rank - sum(later is not None for later in items[at + 1 :])
+        if isinstance(item, slice) and (place == dim or any(isinstance(each, fx.Node) for each in items[:at])):
+            found += [item.start, item.stop, item.step]
+        place += isinstance(item, slice) or item is None or isinstance(item, fx.Node)
+    return found
+
+
 def _nodes(index: Any) -> Iterator[fx.Node]:
     """Yield the nodes in a nest of tuples and lists, but not in slices."""
     if isinstance(index, fx.Node):
@@ -166,16 +180,3 @@ def _nodes(index: Any) -> Iterator[fx.Node]:
     elif isinstance(index, (tuple, list)):
         for each in index:
             yield from _nodes(each)
-
-
-def _bounds(items: tuple[Any, ...], dim: int, rank: int) -> tuple[Any, ...]:
-    """Return the bounds by which an index cuts an axis of what the items before have left."""
-    place = 0
-    for at, item in enumerate(items):
-        if item is Ellipsis:
-            place = rank - sum(other is not None for other in items[at + 1 :])
-        elif isinstance(item, slice) and place == dim:
-            return item.start, item.stop, item.step
-        else:
-            place += not isinstance(item, int)
-    return ()

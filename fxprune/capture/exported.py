@@ -20,7 +20,7 @@ from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal
 from fxprune.arguments.inputs import Inputs
 from fxprune.common.silence import silenced
 from fxprune.errors import CaptureError
-from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.modules import canonical_names, map_tensors, named_tensors
 from fxprune.pytorch.torch_private import (
     OpOverload,
     assumptions_of,
@@ -111,6 +111,9 @@ def trace_exported(model: nn.Module, inputs: Inputs) -> tuple[fx.Graph, dict[str
     if several:
         _guard_several(tracer, next(proxy for proxy, x in zip(proxies, values, strict=True) if _has_batch(x)))
     _guard_sizes(tracer, proxies, values)
+    first = canonical_names(model)
+    for node in lifted.graph.find_nodes(op="get_attr"):  # other ways read a shared tensor under this name, too
+        node.target = first.get(str(node.target), node.target)
     _translate(tracer, lifted.graph, proxies, program.call_spec.out_spec)
     _guard_weights(tracer, model)
     own = {name for name, _ in named_tensors(model)}

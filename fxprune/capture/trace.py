@@ -155,6 +155,8 @@ class _Failures:
             )
             error.__cause__ = self.traced[1] if self.traced else self.exported
             return error
+        if self.traced is None and self.exported is None:
+            return CaptureError(f"cannot capture {name}: no other way is left to try.")
         if self.traced is None:
             assert self.exported is not None
             error = CaptureError(f"cannot export {name}: {reason_of(self.exported)}")

@@ -124,6 +124,7 @@ def _short(value: Any) -> str:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of names and values; ValueError: a name is there twice."""
     result = dict(pairs)
     if len(result) < len(pairs):
         seen: set[str] = set()

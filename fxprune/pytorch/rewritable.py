@@ -35,8 +35,11 @@ SPLITS: Calls = frozenset({
 INDICES: Calls = frozenset({"index_select", torch.index_select, torch.ops.aten.index})
 SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
-PRODUCTS: Calls = frozenset({operator.matmul, "matmul", "bmm", torch.matmul, torch.bmm, torch.einsum})
-SUMS: Calls = frozenset({"sum", torch.sum})
+PRODUCTS: Calls = frozenset({
+    operator.matmul, "matmul", "bmm", "mm", "mv", "dot", "inner", torch.matmul, torch.bmm, torch.mm, torch.mv,
+    torch.dot, torch.inner, torch.tensordot, torch.einsum,
+})  # fmt: skip
+SUMS: Calls = frozenset({"sum", torch.sum, torch.linalg.vecdot})
 LENGTHS: Calls = frozenset({
     "norm", torch.norm, torch.linalg.norm, torch.linalg.vector_norm, F.pairwise_distance, torch.cdist,
 })  # fmt: skip
@@ -95,26 +98,30 @@ _STATED_TWICE = frozenset({"stride", "storage_offset", "dtype"})
 # Calls with the same name as a function or method: what a sum returns takes the factor for any arguments.
 _BY_NAME: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
-    "einsum": torch.einsum,
+    **{name: name for name in ("expand", "expand_as", "broadcast_to", "repeat", "index_select")},
+    **{name: name for name in ("new_zeros", "new_ones", "new_full")},
+    **{name: getattr(torch, name) for name in ("einsum", "tensordot", "cdist", "empty", "zeros", "ones", "full")},
+    **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
+    **{f"conv_transpose{rank}d": getattr(F, f"conv_transpose{rank}d") for rank in (1, 2, 3)},
+    "linear": F.linear,
+    "linalg_vector_norm": torch.linalg.vector_norm,
+    "linalg_vecdot": torch.linalg.vecdot,
     "index": torch.ops.aten.index,
-    "index_select": "index_select",
     "squeeze": "squeeze",
 }
 
 
 @functools.cache
 def canonical_call(target: Any) -> CallTarget | None:
-    """Return the call of :data:`REWRITABLE` that a target is a form of, or None.
+    """Return the call of :data:`REWRITABLE` or :data:`LINEAR` that a target is a form of, or None.
 
     An ATen operator is identified by the argument names in its schema, which are in the same order.
     """
     if not isinstance(target, OpOverload):
-        return target if target in REWRITABLE else None
+        return target if target in REWRITABLE | LINEAR else None
     name = op_name(target).removeprefix("aten::")
     if name in _BY_NAME:
         return _BY_NAME[name]
-    if name in ("expand", "broadcast_to"):
-        return name
     arguments = tuple(argument.name for argument in op_arguments(target))
     if {"query", "key", "scale"}.issubset(arguments):
         return F.scaled_dot_product_attention
@@ -146,8 +153,7 @@ def scales_input(node: fx.Node) -> bool:
     if node.op == "call_module" and node.graph.owning_module is not None:
         layer = node.graph.owning_module.get_submodule(str(node.target))
         return bool(node.args) and isinstance(layer, (nn.Linear, ConvNd)) and not runs_own_code(node)
-    kind = F.linear if node.target is F.linear else canonical_call(node.target)
-    return node.op == "call_function" and kind in LINEAR and bool(node.args)
+    return node.op == "call_function" and canonical_call(node.target) in LINEAR and bool(node.args)
 
 
 def runs_own_code(node: fx.Node) -> bool:
@@ -171,6 +177,19 @@ def reads_sizes(node: fx.Node) -> bool:
     return node.op == "call_function" and (node.target is torch.numel or read in ("shape", "ndim"))
 
 
+_LIKE = frozenset({torch.zeros_like, torch.ones_like, torch.full_like})
+
+
+def is_pattern(node: fx.Node) -> bool:
+    """Tell whether calls read only the sizes, type and device of what a node returns, and no numbers."""
+    kinds = ("dtype", "device")
+    read = (
+        user.target in _LIKE or reads_sizes(user) or (user.target is getattr and user.args[1] in kinds)
+        for user in node.users
+    )
+    return bool(node.users) and all(read)
+
+
 def calls_function(node: fx.Node) -> bool:
     """Tell whether a node calls a function, and does not read an attribute."""
     return node.op == "call_function" and node.target is not getattr
@@ -186,7 +205,7 @@ def reads_widths(node: fx.Node, value: Any) -> bool:
 
 def is_rewritable(node: fx.Node) -> bool:
     """Tell whether the rewrite has a case for this call."""
-    return node.op in ("call_function", "call_method") and canonical_call(node.target) is not None
+    return node.op in ("call_function", "call_method") and canonical_call(node.target) in REWRITABLE
 
 
 def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

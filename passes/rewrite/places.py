@@ -74,6 +74,8 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
         taken = known
     kept = site.kept(codes)
     places = (np.cumsum(kept) - 1)[taken[kept[taken]]]
+    if len(taken) == 1 and not len(places):  # only the sizes of a lone channel are read: any other one serves
+        return slice(0, 1)
     # A slice shares memory with its tensor, what an index picks does not.
     if isinstance(item, slice) and len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1, None)

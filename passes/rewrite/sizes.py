@@ -164,7 +164,9 @@ def expanded(site: Site) -> fx.Node | None:
             return wide.sizes[dim]
         return site.graph.create_node("call_method", "size", (other, dim), {}, f"{site.node.name}_size")
 
-    return site.copy((site.args[0], *map(size, range(len(wide.sizes)))), {}, "expand")
+    sizes = map(size, range(len(wide.sizes)))
+    made = site.graph.create_node("call_method", "expand", (site.args[0], *sizes), {}, site.node.name)
+    return standing_for(site.node, made)
 
 
 def repeated(site: Site) -> fx.Node | None:
@@ -183,7 +185,7 @@ def repeated(site: Site) -> fx.Node | None:
 
 def created(site: Site) -> fx.Node | None:
     """zeros, ones, full and their methods: an axis is as wide as the channels that it met."""
-    out, first = site.value, int(isinstance(site.node.target, str))
+    out, first = site.value, int(isinstance(site.kind, str))
     if not isinstance(out, Shape) or not out.labelled:
         return None
     given = site.parameter(first, "size")

@@ -106,7 +106,8 @@ def corrected(site: Site) -> fx.Node | None:
     correction = options.pop("correction", None)
     if correction is None:
         correction = int(unbiased)
-    return site.copy(site.args[:1], {**options, "correction": correction / size})
+    target = site.kind if callable(site.kind) else None  # an overload may take no correction
+    return site.copy(site.args[:1], {**options, "correction": correction / size}, target)
 
 
 def attention(site: Site) -> fx.Node | None:

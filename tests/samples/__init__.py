@@ -1,9 +1,23 @@
 """Samples, in one file per file of rules; in ``across`` what no rule decides alone."""
 
-from . import across, contraction, movement, normalise, places, pointwise, pool, products, reduce, uniform, view, vision
+from . import (
+    across,
+    contraction,
+    joining,
+    movement,
+    normalise,
+    places,
+    pointwise,
+    pool,
+    products,
+    reduce,
+    uniform,
+    view,
+    vision,
+)
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "linear", "movement", "normalise", "places",
-    "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
+    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "movement", "normalise",
+    "places", "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
 ]  # fmt: skip

@@ -122,3 +122,11 @@ tokens("two products in one call", _two_in_one, {A: 8, Q: 8, V: 8}, **_layers(),
 net("gram matrix", _gram, (torch.zeros(2, 5, 3),), None, {A: 8}, a=linear(3, 8), head=linear(5, 4))
 tokens("product and sum", lambda s, y: (s.q(y) * s.k(y)).sum(-1, keepdim=True) * s.v(y),
        {A: 8, Q: 8, V: 8}, **_layers())
+tokens("products of matrices", lambda s, y: torch.mm(y[0], y[1].mT) @ y + y[1].mm(y[0].mT) @ y, {A: 8}, fixed=True)
+tokens("a matrix and a vector", lambda s, y: (torch.mv(y[0], y[1, 0]) + y[1].mv(y[0, 1]))[None, :, None] * y, {A: 8},
+       fixed=True)
+tokens("products of vectors", lambda s, y: (torch.dot(y[0, 0], y[1, 0]) + y[0, 1].dot(y[0, 2])) * y, {A: 8}, fixed=True)
+tokens("inner products", lambda s, y: (torch.inner(y, y[0, 0]) + y.inner(y[1, 1]))[..., None] * y, {A: 8}, fixed=True)
+tokens("product over a named axis", lambda s, y: torch.tensordot(y, y[0, 0], dims=([2], [0]))[..., None] * y, {A: 8},
+       fixed=True)
+tokens("product of two maps of vectors", lambda s, y: torch.linalg.vecdot(y, y.relu())[..., None] * y, {A: 8})

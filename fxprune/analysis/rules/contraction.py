@@ -13,11 +13,12 @@ import torch
 
 from fxprune.pytorch.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS
 
-from ..call import Call, unlabelled
+from ..call import Call, Rule, unlabelled
 from ..channels import Axes, Ids
 from ..labels import Label
 from .pointwise import paired
 from .registry import rule
+from .uniform import met_axis
 
 _UNKNOWN_GROUPS = "grouped convolution of an input without channels or with a computed weight"
 
@@ -194,7 +195,19 @@ def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_righ
         call.freeze("summed against positions that carry no channels", on_left, on_right)
 
 
-@rule("mm", "bmm", "mv", "dot", reads_weights=(0, 1), factor_at=PRODUCTS | ATTENTION)
+def multiplied(call: Call, _: Rule) -> list[Axes]:
+    """Rows and columns of a product wait where those of its operands do; other axes that met no channels freeze."""
+    left, right = (call.label(x) for x in call.args[:2])
+    rank, end = len(left.axes), -min(len(right.axes), 2)
+    lead = [met_axis(call, list(call.args[:2]), 3, call.out.shape[0])] if rank == 3 else []
+    gone = [left.waiting(-1), right.waiting(end)]
+    gone += [label.waiting(0) for label in (left, right) if lead and lead[0] is None]
+    call.freeze("a product over an axis that was expanded", *(ids for ids in gone if id(ids) not in call.woken))
+    rows, columns = [left.waiting(-2)] if rank > 1 else [], [right.waiting(-1)] if len(right.axes) > 1 else []
+    return [(*lead, *rows, *columns)]
+
+
+@rule("mm", "bmm", "mv", "dot", reads_weights=(0, 1), factor_at=PRODUCTS | ATTENTION, uniform=multiplied)
 def matmul(call: Call) -> Axes:
     """Matrix product ``[b, p, q] @ [b, q, r]``."""
     return _product(call, *call.args[:2])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
+from torch import fx
+
+from fxprune.pytorch.rewritable import is_pattern, positional
 
 from ..call import Call, unlabelled
-from ..channels import Axes, Ids
-from .pointwise import NO_CHANNELS
+from ..channels import Axes
+from ..lengths import bounds_at
 from .registry import rule
 from .uniform import expanded, moved
 
@@ -91,12 +96,13 @@ def cut(call: Call) -> Axes:
     if ids is not None:
         taken = ids[start:stop:step]
         if len(taken) != len(ids):
-            call.needs_places("a slice of channels", ids, (dim % x.dim(), x.dim()))
+            call.needs_places("a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
             axes[dim] = taken
             if step > 1:
                 call.needs_copy(x, ids)
         if len(taken) <= 1:
-            call.freeze("one channel is sliced out", ids)
+            if not (len(taken) and call.node is not None and is_pattern(call.node)):
+                call.freeze("one channel is sliced out", ids)
             axes[dim] = None
     return tuple(axes)
 
@@ -140,10 +146,11 @@ def _pieces(call: Call) -> list[Axes]:
 
 @rule("select.int", keeps_parameters=True, uniform=moved)
 def select(call: Call) -> Axes:
-    """The result has one position of an axis; channels there freeze."""
-    axes = list(call.axes(call.args[0]))
-    call.freeze("one channel is picked by its index", axes[call.args[1]])
-    del axes[call.args[1]]
+    """The result has one position of an axis; channels there freeze where its numbers are read."""
+    axes, dim, place = list(call.axes(call.args[0])), *call.args[1:3]
+    if not (place in (0, -1) and call.node is not None and is_pattern(call.node)):
+        call.freeze("one channel is picked by its index", axes[dim])
+    del axes[dim]
     return tuple(axes)
 
 
@@ -222,50 +229,6 @@ def roll(call: Call) -> Axes:
     return axes
 
 
-@rule("cat", "concat", keeps_parameters=True)
-def cat(call: Call) -> Axes:
-    """One axis is concatenated; on the other axes the operands meet."""
-    operands = [x for x in call.args[0] if x.dim() == call.out.dim()]
-    dim = call.args[1] % call.out.dim()
-    axes: list[Ids | None] = [
-        None if other == dim else _together(call, [call.axes(x)[other] for x in operands])
-        for other in range(call.out.dim())
-    ]
-    axes[dim] = _end_to_end(call, [(x.shape[dim], call.axes(x)[dim], call.label(x).from_parameters) for x in operands])
-    return tuple(axes)
-
-
-@rule("stack", keeps_parameters=True)
-def stack(call: Call) -> Axes:
-    """A new axis holds the operands side by side; on the other axes they meet."""
-    operands = call.args[0]
-    axes = [_together(call, [call.axes(x)[dim] for x in operands]) for dim in range(operands[0].dim())]
-    axes.insert(call.args[1] % call.out.dim(), None)
-    return tuple(axes)
-
-
-def _together(call: Call, vectors: list[Ids | None]) -> Ids | None:
-    if any(ids is None for ids in vectors):
-        call.freeze(NO_CHANNELS, *vectors)
-    return functools.reduce(call.unify, vectors, None)
-
-
-def _end_to_end(call: Call, parts: list[tuple[int, Ids | None, bool]]) -> Ids | None:
-    if all(ids is None for size, ids, _ in parts if size > 0):
-        return None
-    if any(ids is None and size > 0 for size, ids, _ in parts):
-        if all(parameters for _, ids, parameters in parts if ids is not None):
-            # Tokens of a parameter stand before tokens of the input: the axis has no channels.
-            call.freeze("joined with positions that carry no channels", *(ids for _, ids, _ in parts))
-            return None
-        fixed = [call.channels.fresh(size) if ids is None else ids for size, ids, _ in parts]
-        for (_, ids, _), vector in zip(parts, fixed, strict=True):
-            if ids is None:
-                call.freeze("", vector)
-        return call.channels.distinct(np.concatenate(fixed))
-    return call.channels.distinct(np.concatenate([ids for _, ids, _ in parts if ids is not None]))
-
-
 @rule("constant_pad_nd", "pad")
 def pad(call: Call) -> Axes:
     """Padding adds constant channels before and after an axis, which all carry one number."""
@@ -276,8 +239,15 @@ def pad(call: Call) -> Axes:
         ids = axes[dim]
         if ids is None or not (before or after):
             continue
-        call.needs_rewrite("padding among channels", ids)
+        call.needs_places("padding among channels", ids, _given(call.node)[2 * i : 2 * i + 2])
         ids = ids[max(-before, 0) : len(ids) - max(-after, 0)]
         parts = (call.channels.fresh(max(before, 0)), ids, call.channels.fresh(max(after, 0)))
         axes[dim] = np.concatenate(parts)
     return tuple(axes)
+
+
+def _given(node: fx.Node | None) -> Sequence[Any]:
+    """Return the amounts by which a call of the graph pads, of the last axis first."""
+    found = () if node is None or node.target is not F.pad else positional(F.pad, node.args, node.kwargs)
+    amounts = (found[0][1] if len(found[0]) > 1 else found[1].get("pad")) if found else ()
+    return amounts if isinstance(amounts, (tuple, list)) else ()

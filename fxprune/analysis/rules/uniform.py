@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids
@@ -25,12 +26,14 @@ def moved(call: Call, rule: Rule) -> list[Axes]:
 def met(call: Call, _: Rule) -> list[Axes]:
     """A result is uniform along an axis along which all operands are."""
     shape = call.outs[0].shape
-    axes = tuple(_met_axis(call, len(shape) - dim, size) for dim, size in enumerate(shape))
+    operands = tensors_in(call.args)
+    axes = tuple(met_axis(call, operands, len(shape) - dim, size) for dim, size in enumerate(shape))
     return [axes if out.dim() == len(axes) else () for out in call.outs]
 
 
-def _met_axis(call: Call, behind: int, size: int) -> Ids | None:
-    here = [x for x in tensors_in(call.args) if x.dim() >= behind and x.shape[-behind] == size > 1]
+def met_axis(call: Call, operands: list[torch.Tensor], behind: int, size: int) -> Ids | None:
+    """Return the ids of an axis, counted from behind, along which all operands of this size wait."""
+    here = [x for x in operands if x.dim() >= behind and x.shape[-behind] == size > 1]
     waiting = [call.label(x).waiting(-behind) for x in here]
     if not here or any(ids is None for ids in waiting):
         return None

@@ -1,0 +1,59 @@
+"""Tensors joined with ones of one number: states of zeros beside an input, padding by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from .table import A, B, conv, free, image, linear, net, tokens
+
+
+def _stepwise(s, x):
+    """A cell that reads its state beside the input; the state begins as zeros (ConvLSTM)."""
+    h = x.new_zeros(x.shape[0], 8, *x.shape[2:])
+    for _ in range(2):
+        gate, value = s.c(torch.cat([x, h], 1)).chunk(2, 1)
+        h = gate.sigmoid() * value.tanh() + h
+    return s.head(h.mean((2, 3)))
+
+
+def _padded(s, y):
+    """A row of zeros below the image."""
+    return torch.cat([y, y.new_zeros(y.shape[0], 8, 1, y.shape[3])], 2)
+
+
+def _beside(s, y):
+    """Zeros in further channels."""
+    return torch.cat([y, torch.zeros_like(y), y.relu()], 1)
+
+
+def _stacked(s, y):
+    return torch.stack([y, torch.ones_like(y), s.c(y)]).sum(0)
+
+
+def _columns(s, y):
+    """Columns of ones beside those of a weight: their sum is not that of ones."""
+    return y @ torch.cat([s.w, torch.ones(3, s.w.shape[1], dtype=y.dtype)])
+
+
+def _memory(s, y):
+    """A matrix of zeros to which outer products are added, read by each token (fast weights)."""
+    q, k = s.q(y).softmax(1), s.k(y)
+    state, read = torch.zeros(y.shape[0], 8, 8, dtype=y.dtype), []
+    for step in range(5):
+        lacking = y[:, step] - torch.einsum("bij,bi->bj", state, k[:, step])
+        state = state + torch.einsum("bi,bj->bij", k[:, step], lacking)
+        read.append(torch.einsum("bij,bi->bj", state, q[:, step]))
+    return torch.stack(read, 1)
+
+
+# fmt: off
+net("state of zeros beside an input", _stepwise, (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 12, 10),),
+    {"c.weight": 8}, c=conv(11, 16, 3), head=linear(8, 4))
+image("row of zeros appended", _padded, {A: 8, B: 6})
+image("zeros in further channels", _beside, {A: 8, B: 6}, out=24)
+image("stacked with ones", _stacked, {A: 8, B: 6}, c=conv(8, 8))
+tokens("a number beside ones", lambda s, y: y * torch.cat([s.g.expand(4), torch.ones(4, dtype=y.dtype)]),
+       {A: 4, "a.weight#2": 4}, g=free(1))
+tokens("ones under the columns of a weight", _columns, {"w": 4}, out=4, width=8, w=free(5, 4),
+       frozen="a product of activations")
+tokens("memory of zeros", _memory, {A: 8, "q.weight": 8}, fixed=True, q=linear(8, 8), k=linear(8, 8))
