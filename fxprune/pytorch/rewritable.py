@@ -36,8 +36,8 @@ INDICES: Calls = frozenset({"index_select", torch.index_select, torch.ops.aten.i
 SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({
-    operator.matmul, "matmul", "bmm", "mm", "mv", "dot", "inner", torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot,
-    torch.inner, torch.tensordot, torch.einsum,
+    operator.matmul, "matmul", "bmm", "mm", "mv", "dot", "inner", torch.matmul, torch.bmm, torch.mm, torch.mv,
+    torch.dot, torch.inner, torch.tensordot, torch.einsum,
 })  # fmt: skip
 SUMS: Calls = frozenset({"sum", torch.sum, torch.linalg.vecdot})
 LENGTHS: Calls = frozenset({

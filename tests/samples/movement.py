@@ -162,8 +162,8 @@ tokens("diagonals of channels", lambda s, y: s.c(y.diag_embed().mean(1)), {"c.we
        frozen="treated as space")
 image("slice to an end that the image tells", lambda s, y: y[:, : y.shape[2] // 2], {B: 6}, out=4, fixed=True,
       frozen="a slice of channels that hangs on an input")
-image("slice behind others, likewise", lambda s, y: y[None][..., : y.shape[2] // 2, 1:, :][0], {B: 6}, out=4, fixed=True,
-      frozen="a slice of channels that hangs on an input")
+image("slice behind others, likewise", lambda s, y: y[None][..., : y.shape[2] // 2, 1:, :][0], {B: 6}, out=4,
+      fixed=True, frozen="a slice of channels that hangs on an input")
 image("image cut by half", lambda s, y: y[:, 2:, : y.shape[2] // 2], {A: 2, "a.weight#2": 6, B: 6}, out=6)
 image("padded as the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape[2] // 4)), {B: 6}, out=10, fixed=True,
       frozen="padding among channels that hangs on an input")

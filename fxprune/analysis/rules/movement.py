@@ -12,7 +12,7 @@ from torch import fx
 from fxprune.pytorch.rewritable import is_pattern, positional
 
 from ..call import Call, unlabelled
-from ..channels import Axes, Ids
+from ..channels import Axes
 from ..lengths import bounds_at
 from .registry import rule
 from .uniform import expanded, moved
