@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers.unequal import narrow_unequal
 from samples import SAMPLES, Net, conv, free, linear
+from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
@@ -98,3 +99,28 @@ def test_what_goes_into_a_computed_weight_counts_in_the_wide_network_only():
     plan = fxprune.plan(fxprune.couple(model, IMAGE), 0.5, method="even")
     assert cost(plan.coupling).params == sum(p.numel() for p in model.parameters())
     assert cost(plan).params == sum(p.numel() for p in narrow_unequal(model, plan).parameters())
+
+
+def test_a_weight_of_another_type_is_not_stored():
+    """A complex weight made from two real ones has the shape of each, but not their type (Fourier operators)."""
+
+    def forward(s, x):
+        spectrum = torch.einsum("bct,cot->bot", torch.fft.rfft(s.a(x))[..., :3], torch.complex(s.w, s.v))
+        return s.b(torch.fft.irfft(spectrum, n=8))
+
+    model = Net(forward, a=nn.Conv1d(3, 8, 1), w=free(8, 6, 3), v=free(8, 6, 3), b=nn.Conv1d(6, 4, 1)).eval()
+    proof = fxprune.prove(model, torch.zeros(2, 3, 8))
+    assert not proof.plan.coupling.functions
+    assert proof.passed, proof
+
+
+def test_a_product_of_any_rank_is_added_to_the_weight_once():
+    """Of weights from which another one is stored, the narrow network keeps none (LoRA)."""
+
+    def forward(s, x):
+        return s.head(F.linear(s.a(x), s.w + s.up @ s.down))
+
+    parts = {"w": free(6, 8), "up": free(6, 20), "down": free(20, 8)}
+    coupling = fxprune.couple(Net(forward, a=linear(3, 8), head=linear(6, 4), **parts).eval(), torch.zeros(2, 3))
+    assert set(coupling.functions) == {"w"}
+    assert {group.name: group.width for group in coupling.groups.values()} == {"a.weight": 8, "w": 6}

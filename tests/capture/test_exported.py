@@ -198,6 +198,38 @@ def test_inputs_by_name_and_nested_outputs():
         captured(x=torch.randn(3, 3, 8, 8), mask=inputs["mask"][:1])
 
 
+def shared(s, x):
+    y = F.linear(s.b(s.a(x)), s.b.weight.mT)
+    return F.linear(y, s.a.weight.mT)
+
+
+def shared_kernels(s, x):
+    return F.conv_transpose2d(s.c(x), s.c.weight, padding=1)
+
+
+def lengths(s, x):
+    y = F.normalize(s.a(x), dim=-1)
+    return s.head(y * y.norm(dim=-1, keepdim=True) / y.var(-1, keepdim=True) + y.new_zeros(y.shape[0], 8))
+
+
+ALIKE = {
+    "a shared weight": (shared, torch.zeros(2, 3)),
+    "a shared kernel": (shared_kernels, IMAGES),
+    "lengths and variances": (lengths, torch.zeros(2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_an_exported_graph_has_the_groups_of_a_traced_one(name):
+    forward, x = ALIKE[name]
+    model = Net(forward, a=linear(3, 8), b=linear(8, 6), c=conv(3, 8, 3), head=linear(8, 4)).eval()
+    traced, exported = (fxprune.couple(model, x, ways=(way,)) for way in ("symbolic", "export"))
+    assert {group.name: group.width for group in traced.groups.values()} == {
+        group.name: group.width for group in exported.groups.values()
+    }
+    assert traced.groups
+
+
 KINDS = {
     aten.view.default: "view",
     aten._unsafe_view.default: "view",

@@ -19,5 +19,6 @@ from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
     "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "movement", "normalise",
-    "places", "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
+    "places",
+    "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
 ]  # fmt: skip

@@ -40,8 +40,8 @@ def _memory(s, y):
     q, k = s.q(y).softmax(1), s.k(y)
     state, read = torch.zeros(y.shape[0], 8, 8, dtype=y.dtype), []
     for step in range(5):
-        lacking = y[:, step] - torch.einsum("bij,bi->bj", state, k[:, step])
-        state = state + torch.einsum("bi,bj->bij", k[:, step], lacking)
+        error = y[:, step] - torch.einsum("bij,bi->bj", state, k[:, step])
+        state = state + torch.einsum("bi,bj->bij", k[:, step], error)
         read.append(torch.einsum("bij,bi->bj", state, q[:, step]))
     return torch.stack(read, 1)
 
