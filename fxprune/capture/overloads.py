@@ -15,7 +15,7 @@ from fxprune.pytorch.torch_private import OpOverloadPacket, overload_of
 
 
 def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
-    """Replace each ``torch.ops.aten.add`` in a graph by the overload that PyTorch runs, as ``aten.add.Tensor``.
+    """Replace each ``aten.add`` in a graph by the overload that runs, as ``aten.add.Tensor``.
 
     An overload has a schema, which names what a call reads and writes. Where the graph does not run without numbers,
     what comes after stays as it is.

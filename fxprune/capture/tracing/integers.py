@@ -75,7 +75,7 @@ _METHOD = "fxprune_method"
 
 
 def recorded_method(function: Any) -> Any:
-    """Return the method that PyTorch means when it names one of those that stand for it during a trace."""
+    """Return the method for which one that PyTorch names stands during a trace."""
     return getattr(function, _METHOD, function)
 
 
