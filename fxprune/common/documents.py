@@ -124,6 +124,7 @@ def _short(value: Any) -> str:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a JSON text; raise ValueError if it gives a key twice."""
     result = dict(pairs)
     if len(result) < len(pairs):
         seen: set[str] = set()
