@@ -124,7 +124,7 @@ def _short(value: Any) -> str:
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dictionary of names and values; ValueError: a name is there twice."""
+    """Return an object of a JSON text; raise ValueError if it gives a key twice."""
     result = dict(pairs)
     if len(result) < len(pairs):
         seen: set[str] = set()
