@@ -69,8 +69,9 @@ def _end_to_end(call: Call, operands: list[torch.Tensor], dim: int) -> Ids | Non
     for _, label in labels:
         if label.axes[dim] is None and (waiting := label.waiting(dim)) is not None:
             call.wake(waiting)
-    return _concatenated(call, [(size, label.waiting(dim) if label.axes[dim] is None else label.axes[dim])
-                                for size, label in labels])
+    return _concatenated(
+        call, [(size, label.waiting(dim) if label.axes[dim] is None else label.axes[dim]) for size, label in labels]
+    )
 
 
 def _concatenated(call: Call, parts: list[tuple[int, Ids | None]]) -> Ids:
