@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant
+from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant, value_of
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
 from fxprune.pytorch.modes import is_mode
@@ -223,6 +223,11 @@ class MetaMode(MixingMode):
         try:
             out = run_meta(func, args, kwargs)
         except NotImplementedError as error:
+            if func is torch.ops.aten.equal.default:
+                left, right = map(value_of, args[:2])
+                if left is None or right is None:
+                    raise NotImplementedError("`equal` compares the values of tensors") from error
+                return torch.equal(left, right)
             if torch.Tag.dynamic_output_shape not in func.tags:
                 raise
             out = run_constant(func, args, kwargs)

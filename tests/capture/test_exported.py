@@ -212,6 +212,15 @@ def lengths(s, x):
     return s.head(y * y.norm(dim=-1, keepdim=True) / y.var(-1, keepdim=True) + y.new_zeros(y.shape[0], 8))
 
 
+def test_the_only_way_says_why_its_graph_cannot_be_analysed():
+    def fitted(s, x):
+        return s.head(torch.linalg.lstsq(s.a(x).mT @ s.a(x), s.a(x).mT).solution.mT)
+
+    model = Net(fitted, a=linear(3, 8), head=linear(8, 4)).eval()
+    with pytest.raises(CaptureError, match="the size of what `linalg_lstsq` returns depends on the values"):
+        fxprune.couple(model, torch.rand(2, 5, 3), ways=("symbolic",))
+
+
 ALIKE = {
     "a shared weight": (shared, torch.zeros(2, 3)),
     "a shared kernel": (shared_kernels, IMAGES),

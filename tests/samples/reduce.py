@@ -168,3 +168,5 @@ image("cumulative sum over space", lambda s, y: y.cumsum(2), {A: 8, B: 6})
 tokens("sorted along tokens", lambda s, y: y.sort(1)[0] + y.topk(5, dim=1)[0], {A: 8}, fixed=True)
 tokens("sorted along channels", lambda s, y: s.c(y.sort(-1)[0]), {"c.weight": 6}, out=6, c=linear(8, 6),
        frozen="sort over channels")
+image("covariances", lambda s, y: y * torch.cov(y[0].flatten(1)).mean(), {B: 6}, fixed=True,
+      frozen="inside `cov`, which is kept whole")
