@@ -260,6 +260,8 @@ def _check(plan: Plan) -> None:
         if name not in groups:
             raise PlanError(f"the plan names a group `{name}` that this network does not have.")
         group = groups[name]
+        if not isinstance(cluster, np.ndarray) or cluster.dtype.kind not in "iu":
+            raise PlanError(f"the clusters of group `{name}` are no array of whole numbers, one for each channel.")
         if cluster.shape != (group.width,):
             raise PlanError(f"group `{name}` has {group.width} channels; the plan gives clusters for {cluster.shape}.")
         inside = cluster.size and cluster.min() >= 0 and cluster.max() < cluster.size

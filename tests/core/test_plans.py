@@ -78,6 +78,7 @@ BAD = {
     "unknown group": ({"c": [0, 0]}, "names a group `c.weight` that this network does not have"),
     "too few channels": ({"a": [0, 1, 1]}, r"`a.weight` has 8 channels; the plan gives clusters for \(3,\)"),
     "a gap": ({"a": [0, 2, 0, 2, 0, 2, 0, 2]}, "not numbered from 0 without gaps"),
+    "no whole numbers": ({"a": [0.5] * 8}, "the clusters of group `a.weight` are no array of whole numbers"),
     "a negative number": ({"a": [0, -1, 0, 1, 0, 1, 0, 1]}, "not numbered from 0 without gaps"),
 }
 
