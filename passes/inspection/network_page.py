@@ -20,7 +20,7 @@ from .layer_rows import LayerRow, Part, layer_rows
 _WIDTH, _ROW, _LANE, _MIDDLE, _BAR, _LABEL = 340, 20, 7, 112, 100, 170
 _ROWS, _LANES = 16, 7  # most in one drawing, most beside each other
 _STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --soft: #59636e; --line: #d1d9e0; --rest: #9aa4ae;
+:root { color-scheme: light dark; --page: #fff; --text: #1b1f24; --soft: #59636e; --line: #d1d9e0; --rest: #848e99;
   --light: .58; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #12161b; --text: #e8edf2; --soft: #9ba7b4;
   --line: #333c46; --rest: #6b7682; --light: .72; } }

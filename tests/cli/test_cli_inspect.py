@@ -251,6 +251,7 @@ def test_the_page_makes_no_request_and_quotes_names(capsys, place, monkeypatch):
     assert (code, "written: page.html" in out) == (0, True), err
     page = (place / "page.html").read_text()
     assert "default-src 'none'" in page and not re.search(r"https?:|src=|@import|url\(|<link", page)
+    assert "→" in page and "->" not in page  # which breaks before its head on a phone
     assert "<b>" not in page and "layers.&lt;b&gt;&amp;" in page
     assert page.count('class="row"') == 2
     assert "3 made and frozen: graph output" in page and "makes 8 of layers.&lt;b&gt;&amp;.weight" in page
