@@ -192,7 +192,7 @@ class Call:
             self.freeze(f"{what} {why}", ids)
 
     def sizes_asked(self) -> list[bool | None]:
-        """Tell of each size of the result that the call states whether it hangs on an input; None: it is open."""
+        """Tell of each size that the call states whether it hangs on an input; None: it is open."""
         return self._state.lengths.asked(self.node, self.out.dim())
 
     def guard_lengths(self, dims: list[int]) -> None:
@@ -201,7 +201,7 @@ class Call:
             self._state.notes.guarded.setdefault(self.node.name, []).extend(dims)
 
     def needs_number(self, what: str, ids: Ids | None) -> None:
-        """Declare that a number in this call tells channels apart; if it hangs on an input, the ids freeze."""
+        """Freeze the ids that a number in this call tells apart if it hangs on an input."""
         if why := self._state.lengths.unknown(self.node):
             self.freeze(f"{what} {why}", ids)
 

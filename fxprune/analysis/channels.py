@@ -103,7 +103,7 @@ class Channels:
             self._bundles |= {size, *(size * other for other in self._bundles)}
 
     def beside(self, ids: Ids, positions: int) -> Ids:
-        """Make copies for an axis that holds positions without channels, too; these may change with the input."""
+        """Make copies for an axis that also holds positions without channels, which may change."""
         fresh = self.copies(ids)
         if positions not in self._bundles:
             self._beside.append((int(fresh[0]), int(fresh[-1])))

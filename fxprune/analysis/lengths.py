@@ -95,7 +95,7 @@ class InputLengths:
             self._hang[node] = found[at] if whole else any(map(self._any, node.all_input_nodes))  # type: ignore[index]
 
     def unknown(self, node: fx.Node | None, named: Sequence[Any] = ()) -> str:
-        """Return why the places that a call names are not known, or nothing; ``named``: beside an index."""
+        """Return why the places that a call names are unknown; ``named``: beside an index."""
         if node is None:
             return ""
         args, options = positional(canonical_call(node.target) or node.target, node.args, node.kwargs)
@@ -159,7 +159,7 @@ def _read(node: fx.Node, free: tuple[bool, ...]) -> bool | tuple[bool, ...]:
 
 
 def bounds_at(node: fx.Node | None, dim: int, rank: int) -> list[Any]:
-    """List the bounds of the slice by which an index cuts an axis of a tensor, whose later axes are still to be cut."""
+    """List the bounds by which an index cuts an axis of a tensor before its later axes."""
     if node is None or node.target not in (operator.getitem, operator.setitem):
         return []
     items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)

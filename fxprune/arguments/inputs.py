@@ -51,7 +51,7 @@ def run_on(module: Any, inputs: Inputs) -> Any:
 
 
 def names_by_place(forward: Callable[..., Any], count: int) -> list[str]:
-    """Name the first arguments of ``forward`` that are given by place: of ``*rest``, ``rest_0``, ``rest_1``."""
+    """Name the arguments of ``forward`` that are given by place; of ``*rest``: ``rest_0``, ..."""
     parameters = inspect.signature(forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind == p.VAR_POSITIONAL), "input")

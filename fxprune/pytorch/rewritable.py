@@ -113,7 +113,7 @@ _BY_NAME: dict[str, CallTarget] = {
 
 @functools.cache
 def canonical_call(target: Any) -> CallTarget | None:
-    """Return the call of :data:`REWRITABLE` or :data:`LINEAR` that a target is a form of, or None.
+    """Return the call of :data:`REWRITABLE` or :data:`LINEAR` that a target is a form of.
 
     An ATen operator is identified by the argument names in its schema, which are in the same order.
     """
@@ -181,7 +181,7 @@ _LIKE = frozenset({torch.zeros_like, torch.ones_like, torch.full_like})
 
 
 def is_pattern(node: fx.Node) -> bool:
-    """Tell whether calls read only the sizes, type and device of what a node returns, and no numbers."""
+    """Tell whether calls read sizes, type and device of what a node returns, and no numbers."""
     kinds = ("dtype", "device")
     read = (
         user.target in _LIKE or reads_sizes(user) or (user.target is getattr and user.args[1] in kinds)

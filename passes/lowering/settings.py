@@ -72,7 +72,7 @@ def build_layer(kind: type[nn.Module], settings: Mapping[str, Any]) -> nn.Module
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draw no normal numbers: for a tensor without numbers, PyTorch would import its compiler, which takes seconds."""
+    """Draw no normal numbers: on the meta device, PyTorch would import its compiler."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

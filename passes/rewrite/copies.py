@@ -20,7 +20,7 @@ from .site import WIDE
 
 
 def keep_copies(module: fx.GraphModule, plan: Plan, values: Mapping[fx.Node, Any]) -> bool:
-    """Copy what a narrow graph shares and the wide one does not, in place; tell whether there is any."""
+    """Copy, in place, what a narrow graph shares and the wide one does not; tell if any."""
     if all(before == after or after > 1 for before, after in plan.widths.values()):
         return False
     coupling = plan.coupling

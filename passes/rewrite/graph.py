@@ -160,7 +160,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
 
 
 def run_on_meta(module: fx.GraphModule, coupling: Coupling, plan: Plan | None = None) -> dict[fx.Node, Any]:
-    """Run a graph on the meta device, and check it against a plan; return what each node returned."""
+    """Run a graph on the meta device, check it against a plan, and return all values."""
     interpreter = _ShapeCheck(to_meta(module), module.graph, plan, device_of(module))
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]

@@ -85,7 +85,7 @@ class Site:
         return self.graph.create_node("call_function", function, args, {}, f"{self.node.name}_narrow")
 
     def guard_length(self, dim: int, shape: Shape) -> None:
-        """Guard the length of an axis of the first argument, among whose channels this call names places."""
+        """Guard the length of an axis of the first argument in which this call names places."""
         codes = shape.axes[dim]
         if dim in shape.varying and codes is not None:
             self.call(guard_equal, self.length(dim), int(self.kept(codes).sum()), f"size {dim} before `{self.node}`")

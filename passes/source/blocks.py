@@ -125,7 +125,7 @@ def _connect(root: Region, same: Mapping[fx.Node, fx.Node], found: set[str], val
 
 
 def _called_alike(region: Region, first: Region, same: Mapping[fx.Node, fx.Node]) -> bool:
-    """Give a later call inputs and outputs in the order of the first one; tell whether that is possible."""
+    """Give a later call inputs and outputs in the first one's order; tell if possible."""
     twin, given = dict(zip(first.nodes(), region.nodes(), strict=True)), dict[fx.Node, fx.Node]()
     alike = True
     for a, b in twin.items():

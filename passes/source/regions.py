@@ -28,7 +28,7 @@ MOST_INPUTS, MOST_OUTPUTS = 8, 3
 
 @dataclass(eq=False)
 class Region:
-    """A block: its name in the module tree, what it does in order, and the first call, if this is a later one."""
+    """A block: its name, what it does in order, and, of a later call, the first one."""
 
     path: str
     items: list[fx.Node | Region]
@@ -144,7 +144,7 @@ class Regions:
         return sorted(spans, key=lambda span: span.first)
 
     def _is_block(self, name: str, nodes: Sequence[fx.Node], homes: Sequence[str | None], run: tuple[int, int]) -> bool:
-        """Tell whether a run can be called: it has layers of one block only, and leaves the modes it enters."""
+        """Tell whether a run has layers of one block only, and leaves the modes that it enters."""
         inside, here = nodes[run[0] : run[1] + 1], homes[run[0] : run[1] + 1]
         strangers = [
             n for n, home in zip(inside, here) if home is not None and not _under(home, name) and n.op != "get_attr"

@@ -196,7 +196,7 @@ def contract(call: Call, left: Label, right: Label, on_left: Ids | None, on_righ
 
 
 def multiplied(call: Call, _: Rule) -> list[Axes]:
-    """Rows and columns of a product wait where those of its operands do; other axes that met no channels freeze."""
+    """Rows and columns of a product wait where those of its operands do; others freeze."""
     left, right = (call.label(x) for x in call.args[:2])
     rank, end = len(left.axes), -min(len(right.axes), 2)
     lead = [met_axis(call, list(call.args[:2]), 3, call.out.shape[0])] if rank == 3 else []

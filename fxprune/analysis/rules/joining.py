@@ -1,4 +1,4 @@
-"""Rules for operators that join tensors: end to end along an axis, or side by side on a new one."""
+"""Rules for operators that join tensors, end to end or side by side on a new axis."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _end_to_end(call: Call, operands: list[torch.Tensor], dim: int) -> Ids | Non
 
 
 def _concatenated(call: Call, parts: list[tuple[int, Ids | None]]) -> Ids:
-    """Return the ids of parts end to end; those of no two parts merge, and positions without channels are frozen."""
+    """Return the ids of parts end to end, which do not merge; places without any freeze."""
     fixed = [call.channels.fresh(size) if ids is None else call.apart(ids) for size, ids in parts]
     call.freeze("", *(vector for (_, ids), vector in zip(parts, fixed, strict=True) if ids is None))
     return call.channels.distinct(np.concatenate(fixed))

@@ -32,7 +32,7 @@ def met(call: Call, _: Rule) -> list[Axes]:
 
 
 def met_axis(call: Call, operands: list[torch.Tensor], behind: int, size: int) -> Ids | None:
-    """Return the ids of an axis, counted from behind, along which all operands of this size wait."""
+    """Return the ids of an axis, from behind, along which all operands of this size wait."""
     here = [x for x in operands if x.dim() >= behind and x.shape[-behind] == size > 1]
     waiting = [call.label(x).waiting(-behind) for x in here]
     if not here or any(ids is None for ids in waiting):

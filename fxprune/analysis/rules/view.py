@@ -57,7 +57,7 @@ def view(call: Call) -> Axes:
 
 
 def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
-    """Note axes of channels whose lengths a view asks for by numbers that only agree with them at these inputs.
+    """Note axes of channels whose lengths a view asks for by numbers that agree by chance.
 
     ``[b, c, h, w] -> [b, h w, c]`` without a permutation keeps channels on axis 1 if there are as many as positions.
     """
