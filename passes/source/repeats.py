@@ -1,4 +1,4 @@
-"""A block that runs several times is written once: calls of it are runs of nodes that do the same.
+"""A block that runs several times is written once: its calls are runs of nodes alike.
 
 A head runs on each level of a pyramid, a cell at each step. Runs do the same if each node of one has its twin in the
 other, with the same target and constants, and reads the twins of what it reads.
@@ -16,7 +16,7 @@ Run = tuple[int, int]
 
 
 def runs_of(nodes: Sequence[fx.Node], places: Sequence[int]) -> list[Run]:
-    """Return first and last node of each run that calls a block; none if there are not several that do the same.
+    """Return first and last node of each run that calls a block; none if no two do the same.
 
     Args:
         nodes: of the block around it.
@@ -36,7 +36,7 @@ def runs_of(nodes: Sequence[fx.Node], places: Sequence[int]) -> list[Run]:
 
 
 def twins(one: Sequence[fx.Node], other: Sequence[fx.Node]) -> Mapping[fx.Node, fx.Node] | None:
-    """Map each node of a run, and each that it reads, to that of another run; None if these do not do the same."""
+    """Map each node of a run, and each that it reads, to another run's; None if they differ."""
     if len(one) != len(other):
         return None
     twin: dict[fx.Node, fx.Node] = {}
@@ -54,7 +54,7 @@ def twins(one: Sequence[fx.Node], other: Sequence[fx.Node]) -> Mapping[fx.Node, 
 
 
 def read_by(a: fx.Node, b: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Pair what two nodes read; where one reads more than the other, the text of their arguments differs."""
+    """Pair what two nodes read; where one reads more, the texts of their arguments differ."""
     read: list[list[fx.Node]] = []
     for node in (a, b):
         read.append([])
