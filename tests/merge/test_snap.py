@@ -248,5 +248,5 @@ def test_complex_weights_keep_their_imaginary_parts():
     assert (snapped.a - net.a).imag.abs().max() < 1e-6  # all are 1
     assert verify(snapped, fxprune.narrow(snapped, plan), torch.rand(2, 3), tolerance=1e-6).passed
     with torch.no_grad():
-        net.a.imag.copy_(torch.randn(3, 8))
-    assert fxprune.snap(net, plan).changes["a"] > 1.1 * snapped.changes["a"]
+        net.a.copy_(1 + 1j * torch.randn(3, 8))
+    assert fxprune.snap(net, plan).changes["a"] > 0.1
