@@ -204,7 +204,7 @@ class _PrintCompletion(argparse.Action):
     NAMES = '_fxprune_{0}_or_files() {{ compgen -W "{1}" -- "$1"; _shtab_compgen_files "$1"; }}\n'
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script; an option completes its values, if they are few, or files; in bash also models and data."""
+        """Print the script: values, if they are few, or files; in bash names, too."""
         import shtab  # only here: every other command starts faster without it
 
         from fxprune.models_zoo import list_models

@@ -43,7 +43,7 @@ def check_published(name: str) -> None:
 
 
 def check_hub(address: str) -> None:
-    """Find configuration and weights of ``USER/REPO`` or ``USER/REPO@REVISION`` in the hub's cache, or fetch them.
+    """Find the files of ``USER/REPO@REVISION`` in the hub's cache, or fetch them.
 
     Raises:
         ModelError: they are not on this machine and cannot be fetched.

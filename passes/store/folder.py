@@ -117,7 +117,7 @@ def check_place(target: Path, files: Sequence[str]) -> Manifest:
 
 
 def check_no_result(path: str | os.PathLike[str]) -> None:
-    """Raise OptionError for a file that cannot be written, or would replace one of the results in a folder."""
+    """Raise OptionError for a file that cannot be written, or is one of the results."""
     place = Path(path).absolute()
     if place.is_dir():
         raise OptionError(f"{os.fspath(path)} is a folder: name a file.")
