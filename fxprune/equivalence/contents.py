@@ -38,6 +38,7 @@ _HOLDERS = frozenset({
     "_thread", "argparse", "array", "builtins", "collections", "functools", "itertools", "numpy", "queue", "random",
     "types", "weakref",
 })  # fmt: skip
+_CACHE: Any = type(functools.lru_cache(len))
 _MOST = 10_000  # a larger nest is data
 _NUMBERS = itertools.count()
 
@@ -148,7 +149,9 @@ def _parts(value: Any) -> list[Any]:
         return [*parts, *kind.__iter__(value)]
     if isinstance(value, types.GeneratorType):
         parts.append(None if value.gi_frame is None else value.gi_frame.f_lasti)
-    parts += gc.get_referents(value)
+    held = gc.get_referents(value)
+    # A hit changes which entry of a bounded cache is the latest, and no result.
+    parts += sorted(held, key=id) if isinstance(value, _CACHE) else held
     if not isinstance(value, types.GeneratorType | types.CellType):
         return [*parts, *_stored(value, needed=is_iterator)]
     return parts

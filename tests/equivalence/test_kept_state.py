@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import types
 
@@ -12,6 +13,7 @@ from helpers.middle import IMAGES, Small
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.capture.trace import capture
+from fxprune.equivalence.contents import contents_of
 from fxprune.errors import CaptureError
 
 
@@ -133,3 +135,14 @@ def test_what_only_a_second_call_in_training_shows_stops_there(uses):
     captured(IMAGES)
     with pytest.raises(SpecialisedError, match="something else in training mode"):
         captured.train()(IMAGES)
+
+
+def test_a_hit_of_a_bounded_cache_is_no_state_and_an_entry_is():
+    net = Small(lambda _, y: y)
+    net.table = functools.lru_cache(maxsize=8)(lambda name: [name])
+    net.table("a"), net.table("b")
+    before = contents_of([net])
+    net.table("a")
+    assert contents_of([net]) == before
+    net.table("c")
+    assert contents_of([net]) != before
