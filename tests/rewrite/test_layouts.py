@@ -75,6 +75,28 @@ def test_sizes_that_are_as_many_as_channels_are_guarded(op, width):
         narrow(images(10, 12))
 
 
+def created(s, y):
+    return y + y.new_ones((y.shape[2], 1, 1))
+
+
+def expanded(s, y):
+    return y * y.mean((1, 2, 3), keepdim=True).expand(-1, y.shape[2], -1, -1)
+
+
+def repeated(s, y):
+    return y * y.mean((1, 2, 3), keepdim=True).repeat(1, y.shape[2], 1, 1)
+
+
+@pytest.mark.parametrize("op", [created, expanded, repeated])
+def test_tensors_as_wide_as_channels_by_chance_are_guarded(op):
+    """Of one channel and no other it would broadcast to none, whose sum is zero."""
+    snapped, narrow = made(lambda s, y: op(s, y).sum((1, 2, 3)))
+    assert_same(snapped, narrow, (8, 8), (8, 10))
+    assert snapped(images(1, 8)).isfinite().all()
+    with pytest.raises(SpecialisedError, match="a size in `.*` was 8, run where it is 1"):
+        narrow(images(1, 8))
+
+
 def shares(s, y):
     z = y.flatten(1)
     return z.sum(1) / z.shape[1] + z.reshape(len(z), z.shape[1] // 4, 4).amax((1, 2)) + z.norm(dim=1) / z.numel()
