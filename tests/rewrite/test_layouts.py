@@ -9,6 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
+from fxprune.errors import RewriteError
 from fxprune.passes.verify.compare import verify
 
 
@@ -47,6 +48,27 @@ def reshaped(s, y):
 @pytest.mark.parametrize("op", [contiguous, reshaped])
 def test_a_copy_is_no_view_when_one_channel_is_left(op):
     assert_same(*made(op), (8, 8), (10, 12))
+
+
+def test_what_is_a_view_of_one_pixel_is_guarded():
+    snapped, narrow = made(contiguous)
+    assert snapped(images(1, 1)).isfinite().all()
+    with pytest.raises(SpecialisedError, match="size . of `contiguous` is two or more"):
+        narrow(images(1, 1))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_a_copy_of_several_images_only_is_refused(batch):
+    def op(s, x):
+        y = s.a(x)
+        z = y.transpose(0, 1).contiguous()
+        z.add_(1)
+        return (y * z.transpose(0, 1)).sum(1)
+
+    net = Net(op, a=conv(3, 8)).eval()
+    plan = fxprune.plan(fxprune.couple(net, torch.rand(batch, 3, 4, 4)), widths={"a.weight": 1}, method="even")
+    with pytest.raises(RewriteError, match="a copy at some batch sizes and a view at others"):
+        fxprune.narrow(fxprune.snap(net, plan), plan)
 
 
 @pytest.mark.parametrize("dim", [1, (1, 2)])
