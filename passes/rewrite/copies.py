@@ -35,31 +35,39 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
     if all(before == after or after > 1 for before, after in plan.widths.values()):
         return values
     graph = plan.coupling.graph_module
-    runs = [run_on_meta(graph, inputs)[0]]
+    runs = [(values, versions, run_on_meta(graph, inputs)[0])]
     with contextlib.suppress(RewriteError):  # a network may take one batch size only
-        runs.append(run_on_meta(graph, _other_batch(inputs))[0])
+        runs.append((*run_on_meta(module, other := _other_batch(inputs)), run_on_meta(graph, other)[0]))
     by_name = {node.name: node for node in graph.graph.nodes}
-    shared = [node for node in values if node.meta.get(WIDE) in by_name and _shares(node, values)]
-    for node in shared:
-        in_wide = [_shares(by_name[node.meta[WIDE]], run) for run in runs]
-        written = versions[node] != versions_of([values[node]])[0]
-        if written and len(set(in_wide)) > 1:
+    for node in [node for node in values if node.meta.get(WIDE) in by_name]:
+        in_wide = [_shares(by_name[node.meta[WIDE]], wide) for _, _, wide in runs]
+        shared = [_shares(node, narrow) for narrow, _, _ in runs]
+        if all(before or not after for before, after in zip(in_wide, shared, strict=True)):
+            continue
+        written = any(
+            again and made[node] != versions_of([narrow[node]])[0]
+            for again, (narrow, made, _) in zip(shared, runs, strict=True)
+        )
+        if written and any(in_wide):
             raise RewriteError(
                 f"node `{node}` is a copy at some batch sizes and a view at others, and is written to in place: with "
                 "one channel left it is a view at all. Keep two channels in each group, or call `clone()`."
             )
-        if not in_wide[0]:
-            with module.graph.inserting_before(node.next):
-                copied = module.graph.call_method("clone", (node,))
-                for dim in range(1, values[node].dim() if written else 0):  # with one row, the wide one may share, too
-                    if values[node].shape[dim] > 1:
-                        rows = module.graph.call_method("size", (copied, dim))
-                        several = module.graph.call_function(operator.gt, (rows, 1))
-                        about = f"size {dim} of `{node}` is two or more"
-                        module.graph.call_function(guard_equal, (several, True, about))
-            node.replace_all_uses_with(copied, delete_user_cb=lambda user, copied=copied: user is not copied)  # type: ignore[misc]
+        _copy(node, values if written else {})
     module.recompile()
     return check_shapes_of(module, plan)
+
+
+def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
+    """Copy what a node returns; of one row, the wide node may return a view, too, so guard the sizes that are known."""
+    graph, given = node.graph, node.all_input_nodes[0]
+    with graph.inserting_before(node.next):
+        copied = graph.call_method("clone", (node,))
+        for dim, size in enumerate(values[given].shape if given in values else ()):
+            if dim and size > 1:
+                several = graph.call_function(operator.gt, (graph.call_method("size", (given, dim)), 1))
+                graph.call_function(guard_equal, (several, True, f"size {dim} before `{node}` is two or more"))
+    node.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
 
 
 def _other_batch(inputs: Inputs) -> Inputs:

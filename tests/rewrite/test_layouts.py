@@ -53,8 +53,22 @@ def test_a_copy_is_no_view_when_one_channel_is_left(op):
 def test_what_is_a_view_of_one_pixel_is_guarded():
     snapped, narrow = made(contiguous)
     assert snapped(images(1, 1)).isfinite().all()
-    with pytest.raises(SpecialisedError, match=r"size . of `contiguous` is two or more"):
+    with pytest.raises(SpecialisedError, match=r"size . before `contiguous` is two or more"):
         narrow(images(1, 1))
+
+
+def test_what_is_a_view_of_one_image_only_where_one_channel_is_left_is_copied():
+    def op(s, x):
+        y = s.a(x)
+        z = y.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 8)[..., :4].contiguous()
+        z.add_(1)
+        return y.mean((1, 2, 3)) * z.mean((1, 2))
+
+    net = Net(op, a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(4, 4)), keep=0.25, method="even")
+    snapped = fxprune.snap(net, plan)
+    report = verify(snapped, fxprune.narrow(snapped, plan), images(4, 4), batches=(1,))
+    assert report.passed, report
 
 
 @pytest.mark.parametrize("batch", [1, 2])
