@@ -102,13 +102,30 @@ def taken_apart(s, y):
     return y.flatten(1).view(y.shape[0], y.shape[2], -1).softmax(1).square().sum((1, 2))
 
 
-@pytest.mark.parametrize(("op", "width"), [(by_width, 8), (without_permutation, 64), (taken_apart, 8)])
-def test_sizes_that_are_as_many_as_channels_are_guarded(op, width):
-    snapped, narrow = made(op, width, kept=width // 2, head=linear(width, 4))
+def of_squares(s, y):
+    return y.reshape(y.shape[0], -1, y.shape[2] * y.shape[2]).softmax(1).square().sum((1, 2))
+
+
+def merged_with_positions(s, y):
+    return y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, y.shape[2] // 2).softmax(2).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("op", "width", "kept"),
+    [
+        (by_width, 8, 4),
+        (without_permutation, 64, 32),
+        (taken_apart, 8, 4),
+        (of_squares, 8, 4),
+        (merged_with_positions, 8, 2),
+    ],
+)
+def test_sizes_that_are_as_many_as_channels_are_guarded(op, width, kept):
+    snapped, narrow = made(op, width, kept=kept, head=linear(width, 4))
     assert_same(snapped, narrow, (8, 8))
-    assert snapped(images(10, 12)).isfinite().all()
-    with pytest.raises(SpecialisedError, match=r"size 1 of `(view|reshape).*` was .*: capture again"):
-        narrow(images(10, 12))
+    assert snapped(images(6, 12)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size . of `(view|reshape).*` was .*: capture again"):
+        narrow(images(6, 12))
 
 
 def created(s, y):
