@@ -169,7 +169,7 @@ def bounds_at(node: fx.Node | None, dim: int, rank: int) -> list[Any]:
             place = rank - sum(later is not None for later in items[at + 1 :])
         if isinstance(item, slice) and (place == dim or any(isinstance(each, fx.Node) for each in items[:at])):
             found += [item.start, item.stop, item.step]
-        place += isinstance(item, slice) or item is None or isinstance(item, fx.Node)
+        place += isinstance(item, (slice, list, fx.Node)) or item is None
     return found
 
 

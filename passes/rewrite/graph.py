@@ -19,14 +19,14 @@ import torch
 from torch import fx
 
 from fxprune.arguments.guards import guard_equal
-from fxprune.arguments.inputs import as_meta, in_order, inputs_for
+from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
 from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError, first_line
 from fxprune.node_facts import Shape
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes, scales_input
-from fxprune.pytorch.torch_private import pytree, tracer_class
+from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
 from .site import WIDE, Site
@@ -156,15 +156,17 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
     Raises:
         RewriteError: a node does not run or lacks the shape that the plan demands; the message names the first one.
     """
-    return run_on_meta(module, plan.coupling, plan)
+    return run_on_meta(module, plan.coupling.example_inputs, plan)[0]
 
 
-def run_on_meta(module: fx.GraphModule, coupling: Coupling, plan: Plan | None = None) -> dict[fx.Node, Any]:
-    """Run a graph on the meta device, check it against a plan, and return all values."""
+def run_on_meta(
+    module: fx.GraphModule, inputs: Inputs, plan: Plan | None = None
+) -> tuple[dict[fx.Node, Any], dict[fx.Node, int]]:
+    """Run a graph on the meta device, and check it against a plan; return what each node returned, and its version."""
     interpreter = _ShapeCheck(to_meta(module), module.graph, plan, device_of(module))
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
-            interpreter.run(*in_order(module.graph, inputs_for(module, as_meta(coupling.example_inputs))))
+            interpreter.run(*in_order(module.graph, inputs_for(module, as_meta(inputs))))
     except RewriteError:
         raise
     except Exception as error:
@@ -172,7 +174,7 @@ def run_on_meta(module: fx.GraphModule, coupling: Coupling, plan: Plan | None = 
             f"the narrow graph does not run: node `{interpreter.now}` ({interpreter.now.format_node()}): "
             f"{type(error).__name__}: {first_line(error, '')}"
         ) from error
-    return interpreter.env
+    return interpreter.env, interpreter.versions
 
 
 class _ShapeCheck(fx.Interpreter):
@@ -182,6 +184,7 @@ class _ShapeCheck(fx.Interpreter):
         self.plan = plan
         self.now: fx.Node = next(iter(graph.nodes))
         self.device = device
+        self.versions: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         self.now = n
@@ -189,6 +192,8 @@ class _ShapeCheck(fx.Interpreter):
         if told is not None:
             return told[0]
         value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            (self.versions[n],) = versions_of([value])
         facts = self.plan.coupling.nodes.get(n.meta.get(WIDE, "")) if self.plan is not None else None
         if facts is None or self.plan is None or n.op == "output":
             return value

@@ -89,9 +89,7 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     show_blocks(module.graph)
     module.recompile()
     module.graph.lint()
-    values = check_shapes_of(module, plan)
-    if keep_copies(module, plan, values):
-        values = check_shapes_of(module, plan)
+    values = keep_copies(module, plan)
     moved = absorb_factors(module, values) if absorb else 0
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training

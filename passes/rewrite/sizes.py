@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -72,7 +73,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
     # Sizes that the model computes are those of the wide network; batch and space repeat all channels.
     share = Fraction(kept, len(codes))
     if site.kind in surface.EXPANSIONS:
-        return site.share_of(sizes[dim], share)
+        return _kept_of(site, codes, sizes[dim])
     inside, new = next(run for run in view_factors(before.sizes, after.sizes) if dim in run[1])
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
     if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(_is_open, others)):
@@ -178,8 +179,8 @@ def repeated(site: Site) -> fx.Node | None:
     for dim, codes in enumerate(out.axes):
         if codes is None or (dim >= lead and on_x.axes[dim - lead] is not None):
             continue
-        share = Fraction(int(site.kept(codes).sum()), len(codes))
-        counts[dim] = int(counts[dim] * share) if isinstance(counts[dim], int) else site.share_of(counts[dim], share)
+        each = codes[:: on_x.sizes[dim - lead]] if dim >= lead else codes
+        counts[dim] = _kept_of(site, each, counts[dim])
     return site.copy((site.args[0], *counts) if flat else (site.args[0], tuple(counts)), {})
 
 
@@ -200,5 +201,14 @@ def created(site: Site) -> fx.Node | None:
 
 
 def _kept_of(site: Site, codes: Codes, size: Any) -> Any:
+    """Return how many channels stay of a size that met them; one that the model computes is what it was here.
+
+    Unless each channel is there several times, as in flattened images, whose number changes with their size.
+    """
     kept = int(site.kept(codes).sum())
-    return kept if isinstance(size, int) else site.share_of(size, Fraction(kept, len(codes)))
+    if isinstance(size, int):
+        return kept
+    if len(np.unique(codes)) < len(codes):
+        return site.share_of(size, Fraction(kept, len(codes)))
+    site.call(guard_equal, size, len(codes), f"a size in `{site.node.name}`")
+    return kept

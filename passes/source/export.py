@@ -99,7 +99,10 @@ def export_python(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
         aside = Path(folder) / path.name
         aside.write_text(text, encoding="utf-8")
-        save_file(tensors, aside.with_suffix(".safetensors"))
+        try:
+            save_file(tensors, aside.with_suffix(".safetensors"))
+        except KeyError as error:
+            raise ExportError(f"weights of type {error} have no place in a safetensors file: convert them.") from error
         errors, trains = check_source(narrow, aside, inputs, batches)
         for file in (aside.with_suffix(".safetensors"), aside):  # the weights first: the file is useless without them
             with written_aside(path.parent / file.name) as part:

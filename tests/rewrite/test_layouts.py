@@ -9,6 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
+from fxprune.errors import RewriteError
 from fxprune.passes.verify.compare import verify
 
 
@@ -49,6 +50,41 @@ def test_a_copy_is_no_view_when_one_channel_is_left(op):
     assert_same(*made(op), (8, 8), (10, 12))
 
 
+def test_what_is_a_view_of_one_pixel_is_guarded():
+    snapped, narrow = made(contiguous)
+    assert snapped(images(1, 1)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size . before `contiguous` is two or more"):
+        narrow(images(1, 1))
+
+
+def test_what_is_a_view_of_one_image_only_where_one_channel_is_left_is_copied():
+    def op(s, x):
+        y = s.a(x)
+        z = y.permute(0, 2, 3, 1).reshape(x.shape[0], -1, 8)[..., :4].contiguous()
+        z.add_(1)
+        return y.mean((1, 2, 3)) * z.mean((1, 2))
+
+    net = Net(op, a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(4, 4)), keep=0.25, method="even")
+    snapped = fxprune.snap(net, plan)
+    report = verify(snapped, fxprune.narrow(snapped, plan), images(4, 4), batches=(1,))
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_a_copy_of_several_images_only_is_refused(batch):
+    def op(s, x):
+        y = s.a(x)
+        z = y.transpose(0, 1).contiguous()
+        z.add_(1)
+        return (y * z.transpose(0, 1)).sum(1)
+
+    net = Net(op, a=conv(3, 8)).eval()
+    plan = fxprune.plan(fxprune.couple(net, torch.rand(batch, 3, 4, 4)), widths={"a.weight": 1}, method="even")
+    with pytest.raises(RewriteError, match="a copy at some batch sizes and a view at others"):
+        fxprune.narrow(fxprune.snap(net, plan), plan)
+
+
 @pytest.mark.parametrize("dim", [1, (1, 2)])
 def test_squeezed_channels_stay_when_one_is_left(dim):
     assert_same(*made(lambda s, y: y.squeeze(dim).mean((1, 2, 3))), (8, 8))
@@ -66,13 +102,52 @@ def taken_apart(s, y):
     return y.flatten(1).view(y.shape[0], y.shape[2], -1).softmax(1).square().sum((1, 2))
 
 
-@pytest.mark.parametrize(("op", "width"), [(by_width, 8), (without_permutation, 64), (taken_apart, 8)])
-def test_sizes_that_are_as_many_as_channels_are_guarded(op, width):
-    snapped, narrow = made(op, width, kept=width // 2, head=linear(width, 4))
+def of_squares(s, y):
+    return y.reshape(y.shape[0], -1, y.shape[2] * y.shape[2]).softmax(1).square().sum((1, 2))
+
+
+def merged_with_positions(s, y):
+    return y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, y.shape[2] // 2).softmax(2).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("op", "width", "kept"),
+    [
+        (by_width, 8, 4),
+        (without_permutation, 64, 32),
+        (taken_apart, 8, 4),
+        (of_squares, 8, 4),
+        (merged_with_positions, 8, 2),
+    ],
+)
+def test_sizes_that_are_as_many_as_channels_are_guarded(op, width, kept):
+    snapped, narrow = made(op, width, kept=kept, head=linear(width, 4))
     assert_same(snapped, narrow, (8, 8))
-    assert snapped(images(10, 12)).isfinite().all()
-    with pytest.raises(SpecialisedError, match=r"size 1 of `(view|reshape).*` was .*: capture again"):
-        narrow(images(10, 12))
+    assert snapped(images(6, 12)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size . of `(view|reshape).*` was .*: capture again"):
+        narrow(images(6, 12))
+
+
+def created(s, y):
+    return y + y.new_ones((y.shape[2], 1, 1))
+
+
+def expanded(s, y):
+    return y * y.mean((1, 2, 3), keepdim=True).expand(-1, y.shape[2], -1, -1)
+
+
+def repeated(s, y):
+    return y * y.mean((1, 2, 3), keepdim=True).repeat(1, y.shape[2], 1, 1)
+
+
+@pytest.mark.parametrize("op", [created, expanded, repeated])
+def test_tensors_as_wide_as_channels_by_chance_are_guarded(op):
+    """Of one channel and no other it would broadcast to none, whose sum is zero."""
+    snapped, narrow = made(lambda s, y: op(s, y).sum((1, 2, 3)))
+    assert_same(snapped, narrow, (8, 8), (8, 10))
+    assert snapped(images(1, 8)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"a size in `.*` was 8, run where it is 1"):
+        narrow(images(1, 8))
 
 
 def shares(s, y):
@@ -95,6 +170,10 @@ def test_places_in_flattened_images_are_guarded():
     ("op", "why"),
     [
         (lambda s, y: y[:, : y.shape[2] // 2], "a slice of channels that hangs on an input"),
+        (
+            lambda s, y: y.movedim(1, 3)[:, [0, 1], :, : y.shape[2] // 2].movedim(3, 1),
+            "a slice of channels that hangs on an input",
+        ),
         (lambda s, y: torch.channel_shuffle(y, y.shape[2] // 4) * s.p, "a number of groups that hangs on an input"),
         (lambda s, y: nn.functional.group_norm(y, y.shape[2] // 4), "a number of groups that hangs on an input"),
         (lambda s, y: nn.functional.pixel_shuffle(y, y.shape[2] // 4), "a factor that hangs on an input"),

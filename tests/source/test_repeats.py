@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxprune.capture import capture
+from fxprune.errors import ExportError
 from fxprune.passes.source import export_python
 
 
@@ -107,3 +108,12 @@ class Spectral(nn.Module):
 def test_complex_weights_keep_their_imaginary_parts(tmp_path, forked):
     x = torch.randn(2, 4, 8)
     export_python(capture(Spectral().eval(), (x,)), x, tmp_path / "net.py")
+
+
+def test_weights_of_a_type_that_no_file_holds_are_refused(tmp_path):
+    net, x = Spectral().eval(), torch.randn(2, 4, 8)
+    net.last.double()
+    net.filter.data = net.filter.data.to(torch.complex128)
+    with pytest.raises(ExportError, match=r"weights of type torch.complex128"):
+        export_python(capture(net, (x.double(),)), x.double(), tmp_path / "net.py")
+    assert not list(tmp_path.iterdir())

@@ -63,17 +63,22 @@ def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
     """
     x, out, asked = call.args[0], call.out, call.sizes_asked()
     runs = view_factors(x.shape, out.shape)
-    # Where positions become a number of them, an open size takes the rest.
-    rest = any(all(on_x[d] is None for d in left) and all(asked[d] is False for d in right) for left, right in runs)
-    for (place, *others), right in runs:
-        ids = on_x[place]
-        if ids is None or others:
+    # Where positions become a number of them, or others as `h * h`, an open size takes the rest.
+    rest = any(
+        all(on_x[d] is None for d in left) and (len(left) > 1 or len(right) > 1 or not any(asked[d] for d in right))
+        for left, right in runs
+        if all(asked[d] is not None for d in right)
+    )
+    for left, right in runs:
+        carried = [ids for ids in (on_x[dim] for dim in left) if ids is not None]
+        if not carried:
             continue
-        alone = call.channels.alone(ids)
-        if not alone:  # as flattened images, of which an axis may hold each channel once again
+        open_too = rest
+        if len(left) > 1 or not call.channels.alone(carried[0]):
+            # As flattened images, of which an axis may hold each channel once again.
             right = tuple(dim for dim in right if call.channels.differ(axes[dim]))
-            rest = not any(asked[dim] for dim in right)
-        hang = [dim for dim in right if asked[dim] or (asked[dim] is None and rest)]
+            open_too = not any(asked[dim] for dim in right)
+        hang = [dim for dim in right if asked[dim] or (asked[dim] is None and open_too)]
         call.guard_lengths([dim for dim in hang if out.shape[dim] > 1])
 
 
