@@ -25,7 +25,7 @@ from .site import WIDE
 
 
 def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
-    """Copy what a narrow graph shares and the wide one does not, in place; return values as `check_shapes_of` does.
+    """Copy, in place, what a narrow graph shares and the wide one does not; return all values.
 
     Raises:
         RewriteError: the wide graph shares at some batch sizes only, and writes to it.
@@ -59,7 +59,7 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
 
 
 def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
-    """Copy what a node returns; of one row, the wide node may return a view, too, so guard the sizes that are known."""
+    """Copy what a node returns, and guard known sizes: of one row, the wide one may be a view."""
     graph, given = node.graph, node.all_input_nodes[0]
     with graph.inserting_before(node.next):
         copied = graph.call_method("clone", (node,))

@@ -162,7 +162,7 @@ def check_shapes_of(module: fx.GraphModule, plan: Plan) -> dict[fx.Node, Any]:
 def run_on_meta(
     module: fx.GraphModule, inputs: Inputs, plan: Plan | None = None
 ) -> tuple[dict[fx.Node, Any], dict[fx.Node, int]]:
-    """Run a graph on the meta device, and check it against a plan; return what each node returned, and its version."""
+    """Run a graph on the meta device, check it against a plan, and return values and versions."""
     interpreter = _ShapeCheck(to_meta(module), module.graph, plan, device_of(module))
     try:
         with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]

@@ -201,7 +201,7 @@ def created(site: Site) -> fx.Node | None:
 
 
 def _kept_of(site: Site, codes: Codes, size: Any) -> Any:
-    """Return how many channels stay of a size that met them; one that the model computes is what it was here.
+    """Return how many channels stay of a size that met them; a computed one is as it was here.
 
     Unless each channel is there several times, as in flattened images, whose number changes with their size.
     """
