@@ -17,10 +17,10 @@ from fxprune.models_zoo.data.unlabelled import read_images, unlabelled
 GREY = Preprocessing((1, 8, 8), (0.5,), (0.5,), 1.0, "bilinear")
 
 
-def pictures(folder, count, mode="L", size=(8, 8)):
+def pictures(folder, count, mode="L", size=(8, 8), inner="deeper"):
     """Pictures of one value each, in folders of folders."""
     for number in range(count):
-        place = folder / f"{number % 2}" / "deeper"
+        place = folder / f"{number % 2}" / inner
         place.mkdir(parents=True, exist_ok=True)
         Image.new(mode, size, 10 * number if mode == "L" else (10 * number,) * 3).save(place / f"{number}.png")
     return folder
@@ -44,7 +44,7 @@ def test_images_of_a_data_set_are_not_augmented():
 def test_a_folder_gives_them_as_test_images(tmp_path):
     for split in ("train", "val"):
         for label in "ab":
-            pictures(tmp_path / split / label, 3, size=(16, 16))
+            pictures(tmp_path / split / label, 3, size=(16, 16), inner=label)
     data = load_data(str(tmp_path), image_size=8, batch_size=4, auto_augment="original")
     first, second = (torch.cat(unlabelled(data, 5, seed=0)) for _ in range(2))
     assert first.shape == (5, 3, 8, 8)

@@ -245,7 +245,10 @@ def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
     for label, outer in ((left, rows), (right, columns)):
         call.tie(*(outer if label.is_parameter else ()))
     axes = (*(_batch(call, left, right) if a.dim() == 3 else ()), *rows, *columns)
-    call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *axes)
+    # An axis of equal numbers is as long as the channels that it meets later.
+    waiting = (*[None] * (len(axes) - len(rows) - len(columns)), *[left.waiting(-2)] * len(rows))
+    long = [own if own is not None else later for own, later in zip(axes, (*waiting, right.waiting(-1)), strict=False)]
+    call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *long)
     return axes
 
 
