@@ -22,13 +22,14 @@ def run(args: argparse.Namespace) -> Reply:
     """Compare what the folder holds."""
     from dataclasses import asdict
 
-    from fxprune.errors import CheckpointError
+    from fxprune.errors import DataError, InputError
     from fxprune.passes.report import verify_folder
 
     try:
         check = verify_folder(args.folder, data=args.data)
-    except CheckpointError as error:
-        error.exit_code = 1 if args.folder.is_dir() else error.exit_code  # what was to be shown does not hold
+    except InputError as error:
+        # What was to be shown of the folder does not hold.
+        error.exit_code = 1 if args.folder.is_dir() and not isinstance(error, DataError) else error.exit_code
         raise
     value = {"folder": args.folder, "passed": check.passed, "findings": [asdict(each) for each in check.findings]}
     return Reply(str(check), lambda: value, 0 if check.passed else 1)

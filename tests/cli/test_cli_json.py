@@ -14,6 +14,7 @@ from helpers.untimed import time_nothing
 import fxprune
 from fxprune.cli.commands import inspect
 from fxprune.cli.main import COMMANDS
+from fxprune.errors import DataError, ModelError, PlanError
 from fxprune.models_zoo import registry
 
 RESULT = (
@@ -87,6 +88,16 @@ def test_verify_fails_whichever_file_is_damaged_or_missing(capsys, finished, pla
         file.unlink()
         assert run(capsys, "verify bad --json")[0] == 1, name
     assert run(capsys, "verify nowhere")[0] == 2
+
+
+@pytest.mark.parametrize(("kind", "code"), [(PlanError, 1), (ModelError, 1), (DataError, 2)])
+def test_what_a_folder_holds_fails_and_data_that_are_away_are_input(capsys, monkeypatch, place, kind, code):
+    def refused(folder, data):
+        raise kind("no")
+
+    monkeypatch.setattr("fxprune.passes.report.verify_folder", refused)
+    (place / "bad").mkdir()
+    assert run(capsys, "verify bad")[0] == code
 
 
 def test_push_tells_what_it_wrote(capsys, monkeypatch, place):
