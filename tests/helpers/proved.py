@@ -7,6 +7,7 @@ import functools
 import sys
 
 import pytest
+import torch
 from samples import SAMPLES
 
 import fxprune
@@ -24,8 +25,12 @@ def proved(name):
 
 
 def narrowed(name):
-    """The networks of the proof: snapped, and narrow."""
-    return _proved(name)[1]
+    """The networks of the proof, snapped and narrow, with the buffers that it left: a network may change its own."""
+    _, pair, buffers = _proved(name)
+    with torch.no_grad():
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    return pair
 
 
 def prove_all():
@@ -67,4 +72,4 @@ def _proved(name):
         if node.op in ("call_function", "call_method"):
             TARGETS.update((node.target, getattr(node.target, "overloadpacket", None)))
     _DONE.add(name)
-    return proof, pair
+    return proof, pair, [(buffer, buffer.clone()) for network in pair for buffer in network.buffers()]
