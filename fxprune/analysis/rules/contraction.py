@@ -13,7 +13,7 @@ import torch
 
 from fxprune.pytorch.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS
 
-from ..call import Call, Rule, unlabelled
+from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..labels import Label
 from .pointwise import paired
@@ -246,10 +246,15 @@ def _product(call: Call, a: torch.Tensor, b: torch.Tensor) -> Axes:
         call.tie(*(outer if label.is_parameter else ()))
     axes = (*(_batch(call, left, right) if a.dim() == 3 else ()), *rows, *columns)
     # An axis of equal numbers is as long as the channels that it meets later.
-    waiting = (*[None] * (len(axes) - len(rows) - len(columns)), *[left.waiting(-2)] * len(rows))
-    long = [own if own is not None else later for own, later in zip(axes, (*waiting, right.waiting(-1)), strict=False)]
-    call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *long)
+    ends = [_or_waiting(left, -2) for _ in rows] + [_or_waiting(right, -1) for _ in columns]
+    lead = axes[: len(axes) - len(ends)]
+    call.count_macs(call.out.numel() * a.shape[-1], inner[0] if inner[0] is not None else inner[1], *lead, *ends)
     return axes
+
+
+def _or_waiting(label: Label, axis: int) -> Ids | None:
+    ids = label.axes[axis]
+    return label.waiting(axis) if ids is None else ids
 
 
 def _stored(label: Label, axis: int) -> Label:
@@ -267,29 +272,6 @@ def _batch(call: Call, left: Label, right: Label) -> Axes:
         if (left if on_right is None else right).from_parameters:
             return (None,)
     return (call.unify(on_left, on_right),)
-
-
-@rule("embedding", reads_weights=())
-def embedding(call: Call) -> Axes:
-    """Rows of a table, one for each index: channels of indices stay, the columns come last."""
-    table, index = call.args[0], call.args[1]
-    rows, columns = call.axes(table)
-    call.freeze("rows of a table that an index picks", rows)
-    call.tie(columns)
-    return (*call.axes(index), columns)
-
-
-@rule("_embedding_bag", "_embedding_bag_forward_only", reads_weights=())
-def embedding_bag(call: Call) -> list[Axes]:
-    """Sum, mean or maximum of rows of a table: its columns are the result's channels."""
-    rows, columns = call.axes(call.args[0])
-    call.freeze("channels that pick the rows of a bag", *(ids for x in call.args[1:3] for ids in call.axes(x)))
-    call.freeze(
-        "rows of a table that an index picks", rows, *(call.axes(call.args[6]) if call.arg(6) is not None else ())
-    )
-    call.tie(columns)
-    # The place of a maximum is the fourth result, for the backward pass only.
-    return [(None, columns), *map(unlabelled, call.outs[1:])]
 
 
 @rule("_trilinear", reads_weights=(1,))
