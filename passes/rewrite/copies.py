@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
     """Copy, in place, what a narrow graph shares and the wide one does not; return all values.
 
     Raises:
-        RewriteError: the wide graph shares at some batch sizes only, and writes to it.
+        RewriteError: the wide graph shares at some sizes of inputs only, and writes to it.
     """
     inputs = plan.coupling.example_inputs
     values, versions = run_on_meta(module, inputs, plan)
@@ -36,8 +36,9 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
         return values
     graph = plan.coupling.graph_module
     runs = [(values, versions, run_on_meta(graph, inputs)[0])]
-    with contextlib.suppress(RewriteError):  # a network may take one batch size only
-        runs.append((*run_on_meta(module, other := _other_batch(inputs)), run_on_meta(graph, other)[0]))
+    for other in _other_inputs(inputs):
+        with contextlib.suppress(RewriteError):  # a network may take one size only
+            runs.append((*run_on_meta(module, other), run_on_meta(graph, other)[0]))
     by_name = {node.name: node for node in graph.graph.nodes}
     for node in [node for node in values if node.meta.get(WIDE) in by_name]:
         in_wide = [_shares(by_name[node.meta[WIDE]], wide) for _, _, wide in runs]
@@ -50,8 +51,8 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
         )
         if written and any(in_wide):
             raise RewriteError(
-                f"node `{node}` is a copy at some batch sizes and a view at others, and is written to in place: with "
-                "one channel left it is a view at all. Keep two channels in each group, or call `clone()`."
+                f"node `{node}` is a copy at some sizes of batches or inputs and a view at others, and is written to "
+                "in place: with one channel left it is a view at all. Keep two channels in each group, or call `clone()`."
             )
         _copy(node, values if written else {})
     module.recompile()
@@ -70,13 +71,20 @@ def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
     node.replace_all_uses_with(copied, delete_user_cb=lambda user: user is not copied)
 
 
-def _other_batch(inputs: Inputs) -> Inputs:
-    """Return inputs of two samples in place of one, or of one in place of several."""
-    batch = 2 if all(x.shape[:1] == (1,) for x in tensors_of(inputs)) else 1
-    other: Inputs = pytree.tree_map_only(
-        torch.Tensor, lambda x: x.new_empty((batch, *x.shape[1:]), device="meta") if x.dim() else x, inputs
-    )
-    return other
+def _other_inputs(inputs: Inputs) -> Iterator[Inputs]:
+    """Yield inputs of two samples in place of one, or of one in place of several, and longer ones."""
+    given = tensors_of(inputs)
+    last = max((x.dim() for x in given), default=0)
+    for axes in ({0}, {*range(2, last)}, *({axis} for axis in range(1, last))):
+
+        def resized(x: torch.Tensor, axes: Set[int] = axes) -> torch.Tensor:
+            factors = [2 if axis in axes else 1 for axis in range(x.dim())]
+            sizes = [size * factor for size, factor in zip(x.shape, factors, strict=True)]
+            if 0 in axes and sizes:
+                sizes[0] = 2 if all(each.shape[:1] == (1,) for each in given) else 1
+            return x.new_empty(sizes, device="meta")
+
+        yield pytree.tree_map_only(torch.Tensor, resized, inputs)
 
 
 def _shares(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:

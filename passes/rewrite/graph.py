@@ -9,7 +9,6 @@ still computes the sizes of batch and space.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -29,7 +28,7 @@ from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes, 
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
-from .site import WIDE, Site
+from .site import WIDE, Site, product
 from .sums import scaled_input
 
 
@@ -108,17 +107,9 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, plan: Pl
     if name == "__len__":
         return length(0)
     if name in ("numel", "nelement"):
-        return _product(graph, [length(dim) for dim in range(len(shape.sizes))])
+        return product(graph, [length(dim) for dim in range(len(shape.sizes))])
     dim = kwargs.get("dim", rest[0] if name == "size" and rest else None)
     return tuple(map(length, range(len(shape.sizes)))) if dim is None else length(dim % len(shape.sizes))
-
-
-def _product(graph: fx.Graph, factors: Sequence[Any]) -> Any:
-    total: Any = 1
-    for factor in factors:
-        known = isinstance(total, int) and isinstance(factor, int)
-        total = total * factor if known else graph.create_node("call_function", operator.mul, (total, factor))
-    return total
 
 
 def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] | None:
@@ -127,7 +118,7 @@ def _fold(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any) -> tuple[Any] 
     The result comes in a tuple of one, since it may be None itself.
     """
     if node.op == "call_method" and node.target == "numel" and isinstance(args[0], tuple):
-        return (_product(graph, args[0]),)
+        return (product(graph, args[0]),)
     if node.op != "call_function" or node.target is getattr or not args:
         return None
     known = not any(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves((args, kwargs)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,17 @@ def standing_for(wide: fx.Node, made: fx.Node) -> fx.Node:
     """Record on a narrow node the wide node that it replaces; their names may differ."""
     made.meta = {**wide.meta, WIDE: wide.name}
     return made
+
+
+def product(graph: fx.Graph, factors: Sequence[Any]) -> Any:
+    """Multiply numbers at once, and nodes by calls."""
+    total: Any = 1
+    for factor in factors:
+        if isinstance(factor, int) and isinstance(total, int):
+            total *= factor
+        else:
+            total = factor if total == 1 else graph.create_node("call_function", operator.mul, (total, factor))
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +60,15 @@ class Site:
 
     def shape_of(self, index: int) -> Shape:
         """Return the wide shape of argument ``index``, with codes only on axes that become narrower."""
+        return self._narrowing(self.wide_of(index))
+
+    def wide_of(self, index: int) -> Shape:
+        """Return the wide shape of argument ``index``, with the codes of all its channels."""
         given = surface.positional(self.node.target, self.node.args, self.node.kwargs)[0][index]
         value = self.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
         if not isinstance(value, Shape):
             raise RewriteError(f"argument {index} of node `{self.node}` is not a tensor of the graph.")
-        return self._narrowing(value)
+        return value
 
     @property
     def value(self) -> Any:

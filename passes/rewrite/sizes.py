@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,7 +18,7 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .site import Site, standing_for
+from .site import Site, product, standing_for
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -34,6 +35,8 @@ def resized(site: Site) -> fx.Node | None:
         if codes is not None and not _is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
     given = (site.args[0], *sizes) if flat else (site.args[0], tuple(sizes))
+    if site.kind in surface.VIEWS:
+        _guard_positions(site, sizes)
     return _guarded(site, asked, lambda: site.copy(given, {}))
 
 
@@ -54,6 +57,35 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
     return made
 
 
+def _guard_positions(site: Site, sizes: list[Any]) -> None:
+    """Guard how many positions a view asks for, if others with channels between may take what is left.
+
+    ``[b, c, h, w] -> [-1, c, 16]`` of images of 32 pixels has rows that belong to two channels.
+    """
+    wide, narrow, graph = site.wide_of(0), site.shape_of(0), site.graph
+    runs = view_factors(wide.sizes, site.value.sizes)
+    free = [[d for d in left if wide.axes[d] is None or d in wide.varying] for left, _ in runs]
+    asked = [[sizes[d] for d in right] for _, right in runs]
+    stated = [all(isinstance(size, int) and size != -1 for size in each) for each in asked]
+    takes = [is_stated or any(map(_is_open, each)) for is_stated, each in zip(stated, asked, strict=True)]
+    for at, (left, right) in enumerate(runs):
+        if any(map(_is_open, asked[at])) or (not stated[at] and len(left) == len(right) == 1):
+            continue
+        others = [d for place, dims in enumerate(free) if place != at and takes[place] for d in dims]
+        between = {d for a in free[at] for b in others for d in range(min(a, b), max(a, b) + 1)}
+        if not any(narrow.axes[d] is not None for d in between):
+            continue
+        where = f"the size of axes {', '.join(map(str, free[at]))} before `{site.node}`"
+        if stated[at]:
+            sizes_here = [(wide.sizes[d], wide.axes[d]) for d in free[at]]
+            wanted = math.prod(size if codes is None else int(site.kept(codes).sum()) for size, codes in sizes_here)
+            site.call(guard_equal, product(graph, [site.length(d) for d in free[at]]), wanted, where)
+        else:
+            found = product(graph, [site.length(d) for d in left])
+            equal = site.call(operator.eq, found, product(graph, asked[at]))
+            site.call(guard_equal, equal, True, f"{where} is what it asks for")
+
+
 def _is_open(size: Any) -> bool:
     """A size of -1 adapts by itself."""
     return isinstance(size, int) and size == -1
@@ -65,8 +97,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
     An axis may hold batch or space beside channels. A view maps a run of input axes to a run of new axes: the size of
     one new axis is the product of the input axes, divided by the other new axes of the run.
     """
-    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
-    before, after = site.coupling.nodes[given.name].value, site.value
+    before, after = site.wide_of(0), site.value
     kept = int(site.kept(codes).sum())
     if isinstance(sizes[dim], int):
         return kept
@@ -128,8 +159,7 @@ def pieces(site: Site) -> fx.Node | None:
 def padded(site: Site) -> fx.Node | None:
     """pad: the padding before and after counts the constant channels that are kept."""
     narrow_in, narrow_out = site.shape_of(0), site.value
-    given = surface.positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
-    on_x, out = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
+    on_x, out = site.wide_of(0), site.coupling.nodes[site.node.name].value
     amounts = list(site.parameter(1, "pad"))
     for i in range(len(amounts) // 2):
         dim = len(on_x.sizes) - 1 - i
@@ -150,9 +180,7 @@ def padded(site: Site) -> fx.Node | None:
 
 def expanded(site: Site) -> fx.Node | None:
     """expand_as: an expanded axis has the width of what it met, not of its example."""
-    given = site.node.args[1]
-    assert isinstance(given, fx.Node)
-    like, wide = site.coupling.nodes[given.name].value, site.coupling.nodes[site.node.name].value
+    like, wide = site.wide_of(1), site.coupling.nodes[site.node.name].value
     if not site.value.labelled and all(codes is None or site.kept(codes).all() for codes in like.axes):
         return None
     other = site.args[1]
@@ -209,6 +237,8 @@ def _kept_of(site: Site, codes: Codes, size: Any) -> Any:
     if isinstance(size, int):
         return kept
     if len(np.unique(codes)) < len(codes):
+        rest = site.call(operator.mod, site.call(operator.mul, size, kept), len(codes))
+        site.call(guard_equal, rest, 0, f"the rest of a size in `{site.node.name}`")
         return site.share_of(size, Fraction(kept, len(codes)))
     site.call(guard_equal, size, len(codes), f"a size in `{site.node.name}`")
     return kept

@@ -81,7 +81,16 @@ def test_what_is_a_copy_of_several_images_only_is_refused(batch):
 
     net = Net(op, a=conv(3, 8)).eval()
     plan = fxprune.plan(fxprune.couple(net, torch.rand(batch, 3, 4, 4)), widths={"a.weight": 1}, method="even")
-    with pytest.raises(RewriteError, match="a copy at some batch sizes and a view at others"):
+    with pytest.raises(RewriteError, match="a copy at some sizes of batches or inputs and a view at others"):
+        fxprune.narrow(fxprune.snap(net, plan), plan)
+
+
+@pytest.mark.parametrize(("op", "size"), [(lambda y: y, 1), (lambda y: nn.functional.avg_pool2d(y, 8), 8)])
+def test_what_is_a_view_at_the_example_only_is_refused(op, size):
+    """Of one pixel the wide network has a view, of more a copy; the narrow one would always have a view."""
+    net = Net(lambda s, x: contiguous(s, op(s.a(x))), a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(size, size)), widths={"a.weight": 1}, method="even")
+    with pytest.raises(RewriteError, match="a copy at some sizes of batches or inputs and a view at others"):
         fxprune.narrow(fxprune.snap(net, plan), plan)
 
 
@@ -128,6 +137,37 @@ def test_sizes_that_are_as_many_as_channels_are_guarded(op, width, kept):
         narrow(images(6, 12))
 
 
+def shares_of_rows(y):
+    return y.softmax(1).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda s, y: shares_of_rows(y.reshape(-1, 8, 64)),
+        lambda s, y: shares_of_rows(y.reshape(2, 8, 64)),
+        lambda s, y: shares_of_rows(y.reshape(-1, 8, y.shape[2] ** 2)),
+        lambda s, y: s.head(y.view(-1, 512)),
+        lambda s, y: s.head(y.flatten(1).view(-1, 512)),
+    ],
+)
+def test_positions_stated_beside_an_open_batch_are_guarded(op):
+    """At other sizes of images the batch takes what is left, and rows hold parts of channels."""
+    snapped, narrow = made(op, kept=4, head=linear(512, 4))
+    assert_same(snapped, narrow, (8, 8))
+    other = torch.rand(4, 3, 4, 8, dtype=torch.float64)
+    assert snapped(other).isfinite().all()
+    with pytest.raises(
+        SpecialisedError, match=r"the size of axes .* before `(view|reshape).*`.* was .*: capture again"
+    ):
+        narrow(other)
+
+
+def test_positions_stated_in_front_of_channels_need_no_guard():
+    snapped, narrow = made(lambda s, y: s.head(y.movedim(1, 3).reshape(-1, 64, 8)).amax(1), kept=4, head=linear(8, 4))
+    assert_same(snapped, narrow, (8, 8), (8, 16))
+
+
 def created(s, y):
     return y + y.new_ones((y.shape[2], 1, 1))
 
@@ -148,6 +188,25 @@ def test_tensors_as_wide_as_channels_by_chance_are_guarded(op):
     assert snapped(images(1, 8)).isfinite().all()
     with pytest.raises(SpecialisedError, match=r"a size in `.*` was 8, run where it is 1"):
         narrow(images(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("op", "height"),
+    [
+        (lambda y: y.flatten(1) * y.new_ones(y.shape[2] ** 3), 8),
+        (lambda y: y.repeat(1, 2, 1, 1) + y.new_ones((y.shape[2], 1, 1)), 16),
+    ],
+)
+def test_a_size_that_met_repeated_channels_is_refused_where_it_has_no_share(op, height):
+    """Of one number and no share it would broadcast to none, whose sum is zero."""
+    net = Net(lambda s, x: op(s.a(x)).flatten(1).sum(1), a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(height, height)), widths={"a.weight": 1}, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_same(snapped, narrow, (height, height))
+    assert snapped(images(1, 1)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"the rest of a size in `.*` was 0, run where it is"):
+        narrow(images(1, 1))
 
 
 def shares(s, y):
