@@ -21,7 +21,7 @@ def paragraph(text: str) -> str:
 def fill(template: str, **values: Any) -> str:
     """Fill ``benchmarks/TEMPLATE``; of what is left out, no empty lines stay.
 
-    Templates know ``table(header, rows)``, and the filters ``form``, as ``{{ share | form(".0%") }}``, and ``paragraph``.
+    They know ``table(header, rows)``, and the filters ``paragraph`` and ``form``, as in ``{{ share | form(".0%") }}``.
     """
     page = Environment(
         loader=FileSystemLoader(ROOT / "benchmarks"),
