@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.coverage.classes import EntryPoint, read
+from benchmarks.pages import fill
 from benchmarks.runs import add_limits, run_all
-from benchmarks.tables import markdown_table
 from fxprune.common.files import write_text
 
 from .check import KEEP, SMALLER, check
@@ -76,25 +76,9 @@ def write(points: Sequence[EntryPoint], rows: Rows) -> None:
 def page(classes: Mapping[str, str], rows: Rows) -> str:
     """Write the share of the classes that graft, and a row with the reason for each."""
     verdicts = Counter(row["verdict"] for name, row in rows.items() if name in classes)
-    missing = len(classes) - verdicts.total()
-    not_run = [("not run yet", missing)] if missing else []
-    lines = [
-        "# Which classes of timm graft",
-        "",
-        f"The smallest network of each class of timm {version('timm')}, or a smaller one of that class by the settings "
-        "that stand beside its name, with random weights and small images, "
-        f"at {KEEP:.0%} of its width, in clusters drawn at random: `fxprune.graft` puts the narrow layers back and "
-        "proves in float64 that its own code computes the same. Then timm's interface is asked: `num_features`, "
-        "`head_hidden_size`, `get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, "
-        "`features_only` and `set_grad_checkpointing`, where the wide network answers truly; an empty cell was not "
-        "asked yet. Written by `make graft`.",
-        "",
-        markdown_table(
-            ("verdict", "classes"),
-            [(name, f"{count} of {len(classes)}") for name, count in [*verdicts.most_common(), *not_run]],
-        ),
-        "",
-    ]
+    counts = verdicts.most_common()
+    if missing := len(classes) - verdicts.total():
+        counts.append(("not run yet", missing))
     cells = (
         (
             f"{name} ({row['settings']})" if row.get("settings") else name,
@@ -103,8 +87,8 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         )
         for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0]))
     )
-    lines.append(markdown_table(("network", "class", "image", "verdict", "interface", "why not"), cells))
-    return "\n".join(lines) + "\n"
+    shares = [(name, f"{count} of {len(classes)}") for name, count in counts]
+    return fill("grafts/page.md.jinja", version=version("timm"), keep=KEEP, verdicts=shares, networks=cells)
 
 
 if __name__ == "__main__":
