@@ -6,7 +6,6 @@ without --again.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from benchmarks import ROOT
 from benchmarks.coverage.classes import EntryPoint, read
 from benchmarks.pages import fill
-from benchmarks.runs import add_limits, run_all
+from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 
 from .check import KEEP, SMALLER, check
@@ -41,15 +40,12 @@ WHY = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the networks that were not checked to the end; write the page after each."""
-    parser = argparse.ArgumentParser(prog="grafts", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
-    parser.add_argument("--again", action="store_true", help="also those that were checked to the end")
-    add_limits(parser, "network", seconds=900.0, jobs=False)
-    args = parser.parse_args(argv)
+    args = parser_of("grafts", __doc__, "network", "resnet*", seconds=900.0, jobs=False).parse_args(argv)
     points = sorted(read(), key=lambda point: (point.name not in SMALLER, point.parameters))
     rows = read_rows()
     names = [point.name for point in points if args.again or not is_complete(rows.get(point.name))]
-    tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
+    names = [] if args.report else fnmatch.filter(names, args.only)
+    tasks = [(name, LOGS / f"{name}.log") for name in names]
     for name, facts in run_all(check, tasks, args, noun="network"):
         told = {"verdict": "failed", "reason": facts.get("error", ""), **facts}
         now = datetime.now(UTC).isoformat(timespec="seconds")
