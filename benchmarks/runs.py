@@ -26,6 +26,18 @@ def add_limits(parser: argparse.ArgumentParser, noun: str, *, seconds: float, jo
     parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help=f"memory for one {noun} (default: 8)")
 
 
+def parser_of(
+    prog: str, about: str, noun: str, like: str, *, seconds: float, jobs: bool = True
+) -> argparse.ArgumentParser:
+    """Make a parser of what commands have in common: which tasks run, again or not, within which limits."""
+    parser = argparse.ArgumentParser(prog=prog, description=about.splitlines()[0])
+    parser.add_argument("--only", default="*", metavar="PATTERN", help=f"{noun}s with such a name, as in `{like}`")
+    add_limits(parser, noun, seconds=seconds, jobs=jobs)
+    parser.add_argument("--again", action="store_true", help=f"also {noun}s whose result is up to date")
+    parser.add_argument("--report", action="store_true", help="run nothing, only write the report")
+    return parser
+
+
 def run_all(
     work: Callable[[T, Callable[..., None]], None],
     tasks: Sequence[tuple[T, Path]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import Path
 
 from benchmarks import ROOT
@@ -36,8 +35,3 @@ def sections(text: str) -> dict[str, str]:
     """Map the title of each section of a page to its text."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
     return {title.strip(): body.strip() for title, body in zip(parts[::2], parts[1::2])}
-
-
-def paragraph(text: str) -> str:
-    """Wrap a text to the usual line length."""
-    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)

@@ -118,16 +118,17 @@ def _group(nodeid):
 
 
 @functools.cache
-def _has_fixture_of_its_own(file):
-    return 'scope="module"' in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+def _keeps_what_it_makes(file):
+    text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    return 'scope="module"' in text or "@functools.cache" in text
 
 
 class Together(Restarting):
-    """Send tests that share something, or a fixture of their module, to one worker."""
+    """Send tests that share something, or what their module keeps, to one worker."""
 
     def _split_scope(self, nodeid):
         file = nodeid.partition("::")[0]
-        return _group(nodeid) or (file if _has_fixture_of_its_own(file) else nodeid)
+        return _group(nodeid) or (file if _keeps_what_it_makes(file) else nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

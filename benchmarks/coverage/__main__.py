@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from benchmarks import ROOT
 from benchmarks.grafts.rows import read_rows
-from benchmarks.runs import add_limits, run_all
+from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 
 from .check import Task, check
@@ -78,21 +78,17 @@ def write_report(journal: Journal, sources: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="coverage", description=__doc__.splitlines()[0])
+    parser = parser_of("coverage", __doc__, "network", "resnet*", seconds=1800.0)
     parser.add_argument(
         "--all", action="store_true", help="every entry point, by default only analysed, without weights"
     )
     parser.add_argument("--torchvision", action="store_true", help="the smallest network of each family of torchvision")
     parser.add_argument("--libraries", action="store_true", help="networks of other libraries (see --libraries --help)")
     parser.add_argument("--depth", choices=DEPTHS, help="how far to go (default: onnx; with --all: couple)")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
     parser.add_argument(
         "--limit-params", type=float, default=float("inf"), metavar="N", help="no larger ones, as in 30e6"
     )
-    add_limits(parser, "network", seconds=1800.0)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each (default: processors / jobs)")
-    parser.add_argument("--again", action="store_true", help="also those whose result is up to date")
-    parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
     return parser
 
 

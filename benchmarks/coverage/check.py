@@ -132,13 +132,13 @@ def narrow(snapped: nn.Module, plan: Plan) -> nn.Module:
 def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Inputs) -> float:
     """Return onnxruntime's relative error on the narrow network, made in float32 as by a user."""
     plan = Plan(fxprune.couple(subject, example), clusters)
-    narrow = fxprune.narrow(fxprune.snap(subject, plan), plan)
+    small = narrow(fxprune.snap(subject, plan), plan)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         # A batch of one finds accidental broadcasts, three finds a fixed batch size.
         batches = (1, 3)
         try:
-            return fxprune.export_onnx(narrow, example, path, batches=batches).max_rel_error
+            return fxprune.export_onnx(small, example, path, batches=batches).max_rel_error
         except ExportError as error:
             try:
                 fxprune.export_onnx(subject, example, path, batches=batches)

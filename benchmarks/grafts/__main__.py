@@ -6,7 +6,6 @@ without --again.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import sys
 from collections import Counter
@@ -18,8 +17,8 @@ from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.coverage.classes import EntryPoint, read
-from benchmarks.runs import add_limits, run_all
-from benchmarks.tables import markdown_table
+from benchmarks.pages import fill
+from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 
 from .check import KEEP, SMALLER, check
@@ -41,15 +40,12 @@ WHY = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the networks that were not checked to the end; write the page after each."""
-    parser = argparse.ArgumentParser(prog="grafts", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `resnet*`")
-    parser.add_argument("--again", action="store_true", help="also those that were checked to the end")
-    add_limits(parser, "network", seconds=900.0, jobs=False)
-    args = parser.parse_args(argv)
+    args = parser_of("grafts", __doc__, "network", "resnet*", seconds=900.0, jobs=False).parse_args(argv)
     points = sorted(read(), key=lambda point: (point.name not in SMALLER, point.parameters))
     rows = read_rows()
     names = [point.name for point in points if args.again or not is_complete(rows.get(point.name))]
-    tasks = [(name, LOGS / f"{name}.log") for name in fnmatch.filter(names, args.only)]
+    names = [] if args.report else fnmatch.filter(names, args.only)
+    tasks = [(name, LOGS / f"{name}.log") for name in names]
     for name, facts in run_all(check, tasks, args, noun="network"):
         told = {"verdict": "failed", "reason": facts.get("error", ""), **facts}
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -76,25 +72,9 @@ def write(points: Sequence[EntryPoint], rows: Rows) -> None:
 def page(classes: Mapping[str, str], rows: Rows) -> str:
     """Write the share of the classes that graft, and a row with the reason for each."""
     verdicts = Counter(row["verdict"] for name, row in rows.items() if name in classes)
-    missing = len(classes) - verdicts.total()
-    not_run = [("not run yet", missing)] if missing else []
-    lines = [
-        "# Which classes of timm graft",
-        "",
-        f"The smallest network of each class of timm {version('timm')}, or a smaller one of that class by the settings "
-        "that stand beside its name, with random weights and small images, "
-        f"at {KEEP:.0%} of its width, in clusters drawn at random: `fxprune.graft` puts the narrow layers back and "
-        "proves in float64 that its own code computes the same. Then timm's interface is asked: `num_features`, "
-        "`head_hidden_size`, `get_classifier`, `reset_classifier`, `feature_info`, `forward_intermediates`, "
-        "`features_only` and `set_grad_checkpointing`, where the wide network answers truly; an empty cell was not "
-        "asked yet. Written by `make graft`.",
-        "",
-        markdown_table(
-            ("verdict", "classes"),
-            [(name, f"{count} of {len(classes)}") for name, count in [*verdicts.most_common(), *not_run]],
-        ),
-        "",
-    ]
+    counts = verdicts.most_common()
+    if missing := len(classes) - verdicts.total():
+        counts.append(("not run yet", missing))
     cells = (
         (
             f"{name} ({row['settings']})" if row.get("settings") else name,
@@ -103,8 +83,8 @@ def page(classes: Mapping[str, str], rows: Rows) -> str:
         )
         for name, row in sorted(rows.items(), key=lambda item: (item[1]["verdict"], item[0]))
     )
-    lines.append(markdown_table(("network", "class", "image", "verdict", "interface", "why not"), cells))
-    return "\n".join(lines) + "\n"
+    shares = [(name, f"{count} of {len(classes)}") for name, count in counts]
+    return fill("grafts/page.md.jinja", version=version("timm"), keep=KEEP, verdicts=shares, networks=cells)
 
 
 if __name__ == "__main__":

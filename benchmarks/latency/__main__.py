@@ -17,7 +17,8 @@ import torch
 
 import fxprune
 from benchmarks import ROOT
-from benchmarks.tables import csv_text, markdown_table, read_csv
+from benchmarks.pages import fill
+from benchmarks.tables import csv_text, read_csv
 from fxprune.common.files import write_text
 from fxprune.costs import cost
 from fxprune.passes.latency import time_of
@@ -27,15 +28,6 @@ REPORTS = ROOT / "docs" / "reports"
 NETWORKS = ("resnet50", "mobilenetv3_large_100", "efficientnet_b0", "convnext_tiny", "vit_small_patch16_224")
 SIZE = 224
 FIELDS = ("network", "runtime", "batch", "goal", "predicted", "measured", "macs", "params", "wide_ms", "timed")
-HEAD = """# A budget of time, asked for and measured
-
-`fxprune.plan(coupling, latency=..., runtime=..., batch={batch}, round_to={round_to})` on networks with random weights,
-on {threads} thread of a CPU. *Predicted* is what the plan says, *measured* the narrow network against the wide one in
-alternation, both made and timed again from nothing: the median of the ratios. *Timed* is how many narrow copies the
-search made. Times are those of the thread, not of the clock, so that other programs on the machine count little.
-
-`make latency` runs what is missing in `latency.csv` and writes both files.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,21 +82,9 @@ def write(rows: Sequence[dict[str, Any]]) -> None:
         + [str(row[field]) for field in FIELDS[6:]]
         for row in rows
     ]
-    header = (
-        "network",
-        "runtime",
-        "batch",
-        "asked for",
-        "predicted",
-        "measured",
-        "MACs",
-        "parameters",
-        "wide ms",
-        "timed",
-    )
-    head = HEAD.format(batch=1, round_to=MULTIPLES["onnxruntime"], threads=1)
-    shares = ("## Shares of the wide network's time", "", markdown_table(header, cells), "")
-    write_text(REPORTS / "latency.md", "\n".join([head, *shares]))
+    header = (*FIELDS[:3], "asked for", "predicted", "measured", "MACs", "parameters", "wide ms", "timed")
+    page = fill("latency/page.md.jinja", round_to=MULTIPLES["onnxruntime"], header=header, rows=cells)
+    write_text(REPORTS / "latency.md", page)
 
 
 if __name__ == "__main__":

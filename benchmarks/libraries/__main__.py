@@ -15,7 +15,7 @@ from benchmarks import ROOT
 from benchmarks.coverage.journal import Journal, digest
 from benchmarks.coverage.journal import sources as imported
 from benchmarks.coverage.lines import lines, read_lines
-from benchmarks.runs import add_limits, run_all
+from benchmarks.runs import parser_of, run_all
 from fxprune.common.files import write_text
 
 from .check import Task, check
@@ -55,12 +55,8 @@ def _journal() -> Journal:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="coverage --libraries", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="networks with such a name, as in `monai/*`")
-    add_limits(parser, "network", seconds=300.0)
-    parser.add_argument("--again", action="store_true", help="also those whose result is up to date")
+    parser = parser_of("coverage --libraries", __doc__, "network", "monai/*", seconds=300.0)
     parser.add_argument("--failed", action="store_true", help="only those without a result, or whose check failed")
-    parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
     return parser
 
 

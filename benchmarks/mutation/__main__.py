@@ -20,8 +20,9 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from benchmarks import ROOT
-from benchmarks.tables import markdown_table, read_csv
-from benchmarks.trust_page import paragraph, write_section
+from benchmarks.pages import fill
+from benchmarks.tables import read_csv
+from benchmarks.trust_page import write_section
 
 from .operators import Mutant, mutants
 from .tests import Lines, Session, outcome, tests_by_line, with_tests
@@ -46,16 +47,6 @@ TESTS = (
 )  # fmt: skip
 # A test that takes longer than this is left out.
 MOST_SECONDS = 8.0
-
-TEXT = """
-`python -m benchmarks.mutation` makes one small change at a time (comparisons, constants, arithmetic, signs, conditions
-turned or left out, statements left out, arguments swapped) and runs the tests that run the changed line, the fastest
-first, until one fails: {tests} tests of {files} files, those of less than {most:g} s. Texts, annotations and assertions
-stay. Tried: {tried:,} of {mutants:,} mutants, the first of an order that seed {seed} draws. At their first attempt
-{first} were killed; the interval holds 95 % (Wilson). With the tests written and the conditions deleted since, and
-without those that are equivalent, it is {now}: no estimate for all mutants, since tests were written for survivors of
-this sample, and mutants whose code is gone have left it.
-"""
 
 
 def subjects() -> list[str]:
@@ -193,17 +184,26 @@ def _report(args: argparse.Namespace) -> int:
     tests = len(counted.get("seconds", {}))
     first = [row["outcome"].startswith("killed") for row in {row["place"]: row for row in reversed(tried())}.values()]
     could = total["tried"] - total["equivalent"]
-    text = TEXT.format(
-        tests=tests, files=len(TESTS), most=MOST_SECONDS, tried=total["tried"], mutants=in_all, seed=args.seed,
-        first=_interval(sum(first), len(first)), now=f"{total['killed']:,} of {could:,} ({_share(total)})",
-    )  # fmt: skip
-    told = [paragraph(text), markdown_table(head, rows, numbers=True)]
     survivors = [
         f"- `{m.path}:{m.line}` {m.kind}, `{m.before}` to `{m.after or 'nothing'}`: {why.get(m.place[0], 'open')}"
         for m in sorted(every, key=lambda m: (m.path, m.line))
         if (row := done.get(m.place)) and not row["outcome"].startswith("killed")
     ]
-    write_section("Mutations of the sources", "\n\n".join([*told, "What survived, and why:", "\n".join(survivors)]))
+    page = fill(
+        "mutation/page.md.jinja",
+        tests=tests,
+        files=len(TESTS),
+        most=MOST_SECONDS,
+        tried=total["tried"],
+        mutants=in_all,
+        seed=args.seed,
+        first=_interval(sum(first), len(first)),
+        now=f"{total['killed']:,} of {could:,} ({_share(total)})",
+        header=head,
+        rows=rows,
+        survivors=survivors,
+    )
+    write_section("Mutations of the sources", page)
     print(f"{total['tried']} of {total['mutants']} mutants tried, {total['killed']} killed, {len(open_ones)} open")
     return 1 if open_ones else 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,7 +16,7 @@ from fxprune.costs import cost
 from .crops import crops_to_fit, crops_to_measure, crops_to_train, middles, split_photos
 from .distil import distil
 from .price import time_fold
-from .reduce import analyse, reduce, wide_network
+from .reduce import Method, analyse, reduce, wide_network
 from .settings import PhotoSettings
 
 # What is trained further.
@@ -29,17 +28,6 @@ _BY = {"rows": "merge by rows", "activations": "merge by activations", "outputs"
     "l1": "removal by L1"
 }
 _REPAIRS = {"none": "as it is", "statistics": "statistics", "readers": "readers"}
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to a narrow network."""
-
-    label: str
-    by: str
-    repair: str
-    inner: bool = True
-    trained: bool = False
 
 
 def _method(by: str, repair: str, inner: bool = True, trained: bool = False) -> Method:
@@ -90,7 +78,7 @@ def _narrow(task: Task, record: Callable[..., None], method: Method) -> None:
     wide = wide_network(settings)
     crops = crops_to_fit(found, settings, task.seed)
     start, coupling = time.process_time(), analyse(wide, settings)
-    small = reduce(wide, coupling, crops, share=task.arm.share, by=method.by, repair=method.repair, inner=method.inner)
+    small = reduce(wide, coupling, crops, task.arm.share, method)
     if method.trained:
         distil(small, wide, crops_to_train(found, settings, task.seed), settings)
     record(cpu_seconds=time.process_time() - start, kept=small.meta.get("repair", ""))

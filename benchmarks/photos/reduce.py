@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +21,17 @@ from .settings import PhotoSettings
 INNER = ("features.*.conv.0.0.weight",)
 
 
+@dataclass(frozen=True)
+class Method:
+    """A way to a narrow network."""
+
+    label: str
+    by: str
+    repair: str
+    inner: bool = True
+    trained: bool = False
+
+
 def wide_network(settings: PhotoSettings) -> nn.Module:
     """Return MobileNetV2 with its weights of ImageNet."""
     network = mobilenet_v2(width_mult=settings.width)
@@ -33,12 +45,12 @@ def analyse(wide: nn.Module, settings: PhotoSettings) -> Coupling:
 
 
 def reduce(
-    wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], *, share: float, by: str, repair: str, inner: bool
+    wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], share: float, method: Method
 ) -> fx.GraphModule:
     """Narrow a network to a share of its MACs."""
-    only = INNER if inner else None
+    only, by = INNER if method.inner else None, method.by
     if by == "l1":
         plan = fxprune.plan(coupling, macs=share, only=only, method="even")
-        return remove_and_repair(wide, coupling, weakest_of(l1_norms(coupling), plan), crops, repair)
+        return remove_and_repair(wide, coupling, weakest_of(l1_norms(coupling), plan), crops, method.repair)
     plan = fxprune.plan(coupling, macs=share, only=only, cluster=by, batches=None if by == "rows" else crops)
-    return fxprune.fold(wide, plan, crops, repair=repair)
+    return fxprune.fold(wide, plan, crops, repair=method.repair)

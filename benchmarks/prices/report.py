@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.results.cells import mean_of, percent, spread_of, table
+from benchmarks.pages import fill
+from benchmarks.results.cells import mean_of, percent, spread_of
 from benchmarks.results.claims import Found, Pair, difference
 from benchmarks.results.journal import Journal
 from benchmarks.results.report import failed, points
@@ -16,78 +17,35 @@ from .methods import FREE, METHODS, PRICES
 from .settings import KEEPS, PriceRow, PriceSettings
 
 TEST_IMAGES = {"fashion-mnist": 10_000, "digits": 360}
-
-HEAD = """# The most accurate narrow network at each price
-
-ResNet-{depth} with {widths} channels on {data}: {train_images:,} training images of {image_size}x{image_size} grey
-pixels, all {test:,} test images. A seed decides which training images, the first weights and the order; {seeds}.
-
-- **Equal epochs.** The wide network gets W = {wide_epochs:g} epochs, once for each seed, and every arm begins with
-  it. At the price of a *full training* C = {more_epochs:g} more epochs follow, with C-SGD or after the reduction;
-  what is trained from scratch gets W + C under one schedule. *One epoch* is one epoch after the reduction. *No
-  labels* is the reduction alone, from {images} images without their classes; removal by Taylor sees their classes,
-  since it needs gradients of the loss.
-- **One recipe.** SGD, Nesterov momentum {momentum:g}, batch {batch_size}, weight decay {weight_decay:g}, shifts by up
-  to {shift} pixel(s); learning rate up to {lr:g} in the first W epochs and from scratch, {more_lr:g} afterwards; each
-  phase rises over {warmup:.0%} of its steps and falls as a cosine. Nothing was tuned for an arm by itself.
-- **Widths** are shares of the channels of every layer, the same for all.
-- **Repairs** after a merge or a removal: *as it is*; *statistics*: running statistics of batch normalisation estimated
-  again; *readers*: layers fitted by least squares to what the wide network's put out.
-- **C-SGD** aims at a deviation of {deviation:g} between the members of a cluster; *not to the end*: of
-  {loose_deviation:g}.
-- **The teacher** is the wide network: logits at temperature {teacher_temperature:g}, {teacher_weight:g} of the loss.
-- **Torch-Pruning** 1.6.1 prunes by its own groups and group magnitudes.
-- **Spread** is the sample standard deviation over seeds. Arms are compared seed by seed; a difference counts where the
-  95 % interval of its mean (Student's t, paired) leaves out 0; the spread is taken to be one test image at least. *Not
-  shown* means that these runs cannot tell, not that two arms are equal. Intervals are not corrected for the number of
-  comparisons, and a rival that was chosen for its mean is a little lucky.
-- **Agreement** is the share of test images that get the class which the wide network after W epochs gives them.
-  **Seconds** are those of one CPU core for the reduction and the training after W epochs.
-
-`make prices` runs what is missing in `prices.csv`, which holds every number, and writes both files;
-`make prices ARGS=--quick` takes some minutes and writes elsewhere.
-"""
-
-_WINNERS = ("price", "width", "best method", "top-1", "next", "difference, mean and 95 %", "verdict")
-_VERDICTS = ("claim", "width", "verdict", "hardest comparison", "difference, mean and 95 %", "compared")
 _COLUMNS = ("method", "seeds", "reduced", "top-1", "test loss", "agreement", "seconds", "minus the best rival")
-_SIZES = ("width", "parameters", "MACs")
 
 
 def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
     """Write the page of a journal; results of other settings do not count."""
     assert isinstance(settings, PriceSettings)
     found = journal.current(arms, settings)
-    least = 1.0 / TEST_IMAGES[settings.data]
-    parts = [
-        _head(settings, found),
-        "## What wins\n",
-        table(_WINNERS, _winners(found, least)),
-        "## Verdicts\n",
-        f"A claim holds where all of its comparisons do; the hardest one is shown. There are {len(CLAIMS)} claims.\n",
-        table(_VERDICTS, _verdicts(found, least)),
-        "## Sizes\n",
-        table(_SIZES, _sizes(found)),
-    ]
-    for price in PRICES:
-        for keep in KEEPS:
-            if rows := list(_rows(found, price, keep, least)):
-                drop = {2} if price == FREE else set()  # it is top-1
-                cells = [[cell for at, cell in enumerate(row) if at not in drop] for row in (_COLUMNS, *rows)]
-                parts += [f"## {price.capitalize()}, {keep} of the channels\n", table(cells[0], cells[1:])]
-    return "\n".join(part for part in [*parts, failed(journal)] if part)
-
-
-def _head(settings: PriceSettings, found: Found) -> str:
+    test = TEST_IMAGES[settings.data]
     counts = sorted({len(rows) for rows in found.values()})
-    return HEAD.format(
+    return fill(
+        "prices/page.md.jinja",
         **vars(settings),
-        depth=6 * settings.blocks + 2,
         widths="-".join(str(round(settings.width * channels)) for channels in (16, 32, 64)),
-        test=TEST_IMAGES[settings.data],
-        shift=settings.image_size // 16,
+        test=test,
         seeds=f"{counts[-1]} seeds" if len(counts) == 1 else f"up to {counts[-1]} seeds so far",
+        winners=_winners(found, 1 / test),
+        claims=len(CLAIMS),
+        verdicts=_verdicts(found, 1 / test),
+        sizes=_sizes(found),
+        prices=[(price, keep, *_priced(found, price, keep, 1 / test)) for price in PRICES for keep in KEEPS],
+        failed=failed(journal),
     )
+
+
+def _priced(found: Found, price: str, keep: str, least: float) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return header and rows of a price and a width; without labels, what is reduced is top-1."""
+    drop = _COLUMNS.index("reduced") if price == FREE else len(_COLUMNS)
+    header, *rows = [(*row[:drop], *row[drop + 1 :]) for row in (_COLUMNS, *_rows(found, price, keep, least))]
+    return header, rows
 
 
 def _winners(found: Found, least: float) -> Iterator[Sequence[str]]:

@@ -1,11 +1,9 @@
-"""Format cells and tables of the page: means, spreads, shares."""
+"""Format cells of tables: means, spreads, shares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
-
-from benchmarks.tables import markdown_table
 
 
 def percent(values: Sequence[float | None]) -> str:
@@ -25,7 +23,3 @@ def mean_of(values: Sequence[int | None], unit: float, form: str) -> str:
     """Format the mean of values that differ a little if each seed chooses its own widths."""
     known = [value for value in values if value is not None]
     return form.format(mean(known) / unit) if known else ""
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return markdown_table(header, rows) + "\n"

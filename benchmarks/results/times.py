@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import mean
 
-from .cells import spread_of, table
+from .cells import spread_of
 from .claims import Found
 from .journal import Row
 from .settings import CLOCKS, Settings
 
 TITLE = "C-SGD is as fast as SGD"
-_HEADER = ("images in a step", "times as long", "C-SGD", "plain SGD", "seeds", "verdict, within 5 %")
 
 
 def time_verdicts(found: Found, settings: Settings) -> Iterator[Sequence[str]]:
@@ -21,16 +20,13 @@ def time_verdicts(found: Found, settings: Settings) -> Iterator[Sequence[str]]:
         yield TITLE, f"5/8, batch {batch}", f"{_verdict(ratios)} ({spread_of(ratios, '{:.3f}')} times as long)"
 
 
-def time_claim(found: Found, settings: Settings) -> str:
-    """Write a section with a table; an empty text without measurements."""
-    lines = [_line(batch, rows) for batch, rows in _timed(found, settings)]
-    if not lines:
-        return ""
-    return (
-        f"### {TITLE}\n\nMedians of 60 steps each, in turns in one process on one CPU thread, at 5/8. What the hook "
-        "adds does not depend on the number of images in a step, so that the ratio falls with larger batches and "
-        f"images. The paper trains ResNet-56 with batches of 64, ResNet-50 with 256.\n\n{table(_HEADER, lines)}"
-    )
+def time_rows(found: Found, settings: Settings) -> Iterator[Sequence[str]]:
+    """Yield one row per batch size: ratio, milliseconds, seeds, verdict."""
+    for batch, rows in _timed(found, settings):
+        pulled, plain = (mean(getattr(row, name) for row in rows) for name in ("csgd_ms", "sgd_ms"))
+        ratios = _ratios(rows)
+        cells = str(batch), spread_of(ratios, "{:.3f}"), f"{pulled:.0f} ms", f"{plain:.0f} ms", str(len(rows))
+        yield *cells, f"**{_verdict(ratios)}**"
 
 
 def _timed(found: Found, settings: Settings) -> Iterator[tuple[int, list[Row]]]:
@@ -38,13 +34,6 @@ def _timed(found: Found, settings: Settings) -> Iterator[tuple[int, list[Row]]]:
         timed = [row for row in rows if row.sgd_ms and row.csgd_ms]
         if arm.name in CLOCKS and timed:
             yield CLOCKS[arm.name] or settings.batch_size, timed
-
-
-def _line(batch: int, rows: Sequence[Row]) -> Sequence[str]:
-    pulled, plain = (mean(getattr(row, name) for row in rows) for name in ("csgd_ms", "sgd_ms"))
-    ratios = _ratios(rows)
-    cells = str(batch), spread_of(ratios, "{:.3f}"), f"{pulled:.0f} ms", f"{plain:.0f} ms", str(len(rows))
-    return *cells, f"**{_verdict(ratios)}**"
 
 
 def _ratios(rows: Sequence[Row]) -> list[float]:

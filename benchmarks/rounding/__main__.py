@@ -16,25 +16,14 @@ from typing import Any
 from benchmarks import ROOT
 from benchmarks.coverage.classes import read
 from benchmarks.coverage.journal import digest, sources
+from benchmarks.pages import fill
 from benchmarks.runs import add_limits, append_row, read_rows, run_all
-from benchmarks.tables import markdown_table
-from benchmarks.trust_page import paragraph, write_section
+from benchmarks.trust_page import write_section
 
 from .measure import FORMATS, PERMUTATIONS, Task, work
 
 WORK = ROOT / "build" / "rounding"
 JOURNAL = WORK / "results.jsonl"
-
-TEXT = """
-`python -m benchmarks.rounding` takes the smallest network of each class of timm with random weights, at a small image,
-makes it narrow to half its width in clusters drawn at random, and compares it with the snapped wide network, which
-computes the same but for rounding. The unit is what the wide network's own rounding comes to: the larger of its
-distance from itself in float64, and its largest difference, over {permutations} draws, from itself with its channels in
-another order within their groups. The order alone is no unit in bfloat16: sums run in float32 there, and the last bits,
-where the order shows, are lost when a result is stored, so that some networks moved by nothing. onnxruntime, with and
-without its optimiser, and `torch.compile` are in units of eager float32. {done} of {classes} classes were measured;
-{left}
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,14 +67,17 @@ def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
     far = [
         f"`{model}` in {name}: {ratio:.1f}" for name in FORMATS for model, ratio in _ratios(good, name) if ratio > 10
     ]
-    left = "the others were not reached." if len(rows) < classes else "none is left."
-    told = [
-        paragraph(TEXT.format(permutations=PERMUTATIONS, done=len(good), classes=classes, left=left)),
-        markdown_table(head, table, numbers=True),
-        "More than ten units: " + (", ".join(far) if far else "none") + ".",
-    ]
-    told += [f"Not measured: {', '.join(f'`{n}` ({e[:80]})' for n, e in failed.items())}."] if failed else []
-    return "\n\n".join(told)
+    return fill(
+        "rounding/page.md.jinja",
+        permutations=PERMUTATIONS,
+        done=len(good),
+        classes=classes,
+        left="the others were not reached." if len(rows) < classes else "none is left.",
+        header=head,
+        rows=table,
+        far=far,
+        failed=failed,
+    )
 
 
 def _ratios(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[tuple[str, float]]:

@@ -5,7 +5,6 @@ An interrupted run continues. Torch-Pruning, from the extra ``benchmarks``, is t
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from tqdm import tqdm
 
 from benchmarks import ROOT
-from benchmarks.runs import add_limits, append_row, read_rows, run_all
+from benchmarks.runs import append_row, parser_of, read_rows, run_all
 from fxprune.common.files import write_text
 
 from .figures import FIGURES, measure
@@ -27,12 +26,7 @@ PAGE = ROOT / "docs" / "reports" / "benchmarks.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing and write the page; the exit code is 1 if a figure failed."""
-    parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="figures with such a name, as in `hook *`")
-    add_limits(parser, "figure", seconds=600.0, jobs=False)
-    parser.add_argument("--again", action="store_true", help="also figures that were measured")
-    parser.add_argument("--report", action="store_true", help="measure nothing, only write the page")
-    args = parser.parse_args(argv)
+    args = parser_of("benchmarks", __doc__ or "", "figure", "hook *", seconds=600.0, jobs=False).parse_args(argv)
     known = {row["figure"] for row in read_rows(JOURNAL) if "error" not in row}
     wanted = [name for name in FIGURES if fnmatch.fnmatch(name, args.only) and (args.again or name not in known)]
     tasks = [(name, WORK / "logs" / f"{name.replace(' ', '_')}.log") for name in wanted if not args.report]

@@ -12,6 +12,7 @@ from samples import SAMPLES
 
 import fxprune
 from fxprune.analysis.rules import RULES
+from fxprune.capture import capture
 from fxprune.passes.rewrite import merged_by
 
 CALLED = set()  # the rules that ran
@@ -26,11 +27,18 @@ def proved(name):
 
 def narrowed(name):
     """The networks of the proof, snapped and narrow, with the buffers that it left: a network may change its own."""
-    _, pair, buffers = _proved(name)
+    _, pair, buffers, _ = _proved(name)
     with torch.no_grad():
         for buffer, value in buffers:
             buffer.copy_(value)
     return pair
+
+
+def captured(name):
+    """The network of the proof, and its graph as it was captured, without stored computed weights."""
+    network, coupling = _proved(name)[3], proved(name).plan.coupling
+    stored = bool(coupling.functions)
+    return network, capture(network, coupling.example_inputs, check=False) if stored else coupling.graph_module
 
 
 def prove_all():
@@ -56,7 +64,11 @@ def _heard_rules():
 # One: each graph is a class of its own, and whatever is patched in `nn.Module` visits them all.
 @functools.lru_cache(maxsize=1)
 def _proved(name):
-    pair = []
+    pair, subjects = [], []
+
+    def coupled(subject, *args, **options):
+        subjects[:] = [subject]
+        return fxprune.couple(subject, *args, **options)
 
     def merged(plan, snapped):
         made = merged_by(plan, snapped)
@@ -66,10 +78,11 @@ def _proved(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fxprune.analysis.interpreter.RULES", _heard_rules())
         patch.setattr(sys.modules["fxprune.passes.verify.prove"], "merged_by", merged)
+        patch.setattr(sys.modules["fxprune.passes.verify.prove"], "couple", coupled)
         proof = fxprune.prove(SAMPLES[name].net, SAMPLES[name].inputs)
     graph = proof.plan.coupling.graph_module.graph
     for node in graph.nodes:
         if node.op in ("call_function", "call_method"):
             TARGETS.update((node.target, getattr(node.target, "overloadpacket", None)))
     _DONE.add(name)
-    return proof, pair, [(buffer, buffer.clone()) for network in pair for buffer in network.buffers()]
+    return proof, pair, [(buffer, buffer.clone()) for network in pair for buffer in network.buffers()], *subjects

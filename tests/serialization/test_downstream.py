@@ -24,8 +24,8 @@ NAMES = ("test_efficientnet", "test_vit")
 @pytest.fixture(scope="module", params=NAMES)
 def loaded(request, tmp_path_factory):
     torch.manual_seed(0)
-    size = {"img_size": 64} if request.param == "test_vit" else {}
-    model = timm.create_model(request.param, num_classes=10, **size).eval()
+    smaller = {"img_size": 64, "depth": 2} if request.param == "test_vit" else {}
+    model = timm.create_model(request.param, num_classes=10, **smaller).eval()
     narrow = narrow_unequal(model, fxprune.plan(fxprune.couple(model, X), keep=0.5, method="even"))
     folder = tmp_path_factory.mktemp("downstream") / request.param
     fxprune.save(narrow, folder)
