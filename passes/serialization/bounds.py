@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor, fx
 
 from fxprune.arguments.inputs import Inputs, in_order, inputs_for, tensors_of
 from fxprune.passes.lowering import MetaInterpreter
+from fxprune.pytorch.constants import value_of
 from fxprune.pytorch.modules import MetaMode, device_of, named_tensors, to_meta
 from fxprune.pytorch.torch_private import op_name, pytree
 
 # Numbers in one tensor: 1 GiB in float64, or so many times those of the largest weight or input.
 LARGEST_TENSOR, TIMES = 1 << 27, 1 << 10
-_MOST_ITEMS, _DEEPEST, _MOST_CALLS = 1 << 17, 64, 1 << 20
+_MOST_ITEMS, _DEEPEST, _MOST_CALLS = 1 << 17, 64, 1 << 18
 _BITS, _MOST_BITS, _MOST_NUMBERS = 64, 1 << 12, 1 << 12
 
 
@@ -63,14 +64,33 @@ class _Bounded(MetaMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest, self.calls = largest, 0
 
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, (first, *rest) = op_name(func).removeprefix("aten::"), args or (None,)
+        if name in ("bincount", "repeat_interleave") and isinstance(first, Tensor):
+            values = value_of(first) if first.is_meta else first
+            if values is not None and values.numel():  # which say how long the result is
+                self._check(name, int(values.max() if name == "bincount" else values.double().sum()))
+        if name in ("unbind", "split", "unsafe_split"):
+            size = 1 if name == "unbind" else rest[0]
+            axis = (rest if name == "unbind" else rest[1:]) or [0]
+            if isinstance(size, int) and first.shape[axis[0]] > _MOST_ITEMS * max(1, size):
+                raise AbsurdError(f"`{name}` makes more than {_MOST_ITEMS:,} tensors")
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _check(self, name: str, numbers: int) -> None:
+        if numbers > self.largest:
+            raise AbsurdError(f"`{name}` makes a tensor of {numbers:,} numbers")
+
     def done(self, func: Any, args: Any, kwargs: Any, out: Any, layout: Any) -> Any:
         """Count the call, and the numbers that it makes."""
         self.calls += 1
         if self.calls > _MOST_CALLS:
             raise AbsurdError(f"it calls more than {_MOST_CALLS:,} operators")
         for each in pytree.tree_leaves(out):
-            if isinstance(each, Tensor) and each.numel() > self.largest:
-                raise AbsurdError(f"`{op_name(func)}` makes a tensor of {each.numel():,} numbers")
+            if isinstance(each, Tensor):
+                self._check(op_name(func).removeprefix("aten::"), each.numel())
         return out
 
 
@@ -121,7 +141,7 @@ def _check_call(function: Any, given: tuple[Any, ...]) -> None:
     name, place = getattr(function, "__name__", ""), getattr(function, "__module__", "")
     if place not in ("_operator", "builtins", "math"):
         return
-    grows = _GROWS.get(name, _many if place == "math" else _never)
+    grows: Callable[..., bool] = _GROWS.get(name, _many if place == "math" else _never)
     if grows(*given):
         raise AbsurdError(f"{place.strip('_')}.{name}{str(given)[:60]} is larger than any number or list needs to be")
 
