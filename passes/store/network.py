@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,18 +32,13 @@ def check_tensors(
         for name, cluster in each.clusters.items():
             if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
                 raise CheckpointError(f"{each.path} is damaged: the clusters of `{name}` have gaps. {REMEDY}")
-        both = [name for name in shapes if name in each.shapes]
-        wrong = next((name for name in both if not _fits(each.shapes[name], shapes[name])), None)
-        several = Counter(name.partition("#")[0] for name in each.widths)
-        wrong = wrong or next(
-            (
-                name
-                for name, widths in each.widths.items()
-                if several[name] == 1 and name in both and not _leads(each.shapes[name], shapes[name], *widths)
-            ),
-            None,
-        )
-        if wrong is not None or not (both or not shapes):
+        fits = {name: _fits(each.shapes[name], shape) for name, shape in shapes.items() if name in each.shapes}
+        # Between two plans, a user may have put other layers in.
+        wrong = None if each is not plan else next((name for name, fit in fits.items() if not fit), None)
+        lone = [name for name in each.widths if f"{name}#2" not in each.widths and fits.get(name)]
+        led = (name for name in lone if not _leads(each.shapes[name], shapes[name], *each.widths[name]))
+        wrong = wrong or next(led, None)
+        if wrong is not None or not (fits or not shapes):
             first = "none of the tensors" if wrong is None else f"`{wrong}` {shapes[wrong]}"
             raise CheckpointError(f"{each.path} is the plan of another network: it does not lead to {first}. {REMEDY}")
         shapes = {name: list(shape) for name, shape in each.shapes.items()}
