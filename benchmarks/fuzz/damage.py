@@ -9,10 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from fxprune.passes.store import MANIFEST, NETWORK, PLAN, fingerprint, is_plain
+from fxprune.errors import CheckpointError
+from fxprune.passes.store import (
+    MANIFEST,
+    NETWORK,
+    PLAN,
+    SNAPPED,
+    WEIGHTS,
+    digest_of,
+    fingerprint,
+    is_plain,
+    read_tensors,
+)
 from fxprune.plans import digest
 
 from .damage_bytes import BYTES, Damage
+from .damage_graph import CLUSTERS, GRAPH
 from .damage_json import JSON, RECORD
 from .damage_tensors import TENSORS
 
@@ -37,6 +49,7 @@ def damaged(folder: Path, other: Path, random: Random, *, signed: bool) -> tuple
     kinds["swapped"] = lambda path, random: _swap(path, folder / random.choice(files))
     if path.suffix == ".json":
         kinds |= {f"JSON {name}": damage for name, damage in JSON.items()}
+    kinds |= {f"JSON {name}": damage for name, damage in {"graph.json": GRAPH, PLAN: CLUSTERS}.get(name, {}).items()}
     if path.suffix == ".jsonl":
         kinds |= {f"record {name}": damage for name, damage in RECORD.items()}
     if path.suffix == ".safetensors":
@@ -61,6 +74,12 @@ def sign(folder: Path) -> None:
                 for plan in [each for each in plans if "sha256" in each]:
                     plan["sha256"] = digest(plan)
                     (folder / name).write_text(json.dumps(value))
+    # Where the wide network tells what the weights are; elsewhere whoever signs may sign other ones.
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError, CheckpointError):
+        if is_plain(folder / SNAPPED) and is_plain(folder / NETWORK) and is_plain(folder / WEIGHTS):
+            network = json.loads((folder / NETWORK).read_text())
+            if network["weights"] != (found := digest_of(read_tensors(folder / WEIGHTS))):
+                (folder / NETWORK).write_text(json.dumps({**network, "weights": found}))
     manifest = json.loads((folder / MANIFEST).read_text())
     there = [name for name in manifest["files"] if (folder / name).is_file()]
     manifest["files"] = {name: asdict(fingerprint(folder / name)) for name in there}

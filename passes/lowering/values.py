@@ -13,13 +13,15 @@ from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 
 def meta_values(module: fx.GraphModule, inputs: Inputs) -> dict[fx.Node, Any]:
     """Run a graph on the meta device; return what each node returns."""
-    interpreter = _MetaInterpreter(to_meta(module), module.graph, device_of(module))
+    interpreter = MetaInterpreter(to_meta(module), module.graph, device_of(module))
     with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
         interpreter.run(*in_order(module.graph, inputs_for(module, inputs)))
     return interpreter.env
 
 
-class _MetaInterpreter(fx.Interpreter):
+class MetaInterpreter(fx.Interpreter):
+    """Runs a graph on the meta device as if it were on another one."""
+
     def __init__(self, root: nn.Module, graph: fx.Graph, device: torch.device) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
         self.extra_traceback = False
@@ -31,5 +33,6 @@ class _MetaInterpreter(fx.Interpreter):
         return super().call_module(target, *given)
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node; a question for the device gets the graph's own."""
         told = unlike_meta(n, self.device)
         return super().run_node(n) if told is None else told[0]

@@ -33,6 +33,6 @@ from .manifest import check_listed, fingerprint, is_plain, read_manifest
 from .models import open_network
 from .network import read_network
 from .own_files import OwnFiles
-from .tensors import kinds_of, read_tensors, write_tensors
+from .tensors import digest_of, kinds_of, read_tensors, write_tensors
 from .weights import check_kinds, distinct_tensors, left_out_line, load_weights, save_weights
 from .wide import build_wide, wide_from_graph, write_wide_graph

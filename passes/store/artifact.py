@@ -30,7 +30,7 @@ from fxprune.composition import remember
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
 from fxprune.models_zoo import ModelSpec, Network, spec_from_json
 from fxprune.models_zoo.data import Preprocessing
-from fxprune.passes.serialization import graph_from_json
+from fxprune.passes.serialization import check_sizes, graph_from_json
 from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan, signed
 from fxprune.pytorch.devices import with_data
@@ -196,7 +196,7 @@ def load(directory: str | os.PathLike[str], *, model: nn.Module | None = None) -
     content, plan = read_network(folder), StoredPlan(plan_document(folder), folder / PLAN)
     check_images(plan.content["inputs"], content["preprocessing"], folder)
     tensors = read_tensors(folder / WEIGHTS)
-    check_tensors(plan, tensors, folder)
+    check_tensors(plan, tensors, folder, content["earlier"])
     network = build_graph(folder / GRAPH, tensors)
     # The stored answer need not depend on all of them: on no row of a table that no index of its question picks.
     if content["weights"] not in (None, digest_of(tensors)):
@@ -256,14 +256,15 @@ def check_writable(module: fx.GraphModule, example_inputs: Inputs) -> None:
     check_types({name: tensor for name, tensor in distinct_tensors(lowered).items() if not tensor.is_meta})
 
 
-def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[float, float]:
+def check_probe(network: fx.GraphModule, directory: str | os.PathLike[str]) -> tuple[float, float]:
     """Ask a loaded network what was asked when it was saved.
 
     Returns:
         The relative error of what it returns, and the bound on it.
 
     Raises:
-        CheckpointError: the stored answer is missing or damaged, or the network does not run.
+        CheckpointError: the stored answer is missing or damaged, or the network does not run, or would make something
+            that is larger than anything in a network.
     """
     from .probe import BOUNDS, ask, disagreement
 
@@ -276,6 +277,11 @@ def check_probe(network: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     if kinds and precision not in kinds:  # whose bound is wider
         raise CheckpointError(f"{folder / PROBE} is in {', '.join(kinds)}, not in {precision}. {REMEDY}")
     example = StoredPlan(plan_document(folder), folder / PLAN).example_inputs
+    try:
+        check_sizes(network, with_integers(example, below))
+    except Exception as error:
+        why = first_line(error, type(error).__name__)[:200]
+        raise CheckpointError(f"{folder / GRAPH} is damaged: {why.rstrip('.')}. {REMEDY}") from error
     try:
         _, found = ask(network, example, precision=precision, below=below)
     except Exception as error:

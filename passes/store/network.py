@@ -20,21 +20,38 @@ _PRECISIONS = ("float64", "float32", "bfloat16", "float16")
 REMEDY = "Save the network again."
 
 
-def check_tensors(plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError if a plan cannot lead to narrow tensors like these."""
-    for name, cluster in plan.clusters.items():
-        if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
-            raise CheckpointError(f"{folder / PLAN} is damaged: the clusters of `{name}` have gaps. {REMEDY}")
-    both = [name for name in tensors if name in plan.shapes]
-    wrong = next((name for name in both if not _fits(plan.shapes[name], tensors[name])), None)
-    if wrong is None and (both or not tensors):
-        return
-    first = "none of the tensors" if wrong is None else f"`{wrong}` {list(tensors[wrong].shape)}"
-    raise CheckpointError(f"{folder / PLAN} is the plan of another network: it does not lead to {first}. {REMEDY}")
+def check_tensors(
+    plan: StoredPlan, tensors: Mapping[str, Tensor], folder: Path, earlier: Sequence[StoredPlan] = ()
+) -> None:
+    """Raise CheckpointError if a plan, or one before it, cannot lead to narrow tensors like these.
+
+    Which channels merged cannot be told from the narrow network alone; how many is seen where a group fills an axis.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    for each in (plan, *reversed(earlier)):
+        for name, cluster in each.clusters.items():
+            if len(set(cluster.tolist())) != int(cluster.max(initial=-1)) + 1:
+                raise CheckpointError(f"{each.path} is damaged: the clusters of `{name}` have gaps. {REMEDY}")
+        fits = {name: _fits(each.shapes[name], shape) for name, shape in shapes.items() if name in each.shapes}
+        # Between two plans, a user may have put other layers in.
+        wrong = None if each is not plan else next((name for name, fit in fits.items() if not fit), None)
+        lone = [name for name in each.widths if f"{name}#2" not in each.widths and fits.get(name)]
+        led = (name for name in lone if not _leads(each.shapes[name], shapes[name], *each.widths[name]))
+        wrong = wrong or next(led, None)
+        if wrong is not None or not (fits or not shapes):
+            first = "none of the tensors" if wrong is None else f"`{wrong}` {shapes[wrong]}"
+            raise CheckpointError(f"{each.path} is the plan of another network: it does not lead to {first}. {REMEDY}")
+        shapes = {name: list(shape) for name, shape in each.shapes.items()}
 
 
-def _fits(wide: Sequence[int], narrow: Tensor) -> bool:
-    return len(wide) == narrow.dim() and all(a >= b for a, b in zip(wide, narrow.shape, strict=True))
+def _fits(wide: Sequence[int], narrow: Sequence[int]) -> bool:
+    return len(wide) == len(narrow) and all(a >= b for a, b in zip(wide, narrow, strict=True))
+
+
+def _leads(wide: Sequence[int], narrow: Sequence[int], before: int, after: int) -> bool:
+    """Tell whether an axis may hold a group: all of it, or a part that becomes as much smaller."""
+    pairs = zip(wide, narrow, strict=True)
+    return any(b == after if a == before else a > before and a - b >= before - after for a, b in pairs)
 
 
 def check_images(inputs: Any, preprocessing: Preprocessing | None, folder: Path) -> None:

@@ -74,6 +74,14 @@ HOSTILE = {
     "a cluster of 10^12": (put("plan.json", "clusters", GROUP, 0, value=10**12), CLUSTERS),
     "a cluster below 0": (put("plan.json", "clusters", GROUP, 0, value=-1), CLUSTERS),
     "a cluster of text": (put("plan.json", "clusters", GROUP, value="x"), CLUSTERS),
+    "more clusters than the weights have rows": (
+        put("plan.json", "clusters", GROUP, value=[*range(8)]),
+        rf"the plan of another network: it does not lead to `{GROUP}` \[4, 1",
+    ),
+    "fewer clusters than the weights have rows": (
+        put("plan.json", "clusters", GROUP, value=[0] * 8),
+        rf"the plan of another network: it does not lead to `{GROUP}` \[4, 1",
+    ),
     "a switch as a seed": (put("plan.json", "seed", value=True), "`seed` is True; it must be int"),
     "an endless input": (put("plan.json", "inputs", value=[["float32", [1 << 40, 1 << 40]]]), "plan.json is damaged"),
     "a large input": (put("plan.json", "inputs", value=[["float32", [2, 1, 60_000, 60_000]]]), "plan.json is damaged"),

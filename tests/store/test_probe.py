@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from helpers.jobs.damage import list_again
@@ -43,3 +45,16 @@ def test_a_network_of_frames_comes_back(first, example, tmp_path, capfd):
     with pytest.raises(CheckpointError, match=r"probe.safetensors is in float64, not in bfloat16"):
         check_probe(network, tmp_path / "out")
     assert capfd.readouterr().err == ""
+
+
+def test_an_endless_power_is_refused_before_it_is_computed(tmp_path):
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    plan = fxprune.plan(fxprune.couple(net, torch.randn(2, 5)), keep=0.5)
+    save(fxprune.narrow(fxprune.snap(net, plan), plan), tmp_path)
+    graph = json.loads((tmp_path / "graph.json").read_text())
+    power = {"name": "power", "op": "call", "target": "operator.pow", "args": [10**15, 10**15]}
+    graph["nodes"].insert(1, power)
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    list_again(tmp_path)
+    with pytest.raises(CheckpointError, match=r"graph.json is damaged: the node `power` cannot be run: operator.pow"):
+        check_probe(load(tmp_path), tmp_path)

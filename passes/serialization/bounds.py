@@ -1,0 +1,196 @@
+"""Refuse a graph that makes absurd numbers, lists or tensors, before anything is computed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.arguments.inputs import Inputs, in_order, inputs_for, tensors_of
+from fxprune.passes.lowering import MetaInterpreter
+from fxprune.pytorch.constants import value_of
+from fxprune.pytorch.modules import MetaMode, device_of, named_tensors, to_meta
+from fxprune.pytorch.torch_private import op_name, pytree
+
+# Numbers in one tensor: 1 GiB in float64, or so many times those of the largest weight or input.
+LARGEST_TENSOR, TIMES = 1 << 27, 1 << 10
+_MOST_ITEMS, _DEEPEST, _MOST_CALLS = 1 << 17, 64, 1 << 18
+_BITS, _MOST_BITS, _MOST_NUMBERS = 64, 1 << 12, 1 << 12
+
+
+class AbsurdError(ValueError):
+    """What a node would compute is larger than anything that a network computes."""
+
+
+def check_sizes(network: fx.GraphModule, inputs: Inputs) -> None:
+    """Run a graph on the meta device, where tensors have no numbers, and Python's own as they are.
+
+    Args:
+        network: the result of :func:`~fxprune.passes.serialization.read.graph_from_json`.
+        inputs: its arguments; integers have values. Then other batches are tried, those that it may refuse.
+
+    Raises:
+        AbsurdError: a node makes more than a network of these sizes can need; the message names it.
+        Exception: the graph does not run without numbers, as every saved one does.
+    """
+    known = (x.numel() for x in (*tensors_of(inputs), *(tensor for _, tensor in named_tensors(network))))
+    root, largest = to_meta(network), max(LARGEST_TENSOR, TIMES * max(known, default=0))
+
+    def run(given: Inputs) -> None:
+        interpreter = _Interpreter(root, network.graph, device_of(network))
+        with torch.no_grad(), _Bounded(largest):
+            interpreter.run(*in_order(network.graph, inputs_for(network, given)))
+
+    def resized(x: Tensor, batch: int) -> Tensor:
+        return x.new_empty((batch, *x.shape[1:]) if x.dim() else (), device="meta")
+
+    run(inputs)
+    for batch in (1, 2, 3, 5):
+        try:
+            run(pytree.tree_map_only(Tensor, functools.partial(resized, batch=batch), inputs))
+        except AbsurdError:
+            raise
+        except Exception:  # whatever says that it does not take this batch
+            continue
+
+
+class _Bounded(MetaMode):
+    """Sees every tensor that an operator makes, also inside of layers and functions."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest, self.calls = largest, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, (first, *rest) = op_name(func).removeprefix("aten::"), args or (None,)
+        if name in ("bincount", "repeat_interleave") and isinstance(first, Tensor):
+            values = value_of(first) if first.is_meta else first
+            if values is not None and values.numel():  # which say how long the result is
+                self._check(name, int(values.max() if name == "bincount" else values.double().sum()))
+        if name in ("unbind", "split", "unsafe_split"):
+            size = 1 if name == "unbind" else rest[0]
+            axis = (rest if name == "unbind" else rest[1:]) or [0]
+            if isinstance(size, int) and first.shape[axis[0]] > _MOST_ITEMS * max(1, size):
+                raise AbsurdError(f"`{name}` makes more than {_MOST_ITEMS:,} tensors")
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _check(self, name: str, numbers: int) -> None:
+        if numbers > self.largest:
+            raise AbsurdError(f"`{name}` makes a tensor of {numbers:,} numbers")
+
+    def done(self, func: Any, args: Any, kwargs: Any, out: Any, layout: Any) -> Any:
+        """Count the call, and the numbers that it makes."""
+        self.calls += 1
+        if self.calls > _MOST_CALLS:
+            raise AbsurdError(f"it calls more than {_MOST_CALLS:,} operators")
+        for each in pytree.tree_leaves(out):
+            if isinstance(each, Tensor):
+                self._check(op_name(func).removeprefix("aten::"), each.numel())
+        return out
+
+
+class _Interpreter(MetaInterpreter):
+    """Asks before each call of Python's own functions, and looks at each result."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node.
+
+        Raises:
+            AbsurdError: its arguments or its result are absurd.
+        """
+        try:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            given = (*args, *kwargs.values())
+            _check_items(given)
+            if n.op == "call_function" and not any(isinstance(each, Tensor) for each in given):
+                _check_call(n.target, given[:2])
+                if kwargs:  # in any order
+                    _check_call(n.target, given[1::-1])
+            value = super().run_node(n)
+            _check_items((value,))
+        except AbsurdError as error:
+            raise AbsurdError(f"the node `{n}` cannot be run: {error}") from error
+        return value
+
+
+def _check_items(values: Any) -> None:
+    """Raise AbsurdError if a nest holds too many values, or a number or text that is too long."""
+    for count, each in enumerate(_items(values, 0)):
+        long = isinstance(each, int) and each.bit_length() > _BITS
+        if count >= _MOST_ITEMS or long or (isinstance(each, (str, range)) and len(each) > _MOST_ITEMS):
+            raise AbsurdError("it makes a number, a text or a list that is longer than any in a network")
+
+
+def _items(value: Any, depth: int) -> Iterator[Any]:
+    """Yield what is in a nest, again wherever it is: two lists of a list twice are long soon."""
+    if depth > _DEEPEST:
+        raise AbsurdError(f"it makes a nest deeper than {_DEEPEST} levels")
+    yield value
+    inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    for each in inside:
+        yield from _items(each, depth + 1)
+
+
+def _check_call(function: Any, given: tuple[Any, ...]) -> None:
+    """Raise AbsurdError if a function of Python's own would compute for ever, or fill the memory."""
+    name, place = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+    if place not in ("_operator", "builtins", "math"):
+        return
+    grows: Callable[..., bool] = _GROWS.get(name, _many if place == "math" else _never)
+    if grows(*given):
+        raise AbsurdError(f"{place.strip('_')}.{name}{str(given)[:60]} is larger than any number or list needs to be")
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+def _many(*given: Any) -> bool:
+    return sum(1 for _ in zip(range(_MOST_NUMBERS), _items(given, 0), strict=False)) == _MOST_NUMBERS or any(
+        isinstance(each, range) and len(each) > _MOST_NUMBERS for each in given
+    )
+
+
+def _power(base: Any, exponent: Any = 0, *_: Any) -> bool:
+    return isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > _MOST_BITS
+
+
+def _shift(number: Any, places: Any = 0) -> bool:
+    return isinstance(number, int) and isinstance(places, int) and number.bit_length() + places > _MOST_BITS
+
+
+def _times(one: Any, other: Any = 0) -> bool:
+    return any(
+        isinstance(several, (str, tuple, list)) and isinstance(often, int) and len(several) * often > _MOST_ITEMS
+        for several, often in ((one, other), (other, one))
+    )
+
+
+def _formats(text: Any, *_: Any) -> bool:
+    return isinstance(text, str)
+
+
+def _beyond(*numbers: Any) -> bool:
+    return any(isinstance(each, int) and abs(each) > _BITS for each in numbers)
+
+
+def _digits(number: Any, digits: Any = 0) -> bool:
+    return _beyond(digits)
+
+
+_GROWS: Mapping[str, Callable[..., bool]] = {
+    "pow": _power,
+    "ipow": _power,
+    "lshift": _shift,
+    "mul": _times,
+    "imul": _times,
+    "mod": _formats,
+    "imod": _formats,
+    "round": _digits,
+    **dict.fromkeys(("factorial", "comb", "perm"), _beyond),
+}

@@ -1,0 +1,79 @@
+"""What a graph would compute without end, or beyond the memory, is refused before it is computed."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+from torch import fx, nn
+
+from fxprune.passes.lowering import operator_of
+from fxprune.passes.serialization import check_sizes
+from fxprune.passes.serialization.bounds import AbsurdError
+
+X = object()  # the node before
+
+
+def graph_of(*calls):
+    graph = fx.Graph()
+    last = graph.placeholder("x")
+    for target, *args in calls:
+        given = fx.node.map_aggregate(tuple(args), lambda leaf, now=last: now if leaf is X else leaf)
+        method = isinstance(target, str) and "." not in target
+        last = graph.call_method(target, given) if method else graph.call_function(operator_of(target), given)
+    graph.output(last)
+    return fx.GraphModule(nn.Module(), graph)
+
+
+ENDLESS = range(10**12)
+ABSURD = {
+    "a power": ([("operator.pow", 10**15, 10**15)], "larger than any number"),
+    "a shift": ([("operator.lshift", 1, 10**12)], "larger than any number"),
+    "a power at another batch": (
+        [("size", X, 0), ("operator.sub", X, 2), ("operator.mul", X, 10**6), ("operator.pow", 7, X)],
+        "larger than any number",
+    ),
+    "a text": ([("operator.mul", "ab", 10**12)], "larger than any number or list"),
+    "a format": ([("operator.mod", "%9999999999d", 1)], "larger than any number or list"),
+    "digits": ([("builtins.round", 7, -(10**12))], "larger than any number"),
+    "a factorial": ([("math.factorial", 10**9)], "larger than any number"),
+    "products": ([("math.prod", range(1, 10**5))], "larger than any number"),
+    "a range": ([("builtins.sum", ENDLESS)], "longer than any in a network"),
+    "squares": ([("operator.mul", 10**9, 10**9), *[("operator.mul", X, X)] * 30], "longer than any in a network"),
+    "doubles": ([("operator.add", (1,), (1,)), *[("operator.add", X, X)] * 30], "longer than any in a network"),
+    "pairs of pairs": ([("builtins.tuple", (1, 2)), *[("builtins.tuple", (X, X))] * 30], "longer than any|deeper"),
+    "a nest": ([("builtins.tuple", (1,)), *[("builtins.tuple", (X,))] * 70], "deeper than 64"),
+    "zeros": ([("torch.zeros", (10**6, 10**6))], "`zeros` makes a tensor of 1,000,000,000,000 numbers"),
+    "a view": ([("expand", X, 10**8, 2, 3), ("sum", X)], "`expand` makes a tensor of 600,000,000 numbers"),
+    "inside of a function": ([("torch.cartesian_prod", *[torch.zeros(10**5)] * 3)], "`expand` makes a tensor"),
+    "counts": ([("torch.bincount", X)], "`bincount` makes a tensor"),
+    "repeats": ([("torch.repeat_interleave", X)], "`repeat_interleave` makes a tensor"),
+    "tensors": ([("torch.zeros", 10**6), ("torch.unbind", X)], "`unbind` makes more than"),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_it_is_refused_by_node(name):
+    calls, says = ABSURD[name]
+    given = torch.tensor([10**12]) if name in ("counts", "repeats") else torch.zeros(2, 3, device="meta")
+    with pytest.raises(AbsurdError, match=rf"the node `\w+` cannot be run: .*({says})"):
+        check_sizes(graph_of(*calls), (given,))
+
+
+def test_what_networks_compute_is_run():
+    calls = [("size", X, 0), ("operator.mul", X, 10**6), ("operator.floordiv", X, 3), ("operator.pow", X, 2)]
+    check_sizes(graph_of(*calls, ("builtins.round", X, 2)), (torch.zeros(2, 3, device="meta"),))
+    check_sizes(graph_of(("torch.zeros", (2**12, 2**12)), ("torch.split", X, 1)), (torch.zeros(2, 3),))
+    check_sizes(graph_of(("repeat", X, 100, 1)), (torch.zeros(2, 10**6, device="meta"),))
+
+
+def test_a_graph_that_runs_at_its_own_batch_only_is_run_there():
+    check_sizes(graph_of(("view", X, 3, 2)), (torch.zeros(2, 3, device="meta"),))
+    with pytest.raises(RuntimeError, match="shape '\\[3, 2\\]' is invalid"):
+        check_sizes(graph_of(("view", X, 3, 2)), (torch.zeros(3, 3, device="meta"),))
+
+
+def test_polynomials_of_any_degree_are_in_no_list():
+    assert operator_of("torch.special.chebyshev_polynomial_t") is None
+    assert operator_of("operator.pow") is operator.pow
