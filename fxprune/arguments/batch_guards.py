@@ -64,6 +64,8 @@ class _Turns:
     def _of_comparison(self, a: Any, b: Any) -> set[int] | None:
         if self._is_constant(a) and self._is_constant(b):
             return set()
+        if a is None or b is None:  # a size is not None at any batch
+            return set() if self._lines(b if a is None else a) is not None else None
         left, right = self._lines(a), self._lines(b)
         if left is None or right is None or len(left) != len(right):
             return None

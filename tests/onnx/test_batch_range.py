@@ -61,6 +61,7 @@ DECISIONS = {
     "not one": (lambda x, y: x.shape[0] != 1, "2 or more"),
     "as many": (lambda x, y: x.shape[0] == y.shape[0], "any"),
     "more after one is added": (lambda x, y: 2 * x.shape[0] + 1 > x.shape[0], "any"),
+    "a shape that was not kept": (lambda x, y: x.shape != None, "any"),  # noqa: E711 (as heads of YOLO ask)
     "size of an image": (lambda x, y: x.shape[2] > 4, "any"),
     "whole windows of an image": (lambda x, y: x.shape[2] % 4 == 0, "any"),
     "windows that are counted": (lambda x, y: x.shape[0] * (x.shape[2] // 4) > x.shape[0], "any"),
