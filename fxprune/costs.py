@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from fxprune.arguments.inputs import as_inputs, as_meta, run_on, tensors_of
 from fxprune.common.silence import silenced
@@ -82,18 +81,22 @@ def cost_of_one(what: Coupling | Plan) -> Cost:
 
 @dataclass(frozen=True, eq=False)
 class CostTerms:
-    """cost(s) = ``sum_term scale_term * prod_{factor of term} (weights @ s)_factor``.
+    """cost(s) = ``sum_term scale_term * prod_{factor of term} length_factor(s)``, each length a weighted sum of shares.
 
     It is a polynomial of shares s.
 
     Attributes:
         scale: [terms].
-        weights: [factors, shares]; the composition of each length. The last factor is 1, to pad terms with few factors.
+        rows: int64 [weights]; the factor whose length each weight adds to. The last factor is 1, to pad terms with few.
+        columns: int64 [weights]; the share that each weight multiplies.
+        weights: [weights].
         factors: int64 [terms, most factors of a term].
     """
 
     scale: Reals
-    weights: sparse.csr_array
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    weights: Reals
     factors: NDArray[np.int64]
 
     def value(self, shares: Reals) -> float:
@@ -104,8 +107,9 @@ class CostTerms:
         """Express the cost by the shares of groups, in the coupling's order, and a final 1."""
         widths = [group.width for group in coupling.groups.values()]
         owner = np.r_[np.repeat(np.arange(len(widths)), widths), len(widths)]
-        spread = sparse.csr_array((np.ones(len(owner)), (np.arange(len(owner)), owner)))
-        return CostTerms(self.scale, self.weights @ spread, self.factors)
+        places, which = np.unique(self.rows * len(owner) + owner[self.columns], return_inverse=True)
+        rows, columns = np.divmod(places, len(owner))
+        return CostTerms(self.scale, rows, columns, np.bincount(which, self.weights), self.factors)
 
     def parts(self, shares: Reals) -> Reals:
         """Return for each share but the last what the cost loses where it falls to 0; parts overlap."""
@@ -115,7 +119,7 @@ class CostTerms:
 
     def lengths(self, shares: Reals) -> Reals:
         """Return the length of each factor of each term."""
-        lengths: Reals = (self.weights @ shares)[self.factors]
+        lengths: Reals = np.bincount(self.rows, self.weights * shares[self.columns])[self.factors]
         return lengths
 
 
@@ -127,14 +131,13 @@ def cost_terms(coupling: Coupling, budget: Budget) -> CostTerms:
     codes, weights = zip(*factors, one, strict=True)
     rows = np.repeat(np.arange(len(codes)), [len(each) for each in codes])
     columns = np.concatenate(codes) % (coupling.channels + 1)  # code -1 is the last share
-    shape = (len(codes), coupling.channels + 1)
-    matrix = sparse.csr_array((np.concatenate(weights), (rows, columns)), shape=shape)
     index = np.full((len(terms), max((len(each) for _, each in terms), default=1)), len(factors))
     begin = 0
     for row, (_, each) in enumerate(terms):
         index[row, : len(each)] = np.arange(begin, begin + len(each))
         begin += len(each)
-    return CostTerms(np.array([scale for scale, _ in terms], np.float64), matrix, index)
+    scales = np.array([scale for scale, _ in terms], np.float64)
+    return CostTerms(scales, rows, columns, np.concatenate(weights), index)
 
 
 # Codes of channels, and the part of a length that each is; a length without channels belongs to code -1.

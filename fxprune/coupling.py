@@ -13,9 +13,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import networkx as nx
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,6 +27,9 @@ from fxprune.common.text import count, fill, listed, shortened
 from fxprune.equivalence import UNCHECKED
 from fxprune.frozen import Frozen, by_reason, frozen_lines
 from fxprune.node_facts import Codes, NodeFacts, Shape
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 COLUMNS = 100  # of what a coupling prints
 
@@ -194,6 +196,8 @@ class Coupling:
 
     def graph(self) -> nx.MultiGraph:
         """Build the graph of coupled layers: edges join makers of a group's channels to their users."""
+        import networkx as nx  # half as slow to import as all of fxprune
+
         graph = nx.MultiGraph()
         for group in self.groups.values():
             producers = _owners(group.tied)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
-import networkx as nx
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ _NO_SUMS: Calls = PRODUCTS | ATTENTION | {
     operator.mul, operator.imul, operator.truediv, torch.mul, torch.div, torch.cat, torch.concat, torch.stack,
     "cat", "stack", "mul", "mul_", "div", "div_",
 }  # fmt: skip
+_Paths = Mapping[fx.Node, Sequence[fx.Node]]
 
 
 def internal_groups(coupling: Coupling) -> frozenset[str]:
@@ -72,27 +71,29 @@ def _name(node: fx.Node) -> str:
     return op_name(target).removeprefix("aten::") if isinstance(target, OpOverload) else ""
 
 
-def _bypassed(carriers: set[fx.Node], paths: nx.DiGraph, coupling: Coupling) -> bool:
+def _bypassed(carriers: set[fx.Node], paths: _Paths, coupling: Coupling) -> bool:
     """Tell whether a path from an input of the carriers to an output of theirs avoids them."""
     *nodes, output = coupling.graph_module.graph.nodes
     inputs = [node for node in nodes if node.op == "placeholder" and carriers & _after([node], paths)]
-    around = _after(inputs, paths.subgraph(set(paths) - carriers | set(inputs)))
+    around = _after(inputs, paths, but=carriers)
     return any(node in around for node in _after(carriers, paths).intersection(output.all_input_nodes))
 
 
-def _paths(coupling: Coupling) -> nx.DiGraph:
-    """Build the graph of nodes, with an arrow from each to the nodes of tensors that use it."""
-    nodes = list(coupling.graph_module.graph.nodes)
-    paths = nx.DiGraph()
-    paths.add_nodes_from(nodes)
-    tensors = [node for node in nodes if next(_shapes(node, coupling), None) is not None]
-    paths.add_edges_from((operand, node) for node in tensors for operand in node.all_input_nodes)
-    return paths
+def _paths(coupling: Coupling) -> _Paths:
+    """Return the nodes of tensors that use each node."""
+    tensors = {node for node in coupling.graph_module.graph.nodes if next(_shapes(node, coupling), None) is not None}
+    return {node: [user for user in node.users if user in tensors] for node in coupling.graph_module.graph.nodes}
 
 
-def _after(starts: Iterable[fx.Node], paths: nx.DiGraph) -> set[fx.Node]:
-    """Return the nodes that are reachable from ``starts``, including these."""
-    return set(itertools.chain.from_iterable(nx.bfs_layers(paths, starts)))
+def _after(starts: Iterable[fx.Node], paths: _Paths, but: Set[fx.Node] = frozenset()) -> set[fx.Node]:
+    """Return the nodes that are reachable from ``starts``, including these, on ways around some others."""
+    found, ahead = set[fx.Node](), [*starts]
+    while ahead:
+        node = ahead.pop()
+        if node not in found:
+            found.add(node)
+            ahead += [user for user in paths[node] if user not in but]
+    return found
 
 
 def _shapes(node: fx.Node, coupling: Coupling) -> Iterator[Shape]:
