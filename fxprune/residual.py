@@ -86,7 +86,7 @@ def _paths(coupling: Coupling) -> _Paths:
 
 
 def _after(starts: Iterable[fx.Node], paths: _Paths, but: Set[fx.Node] = frozenset()) -> set[fx.Node]:
-    """Return the nodes that are reachable from ``starts``, including these, on ways around some others."""
+    """Return the nodes that are reachable from ``starts``, including these, around some others."""
     found, ahead = set[fx.Node](), [*starts]
     while ahead:
         node = ahead.pop()

@@ -1,4 +1,4 @@
-"""Damage a graph on purpose: absurd constants, and calls that would run for ever or fill the memory."""
+"""Damage a graph on purpose: absurd constants, calls that run for ever or fill the memory."""
 
 from __future__ import annotations
 

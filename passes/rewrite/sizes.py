@@ -58,9 +58,10 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
 
 
 def _guard_positions(site: Site, sizes: list[Any]) -> None:
-    """Guard how many positions a view asks for, if others with channels between may take what is left.
+    """Guard how many positions a view asks for, if others may take what is left.
 
-    ``[b, c, h, w] -> [-1, c, 16]`` of images of 32 pixels has rows that belong to two channels.
+    With channels between these and those, a row may belong to two channels: images of 32 pixels do so in
+    ``[b, c, h, w] -> [-1, c, 16]``.
     """
     wide, narrow, graph = site.wide_of(0), site.shape_of(0), site.graph
     runs = view_factors(wide.sizes, site.value.sizes)

@@ -26,7 +26,7 @@ class AbsurdError(ValueError):
 
 
 def check_sizes(network: fx.GraphModule, inputs: Inputs) -> None:
-    """Run a graph on the meta device, where tensors have no numbers, and Python's own as they are.
+    """Run a graph on the meta device, and what is Python's own as it is.
 
     Args:
         network: the result of :func:`~fxprune.passes.serialization.read.graph_from_json`.
@@ -137,7 +137,7 @@ def _items(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _check_call(function: Any, given: tuple[Any, ...]) -> None:
-    """Raise AbsurdError if a function of Python's own would compute for ever, or fill the memory."""
+    """Raise AbsurdError if a function of Python would compute for ever, or fill the memory."""
     name, place = getattr(function, "__name__", ""), getattr(function, "__module__", "")
     if place not in ("_operator", "builtins", "math"):
         return
