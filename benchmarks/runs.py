@@ -29,7 +29,7 @@ def add_limits(parser: argparse.ArgumentParser, noun: str, *, seconds: float, jo
 def parser_of(
     prog: str, about: str, noun: str, like: str, *, seconds: float, jobs: bool = True
 ) -> argparse.ArgumentParser:
-    """Make a parser of what commands have in common: which tasks run, and within which limits."""
+    """Make a parser of what all commands take: which tasks run, and within which limits."""
     parser = argparse.ArgumentParser(prog=prog, description=about.splitlines()[0])
     parser.add_argument("--only", default="*", metavar="PATTERN", help=f"{noun}s with such a name, as in `{like}`")
     add_limits(parser, noun, seconds=seconds, jobs=jobs)

@@ -108,7 +108,7 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
             if program == "fxprune":
                 words = [SMALLER.get(word, word) for word in words]
                 more = ["--epochs", "1", "--csgd-epochs", "1"] if words[0] == "compress" else []
-                size = ["--image-size", "32"] if "test_resnet" in words else []
+                size = ["--image-size", "16"] if "test_resnet" in words else []
                 assert main([*words, *more, *size]) == 0, capsys.readouterr()
 
 
