@@ -1,4 +1,4 @@
-"""Damage a graph on purpose: absurd constants, calls that run for ever or fill the memory."""
+"""Damage a graph by absurd constants, and by calls that do not end."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class AbsurdError(ValueError):
 
 
 def check_sizes(network: fx.GraphModule, inputs: Inputs) -> None:
-    """Run a graph on the meta device, and what is Python's own as it is.
+    """Run a graph on the meta device, and look at every size before it is made.
 
     Args:
         network: the result of :func:`~fxprune.passes.serialization.read.graph_from_json`.
@@ -119,7 +119,7 @@ class _Interpreter(MetaInterpreter):
 
 
 def _check_items(values: Any) -> None:
-    """Raise AbsurdError if a nest holds too many values, or a number or text that is too long."""
+    """Raise AbsurdError if a nest has too many values, or one that is too long."""
     for count, each in enumerate(_items(values, 0)):
         long = isinstance(each, int) and each.bit_length() > _BITS
         if count >= _MOST_ITEMS or long or (isinstance(each, (str, range)) and len(each) > _MOST_ITEMS):
@@ -137,7 +137,7 @@ def _items(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _check_call(function: Any, given: tuple[Any, ...]) -> None:
-    """Raise AbsurdError if a function of Python would compute for ever, or fill the memory."""
+    """Raise AbsurdError if a function of Python's own would not end, or fill the memory."""
     name, place = getattr(function, "__name__", ""), getattr(function, "__module__", "")
     if place not in ("_operator", "builtins", "math"):
         return

@@ -17,6 +17,7 @@ from benchmarks.fuzz import folders as fuzz_folders
 from benchmarks.fuzz import networks as fuzz_networks
 from benchmarks.fuzz import timm as fuzz_timm
 from benchmarks.fuzz.damage import sign
+from benchmarks.fuzz.damage_graph import CLUSTERS, GRAPH
 from benchmarks.fuzz.damage_json import JSON, _places
 from benchmarks.fuzz.readers import judge, numbers
 from benchmarks.fuzz.subjects import make_subjects
@@ -125,6 +126,18 @@ def test_well_typed_damage_changes_the_document(tmp_path, kind):
         found.add(path.read_text())
         assert json.loads(path.read_text()).keys() == {"nodes"}
     assert len(found) > 1
+
+
+def test_graphs_and_clusters_are_damaged_on_purpose(subjects, tmp_path):
+    for name, damages in (("graph.json", GRAPH), ("plan.json", CLUSTERS)):
+        before = json.loads((subjects[1][0].folder / name).read_text())
+        for damage in damages.values():
+            found = []
+            for seed in range(5):
+                shutil.copy(subjects[1][0].folder / name, tmp_path / name)
+                damage(tmp_path / name, Random(seed))
+                found.append(json.loads((tmp_path / name).read_text()))
+            assert any(after != before for after in found) and all(after.keys() == before.keys() for after in found)
 
 
 def test_the_command_runs_each_kind(monkeypatch):
