@@ -100,7 +100,7 @@ class _Turns:
         """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""
         if not self._is_constant(value):
             even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN)
-            if not even or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):
+            if not (even or self._is_whole(value)) or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):
                 return None
         seen: list[tuple[int, list[Any]]] = []
         for batch, run in self._numbers.items():
@@ -109,6 +109,15 @@ class _Turns:
         if any(len(row) != len(seen[0][1]) or any(type(x) is not int for x in row) for _, row in seen):
             return None
         return _fitted(seen)
+
+    def _is_whole(self, value: fx.Node) -> bool:
+        """Tell whether a number divides what its dividend grows by, as the windows of all samples."""
+        if value.target not in (operator.mod, operator.floordiv) or not self._is_constant(value.args[1]):
+            return False
+        dividend, divisor = map(self._lines, value.args)
+        if dividend is None or divisor is None or len(dividend) != 1 or len(divisor) != 1 or divisor[0][1] == 0:
+            return False
+        return dividend[0][0] % divisor[0][1] == 0
 
     def _is_number(self, node: fx.Node) -> bool:
         return all(node in run for run in self._numbers.values())
