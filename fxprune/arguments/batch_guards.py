@@ -114,10 +114,11 @@ class _Turns:
         """Tell whether a number divides what its dividend grows by, as the windows of all samples."""
         if value.target not in (operator.mod, operator.floordiv) or not self._is_constant(value.args[1]):
             return False
-        dividend, divisor = map(self._lines, value.args)
-        if dividend is None or divisor is None or len(dividend) != 1 or len(divisor) != 1 or divisor[0][1] == 0:
+        parts = [self._lines(part) or [] for part in value.args]
+        if [len(part) for part in parts] != [1, 1]:
             return False
-        return dividend[0][0] % divisor[0][1] == 0
+        ((slope, _),), ((_, divisor),) = parts
+        return divisor != 0 and slope % divisor == 0
 
     def _is_number(self, node: fx.Node) -> bool:
         return all(node in run for run in self._numbers.values())
