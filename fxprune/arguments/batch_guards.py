@@ -99,8 +99,8 @@ class _Turns:
     def _lines(self, value: Any) -> list[_Line] | None:
         """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""
         if not self._is_constant(value):
-            even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN)
-            if not (even or self._is_whole(value)) or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):
+            even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN) or self._is_whole(value)
+            if not even or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):
                 return None
         seen: list[tuple[int, list[Any]]] = []
         for batch, run in self._numbers.items():
