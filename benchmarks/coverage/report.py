@@ -87,6 +87,9 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
         yield "not checked yet", str(expected - len(results))
     if stale := sum(result.digest != sources for result in results):
         yield "of earlier sources (†)", str(stale)
+        newest = max(results, key=lambda result: result.checked)
+        same = sum(result.digest == newest.digest for result in results)
+        yield "of the same sources as the newest result", f"{same}, of {newest.checked[:10]}"
     yield from _statistic(results, "prunable, median", lambda r: r.share, median, percent)
     yield from _statistic(results, "prunable, least", lambda r: r.share, min, percent)
     yield from _statistic(results, "parameters after, median", _parameters_after, median, percent)

@@ -99,7 +99,7 @@ class _Turns:
     def _lines(self, value: Any) -> list[_Line] | None:
         """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""
         if not self._is_constant(value):
-            even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN)
+            even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN) or self._is_whole(value)
             if not even or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):
                 return None
         seen: list[tuple[int, list[Any]]] = []
@@ -109,6 +109,16 @@ class _Turns:
         if any(len(row) != len(seen[0][1]) or any(type(x) is not int for x in row) for _, row in seen):
             return None
         return _fitted(seen)
+
+    def _is_whole(self, value: fx.Node) -> bool:
+        """Tell whether a number divides what its dividend grows by, as the windows of all samples."""
+        if value.target not in (operator.mod, operator.floordiv) or not self._is_constant(value.args[1]):
+            return False
+        parts = [self._lines(part) or [] for part in value.args]
+        if [len(part) for part in parts] != [1, 1]:
+            return False
+        ((slope, _),), ((_, divisor),) = parts
+        return divisor != 0 and slope % divisor == 0
 
     def _is_number(self, node: fx.Node) -> bool:
         return all(node in run for run in self._numbers.values())

@@ -31,6 +31,7 @@ def test_reasons_add_up_over_networks_whatever_the_names():
         ("The smallest network of each class", "| failed | 1 |"),
         ("The smallest network of each class", "| not checked yet | 1 |"),
         ("The smallest network of each class", "| of earlier sources (†) | 1 |"),
+        ("The smallest network of each class", "| of the same sources as the newest result | 1, of 2026-01-02 |"),
         ("The smallest network of each class", "| prunable, median | 25.0% |"),
         ("The smallest network of each class", "| float64, largest | 1.5e-15 |"),
         ("Failed", "| two | narrow | Error: a \\| b c | g at node |"),
@@ -49,6 +50,7 @@ def test_reasons_add_up_over_networks_whatever_the_names():
 )
 def test_the_page_says_what_was_found(heading, line):
     found = {"one": FULL, "two": dataclasses.replace(FAILED, digest="old")}
+    found["one"] = dataclasses.replace(FULL, checked="2026-01-02T03:04:05+00:00")
     coupled = {"one": dataclasses.replace(FULL, depth="couple")}
     text = page(POINTS, [], {"onnx": found, "couple": coupled, "exact": {}}, "new")
     assert line in text.split(f"# {heading}\n")[1].split("\n#")[0].splitlines()
