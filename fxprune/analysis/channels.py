@@ -76,7 +76,8 @@ class Channels:
         self.count = 0
         self._channels = Forest()
         self._origins: list[tuple[Ids, Ids]] = []
-        self._beside: list[tuple[int, int]] = []
+        # First and last ids of the axes that also hold positions without channels, in ascending order.
+        self._beside: tuple[list[int], list[int]] = [], []
         self._bundles: set[int] = set()
 
     def fresh(self, count: int) -> Ids:
@@ -106,12 +107,17 @@ class Channels:
         """Make copies for an axis that also holds positions without channels, which may change."""
         fresh = self.copies(ids)
         if positions not in self._bundles:
-            self._beside.append((int(fresh[0]), int(fresh[-1])))
+            for ends, place in zip(self._beside, (0, -1), strict=True):
+                ends.append(int(fresh[place]))
         return fresh
 
     def alone(self, ids: Ids) -> bool:
         """Tell whether an axis holds channels only, so that its length is the same for all inputs."""
-        return not any(((first <= ids) & (ids <= last)).any() for first, last in self._beside)
+        first, last = self._beside
+        if not first:
+            return True
+        before = np.searchsorted(first, ids, side="right") - 1
+        return not ((before >= 0) & (ids <= np.asarray(last)[before])).any()
 
     def differ(self, ids: Ids | None) -> bool:
         """Tell whether an axis holds channels, and each of them once."""

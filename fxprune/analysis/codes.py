@@ -46,6 +46,8 @@ class Coding:
     ) -> None:
         """Name groups, give their channels codes, and find their positions on every axis."""
         self._channels = channels
+        # Nodes share vectors of ids: by identity, the ids, their codes, and whether their axis may vary.
+        self._known: dict[int, tuple[Ids, Codes, bool]] = {}
         self._code: Codes = np.full(channels.count + 1, -1)
         self.groups: dict[str, Group] = {}
         offset = 0
@@ -71,10 +73,18 @@ class Coding:
 
     def of(self, ids: Ids) -> Codes:
         """Return the code of each id's channel."""
-        return self._code[self._channels.channel(ids)]
+        return self._of(ids)[1]
+
+    def _of(self, ids: Ids) -> tuple[Ids, Codes, bool]:
+        if id(ids) not in self._known:
+            codes = self._code[self._channels.channel(ids)]
+            self._known[id(ids)] = ids, codes, not self._channels.alone(ids)
+        return self._known[id(ids)]
 
     def shapes(self, value: Any) -> Any:
         """Replace each (sizes, label) in a nest by a Shape of codes."""
+        if _is_pair(value):
+            return self._shape(value)
         return pytree.tree_map(lambda leaf: self._shape(leaf) if _is_pair(leaf) else leaf, value, is_leaf=_is_pair)
 
     def facts(self, values: Mapping[str, Any], notes: NodeNotes) -> dict[str, NodeFacts]:
@@ -92,7 +102,7 @@ class Coding:
 
     def _shape(self, pair: tuple[torch.Size, Label]) -> Shape:
         sizes, label = pair
-        varying = tuple(dim for dim, ids in enumerate(label.axes) if ids is not None and not self._channels.alone(ids))
+        varying = tuple(dim for dim, ids in enumerate(label.axes) if ids is not None and self._of(ids)[2])
         return Shape(tuple(sizes), tuple(self._codes(label, dim) for dim in range(len(sizes))), varying)
 
     def _codes(self, label: Label, dim: int) -> Codes | None:

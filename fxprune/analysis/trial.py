@@ -52,11 +52,10 @@ def not_adapting(
     channel = state.channels.channel
     frozen = np.zeros(state.channels.count, np.bool_)
     frozen[channel(np.concatenate([event.ids for event in state.marks.frozen] or [np.zeros(0, np.int64)]))] = True
-    # Frozen channels never change.
-    axes = [channel(ids) for label in labels.values() for ids in label.axes if ids is not None]
-    axes = [found for ids in axes if len(found := np.unique(ids[~frozen[ids]]))]
+    axes = {id(ids): channel(ids) for label in labels.values() for ids in label.axes if ids is not None}
     trial = _Trial(state, call, given, *wide, layer, labels)
-    every = np.unique(np.concatenate([np.zeros(0, np.int64), *axes]))
+    every = np.concatenate([np.zeros(0, np.int64), *axes.values()])
+    every = np.unique(every[~frozen[every]])  # frozen channels never change
     if not len(every):
         return every
     try:
@@ -68,7 +67,8 @@ def not_adapting(
         holds = trial.holds(every)
     if holds:
         return every[:0]
-    fixed = [] if isinstance(call, nn.Module) else [ids for ids in axes if not trial.holds(ids)]
+    apart = [] if isinstance(call, nn.Module) else [np.unique(ids[~frozen[ids]]) for ids in axes.values()]
+    fixed = [ids for ids in apart if len(ids) and not trial.holds(ids)]
     rest = np.setdiff1d(every, np.concatenate(fixed)) if fixed else every[:0]
     return np.setdiff1d(every, rest) if len(rest) and trial.holds(rest) else None
 
@@ -153,16 +153,18 @@ class _Trial:
 
 def _described(value: Any) -> Any:
     """Describe a call or what it is given: modules of one class with equal attributes are alike."""
-    if isinstance(value, nn.Module):
-        return type(value), _described(vars(value))
-    if isinstance(value, Tensor):
-        return type(value), value.shape, value.stride(), value.dtype, value.requires_grad
-    if isinstance(value, dict):
-        return type(value), *map(_described, value.items())
-    if isinstance(value, (list, tuple, set)):
-        return type(value), *map(_described, value)
     kind: Any = type(value)
-    if kind not in _VALUES and kind.__eq__ is not object.__eq__:
+    if kind in _VALUES:  # most of them
+        return kind, value
+    if isinstance(value, nn.Module):
+        return kind, _described(vars(value))
+    if isinstance(value, Tensor):
+        return kind, value.shape, value.stride(), value.dtype, value.requires_grad
+    if isinstance(value, dict):
+        return kind, *map(_described, value.items())
+    if isinstance(value, (list, tuple, set)):
+        return kind, *map(_described, value)
+    if kind.__eq__ is not object.__eq__:
         raise TypeError(f"{kind.__name__} may call unlike objects equal")
     return kind, value
 

@@ -123,6 +123,13 @@ def _leaves(value: Any, seen: dict[int, Any]) -> Iterator[str]:
 
 def _parts(value: Any) -> list[Any]:
     """Return what a value holds; nothing, if no network changes it."""
+    if type(value) is dict:
+        return [*value, *value.values()]
+    if type(value) in (list, tuple):
+        return [*value]
+    if isinstance(value, types.FunctionType):
+        held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value) or None]
+        return held + [scope[name] for scope, name in _named(value)] if _is_own(value) else []
     if isinstance(value, torch.Generator):
         return [value.get_state().numpy().tobytes()]
     if isinstance(value, contextvars.ContextVar):
@@ -131,9 +138,6 @@ def _parts(value: Any) -> list[Any]:
         return _position(value)
     if isinstance(value, type):
         return [held for kind in value.__mro__ if _is_own(kind) for _, held in _attributes(kind)]
-    if isinstance(value, types.FunctionType):
-        held = [value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value)]
-        return held + [scope[name] for scope, name in _named(value)] if _is_own(value) else []
     kind: Any = next(each for each in type(value).__mro__ if not _is_own(each))
     parts = [type(value), object.__getstate__(value)] if kind is not type(value) else [getattr(value, "__dict__", None)]
     if kind is object:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ _IN_PLACE = {
     "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_", "mod": "remainder_",
     "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
 }  # fmt: skip
+_UNPACKS, _EXTENDS = dis.opmap["UNPACK_SEQUENCE"], dis.opmap["EXTENDED_ARG"]
 _SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
 _KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
 
@@ -61,6 +63,13 @@ class InPlaceProxy(fx.Proxy):
         frame = of_model(asker) if name in _KINDS else None
         if frame is not None and compares_identity(frame):
             raise self.tracer.refusal(SizeAsKey("may be compared by its identity"))  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Unpack into as many names as the caller has; ``fx.Proxy`` disassembles its whole function."""
+        code, at = sys._getframe(1).f_code.co_code, sys._getframe(1).f_lasti
+        if code[at] == _UNPACKS and (at < 2 or code[at - 2] != _EXTENDS):
+            return (self[place] for place in range(code[at + 1]))  # type: ignore[index]
+        return self.tracer.iter(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data" and self.node.op == "get_attr":
