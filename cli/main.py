@@ -154,8 +154,8 @@ class _Parser(argparse.ArgumentParser):
 
     wants_json = False
 
-    def __init__(self, *names: str, **settings: Any) -> None:
-        super().__init__(*names, **settings, formatter_class=_Formatter, allow_abbrev=False)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Reject an unknown flag, and name the closest flag of the command."""
@@ -210,7 +210,8 @@ class _Command(_Parser):
         self.fill()
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(f"there is no place for {' '.join(f'`{word}`' for word in rest)}")
+            named = "; --model names the network" if "--model" in self._option_string_actions else ""
+            self.error(f"there is no place for {' '.join(f'`{word}`' for word in rest)}{named}")
         return namespace, rest
 
 
@@ -249,7 +250,7 @@ def _parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Make the parser of all commands, or of the one that the first word asks for."""
     about = "Train filters to be identical (C-SGD), then merge them at no loss."
     begin = "Begin with `fxprune inspect resnet18`: what can be pruned. `fxprune COMMAND --help` lists the options."
-    parser = _Parser("fxprune", description=about, epilog=begin)
+    parser = _Parser(prog="fxprune", description=about, epilog=begin)
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
     about = "print what completes commands and flags in this shell, and exit"
     parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, help=about)

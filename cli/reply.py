@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,8 +80,8 @@ def terminal_columns(otherwise: int) -> int:
     """Return the columns of the terminal; another number where there is none, or it does not say."""
     with contextlib.suppress(KeyError, ValueError):
         return int(os.environ["COLUMNS"]) or otherwise
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none at all
-        return os.get_terminal_size(sys.__stdout__.fileno()).columns or otherwise
+    with contextlib.suppress(OSError):  # stdout is no terminal
+        return os.get_terminal_size().columns or otherwise
     return otherwise
 
 

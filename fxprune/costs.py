@@ -109,7 +109,8 @@ class CostTerms:
         owner = np.r_[np.repeat(np.arange(len(widths)), widths), len(widths)]
         places, which = np.unique(self.rows * len(owner) + owner[self.columns], return_inverse=True)
         rows, columns = np.divmod(places, len(owner))
-        return CostTerms(self.scale, rows, columns, np.bincount(which, self.weights), self.factors)
+        weights = np.bincount(which.ravel(), self.weights).astype(np.float64)
+        return CostTerms(self.scale, rows, columns, weights, self.factors)
 
     def parts(self, shares: Reals) -> Reals:
         """Return for each share but the last what the cost loses where it falls to 0; parts overlap."""
@@ -119,8 +120,7 @@ class CostTerms:
 
     def lengths(self, shares: Reals) -> Reals:
         """Return the length of each factor of each term."""
-        lengths: Reals = np.bincount(self.rows, self.weights * shares[self.columns])[self.factors]
-        return lengths
+        return np.bincount(self.rows, self.weights * shares[self.columns]).astype(np.float64)[self.factors]
 
 
 def cost_terms(coupling: Coupling, budget: Budget) -> CostTerms:

@@ -53,7 +53,10 @@ def _by_group(plan: Plan, budget: Budget) -> NDArray[np.int64]:
     coupling = plan.coupling
     terms = cost_terms(coupling, budget)
     groups = len(coupling.groups)
-    on_groups = terms.by_group(coupling).weights.toarray()[:, :groups]
+    by_group = terms.by_group(coupling)
+    on_groups = np.zeros((by_group.rows.max() + 1, groups + 1))
+    on_groups[by_group.rows, by_group.columns] = by_group.weights
+    on_groups = on_groups[:, :groups]
     of_factor = np.where(on_groups.any(axis=1), on_groups.argmax(axis=1), groups)
     owners = of_factor[terms.factors]  # [terms, factors]; a parameter's first axis is what it makes, of MACs the last
     owners = owners if budget == "params" else owners[:, ::-1]
