@@ -6,10 +6,7 @@ import argparse
 import contextlib
 import importlib
 import os
-import signal
 import sys
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +14,7 @@ from fxprune import __version__
 from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
 
 from .process import process_number
+from .reply import Reply, as_json, terminal_columns
 
 # Each is a file of `commands/`, imported when it is asked for, and begins with its line here.
 COMMANDS = {
@@ -47,11 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Waiting threads must sleep: spinning ones make a step ten times as long if others also use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     try:
-        _unwind_on_sigterm()
         args = _parser(arguments[:1]).parse_args(arguments)
+        _unwind_on_sigterm()
         from fxprune.common.progress import listening
-
-        from .reply import Reply, as_json
 
         wants_json = args.json
         shown = getattr(args, "progress", None) is not False and not process_number()
@@ -101,8 +97,6 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
 
 
 def _say_as_json(command: str | None, kind: type, message: str, code: int) -> None:
-    from .reply import as_json
-
     if not process_number():
         print(as_json(command, {"error": {"kind": kind.__name__, "message": message}}, code))
 
@@ -116,6 +110,8 @@ def _fail(message: str, code: int) -> int:
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Print our warnings as one line each, without the line of our code that gave it."""
+    import warnings
+
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
@@ -131,14 +127,35 @@ def _plain_warnings() -> Iterator[None]:
 
 def _unwind_on_sigterm() -> None:
     """Turn SIGTERM into an exception, so that temporary files are removed; main thread only."""
+    import signal  # not for --help, like threading: they are slow
+    import threading
+
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help as wide as the terminal, with the paragraphs of its description."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"width": terminal_columns(80) - 2, **settings})  # by itself it imports much
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Formatter, self)._fill_text(each, width, indent) for each in text.split("\n\n"))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        import textwrap
+
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)  # keeps hf-hub:NAME whole
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that reports an error in one line instead of printing every option."""
 
     wants_json = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Reject an unknown flag, and name the closest flag of the command."""
@@ -193,7 +210,8 @@ class _Command(_Parser):
         self.fill()
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
-            self.error(f"there is no place for {' '.join(f'`{word}`' for word in rest)}")
+            named = "; --model names the network" if "--model" in self._option_string_actions else ""
+            self.error(f"there is no place for {' '.join(f'`{word}`' for word in rest)}{named}")
         return namespace, rest
 
 
@@ -232,11 +250,11 @@ def _parser(first: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Make the parser of all commands, or of the one that the first word asks for."""
     about = "Train filters to be identical (C-SGD), then merge them at no loss."
     begin = "Begin with `fxprune inspect resnet18`: what can be pruned. `fxprune COMMAND --help` lists the options."
-    parser = _Parser("fxprune", description=about, epilog=begin, allow_abbrev=False)
+    parser = _Parser(prog="fxprune", description=about, epilog=begin)
     parser.add_argument("--version", action="version", version=f"fxprune {__version__}")
     about = "print what completes commands and flags in this shell, and exit"
     parser.add_argument("--print-completion", action=_PrintCompletion, choices=SHELLS, help=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
     for name in [*COMMANDS.keys() & {*first}] or COMMANDS:
-        commands.add_parser(name, help=COMMANDS[name], allow_abbrev=False)
+        commands.add_parser(name, help=COMMANDS[name])
     return parser

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,16 +66,23 @@ def result_reply(
 
 def as_json(command: str | None, value: Mapping[str, Any], code: int) -> str:
     """Format a reply or an error as one JSON document; a number that is not finite is null."""
-    import json  # not for --help, like shutil: they are slow
+    import json  # not for --help: it is slow
 
     return json.dumps(_plain({"command": command, "exit_code": code, **value}), indent=1, allow_nan=False)
 
 
 def columns() -> int:
     """Return how many columns a table may have: those of the terminal, from 80 to 100."""
-    import shutil
+    return max(80, min(MOST_COLUMNS, terminal_columns(MOST_COLUMNS)))
 
-    return max(80, min(MOST_COLUMNS, shutil.get_terminal_size((MOST_COLUMNS, 24)).columns))
+
+def terminal_columns(otherwise: int) -> int:
+    """Return the columns of the terminal; another number where there is none, or it does not say."""
+    with contextlib.suppress(KeyError, ValueError):
+        return int(os.environ["COLUMNS"]) or otherwise
+    with contextlib.suppress(OSError):  # stdout is no terminal
+        return os.get_terminal_size().columns or otherwise
+    return otherwise
 
 
 def _plain(value: Any) -> Any:

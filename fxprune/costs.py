@@ -81,9 +81,9 @@ def cost_of_one(what: Coupling | Plan) -> Cost:
 
 @dataclass(frozen=True, eq=False)
 class CostTerms:
-    """A polynomial of shares: ``sum_term scale_term * prod_{factor of term} length_factor(s)``.
+    """cost(s) = ``sum_term scale_term * prod_{factor of term} length_factor(s)``, each length a weighted sum of shares.
 
-    Each length is a weighted sum of shares.
+    It is a polynomial of shares s.
 
     Attributes:
         scale: [terms].
@@ -109,7 +109,8 @@ class CostTerms:
         owner = np.r_[np.repeat(np.arange(len(widths)), widths), len(widths)]
         places, which = np.unique(self.rows * len(owner) + owner[self.columns], return_inverse=True)
         rows, columns = np.divmod(places, len(owner))
-        return CostTerms(self.scale, rows, columns, np.bincount(which, self.weights).astype(np.float64), self.factors)
+        weights = np.bincount(which.ravel(), self.weights).astype(np.float64)
+        return CostTerms(self.scale, rows, columns, weights, self.factors)
 
     def parts(self, shares: Reals) -> Reals:
         """Return for each share but the last what the cost loses where it falls to 0; parts overlap."""
@@ -119,8 +120,7 @@ class CostTerms:
 
     def lengths(self, shares: Reals) -> Reals:
         """Return the length of each factor of each term."""
-        lengths = np.bincount(self.rows, self.weights * shares[self.columns])
-        return lengths[self.factors].astype(np.float64)
+        return np.bincount(self.rows, self.weights * shares[self.columns]).astype(np.float64)[self.factors]
 
 
 def cost_terms(coupling: Coupling, budget: Budget) -> CostTerms:

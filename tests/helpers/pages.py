@@ -1,4 +1,4 @@
-"""What the documents show in fenced blocks, and how it runs: Python in one namespace, commands by their parser."""
+"""What the documents show in fenced blocks, and how the Python in them runs: in one namespace."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from helpers.image_folder import make_folder, timm_leaves_files_open
+from helpers.image_folder import timm_leaves_files_open
 from helpers.pages import PAGES, ROOT, blocks, read, run_python, shows
 from helpers.untimed import time_nothing
 
@@ -25,7 +25,6 @@ ELSEWHERE = {TUTORIAL, "docs/writing_rules.md"}  # have tests of their own
 PYTHON = [page for page in PAGES if blocks(read(page), "python") and page not in ELSEWHERE]
 EXTRAS = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.M))
-SMALLER = {"resnet18": "test_resnet", "resnet50": "test_resnet"}
 KEPT = {"train": 10, "val": 2}  # of the images of a class
 
 
@@ -94,22 +93,6 @@ def test_the_tutorial_shows_what_its_commands_print(tutorial):
     assert [block.language for block in found] == ["sh", "text"] * (len(found) // 2)
     for block, printed in zip(found[1::2], tutorial[1], strict=True):
         assert shows(block.text, printed) == [], printed
-
-
-@pytest.mark.slow
-@timm_leaves_files_open
-def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
-    """In order, in one folder, on a smaller network and for fewer epochs."""
-    monkeypatch.chdir(tmp_path)
-    time_nothing(monkeypatch)
-    make_folder(tmp_path / "photos")
-    for block in blocks(read("README.md"), "sh"):
-        for program, *words in block.commands:
-            if program == "fxprune":
-                words = [SMALLER.get(word, word) for word in words]
-                more = ["--epochs", "1", "--csgd-epochs", "1"] if words[0] == "compress" else []
-                size = ["--image-size", "16"] if "test_resnet" in words else []
-                assert main([*words, *more, *size]) == 0, capsys.readouterr()
 
 
 @pytest.mark.slow
