@@ -77,7 +77,7 @@ def columns() -> int:
 
 
 def terminal_columns(otherwise: int) -> int:
-    """Return the columns of the terminal; another number where there is none, or it does not say."""
+    """Return the columns of the terminal; another number where none are known."""
     with contextlib.suppress(KeyError, ValueError):
         return int(os.environ["COLUMNS"]) or otherwise
     with contextlib.suppress(OSError):  # stdout is no terminal

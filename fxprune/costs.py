@@ -81,9 +81,9 @@ def cost_of_one(what: Coupling | Plan) -> Cost:
 
 @dataclass(frozen=True, eq=False)
 class CostTerms:
-    """cost(s) = ``sum_term scale_term * prod_{factor of term} length_factor(s)``, each length a weighted sum of shares.
+    """A polynomial of shares: ``sum_term scale_term * prod_{factor of term} length_factor(s)``.
 
-    It is a polynomial of shares s.
+    Each length is a weighted sum of shares.
 
     Attributes:
         scale: [terms].
