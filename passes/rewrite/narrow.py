@@ -33,7 +33,8 @@ def narrow(model: nn.Module, plan: Plan, *, absorb: bool = True) -> fx.GraphModu
     Batch and image size stay dynamic. ``narrow.meta`` holds ``plan``; ``earlier``, the plans before it, if the model
     was narrow already, and then ``composed``, all of them in one plan on the first network; ``max_change``, the largest
     change that the snap made (:func:`~fxprune.passes.merge.snap.snap` defines it); ``absorbed``, how many factors of
-    narrowed heads moved into weights; and ``factors``, how many stay in the graph.
+    narrowed heads moved into weights; and ``factors``, how many stay in the graph. ``narrow.config`` is the model's, if
+    it has one: it still gives the wide widths, and ``copy.deepcopy`` drops it, as torch.fx does.
 
     Args:
         model: the wide network, with any weights; it is not modified.
@@ -93,6 +94,8 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     moved = absorb_factors(module, values) if absorb else 0
     for name, child in module.named_modules():
         child.training = model.get_submodule(name).training if _has(model, name) else model.training
+    if (config := getattr(model, "config", None)) is not None and not hasattr(module, "config"):
+        module.config = config  # tools of transformers and diffusers read it
     factors = sum(FACTOR in node.meta for node in module.graph.nodes)
     last, given = plan_of(model), meta_of(model)
     earlier = () if last is None else (*earlier_plans_of(model), last)

@@ -119,9 +119,11 @@ def test_a_plan_remembers_the_outputs(tmp_path):
 
 def test_it_is_proven_saved_and_exported(tmp_path):
     net = Hidden(ModelOutput).eval()
+    net.config = {"labels": ["cat", "dog"]}
     assert fxprune.prove(net, IMAGES, outputs="logits").passed
     plan = fxprune.plan(fxprune.couple(net, IMAGES, outputs="logits"), keep=0.5)
     narrow = fxprune.narrow(fxprune.snap(net, plan), plan)
+    assert narrow.config == net.config
     fxprune.save(narrow, tmp_path / "out")
     assert torch.equal(fxprune.load(tmp_path / "out")(IMAGES).logits, narrow(IMAGES).logits)
     assert fxprune.export_onnx(narrow, IMAGES, tmp_path / "net.onnx").outputs == ("logits",)
