@@ -114,12 +114,12 @@ def _descend(
 
 def slopes_of(terms: CostTerms, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the derivative of the cost by each share."""
-    lengths, by_factor = terms.lengths(shares), np.zeros(terms.weights.shape[0])
+    lengths, by_factor = terms.lengths(shares), np.zeros(terms.rows.max() + 1)
     for place in range(lengths.shape[1]):
         others = np.delete(lengths, place, axis=1).prod(axis=1)
         np.add.at(by_factor, terms.factors[:, place], terms.scale * others)
-    slopes: NDArray[np.float64] = terms.weights.T @ by_factor
-    return slopes
+    slopes = np.bincount(terms.columns, terms.weights * by_factor[terms.rows], minlength=len(shares))
+    return slopes.astype(np.float64)
 
 
 def _price(loss: NDArray[np.float64], here: int, widths: NDArray[np.int64], slopes: NDArray[np.float64]) -> float:
