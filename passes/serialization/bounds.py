@@ -39,9 +39,9 @@ def check_sizes(network: fx.GraphModule, inputs: Inputs) -> None:
     known = (x.numel() for x in (*tensors_of(inputs), *(tensor for _, tensor in named_tensors(network))))
     root, largest = to_meta(network), max(LARGEST_TENSOR, TIMES * max(known, default=0))
 
-    def run(given: Inputs) -> None:
+    def run(given: Inputs, batch: int = 1) -> None:
         interpreter = _Interpreter(root, network.graph, device_of(network))
-        with torch.no_grad(), _Bounded(largest):
+        with torch.no_grad(), _Bounded(largest * batch):
             interpreter.run(*in_order(network.graph, inputs_for(network, given)))
 
     def resized(x: Tensor, batch: int) -> Tensor:
@@ -50,7 +50,7 @@ def check_sizes(network: fx.GraphModule, inputs: Inputs) -> None:
     run(inputs)
     for batch in (1, 2, 3, 5):
         try:
-            run(pytree.tree_map_only(Tensor, functools.partial(resized, batch=batch), inputs))
+            run(pytree.tree_map_only(Tensor, functools.partial(resized, batch=batch), inputs), batch)
         except AbsurdError:
             raise
         except Exception:  # whatever says that it does not take this batch
@@ -72,6 +72,10 @@ class _Bounded(MetaMode):
             values = value_of(first) if first.is_meta else first
             if values is not None and values.numel():  # which say how long the result is
                 self._check(name, int(values.max() if name == "bincount" else values.double().sum()))
+        if name == "bincount" and (shortest := kwargs.get("minlength", rest[1] if len(rest) > 1 else 0)):
+            self._check(name, shortest)
+        if name in ("mvlgamma", "mvlgamma_"):  # which sums over as many terms for each number
+            self._check(name, first.numel() * rest[0])
         if name in ("unbind", "split", "unsafe_split"):
             size = 1 if name == "unbind" else rest[0]
             axis = (rest if name == "unbind" else rest[1:]) or [0]
