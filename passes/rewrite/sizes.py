@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +17,8 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .site import Site, product, standing_for
+from .positions import guard_positions, guard_run, is_open
+from .site import Site, standing_for
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -32,11 +32,11 @@ def resized(site: Site) -> fx.Node | None:
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
     asked = dict(enumerate(sizes))
     for dim, codes in enumerate(out.axes):
-        if codes is not None and not _is_open(sizes[dim]):
+        if codes is not None and not is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
     given = (site.args[0], *sizes) if flat else (site.args[0], tuple(sizes))
     if site.kind in surface.VIEWS:
-        _guard_positions(site, sizes)
+        guard_positions(site, sizes)
     return _guarded(site, asked, lambda: site.copy(given, {}))
 
 
@@ -49,107 +49,12 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     for dim in where:
-        if _is_open(asked.get(dim)):
+        if is_open(asked.get(dim)):
             codes = wide.value.axes[dim]
             length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
             size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
             site.call(guard_equal, size, length, where[dim])
     return made
-
-
-def _guard_positions(site: Site, sizes: list[Any]) -> None:
-    """Guard how many positions a view asks for, if others may take what is left.
-
-    With channels between these and those, a row may belong to two channels: images of 32 pixels do so in
-    ``[b, c, h, w] -> [-1, c, 16]``.
-    """
-    wide, narrow, graph = site.wide_of(0), site.shape_of(0), site.graph
-    runs = view_factors(wide.sizes, site.value.sizes)
-    asked = [[sizes[d] for d in right] for _, right in runs]
-    hidden = any(map(_is_open, asked[0])) or not any(map(_is_open, sizes))  # a batch of one in front of channels
-    free = [[d for d in left if wide.axes[d] is None or d in wide.varying or (hidden and d == 0)] for left, _ in runs]
-    stated = [all(isinstance(size, int) and size != -1 for size in each) for each in asked]
-    takes = [is_stated or any(map(_is_open, each)) for is_stated, each in zip(stated, asked, strict=True)]
-    for at, (left, right) in enumerate(runs):
-        _guard_run(site, left, {d: sizes[d] for d in right})
-        if any(map(_is_open, asked[at])) or (not stated[at] and len(left) == len(right) == 1):
-            continue
-        others = [d for place, dims in enumerate(free) if place != at and takes[place] for d in dims]
-        between = {d for a in free[at] for b in others for d in range(min(a, b), max(a, b) + 1)}
-        if not any(narrow.axes[d] is not None for d in between):
-            continue
-        if stated[at]:
-            _guard_length_of(site, free[at])
-        else:
-            found = product(graph, [site.length(d) for d in left])
-            equal = site.call(operator.eq, found, product(graph, asked[at]))
-            site.call(guard_equal, equal, True, f"{_axes(site, free[at])} is what it asks for")
-
-
-def _guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
-    """Guard positions that a size of -1 takes from the other side of channels, as of ``[c, h * w] -> [-1, 64]``."""
-    wide, narrow = site.wide_of(0), site.shape_of(0)
-    old = [d for d in left if narrow.axes[d] is not None]
-    new = [d for d in asked if site.value.axes[d] is not None]
-    long = [d for d, size in asked.items() if size != 1]
-    opened = [d for d, size in asked.items() if _is_open(size)]
-    if not old or not new or not (opened or all(isinstance(size, int) for size in asked.values())):
-        return
-    front = [d for d in left if d < old[-1] and wide.axes[d] is None]
-    behind = [d for d in left if d > old[0] and wide.axes[d] is None]
-    for d in left:
-        codes = wide.axes[d]
-        if codes is None or (d and d not in wide.varying):
-            continue
-        blocks = 1 + np.count_nonzero(np.diff(codes))
-        front += [d] if d == 0 or blocks > len(np.unique(codes)) else []
-        behind += [d] if blocks < len(codes) else []
-    if not opened:
-        for dims in (front, behind) if front and behind else ():
-            _guard_length_of(site, dims)
-        return
-    place, mixed = opened[0], bool({*front} & {*behind})
-    if front and not (place < new[0] or place == new[0] == long[0]):
-        _guard_share(site, front, {d: size for d, size in asked.items() if d < place}, mixed)
-    if behind and not (place > new[-1] or place == new[-1] == long[-1]):
-        _guard_share(site, behind, {d: size for d, size in asked.items() if d > place}, mixed)
-
-
-def _guard_share(site: Site, dims: Sequence[int], asked: Mapping[int, Any], mixed: bool) -> None:
-    """Guard that axes are as many times what a view asks for as they were; of a flat tensor, all that comes in."""
-    stated = all(isinstance(size, int) for size in asked.values())
-    if stated and mixed:
-        for node in site.graph.find_nodes(op="placeholder"):
-            value = site.coupling.nodes[node.name].value
-            for dim, size in enumerate(value.sizes if isinstance(value, Shape) else ()):
-                found = site.graph.create_node("call_method", "size", (node, dim))
-                site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
-    elif stated:
-        _guard_length_of(site, dims)
-    elif not mixed:  # what the model computes for a flat tensor counts its parts
-        was = math.prod(_length_in(site, site.value, d) for d in asked)
-        found = product(site.graph, [*(site.length(d) for d in dims), was])
-        wanted = product(site.graph, [*asked.values(), math.prod(_length_in(site, site.wide_of(0), d) for d in dims)])
-        site.call(guard_equal, site.call(operator.eq, found, wanted), True, f"{_axes(site, dims)} is what it asks for")
-
-
-def _guard_length_of(site: Site, dims: Sequence[int]) -> None:
-    wanted = math.prod(_length_in(site, site.wide_of(0), d) for d in dims)
-    site.call(guard_equal, product(site.graph, [site.length(d) for d in dims]), wanted, _axes(site, dims))
-
-
-def _length_in(site: Site, shape: Shape, dim: int) -> int:
-    codes = shape.axes[dim]
-    return shape.sizes[dim] if codes is None else int(site.kept(codes).sum())
-
-
-def _axes(site: Site, dims: Sequence[int]) -> str:
-    return f"the size of axes {', '.join(map(str, dims))} before `{site.node}`"
-
-
-def _is_open(size: Any) -> bool:
-    """A size of -1 adapts by itself."""
-    return isinstance(size, int) and size == -1
 
 
 def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
@@ -168,7 +73,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
         return _kept_of(site, codes, sizes[dim])
     inside, new = next(run for run in view_factors(before.sizes, after.sizes) if dim in run[1])
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
-    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(_is_open, others)):
+    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(is_open, others)):
         return site.share_of(sizes[dim], share)
     total: Any = site.length(inside[0])
     for d in inside[1:]:
@@ -183,11 +88,11 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
     dim, sizes = site.parameter(1, "dim") % rank, list(site.parameter(2, "sizes"))
     for place in range(len(sizes)):
         codes = out.axes[dim + place]
-        if codes is not None and not _is_open(sizes[place]):
+        if codes is not None and not is_open(sizes[place]):
             kept = int(site.kept(codes).sum())
             computed = not isinstance(sizes[place], int)
             sizes[place] = site.share_of(sizes[place], Fraction(kept, len(codes))) if computed else kept
-    _guard_run(site, (dim,), dict(enumerate(sizes, dim)))
+    guard_run(site, (dim,), dict(enumerate(sizes, dim)))
     asked = dict(enumerate(site.parameter(2, "sizes"), dim))
     return _guarded(site, asked, lambda: site.copy((site.args[0], dim, tuple(sizes)), {}))
 

@@ -48,7 +48,7 @@ ABSURD = {
     "a view": ([("expand", X, 10**8, 2, 3), ("sum", X)], "`expand` makes a tensor of 600,000,000 numbers"),
     "inside of a function": ([("torch.cartesian_prod", *[torch.zeros(10**5)] * 3)], "`expand` makes a tensor"),
     "counts": ([("torch.bincount", X)], "`bincount` makes a tensor"),
-    "a least length": ([("torch.zeros", 3), ("long", X), ("torch.bincount", X, None, 10**10)], "`bincount` makes a tensor"),
+    "a length": ([("torch.zeros", 3), ("long", X), ("torch.bincount", X, None, 10**10)], "`bincount` makes"),
     "terms": ([("torch.mvlgamma", X, 10**9)], "`mvlgamma` makes a tensor"),
     "repeats": ([("torch.repeat_interleave", X)], "`repeat_interleave` makes a tensor"),
     "tensors": ([("torch.zeros", 10**6), ("torch.unbind", X)], "`unbind` makes more than"),
