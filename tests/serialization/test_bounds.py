@@ -71,6 +71,10 @@ def test_what_networks_compute_is_run():
     check_sizes(graph_of(("torch.matmul", X, torch.zeros(1, 4, 2**12))), (torch.zeros(1, 2**13, 4, device="meta"),))
 
 
+def test_a_number_of_a_tensor_is_no_fault():
+    check_sizes(graph_of(("torch.nn.functional.one_hot", X)), (torch.zeros(2, 3, dtype=torch.long, device="meta"),))
+
+
 def test_a_graph_that_runs_at_its_own_batch_only_is_run_there():
     check_sizes(graph_of(("view", X, 3, 2)), (torch.zeros(2, 3, device="meta"),))
     with pytest.raises(RuntimeError, match="shape '\\[3, 2\\]' is invalid"):
