@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,7 +17,8 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .site import Site, product, standing_for
+from .positions import guard_positions, guard_run, is_open
+from .site import Site, standing_for
 
 
 def resized(site: Site) -> fx.Node | None:
@@ -32,11 +32,11 @@ def resized(site: Site) -> fx.Node | None:
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
     asked = dict(enumerate(sizes))
     for dim, codes in enumerate(out.axes):
-        if codes is not None and not _is_open(sizes[dim]):
+        if codes is not None and not is_open(sizes[dim]):
             sizes[dim] = _length(site, dim, codes, sizes)
     given = (site.args[0], *sizes) if flat else (site.args[0], tuple(sizes))
     if site.kind in surface.VIEWS:
-        _guard_positions(site, sizes)
+        guard_positions(site, sizes)
     return _guarded(site, asked, lambda: site.copy(given, {}))
 
 
@@ -49,47 +49,12 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     for dim in where:
-        if _is_open(asked.get(dim)):
+        if is_open(asked.get(dim)):
             codes = wide.value.axes[dim]
             length = wide.value.sizes[dim] if codes is None else int(site.kept(codes).sum())
             size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
             site.call(guard_equal, size, length, where[dim])
     return made
-
-
-def _guard_positions(site: Site, sizes: list[Any]) -> None:
-    """Guard how many positions a view asks for, if others may take what is left.
-
-    With channels between these and those, a row may belong to two channels: images of 32 pixels do so in
-    ``[b, c, h, w] -> [-1, c, 16]``.
-    """
-    wide, narrow, graph = site.wide_of(0), site.shape_of(0), site.graph
-    runs = view_factors(wide.sizes, site.value.sizes)
-    free = [[d for d in left if wide.axes[d] is None or d in wide.varying] for left, _ in runs]
-    asked = [[sizes[d] for d in right] for _, right in runs]
-    stated = [all(isinstance(size, int) and size != -1 for size in each) for each in asked]
-    takes = [is_stated or any(map(_is_open, each)) for is_stated, each in zip(stated, asked, strict=True)]
-    for at, (left, right) in enumerate(runs):
-        if any(map(_is_open, asked[at])) or (not stated[at] and len(left) == len(right) == 1):
-            continue
-        others = [d for place, dims in enumerate(free) if place != at and takes[place] for d in dims]
-        between = {d for a in free[at] for b in others for d in range(min(a, b), max(a, b) + 1)}
-        if not any(narrow.axes[d] is not None for d in between):
-            continue
-        where = f"the size of axes {', '.join(map(str, free[at]))} before `{site.node}`"
-        if stated[at]:
-            sizes_here = [(wide.sizes[d], wide.axes[d]) for d in free[at]]
-            wanted = math.prod(size if codes is None else int(site.kept(codes).sum()) for size, codes in sizes_here)
-            site.call(guard_equal, product(graph, [site.length(d) for d in free[at]]), wanted, where)
-        else:
-            found = product(graph, [site.length(d) for d in left])
-            equal = site.call(operator.eq, found, product(graph, asked[at]))
-            site.call(guard_equal, equal, True, f"{where} is what it asks for")
-
-
-def _is_open(size: Any) -> bool:
-    """A size of -1 adapts by itself."""
-    return isinstance(size, int) and size == -1
 
 
 def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
@@ -108,7 +73,7 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
         return _kept_of(site, codes, sizes[dim])
     inside, new = next(run for run in view_factors(before.sizes, after.sizes) if dim in run[1])
     others = [sizes[d] for d in new if d != dim and after.sizes[d] > 1]
-    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(_is_open, others)):
+    if all(before.axes[d] is not None for d in inside if before.sizes[d] > 1) or any(map(is_open, others)):
         return site.share_of(sizes[dim], share)
     total: Any = site.length(inside[0])
     for d in inside[1:]:
@@ -123,10 +88,11 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
     dim, sizes = site.parameter(1, "dim") % rank, list(site.parameter(2, "sizes"))
     for place in range(len(sizes)):
         codes = out.axes[dim + place]
-        if codes is not None and not _is_open(sizes[place]):
+        if codes is not None and not is_open(sizes[place]):
             kept = int(site.kept(codes).sum())
             computed = not isinstance(sizes[place], int)
             sizes[place] = site.share_of(sizes[place], Fraction(kept, len(codes))) if computed else kept
+    guard_run(site, (dim,), dict(enumerate(sizes, dim)))
     asked = dict(enumerate(site.parameter(2, "sizes"), dim))
     return _guarded(site, asked, lambda: site.copy((site.args[0], dim, tuple(sizes)), {}))
 

@@ -15,8 +15,8 @@ from fxprune.pytorch.constants import value_of
 from fxprune.pytorch.modules import MetaMode, device_of, named_tensors, to_meta
 from fxprune.pytorch.torch_private import op_name, pytree
 
-# Numbers in one tensor: 1 GiB in float64, or so many times those of the largest weight or input.
-LARGEST_TENSOR, TIMES = 1 << 27, 1 << 10
+# Numbers in one tensor: 4 GiB in float64 (attention of 23,000 tokens), or so many times those of the largest weight or input.
+LARGEST_TENSOR, TIMES = 1 << 29, 1 << 10
 _MOST_ITEMS, _DEEPEST, _MOST_CALLS = 1 << 17, 64, 1 << 18
 _BITS, _MOST_BITS, _MOST_NUMBERS = 64, 1 << 12, 1 << 12
 
@@ -33,24 +33,30 @@ def check_sizes(network: fx.GraphModule, inputs: Inputs) -> None:
         inputs: its arguments; integers have values. Then other batches are tried, those that it may refuse.
 
     Raises:
-        AbsurdError: a node makes more than a network of these sizes can need; the message names it.
+        AbsurdError: a node makes more than a network of these sizes can need; the message names it. What comes after a
+            node that reads a number of a tensor is not looked at.
         Exception: the graph does not run without numbers, as every saved one does.
     """
     known = (x.numel() for x in (*tensors_of(inputs), *(tensor for _, tensor in named_tensors(network))))
     root, largest = to_meta(network), max(LARGEST_TENSOR, TIMES * max(known, default=0))
 
-    def run(given: Inputs) -> None:
+    def run(given: Inputs, batch: int = 1) -> None:
         interpreter = _Interpreter(root, network.graph, device_of(network))
-        with torch.no_grad(), _Bounded(largest):
+        with torch.no_grad(), _Bounded(largest * batch):
             interpreter.run(*in_order(network.graph, inputs_for(network, given)))
 
     def resized(x: Tensor, batch: int) -> Tensor:
         return x.new_empty((batch, *x.shape[1:]) if x.dim() else (), device="meta")
 
-    run(inputs)
+    try:
+        run(inputs)
+    except RuntimeError as error:  # one_hot counts its classes
+        if "cannot be called on meta tensors" not in str(error):
+            raise
+        return
     for batch in (1, 2, 3, 5):
         try:
-            run(pytree.tree_map_only(Tensor, functools.partial(resized, batch=batch), inputs))
+            run(pytree.tree_map_only(Tensor, functools.partial(resized, batch=batch), inputs), batch)
         except AbsurdError:
             raise
         except Exception:  # whatever says that it does not take this batch
@@ -72,6 +78,10 @@ class _Bounded(MetaMode):
             values = value_of(first) if first.is_meta else first
             if values is not None and values.numel():  # which say how long the result is
                 self._check(name, int(values.max() if name == "bincount" else values.double().sum()))
+        if name == "bincount" and (shortest := (kwargs or {}).get("minlength", rest[1] if len(rest) > 1 else 0)):
+            self._check(name, shortest)
+        if name in ("mvlgamma", "mvlgamma_"):  # which sums over as many terms for each number
+            self._check(name, first.numel() * rest[0])
         if name in ("unbind", "split", "unsafe_split"):
             size = 1 if name == "unbind" else rest[0]
             axis = (rest if name == "unbind" else rest[1:]) or [0]

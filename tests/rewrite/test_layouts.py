@@ -163,6 +163,32 @@ def test_positions_stated_beside_an_open_batch_are_guarded(op):
         narrow(other)
 
 
+@pytest.mark.parametrize(
+    ("op", "batch", "other"),
+    [
+        (lambda y: y.reshape(-1, 8, 16), 2, (2, 8, 16)),  # in one run: a row holds two channels
+        (lambda y: y.reshape(2, 8, -1), 1, (4, 8, 8)),
+        (lambda y: y.reshape(8, 8, 16), 2, (4, 4, 8)),
+        (lambda y: y.reshape(-1, 8, y.shape[2] * 2), 2, (2, 4, 16)),
+        (lambda y: y.flatten().view(-1, 8, 64), 2, (4, 4, 8)),
+        (lambda y: y.flatten(0, 1).view(-1, 8, 64), 1, (4, 4, 8)),
+        (lambda y: y.flatten(1).unflatten(1, (-1, 64)), 2, (4, 4, 8)),
+    ],
+)
+def test_positions_that_join_channels_in_one_run_are_guarded(op, batch, other):
+    net = Net(lambda s, x: shares_of_rows(op(s.a(x))), a=conv(3, 8)).double().eval()
+    coupling = fxprune.couple(net, torch.rand(batch, 3, 8, 8, dtype=torch.float64))
+    width = coupling.groups["a.weight"].width
+    plan = fxprune.plan(coupling, widths={"a.weight": width // 2}, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    x, other = (torch.rand(size[0], 3, *size[1:], dtype=torch.float64) for size in ((batch, 8, 8), other))
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
+    assert snapped(other).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
+        narrow(other)
+
+
 def test_positions_stated_in_front_of_channels_need_no_guard():
     snapped, narrow = made(lambda s, y: s.head(y.movedim(1, 3).reshape(-1, 64, 8)).amax(1), kept=4, head=linear(8, 4))
     assert_same(snapped, narrow, (8, 8), (8, 16))

@@ -48,6 +48,8 @@ ABSURD = {
     "a view": ([("expand", X, 10**8, 2, 3), ("sum", X)], "`expand` makes a tensor of 600,000,000 numbers"),
     "inside of a function": ([("torch.cartesian_prod", *[torch.zeros(10**5)] * 3)], "`expand` makes a tensor"),
     "counts": ([("torch.bincount", X)], "`bincount` makes a tensor"),
+    "a length": ([("torch.zeros", 3), ("long", X), ("torch.bincount", X, None, 10**10)], "`bincount` makes"),
+    "terms": ([("torch.mvlgamma", X, 10**9)], "`mvlgamma` makes a tensor"),
     "repeats": ([("torch.repeat_interleave", X)], "`repeat_interleave` makes a tensor"),
     "tensors": ([("torch.zeros", 10**6), ("torch.unbind", X)], "`unbind` makes more than"),
 }
@@ -66,6 +68,11 @@ def test_what_networks_compute_is_run():
     check_sizes(graph_of(*calls, ("builtins.round", X, 2)), (torch.zeros(2, 3, device="meta"),))
     check_sizes(graph_of(("torch.zeros", (2**12, 2**12)), ("torch.split", X, 1)), (torch.zeros(2, 3),))
     check_sizes(graph_of(("repeat", X, 100, 1)), (torch.zeros(2, 10**6, device="meta"),))
+    check_sizes(graph_of(("torch.matmul", X, torch.zeros(1, 4, 2**12))), (torch.zeros(1, 2**13, 4, device="meta"),))
+
+
+def test_a_number_of_a_tensor_is_no_fault():
+    check_sizes(graph_of(("torch.nn.functional.one_hot", X)), (torch.zeros(2, 3, dtype=torch.long, device="meta"),))
 
 
 def test_a_graph_that_runs_at_its_own_batch_only_is_run_there():

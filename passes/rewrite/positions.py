@@ -1,0 +1,111 @@
+"""Guard positions that a view states beside channels, where others may take the rest."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fxprune.arguments.guards import guard_equal
+from fxprune.node_facts import Shape
+from fxprune.pytorch.view_factors import view_factors
+
+from .site import Site, product
+
+
+def is_open(size: Any) -> bool:
+    """A size of -1 adapts by itself."""
+    return isinstance(size, int) and size == -1
+
+
+def guard_positions(site: Site, sizes: list[Any]) -> None:
+    """Guard how many positions a view asks for, if others may take what is left.
+
+    With channels between these and those, a row may belong to two channels: images of 32 pixels do so in
+    ``[b, c, h, w] -> [-1, c, 16]``.
+    """
+    wide, narrow, graph = site.wide_of(0), site.shape_of(0), site.graph
+    runs = view_factors(wide.sizes, site.value.sizes)
+    asked = [[sizes[d] for d in right] for _, right in runs]
+    hidden = any(map(is_open, asked[0])) or not any(map(is_open, sizes))  # a batch of one in front of channels
+    free = [[d for d in left if wide.axes[d] is None or d in wide.varying or (hidden and d == 0)] for left, _ in runs]
+    stated = [all(isinstance(size, int) and size != -1 for size in each) for each in asked]
+    takes = [is_stated or any(map(is_open, each)) for is_stated, each in zip(stated, asked, strict=True)]
+    for at, (left, right) in enumerate(runs):
+        guard_run(site, left, {d: sizes[d] for d in right})
+        if any(map(is_open, asked[at])) or (not stated[at] and len(left) == len(right) == 1):
+            continue
+        others = [d for place, dims in enumerate(free) if place != at and takes[place] for d in dims]
+        between = {d for a in free[at] for b in others for d in range(min(a, b), max(a, b) + 1)}
+        if not any(narrow.axes[d] is not None for d in between):
+            continue
+        if stated[at]:
+            _guard_length_of(site, free[at])
+        else:
+            found = product(graph, [site.length(d) for d in left])
+            equal = site.call(operator.eq, found, product(graph, asked[at]))
+            site.call(guard_equal, equal, True, f"{_axes(site, free[at])} is what it asks for")
+
+
+def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
+    """Guard positions that -1 takes from beyond channels: ``[c, h * w] -> [-1, 64]``."""
+    wide, narrow = site.wide_of(0), site.shape_of(0)
+    old = [d for d in left if narrow.axes[d] is not None]
+    new = [d for d in asked if site.value.axes[d] is not None]
+    long = [d for d, size in asked.items() if size != 1]
+    opened = [d for d, size in asked.items() if is_open(size)]
+    if not old or not new or not (opened or all(isinstance(size, int) for size in asked.values())):
+        return
+    front = [d for d in left if d < old[-1] and wide.axes[d] is None]
+    behind = [d for d in left if d > old[0] and wide.axes[d] is None]
+    for d in left:
+        codes = wide.axes[d]
+        if codes is None or (d and d not in wide.varying):
+            continue
+        blocks = 1 + np.count_nonzero(np.diff(codes))
+        front += [d] if d == 0 or blocks > len(np.unique(codes)) else []
+        behind += [d] if blocks < len(codes) else []
+    if not opened:
+        for dims in (front, behind) if front and behind else ():
+            _guard_length_of(site, dims)
+        return
+    place, mixed = opened[0], bool({*front} & {*behind})
+    if front and not (place < new[0] or place == new[0] == long[0]):
+        _guard_share(site, front, {d: size for d, size in asked.items() if d < place}, mixed)
+    if behind and not (place > new[-1] or place == new[-1] == long[-1]):
+        _guard_share(site, behind, {d: size for d, size in asked.items() if d > place}, mixed)
+
+
+def _guard_share(site: Site, dims: Sequence[int], asked: Mapping[int, Any], mixed: bool) -> None:
+    """Guard how many times axes are what a view asks for; of a flat tensor, all inputs."""
+    stated = all(isinstance(size, int) for size in asked.values())
+    if stated and mixed:
+        for node in site.graph.find_nodes(op="placeholder"):
+            value = site.coupling.nodes[node.name].value
+            for dim, size in enumerate(value.sizes if isinstance(value, Shape) else ()):
+                found = site.graph.create_node("call_method", "size", (node, dim))
+                site.call(guard_equal, found, size, f"size {dim} of `{node}`, flattened before `{site.node}`,")
+    elif stated:
+        _guard_length_of(site, dims)
+    elif not mixed:  # what the model computes for a flat tensor counts its parts
+        was = math.prod(_length_in(site, site.value, d) for d in asked)
+        found = product(site.graph, [*(site.length(d) for d in dims), was])
+        wanted = product(site.graph, [*asked.values(), math.prod(_length_in(site, site.wide_of(0), d) for d in dims)])
+        site.call(guard_equal, site.call(operator.eq, found, wanted), True, f"{_axes(site, dims)} is what it asks for")
+
+
+def _guard_length_of(site: Site, dims: Sequence[int]) -> None:
+    wanted = math.prod(_length_in(site, site.wide_of(0), d) for d in dims)
+    site.call(guard_equal, product(site.graph, [site.length(d) for d in dims]), wanted, _axes(site, dims))
+
+
+def _length_in(site: Site, shape: Shape, dim: int) -> int:
+    codes = shape.axes[dim]
+    return shape.sizes[dim] if codes is None else int(site.kept(codes).sum())
+
+
+def _axes(site: Site, dims: Sequence[int]) -> str:
+    return f"the size of axes {', '.join(map(str, dims))} before `{site.node}`"
