@@ -15,7 +15,7 @@ from fxprune.pytorch.constants import value_of
 from fxprune.pytorch.modules import MetaMode, device_of, named_tensors, to_meta
 from fxprune.pytorch.torch_private import op_name, pytree
 
-# Numbers in one tensor: 4 GiB in float64 (attention of 23,000 tokens), or so many times those of the largest weight or input.
+# Numbers in one tensor: attention of 23,000 tokens, or so many times those of the largest weight or input.
 LARGEST_TENSOR, TIMES = 1 << 29, 1 << 10
 _MOST_ITEMS, _DEEPEST, _MOST_CALLS = 1 << 17, 64, 1 << 18
 _BITS, _MOST_BITS, _MOST_NUMBERS = 64, 1 << 12, 1 << 12
