@@ -58,7 +58,7 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
 
 
 def _guard_positions(site: Site, sizes: list[Any]) -> None:
-    """Guard how many positions a view asks for, if others with channels between may take what is left.
+    """Guard how many positions a view asks for if others, past channels, take the rest.
 
     ``[b, c, h, w] -> [-1, c, 16]`` of images of 32 pixels has rows that belong to two channels.
     """
