@@ -51,9 +51,8 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
         )
         if written and any(in_wide):
             raise RewriteError(
-                f"node `{node}` is a copy at some sizes of batches or inputs and a view at others, and is written "
-                "to in place: with one channel left it is a view at all. Keep two channels in each group, or call "
-                "`clone()`."
+                f"node `{node}` is a copy at some sizes of inputs and a view at others, and is written to in place: "
+                "with one channel left it is a view at all. Keep two channels in each group, or call `clone()`."
             )
         _copy(node, values if written else {})
     module.recompile()
@@ -73,7 +72,7 @@ def _copy(node: fx.Node, values: Mapping[fx.Node, Any]) -> None:
 
 
 def _other_inputs(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs of two samples for one, or of one for several, and longer ones."""
+    """Yield inputs of another number of samples (one or two), and inputs of longer axes."""
     given = tensors_of(inputs)
     last = max((x.dim() for x in given), default=0)
     for axes in ({0}, {*range(2, last)}, *({axis} for axis in range(1, last))):
