@@ -155,6 +155,7 @@ def _add(group: argparse._ArgumentGroup, option: Option) -> None:
     from fxprune.passes.options import ALIASES, MISSING, metavar
 
     flags = [f"--{option.key}", *(f"--{alias}" for alias, name in ALIASES.items() if name == option.name)]
+    flags += ["-o"] if option.name == "output" else []  # as in every other command that writes
     default = (
         [f"default: {option.default}"] if not any(option.default is each for each in (None, False, MISSING)) else []
     )

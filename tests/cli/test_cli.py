@@ -16,6 +16,7 @@ from helpers.untimed import time_nothing
 
 import fxprune
 from fxprune.cli.commands.export import FORMATS
+from fxprune.cli.main import _parser
 from fxprune.models_zoo import registry
 from fxprune.models_zoo.data import load_data
 from fxprune.models_zoo.networks import CifarResNet
@@ -176,3 +177,8 @@ def test_verify_sees_weights_that_were_tampered_with(capsys, finished, place):
     # it, its widths and the ONNX file are as they were
     assert (code, out.count("FAILS"), out.count("holds")) == (1, 4, 3)
     assert "they are not equal" in out
+
+
+@pytest.mark.parametrize("command", ["compress", "fold x"])
+def test_the_short_flag_of_an_output_is_that_of_every_command(command):
+    assert _parser(command.split()[:1]).parse_args([*command.split(), "-o", "small"]).output == "small"
