@@ -12,7 +12,7 @@ from fxprune.common.text import in_units
 
 from .metrics import Record
 from .numbers import Measure, power, three
-from .results import Row
+from .rows import Row
 from .svg import Frame, dot, element, joined, line, picture, scale_of, text
 
 WIDTH, HEIGHT = 340, 252
