@@ -6,5 +6,5 @@ from .metrics import Metrics, read_metrics
 from .recording import Recording, ShownImage, reasons_of
 from .results import Result, Row, read_result
 from .shares import shares_of
-from .verify_folder import verify_folder
+from .verify_folder import FolderReport, verify_data, verify_folder
 from .write import draw_deviation, write_report
