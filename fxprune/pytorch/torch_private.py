@@ -155,6 +155,11 @@ def hooks_of(module: nn.Module) -> list[Any]:
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
+def has_global_hooks() -> bool:
+    """Tell whether hooks see the calls of every module."""
+    return bool(nn.modules.module._has_any_global_hook())
+
+
 def backward_hooks_of(module: nn.Module) -> list[Any]:
     """List the hooks that see gradients."""
     return [*module._backward_pre_hooks.values(), *module._backward_hooks.values()]
