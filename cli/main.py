@@ -158,20 +158,25 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Reject an unknown flag, and name the closest flag of the command."""
+        """Reject an unknown flag before a missing argument, and name the closest flag of the command."""
         self.wants_json = "--json" in (args or ())
-        namespace, rest = super().parse_known_args(args, namespace)
-        for word in rest:
-            if word.startswith("--"):
-                from fxprune.passes.options import REMOVED, closest, field_name
+        for word in args or ():
+            flag = word.partition("=")[0]
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                break  # what follows are no flags, or those of a command
+            if word.startswith("--") and " " not in word and flag not in self._option_string_actions:
+                self.error(self._no_option(flag))
+        return super().parse_known_args(args, namespace)
 
-                flag = word.partition("=")[0]
-                if (name := field_name(flag)) in REMOVED:
-                    self.error(f"the option `{flag}` is gone: {REMOVED[name][1]}")
-                self.error(
-                    f"there is no option `{flag}`.{closest(flag, self._option_string_actions)}".removesuffix(".")
-                )
-        return namespace, rest
+    def _no_option(self, flag: str) -> str:
+        from fxprune.passes.options import REMOVED, closest, field_name
+
+        if (name := field_name(flag)) in REMOVED:
+            return f"the option `{flag}` is gone: {REMOVED[name][1]}"
+        named = [action.metavar for action in self._actions if not action.option_strings]
+        if flag[2:].upper() in named:
+            return f"there is no option `{flag}`; {flag[2:].upper()} stands without a flag"
+        return f"there is no option `{flag}`.{closest(flag, self._option_string_actions)}".removesuffix(".")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the closest command instead of all."""

@@ -97,7 +97,10 @@ def named_device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise _no_device(name, error) from error
+        raise OptionError(
+            f"there is no kind of device that is called `{name}`; take `cpu`, `cuda`, `cuda:0`, `mps` or `auto` "
+            "(CUDA where there is a GPU for it, else the CPU)."
+        ) from error
 
 
 def on_device(name: str) -> torch.device:
@@ -110,13 +113,9 @@ def on_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise _no_device(str(device), error) from error
+        text = first_line(error, type(error).__name__)
+        raise OptionError(f"there is no device `{device}` here ({text}); take `cpu` or `auto`.") from error
     return device
-
-
-def _no_device(name: str, error: Exception) -> OptionError:
-    text = first_line(error, type(error).__name__)
-    return OptionError(f"there is no device `{name}` here ({text}); take `cpu` or `auto`.")
 
 
 def _misfit(model: nn.Module, channels: int, size: tuple[int, int], made_for: tuple[int, int]) -> str:

@@ -150,9 +150,17 @@ def _timm_twin(short: str) -> str:
     return f" (`{short}`)" if timm.is_model(short) else ""
 
 
+# Ends of the names of files of weights.
+_OF_WEIGHTS = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin", ".onnx")
+
+
 def _unknown(name: str) -> ModelError:
     if name.endswith(("/", os.sep)):
         return ModelError(f"there is no folder {name}.")
+    if not name:
+        return ModelError("the name of the network is empty.")
+    if name.endswith(_OF_WEIGHTS) and not os.path.exists(name):
+        return ModelError(f"there is no file {name}.")
     if os.path.isfile(name):
         return ModelError(
             f"{name} is a file of which no network can be built: give the network by name, and its weights as "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data import ImageDataset
 
 from fxprune.errors import DataError
@@ -23,10 +23,14 @@ class StrictImages(ImageDataset):  # type: ignore[misc]
             file, label = self.reader[index]
             image = Image.open(file).convert(self.input_img_mode)
         except Exception as error:  # Pillow's decoders may raise any exception
-            raise DataError(
-                f"cannot read the image {self.filename(index, absolute=True)}: {error}. Repair it, or take it away."
-            ) from error
+            raise unreadable_image(self.filename(index, absolute=True), error) from error
         return image if self.transform is None else self.transform(image), label
+
+
+def unreadable_image(file: Any, error: Exception) -> DataError:
+    """Return the error for a file that Pillow cannot read."""
+    why = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
+    return DataError(f"cannot read the image {file}: {why}. Repair it, or take it away.")
 
 
 def strict(dataset: Any) -> Any:

@@ -219,5 +219,7 @@ def _some(names: list[str]) -> str:
 def _first_image(name: str, dataset: Any) -> Any:
     try:
         return dataset[0][0]
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"the first image of `{name}` cannot be read: {error}") from error

@@ -55,6 +55,8 @@ def read_images(
     from PIL import Image
     from timm.data import create_transform
 
+    from .strict_images import unreadable_image
+
     transform = create_transform(
         preprocessing.input_size,
         mean=preprocessing.mean,
@@ -72,7 +74,7 @@ def read_images(
             with Image.open(file) as opened:
                 images.append(transform(opened.convert(mode)))
         except Exception as error:  # Pillow's decoders may raise any exception
-            raise DataError(f"cannot read the image {file}: {error}. Repair it, or take it away.") from error
+            raise unreadable_image(file, error) from error
     return list(torch.stack(images).split(_BATCH))
 
 

@@ -82,7 +82,15 @@ class Option(NamedTuple):
     def wrong(self, name: str, shown: str) -> OptionError:
         """Return the error for a value of another type."""
         words = ", or ".join([*map(expected, self.kinds), *(["none"] if self.optional else [])])
-        return OptionError(f"`{name}` must be {words}, not {shown}.")
+        advice = self._as_share(shown.strip("`'"))
+        return OptionError(f"`{name}` must be {words}, not {shown}.{advice}")
+
+    def _as_share(self, shown: str) -> str:
+        """Say how a percentage is written where a number is expected."""
+        if float in self.kinds and shown.endswith("%"):
+            with contextlib.suppress(ValueError):
+                return f" Write {float(shown[:-1]) / 100:g}."
+        return ""
 
 
 def field_name(key: str) -> str:

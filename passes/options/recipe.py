@@ -187,6 +187,8 @@ def _entries(path: Path) -> list[tuple[str, int, Any]]:
         raise OptionError(f"{path} is no text that can be read: {error}.") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise OptionError(f"{path}{line}: {', '.join(filter(None, (error.context, error.problem)))}.") from error
+        advice = " Indent with spaces." if "'\\t'" in str(error.problem) else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise OptionError(f"{path}{line}: {problem}.{advice}") from error
     except yaml.YAMLError as error:
         raise OptionError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error

@@ -82,9 +82,14 @@ def _taught(options: Any) -> bool:
 _MILESTONES = "is for another scheduler: give `scheduler` as multistep"
 _TEACHER = "weighs a teacher, and there is none: give `teacher`"
 # What only a budget of time needs, of every command.
+_TIMED = "is for a budget of time: give `latency`"
 TIMED = tuple(
-    Requirement(name, lambda o: o.latency is not None, "is for a budget of time: give `latency`")
-    for name in ("runtime", "batch", "latency_table")
+    Requirement(name, lambda o: o.latency is not None, says)
+    for name, says in {
+        "runtime": _TIMED,
+        "batch": f"{_TIMED} (a training has a `batch_size`)",
+        "latency_table": _TIMED,
+    }.items()
 )
 REQUIRES = (
     *TIMED,

@@ -81,8 +81,12 @@ def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], N
         return _from_program
     if model.startswith(HUB):
         return _from_hub
-    if Path(model).is_dir():
-        hint = f" It has timm's layout: give `local-dir:{model}`." if of_timm else ""
+    if model and Path(model).is_dir():
+        hint = (
+            f" It has timm's layout: give `local-dir:{model}`."
+            if of_timm
+            else " Name a network; a folder of images belongs to --data."
+        )
         raise ModelError(f"{model} is a folder, but no saved network of fxprune.{hint}")
     return _from_import if is_import_path(model) else None
 

@@ -133,8 +133,10 @@ def unreadable(path: str | os.PathLike[str], error: Exception, why: str) -> Chec
     """Return the error for a file that does not hold weights, or is none."""
     if not os.path.isfile(path) and not (isinstance(error, OSError) and os.path.exists(path)):
         return CheckpointError(f"there is no file {os.fspath(path)}.")
+    if os.path.isdir(path):
+        return CheckpointError(f"{os.fspath(path)} is a folder; name a file of weights.")
     why = f"{kind_and_line(error)}." if isinstance(error, OSError) else why
     return CheckpointError(
         f"{os.fspath(path)} ({os.path.getsize(path)} bytes) cannot be read as weights: {why} Take another copy, or "
-        "save a state dict again."
+        "save a state dict again: `torch.save(model.state_dict(), FILE)`."
     )

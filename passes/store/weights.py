@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.common.files import open_plain
+from fxprune.common.text import listed
 from fxprune.errors import CheckpointError
 from fxprune.pytorch.modules import canonical_names
 
@@ -73,11 +74,15 @@ def load_weights(
     here = {name: tensor for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
     full = {name: given[first[name]] for name in here if first[name] in given}
     full |= {name: tensor for name, tensor in given.items() if name not in first}
-    left_out = () if num_classes is None else _classifier(here, full, num_classes)
-    full |= {name: here[name] for name in left_out}
+    heads = _classifier(here, full, num_classes)
+    if heads and num_classes is None:
+        classes = len(full[heads[0]])
+        advice = f"Build the model for as many classes: `num_classes={classes}` (--num-classes {classes})."
+        check_kinds(kinds_of(here), kinds_of(full), str(place), advice)
+    full |= {name: here[name] for name in heads}
     check_kinds(kinds_of(here), kinds_of(full), str(place))
     model.load_state_dict(full)
-    return left_out
+    return heads
 
 
 def left_out_line(names: Sequence[str], path: str | os.PathLike[str], num_classes: int) -> str:
@@ -88,22 +93,22 @@ def left_out_line(names: Sequence[str], path: str | os.PathLike[str], num_classe
     )
 
 
-def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int) -> tuple[str, ...]:
-    """Name the tensors that differ by the number of classes; none if any other differs.
+def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int | None) -> tuple[str, ...]:
+    """Name the tensors that differ by the number of classes, if that is known; none if any other differs.
 
     Their first axis counts the classes, and it is the only one that differs. In a network of other widths inside, some
     tensor reads those widths, and differs in another axis.
     """
     differ = [name for name, tensor in here.items() if name in there and tensor.shape != there[name].shape]
-    counts = {len(there[name]) if there[name].dim() else 0 for name in differ}
-    alike = all(
-        here[name].dim() and len(here[name]) == num_classes and here[name].shape[1:] == there[name].shape[1:]
-        for name in differ
-    )
-    return tuple(differ) if alike and len(counts) == 1 and 0 not in counts else ()
+    if not all(here[name].dim() and there[name].dim() and len(there[name]) for name in differ):
+        return ()
+    counts = {(len(here[name]), len(there[name])) for name in differ}
+    alike = all(here[name].shape[1:] == there[name].shape[1:] for name in differ)
+    known = num_classes is None or {own for own, _ in counts} == {num_classes}
+    return tuple(differ) if alike and known and len(counts) == 1 else ()
 
 
-def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -> None:
+def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str, advice: str = "") -> None:
     """Raise CheckpointError, naming the first tensors of a file that differ from the model's."""
     names = dict.fromkeys([*here, *there])
     differ = [name for name in names if here.get(name) != there.get(name)]
@@ -117,7 +122,7 @@ def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str) -
             "Convert them first, so that you see what rounds: `tensor.to(torch.float32)`."
         )
     prefix, *others = {name.partition(".")[0] for name in there} or {""}
-    advice = (
+    advice = advice or (
         f"Every name in the file begins with `{prefix}.`, and without it they are those of the model: remove it."
         if not others and {name.removeprefix(f"{prefix}.") for name in there} == set(here)
         else "Build the model that the weights were saved from."
@@ -183,7 +188,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     """Say what is wrong in our words: PyTorch's advise to read what may run code."""
     named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", str(error))
     if named or _is_pickle(path):
-        objects = f" ({named[1]})" if named else ""
+        objects = f" ({listed(named[1].split(', '))})" if named else ""
         return f"it holds Python objects{objects}, which may run code, beside tensors or instead of them."
     return "it is no whole file of `torch.save`: it is cut short or of another format."
 

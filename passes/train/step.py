@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from fxprune.errors import OptionError
 from fxprune.models_zoo.data import samples_in
 from fxprune.passes.distributed import ALONE, LocalBatch, Ranks
-from fxprune.passes.options import TrainOptions
+from fxprune.passes.options import TrainOptions, closest
 from fxprune.pytorch.torch_private import pytree
 
 from .onednn import contiguous_strided
@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> Optimi
     Raises:
         OptionError: timm has no such optimizer, or it does not take these options.
     """
-    from timm.optim import create_optimizer_v2
+    from timm.optim import create_optimizer_v2, list_optimizers
 
     name = options.optimizer
     if not lr > 0:
@@ -38,7 +38,8 @@ def make_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> Optimi
             model, opt=name, lr=lr, weight_decay=options.weight_decay, momentum=options.momentum
         )
     except (ValueError, TypeError, AssertionError, ImportError, RuntimeError) as error:
-        raise OptionError(f"optimizer `{name}` cannot be made: {error}") from error
+        near = closest(name, list_optimizers()) if name not in list_optimizers() else ""
+        raise OptionError(f"optimizer `{name}` cannot be made: {str(error).removesuffix('.')}.{near}") from error
     if getattr(optimizer, "is_second_order", False):
         raise OptionError(
             f"optimizer `{name}` needs second derivatives, which are not computed here: take another one."

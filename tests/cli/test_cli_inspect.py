@@ -211,7 +211,7 @@ BAD = {
     "mine_of_a_user:leaves": ["fails at", "mine_of_a_user.py:", "SystemExit: 3"],
     "mine_of_a_user:text": ["returns str", "it must return a network"],
     "mine_of_a_user:tiny": ["lazy"],
-    "folder": ["folder is a folder, but no saved network"],
+    "folder": ["folder is a folder, but no saved network", "a folder of images belongs to --data"],
     "local-dir:folder": ["`local-dir:folder` cannot be had"],
     "small --group third.weight --in-chans 1": ["`group` has `third.weight`", "`first.weight`"],
     "small --group first --all": ["--group", "--all"],

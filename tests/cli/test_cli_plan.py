@@ -199,7 +199,7 @@ def test_a_job_warns_in_a_line_where_a_plan_misses_its_target(capsys, place, mon
         (f"{PLAN} --target htp --widths first.weight=4", ["`widths` and `target` exclude each other"]),
         (f"{PLAN} --latency 0.5 --macs 0.5", ["`macs` and `latency` exclude each other"]),
         (f"{PLAN} --latency 0.5 --runtime tensorrt", ["`runtime` must be one of onnxruntime, eager, compiled"]),
-        (f"{PLAN} --batch 8", ["`batch` is for a budget of time: give `latency`"]),
+        (f"{PLAN} --batch 8", ["`batch` is for a budget of time: give `latency` (a training has a `batch_size`)"]),
         (f"{PLAN} --target tpu", ["`target` must be", "tensorrt-int8"]),
     ],
 )

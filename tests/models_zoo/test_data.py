@@ -55,7 +55,7 @@ def test_an_image_that_is_none(tmp_path):
     make_folder(tmp_path)
     for path in (tmp_path / "train").rglob("*.png"):
         path.write_text("not an image")
-    with pytest.raises(DataError, match=r"first image of .* cannot be read"):
+    with pytest.raises(DataError, match=r"cannot read the image .*png: Pillow knows no such"):
         load_data(str(tmp_path))
 
 

@@ -78,6 +78,7 @@ WRONG = {
     "long": ("lr: " + "1" * 5000, "a.yaml, line 1: a number of 5000 digits."),
     "surrogate": ('model: "\\ud800"', "a.yaml is no text that can be read: it holds text that cannot be shown"),
     "escape": ('model: "\\e[2J"', "a.yaml is no text that can be read: it holds text with control characters"),
+    "a tab": ("lr: 1\n\tseed: 1", "found character '\\t' that cannot start any token. Indent with spaces."),
     "control": ("lr: \x00", "a.yaml is no YAML: unacceptable character"),
 }
 
