@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.pytorch.torch_private import DropoutNd
+
 Number = bool | int | float
 
 
@@ -66,6 +68,11 @@ def traced_modules(
         below = f"{path}.{name}" if path else name
         if not stays_whole(child, below):
             yield from traced_modules(child, stays_whole, below)
+
+
+def drops_any(model: nn.Module) -> bool:
+    """Tell whether a layer drops values: then numbers that follow the flag are likely."""
+    return any(isinstance(module, DropoutNd) and module.p > 0 for module in model.modules())
 
 
 def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:

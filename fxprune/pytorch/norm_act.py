@@ -1,4 +1,4 @@
-"""Recognise timm's batch normalisation with an activation, which is two layers of PyTorch in a row."""
+"""Recognise timm's batch normalisation with an activation, two of PyTorch's layers."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd as DropoutNd
 from torch.optim import Optimizer
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
@@ -24,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
-    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket", "TorchDispatchMode",
-    "no_dispatch", "pytree",
+    "BatchNorm", "ConvNd", "ConvTransposeNd", "DropoutNd", "NormBase", "OpOverload", "OpOverloadPacket",
+    "TorchDispatchMode", "no_dispatch", "pytree",
 ]  # fmt: skip
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
