@@ -74,7 +74,7 @@ def _insert(graph: Any, random: Random) -> str:
 
 
 def _endless(graph: Any, random: Random) -> str:
-    """Put a computation before a node that is lawful call by call, and may take a day; some behind a number."""
+    """Put a chain of lawful calls before a node that may take a day; some behind a number."""
     nodes = graph["nodes"]
     place, size, often = random.randrange(1, len(nodes)), random.choice(SIZES), random.choice((1, 4, 30, 300, 3000))
     chain = [("call", target, args) for target, args in random.choice(LONG)(size, often)]

@@ -23,6 +23,7 @@ import contextlib
 import io
 import os
 import resource
+import runpy
 import shutil
 import signal
 import sys
@@ -39,7 +40,6 @@ import torch
 from benchmarks.runs import append_row, read_rows
 from benchmarks.tables import markdown_table
 from benchmarks.trust_page import write_section
-from fxprune.cli import main as command_line
 from fxprune.passes.onnx import check as onnx_check
 
 from .damage import damaged
@@ -129,13 +129,14 @@ def attack(
 
 
 def ended_by_verify(folder: Path, seconds: float = 20.0) -> str:
-    """Run the command in a process of its own, and return what it says if its limit on time ends it."""
+    """Run the command in its own process; return what it says if its limit on time ends it."""
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if not child:
             os.dup2(said.fileno(), 2)
             try:
-                command_line(["verify", str(folder), "--timeout", str(seconds)])
+                sys.argv = ["fxprune", "verify", str(folder), "--timeout", str(seconds)]
+                runpy.run_module("fxprune", run_name="__main__")
             finally:
                 os._exit(0)
         with bounded():

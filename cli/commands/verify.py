@@ -17,7 +17,7 @@ SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a folder of `fxprune compress`, `fxprune fold` or `fxprune.save`, data, and a limit on time."""
+    """Add a folder of a command or of `fxprune.save`, data, and a limit on time."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="what a command or `fxprune.save` wrote")
     parser.add_argument("--data", metavar="NAME", help="also classify its test images, and compare with the results")
     about = f"seconds that it may take without the data, or `none` (default: {SECONDS:g})"

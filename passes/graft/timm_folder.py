@@ -101,7 +101,10 @@ def write_timm_files(grafted: nn.Module, place: Path, *, preprocessing: Mapping[
 
 
 def _pool_size(config: Mapping[str, Any], size: Sequence[int]) -> list[int] | None:
-    """Scale the map that is pooled with the image: timm forgets it at another size, and its test-time pooling fails."""
+    """Scale the pooled map with the image.
+
+    timm forgets it at another size, and its test-time pooling fails.
+    """
     pooled, before = config.get("pool_size"), config.get("input_size")
     if not pooled or not before:
         return None

@@ -130,7 +130,7 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
 
 
 def verify_data(folder: str | os.PathLike[str], data: str) -> Finding:
-    """Compare the test images that the stored network classifies correctly with what the results say.
+    """Compare the correctly classified test images with what the results say.
 
     Raises:
         CheckpointError: the folder is missing, unfinished or damaged.

@@ -1,4 +1,4 @@
-"""Refuse a graph that makes absurd numbers, lists or tensors, or computes without end, before anything is computed."""
+"""Refuse a graph that makes absurd numbers, lists or tensors, or computes without end."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _bounds(network: fx.GraphModule, inputs: Inputs, batch: int) -> _Bounded:
 
 
 class _Bounded(MetaMode):
-    """Sees every tensor that an operator makes, and what it computes, also inside of layers and functions."""
+    """Sees every tensor and operation of each operator, also inside of layers and functions."""
 
     def __init__(self, largest: int, most_work: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
