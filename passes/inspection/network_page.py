@@ -41,6 +41,15 @@ i.c { background: oklch(var(--light) .14 var(--h)); border-radius: 3px; display:
 #note { background: var(--page); border-top: 2px solid var(--line); bottom: 0; left: 0; padding: .6rem 12px;
   position: fixed; right: 0; white-space: pre-line; max-height: 8rem; overflow: auto; overflow-wrap: anywhere; }
 details { border-top: 1px solid var(--line); padding: .3rem 0; }
+summary { cursor: pointer; } summary:focus-visible { outline: 2px solid var(--soft); }
+@media screen and (min-width: 62rem) {
+  body { max-width: 68rem; }
+  .intro { max-width: 46rem; }
+  main { align-items: start; column-gap: 3rem; display: grid;
+    grid-template-columns: minmax(0, 34rem) minmax(0, 1fr); }
+  main h2:first-child { margin-top: 0; }
+  #note { padding: .6rem max(12px, calc(50vw - 34rem + 12px)); }
+}
 @media print { #note, .screen { display: none; } body { padding-bottom: 0; } h2 { break-after: avoid; } }
 """
 _SCRIPT = """
@@ -52,10 +61,12 @@ function show(row) {
   drawing.classList.toggle("lit", own.length > 0);
   all.forEach(each => each.classList.toggle("dim", !each.dataset.groups.split(" ").some(g => own.includes(g))));
 }
-document.querySelectorAll(".row").forEach(row => {
+document.querySelectorAll(".row, summary").forEach(row => {
   row.addEventListener("pointerenter", () => show(row)); row.addEventListener("focus", () => show(row));
 });
-drawing.addEventListener("pointerleave", () => drawing.classList.remove("lit"));
+document.querySelectorAll("#drawing, summary").forEach(part => {
+  part.addEventListener("pointerleave", () => drawing.classList.remove("lit"));
+});
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -78,18 +89,22 @@ def network_page(coupling: Coupling, found: Inspection) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<h1>{escape(_unbroken(found.answer()))}</h1>
+<h1 class="intro">{escape(_unbroken(found.answer()))}</h1>
 {saved}
-<p class="soft">Each bar is a layer, in the order of the network; its length grows with the square root of the channels
+<p class="intro soft">Each bar is a layer, in the order of the network; its length grows with the square root of the channels
 that it makes, and the thin bar above with those that it reads. A colour is a group: channels that must merge together.
-A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer, or step to it
-with the Tab key, for its groups, its line of code and, where it is frozen, the reason.</span></p>
+A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer or a group, or step to it with
+the Tab key: it shows what belongs together, the line of code and, where a layer is frozen, the reason.</span></p>
+<main>
 {_drawing(rows, numbers)}
+<div>
 <h2>{count(len(found.groups), "group")}</h2>
 {"".join(_group(group, numbers, found) for group in found.groups) or "<p>There are none.</p>"}
 <h2>Frozen</h2>
 {_frozen(found)}
-<div id="note" aria-live="polite" class="soft">Point at a layer.</div>
+</div>
+</main>
+<div id="note" aria-live="polite" class="soft">Point at a layer or a group.</div>
 <script>{_SCRIPT}</script>
 </body>
 </html>
@@ -189,9 +204,11 @@ def _group(group: GroupFacts, numbers: Mapping[str, int], found: Inspection) -> 
     number = numbers[group.name]
     size = f"{group.width} channels{', clusters of one size' if group.balanced else ''}"
     share = f"{percent(group.params / found.params)} of the parameters"
+    made, read = (count(len(each), "layer") for each in (group.layers, group.readers))
+    note = escape(f"{group.name}  {size}, {share}\nmade or carried by {made}, read by {read}", quote=True)
     return (
-        f'<details><summary><i class="c" style="--h:{_hue(number)}"></i> <code>{escape(group.name)}</code> '
-        f'<span class="soft">{size}, {share}</span></summary>'
+        f'<details><summary data-groups="{number}" data-note="{note}"><i class="c" style="--h:{_hue(number)}"></i> '
+        f'<code>{escape(group.name)}</code> <span class="soft">{size}, {share}</span></summary>'
         f"<p>Made or carried by</p>{_list(group.layers)}<p>Read by</p>{_list(group.readers)}</details>\n"
     )
 

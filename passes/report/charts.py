@@ -21,11 +21,12 @@ _NAME = 30  # letters of a name that fit beside its numbers
 
 
 class Bar(NamedTuple):
-    """A row of :func:`bars`: a name, and its values before and after; None: only one."""
+    """A row of :func:`bars`: a name, and its values before and after; None: only one, in a colour."""
 
     name: str
     before: float
     after: float | None
+    colour: str = "wide"
 
 
 def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], str]) -> Markup:
@@ -34,7 +35,7 @@ def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], st
     most = most if most > 0 else 1  # a metric may be below zero: its bar is as short as one can be
     parts, told, y = list[Markup](), list[str](), 8.0
     for row in rows:
-        values = [("wide", row.before)] if row.after is None else [("wide", row.before), ("narrow", row.after)]
+        values = [(row.colour, row.before)] if row.after is None else [("wide", row.before), ("narrow", row.after)]
         said = " to ".join(words(value) for _, value in values)
         told.append(f"{row.name}: {said}")
         label = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME // 2 - 1]}…{row.name[-_NAME // 2 :]}"
@@ -125,13 +126,15 @@ def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measu
     marks = {mark: (last + gap * number, value) for number, (mark, value) in enumerate(after.items(), 1)}
     steps = [0.0, *(float(record["step"]) for record in records), *(x for x, _ in marks.values())]
     values = [*(record[measure.key] for record in records), *after.values()]
+    scale = scale_of(values, _BOTTOM, _TOP)
+    round_ = all(measure.words(tick).endswith(".00%") for tick in scale.ticks())
     frame = Frame(
         scale_of(steps, _LEFT, _RIGHT),
-        scale_of(values, _BOTTOM, _TOP),
+        scale,
         "step",
         f"{measure.name} on test {measure.unit}s",
         in_units,
-        measure.words,
+        lambda value: measure.words(value).removesuffix(".00%") + "%" if round_ else measure.words(value),
     )
     parts = [frame.draw()]
     for phase, members in itertools.groupby(records, key=lambda record: record["phase"]):

@@ -225,13 +225,14 @@ def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> l
 
 
 def _forms(result: Result) -> Chart | None:
-    measure = result.measure
-    rows = [Bar(row.name, row.score, None) for row in result.stages if not math.isnan(row.score)]
-    return (
-        Chart(measure.heading, bars(rows, "forms", measure.heading, measure.words), f"On the test {measure.unit}s.")
-        if rows
-        else None
-    )
+    measure, wide = result.measure, max(row.params for row in result.stages)
+    rows = [
+        Bar(row.name, row.score, None, "wide" if row.params == wide else "narrow")
+        for row in result.stages
+        if not math.isnan(row.score)
+    ]
+    note = f"On the test {measure.unit}s. Grey wide, blue narrow."
+    return Chart(measure.heading, bars(rows, "forms", measure.heading, measure.words), note) if rows else None
 
 
 def _is_score(value: object, measure: Measure) -> bool:
