@@ -55,6 +55,11 @@ def overload_names(operator: OpOverload) -> tuple[str, str, str]:
     return space, packet, str(operator._overloadname)
 
 
+def packet_of(operator: OpOverload) -> OpOverloadPacket:
+    """Return all overloads of an operator, as ``torch.ops.aten.add``."""
+    return operator._overloadpacket
+
+
 def overload_of(operator: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
     """Return the overload that a call of an operator by its name runs.
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from fxprune.pytorch.torch_private import op_name, pytree
+from fxprune.pytorch.torch_private import op_name, packet_of, pytree
 
 # Functions of matrices take as many steps for each number as a matrix has rows, some dozen times.
 _OF_MATRICES = ("linalg_", "_linalg_", "cholesky", "geqrf", "lu_", "matrix_exp", "ormqr", "orgqr", "triangular_solve")
@@ -22,7 +22,7 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
     """
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
     numbers = sum(x.numel() for x in tensors)
-    if count := flop_registry.get(func._overloadpacket):
+    if count := flop_registry.get(packet_of(func)):
         return numbers + int(count(*args, **kwargs, out_val=out))
     return numbers * _steps(op_name(func).removeprefix("aten::"), args, tensors)
 
