@@ -168,7 +168,7 @@ def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Tar
     assert isinstance(job.model, str)
     plain = _plain(job.model, data)
     widths = widths_back(coupling, couple(plain, network.example))
-    return Target(widths=widths, method=job.method, cluster=job.clusters_by, seed=job.seed)
+    return Target(widths=widths, method=job.method, seed=job.seed).replace(cluster=job.clusters_by)
 
 
 def images_for(target: Target, data: Data) -> list[Any] | None:
