@@ -92,9 +92,10 @@ def network_page(coupling: Coupling, found: Inspection) -> str:
 <h1 class="intro">{escape(_unbroken(found.answer()))}</h1>
 {saved}
 <p class="intro soft">Each bar is a layer, in the order of the network; its length grows with the square root of the
-channels that it makes, and the thin bar above with those that it reads. A colour is a group: channels that must merge together.
-A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer or a group, or step to it with
-the Tab key: it shows what belongs together, the line of code and, where a layer is frozen, the reason.</span></p>
+channels that it makes, and the thin bar above with those that it reads. A colour is a group: channels that must merge
+together. A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer or a group, or
+step to it with the Tab key: it shows what belongs together, the line of code and, where a layer is frozen, the
+reason.</span></p>
 <main>
 {_drawing(rows, numbers)}
 <div>
