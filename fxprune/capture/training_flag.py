@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.pytorch.torch_private import DropoutNd
-
 Number = bool | int | float
 
 
@@ -72,7 +70,9 @@ def traced_modules(
 
 def drops_any(model: nn.Module) -> bool:
     """Tell whether a layer drops values: then numbers that follow the flag are likely."""
-    return any(isinstance(module, DropoutNd) and module.p > 0 for module in model.modules())
+    # The probability of dropout, and of timm's DropPath; a wrong guess costs time only.
+    given = (vars(module).get(name) for module in model.modules() for name in ("p", "drop_prob"))
+    return any(isinstance(each, float) and each > 0 for each in given)
 
 
 def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:

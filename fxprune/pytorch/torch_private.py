@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd as DropoutNd
 from torch.optim import Optimizer
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
@@ -25,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
-    "BatchNorm", "ConvNd", "ConvTransposeNd", "DropoutNd", "NormBase", "OpOverload", "OpOverloadPacket",
+    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket",
     "TorchDispatchMode", "no_dispatch", "pytree",
 ]  # fmt: skip
 
