@@ -50,7 +50,7 @@ def network_of(model: Any) -> nn.Module:
 
 
 def _with_modes(network: nn.Module) -> nn.Module:
-    """Return the module of an exported program with its tensors, but as one that may change its mode."""
+    """Return the module of an exported program, with its tensors, as one whose mode may change."""
     if not isinstance(network, fx.GraphModule) or "eval" not in vars(network):
         return network
     twin = fx.GraphModule(network, copy.deepcopy(network.graph))
