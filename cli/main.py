@@ -158,7 +158,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Reject an unknown flag before a missing argument, and name the closest flag of the command."""
+        """Reject an unknown flag before a missing argument, and name the closest flag."""
         self.wants_json = "--json" in (args or ())
         for word in args or ():
             flag = word.partition("=")[0]

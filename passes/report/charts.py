@@ -21,7 +21,10 @@ _NAME = 30  # letters of a name that fit beside its numbers
 
 
 class Bar(NamedTuple):
-    """A row of :func:`bars`: a name, and its values before and after; None: only one, in a colour."""
+    """A row of :func:`bars`: a name, and its values before and after.
+
+    If the latter is None, there is one bar, in the colour.
+    """
 
     name: str
     before: float
