@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -73,6 +73,42 @@ def _insert(graph: Any, random: Random) -> str:
     return f"at {place} {' '.join(said)}"
 
 
+def _endless(graph: Any, random: Random) -> str:
+    """Put a chain of lawful calls before a node that may take a day; some behind a number."""
+    nodes = graph["nodes"]
+    place, size, often = random.randrange(1, len(nodes)), random.choice(SIZES), random.choice((1, 4, 30, 300, 3000))
+    chain = [("call", target, args) for target, args in random.choice(LONG)(size, often)]
+    if random.random() < 0.3:  # which no run without numbers can follow
+        chain = [("method", "sum", [X]), ("method", "item", [X]), *chain]
+    last, made = nodes[place - 1]["name"], []
+    for number, (op, target, args) in enumerate(chain):
+        given = [{"node": last} if each is X else each for each in args]
+        last = f"put_{number}"
+        made.append({"name": last, "op": op, "target": target, "args": given})
+    nodes[place:place] = made
+    return f"at {place} {len(made)} calls, {chain[-1][1]} of {size}"
+
+
+SIZES = (30, 300, 1000, 3000, 10_000, 20_000)
+# Chains of calls on something of a size, so many times.
+LONG: tuple[Callable[[int, int], list[tuple[str, list[Any]]]], ...] = (
+    lambda size, often: [("torch.ones", [[size, size]]), *[("torch.matmul", [X, X])] * often],
+    lambda size, often: [("torch.ones", [[size, size]]), *[("torch.linalg.matrix_exp", [X])] * often],
+    lambda size, often: [("torch.eye", [size]), *[("torch.linalg.inv", [X])] * often],
+    lambda size, often: [("torch.ones", [[size, size]]), ("torch.linalg.eigvals", [X])],
+    lambda size, often: [("torch.ones", [[size, size]]), ("torch.linalg.matrix_power", [X, 2**often % 2**62])],
+    lambda size, often: [("torch.ones", [[size, size]]), ("torch.cdist", [X, X]), ("torch.kthvalue", [X, 1])],
+    lambda size, often: [("torch.rand", [size * size]), *[("torch.fft.fft", [X])] * often],
+    lambda size, often: [("torch.rand", [size * size]), *[("torch.cumprod", [X, 0])] * often],
+    lambda size, often: [("torch.rand", [size * size]), ("torch.tensor_split", [X, size * often])],
+    lambda size, often: [("torch.rand", [size * size]), ("torch.chunk", [X, size * often])],
+    lambda size, often: [("torch.rand", [size * often]), ("torch.unbind", [X])],
+    lambda size, often: [("torch.ones", [1, 1, size, size]), ("torch.nn.functional.avg_pool2d", [X, size // 2, 1])],
+    lambda size, often: [("torch.ones", [1, 1, size, size]), *[("torch.nn.functional.relu", [X])] * often],
+    lambda size, often: [("torch.rand", [size]), ("torch.special.legendre_polynomial_p", [X, 10**often % 10**12])],
+)
+
+
 def _reads(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         if value.keys() == {"node"}:
@@ -113,7 +149,7 @@ def _damage(change: Any) -> Damage:
     return damage
 
 
-GRAPH: dict[str, Damage] = {"calls": _damage(_insert), "constants": _damage(_absurd)}
+GRAPH: dict[str, Damage] = {"calls": _damage(_insert), "constants": _damage(_absurd), "endless": _damage(_endless)}
 
 
 def _clusters(path: Path, random: Random) -> str:

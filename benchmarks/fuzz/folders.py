@@ -3,7 +3,8 @@
 Half of the damage stays as it is; for the other half the manifest is made consistent again, as an attacker would. Then
 every reader runs: ``verify``, ``load``, ``report``. The outcome is one of
 
-- ``refused``: one clear error, from every command that reads the damaged file;
+- ``refused``: one clear error, from every command that reads the damaged file; or ``fxprune verify`` ends by its limit
+  on time, with one line and exit code 1;
 - ``found``: ``verify`` says what disagrees;
 - ``same``: every number is the same as before;
 - ``recorded``: the manifest is consistent, ``verify`` holds, the network computes the same, and something changed that
@@ -22,6 +23,7 @@ import contextlib
 import io
 import os
 import resource
+import runpy
 import shutil
 import signal
 import sys
@@ -44,7 +46,7 @@ from .damage import damaged
 from .readers import judge, numbers
 from .subjects import Subject, make_subjects
 
-SECONDS, BYTES = 120, 4 << 30
+SECONDS, BYTES = 60, 4 << 30
 OUTCOMES = ("refused", "found", "same", "recorded", "other", "raw")
 BUILD = Path("build/fuzz")
 REPORT = Path("docs/reports/fuzz_folders.md")
@@ -120,8 +122,29 @@ def attack(
                 )
         except (Exception, Over) as error:  # which is what is looked for
             line["outcome"], line["says"] = "raw", f"{type(error).__name__}: {error}"
+            if isinstance(error, Over) and (said := ended_by_verify(folder)):
+                line["outcome"], line["says"] = "refused", said
         line["says"] = line["says"].replace(place, "")[:300]
     return line
+
+
+def ended_by_verify(folder: Path, seconds: float = 20.0) -> str:
+    """Run the command in its own process; return what it says if its limit on time ends it."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if not child:
+            os.dup2(said.fileno(), 2)
+            try:
+                sys.argv = ["fxprune", "verify", str(folder), "--timeout", str(seconds)]
+                runpy.run_module("fxprune", run_name="__main__")
+            finally:
+                os._exit(0)
+        with bounded():
+            _, status = os.waitpid(child, 0)
+        said.seek(0)
+        last = said.read().strip().rpartition("\n")[2]
+    ended = os.waitstatus_to_exitcode(status) == 1 and f"it computes for more than {seconds:g} s" in last
+    return last if ended else ""
 
 
 def run(count: int, seed: int, journal: Path, target: Target = RESULTS) -> list[dict[str, Any]]:

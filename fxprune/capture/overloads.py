@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
     It is `aten.add.Tensor` for `aten.add`. An overload has a schema, which says what a call reads and writes. Where the
     graph does not run without numbers, what comes after stays as it is.
     """
-    if next(_unchosen(module), None) is None:
+    if not has_packets(module):
         return
     chooser = _Chooser(to_meta(module), module.graph, device_of(module))
     # What a graph lacks to run, the comparison with the model tells.
@@ -30,8 +29,9 @@ def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
     module.recompile()
 
 
-def _unchosen(module: fx.GraphModule) -> Iterator[fx.Node]:
-    return (node for node in module.graph.nodes if isinstance(node.target, OpOverloadPacket))
+def has_packets(module: fx.GraphModule) -> bool:
+    """Tell whether a graph calls an operator without saying which overload."""
+    return any(isinstance(node.target, OpOverloadPacket) for node in module.graph.nodes)
 
 
 class _Chooser(OnMeta):

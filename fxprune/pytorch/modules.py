@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.errors import CaptureError
 from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant, value_of
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
@@ -229,7 +230,10 @@ class MetaMode(MixingMode):
                     raise NotImplementedError("`equal` compares the values of tensors") from error
                 return torch.equal(left, right)
             if torch.Tag.dynamic_output_shape not in func.tags:
-                raise
+                raise CaptureError(
+                    f"`{op_name(func)}` has no kernel for tensors without numbers, by which channels are followed: "
+                    "couple the part of the network before it."
+                ) from error
             out = run_constant(func, args, kwargs)
             if out is None:
                 name = op_name(func).split("::")[1]

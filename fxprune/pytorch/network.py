@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
@@ -45,7 +46,16 @@ def network_of(model: Any) -> nn.Module:
         )
     for name, module in network.named_modules():
         _check_layer(name or type(module).__name__, module)
-    return network
+    return _with_modes(network)
+
+
+def _with_modes(network: nn.Module) -> nn.Module:
+    """Return the module of an exported program with its tensors, but as one that may change its mode."""
+    if not isinstance(network, fx.GraphModule) or "eval" not in vars(network):
+        return network
+    twin = fx.GraphModule(network, copy.deepcopy(network.graph))
+    twin.training = network.training
+    return twin
 
 
 def _other(value: Any) -> str:
@@ -63,6 +73,11 @@ def _other(value: Any) -> str:
 def _check_layer(name: str, module: nn.Module) -> None:
     if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
         raise ModelError(f"`{name}` is a lazy layer without a width: call the network once on its inputs first.")
+    for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        if tensor.layout != torch.strided:
+            raise ModelError(
+                f"`{own}` of `{name}` is a sparse tensor, of which no copy can be compared: store it dense."
+            )
     for hook in hooks_of(module):
         if isinstance(hook, prune.BasePruningMethod):
             raise ModelError(

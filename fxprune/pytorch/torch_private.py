@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
-    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket", "TorchDispatchMode",
-    "no_dispatch", "pytree",
+    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket",
+    "TorchDispatchMode", "no_dispatch", "pytree",
 ]  # fmt: skip
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
@@ -52,6 +52,11 @@ def overload_names(operator: OpOverload) -> tuple[str, str, str]:
     """Return the names of an operator below ``torch.ops``: library, packet and overload."""
     space, _, packet = op_name(operator).partition("::")
     return space, packet, str(operator._overloadname)
+
+
+def packet_of(operator: OpOverload) -> OpOverloadPacket:
+    """Return all overloads of an operator, as ``torch.ops.aten.add``."""
+    return operator._overloadpacket
 
 
 def overload_of(operator: OpOverloadPacket, args: Any, kwargs: Any) -> OpOverload:
@@ -153,6 +158,11 @@ def wrapped_functions() -> dict[Any, dict[str, Any]]:
 def hooks_of(module: nn.Module) -> list[Any]:
     """List the hooks that see the inputs and outputs of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def has_global_hooks() -> bool:
+    """Tell whether hooks see the calls of every module."""
+    return bool(nn.modules.module._has_any_global_hook())
 
 
 def backward_hooks_of(module: nn.Module) -> list[Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,22 @@ def write_timm_files(grafted: nn.Module, place: Path, *, preprocessing: Mapping[
         wide = timm.create_model(base, **arguments)
     narrow = description(wide, grafted)
     content["architecture"] = ARCHITECTURE
+    content["pretrained_cfg"]["pool_size"] = _pool_size(config, content["pretrained_cfg"]["input_size"])
     content["model_args"] = {**arguments, "base": base, "narrow": narrow}
     write_text(place / CONFIG, json.dumps(content, indent=1) + "\n")
     write_tensors(grafted.state_dict(), place / TENSORS)
     _check(grafted, place)
+
+
+def _pool_size(config: Mapping[str, Any], size: Sequence[int]) -> list[int] | None:
+    """Scale the pooled map with the image.
+
+    timm forgets it at another size, and its test-time pooling fails.
+    """
+    pooled, before = config.get("pool_size"), config.get("input_size")
+    if not pooled or not before:
+        return None
+    return [math.ceil(p * new / old) for p, new, old in zip(pooled, size[1:], before[1:], strict=True)]
 
 
 def _check(grafted: nn.Module, place: Path) -> None:

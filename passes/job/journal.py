@@ -12,7 +12,6 @@ from fxprune.passes.store import EVENTS, METRICS, RECIPE
 from fxprune.passes.train import Epoch
 
 from .resume import Checkpoints
-from .training import phase_of
 
 
 class Journal:
@@ -88,3 +87,8 @@ def open_journal(
 def _events(folder: Path) -> set[str]:
     """Return the existing event files."""
     return {f"{EVENTS}/{path.name}" for path in (folder / EVENTS).glob("events.out.tfevents.*")}
+
+
+def phase_of(stage: int) -> str:
+    """Name a training for records and checkpoints: 0 is the wide network, 1 the first stage."""
+    return {0: "train", 1: "csgd"}.get(stage, f"csgd{stage}")

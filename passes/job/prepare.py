@@ -164,11 +164,11 @@ def check_pretrained(job: Job | FoldJob) -> None:
 def target_of(job: Job, network: Network, coupling: Coupling, data: Data) -> Target:
     """Return the target of the job; for a widened network, the widths that it had before."""
     if job.widen is None:
-        return job.only_of(Target)
+        return job.only_of(Target).replace(cluster=job.clusters_by)
     assert isinstance(job.model, str)
     plain = _plain(job.model, data)
     widths = widths_back(coupling, couple(plain, network.example))
-    return Target(widths=widths, method=job.method, cluster=job.cluster, seed=job.seed)
+    return Target(widths=widths, method=job.method, seed=job.seed).replace(cluster=job.clusters_by)
 
 
 def images_for(target: Target, data: Data) -> list[Any] | None:

@@ -20,8 +20,9 @@ from fxprune.passes.options import Target
 from fxprune.passes.planning import REMOVED, compose, stage_plan, stage_shares, stage_widths
 from fxprune.plans import Plan
 
+from .journal import phase_of
 from .prepare import images_for
-from .training import Trainer, phase_of
+from .training import Trainer
 from .trim import check_equal, check_trim, trim
 
 

@@ -20,12 +20,11 @@ from fxprune.passes.train import Callbacks, Epoch, learning_rates, steps_per_epo
 from fxprune.plans import Plan
 
 from .clock import Clock
+from .journal import Journal, phase_of
 from .resume import Checkpoints
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data
-
-    from .journal import Journal
 
 
 @dataclass(frozen=True)
@@ -154,8 +153,3 @@ class Trainer:
 
     def _checkpoint(self, stage: int) -> Checkpoint | None:
         return None if self.checkpoints is None else self.checkpoints.checkpoint(phase_of(stage))
-
-
-def phase_of(stage: int) -> str:
-    """Name a training for records and checkpoints: 0 is the wide network, 1 the first stage."""
-    return {0: "train", 1: "csgd"}.get(stage, f"csgd{stage}")

@@ -107,9 +107,7 @@ def _functions() -> Mapping[str, Function]:
         module = operator.attrgetter(namespace.removeprefix("torch."))(torch) if namespace != "torch" else torch
         for name, value in vars(module).items():
             own = namespace == "torch.nn.functional" and getattr(value, "__module__", "") == namespace
-            # A polynomial of degree n takes n steps for each number, and n may be any number.
-            hidden = name.startswith("_") or "_polynomial_" in name
-            if not hidden and callable(value) and (id(value) in listed or own):
+            if not name.startswith("_") and callable(value) and (id(value) in listed or own):
                 found[f"{namespace}.{name}"] = value
     found |= {f"torch.{name}": getattr(torch, name) for name in _MAKERS if hasattr(torch, name)}
     found |= {f"operator.{name}": getattr(operator, name) for name in _OPERATORS}

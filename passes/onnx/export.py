@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -35,7 +35,7 @@ class ExportReport:
     """The exported file and its errors against the network; prints as a sentence and a table.
 
     Attributes:
-        path: the ``.onnx`` file.
+        path: the ``.onnx`` file, or a file object that is open for writing bytes.
         opset: version of the ONNX operators, as read back from the file.
         size: bytes on disk, including weights in a file beside it.
         errors: batch size -> relative error of onnxruntime against eager float32.
@@ -70,7 +70,7 @@ class ExportReport:
 def export_onnx(
     module: nn.Module,
     example_inputs: Any,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     *,
     opset: int = 20,
     tolerance: float = 1e-4,
@@ -88,7 +88,7 @@ def export_onnx(
         module: the network; neither its weights nor its training flag change.
         example_inputs: tensor [N, ...], tuple of arguments, or dict of arguments by name; axis 0 of tensors is the
             batch. Only shapes and types matter, and the values of integers, which may be indices.
-        path: the ``.onnx`` file.
+        path: the ``.onnx`` file, or a file object that is open for writing bytes.
         opset: version of the ONNX operators. From 20 on, GELU is one operator. Versions before 18 need a conversion
             that may fail.
         tolerance: bound on the relative error, see :func:`~fxprune.passes.onnx.check.check_onnx`.
@@ -109,6 +109,15 @@ def export_onnx(
         >>> fxprune.export_onnx(net, images, "net.onnx").max_rel_error < 1e-4
         True
     """
+    if not isinstance(path, (str, os.PathLike)):
+        with tempfile.TemporaryDirectory() as folder:
+            aside = Path(folder, "network.onnx")
+            options: dict[str, Any] = {"opset": opset, "tolerance": tolerance, "batches": batches, "metadata": metadata}
+            report = export_onnx(module, example_inputs, aside, **options)
+            if len(os.listdir(folder)) > 1:
+                raise ExportError("weights of 1.9 GB and more go into a second file: give a path, not a file object.")
+            path.write(aside.read_bytes())
+        return replace(report, path=Path(str(getattr(path, "name", "the given file"))))
     inputs = inputs_on_cpu(example_inputs)
     eager, path = eager_on_cpu(module), Path(path)
     bound = batches_of(eager, inputs)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 EPOCHS = 10
+# How channels are compared before C-SGD, on images: docs/reports/prices.md compares the ways.
+CLUSTER_BEFORE_CSGD = "activations"
 # float32 rounds at about 1e-7 per weight; below 1e-6 the snap does not change predictions.
 DEVIATION = 1e-6
 # Half of :data:`fxprune.passes.rewrite.narrow.UNEQUAL`.
@@ -213,6 +215,11 @@ class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Targe
                 raise OptionError(
                     f"`min_lr` {self.min_lr:g} is above `{name}` {getattr(self, name):g}: it would climb."
                 )
+
+    @property
+    def clusters_by(self) -> str:
+        """What channels are compared by: as asked, or what is best before C-SGD."""
+        return self.cluster or (CLUSTER_BEFORE_CSGD if self.method == "kmeans" else "rows")
 
     def _milestones(self) -> Sequence[float] | None:
         """Return the milestones; those of C-SGD if nothing else is trained."""

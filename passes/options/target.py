@@ -15,8 +15,6 @@ from .requirements import TIMED, exclude
 MULTIPLES: Mapping[str, int] = {"onnxruntime": 16, "tensorrt": 8, "tensorrt-int8": 16, "htp": 32}
 # Where the time of a network can be measured.
 RUNTIMES = ("onnxruntime", "eager", "compiled")
-# How channels are compared where nothing else is asked for.
-CLUSTER = "rows"
 Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
 Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda each: each and not isinstance(each, str))]
 
@@ -35,7 +33,7 @@ class Target(Options):
     cluster: Annotated[
         Literal["rows", "activations", "outputs"] | None,
         "what kmeans compares: the weights of channels (rows), their activations on images, or the outputs that layers "
-        f"make of these; no labels; default: {CLUSTER}, or outputs in fold with images",
+        "make of these; no labels; default: rows, or with images activations in compress, outputs in fold",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[
@@ -80,7 +78,7 @@ class Target(Options):
     @property
     def clusters_by(self) -> str:
         """What channels are compared by: as asked, or the default."""
-        return self.cluster or (CLUSTER if self.method == "kmeans" else "rows")
+        return self.cluster or "rows"
 
     @property
     def multiple(self) -> int:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fxprune.common.documents import check_fields
 from fxprune.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from .results import Row
+from .rows import Row
 
 # Who says which class of a test image is right -> what the share of right ones is called.
 MEASURES = {"labels": "accuracy", "wide": "agreement", "": ""}

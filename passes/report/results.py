@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +20,7 @@ from fxprune.passes.store import SUMMARY
 
 from .folded import Folded, folded_from
 from .numbers import Measure, three
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """The measurements of one form of the network; None if not measured.
-
-    Attributes:
-        name: the form, between wide and narrow.
-        params: trainable numbers.
-        macs: multiply-accumulates for one image.
-        bytes: size of its file.
-        eager_ms: median time for one image in PyTorch.
-        onnxruntime_ms: median time for one image in onnxruntime, on the CPU.
-        correct: test images that it classifies correctly, or without labels: as the wide network does.
-        count: test images; 0: there are none.
-        changed: test images that it classifies differently from the snapped wide network, or of a fold: the wide one;
-            with a metric of its own: test samples with other outputs.
-        value: of the metric on the test samples, if that is not accuracy; NaN where it is not defined.
-    """
-
-    name: str
-    params: int
-    macs: int
-    bytes: int | None = None
-    eager_ms: float | None = None
-    onnxruntime_ms: float | None = None
-    correct: int
-    count: int
-    changed: int
-    value: float | None = None
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the test images that are classified correctly, 0 to 1; NaN without classes."""
-        return self.correct / self.count if self.count and self.value is None else math.nan
-
-    @property
-    def score(self) -> float:
-        """The value of the metric: the accuracy, unless there is another one."""
-        return self.accuracy if self.value is None else self.value
+from .rows import Row, finite, kinds_of, row_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +139,7 @@ class Result:
         }
         if self.folded is not None:
             value["folded"] = asdict(self.folded)
-        return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+        return json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
         """Format the rows as CSV with a header; cells that were not measured are empty."""
@@ -201,7 +162,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     found = read_json(path, "summary of results", CheckpointError, remedy)
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it is no mapping. {remedy}")
-    kinds = _kinds(Result)
+    kinds = kinds_of(Result)
     del kinds["output"], kinds["folded"]
     value: dict[str, Any] = {
         "metric": "accuracy",
@@ -212,7 +173,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
     check_fields(value, kinds, path, CheckpointError)
     stages = value.pop("stages")
     own = any(isinstance(each, dict) and each.get("value") is not None for each in stages)
-    rows = [_row(each, path, own) for each in stages]
+    rows = [row_from(each, path, own) for each in stages]
     maps: Mapping[str, Callable[[Any], bool]] = {
         "widths": _is_widths,
         "seconds": _is_number,
@@ -227,31 +188,6 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
         raise CheckpointError(f"{path} is damaged: a count is below 0. {remedy}")
     numbers = {name: math.nan for name, kind in kinds.items() if float in kind and value[name] is None}
     return Result(stages=tuple(rows), output=Path(folder), folded=folded, **(value | numbers))
-
-
-def _kinds(record: type) -> dict[str, tuple[type, ...]]:
-    """Return the JSON types of each field of a dataclass; a float that is not finite is null."""
-    none, kinds = type(None), {"int": (int,), "str": (str,), "bool": (bool,), "float": (int, float, type(None))}
-    kinds |= {"int | None": (int, none), "float | None": (int, float, none)}
-    found = {field.name: str(field.type) for field in fields(record)}
-    return {name: kinds.get(kind, (dict,) if kind.startswith("Mapping") else (list,)) for name, kind in found.items()}
-
-
-def _row(value: Any, path: Path, own: bool) -> Row:
-    """Read a row; a metric of its own that is null is no number."""
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged: a row is no mapping. Run the job again.")
-    value = {"value": None} | value
-    if own and value["value"] is None:
-        value["value"] = math.nan
-    check_fields(value, _kinds(Row) | {"accuracy": (float, type(None))}, path, CheckpointError)
-    row = Row(**{name: each for name, each in value.items() if name != "accuracy"})
-    count = row.count
-    sizes = (row.bytes or 0, row.eager_ms or 0, row.onnxruntime_ms or 0)
-    sound = 0 <= row.correct <= count and 0 <= row.changed <= count and value["accuracy"] == _finite(row.accuracy)
-    if not sound or min(row.params, row.macs) < 1 or min(sizes) < 0:
-        raise CheckpointError(f"{path} is damaged: the numbers of row `{row.name[:40]}` cannot be. Run the job again.")
-    return row
 
 
 def _is_widths(value: Any) -> bool:
@@ -281,12 +217,3 @@ def cells_of(result: Result) -> tuple[Sequence[str], Sequence[Sequence[object]]]
     ]
     shown = len(header) if measure.name else len(header) - 2
     return header[:shown], [row[:shown] for row in cells]
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that are not finite, which JSON does not have, by null."""
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,6 +26,7 @@ from fxprune.passes.store import (
     check_kinds,
     check_probe,
     kinds_of,
+    load,
     read_manifest,
     read_network,
     read_tensors,
@@ -124,9 +125,19 @@ def verify_folder(folder: str | os.PathLike[str], *, data: str | None = None) ->
     if SUMMARY in manifest.files:
         findings.append(_on_summary(files.narrow, place))
     if data is not None:
-        phase("classify", f"the test images of {data}")
-        findings.append(_on_data(files.narrow, place, data))
+        findings.append(verify_data(place, data))
     return FolderReport(tuple(findings))
+
+
+def verify_data(folder: str | os.PathLike[str], data: str) -> Finding:
+    """Compare the correctly classified test images with what the results say.
+
+    Raises:
+        CheckpointError: the folder is missing, unfinished or damaged.
+        DataError: the data are not available.
+    """
+    phase("classify", f"the test images of {data}")
+    return _on_data(load(folder), Path(folder), data)
 
 
 def _not_finite(network: nn.Module) -> str:
@@ -249,7 +260,6 @@ def _on_summary(network: fx.GraphModule, place: Path) -> Finding:
 
 
 def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:
-    """Compare the test images that are classified correctly with what the results say."""
     from fxprune.models_zoo.data import load_data
 
     preprocessing = network.meta["preprocessing"]

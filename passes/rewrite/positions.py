@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
@@ -48,6 +49,44 @@ def guard_positions(site: Site, sizes: list[Any]) -> None:
             found = product(graph, [site.length(d) for d in left])
             equal = site.call(operator.eq, found, product(graph, asked[at]))
             site.call(guard_equal, equal, True, f"{_axes(site, free[at])} is what it asks for")
+
+
+def guard_units(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
+    """Guard that no position moves across channels where axes of length 1 here are longer.
+
+    ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only.
+    """
+    before, after = site.wide_of(0).sizes, site.value.sizes
+    computed = [d for d, size in asked.items() if not isinstance(size, int) or size == -1]
+    for left, right in view_factors(before, after):
+        old, new = [d for d in left if before[d] > 1], [d for d in right if after[d] > 1]
+        if not old or not new or all(site.value.axes[d] is None for d in new):
+            continue
+        splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
+        behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
+        moved = [before[d] for d in behind[0]].count(1) - [after[d] for d in behind[1]].count(1)
+        front = range(old[0]), range(new[0])
+        moved_in_front = [before[d] for d in front[0]].count(1) - [after[d] for d in front[1]].count(1)
+        if not moved and not moved_in_front:
+            continue
+        if not _is_batch(asked, *front) and any(d in computed for d in front[1]):
+            _guard_same(site, made, *front)
+        if splits or (moved and any(d in computed for d in behind[1])):
+            _guard_same(site, made, *behind)
+
+
+def _is_batch(asked: Mapping[int, Any], before: Sequence[int], after: Sequence[int]) -> bool:
+    """Tell whether a view only reads the batch in front of channels, and leaves it."""
+    size = asked.get(0)
+    reads = isinstance(size, fx.Node) and size.target == "size" and size.args[1:] == (0,)
+    return reads and len(before) == len(after) == 1
+
+
+def _guard_same(site: Site, made: fx.Node, before: Sequence[int], after: Sequence[int]) -> None:
+    sizes = [site.graph.create_node("call_method", "size", (made, d), {}, f"{site.node.name}_size") for d in after]
+    found = product(site.graph, [site.length(d) for d in before]) if before else 1
+    equal = site.call(operator.eq, found, product(site.graph, sizes) if sizes else 1)
+    site.call(guard_equal, equal, True, f"{_axes(site, before)} is what it asks for")
 
 
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:

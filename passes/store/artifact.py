@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.question import with_integers
 from fxprune.common.files import write_text
 from fxprune.composition import remember
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
 from fxprune.models_zoo import ModelSpec, Network, spec_from_json
 from fxprune.models_zoo.data import Preprocessing
-from fxprune.passes.serialization import check_sizes, graph_from_json
+from fxprune.passes.serialization import check_sizes, graph_from_json, run_bounded
 from fxprune.plan_file import StoredPlan, earlier_plans_of, meta_of, plan_for, plan_of
 from fxprune.plans import Plan, signed
 from fxprune.pytorch.devices import with_data
@@ -264,7 +264,7 @@ def check_probe(network: fx.GraphModule, directory: str | os.PathLike[str]) -> t
 
     Raises:
         CheckpointError: the stored answer is missing or damaged, or the network does not run, or would make something
-            that is larger than anything in a network.
+            that is larger, or compute more, than any network.
     """
     from .probe import BOUNDS, ask, disagreement
 
@@ -278,12 +278,12 @@ def check_probe(network: fx.GraphModule, directory: str | os.PathLike[str]) -> t
         raise CheckpointError(f"{folder / PROBE} is in {', '.join(kinds)}, not in {precision}. {REMEDY}")
     example = StoredPlan(plan_document(folder), folder / PLAN).example_inputs
     try:
-        check_sizes(network, with_integers(example, below))
+        whole = check_sizes(network, with_integers(example, below))
     except Exception as error:
         why = first_line(error, type(error).__name__)[:200]
         raise CheckpointError(f"{folder / GRAPH} is damaged: {why.rstrip('.')}. {REMEDY}") from error
     try:
-        _, found = ask(network, example, precision=precision, below=below)
+        _, found = ask(network, example, precision=precision, below=below, run=run_on if whole else run_bounded)
     except Exception as error:
         why = first_line(error, type(error).__name__)[:200]
         raise CheckpointError(f"the network in {folder} does not run on its own example: {why}") from error

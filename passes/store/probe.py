@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,12 @@ def first_answer(network: nn.Module, inputs: Inputs) -> tuple[str, int, dict[str
 
 
 def ask(
-    network: nn.Module, inputs: Inputs, *, precision: str = "", below: int = INTEGERS_BELOW[-1]
+    network: nn.Module,
+    inputs: Inputs,
+    *,
+    precision: str = "",
+    below: int = INTEGERS_BELOW[-1],
+    run: Callable[[Any, Inputs], Any] = run_on,
 ) -> tuple[str, dict[str, Tensor]]:
     """Run a copy of a network in eval mode on the CPU, in float64 if it can.
 
@@ -63,30 +69,33 @@ def ask(
         inputs: shapes and types of its arguments, on the meta device.
         precision: of an answer to be compared with: ``float64``, or the network's own.
         below: bound on integers.
+        run: calls the copy.
 
     Returns:
         The precision, and each tensor that it returns, by its path.
     """
     with silenced():  # a graph prints the line that fails
         try:
-            return _answer(network, question(inputs, below), precision)
+            return _answer(network, question(inputs, below), precision, run)
         except Exception:  # whatever is wrong shows with the other batch, too
-            return _answer(network, question(inputs, below, batch=None), precision)
+            return _answer(network, question(inputs, below, batch=None), precision, run)
 
 
-def _answer(network: nn.Module, given: Inputs, precision: str) -> tuple[str, dict[str, Tensor]]:
+def _answer(
+    network: nn.Module, given: Inputs, precision: str, run: Callable[[Any, Inputs], Any]
+) -> tuple[str, dict[str, Tensor]]:
     if precision in ("", "float64"):
         try:
             double = map_tensors(network, lambda name, tensor: as_float64(name, tensor).cpu()).eval()
             asked = pytree.tree_map_only(Tensor, to_float64, given)
             with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
-                return "float64", _copied(named_outputs(run_on(double, asked)))
+                return "float64", _copied(named_outputs(run(double, asked)))
         except Exception:  # some networks run in their own precision only; another fault shows there, too
             if precision:
                 raise
     own = map_tensors(network, lambda _, tensor: tensor.detach().to("cpu", copy=True)).eval()
     with torch.no_grad():
-        answer = named_outputs(run_on(own, inputs_for(own, given)))
+        answer = named_outputs(run(own, inputs_for(own, given)))
     kinds = [str(each.dtype).removeprefix("torch.") for each in answer.values() if each.is_floating_point()]
     return kinds[0] if kinds else "float32", _copied(answer)
 

@@ -92,7 +92,7 @@ def test_verify_fails_whichever_file_is_damaged_or_missing(capsys, finished, pla
 
 @pytest.mark.parametrize(("kind", "code"), [(PlanError, 1), (ModelError, 1), (DataError, 2)])
 def test_what_a_folder_holds_fails_and_data_that_are_away_are_input(capsys, monkeypatch, place, kind, code):
-    def refused(folder, data):
+    def refused(folder):
         raise kind("no")
 
     monkeypatch.setattr("fxprune.passes.report.verify_folder", refused)

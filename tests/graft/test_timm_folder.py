@@ -88,6 +88,14 @@ def test_the_arguments_of_the_scripts_of_timm_work(folder: Path) -> None:
     assert timm.create_model(**resolved).eval()(images()).shape == (2, 10)
 
 
+def test_it_pools_larger_images_than_it_was_made_for(network: nn.Module, tmp_path: Path) -> None:
+    write_timm(network, tmp_path, preprocessing={"input_size": (3, 64, 64)})
+    built = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert built.default_cfg["pool_size"] == [2, 2]
+    head, pools = timm.layers.apply_test_time_pool(built, {"input_size": (3, 96, 96)})
+    assert pools and head(torch.randn(2, 3, 96, 96)).shape == (2, 10)
+
+
 def test_timm_saves_it_again_after_training(folder: Path, tmp_path: Path) -> None:
     built = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)
     timm.models.save_for_hf(built, str(tmp_path), safe_serialization=True)

@@ -96,7 +96,7 @@ def test_every_family_is_built(name, in_chans, size):
         ("torchvision/resnet81", {}, r"closest names are `torchvision/resnet18`"),
         ("torchvision/fcn_resnet50", {}, r"is no classifier: give package.module:function"),
         ("torchvision/fasterrcnn_resnet50_fpn", {}, "is no classifier"),
-        ("", {}, r"closest names are `.+`, `.+`, `.+`\."),
+        ("", {}, r"the name of the network is empty"),
         ("resnet18.nobody", {}, r"`resnet18.nobody` cannot be built .*Invalid pretrained tag \(nobody\)"),
         ("resnet18", {"depth": 3}, "`resnet18` cannot be built with .*depth=3.*TypeError"),
         ("resnet20", {"depth": 3}, "`resnet20` cannot be built with .*depth=3.*TypeError"),

@@ -1,10 +1,11 @@
-"""Every file is written where torch would write it: a text, a path, and for `torch.export` an open file."""
+"""Every file is written where torch would write it: a text, a path, and an open file if it is one file."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from helpers.unequal import narrow_snapped
@@ -12,7 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import ExportError
-from fxprune.passes.onnx import export_pt2
+from fxprune.passes.onnx import check_onnx, export, export_pt2
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -53,7 +54,23 @@ def test_a_program_goes_into_an_open_file(narrow):
     torch.testing.assert_close(torch.export.load(file).module()(X), narrow(X))
 
 
-@pytest.mark.parametrize("name", sorted(WRITE.keys() - {"net.pt2"}))
+def test_an_onnx_file_goes_into_an_open_file(narrow, tmp_path):
+    report = fxprune.export_onnx(narrow, X, file := io.BytesIO(), batches=(2,))
+    assert onnx.load_from_string(file.getvalue()).graph.input[0].name == report.inputs[0]
+    assert report.path == Path("the given file")
+    with open(tmp_path / "net.onnx", "wb") as file:
+        assert fxprune.export_onnx(narrow, X, file, batches=(2,)).path == tmp_path / "net.onnx"
+    check_onnx(narrow, tmp_path / "net.onnx", (X,), tolerance=1e-4, batches=(2,))  # as in the export
+
+
+def test_weights_beside_an_onnx_file_are_no_open_file(narrow, monkeypatch):
+    monkeypatch.setattr(export, "INLINE_BYTES", 0)
+    with pytest.raises(ExportError, match="give a path, not a file object"):
+        fxprune.export_onnx(narrow, X, file := io.BytesIO(), batches=(2,))
+    assert not file.getvalue()
+
+
+@pytest.mark.parametrize("name", sorted(WRITE.keys() - {"net.pt2", "net.onnx"}))
 def test_what_is_a_folder_or_several_files_takes_no_open_file(name, narrow):
     with pytest.raises(TypeError, match="BytesIO"):
         WRITE[name](narrow, io.BytesIO())

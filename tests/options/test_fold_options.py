@@ -45,7 +45,7 @@ def test_a_fold_is_checked_when_it_is_made(options, says):
 def test_only_kmeans_compares_channels(kind, method):
     with pytest.raises(OptionError, match=f"`cluster: outputs` is for the method kmeans; `{method}` compares nothing"):
         kind(method=method, cluster="outputs")
-    assert kind(method=method, cluster="rows").clusters_by == "rows"
+    assert kind(method=method, cluster="rows").clusters_by == kind(method=method).clusters_by == "rows"
     assert not kind(method=method).needs_images
 
 
@@ -62,7 +62,7 @@ def test_only_kmeans_compares_channels(kind, method):
 )
 def test_a_fold_compares_outputs_where_there_are_images(options, by):
     assert FoldJob("resnet20", checkpoint="w", **options).clusters_by == by
-    assert Job("resnet20", "digits").clusters_by == "rows"
+    assert Job("resnet20", "digits").clusters_by == "activations"
 
 
 def test_none_is_a_repair_on_the_command_line_and_no_value_elsewhere():

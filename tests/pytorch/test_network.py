@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import fxprune
-from fxprune.errors import ModelError, OptionError
+from fxprune.errors import CaptureError, ModelError, OptionError
 from fxprune.pytorch.network import network_of
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -36,6 +36,35 @@ def test_wrappers_are_taken_off(wrapper):
     assert torch.allclose(fxprune.narrow(snapped, plan)(X), snapped(X), atol=1e-6)
     optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
     fxprune.csgd(wrapped, plan, optimizer, strength=0.1).remove()
+
+
+def test_the_module_of_an_exported_program_is_a_network():
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(net(), (X,), dynamic_shapes=({0: batch},)).module()
+    plan = fxprune.plan(fxprune.couple(exported, X))
+    assert plan.widths == {"0.weight": (8, 4)}
+    optimizer = torch.optim.SGD(exported.parameters(), lr=0.1)
+    fxprune.csgd(exported, plan, optimizer, strength=0.1).remove()
+    snapped, five = fxprune.snap(exported, plan), torch.randn(5, 3, 8, 8)
+    assert torch.allclose(fxprune.narrow(snapped, plan)(five), snapped(five), atol=1e-6)  # float32, sums of 72
+
+
+def test_sparse_tensors_are_refused():
+    with pytest.raises(OptionError, match="the example inputs hold a sparse tensor"):
+        fxprune.couple(net(), X.to_sparse())
+    sparse = net()
+    sparse.register_buffer("mask", torch.eye(3).to_sparse())
+    with pytest.raises(ModelError, match="`mask` of `Sequential` is a sparse tensor"):
+        fxprune.couple(sparse, X)
+
+
+def test_an_operator_without_a_meta_kernel_is_named():
+    class Rounded(nn.Sequential):
+        def forward(self, x):
+            return torch.fake_quantize_per_tensor_affine(super().forward(x), 0.1, 0, 0, 255)
+
+    with pytest.raises(CaptureError, match=r"`aten::fake_quantize_.+` has no kernel for tensors without numbers"):
+        fxprune.couple(Rounded(*net()).eval(), X)
 
 
 def masked():

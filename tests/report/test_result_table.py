@@ -11,7 +11,8 @@ import pytest
 
 from fxprune.errors import CheckpointError
 from fxprune.passes.report.folded import Folded
-from fxprune.passes.report.results import Result, Row, read_result
+from fxprune.passes.report.results import Result, read_result
+from fxprune.passes.report.rows import Row
 
 
 def result(tmp_path):

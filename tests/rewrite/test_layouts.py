@@ -189,6 +189,31 @@ def test_positions_that_join_channels_in_one_run_are_guarded(op, batch, other):
         narrow(other)
 
 
+@pytest.mark.parametrize(
+    ("op", "others"),
+    [
+        (lambda y: y.view(y.shape[0], y.shape[2], 8, y.shape[3]), ()),
+        (lambda y: y.view(y.shape[0], -1, y.shape[1], y.shape[3]), ()),
+        (lambda y: y.view(y.shape[0] * y.shape[2], y.shape[1], -1), ()),
+        (lambda y: y.flatten(1).view(y.shape[0], y.shape[2], y.shape[1], -1), ()),
+        (lambda y: y.view(y.shape[0], -1, *y.shape[1:]), (1, 2)),
+        (lambda y: y.permute(0, 2, 3, 1).reshape(-1, 8).view(y.shape[0], -1, y.shape[3], 8), (1, 2)),
+    ],
+)
+def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):
+    net = Net(lambda s, x: shares_of_rows(op(s.a(x)).flatten(2)), a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, torch.rand(1, 3, 1, 4).double()), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert verify(snapped, narrow, torch.rand(1, 3, 1, 4).double(), batches=(3,)).passed
+    for height in others:
+        assert verify(snapped, narrow, torch.rand(2, 3, height, 4).double(), batches=()).passed
+    if not others:
+        assert snapped(images(2, 4)).isfinite().all()
+        with pytest.raises(SpecialisedError, match=r"the size of axes .* is what it asks for was True"):
+            narrow(images(2, 4))
+
+
 def test_positions_stated_in_front_of_channels_need_no_guard():
     snapped, narrow = made(lambda s, y: s.head(y.movedim(1, 3).reshape(-1, 64, 8)).amax(1), kept=4, head=linear(8, 4))
     assert_same(snapped, narrow, (8, 8), (8, 16))

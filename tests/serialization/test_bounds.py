@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
-
 import pytest
 import torch
 from torch import fx, nn
 
 from fxprune.passes.lowering import operator_of
-from fxprune.passes.serialization import check_sizes
+from fxprune.passes.serialization import check_sizes, run_bounded
 from fxprune.passes.serialization.bounds import AbsurdError
 
 X = object()  # the node before
@@ -49,9 +47,16 @@ ABSURD = {
     "inside of a function": ([("torch.cartesian_prod", *[torch.zeros(10**5)] * 3)], "`expand` makes a tensor"),
     "counts": ([("torch.bincount", X)], "`bincount` makes a tensor"),
     "a length": ([("torch.zeros", 3), ("long", X), ("torch.bincount", X, None, 10**10)], "`bincount` makes"),
-    "terms": ([("torch.mvlgamma", X, 10**9)], "`mvlgamma` makes a tensor"),
+    "terms": ([("torch.mvlgamma", X, 10**9)], "`mvlgamma` takes 6,000,000,000 steps"),
     "repeats": ([("torch.repeat_interleave", X)], "`repeat_interleave` makes a tensor"),
     "tensors": ([("torch.zeros", 10**6), ("torch.unbind", X)], "`unbind` makes more than"),
+    "parts": ([("torch.zeros", 10**6), ("torch.tensor_split", X, 10**6)], "it makes more than"),
+    "polynomials": ([("torch.special.legendre_polynomial_p", X, 10**12)], "`special_legendre_polynomial_p` takes"),
+    "products of matrices": (
+        [("torch.zeros", (10**4, 10**4)), *[("torch.matmul", X, X)] * 30],
+        "more than 1e\\+12 operations",
+    ),
+    "an inverse": ([("torch.zeros", (10**4, 10**4)), ("torch.linalg.inv", X)], "more than 1e\\+12 operations"),
 }
 
 
@@ -81,6 +86,28 @@ def test_a_graph_that_runs_at_its_own_batch_only_is_run_there():
         check_sizes(graph_of(("view", X, 3, 2)), (torch.zeros(3, 3, device="meta"),))
 
 
-def test_polynomials_of_any_degree_are_in_no_list():
-    assert operator_of("torch.special.chebyshev_polynomial_t") is None
-    assert operator_of("operator.pow") is operator.pow
+def test_polynomials_of_a_degree_as_in_networks_are_run():
+    check_sizes(graph_of(("torch.special.chebyshev_polynomial_t", X, 12)), (torch.zeros(2, 3, device="meta"),))
+
+
+BEHIND = {
+    "a power": ([("operator.pow", X, 10**12)], "larger than any number"),
+    "zeros": ([("torch.zeros", (X, 10**10))], "`zeros` makes a tensor"),
+    "products": ([("torch.full", (10**4, 10**4), X), *[("torch.matmul", X, X)] * 30], "more than 1e\\+12 operations"),
+    "tensors": ([("operator.mul", X, 10**6), ("torch.zeros", X), ("torch.unbind", X)], "`unbind` makes more than"),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_a_number_of_a_tensor_leads_to_is_refused_where_it_runs(name):
+    calls, says = BEHIND[name]
+    graph = graph_of(("sum", X), ("item", X), *calls)
+    assert not check_sizes(graph, (torch.zeros(2, 3, dtype=torch.long, device="meta"),))
+    with pytest.raises(AbsurdError, match=rf"the node `\w+` cannot be run: .*({says})"):
+        run_bounded(graph, (torch.ones(2, 3, dtype=torch.long),))
+
+
+def test_a_bounded_run_returns_what_the_graph_does():
+    graph = graph_of(("torch.nn.functional.one_hot", X), ("cumsum", X, -1))
+    x = torch.tensor([[0, 2], [1, 1]])
+    assert torch.equal(run_bounded(graph, (x,)), graph(x))

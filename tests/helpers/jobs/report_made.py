@@ -7,7 +7,8 @@ import math
 from fxprune.passes.report.folded import Folded
 from fxprune.passes.report.metrics import Metrics
 from fxprune.passes.report.recording import Reason, Recording, ShownImage
-from fxprune.passes.report.results import Result, Row
+from fxprune.passes.report.results import Result
+from fxprune.passes.report.rows import Row
 from fxprune.passes.report.shares import Share
 from fxprune.passes.store.layout import RESULTS
 from fxprune.passes.store.manifest import Manifest, fingerprint
