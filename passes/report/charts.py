@@ -12,7 +12,7 @@ from fxprune.common.text import in_units
 
 from .metrics import Record
 from .numbers import Measure, power, three
-from .results import Row
+from .rows import Row
 from .svg import Frame, dot, element, joined, line, picture, scale_of, text
 
 WIDTH, HEIGHT = 340, 252
@@ -21,10 +21,7 @@ _NAME = 30  # letters of a name that fit beside its numbers
 
 
 class Bar(NamedTuple):
-    """A row of :func:`bars`: a name, and its values before and after.
-
-    If the latter is None, there is one bar, in the colour.
-    """
+    """A row of :func:`bars`: a name, and values before and after; None: only one, in a colour."""
 
     name: str
     before: float
