@@ -41,6 +41,7 @@ i.c { background: oklch(var(--light) .14 var(--h)); border-radius: 3px; display:
 #note { background: var(--page); border-top: 2px solid var(--line); bottom: 0; left: 0; padding: .6rem 12px;
   position: fixed; right: 0; white-space: pre-line; max-height: 8rem; overflow: auto; overflow-wrap: anywhere; }
 details { border-top: 1px solid var(--line); padding: .3rem 0; }
+small { font-size: .85rem; font-weight: 400; }
 summary { cursor: pointer; } summary:focus-visible { outline: 2px solid var(--soft); }
 @media screen and (min-width: 62rem) {
   body { max-width: 68rem; }
@@ -48,7 +49,7 @@ summary { cursor: pointer; } summary:focus-visible { outline: 2px solid var(--so
   main { align-items: start; column-gap: 3rem; display: grid;
     grid-template-columns: minmax(0, 34rem) minmax(0, 1fr); }
   main h2:first-child { margin-top: 0; }
-  #note { padding: .6rem max(12px, calc(50vw - 34rem + 12px)); }
+  #note { padding: .6rem max(12px, calc(50vw - 34rem)); }
 }
 @media print { #note, .screen { display: none; } body { padding-bottom: 0; } h2 { break-after: avoid; } }
 """
@@ -93,13 +94,13 @@ def network_page(coupling: Coupling, found: Inspection) -> str:
 {saved}
 <p class="intro soft">Each bar is a layer, in the order of the network; its length grows with the square root of the
 channels that it makes, and the thin bar above with those that it reads. A colour is a group: channels that must merge
-together. A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer or a group, or
-step to it with the Tab key: it shows what belongs together, the line of code and, where a layer is frozen, the
-reason.</span></p>
+together. A line joins the layers of a group. Grey is frozen. <span class="screen">Point at a layer or a group, or step
+to it with the Tab key: it shows what belongs together, the line of
+code and, where a layer is frozen, the reason.</span></p>
 <main>
 {_drawing(rows, numbers)}
 <div>
-<h2>{count(len(found.groups), "group")}</h2>
+<h2>{count(len(found.groups), "group")} <small class="soft">channels, share of the parameters</small></h2>
 {"".join(_group(group, numbers, found) for group in found.groups) or "<p>There are none.</p>"}
 <h2>Frozen</h2>
 {_frozen(found)}
@@ -203,10 +204,11 @@ def _note(row: LayerRow) -> str:
 
 def _group(group: GroupFacts, numbers: Mapping[str, int], found: Inspection) -> str:
     number = numbers[group.name]
-    size = f"{group.width} channels{', clusters of one size' if group.balanced else ''}"
-    share = f"{percent(group.params / found.params)} of the parameters"
+    size = f"{group.width}{', clusters of one size' if group.balanced else ''}"
+    share = _unbroken(percent(group.params / found.params))
     made, read = (count(len(each), "layer") for each in (group.layers, group.readers))
-    note = escape(f"{group.name}  {size}, {share}\nmade or carried by {made}, read by {read}", quote=True)
+    told = f"{group.name}  channels: {size}; {share} of the parameters\nmade or carried by {made}, read by {read}"
+    note = escape(told, quote=True)
     return (
         f'<details><summary data-groups="{number}" data-note="{note}"><i class="c" style="--h:{_hue(number)}"></i> '
         f'<code>{escape(group.name)}</code> <span class="soft">{size}, {share}</span></summary>'

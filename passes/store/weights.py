@@ -96,6 +96,7 @@ def left_out_line(names: Sequence[str], path: str | os.PathLike[str], num_classe
 def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int | None) -> tuple[str, ...]:
     """Name the tensors that differ by the number of classes; none if any other differs.
 
+    If the number of the model is None, any will do.
     Their first axis counts the classes, and it is the only one that differs. In a network of other widths inside, some
     tensor reads those widths, and differs in another axis.
     """

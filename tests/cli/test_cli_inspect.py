@@ -254,6 +254,7 @@ def test_the_page_makes_no_request_and_quotes_names(capsys, place, monkeypatch):
     assert "→" in page and "->" not in page  # which breaks before its head on a phone
     assert "<b>" not in page and "layers.&lt;b&gt;&amp;" in page
     assert page.count('class="row"') == 2
+    assert '<summary data-groups="0" data-note="layers.&lt;b&gt;&amp;.weight  channels: 8; ' in page
     assert "3 made and frozen: graph output" in page and "makes 8 of layers.&lt;b&gt;&amp;.weight" in page
 
 
