@@ -23,7 +23,7 @@ MOMENTS = {
     "before the first checkpoint": (TAKE, 3),
     "after a checkpoint in the second epoch": (TAKE, 10),
     "while a checkpoint is written": ("os:replace", 3),
-    "while the clusters are found": ("fxprune.passes.planning.plan:inner_products", 1),
+    "while the clusters are found": ("fxprune.passes.planning.plan:weighted_kmeans", 1),
     "at the first step of C-SGD": (TAKE, 13),
     "late in C-SGD": (TAKE, 23),
     "in the snap": ("fxprune.passes.job.trim:snap", 1),
