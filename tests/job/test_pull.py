@@ -44,6 +44,7 @@ def test_other_optimizers_are_refused_before_any_training(tmp_path):
 
 def test_a_job_with_the_coupled_form(tmp_path):
     options = {"epochs": 1, "csgd_epochs": 40, "weight_decay": 0.0, "warmup_epochs": 0, "scheduler": "constant"}
+    options["cluster"] = "rows"  # alike, so that their mean is of their size
     done = fxprune.compress(
         Tiny(), tiny_data(), coupled=True, strength=0.3, csgd_lr=0.02, output=tmp_path, progress=False, **options
     )
@@ -76,6 +77,7 @@ def test_the_steps_after_one_that_overflowed_make_up_for_it(monkeypatch, bad, op
     job = Job(
         model=Tiny(), data=tiny_data(), deviation=asked, coupled=coupled, optimizer=optimizer, amp="float16",
         csgd_epochs=20, csgd_lr=1e-5, weight_decay=0.1, scheduler="constant", warmup_epochs=0, progress=False,
+        cluster="rows",
     )  # fmt: skip
     network, data = prepare(job, torch.device("cpu"))
     plan = plan_to(job, fxprune.couple(network.model, network.example))

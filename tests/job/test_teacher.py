@@ -18,7 +18,8 @@ from fxprune.passes.store import distinct_tensors, write_tensors
 
 def teaching(path, count=3, **options):
     data = tiny_data(count)
-    return Job(model=Tiny(), data=data, teacher=path, epochs=2, csgd_epochs=2, progress=False, **options)
+    options |= {"cluster": "rows", "progress": False}
+    return Job(model=Tiny(), data=data, teacher=path, epochs=2, csgd_epochs=2, **options)
 
 
 def test_a_teacher_from_a_file_decides_alone_where_all_weight_is_on_it(tmp_path):
