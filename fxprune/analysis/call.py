@@ -171,7 +171,7 @@ class Call:
             if node.op in ("call_function", "call_method") and canonical_call(node.target) in self.factor_at:
                 self._state.notes.factors.setdefault(node.name, []).append((ids, power))
             else:
-                self.freeze(f"{why} inside {target_of(node)}, which is kept whole", ids)
+                self.freeze(f"{why} inside {_target(node)}, which is kept whole", ids)
 
     def needs_rewrite(self, what: str, *axes: Ids | None) -> None:
         """Declare that a number in this operation depends on widths.
@@ -179,7 +179,7 @@ class Call:
         If the rewrite cannot change it, the ids freeze.
         """
         if not self._state.rewritable:
-            self.freeze(f"{what} inside {target_of(self.node)}, which is kept whole", *axes)
+            self.freeze(f"{what} inside {_target(self.node)}, which is kept whole", *axes)
 
     def needs_places(self, what: str, ids: Ids | None, named: Sequence[Any] = ()) -> None:
         """Declare that this call names places among channels, which the rewrite counts anew.
@@ -265,8 +265,7 @@ def _listed(node: fx.Node | None) -> torch.Tensor | None:
     return torch.tensor(lists[0]) if plain else None
 
 
-def target_of(node: fx.Node | None) -> str:
-    """Name what a node calls."""
+def _target(node: fx.Node | None) -> str:
     if node is None:
         return "an operation"
     if isinstance(node.target, str):

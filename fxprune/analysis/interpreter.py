@@ -30,7 +30,7 @@ from fxprune.pytorch.rewritable import (
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import fills_given, hooks_of, op_arguments, pytree, storage_id
 
-from .call import Call, target_of, unlabelled
+from .call import Call, unlabelled
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
@@ -115,7 +115,7 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
             module.register_forward_hook(lambda *_: state.layers.leave())
 
 
-_KNOWS_ITS_WIDTH = "enters or leaves {}, which is kept whole and knows its own width"
+_KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
 
 
 class _Interpreter(fx.Interpreter):
@@ -143,7 +143,7 @@ class _Interpreter(fx.Interpreter):
             self._freeze_around(n, value)
         elif foreign or own_code:
             fixed = self._not_adapting(n, value, steps)
-            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(target_of(n)), fixed)
+            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), fixed)
             if fixed is None or foreign:
                 self._freeze_around(n, value, waiting=fixed is not None)
         elif reads_widths(n, value):
@@ -177,11 +177,11 @@ class _Interpreter(fx.Interpreter):
 
     def _freeze_around(self, n: fx.Node, value: Any, *, waiting: bool = False) -> None:
         """Freeze what enters and leaves a call that knows its width, or of it only ids that wait."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
         own = list(self.submodules[str(n.target)].parameters()) if n.op == "call_module" else []
-        for tensor in (*tensors_in((self.fetch_args_kwargs_from_env(n), value)), *own):
+        for tensor in (*tensors_in((args, kwargs, value)), *own):
             label = self.state.origins.label(tensor)
-            axes = () if waiting else label.axes
-            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(target_of(n)), *axes, *label.uniform)
+            self.state.marks.freeze(_KNOWS_ITS_WIDTH.format(n.target), *(() if waiting else label.axes), *label.uniform)
 
 
 class _RuleMode(MetaMode):

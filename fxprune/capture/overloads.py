@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
     It is `aten.add.Tensor` for `aten.add`. An overload has a schema, which says what a call reads and writes. Where the
     graph does not run without numbers, what comes after stays as it is.
     """
-    if not has_packets(module):
+    if next(_unchosen(module), None) is None:
         return
     chooser = _Chooser(to_meta(module), module.graph, device_of(module))
     # What a graph lacks to run, the comparison with the model tells.
@@ -29,9 +30,8 @@ def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
     module.recompile()
 
 
-def has_packets(module: fx.GraphModule) -> bool:
-    """Tell whether a graph calls an operator without saying which overload."""
-    return any(isinstance(node.target, OpOverloadPacket) for node in module.graph.nodes)
+def _unchosen(module: fx.GraphModule) -> Iterator[fx.Node]:
+    return (node for node in module.graph.nodes if isinstance(node.target, OpOverloadPacket))
 
 
 class _Chooser(OnMeta):

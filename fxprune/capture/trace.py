@@ -29,17 +29,15 @@ from fxprune.pytorch.torch_private import backward_hooks_of
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
-from .overloads import choose_overloads, has_packets
+from .overloads import choose_overloads
 from .refusals import reason_of, untraceable
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .tracing.registered_functions import keeps_functions
 from .tracing.symbolic import SymbolicTracer, reads_any
-from .training_flag import FlagWatcher, drops_any, follow_training, traced_modules
+from .training_flag import FlagWatcher, follow_training, traced_modules
 
 WAY = "fxprune_capture"
-# What lets a fresh graph follow its training flag, by a second trace; None: no flag was read.
-_FOLLOW = "fxprune_follow"
 
 WAYS = ("symbolic", "concrete", "export")
 # Former names of ways, which are still valid.
@@ -109,17 +107,10 @@ def captures(
     failures = _Failures(given)
     for trace in (_traced, _exported):
         for module in trace(model, example_inputs, decomposed, ways, failures):
-            follow = module.meta.pop(_FOLLOW)
-            found = Difference(unfollowed=True)
-            if check and follow is not None and not has_packets(module) and not drops_any(model):
-                found = difference(model, module, example_inputs, follows=False)
-            if found.unfollowed:
-                if follow is not None:
-                    follow()
-                choose_overloads(module, example_inputs)
-                found = Difference(unchecked="it was not asked for")
-                if check:
-                    found = difference(model, module, example_inputs)
+            choose_overloads(module, example_inputs)
+            found = Difference(unchecked="it was not asked for")
+            if check:
+                found = difference(model, module, example_inputs)
             if found.always and trace is _exported and not failures.unlike and failures.traced:
                 failures.exported = CaptureError(f"a graph of it computes something else: {found.always}")
                 continue
@@ -208,7 +199,8 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
             failures.traced = tracer, error
         return None
     module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
-    module.meta[_FOLLOW] = functools.partial(_follow_training, module, model, tracer) if reads.found else None
+    if reads.found:
+        _follow_training(module, model, tracer)
     return module
 
 
@@ -247,7 +239,7 @@ def _exported(
         setattr(fresh.get_submodule(owner), last, constant)
     show_blocks(graph)
     module = GraphModule(fresh, graph, class_name=type(model).__name__)
-    module.meta.update({WAY: "export", CUSTOM_GRADIENTS: [*custom], _FOLLOW: None})
+    module.meta.update({WAY: "export", CUSTOM_GRADIENTS: [*custom]})
     yield module
 
 

@@ -68,13 +68,6 @@ def traced_modules(
             yield from traced_modules(child, stays_whole, below)
 
 
-def drops_any(model: nn.Module) -> bool:
-    """Tell whether a layer drops values: then numbers that follow the flag are likely."""
-    # The probability of dropout, and of timm's DropPath; a wrong guess costs time only.
-    given = (vars(module).get(name) for module in model.modules() for name in ("p", "drop_prob"))
-    return any(isinstance(each, float) and each > 0 for each in given)
-
-
 def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:
     """Make the numbers of a graph follow ``module.training``.
 

@@ -46,31 +46,27 @@ class Difference:
         in_training: in training mode only.
         unchecked: what could not be compared, and why.
         hopeless: no other graph can agree.
-        unfollowed: training was not compared, since the graph does not follow its flag so far.
     """
 
     always: str = ""
     in_training: str = ""
     unchecked: str = ""
     hopeless: bool = False
-    unfollowed: bool = False
 
 
-def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs, *, follows: bool = True) -> Difference:
+def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> Difference:
     """Compare a captured graph with its model on the example, and on other numbers.
 
     Args:
         model: any module; neither it nor any random number generator is changed.
         module: graph that shares its tensors.
         example_inputs: tensors on the meta device are replaced by random numbers.
-        follows: the graph follows its training flag. If not, training mode is compared only as far as both run one
-            program there, which shows that no flag matters.
 
     Raises:
         CaptureError: the model does not run on the example.
     """
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
-        return Difference(unchecked="weights on the meta device have no numbers to compare", unfollowed=not follows)
+        return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = Pair(model, module)
     with attribute_writes(), generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
@@ -81,17 +77,15 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs,
         for inputs, setting in settings:
             try:
                 with setting:
-                    return _difference(pair, inputs, follows)
+                    return _difference(pair, inputs)
             except CaptureError as error:
                 failure = failure or error
         assert failure is not None
         raise failure
 
 
-def _difference(pair: Pair, inputs: Inputs, follows: bool) -> Difference:
-    always = _in_eval(pair, inputs, follows)
-    if not (follows or pair.proven):
-        return Difference(unfollowed=True)
+def _difference(pair: Pair, inputs: Inputs) -> Difference:
+    always = _in_eval(pair, inputs)
     if always:
         return Difference(always, hopeless=always.startswith(KEEPS))
     always, unknown = _under_autocast(pair, inputs)
@@ -103,8 +97,6 @@ def _difference(pair: Pair, inputs: Inputs, follows: bool) -> Difference:
     twice = [as_meta(inputs), doubled_on_meta(inputs)]
     if pair.proven and pair.programs.are_equal(twice, training=True):
         return Difference("", "", unknown)
-    if not follows:
-        return Difference(unfollowed=True)
     in_training, why = training_difference(pair, inputs)
     return Difference("", in_training, "; ".join(filter(None, (unknown, why))))
 
@@ -121,10 +113,13 @@ def _untouched(model: nn.Module) -> Iterator[None]:
                 buffer.detach().copy_(before[name])
 
 
-def _in_eval(pair: Pair, first: Inputs, follows: bool) -> str:
+def _in_eval(pair: Pair, first: Inputs) -> str:
     """Compare two calls in a row on different numbers; return the first difference."""
     model = pair.copy(pair.model)
-    attributes = Attributes(model, pair.whole)
+    return _in_two_calls(pair, model, Attributes(model, pair.whole), first)
+
+
+def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: Inputs) -> str:
     second = pytree.tree_map_only(Tensor, changed, first)
     record = None if pair.exported else pair.programs.record(model)
     try:
@@ -142,8 +137,6 @@ def _in_eval(pair: Pair, first: Inputs, follows: bool) -> str:
     pair.proven = pair.proven and not attributes.changed_containers
     if pair.proven and record is not None and pair.programs.is_of_graph(record):
         pair.alike = True
-        return ""
-    if not (follows or pair.proven):
         return ""
     module = pair.copy(pair.module)
     found = try_to_observe(module, first)

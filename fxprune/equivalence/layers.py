@@ -1,10 +1,9 @@
 """Calls of PyTorch's own layers are single entries of a program.
 
 Two calls compute the same if class, settings, stored tensors and inputs are the same: such a layer draws no random
-numbers, keeps nothing but its buffers, and returns new tensors or its input. Dropout is an entry in eval mode, where no
-operator shows it. Training changes the numbers in the result of such a layer, and nothing else of it. Its hooks are
-recorded as usual, since they run around its ``forward``. Where a mode of somebody else is on, or a function is another
-one than at the start of the record, the operators inside of the call are recorded instead.
+numbers, keeps nothing but its buffers, and returns new tensors. Its hooks are recorded as usual, since they run around
+its ``forward``. Where a mode of somebody else is on, or a function is another one than at the start of the record, the
+operators inside of the call are recorded instead.
 """
 
 from __future__ import annotations
@@ -19,14 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxprune.pytorch.norm_act import is_norm_act
-from fxprune.pytorch.torch_private import (
-    active_modes,
-    children_of,
-    has_global_hooks,
-    recurrent_functions,
-    tensor_tables,
-)
+from fxprune.pytorch.torch_private import active_modes, recurrent_functions, tensor_tables
 
 from .contents import names_in
 
@@ -34,7 +26,6 @@ _LAYERS = frozenset({
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RNN, nn.GRU, nn.LSTM,
 })  # fmt: skip
-_DROPOUTS = frozenset({nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d})
 # Constants in a form with a hash, and stored tensors, both by name.
 Settings = tuple[tuple[Any, ...], list[tuple[str, Any]]]
 _CONSTANTS = frozenset({type(None), bool, int, float, str})
@@ -48,9 +39,10 @@ _known: dict[type[nn.Module], _Names] = {}
 @contextlib.contextmanager
 def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[None]:
     """Let ``record(layer, settings, forward, inputs)`` answer calls of layers."""
-    layers = [module for module in network.modules() if _is_recorded(module)]
+    layers = [module for module in network.modules() if type(module) in _LAYERS and "forward" not in vars(module)]
+    names = {kind: _names_of(kind) for kind in set(map(type, layers))}
     for layer in layers:
-        called = functools.partial(_called, layer, _names_in(layer), record)
+        called = functools.partial(_called, layer, names[type(layer)], record)
         vars(layer)["forward"] = functools.update_wrapper(called, layer.forward)  # with its name and signature
     try:
         yield
@@ -59,21 +51,10 @@ def layers_recorded(network: nn.Module, record: Callable[..., Any]) -> Iterator[
             vars(layer).pop("forward", None)
 
 
-def _is_recorded(layer: nn.Module) -> bool:
-    known = type(layer) in _LAYERS or type(layer) in _DROPOUTS or is_norm_act(layer)
-    return known and "forward" not in vars(layer)
-
-
 def _called(layer: nn.Module, names: _Names, record: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     forward = functools.partial(type(layer).forward, layer)
     settings = _settings(layer) if _is_usual(names, args) and not kwargs else None
     return forward(*args, **kwargs) if settings is None else record(layer, settings, forward, args)
-
-
-def _names_in(layer: nn.Module) -> _Names:
-    """List what :func:`_names_of` does for the class of a layer and those of its children."""
-    inside = map(type, layer.children()) if is_norm_act(layer) else ()
-    return [place for kind in (type(layer), *inside) for place in _names_of(kind)]
 
 
 def _names_of(kind: type[nn.Module]) -> _Names:
@@ -114,15 +95,9 @@ def _is_plain(value: Any) -> bool:
 
 def _settings(layer: nn.Module) -> Settings | None:
     """List what a call depends on beside its inputs; None: it may draw, or read more."""
-    if getattr(layer, "dropout", 0) or (type(layer) in _DROPOUTS and vars(layer)["training"]):
+    if getattr(layer, "dropout", 0):
         return None
-    constants: list[tuple[str, Any]] = []
-    tensors: list[tuple[str, Any]] = []
-    for name, child in children_of(layer):
-        inside = None if has_global_hooks() or child is None or not is_norm_act(layer) else _settings(child)
-        if inside is None or inside[1]:
-            return None
-        constants.append((name, (type(child), *inside[0])))
+    constants, tensors = [], []
     for name, value in vars(layer).items():
         if name in _OWN:
             continue

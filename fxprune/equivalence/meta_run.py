@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -15,10 +16,9 @@ from fxprune.pytorch.meta_kernels import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, map_tensors
 from fxprune.pytorch.torch_private import OpOverload, draws, op_name, takes_device
 
-from .flag_reads import tells_mode
 from .layers import Settings
 from .observation import leaves_of
-from .recorder import ATTENTION, Recorder, device_of, is_number, torch_state
+from .recorder import Recorder, device_of, is_number, torch_state
 
 _META = torch.device("meta")
 # They make what an operator fills at once, as that of dropout.
@@ -37,13 +37,8 @@ class MetaRun(Recorder):
 
         super().__init__(map_tensors(network, without_numbers, only_runs=True).eval(), names)
 
-    def begin(self, training: bool, may_make: Set[Any] | None, layouts: Sequence[tuple[Any, Any]] = ()) -> None:
-        """Set the mode and what calls may make; no tensor of earlier ones stays known.
-
-        ``layouts`` are sizes and strides of what each call of attention returned on the model's own device.
-        """
-        self.layouts = layouts
-        self.tells_mode = tells_mode(self._network)
+    def begin(self, training: bool, may_make: Set[Any] | None) -> None:
+        """Set the mode and what calls may make; no tensor of earlier ones stays known."""
         self.made: set[Any] = set()  # by operators without an origin for what they return
         self._may_make = may_make
         self._network.train(training)
@@ -51,9 +46,9 @@ class MetaRun(Recorder):
 
     def call(self, inputs: Inputs) -> Any:
         """Record a call with its results."""
-        given, self._layouts = as_meta(inputs), iter(self.layouts)
+        given = as_meta(inputs)
         with self.recording(given) as program:
-            with _Functions(self._device, self):
+            with _Functions(self._device, self._operators):
                 outputs = leaves_of(run_on(self._network, given))
             return program(outputs)
 
@@ -73,13 +68,6 @@ class MetaRun(Recorder):
         constants, tensors = settings
         sized = [each for _, each in tensors if not isinstance(each, Tensor) or each.dim()]
         return make_again(((type(layer), constants), args, sized), run)
-
-    def _attended(self, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        out = super()._attended(function, args, kwargs)
-        size, stride = next(self._layouts, (None, None))
-        if stride is None or size != out.shape:
-            return out
-        return torch.empty_strided(size, stride, dtype=out.dtype, device=_META)
 
     def _make(self, func: Any, args: Any, kwargs: Any) -> None:
         """Note what an operator is asked to make, or refuse what may not be made."""
@@ -103,14 +91,14 @@ class _Functions(TorchFunctionMode):
     It records attention, which the meta device decomposes, but autocast sees as one function.
     """
 
-    def __init__(self, device: torch.device, run: MetaRun) -> None:
+    def __init__(self, device: torch.device, calls: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._answers = {getattr(Tensor, name).__get__: place(device) for name, place in PLACES.items()}
-        self._run = run
+        self._calls = calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self._answers:
             return self._answers[func]
-        if func is ATTENTION:
-            return self._run.attend(func, args, kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            self._calls.append(func)
         return func(*args, **(kwargs or {}))

@@ -19,13 +19,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.modules import named_tensors
-from fxprune.pytorch.torch_private import pytree
 
-from .flag_reads import flag_reads
 from .meta_run import MetaRun
 from .observation import generators_restored
 from .real_run import RealRun
@@ -48,21 +46,17 @@ class Programs:
         self._made: set[Any] = set()
         self._runs: tuple[MetaRun, MetaRun] | None = None
         self._of_graph: Any = None
-        self._real: RealRun | None = None
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
         self._names, self._names_in_graph = (
             {name: first[id(tensor)] for name, tensor in named_tensors(each) if id(tensor) in first}
             for each in (model, module)
         )
-        # The example on which neither could tell training from eval mode.
-        self._modeless: Any = None
         # A call may make anew what a module of such a class forgot.
         self._forgets = any(type(each).train is not nn.Module.train for each in model.modules())
 
     def record(self, copied: nn.Module) -> RealRun:
         """Return a record of a call with numbers of a copy of the model."""
-        self._real = RealRun(copied, self._names)
-        return self._real
+        return RealRun(copied, self._names)
 
     def is_of_graph(self, run: RealRun) -> bool:
         """Tell, after :meth:`are_equal`, whether a call with numbers ran the graph's program."""
@@ -75,8 +69,7 @@ class Programs:
         """Tell whether both certainly run one program, in two calls in a row.
 
         The code of a graph keeps nothing, and its layers are those of the model: its second call is like its first
-        where that of the model is. Where no flag was read in eval mode but by layers that are entries of the program,
-        both run the same code in training mode: it was compared. False says nothing: numbers must decide.
+        where that of the model is. False says nothing: numbers must decide.
 
         Args:
             examples: inputs, of which only sizes and types matter; the first on which both run is taken.
@@ -84,8 +77,6 @@ class Programs:
             after: copy of the model that has made the first call, with numbers.
         """
         for inputs in examples:
-            if training and self._modeless is not None and self._modeless == _sizes(inputs):
-                return True
             quiet = contextlib.redirect_stderr(io.StringIO())  # where the code of a graph prints its errors
             # A network may raise anything.
             with contextlib.suppress(Exception), quiet, torch.no_grad(), generators_restored():
@@ -96,31 +87,20 @@ class Programs:
                 self._runs = None  # those of a call that fails are of no more use
                 for run in (wanted, found):
                     run.views = self._views
-                    layouts = self._real.layouts if self._real else ()
-                    run.begin(training, frozenset(self._made) if training else None, layouts)
+                    run.begin(training, frozenset(self._made) if training else None)
                 often = 1 if after is not None and not self._forgets else 2
-                none: contextlib.AbstractContextManager[list[str]] = contextlib.nullcontext([])
-                with none if training else flag_reads((wanted, found)) as reads:
-                    of_graph = found.call(inputs)
-                    calls = [wanted.call(inputs) for _ in range(often)]
-                    calls += [] if isinstance(self._module, fx.GraphModule) else [found.call(inputs)]
+                of_graph = found.call(inputs)
+                calls = [wanted.call(inputs) for _ in range(often)]
+                calls += [] if isinstance(self._module, fx.GraphModule) else [found.call(inputs)]
                 self._made |= wanted.made
                 equal = all(call == of_graph for call in calls) and not (wanted.is_open or found.is_open)
                 if equal:
                     self._runs, self._of_graph = (wanted, found), of_graph
-                    modeless = not (training or reads or wanted.tells_mode or found.tells_mode)
-                    self._modeless = _sizes(inputs) if modeless else None
                 return equal
         return False
 
 
-def _sizes(inputs: Inputs) -> Any:
-    """Return all that a program can depend on of inputs without numbers."""
-    leaves, structure = pytree.tree_flatten(inputs)
-    return structure, [(x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else (type(x), x) for x in leaves]
-
-
 def _without_devices(operators: list[Any]) -> list[Any]:
     """Return a program as it is on any device: those of a call with numbers are all the same."""
-    calls = [call for call in operators if isinstance(call, tuple)]  # what drops out is shown by its operators
+    calls = [call for call in operators if isinstance(call, tuple)]  # attention is shown by its operators
     return [(func, args, [each for each in named if each[0] != "device"], made) for func, args, named, made in calls]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from torch import nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.torch_private import OpOverload, draws
 
 from .layers import Settings
-from .recorder import ATTENTION, OpenError, Recorder, device_of
+from .recorder import OpenError, Recorder, device_of
 
 
 class RealRun(Recorder):
@@ -22,7 +20,6 @@ class RealRun(Recorder):
 
     Attributes:
         program: what was recorded; None if that says nothing.
-        layouts: sizes and strides of what each call of attention returned.
     """
 
     program: tuple[list[Any], list[Any]] | None = None
@@ -31,38 +28,17 @@ class RealRun(Recorder):
         """Take a copy of a model."""
         super().__init__(network, names)
         self._device = device_of(network)
-        self.layouts: list[tuple[Any, Any]] = []
 
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call, as a context of :func:`~fxprune.equivalence.observation.observe`."""
-        with super().recording(given) as program, self._attention_recorded():
+        with super().recording(given) as program:
 
             def noted(outputs: list[Any]) -> None:
                 with contextlib.suppress(OpenError):
                     self.program = program(outputs)
 
             yield noted
-
-    @contextlib.contextmanager
-    def _attention_recorded(self) -> Iterator[None]:
-        given = F.scaled_dot_product_attention
-
-        @functools.wraps(ATTENTION)
-        def attention(*args: Any, **kwargs: Any) -> Any:
-            return self.attend(ATTENTION, args, kwargs)
-
-        if given is ATTENTION and self.views:
-            F.scaled_dot_product_attention = attention  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            F.scaled_dot_product_attention = given
-
-    def _attended(self, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        out = super()._attended(function, args, kwargs)
-        self.layouts.append((out.shape, out.stride()))
-        return out
 
     def _open(self) -> None:
         self.is_open = True

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
@@ -25,8 +24,6 @@ from .observation import autocast_watched
 
 # They may return their tensor as it is; gradients pass through.
 _VIEWS = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten.slice.Tensor)
-
-ATTENTION = F.scaled_dot_product_attention
 
 
 class OpenError(Exception):
@@ -49,7 +46,7 @@ class Recorder(TorchDispatchMode):
         self._operators: list[Any] = []
         self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
         self._read: set[tuple[Any, ...]] = set()  # by later operators, or by the caller
-        self._call, self.paused = 0, False
+        self._call, self._paused = 0, False
         self._begin()
 
     def _begin(self) -> None:
@@ -121,7 +118,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if self._paused:
             return self._run(func, args, kwargs)
         if not isinstance(func, OpOverload) or (is_mutable(func) and self._writes_parameter(func, args, kwargs)):
             self._open()
@@ -159,28 +156,11 @@ class Recorder(TorchDispatchMode):
         return self._recorded((type(layer), constants), args, tensors, run)
 
     def _unrecorded(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
-        return self._whole(forward, args)
-
-    def _whole(self, function: Callable[..., Any], args: Any) -> Any:
-        """Call a function without a record of the operators inside."""
-        before, self.paused = self.paused, True
+        before, self._paused = self._paused, True
         try:
-            return function(*args)
+            return forward(*args)
         finally:
-            self.paused = before
-
-    def attend(self, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        """Record attention as one call, unless it has dropout; devices run other operators."""
-        drops = args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)
-        if drops:
-            self._operators.append(function)
-        if drops or self.paused or self.is_open:
-            return function(*args, **kwargs)
-        run = functools.partial(self._whole, self._attended, (function, args, kwargs))
-        return self._recorded(ATTENTION, args, kwargs.items(), run)
-
-    def _attended(self, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        return function(*args, **kwargs)
+            self._paused = before
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """Raise OpenError if this call of an operator depends on what no record shows."""

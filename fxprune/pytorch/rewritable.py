@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxprune.pytorch.norm_act import is_norm_act
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import ConvNd, OpOverload, hooks_of, op_arguments, op_name, pytree
 
@@ -162,8 +161,7 @@ def runs_own_code(node: fx.Node) -> bool:
     if node.op != "call_module" or node.graph.owning_module is None:
         return False
     layer = node.graph.owning_module.get_submodule(str(node.target))
-    is_torch = _is_torch(type(layer).__module__) or is_norm_act(layer)
-    return not is_torch or "forward" in vars(layer) or bool(hooks_of(layer))
+    return not _is_torch(type(layer).__module__) or "forward" in vars(layer) or bool(hooks_of(layer))
 
 
 # Reads of sizes, which the rewrite makes numbers, and of other numbers that no width changes.

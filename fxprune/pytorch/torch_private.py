@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils.hooks import RemovableHandle
 
 __all__ = [
-    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket",
-    "TorchDispatchMode", "no_dispatch", "pytree",
+    "BatchNorm", "ConvNd", "ConvTransposeNd", "NormBase", "OpOverload", "OpOverloadPacket", "TorchDispatchMode",
+    "no_dispatch", "pytree",
 ]  # fmt: skip
 
 # Disables the function overrides of tensor subclasses and proxies, as PyTorch itself does while it traces.
@@ -158,11 +158,6 @@ def wrapped_functions() -> dict[Any, dict[str, Any]]:
 def hooks_of(module: nn.Module) -> list[Any]:
     """List the hooks that see the inputs and outputs of a module."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-
-
-def has_global_hooks() -> bool:
-    """Tell whether hooks see the calls of every module."""
-    return bool(nn.modules.module._has_any_global_hook())
 
 
 def backward_hooks_of(module: nn.Module) -> list[Any]:

@@ -7,7 +7,6 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -166,14 +165,3 @@ def test_results_are_made_again_for_equal_sizes_only():
     assert first.shape == again.shape == (3, 6) and other.shape == (5, 6)
     assert first is not again and again.untyped_storage()._cdata != x.untyped_storage()._cdata
     assert len(ran) == 2
-
-
-def test_a_norm_with_an_activation_is_one_entry_unless_others_see_its_inside():
-    net, images = nn.Sequential(BatchNormAct2d(3)).eval(), (torch.randn(2, 3, 4, 4),)
-    assert calls_of(net, images) == [BatchNormAct2d]
-    net[0].act.register_forward_hook(lambda _, __, out: out * 2)
-    assert calls_of(net, images) == []
-    net[0].act = nn.Softplus()
-    assert calls_of(net, images) == []
-    with mock.patch.object(BatchNormAct2d, "forward", nn.BatchNorm2d.forward):
-        assert calls_of(nn.Sequential(BatchNormAct2d(3)), images) == []

@@ -3,21 +3,17 @@
 import copy
 import functools
 import random
-from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
 from torch import nn
 
 from fxprune.capture import capture
 from fxprune.equivalence.compare import difference
-from fxprune.equivalence.meta_run import MetaRun
 from fxprune.equivalence.observation import observe
 from fxprune.equivalence.program import Programs
 
-IMAGE = torch.randn(2, 3, 4, 4)
 X, LOOSE, NUMBER, OTHER_NUMBER = (torch.randn(2, 4),), torch.ones(4), torch.tensor(0.0), torch.tensor(-0.0)
 
 
@@ -43,17 +39,10 @@ def sets(s, x):
     return s.last
 
 
-def attention(x, y):
-    """Return it with the strides of the CPU, which are others than on the meta device."""
-    heads = [each.reshape(1, 2, 2, 2).transpose(1, 2) for each in (x, y, y)]
-    return F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(2, 4)
-
-
 SAME = {
     "layers": lambda s, x: s.b(F.relu(s.a(x))),
     "a recurrent layer": lambda s, x: s.rnn(x)[0],
     "a norm": lambda s, x: s.norm(s.a(x)),
-    "attention": lambda s, x: attention(s.a(x), s.b(x)),
     "in place": lambda s, x: s.a(x).relu_().add_(1),
     "written buffer": lambda s, x: s.a(x) + s.count.add_(1),
     "dropout": lambda s, x: F.dropout(s.a(x), 0.5, s.training),
@@ -131,40 +120,6 @@ def test_other_programs_differ(forward, other):
     twin.a, twin.b, twin.count = net.a, net.b, net.count
     assert Programs(net, net).are_equal([X], training=False)
     assert not Programs(net, twin).are_equal([X], training=False)
-
-
-class Switches(Net):
-    def train(self, mode=True):
-        self.factor = 2 if mode else 1
-        return super().train(mode)
-
-
-READ = {
-    "by name": lambda s, x: s.a(x) * (2 if s.training else 1),
-    "of a layer": lambda s, x: s.a(x) * (2 if s.norm.training else 1),
-    "in the table of attributes": lambda s, x: s.a(x) * (2 if vars(s)["training"] else 1),
-    "by a train of its own": lambda s, x: s.a(x) * s.factor,
-}
-
-
-@pytest.mark.parametrize("forward", READ.values(), ids=READ)
-def test_training_is_compared_where_it_can_be_told(forward):
-    net, twin = Switches(forward).eval(), Net(lambda s, x: s.a(x) * 1).eval()
-    twin.a, twin.b, twin.count, twin.rnn, twin.norm = net.a, net.b, net.count, net.rnn, net.norm
-    programs = Programs(net, twin)
-    assert programs.are_equal([X], training=False)
-    assert not programs.are_equal([X], training=True)
-
-
-def test_layers_that_train_are_entries_and_tell_nobody():
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), BatchNormAct2d(4, act_layer=nn.SiLU), nn.Dropout(0.5))
-    programs = Programs(net.eval(), capture(net, (IMAGE,), check=False))
-    assert programs.are_equal([(IMAGE,)], training=False)
-    with mock.patch.object(MetaRun, "call", side_effect=AssertionError):
-        assert programs.are_equal([(IMAGE,)], training=True)
-    other = (torch.randn(2, 3, 8, 8),)
-    with mock.patch.object(MetaRun, "call", side_effect=AssertionError):
-        assert not programs.are_equal([other], training=True)
 
 
 def noise(x):
