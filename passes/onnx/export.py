@@ -35,7 +35,7 @@ class ExportReport:
     """The exported file and its errors against the network; prints as a sentence and a table.
 
     Attributes:
-        path: the ``.onnx`` file, or a file object that is open for writing bytes.
+        path: the ``.onnx`` file; for a file object, its name.
         opset: version of the ONNX operators, as read back from the file.
         size: bytes on disk, including weights in a file beside it.
         errors: batch size -> relative error of onnxruntime against eager float32.

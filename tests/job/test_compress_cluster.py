@@ -63,7 +63,7 @@ def test_clusters_on_outputs_are_found_once_and_kept(tmp_path, monkeypatch, aske
 
 
 def test_each_stage_compares_the_network_of_the_stage_before(tmp_path, asked):
-    result = compress(tmp_path / "out", cluster="activations", stages=[0.75, 0.5])
+    result = compress(tmp_path / "out", stages=[0.75, 0.5])
     assert asked == [("activations", 24)] * 2
     assert result.widths == {"first.weight": (8, 4), "second.weight": (6, 3)}
 
