@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.common.documents import check_fields
+from fxprune.common.text import count
 from fxprune.errors import CheckpointError
 
 from .rows import Row
@@ -54,13 +55,13 @@ class Folded:
         lines = [*self._measured(cost, first, last, changed), self._repaired()]
         if self.unfitted:
             name, why = next(iter(self.unfitted.items()))
-            count = len(self.unfitted)
+            some = len(self.unfitted)
             why = why.removesuffix(": keeps its summed columns")
-            lines.append(f"{count} of {count + self.fitted} layers keep their summed columns, first `{name}`: {why}")
+            lines.append(f"{some} of {some + self.fitted} layers keep their summed columns, first `{name}`: {why}")
         if self.few:
             lines.append(
-                f"few images: {self.few} layers have fewer positions in {self.images} images than features, so that a "
-                f"penalty decides their fit; {self.needed} images are enough for all"
+                f"few images: fewer positions in {count(self.images, 'image')} than features in {count(self.few, 'layer')}"
+                f", so that a penalty decides the fit; {count(self.needed, 'image')} are enough for all"
             )
         return lines
 
@@ -77,7 +78,7 @@ class Folded:
         return [
             f"{cost}; {lost}",
             "`agreement`: without labels, the classes that the wide network gives stand for them, on "
-            f"{last.count} images that are held back from the repair",
+            f"{count(last.count, 'image')} held back from the repair",
         ]
 
     def _repaired(self) -> str:
