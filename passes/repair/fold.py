@@ -48,7 +48,7 @@ def fold(
 
     Args:
         model: the wide network, trained; it is not changed.
-        plan: its clusters, best found with ``cluster="outputs"``.
+        plan: its clusters, best found with ``cluster="activations"``.
         batches: inputs as the network takes them, such as tensors [N, C, H, W], without labels; some hundreds are
             enough, 1,024 at most are used. Their activations are in memory: the largest ones that are alive at once.
         repair: ``none``: rows become means, columns sums; ``statistics``: running statistics of batch normalisation
@@ -76,7 +76,7 @@ def fold(
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
         >>> images = torch.randn(64, 3, 16, 16)
-        >>> plan = fxprune.plan(fxprune.couple(net, images[:2]), keep=0.5, cluster="outputs", batches=[images])
+        >>> plan = fxprune.plan(fxprune.couple(net, images[:2]), keep=0.5, cluster="activations", batches=[images])
         >>> small = fxprune.fold(net, plan, [images])
         >>> small.meta["repair"], small.meta["errors"]["readers"] < small.meta["errors"]["none"]
         ('readers', True)

@@ -60,8 +60,9 @@ class Folded:
             lines.append(f"{some} of {some + self.fitted} layers keep their summed columns, first `{name}`: {why}")
         if self.few:
             lines.append(
-                f"few images: fewer positions in {count(self.images, 'image')} than features in {count(self.few, 'layer')}"
-                f", so that a penalty decides the fit; {count(self.needed, 'image')} are enough for all"
+                f"few images: fewer positions in {count(self.images, 'image')} than features in "
+                f"{count(self.few, 'layer')}, so that a penalty decides the fit; {count(self.needed, 'image')} are "
+                "enough for all"
             )
         return lines
 
