@@ -103,8 +103,8 @@ def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair:
         batches = noise(plan.coupling.example_inputs)
         repair = "variance" if batches is None else "readers"
     if repair == "variance" and batches is None:
-        align_norms(wide, plan, correct=True)
-        return _finished(_merged(wide, plan), repair, {}, [])
+        corrected = align_norms(wide, plan, correct=True)
+        return _finished(_merged(wide, plan), repair if corrected else "none", {}, [])
     if batches is None:
         return _finished(_merged(wide, plan), "none", {}, [])
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)

@@ -120,10 +120,11 @@ class Plain(nn.Module):
         return self.head(self.first(x).relu().mean((2, 3)))
 
 
-def test_statistics_of_a_network_without_any_are_said_to_be_none(tmp_path):
-    result = fold_job(Plain().eval(), tiny_data(), repair="statistics", output=tmp_path / "out", **QUICK)
+@pytest.mark.parametrize("repair", ["statistics", "variance"])
+def test_statistics_of_a_network_without_any_are_said_to_be_none(tmp_path, repair):
+    result = fold_job(Plain().eval(), tiny_data(), repair=repair, output=tmp_path / "out", **QUICK)
     assert result.folded.repair == "none"
-    assert "no repair (statistics had nothing to repair)" in str(result)
+    assert f"no repair ({repair} had nothing to repair)" in str(result)
 
 
 @pytest.mark.parametrize("count", [2, 12])
