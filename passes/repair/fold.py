@@ -24,7 +24,7 @@ from fxprune.pytorch.network import network_of
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
 from .align import align_norms
-from .enough import size_of
+from .enough import inputs_needed, size_of
 from .layers import Repair, fit_layers
 
 REPAIRS = ("none", "variance", "statistics", "readers")
@@ -43,8 +43,9 @@ def fold(
 
     Each repair is kept only if it lowers the error of the outputs against the wide network, on a quarter of the inputs
     that it was not made from. ``narrow.meta`` holds ``plan``; ``repair``, the one that was kept; ``errors``, the
-    relative squared error of the outputs for each one that was tried; and ``repairs``, one record for each layer that
-    ``readers`` tried to fit.
+    relative squared error of the outputs for each one that was tried; ``repairs``, one record for each layer that
+    ``readers`` tried to fit; and ``needed``, how many inputs would give each layer as many positions as features: with
+    fewer, a penalty chooses among many fits.
 
     Args:
         model: the wide network, trained; it is not changed.
@@ -192,7 +193,10 @@ class _Repaired:
             tried[name] = network.eval()
         errors = {name: _error(network, judge, reference) for name, network in tried.items()}
         kept = min(errors, key=errors.__getitem__)
-        return _finished(tried[kept], kept, errors, made.get("readers", []))
+        small = _finished(tried[kept], kept, errors, made.get("readers", []))
+        if small.meta["repairs"]:
+            small.meta["needed"] = inputs_needed(small, self.inputs)
+        return small
 
 
 def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
@@ -201,7 +205,7 @@ def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
 
 
 def _finished(small: fx.GraphModule, kept: str, errors: dict[str, float], repairs: list[Repair]) -> fx.GraphModule:
-    small.meta.update(repair=kept, errors=errors, repairs=repairs)
+    small.meta.update(repair=kept, errors=errors, repairs=repairs, needed={})
     return small
 
 
