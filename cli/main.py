@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from fxprune import __version__
@@ -32,6 +32,8 @@ COMMANDS = {
     "checks": "check this installation: versions, devices, extras and what they lack, the cache",
 }
 SHELLS = ("bash", "zsh", "tcsh", "fish")
+# Options of commands that build a network without data.
+DECIDED_BY_DATA = ("num_classes", "in_chans")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,14 +171,18 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _no_option(self, flag: str) -> str:
-        from fxprune.passes.options import REMOVED, closest, field_name
+        from fxprune.passes.options import REMOVED, field_name
 
         if (name := field_name(flag)) in REMOVED:
             return f"the option `{flag}` is gone: {REMOVED[name][1]}"
         named = [action.metavar for action in self._actions if not action.option_strings]
         if flag[2:].upper() in named:
             return f"there is no option `{flag}`; {flag[2:].upper()} stands without a flag"
-        return f"there is no option `{flag}`.{closest(flag, self._option_string_actions)}".removesuffix(".")
+        if name in DECIDED_BY_DATA and {"--model", "--data"} <= self._option_string_actions.keys():
+            return f"there is no option `{flag}` here: the images of --data decide it"
+        if others := _commands_with(flag):
+            return f"there is no option `{flag}` here; it is one of {' and '.join(others)}"
+        return f"there is no option `{flag}`.{_closest_flag(flag, self._option_string_actions)}".removesuffix(".")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the closest command instead of all."""
@@ -220,6 +226,27 @@ class _Command(_Parser):
         return namespace, rest
 
 
+def _commands_with(flag: str) -> list[str]:
+    """Name the commands that have a flag."""
+    commands = _filled(_parser())
+    return [f"`fxprune {name}`" for name, command in commands.items() if flag in command._option_string_actions]
+
+
+def _closest_flag(flag: str, flags: Iterable[str]) -> str:
+    """Return the hint with the closest flag; the dashes are alike in all."""
+    from fxprune.passes.options import closest
+
+    return closest(flag.lstrip("-"), [each[2:] for each in flags if each.startswith("--")]).replace("`", "`--", 1)
+
+
+def _filled(parser: argparse.ArgumentParser) -> dict[str, _Command]:
+    """Return the parsers of all commands, with their arguments."""
+    (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for command in commands.values():
+        command.fill()
+    return dict(commands)
+
+
 class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
@@ -235,9 +262,7 @@ class _PrintCompletion(argparse.Action):
 
         names = {"model": list_models(), "data": [*PACKAGED]} if given[1] == "bash" else {}
 
-        (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-        for name, command in commands.items():
-            command.fill()
+        for name, command in _filled(parser).items():
             command.description = COMMANDS[name]  # a menu has a line for each
             for action in command._actions:
                 range_ = action.option.range if hasattr(action, "option") else None
