@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from fxprune import __version__
 from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
 
+from .completion import SHELLS, completion
 from .process import process_number
 from .reply import Reply, as_json, terminal_columns
 
@@ -31,7 +32,6 @@ COMMANDS = {
     "report": "print the table of a folder of results once more, and write its report anew",
     "checks": "check this installation: versions, devices, extras and what they lack, the cache",
 }
-SHELLS = ("bash", "zsh", "tcsh", "fish")
 # Options of commands that build a network without data.
 DECIDED_BY_DATA = ("num_classes", "in_chans")
 
@@ -250,29 +250,9 @@ def _filled(parser: argparse.ArgumentParser) -> dict[str, _Command]:
 class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
-    # A function of bash that completes one of some names, or a file.
-    NAMES = '_fxprune_{0}_or_files() {{ compgen -W "{1}" -- "$1"; _shtab_compgen_files "$1"; }}\n'
-
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script: options complete few values or files; in bash also models and data."""
-        import shtab  # only here: every other command starts faster without it
-
-        from fxprune.models_zoo import list_models
-        from fxprune.models_zoo.data import PACKAGED
-
-        names = {"model": list_models(), "data": [*PACKAGED]} if given[1] == "bash" else {}
-
-        for name, command in _filled(parser).items():
-            command.description = COMMANDS[name]  # a menu has a line for each
-            for action in command._actions:
-                range_ = action.option.range if hasattr(action, "option") else None
-                action.choices = range_.choices if range_ and range_.choices else action.choices
-                if action.nargs != 0 and action.choices is None and action.metavar not in ("N", "X"):
-                    action.complete = shtab.FILE
-                if action.dest in names:
-                    action.complete = {"bash": f"_fxprune_{action.dest}_or_files"}
-        preamble = "".join(self.NAMES.format(kind, " ".join(each)) for kind, each in names.items())
-        print(shtab.complete(parser, shell=given[1], preamble={"bash": preamble}))
+        """Print the script for the given shell."""
+        print(completion(parser, {name: (each, COMMANDS[name]) for name, each in _filled(parser).items()}, given[1]))
         parser.exit()
 
 
