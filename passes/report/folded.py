@@ -73,7 +73,7 @@ class Folded:
                 "without images, a repair knows only weights and noise: expect far more errors than after one on some "
                 "hundred images, even without labels; give `data` or `inputs`",
             ]
-        lost = f"not lossless: {changed} of {last.count} test images get another class than from the wide network"
+        lost = f"not lossless: another class than the wide network's for {changed} of {count(last.count, 'test image')}"
         if self.judge == "labels":
             return [f"{cost}, accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; {lost} (`changed`)"]
         return [
@@ -89,7 +89,7 @@ class Folded:
         if not self.errors:
             return text
         errors = ", ".join(f"{error:.2g} ({name})" for name, error in sorted(self.errors.items(), key=lambda x: x[1]))
-        on = f"from {self.images} images without labels" if self.images else "from noise in place of images"
+        on = f"from {count(self.images, 'image')} without labels" if self.images else "from noise in place of images"
         return f"{text}, {on}; relative error of the outputs on those held back: {errors}"
 
 
