@@ -58,6 +58,12 @@ def test_links_lead_somewhere(document):
     assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("listing", ["README.md", "llms.txt"])
+def test_every_page_is_listed(listing):
+    linked = set(re.findall(r"\]\((docs/[^/)#]+)", (ROOT / listing).read_text(encoding="utf-8")))
+    assert {page for page in DOCUMENTS if page.startswith("docs/")} - linked == {"docs/index.md"}
+
+
 def test_recipes_can_be_read(tmp_path):
     recipe, published = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/recipes.md").read_text(encoding="utf-8"), re.S)
     (tmp_path / "half.yaml").write_text(recipe)
