@@ -1,4 +1,4 @@
-"""Rules for functions of matrices: the last two axes are those of a matrix, in front is a batch."""
+"""Rules for functions of matrices: a matrix is on the last two axes, in front is a batch."""
 
 from __future__ import annotations
 
