@@ -60,9 +60,7 @@ def csgd(
             after this call stays as it is.
         narrow: take steps on one row per cluster, so that gradients and state have the narrow size; ``optimizer.state``
             too, but state dicts and copies have the shapes of the parameters. Other hooks on the optimizer, and its
-            closure, see the parameters as they are. Writes to parameters between steps count; one through ``.data`` to
-            a weight of more than 65536 numbers may be undone if it begins after the first steps, and leaves each eighth
-            row (others in each step) alone.
+            closure, see the parameters as they are; what they or anybody else writes there between steps counts.
             None: under PyTorch's pointwise optimizers (SGD, Adam and their kin) in the decoupled form, on CPUs; on a
             GPU, to see whether somebody wrote to weights costs a wait.
 

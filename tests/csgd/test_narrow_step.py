@@ -293,10 +293,15 @@ def test_steps_that_see_more_than_each_number_are_refused(kind, options):
         csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=True, **options)
 
 
+@pytest.mark.parametrize("small", [0, 2**16])  # each alone, or together
 @pytest.mark.parametrize("row", range(8))
 @torch.no_grad()
-def test_each_row_of_a_small_weight_counts_where_it_is_written_through_data(row):
+def test_each_row_counts_where_it_is_written_through_data_at_any_time(row, small, monkeypatch):
+    for module in ("narrow_step", "bundles"):
+        monkeypatch.setattr(f"fxprune.passes.csgd.{module}.SMALL", small)
     case, optimizer, _ = started(torch.optim.SGD)
+    for _ in range(10):
+        optimizer.step()
     case.model.conv1.weight.data[row] += 1.0
     before = away(case.model, plan_of(case, PLAIN))
     optimizer.step()
