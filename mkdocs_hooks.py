@@ -1,4 +1,4 @@
-"""Show what docstrings refer to, such as :func:`fxprune.narrow`, as code on the pages of `make docs`."""
+"""Show references in docstrings, such as :func:`fxprune.narrow`, as code on the site."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fxprune.common.text import count
 from fxprune.passes.options import FoldJob, Job, options_of
 from fxprune.passes.rewrite import UNEQUAL
 
@@ -116,7 +117,8 @@ def _after_fold(result: Result, lost: float) -> Iterator[Advice]:
             f"It lost {lost:.2f} {what}: keep more, give more images, or train it by C-SGD (fxprune compress)."
         )
     if result.folded.few:
-        yield Advice(f"{result.folded.few} layers had too few images for their fit; {result.folded.needed} are enough.")
+        few = count(result.folded.few, "layer")
+        yield Advice(f"{few} had too few images for their fit; {result.folded.needed} are enough.")
 
 
 def _bounded(what: str, found: float, bound: float) -> Verdict:
