@@ -139,6 +139,7 @@ class _Interpreter(fx.Interpreter):
         with noting as steps:
             value = super().run_node(n)
         self.state.lengths.note(n, value, self.env, self.state.labels)
+        self._freeze_cuts(n)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:
@@ -168,6 +169,14 @@ class _Interpreter(fx.Interpreter):
             return not_adapting(self.state, call, (args, kwargs), (value, steps), layer, original)
         finally:
             self.state.layers.paused = False
+
+    def _freeze_cuts(self, n: fx.Node) -> None:
+        """Freeze the axes of channels that a call may cut at another place for other inputs."""
+        given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        if isinstance(given, torch.Tensor):
+            axes = self.state.labels.of(given).axes
+            cut = (axes[dim] for dim in self.state.lengths.cut(n, given.dim()))
+            self.state.marks.freeze("a slice of channels that hangs on an input", *cut)
 
     def _freeze_sizes(self, n: fx.Node, value: Any, steps: Steps) -> None:
         """Freeze the axes that a call made in a size that does not follow from what it reads."""

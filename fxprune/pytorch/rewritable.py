@@ -190,6 +190,19 @@ def is_pattern(node: fx.Node) -> bool:
     return bool(node.users) and all(read)
 
 
+def takes_all(item: Any, x: Any, dim: int) -> bool:
+    """Tell whether a slice ends at the length of its own axis, read of the same tensor."""
+    if not isinstance(item, slice) or item.start not in (None, 0) or item.step not in (None, 1):
+        return False
+    if not isinstance(item.stop, fx.Node) or not isinstance(x, fx.Node):
+        return False
+    if item.stop.target == "size":
+        return item.stop.args == (x, dim)
+    read, *at = item.stop.args if item.stop.target is operator.getitem else (None,)
+    sizes = isinstance(read, fx.Node) and (read.target, *read.args) in ((getattr, x, "shape"), ("size", x))
+    return sizes and at == [dim]
+
+
 def calls_function(node: fx.Node) -> bool:
     """Tell whether a node calls a function, and does not read an attribute."""
     return node.op == "call_function" and node.target is not getattr

@@ -32,12 +32,15 @@ def sliced(site: Site) -> fx.Node | None:
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
     beside = not all(isinstance(item, slice | int | None) for item in items)
+    wide = site.node.args[1] if isinstance(site.node.args[1], tuple) else (site.node.args[1],)
+    asked = _without_ellipsis(wide, len(on_x.sizes))
     dim, new, x = 0, list[Any](), site.args[0]
-    for item in items:
+    for item, before in zip(items, asked, strict=True):
         if item is None:
             new.append(item)
             continue
         codes = on_x.axes[dim]
+        item = slice(None) if surface.takes_all(before, given, dim) else item
         if codes is not None and item != slice(None):
             site.guard_length(dim, on_x)
         new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
