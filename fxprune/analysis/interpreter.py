@@ -41,7 +41,7 @@ from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
 from .time_steps import TimeSteps
-from .trial import Steps, not_adapting, recorded
+from .trial import Steps, known_from, not_adapting, recorded
 
 
 def run_labelled(
@@ -134,7 +134,7 @@ class _Interpreter(fx.Interpreter):
             self.values[n.name] = known[0]
             return known[0]
         foreign, own_code = is_foreign(n, self.submodules), runs_own_code(n)
-        noted = foreign or own_code or calls_function(n)
+        noted = foreign or own_code or calls_function(n) or (n.op == "call_method" and not self.state.rewritable)
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
@@ -150,6 +150,7 @@ class _Interpreter(fx.Interpreter):
             fixed = self._not_adapting(n, value, steps) if calls_function(n) else None
             if fixed is None or len(fixed):
                 self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
+        self._freeze_sizes(n, value, steps)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
@@ -158,6 +159,7 @@ class _Interpreter(fx.Interpreter):
     def _not_adapting(self, n: fx.Node, value: Any, steps: Steps) -> Ids | None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         call: Any = self.submodules[str(n.target)] if n.op == "call_module" else n.target
+        call = getattr(torch.Tensor, call) if n.op == "call_method" else call
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
@@ -166,6 +168,14 @@ class _Interpreter(fx.Interpreter):
             return not_adapting(self.state, call, (args, kwargs), (value, steps), layer, original)
         finally:
             self.state.layers.paused = False
+
+    def _freeze_sizes(self, n: fx.Node, value: Any, steps: Steps) -> None:
+        """Freeze the axes that a call made in a size that does not follow from what it reads."""
+        made, self.state.marks.sized = self.state.marks.sized, []
+        if made and steps and known_from(self.state, tensors_in(self.fetch_args_kwargs_from_env(n)), made):
+            fixed = self._not_adapting(n, value, steps)
+            made = made if fixed is None or len(fixed) else []
+        self.state.marks.frozen += made
 
     def _freeze_memory_of(self, tensors: list[torch.Tensor]) -> None:
         """Freeze tensors and all that share their memory, since a call reads how that is laid out."""

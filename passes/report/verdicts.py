@@ -61,7 +61,7 @@ def advice_for(result: Result, folder: str) -> Iterator[Advice]:
             said, teacher = f"The {result.metric} went from {words(first.score)} to {words(last.score)}", ""
         yield Advice(f"{said}: give C-SGD more epochs (--csgd-epochs), {teacher}or keep more.")
     elif lost <= 0.2:
-        yield Advice("Almost nothing was lost: ask for a smaller share.")
+        yield Advice(f"{'Almost nothing' if lost > 0 else 'Nothing'} was lost: ask for a smaller share.")
     wide, narrow = first.onnxruntime_ms, last.onnxruntime_ms
     if wide and narrow and narrow / wide > 1.3 * last.macs / first.macs:
         yield Advice(

@@ -119,11 +119,7 @@ def folded(tmp_path, **changes):
         ({"repair": "none"}, "accuracy", "kept: no repair, from"),
         ({"repair": "none", "wanted": "statistics"}, "accuracy", "kept: no repair (statistics had nothing to repair)"),
         ({"unfitted": {"a": "why", "b": "x"}}, "accuracy", "2 of 5 layers keep their summed columns, first `a`: why"),
-        (
-            {"few": 2, "needed": 90},
-            "accuracy",
-            "a penalty decides the fit of 2 layers, with fewer positions in 40 images",
-        ),
+        ({"few": 2, "needed": 90}, "accuracy", "few images: fewer positions in 40 images than features in 2 layers"),
     ],
 )
 def test_a_fold_says_what_it_repaired_and_lost(tmp_path, changes, head, says):

@@ -69,3 +69,7 @@ tokens("functional root mean square norm", lambda s, y: F.rms_norm(y, (8,), s.w,
 tokens("normalised by hand", _by_hand, {A: 8})
 tokens("widths without a common divisor", lambda s, y: s.d(s.n(torch.cat([y, s.c(y)], -1))), {"d.weight": 6}, out=6,
        c=linear(8, 7), n=nn.LayerNorm(15), d=linear(15, 6), frozen="no common divisor")
+tokens("channels of bounded length", lambda s, y: torch.renorm(y.flatten(0, 1), 2, 1, 0.5).view(y.shape), {A: 8},
+       fixed=True)
+tokens("tokens of bounded length", lambda s, y: s.c(torch.renorm(y, 1, 1, 0.5)), {"c.weight": 6}, out=6, c=linear(8, 6),
+       frozen="a norm runs over them")

@@ -77,6 +77,14 @@ def group_norm(call: Call) -> list[Axes]:
     return _with_statistics(call, tuple(axes))
 
 
+@rule("renorm", "renorm_")
+def renorm(call: Call) -> Axes:
+    """Each position of one axis is scaled by a norm over all others, which freeze."""
+    axes, dim = call.axes(call.args[0]), call.args[2] % call.out.dim()
+    call.freeze("a norm runs over them", *(ids for at, ids in enumerate(axes) if at != dim))
+    return axes
+
+
 @rule("_weight_norm_interface")
 def weight_norm(call: Call) -> list[Axes]:
     """Weight norm: directions and lengths tie along axis ``dim``; a norm runs over other axes.
