@@ -20,7 +20,7 @@ def has_own_weights(model: str) -> bool:
 
 
 def has_own_classes(model: str) -> bool:
-    """Tell whether the address of a network stands for a stored graph, whose last layer stays as it is."""
+    """Tell whether an address stands for a stored graph, whose last layer stays."""
     return os.path.isdir(model) or model.endswith(PROGRAM)
 
 
