@@ -118,7 +118,7 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
 
 
 def _unify_state(cell: nn.Module, state: AnalysisState) -> None:
-    """Unify the columns over the state with the rows of a gate, also where the state is zeros: a cell has one width."""
+    """Unify the columns over the state with the rows of a gate: a cell has one width."""
     rows, columns = state.origins.label(cell.get_parameter("weight_hh")).axes
     if rows is not None and columns is not None:
         state.channels.unite(rows[: len(columns)], columns)

@@ -294,3 +294,11 @@ def test_numbers_that_hang_on_an_input_freeze_channels(op, why):
     coupling = fxprune.couple(net, torch.rand(2, 3, 8, 8))
     assert "a.weight" not in coupling.groups
     assert why in str(coupling)
+
+
+def test_a_slice_of_channels_that_are_joined_with_space_is_guarded():
+    snapped, narrow = made(lambda s, y: s.b(y.flatten(1)[:, :256].view(-1, 4, 64)), b=nn.Conv1d(4, 5, 1))
+    assert_same(snapped, narrow, (8, 8))
+    snapped(images(12, 12))
+    with pytest.raises(SpecialisedError, match=r"size 1 before `getitem` was"):
+        narrow(images(12, 12))
