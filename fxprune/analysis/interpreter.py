@@ -113,6 +113,15 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
                 module.register_forward_pre_hook(steps.shorten, with_kwargs=True)
                 module.register_forward_hook(steps.lengthen, with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
+        if isinstance(module, nn.RNNCellBase):
+            module.register_forward_hook(lambda cell, *_: _unify_state(cell, state))
+
+
+def _unify_state(cell: nn.Module, state: AnalysisState) -> None:
+    """Unify the columns over the state with the rows of a gate: a cell has one width."""
+    rows, columns = state.origins.label(cell.get_parameter("weight_hh")).axes
+    if rows is not None and columns is not None:
+        state.channels.unite(rows[: len(columns)], columns)
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"

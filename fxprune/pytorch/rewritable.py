@@ -50,7 +50,7 @@ ATTENTION: Calls = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: Calls = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 TRANSPOSED: Calls = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 LINEAR: Calls = CONVOLUTIONS | TRANSPOSED | {F.linear}
-NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
+NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.rms_norm, torch.rms_norm})
 GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS

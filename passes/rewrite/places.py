@@ -94,6 +94,8 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
     site.guard_length(dim, on_x)
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
+    if length == 1 and not inside:  # as in `_bounds`
+        before, inside = 0, 1
     return site.copy((site.args[0], dim, before, inside), {})
 
 
