@@ -95,7 +95,7 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
     if is_out_of_memory(error):
         first = first_line(error, type(error).__name__).rstrip(".")
         return f"out of memory: {'; '.join([first, *getattr(error, '__notes__', [])]).removesuffix('.')}.", 2
-    return f"unexpected {kind_and_line(error)} Run again with --debug to see where.", 1
+    return f"unexpected {kind_and_line(error).removesuffix('.')}. Run again with --debug to see where.", 1
 
 
 def _say_as_json(command: str | None, kind: type, message: str, code: int) -> None:

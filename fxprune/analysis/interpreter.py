@@ -113,6 +113,15 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
                 module.register_forward_pre_hook(steps.shorten, with_kwargs=True)
                 module.register_forward_hook(steps.lengthen, with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
+        if isinstance(module, nn.RNNCellBase):
+            module.register_forward_hook(lambda cell, *_: _unify_state(cell, state))
+
+
+def _unify_state(cell: nn.Module, state: AnalysisState) -> None:
+    """Unify the columns over the state with the rows of a gate: a cell has one width."""
+    rows, columns = state.origins.label(cell.get_parameter("weight_hh")).axes
+    if rows is not None and columns is not None:
+        state.channels.unite(rows[: len(columns)], columns)
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
@@ -139,6 +148,7 @@ class _Interpreter(fx.Interpreter):
         with noting as steps:
             value = super().run_node(n)
         self.state.lengths.note(n, value, self.env, self.state.labels)
+        self._freeze_cuts(n)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:
@@ -168,6 +178,14 @@ class _Interpreter(fx.Interpreter):
             return not_adapting(self.state, call, (args, kwargs), (value, steps), layer, original)
         finally:
             self.state.layers.paused = False
+
+    def _freeze_cuts(self, n: fx.Node) -> None:
+        """Freeze the axes of channels that a call may cut at another place for other inputs."""
+        given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        if isinstance(given, torch.Tensor):
+            axes = self.state.labels.of(given).axes
+            cut = (axes[dim] for dim in self.state.lengths.cut(n, given.dim()))
+            self.state.marks.freeze("a slice of channels that hangs on an input", *cut)
 
     def _freeze_sizes(self, n: fx.Node, value: Any, steps: Steps) -> None:
         """Freeze the axes that a call made in a size that does not follow from what it reads."""

@@ -43,7 +43,8 @@ class _UnknownError(Exception):
 
 def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return ``func(*args, **kwargs)`` for tensors on the meta device."""
-    func = _kernels().get(func, func)
+    if kernel := _kernels().get(func):
+        return kernel(*args)
     kind = _kind(func)
     if kind is None or torch.is_inference_mode_enabled():
         return func(*args, **kwargs)

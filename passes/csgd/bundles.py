@@ -185,7 +185,7 @@ class Bundle:
         self._sums.copy_(self._sums_of(rows))
 
     def _sums_of(self, rows: Tensor) -> Tensor:
-        """Sum each row with weights, piece by piece as :meth:`write` does, so that rounding is the same."""
+        """Sum each row with weights, in the pieces of :meth:`write`: rounding is the same."""
         return torch.cat([torch.mv(piece, self._factors) for piece in rows.split(self._many)])
 
     def _view(self) -> None:

@@ -21,7 +21,7 @@ from .gradients import GivenGradients
 from .law import Momentum, Motion, advance, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, has_rows
-from .sharding import check_in_optimizer
+from .sharding import check_in_model, check_in_optimizer
 from .step_guard import guard_steps
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation, Tied, deviation_of
@@ -145,7 +145,7 @@ class Csgd:
             self._means.even_state(self._optimizer, self._shared)
 
     def _momentum(self) -> dict[str, Tensor]:
-        """Return the momentum that the pull goes through, by name; :func:`csgd` averages it, and so loses it."""
+        """Return the momentum that the pull goes through, by name; :func:`csgd` averages it."""
         states = {each.name: self._optimizer.state.get(each.parameter, {}) for each in self._shared}
         buffers = {name: state.get("momentum_buffer") for name, state in states.items() if self.coupled}
         return {name: buffer for name, buffer in buffers.items() if buffer is not None}
@@ -196,6 +196,7 @@ class Csgd:
         if held != self._held:
             check_in_optimizer(self._tied, self._optimizer)
             self._held = held
+        check_in_model(self._tied)
         check_kinds(self._tied, self._kinds)
         more = len(self._optimizer.param_groups) - len(self._motions)
         self._motions += [Motion()] * more  # groups that were added since hold nothing that is pulled

@@ -55,14 +55,13 @@ class Folded:
         lines = [*self._measured(cost, first, last, changed), self._repaired()]
         if self.unfitted:
             name, why = next(iter(self.unfitted.items()))
-            some = len(self.unfitted)
+            left = len(self.unfitted)
             why = why.removesuffix(": keeps its summed columns")
-            lines.append(f"{some} of {some + self.fitted} layers keep their summed columns, first `{name}`: {why}")
+            lines.append(f"{left} of {left + self.fitted} layers keep their summed columns, first `{name}`: {why}")
         if self.few:
             lines.append(
-                f"few images: fewer positions in {count(self.images, 'image')} than features in "
-                f"{count(self.few, 'layer')}, so that a penalty decides the fit; {count(self.needed, 'image')} are "
-                "enough for all"
+                f"few images: a penalty decides the fit of {count(self.few, 'layer')}, with fewer positions in "
+                f"{count(self.images, 'image')} than features; {self.needed} images are enough for all"
             )
         return lines
 

@@ -78,6 +78,8 @@ BAD = [
     ("{small} --in-chans 3", ["`--in-chans` here: the images of --data decide it"]),
     ("plan small --plan p.json", ["`--plan` here; it is one of `fxprune compress` and `fxprune fold`"]),
     ("inspect digits", ["`digits` is data, for --data"]),
+    ("inspect empty --num-classes 5", ["empty holds a network with its own classes; leave out --num-classes"]),
+    ("fold a.pt2 --num-classes 5", ["a.pt2 holds a network with its own classes; leave out --num-classes"]),
     ("inspect vvv", ["`vvv`, and there is no such folder", "timm.list_models()"]),
     ("inspect small --data hfds/nope", ["it needs the package datasets: `pip install datasets`"]),
     ("{small} --method magic", ["magic", "kmeans"]),

@@ -156,6 +156,7 @@ image("padded as the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape
       frozen="padding among channels that hangs on an input")
 image("image padded as it tells", lambda s, y: F.pad(y, (0, 0, 0, y.shape[2] // 4, 0, 2)), {A: 8, B: 6}, out=10)
 image("ones like one channel", lambda s, y: y * torch.ones_like(y[:, 5:6]), {A: 8, B: 6})
+image("ones like one channel, narrowed", lambda s, y: y * torch.ones_like(y.narrow(1, 6, 1)), {A: 8, B: 6})
 image("zeros like the last channel", lambda s, y: y + torch.zeros_like(y[:, -1])[:, None], {A: 8, B: 6})
 image("one channel, also read", lambda s, y: y * torch.ones_like(y[:, 5:6]) + y[:, 5:6], {B: 6},
       frozen="one channel is sliced out")

@@ -48,6 +48,12 @@ image("group norm", lambda s, y: s.n(y), {A: 4, B: 6}, n=nn.GroupNorm(2, 8))
 image("group norm of one group", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(1, 8))
 image("group norm, a channel each", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(8, 8))
 image("functional group norm", lambda s, y: F.group_norm(y, 4, s.w, s.v), {"w": 2, B: 6}, w=free(8), v=free(8))
+image("group norm by a height", lambda s, y: F.group_norm(y, y.shape[2]), {B: 6}, fixed=True,
+      frozen="a number of groups that hangs on an input")
+image("group norm, the operator", lambda s, y: torch.native_group_norm(y, None, None, 2, 8, 64, 2, 1e-5)[0], {B: 6},
+      fixed=True, frozen="a size that the call states")
+image("batch norm, the operator without statistics",
+      lambda s, y: torch.ops.aten._native_batch_norm_legit.no_stats(y, None, None, True, 0.1, 1e-5)[0], {A: 8, B: 6})
 image("group norm after cat", _two_under_one, {A: 8, "c.weight": 4, B: 6}, out=12, c=conv(8, 4), n=nn.GroupNorm(1, 12))
 image("channels last", lambda s, y: s.n(y), {A: 8, B: 6}, n=_ChannelsLast(8))
 image("layer norm over channels and space", lambda s, y: s.n(y), {A: 8, B: 6}, fixed=True, n=nn.LayerNorm((8, 8, 8)))
@@ -61,6 +67,8 @@ tokens("layer norm without bias", lambda s, y: s.n(y), {A: 8}, n=nn.LayerNorm(8,
 tokens("functional layer norm", lambda s, y: F.layer_norm(y, (8,), s.w, s.v), {"v": 8}, v=free(8), w=free(8))
 tokens("functional layer norm of its shape", lambda s, y: F.layer_norm(y, y.shape[-1:], s.w), {"w": 8}, w=free(8))
 tokens("functional layer norm by keyword", lambda s, y: F.layer_norm(y, normalized_shape=[8], weight=s.w), {"w": 8},
+       w=free(8))
+tokens("layer norm, the operator", lambda s, y: torch.native_layer_norm(y, (8,), s.w, None, 1e-5)[0], {"w": 8},
        w=free(8))
 tokens("layer norm, torch's own", lambda s, y: torch.layer_norm(y, [8], s.w, None, 1e-5), {"w": 8}, w=free(8))
 tokens("root mean square norm, torch's own", lambda s, y: torch.rms_norm(y, (8,), s.w), {"w": 8}, w=free(8))
