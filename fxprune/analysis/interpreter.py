@@ -19,6 +19,7 @@ from fxprune.pytorch.constants import stays
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
+    PADS,
     calls_function,
     canonical_call,
     is_foreign,
@@ -185,7 +186,8 @@ class _Interpreter(fx.Interpreter):
         if isinstance(given, torch.Tensor):
             axes = self.state.labels.of(given).axes
             cut = (axes[dim] for dim in self.state.lengths.cut(n, given.dim()))
-            self.state.marks.freeze("a slice of channels that hangs on an input", *cut)
+            what = "padding" if canonical_call(n.target) in PADS else "a slice"
+            self.state.marks.freeze(f"{what} of channels that hangs on an input", *cut)
 
     def _freeze_sizes(self, n: fx.Node, value: Any, steps: Steps) -> None:
         """Freeze the axes that a call made in a size that does not follow from what it reads."""

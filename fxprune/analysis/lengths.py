@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxprune.pytorch.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import VIEWS, canonical_call, positional, reads_sizes, takes_all
+from fxprune.pytorch.rewritable import PADS, VIEWS, canonical_call, positional, reads_sizes, takes_all
 
 from .channels import Channels
 from .labels import Label, Labels, tensors_in
@@ -132,11 +132,17 @@ class InputLengths:
         return each if len(each) == rank else [True] * rank
 
     def cut(self, node: fx.Node, rank: int) -> list[int]:
-        """List the axes that a call cuts between bounds that hang on an input.
+        """List the axes that a call cuts between bounds that hang on an input, or pads by a number that does.
 
-        PyTorch returns a tensor as it is where a slice takes all of it, and no rule sees that.
+        PyTorch returns a tensor as it is where a slice takes all of it, or nothing is added; no rule sees that.
         """
-        if canonical_call(node.target) in ("narrow", torch.narrow):
+        kind = canonical_call(node.target)
+        if kind in PADS:
+            args, named = positional(node.target, node.args, node.kwargs)
+            amounts = args[1] if len(args) > 1 else named["pad"]
+            hang = map(self._hangs, amounts) if isinstance(amounts, (tuple, list)) else ()
+            return [rank - 1 - at // 2 for at, hangs in enumerate(hang) if hangs]
+        if kind in ("narrow", torch.narrow):
             args, named = positional(node.target, node.args, node.kwargs)
             dim, start, length = (*args[1:], *(named[name] for name in ("dim", "start", "length") if name in named))
             cuts = [(dim % rank, [start, length])]

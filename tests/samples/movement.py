@@ -134,6 +134,8 @@ net("padded shortcut that is an output", _option_a_told, (torch.zeros(2, 3, 8, 8
 image("padding read", lambda s, y: F.pad(y, (1, 1, 1, 1, 2, 3)), {A: 8, B: 6}, out=13)
 image("padding by a value", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, 4), value=2.0), {A: 8, B: 6}, out=12)
 image("negative padding", lambda s, y: F.pad(y, (0, 0, 0, 0, -2, 3)), {A: 2, A2: 6, B: 6}, out=9)
+image("padding by a length that the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape[2] - 8)), {B: 6},
+      fixed=True, frozen="padding of channels that hangs on an input")
 image("padding averaged", _padded_average, {B: 6}, out=12, frozen="mean over channels")
 image("padding in space", lambda s, y: s.p(F.pad(y, (1, 2))), {A: 8, B: 6}, p=nn.ZeroPad2d(1))
 image("arbitrary strides", lambda s, y: y.as_strided((y.shape[0], 8, 4, 4), (512, 64, 8, 1)), {B: 6}, fixed=True,
