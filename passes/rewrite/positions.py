@@ -51,8 +51,8 @@ def guard_positions(site: Site, sizes: list[Any]) -> None:
             site.call(guard_equal, equal, True, f"{_axes(site, free[at])} is what it asks for")
 
 
-def guard_units(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
-    """Guard that no position moves across channels where axes of length 1 here are longer.
+def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
+    """Guard that no position moves across channels where the numbers of both agree by chance.
 
     ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only.
     """
@@ -62,24 +62,22 @@ def guard_units(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
         old, new = [d for d in left if before[d] > 1], [d for d in right if after[d] > 1]
         if not old or not new or all(site.value.axes[d] is None for d in new):
             continue
-        splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
-        behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
-        moved = [before[d] for d in behind[0]].count(1) - [after[d] for d in behind[1]].count(1)
         front = range(old[0]), range(new[0])
-        moved_in_front = [before[d] for d in front[0]].count(1) - [after[d] for d in front[1]].count(1)
-        if not moved and not moved_in_front:
-            continue
-        if not _is_batch(asked, *front) and any(d in computed for d in front[1]):
+        behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
+        splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
+        moved = [before[d] for d in behind[0]].count(1) != [after[d] for d in behind[1]].count(1)
+        if not _stay(asked, *front, computed):
             _guard_same(site, made, *front)
-        if splits or (moved and any(d in computed for d in behind[1])):
+        if splits or ((moved or len(old) + len(new) > 2) and not _stay(asked, *behind, computed)):
             _guard_same(site, made, *behind)
 
 
-def _is_batch(asked: Mapping[int, Any], before: Sequence[int], after: Sequence[int]) -> bool:
-    """Tell whether a view only reads the batch in front of channels, and leaves it."""
-    size = asked.get(0)
-    reads = isinstance(size, fx.Node) and size.target == "size" and size.args[1:] == (0,)
-    return reads and len(before) == len(after) == 1
+def _stay(asked: Mapping[int, Any], before: range, after: range, computed: Sequence[int]) -> bool:
+    """Tell whether a view states the lengths of the same axes again, or computes none."""
+    again = [isinstance(asked[d], fx.Node) and asked[d].target == "size" for d in after if d in asked]
+    same = len(before) == len(after) == len(again) and all(again)
+    shift = before.start - after.start
+    return not any(d in computed for d in after) or (same and all(asked[d].args[1:] == (d + shift,) for d in after))
 
 
 def _guard_same(site: Site, made: fx.Node, before: Sequence[int], after: Sequence[int]) -> None:

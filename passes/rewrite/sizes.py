@@ -17,7 +17,7 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import guard_positions, guard_run, guard_units, is_open
+from .positions import guard_positions, guard_run, guard_sides, is_open
 from .site import Site, standing_for
 
 
@@ -49,7 +49,7 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     if site.kind in surface.VIEWS:
-        guard_units(site, asked, made)
+        guard_sides(site, asked, made)
     for dim in where:
         if is_open(asked.get(dim)):
             codes = wide.value.axes[dim]
