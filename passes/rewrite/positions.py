@@ -57,7 +57,6 @@ def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
     ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only.
     """
     before, after = site.wide_of(0).sizes, site.value.sizes
-    computed = [d for d, size in asked.items() if not isinstance(size, int) or size == -1]
     for left, right in view_factors(before, after):
         old, new = [d for d in left if before[d] > 1], [d for d in right if after[d] > 1]
         if not old or not new or all(site.value.axes[d] is None for d in new):
@@ -66,25 +65,87 @@ def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
         behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
         splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
         moved = [before[d] for d in behind[0]].count(1) != [after[d] for d in behind[1]].count(1)
-        if not _stay(asked, *front, computed):
-            _guard_same(site, made, *front)
-        if splits or ((moved or len(old) + len(new) > 2) and not _stay(asked, *behind, computed)):
-            _guard_same(site, made, *behind)
+        if not _stay(site, asked, *front):
+            _guard_same(site, asked, made, *front)
+        if splits or ((moved or len(old) + len(new) > 2) and not _stay(site, asked, *behind)):
+            _guard_same(site, asked, made, *behind)
 
 
-def _stay(asked: Mapping[int, Any], before: range, after: range, computed: Sequence[int]) -> bool:
-    """Tell whether a view states the lengths of the same axes again, or computes none."""
-    again = [isinstance(asked[d], fx.Node) and asked[d].target == "size" for d in after if d in asked]
-    same = len(before) == len(after) == len(again) and all(again)
+def _stay(site: Site, asked: Mapping[int, Any], before: range, after: range) -> bool:
+    """Tell whether a view leaves axes as they are, or states their lengths again."""
     shift = before.start - after.start
-    return not any(d in computed for d in after) or (same and all(asked[d].args[1:] == (d + shift,) for d in after))
+    return len(before) == len(after) and all(d not in asked or _reads(asked[d], site.args[0], d + shift) for d in after)
 
 
-def _guard_same(site: Site, made: fx.Node, before: Sequence[int], after: Sequence[int]) -> None:
-    sizes = [site.graph.create_node("call_method", "size", (made, d), {}, f"{site.node.name}_size") for d in after]
-    found = product(site.graph, [site.length(d) for d in before]) if before else 1
-    equal = site.call(operator.eq, found, product(site.graph, sizes) if sizes else 1)
-    site.call(guard_equal, equal, True, f"{_axes(site, before)} is what it asks for")
+def _reads(size: Any, tensor: fx.Node, dim: int) -> bool:
+    return isinstance(size, fx.Node) and size.target == "size" and size.args == (tensor, dim)
+
+
+def _guard_same(site: Site, asked: Mapping[int, Any], made: fx.Node, before: range, after: range) -> None:
+    def length(dim: int) -> Any:
+        size = asked.get(dim, -1)
+        if is_open(size) or site.value.axes[dim] is not None:
+            size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
+        return size
+
+    found, wanted = (product(site.graph, [*sizes]) for sizes in (map(site.length, before), map(length, after)))
+    if not isinstance(found, int) or found != wanted:
+        equal = site.call(operator.eq, found, wanted)
+        site.call(guard_equal, equal, True, f"{_axes(site, before)} is what it asks for")
+
+
+def guard_parts(site: Site, asked: Mapping[int, Any]) -> None:
+    """Guard that a computed length divides flattened channels between two of them: ``[c * h] -> [c * h // 4, 4]``."""
+    value = site.value
+    for _, right in view_factors(site.wide_of(0).sizes, value.sizes):
+        for d in right:
+            codes = value.axes[d]
+            alone = all(value.sizes[other] == 1 for other in right if other != d)
+            if codes is None or d not in value.varying or alone or not isinstance(asked.get(d), fx.Node):
+                continue
+            channels, blocks = len(np.unique(codes)), 1 + np.count_nonzero(np.diff(codes))
+            length, where = asked[d], f"size {d} of `{site.node.name}`"
+            if channels < blocks < len(codes):
+                site.call(guard_equal, length, len(codes), where)
+            else:
+                rest = site.call(operator.mod, length, channels)
+                site.call(guard_equal, rest, 0, f"what channels leave of {where}")
+
+
+def guard_flat(site: Site) -> None:
+    """Guard the positions in front of channels and behind them, where one axis takes both and a weight reads it.
+
+    ``[b, c, h, w] -> [b * c * h * w]`` has the same length for two images of 4 x 4 pixels and for eight of 2 x 2.
+    """
+    wide = site.wide_of(0)
+    for left, right in view_factors(wide.sizes, site.value.sizes):
+        on = [d for d in left if wide.axes[d] is not None]
+        flat = [d for d in right if site.value.axes[d] is not None]
+        if len(left) == 1 or not on or not flat:
+            continue
+        front = [d for d in left if d < on[0]]
+        behind = [d for d in left if d > on[0] and (wide.axes[d] is None or d in wide.varying)]
+        mixed = on[0] in wide.varying
+        if (front or mixed) and (behind or mixed) and _is_read(site, site.node, site.value.sizes[flat[0]]):
+            for dims in front, behind:
+                _guard_length_of(site, dims)
+
+
+def _is_read(site: Site, node: fx.Node, length: int) -> bool:
+    """Tell whether an axis of channels beside positions meets a weight, or is summed."""
+    nodes, module = site.coupling.nodes, site.coupling.graph_module
+    for user in node.users:
+        value = nodes[user.name].value if user.op != "output" else None
+        if not isinstance(value, Shape):
+            continue
+        owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
+        if owns or any(given.op == "get_attr" for given in user.all_input_nodes):
+            return True
+        stays = any(value.sizes[d] == length for d in value.varying)
+        viewed = math.prod(value.sizes) == math.prod(nodes[node.name].value.sizes)  # has guards of its own
+        if (stays and _is_read(site, user, length)) or not (stays or viewed):
+            return True
+    return False
 
 
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
