@@ -14,7 +14,7 @@ from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
 from fxprune.pytorch.view_factors import view_factors
 
-from .site import Site, product
+from .site import WIDE, Site, product
 
 
 def is_open(size: Any) -> bool:
@@ -54,9 +54,11 @@ def guard_positions(site: Site, sizes: list[Any]) -> None:
 def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
     """Guard that no position moves across channels where the numbers of both agree by chance.
 
-    ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only.
+    ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only. A view of a flattened tensor is compared
+    with the axes before that.
     """
-    before, after = site.wide_of(0).sizes, site.value.sizes
+    base, shape = _unflattened(site)
+    before, after = shape.sizes, site.value.sizes
     for left, right in view_factors(before, after):
         old, new = [d for d in left if before[d] > 1], [d for d in right if after[d] > 1]
         if not old or not new or all(site.value.axes[d] is None for d in new):
@@ -65,33 +67,52 @@ def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
         behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
         splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
         moved = [before[d] for d in behind[0]].count(1) != [after[d] for d in behind[1]].count(1)
-        if not _stay(site, asked, *front):
-            _guard_same(site, asked, made, *front)
-        if splits or ((moved or len(old) + len(new) > 2) and not _stay(site, asked, *behind)):
-            _guard_same(site, asked, made, *behind)
+        for old_side, new_side in (front, behind):
+            if old_side is behind[0] and not (splits or moved or len(old) + len(new) > 2):
+                continue
+            if _stay(base, site, asked, old_side, new_side):
+                continue
+            found = product(site.graph, [_size(site, base, d) for d in old_side])
+            wanted = product(site.graph, [_asked(site, asked, made, d) for d in new_side])
+            if not isinstance(found, int) or found != wanted:
+                equal = site.call(operator.eq, found, wanted)
+                site.call(guard_equal, equal, True, f"{_axes(site, old_side)} is what it asks for")
 
 
-def _stay(site: Site, asked: Mapping[int, Any], before: range, after: range) -> bool:
+def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
+    """Return the narrow tensor that a view starts from, before channels were flattened, and its wide shape."""
+    nodes, wide = site.coupling.nodes, site.node.args[0]
+    while nodes[wide.name].value.varying:
+        given = [node for node in wide.all_input_nodes if isinstance(nodes[node.name].value, Shape)]
+        shapes = [nodes[node.name].value for node in given]
+        if len(given) != 1 or math.prod(shapes[0].sizes) != math.prod(nodes[wide.name].value.sizes):
+            return site.args[0], site.wide_of(0)
+        (wide,) = given
+    if wide is site.node.args[0]:
+        return site.args[0], site.wide_of(0)
+    made = next(node for node in reversed(site.graph.nodes) if node.meta.get(WIDE) == wide.name)
+    return made, nodes[wide.name].value
+
+
+def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, after: range) -> bool:
     """Tell whether a view leaves axes as they are, or states their lengths again."""
-    shift = before.start - after.start
-    return len(before) == len(after) and all(d not in asked or _reads(asked[d], site.args[0], d + shift) for d in after)
+    shift, same = before.start - after.start, base is site.args[0]
+    return len(before) == len(after) and all(
+        same if d not in asked else _reads(asked[d], base, d + shift) for d in after
+    )
 
 
 def _reads(size: Any, tensor: fx.Node, dim: int) -> bool:
     return isinstance(size, fx.Node) and size.target == "size" and size.args == (tensor, dim)
 
 
-def _guard_same(site: Site, asked: Mapping[int, Any], made: fx.Node, before: range, after: range) -> None:
-    def length(dim: int) -> Any:
-        size = asked.get(dim, -1)
-        if is_open(size) or site.value.axes[dim] is not None:
-            size = site.graph.create_node("call_method", "size", (made, dim), {}, f"{site.node.name}_size")
-        return size
+def _asked(site: Site, asked: Mapping[int, Any], made: fx.Node, dim: int) -> Any:
+    size = asked.get(dim, -1)
+    return _size(site, made, dim) if is_open(size) or site.value.axes[dim] is not None else size
 
-    found, wanted = (product(site.graph, [*sizes]) for sizes in (map(site.length, before), map(length, after)))
-    if not isinstance(found, int) or found != wanted:
-        equal = site.call(operator.eq, found, wanted)
-        site.call(guard_equal, equal, True, f"{_axes(site, before)} is what it asks for")
+
+def _size(site: Site, tensor: fx.Node, dim: int) -> fx.Node:
+    return site.graph.create_node("call_method", "size", (tensor, dim), {}, f"{site.node.name}_size")
 
 
 def guard_parts(site: Site, asked: Mapping[int, Any]) -> None:
