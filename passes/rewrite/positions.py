@@ -12,6 +12,7 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
+from fxprune.pytorch.rewritable import INDICES, PADS, SLICES, SPLITS, canonical_call
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import WIDE, Site, product
@@ -116,17 +117,20 @@ def _size(site: Site, tensor: fx.Node, dim: int) -> fx.Node:
 
 
 def guard_parts(site: Site, asked: Mapping[int, Any]) -> None:
-    """Guard that a computed length divides flattened channels between two of them: ``[c * h] -> [c * h // 4, 4]``."""
+    """Guard that a length which a model computes divides channels between two of them.
+
+    ``[c * h] -> [c * h // 4, 4]`` does so if 4 divides h, ``[c, h] -> [h, c]`` if c and h are equal.
+    """
     value = site.value
     for _, right in view_factors(site.wide_of(0).sizes, value.sizes):
         for d in right:
             codes = value.axes[d]
             alone = all(value.sizes[other] == 1 for other in right if other != d)
-            if codes is None or d not in value.varying or alone or not isinstance(asked.get(d), fx.Node):
+            if codes is None or alone or not isinstance(asked.get(d), fx.Node):
                 continue
             channels, blocks = len(np.unique(codes)), 1 + np.count_nonzero(np.diff(codes))
             length, where = asked[d], f"size {d} of `{site.node.name}`"
-            if channels < blocks < len(codes):
+            if d not in value.varying or channels < blocks < len(codes):
                 site.call(guard_equal, length, len(codes), where)
             else:
                 rest = site.call(operator.mod, length, channels)
@@ -153,20 +157,23 @@ def guard_flat(site: Site) -> None:
 
 
 def _is_read(site: Site, node: fx.Node, length: int) -> bool:
-    """Tell whether an axis of channels beside positions meets a weight, or is summed."""
+    """Tell whether an axis of channels beside positions meets a weight, or an index."""
     nodes, module = site.coupling.nodes, site.coupling.graph_module
     for user in node.users:
         value = nodes[user.name].value if user.op != "output" else None
         if not isinstance(value, Shape):
             continue
         owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
-        if owns or any(given.op == "get_attr" for given in user.all_input_nodes):
+        named = canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
+        if owns or named or any(map(_is_constant, user.all_input_nodes)):
             return True
-        stays = any(value.sizes[d] == length for d in value.varying)
-        viewed = math.prod(value.sizes) == math.prod(nodes[node.name].value.sizes)  # has guards of its own
-        if (stays and _is_read(site, user, length)) or not (stays or viewed):
+        if any(value.sizes[d] == length for d in value.varying) and _is_read(site, user, length):
             return True
     return False
+
+
+def _is_constant(node: fx.Node) -> bool:
+    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes)))
 
 
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:
