@@ -12,10 +12,15 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.rewritable import INDICES, PADS, SLICES, SPLITS, canonical_call
+from fxprune.pytorch.rewritable import FLATTENS, INDICES, PADS, SLICES, SPLITS, VIEWS, canonical_call
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import WIDE, Site, product
+
+# Between a view and the next these leave every position where it is.
+_POINTWISE = frozenset({
+    "relu", "gelu", "silu", "sigmoid", "tanh", "mul", "truediv", "add", "sub", "neg", "clone", "contiguous", "dropout",
+})  # fmt: skip
 
 
 def is_open(size: Any) -> bool:
@@ -80,13 +85,18 @@ def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
                 site.call(guard_equal, equal, True, f"{_axes(site, old_side)} is what it asks for")
 
 
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
 def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
     """Return the narrow tensor that a view starts from, before channels were flattened, and its wide shape."""
     nodes, wide = site.coupling.nodes, site.node.args[0]
     while nodes[wide.name].value.varying:
         given = [node for node in wide.all_input_nodes if isinstance(nodes[node.name].value, Shape)]
-        shapes = [nodes[node.name].value for node in given]
-        if len(given) != 1 or math.prod(shapes[0].sizes) != math.prod(nodes[wide.name].value.sizes):
+        sizes = [math.prod(nodes[node.name].value.sizes) for node in (wide, *given)]
+        keeps = wide.op == "call_module" or canonical_call(wide.target) in VIEWS | FLATTENS or _name(wide) in _POINTWISE
+        if len(given) != 1 or sizes[0] != sizes[1] or not keeps:
             return site.args[0], site.wide_of(0)
         (wide,) = given
     if wide is site.node.args[0]:
@@ -108,7 +118,10 @@ def _reads(size: Any, tensor: fx.Node, dim: int) -> bool:
 
 
 def _asked(site: Site, asked: Mapping[int, Any], made: fx.Node, dim: int) -> Any:
+    """Return the narrow length of an axis: a number where the view states it."""
     size = asked.get(dim, -1)
+    if isinstance(size, int) and size != -1:
+        return _length_in(site, site.value, dim)
     return _size(site, made, dim) if is_open(size) or site.value.axes[dim] is not None else size
 
 
@@ -116,25 +129,50 @@ def _size(site: Site, tensor: fx.Node, dim: int) -> fx.Node:
     return site.graph.create_node("call_method", "size", (tensor, dim), {}, f"{site.node.name}_size")
 
 
-def guard_parts(site: Site, asked: Mapping[int, Any]) -> None:
-    """Guard that a length which a model computes divides channels between two of them.
+def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
+    """Guard where a view parts channels, and the positions beside them.
 
-    ``[c * h] -> [c * h // 4, 4]`` does so if 4 divides h, ``[c, h] -> [h, c]`` if c and h are equal.
+    ``[c, h] -> [c * h // 4, 4]`` parts no channel if 4 divides h, ``[c, h] -> [h, c]`` if c and h are equal.
     """
-    value = site.value
-    for _, right in view_factors(site.wide_of(0).sizes, value.sizes):
-        for d in right:
-            codes = value.axes[d]
-            alone = all(value.sizes[other] == 1 for other in right if other != d)
-            if codes is None or alone or not isinstance(asked.get(d), fx.Node):
-                continue
-            channels, blocks = len(np.unique(codes)), 1 + np.count_nonzero(np.diff(codes))
-            length, where = asked[d], f"size {d} of `{site.node.name}`"
-            if d not in value.varying or channels < blocks < len(codes):
-                site.call(guard_equal, length, len(codes), where)
+    base, shape = _unflattened(site)
+    for left, right in view_factors(shape.sizes, site.value.sizes):
+        on = [d for d in left if shape.axes[d] is not None]
+        if len(right) == 1 or all(site.value.axes[d] is None for d in right):
+            continue
+        if len(on) != 1 or on[0] in shape.varying:
+            _guard_lengths(site, asked, right)
+            continue
+        behind = [d for d in left if d > on[0]]
+        block = shape.sizes[on[0]] * math.prod(shape.sizes[d] for d in behind)
+        for at in range(1, len(right)):
+            step = math.prod(site.value.sizes[d] for d in right[at:])
+            found = product(site.graph, [_asked(site, asked, made, d) for d in right[at:]])
+            now = product(site.graph, [_size(site, base, d) for d in behind])
+            was, narrow = block // shape.sizes[on[0]], math.prod(_length_in(site, site.value, d) for d in right[at:])
+            if step > block and step % block == 0:  # in front of all channels
+                whole = product(site.graph, [_length_in(site, shape, on[0]), now])
+                equal = site.call(operator.eq, site.call(operator.mod, found, whole), 0)
+            elif step < was and was % step == 0:  # behind each channel
+                equal = site.call(operator.eq, site.call(operator.mod, now, found), 0) if step > 1 else True
             else:
-                rest = site.call(operator.mod, length, channels)
-                site.call(guard_equal, rest, 0, f"what channels leave of {where}")
+                pair = product(site.graph, [found, was]), product(site.graph, [now, narrow])
+                equal = all(isinstance(each, int) for each in pair) or site.call(operator.eq, *pair)
+            if equal is not True:
+                site.call(guard_equal, equal, True, f"whether `{site.node.name}` parts channels as in the example")
+
+
+def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int]) -> None:
+    """Guard computed lengths of axes with channels, where several lie in one factor of a view."""
+    for d in right:
+        codes = site.value.axes[d]
+        if codes is None or not isinstance(asked.get(d), fx.Node):
+            continue
+        channels, blocks = len(np.unique(codes)), 1 + np.count_nonzero(np.diff(codes))
+        length, where = asked[d], f"size {d} of `{site.node.name}`"
+        if d not in site.value.varying or channels < blocks < len(codes):
+            site.call(guard_equal, length, len(codes), where)
+        else:
+            site.call(guard_equal, site.call(operator.mod, length, channels), 0, f"what channels leave of {where}")
 
 
 def guard_flat(site: Site) -> None:

@@ -54,7 +54,7 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
     made = make()
     if site.kind in surface.VIEWS:
         guard_sides(site, asked, made)
-        guard_parts(site, asked)
+        guard_parts(site, asked, made)
     for dim in where:
         if is_open(asked.get(dim)):
             codes = wide.value.axes[dim]
