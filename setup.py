@@ -1,10 +1,11 @@
-"""Pack a source archive that is the same, bit for bit, whenever and by whomever it is built.
+"""Pack archives that are the same, bit for bit, whenever and by whomever they are built.
 
-The package index shows README.md, where links to files lead nowhere; see :func:`described`.
+Every file in them has the time ``SOURCE_DATE_EPOCH``, by default the first one that a zip file can hold. setuptools
+does so in wheels, but gives their files the modes of the checkout; its source archives hold the time, the user and the
+order of the folder.
 
-setuptools writes wheels like that if ``SOURCE_DATE_EPOCH`` is set, but for the modes of files, which are those of the
-checkout. Its source archives hold the time, the user and the order of the folder. The rest of the package is described
-in ``pyproject.toml``.
+The package index shows README.md, where links to files lead nowhere; see :func:`described`. The rest of the package is
+described in ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -22,27 +23,26 @@ from setuptools.command.sdist import sdist
 
 
 class ReproducibleWheel(bdist_wheel):
-    """The wheel, reproducible if ``SOURCE_DATE_EPOCH`` is set."""
+    """The wheel, with plain modes."""
 
     def write_wheelfile(self, wheelfile_base, *args, **options):
         """Write the last file of the wheel, and give plain modes to all."""
         super().write_wheelfile(wheelfile_base, *args, **options)
-        if "SOURCE_DATE_EPOCH" in os.environ:
-            for path in Path(wheelfile_base).parent.rglob("*"):
-                path.chmod(0o755 if path.is_dir() else 0o644)
+        for path in Path(wheelfile_base).parent.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 class ReproducibleArchive(sdist):
-    """The source archive, reproducible if ``SOURCE_DATE_EPOCH`` is set."""
+    """The source archive, without the time, the user and the order of the folder."""
 
     def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
         """Pack ``base_dir`` in the order of names, with one time, no user and plain modes."""
-        epoch = os.environ.get("SOURCE_DATE_EPOCH")
-        if epoch is None or format != "gztar":
+        epoch = int(os.environ["SOURCE_DATE_EPOCH"])
+        if format != "gztar":
             return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
 
         def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = int(epoch), 0, 0, "", ""
+            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = epoch, 0, 0, "", ""
             entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
             return entry
 
@@ -50,7 +50,7 @@ class ReproducibleArchive(sdist):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             open(path, "wb") as file,
-            gzip.GzipFile("", "wb", fileobj=file, mtime=int(epoch)) as packed,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=epoch) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
         ):
             for each in [Path(base_dir), *sorted(Path(base_dir).rglob("*"))]:
@@ -77,6 +77,7 @@ def described(text: str, source: str | None, version: str) -> str:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "315532800")  # 1980, where the time of zip files begins
     here = Path(__file__).parent
     project = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     readme = (here / "README.md").read_text(encoding="utf-8")

@@ -7,12 +7,13 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from fxprune import __version__
 from fxprune.errors import FxpruneError, OptionError, first_line, is_out_of_memory, kind_and_line
 
+from .completion import SHELLS, completion
 from .process import process_number
 from .reply import Reply, as_json, terminal_columns
 
@@ -31,7 +32,8 @@ COMMANDS = {
     "report": "print the table of a folder of results once more, and write its report anew",
     "checks": "check this installation: versions, devices, extras and what they lack, the cache",
 }
-SHELLS = ("bash", "zsh", "tcsh", "fish")
+# Options of commands that build a network without data.
+DECIDED_BY_DATA = ("num_classes", "in_chans")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +95,7 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
     if is_out_of_memory(error):
         first = first_line(error, type(error).__name__).rstrip(".")
         return f"out of memory: {'; '.join([first, *getattr(error, '__notes__', [])]).removesuffix('.')}.", 2
-    return f"unexpected {kind_and_line(error)} Run again with --debug to see where.", 1
+    return f"unexpected {kind_and_line(error).removesuffix('.')}. Run again with --debug to see where.", 1
 
 
 def _say_as_json(command: str | None, kind: type, message: str, code: int) -> None:
@@ -169,14 +171,18 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _no_option(self, flag: str) -> str:
-        from fxprune.passes.options import REMOVED, closest, field_name
+        from fxprune.passes.options import REMOVED, field_name
 
         if (name := field_name(flag)) in REMOVED:
             return f"the option `{flag}` is gone: {REMOVED[name][1]}"
         named = [action.metavar for action in self._actions if not action.option_strings]
         if flag[2:].upper() in named:
             return f"there is no option `{flag}`; {flag[2:].upper()} stands without a flag"
-        return f"there is no option `{flag}`.{closest(flag, self._option_string_actions)}".removesuffix(".")
+        if name in DECIDED_BY_DATA and {"--model", "--data"} <= self._option_string_actions.keys():
+            return f"there is no option `{flag}` here: the images of --data decide it"
+        if others := _commands_with(flag):
+            return f"there is no option `{flag}` here; it is one of {' and '.join(others)}"
+        return f"there is no option `{flag}`.{_closest_flag(flag, self._option_string_actions)}".removesuffix(".")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Name the closest command instead of all."""
@@ -220,34 +226,33 @@ class _Command(_Parser):
         return namespace, rest
 
 
+def _commands_with(flag: str) -> list[str]:
+    """Name the commands that have a flag."""
+    commands = _filled(_parser())
+    return [f"`fxprune {name}`" for name, command in commands.items() if flag in command._option_string_actions]
+
+
+def _closest_flag(flag: str, flags: Iterable[str]) -> str:
+    """Return the hint with the closest flag; the dashes are alike in all."""
+    from fxprune.passes.options import closest
+
+    return closest(flag.lstrip("-"), [each[2:] for each in flags if each.startswith("--")]).replace("`", "`--", 1)
+
+
+def _filled(parser: argparse.ArgumentParser) -> dict[str, _Command]:
+    """Return the parsers of all commands, with their arguments."""
+    (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for command in commands.values():
+        command.fill()
+    return dict(commands)
+
+
 class _PrintCompletion(argparse.Action):
     """An action that prints a completion script of the whole parser, and ends."""
 
-    # A function of bash that completes one of some names, or a file.
-    NAMES = '_fxprune_{0}_or_files() {{ compgen -W "{1}" -- "$1"; _shtab_compgen_files "$1"; }}\n'
-
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
-        """Print the script: options complete few values or files; in bash also models and data."""
-        import shtab  # only here: every other command starts faster without it
-
-        from fxprune.models_zoo import list_models
-        from fxprune.models_zoo.data import PACKAGED
-
-        names = {"model": list_models(), "data": [*PACKAGED]} if given[1] == "bash" else {}
-
-        (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-        for name, command in commands.items():
-            command.fill()
-            command.description = COMMANDS[name]  # a menu has a line for each
-            for action in command._actions:
-                range_ = action.option.range if hasattr(action, "option") else None
-                action.choices = range_.choices if range_ and range_.choices else action.choices
-                if action.nargs != 0 and action.choices is None and action.metavar not in ("N", "X"):
-                    action.complete = shtab.FILE
-                if action.dest in names:
-                    action.complete = {"bash": f"_fxprune_{action.dest}_or_files"}
-        preamble = "".join(self.NAMES.format(kind, " ".join(each)) for kind, each in names.items())
-        print(shtab.complete(parser, shell=given[1], preamble={"bash": preamble}))
+        """Print the script for the given shell."""
+        print(completion(parser, {name: (each, COMMANDS[name]) for name, each in _filled(parser).items()}, given[1]))
         parser.exit()
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fxprune.common.addresses import HUB, MODELS
+from fxprune.common.addresses import HUB, MODELS, has_own_classes
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
@@ -98,6 +98,13 @@ def check_sizes(args: argparse.Namespace) -> None:
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
         if value is not None and args.data is not None and name != "image_size":
             raise OptionError(f"--data and --{name.replace('_', '-')} exclude each other; give one of them.")
+    check_classes(args.model, args.num_classes)
+
+
+def check_classes(model: str, num_classes: int | None) -> None:
+    """Raise OptionError for a number of classes that a stored graph cannot be built for."""
+    if num_classes is not None and has_own_classes(model):
+        raise OptionError(f"{model} holds a network with its own classes; leave out --num-classes.")
 
 
 def sizes_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -155,6 +155,8 @@ _OF_WEIGHTS = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin", ".onnx")
 
 
 def _unknown(name: str) -> ModelError:
+    from fxprune.models_zoo.data import PACKAGED, PREFIXES
+
     if name.endswith(("/", os.sep)):
         return ModelError(f"there is no folder {name}.")
     if not name:
@@ -166,9 +168,15 @@ def _unknown(name: str) -> ModelError:
             f"{name} is a file of which no network can be built: give the network by name, and its weights as "
             f"`checkpoint` (--checkpoint {name})."
         )
-    # A cut-off of zero always gives three names.
-    close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.0)
-    return ModelError(f"no model is called `{name}`; the closest names are " + ", ".join(f"`{n}`" for n in close) + ".")
+    if name in PACKAGED or name.startswith(PREFIXES):
+        return ModelError(f"`{name}` is data, for --data: name the network, too, as resnet18.")
+    close = difflib.get_close_matches(name, list_models(), n=3)
+    if not close:
+        return ModelError(
+            f"no model is called `{name}`, and there is no such folder: a name is one of timm (`timm.list_models()`), "
+            f"torchvision/NAME, or {', '.join(OWN)}."
+        )
+    return ModelError(f"no model is called `{name}`; the closest names are {', '.join(f'`{n}`' for n in close)}.")
 
 
 def _size_of_name(name: str) -> tuple[int, int, int]:

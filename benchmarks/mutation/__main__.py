@@ -43,7 +43,7 @@ TESTS = (
     "analysis/test_rules.py", "rewrite/test_rewrite.py", "analysis/test_grouping.py", "rewrite/test_narrow.py",
     "rewrite/test_absorb.py", "rewrite/test_absorb_tables.py", "rewrite/test_stored.py",
     "analysis/test_computed_weights.py", "analysis/test_precision.py", "analysis/test_uniform.py", "merge/test_snap.py",
-    "merge/test_settle.py", "rewrite/test_narrow_networks.py",
+    "merge/test_settle.py", "rewrite/test_narrow_networks.py", "rewrite/test_layouts.py", "csgd/test_csgd.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.
 MOST_SECONDS = 8.0

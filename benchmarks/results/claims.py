@@ -21,7 +21,6 @@ class Pair:
     second: Arm
     equal: bool = False
     column: str = "top1"
-    of: str = "top1"
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ CLAIMS = (
     Claim(
         "No fine-tuning is needed: C epochs of C-SGD are no worse than half of them and half of fine-tuning",
         (Pair(Arm("csgd", "5/8"), Arm("finetuned", "5/8"), equal=True),),
-    ),
-    Claim(
-        "C-SGD beats a merge of the same clusters without it",
-        tuple(Pair(Arm("csgd", keep), Arm("merged", keep), of="trimmed") for keep in ("5/8", "1/2")),
     ),
     Claim("C-SGD beats a merge of the same clusters and C epochs of fine-tuning", _both("csgd", "merged")),
     Claim("C-SGD beats the narrow network trained from scratch", _both("csgd", "scratch")),
@@ -97,7 +92,7 @@ def difference(pair: Pair, found: Found, least: float) -> Difference | None:
     from scipy.stats import t
 
     first = {row.seed: getattr(row, pair.column) for row in found.get(pair.first, ())}
-    second = {row.seed: getattr(row, pair.of) for row in found.get(pair.second, ())}
+    second = {row.seed: getattr(row, pair.column) for row in found.get(pair.second, ())}
     both = [first[seed] - second[seed] for seed in first if second.get(seed) is not None and first[seed] is not None]
     if not both:
         return None

@@ -134,8 +134,7 @@ def _gaps(claim: Claim, found: Found, images: int) -> Iterator[tuple[Pair, Diffe
 
 
 def _claim_row(found: Found, pair: Pair, gap: Difference, verdict: str) -> Sequence[str]:
-    second = "merged without C-SGD, left alone" if pair.of == "trimmed" else LABELS[pair.second.name]
-    name, width = f"{LABELS[pair.first.name]} minus {second}", pair.first.width
+    name, width = f"{LABELS[pair.first.name]} minus {LABELS[pair.second.name]}", pair.first.width
     return name, width, points(gap), _loss(pair, found), str(gap.seeds), f"**{verdict}**"
 
 
@@ -145,5 +144,5 @@ def points(gap: Difference) -> str:
 
 
 def _loss(pair: Pair, found: Found) -> str:
-    gap = None if pair.of != "top1" else difference(replace(pair, column="loss", of="loss"), found, least=0.0)
+    gap = difference(replace(pair, column="loss"), found, least=0.0)
     return "" if gap is None else f"{gap.mean:+.3f}" + (f" ± {gap.half:.3f}" if gap.seeds > 1 else "")

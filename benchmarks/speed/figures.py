@@ -68,7 +68,7 @@ def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
     plain, pulled = copy.deepcopy(net), copy.deepcopy(net)
     alone, hooked = (_with_gradients(each, optimizer) for each in (plain, pulled))
     with fxprune.csgd(pulled, plan, hooked, strength=1e-2, narrow=narrow):
-        for _ in range(10):  # the first steps look at more
+        for _ in range(3):
             hooked.step(), alone.step()
         found = in_turns(hooked.step, alone.step, 15)
     return {**found, "ratio": found["ratio"] - 1.0}

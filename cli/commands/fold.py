@@ -17,7 +17,7 @@ from fxprune.common.addresses import MODELS
 from fxprune.errors import OptionError
 from fxprune.passes.options import FoldJob
 
-from ..options import add_options, add_quiet, given_options
+from ..options import add_options, add_quiet, check_classes, given_options
 from ..reply import Reply, result_reply
 
 
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> Reply:
         options = override(recipe, options, FoldJob)
     if "model" not in options:
         raise OptionError("there is no model: give MODEL, or a recipe that names it.")
+    check_classes(options["model"], options.get("num_classes"))
     FoldJob(**options)  # finds what is out of range before torch is imported
 
     from fxprune.passes.job import fold_job

@@ -56,14 +56,17 @@ def run(args: argparse.Namespace) -> Reply:
         write_text(path, _drawn(name, coupling, found))
     value = {**found.to_json(), "written": paths}
     if names is None:
-        text = found.text(columns(), every=args.all)
-        if found.groups:
-            flags = flags_of({**sizes_of(args), "outputs": args.outputs, "keep": 0.5})
-            text += f"\n\nNext: fxprune plan {shlex.quote(args.model)} {flags}"
+        parts = [found.text(columns(), every=args.all)]
+        asked: dict[str, object] = {"keep": 0.5}
     else:
-        text = "\n\n".join(found.group_text(name, columns()) for name in names)
+        parts = [found.group_text(name, columns()) for name in names]
         value["groups"] = [group for group in value["groups"] if group["name"] in names]
-    return Reply("\n".join([text, *(f"written: {path}" for path in paths.values())]), lambda: value)
+        asked = {"widths": [f"{name}={found.group(name).half}" for name in names]}
+    parts += ["\n".join(f"written: {path}" for path in paths.values())] if paths else []
+    if found.groups:
+        flags = flags_of({**sizes_of(args), "outputs": args.outputs, **asked})
+        parts.append(f"Next: fxprune plan {shlex.quote(args.model)} {flags}")
+    return Reply("\n\n".join(parts), lambda: value)
 
 
 def _drawn(name: str, coupling: Coupling, found: Inspection) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import warnings
 
+from fxprune.common.addresses import has_own_weights
 from fxprune.common.progress import phase
 from fxprune.common.text import fill
 from fxprune.errors import OptionError
@@ -55,15 +56,23 @@ def run(args: argparse.Namespace) -> Reply:
     if args.output is not None:
         plan.save(args.output)
     planned = describe_plan(plan, args.model, target.multiple, times)
-    same = {"model": args.model, "data": args.data or "DATA", "image_size": args.image_size}
-    next_step = (
-        f"Next: edit the numbers of `widths` in {args.output} if you like, then\n"
-        f"  fxprune compress {flags_of({**same, 'checkpoint': args.checkpoint, 'plan': args.output})}"
-        if args.output is not None and args.outputs is None
-        else fill("Next: give the file of -o to `fxprune.load_plan` in Python: no command trains so", columns())
-        if args.outputs is not None
-        else fill("Next: add -o plan.json for a file to edit, which `fxprune compress --plan` takes", columns())
-    )
+    next_step = _next_step(args, images=getattr(network.example, "ndim", 0) == 4)
     if target.multiple == 1 and any(group.after % 8 for group in planned.groups if group.after < group.before):
         next_step += "\n      --round-to 8 or --target makes widths that suit the hardware"
     return Reply(f"{planned.text(columns())}\n\n{next_step}", lambda: {**planned.to_json(), "written": args.output})
+
+
+def _next_step(args: argparse.Namespace, *, images: bool) -> str:
+    """Say what takes the plan: commands train networks of images, with all outputs."""
+    if args.outputs is not None or not images:
+        return fill("Next: give the file of -o to `fxprune.load_plan` in Python: no command trains so", columns())
+    if args.output is None:
+        return fill("Next: add -o plan.json for a file to edit, which `fxprune compress --plan` takes", columns())
+    same = {"model": args.model, "data": args.data or "DATA", "image_size": args.image_size}
+    command = f"fxprune compress {flags_of({**same, 'checkpoint': args.checkpoint, 'plan': args.output})}"
+    edit = f"Next: edit the numbers of `widths` in {args.output} if you like, then\n  {command}"
+    if args.data is not None or has_own_weights(args.model):
+        return edit
+    return (
+        f"{edit}\n{fill('For data with other classes or channels than this network, add --data to `plan`.', columns())}"
+    )

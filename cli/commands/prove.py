@@ -6,8 +6,9 @@ Needs no data and no training. The exit code is 1 where the proof fails, and the
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from ..options import add_network, add_outputs, add_seed, network_from
+from ..options import add_network, add_outputs, add_seed, flags_of, network_from, sizes_of
 from ..reply import Reply
 
 
@@ -38,4 +39,8 @@ def run(args: argparse.Namespace) -> Reply:
         "culprits": dict(zip(proof.culprits, proof.nodes, strict=True)),
         "problem": proof.error,
     }
-    return Reply(str(proof), lambda: value, 0 if proof.passed else 1)
+    text = str(proof)
+    if proof.passed:
+        flags = flags_of({**sizes_of(args), "outputs": args.outputs, "keep": 0.5})
+        text += f"\n\nNext: fxprune plan {shlex.quote(args.model)} {flags}"
+    return Reply(text, lambda: value, 0 if proof.passed else 1)

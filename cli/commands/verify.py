@@ -7,6 +7,7 @@ a file is missing or changed, or if what the folder computes takes longer than `
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -58,7 +59,11 @@ def run(args: argparse.Namespace) -> Reply:
         error.exit_code = 1 if args.folder.is_dir() and not isinstance(error, DataError) else error.exit_code
         raise
     value = {"folder": args.folder, "passed": check.passed, "findings": [asdict(each) for each in check.findings]}
-    return Reply(str(check), lambda: value, 0 if check.passed else 1)
+    text = str(check)
+    if check.passed:
+        folder = shlex.quote(str(args.folder))
+        text += f"\n\nNext: fxprune export {folder} --format python    # or onnx, pt2, openvino, timm"
+    return Reply(text, lambda: value, 0 if check.passed else 1)
 
 
 def _say_over(args: argparse.Namespace) -> None:

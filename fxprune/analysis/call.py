@@ -181,6 +181,15 @@ class Call:
         if not self._state.rewritable:
             self.freeze(f"{what} inside {_target(self.node)}, which is kept whole", *axes)
 
+    def needs_size(self, what: str, *axes: Ids | None) -> None:
+        """Declare that this operation makes axes of a size that depends on widths.
+
+        If neither the rewrite can change it nor the call that is kept whole adapts, the ids freeze.
+        """
+        if not self._state.rewritable:
+            why = f"{what} inside {_target(self.node)}, which is kept whole"
+            self._state.marks.sized += [Event(ids, why, self.node) for ids in axes if ids is not None]
+
     def needs_places(self, what: str, ids: Ids | None, named: Sequence[Any] = ()) -> None:
         """Declare that this call names places among channels, which the rewrite counts anew.
 

@@ -109,7 +109,7 @@ def _store_one(
     if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
         return None
     stored = _tensor(module, name)
-    with torch.no_grad():
+    with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
         if to_meta(function)().dtype != stored.dtype:
             return None
     above = _above(weights)

@@ -41,7 +41,7 @@ from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
 from .time_steps import TimeSteps
-from .trial import Steps, not_adapting, recorded
+from .trial import Steps, known_from, not_adapting, recorded
 
 
 def run_labelled(
@@ -113,6 +113,15 @@ def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
                 module.register_forward_pre_hook(steps.shorten, with_kwargs=True)
                 module.register_forward_hook(steps.lengthen, with_kwargs=True)
             module.register_forward_hook(lambda *_: state.layers.leave())
+        if isinstance(module, nn.RNNCellBase):
+            module.register_forward_hook(lambda cell, *_: _unify_state(cell, state))
+
+
+def _unify_state(cell: nn.Module, state: AnalysisState) -> None:
+    """Unify the columns over the state with the rows of a gate: a cell has one width."""
+    rows, columns = state.origins.label(cell.get_parameter("weight_hh")).axes
+    if rows is not None and columns is not None:
+        state.channels.unite(rows[: len(columns)], columns)
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
@@ -134,11 +143,12 @@ class _Interpreter(fx.Interpreter):
             self.values[n.name] = known[0]
             return known[0]
         foreign, own_code = is_foreign(n, self.submodules), runs_own_code(n)
-        noted = foreign or own_code or calls_function(n)
+        noted = foreign or own_code or calls_function(n) or (n.op == "call_method" and not self.state.rewritable)
         noting: contextlib.AbstractContextManager[Steps] = recorded() if noted else contextlib.nullcontext([])
         with noting as steps:
             value = super().run_node(n)
         self.state.lengths.note(n, value, self.env, self.state.labels)
+        self._freeze_cuts(n)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:
@@ -150,6 +160,7 @@ class _Interpreter(fx.Interpreter):
             fixed = self._not_adapting(n, value, steps) if calls_function(n) else None
             if fixed is None or len(fixed):
                 self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
+        self._freeze_sizes(n, value, steps)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )
@@ -158,6 +169,7 @@ class _Interpreter(fx.Interpreter):
     def _not_adapting(self, n: fx.Node, value: Any, steps: Steps) -> Ids | None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         call: Any = self.submodules[str(n.target)] if n.op == "call_module" else n.target
+        call = getattr(torch.Tensor, call) if n.op == "call_method" else call
         layer = str(n.target) if n.op == "call_module" and is_shaped(call) else ""
         self.state.layers.paused = True
         try:
@@ -166,6 +178,22 @@ class _Interpreter(fx.Interpreter):
             return not_adapting(self.state, call, (args, kwargs), (value, steps), layer, original)
         finally:
             self.state.layers.paused = False
+
+    def _freeze_cuts(self, n: fx.Node) -> None:
+        """Freeze the axes of channels that a call may cut at another place for other inputs."""
+        given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        if isinstance(given, torch.Tensor):
+            axes = self.state.labels.of(given).axes
+            cut = (axes[dim] for dim in self.state.lengths.cut(n, given.dim()))
+            self.state.marks.freeze("a slice of channels that hangs on an input", *cut)
+
+    def _freeze_sizes(self, n: fx.Node, value: Any, steps: Steps) -> None:
+        """Freeze the axes that a call made in a size that does not follow from what it reads."""
+        made, self.state.marks.sized = self.state.marks.sized, []
+        if made and steps and known_from(self.state, tensors_in(self.fetch_args_kwargs_from_env(n)), made):
+            fixed = self._not_adapting(n, value, steps)
+            made = made if fixed is None or len(fixed) else []
+        self.state.marks.frozen += made
 
     def _freeze_memory_of(self, tensors: list[torch.Tensor]) -> None:
         """Freeze tensors and all that share their memory, since a call reads how that is laid out."""

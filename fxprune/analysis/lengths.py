@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxprune.pytorch.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import VIEWS, canonical_call, positional, reads_sizes
+from fxprune.pytorch.rewritable import VIEWS, canonical_call, positional, reads_sizes, takes_all
 
 from .channels import Channels
 from .labels import Label, Labels, tensors_in
@@ -130,6 +130,20 @@ class InputLengths:
             return list(found) if isinstance(found, tuple) else [found] * rank
         each = [None if type(size) is int and size == -1 else self._hangs(size) for size in stated]
         return each if len(each) == rank else [True] * rank
+
+    def cut(self, node: fx.Node, rank: int) -> list[int]:
+        """List the axes that a call cuts between bounds that hang on an input.
+
+        PyTorch returns a tensor as it is where a slice takes all of it, and no rule sees that.
+        """
+        if node.target not in (operator.getitem, operator.setitem):
+            return []
+        cuts = ((dim, bounds_at(node, dim, rank)) for dim in range(rank))
+        return [
+            dim
+            for dim, bounds in cuts
+            if any(map(self._hangs, bounds)) and not takes_all(slice(*bounds[:3]), node.args[0], dim)
+        ]
 
     def _hangs(self, size: Any) -> bool:
         return isinstance(size, fx.Node) and self._any(size)

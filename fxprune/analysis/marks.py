@@ -31,6 +31,7 @@ class Marks:
         frozen: ids that may not merge.
         bundled: ids that became one channel for each position of their rows.
         balanced: ids that are averaged over, so that their clusters must have one size.
+        sized: ids on axes that the running call made, which freeze unless it adapts to narrow inputs.
     """
 
     node: fx.Node | None = None
@@ -39,6 +40,7 @@ class Marks:
     frozen: list[Event] = field(default_factory=list)
     bundled: list[Event] = field(default_factory=list)
     balanced: list[Event] = field(default_factory=list)
+    sized: list[Event] = field(default_factory=list)
 
     def freeze(self, why: str, *axes: Ids | None) -> None:
         """Freeze channels: they may not merge."""

@@ -22,6 +22,7 @@ from fxprune.pytorch.torch_private import functions_plain, no_dispatch, op_argum
 
 from .channels import Ids
 from .labels import Label, tensors_in
+from .marks import Event
 from .state import AnalysisState
 
 
@@ -71,6 +72,15 @@ def not_adapting(
     fixed = [ids for ids in apart if len(ids) and not trial.holds(ids)]
     rest = np.setdiff1d(every, np.concatenate(fixed)) if fixed else every[:0]
     return np.setdiff1d(every, rest) if len(rest) and trial.holds(rest) else None
+
+
+def known_from(state: AnalysisState, read: list[Tensor], made: list[Event]) -> bool:
+    """Tell whether the channels on axes that a call made are those of what it reads, or frozen."""
+    channel = state.channels.channel
+    axes = [ids for tensor in read for ids in state.labels.of(tensor).axes if ids is not None]
+    axes += [event.ids for event in state.marks.frozen]
+    known = channel(np.concatenate([np.zeros(0, np.int64), *axes]))
+    return all(bool(np.isin(channel(event.ids), known).all()) for event in made)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class _Turns:
         self._known: dict[fx.Node, bool] = {}
 
     def of_guard(self, value: Any, expected: Any) -> set[int] | None:
-        if isinstance(expected, bool):
+        if isinstance(expected, bool) or self._counts_truths(value):
             return self._of_truth(value)
         return self._of_comparison(value, expected)
 
@@ -56,25 +56,40 @@ class _Turns:
             return set()
         if value.target in _COMPARISONS:
             return self._of_comparison(*value.args)
-        if value.target in _LOGIC:
+        if value.target is operator.contains:
+            return self._of_search(*value.args)
+        if value.target in _LOGIC or self._counts_truths(value):
             parts = [self._of_truth(each) for each in value.args]
             return None if None in parts else set().union(*(part for part in parts if part is not None))
         return self._of_comparison(value, 0)
 
+    def _counts_truths(self, value: Any) -> bool:
+        """Tell whether a value is a comparison, or a sum of some."""
+        if not isinstance(value, fx.Node) or self._is_constant(value):
+            return False
+        if value.target is operator.add:
+            return all(self._is_constant(n) or self._counts_truths(n) for n in value.all_input_nodes)
+        return value.target in _COMPARISONS or value.target is operator.contains
+
     def _of_comparison(self, a: Any, b: Any) -> set[int] | None:
         if self._is_constant(a) and self._is_constant(b):
             return set()
+        if self._counts_truths(a) and self._is_constant(b):
+            return self._of_truth(a)
         if a is None or b is None:  # a size is not None at any batch
             return set() if self._lines(b if a is None else a) is not None else None
         left, right = self._lines(a), self._lines(b)
         if left is None or right is None or len(left) != len(right):
             return None
-        points: set[int] = set()
-        for (slope, offset), (other, start) in zip(left, right, strict=True):
-            if slope != other:
-                meet = (start - offset) / (slope - other)
-                points |= {*range(math.floor(meet) - 1, math.ceil(meet) + 2)}
-        return points
+        return set().union(*map(_meeting, left, right))
+
+    def _of_search(self, sizes: Any, wanted: Any) -> set[int] | None:
+        """Return where a number may come into a shape, or leave it."""
+        parts = sizes if isinstance(sizes, (tuple, list)) else [sizes]
+        found, searched = [self._lines(part) for part in parts], self._lines(wanted)
+        if None in found or searched is None:
+            return None
+        return set().union(*(_meeting(each, searched[0]) for lines in found for each in lines or ()))
 
     def _is_constant(self, value: Any) -> bool:
         """Tell whether neither a value nor a number that it comes from changes with the batch."""
@@ -122,6 +137,15 @@ class _Turns:
 
     def _is_number(self, node: fx.Node) -> bool:
         return all(node in run for run in self._numbers.values())
+
+
+def _meeting(left: _Line, right: _Line) -> set[int]:
+    """Return the batch sizes around which two numbers are equal."""
+    (slope, offset), (other, start) = left, right
+    if slope == other:
+        return set()
+    meet = (start - offset) / (slope - other)
+    return {*range(math.floor(meet) - 1, math.ceil(meet) + 2)}
 
 
 def _fitted(seen: list[tuple[int, list[int]]]) -> list[_Line] | None:

@@ -14,6 +14,18 @@ from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import OpOverloadPacket, overload_of
 
+_REPEATS = ("repeat_interleave", torch.repeat_interleave, torch.ops.aten.repeat_interleave.self_int)
+
+
+def drop_sizes_stated_twice(module: fx.GraphModule) -> None:
+    """Drop the size that a repetition by a number is told beside it: a narrow one has another."""
+    repeats = [node for node in module.graph.nodes if node.target in _REPEATS and "output_size" in node.kwargs]
+    for node in repeats:
+        count = node.args[1] if len(node.args) > 1 else node.kwargs.get("repeats")
+        if isinstance(count, int):
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "output_size"}
+            module.recompile()
+
 
 def choose_overloads(module: fx.GraphModule, inputs: Inputs) -> None:
     """Replace each operator in a graph by the overload that PyTorch runs.

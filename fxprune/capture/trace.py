@@ -29,7 +29,7 @@ from fxprune.pytorch.torch_private import backward_hooks_of
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
-from .overloads import choose_overloads
+from .overloads import choose_overloads, drop_sizes_stated_twice
 from .refusals import reason_of, untraceable
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
@@ -107,6 +107,7 @@ def captures(
     failures = _Failures(given)
     for trace in (_traced, _exported):
         for module in trace(model, example_inputs, decomposed, ways, failures):
+            drop_sizes_stated_twice(module)
             choose_overloads(module, example_inputs)
             found = Difference(unchecked="it was not asked for")
             if check:

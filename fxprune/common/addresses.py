@@ -19,6 +19,11 @@ def has_own_weights(model: str) -> bool:
     return os.path.isdir(model) or model.endswith(PROGRAM) or model.startswith(HUB) or is_import_path(model)
 
 
+def has_own_classes(model: str) -> bool:
+    """Tell whether an address stands for a stored graph, whose last layer stays."""
+    return os.path.isdir(model) or model.endswith(PROGRAM)
+
+
 def is_import_path(model: str) -> bool:
     """Tell whether an address is package.module:function."""
     return re.fullmatch(_IMPORT_PATH, model) is not None

@@ -49,6 +49,7 @@ def shortened(text: str, most: int) -> str:
 
 def fill(text: str, columns: int, indent: int = 0) -> str:
     """Wrap a text at words; names are not broken, nor a number and its unit."""
-    kept = re.sub(r"(?<=\d) (?=(?:[kMGT]B?|B|m?s|min|h)\b|%)", "\N{NO-BREAK SPACE}", text)  # 11.7 M stays on one line
+    # 11.7 M and x 0.25 stay on one line
+    kept = re.sub(r"(?<=\d) (?=(?:[kMGT]B?|B|m?s|min|h)\b|%)|(?<=\bx) (?=\d)", "\N{NO-BREAK SPACE}", text)
     wrap = functools.partial(textwrap.fill, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
     return wrap(kept, columns, subsequent_indent=" " * indent).replace("\N{NO-BREAK SPACE}", " ")

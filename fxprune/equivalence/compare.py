@@ -131,6 +131,10 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
             f"{type(model).__name__} does not run on inputs {shapes}: {kind_and_line(error)}. "
             "Give example inputs that the model accepts."
         ) from error
+    if kind := next(filter(None, map(_special_kind, wanted.outputs)), ""):
+        raise CaptureError(
+            f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
+        )
     pair.take_caches(wanted, attributes.assigned())
     pair.proven = record is not None and pair.programs.are_equal([as_meta(first)], training=False, after=model)
     # What was put into a list or a table may be read by later calls: numbers must decide.
@@ -202,6 +206,13 @@ def _with_other_weights(pair: Pair, inputs: Inputs) -> str:
     wanted.state, found.state = {}, {}  # what both write to has been compared by now
     why = compare(wanted, found)
     return f"with other weights, {why}" if why else ""
+
+
+def _special_kind(output: Any) -> str:
+    """Name the kind of a tensor whose numbers do not lie side by side; empty for all others."""
+    if not isinstance(output, Tensor) or (output.layout == torch.strided and not output.is_nested):
+        return ""
+    return "nested" if output.is_nested else str(output.layout).removeprefix("torch.").strip("_").replace("_", " ")
 
 
 def _under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:

@@ -43,6 +43,8 @@ class _UnknownError(Exception):
 
 def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return ``func(*args, **kwargs)`` for tensors on the meta device."""
+    if kernel := _kernels().get(func):
+        return kernel(*args)
     kind = _kind(func)
     if kind is None or torch.is_inference_mode_enabled():
         return func(*args, **kwargs)
@@ -68,6 +70,24 @@ def run_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if fresh := _fresh(outs, storages):
         _remember(key, single, fresh)
     return out
+
+
+@functools.cache
+def _kernels() -> dict[Any, Callable[..., Any]]:
+    """Return kernels for operators of which PyTorch has none on the meta device."""
+    masked, alone = _rounded_with_mask, lambda x, *_: torch.empty_like(x)
+    names = {
+        "fake_quantize_per_tensor_affine_cachemask": masked,
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams": masked,
+        "fake_quantize_per_channel_affine_cachemask": masked,
+        "_fake_quantize_learnable_per_tensor_affine": alone,
+        "_fake_quantize_learnable_per_channel_affine": alone,
+    }
+    return {getattr(torch.ops.aten, name).default: kernel for name, kernel in names.items()}
+
+
+def _rounded_with_mask(x: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 
 def make_again(call: tuple[Any, ...], run: Callable[[], Any]) -> Any:

@@ -51,7 +51,7 @@ ATTENTION: Calls = frozenset({F.scaled_dot_product_attention})
 CONVOLUTIONS: Calls = frozenset({F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d})
 TRANSPOSED: Calls = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 LINEAR: Calls = CONVOLUTIONS | TRANSPOSED | {F.linear}
-NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm})
+NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.rms_norm, torch.rms_norm})
 GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | FLATTENS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
@@ -189,6 +189,19 @@ def is_pattern(node: fx.Node) -> bool:
         for user in node.users
     )
     return bool(node.users) and all(read)
+
+
+def takes_all(item: Any, x: Any, dim: int) -> bool:
+    """Tell whether a slice ends at the length of its own axis, read of the same tensor."""
+    if not isinstance(item, slice) or item.start not in (None, 0) or item.step not in (None, 1):
+        return False
+    if not isinstance(item.stop, fx.Node) or not isinstance(x, fx.Node):
+        return False
+    if item.stop.target == "size":
+        return item.stop.args == (x, dim)
+    read, *at = item.stop.args if item.stop.target is operator.getitem else (None,)
+    sizes = isinstance(read, fx.Node) and (read.target, *read.args) in ((getattr, x, "shape"), ("size", x))
+    return sizes and at == [dim]
 
 
 def calls_function(node: fx.Node) -> bool:

@@ -8,4 +8,5 @@ from .pairs import data_from_pairs, first_samples, samples_in
 from .preprocessing import Preprocessing, preprocessing_for, preprocessing_from, preprocessing_of
 from .task import CLASSIFICATION, Task
 from .tensor_loader import TensorLoader
+from .timm import PREFIXES
 from .unlabelled import read_images, unlabelled

@@ -37,7 +37,8 @@ class Task:
         """The name of the metric, as tables show it."""
         if self.metric is None:
             return "accuracy"
-        return str(getattr(self.metric, "__name__", None) or type(self.metric).__name__).replace("_", " ")
+        name = str(getattr(self.metric, "__name__", None) or type(self.metric).__name__)
+        return "metric" if name == "<lambda>" else name.replace("_", " ")
 
     @property
     def rises(self) -> bool:

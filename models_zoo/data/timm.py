@@ -5,12 +5,14 @@ The first training image determines the number of channels and, if no size is gi
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxprune.errors import DataError, OptionError
+from fxprune.errors import DataError, OptionError, kind_and_line
 from fxprune.passes.options import Augment, Images, closest
 
 from .dataset import Data, Loader
@@ -18,6 +20,7 @@ from .packaged import PACKAGED
 
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "valid", "eval", "test")
+PREFIXES = ("torch/", "hfds/")  # of timm's names
 LARGEST = 224
 # Up to this many pixels per side, the object fills the picture: no cropping to test, little cropping to train.
 SMALL = 64
@@ -43,7 +46,7 @@ def load_timm(name: str, images: Images, root: Path) -> Data:
     from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_loader
 
     _check_policy(images.auto_augment)
-    is_folder = Path(name).is_dir() or not name.startswith(("torch/", "hfds/"))
+    is_folder = Path(name).is_dir() or not name.startswith(PREFIXES)
     train, test = _folders(Path(name)) if is_folder else _named(name, root)
     classes = _classes(name, train)
     _compare(name, classes, _classes(name, test))
@@ -175,15 +178,20 @@ def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
     # only torchvision's data sets have an argument for the download
     download = {"download": True} if name.startswith("torch/") else {}
     try:
-        return strict(create_dataset(name, root=str(root), split=splits[0], **download))
+        with contextlib.redirect_stdout(sys.stderr):  # readers print what they download, and what they lack
+            return strict(create_dataset(name, root=str(root), split=splits[0], **download))
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"cannot read `{name}`: it needs the package {error.name}: `pip install {error.name}`."
+        ) from error
     except ValueError as error:  # the hub raises this for a split that a data set does not have
         if len(splits) > 1:
             return _create(name, root, splits[1:])
         raise DataError(f"cannot read `{name}`: {error}") from error
     except Exception as error:  # torchvision, the hub's reader and timm may raise any exception
         raise DataError(
-            f"cannot read `{name}` into {root}: {type(error).__name__}: {error}. "
-            "Check the name and the network connection; `hfds/` needs the package datasets."
+            f"cannot read `{name}` into {root}: {kind_and_line(error).rstrip('.')}. "
+            "Check the name and the network connection."
         ) from error
 
 

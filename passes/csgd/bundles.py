@@ -105,13 +105,12 @@ class Bundle:
         self._means, self._away = self.narrow.detach(), like.new_empty(sum(self._lengths), columns)
         self.means_of, self.away_of = self._means.split(self._widths), self._away.split(self._lengths)
         many = sum(self._lengths) if like.is_cuda else max(1, PIECE * torch.get_num_threads() // max(1, columns))
-        self._pieces = list(zip(self._cluster.split(many), self._away.split(many), strict=True))
+        self._many, self._sums = many, like.new_empty(sum(self._lengths))
+        self._pieces = list(zip(self._cluster.split(many), self._away.split(many), self._sums.split(many), strict=True))
         # Fractions of multiples of the golden ratio: no two numbers of a row count alike.
         self._factors = torch.arange(1, columns + 1, device=device).mul(0.6180339887).frac().add(0.5).to(like.dtype)
         self._places: list[int] = []
         self._versions: list[int] = []
-        self._seen, self._sums = 0, like.new_empty(0)
-        self.wary = False  # somebody writes without a mark
         self._is_loaded = False  # from a state that may be of other parameters
         self._scratch = like.new_empty(0)  # a copy of the rows, or, where these are one view, of a piece of them
         self._plain: list[Tensor] = []
@@ -166,9 +165,8 @@ class Bundle:
             self._check_loaded()
         elif places_of(self.parameters) != self._places or versions_of(self.parameters) != self._versions:
             self._read_again()
-        elif not self._sums_are_equal():  # a write through `.data` leaves no mark but the numbers
-            self.wary = True
-            self._read_again()
+        elif not torch.equal(self._sums, self._sums_of(self._rows_of(self.parameters))):
+            self._read_again()  # a write through `.data` leaves no mark but the numbers
 
     def _check_loaded(self) -> None:
         """Keep a loaded state where it is that of the parameters, but for rounding elsewhere."""
@@ -181,22 +179,14 @@ class Bundle:
         else:
             self.read()
 
-    def _sums_are_equal(self) -> bool:
-        return torch.equal(self._sums, self._sums_of(self._rows_of(self.parameters)))
-
     def _note(self, rows: Tensor) -> None:
         """Note how the parameters are, to see what others write to them; ``rows`` are their numbers."""
-        self._seen += 1
         self._versions = versions_of(self.parameters)
-        self._sums = self._sums_of(rows)
+        self._sums.copy_(self._sums_of(rows))
 
     def _sums_of(self, rows: Tensor) -> Tensor:
-        """Sum each row with weights; of a large parameter each eighth, others in each step.
-
-        All of them in the first steps, and after somebody has written without a mark: who does so once does it again.
-        """
-        large = self._rows is not None and rows.numel() > SMALL and self._seen > 8 and not self.wary
-        return torch.mv(rows[self._seen % 8 :: 8] if large else rows, self._factors)
+        """Sum each row with weights, in the pieces of :meth:`write`: rounding is the same."""
+        return torch.cat([torch.mv(piece, self._factors) for piece in rows.split(self._many)])
 
     def _view(self) -> None:
         """Look at a single parameter as rows in its own memory; copy others, all at once."""
@@ -205,9 +195,8 @@ class Bundle:
         first = self._plain[0]
         rows = self.members[0].rows(first)
         self._rows = rows if len(self.members) == 1 and rows.data_ptr() == first.data_ptr() else None
-        many = len(self._pieces[0][0])
-        self._targets = () if self._rows is None else self._rows.split(many)
-        shape = (many if self._targets else len(self._cluster), rows.shape[1])
+        self._targets = () if self._rows is None else self._rows.split(self._many)
+        shape = (len(self._pieces[0][0]) if self._targets else len(self._cluster), rows.shape[1])
         if self._scratch.shape != shape:
             self._scratch = self._means.new_empty(shape)
         parts = () if self._targets else self._scratch.split(self._lengths)
@@ -232,15 +221,17 @@ class Bundle:
     def write(self) -> None:
         """Write mean + left * deviation to the parameters."""
         if self._rows is not None:
-            for (cluster, away), target in zip(self._pieces, self._targets, strict=True):
+            for (cluster, away, sums), target in zip(self._pieces, self._targets, strict=True):
                 mean = torch.index_select(self._means, 0, cluster, out=self._scratch[: len(target)])
                 torch.add(mean, away, alpha=self.left, out=target)
+                torch.mv(target, self._factors, out=sums)  # while it is in the cache
+            self._versions = versions_of(self.parameters)
         else:
             torch.index_select(self._means, 0, self._cluster, out=self._scratch)
             self._scratch.add_(self._away, alpha=self.left)
             foreach_copy_(self._plain, self._parts)
+            self._note(self._scratch)
         self._is_loaded = False
-        self._note(self._scratch if self._rows is None else self._rows)
 
     def joined(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the state of the matrix of means, joined from those of the parameters."""

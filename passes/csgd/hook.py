@@ -56,12 +56,11 @@ def csgd(
         lrs: with ``deviation``: the learning rate of every step to come; with several parameter groups, the smallest.
         coupled: the pull is part of the gradient, as in the paper: eps * (p - mean) is added to the averaged gradient
             and goes through SGD's momentum. Its law is in `law.py`. This form does not carry over what float32 rounds
-            away, so that a relative deviation of some 1e-6 stays. Torch's SGD only.
+            away, so that a relative deviation of some 1e-6 stays. Torch's SGD only. Momentum that the optimizer loads
+            after this call stays as it is.
         narrow: take steps on one row per cluster, so that gradients and state have the narrow size; ``optimizer.state``
             too, but state dicts and copies have the shapes of the parameters. Other hooks on the optimizer, and its
-            closure, see the parameters as they are. Writes to parameters between steps count; one through ``.data`` to
-            a weight of more than 65536 numbers may be undone if it begins after the first steps, and leaves each eighth
-            row (others in each step) alone.
+            closure, see the parameters as they are; what they or anybody else writes there between steps counts.
             None: under PyTorch's pointwise optimizers (SGD, Adam and their kin) in the decoupled form, on CPUs; on a
             GPU, to see whether somebody wrote to weights costs a wait.
 

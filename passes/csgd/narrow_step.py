@@ -75,9 +75,6 @@ class NarrowStep:
             return
         for bundle in self._bundles:
             bundle.read_again_if_changed()
-        if any(bundle.wary for bundle in self._bundles):
-            for bundle in self._bundles:
-                bundle.wary = True
         as_left = self._state.is_as_left()
         if not as_left or any(bundle.mixed() for bundle in self._bundles):
             as_left = not self._split() and as_left

@@ -8,6 +8,7 @@ from dataclasses import astuple
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fxprune.errors import NoPullWarning, OptionError
@@ -20,7 +21,7 @@ from .gradients import GivenGradients
 from .law import Momentum, Motion, advance, momentum_of
 from .means import ClusterMeans
 from .narrow_step import NarrowStep, has_rows
-from .sharding import check_in_optimizer
+from .sharding import check_in_model, check_in_optimizer
 from .step_guard import guard_steps
 from .strength import motions_at_start, starts_of, strength_for
 from .tied import Deviation, Tied, deviation_of
@@ -52,11 +53,11 @@ class Csgd:
         self._begun = False  # a step
         self._steps, self._pulled = 0, False
         self._held: list[list[int]] = []  # by the parameter groups at the last step
-        shared = [each for each in tied if each.shares_rows()]
-        self._by_means = [each for each in shared if not (narrow and has_rows(each))]
+        self._shared = [each for each in tied if each.shares_rows()]
+        self._by_means = [each for each in self._shared if not (narrow and has_rows(each))]
         self._means, self._gradients = ClusterMeans(self._by_means), GivenGradients()
-        self._means.even_state(optimizer, shared)
-        self._narrow = NarrowStep([each for each in shared if each not in self._by_means], optimizer)
+        self._means.even_state(optimizer, self._shared)
+        self._narrow = NarrowStep([each for each in self._shared if each not in self._by_means], optimizer)
         try:
             self._handles = [
                 optimizer.register_step_pre_hook(self._before),
@@ -65,7 +66,7 @@ class Csgd:
                 # The first: hooks of others see wide state.
                 optimizer.register_state_dict_post_hook(lambda _, s: self._narrow.wide_state_dict(s), prepend=True),
                 optimizer.register_load_state_dict_pre_hook(lambda *_: self._restore()),
-                optimizer.register_load_state_dict_post_hook(lambda _: self._means.even_state(optimizer, shared)),
+                optimizer.register_load_state_dict_post_hook(self._even_loaded),
             ]
         except AttributeError as error:  # wrappers that are no whole optimizers, as accelerate's
             raise OptionError(
@@ -116,6 +117,7 @@ class Csgd:
             "motions": motions,
             "rests": rests,
             "narrow": self._narrow.state_dict(),
+            "momentum": {name: buffer.clone() for name, buffer in self._momentum().items()},
             "constants": self._constants.state_dict(),
         }
 
@@ -132,7 +134,21 @@ class Csgd:
             }
         )
         self._narrow.load_state_dict(state.get("narrow", {}))
+        saved, held = state.get("momentum", {}), self._momentum()
+        for name in saved.keys() & held.keys():
+            held[name].copy_(saved[name])
         self._constants.load_state_dict(state.get("constants", {}))
+
+    def _even_loaded(self, _: Optimizer) -> None:
+        """Average a state that was loaded, unless the pull goes through its momentum."""
+        if not self.coupled:
+            self._means.even_state(self._optimizer, self._shared)
+
+    def _momentum(self) -> dict[str, Tensor]:
+        """Return the momentum that the pull goes through, by name; :func:`csgd` averages it."""
+        states = {each.name: self._optimizer.state.get(each.parameter, {}) for each in self._shared}
+        buffers = {name: state.get("momentum_buffer") for name, state in states.items() if self.coupled}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
     def remove(self) -> None:
         """Remove the hooks from the optimizer; a second call does nothing."""
@@ -180,6 +196,7 @@ class Csgd:
         if held != self._held:
             check_in_optimizer(self._tied, self._optimizer)
             self._held = held
+        check_in_model(self._tied)
         check_kinds(self._tied, self._kinds)
         more = len(self._optimizer.param_groups) - len(self._motions)
         self._motions += [Motion()] * more  # groups that were added since hold nothing that is pulled
@@ -253,7 +270,7 @@ class Csgd:
                 )
         return rates
 
-    def _given(self) -> list[tuple[Tied, torch.Tensor]]:
+    def _given(self) -> list[tuple[Tied, Tensor]]:
         given = [(tied, tied.parameter.grad) for tied in self._tied if tied.parameter.grad is not None]
         for tied, gradient in given:
             if gradient.layout != torch.strided:

@@ -1,4 +1,4 @@
-"""C-SGD needs unsharded parameters that the optimizer holds; it rejects all others."""
+"""C-SGD needs unsharded parameters that model and optimizer hold; it rejects all others."""
 
 from __future__ import annotations
 
@@ -69,6 +69,17 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
     if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
         return f"a DTensor placed as {parameter.placements} (fully_shard or tensor parallelism)"
     return None
+
+
+def check_in_model(tied: Iterable[Tied]) -> None:
+    """Raise OptionError if the model has another parameter, or none, under a name by now."""
+    gone = next((each.name for each in tied if not each.is_in_place()), None)
+    if gone is not None:
+        raise OptionError(
+            f"something has replaced `{gone}` in the model since C-SGD was hooked into the optimizer, so that the "
+            "steps would move a parameter that the network no longer reads. Call `remove()`, make the optimizer anew, "
+            "and then call `csgd`."
+        )
 
 
 def check_in_optimizer(tied: Iterable[Tied], optimizer: Optimizer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +27,20 @@ class Deviation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tied:
-    """A parameter, the axes of its tied rows, and its group's index in optimizer.param_groups."""
+    """A parameter, the axes of its tied rows, and its group's index in optimizer.param_groups.
+
+    ``places`` are the tables of modules and of parameters on the way from the model to it, with key and value.
+    """
 
     name: str
     parameter: nn.Parameter
     partitions: tuple[Partition, ...]
     group: int
+    places: tuple[tuple[dict[str, Any], str, Any], ...] = ()
+
+    def is_in_place(self) -> bool:
+        """Tell whether the model still has it under its name."""
+        return all(table.get(key) is value for table, key, value in self.places)
 
     def shares_rows(self) -> bool:
         """Tell whether any two positions share a cluster; otherwise there is nothing to average."""
@@ -55,13 +63,21 @@ def tied_parameters(model: nn.Module, plan: Plan, optimizer: Optimizer) -> list[
     for parameter, cuts in axes.items():
         name = cuts[0].parameter
         if parameter in held:
-            tied.append(Tied(name, parameter, tuple(cuts), held[parameter]))
+            tied.append(Tied(name, parameter, tuple(cuts), held[parameter], _places(model, name, parameter)))
         elif not all(rows_equal(parameter, on_device(cut, parameter.device)) for cut in cuts):
             raise OptionError(
                 f"the plan merges rows of `{name}`, but the optimizer does not hold that parameter, so "
                 f"its rows can never become equal. Add it to the optimizer, or leave its group out of the plan."
             )
     return tied
+
+
+def _places(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[tuple[dict[str, Any], str, Any], ...]:
+    *path, key = name.split(".")
+    places, module = [], model
+    for each in path:
+        places.append((vars(module)["_modules"], each, module := module.get_submodule(each)))
+    return (*places, (vars(module)["_parameters"], key, parameter))
 
 
 def clusters_of_fixed_buffers(model: nn.Module, plan: Plan) -> dict[str, list[Clusters]]:

@@ -107,13 +107,15 @@ class Inspection:
         if rest:
             left = percent(sum(group.params for group in rest) / self.params)
             text += f"\n... and {count(len(rest), 'smaller group')} with {left}: --all shows every group"
-        notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
+        notes = ""
+        if sum(group.params for group in self.groups) > self.params:
+            notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
         if balanced:
             notes += " Balanced: clusters of one size"
             numbered = any("(" in balance[group.name] for group in shown)
             notes += ", which is common to groups with the same number." if numbered else "."
         total = f"{count(len(self.groups), 'group')}; in all {in_units(self.params)} parameters, {in_units(self.macs)} "
-        return f"{text}\n\n{fill(f'{total}MACs for one sample. {notes}', columns)}"
+        return f"{text}\n\n{fill(f'{total}MACs for one sample. {notes}'.rstrip(), columns)}"
 
     def _frozen(self, columns: int) -> str:
         held = [each for each in self.frozen if each.weights]

@@ -47,6 +47,11 @@ class GroupFacts:
     tied: tuple[str, ...]
     read: tuple[str, ...]
 
+    @property
+    def half(self) -> int:
+        """The width that is nearest to half of it."""
+        return min(self.widths, key=lambda width: abs(2 * width - self.width))
+
 
 @dataclass(frozen=True)
 class FrozenFacts:

@@ -105,10 +105,12 @@ class Planned:
         others = [max(len(str(cell)) for cell in column) for column in zip(header[1:], *rows, strict=True)]
         most = columns - sum(others) - 2 * len(others)
         named = [(shortened(group.name, most), *row) for group, row in zip(self.groups, rows, strict=True)]
+        twice = sum(group.params[0] for group in self.groups) > self.before.params
+        both = " A weight between two groups counts for both." if twice else ""
         parts = [
             fill(head, columns),
             table(header, named, right="before after parameters MACs"),
-            fill(f"Clusters: {self.method}, seed {self.seed}. A weight between two groups counts for both.", columns),
+            fill(f"Clusters: {self.method}, seed {self.seed}.{both}", columns),
         ]
         if self.odd:
             parts.append(fill(f"Warning: {odd_in_words(self.odd, self.multiple)}", columns))

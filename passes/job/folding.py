@@ -13,13 +13,12 @@ from torch import fx, nn
 from fxprune.analysis import couple
 from fxprune.common.versions import versions
 from fxprune.models_zoo import Network, on_device
-from fxprune.passes.calibration import calibration
 from fxprune.passes.latency import plan_to, times_for
 from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import export_onnx
 from fxprune.passes.options import FoldJob, with_options_of, write_recipe
 from fxprune.passes.planning import load_plan
-from fxprune.passes.repair import Repair, fold, inputs_needed
+from fxprune.passes.repair import Repair, fold
 from fxprune.passes.report import Folded, Metrics, Result
 from fxprune.passes.rewrite import narrow
 from fxprune.passes.store import (
@@ -150,7 +149,7 @@ class _Folding:
             report = check_trim(nets, plan, samples)
         with self.clock("export", "ONNX, checked in onnxruntime"):
             exported = export_onnx(nets.narrow, network.example, folder / ONNX, opset=self.job.opset)
-        folded = self.folded(small, plan, samples)
+        folded = self.folded(small, samples)
         with self.clock("measure"):
             measured = measure_folded(nets, network.example, samples, folder, folded.repair)
         record(self.job, plan, exported, measured.answers, folder)
@@ -173,12 +172,11 @@ class _Folding:
             folded=folded,
         )
 
-    def folded(self, small: fx.GraphModule, plan: Plan, samples: Samples) -> Folded:
+    def folded(self, small: fx.GraphModule, samples: Samples) -> Folded:
         """Describe the repairs."""
         repairs = small.meta["repairs"]
-        needed: list[int] = []
-        if samples.repair is not None and repairs:
-            needed = [*inputs_needed(small, calibration(samples.repair, plan.coupling)).values()]
+        # What noise lacks is no number of images.
+        needed = [] if samples.repair is None else [*small.meta["needed"].values()]
         unfitted = {each.layer: each.note for each in repairs if _keeps_sums(each)}
         return Folded(
             repair=small.meta["repair"],

@@ -5,7 +5,7 @@ from .fields import ALIASES, MISSING, REMOVED, Option, closest, field_name
 from .fold import FoldJob
 from .job import EPOCHS, Centripetal, Job, with_options_of
 from .kinds import metavar
-from .recipe import given_in_python, override, read_recipe, write_recipe
+from .recipe import given_in_python, override, read_recipe, recipes, write_recipe
 from .record import Options, options_of
 from .requirements import trains_wide
 from .target import MULTIPLES, RUNTIMES, Target

@@ -11,13 +11,11 @@ from .job import Machine, Model, Output, Weights
 from .ranges import Range, interval
 from .record import Options
 from .requirements import EXCLUDES_OF_FOLD, asks, exclude
-from .target import PlanFile, Target
+from .target import CLUSTER_ON_IMAGES, PlanFile, Target
 
 if TYPE_CHECKING:
     from fxprune.models_zoo.data import Data, Loader
 
-# How channels are compared where there are images to compare them on.
-CLUSTER_WITH_IMAGES = "outputs"
 # As many as :func:`fxprune.fold` takes.
 MOST_IMAGES = 1024
 
@@ -91,5 +89,5 @@ class FoldJob(Machine, Batches, Unlabelled, Weights, PlanFile, Target, Output, S
     @property
     def clusters_by(self) -> str:
         """What channels are compared by: as asked, or what is best with or without images."""
-        default = CLUSTER_WITH_IMAGES if self.method == "kmeans" and self.has_images else "rows"
+        default = CLUSTER_ON_IMAGES if self.method == "kmeans" and self.has_images else "rows"
         return self.cluster or default

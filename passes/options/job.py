@@ -12,7 +12,7 @@ from .augment import Images
 from .ranges import Range, interval
 from .record import IN_PYTHON_ONLY, Options
 from .requirements import REQUIRES, asks, exclude, excludes, trains_wide
-from .target import Route, Target
+from .target import CLUSTER_ON_IMAGES, Route, Target
 from .training import FALLING, Milestones, Positive, TrainOptions
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 EPOCHS = 10
-# How channels are compared before C-SGD, on images: docs/reports/prices.md compares the ways.
-CLUSTER_BEFORE_CSGD = "activations"
 # float32 rounds at about 1e-7 per weight; below 1e-6 the snap does not change predictions.
 DEVIATION = 1e-6
 # Half of :data:`fxprune.passes.rewrite.narrow.UNEQUAL`.
@@ -219,7 +217,7 @@ class Job(Judged, Machine, Images, TrainOptions, Centripetal, Wide, Route, Targe
     @property
     def clusters_by(self) -> str:
         """What channels are compared by: as asked, or what is best before C-SGD."""
-        return self.cluster or (CLUSTER_BEFORE_CSGD if self.method == "kmeans" else "rows")
+        return self.cluster or (CLUSTER_ON_IMAGES if self.method == "kmeans" else "rows")
 
     def _milestones(self) -> Sequence[float] | None:
         """Return the milestones; those of C-SGD if nothing else is trained."""

@@ -145,15 +145,21 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     path = Path(recipe)
     if path.is_file():
         return path
+    names = recipes()
+    if str(recipe) in names:
+        return names[str(recipe)]
+    ours = f" Ours are {', '.join(names)}." if names else ""
+    raise OptionError(f"there is no recipe `{recipe}`, neither a file nor a name.{closest(str(recipe), names)}{ours}")
+
+
+def recipes() -> dict[str, Path]:
+    """Find our recipes by name."""
     import importlib.util
+    from pathlib import Path
 
     package = importlib.util.find_spec("fxprune.models_zoo")  # an import would import torch
     folder = Path(next(iter(package.submodule_search_locations or ()))) / "recipes" if package else Path()
-    names = sorted(file.stem for file in folder.glob("*.yaml"))
-    if str(recipe) in names:
-        return folder / f"{recipe}.yaml"
-    ours = f" Ours are {', '.join(names)}." if names else ""
-    raise OptionError(f"there is no recipe `{recipe}`, neither a file nor a name.{closest(str(recipe), names)}{ours}")
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def _command_of(kind: type) -> str:

@@ -18,6 +18,9 @@ RUNTIMES = ("onnxruntime", "eager", "compiled")
 Share = Annotated[float | None, interval(gt=0, le=1, noun="a share")]
 Patterns = Annotated[Sequence[str] | None, Range("a list of patterns", lambda each: each and not isinstance(each, str))]
 
+# How compress and fold compare channels where there are images: docs/reports/prices.md compares the ways.
+CLUSTER_ON_IMAGES = "activations"
+
 
 class Target(Options):
     """The options for how narrow a network becomes; see :func:`fxprune.plan`."""
@@ -33,7 +36,7 @@ class Target(Options):
     cluster: Annotated[
         Literal["rows", "activations", "outputs"] | None,
         "what kmeans compares: the weights of channels (rows), their activations on images, or the outputs that layers "
-        "make of these; no labels; default: rows, or with images activations in compress, outputs in fold",
+        "make of these; no labels; default: rows, in compress and fold activations where there are images",
     ] = None
     round_to: Annotated[int, interval(ge=1), "make widths multiples of this, where a group can"] = 1
     target: Annotated[

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.arguments.inputs import Inputs, inputs_for, tensors_of
 from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer
 from fxprune.pytorch.modules import device_of, named_tensors
 from fxprune.pytorch.torch_private import pytree, storage_id
@@ -20,7 +20,7 @@ def inputs_needed(narrow: fx.GraphModule, inputs: Calibration) -> dict[str, int]
     With fewer, a fit has many solutions, and the penalty chooses one.
     """
     device = device_of(narrow)
-    batch = pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs.batches[0])
+    batch = inputs_for(narrow, pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs.batches[0]))
     storages = {storage_id(tensor): name for name, tensor in named_tensors(narrow)}
     observer = Observer(storages)
     execution = Execution(narrow, [batch])

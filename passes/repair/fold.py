@@ -24,7 +24,7 @@ from fxprune.pytorch.network import network_of
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
 from .align import align_norms
-from .enough import size_of
+from .enough import inputs_needed, size_of
 from .layers import Repair, fit_layers
 
 REPAIRS = ("none", "variance", "statistics", "readers")
@@ -43,12 +43,13 @@ def fold(
 
     Each repair is kept only if it lowers the error of the outputs against the wide network, on a quarter of the inputs
     that it was not made from. ``narrow.meta`` holds ``plan``; ``repair``, the one that was kept; ``errors``, the
-    relative squared error of the outputs for each one that was tried; and ``repairs``, one record for each layer that
-    ``readers`` tried to fit.
+    relative squared error of the outputs for each one that was tried; ``repairs``, one record for each layer that
+    ``readers`` tried to fit; and ``needed``, how many inputs would give each layer as many positions as features: with
+    fewer, a penalty chooses among many fits.
 
     Args:
         model: the wide network, trained; it is not changed.
-        plan: its clusters, best found with ``cluster="outputs"``.
+        plan: its clusters, best found with ``cluster="activations"``.
         batches: inputs as the network takes them, such as tensors [N, C, H, W], without labels; some hundreds are
             enough, 1,024 at most are used. Their activations are in memory: the largest ones that are alive at once.
         repair: ``none``: rows become means, columns sums; ``statistics``: running statistics of batch normalisation
@@ -76,7 +77,7 @@ def fold(
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
         >>> images = torch.randn(64, 3, 16, 16)
-        >>> plan = fxprune.plan(fxprune.couple(net, images[:2]), keep=0.5, cluster="outputs", batches=[images])
+        >>> plan = fxprune.plan(fxprune.couple(net, images[:2]), keep=0.5, cluster="activations", batches=[images])
         >>> small = fxprune.fold(net, plan, [images])
         >>> small.meta["repair"], small.meta["errors"]["readers"] < small.meta["errors"]["none"]
         ('readers', True)
@@ -103,8 +104,8 @@ def _folded(model: nn.Module, plan: Plan, batches: Iterable[Any] | None, repair:
         batches = noise(plan.coupling.example_inputs)
         repair = "variance" if batches is None else "readers"
     if repair == "variance" and batches is None:
-        align_norms(wide, plan, correct=True)
-        return _finished(_merged(wide, plan), repair, {}, [])
+        corrected = align_norms(wide, plan, correct=True)
+        return _finished(_merged(wide, plan), repair if corrected else "none", {}, [])
     if batches is None:
         return _finished(_merged(wide, plan), "none", {}, [])
     inputs = calibration(batches, plan.coupling, most=MOST_INPUTS)
@@ -192,7 +193,10 @@ class _Repaired:
             tried[name] = network.eval()
         errors = {name: _error(network, judge, reference) for name, network in tried.items()}
         kept = min(errors, key=errors.__getitem__)
-        return _finished(tried[kept], kept, errors, made.get("readers", []))
+        small = _finished(tried[kept], kept, errors, made.get("readers", []))
+        if small.meta["repairs"]:
+            small.meta["needed"] = inputs_needed(small, self.inputs)
+        return small
 
 
 def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
@@ -201,7 +205,7 @@ def _merged(wide: nn.Module, plan: Plan) -> fx.GraphModule:
 
 
 def _finished(small: fx.GraphModule, kept: str, errors: dict[str, float], repairs: list[Repair]) -> fx.GraphModule:
-    small.meta.update(repair=kept, errors=errors, repairs=repairs)
+    small.meta.update(repair=kept, errors=errors, repairs=repairs, needed={})
     return small
 
 

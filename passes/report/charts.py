@@ -17,7 +17,7 @@ from .svg import Frame, dot, element, joined, line, picture, scale_of, text
 
 WIDTH, HEIGHT = 340, 252
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 34, HEIGHT - 56
-_NAME = 30  # letters of a name that fit beside its numbers
+_NAME = 28  # letters of a name that fit beside its numbers
 
 
 class Bar(NamedTuple):
@@ -122,7 +122,7 @@ def scores(records: Sequence[Record], after: Mapping[str, float], measure: Measu
         after: what follows the last step, such as ``snap``, and the score then.
         measure: what the scores are.
     """
-    last, gap = records[-1]["step"], max(records[-1]["step"], 1) * 0.15
+    last, gap = records[-1]["step"], max(records[-1]["step"], 1) * 0.2
     marks = {mark: (last + gap * number, value) for number, (mark, value) in enumerate(after.items(), 1)}
     steps = [0.0, *(float(record["step"]) for record in records), *(x for x, _ in marks.values())]
     values = [*(record[measure.key] for record in records), *after.values()]

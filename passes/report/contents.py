@@ -25,6 +25,8 @@ from .verdicts import Advice, Verdict, advice_for, command_of, verdicts_of
 MOST = 16
 # Points of a line; of more, some at even distances are drawn.
 MOST_POINTS = 400
+# Epochs in words; of more, some at even distances.
+MOST_EPOCHS = 40
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Contents:
         verdicts: checks.
         header: of the table.
         rows: of the table.
+        remarks: on the table; one of C-SGD has its first remark in ``facts``.
+        epochs: (phase, epoch, step, largest deviation, the predicted one, score; empty: not measured).
         charts: in order.
         forms: score of each form of the network, beside the table; None: there are no test images, or it is a chart.
         advice: what to do next.
@@ -63,6 +67,8 @@ class Contents:
     verdicts: Sequence[Verdict]
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
+    remarks: Sequence[str]
+    epochs: Sequence[Sequence[object]]
     charts: Sequence[Chart]
     forms: Chart | None
     advice: Sequence[Advice]
@@ -109,6 +115,8 @@ def contents_of(folder: Path, shown: str) -> Contents:
         verdicts_of(result),
         header,
         rows,
+        [remark[:1].upper() + remark[1:] for remark in result.remarks()[0 if result.folded else 1 :]],
+        [] if result.folded else _epochs(records, result.measure),
         charts,
         forms,
         list(advice_for(result, shown)),
@@ -235,12 +243,28 @@ def _forms(result: Result) -> Chart | None:
     return Chart(measure.heading, bars(rows, "forms", measure.heading, measure.words), note) if rows else None
 
 
+def _epochs(records: Sequence[Record], measure: Measure) -> list[tuple[object, ...]]:
+    """List what was measured after each epoch, as cells."""
+
+    def deviation(value: object) -> str:
+        return f"{value:.1e}" if isinstance(value, float) else ""
+
+    return [
+        (
+            *(record.get(name, "") for name in ("phase", "epoch", "step")),
+            *(deviation(record.get(name)) for name in ("deviation_largest", "deviation_predicted")),
+            measure.words(record[measure.key]) if _is_score(record.get(measure.key), measure) else "",
+        )
+        for record in _thinned(list(records), MOST_EPOCHS)
+    ]
+
+
 def _is_score(value: object, measure: Measure) -> bool:
     """Tell a share, or a value that a picture has room for."""
     low, high = (0.0, 1.0) if measure.key == "top1" else (-1e100, 1e100)
     return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
 
 
-def _thinned(records: list[Record]) -> list[Record]:
-    step = -(-len(records) // MOST_POINTS)
+def _thinned(records: list[Record], most: int = MOST_POINTS) -> list[Record]:
+    step = -(-len(records) // most)
     return [*records[:-1:step], *records[-1:]] if step > 1 else records

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.common.documents import check_fields
+from fxprune.common.text import count
 from fxprune.errors import CheckpointError
 
 from .rows import Row
@@ -54,13 +55,13 @@ class Folded:
         lines = [*self._measured(cost, first, last, changed), self._repaired()]
         if self.unfitted:
             name, why = next(iter(self.unfitted.items()))
-            count = len(self.unfitted)
+            left = len(self.unfitted)
             why = why.removesuffix(": keeps its summed columns")
-            lines.append(f"{count} of {count + self.fitted} layers keep their summed columns, first `{name}`: {why}")
+            lines.append(f"{left} of {left + self.fitted} layers keep their summed columns, first `{name}`: {why}")
         if self.few:
             lines.append(
-                f"few images: {self.few} layers have fewer positions in {self.images} images than features, so that a "
-                f"penalty decides their fit; {self.needed} images are enough for all"
+                f"few images: a penalty decides the fit of {count(self.few, 'layer')}, with fewer positions in "
+                f"{count(self.images, 'image')} than features; {self.needed} images are enough for all"
             )
         return lines
 
@@ -71,13 +72,13 @@ class Folded:
                 "without images, a repair knows only weights and noise: expect far more errors than after one on some "
                 "hundred images, even without labels; give `data` or `inputs`",
             ]
-        lost = f"not lossless: {changed} of {last.count} test images get another class than from the wide network"
+        lost = f"not lossless: another class than the wide network's for {changed} of {count(last.count, 'test image')}"
         if self.judge == "labels":
             return [f"{cost}, accuracy {100 * (last.accuracy - first.accuracy):+.2f} points; {lost} (`changed`)"]
         return [
             f"{cost}; {lost}",
             "`agreement`: without labels, the classes that the wide network gives stand for them, on "
-            f"{last.count} images that are held back from the repair",
+            f"{count(last.count, 'image')} held back from the repair",
         ]
 
     def _repaired(self) -> str:
@@ -87,7 +88,7 @@ class Folded:
         if not self.errors:
             return text
         errors = ", ".join(f"{error:.2g} ({name})" for name, error in sorted(self.errors.items(), key=lambda x: x[1]))
-        on = f"from {self.images} images without labels" if self.images else "from noise in place of images"
+        on = f"from {count(self.images, 'image')} without labels" if self.images else "from noise in place of images"
         return f"{text}, {on}; relative error of the outputs on those held back: {errors}"
 
 

@@ -88,16 +88,18 @@ class Result:
         remarks = self._remarks() if columns is None else [fill(each, columns, 2) for each in self._remarks()]
         return "\n".join([shown, "", *remarks])
 
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """Say what stays and what was lost, then what the training or the repair did."""
         first, last = self.stages[0], self.stages[-1]
-        phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in self.seconds.items() if seconds >= 0.5)
         cost = f"parameters x {last.params / first.params:.3f}, MACs x {last.macs / first.macs:.3f}"
         if self.folded is not None:
-            head = self.folded.remarks(cost, first, last, self.snap_changed)
-        else:
-            head = self._of_csgd(cost, first, last)
+            return self.folded.remarks(cost, first, last, self.snap_changed)
+        return self._of_csgd(cost, first, last)
+
+    def _remarks(self) -> list[str]:
+        phases = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in self.seconds.items() if seconds >= 0.5)
         return [
-            *head,
+            *self.remarks(),
             f"narrow against wide{' with repeated channels' if self.folded else ''}: "
             f"{self.max_rel_error:.1e} in float64; "
             f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fxprune.common.text import count
 from fxprune.passes.options import FoldJob, Job, options_of
 from fxprune.passes.rewrite import UNEQUAL
 
@@ -61,7 +62,7 @@ def advice_for(result: Result, folder: str) -> Iterator[Advice]:
             said, teacher = f"The {result.metric} went from {words(first.score)} to {words(last.score)}", ""
         yield Advice(f"{said}: give C-SGD more epochs (--csgd-epochs), {teacher}or keep more.")
     elif lost <= 0.2:
-        yield Advice("Almost nothing was lost: ask for a smaller share.")
+        yield Advice(f"{'Almost nothing' if lost > 0 else 'Nothing'} was lost: ask for a smaller share.")
     wide, narrow = first.onnxruntime_ms, last.onnxruntime_ms
     if wide and narrow and narrow / wide > 1.3 * last.macs / first.macs:
         yield Advice(
@@ -116,7 +117,8 @@ def _after_fold(result: Result, lost: float) -> Iterator[Advice]:
             f"It lost {lost:.2f} {what}: keep more, give more images, or train it by C-SGD (fxprune compress)."
         )
     if result.folded.few:
-        yield Advice(f"{result.folded.few} layers had too few images for their fit; {result.folded.needed} are enough.")
+        few = count(result.folded.few, "layer")
+        yield Advice(f"{few} had too few images for their fit; {result.folded.needed} are enough.")
 
 
 def _bounded(what: str, found: float, bound: float) -> Verdict:

@@ -12,6 +12,7 @@ from fxprune.arguments.batches import admitted, graph_batches
 from fxprune.arguments.inputs import Inputs
 from fxprune.common.progress import phase
 from fxprune.common.table import table
+from fxprune.common.text import count
 from fxprune.errors import FxpruneError, PlanError, kind_and_line
 from fxprune.passes.merge import expand, snap
 from fxprune.passes.onnx import check_onnx
@@ -265,7 +266,7 @@ def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:
     preprocessing = network.meta["preprocessing"]
     data = load_data(name, image_size=None if preprocessing is None else preprocessing.input_size[1])
     found = evaluate(network, data.test)
-    what = f"top-1 on {name}: {found.top1:.2%} of {found.count} test images"
+    what = f"top-1 on {name}: {found.top1:.2%} of {count(found.count, 'test image')}"
     if not (place / SUMMARY).exists():
         return Finding(what, None, 0.0, "", skipped="the folder does not say how many it was")
     row = read_result(place).stages[-1]

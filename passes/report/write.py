@@ -112,10 +112,11 @@ def _values(contents: Contents) -> Mapping[str, Any]:
         "lead": _lead(contents),
         "given": _given(contents),
         "table_note": _table_note(contents),
+        "answers_note": _answers_note(contents),
         "css": _css(),
         "in_units": in_units,
         "answer": lambda said, truth: Markup("<b>{}</b>{}").format(
-            said, f" {'✓' if said == truth else '✗'}" if truth else ""
+            said, f"\N{NO-BREAK SPACE}{'✓' if said == truth else '✗'}" if truth else ""
         ),
         "code": lambda text: Markup("`{}`").format(Markup(" ".join(text.replace("`", "'").split()))),
         "literal": lambda text: Markup(" ".join(text.split())),
@@ -144,6 +145,16 @@ def _table_note(contents: Contents) -> str:
     what = measure.changed[:1].lower() + measure.changed[1:]
     whose = "that" if measure.unit == "image" else "those"
     return f"changed: {what} from {whose} of {against}. Times are for one {measure.unit}."
+
+
+def _answers_note(contents: Contents) -> str:
+    if contents.result.folded:
+        return "What both networks say. An outline marks images whose class changes."
+    changed = contents.result.stages[-1].changed
+    return (
+        "What the wide network said before C-SGD, and what the narrow one says. An outline marks another answer: it "
+        f"comes from the training, since the merge {f'changed {changed}' if changed else 'changes none'}."
+    )
 
 
 def _for_markdown(value: Any) -> Any:

@@ -32,12 +32,15 @@ def sliced(site: Site) -> fx.Node | None:
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
     items = _without_ellipsis(items, len(on_x.sizes))
     beside = not all(isinstance(item, slice | int | None) for item in items)
+    wide = site.node.args[1] if isinstance(site.node.args[1], tuple) else (site.node.args[1],)
+    asked = _without_ellipsis(wide, len(on_x.sizes))
     dim, new, x = 0, list[Any](), site.args[0]
-    for item in items:
+    for item, before in zip(items, asked, strict=True):
         if item is None:
             new.append(item)
             continue
         codes = on_x.axes[dim]
+        item = slice(None) if surface.takes_all(before, given, dim) else item
         if codes is not None and item != slice(None):
             site.guard_length(dim, on_x)
         new.append(item if codes is None or isinstance(item, int) else _bounds(site, codes, item))
@@ -91,6 +94,8 @@ def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
     site.guard_length(dim, on_x)
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
+    if length == 1 and not inside:  # as in `_bounds`
+        before, inside = 0, 1
     return site.copy((site.args[0], dim, before, inside), {})
 
 

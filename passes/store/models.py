@@ -31,6 +31,8 @@ from .artifact import is_saved, saved_network
 from .layout import EXPORTED, GRAPH
 from .manifest import check_listed
 
+CONFIG = "config.json"  # of timm's layout
+
 
 def open_network(
     model: str | os.PathLike[str] | IO[bytes],
@@ -74,7 +76,7 @@ def open_network(
 
 
 def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], Network] | None:
-    of_timm = Path(model, "config.json").is_file() and not Path(model, GRAPH).is_file()
+    of_timm = Path(model, CONFIG).is_file() and not Path(model, GRAPH).is_file()
     if is_saved(model) and not of_timm:
         return lambda folder, _, channels, size: saved_network(folder, (channels, size))
     if model.endswith(PROGRAM):
@@ -120,8 +122,7 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
     more = {key: value for key, value in {"num_classes": num_classes, "in_chans": channels}.items() if value}
     try:
         if name.startswith(LOCAL):
-            for file in EXPORTED:
-                check_listed(Path(name.removeprefix(LOCAL), file))
+            _check_local(Path(name.removeprefix(LOCAL)))
         else:
             check_hub(name.partition(":")[2])
         with silenced():
@@ -131,6 +132,18 @@ def _from_hub(name: str, num_classes: int | None, channels: int | None, size: in
         raise
     except Exception as error:  # timm and the hub may raise any exception
         raise ModelError(f"`{name}` cannot be had: {kind_and_line(error)}") from error
+
+
+def _check_local(folder: Path) -> None:
+    """Raise ModelError for a folder without timm's layout, CheckpointError for a damaged one."""
+    if not (folder / CONFIG).is_file():
+        own = f" It is a network of ours: give `{folder}`." if is_saved(folder) else ""
+        raise ModelError(
+            f"there is no file {folder / CONFIG}: `{LOCAL}` takes a folder with {CONFIG} and the weights, as "
+            f"`fxprune export DIR --format timm -o FOLDER` and timm's `save_for_hf` write it.{own}"
+        )
+    for file in EXPORTED:
+        check_listed(folder / file)
 
 
 def _from_import(path: str, num_classes: int | None, channels: int | None, size: int | None) -> Network:

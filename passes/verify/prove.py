@@ -20,6 +20,7 @@ from fxprune.arguments.batches import admitted
 from fxprune.arguments.inputs import Inputs
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
+from fxprune.common.text import count
 from fxprune.coupling import Coupling
 from fxprune.errors import FxpruneError
 from fxprune.passes.merge import captured_with, concentrate, snap
@@ -74,7 +75,7 @@ class Proof:
             ("narrow (rewrite)", narrow, "1e-9", _word(self.narrow is not None and self.narrow.passed)),
         ]
         text = table(("oracle", "relative error", "bound", "verdict"), rows)
-        text += f"\n\n{len(self.plan.widths)} groups, {before} channels merged into {after}; "
+        text += f"\n\n{count(len(self.plan.widths), 'group')}, {count(before, 'channel')} merged into {after}; "
         text += f"merging moves the output by {self.change:.1e}"
         for name, node in zip(self.culprits, self.nodes, strict=True):
             text += f"\nculprit: group `{name}`, first at node {node}"

@@ -163,7 +163,7 @@ def test_a_plan_that_was_written_is_used(capsys, place):
 
 def test_prove_prints_the_verdict(capsys):
     code, out, _ = run(capsys, "prove small --data digits --image-size 8")
-    assert (code, out.rstrip().endswith("\nproved")) == (0, True)
+    assert (code, "\nproved\n\nNext: fxprune plan small --data digits --image-size 8 --keep 0.5\n" in out) == (0, True)
 
 
 def test_verify_sees_weights_that_were_tampered_with(capsys, finished, place):

@@ -123,9 +123,11 @@ def test_a_shell_completes_every_command_and_flag(capsys, shell):
     assert all(name in out for name in COMMANDS)
     assert "--csgd-epochs" in out or shell == "tcsh"
     program = shutil.which(shell)
-    pairs = {"report --de": "--debug", "plan x --target tensorrt-": "tensorrt-int8"}
-    named = {"inspect test_vit4": "test_vit4", "compress --data fash": "fashion-mnist"} if shell == "bash" else {}
-    for words, expected in (pairs | named).items():
+    assert "test_vit4" in out or shell == "tcsh"
+    pairs = {"report --de": "--debug", "plan x --target tensorrt-": "tensorrt-int8", "compress --resume a": "auto"}
+    pairs |= {"inspect test_vit4": "test_vit4", "compress --data fash": "fashion-mnist"}
+    pairs |= {"compress --only x --fre": "--freeze", "compress --optimizer adah": "adahessian"}
+    for words, expected in pairs.items():
         last = len(words.split())
         bash = f"COMP_WORDS=(fxprune {words}); COMP_CWORD={last}; _shtab_fxprune; echo ${{COMPREPLY[@]}}"
         asked = {"bash": bash, "fish": f"complete -C 'fxprune {words}'"}.get(shell)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from helpers.command_line import SMALL, Small, enter, left, run
@@ -73,6 +75,13 @@ BAD = [
     ("fold --recipe evil.yaml", ["evil.yaml, line 2: the network `evil:f`", "as MODEL evil:f"]),
     ("compress --recipe fine.yaml", ["--data"]),
     ("{small} --keep 0.5 --plan other.json", ["`keep`", "`plan_file`"]),
+    ("{small} --in-chans 3", ["`--in-chans` here: the images of --data decide it"]),
+    ("plan small --plan p.json", ["`--plan` here; it is one of `fxprune compress` and `fxprune fold`"]),
+    ("inspect digits", ["`digits` is data, for --data"]),
+    ("inspect empty --num-classes 5", ["empty holds a network with its own classes; leave out --num-classes"]),
+    ("fold a.pt2 --num-classes 5", ["a.pt2 holds a network with its own classes; leave out --num-classes"]),
+    ("inspect vvv", ["`vvv`, and there is no such folder", "timm.list_models()"]),
+    ("inspect small --data hfds/nope", ["it needs the package datasets: `pip install datasets`"]),
     ("{small} --method magic", ["magic", "kmeans"]),
     ("{small} --seed -1", ["`seed`", "-1"]),
     ("{small} --lr 0", ["`lr`", "above 0"]),
@@ -136,6 +145,7 @@ def rubbish(tmp_path_factory):
 @pytest.mark.parametrize(("line", "names"), BAD, ids=[line for line, _ in BAD])
 def test_bad_input_is_one_clear_error_and_leaves_nothing(capsys, monkeypatch, rubbish, line, names):
     monkeypatch.chdir(rubbish)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # an import of it fails
     monkeypatch.setattr(Trainer, "train_wide", lambda *_: pytest.fail("trained before the input was checked"))
     before = left(rubbish)
     code, out, err = run(capsys, line.replace("{small}", SMALL))

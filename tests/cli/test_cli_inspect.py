@@ -118,6 +118,7 @@ def test_only_outputs_that_count_freeze(capsys, place):
     assert "cannot be pruned" in run(capsys, f"inspect {model}")[1]
     code, out, _ = run(capsys, f"inspect {model} --outputs logits")
     assert code == 0 and "first.weight" in out and f"fxprune plan {model} --outputs logits --keep 0.5" in out
+    assert "1 group; in all 44 parameters, 36 MACs for one sample.\n" in out  # whose weights count once
     code, out, _ = run(capsys, f"plan {model} --outputs logits --keep 0.5 -o few.json")
     assert code == 0 and "fxprune.load_plan" in " ".join(out.split())
     assert json.loads((place / "few.json").read_text())["outputs"] == ["logits"]
@@ -212,7 +213,7 @@ BAD = {
     "mine_of_a_user:text": ["returns str", "it must return a network"],
     "mine_of_a_user:tiny": ["lazy"],
     "folder": ["folder is a folder, but no saved network", "a folder of images belongs to --data"],
-    "local-dir:folder": ["`local-dir:folder` cannot be had"],
+    "local-dir:folder": ["no file folder/config.json", "`fxprune export DIR --format timm -o FOLDER`"],
     "small --group third.weight --in-chans 1": ["`group` has `third.weight`", "`first.weight`"],
     "small --group first --all": ["--group", "--all"],
 }
@@ -284,7 +285,7 @@ def test_a_share_is_all_only_if_it_is(share, text):
 def test_long_names_keep_their_ends_and_numbers_keep_their_units():
     assert (shortened("layers.0.weight", 12), shortened("short", 11)) == ("...0.weight", "short")
     assert shortened("features.denselayer", 12) == "...enselayer"
-    assert fill("it has 11.7 M", 10) == "it has\n11.7 M"
+    assert fill("it has 11.7 M (x 0.25)", 10) == "it has\n11.7 M\n(x 0.25)"
 
 
 def test_a_long_network_is_drawn_in_parts_between_which_paper_breaks():

@@ -48,6 +48,18 @@ def test_a_plan_of_good_widths_asks_for_no_multiple(capsys):
     assert "--round-to" not in run(capsys, f"{PLAN} --keep 0.5 --round-to 4")[1]
 
 
+def test_the_next_step_takes_the_plan(capsys, place):
+    network = "nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))"
+    (place / "rows_of_a_user.py").write_text(f"from torch import nn, zeros\nnet = lambda: ({network}, zeros(2, 4))\n")
+    assert "`fxprune.load_plan` in Python" in run(capsys, "plan rows_of_a_user:net -o rows.json")[1]
+    out = run(capsys, "plan small --in-chans 1 --image-size 8 --keep 0.5 -o any.json")[1]
+    assert "--data DATA --image-size 8 --plan any.json\nFor data with other classes" in out
+    code, _, err = run(capsys, f"{SMALL} --plan any.json")
+    assert (code, "`fxprune plan MODEL --data NAME`" in err) == (2, True)
+    out = run(capsys, "inspect small --in-chans 1 --image-size 8 --group second")[1]
+    assert out.endswith("\n\nNext: fxprune plan small --image-size 8 --in-chans 1 --widths second.weight=4\n")
+
+
 def test_an_edited_plan_is_used(capsys, place):
     assert run(capsys, f"{PLAN} --keep 0.5 -o plan.json")[0] == 0
     before = json.loads((place / "plan.json").read_text())["clusters"]

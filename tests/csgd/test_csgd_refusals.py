@@ -36,6 +36,26 @@ def test_a_frozen_parameter_must_be_equal_already():
     csgd(case.model, plan, optimizer, strength=1.0)
 
 
+@pytest.mark.parametrize("options", [{}, {"narrow": False}, {"coupled": True}])
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda model: setattr(model.conv1, "weight", nn.Parameter(torch.randn_like(model.conv1.weight))),
+        lambda model: setattr(model, "conv1", nn.Conv2d(3, 8, 3, padding=1).double()),
+        lambda model: nn.utils.parametrizations.weight_norm(model.conv1),
+    ],
+    ids=["parameter", "layer", "parametrization"],
+)
+def test_a_parameter_that_is_replaced_stops_the_next_step(replace, options):
+    case = plain()
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=0.05)
+    with csgd(case.model, plan_of(case, PLAIN), optimizer, strength=1.0, **options):
+        steps(case.model, case, optimizer, 1)
+        replace(case.model)
+        with pytest.raises(OptionError, match=r"something has replaced `conv1.weight` in the model"):
+            steps(case.model, case, optimizer, 1)
+
+
 WRONG = {
     "pull of one": ({"strength": 20.0}, r"lr \* strength = 0.05 \* 20 = 1 in parameter group 0"),
     "neither": ({}, "give either `deviation`, .*, with `lrs`, .*; or `strength`. There is no default"),

@@ -92,16 +92,26 @@ def test_the_state_is_narrow_inside_and_wide_outside():
     assert torch.equal(optimizer.state[weight]["exp_avg"], moments)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_run_goes_on_from_its_state_to_the_bit(kind):
-    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+COUPLED = {"momentum": 0.9, "narrow": None, "coupled": True}
+
+
+@pytest.mark.parametrize("hooked_first", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.AdamW, {}), (torch.optim.SGD, COUPLED)]
+)
+def test_a_run_goes_on_from_its_state_to_the_bit(kind, options, hooked_first):
     case, optimizer, hook = started(kind, **options)
     steps(case.model, case, optimizer, 3)
     saved = copy.deepcopy((case.model.state_dict(), optimizer.state_dict(), hook.state_dict()))
     steps(case.model, case, optimizer, 3)
     other, again, second = started(kind, **options)
-    for part, state in zip((other.model, again, second), saved, strict=True):
-        part.load_state_dict(state)
+    other.model.load_state_dict(saved[0])
+    again.load_state_dict(saved[1])
+    if not hooked_first:
+        second.remove()
+        form = {name: value for name, value in options.items() if name != "momentum"}
+        second = csgd(other.model, plan_of(other, PLAIN), again, strength=2.0, **form)
+    second.load_state_dict(saved[2])
     steps(other.model, other, again, 3)
     for name, parameter in case.model.named_parameters():
         assert torch.equal(parameter, other.model.get_parameter(name)), name
@@ -283,10 +293,15 @@ def test_steps_that_see_more_than_each_number_are_refused(kind, options):
         csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=True, **options)
 
 
+@pytest.mark.parametrize("small", [0, 2**16])  # each alone, or together
 @pytest.mark.parametrize("row", range(8))
 @torch.no_grad()
-def test_each_row_of_a_small_weight_counts_where_it_is_written_through_data(row):
+def test_each_row_counts_where_it_is_written_through_data_at_any_time(row, small, monkeypatch):
+    for module in ("narrow_step", "bundles"):
+        monkeypatch.setattr(f"fxprune.passes.csgd.{module}.SMALL", small)
     case, optimizer, _ = started(torch.optim.SGD)
+    for _ in range(10):
+        optimizer.step()
     case.model.conv1.weight.data[row] += 1.0
     before = away(case.model, plan_of(case, PLAIN))
     optimizer.step()

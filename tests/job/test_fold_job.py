@@ -120,10 +120,11 @@ class Plain(nn.Module):
         return self.head(self.first(x).relu().mean((2, 3)))
 
 
-def test_statistics_of_a_network_without_any_are_said_to_be_none(tmp_path):
-    result = fold_job(Plain().eval(), tiny_data(), repair="statistics", output=tmp_path / "out", **QUICK)
+@pytest.mark.parametrize("repair", ["statistics", "variance"])
+def test_statistics_of_a_network_without_any_are_said_to_be_none(tmp_path, repair):
+    result = fold_job(Plain().eval(), tiny_data(), repair=repair, output=tmp_path / "out", **QUICK)
     assert result.folded.repair == "none"
-    assert "no repair (statistics had nothing to repair)" in str(result)
+    assert f"no repair ({repair} had nothing to repair)" in str(result)
 
 
 @pytest.mark.parametrize("count", [2, 12])
@@ -135,6 +136,8 @@ def test_images_without_labels_measure_agreement(tmp_path, count):
     assert result.stages[0].count == max(1, count // 4)
     assert all(row.correct == row.count - row.changed for row in result.stages)
     assert "agreement" in str(result).splitlines()[0]
+    held = "1 image" if count == 2 else "3 images"
+    assert f"on {held} held back" in " ".join(str(result).split())
 
 
 def test_one_image_cannot_be_judged_by_another(tmp_path):
@@ -149,7 +152,7 @@ def test_few_images_are_said_to_be_few(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 3)).eval()
     result = fold_job(model, tiny_data(), images=8, output=tmp_path / "out", **QUICK)
     assert (result.folded.few, result.folded.needed) == (2, math.ceil(64 / 6 * 8))
-    assert "few images: 2 layers have fewer positions in 8 images than features" in str(result)
+    assert "few images: a penalty decides the fit of 2 layers, with fewer positions in 8 images" in str(result)
     assert "86 images are enough for all" in str(result)
 
 

@@ -62,6 +62,9 @@ DECISIONS = {
     "as many": (lambda x, y: x.shape[0] == y.shape[0], "any"),
     "more after one is added": (lambda x, y: 2 * x.shape[0] + 1 > x.shape[0], "any"),
     "a shape that was not kept": (lambda x, y: x.shape != None, "any"),  # noqa: E711 (as heads of YOLO ask)
+    "an open size in a shape": (lambda x, y: -1 in x.shape, "any"),  # as einops asks
+    "open sizes that are counted": (lambda x, y: sum(size == -1 for size in x.shape) > 0, "any"),
+    "seven in a shape": (lambda x, y: 7 in x.shape, "3 only"),
     "size of an image": (lambda x, y: x.shape[2] > 4, "any"),
     "whole windows of an image": (lambda x, y: x.shape[2] % 4 == 0, "any"),
     "windows that are counted": (lambda x, y: x.shape[0] * (x.shape[2] // 4) > x.shape[0], "any"),

@@ -53,14 +53,14 @@ def test_only_kmeans_compares_channels(kind, method):
     ("options", "by"),
     [
         ({}, "rows"),
-        ({"data": "digits"}, "outputs"),
-        ({"inputs": "photos"}, "outputs"),
+        ({"data": "digits"}, "activations"),
+        ({"inputs": "photos"}, "activations"),
         ({"data": "digits", "method": "even"}, "rows"),
-        ({"data": "digits", "cluster": "activations"}, "activations"),
+        ({"data": "digits", "cluster": "outputs"}, "outputs"),
         ({"data": "digits", "cluster": "rows"}, "rows"),
     ],
 )
-def test_a_fold_compares_outputs_where_there_are_images(options, by):
+def test_a_fold_compares_activations_where_there_are_images(options, by):
     assert FoldJob("resnet20", checkpoint="w", **options).clusters_by == by
     assert Job("resnet20", "digits").clusters_by == "activations"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def test_links_lead_somewhere(document):
     assert [link for link in links if not ((ROOT / document).parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("listing", ["README.md", "llms.txt"])
+def test_every_page_is_listed(listing):
+    linked = set(re.findall(r"\]\((docs/[^/)#]+)", (ROOT / listing).read_text(encoding="utf-8")))
+    assert {page for page in DOCUMENTS if page.startswith("docs/")} - linked == {"docs/index.md"}
+
+
 def test_recipes_can_be_read(tmp_path):
     recipe, published = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/recipes.md").read_text(encoding="utf-8"), re.S)
     (tmp_path / "half.yaml").write_text(recipe)
@@ -77,6 +84,24 @@ def test_the_site_lists_every_page():
 
 def pages_of(entry):
     return [entry] if isinstance(entry, str) else [page for pages in entry.values() for page in pages]
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (":func:<code>fxprune.narrow</code>", "<code>fxprune.narrow</code>"),
+        ("(:mod:<code>~fxprune.passes.verify.float64</code>)", "(<code>float64</code>)"),
+        ("note:<code>x</code>", "note:<code>x</code>"),
+    ],
+)
+def test_the_site_shows_references_as_code(shown, expected):
+    assert runpy.run_path(str(ROOT / "mkdocs_hooks.py"))["on_page_content"](shown, page=None) == expected
+
+
+def test_every_role_of_a_docstring_is_known_to_the_site():
+    found = {role for path in ROOT.glob("[fpmc]*/**/*.py") for role in re.findall(r":(\w+):`", path.read_text("utf-8"))}
+    pattern = runpy.run_path(str(ROOT / "mkdocs_hooks.py"))["_REFERENCE"]
+    assert found and all(pattern.match(f":{role}:<code>x</code>") for role in found)
 
 
 def test_the_reference_lists_every_public_name():

@@ -8,6 +8,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -18,6 +19,7 @@ from helpers.untimed import time_nothing
 
 import fxprune
 from fxprune.cli.main import SHELLS, _parser, main
+from fxprune.passes.options import Job
 
 NOT_RUN = {page: [block for block in blocks(read(page)) if block.reason is not None] for page in PAGES}
 TUTORIAL = "docs/tutorial.md"
@@ -66,12 +68,23 @@ def compressed():
     return names | {"narrow": fxprune.load("out"), "example_inputs": names["images"]}
 
 
+def task():
+    """A call of ``compress`` whose options are checked; tests/job/test_task.py runs such jobs."""
+
+    def called(model, data, **options):
+        Job(model="net", data="data", **options)
+
+    names = dict.fromkeys(("net", "train", "test", "my_loss", "my_metric"), max)
+    return names | {"fxprune": SimpleNamespace(compress=called)}
+
+
 # What a page takes for granted; those that take `compressed` run where the tutorial has been.
 GIVEN = {
     "README.md": compressed,
     "docs/deploying.md": compressed,
     "docs/distributed.md": wide,
     "docs/folding.md": wide,
+    "docs/recipes.md": task,
     "docs/source.md": compressed,
 }
 

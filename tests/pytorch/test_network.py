@@ -58,13 +58,23 @@ def test_sparse_tensors_are_refused():
         fxprune.couple(sparse, X)
 
 
-def test_an_operator_without_a_meta_kernel_is_named():
-    class Rounded(nn.Sequential):
+@pytest.mark.parametrize(("special", "kind"), [("to_sparse", "sparse coo"), ("to_mkldnn", "mkldnn")])
+def test_a_network_that_returns_a_special_tensor_is_refused(special, kind):
+    class Special(nn.Sequential):
         def forward(self, x):
-            return torch.fake_quantize_per_tensor_affine(super().forward(x), 0.1, 0, 0, 255)
+            return {"features": getattr(super().forward(x), special)()}
 
-    with pytest.raises(CaptureError, match=r"`aten::fake_quantize_.+` has no kernel for tensors without numbers"):
-        fxprune.couple(Rounded(*net()).eval(), X)
+    with pytest.raises(CaptureError, match=f"^Special returns a {kind} tensor, which no comparison takes: return it"):
+        fxprune.couple(Special(*net()).eval(), X)
+
+
+def test_an_operator_without_a_meta_kernel_is_named():
+    class Sparse(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).to_sparse().to_dense()
+
+    with pytest.raises(CaptureError, match=r"`aten::_to_sparse` has no kernel for tensors without numbers"):
+        fxprune.couple(Sparse(*net()).eval(), X)
 
 
 def masked():

@@ -118,6 +118,8 @@ def test_two_images_are_enough_to_run():
     model, plan = planned()
     small = fxprune.fold(model, plan, [images(2)])
     assert torch.isfinite(small(images())).all()
+    needed = small.meta["needed"]
+    assert set(needed) == {each.layer for each in small.meta["repairs"]} and max(needed.values()) > 2
 
 
 @pytest.mark.parametrize("count", [2, 44])  # of which 1, and 32 and 1, are not held back

@@ -18,16 +18,21 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian's package `chromium`)"),
 ]
-# A page that shows the report in a frame as wide as a phone, and then says what is wider than that.
-PHONE = """<!doctype html><title>phone</title><link rel="icon" href="data:,"><pre id="found"></pre>
-<iframe src="report.html" width="360" height="800" style="border: 0" onload="
-  const page = this.contentDocument, root = page.documentElement;
+WIDTHS = (360, 1280)
+# A page that shows the report in frames as wide as a phone and a screen, and says what is wider, or too small to read.
+FRAMES = """<!doctype html><title>frames</title><link rel="icon" href="data:,"><pre id="found"></pre>
+<script>function look(frame) {
+  const page = frame.contentDocument, width = frame.clientWidth;
   const wide = [...page.body.querySelectorAll('*')].filter(each => !each.closest('.scroll') &&
-    each.getBoundingClientRect().right > 360.5).map(each => each.tagName);
+    each.getBoundingClientRect().right > width + 0.5).map(each => each.tagName);
   const small = [...page.querySelectorAll('.chart text')].filter(each =>
-    each.getBoundingClientRect().height < 10).length;
-  found.textContent = [root.scrollWidth, page.body.scrollWidth, small, ...wide].join(' ');
-"></iframe>"""
+    each.getBoundingClientRect().height < 11.5).map(each => each.textContent);
+  const fits = Math.max(page.documentElement.scrollWidth, page.body.scrollWidth) <= width;
+  found.textContent += [width, fits ? 'fits' : 'scrolls', ...wide, ...small].join(' ') + ';';
+}</script>""" + "".join(
+    f'<iframe src="report.html" width="{width}" height="800" style="border: 0" onload="look(this)"></iframe>'
+    for width in WIDTHS
+)
 
 
 class Folder(http.server.SimpleHTTPRequestHandler):
@@ -44,7 +49,7 @@ def served(tmp_path):
     """Write a report, and serve it: the address, and every path that is asked for."""
     folder = report_made.write(tmp_path / "out", report_made.result(tmp_path / "out"), report_made.recording("n" * 200))
     write_report(folder, "out")
-    (folder / "phone.html").write_text(PHONE)
+    (folder / "frames.html").write_text(FRAMES)
     handler = type("Handler", (Folder,), {"asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: handler(*args, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -64,10 +69,10 @@ def chromium(address, profile, *flags):
 
 def test_no_error_no_request_and_no_scroll_sideways(served, tmp_path):
     address, asked = served
-    shown, console = chromium(f"{address}/phone.html", tmp_path / "profile", "--dump-dom", "--window-size=600,900")
-    root, body, small, *wide = re.search(r'<pre id="found">(.*?)</pre>', shown)[1].split()
-    assert (int(root) <= 360, int(body) <= 360, small, wide) == (True, True, "0", [])
-    assert (console, asked) == ([], ["/phone.html", "/report.html"])
+    shown, console = chromium(f"{address}/frames.html", tmp_path / "profile", "--dump-dom", "--window-size=1400,900")
+    found = re.search(r'<pre id="found">(.*?)</pre>', shown)[1].removesuffix(";").split(";")
+    assert sorted(found) == sorted(f"{width} fits" for width in WIDTHS)
+    assert (console, set(asked)) == ([], {"/frames.html", "/report.html"})
 
 
 @pytest.mark.parametrize("scheme", ["0", "1"], ids=["dark", "light"])

@@ -87,7 +87,13 @@ def test_a_page_has_every_section_and_every_picture_describes_itself(folder):
         *("widths", "params", "macs", "deviation", "accuracy", "latency", "forms")
     ]
     text = " ".join(page.words)
-    for said in ("net.weight: 16 to 8", "the largest deviation ends at 9.0e-07", "97.00% after the snap"):
+    for said in (
+        "net.weight: 16 to 8",
+        "the largest deviation ends at 9.0e-07",
+        "97.00% after the snap",
+        "the snap moved a row by 1.0e-06 at most",
+        "What the wide network said before C-SGD",
+    ):
         assert said in text
     for each in page.all("img"):
         assert re.fullmatch(r"Test image( of class net)?: the wide network says (net|same), .*", each["alt"])
@@ -99,6 +105,14 @@ def test_a_fold_has_a_page_without_training(tmp_path):
     assert headings(tmp_path) == SECTIONS
     text = " ".join(page.words)
     assert "agreement" in text and "2 layers had too few images" in text and "Accuracy over steps" not in text
+    assert "Kept: readers, from 64 images without labels" in text and "before C-SGD" not in text
+
+
+def test_the_words_have_what_the_pictures_draw(folder):
+    write_report(folder, "out")
+    words = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| csgd | 1 | 20 | 1.0e-03 | 1.0e-03 | 93.00% |" in words
+    assert "the snap moved a row by 1.0e-06 at most" in words
 
 
 def test_a_folder_of_an_earlier_version_leaves_sections_out_with_a_word(tmp_path):

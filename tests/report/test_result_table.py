@@ -109,16 +109,21 @@ def folded(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "head", "says"),
     [
-        ({}, "accuracy", "not lossless: 1 of 10 test images get another class than from the wide network"),
+        ({}, "accuracy", "not lossless: another class than the wide network's for 1 of 10 test images"),
         ({}, "accuracy", "kept: readers, from 40 images without labels; relative error of the outputs"),
         ({}, "accuracy", "on those held back: 0.02 (readers), 0.4 (none)"),
+        ({"few": 1, "images": 1}, "accuracy", "fewer positions in 1 image than features in 1 layer"),
         ({"judge": "wide"}, "agreement", "the classes that the wide network gives stand for them, on 10 images"),
         ({"judge": "", "images": 0}, "onnxruntime", "nothing else is measured, since there are no images"),
         ({"images": 0}, "accuracy", "kept: readers, from noise in place of images"),
         ({"repair": "none"}, "accuracy", "kept: no repair, from"),
         ({"repair": "none", "wanted": "statistics"}, "accuracy", "kept: no repair (statistics had nothing to repair)"),
         ({"unfitted": {"a": "why", "b": "x"}}, "accuracy", "2 of 5 layers keep their summed columns, first `a`: why"),
-        ({"few": 2, "needed": 90}, "accuracy", "few images: 2 layers have fewer positions in 40 images than features"),
+        (
+            {"few": 2, "needed": 90},
+            "accuracy",
+            "a penalty decides the fit of 2 layers, with fewer positions in 40 images",
+        ),
     ],
 )
 def test_a_fold_says_what_it_repaired_and_lost(tmp_path, changes, head, says):

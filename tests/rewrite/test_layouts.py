@@ -343,3 +343,16 @@ def test_numbers_that_hang_on_an_input_freeze_channels(op, why):
     coupling = fxprune.couple(net, torch.rand(2, 3, 8, 8))
     assert "a.weight" not in coupling.groups
     assert why in str(coupling)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [lambda x: x[:, :256], lambda x: x.narrow(1, 0, 256), lambda x: torch.ops.aten.slice.Tensor(x, 1, 0, 256)],
+    ids=["getitem", "narrow", "slice"],
+)
+def test_a_slice_of_channels_that_are_joined_with_space_is_guarded(cut):
+    snapped, narrow = made(lambda s, y: s.b(cut(y.flatten(1)).view(-1, 4, 64)), b=nn.Conv1d(4, 5, 1))
+    assert_same(snapped, narrow, (8, 8))
+    snapped(images(12, 12))
+    with pytest.raises(SpecialisedError, match=r"size 1 before `.*` was"):
+        narrow(images(12, 12))

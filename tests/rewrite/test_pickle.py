@@ -55,6 +55,16 @@ class Makes(Plain):
         return super().forward(x) + torch.zeros(x.shape[0], 5)
 
 
+class Counts(Plain):
+    """A whole number of a quotient, as of the samples that windows come from."""
+
+    def forward(self, x):
+        windows = self.a(x).flatten(2).unflatten(2, (-1, 16)).transpose(1, 2).flatten(0, 1)
+        samples = int(windows.shape[0] / (x.shape[2] * x.shape[3] / 16))
+        y = windows.view(samples, -1, 16, 16).transpose(1, 2).flatten(2).unflatten(2, x.shape[2:])
+        return self.b(self.norm(y).relu()).mean((2, 3))
+
+
 def saved(value):
     file = io.BytesIO()
     torch.save(value, file)
@@ -74,7 +84,7 @@ def pickled(value):
 
 
 WAYS = {"pickle": pickled, "torch": saved, "joblib": dumped, "copy": copy.deepcopy}
-NETS = [Plain, Branches, Precise, Makes]
+NETS = [Plain, Branches, Precise, Makes, Counts]
 
 
 def made(kind):

@@ -4,6 +4,7 @@ from . import (
     across,
     contraction,
     joining,
+    matrices,
     movement,
     normalise,
     places,
@@ -18,7 +19,6 @@ from . import (
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "movement", "normalise",
-    "places",
-    "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
+    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "matrices",
+    "movement", "normalise", "places", "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
 ]  # fmt: skip

@@ -57,3 +57,9 @@ tokens("a number beside ones", lambda s, y: y * torch.cat([s.g.expand(4), torch.
 tokens("ones under the columns of a weight", _columns, {"w": 4}, out=4, width=8, w=free(5, 4),
        frozen="a product of activations")
 tokens("memory of zeros", _memory, {A: 8, "q.weight": 8}, fixed=True, q=linear(8, 8), k=linear(8, 8))
+tokens("matrices on a diagonal", lambda s, y: y @ torch.block_diag(s.p, s.q).mT, {"p": 3, "p#2": 4,
+       "q": 5, "q#2": 4}, p=free(3, 4), q=free(5, 4))
+tokens("tokens on a diagonal", lambda s, y: s.c(torch.block_diag(y[0], y[1].relu())[None, :5, :8]), {A: 8,
+       "c.weight": 6}, out=6, fixed=True, c=linear(8, 6))
+tokens("vectors on a diagonal", lambda s, y: s.c(torch.block_diag(y[0, 0], y[1])[:, :8]), {"c.weight": 6}, out=6,
+       fixed=True, c=linear(8, 6), frozen="vectors put on a diagonal")

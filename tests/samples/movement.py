@@ -77,12 +77,6 @@ def _swaps(s, y):
     return s.c(y.permute(0, 2, 3, 1).transpose(-1, 1).swapaxes(1, 3).movedim(-1, 1))
 
 
-def _of_matrices(s, y):
-    small = y.flatten(2)[..., :16].unflatten(2, (4, 4)) / 9
-    made = torch.linalg.matrix_exp(small) + torch.linalg.inv(small + torch.eye(4)) + small.sum(3).diag_embed()
-    return y * (made.mean((2, 3)) + torch.linalg.det(small))[:, :, None, None]
-
-
 # fmt: off
 image("permuted and back", _swaps, {A: 8, B: 6, "c.weight": 5}, out=5, c=conv(8, 5))
 image("whatever has length 1 goes", lambda s, y: y.mean((2, 3), True).squeeze().reshape(-1, 2, 1, 1) * y, {A: 2, B: 6},
@@ -149,18 +143,10 @@ tokens("strides by the operator", lambda s, y: s.c(torch.ops.aten.as_strided.def
 tokens("turned over by strides", lambda s, y: s.c(y.as_strided((y.shape[0], 8, 8), (64, 1, 8))), {"c.weight": 6}, out=6,
        length=8, fixed=True, c=linear(8, 6), frozen="arbitrary strides")
 tokens("axes from the end", lambda s, y: torch.stack([y, y.unsqueeze(-2).squeeze(-2)], -2).select(-2, 1), {A: 8})
-image("triangle in space", lambda s, y: y.tril() + y.triu(1).triu_(2), {A: 8, B: 6})
-tokens("triangle of channels", lambda s, y: s.c(y.tril()).relu(), {"c.weight": 6}, out=6, c=linear(8, 6),
-       frozen="treated as space")
 tokens("class token and positions", _tokens_first, {"t": 8}, fixed=True, t=free(1, 1, 8), p=free(1, 6, 8))
 tokens("rotary halves", _rotary, {"g": 4}, g=free(8))
 net("turned over", lambda s, x: s.head(s.a(x).t().t_().T.T), (torch.zeros(2, 3),), (torch.zeros(5, 3),), {A: 8},
     a=linear(3, 8), head=linear(8, 4))
-image("functions of matrices", _of_matrices, {A: 8, B: 6})
-tokens("channels as rows of matrices", lambda s, y: s.c(torch.linalg.matrix_exp(y @ y.mT)), {A: 8, "c.weight": 6},
-       out=6, fixed=True, c=linear(5, 6))
-tokens("diagonals of channels", lambda s, y: s.c(y.diag_embed().mean(1)), {"c.weight": 6}, out=6, c=linear(8, 6),
-       frozen="treated as space")
 image("slice to an end that the image tells", lambda s, y: y[:, : y.shape[2] // 2], {B: 6}, out=4, fixed=True,
       frozen="a slice of channels that hangs on an input")
 image("slice behind others, likewise", lambda s, y: y[None][..., : y.shape[2] // 2, 1:, :][0], {B: 6}, out=4,
@@ -170,6 +156,7 @@ image("padded as the image tells", lambda s, y: F.pad(y, (0, 0, 0, 0, 0, y.shape
       frozen="padding among channels that hangs on an input")
 image("image padded as it tells", lambda s, y: F.pad(y, (0, 0, 0, y.shape[2] // 4, 0, 2)), {A: 8, B: 6}, out=10)
 image("ones like one channel", lambda s, y: y * torch.ones_like(y[:, 5:6]), {A: 8, B: 6})
+image("ones like one channel, narrowed", lambda s, y: y * torch.ones_like(y.narrow(1, 6, 1)), {A: 8, B: 6})
 image("zeros like the last channel", lambda s, y: y + torch.zeros_like(y[:, -1])[:, None], {A: 8, B: 6})
 image("one channel, also read", lambda s, y: y * torch.ones_like(y[:, 5:6]) + y[:, 5:6], {B: 6},
       frozen="one channel is sliced out")

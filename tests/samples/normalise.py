@@ -48,6 +48,12 @@ image("group norm", lambda s, y: s.n(y), {A: 4, B: 6}, n=nn.GroupNorm(2, 8))
 image("group norm of one group", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(1, 8))
 image("group norm, a channel each", lambda s, y: s.n(y), {A: 8, B: 6}, n=nn.GroupNorm(8, 8))
 image("functional group norm", lambda s, y: F.group_norm(y, 4, s.w, s.v), {"w": 2, B: 6}, w=free(8), v=free(8))
+image("group norm by a height", lambda s, y: F.group_norm(y, y.shape[2]), {B: 6}, fixed=True,
+      frozen="a number of groups that hangs on an input")
+image("group norm, the operator", lambda s, y: torch.native_group_norm(y, None, None, 2, 8, 64, 2, 1e-5)[0], {B: 6},
+      fixed=True, frozen="a size that the call states")
+image("batch norm, the operator without statistics",
+      lambda s, y: torch.ops.aten._native_batch_norm_legit.no_stats(y, None, None, True, 0.1, 1e-5)[0], {A: 8, B: 6})
 image("group norm after cat", _two_under_one, {A: 8, "c.weight": 4, B: 6}, out=12, c=conv(8, 4), n=nn.GroupNorm(1, 12))
 image("channels last", lambda s, y: s.n(y), {A: 8, B: 6}, n=_ChannelsLast(8))
 image("layer norm over channels and space", lambda s, y: s.n(y), {A: 8, B: 6}, fixed=True, n=nn.LayerNorm((8, 8, 8)))
@@ -62,6 +68,8 @@ tokens("functional layer norm", lambda s, y: F.layer_norm(y, (8,), s.w, s.v), {"
 tokens("functional layer norm of its shape", lambda s, y: F.layer_norm(y, y.shape[-1:], s.w), {"w": 8}, w=free(8))
 tokens("functional layer norm by keyword", lambda s, y: F.layer_norm(y, normalized_shape=[8], weight=s.w), {"w": 8},
        w=free(8))
+tokens("layer norm, the operator", lambda s, y: torch.native_layer_norm(y, (8,), s.w, None, 1e-5)[0], {"w": 8},
+       w=free(8))
 tokens("layer norm, torch's own", lambda s, y: torch.layer_norm(y, [8], s.w, None, 1e-5), {"w": 8}, w=free(8))
 tokens("root mean square norm, torch's own", lambda s, y: torch.rms_norm(y, (8,), s.w), {"w": 8}, w=free(8))
 tokens("root mean square norm", lambda s, y: s.n(y), {A: 8}, n=nn.RMSNorm(8))
@@ -69,3 +77,7 @@ tokens("functional root mean square norm", lambda s, y: F.rms_norm(y, (8,), s.w,
 tokens("normalised by hand", _by_hand, {A: 8})
 tokens("widths without a common divisor", lambda s, y: s.d(s.n(torch.cat([y, s.c(y)], -1))), {"d.weight": 6}, out=6,
        c=linear(8, 7), n=nn.LayerNorm(15), d=linear(15, 6), frozen="no common divisor")
+tokens("channels of bounded length", lambda s, y: torch.renorm(y.flatten(0, 1), 2, 1, 0.5).view(y.shape), {A: 8},
+       fixed=True)
+tokens("tokens of bounded length", lambda s, y: s.c(torch.renorm(y, 1, 1, 0.5)), {"c.weight": 6}, out=6, c=linear(8, 6),
+       frozen="a norm runs over them")

@@ -124,6 +124,12 @@ def _put_behind_a_mask(s, y):
     return z.permute(3, 2, 0, 1)
 
 
+def _each_map(y, cut):
+    """All channels of all samples side by side, of which a slice takes all."""
+    maps = cut(y.mT.flatten(0, 1))
+    return maps.relu().view(y.shape[0], -1, y.shape[1]).mT
+
+
 # fmt: off
 image("index, then changed in place", _picked_then_changed, {A: 2, A2: 2, B: 6}, out=16,
       k=Constants(first=TURNED < 4))
@@ -188,3 +194,6 @@ image("scatter over channels", lambda s, y: y.scatter(1, s.c(y).argsort(1), 1.0)
 tokens("slices put and crossed", _slices_put, {A: 8}, c=linear(8, 8))
 tokens("looked up in tables", _looked_up, {A: 8})
 tokens("looked up in itself", _in_itself, {"c.weight": 6}, out=6, c=linear(8, 6), frozen="numbers of a table")
+tokens("all maps of all samples", lambda s, y: _each_map(y, lambda maps: maps[: maps.shape[0]]), {A: 8})
+tokens("maps counted by the samples", lambda s, y: s.c(_each_map(y, lambda maps: maps[: 8 * y.size(0)])),
+       {"c.weight": 6}, out=6, c=linear(8, 6), frozen="a slice of channels that hangs on an input")

@@ -91,6 +91,11 @@ image("zeros like", lambda s, y: torch.maximum(y, torch.zeros_like(y)), {A: 8, B
 image("glu", lambda s, y: F.glu(y, 1), {A: 8, B: 6}, width=16, out=8)
 image("glu as a layer", lambda s, y: s.glu(y) + y[:, 8:], {A: 8, B: 6}, width=16, out=8, glu=nn.GLU(1))
 image("gate by chunk", lambda s, y: y.chunk(2, 1)[0] * y.chunk(2, 1)[1].sigmoid(), {A: 8, B: 6}, width=16, out=8)
+image("rounded to steps", lambda s, y: torch.fake_quantize_per_tensor_affine(y, 0.1, 0, -128, 127) * y, {A: 8, B: 6})
+image("rounded to learned steps", lambda s, y: y * torch._fake_quantize_learnable_per_tensor_affine(
+      y, s.step.abs(), s.zero, -128, 127), {A: 8, B: 6}, step=free(1), zero=free(1))
+image("rounded weight", lambda s, y: F.conv2d(y, torch.fake_quantize_per_tensor_affine(s.w, 0.1, 0, -128, 127)),
+      {"w": 8, A: 8, B: 6}, w=free(8, 8, 1, 1))
 image("prelu", lambda s, y: s.p(y), {A: 8, B: 6}, p=nn.PReLU(8))
 net("slopes for the image", lambda s, x: s.head(s.a(s.p(x)).mean((2, 3))), (torch.zeros(2, 3, 8, 8),), (torch.zeros(3,
     3, 6, 5),),

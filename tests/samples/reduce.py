@@ -162,6 +162,10 @@ image("logarithm of a sum of exponentials", _logs_of_sums, {A: 8, B: 6})
 image("softmax over space", lambda s, y: y.flatten(2).softmax(2).view(y.shape), {A: 8, B: 6})
 image("cumulative sum over channels", lambda s, y: y.cumsum(1), {B: 6}, frozen="cumsum over channels")
 tokens("running extremes, middle and most frequent along tokens", _along_tokens, {A: 8})
+tokens("quantiles along tokens", lambda s, y: y * (y.quantile(0.3, 1, True) + torch.nanquantile(y, 0.7, 1, True)),
+       {A: 8})
+tokens("quantiles along channels", lambda s, y: s.c(y * y.quantile(0.3, 2, True)), {"c.weight": 6}, out=6,
+       c=linear(8, 6), frozen="sort over channels")
 image("median over channels", lambda s, y: y * y.median(1, keepdim=True)[0], {B: 6}, frozen="median over channels")
 image("cumulative maximum over channels", lambda s, y: y.cummax(1)[0], {B: 6}, frozen="cummax over channels")
 image("cumulative sum over space", lambda s, y: y.cumsum(2), {A: 8, B: 6})

@@ -139,3 +139,5 @@ tokens("outer product", lambda s, y: (y[..., :, None] * s.c(y)[..., None, :]).fl
 net("sizes of another tensor", _of_another, (torch.zeros(2, 5, 3),), (torch.zeros(3, 7, 3),), {A: 4, "u.weight": 8},
     a=linear(3, 8),
     u=linear(3, 8), head=linear(8, 4), c=free(1))
+tokens("channels repeated to a number of them", lambda s, y: y.repeat_interleave(2, dim=2, output_size=16), {A: 8},
+       out=16)

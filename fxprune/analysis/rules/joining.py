@@ -51,6 +51,16 @@ def stack(call: Call) -> Axes:
     return tuple(axes)
 
 
+@rule("block_diag")
+def on_diagonal(call: Call) -> Axes:
+    """Matrices along the diagonal of one: rows end to end, and columns; elsewhere are zeros."""
+    matrices = call.args[0]
+    if any(x.dim() != 2 for x in matrices):
+        call.freeze("vectors put on a diagonal", *(ids for x in matrices for ids in call.axes(x)))
+        return (None, None)
+    return tuple(_end_to_end(call, matrices, dim) for dim in range(2))
+
+
 def _together(call: Call, operands: list[torch.Tensor], dim: int) -> Ids | None:
     return meet_axis(call, [(x, dim) for x in operands])
 

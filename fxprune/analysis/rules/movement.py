@@ -182,35 +182,6 @@ def rotate(call: Call) -> Axes:
     return tuple(None if dim in dims else ids for dim, ids in enumerate(axes))
 
 
-@rule(
-    "triu", "triu_", "tril", "tril_", "linalg_matrix_exp", "linalg_inv_ex", "linalg_cholesky_ex", "cholesky_inverse",
-    "_linalg_det", "_linalg_slogdet", "_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_qr",
-    "linalg_lu_factor_ex",
-)  # fmt: skip
-def matrices(call: Call) -> list[Axes]:
-    """A function of each matrix by itself: channels on the last two axes freeze, others pass."""
-    *lead, rows, columns = call.axes(call.args[0])
-    call.freeze("an axis with channels is treated as space", rows, columns)
-    return [(*lead, *(None for _ in range(out.dim() - len(lead)))) for out in call.outs]
-
-
-@rule("_linalg_check_errors")
-def checked(call: Call) -> list[Axes]:
-    """An error in any channel is one without its duplicates, too."""
-    return []
-
-
-@rule("diag_embed")
-def diagonals(call: Call) -> Axes:
-    """``[..., n] -> [..., n, n]``: channels on the last axis freeze, others pass."""
-    *lead, last = call.axes(call.args[0])
-    call.freeze("an axis with channels is treated as space", last)
-    dims = sorted(dim % call.out.dim() for dim in call.args[2:4])
-    for dim in dims:
-        lead.insert(dim, None)
-    return tuple(lead)
-
-
 @rule("unfold", keeps_parameters=True)
 def windows(call: Call) -> Axes:
     """``[..., n, ...] -> [..., windows, ..., size]``: channels on that axis freeze."""

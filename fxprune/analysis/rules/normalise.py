@@ -37,7 +37,7 @@ def batch_norm(call: Call) -> list[Axes]:
         call.unify(axes[1], ids)
     if mean is None or call.named("training"):
         call.balance("batch statistics", axes[0], *axes[2:])
-    return _with_statistics(call, tuple(axes))
+    return [tuple(axes), *((axes[1],) if out.shape == x.shape[1:2] else unlabelled(out) for out in call.outs[1:])]
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
@@ -51,7 +51,11 @@ def layer_norm(call: Call) -> list[Axes]:
         if isinstance(vector, torch.Tensor):
             for dim, ids in zip(last, call.axes(vector), strict=True):
                 axes[dim] = paired(call, axes[dim], ids)
-    return _with_statistics(call, tuple(axes))
+    return [tuple(axes), *((*axes[: last.start], *(None for _ in shape)) for _ in call.outs[1:])]
+
+
+# Group norms that are given the sizes of their input besides it.
+_STATING_SIZES = (torch.native_group_norm, torch.ops.aten.native_group_norm, torch.ops.aten.native_group_norm.default)
 
 
 @rule("native_group_norm")
@@ -63,18 +67,28 @@ def group_norm(call: Call) -> list[Axes]:
     x, weight, bias, groups = call.args[0], call.args[1], call.args[2], call.args[6]
     axes = list(call.axes(x))
     if axes[1] is not None:
+        call.needs_number("a number of groups", axes[1])
         if groups == len(axes[1]) > 1:
             if not call.inside_layer:
                 call.needs_rewrite("a number of groups", axes[1])
         else:
-            call.needs_number("a number of groups", axes[1])
             rows = axes[1].reshape(groups, -1)
             call.balance("group normalisation", call.unify_rows(rows, f"{groups} normalisation groups"))
     call.balance("group normalisation", *axes[2:])
+    if getattr(call.node, "target", None) in _STATING_SIZES:
+        call.freeze("a size that the call states", *axes)
     for vector in (weight, bias):
         if vector is not None:
             axes[1] = paired(call, axes[1], call.axes(vector)[0])
     return _with_statistics(call, tuple(axes))
+
+
+@rule("renorm", "renorm_")
+def renorm(call: Call) -> Axes:
+    """Each position of one axis is scaled by a norm over all others, which freeze."""
+    axes, dim = call.axes(call.args[0]), call.args[2] % call.out.dim()
+    call.freeze("a norm runs over them", *(ids for at, ids in enumerate(axes) if at != dim))
+    return axes
 
 
 @rule("_weight_norm_interface")

@@ -82,5 +82,5 @@ def _repeated(call: Call, lead: int, what: str) -> Axes:
 
 def _fresh(call: Call, what: str, which: list[bool]) -> Axes:
     axes = tuple(call.channels.fresh(size) if new else None for size, new in zip(call.out.shape, which, strict=True))
-    call.needs_rewrite(what, *axes)
+    call.needs_size(what, *axes)
     return axes

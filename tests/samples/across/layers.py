@@ -194,6 +194,8 @@ tokens("recurrent, one step", lambda s, y: s.m(y[:, :1])[0], {A: 8, M_IN: 6}, ou
        m=nn.LSTM(8, 6, batch_first=True))
 tokens("recurrent cells", _cells, {A: 8, "m.weight_ih": 6, "n.weight_ih": 6}, out=6, fixed=True,
        m=nn.LSTMCell(8, 6), n=nn.GRUCell(6, 6))
+tokens("recurrent cells that begin with zeros", lambda s, y: (s.m(y[:, 0]) + s.n(y[:, 1])[0])[:, None],
+       {A: 8, "m.weight_ih": 6}, out=6, fixed=True, m=nn.RNNCell(8, 6), n=nn.LSTMCell(8, 6))
 tokens("transformer layer", lambda s, y: s.m(y), {A: 8, f"m.self_attn.{IN}": 4, f"m.self_attn.{IN}#2": 4,
        "m.linear1.weight": 16}, m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
 tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8},

@@ -1,0 +1,91 @@
+"""Rules for functions of matrices: a matrix is on the last two axes, in front is a batch."""
+
+from __future__ import annotations
+
+import torch
+
+from ..call import Call, unlabelled
+from ..channels import Axes, Ids
+from ..labels import tensors_in
+from .pointwise import meet_axis
+from .registry import rule
+from .uniform import moved
+
+_AS_SPACE = "an axis with channels is treated as space"
+
+
+@rule(
+    "triu", "triu_", "tril", "tril_", "linalg_matrix_exp", "linalg_inv_ex", "linalg_cholesky_ex", "cholesky_inverse",
+    "_linalg_det", "_linalg_slogdet", "_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig", "linalg_qr",
+    "linalg_lu_factor_ex", "linalg_matrix_sqrth", "linalg_pinv",
+)  # fmt: skip
+def matrices(call: Call) -> list[Axes]:
+    """A function of each matrix by itself: channels on the last two axes freeze, others pass."""
+    *lead, rows, columns = call.axes(call.args[0])
+    tolerances = [ids for x in tensors_in(call.args[1:]) for ids in call.axes(x)]
+    call.freeze(_AS_SPACE, rows, columns, *tolerances)
+    return [(*lead, *(None for _ in range(out.dim() - len(lead)))) for out in call.outs]
+
+
+@rule(
+    "_linalg_solve_ex", "linalg_solve_triangular", "triangular_solve", "cholesky_solve", "linalg_lu_solve",
+    "linalg_ldl_solve",
+)  # fmt: skip
+def solved(call: Call) -> list[Axes]:
+    """``A x = b``: each right-hand side has a solution of its own; the axes of ``A`` freeze.
+
+    On axes of a batch, systems and right-hand sides meet.
+    """
+    right = call.named("B") if call.named("B") is not None else call.args[0]
+    systems = [x for x in tensors_in(call.args) if x is not right]
+    vector = right.dim() == 1 or (call.name == "_linalg_solve_ex" and right.shape == systems[0].shape[:-1])
+    sides = right.dim() - 1 if call.named("left") is not False else right.dim() - 2
+    own = [] if vector else [sides]
+    end = right.dim() - 1 - len(own)  # of its axes of a batch
+    matrix = systems[0].dim() - 2
+    call.freeze(_AS_SPACE, *(ids for dim, ids in enumerate(call.axes(right)) if dim >= end and dim not in own))
+    call.freeze(_AS_SPACE, *(ids for x in systems for ids in call.axes(x)[matrix:]))
+    lead: list[Ids | None] = []
+    for behind in range(max(end, matrix), 0, -1):
+        here = [(right, end - behind), *((x, matrix - behind) for x in systems)]
+        sizes = [x.shape[dim] for x, dim in here if dim >= 0]
+        lead.append(meet_axis(call, [(x, dim) for x, dim in here if dim >= 0 and x.shape[dim] == max(sizes)]))
+    solution = [None] * (1 + len(own))
+    if own:
+        solution[sides - end] = call.axes(right)[sides]
+    return [(*lead, *solution), *(_beside(call, systems[0], out) for out in call.outs[1:])]
+
+
+def _beside(call: Call, system: torch.Tensor, out: torch.Tensor) -> Axes:
+    """Return the axes of what an operator returns of its systems: their factors."""
+    lead = call.axes(system)[: system.dim() - 2]
+    if out.shape[: len(lead)] != system.shape[: len(lead)]:
+        call.freeze(_AS_SPACE, *lead)
+        return unlabelled(out)
+    return (*lead, *[None] * (out.dim() - len(lead)))
+
+
+@rule("diagonal", keeps_parameters=True, uniform=moved)
+def diagonal(call: Call) -> Axes:
+    """``[..., n, n] -> [..., n]``: channels on the two axes freeze, others pass."""
+    axes = call.axes(call.args[0])
+    dims = [dim % max(len(axes), 1) for dim in call.args[2:4]]
+    call.freeze(_AS_SPACE, *(axes[dim] for dim in dims))
+    return (*(ids for dim, ids in enumerate(axes) if dim not in dims), None)
+
+
+@rule("_linalg_check_errors")
+def checked(call: Call) -> list[Axes]:
+    """An error in any channel is one without its duplicates, too."""
+    return []
+
+
+@rule("diag_embed")
+def diagonals(call: Call) -> Axes:
+    """``[..., n] -> [..., n, n]``: channels on the last axis freeze, others pass."""
+    *lead, last = call.axes(call.args[0])
+    call.freeze(_AS_SPACE, last)
+    dims = sorted(dim % call.out.dim() for dim in call.args[2:4])
+    for dim in dims:
+        lead.insert(dim, None)
+    return tuple(lead)
