@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
-from fxprune.pytorch.rewritable import FLATTENS, INDICES, PADS, SLICES, SPLITS, VIEWS, canonical_call
+from fxprune.pytorch.rewritable import FLATTENS, INDICES, PADS, SLICES, SPLITS, VIEWS, canonical_call, positional
 from fxprune.pytorch.view_factors import view_factors
 
 from .site import WIDE, Site, product
@@ -90,8 +90,9 @@ def _name(node: fx.Node) -> str:
 
 
 def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
-    """Return the narrow tensor that a view starts from, before channels were flattened, and its wide shape."""
-    nodes, wide = site.coupling.nodes, site.node.args[0]
+    """Return the tensor behind a view and its wide shape; of a flattened one, before that."""
+    nodes, first = site.coupling.nodes, positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    wide: fx.Node = first
     while nodes[wide.name].value.varying:
         given = [node for node in wide.all_input_nodes if isinstance(nodes[node.name].value, Shape)]
         sizes = [math.prod(nodes[node.name].value.sizes) for node in (wide, *given)]
@@ -99,7 +100,7 @@ def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
         if len(given) != 1 or sizes[0] != sizes[1] or not keeps:
             return site.args[0], site.wide_of(0)
         (wide,) = given
-    if wide is site.node.args[0]:
+    if wide is first:
         return site.args[0], site.wide_of(0)
     made = next(node for node in reversed(site.graph.nodes) if node.meta.get(WIDE) == wide.name)
     return made, nodes[wide.name].value
@@ -149,6 +150,7 @@ def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
             found = product(site.graph, [_asked(site, asked, made, d) for d in right[at:]])
             now = product(site.graph, [_size(site, base, d) for d in behind])
             was, narrow = block // shape.sizes[on[0]], math.prod(_length_in(site, site.value, d) for d in right[at:])
+            equal: Any = True
             if step > block and step % block == 0:  # in front of all channels
                 whole = product(site.graph, [_length_in(site, shape, on[0]), now])
                 equal = site.call(operator.eq, site.call(operator.mod, found, whole), 0)
@@ -176,7 +178,7 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int]) -
 
 
 def guard_flat(site: Site) -> None:
-    """Guard the positions in front of channels and behind them, where one axis takes both and a weight reads it.
+    """Guard positions on both sides of channels, if one axis takes all and a weight reads it.
 
     ``[b, c, h, w] -> [b * c * h * w]`` has the same length for two images of 4 x 4 pixels and for eight of 2 x 2.
     """

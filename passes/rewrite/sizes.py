@@ -22,7 +22,7 @@ from .site import Site, standing_for
 
 
 def resized(site: Site) -> fx.Node | None:
-    """view, reshape, flatten, expand, unflatten: the size of an axis with channels counts the kept ones."""
+    """view, reshape, flatten, expand, unflatten: an axis of channels counts the kept ones."""
     out = site.value
     if not isinstance(out, Shape) or not out.labelled:
         return None
