@@ -136,9 +136,14 @@ class InputLengths:
 
         PyTorch returns a tensor as it is where a slice takes all of it, and no rule sees that.
         """
-        if node.target not in (operator.getitem, operator.setitem):
+        if canonical_call(node.target) in ("narrow", torch.narrow):
+            args, named = positional(node.target, node.args, node.kwargs)
+            dim, start, length = (*args[1:], *(named[name] for name in ("dim", "start", "length") if name in named))
+            cuts = [(dim % rank, [start, length])]
+        elif node.target in (operator.getitem, operator.setitem):
+            cuts = [(dim, bounds_at(node, dim, rank)) for dim in range(rank)]
+        else:
             return []
-        cuts = ((dim, bounds_at(node, dim, rank)) for dim in range(rank))
         return [
             dim
             for dim, bounds in cuts

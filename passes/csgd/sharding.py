@@ -72,8 +72,12 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
 
 
 def check_in_model(tied: Iterable[Tied]) -> None:
-    """Raise OptionError if the model has another parameter, or none, under a name by now."""
-    gone = next((each.name for each in tied if not each.is_in_place()), None)
+    """Raise OptionError if the model has a parameter no longer; a layer may be in a wrapper by now."""
+    moved = [each for each in tied if not each.is_in_place()]
+    tops = {id(top): top for each in moved for top, *_ in each.places[:-1][:1]}
+    layers = (layer for top in tops.values() for each in top.values() if each is not None for layer in each.modules())
+    tables = {id(vars(layer)["_parameters"]) for layer in layers}
+    gone = next((each.name for each in moved if not each.is_in_one_of(tables)), None)
     if gone is not None:
         raise OptionError(
             f"something has replaced `{gone}` in the model since C-SGD was hooked into the optimizer, so that the "

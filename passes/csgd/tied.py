@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ class Tied:
     def is_in_place(self) -> bool:
         """Tell whether the model still has it under its name."""
         return all(table.get(key) is value for table, key, value in self.places)
+
+    def is_in_one_of(self, tables: Collection[int]) -> bool:
+        """Tell whether its layer still has it, and is one of those with these tables of parameters."""
+        table, key, value = self.places[-1]
+        return table.get(key) is value and id(table) in tables
 
     def shares_rows(self) -> bool:
         """Tell whether any two positions share a cluster; otherwise there is nothing to average."""

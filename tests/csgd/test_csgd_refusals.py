@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, plan_of, steps
+from helpers.csgd_made import PLAIN, plan_of, started, steps
 from helpers.hand_made import Plain, plain
 from timm.optim import Lion
 from torch import nn
@@ -54,6 +54,15 @@ def test_a_parameter_that_is_replaced_stops_the_next_step(replace, options):
         replace(case.model)
         with pytest.raises(OptionError, match=r"something has replaced `conv1.weight` in the model"):
             steps(case.model, case, optimizer, 1)
+
+
+def test_a_layer_that_is_wrapped_goes_on():
+    case, optimizer, _ = started(torch.optim.SGD)
+    weight = case.model.conv1.weight
+    case.model.conv1 = nn.Sequential(case.model.conv1)  # as torch.compile does with a layer
+    before = weight.detach().clone()
+    steps(case.model, case, optimizer, 1)
+    assert not torch.equal(weight, before)
 
 
 WRONG = {

@@ -104,6 +104,8 @@ image("one channel", lambda s, y: y * y[:, 3:4], {B: 6}, frozen="one channel is 
 image("one channel by its index", lambda s, y: y * y[:, 3][:, None], {B: 6}, frozen="picked by its index")
 image("every channel alone", lambda s, y: torch.stack(y.unbind(1), 1), {B: 6}, frozen="taken apart")
 image("narrow", lambda s, y: y.narrow(1, 2, 3), {A: 5, A2: 3, B: 6}, out=3)
+image("narrowed to all of a length that the image tells", lambda s, y: y.narrow(1, 0, y.shape[2]), {B: 6}, fixed=True,
+      frozen="a slice of channels that hangs on an input")
 image("narrow from the end", lambda s, y: torch.narrow(y, 1, -4, 4), {A: 4, A2: 4, B: 6}, out=4)
 image("uneven split", _uneven, {A: 3, A2: 5, B: 6, "c.weight": 7}, out=12, c=conv(3, 7))
 image("split and turned round", lambda s, y: torch.cat(torch.split(y, 4, dim=1)[::-1], 1), {A: 4, A2: 4, B: 6})

@@ -20,10 +20,14 @@ _AS_SPACE = "an axis with channels is treated as space"
     "linalg_lu_factor_ex", "linalg_matrix_sqrth", "linalg_pinv",
 )  # fmt: skip
 def matrices(call: Call) -> list[Axes]:
-    """A function of each matrix by itself: channels on the last two axes freeze, others pass."""
+    """A function of each matrix by itself: channels on the last two axes freeze, others pass.
+
+    Where each matrix has a tolerance of its own, all freeze.
+    """
     *lead, rows, columns = call.axes(call.args[0])
-    tolerances = [ids for x in tensors_in(call.args[1:]) for ids in call.axes(x)]
-    call.freeze(_AS_SPACE, rows, columns, *tolerances)
+    call.freeze(_AS_SPACE, rows, columns)
+    for tolerance in tensors_in(call.args[1:]):
+        call.freeze(_AS_SPACE, *(lead if tolerance.numel() > 1 else ()), *call.axes(tolerance))
     return [(*lead, *(None for _ in range(out.dim() - len(lead)))) for out in call.outs]
 
 
@@ -34,7 +38,8 @@ def matrices(call: Call) -> list[Axes]:
 def solved(call: Call) -> list[Axes]:
     """``A x = b``: each right-hand side has a solution of its own; the axes of ``A`` freeze.
 
-    On axes of a batch, systems and right-hand sides meet.
+    On axes of a batch, systems and right-hand sides meet. Where these have one axis less, PyTorch takes them for
+    vectors if their sizes are those of the systems but for the last one: as that depends on widths, channels freeze.
     """
     right = call.named("B") if call.named("B") is not None else call.args[0]
     systems = [x for x in tensors_in(call.args) if x is not right]
@@ -51,6 +56,8 @@ def solved(call: Call) -> list[Axes]:
         sizes = [x.shape[dim] for x, dim in here if dim >= 0]
         lead.append(meet_axis(call, [(x, dim) for x, dim in here if dim >= 0 and x.shape[dim] == max(sizes)]))
     solution = [None] * (1 + len(own))
+    if call.name == "_linalg_solve_ex" and not vector and right.dim() == systems[0].dim() - 1:
+        call.freeze("right-hand sides that are vectors at other widths", *lead, call.axes(right)[sides])
     if own:
         solution[sides - end] = call.axes(right)[sides]
     return [(*lead, *solution), *(_beside(call, systems[0], out) for out in call.outs[1:])]
@@ -59,7 +66,7 @@ def solved(call: Call) -> list[Axes]:
 def _beside(call: Call, system: torch.Tensor, out: torch.Tensor) -> Axes:
     """Return the axes of what an operator returns of its systems: their factors."""
     lead = call.axes(system)[: system.dim() - 2]
-    if out.shape[: len(lead)] != system.shape[: len(lead)]:
+    if out.dim() > system.dim() or out.shape[: len(lead)] != system.shape[: len(lead)]:
         call.freeze(_AS_SPACE, *lead)
         return unlabelled(out)
     return (*lead, *[None] * (out.dim() - len(lead)))
