@@ -23,6 +23,7 @@ CallTarget = str | Callable[..., Any]
 Calls = frozenset[CallTarget]
 
 VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.unflatten})
+FLATTENS: Calls = frozenset({"flatten", torch.flatten, "ravel", torch.ravel})
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 LIKE: Calls = frozenset({"expand_as"})
 REPEATS: Calls = frozenset({"repeat"})
@@ -53,7 +54,7 @@ LINEAR: Calls = CONVOLUTIONS | TRANSPOSED | {F.linear}
 NORMS: Calls = frozenset({F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.rms_norm, torch.rms_norm})
 GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
-REWRITABLE: Calls = VIEWS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
+REWRITABLE: Calls = VIEWS | FLATTENS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
 REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES
 

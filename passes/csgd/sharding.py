@@ -72,7 +72,7 @@ def sharded_as(parameter: torch.Tensor) -> str | None:
 
 
 def check_in_model(tied: Iterable[Tied]) -> None:
-    """Raise OptionError if the model has a parameter no longer; a layer may be in a wrapper by now."""
+    """Raise OptionError if the model lost a parameter; a layer may be in a wrapper by now."""
     moved = [each for each in tied if not each.is_in_place()]
     tops = {id(top): top for each in moved for top, *_ in each.places[:-1][:1]}
     layers = (layer for top in tops.values() for each in top.values() if each is not None for layer in each.modules())

@@ -27,7 +27,7 @@ def _table(
 
 
 CASES = _table(
-    (surface.VIEWS | surface.EXPANSIONS, resized),
+    (surface.VIEWS | surface.FLATTENS | surface.EXPANSIONS, resized),
     (surface.SQUEEZES, squeezed),
     (surface.SPLITS, pieces),
     (surface.SLICES, sliced),

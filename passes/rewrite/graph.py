@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
@@ -28,6 +28,7 @@ from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes, 
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
+from .positions import guard_flat
 from .site import WIDE, Site, product
 from .sums import scaled_input
 
@@ -70,7 +71,13 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
         args = (scaled, *args[1:])
         site = replace(site, args=args)
     made = case(site) if case is not None else None
+    if _is_flatten(node, coupling):
+        guard_flat(site)
     return site.copy(tuple(args), dict(kwargs)) if made is None else made
+
+
+def _is_flatten(node: fx.Node, coupling: Coupling) -> bool:
+    return node.op == "call_module" and isinstance(coupling.graph_module.get_submodule(str(node.target)), nn.Flatten)
 
 
 def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:

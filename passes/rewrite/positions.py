@@ -12,9 +12,15 @@ from torch import fx
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Shape
+from fxprune.pytorch.rewritable import FLATTENS, INDICES, PADS, SLICES, SPLITS, VIEWS, canonical_call, positional
 from fxprune.pytorch.view_factors import view_factors
 
-from .site import Site, product
+from .site import WIDE, Site, product
+
+# Between a view and the next these leave every position where it is.
+_POINTWISE = frozenset({
+    "relu", "gelu", "silu", "sigmoid", "tanh", "mul", "truediv", "add", "sub", "neg", "clone", "contiguous", "dropout",
+})  # fmt: skip
 
 
 def is_open(size: Any) -> bool:
@@ -51,42 +57,163 @@ def guard_positions(site: Site, sizes: list[Any]) -> None:
             site.call(guard_equal, equal, True, f"{_axes(site, free[at])} is what it asks for")
 
 
-def guard_units(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
-    """Guard that no position moves across channels where axes of length 1 here are longer.
+def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
+    """Guard that no position moves across channels where the numbers of both agree by chance.
 
-    ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only.
+    ``[b, c, h, w] -> [b, h, c, w]`` keeps channels together at ``h = 1`` only. A view of a flattened tensor is compared
+    with the axes before that.
     """
-    before, after = site.wide_of(0).sizes, site.value.sizes
-    computed = [d for d, size in asked.items() if not isinstance(size, int) or size == -1]
+    base, shape = _unflattened(site)
+    before, after = shape.sizes, site.value.sizes
     for left, right in view_factors(before, after):
         old, new = [d for d in left if before[d] > 1], [d for d in right if after[d] > 1]
         if not old or not new or all(site.value.axes[d] is None for d in new):
             continue
-        splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
-        behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
-        moved = [before[d] for d in behind[0]].count(1) - [after[d] for d in behind[1]].count(1)
         front = range(old[0]), range(new[0])
-        moved_in_front = [before[d] for d in front[0]].count(1) - [after[d] for d in front[1]].count(1)
-        if not moved and not moved_in_front:
+        behind = range(old[-1] + 1, len(before)), range(new[-1] + 1, len(after))
+        splits = len(new) > 1 and any(is_open(asked.get(d)) for d in new)
+        moved = [before[d] for d in behind[0]].count(1) != [after[d] for d in behind[1]].count(1)
+        for old_side, new_side in (front, behind):
+            if old_side is behind[0] and not (splits or moved or len(old) + len(new) > 2):
+                continue
+            if _stay(base, site, asked, old_side, new_side):
+                continue
+            found = product(site.graph, [_size(site, base, d) for d in old_side])
+            wanted = product(site.graph, [_asked(site, asked, made, d) for d in new_side])
+            if not isinstance(found, int) or found != wanted:
+                equal = site.call(operator.eq, found, wanted)
+                site.call(guard_equal, equal, True, f"{_axes(site, old_side)} is what it asks for")
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
+    """Return the tensor behind a view and its wide shape; of a flattened one, before that."""
+    nodes, first = site.coupling.nodes, positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
+    wide: fx.Node = first
+    while nodes[wide.name].value.varying:
+        given = [node for node in wide.all_input_nodes if isinstance(nodes[node.name].value, Shape)]
+        sizes = [math.prod(nodes[node.name].value.sizes) for node in (wide, *given)]
+        keeps = wide.op == "call_module" or canonical_call(wide.target) in VIEWS | FLATTENS or _name(wide) in _POINTWISE
+        if len(given) != 1 or sizes[0] != sizes[1] or not keeps:
+            return site.args[0], site.wide_of(0)
+        (wide,) = given
+    if wide is first:
+        return site.args[0], site.wide_of(0)
+    made = next(node for node in reversed(site.graph.nodes) if node.meta.get(WIDE) == wide.name)
+    return made, nodes[wide.name].value
+
+
+def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, after: range) -> bool:
+    """Tell whether a view leaves axes as they are, or states their lengths again."""
+    shift, same = before.start - after.start, base is site.args[0]
+    return len(before) == len(after) and all(
+        same if d not in asked else _reads(asked[d], base, d + shift) for d in after
+    )
+
+
+def _reads(size: Any, tensor: fx.Node, dim: int) -> bool:
+    return isinstance(size, fx.Node) and size.target == "size" and size.args == (tensor, dim)
+
+
+def _asked(site: Site, asked: Mapping[int, Any], made: fx.Node, dim: int) -> Any:
+    """Return the narrow length of an axis: a number where the view states it."""
+    size = asked.get(dim, -1)
+    if isinstance(size, int) and size != -1:
+        return _length_in(site, site.value, dim)
+    return _size(site, made, dim) if is_open(size) or site.value.axes[dim] is not None else size
+
+
+def _size(site: Site, tensor: fx.Node, dim: int) -> fx.Node:
+    return site.graph.create_node("call_method", "size", (tensor, dim), {}, f"{site.node.name}_size")
+
+
+def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
+    """Guard where a view parts channels, and the positions beside them.
+
+    ``[c, h] -> [c * h // 4, 4]`` parts no channel if 4 divides h, ``[c, h] -> [h, c]`` if c and h are equal.
+    """
+    base, shape = _unflattened(site)
+    for left, right in view_factors(shape.sizes, site.value.sizes):
+        on = [d for d in left if shape.axes[d] is not None]
+        if len(right) == 1 or all(site.value.axes[d] is None for d in right):
             continue
-        if not _is_batch(asked, *front) and any(d in computed for d in front[1]):
-            _guard_same(site, made, *front)
-        if splits or (moved and any(d in computed for d in behind[1])):
-            _guard_same(site, made, *behind)
+        if len(on) != 1 or on[0] in shape.varying:
+            _guard_lengths(site, asked, right)
+            continue
+        behind = [d for d in left if d > on[0]]
+        block = shape.sizes[on[0]] * math.prod(shape.sizes[d] for d in behind)
+        for at in range(1, len(right)):
+            step = math.prod(site.value.sizes[d] for d in right[at:])
+            found = product(site.graph, [_asked(site, asked, made, d) for d in right[at:]])
+            now = product(site.graph, [_size(site, base, d) for d in behind])
+            was, narrow = block // shape.sizes[on[0]], math.prod(_length_in(site, site.value, d) for d in right[at:])
+            equal: Any = True
+            if step > block and step % block == 0:  # in front of all channels
+                whole = product(site.graph, [_length_in(site, shape, on[0]), now])
+                equal = site.call(operator.eq, site.call(operator.mod, found, whole), 0)
+            elif step < was and was % step == 0:  # behind each channel
+                equal = site.call(operator.eq, site.call(operator.mod, now, found), 0) if step > 1 else True
+            else:
+                pair = product(site.graph, [found, was]), product(site.graph, [now, narrow])
+                equal = all(isinstance(each, int) for each in pair) or site.call(operator.eq, *pair)
+            if equal is not True:
+                site.call(guard_equal, equal, True, f"whether `{site.node.name}` parts channels as in the example")
 
 
-def _is_batch(asked: Mapping[int, Any], before: Sequence[int], after: Sequence[int]) -> bool:
-    """Tell whether a view only reads the batch in front of channels, and leaves it."""
-    size = asked.get(0)
-    reads = isinstance(size, fx.Node) and size.target == "size" and size.args[1:] == (0,)
-    return reads and len(before) == len(after) == 1
+def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int]) -> None:
+    """Guard computed lengths of axes with channels, where several lie in one factor of a view."""
+    for d in right:
+        codes = site.value.axes[d]
+        if codes is None or not isinstance(asked.get(d), fx.Node):
+            continue
+        channels, blocks = len(np.unique(codes)), 1 + np.count_nonzero(np.diff(codes))
+        length, where = asked[d], f"size {d} of `{site.node.name}`"
+        if d not in site.value.varying or channels < blocks < len(codes):
+            site.call(guard_equal, length, len(codes), where)
+        else:
+            site.call(guard_equal, site.call(operator.mod, length, channels), 0, f"what channels leave of {where}")
 
 
-def _guard_same(site: Site, made: fx.Node, before: Sequence[int], after: Sequence[int]) -> None:
-    sizes = [site.graph.create_node("call_method", "size", (made, d), {}, f"{site.node.name}_size") for d in after]
-    found = product(site.graph, [site.length(d) for d in before]) if before else 1
-    equal = site.call(operator.eq, found, product(site.graph, sizes) if sizes else 1)
-    site.call(guard_equal, equal, True, f"{_axes(site, before)} is what it asks for")
+def guard_flat(site: Site) -> None:
+    """Guard positions on both sides of channels, if one axis takes all and a weight reads it.
+
+    ``[b, c, h, w] -> [b * c * h * w]`` has the same length for two images of 4 x 4 pixels and for eight of 2 x 2.
+    """
+    wide = site.wide_of(0)
+    for left, right in view_factors(wide.sizes, site.value.sizes):
+        on = [d for d in left if wide.axes[d] is not None]
+        flat = [d for d in right if site.value.axes[d] is not None]
+        if len(left) == 1 or not on or not flat:
+            continue
+        front = [d for d in left if d < on[0]]
+        behind = [d for d in left if d > on[0] and (wide.axes[d] is None or d in wide.varying)]
+        mixed = on[0] in wide.varying
+        if (front or mixed) and (behind or mixed) and _is_read(site, site.node, site.value.sizes[flat[0]]):
+            for dims in front, behind:
+                _guard_length_of(site, dims)
+
+
+def _is_read(site: Site, node: fx.Node, length: int) -> bool:
+    """Tell whether an axis of channels beside positions meets a weight, or an index."""
+    nodes, module = site.coupling.nodes, site.coupling.graph_module
+    for user in node.users:
+        value = nodes[user.name].value if user.op != "output" else None
+        if not isinstance(value, Shape):
+            continue
+        owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
+        named = canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
+        if owns or named or any(map(_is_constant, user.all_input_nodes)):
+            return True
+        if any(value.sizes[d] == length for d in value.varying) and _is_read(site, user, length):
+            return True
+    return False
+
+
+def _is_constant(node: fx.Node) -> bool:
+    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes)))
 
 
 def guard_run(site: Site, left: Sequence[int], asked: Mapping[int, Any]) -> None:

@@ -17,14 +17,18 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import guard_positions, guard_run, guard_units, is_open
+from .positions import guard_flat, guard_parts, guard_positions, guard_run, guard_sides, is_open
 from .site import Site, standing_for
 
 
 def resized(site: Site) -> fx.Node | None:
-    """view, reshape, expand, unflatten: the size of an axis with channels counts the kept ones."""
+    """view, reshape, flatten, expand, unflatten: an axis of channels counts the kept ones."""
     out = site.value
     if not isinstance(out, Shape) or not out.labelled:
+        return None
+    if site.kind not in surface.EXPANSIONS:
+        guard_flat(site)
+    if site.kind in surface.FLATTENS:
         return None
     if site.kind in ("unflatten", torch.unflatten):
         return _unflattened(site, out)
@@ -49,7 +53,8 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     if site.kind in surface.VIEWS:
-        guard_units(site, asked, made)
+        guard_sides(site, asked, made)
+        guard_parts(site, asked, made)
     for dim in where:
         if is_open(asked.get(dim)):
             codes = wide.value.axes[dim]
@@ -82,6 +87,8 @@ def _length(site: Site, dim: int, codes: Codes, sizes: list[Any]) -> Any:
         total = site.call(operator.mul, total, site.length(d))
     for size in others:
         total = site.call(operator.floordiv, total, size)
+    as_asked = site.call(operator.eq, site.share_of(sizes[dim], share), total)
+    site.call(guard_equal, as_asked, True, f"size {dim} of `{site.node.name}` is what is left for it")
     return total
 
 

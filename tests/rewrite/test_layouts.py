@@ -214,6 +214,55 @@ def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):
             narrow(images(2, 4))
 
 
+@pytest.mark.parametrize(
+    ("op", "example", "other"),
+    [
+        (lambda s, y: y.view(y.shape[2], y.shape[1], y.shape[0], y.shape[3]), (4, 4, 4), (2, 8, 4)),
+        (lambda s, y: y.reshape(4, 8, y.shape[0], y.shape[3]), (4, 4, 4), (5, 4, 4)),
+        (lambda s, y: y.reshape(-1, 1, y.shape[0] * 32, y.shape[3]), (2, 8, 4), (1, 8, 4)),
+        (lambda s, y: y.flatten(1, 2).mT.unflatten(2, (y.shape[1] * y.shape[2] // 4, 4)), (3, 8, 2), (3, 9, 2)),
+        (lambda s, y: y.flatten().unflatten(0, (-1, y.shape[3] * 16)).view(-1, 8, 8), (2, 8, 4), (4, 8, 2)),
+        (lambda s, y: s.head(y.flatten(0, 3))[None, :, None], (1, 8, 8), (2, 4, 8)),
+        (lambda s, y: s.head(s.flat(y))[None, :, None], (2, 8, 4), (4, 2, 8)),
+        (lambda s, y: s.head(y.flatten(0, 1).flatten().relu())[None, :, None], (2, 8, 4), (4, 8, 2)),
+    ],
+)
+def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
+    net = Net(
+        lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), head=linear(512, 4), flat=nn.Flatten(0)
+    )
+    narrow_at(net.double().eval(), example, other, refused=True)
+
+
+@pytest.mark.parametrize(
+    ("op", "example", "other"),
+    [
+        (lambda s, y: y.flatten().view(y.shape), (1, 4, 4), (3, 2, 5)),
+        (lambda s, y: y.flatten(1).relu().view(y.shape[0], 8, -1), (1, 4, 4), (3, 2, 5)),
+        (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
+    ],
+)
+def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
+    net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), head=linear(512, 4))
+    narrow_at(net.double().eval(), example, other, refused=False)
+
+
+def narrow_at(net, example, other, *, refused):
+    example, other = (torch.rand(size[0], 3, *size[1:], dtype=torch.float64) for size in (example, other))
+    coupling = fxprune.couple(net, example)
+    assert coupling.groups["a.weight"].width
+    plan = fxprune.plan(coupling, keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    torch.testing.assert_close(narrow(example), snapped(example), rtol=1e-9, atol=1e-12)  # rounding of float64
+    assert snapped(other).isfinite().all()
+    if refused:
+        with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
+            narrow(other)
+    else:
+        torch.testing.assert_close(narrow(other), snapped(other), rtol=1e-9, atol=1e-12)
+
+
 def test_positions_stated_in_front_of_channels_need_no_guard():
     snapped, narrow = made(lambda s, y: s.head(y.movedim(1, 3).reshape(-1, 64, 8)).amax(1), kept=4, head=linear(8, 4))
     assert_same(snapped, narrow, (8, 8), (8, 16))
