@@ -132,7 +132,7 @@ class InputLengths:
         return each if len(each) == rank else [True] * rank
 
     def cut(self, node: fx.Node, rank: int) -> list[int]:
-        """List the axes that a call cuts between bounds that hang on an input, or pads by a number that does.
+        """List the axes that a call cuts or pads by numbers that hang on an input.
 
         PyTorch returns a tensor as it is where a slice takes all of it, or nothing is added; no rule sees that.
         """
