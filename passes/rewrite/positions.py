@@ -17,9 +17,9 @@ from fxprune.pytorch.view_factors import view_factors
 
 from .site import WIDE, Site, product
 
-# Between a view and the next these leave every position where it is.
-_POINTWISE = frozenset({
+_IN_ORDER = frozenset({
     "relu", "gelu", "silu", "sigmoid", "tanh", "mul", "truediv", "add", "sub", "neg", "clone", "contiguous", "dropout",
+    "flatten", "identity",
 })  # fmt: skip
 
 
@@ -85,10 +85,6 @@ def guard_sides(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
                 site.call(guard_equal, equal, True, f"{_axes(site, old_side)} is what it asks for")
 
 
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
 def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
     """Return the tensor behind a view and its wide shape; of a flattened one, before that."""
     nodes, first = site.coupling.nodes, positional(site.node.target, site.node.args, site.node.kwargs)[0][0]
@@ -96,14 +92,23 @@ def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
     while nodes[wide.name].value.varying:
         given = [node for node in wide.all_input_nodes if isinstance(nodes[node.name].value, Shape)]
         sizes = [math.prod(nodes[node.name].value.sizes) for node in (wide, *given)]
-        keeps = wide.op == "call_module" or canonical_call(wide.target) in VIEWS | FLATTENS or _name(wide) in _POINTWISE
-        if len(given) != 1 or sizes[0] != sizes[1] or not keeps:
+        if len(given) != 1 or sizes[0] != sizes[1] or not _keeps_order(site, wide):
             return site.args[0], site.wide_of(0)
         (wide,) = given
     if wide is first:
         return site.args[0], site.wide_of(0)
     made = next(node for node in reversed(site.graph.nodes) if node.meta.get(WIDE) == wide.name)
     return made, nodes[wide.name].value
+
+
+def _keeps_order(site: Site, node: fx.Node) -> bool:
+    """Tell whether a call returns the numbers of its input in the same order, each changed by itself."""
+    if canonical_call(node.target) in VIEWS | FLATTENS:
+        return True
+    target: Any = node.target
+    if node.op == "call_module":
+        target = type(site.coupling.graph_module.get_submodule(target))
+    return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
 
 
 def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, after: range) -> bool:
