@@ -102,7 +102,7 @@ def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
 
 
 def _keeps_order(site: Site, node: fx.Node) -> bool:
-    """Tell whether a call returns the numbers of its input in the same order, each changed by itself."""
+    """Tell whether a call returns the numbers of its input in order, each changed by itself."""
     if canonical_call(node.target) in VIEWS | FLATTENS:
         return True
     target: Any = node.target
