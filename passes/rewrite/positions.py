@@ -174,12 +174,10 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int]) -
         codes = site.value.axes[d]
         if codes is None or not isinstance(asked.get(d), fx.Node):
             continue
-        channels, blocks = len(np.unique(codes)), 1 + np.count_nonzero(np.diff(codes))
         length, where = asked[d], f"size {d} of `{site.node.name}`"
-        if d not in site.value.varying or channels < blocks < len(codes):
-            site.call(guard_equal, length, len(codes), where)
-        else:
-            site.call(guard_equal, site.call(operator.mod, length, channels), 0, f"what channels leave of {where}")
+        if d in site.value.varying:
+            length, where = site.call(operator.mod, length, len(np.unique(codes))), f"what channels leave of {where}"
+        site.call(guard_equal, length, 0 if d in site.value.varying else len(codes), where)
 
 
 def guard_flat(site: Site) -> None:
