@@ -146,7 +146,7 @@ def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]]
 
 
 def fold(network: nn.Module, example: Inputs, record: Record) -> None:
-    """Fold at half width on random images; record the relative error of the outputs, merged and repaired.
+    """Fold at half width on random images; record the error of the outputs before and after.
 
     Raises:
         VerifyError: an output is no number, or the repair made the error larger.

@@ -36,7 +36,7 @@ class Network:
     std: Sequence[float] = (0.229, 0.224, 0.225)
 
     def wide(self, settings: PhotoSettings) -> nn.Module:
-        """Return it with its weights of ImageNet, which lie in its own order under names of any kind."""
+        """Return it with its weights of ImageNet, which are in its order under any names."""
         network = self.build(settings)
         found = torch.load(self.weights(), map_location="cpu", weights_only=True)
         network.load_state_dict(dict(zip(network.state_dict(), found.values(), strict=True)))

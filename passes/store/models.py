@@ -105,7 +105,7 @@ def _runs(model: nn.Module, images: torch.Tensor) -> bool:
 
 
 def check_takes_classes(model: str, num_classes: int | None) -> None:
-    """Raise OptionError for a number of classes that the function of an import path does not take."""
+    """Raise OptionError for classes that the function of an import path does not take."""
     if num_classes is None or has_own_classes(model) or not is_import_path(model):
         return
     with _present_folder_last():
