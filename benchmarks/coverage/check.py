@@ -63,6 +63,8 @@ def check(task: Task, record: Record) -> None:
     if task.depth == "couple":
         record(stage="couple")
         record(**facts_of(fxprune.couple(network, form.example(network))))
+    elif task.depth == "fold":
+        fold(network, form.example(network), record)
     else:
         examine(network, form.example(network), record, depth=task.depth)
 
@@ -74,7 +76,7 @@ def _form(task: Task) -> Form | TorchvisionForm:
 
 
 def examine(network: nn.Module, example: Inputs, record: Record, *, depth: str) -> None:
-    """Run both oracles at half width on random weights, export the narrow network, and fold.
+    """Run both oracles at half width on random weights, and export the narrow network.
 
     These are the parts of :func:`fxprune.prove`, one by one, to record how far a network came.
     """
@@ -93,13 +95,9 @@ def examine(network: nn.Module, example: Inputs, record: Record, *, depth: str) 
         record(stage="culprits")
         record(culprits=culprits(network, example))
         return
-    if depth in ("onnx", "fold"):
+    if depth == "onnx":
         record(stage="onnx")
         record(error_onnx=exported_error(randomised(network), clusters, example))
-    if depth == "fold":
-        record(stage="fold")
-        merged, folded = folded_errors(randomised(network), clusters, example)
-        record(error_merged=merged, error_folded=folded)
 
 
 def oracles_hold(subject: nn.Module, plan: Plan, inputs: Inputs, record: Record) -> bool:
@@ -147,22 +145,28 @@ def exported_error(subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]]
             raise
 
 
-def folded_errors(
-    subject: nn.Module, clusters: Mapping[str, NDArray[np.int64]], example: Inputs
-) -> tuple[float, float]:
-    """Fold on random images; return the relative error of the outputs, merged and repaired.
+def fold(network: nn.Module, example: Inputs, record: Record) -> None:
+    """Fold at half width on random images; record the error of the outputs before and after.
 
     Raises:
         VerifyError: an output is no number, or the repair made the error larger.
     """
-    plan = Plan(fxprune.couple(subject, example), clusters)
+    record(stage="couple")
+    subject = randomised(network)
+    coupling = fxprune.couple(subject, example)
+    record(**facts_of(coupling))
+    try:
+        plan = scattered(coupling, keep=0.5, seed=0)
+    except NothingToPruneError:
+        return
+    record(stage="fold")
     small = fxprune.fold(subject, plan, [random_batch(example, FOLD_IMAGES, seed=0)])
     merged, folded = small.meta["errors"]["none"], small.meta["errors"][small.meta["repair"]]
+    record(error_merged=merged, error_folded=folded)
     outputs = run_on(small, inputs_for(small, random_batch(example, 3, seed=1)))
     finite = all(torch.isfinite(x).all() for x in tensors_of((outputs,)) if x.is_floating_point())
     if not finite or not folded <= merged:
         raise VerifyError(f"the fold moves the outputs by {folded:.2g}, the bare merge by {merged:.2g}.")
-    return merged, folded
 
 
 def culprits(network: nn.Module, example: Inputs) -> list[str]:

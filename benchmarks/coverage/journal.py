@@ -19,7 +19,7 @@ from benchmarks import ROOT
 from benchmarks.process import Facts
 from benchmarks.runs import append_row, read_rows
 
-from .result import DEPTHS, Result, result_from
+from .result import DEPTHS, PROOFS, Result, result_from
 
 # The modules that a check runs: only these, and what they import of ours, can change a result.
 CHECKED = ("benchmarks.coverage.check", "fxprune.passes.onnx.export")
@@ -134,7 +134,7 @@ def known_at(depth: str, results: Mapping[str, Mapping[str, Result]]) -> dict[st
     ``results`` maps depth -> model -> result.
     """
     known = dict(results[depth])
-    for deeper in DEPTHS[DEPTHS.index(depth) + 1 :]:
+    for deeper in PROOFS[PROOFS.index(depth) + 1 :] if depth in PROOFS else ():
         for model, result in results.get(deeper, {}).items():
             if not result.error and (model not in known or result.checked >= known[model].checked):
                 known[model] = result.at(depth)

@@ -33,8 +33,7 @@ def page(
     grafts: Mapping[str, str] | None = None,
 ) -> str:
     """Write the page."""
-    folded = {name: result for name, result in results.get("fold", {}).items() if not result.error}
-    main = known_at("onnx", results) | folded
+    main, folds = known_at("onnx", results), results.get("fold", {})
     couple, exact = (
         [result for name, result in known_at(depth, results).items() if not name.startswith(PREFIX)]
         for depth in ("couple", "exact")
@@ -45,6 +44,7 @@ def page(
         low=LOW,
         frames=FRAMES,
         classes=_networks(points, main, sources, grafts or {}),
+        folds=folds and _folds(points, folds, sources),
         couple=chapter(couple, sources),
         exact=chapter(exact, sources),
         families=any(point.name in main for point in torchvision) and _networks(torchvision, main, sources, {}),
@@ -62,6 +62,25 @@ def _networks(
     width = len(HEADER) + bool(tried)
     found = chapter(here, sources, len(points), more)
     return {**found, "header": (*HEADER, "graft")[:width], "networks": [row[:width] for row in rows]}
+
+
+def _folds(points: Sequence[EntryPoint], results: Mapping[str, Result], sources: str) -> Mapping[str, Any]:
+    """Return a chapter with the fold of each network."""
+    here = [results[point.name] for point in points if point.name in results]
+    header = "model", "class", "groups", "bare merge", "folded", "error left", "seconds", "verdict"
+    rows = [(point, results[point.name]) for point in points if point.name in results]
+    networks = [
+        (
+            point.name + ("" if result.digest == sources else " †"),
+            f"{point.module}.{point.cls}",
+            "" if result.groups is None else str(result.groups),
+            *(_error(result.error_merged), _error(result.error_folded), percent(_error_left(result))),
+            *(f"{result.seconds:.0f}", result.verdict),
+        )
+        for point, result in rows
+    ]
+    found = chapter(here, sources, len(points))
+    return {**found, "reasons": [], "low": [], "header": header, "networks": networks}
 
 
 def chapter(
@@ -96,7 +115,8 @@ def _summary(results: Sequence[Result], expected: int, sources: str) -> Iterable
     yield from _statistic(results, "MACs after, median", _macs_after, median, percent)
     yield from _statistic(results, "float64, largest", lambda r: None if r.error else r.error64, max, _error)
     yield from _statistic(results, "ONNX, largest", lambda r: r.error_onnx, max, _error)
-    yield from _statistic(results, "fold: error left of the bare merge's, median", _error_left, median, percent)
+    yield from _statistic(results, "error left of the bare merge's, median", _error_left, median, percent)
+    yield from _statistic(results, "error left, largest", _error_left, max, percent)
     ways = Counter(result.capture for result in results if result.capture)
     yield "capture", ", ".join(f"{way} {count}" for way, count in ways.most_common())
     yield from _statistic(results, "seconds, median", lambda r: r.seconds, median, "{:.0f}".format)

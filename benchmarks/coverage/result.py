@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-# How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too; a
-# fold on random images, too.
-DEPTHS = ("couple", "exact", "onnx", "fold")
+# How far a check goes: the analysis without weights; both oracles in float64; the exported file in onnxruntime, too.
+PROOFS = ("couple", "exact", "onnx")
+# A fold on random images is a check of its own, without the oracles, so that either may run anew without the other.
+DEPTHS = (*PROOFS, "fold")
 # The facts that only a check of some depth records.
-_TOLD_AT = {
-    "exact": ("parameters_after", "macs_after", "error64"),
-    "onnx": ("error_onnx",),
-    "fold": ("error_merged", "error_folded"),
-}
+_TOLD_AT = {"exact": ("parameters_after", "macs_after", "error64"), "onnx": ("error_onnx",)}
 
 
 @dataclass(frozen=True)
@@ -79,19 +76,17 @@ class Result:
 
     def at(self, depth: str) -> Result:
         """Return the result of a check that goes only to ``depth``."""
-        deeper = DEPTHS[DEPTHS.index(depth) + 1 :]
+        deeper = PROOFS[PROOFS.index(depth) + 1 :]
         return replace(self, depth=depth, **dict.fromkeys(name for each in deeper for name in _TOLD_AT[each]))
 
     @property
     def verdict(self) -> str:
-        """``failed``, ``nothing merges``, ``coupled``, or ``exact``, ``exported``, ``folded``."""
+        """``failed``, ``nothing merges``, ``coupled``, or ``exact``, ``exported``; or ``folded``."""
         if self.error:
             return "failed"
         if self.groups == 0:
             return "nothing merges"
-        return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported", "fold": "exact, exported, folded"}[
-            self.depth
-        ]
+        return {"couple": "coupled", "exact": "exact", "onnx": "exact, exported", "fold": "folded"}[self.depth]
 
     def to_json(self) -> dict[str, Any]:
         """Make a JSON value."""

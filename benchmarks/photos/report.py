@@ -11,7 +11,8 @@ from benchmarks.results.journal import Journal
 from benchmarks.results.report import failed
 from benchmarks.results.settings import Arm, Settings
 
-from .methods import ALL_WIDTHS, CURVE, METHODS, PRICED, TRAINED, TRIAL
+from .methods import ALL_WIDTHS, CURVE, METHODS, OTHERS, PRICED, TRAINED, TRIAL
+from .networks import NETWORKS
 from .packages import SKIMAGE, SKLEARN
 from .settings import KEEPS, PhotoRow, PhotoSettings
 
@@ -38,6 +39,11 @@ def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
         right=_curves(found, _right),
         trained=Arm("", TRAINED).share,
         taught=[*_taught(found)],
+        others=[
+            (NETWORKS[each].label, [*_curves(found, _agreement, f"{each} ")], [*_curves(found, _logits, f"{each} ")])
+            for each in OTHERS
+        ],
+        other_shares=("method", *(f"{Arm('', keep).share:.0%}" for keep in (TRIAL, TRAINED))),
         trial=Arm("", TRIAL).share,
         widths=[*_trial(found)],
         prices=[*_prices(found)],
@@ -48,9 +54,10 @@ def page(journal: Journal[Any], arms: Sequence[Arm], settings: Settings) -> str:
 Found = Mapping[Arm, Sequence[PhotoRow]]
 
 
-def _curves(found: Found, cell: Any) -> Iterator[Sequence[str]]:
+def _curves(found: Found, cell: Any, network: str = "") -> Iterator[Sequence[str]]:
     for name in CURVE:
-        cells = [cell(found.get(Arm(name, keep), ())) for keep in KEEPS]
+        keeps = (TRIAL, TRAINED) if network else KEEPS
+        cells = [cell(found.get(Arm(network + name, keep), ())) for keep in keeps]
         if any(cells):
             yield METHODS[name].label, *cells
 

@@ -28,6 +28,9 @@ from fxprune.pytorch.torch_private import (
 # The attributes of a module that hold its tensors and layers.
 _TABLES = ("_parameters", "_buffers", "_modules")
 
+# In the error of a kernel that takes no tensor on the meta device, as of nested tensors.
+_ASSERTION = "INTERNAL ASSERT"
+
 # Attributes of tensors that depend on their device, as functions of it.
 PLACES: dict[str, Callable[[torch.device], Any]] = {
     "device": lambda device: device,
@@ -223,7 +226,9 @@ class MetaMode(MixingMode):
         layout = (first.shape, first.stride()) if first is not None else None
         try:
             out = run_meta(func, args, kwargs)
-        except NotImplementedError as error:
+        except RuntimeError as error:
+            if not isinstance(error, NotImplementedError) and _ASSERTION not in str(error):
+                raise
             if func is torch.ops.aten.equal.default:
                 left, right = map(value_of, args[:2])
                 if left is None or right is None:

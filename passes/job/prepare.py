@@ -32,7 +32,7 @@ from fxprune.passes.csgd import (
 )
 from fxprune.passes.onnx import load_onnxruntime
 from fxprune.passes.options import Batches, Centripetal, FoldJob, Images, Job, Target, TrainOptions
-from fxprune.passes.store import left_out_line, load_weights, open_network
+from fxprune.passes.store import check_channels, left_out_line, load_weights, open_network
 from fxprune.passes.train import check_optimizer, check_task, make_optimizer
 
 from .training import Schedule, csgd_schedule
@@ -145,6 +145,7 @@ def network_of(
     else:
         example = torch.empty(2, channels or 0, size or 0, size or 0, device="meta")
         network = Network(copy.deepcopy(job.model), None, example)
+        check_channels(network, type(job.model).__name__)
     if job.checkpoint is not None:
         fresh = load_weights(network.model, job.checkpoint, num_classes=num_classes if new_classes else None)
         network = replace(network, fresh=fresh)

@@ -29,7 +29,7 @@ from fxprune.models_zoo.data import (
 )
 from fxprune.passes.calibration import calibration
 from fxprune.passes.options import FoldJob
-from fxprune.passes.store import read_manifest, read_network
+from fxprune.passes.store import check_takes_classes, read_manifest, read_network
 from fxprune.passes.train import predict
 
 from .prepare import check_pretrained, data_of, network_of
@@ -95,6 +95,8 @@ def network_and_data(job: FoldJob, device: torch.device) -> tuple[Network, Data 
 
 
 def _built(job: FoldJob, image: tuple[int | None, int | None], classes: int, device: torch.device) -> Network:
+    if isinstance(job.model, str):
+        check_takes_classes(job.model, job.num_classes)
     published = published_classes(job.model) if isinstance(job.model, str) and not has_own_weights(job.model) else 0
     if job.pretrained and job.checkpoint is None and classes not in (0, published):
         raise OptionError(

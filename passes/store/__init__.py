@@ -30,7 +30,7 @@ from .layout import (
     WIDE_GRAPH,
 )
 from .manifest import check_listed, fingerprint, is_plain, read_manifest
-from .models import open_network
+from .models import check_channels, check_takes_classes, open_network
 from .network import read_network
 from .own_files import OwnFiles
 from .tensors import digest_of, kinds_of, read_tensors, write_tensors

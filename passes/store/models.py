@@ -10,7 +10,7 @@ import signal
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import URLError
@@ -18,13 +18,15 @@ from urllib.error import URLError
 import torch
 from torch import fx, nn
 
-from fxprune.arguments.inputs import as_inputs, as_meta
-from fxprune.common.addresses import HUB, LOCAL, PROGRAM, is_import_path
+from fxprune.arguments.inputs import as_inputs, as_meta, run_on
+from fxprune.common.addresses import HUB, LOCAL, PROGRAM, has_own_classes, is_import_path
 from fxprune.common.files import open_plain
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
+from fxprune.common.text import count
 from fxprune.errors import FxpruneError, ModelError, OptionError, kind_and_line
 from fxprune.models_zoo import Network, build, check_hub, model_input_size
+from fxprune.pytorch.modules import to_meta
 from fxprune.pytorch.source import source_of_error
 
 from .artifact import is_saved, saved_network
@@ -72,7 +74,54 @@ def open_network(
     if pretrained or make is not build:
         raise OptionError(f"the network in {model} is neither widened nor has it published weights.")
     with seeded(seed):
-        return own(model, num_classes, in_chans, image_size)
+        network = own(model, num_classes, in_chans, image_size)
+    check_channels(network, model)
+    return network
+
+
+def check_channels(network: Network, name: str) -> None:
+    """Raise ModelError if a network runs only on images of another number of channels."""
+    example = network.example
+    if not isinstance(example, torch.Tensor) or example.dim() != 4:
+        return
+    batch, channels, *size = example.shape
+    if _runs(network.model, example):
+        return
+    for other in {1, 3} - {channels}:
+        if _runs(network.model, example.new_empty(batch, other, *size, device="meta")):
+            raise ModelError(
+                f"`{name}` takes images of {count(other, 'channel')}, not {channels}: give `in_chans={other}` "
+                f"(--in-chans {other}), or, with --data, images of {count(other, 'channel')}."
+            )
+
+
+def _runs(model: nn.Module, images: torch.Tensor) -> bool:
+    try:
+        with silenced():
+            run_on(to_meta(model).eval(), as_meta((images,)))
+    except Exception:  # any module may raise anything; the analysis says what it cannot run
+        return False
+    return True
+
+
+def check_takes_classes(model: str, num_classes: int | None) -> None:
+    """Raise OptionError for classes that the function of an import path does not take."""
+    if num_classes is None or has_own_classes(model) or not is_import_path(model):
+        return
+    with _present_folder_last():
+        found = _imported(model)
+    if isinstance(found, nn.Module) or (callable(found) and "num_classes" not in _parameters(found)):
+        raise OptionError(
+            f"`{model}` takes no `num_classes`: leave out `num_classes` (--num-classes), or give a function with a "
+            "parameter of this name."
+        )
+
+
+def _parameters(found: Callable[..., Any]) -> Collection[str]:
+    try:
+        return inspect.signature(found).parameters
+    except ValueError:  # a built-in function has none
+        return ()
 
 
 def _opener(model: str) -> Callable[[str, int | None, int | None, int | None], Network] | None:

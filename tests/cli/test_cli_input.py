@@ -80,6 +80,10 @@ BAD = [
     ("inspect digits", ["`digits` is data, for --data"]),
     ("inspect empty --num-classes 5", ["empty holds a network with its own classes; leave out --num-classes"]),
     ("fold a.pt2 --num-classes 5", ["a.pt2 holds a network with its own classes; leave out --num-classes"]),
+    ("inspect of_rubbish:grey --num-classes 5", ["`of_rubbish:grey` takes no `num_classes`: leave out"]),
+    ("fold of_rubbish:grey --num-classes 5", ["`of_rubbish:grey` takes no `num_classes`: leave out"]),
+    ("fold of_rubbish:grey --inputs file", ["`of_rubbish:grey` takes images of 1 channel, not 3", "(--in-chans 1)"]),
+    ("compress --model of_rubbish:colour --data digits", ["takes images of 3 channels, not 1"]),
     ("inspect vvv", ["`vvv`, and there is no such folder", "timm.list_models()"]),
     ("inspect small --data hfds/nope", ["it needs the package datasets: `pip install datasets`"]),
     ("{small} --method magic", ["magic", "kmeans"]),
@@ -136,6 +140,9 @@ def rubbish(tmp_path_factory):
     (folder / "wrong.yaml").write_text("model: small\ncsgd-epoch: 3\n")
     (folder / "evil.yaml").write_text("data: digits\nmodel: 'evil:f'\n")
     (folder / "evil.py").write_text("open('was_run', 'w')\n")
+    (folder / "of_rubbish.py").write_text(
+        "from torch import nn\ngrey, colour = lambda: nn.Conv2d(1, 4, 3), lambda: nn.Conv2d(3, 4, 3)\n"
+    )
     (folder / "fine.yaml").write_text("model: small\n")
     (folder / "file").write_text("")
     (folder / "empty").mkdir()

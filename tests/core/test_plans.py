@@ -149,8 +149,8 @@ DAMAGED = {
     "no clusters": ({"clusters": None}, "damaged: `clusters` is None; it must be dict"),
     "wrong clusters": ({"clusters": {A: [0, 1]}}, r"plan.json: group `a.weight` has 8 channels"),
     "another network": (
-        {"tensors": {A: [5, 3, 1, 1]}},
-        r"plan.json was made for another network: 6 of 6 tensors differ",
+        {"tensors": {A: [5, 3, 1, 1], "more": [1]}},
+        r"plan.json was made for another network: 7 of 7 tensors differ",
     ),
 }
 

@@ -68,12 +68,20 @@ def test_a_network_that_returns_a_special_tensor_is_refused(special, kind):
         fxprune.couple(Special(*net()).eval(), X)
 
 
-def test_an_operator_without_a_meta_kernel_is_named():
+NO_KERNEL = {
+    "_to_sparse": lambda x: x.to_sparse().to_dense(),
+    "_nested_tensor_from_tensor_list": lambda x: torch.nested.as_nested_tensor([*x], layout=torch.strided),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", NO_KERNEL)
+def test_an_operator_without_a_meta_kernel_is_named(name):
     class Sparse(nn.Sequential):
         def forward(self, x):
-            return super().forward(x).to_sparse().to_dense()
+            return NO_KERNEL[name](super().forward(x))
 
-    with pytest.raises(CaptureError, match=r"`aten::_to_sparse` has no kernel for tensors without numbers"):
+    with pytest.raises(CaptureError, match=rf"^`aten::{name}` has no kernel for tensors without numbers"):
         fxprune.couple(Sparse(*net()).eval(), X)
 
 

