@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,15 +45,6 @@ def result_reply(
 
     text = result.text(columns())
     if done_in is not None:
-        import shlex
-
-        folder = shlex.quote(fspath(done_in))
-        steps = {
-            f"fxprune verify {folder}": "all checks again, from the files alone",
-            f"fxprune export {folder} --format python": "or onnx, pt2, openvino, timm",
-        }
-        longest = max(map(len, steps))
-        lines = [f"{command:<{longest}}    # {about}" for command, about in steps.items()]
         from pathlib import Path
 
         from fxprune.passes.store import PAGE
@@ -60,8 +52,35 @@ def result_reply(
         written = Path(done_in) / PAGE
         page = written if written.is_file() else None
         seen = [] if page is None else [f"open {page} in a browser"]
-        text += "\n\nNext: " + "\n      ".join([*seen, *lines])
+        text += next_steps({**verify_step(done_in), **export_step(done_in)}, seen)
     return Reply(text, lambda: {"output": result.output, **json.loads(result.to_json()), "page": page})
+
+
+def next_steps(commands: Mapping[str, str], before: Sequence[str] = ()) -> str:
+    """Name the next commands to try, as the end of a text.
+
+    Args:
+        commands: of ours, as they are typed -> what for.
+        before: what to do before.
+    """
+    longest = max(map(len, commands))
+    lines = [f"fxprune {command:<{longest}}    # {about}" for command, about in commands.items()]
+    return "\n\nNext: " + "\n      ".join([*before, *lines])
+
+
+def verify_step(folder: str | PathLike[str]) -> dict[str, str]:
+    """Return the next command that checks a folder."""
+    return {f"verify {quoted(folder)}": "all checks again, from the files alone"}
+
+
+def export_step(folder: str | PathLike[str]) -> dict[str, str]:
+    """Return the next command that exports the network of a folder."""
+    return {f"export {quoted(folder)} --format python": "or onnx, pt2, openvino, timm"}
+
+
+def quoted(path: str | PathLike[str]) -> str:
+    """Write a path as it is typed."""
+    return shlex.quote(fspath(path))
 
 
 def as_json(command: str | None, value: Mapping[str, Any], code: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..reply import Reply
+from ..reply import Reply, export_step, next_steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,4 +21,4 @@ def run(args: argparse.Namespace) -> Reply:
     from fxprune.passes.report import bench
 
     found = bench(args.folder, args.batch)
-    return Reply(str(found), lambda: {"folder": args.folder, **asdict(found)})
+    return Reply(f"{found}{next_steps(export_step(args.folder))}", lambda: {"folder": args.folder, **asdict(found)})

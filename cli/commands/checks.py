@@ -18,7 +18,7 @@ from fxprune import __version__
 from fxprune.common.table import table
 from fxprune.common.text import listed
 
-from ..reply import Reply
+from ..reply import Reply, next_steps
 
 # What an extra is for. Its packages are those that the installed distribution declares.
 EXTRAS = {
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Reply:
     """Check the installation."""
     found = checked()
-    return Reply(_shown(found), lambda: found, 0 if found["complete"] else 1)
+    step = next_steps({"inspect resnet20": "needs no download"}) if found["complete"] else ""
+    return Reply(f"{_shown(found)}{step}", lambda: found, 0 if found["complete"] else 1)
 
 
 def checked() -> dict[str, Any]:

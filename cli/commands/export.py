@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
-from ..reply import Reply
+from ..reply import Reply, next_steps, quoted, verify_step
 
 if TYPE_CHECKING:
     from fxprune.arguments.batches import BatchRange
@@ -112,7 +112,7 @@ def _reply(args: argparse.Namespace, report: Any) -> Reply:
     value = {"format": args.format, "path": report.path, "max_rel_error": report.max_rel_error}
     if bound := getattr(report, "batch", None):  # the source of a network runs as it is
         value["batch"] = {"least": bound.least, "most": bound.most, "why": bound.why}
-    return Reply(str(report), lambda: value)
+    return Reply(f"{report}{next_steps(verify_step(args.folder))}", lambda: value)
 
 
 def _timm(args: argparse.Namespace) -> Reply:
@@ -126,4 +126,6 @@ def _timm(args: argparse.Namespace) -> Reply:
         f'{folder}: after `import fxprune.timm`, `timm.create_model("local-dir:{folder}", pretrained=True)` builds\n'
         f"{type(network).__name__} of {params:,} parameters."
     )
+    address = quoted(f"local-dir:{folder}")
+    text += next_steps({f"inspect {address}": "as of any model: plan, prove and compress take it, too"})
     return Reply(text, lambda: {"format": TIMM, "path": folder, "parameters": params, "max_rel_error": 0.0})

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from ..reply import Reply
+from ..reply import Reply, next_steps, quoted
+
+MESSAGE = "Add model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="what `fxprune compress` or `fxprune.save` wrote")
     parser.add_argument("repo", metavar="USER/REPO", help="made if it does not exist")
     parser.add_argument("--private", action="store_true", help="make a private repository")
-    parser.add_argument("--message", default="Add model", metavar="TEXT", help="of the commit (default: %(default)s)")
+    parser.add_argument("--message", default=MESSAGE, metavar="TEXT", help="of the commit (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="push nothing, only write the files into the output")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="of a dry run (default: DIR/hub)")
 
@@ -26,10 +29,13 @@ def run(args: argparse.Namespace) -> Reply:
     if args.dry_run:
         folder = args.output or args.folder / "hub"
         place = write_hub_folder(args.folder, args.repo, folder)
-        return Reply(
-            f"{place}: nothing was pushed", lambda: {"repo": args.repo, "pushed": False, "path": place, "url": None}
-        )
+        flags = " --private" if args.private else ""
+        flags += "" if args.message == MESSAGE else f" --message {shlex.quote(args.message)}"
+        step = next_steps({f"push {quoted(args.folder)} {args.repo}{flags}": "pushes them, with your token of the hub"})
+        value = {"repo": args.repo, "pushed": False, "path": place, "url": None}
+        return Reply(f"{place}: nothing was pushed{step}", lambda: value)
     if args.output is not None:
         raise OptionError("--output does nothing without --dry-run.")
     url = push(args.folder, args.repo, private=args.private, message=args.message)
-    return Reply(url, lambda: {"repo": args.repo, "pushed": True, "path": None, "url": url})
+    step = next_steps({f"inspect hf-hub:{args.repo}": "what was pushed, as anyone has it"})
+    return Reply(f"{url}{step}", lambda: {"repo": args.repo, "pushed": True, "path": None, "url": url})

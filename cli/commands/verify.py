@@ -7,12 +7,11 @@ a file is missing or changed, or if what the folder computes takes longer than `
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from ..deadline import deadline
-from ..reply import Reply, as_json
+from ..reply import Reply, as_json, export_step, next_steps
 
 SECONDS = 600.0
 
@@ -61,8 +60,7 @@ def run(args: argparse.Namespace) -> Reply:
     value = {"folder": args.folder, "passed": check.passed, "findings": [asdict(each) for each in check.findings]}
     text = str(check)
     if check.passed:
-        folder = shlex.quote(str(args.folder))
-        text += f"\n\nNext: fxprune export {folder} --format python    # or onnx, pt2, openvino, timm"
+        text += next_steps(export_step(args.folder))
     return Reply(text, lambda: value, 0 if check.passed else 1)
 
 

@@ -26,7 +26,7 @@ from fxprune.common.documents import check_fields, check_format, read_json
 from fxprune.common.files import open_plain, write_text
 from fxprune.errors import CheckpointError
 
-from .layout import MANIFEST, is_result
+from .layout import EXPORTED, MANIFEST, is_result
 
 FORMAT, VERSION = "fxprune-manifest", 1
 _REMEDY = "Copy the folder again, or run the job again."
@@ -81,7 +81,8 @@ class Manifest:
         for name in names:
             expected = self.files.get(name)
             if expected is None:
-                raise CheckpointError(f"{folder / MANIFEST} does not list {name}, which is needed. {_REMEDY}")
+                remedy = self._remedy(folder)
+                raise CheckpointError(f"{folder / MANIFEST} does not list {name}, which is needed. {remedy}")
             try:
                 found = fingerprint(folder / name, first=expected.bytes + 1)  # of a file without end, too
             except OSError as error:
@@ -92,6 +93,12 @@ class Manifest:
                     f"{folder / name} is not the file that was saved: it has {held}, and {MANIFEST} says {expected}. "
                     f"{_REMEDY}"
                 )
+
+    def _remedy(self, folder: Path) -> str:
+        """Say what to do with a folder that lacks what a network of ours needs."""
+        if not self.files or not self.files.keys() <= set(EXPORTED):
+            return _REMEDY
+        return f"It is in timm's layout: `local-dir:{folder}` is a model. Give the folder that it was exported from."
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, completely or not at all."""

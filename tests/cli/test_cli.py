@@ -107,6 +107,7 @@ def finished(tmp_path_factory):
 def test_bench_prints_both_networks_in_both_runtimes(capsys, finished):
     code, out, err = run(capsys, f"bench {finished} --batch 1 4")
     assert (code, out.count("PyTorch"), out.count("onnxruntime")) == (0, 2, 2), err
+    assert out.endswith(f"\n\nNext: fxprune export {finished} --format python    # or onnx, pt2, openvino, timm\n")
 
 
 def test_the_recipe_of_a_run_repeats_it(capsys, finished, place, untimed):
@@ -130,6 +131,7 @@ def test_export_writes_python_source(capsys, finished, place, options, forked):
     code, out, err = run(capsys, f"export in --format python {options}")
     path = place / ("out/again.py" if options else "in/narrow.py")
     assert (code, str(path.relative_to(place)) in out) == (0, True), err
+    assert out.endswith("\n\nNext: fxprune verify in    # all checks again, from the files alone\n")
     assert "class Small(nn.Module):" in path.read_text() and path.with_suffix(".safetensors").is_file()
     assert run(capsys, "verify in")[0] == 0  # the folder is whole
 

@@ -76,7 +76,7 @@ def test_stdout_is_one_document_with_stable_keys(capsys, finished, command, monk
     code, out, err = run(capsys, line.format(**finished) + " --json")
     value = json.loads(out)
     assert (code, value["command"], value["exit_code"]) == (0, command, 0), err
-    assert set(value) == {"command", "exit_code", *keys.split()}
+    assert set(value) == {"command", "exit_code", *keys.split()} and "Next: " not in out
 
 
 def test_verify_fails_whichever_file_is_damaged_or_missing(capsys, finished, place):

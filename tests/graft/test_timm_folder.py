@@ -154,6 +154,17 @@ def test_damaged_widths_are_refused(folder: Path, tmp_path: Path, damage: Any) -
         timm.create_model(f"local-dir:{tmp_path}", pretrained=False)
 
 
+def test_its_next_command_takes_it_and_others_say_where_to_go(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "for timm"
+    assert main(["export", str(results), "--format", "timm", "-o", str(output)]) == 0
+    assert f"\n\nNext: fxprune inspect 'local-dir:{output}'    # " in capsys.readouterr().out
+    assert main(["verify", str(output)]) == 1
+    said = capsys.readouterr().err
+    assert f"`local-dir:{output}` is a model" in said and "exported from" in said and "Copy" not in said
+
+
 def test_a_damaged_folder_is_no_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(name: str) -> str:
         assert main(["inspect", name]) == 2

@@ -33,10 +33,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_dry_run_writes_a_repository_that_loads_without_fxprune(
-    results: Path, tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch
+    results: Path, tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):  # into the folder of the run before
-        assert main(["push", str(results), "me/small-vit", "--dry-run", "-o", str(tmp_path)]) == 0
+        assert main(["push", str(results), "me/small-vit", "--dry-run", "--private", "-o", str(tmp_path)]) == 0
+    assert f"\n\nNext: fxprune push {results} me/small-vit --private    # " in capsys.readouterr().out
     text = (tmp_path / "README.md").read_text()
     assert re.search(r"^library_name: timm$", text, re.M)
     assert re.search(r"^cls_token +64 +32$", text, re.M)
@@ -74,7 +75,9 @@ def test_a_card_names_the_base_of_published_weights_only(
     assert re.findall(r"^base_model: (.*)$", text, re.M) == wanted
 
 
-def test_a_push_makes_the_repository_and_uploads_the_folder(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_makes_the_repository_and_uploads_the_folder(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls: list[Any] = []
 
     class Api:
@@ -91,6 +94,7 @@ def test_a_push_makes_the_repository_and_uploads_the_folder(results: Path, monke
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert main(["push", str(results), "me/small-vit", "--private"]) == 0
+    assert capsys.readouterr().out.startswith("hub/me/small-vit\n\nNext: fxprune inspect hf-hub:me/small-vit    # ")
     assert calls == [
         {"library_name": "fxprune"},
         ("me/small-vit", {"private": True, "exist_ok": True}),
