@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
-from fxprune.node_facts import Shape
+from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.rewritable import FLATTENS, INDICES, PADS, SLICES, SPLITS, VIEWS, canonical_call, positional
 from fxprune.pytorch.view_factors import view_factors
 
@@ -115,12 +115,22 @@ def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, af
     """Tell whether a view leaves axes as they are, or states their lengths again."""
     shift, same = before.start - after.start, base is site.args[0]
     return len(before) == len(after) and all(
-        same if d not in asked else _reads(asked[d], base, d + shift) for d in after
+        same if d not in asked else _reads(site, asked[d], base, d + shift) for d in after
     )
 
 
-def _reads(size: Any, tensor: fx.Node, dim: int) -> bool:
-    return isinstance(size, fx.Node) and size.target == "size" and size.args == (tensor, dim)
+def _reads(site: Site, size: Any, tensor: fx.Node, dim: int) -> bool:
+    """Tell whether a size is the length of an axis of a tensor, if need be before linear layers."""
+    if not isinstance(size, fx.Node) or size.target != "size" or size.args[1:] != (dim,):
+        return False
+    while tensor is not size.args[0]:
+        layer = site.coupling.graph_module.get_submodule(str(tensor.target)) if tensor.op == "call_module" else None
+        source = tensor.args[0] if isinstance(layer, (nn.Linear, nn.LayerNorm)) else None
+        wide = site.coupling.nodes.get(tensor.meta.get(WIDE, ""))
+        if not isinstance(source, fx.Node) or wide is None or dim >= len(wide.value.sizes) - 1:
+            return False
+        tensor = source
+    return True
 
 
 def _asked(site: Site, asked: Mapping[int, Any], made: fx.Node, dim: int) -> Any:
@@ -145,7 +155,7 @@ def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
         on = [d for d in left if shape.axes[d] is not None]
         if len(right) == 1 or all(site.value.axes[d] is None for d in right):
             continue
-        if len(on) != 1 or on[0] in shape.varying:
+        if len(on) != 1 or on[0] in shape.varying or _repeats(shape.axes[on[0]]):
             _guard_lengths(site, asked, right)
             continue
         behind = [d for d in left if d > on[0]]
@@ -175,9 +185,14 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int]) -
         if codes is None or not isinstance(asked.get(d), fx.Node):
             continue
         length, where = asked[d], f"size {d} of `{site.node.name}`"
-        if d in site.value.varying:
+        if _repeats(codes):
             length, where = site.call(operator.mod, length, len(np.unique(codes))), f"what channels leave of {where}"
-        site.call(guard_equal, length, 0 if d in site.value.varying else len(codes), where)
+        site.call(guard_equal, length, 0 if _repeats(codes) else len(codes), where)
+
+
+def _repeats(codes: Codes) -> bool:
+    """Tell whether an axis holds channels several times, or several that are tied."""
+    return len(np.unique(codes)) < len(codes)
 
 
 def guard_flat(site: Site) -> None:

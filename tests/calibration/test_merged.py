@@ -50,7 +50,7 @@ DRAWN = [name for name, sample in SAMPLES.items() if sample.frozen.startswith("r
 DRAWN += ["an empty place filled", "out of a function", "index that the network changes"]
 # Rows that inputs pick from a weight: columns are summed.
 PICKED = ["a table that a function kept whole reads by columns"]
-PICKED += ["ones like one channel"]  # of which only the sizes are read
+PICKED += ["ones like one channel", "ones like one channel, narrowed"]  # of which only the sizes are read
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if name not in DRAWN + PICKED])

@@ -112,7 +112,7 @@ def folded(tmp_path, **changes):
         ({}, "accuracy", "not lossless: another class than the wide network's for 1 of 10 test images"),
         ({}, "accuracy", "kept: readers, from 40 images without labels; relative error of the outputs"),
         ({}, "accuracy", "on those held back: 0.02 (readers), 0.4 (none)"),
-        ({"few": 1, "images": 1}, "accuracy", "fewer positions in 1 image than features in 1 layer"),
+        ({"few": 1, "images": 1}, "accuracy", "a penalty decides the fit of 1 layer, with fewer positions in 1 image"),
         ({"judge": "wide"}, "agreement", "the classes that the wide network gives stand for them, on 10 images"),
         ({"judge": "", "images": 0}, "onnxruntime", "nothing else is measured, since there are no images"),
         ({"images": 0}, "accuracy", "kept: readers, from noise in place of images"),
