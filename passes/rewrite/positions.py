@@ -155,7 +155,8 @@ def guard_parts(site: Site, asked: Mapping[int, Any], made: fx.Node) -> None:
         on = [d for d in left if shape.axes[d] is not None]
         if len(right) == 1 or all(site.value.axes[d] is None for d in right):
             continue
-        if len(on) != 1 or on[0] in shape.varying or _repeats(shape.axes[on[0]]):
+        codes = shape.axes[on[0]] if len(on) == 1 else None
+        if codes is None or on[0] in shape.varying or _repeats(codes):
             _guard_lengths(site, asked, right)
             continue
         behind = [d for d in left if d > on[0]]
