@@ -205,7 +205,7 @@ def guard_flat(site: Site) -> None:
     for left, right in view_factors(wide.sizes, site.value.sizes):
         on = [d for d in left if wide.axes[d] is not None]
         flat = [d for d in right if site.value.axes[d] is not None]
-        if len(left) == 1 or not on or not flat:
+        if len(left) == 1 or not on or not flat or [d for d in right if site.value.sizes[d] > 1] != flat[:1]:
             continue
         front = [d for d in left if d < on[0]]
         behind = [d for d in left if d > on[0] and (wide.axes[d] is None or d in wide.varying)]

@@ -234,12 +234,17 @@ def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other
     narrow_at(net.double().eval(), example, other, refused=True)
 
 
+def in_patches(y):
+    return y.reshape(y.shape[0] * 8 * (y.shape[2] // 2), 2, y.shape[3] // 2, 2).transpose(1, 2)
+
+
 @pytest.mark.parametrize(
     ("op", "example", "other"),
     [
         (lambda s, y: y.flatten().view(y.shape), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: y.flatten(1).relu().view(y.shape[0], 8, -1), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
+        (lambda s, y: in_patches(y).reshape(y.shape[0], 8, -1, 4), (2, 4, 4), (3, 6, 2)),
     ],
 )
 def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
