@@ -103,11 +103,11 @@ def _unflattened(site: Site) -> tuple[fx.Node, Shape]:
 
 def _keeps_order(site: Site, node: fx.Node) -> bool:
     """Tell whether a call returns the numbers of its input in order, each changed by itself."""
-    if canonical_call(node.target) in VIEWS | FLATTENS:
-        return True
     target: Any = node.target
-    if node.op == "call_module":
+    if node.op == "call_module":  # whose name may be that of a method
         target = type(site.coupling.graph_module.get_submodule(target))
+    elif canonical_call(target) in VIEWS | FLATTENS:
+        return True
     return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
 
 
@@ -211,7 +211,7 @@ def guard_flat(site: Site) -> None:
         behind = [d for d in left if d > on[0] and (wide.axes[d] is None or d in wide.varying)]
         mixed = on[0] in wide.varying
         if (front or mixed) and (behind or mixed) and _is_read(site, site.node, site.value.sizes[flat[0]]):
-            for dims in front, behind:
+            for dims in filter(None, (front, behind)):
                 _guard_length_of(site, dims)
 
 
@@ -223,7 +223,7 @@ def _is_read(site: Site, node: fx.Node, length: int) -> bool:
         if not isinstance(value, Shape):
             continue
         owns = user.op == "call_module" and any(True for _ in module.get_submodule(str(user.target)).parameters())
-        named = canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
+        named = user.op != "call_module" and canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
         if owns or named or any(map(_is_constant, user.all_input_nodes)):
             return True
         if any(value.sizes[d] == length for d in value.varying) and _is_read(site, user, length):
