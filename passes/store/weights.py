@@ -189,7 +189,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     """Say what is wrong in our words: PyTorch's advise to read what may run code."""
     named = re.search(r"[Uu]nsupported globals?: (.+?)\. No ", str(error))
     if named or _is_pickle(path):
-        objects = f" ({listed(named[1].split(', '))})" if named else ""
+        # PyTorch names them in any order; a class of the user's own says more than one of PyTorch's.
+        names = sorted(named[1].split(", "), key=lambda name: (name.startswith("torch."), name)) if named else []
+        objects = f" ({listed(names)})" if named else ""
         return f"it holds Python objects{objects}, which may run code, beside tensors or instead of them."
     return "it is no whole file of `torch.save`: it is cut short or of another format."
 
