@@ -14,7 +14,7 @@ from torch import fx
 from fxprune.pytorch import rewritable as surface
 
 from .functional import convolved, convolved_back, grouped, normalised
-from .places import picked, sliced
+from .places import picked, put, sliced
 from .site import Site
 from .sizes import created, expanded, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted
@@ -32,6 +32,7 @@ CASES = _table(
     (surface.SPLITS, pieces),
     (surface.SLICES, sliced),
     (surface.INDICES, picked),
+    (surface.PUTS, put),
     (surface.PADS, padded),
     (surface.PRODUCTS | surface.SUMS | surface.LENGTHS | surface.SOFTMAXES, multiplied),
     (surface.LOGARITHMS, shifted),
