@@ -26,7 +26,8 @@ VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.u
 FLATTENS: Calls = frozenset({"flatten", torch.flatten, "ravel", torch.ravel})
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 LIKE: Calls = frozenset({"expand_as"})
-REPEATS: Calls = frozenset({"repeat"})
+REPEATS: Calls = frozenset({"repeat", "tile", torch.tile})
+INTERLEAVED: Calls = frozenset({"repeat_interleave", torch.repeat_interleave})
 FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
 SQUEEZES: Calls = frozenset({"squeeze", "squeeze_", torch.squeeze})
 SPLITS: Calls = frozenset({
@@ -68,7 +69,7 @@ GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | FLATTENS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
-REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES | PUTS
+REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES | PUTS | INTERLEAVED
 
 
 def put_names(kind: CallTarget) -> tuple[str, ...]:
@@ -117,7 +118,10 @@ _STATED_TWICE = frozenset({"stride", "storage_offset", "dtype"})
 # Calls with the same name as a function or method: what a sum returns takes the factor for any arguments.
 _BY_NAME: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
-    **{name: name for name in ("expand", "expand_as", "broadcast_to", "repeat", "index_select")},
+    **{
+        name: name
+        for name in ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "index_select")
+    },
     **{name: name for name in ("new_zeros", "new_ones", "new_full")},
     **{name: getattr(torch, name) for name in ("einsum", "tensordot", "cdist", "empty", "zeros", "ones", "full")},
     **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
