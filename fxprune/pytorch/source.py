@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import linecache
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import fx
 
 _PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 # Frames below these folders are machinery, not the model's own source; networks of ours are.
-_PASSES = (_PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent) / "passes"  # beside it in a checkout
-_MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE), str(_PASSES))
+_ROOT = _PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent  # beside it in a checkout
+_FOLDERS = (Path(torch.__file__).parent, _PACKAGE, _ROOT / "passes", _ROOT / "cli")
+_MACHINERY = tuple(f"{folder}{os.sep}" for folder in _FOLDERS)  # torchvision is not in torch
 _FX = str(Path(fx.__file__).parent)
 _NETWORKS = str(_PACKAGE / "models_zoo")
 # Folders of PyTorch whose functions take functions of tensors.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 import fxprune
 from fxprune.arguments.inputs import tensors_of
 from fxprune.node_facts import Shape
+from fxprune.pytorch.source import is_machinery
 
 A, B = "a.weight", "b.weight"
 
@@ -150,8 +153,14 @@ def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
     assert found.why == "cumsum over channels" and found.node == "cumsum"
     assert found.source.startswith("samples/reduce.py:")
     assert found.weights == 0 or found.weights == 8 * 3 + 8
-    output = next(cold for cold in coupling.frozen if cold.node == "output")
-    assert output.why == "graph output" and output.source == "-" and output.what == ("head.weight:0", "head.bias:0")
+    output = next(cold for cold in coupling.frozen if cold.why == "graph output")
+    assert output.node == "head" and output.source.startswith("samples/")
+    assert output.what == ("head.weight:0", "head.bias:0")
+
+
+@pytest.mark.parametrize(("folder", "machinery"), [("torch", True), ("torchvision", False), ("torch_geometric", False)])
+def test_a_package_beside_torch_is_not_torch(folder, machinery):
+    assert is_machinery(str(Path(torch.__file__).parents[1] / folder / "net.py")) == machinery
 
 
 def test_views_that_disagree_are_both_named():
