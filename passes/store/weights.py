@@ -80,7 +80,7 @@ def load_weights(
         advice = f"Build the model for as many classes: `num_classes={classes}` (--num-classes {classes})."
         check_kinds(kinds_of(here), kinds_of(full), str(place), advice)
     full |= {name: here[name] for name in heads}
-    check_kinds(kinds_of(here), kinds_of(full), str(place), _for_colour(here, full, num_classes))
+    check_kinds(kinds_of(here), kinds_of(full), str(place), _for_channels(here, full, num_classes))
     model.load_state_dict(full)
     return heads
 
@@ -109,20 +109,20 @@ def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_cla
     return tuple(differ) if alike and known and len(counts) == 1 else ()
 
 
-def _for_colour(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int | None) -> str:
-    """Say how weights for grey images go into a network for colour; empty if more differs."""
+def _for_channels(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int | None) -> str:
+    """Say how a network gets the channels of images that weights are for; empty if more differs."""
     differ = {name for name in here.keys() & there.keys() if here[name].shape != there[name].shape}
-    kernels = [name for name in differ if there[name].dim() == 4 and there[name].shape[1] == 1]
-    if here.keys() != there.keys() or len(kernels) != 1:
+    first = [name for name in differ if {here[name].shape[1:2], there[name].shape[1:2]} == {(1,), (3,)}]
+    if here.keys() != there.keys() or len(first) != 1:
         return ""
-    (name,) = kernels
-    grey = there[name].shape
+    (name,) = first
+    (rows, _, *rest), channels = here[name].shape, there[name].shape[1]
     others = _classifier(here, {**there, name: here[name]}, num_classes)
-    if here[name].shape != (grey[0], 3, *grey[2:]) or differ != {name, *others}:
+    if there[name].shape != (rows, channels, *rest) or differ != {name, *others}:
         return ""
     return (
-        "Its images have 1 channel, and those of the model 3, as in every folder of images, grey ones too. For grey "
-        f"images in 3 channels, store `state[{name!r}].repeat(1, 3, 1, 1) / 3` in its place, which computes the same."
+        f"It is for {'grey' if channels == 1 else 'coloured'} images: give `in_chans={channels}` (--in-chans "
+        f"{channels}), to which images of --data are converted."
     )
 
 
