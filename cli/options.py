@@ -12,6 +12,8 @@ from fxprune.common.addresses import HUB, MODELS, has_own_classes
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
+from .loading import load_libraries
+
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
     from fxprune.models_zoo.data import Data
@@ -121,6 +123,7 @@ def network_from(args: argparse.Namespace) -> Network:
 def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
     """Build the same, and read the data that it is for, if that is named."""
     check_sizes(args)
+    load_libraries()
 
     from fxprune.passes.store import check_takes_classes, left_out_line, load_weights, open_network
 

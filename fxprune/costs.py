@@ -241,10 +241,15 @@ class PairedTimes:
 
 
 def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: float = 0.5) -> PairedTimes:
-    """Time two calls in alternation, after a warm-up, for about ``seconds`` each, in 15 pairs or more.
+    """Time two calls in alternation, after a warm-up, in 15 pairs or more.
 
     What else the machine does meets both alike, so that the ratio is far more stable than the times. With one thread
     and no GPU, only the thread's own time counts, not that of other programs on its core.
+
+    Args:
+        first: is called first in each pair.
+        second: is called next.
+        seconds: how long to time each of them, about.
     """
     threads = torch.get_num_threads()
     how: dict[str, Any] = {"timer": time.thread_time} if threads == 1 and not torch.cuda.is_available() else {}

@@ -8,7 +8,7 @@ import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 from torch import fx
@@ -48,13 +48,17 @@ def source_of(node: fx.Node) -> str:
     return "-"
 
 
-def stack_of(frame: FrameType | None) -> str:
+def stack_of(frame: FrameType | None, until: CodeType) -> str:
     """Format the innermost frames of the model's source around ``frame``, as tracebacks do.
 
     PyTorch's own record formats every frame of the process for each node, which takes a quarter of a trace.
+
+    Args:
+        frame: that records a call of the model.
+        until: of the function that calls the model; what calls that is no source of the model.
     """
     lines: list[str] = []
-    while frame is not None and len(lines) < _KEPT_LINES:
+    while frame is not None and frame.f_code is not until and len(lines) < _KEPT_LINES:
         path = frame.f_code.co_filename
         if not is_machinery(path):
             text = linecache.getline(path, frame.f_lineno, frame.f_globals).strip()

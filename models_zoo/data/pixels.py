@@ -23,7 +23,7 @@ def mode_of(channels: int) -> str:
 
 
 def converted(image: Any, mode: str) -> Any:
-    """Convert an image of Pillow to grey (``L``) or colour (``RGB``); transparent pixels show their colour.
+    """Convert an image of Pillow to grey (``L``) or colour (``RGB``), without transparency.
 
     Pillow itself clips all pixels that have more than 8 bits, so that 16 bits become white.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from samples import SAMPLES, Net, conv, linear
-from torch import nn
+from torch import fx, nn
 
 import fxprune
 from fxprune.arguments.inputs import tensors_of
@@ -156,6 +156,11 @@ def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
     output = next(cold for cold in coupling.frozen if cold.why == "graph output")
     assert output.node == "head" and output.source.startswith("samples/")
     assert output.what == ("head.weight:0", "head.bias:0")
+
+
+def test_what_calls_for_a_coupling_is_no_line_of_the_model():
+    network = fx.symbolic_trace(nn.Sequential(linear(3, 8), nn.ReLU(), linear(8, 2)))
+    assert [frozen.source for frozen in fxprune.couple(network, torch.randn(2, 3)).frozen] == ["-"]
 
 
 @pytest.mark.parametrize(("folder", "machinery"), [("torch", True), ("torchvision", False), ("torch_geometric", False)])
