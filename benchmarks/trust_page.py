@@ -19,7 +19,14 @@ in float16 and bfloat16 and with NCCL, a job that is resumed, narrow networks, o
 where there is none, which has been everywhere so far.
 """
 # The order of the sections; others follow.
-ORDER = ("Random networks", "Precision", "Damaged files", "Mutations of the sources", "Rounding")
+ORDER = (
+    "Random networks",
+    "Precision",
+    "Views at other sizes",
+    "Damaged files",
+    "Mutations of the sources",
+    "Rounding",
+)
 
 
 def write_section(title: str, text: str, page: Path = PAGE, head: str = HEAD) -> None:

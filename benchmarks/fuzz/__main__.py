@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-KINDS = ("folders", "timm", "networks")
+KINDS = ("folders", "timm", "networks", "views")
 
 
 def main(arguments: list[str]) -> int:

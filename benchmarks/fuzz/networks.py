@@ -5,43 +5,25 @@ A network that fails is shrunk, and reported at the end and in ``docs/reports/tr
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from benchmarks import ROOT
-from benchmarks.coverage.journal import digest, sources
-from benchmarks.runs import add_limits, append_row, read_rows, run_all
-
-from .networks_report import failures_of, write_report
+from .chunks import Chunk, Kind, run_kind, smallest
+from .networks_report import write_report
 
 if TYPE_CHECKING:
     from benchmarks.random_networks.draw import Drawn
     from benchmarks.random_networks.oracles import Facts
 
-WORK = ROOT / "build" / "fuzz"
-JOURNAL = WORK / "networks.jsonl"
 # Of so many networks, one is captured as a graph of operations alone: that takes seconds.
 ONE_IN = 25
 # Of so many, one has its graph compared with it, and its pairs of channels searched: ten times the work of the rest.
 ONE_CHECKED_IN = 20
-SECONDS_TO_SHRINK = 60.0
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The networks of some seeds, of at most so many operations each."""
-
-    first: int
-    networks: int
-    most: int
 
 
 def work(chunk: Chunk, record: Callable[..., None]) -> None:
@@ -102,24 +84,17 @@ def _options(seed: int) -> dict[str, bool]:
 
 def _smallest(seed: int, most: int, error: Exception) -> str:
     """Describe the smallest network found that fails with an error of the same kind."""
-    from benchmarks.random_networks.choices import choices_of, network_of, shrunk
+    from benchmarks.random_networks.choices import choices_of, network_of
     from benchmarks.random_networks.oracles import examine
 
-    options, last = _options(seed), error
+    options = _options(seed)
 
-    def fails(choices: list[int]) -> bool:
-        nonlocal last
-        try:
-            drawn = network_of(choices, most)
-            if examine(drawn, seed, **options).groups:
-                _precision(drawn, seed)
-        except Exception as found:
-            if type(found) is type(error) and str(found)[:12] == str(error)[:12]:
-                last = found
-                return True
-        return False
+    def attempt(choices: list[int]) -> None:
+        drawn = network_of(choices, most)
+        if examine(drawn, seed, **options).groups:
+            _precision(drawn, seed)
 
-    small = shrunk(choices_of(seed, most), fails, SECONDS_TO_SHRINK)
+    small, last = smallest(choices_of(seed, most), error, attempt)
     return f"{type(last).__name__}: {last} ({options})\n{network_of(small, most)}\nchoices {small}"
 
 
@@ -167,58 +142,25 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
         interpreter.pointwise = pointwise.pointwise
 
 
-def known(path: Any = JOURNAL) -> dict[int, dict[str, Any]]:
-    """First seed of a chunk -> the newest line about it."""
-    return {row["chunk"]["first"]: row for row in read_rows(path)}
+NETWORKS = Kind(
+    name="networks",
+    about=(__doc__ or "").splitlines()[0],
+    work=work,
+    write_report=write_report,
+    folders=("random_networks",),
+    preload=(
+        "fxprune.passes.rewrite.narrow",
+        "benchmarks.random_networks.oracles",
+        "benchmarks.random_networks.precision",
+    ),
+    count=10_000,
+    most=10,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 if a network failed."""
-    args = _parser().parse_args(argv)
-    sha = digest([*sources(), *sorted((ROOT / "benchmarks" / "random_networks").glob("*.py"))])
-    before = known()
-    chunks = [Chunk(first, args.chunk, args.most) for first in range(args.seed, args.seed + args.count, args.chunk)]
-    todo = [
-        chunk
-        for chunk in ([] if args.report else chunks)
-        if args.again
-        or (row := before.get(chunk.first)) is None
-        or row["digest"] != sha
-        or row["chunk"] != asdict(chunk)
-    ]
-    _run(todo, args, sha)
-    rows = known()
-    write_report(rows, sha)
-    failed = [text for row in rows.values() for text in failures_of(row)]
-    print(*failed, sep="\n\n", file=sys.stderr)
-    print(f"{len(todo)} chunks checked; {len(failed)} networks failed in all; see docs/reports/trust.md")
-    return 1 if failed else 0
-
-
-def _run(todo: list[Chunk], args: argparse.Namespace, sha: str) -> None:
-    tasks = [(chunk, WORK / "logs" / f"networks-{chunk.first}.log") for chunk in todo]
-    preload = (
-        "fxprune.passes.rewrite.narrow",
-        "benchmarks.random_networks.oracles",
-        "benchmarks.random_networks.precision",
-    )
-    for chunk, facts in run_all(work, tasks, args, noun="chunk", preload=preload):
-        row = {"chunk": asdict(chunk), "digest": sha, **facts}
-        append_row(JOURNAL, row)
-        for text in failures_of(row):
-            tqdm.write(text, file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fuzz networks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="how many (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first one (default: 0)")
-    parser.add_argument("--chunk", type=int, default=100, metavar="N", help="networks in each process (default: 100)")
-    parser.add_argument("--most", type=int, default=10, metavar="N", help="operations of a network (default: 10)")
-    add_limits(parser, "chunk", seconds=1200.0)
-    parser.add_argument("--again", action="store_true", help="also chunks whose result is up to date")
-    parser.add_argument("--report", action="store_true", help="check nothing, only write the report")
-    return parser
+    return run_kind(NETWORKS, argv)
 
 
 if __name__ == "__main__":

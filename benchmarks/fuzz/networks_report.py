@@ -9,6 +9,8 @@ from typing import Any
 from benchmarks.pages import fill, paragraph
 from benchmarks.trust_page import write_section
 
+from .chunks import failures_of, seeds_of
+
 
 def write_report(rows: Mapping[int, Mapping[str, Any]], sha: str) -> None:
     """Write the sections on networks and on precision from the lines of the journal."""
@@ -24,10 +26,8 @@ def networks(rows: Mapping[int, Mapping[str, Any]], counts: Mapping[str, Counter
     """How many networks, of what, and which failed."""
     failures = [text for _, row in sorted(rows.items()) for text in failures_of(row)]
     fresh = sum(row["chunk"]["networks"] for row in rows.values() if row["digest"] == sha)
-    chunks = sorted((row["chunk"]["first"], row["chunk"]["networks"]) for row in rows.values())
-    seeds = f"{chunks[0][0]} to {sum(chunks[-1]) - 1}" if chunks else "none"
     lists = {name: counts[name] for name in ("operations", "rules", "operators")}
-    told = {"n": counts["figures"], "seeds": seeds, "fresh": fresh, "failures": failures}
+    told = {"n": counts["figures"], "seeds": seeds_of(rows), "fresh": fresh, "failures": failures}
     return fill("fuzz/networks.md.jinja", **told, **lists, listing=listing)
 
 
@@ -47,9 +47,3 @@ def precision(n: Counter[str]) -> str:
     ]
     share = n["found"] / n["alone"] if n["alone"] else 1.0
     return fill("fuzz/precision.md.jinja", n=n, share=share, reasons=rows)
-
-
-def failures_of(row: dict[str, Any]) -> list[str]:
-    """Failures of a chunk; one that ended early is one, too."""
-    ended = f"chunk from seed {row['chunk']['first']}, after seed {row.get('at')}: {row.get('error')}"
-    return [*row.get("failures", ()), *([ended] if row.get("error") else ())]

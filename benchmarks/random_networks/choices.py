@@ -10,7 +10,7 @@ from .draw import Drawn, build
 from .network import Draw
 
 
-def choices_of(seed: int, most: int) -> list[int]:
+def choices_of(seed: int, most: int, build: Callable[[Draw, int], object] = build) -> list[int]:
     """The choices that make the network of a seed."""
     source, made = random.Random(seed), list[int]()
 
@@ -24,8 +24,13 @@ def choices_of(seed: int, most: int) -> list[int]:
 
 def network_of(choices: Sequence[int], most: int) -> Drawn:
     """Make a network from any choices: too large ones are cut, missing ones are the simplest."""
+    return build(draw_from(choices), most)
+
+
+def draw_from(choices: Sequence[int]) -> Draw:
+    """Repeat choices: too large ones are cut, missing ones are the simplest."""
     rest = iter(choices)
-    return build(Draw(lambda count: min(next(rest, 0), count - 1)), most)
+    return Draw(lambda count: min(next(rest, 0), count - 1))
 
 
 def shrunk(choices: Sequence[int], fails: Callable[[list[int]], bool], seconds: float) -> list[int]:

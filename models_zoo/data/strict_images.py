@@ -29,10 +29,20 @@ class StrictImages(ImageDataset):  # type: ignore[misc]
         return image if self.transform is None else self.transform(image), label
 
 
+class UnreadableImageError(DataError):
+    """A file is no image that Pillow can read.
+
+    PyTorch makes the error of a worker process again from the text of its traceback, which ends in the message.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 def unreadable_image(file: Any, error: Exception) -> DataError:
     """Return the error for a file that Pillow cannot read."""
     why = "Pillow knows no such format" if isinstance(error, UnidentifiedImageError) else error
-    return DataError(f"cannot read the image {file}: {why}. Repair it, or take it away.")
+    return UnreadableImageError(f"cannot read the image {file}: {why}. Repair it, or take it away.")
 
 
 def strict(dataset: Any, mode: str | None) -> Any:

@@ -58,7 +58,7 @@ class Output(Options):
 
     output: Annotated[
         str | os.PathLike[str],
-        Range("the name of a folder", lambda output: os.fspath(output) != ""),
+        Range("the name of a folder", lambda output: os.fspath(output).strip() != ""),
         "folder for the results; replaces those of another run",
     ] = "out"
     progress: Annotated[bool | None, "bars and phases on stderr; default: on, bars on a terminal only"] = None

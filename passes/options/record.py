@@ -94,8 +94,9 @@ class Options:
             except (TypeError, ValueError, RuntimeError):  # the last two by arrays and tensors
                 good = False
             if not good and range_:
+                shown = value if str(value).strip() else repr(value)
                 hint = closest(str(value), range_.choices)
-                raise OptionError(f"`{option.name}` must be {range_.words}, not {value}.{hint}")
+                raise OptionError(f"`{option.name}` must be {range_.words}, not {shown}.{hint}")
             vars(self)[option.name] = option.plain(value)
 
     def __setattr__(self, name: str, value: Any = None) -> None:

@@ -87,11 +87,11 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
 
 
 def _unsure(coupling: Coupling) -> set[fx.Node]:
-    """Return the nodes behind an axis of channels whose length a model computes, perhaps by chance."""
+    """Return the nodes behind an axis of channels whose length may agree by chance."""
     found: set[fx.Node] = set()
     for node in coupling.graph_module.graph.nodes:
-        facts = coupling.nodes.get(node.name)
-        if not found.isdisjoint(node.all_input_nodes) or (facts is not None and facts.guarded):
+        facts = coupling.nodes[node.name]
+        if facts.guarded or not found.isdisjoint(node.all_input_nodes):
             found.add(node)
         elif canonical_call(node.target) in EXPANSIONS | REPEATS | FACTORIES and isinstance(facts.value, Shape):
             counts = [coupling.nodes[given.name].value for given in node.all_input_nodes]
@@ -116,7 +116,8 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: P
     Where it is ``unsure`` that the axis holds channels at other sizes of inputs, its length is a literal only if
     channels leave: then it is guarded where it is made.
     """
-    (tensor, *rest), kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    args: Any = fx.map_arg(node.args, env.__getitem__)
+    tensor, *rest = args
     name = node.target if isinstance(node.target, str) else "numel" if node.target is torch.numel else node.args[1]
     wide = node.args[0]
     assert isinstance(wide, fx.Node)
@@ -144,7 +145,7 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: P
         return length(0)
     if name in ("numel", "nelement"):
         return product(graph, [length(dim) for dim in range(len(shape.sizes))])
-    dim = kwargs.get("dim", rest[0] if name == "size" and rest else None)
+    dim: Any = node.kwargs.get("dim", rest[0] if name == "size" and rest else None)
     return tuple(map(length, range(len(shape.sizes)))) if dim is None else length(dim % len(shape.sizes))
 
 

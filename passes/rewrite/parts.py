@@ -131,7 +131,8 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
             continue
         codes = shape.axes[on[0]] if len(on) == 1 else None
         if codes is None or on[0] in shape.varying or _repeats(codes):
-            _guard_lengths(site, asked, right, flat=any(d in shape.varying for d in on))
+            flat = all(d in shape.varying for d in left if shape.sizes[d] > 1)
+            _guard_lengths(site, asked, right, flat=flat)
         if codes is None or on[0] in shape.varying:
             continue
         behind = [d for d in left if d > on[0]]
@@ -158,7 +159,8 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *
     """Guard computed lengths of axes with channels, where several lie in one factor of a view."""
     on = [d for d in right if site.value.axes[d] is not None]
     computed = [d for d in right if isinstance(asked.get(d), fx.Node)]
-    if flat and computed and any(_repeats(site.value.axes[d]) for d in on):
+    stated = [d for d in on if _repeats(site.value.axes[d]) and not is_open(asked.get(d))]
+    if flat and stated and not all(_reads_batch(asked[d]) for d in computed):
         guard_inputs(site)
     for d in on:
         if d not in computed:
@@ -167,6 +169,11 @@ def _guard_lengths(site: Site, asked: Mapping[int, Any], right: Sequence[int], *
         if _repeats(codes):
             length, where = site.call(operator.mod, length, len(np.unique(codes))), f"what channels leave of {where}"
         site.call(guard_equal, length, 0 if _repeats(codes) else len(codes), where)
+
+
+def _reads_batch(size: fx.Node) -> bool:
+    """Tell whether a size is the length of the first axis of a tensor."""
+    return size.target == "size" and size.args[1:] == (0,)
 
 
 def _repeats(codes: Codes) -> bool:

@@ -16,6 +16,7 @@ from benchmarks.fuzz import __main__ as fuzz_command
 from benchmarks.fuzz import folders as fuzz_folders
 from benchmarks.fuzz import networks as fuzz_networks
 from benchmarks.fuzz import timm as fuzz_timm
+from benchmarks.fuzz import views as fuzz_views
 from benchmarks.fuzz.damage import sign
 from benchmarks.fuzz.damage_graph import CLUSTERS, GRAPH
 from benchmarks.fuzz.damage_json import JSON, _places
@@ -142,9 +143,9 @@ def test_graphs_and_clusters_are_damaged_on_purpose(subjects, tmp_path):
 
 def test_the_command_runs_each_kind(monkeypatch):
     ran = []
-    for module in (fuzz_folders, fuzz_timm, fuzz_networks):
+    for module in (fuzz_folders, fuzz_timm, fuzz_networks, fuzz_views):
         monkeypatch.setattr(module, "main", lambda rest, name=module.__name__: ran.append((name, rest)) or 0)
     assert fuzz_command.main(["folders", "--count", "1"]) == 0
     assert fuzz_command.main([]) == 0
-    folders, *others = (module.__name__ for module in (fuzz_folders, fuzz_timm, fuzz_networks))
+    folders, *others = (module.__name__ for module in (fuzz_folders, fuzz_timm, fuzz_networks, fuzz_views))
     assert ran == [(folders, ["--count", "1"]), (folders, []), *((name, []) for name in others)]

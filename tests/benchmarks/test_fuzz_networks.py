@@ -11,9 +11,10 @@ from helpers.broken import first_columns
 from torch import nn
 
 from benchmarks import trust_page
-from benchmarks.fuzz import networks as fuzz_networks
+from benchmarks.fuzz import chunks as fuzz_chunks
 from benchmarks.fuzz import networks_report as fuzz_networks_report
-from benchmarks.fuzz.networks import Chunk, failures_of, known, work
+from benchmarks.fuzz.chunks import Chunk, failures_of, known
+from benchmarks.fuzz.networks import work
 from benchmarks.random_networks.choices import choices_of, network_of, shrunk
 from benchmarks.random_networks.oracles import unstable
 from fxprune.analysis.rules import RULES
@@ -37,7 +38,7 @@ def test_a_chunk_tells_operators_and_rules():
 def test_a_network_that_fails_is_told_in_small(monkeypatch):
     # The package hands out a function of this name.
     monkeypatch.setattr(sys.modules["fxprune.passes.merge.concentrate"], "cluster_sum", first_columns)
-    monkeypatch.setattr(fuzz_networks, "SECONDS_TO_SHRINK", 3.0)
+    monkeypatch.setattr(fuzz_chunks, "SECONDS_TO_SHRINK", 3.0)
     (text,) = told(Chunk(0, 1, 6))["failures"]
     assert text.startswith("seed 0: Wrong: concentrated: ") and "head classes" in text and "choices [" in text
 

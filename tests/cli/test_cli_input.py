@@ -96,7 +96,7 @@ BAD = [
     ("{small} --opset 99", ["opset 99"]),
     ("{small} --image-size 4", ["`image_size`", "8 or more"]),
     ("{small} --output file/out", ["file", "is a file"]),
-    ("{small} --output=", ["`output`", "the name of a folder"]),
+    ("{small} --output=", ["`output`", "the name of a folder, not ''."]),
     ("{small} --output /proc/nowhere/out", ["/proc"]),
     ("compress --data digits", ["--model"]),
     ("shrink", ["shrink", "compress"]),

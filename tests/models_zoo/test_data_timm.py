@@ -232,6 +232,6 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, damage, workers):
         bad.unlink()
     else:
         bad.write_bytes(bad.read_bytes()[:60] if damage == "cut" else b"no image")
-    with pytest.raises(DataError, match=rf"cannot read the image {bad}: .*Repair it, or take it away"):
+    with pytest.raises(DataError, match=rf"^cannot read the image {bad}: [^\n]*Repair it, or take it away\.$"):
         whole(data.train)
     assert len(whole(data.test)[1]) == 6

@@ -19,6 +19,7 @@ from fxprune.passes.options.job import Job, Target
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"output": " ", "keep": 0.5}, "`output` must be the name of a folder, not ' '."),
         ({"keep": 0.0}, "`keep` must be a share above 0 and up to 1, not 0.0"),
         ({"macs": 1.1}, "`macs` must be"),
         ({"params": -0.5}, "`params` must be"),

@@ -176,6 +176,7 @@ def in_patches(y):
         (lambda s, y: y.flatten().view(y.shape), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: y.flatten(1).relu().view(y.shape[0], 8, -1), (1, 4, 4), (3, 2, 5)),
         (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
+        (lambda s, y: y.view(y.shape[0], y.shape[2] * 8, -1).relu().view(y.shape[0], 8, -1), (2, 4, 4), (3, 2, 4)),
         (lambda s, y: in_patches(y).reshape(y.shape[0], 8, -1, 4), (2, 4, 4), (3, 6, 2)),
     ],
 )

@@ -100,6 +100,8 @@ image("one channel read", lambda s, y: s.d(y[:, :1]), {B: 6, "d.weight": 8}, fro
 image("transposed", lambda s, y: s.d(y), {A: 8, B: 6, "d.weight": 5}, out=5, d=nn.ConvTranspose2d(8, 5, 2, 2))
 image("grouped transposed", lambda s, y: s.d(y), {A: 4, "d.weight": 3, B: 6}, out=6,
       d=nn.ConvTranspose2d(8, 6, 2, 2, groups=2))
+image("grouped transposed of positions", lambda s, y: y * s.d(y.mean(1)[..., None]).amax((1, 2, 3), True),
+      {A: 8, B: 6}, fixed=True, d=nn.ConvTranspose2d(8, 8, 1, groups=2), frozen="grouped convolution of an input")
 image("grouped transposed, one output per group", lambda s, y: s.d(y), {A: 2, B: 6}, out=4,
       d=nn.ConvTranspose2d(8, 4, 2, 2, groups=4))
 image("grouped transposed twice", lambda s, y: s.e(s.d(y).relu()), {A: 4, "d.weight": 4, "e.weight": 3, B: 6}, out=6,

@@ -49,6 +49,8 @@ def _memory(s, y):
 # fmt: off
 net("state of zeros beside an input", _stepwise, (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 12, 10),),
     {"c.weight": 8}, c=conv(11, 16, 3), head=linear(8, 4))
+image("joined with positions and scaled", lambda s, y: s.p * torch.cat([y, y.mean(1)[:, :4, None].repeat(1, 1, 8, 1)],
+      1), {"p": 8, B: 6}, out=12, fixed=True, p=free(12, 1, 1))
 image("row of zeros appended", _padded, {A: 8, B: 6})
 image("zeros in further channels", _beside, {A: 8, B: 6}, out=24)
 image("stacked with ones", _stacked, {A: 8, B: 6}, c=conv(8, 8))

@@ -37,6 +37,8 @@ image("batch norm of a vector", lambda s, y: s.n(s.f(y.flatten(1)))[..., None, N
       out=5, fixed=True, f=linear(512, 5), n=nn.BatchNorm1d(5))
 image("batch norm after flatten", lambda s, y: s.n(y.flatten(1)).view(y.shape), {A: 8, B: 6}, fixed=True,
       n=nn.BatchNorm1d(512))
+image("batch norm over channels", lambda s, y: F.batch_norm(y.mT.transpose(1, 3), None, None, training=True)
+      .transpose(1, 3).mT, {A: 8, B: 6})
 image("functional batch norm", lambda s, y: F.batch_norm(y, None, None, s.w, s.v, True), {"w": 8, B: 6},
       w=free(8), v=free(8))
 image("batch norm after cat", _two_under_one, {A: 8, "c.weight": 5, B: 6}, out=13, c=conv(8, 5), n=nn.BatchNorm2d(13))

@@ -64,6 +64,12 @@ def _put_by_height(s, y):
     return y.slice_scatter(s.c(y)[:, :half], 1, 0, half)
 
 
+def _masked_at(s, y):
+    z = y.clone()
+    z[y.mean((1, 2, 3)) > -9, torch.tensor([1])] = 2.0
+    return z
+
+
 def _masked(s, y):
     z = y.clone()
     z[y > 0] = 0.0
@@ -226,6 +232,7 @@ tokens("index_put", _put, {A: 8}, c=linear(8, 8))
 image("index_put of channels", _put_channels, {A: 2, A2: 6, B: 6}, c=conv(8, 2))
 image("one number by a mask", _masked, {A: 8, B: 6})
 tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
+image("one number by a mask and an index", _masked_at, {B: 6}, frozen="index picks")
 image("numbers by a mask over channels", _masked_numbers, {A: 3, A2: 5, B: 6}, n=free(8, 8), fixed=True)
 tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
        d=linear(8, 8))

@@ -104,6 +104,19 @@ def _added_to_zeros(s, y):
     return y.new_zeros(y.shape[0], y.shape[1], 8).scatter_add_(1, at, y)
 
 
+def _beside(op):
+    def run(s, y):
+        g = s.g(y).expand(-1, 8, -1, -1)
+        return y * g + op(g)
+
+    return run
+
+
+def _repeated_in_front(s, y):
+    every = y.mean(1).flatten(1).repeat(1, 1, 8)
+    return (y.flatten(1) * every)[0].view(y.shape)
+
+
 G = {"g": conv(8, 1)}
 
 # fmt: off
@@ -124,6 +137,11 @@ image("map expanded and permuted", _gate(lambda g, y: g.permute(0, 2, 3, 1).expa
       {A: 8, B: 6}, **G)
 image("one map for two widths", _two_widths, {A: 8, B: 6}, out=16, c=conv(8, 8), **G)
 image("expanded map, summed", _summed, {B: 6}, frozen="sum of an axis that was expanded", **G)
+image("expanded map, repeated", _beside(lambda g: g.repeat(1, 2, 1, 1).amax(1, keepdim=True)), {B: 6}, **G,
+      frozen="an expanded axis is repeated")
+image("expanded map, parted", _beside(lambda g: g.unflatten(1, (2, 4)).amax((1, 2))[:, None]), {B: 6}, **G,
+      frozen="an expanded axis is viewed otherwise")
+image("positions repeated behind new axes", _repeated_in_front, {A: 8, B: 6})
 image("expanded map, flattened", lambda s, y: y * s.f(s.g(y).expand_as(y).flatten(1))[..., None, None], {A: 8, B: 6},
       fixed=True, f=linear(512, 1), frozen="reads positions that carry no channels", **G)
 image("expanded map, read", lambda s, y: s.c(s.g(y).expand(-1, 8, -1, -1)) + y, {A: 8, B: 6}, c=conv(8, 8), **G)
