@@ -86,10 +86,12 @@ def run_labelled(
     except FxpruneError:
         raise
     except Exception as error:
+        by_values = isinstance(error, NotImplementedError)  # whatever the inputs are
+        remedy = "Couple a submodule that ends before it" if by_values else "Give example inputs that the model accepts"
         raise CaptureError(
             f"{type(graph_module).__name__} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
             f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error, '')}. "
-            "Give example inputs that the model accepts; operations on tensor values cannot be analysed."
+            f"{remedy}; operations on tensor values cannot be analysed."
         ) from error
     state.marks.node = None
     for tensor in tensors_in(output):
