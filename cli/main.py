@@ -32,8 +32,6 @@ COMMANDS = {
     "report": "print the table of a folder of results once more, and write its report anew",
     "checks": "check this installation: versions, devices, extras and what they lack, the cache",
 }
-# Options of commands that build a network without data.
-DECIDED_BY_DATA = ("num_classes", "in_chans")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,7 +176,7 @@ class _Parser(argparse.ArgumentParser):
         named = [action.metavar for action in self._actions if not action.option_strings]
         if flag[2:].upper() in named:
             return f"there is no option `{flag}`; {flag[2:].upper()} stands without a flag"
-        if name in DECIDED_BY_DATA and {"--model", "--data"} <= self._option_string_actions.keys():
+        if name == "num_classes" and {"--model", "--data"} <= self._option_string_actions.keys():
             return f"there is no option `{flag}` here: the images of --data decide it"
         if others := _commands_with(flag):
             return f"there is no option `{flag}` here; it is one of {' and '.join(others)}"

@@ -12,6 +12,8 @@ from fxprune.common.addresses import HUB, MODELS, has_own_classes
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
+from .loading import load_libraries
+
 if TYPE_CHECKING:
     from fxprune.models_zoo import Network
     from fxprune.models_zoo.data import Data
@@ -73,10 +75,11 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add a network that is built without training data."""
     parser.add_argument("model", metavar="MODEL", help=MODELS)
-    parser.add_argument("--data", metavar="NAME", help="decides classes, channels and, if not given, the image size")
+    parser.add_argument("--data", metavar="NAME", help="decides classes and, if not given, channels and image size")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels per side (default: the network's own)")
     parser.add_argument("--num-classes", type=int, metavar="N", help=f"default: the network's own, or {CLASSES}")
-    parser.add_argument("--in-chans", type=int, metavar="N", help="channels of the image (default: the network's own)")
+    about = "channels of an image, to which those of --data are converted (default: the data's, or the network's own)"
+    parser.add_argument("--in-chans", type=int, metavar="N", help=about)
     parser.add_argument(
         "--checkpoint",
         metavar="FILE",
@@ -96,8 +99,8 @@ def check_sizes(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be {least} or more, not {value}.")
-        if value is not None and args.data is not None and name != "image_size":
-            raise OptionError(f"--data and --{name.replace('_', '-')} exclude each other; give one of them.")
+        if value is not None and args.data is not None and name == "num_classes":
+            raise OptionError("--data and --num-classes exclude each other; give one of them.")
     check_classes(args.model, args.num_classes)
 
 
@@ -120,6 +123,7 @@ def network_from(args: argparse.Namespace) -> Network:
 def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
     """Build the same, and read the data that it is for, if that is named."""
     check_sizes(args)
+    load_libraries()
 
     from fxprune.passes.store import check_takes_classes, left_out_line, load_weights, open_network
 
@@ -130,7 +134,8 @@ def network_and_data(args: argparse.Namespace) -> tuple[Network, Data | None]:
         from fxprune.models_zoo.data import load_data
 
         phase("read", args.data)
-        data = load_data(args.data, image_size=args.image_size, seed=getattr(args, "seed", 0))
+        sizes = {"image_size": args.image_size, "in_chans": args.in_chans}
+        data = load_data(args.data, seed=getattr(args, "seed", 0), **sizes)
         args = argparse.Namespace(**vars(args))
         args.num_classes, args.in_chans, args.image_size = data.num_classes, data.in_chans, data.image_size
     phase("build", args.model)

@@ -220,11 +220,36 @@ def milliseconds(call: Callable[..., Any], images: Any) -> float:
         return 1e3 * latency(call, images)
 
 
-def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: float = 0.5) -> tuple[float, float]:
-    """Time two calls in alternation: ms of the first, and the ratio of the second to it.
+@dataclass(frozen=True)
+class PairedTimes:
+    """The times of two calls that took turns.
+
+    Attributes:
+        first_ms: median of the first call.
+        ratio: median, over the pairs, of the second call's time to the first's.
+        pairs: how many pairs were timed.
+    """
+
+    first_ms: float
+    ratio: float
+    pairs: int
+
+    @property
+    def second_ms(self) -> float:
+        """The time of the second call: the first's, times the ratio."""
+        return self.first_ms * self.ratio
+
+
+def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: float = 0.5) -> PairedTimes:
+    """Time two calls in alternation, after a warm-up, in 15 pairs or more.
 
     What else the machine does meets both alike, so that the ratio is far more stable than the times. With one thread
     and no GPU, only the thread's own time counts, not that of other programs on its core.
+
+    Args:
+        first: is called first in each pair.
+        second: is called next.
+        seconds: how long to time each of them, about.
     """
     threads = torch.get_num_threads()
     how: dict[str, Any] = {"timer": time.thread_time} if threads == 1 and not torch.cuda.is_available() else {}
@@ -233,10 +258,10 @@ def alternated(first: Callable[[], Any], second: Callable[[], Any], *, seconds: 
 
         one, other = (Timer("call()", globals={"call": each}, num_threads=threads, **how) for each in (first, second))
         once = max(timer.timeit(3).median for timer in (one, other))  # and warms up
-        number = max(1, round(0.02 / once))  # calls too short for the clock are timed together
+        number = max(1, round(min(0.02, seconds / 25) / once))  # calls too short for the clock are timed together
         pairs = [
             (one.timeit(number).median, other.timeit(number).median)
             for _ in range(max(15, round(seconds / (number * once))))
         ]
     times, others = np.array(pairs).T
-    return 1e3 * float(np.median(times)), float(np.median(others / times))
+    return PairedTimes(1e3 * float(np.median(times)), float(np.median(others / times)), len(pairs))

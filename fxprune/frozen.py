@@ -16,7 +16,7 @@ class Frozen:
     Attributes:
         what: axes of parameters with these channels, as ``name:dim``.
         why: the reason, in words.
-        node: fx node that froze them.
+        node: fx node that froze them; the one that makes an output.
         source: line of the model's source code, if known.
         weights: number of weights in these parameters that no group can narrow.
     """

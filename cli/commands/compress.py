@@ -17,6 +17,7 @@ import argparse
 from fxprune.errors import OptionError
 from fxprune.passes.options import MISSING, Job, options_of
 
+from ..loading import load_libraries
 from ..options import add_options, add_quiet, given_options
 from ..reply import Reply, result_reply
 
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> Reply:
         if option.default is MISSING and name not in options:
             raise OptionError(f"there is no {name}: give --{option.key}, or a recipe that names it.")
     Job(**options)  # finds what is out of range before torch is imported
+    load_libraries()
 
     import fxprune
 

@@ -17,6 +17,7 @@ from fxprune.common.addresses import MODELS
 from fxprune.errors import OptionError
 from fxprune.passes.options import FoldJob
 
+from ..loading import load_libraries
 from ..options import add_options, add_quiet, check_classes, given_options
 from ..reply import Reply, result_reply
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> Reply:
         raise OptionError("there is no model: give MODEL, or a recipe that names it.")
     check_classes(options["model"], options.get("num_classes"))
     FoldJob(**options)  # finds what is out of range before torch is imported
+    load_libraries()
 
     from fxprune.passes.job import fold_job
 

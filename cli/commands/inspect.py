@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fxprune.common.progress import phase
 from fxprune.errors import OptionError
 
+from ..loading import load_libraries
 from ..options import add_network, add_outputs, check_sizes, flags_of, network_from, sizes_of
 from ..reply import Reply, columns
 
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Reply:
     """Inspect the network, and write the files that were asked for."""
     check_sizes(args)
+    load_libraries()
 
     import fxprune
     from fxprune.common.files import write_text

@@ -82,7 +82,7 @@ def run_labelled(
     interpreter = _Interpreter(root, graph_module.graph, state, device_of(graph_module))
     try:
         with torch.no_grad(), _RuleMode(state):
-            output = interpreter.run(*in_order(graph_module.graph, inputs))
+            interpreter.run(*in_order(graph_module.graph, inputs))
     except FxpruneError:
         raise
     except Exception as error:
@@ -93,10 +93,11 @@ def run_labelled(
             f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error, '')}. "
             f"{remedy}; operations on tensor values cannot be analysed."
         ) from error
+    for node in next(iter(graph_module.graph.find_nodes(op="output"))).all_input_nodes:
+        state.marks.node = node  # whose line of the model is reported
+        for label in map(state.labels.of, tensors_in(interpreter.env[node])):
+            state.marks.freeze("graph output", *label.axes, *label.uniform)
     state.marks.node = None
-    for tensor in tensors_in(output):
-        label = state.labels.of(tensor)
-        state.marks.freeze("graph output", *label.axes, *label.uniform)
     for table, at, ids in state.notes.tables:
         if not stays(table):
             state.marks.frozen.append(Event(ids, "an index that the network changes", at))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import linecache
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import torch
 from torch import fx
 
 _PACKAGE = Path(__file__).parents[1]  # unresolved, as the names of frames are
 # Frames below these folders are machinery, not the model's own source; networks of ours are.
-_PASSES = (_PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent) / "passes"  # beside it in a checkout
-_MACHINERY = (str(Path(torch.__file__).parent), str(_PACKAGE), str(_PASSES))
+_ROOT = _PACKAGE if (_PACKAGE / "passes").is_dir() else _PACKAGE.parent  # beside it in a checkout
+_FOLDERS = (Path(torch.__file__).parent, _PACKAGE, _ROOT / "passes", _ROOT / "cli")
+_MACHINERY = tuple(f"{folder}{os.sep}" for folder in _FOLDERS)  # torchvision is not in torch
 _FX = str(Path(fx.__file__).parent)
 _NETWORKS = str(_PACKAGE / "models_zoo")
 # Folders of PyTorch whose functions take functions of tensors.
@@ -46,13 +48,17 @@ def source_of(node: fx.Node) -> str:
     return "-"
 
 
-def stack_of(frame: FrameType | None) -> str:
+def stack_of(frame: FrameType | None, until: CodeType) -> str:
     """Format the innermost frames of the model's source around ``frame``, as tracebacks do.
 
     PyTorch's own record formats every frame of the process for each node, which takes a quarter of a trace.
+
+    Args:
+        frame: that records a call of the model.
+        until: of the function that calls the model; what calls that is no source of the model.
     """
     lines: list[str] = []
-    while frame is not None and len(lines) < _KEPT_LINES:
+    while frame is not None and frame.f_code is not until and len(lines) < _KEPT_LINES:
         path = frame.f_code.co_filename
         if not is_machinery(path):
             text = linecache.getline(path, frame.f_lineno, frame.f_globals).strip()

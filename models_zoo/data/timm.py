@@ -1,6 +1,7 @@
 """Load data that timm reads: a folder of images, ``torch/NAME``, ``hfds/NAME``.
 
-The first training image determines the number of channels and, if no size is given, the size of the images.
+The first training image determines the size and the number of channels that are not given; images of a folder are
+coloured.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fxprune.passes.options import Augment, Images, closest
 
 from .dataset import Data, Loader
 from .packaged import PACKAGED
+from .pixels import mode_of
 
 TRAIN = ("train", "training")
 TEST = ("val", "validation", "valid", "eval", "test")
@@ -35,19 +37,21 @@ def load_timm(name: str, images: Images, root: Path) -> Data:
 
     Args:
         name: a folder, or timm's name of a data set.
-        images: size, by default the shorter side of the first image, at most 224; batch size, at most the number of
-            training images; and augmentation, by default one that suits images of that size.
+        images: size, by default the shorter side of the first image, at most 224; channels, to which images are
+            converted; batch size, at most the number of training images; and augmentation, by default one that suits
+            images of that size.
         root: where timm looks for a named data set, or stores it.
 
     Raises:
         DataError: a folder or data set that is missing, empty or unreadable, or whose two splits differ in classes.
-        OptionError: timm has no such policy of augmentation.
+        OptionError: timm has no such policy of augmentation, or no image has so many channels.
     """
     from timm.data import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_loader
 
     _check_policy(images.auto_augment)
     is_folder = Path(name).is_dir() or not name.startswith(PREFIXES)
-    train, test = _folders(Path(name)) if is_folder else _named(name, root)
+    mode = None if images.in_chans is None else mode_of(images.in_chans)
+    train, test = _folders(Path(name), mode) if is_folder else _named(name, root, mode)
     classes = _classes(name, train)
     _compare(name, classes, _classes(name, test))
     image = _first_image(name, train)
@@ -135,7 +139,7 @@ def _posterize(image: Any, bits: int, **more: Any) -> Any:
     return posterize(image, max(1, bits), **more)
 
 
-def _folders(root: Path) -> tuple[Any, Any]:
+def _folders(root: Path, mode: str | None) -> tuple[Any, Any]:
     from timm.data import create_dataset
 
     from .strict_images import strict
@@ -157,20 +161,20 @@ def _folders(root: Path) -> tuple[Any, Any]:
                 "put the images into `train/CLASS/` and `val/CLASS/`."
             )
         try:
-            datasets.append(strict(create_dataset("", root=str(root / split), search_split=False)))
+            datasets.append(strict(create_dataset("", root=str(root / split), search_split=False), mode))
         except RuntimeError as error:
             raise DataError(f"there are no images in {root / split}: {error}") from error
     return datasets[0], datasets[1]
 
 
-def _named(name: str, root: Path) -> tuple[Any, Any]:
+def _named(name: str, root: Path, mode: str | None) -> tuple[Any, Any]:
     """Load the training split, and the test split under the first name that the data set knows."""
     root.mkdir(parents=True, exist_ok=True)
-    train = _create(name, root, ["train"])
-    return train, _create(name, root, ["validation", "test"])
+    train = _create(name, root, ["train"], mode)
+    return train, _create(name, root, ["validation", "test"], mode)
 
 
-def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
+def _create(name: str, root: Path, splits: Sequence[str], mode: str | None) -> Any:
     from timm.data import create_dataset
 
     from .strict_images import strict
@@ -179,14 +183,14 @@ def _create(name: str, root: Path, splits: Sequence[str]) -> Any:
     download = {"download": True} if name.startswith("torch/") else {}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # readers print what they download, and what they lack
-            return strict(create_dataset(name, root=str(root), split=splits[0], **download))
+            return strict(create_dataset(name, root=str(root), split=splits[0], **download), mode)
     except ModuleNotFoundError as error:
         raise DataError(
             f"cannot read `{name}`: it needs the package {error.name}: `pip install {error.name}`."
         ) from error
     except ValueError as error:  # the hub raises this for a split that a data set does not have
         if len(splits) > 1:
-            return _create(name, root, splits[1:])
+            return _create(name, root, splits[1:], mode)
         raise DataError(f"cannot read `{name}`: {error}") from error
     except Exception as error:  # torchvision, the hub's reader and timm may raise any exception
         raise DataError(

@@ -55,6 +55,7 @@ def read_images(
     from PIL import Image
     from timm.data import create_transform
 
+    from .pixels import MODES, converted
     from .strict_images import unreadable_image
 
     transform = create_transform(
@@ -64,7 +65,7 @@ def read_images(
         crop_pct=preprocessing.crop_pct,
         interpolation=preprocessing.interpolation or "bilinear",
     )
-    mode = {1: "L", 3: "RGB"}.get(preprocessing.input_size[0])
+    mode = MODES.get(preprocessing.input_size[0])
     if mode is None:
         raise DataError(f"files hold images of 1 or 3 channels, and the network reads {preprocessing.input_size[0]}.")
     files = [file for path in paths for file in _files(Path(path))]
@@ -72,7 +73,7 @@ def read_images(
     for file in (files[i] for i in _order(len(files), seed)[:count]):
         try:
             with Image.open(file) as opened:
-                images.append(transform(opened.convert(mode)))
+                images.append(transform(converted(opened, mode)))
         except Exception as error:  # Pillow's decoders may raise any exception
             raise unreadable_image(file, error) from error
     return list(torch.stack(images).split(_BATCH))

@@ -110,6 +110,8 @@ class Inspection:
         notes = ""
         if sum(group.params for group in self.groups) > self.params:
             notes = "A weight between two groups counts for both, so that shares add up to more than 100 %."
+        if not any(group.balanced for group in self.groups):
+            notes += " No group is balanced: their clusters may have any sizes."
         if balanced:
             notes += " Balanced: clusters of one size"
             numbered = any("(" in balance[group.name] for group in shown)

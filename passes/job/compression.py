@@ -263,6 +263,7 @@ class Compression:
         record(self.job, plan, exported, measured.answers, folder)
         return Result(
             stages=measured.rows,
+            pairs=measured.pairs,
             output=Path(self.job.output),
             deviation=trained.deviation.largest,
             median_deviation=trained.deviation.median,

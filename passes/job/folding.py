@@ -155,6 +155,7 @@ class _Folding:
         record(self.job, plan, exported, measured.answers, folder)
         return Result(
             stages=measured.rows,
+            pairs=measured.pairs,
             output=Path(self.job.output),
             deviation=math.nan,
             median_deviation=math.nan,

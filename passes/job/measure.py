@@ -6,22 +6,23 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxprune.arguments.batches import BatchRange, admitted, graph_batches
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
-from fxprune.costs import cost, milliseconds
+from fxprune.costs import PairedTimes, alternated, cost, milliseconds
 from fxprune.errors import ExportError
 from fxprune.models_zoo.data import preprocessing_of
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.report import Row, ShownImage
 from fxprune.passes.store import ONNX, WEIGHTS, WIDE
 from fxprune.passes.train import Accuracy, answers, moved
-from fxprune.passes.verify import as_inputs, batch_of, random_batch, rebuilt
+from fxprune.passes.verify import as_inputs, random_batch, rebuilt
 
 from .recorded import for_the_report
 from .shown_images import shown_images
@@ -36,9 +37,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows of the table, and some test images with the answers of both networks."""
+    """The rows of the table, and some test images with the answers of both networks.
+
+    Attributes:
+        rows: one for each form of the network.
+        pairs: how many pairs of times of the wide and the narrow network the fewest-timed runtime has.
+        answers: of both networks, to some test images.
+    """
 
     rows: tuple[Row, ...]
+    pairs: int
     answers: tuple[ShownImage, ...]
 
 
@@ -52,7 +60,7 @@ def measure_rows(nets: Nets, repaired: nn.Module | None, example: Any, data: Dat
         data: its test samples are asked.
         folder: of the results, with the wide and the narrow weights and the ONNX file.
     """
-    table = _Table(example, data, folder, nets.snapped, nets.narrow)
+    table = _Table(example, data, folder, nets, nets.snapped)
     rows = (
         table.wide("wide, before C-SGD", nets.wide),
         table.row("merged without C-SGD", nets.merged),
@@ -61,7 +69,7 @@ def measure_rows(nets: Nets, repaired: nn.Module | None, example: Any, data: Dat
         table.row("wide, after the snap", nets.snapped),
         *table.narrow("narrow, after the trim", nets.narrow),
     )
-    return Measured(rows, table.answers(preprocessing_of(data), labelled=True))
+    return Measured(rows, table.pairs, table.answers(preprocessing_of(data), labelled=True))
 
 
 def measure_folded(nets: Nets, example: Tensor, samples: Samples, folder: Path, repair: str) -> Measured:
@@ -74,13 +82,14 @@ def measure_folded(nets: Nets, example: Tensor, samples: Samples, folder: Path, 
         folder: of the results.
         repair: which one the narrow network has.
     """
-    table = _Table(example, samples if samples.judge else None, folder, nets.wide, nets.narrow)
+    table = _Table(example, samples if samples.judge else None, folder, nets, nets.wide)
     rows = (
         table.wide("wide", nets.wide),
         table.row("merged, not repaired", nets.merged),
         *table.narrow("narrow, not repaired" if repair == "none" else f"narrow, repaired by {repair}", nets.narrow),
     )
-    return Measured(rows, table.answers(nets.narrow.meta["preprocessing"], labelled=samples.judge == "labels"))
+    shown = table.answers(nets.narrow.meta["preprocessing"], labelled=samples.judge == "labels")
+    return Measured(rows, table.pairs, shown)
 
 
 class _Table:
@@ -90,20 +99,38 @@ class _Table:
         example: [N, C, H, W] on the meta device, or other inputs.
         data: has test samples; None: only the cost is measured.
         folder: of the results.
+        nets: the narrow one says which batches are taken: times are those of the smallest, for one sample.
         reference: the form whose answers the others are compared with.
-        narrow: says which batches are taken: times are those of the smallest, for one sample.
     """
 
-    def __init__(
-        self, example: Any, data: Tested | None, folder: Path, reference: nn.Module, narrow: fx.GraphModule
-    ) -> None:
-        self.example, self.data, self.folder = example, data, folder
+    def __init__(self, example: Any, data: Tested | None, folder: Path, nets: Nets, reference: nn.Module) -> None:
+        self.data, self.folder = data, folder
         self.device = next(reference.parameters()).device
-        self.bound = graph_batches(narrow, as_inputs(example))
-        self.batch = admitted([1], self.bound)[0]
+        bound = graph_batches(nets.narrow, as_inputs(example))
+        self.batch = admitted([1], bound)[0]
         self.image = random_batch(as_inputs(example), self.batch, seed=0)
         self.reference = None if data is None else answers(reference, data.test, self.device, data.task)
         self.given: list[Answers] = []  # by the networks in order
+        self.run = onnx_runner(folder / ONNX)
+        image = moved(self.image, self.device)
+        self.eager = alternated(partial(run_on, nets.wide, image), partial(run_on, nets.narrow, image))
+        self.exported = self._exported_times(nets.wide, example, bound)
+
+    def _exported_times(self, wide: nn.Module, example: Any, bound: BatchRange) -> PairedTimes | None:
+        """Time both networks in onnxruntime; None if the wide one cannot be exported."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "wide.onnx"
+            try:
+                export_onnx(wide, example, path, batches=admitted((1, 2, 3, 5), bound))
+            except ExportError:
+                return None
+            image = tensors_of(self.image)
+            return alternated(partial(onnx_runner(path), *image), partial(self.run, *image))
+
+    @property
+    def pairs(self) -> int:
+        """The number of pairs of times, of the runtime that has fewer."""
+        return min(times.pairs for times in (self.eager, self.exported) if times is not None)
 
     def row(self, name: str, network: nn.Module, *, runner: nn.Module | None = None, **measured: Any) -> Row:
         """Measure a form of the network; ``runner`` runs on the CPU in its place."""
@@ -129,30 +156,29 @@ class _Table:
             found = shown_images(self.data.test, first, last, preprocessing, labelled=labelled)
         return found
 
-    def _eager_ms(self, network: nn.Module) -> float:
-        return milliseconds(network, moved(self.image, self.device)) / self.batch
-
     def wide(self, name: str, network: nn.Module) -> Row:
         """Measure the network that the folder holds as the wide one."""
         return self.row(
             name,
             network,
             bytes=os.path.getsize(self.folder / WIDE),
-            eager_ms=self._eager_ms(network),
-            onnxruntime_ms=_exported_ms(network, self.example, self.image, self.bound),
+            eager_ms=self.eager.first_ms / self.batch,
+            onnxruntime_ms=None if self.exported is None else self.exported.first_ms / self.batch,
         )
 
     def narrow(self, name: str, network: nn.Module) -> tuple[Row, Row]:
         """Measure the narrow network, and its exported file."""
-        run = onnx_runner(self.folder / ONNX)
+        image = tuple(tensors_of(self.image))
+        exported_ms = milliseconds(self.run, image) if self.exported is None else self.exported.second_ms
+        size, eager_ms = os.path.getsize(self.folder / WEIGHTS), self.eager.second_ms / self.batch
         return (
-            self.row(name, network, bytes=os.path.getsize(self.folder / WEIGHTS), eager_ms=self._eager_ms(network)),
+            self.row(name, network, bytes=size, eager_ms=eager_ms),
             self.row(
                 "narrow, in onnxruntime",
                 network,
-                runner=_Runner(run, network, moved(self.image, self.device)),
+                runner=_Runner(self.run, network, moved(self.image, self.device)),
                 bytes=sum(file.stat().st_size for file in self.folder.glob(f"{ONNX}*")),
-                onnxruntime_ms=milliseconds(run, tuple(tensors_of(self.image))) / self.batch,
+                onnxruntime_ms=exported_ms / self.batch,
             ),
         )
 
@@ -169,14 +195,3 @@ class _Runner(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file on the tensors among the inputs."""
         return rebuilt(self._outputs, self._run(*tensors_of(kwargs or args)))
-
-
-def _exported_ms(network: nn.Module, example: Any, image: Inputs, bound: BatchRange) -> float | None:
-    """Time the wide network in onnxruntime, for comparison; None if it cannot be exported."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            export_onnx(network, example, Path(folder) / "wide.onnx", batches=admitted((1, 2, 3, 5), bound))
-        except ExportError:
-            return None
-        run = onnx_runner(Path(folder) / "wide.onnx")
-        return milliseconds(run, tuple(tensors_of(image))) / batch_of(image)

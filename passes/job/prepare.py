@@ -285,4 +285,4 @@ def _data_of(job: Job | FoldJob) -> Data:
         raise DataError(f"`data` is a name, a Data, or a pair of loaders, one to train and one to test, not {kind}.")
     root = None if job.data_root is None else str(job.data_root)
     images = job.only_of(Images if isinstance(job, Images) else Batches)
-    return load_data(job.data, seed=job.seed, root=root, **vars(images))
+    return load_data(job.data, seed=job.seed, root=root, **vars(images) | {"in_chans": job.in_chans})

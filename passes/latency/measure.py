@@ -176,7 +176,7 @@ class _Stopwatch:
             warnings.simplefilter("ignore", CustomGradientWarning)
             copy = narrow(self.network, plan).eval()
         try:
-            return alternated(self.wide, self.call(copy))
+            times = alternated(self.wide, self.call(copy))
         except RuntimeError as error:
             if not is_compiler_error(error):
                 raise
@@ -185,6 +185,7 @@ class _Stopwatch:
                 f"`runtime` compiled does not work here: {first_line(cause).rstrip('.')}. Install a C++ compiler "
                 "such as g++ (CXX names another), or take the runtime eager or onnxruntime."
             ) from error
+        return times.first_ms, times.ratio
 
     def added(self, table: LatencyTable, plan: Plan) -> LatencyTable:
         """Time a narrow copy, and add it to the table."""

@@ -61,3 +61,10 @@ class Batches(Options):
 
 class Images(Batches, Augment):
     """The options of images to train on and to test with."""
+
+    in_chans: Annotated[
+        int | None,
+        interval(ge=1),
+        "channels of the images: 1 makes coloured ones grey, 3 repeats grey ones; default: those of the data, and 3 "
+        "for a folder of images",
+    ] = None

@@ -46,7 +46,9 @@ class Unlabelled(Options):
         int | None, interval(ge=1), "without --data: classes of the network; default: those of its weights, or 1000"
     ] = None
     in_chans: Annotated[
-        int | None, interval(ge=1), "without --data: channels of an image; default: the network's own"
+        int | None,
+        interval(ge=1),
+        "channels of an image, to which those of --data are converted; default: the data's, or the network's own",
     ] = None
 
 

@@ -30,7 +30,7 @@ EXCLUDES_OF_FOLD: tuple[tuple[str, ...], ...] = (
     _TARGETS,
     *((name, "plan_file") for name in (*_CHOICES[1:], "method", "cluster")),
     *((name, "widths") for name in _CHOICES[1:]),
-    *(("data", name) for name in ("inputs", "num_classes", "in_chans")),
+    *(("data", name) for name in ("inputs", "num_classes")),
 )
 
 

@@ -7,17 +7,18 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fxprune.arguments.batches import admitted, graph_batches
-from fxprune.arguments.inputs import tensors_of
+from fxprune.arguments.inputs import run_on, tensors_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
 from fxprune.common.text import count, listed
-from fxprune.costs import milliseconds
+from fxprune.costs import alternated
 from fxprune.errors import OptionError
 from fxprune.passes.onnx import export_onnx, onnx_runner
 from fxprune.passes.verify import random_batch
@@ -27,12 +28,21 @@ from .run_folder import open_run, wide_of
 
 @dataclass(frozen=True)
 class Timing:
-    """Median times for one batch, on the CPU."""
+    """Times for one batch on the CPU, of both networks in turn.
+
+    Attributes:
+        runtime: PyTorch or onnxruntime.
+        batch: samples at once.
+        wide_ms: median.
+        narrow_ms: the same, times the median ratio.
+        pairs: how many pairs were timed.
+    """
 
     runtime: str
     batch: int
     wide_ms: float
     narrow_ms: float
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -44,9 +54,13 @@ class Bench:
     left_out: str = ""
 
     def __str__(self) -> str:
-        rows = [(t.runtime, t.batch, t.wide_ms, t.narrow_ms, f"{t.wide_ms / t.narrow_ms:.2f}") for t in self.timings]
-        header = ("", "batch", "wide ms", "narrow ms", "speed-up")
-        text = table(header, rows, right="batch") + f"\n\nmedian times on the CPU, {count(self.threads, 'thread')}"
+        rows = [
+            (t.runtime, t.batch, t.wide_ms, t.narrow_ms, f"{t.wide_ms / t.narrow_ms:.2f}", t.pairs)
+            for t in self.timings
+        ]
+        header = ("", "batch", "wide ms", "narrow ms", "speed-up", "pairs")
+        text = table(header, rows, right="batch pairs")
+        text += f"\n\nmedians of pairs, wide and narrow in turn, on the CPU, {count(self.threads, 'thread')}"
         return text + (f"\n{self.left_out}" if self.left_out else "")
 
 
@@ -82,6 +96,7 @@ def bench(folder: str | os.PathLike[str], batches: Sequence[int]) -> Bench:
         for runtime, batch in steps([*itertools.product(("PyTorch", "onnxruntime"), taken)], "timing"):
             inputs = random_batch(files.example, batch, seed=0)
             given = tuple(tensors_of(inputs)) if runtime == "onnxruntime" else inputs
-            wide, narrow = (milliseconds(calls[runtime, name], given) for name in ("wide", "narrow"))
-            timings.append(Timing(runtime, batch, wide, narrow))
+            both = (partial(run_on, calls[runtime, name], given) for name in ("wide", "narrow"))
+            times = alternated(*both)
+            timings.append(Timing(runtime, batch, times.first_ms, times.second_ms, times.pairs))
     return Bench(tuple(timings), torch.get_num_threads(), why and f"left out: {why}")

@@ -46,6 +46,8 @@ class Result:
         metric: name of what the networks are judged by.
         higher_is_better: direction of the metric.
         weights: hash of the narrow weights, as in `network.json`; empty where an earlier version wrote none.
+        pairs: how many pairs of times of the wide and the narrow network were taken in turn, of which rows have the
+            medians; 0: an earlier version took them one after the other.
     """
 
     stages: tuple[Row, ...]
@@ -66,6 +68,7 @@ class Result:
     metric: str = "accuracy"
     higher_is_better: bool = True
     weights: str = field(default="", repr=False)
+    pairs: int = field(default=0, repr=False)
 
     @property
     def measure(self) -> Measure:
@@ -103,6 +106,7 @@ class Result:
             f"narrow against wide{' with repeated channels' if self.folded else ''}: "
             f"{self.max_rel_error:.1e} in float64; "
             f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
+            *([f"times: medians of {self.pairs} pairs, wide and narrow in turn"] if self.pairs else []),
             f"{sum(self.seconds.values()):.0f} s: {phases}",
         ]
 
@@ -170,6 +174,7 @@ def read_result(folder: str | os.PathLike[str]) -> Result:
         "metric": "accuracy",
         "higher_is_better": True,
         "weights": "",
+        "pairs": 0,
     } | found  # which earlier versions did not write
     folded = folded_from(value.pop("folded", None), path)
     check_fields(value, kinds, path, CheckpointError)

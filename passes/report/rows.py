@@ -21,8 +21,8 @@ class Row:
         params: trainable numbers.
         macs: multiply-accumulates for one image.
         bytes: size of its file.
-        eager_ms: median time for one image in PyTorch.
-        onnxruntime_ms: median time for one image in onnxruntime, on the CPU.
+        eager_ms: median time for one image in PyTorch, in turn with the other network; see ``Result.pairs``.
+        onnxruntime_ms: the same in onnxruntime, on the CPU.
         correct: test images that it classifies correctly, or without labels: as the wide network does.
         count: test images; 0: there are none.
         changed: test images that it classifies differently from the snapped wide network, or of a fold: the wide one;

@@ -264,7 +264,8 @@ def _on_data(network: fx.GraphModule, place: Path, name: str) -> Finding:
     from fxprune.models_zoo.data import load_data
 
     preprocessing = network.meta["preprocessing"]
-    data = load_data(name, image_size=None if preprocessing is None else preprocessing.input_size[1])
+    channels, size, _ = (None, None, None) if preprocessing is None else preprocessing.input_size
+    data = load_data(name, image_size=size, in_chans=channels)
     found = evaluate(network, data.test)
     what = f"top-1 on {name}: {found.top1:.2%} of {count(found.count, 'test image')}"
     if not (place / SUMMARY).exists():

@@ -18,7 +18,8 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import guard_flat, guard_parts, guard_positions, guard_run, guard_sides, is_open
+from .parts import guard_parts
+from .positions import guard_flat, guard_positions, guard_run, is_open
 from .site import Site, standing_for
 
 
@@ -54,7 +55,6 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     if site.kind in surface.VIEWS:
-        guard_sides(site, asked, made)
         guard_parts(site, asked, made)
     for dim in where:
         if is_open(asked.get(dim)):

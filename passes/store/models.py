@@ -91,7 +91,7 @@ def check_channels(network: Network, name: str) -> None:
         if _runs(network.model, example.new_empty(batch, other, *size, device="meta")):
             raise ModelError(
                 f"`{name}` takes images of {count(other, 'channel')}, not {channels}: give `in_chans={other}` "
-                f"(--in-chans {other}), or, with --data, images of {count(other, 'channel')}."
+                f"(--in-chans {other}), which makes images of --data {'grey' if other == 1 else 'coloured'}."
             )
 
 

@@ -80,7 +80,7 @@ def load_weights(
         advice = f"Build the model for as many classes: `num_classes={classes}` (--num-classes {classes})."
         check_kinds(kinds_of(here), kinds_of(full), str(place), advice)
     full |= {name: here[name] for name in heads}
-    check_kinds(kinds_of(here), kinds_of(full), str(place))
+    check_kinds(kinds_of(here), kinds_of(full), str(place), _for_channels(here, full, num_classes))
     model.load_state_dict(full)
     return heads
 
@@ -107,6 +107,23 @@ def _classifier(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_cla
     alike = all(here[name].shape[1:] == there[name].shape[1:] for name in differ)
     known = num_classes is None or {own for own, _ in counts} == {num_classes}
     return tuple(differ) if alike and known and len(counts) == 1 else ()
+
+
+def _for_channels(here: Mapping[str, Tensor], there: Mapping[str, Tensor], num_classes: int | None) -> str:
+    """Say how a network gets the channels of images that weights are for; empty if more differs."""
+    differ = {name for name in here.keys() & there.keys() if here[name].shape != there[name].shape}
+    first = [name for name in differ if {here[name].shape[1:2], there[name].shape[1:2]} == {(1,), (3,)}]
+    if here.keys() != there.keys() or len(first) != 1:
+        return ""
+    (name,) = first
+    (rows, _, *rest), channels = here[name].shape, there[name].shape[1]
+    others = _classifier(here, {**there, name: here[name]}, num_classes)
+    if there[name].shape != (rows, channels, *rest) or differ != {name, *others}:
+        return ""
+    return (
+        f"It is for {'grey' if channels == 1 else 'coloured'} images: give `in_chans={channels}` (--in-chans "
+        f"{channels}), to which images of --data are converted."
+    )
 
 
 def check_kinds(here: Mapping[str, str], there: Mapping[str, str], where: str, advice: str = "") -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from samples import SAMPLES, Net, conv, linear
-from torch import nn
+from torch import fx, nn
 
 import fxprune
 from fxprune.arguments.inputs import tensors_of
 from fxprune.node_facts import Shape
+from fxprune.pytorch.source import is_machinery
 
 A, B = "a.weight", "b.weight"
 
@@ -150,8 +153,19 @@ def test_every_frozen_axis_has_a_reason_a_node_and_a_line():
     assert found.why == "cumsum over channels" and found.node == "cumsum"
     assert found.source.startswith("samples/reduce.py:")
     assert found.weights == 0 or found.weights == 8 * 3 + 8
-    output = next(cold for cold in coupling.frozen if cold.node == "output")
-    assert output.why == "graph output" and output.source == "-" and output.what == ("head.weight:0", "head.bias:0")
+    output = next(cold for cold in coupling.frozen if cold.why == "graph output")
+    assert output.node == "head" and output.source.startswith("samples/")
+    assert output.what == ("head.weight:0", "head.bias:0")
+
+
+def test_what_calls_for_a_coupling_is_no_line_of_the_model():
+    network = fx.symbolic_trace(nn.Sequential(linear(3, 8), nn.ReLU(), linear(8, 2)))
+    assert [frozen.source for frozen in fxprune.couple(network, torch.randn(2, 3)).frozen] == ["-"]
+
+
+@pytest.mark.parametrize(("folder", "machinery"), [("torch", True), ("torchvision", False), ("torch_geometric", False)])
+def test_a_package_beside_torch_is_not_torch(folder, machinery):
+    assert is_machinery(str(Path(torch.__file__).parents[1] / folder / "net.py")) == machinery
 
 
 def test_views_that_disagree_are_both_named():

@@ -19,7 +19,7 @@ from fxprune.models_zoo import registry
 
 RESULT = (
     "output stages deviation median_deviation snap_change snap_changed settled max_rel_error onnx_rel_error opset "
-    "widths seconds options versions metric higher_is_better weights page"
+    "widths seconds options versions metric higher_is_better weights pairs page"
 )
 NETWORK = "small --in-chans 1 --image-size 8"
 KEYS = {

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from helpers.tiny import Tiny, tiny_data
+from helpers.untimed import time_nothing
 
 import fxprune
 from fxprune.cli import main
 from fxprune.errors import ModelError, OptionError
-from fxprune.passes.job import fold_job, measure
+from fxprune.passes.job import fold_job
 from fxprune.passes.report import verify_folder
 from fxprune.passes.serialization import write
 
@@ -26,8 +27,7 @@ def once(tmp_path_factory):
     output = tmp_path_factory.mktemp("again") / "once"
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "milliseconds", lambda *_: 1.0)
-        patch.setattr(measure, "_exported_ms", lambda *_: 1.0)
+        time_nothing(patch)
         fold_job(Tiny().eval(), tiny_data(), output=output, **QUICK)
     return output
 

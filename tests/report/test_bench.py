@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from samples import linear
-from torch import nn
+from torch import Tensor, nn
 
 import fxprune
-from fxprune.costs import latency
+from fxprune.arguments.inputs import tensors_of
+from fxprune.costs import PairedTimes
 from fxprune.errors import OptionError
 from fxprune.passes.report.bench import bench
 from fxprune.passes.report.run_folder import Run, Wide
@@ -34,12 +33,20 @@ def test_networks_of_several_inputs_are_timed_in_both_runtimes(example, monkeypa
     snapped = fxprune.snap(wide, plan)
     run = Run(fxprune.narrow(snapped, plan), Wide(snapped, plan), "", example)
     monkeypatch.setitem(bench.__globals__, "open_run", lambda _: run)
-    monkeypatch.setitem(bench.__globals__, "milliseconds", partial(latency, seconds=1e-3))
+    calls = []
+
+    def alternated(wide, narrow):
+        calls.append([sum(map(Tensor.numel, tensors_of(call()))) for call in (wide, narrow)])
+        return PairedTimes(8.0, 0.25, 17)
+
+    monkeypatch.setitem(bench.__globals__, "alternated", alternated)
     found = bench("out", [1, 3])
     assert [(each.runtime, each.batch) for each in found.timings] == [
         (runtime, batch) for runtime in ("PyTorch", "onnxruntime") for batch in (1, 3)
     ]
-    assert all(each.wide_ms > 0 and each.narrow_ms > 0 for each in found.timings)
+    assert [(each.wide_ms, each.narrow_ms, each.pairs) for each in found.timings] == [(8.0, 2.0, 17)] * 4
+    assert calls == [[4 * batch] * 2 for batch in (1, 3)] * 2  # both networks, at the same batch
+    assert [line.split()[-2:] for line in str(found).splitlines()[2:6]] == [["4.00", "17"]] * 4
 
 
 def test_a_batch_has_a_sample():

@@ -117,6 +117,19 @@ def test_all_else_that_differs_is_another_network(name, tmp_path):
     assert same(ours, before)
 
 
+@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_for_other_channels_are_told_the_option(channels, classes, tmp_path):
+    def tower(channels, classes):
+        return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Flatten(), nn.Linear(4, classes))
+
+    save_weights(tower(channels, classes), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=rf"give `in_chans={channels}` \(--in-chans {channels}\)"):
+        load_weights(tower(4 - channels, 3), tmp_path / "w.safetensors", num_classes=3)
+    found = load_weights(tower(channels, 3), tmp_path / "w.safetensors", num_classes=3)
+    assert len(found) == (2 if classes == 5 else 0)
+
+
 def test_a_shared_tensor_is_written_once_and_stays_shared(tmp_path):
     model, other = filled(Normed()), filled(Normed(), 1)
     save_weights(model, tmp_path / "w.safetensors")

@@ -131,7 +131,7 @@ class SymbolicTracer(fx.Tracer):
     def create_node(self, *given: Any, **options: Any) -> fx.Node:
         """Make a node that knows its lines of the model's source."""
         node = super().create_node(*given, **options)
-        node.stack_trace = node.stack_trace or stack_of(sys._getframe(1)) or None
+        node.stack_trace = node.stack_trace or stack_of(sys._getframe(1), SymbolicTracer.trace.__code__) or None
         return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
