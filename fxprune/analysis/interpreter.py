@@ -19,7 +19,6 @@ from fxprune.pytorch.constants import stays
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
-    PADS,
     calls_function,
     canonical_call,
     is_foreign,
@@ -29,20 +28,21 @@ from fxprune.pytorch.rewritable import (
     runs_own_code,
 )
 from fxprune.pytorch.shaped_layers import is_shaped
-from fxprune.pytorch.torch_private import fills_given, hooks_of, op_arguments, pytree, storage_id
+from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
 
 from .call import Call, unlabelled
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
+from .lengths import freeze_cuts
 from .marks import Choices, Event
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
 from .rules.uniform import met
 from .state import AnalysisState
-from .time_steps import TimeSteps
 from .trial import Steps, known_from, not_adapting, recorded
+from .watched_layers import watch_layers
 
 
 def run_labelled(
@@ -78,7 +78,7 @@ def run_labelled(
         with torch.no_grad(), _RuleMode(state):
             state.origins.compute(name, root())
     root = to_meta(graph_module, introduce)
-    _watch_layers(root, state)
+    watch_layers(root, state)
     interpreter = _Interpreter(root, graph_module.graph, state, device_of(graph_module))
     try:
         with torch.no_grad(), _RuleMode(state):
@@ -86,10 +86,12 @@ def run_labelled(
     except FxpruneError:
         raise
     except Exception as error:
+        by_values = isinstance(error, NotImplementedError)  # whatever the inputs are
+        remedy = "Couple a submodule that ends before it" if by_values else "Give example inputs that the model accepts"
         raise CaptureError(
             f"{type(graph_module).__name__} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
             f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error, '')}. "
-            "Give example inputs that the model accepts; operations on tensor values cannot be analysed."
+            f"{remedy}; operations on tensor values cannot be analysed."
         ) from error
     for node in next(iter(graph_module.graph.find_nodes(op="output"))).all_input_nodes:
         state.marks.node = node  # whose line of the model is reported
@@ -101,29 +103,6 @@ def run_labelled(
             state.marks.frozen.append(Event(ids, "an index that the network changes", at))
     state.origins.settle(state.marks)
     return state, interpreter.values
-
-
-def _watch_layers(root: nn.Module, state: AnalysisState) -> None:
-    """Record the input of every layer with shape attributes; shorten recurrent ones in time."""
-    steps = TimeSteps(state)
-    for name, module in root.named_modules():
-        if is_shaped(module):
-            recurrent = type(module) in (nn.RNN, nn.LSTM, nn.GRU) and not hooks_of(module)
-            enter = functools.partial(state.layers.enter, name)
-            module.register_forward_pre_hook(lambda _, *given, enter=enter: enter(*given), with_kwargs=True)
-            if recurrent:
-                module.register_forward_pre_hook(steps.shorten, with_kwargs=True)
-                module.register_forward_hook(steps.lengthen, with_kwargs=True)
-            module.register_forward_hook(lambda *_: state.layers.leave())
-        if isinstance(module, nn.RNNCellBase):
-            module.register_forward_hook(lambda cell, *_: _unify_state(cell, state))
-
-
-def _unify_state(cell: nn.Module, state: AnalysisState) -> None:
-    """Unify the columns over the state with the rows of a gate: a cell has one width."""
-    rows, columns = state.origins.label(cell.get_parameter("weight_hh")).axes
-    if rows is not None and columns is not None:
-        state.channels.unite(rows[: len(columns)], columns)
 
 
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
@@ -150,7 +129,7 @@ class _Interpreter(fx.Interpreter):
         with noting as steps:
             value = super().run_node(n)
         self.state.lengths.note(n, value, self.env, self.state.labels)
-        self._freeze_cuts(n)
+        freeze_cuts(self.state.lengths, n, self.env, self.state.labels, self.state.marks)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:
@@ -180,15 +159,6 @@ class _Interpreter(fx.Interpreter):
             return not_adapting(self.state, call, (args, kwargs), (value, steps), layer, original)
         finally:
             self.state.layers.paused = False
-
-    def _freeze_cuts(self, n: fx.Node) -> None:
-        """Freeze the axes of channels that a call may cut at another place for other inputs."""
-        given = self.env.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
-        if isinstance(given, torch.Tensor):
-            axes = self.state.labels.of(given).axes
-            cut = (axes[dim] for dim in self.state.lengths.cut(n, given.dim()))
-            what = "padding" if canonical_call(n.target) in PADS else "a slice"
-            self.state.marks.freeze(f"{what} of channels that hangs on an input", *cut)
 
     def _freeze_sizes(self, n: fx.Node, value: Any, steps: Steps) -> None:
         """Freeze the axes that a call made in a size that does not follow from what it reads."""

@@ -178,6 +178,15 @@ class InputLengths:
         return any(found) if isinstance(found, tuple) else found
 
 
+def freeze_cuts(lengths: InputLengths, node: fx.Node, env: Mapping[fx.Node, Any], labels: Labels, marks: Marks) -> None:
+    """Freeze the axes of channels that a call may cut at another place for other inputs."""
+    given = env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+    if isinstance(given, torch.Tensor):
+        axes = labels.of(given).axes
+        what = "padding" if canonical_call(node.target) in PADS else "a slice"
+        marks.freeze(f"{what} of channels that hangs on an input", *(axes[d] for d in lengths.cut(node, given.dim())))
+
+
 def _read(node: fx.Node, free: tuple[bool, ...]) -> bool | tuple[bool, ...]:
     """Tell it of what a call reads of a tensor, of whose axes these have no channels."""
     if not reads_sizes(node) or node.target in ("numel", "nelement", torch.numel):

@@ -146,7 +146,7 @@ def put(site: Site) -> fx.Node | None:
     if name == "select_scatter":
         places = places.start
     items = (*(slice(None) for _ in range(dim % len(on_x.sizes))), places)
-    x = site.args[0]
+    x: fx.Node = site.args[0]
     if not name.endswith("_"):
         x = standing_for(site.node, site.graph.create_node("call_method", "clone", (x,), {}, site.node.name))
     value = next(given[each] for each in ("source", "value", "values", "src") if each in given)

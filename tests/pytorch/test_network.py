@@ -100,6 +100,7 @@ def quantised():
 REFUSED = {
     "name": (lambda: "resnet18", "`resnet18` is a name: .* `timm.create_model"),
     "class": (lambda: nn.ReLU, "`ReLU` is a class: give an instance"),
+    "list": (lambda: nn.ModuleList([nn.ReLU()]), "ModuleList has no `forward`: give the network"),
     "nothing": (lambda: None, "a network is a `torch.nn.Module`, not NoneType"),
     "weights": (lambda: net().state_dict(), "a dict of weights has no layers"),
     "program": (lambda: torch.export.export(net(), (X,)), "an exported program .* give the module"),

@@ -41,6 +41,14 @@ def _kernels_of_each_image(s, y):
     return F.conv2d(y.reshape(1, n * c, h, w), kernels, groups=n).view(n, 8, h, w)
 
 
+def _transposed_kernels_of_each_image(s, y):
+    (n, c, h, w), seen = y.shape, y.mean((2, 3))
+    kernels = s.w * s.r(seen).view(n, c, 1, 1, 1)
+    bias = s.v(seen).reshape(-1)
+    z = F.conv_transpose2d(y.reshape(1, n * c, h, w), kernels.reshape(n * c, 6, 3, 3), bias, 2, 1, groups=n)
+    return z.view(n, -1, *z.shape[2:])
+
+
 def _two_kernels_of_each_sample(s, y):
     n, c, h, w = y.shape
     z = y.mean((2, 3))
@@ -114,8 +122,7 @@ image("depthwise transposed beside its input", lambda s, y: s.d(y) + y, {A: 8, B
 image("functional depthwise transposed", lambda s, y: F.conv_transpose2d(y, s.w, groups=8), {"w": 8, B: 6},
       w=free(8, 1, 2, 2))
 image("grouped transposed, kernels computed", lambda s, y: F.conv_transpose2d(
-      y, s.k(y.mean((0, 2, 3))).view(8, 3, 1, 1), groups=2), {B: 6}, out=6, k=linear(8, 24),
-      frozen="with a computed weight")
+      y, s.k(y.mean((0, 2, 3))).view(8, 3, 1, 1), groups=2), {A: 4, B: 6}, out=6, k=linear(8, 24))
 image("functional grouped, wide input", lambda s, y: F.conv2d(y.cumsum(1), s.w, groups=2), {"w": 3, B: 6}, out=6,
       w=free(6, 4, 1, 1), frozen="cumsum over channels")
 image("functional grouped transposed", lambda s, y: F.conv_transpose2d(y, s.w, None, 2, 0, 0, 2), {A: 4, "w": 3, B: 6},
@@ -217,6 +224,8 @@ net("bags of weighted embeddings",
     lambda s, i, w: s.head(F.embedding_bag(i, s.e, mode="sum", per_sample_weights=s.w(w))),
     (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 6)), (torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, 6)),
     {"e": 8}, e=free(10, 8), w=linear(6, 5), head=linear(8, 4), frozen="rows of a table")
+image("a transposed kernel of each image", _transposed_kernels_of_each_image, {"w": 8, "w#2": 6, B: 6}, out=6,
+      r=linear(8, 8), v=linear(8, 6), w=free(8, 6, 3, 3))
 image("a depthwise kernel of each image", _depthwise_kernels_of_each_image, {A: 8, B: 6}, k=linear(8, 72))
 image("product of small weights added to a kernel", _low_rank_added, {A: 8, "p": 5, B: 6}, out=5,
       c=conv(8, 5, 3), p=free(15, 2), q=free(2, 24))

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from fxprune.pytorch.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS
+from fxprune.pytorch.rewritable import ATTENTION, CONVOLUTIONS, PRODUCTS, TRANSPOSED
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids
@@ -23,7 +23,7 @@ from .uniform import met_axis
 _UNKNOWN_GROUPS = "grouped convolution of an input without channels or with a computed weight"
 
 
-@rule("convolution", reads_weights=(1,), factor_at=CONVOLUTIONS)
+@rule("convolution", reads_weights=(1,), factor_at=CONVOLUTIONS | TRANSPOSED)
 def convolution(call: Call) -> Axes:
     """Convolution: the weight's columns read the input, and its rows are the output.
 
@@ -38,10 +38,11 @@ def convolution(call: Call) -> Axes:
         read_by(call, call.met(columns, call.label(x), 1), columns, label)
     elif kernels_alone(call, on_x[1], label, groups):
         rows = groups_alone(call, on_x[1], label, groups)
+    elif _is_made(label):
+        inside = groups_of_samples(call, on_x[1], label, groups)
+        rows = rows if not transposed or inside is None else _of_groups(call, inside, on_x[1], groups)
     elif transposed:
         rows = grouped_transposed(call, on_x[1], label, groups)
-    elif _is_made(label) and bias is None:
-        groups_of_samples(call, on_x[1], label, groups)
     else:
         grouped(call, on_x[1], label, groups)
     call.tie(rows)
@@ -95,20 +96,32 @@ def groups_alone(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | 
     return call.channels.copies(np.repeat(inside, call.args[1].shape[1]))
 
 
-def groups_of_samples(call: Call, x: Ids | None, label: Label, groups: int) -> None:
+def groups_of_samples(call: Call, x: Ids | None, label: Label, groups: int) -> Ids | None:
     """Contract each sample with a kernel of its own: channel j of every group is one channel.
 
-    Both operands are activations, so the narrow result lacks the size of the clusters as a factor.
+    Both operands are activations, so the narrow result lacks the size of the clusters as a factor. Returns the ids of
+    axis 1 of the kernels, which one of them holds: the columns, or the rows of a transposed convolution.
     """
-    rows, columns = label.axes[:2]
+    many, one = label.axes[:2]
+    transposed = bool(call.named("transposed"))
+    columns, rows = (many, one) if transposed else (one, many)
     if x is None or columns is None:
         call.freeze(_UNKNOWN_GROUPS, x, rows, columns)
-        return
+        return None
     inside = call.unify_rows(x.reshape(groups, -1), f"{groups} groups of {len(x) // groups} input channels")
-    if rows is not None:
-        call.unify_rows(rows.reshape(groups, -1), f"{groups} groups of {len(rows) // groups} output channels")
+    if many is not None:
+        each = "input" if transposed else "output"
+        first = call.unify_rows(many.reshape(groups, -1), f"{groups} groups of {len(many) // groups} {each} channels")
+        columns = first if transposed else columns
     call.unify(inside, columns)
     call.needs_factor("a product of activations", columns)
+    return one
+
+
+def _of_groups(call: Call, rows: Ids, x: Ids | None, groups: int) -> Ids:
+    """Return the ids of the rows of all groups: beside samples if those of the input are."""
+    every = np.tile(rows, groups)
+    return call.channels.copies(every) if x is None or call.channels.alone(x) else call.channels.beside(every, groups)
 
 
 def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:
