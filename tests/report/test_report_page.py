@@ -101,8 +101,9 @@ def test_a_page_has_every_section_and_every_picture_describes_itself(folder):
 
 
 def test_a_fold_has_a_page_without_training(tmp_path):
-    found = report_made.fold_result(tmp_path)
+    found = report_made.fold_result(tmp_path, pairs=17)
     page = page_of(report_made.write(tmp_path, found, report_made.recording()))
+    assert " ".join(page.words).count("medians of 17 pairs, wide and narrow in turn") == 2  # picture, table
     assert headings(tmp_path) == SECTIONS
     text = " ".join(page.words)
     assert "agreement" in text and "2 layers had too few images" in text and "Accuracy over steps" not in text
