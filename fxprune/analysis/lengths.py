@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxprune.pytorch.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import PADS, VIEWS, canonical_call, positional, reads_sizes, takes_all
+from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positional, put_names, reads_sizes, takes_all
 
 from .channels import Channels
 from .labels import Label, Labels, tensors_in
@@ -106,6 +106,11 @@ class InputLengths:
                 return "behind a mask that has not one axis"
         if node.target is F.pad:
             items = ()
+        if (kind := canonical_call(node.target)) in PUTS:
+            given = {**dict(zip(put_names(kind), args)), **options}
+            items = tuple(
+                value for name, value in given.items() if name in ("indices", "index", "start", "end", "step")
+            )
         return "that hangs on an input" if any(map(self._any, _nodes((*items, *named)))) else ""
 
     def asked(self, node: fx.Node | None, rank: int) -> list[bool | None]:

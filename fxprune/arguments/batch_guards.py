@@ -93,6 +93,8 @@ class _Turns:
 
     def _is_constant(self, value: Any) -> bool:
         """Tell whether neither a value nor a number that it comes from changes with the batch."""
+        if isinstance(value, (tuple, list)):
+            return all(map(self._is_constant, value))
         if not isinstance(value, fx.Node):
             return True
         if value not in self._known:
@@ -113,6 +115,9 @@ class _Turns:
 
     def _lines(self, value: Any) -> list[_Line] | None:
         """Describe how the number, or each of a tuple, grows with the batch; None: not evenly."""
+        if isinstance(value, (tuple, list)):
+            parts = [self._lines(part) for part in value]
+            return None if None in parts else [line for part in parts for line in part or ()]
         if not self._is_constant(value):
             even = value.target in (_EVEN_METHODS if value.op == "call_method" else _EVEN) or self._is_whole(value)
             if not even or any(self._lines(n) is None for n in value.all_input_nodes if self._is_number(n)):

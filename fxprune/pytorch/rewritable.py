@@ -26,7 +26,8 @@ VIEWS: Calls = frozenset({"view", "reshape", "unflatten", torch.reshape, torch.u
 FLATTENS: Calls = frozenset({"flatten", torch.flatten, "ravel", torch.ravel})
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 LIKE: Calls = frozenset({"expand_as"})
-REPEATS: Calls = frozenset({"repeat"})
+REPEATS: Calls = frozenset({"repeat", "tile", torch.tile})
+INTERLEAVED: Calls = frozenset({"repeat_interleave", torch.repeat_interleave})
 FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
 SQUEEZES: Calls = frozenset({"squeeze", "squeeze_", torch.squeeze})
 SPLITS: Calls = frozenset({
@@ -34,6 +35,18 @@ SPLITS: Calls = frozenset({
     torch.split, torch.chunk, torch.split_with_sizes, torch.tensor_split,
 })  # fmt: skip
 INDICES: Calls = frozenset({"index_select", torch.index_select, torch.ops.aten.index})
+# What puts values at places: the names of its arguments, of which one is what it puts.
+_PUT: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("index_copy", "index_add"), ("input", "dim", "index", "source")),
+    "index_fill": ("input", "dim", "index", "value"),
+    "index_put": ("input", "indices", "values", "accumulate"),
+    "slice_scatter": ("input", "src", "dim", "start", "end", "step"),
+    "select_scatter": ("input", "src", "dim", "index"),
+}
+PUTS: Calls = frozenset({
+    *_PUT, "index_copy_", "index_add_", "index_fill_", "index_put_", torch.index_put_,
+    torch.index_copy, torch.index_add, torch.index_fill, torch.index_put, torch.slice_scatter, torch.select_scatter,
+})  # fmt: skip
 SLICES: Calls = frozenset({operator.getitem, operator.setitem, "narrow", torch.narrow})
 PADS: Calls = frozenset({F.pad, torch.constant_pad_nd})
 PRODUCTS: Calls = frozenset({
@@ -56,7 +69,12 @@ GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | FLATTENS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
-REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES
+REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES | PUTS | INTERLEAVED
+
+
+def put_names(kind: CallTarget) -> tuple[str, ...]:
+    """Name the arguments of a call that puts values at places."""
+    return _PUT[str(getattr(kind, "__name__", kind)).removesuffix("_")]
 
 
 # Leading arguments of functions that can be given by name; those of all other functions start with `input`.
@@ -74,6 +92,7 @@ _LEADING: dict[CallTarget, tuple[str, ...]] = {
     F.conv_transpose2d: ("input", "weight"),
     F.conv_transpose3d: ("input", "weight"),
     F.pairwise_distance: ("x1", "x2"),
+    **{kind: put_names(kind) for kind in PUTS},
 }
 
 
@@ -99,7 +118,10 @@ _STATED_TWICE = frozenset({"stride", "storage_offset", "dtype"})
 # Calls with the same name as a function or method: what a sum returns takes the factor for any arguments.
 _BY_NAME: dict[str, CallTarget] = {
     **{target: target for target in PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS if isinstance(target, str)},
-    **{name: name for name in ("expand", "expand_as", "broadcast_to", "repeat", "index_select")},
+    **{
+        name: name
+        for name in ("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "index_select")
+    },
     **{name: name for name in ("new_zeros", "new_ones", "new_full")},
     **{name: getattr(torch, name) for name in ("einsum", "tensordot", "cdist", "empty", "zeros", "ones", "full")},
     **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
@@ -107,6 +129,7 @@ _BY_NAME: dict[str, CallTarget] = {
     "linear": F.linear,
     "linalg_vector_norm": torch.linalg.vector_norm,
     "linalg_vecdot": torch.linalg.vecdot,
+    **{name + place: name + place for name in _PUT for place in ("", "_") if name + place in PUTS},
     "index": torch.ops.aten.index,
     "squeeze": "squeeze",
 }

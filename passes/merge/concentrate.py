@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.coupling import Coupling
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.modules import map_tensors, named_tensors, names_of_caches
 from fxprune.pytorch.network import network_of
 
 from .clusters import Clusters, cluster_sum, in_float64
@@ -133,8 +133,15 @@ def captured_with(coupling: Coupling, model: nn.Module) -> fx.GraphModule:
     """Return the captured graph with a model's tensors and with stored computed weights."""
     tensors = dict(named_tensors(model))
     tensors |= {name: _computed(function, tensors) for name, function in coupling.functions.items()}
-    # The trace makes constants that are not tensors of the model.
-    module = map_tensors(coupling.graph_module, lambda name, tensor: tensors.get(name, tensor).detach())
+    caches = names_of_caches(model)
+
+    def of_model(name: str, tensor: Tensor) -> Tensor:
+        # The trace makes constants that are not tensors of the model, and a call may have kept what it computed in a
+        # buffer of another size: the graph starts where the example did.
+        found = tensors.get(name, tensor)
+        return (tensor if name in caches and found.shape != tensor.shape else found).detach()
+
+    module = map_tensors(coupling.graph_module, of_model)
     assert isinstance(module, fx.GraphModule)
     return module
 

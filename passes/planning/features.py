@@ -38,9 +38,9 @@ def inner_products(coupling: Coupling, group: Group) -> Points:
     """Return the inner products of :func:`features` less their mean: float64 [width, width]."""
     gram = np.zeros((group.width, group.width))
     waiting: list[Points] = []
-    for block in (*_blocks(coupling, group), None):  # many blocks are vectors
+    for block in (*_blocks(coupling, group), None):  # many blocks are vectors, and a sum takes as long as its result
         waiting += [] if block is None else [block]
-        if waiting and (block is None or sum(each.shape[1] for each in waiting) >= _PROJECTED):
+        if waiting and (block is None or sum(each.shape[1] for each in waiting) >= max(_PROJECTED, group.width)):
             gram += gram_of(np.concatenate(waiting, axis=1))
             waiting.clear()
     return gram

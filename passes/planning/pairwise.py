@@ -8,6 +8,7 @@ moves a point; Ward's hierarchy and single moves (Hartigan) lose less, in a tent
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,8 @@ Points = NDArray[np.float64]
 
 # Rounds of moves; each improves the sum, and the last ones hardly do.
 _ROUNDS = 60
+# Rows of a matrix that are taken at once: what is computed of them stays in the cache.
+_ROWS = 32
 # More points than this have one start.
 _FEW = 1024
 # How much a seed varies the distances that the hierarchy sees.
@@ -83,21 +86,29 @@ def _starts(gram: Points) -> int:
     return 2 if len(gram) <= _FEW else 1
 
 
-def _distances(gram: Points) -> Points:
-    squares = np.diag(gram)
-    distances: Points = gram * -2.0
-    distances += squares
-    distances += squares[:, None]
-    return np.maximum(distances, 0, out=distances)
+def _distances(gram: Points, factor: Points | None = None) -> Points:
+    """Return the squared distances, each multiplied by the factors of its two points."""
+    squares, distances = gram.diagonal().copy(), np.empty_like(gram)
+    for rows in _in_parts(np.arange(len(gram))):
+        some = np.multiply(gram[rows], -2.0, out=distances[rows[0] : rows[-1] + 1])
+        some += squares
+        some += squares[rows, None]
+        np.maximum(some, 0, out=some)
+        if factor is not None:
+            some *= factor
+            some *= factor[rows, None]
+    return distances
+
+
+def _in_parts(rows: Labels) -> Iterator[Labels]:
+    for start in range(0, len(rows), _ROWS):
+        yield rows[start : start + _ROWS]
 
 
 def _varied(gram: Points, seed: int, start: int) -> Points:
     """Return the squared distances, longer at some points and shorter at others."""
     factor = np.random.default_rng([seed, start]).uniform(1 - _NOISE, 1 + _NOISE, len(gram))
-    distances = _distances(gram)
-    distances *= factor
-    distances *= factor[:, None]
-    return distances
+    return _distances(gram, factor)
 
 
 def _by_ward(distances: Points, clusters: int) -> Labels:
@@ -106,7 +117,8 @@ def _by_ward(distances: Points, clusters: int) -> Labels:
     from scipy.spatial.distance import squareform
 
     count = len(distances)
-    merges = linkage(np.sqrt(squareform(distances, checks=False)), "ward")[: count - clusters, :2].astype(int)
+    lengths = squareform(distances, checks=False)
+    merges = linkage(np.sqrt(lengths, out=lengths), "ward")[: count - clusters, :2].astype(int)
     above = np.arange(count + len(merges))
     above[merges] = (count + np.arange(len(merges)))[:, None]
     while (above[above] != above).any():
@@ -116,9 +128,10 @@ def _by_ward(distances: Points, clusters: int) -> Labels:
 
 def _sums(gram: Points, labels: Labels) -> Points:
     """Return the inner products of the sum of each cluster with all points: [clusters, n]."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], np.arange(labels.max() + 1))
-    sums: Points = np.add.reduceat(gram[order], starts, axis=0)
+    sums = np.zeros((labels.max() + 1, len(gram)))
+    for row, label in zip(gram, labels, strict=True):  # clusters are many and small: each row is read once
+        total = sums[label]
+        total += row
     return sums
 
 
@@ -130,24 +143,28 @@ def _kept(gram: Points, labels: Labels) -> float:
 
 def _moved(gram: Points, labels: Labels) -> Labels:
     """Move single points to other clusters as long as the sum falls; no cluster becomes empty."""
-    every, squares = np.arange(len(labels)), np.diag(gram)
+    every, squares = np.arange(len(labels)), gram.diagonal().copy()  # side by side
     least, sums = _LEAST * squares.sum(), _sums(gram, labels)
-    joining, changed = np.empty(sums.shape[::-1]), np.arange(len(sums))  # a point's numbers lie side by side
+    joining, changed = np.empty_like(sums), np.arange(len(sums))
+    nearest = np.empty((-(-len(sums) // _ROWS), len(labels)))  # the least of so many clusters
     for _ in range(_ROUNDS):
         size = np.bincount(labels)
         own = sums[labels, every]
         square = np.bincount(labels, own) / size  # |sum|^2 / n
         # What a point adds to a cluster of n points at a distance d from their mean: d^2 n / (n + 1).
-        added, doubled = size[changed, None] * squares, sums[changed]
-        doubled *= 2
-        added += square[changed, None]
-        added -= doubled
-        added *= (1 / (size + 1))[changed, None]
-        joining[:, changed] = added.T
-        joining[every, labels] = np.inf
-        best = joining.argmin(axis=1)
+        for rows in _in_parts(changed):
+            added = size[rows, None] * squares
+            added += square[rows, None]
+            added -= 2 * sums[rows]
+            added /= size[rows, None] + 1
+            joining[rows] = added
+        joining[labels, every] = np.inf
+        for part in np.unique(changed // _ROWS):
+            joining[part * _ROWS : (part + 1) * _ROWS].min(axis=0, out=nearest[part])
+        among = np.minimum(nearest.argmin(axis=0) * _ROWS + np.arange(_ROWS)[:, None], len(sums) - 1)
+        best = among[joining[among, every].argmin(axis=0), every]
         leaving = (size[labels] * squares + square[labels] - 2 * own) / np.maximum(size[labels] - 1, 1)
-        gain = np.where(size[labels] > 1, leaving - joining[every, best], 0)
+        gain = np.where(size[labels] > 1, leaving - joining[best, every], 0)
         touched, improved = np.zeros(len(size), bool), 0.0
         for point in np.argsort(-gain, kind="stable"):
             before, after = labels[point], best[point]

@@ -14,9 +14,9 @@ from torch import fx
 from fxprune.pytorch import rewritable as surface
 
 from .functional import convolved, convolved_back, grouped, normalised
-from .places import picked, sliced
+from .places import picked, put, sliced
 from .site import Site
-from .sizes import created, expanded, padded, pieces, repeated, resized, squeezed
+from .sizes import created, expanded, interleaved, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted
 
 
@@ -32,6 +32,7 @@ CASES = _table(
     (surface.SPLITS, pieces),
     (surface.SLICES, sliced),
     (surface.INDICES, picked),
+    (surface.PUTS, put),
     (surface.PADS, padded),
     (surface.PRODUCTS | surface.SUMS | surface.LENGTHS | surface.SOFTMAXES, multiplied),
     (surface.LOGARITHMS, shifted),
@@ -43,5 +44,6 @@ CASES = _table(
     (surface.GROUP_NORMS, grouped),
     (surface.LIKE, expanded),
     (surface.REPEATS, repeated),
+    (surface.INTERLEAVED, interleaved),
     (surface.FACTORIES, created),
 )

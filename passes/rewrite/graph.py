@@ -24,7 +24,15 @@ from fxprune.errors import RewriteError, first_line
 from fxprune.node_facts import Shape
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
-from fxprune.pytorch.rewritable import canonical_call, positional, reads_sizes, scales_input
+from fxprune.pytorch.rewritable import (
+    EXPANSIONS,
+    FACTORIES,
+    REPEATS,
+    canonical_call,
+    positional,
+    reads_sizes,
+    scales_input,
+)
 from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
@@ -45,8 +53,12 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
     """Copy the captured graph and adapt the copy to a plan."""
     graph = fx.Graph(tracer_cls=tracer_class(coupling.graph_module.graph))
     env: dict[fx.Node, Any] = {}
+    unsure = _unsure(coupling)
     for node in coupling.graph_module.graph.nodes:
-        env[node] = _copy(graph, node, env, coupling, plan)
+        if _reads_sizes(node, coupling):
+            env[node] = _sizes_read(graph, node, env, plan, unsure=node in unsure)
+        else:
+            env[node] = _copy(graph, node, env, coupling, plan)
     for made in reversed(graph.nodes):
         # Remove the sizes that nothing uses. What the model itself computes stays, used or not.
         if WIDE not in made.meta and not made.users and not made.is_impure():
@@ -58,8 +70,6 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     if node.op == "output":
         return graph.output(fx.map_arg(node.args[0], env.__getitem__))
     args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    if _reads_sizes(node, coupling):
-        return _sizes_read(graph, node, args, kwargs, plan)
     folded = _fold(graph, node, args, kwargs)
     if folded is not None:
         return folded[0]
@@ -76,6 +86,21 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     return site.copy(tuple(args), dict(kwargs)) if made is None else made
 
 
+def _unsure(coupling: Coupling) -> set[fx.Node]:
+    """Return the nodes behind an axis of channels whose length a model computes, perhaps by chance."""
+    found: set[fx.Node] = set()
+    for node in coupling.graph_module.graph.nodes:
+        facts = coupling.nodes.get(node.name)
+        if not found.isdisjoint(node.all_input_nodes) or (facts is not None and facts.guarded):
+            found.add(node)
+        elif canonical_call(node.target) in EXPANSIONS | REPEATS | FACTORIES and isinstance(facts.value, Shape):
+            counts = [coupling.nodes[given.name].value for given in node.all_input_nodes]
+            on = [size for size, codes in zip(facts.value.sizes, facts.value.axes, strict=True) if codes is not None]
+            if any(isinstance(count, int) and count in on for count in counts):
+                found.add(node)
+    return found
+
+
 def _is_flatten(node: fx.Node, coupling: Coupling) -> bool:
     return node.op == "call_module" and isinstance(coupling.graph_module.get_submodule(str(node.target)), nn.Flatten)
 
@@ -85,9 +110,13 @@ def _reads_sizes(node: fx.Node, coupling: Coupling) -> bool:
     return reads_sizes(node) and isinstance(tensor, fx.Node) and isinstance(coupling.nodes[tensor.name].value, Shape)
 
 
-def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, plan: Plan) -> Any:
-    """Read a length as a literal for an axis with channels alone, as a node for any other axis."""
-    tensor, *rest = args
+def _sizes_read(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], plan: Plan, *, unsure: bool) -> Any:
+    """Read a length as a literal for an axis with channels alone, as a node for any other axis.
+
+    Where it is ``unsure`` that the axis holds channels at other sizes of inputs, its length is a literal only if
+    channels leave: then it is guarded where it is made.
+    """
+    (tensor, *rest), kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
     name = node.target if isinstance(node.target, str) else "numel" if node.target is torch.numel else node.args[1]
     wide = node.args[0]
     assert isinstance(wide, fx.Node)
@@ -95,7 +124,7 @@ def _sizes_read(graph: fx.Graph, node: fx.Node, args: Any, kwargs: Any, plan: Pl
 
     def length(dim: int) -> Any:
         codes = shape.axes[dim]
-        if codes is not None and dim not in shape.varying:
+        if codes is not None and dim not in shape.varying and not (unsure and plan.kept[codes].all()):
             return shape.sizes[dim]
         size = graph.create_node("call_method", "size", (tensor, dim), {}, f"{node.name}_size")
         kept = shape.sizes[dim] if codes is None else int(plan.kept[codes].sum())

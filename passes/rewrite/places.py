@@ -125,3 +125,33 @@ def picked(site: Site) -> fx.Node | None:
     items = (*(slice(None) for _ in range(dim)), _bounds(site, codes, None))
     made = site.graph.create_node("call_function", operator.getitem, (site.args[0], items), {}, site.node.name)
     return standing_for(site.node, made)
+
+
+def put(site: Site) -> fx.Node | None:
+    """index_copy, slice_scatter and others: values are put at places among the kept positions."""
+    on_x, kind = site.shape_of(0), site.kind
+    given = {**dict(zip(surface.put_names(kind or ""), site.args)), **site.kwargs}
+    tables = given.get("indices")
+    dim = given.get("dim", 0) if tables is None else next(d for d, table in enumerate(tables) if table is not None)
+    codes = on_x.axes[dim] if on_x.sizes else None
+    if codes is None:
+        return None
+    site.guard_length(dim % len(on_x.sizes), on_x)
+    name, item = str(getattr(kind, "__name__", kind)), None
+    if name == "slice_scatter":
+        item = slice(given.get("start"), given.get("end"), given.get("step", 1))
+    elif name == "select_scatter":
+        item = slice(given["index"], given["index"] + 1 or None)
+    places = _bounds(site, codes, item)
+    if name == "select_scatter":
+        places = places.start
+    items = (*(slice(None) for _ in range(dim % len(on_x.sizes))), places)
+    x = site.args[0]
+    if not name.endswith("_"):
+        x = standing_for(site.node, site.graph.create_node("call_method", "clone", (x,), {}, site.node.name))
+    value = next(given[each] for each in ("source", "value", "values", "src") if each in given)
+    if name.startswith("index_add") or given.get("accumulate"):
+        scaled = value if given.get("alpha", 1) == 1 else site.call(operator.mul, value, given["alpha"])
+        value = site.call(operator.add, site.call(operator.getitem, x, items), scaled)
+    site.call(operator.setitem, x, items, value)
+    return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,7 +18,8 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import guard_flat, guard_parts, guard_positions, guard_run, guard_sides, is_open
+from .parts import guard_parts
+from .positions import guard_flat, guard_positions, guard_run, is_open
 from .site import Site, standing_for
 
 
@@ -53,7 +55,6 @@ def _guarded(site: Site, asked: dict[int, Any], make: Callable[[], fx.Node]) -> 
             site.call(guard_equal, asked.get(dim), wide.value.sizes[dim], where[dim])
     made = make()
     if site.kind in surface.VIEWS:
-        guard_sides(site, asked, made)
         guard_parts(site, asked, made)
     for dim in where:
         if is_open(asked.get(dim)):
@@ -175,17 +176,29 @@ def expanded(site: Site) -> fx.Node | None:
 
 
 def repeated(site: Site) -> fx.Node | None:
-    """repeat: an axis is repeated once for each kept channel that the repetitions met."""
+    """repeat, tile: an axis is repeated once for each kept channel that the repetitions met."""
     on_x, out = site.shape_of(0), site.value
-    flat = not isinstance(site.args[1], (tuple, list))
-    counts = list(site.args[1:] if flat else site.args[1])
+    given = site.parameter(1, "dims", site.kwargs.get("repeats"))
+    counts = list(given) if isinstance(given, (tuple, list)) else list(site.args[1:])
+    counts = [*[1] * (len(on_x.sizes) - len(counts)), *counts]
     lead = len(counts) - len(on_x.sizes)
     for dim, codes in enumerate(out.axes):
         if codes is None or (dim >= lead and on_x.axes[dim - lead] is not None):
             continue
         each = codes[:: on_x.sizes[dim - lead]] if dim >= lead else codes
         counts[dim] = _kept_of(site, each, counts[dim])
-    return site.copy((site.args[0], *counts) if flat else (site.args[0], tuple(counts)), {})
+    return site.copy((site.args[0], tuple(counts)), {})
+
+
+def interleaved(site: Site) -> fx.Node | None:
+    """repeat_interleave: each position is repeated once for each kept channel that they met."""
+    on_x, out = site.shape_of(0), site.value
+    dim = site.parameter(2, "dim")
+    codes = out.axes[0 if dim is None else dim]
+    if codes is None or (on_x.labelled if dim is None else on_x.axes[dim] is not None):
+        return None
+    each = codes[: len(codes) // (math.prod(on_x.sizes) if dim is None else on_x.sizes[dim])]
+    return site.copy((site.args[0], _kept_of(site, each, site.parameter(1, "repeats")), dim), {})
 
 
 def created(site: Site) -> fx.Node | None:

@@ -38,6 +38,7 @@ def test_what_freezes_must(name, why, monkeypatch):
         ("slice written back", operator.setitem),
         ("expanded map, flattened", "expand_as"),
         ("map repeated", "repeat"),
+        ("map interleaved", "repeat_interleave"),
         ("new ones", "new_ones"),
         ("functional group norm, a channel each", F.group_norm),
     ],

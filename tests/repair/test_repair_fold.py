@@ -71,6 +71,34 @@ def _tensors(value):
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+class _Keeps(nn.Module):
+    """Keeps a ramp that it computes in a buffer, as networks with tables of positions do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+        self.register_buffer("ramp", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        if self.ramp.shape[0] != x.shape[3]:
+            self.ramp = torch.arange(x.shape[3]) / 8
+        return self.b(self.a(x).relu() + self.ramp)
+
+
+def test_what_a_call_keeps_is_no_part_of_the_plan():
+    """The graph computes anew what the model has kept since, or keeps while it is measured."""
+    model, x = _Keeps().eval(), images()
+    coupling = fxprune.couple(model, x)
+
+    def folded():
+        plan = fxprune.plan(coupling, keep=0.5, cluster="activations", batches=[x])
+        return fxprune.fold(model, plan, [x])(x)
+
+    first = folded()
+    model(x)
+    torch.testing.assert_close(folded(), first)
+
+
 def test_each_repair_is_kept_only_if_it_helps():
     model, plan = planned()
     with torch.no_grad():  # running statistics of a whole data set, that a few images of one kind do not have

@@ -32,6 +32,38 @@ def _put_channels(s, y):
     return z
 
 
+def _copied_and_filled(s, y):
+    at, others = torch.tensor([6, 0, 3]), torch.tensor([1, 2])
+    z = torch.index_copy(y, 1, at, s.c(y)).index_copy_(1, at, s.c(y)).index_copy(1, at, s.c(y) + 1)
+    return torch.index_fill(z.index_fill_(1, others, 2.0).index_fill(1, others, 3.0), 1, others, 2.0) + z
+
+
+def _added_to(s, y):
+    at, z = torch.tensor([1, 2]), s.c(y)
+    return torch.index_add(y, 1, index=at, source=z) + y.index_add(1, at, z, alpha=0.5) + y.clone().index_add_(1, at, z)
+
+
+def _put_in_front(s, y):
+    at = (torch.tensor([5, 2]),)
+    z, source = y.transpose(0, 1), s.c(y).transpose(0, 1)
+    put = torch.index_put(z, at, source).index_put(at, source, accumulate=True)
+    return torch.index_put_(put, at, source * 2).index_put_(at, source, True).transpose(0, 1)
+
+
+def _put_by_operator(s, y):
+    return torch.ops.aten.index_put(y, [None, torch.tensor([5, 2])], torch.ops.aten.copy(y[:, :2], s.c(y)), True)
+
+
+def _channels_put(s, y):
+    z = y.slice_scatter(s.c(y), dim=1, end=2)
+    return torch.slice_scatter(torch.zeros_like(z), z[:, 4:], 1, 4) + z.slice_scatter(s.c(z), 1, 4, 8, 2)
+
+
+def _put_by_height(s, y):
+    half = y.shape[2] // 4
+    return y.slice_scatter(s.c(y)[:, :half], 1, 0, half)
+
+
 def _masked(s, y):
     z = y.clone()
     z[y > 0] = 0.0
@@ -175,8 +207,20 @@ image("gather over channels", lambda s, y: y.gather(1, s.c(y).argmax(1, keepdim=
       frozen="index picks")
 tokens("index_add", _added, {A: 8}, fixed=True, c=linear(8, 8))
 tokens("index_copy", lambda s, y: y.index_copy(1, torch.tensor([3, 1]), s.c(y)[:, :2]), {A: 8}, c=linear(8, 8))
-image("index_add of channels", lambda s, y: y.index_add(1, torch.tensor([1, 2]), s.c(y)), {B: 6}, c=conv(8, 2),
-      frozen="index picks")
+image("index_add of channels", _added_to, {A: 6, A2: 2, B: 6}, c=conv(8, 2))
+image("index_put of channels in front", _put_in_front, {A: 6, A2: 2, B: 6}, c=conv(8, 2))
+image("index_add to one channel twice", lambda s, y: y.index_add(1, torch.tensor([1, 1]), s.c(y)), {B: 6},
+      c=conv(8, 2), frozen="index picks")
+image("index_copy and index_fill of channels", _copied_and_filled, {A: 3, A2: 2, f"{A}#3": 3, B: 6}, c=conv(8, 3))
+image("index_reduce of channels", lambda s, y: y.index_reduce(1, torch.tensor([1, 2]), s.c(y), "amax"), {B: 6},
+      c=conv(8, 2), frozen="index picks")
+image("index_put of channels by its operator", _put_by_operator, {A: 2, A2: 4, B: 6}, c=conv(8, 2))
+image("slices of channels put", _channels_put, {A: 2, A2: 2, f"{A}#3": 2, B: 6}, c=conv(8, 2))
+image("slice of channels put, by the size of an image", _put_by_height, {B: 6}, c=conv(8, 4),
+      frozen="a slice of channels that hangs on an input")
+image("one channel put", lambda s, y: y.select_scatter(s.c(y)[:, 0], 1, -1), {A: 7, B: 6}, c=conv(8, 1),
+      frozen="meets positions that carry no channels")
+tokens("one token put", lambda s, y: torch.select_scatter(y, s.c(y).mean(1), 1, 2), {A: 8}, c=linear(8, 8))
 tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8})
 tokens("index_put", _put, {A: 8}, c=linear(8, 8))
 image("index_put of channels", _put_channels, {A: 2, A2: 6, B: 6}, c=conv(8, 2))

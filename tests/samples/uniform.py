@@ -113,6 +113,10 @@ image("map expanded to read sizes", _gate(lambda g, y: g.expand(*y.shape)), {A: 
 image("map broadcast to a shape", _gate(lambda g, y: torch.broadcast_to(g, y.shape)), {A: 8, B: 6}, **G)
 image("map repeated", _gate(lambda g, y: g.repeat(1, y.shape[1], 1, 1).clone()), {A: 8, B: 6}, **G)
 image("map repeated by a literal", _gate(lambda g, y: g.relu().repeat((1, 8, 1, 1))), {A: 8, B: 6}, **G)
+image("map tiled", _gate(lambda g, y: torch.tile(g.relu(), (8, 1, 1)) + g.tile(1, 8, 1, 1)), {A: 8, B: 6}, **G)
+image("map interleaved", _gate(lambda g, y: g.relu().repeat_interleave(y.shape[1], dim=1)), {A: 8, B: 6}, **G)
+image("number interleaved", _gate(lambda g, y: torch.repeat_interleave(g.mean(), 8)[:, None, None]), {A: 8, B: 6}, **G)
+tokens("rows interleaved", lambda s, y: y * s.c(y).mean(1).repeat_interleave(4, 1)[:, None], {A: 2}, c=linear(8, 2))
 image("map expanded, repeated once", _gate(lambda g, y: g.expand(-1, 8, -1, -1).repeat(1, 1, 1, 1)), {A: 8, B: 6}, **G)
 image("map expanded and repeated", _gate(lambda g, y: g.expand(-1, 4, -1, -1).repeat(1, 2, 1, 1)), {B: 6}, **G,
       frozen="meets positions that carry no channels")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 
 from fxprune.pytorch.constants import MASKS
@@ -9,7 +12,7 @@ from fxprune.pytorch.constants import MASKS
 from ..call import Call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
-from .pointwise import meet_axis
+from .pointwise import NO_CHANNELS, meet_axis, paired
 from .registry import rule
 
 _PICKS = "an index picks positions"
@@ -37,7 +40,7 @@ def index_put(call: Call) -> Axes:
     x, tables, values = call.args[:3]
     axes = list(call.axes(x))
     given = [(place, table) for place, table in enumerate(tables) if table is not None]
-    here = _put(call, *given[0]) if len(given) == 1 else False
+    here = _put(call, *given[0], values) if len(given) == 1 else False
     if not here and len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
         place, mask = given[0]
         axes[place : place + mask.dim()] = [meet_axis(call, [(x, place + i), (mask, i)]) for i in range(mask.dim())]
@@ -66,11 +69,11 @@ def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes |
     return tuple(axes)
 
 
-def _put(call: Call, dim: int, table: torch.Tensor) -> bool:
+def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> bool:
     """Let channels at the places that a constant index names meet what they are set to."""
-    x, _, values = call.args[:3]
+    x = call.args[0]
     ids, behind = call.axes(x)[dim], x.dim() - dim
-    every = values.dim() < behind or values.shape[-behind] == 1
+    every = not isinstance(values, torch.Tensor) or values.dim() < behind or values.shape[-behind] == 1
     source = None if every else call.axes(values)[-behind]
     places = None if ids is None or (source is None and not every) else call.places(table, ids)
     if ids is None or places is None or len(set(places.tolist())) < len(places):
@@ -106,8 +109,11 @@ def _picked(call: Call) -> list[int | None]:
 
 @rule("index_fill", "index_fill_")
 def index_fill(call: Call) -> Axes:
-    """A table fills positions of one axis: channels there freeze."""
-    return _along_table(call, call.axes(call.args[0]))
+    """A table fills positions of one axis: a constant one, channels; those freeze otherwise."""
+    x, dim, table, value = call.args[:4]
+    if x.dim() and _put(call, dim % x.dim(), table, value):
+        return call.axes(x)
+    return _along_table(call, call.axes(x))
 
 
 @rule("index_select", keeps_parameters=True)
@@ -127,12 +133,52 @@ def _along_table(call: Call, on_x: Axes) -> Axes:
     return tuple(axes)
 
 
-@rule("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_")
+@rule("index_add", "index_add_", "index_copy", "index_copy_")
 def index_add(call: Call) -> Axes:
+    """A table names positions of one axis, which meet those of a source; so do other axes."""
+    x, dim, table, source = call.args[:4]
+    if x.dim() and _put(call, dim % x.dim(), table, source):
+        return _beside(call, dim, x, source, on_dim=call.axes(x)[dim])
+    return index_reduce(call)
+
+
+@rule("index_reduce", "index_reduce_")
+def index_reduce(call: Call) -> Axes:
     """A table picks positions of one axis, which take those of a source; elsewhere both meet."""
     x, dim, table, source = call.args[:4]
     call.freeze(_PICKS, *call.axes(table))
     return _beside(call, dim, x, source)
+
+
+@rule("slice_scatter")
+def slice_scatter(call: Call) -> Axes:
+    """A source takes a range of one axis, whose channels meet; so do other axes."""
+    x, source, dim, start, end, step = call.args[:6]
+    return _beside(call, dim, x, source, on_dim=_ranged(call, dim, slice(start, end, step), call.axes(source)[dim]))
+
+
+@rule("select_scatter")
+def select_scatter(call: Call) -> Axes:
+    """A source takes one position of an axis, where a channel freezes; other axes meet."""
+    x, source, dim, place = call.args[:4]
+    dim %= x.dim()
+    on_dim = _ranged(call, dim, slice(place, place + 1 or None), None)
+    axes = [meet_axis(call, [(x, d + (d >= dim)), (source, d)]) for d in range(source.dim())]
+    return (*axes[:dim], on_dim, *axes[dim:])
+
+
+def _ranged(call: Call, dim: int, at: slice, source: Ids | None) -> Ids | None:
+    """Let channels in a range of an axis meet those of a source; they stay apart from others."""
+    x = call.args[0]
+    ids = call.met(source, call.label(x), dim)
+    if ids is None:
+        call.freeze(NO_CHANNELS, source)
+        return None
+    call.needs_places("a slice of channels", ids)
+    taken = call.apart(np.ascontiguousarray(ids[at]))
+    if len(taken):
+        paired(call, taken, source)
+    return ids
 
 
 @rule("gather")
@@ -142,7 +188,7 @@ def gather(call: Call) -> Axes:
     return _beside(call, dim, x, index)
 
 
-@rule("linalg_cross", "slice_scatter")
+@rule("linalg_cross")
 def crossed(call: Call) -> Axes:
     """Along one axis places differ or mix, and channels freeze; on others both operands meet."""
     return _beside(call, call.named("dim"), *call.args[:2])
@@ -166,13 +212,18 @@ def scatter(call: Call) -> Axes:
     return _beside(call, dim, x, index, *[source] * isinstance(source, torch.Tensor))
 
 
-def _beside(call: Call, dim: int, *operands: torch.Tensor) -> Axes:
-    """Let operands meet on axes but ``dim``; freeze channels there, and where lengths differ."""
+def _beside(call: Call, dim: int, *operands: torch.Tensor, on_dim: Ids | None = None) -> Axes:
+    """Let operands meet on axes but ``dim``; freeze channels there, and where lengths differ.
+
+    ``on_dim``: the ids on that axis, whose channels do not freeze.
+    """
     axes: list[Ids | None] = []
     for other in range(call.out.dim()):
         here = [(each, other) for each in operands if each.dim() > other]
         if other != dim % call.out.dim() and len({each.shape[other] for each, _ in here}) == 1:
             axes.append(meet_axis(call, here))
+        elif on_dim is not None and other == dim % call.out.dim():
+            axes.append(on_dim)
         else:
             call.freeze(_PICKS, *(call.axes(each)[other] for each, _ in here))
             axes.append(None)

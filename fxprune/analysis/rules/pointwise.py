@@ -14,8 +14,8 @@ from .uniform import filled, met, moved
 
 # Pointwise operators that PyTorch does not tag as such.
 _UNTAGGED = (
-    "abs_", "complex", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_", "hardswish",
-    "hardswish_", "le_", "lerp", "log_sigmoid_forward", "lt_", "masked_fill", "masked_fill_", "mish_",
+    "abs_", "complex", "copy", "copy_", "copysign_", "eq_", "floor_divide", "floor_divide_", "ge_", "gelu_", "gt_",
+    "hardswish", "hardswish_", "le_", "lerp", "log_sigmoid_forward", "lt_", "masked_fill", "masked_fill_", "mish_",
     "ne_", "polar", "rsub", "threshold_", "where.self", "xlogy_", "fake_quantize_per_tensor_affine_cachemask",
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams", "_fake_quantize_learnable_per_tensor_affine",
 )  # fmt: skip

@@ -1,0 +1,205 @@
+"""Views whose sizes agree with channels by chance, or take what others leave."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.other_sizes import assert_same, images, made
+from samples import Net, conv, linear
+from torch import nn
+
+import fxprune
+from fxprune.arguments.guards import SpecialisedError
+from fxprune.passes.verify.compare import verify
+from fxprune.plans import Plan
+
+
+def by_width(s, y):
+    return torch.softmax(y.view(y.shape[0], y.shape[3], -1), 1).square().sum((1, 2))
+
+
+def without_permutation(s, y):
+    return s.head(y.reshape(y.shape[0], -1, y.shape[1]).sigmoid().mean(1))
+
+
+def taken_apart(s, y):
+    return y.flatten(1).view(y.shape[0], y.shape[2], -1).softmax(1).square().sum((1, 2))
+
+
+def of_squares(s, y):
+    return y.reshape(y.shape[0], -1, y.shape[2] * y.shape[2]).softmax(1).square().sum((1, 2))
+
+
+def merged_with_positions(s, y):
+    return y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, y.shape[2] // 2).softmax(2).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("op", "width", "kept"),
+    [
+        (by_width, 8, 4),
+        (without_permutation, 64, 32),
+        (taken_apart, 8, 4),
+        (of_squares, 8, 4),
+        (merged_with_positions, 8, 2),
+    ],
+)
+def test_sizes_that_are_as_many_as_channels_are_guarded(op, width, kept):
+    snapped, narrow = made(op, width, kept=kept, head=linear(width, 4))
+    assert_same(snapped, narrow, (8, 8))
+    assert snapped(images(6, 12)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"size . of `(view|reshape).*` was .*: capture again"):
+        narrow(images(6, 12))
+
+
+def shares_of_rows(y):
+    return y.softmax(1).square().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda s, y: shares_of_rows(y.reshape(-1, 8, 64)),
+        lambda s, y: shares_of_rows(y.reshape(2, 8, 64)),
+        lambda s, y: shares_of_rows(y.reshape(-1, 8, y.shape[2] ** 2)),
+        lambda s, y: s.head(y.view(-1, 512)),
+        lambda s, y: s.head(y.flatten(1).view(-1, 512)),
+    ],
+)
+def test_positions_stated_beside_an_open_batch_are_guarded(op):
+    """At other sizes of images the batch takes what is left, and rows hold parts of channels."""
+    snapped, narrow = made(op, kept=4, head=linear(512, 4))
+    assert_same(snapped, narrow, (8, 8))
+    other = torch.rand(4, 3, 4, 8, dtype=torch.float64)
+    assert snapped(other).isfinite().all()
+    with pytest.raises(
+        SpecialisedError, match=r"the size of axes .* before `(view|reshape).*`.* was .*: capture again"
+    ):
+        narrow(other)
+
+
+@pytest.mark.parametrize(
+    ("op", "batch", "other"),
+    [
+        (lambda y: y.reshape(-1, 8, 16), 2, (2, 8, 16)),  # in one run: a row holds two channels
+        (lambda y: y.reshape(2, 8, -1), 1, (4, 8, 8)),
+        (lambda y: y.reshape(8, 8, 16), 2, (4, 4, 8)),
+        (lambda y: y.reshape(-1, 8, y.shape[2] * 2), 2, (2, 4, 16)),
+        (lambda y: y.flatten().view(-1, 8, 64), 2, (4, 4, 8)),
+        (lambda y: y.flatten(0, 1).view(-1, 8, 64), 1, (4, 4, 8)),
+        (lambda y: y.flatten(1).unflatten(1, (-1, 64)), 2, (4, 4, 8)),
+    ],
+)
+def test_positions_that_join_channels_in_one_run_are_guarded(op, batch, other):
+    net = Net(lambda s, x: shares_of_rows(op(s.a(x))), a=conv(3, 8)).double().eval()
+    coupling = fxprune.couple(net, torch.rand(batch, 3, 8, 8, dtype=torch.float64))
+    width = coupling.groups["a.weight"].width
+    plan = fxprune.plan(coupling, widths={"a.weight": width // 2}, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    x, other = (torch.rand(size[0], 3, *size[1:], dtype=torch.float64) for size in ((batch, 8, 8), other))
+    torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-9, atol=1e-12)
+    assert snapped(other).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
+        narrow(other)
+
+
+@pytest.mark.parametrize(
+    ("op", "others"),
+    [
+        (lambda y: y.view(y.shape[0], y.shape[2], 8, y.shape[3]), ()),
+        (lambda y: y.view(y.shape[0], -1, y.shape[1], y.shape[3]), ()),
+        (lambda y: y.view(y.shape[0] * y.shape[2], y.shape[1], -1), ()),
+        (lambda y: y.flatten(1).view(y.shape[0], y.shape[2], y.shape[1], -1), ()),
+        (lambda y: y.view(y.shape[0], -1, *y.shape[1:]), (1, 2)),
+        (lambda y: y.permute(0, 2, 3, 1).reshape(-1, 8).view(y.shape[0], -1, y.shape[3], 8), (1, 2)),
+    ],
+)
+def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):
+    net = Net(lambda s, x: shares_of_rows(op(s.a(x)).flatten(2)), a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, torch.rand(1, 3, 1, 4).double()), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert verify(snapped, narrow, torch.rand(1, 3, 1, 4).double(), batches=(3,)).passed
+    for height in others:
+        assert verify(snapped, narrow, torch.rand(2, 3, height, 4).double(), batches=()).passed
+    if not others:
+        assert snapped(images(2, 4)).isfinite().all()
+        with pytest.raises(SpecialisedError, match=r"the size of axes .* is what it asks for was True"):
+            narrow(images(2, 4))
+
+
+def in_pairs(y):
+    return torch.cat([y, y], 2).reshape(len(y), y.shape[2] * 2, 8, -1).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("op", "example", "other"),
+    [
+        (lambda s, y: y.view(y.shape[2], y.shape[1], y.shape[0], y.shape[3]), (4, 4, 4), (2, 8, 4)),
+        (lambda s, y: y.reshape(4, 8, y.shape[0], y.shape[3]), (4, 4, 4), (5, 4, 4)),
+        (lambda s, y: y.reshape(-1, 1, y.shape[0] * 32, y.shape[3]), (2, 8, 4), (1, 8, 4)),
+        (lambda s, y: y.flatten(1, 2).mT.unflatten(2, (y.shape[1] * y.shape[2] // 4, 4)), (3, 8, 2), (3, 9, 2)),
+        (lambda s, y: y.flatten().unflatten(0, (-1, y.shape[3] * 16)).view(-1, 8, 8), (2, 8, 4), (4, 8, 2)),
+        (lambda s, y: s.head(y.flatten(0, 3))[None, :, None], (1, 8, 8), (2, 4, 8)),
+        (lambda s, y: s.head(s.flat(y))[None, :, None], (2, 8, 4), (4, 2, 8)),
+        (lambda s, y: s.head(y.flatten(0, 1).flatten().relu())[None, :, None], (2, 8, 4), (4, 8, 2)),
+        (lambda s, y: in_pairs(y.view(y.shape[3], y.shape[1], y.shape[0], 1)), (2, 1, 1), (3, 1, 1)),
+        (lambda s, y: y.flatten().t().unflatten(0, (y.shape[3], len(y) * 32))[..., None], (2, 4, 4), (2, 4, 8)),
+    ],
+)
+def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
+    net = Net(
+        lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), head=linear(512, 4), flat=nn.Flatten(0)
+    )
+    narrow_at(net.double().eval(), example, other, refused=True)
+
+
+def test_the_length_of_channels_by_chance_is_read_where_all_stay():
+    def op(s, x):
+        y = s.a(x).view(len(x), x.shape[3], 8, -1)
+        return shares_of_rows(y.flatten(2) / y.shape[1])
+
+    net = Net(op, a=conv(3, 8)).double().eval()
+    plan = fxprune.plan(fxprune.couple(net, images(8, 8)), widths={"a.weight": 8})
+    assert_same(net, fxprune.narrow(net, plan), (8, 8), (6, 12))
+
+
+def in_patches(y):
+    return y.reshape(y.shape[0] * 8 * (y.shape[2] // 2), 2, y.shape[3] // 2, 2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("op", "example", "other"),
+    [
+        (lambda s, y: y.flatten().view(y.shape), (1, 4, 4), (3, 2, 5)),
+        (lambda s, y: y.flatten(1).relu().view(y.shape[0], 8, -1), (1, 4, 4), (3, 2, 5)),
+        (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
+        (lambda s, y: in_patches(y).reshape(y.shape[0], 8, -1, 4), (2, 4, 4), (3, 6, 2)),
+    ],
+)
+def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
+    net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), head=linear(512, 4))
+    narrow_at(net.double().eval(), example, other, refused=False)
+
+
+def narrow_at(net, example, other, *, refused):
+    example, other = (torch.rand(size[0], 3, *size[1:], dtype=torch.float64) for size in (example, other))
+    coupling = fxprune.couple(net, example)
+    width = coupling.groups["a.weight"].width
+    plan = Plan(coupling, {"a.weight": np.arange(width) % (width // 2)})
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    torch.testing.assert_close(narrow(example), snapped(example), rtol=1e-9, atol=1e-12)  # rounding of float64
+    assert snapped(other).isfinite().all()
+    if refused:
+        with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
+            narrow(other)
+    else:
+        torch.testing.assert_close(narrow(other), snapped(other), rtol=1e-9, atol=1e-12)
+
+
+def test_positions_stated_in_front_of_channels_need_no_guard():
+    snapped, narrow = made(lambda s, y: s.head(y.movedim(1, 3).reshape(-1, 64, 8)).amax(1), kept=4, head=linear(8, 4))
+    assert_same(snapped, narrow, (8, 8), (8, 16))
