@@ -87,7 +87,7 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
 
 
 def _unsure(coupling: Coupling) -> set[fx.Node]:
-    """Return the nodes behind an axis of channels whose length a model computes, perhaps by chance."""
+    """Return the nodes behind an axis of channels whose length a model may compute by chance."""
     found: set[fx.Node] = set()
     for node in coupling.graph_module.graph.nodes:
         facts = coupling.nodes.get(node.name)
