@@ -157,13 +157,16 @@ def _param_terms(coupling: Coupling) -> Iterable[tuple[float, list[_Factor]]]:
         first.get(name, name) for name, _ in coupling.graph_module.named_parameters(remove_duplicate=False)
     )
     on: dict[str, list[list[_Factor]]] = {name: [[] for _ in coupling.shapes[name]] for name in names}
+    made = {(first.get(a.parameter, a.parameter), a.dim) for group in coupling.groups.values() for a in group.tied}
     for group in coupling.groups.values():
         codes = np.arange(group.offset, group.offset + group.width)
         for axis in (*group.tied, *group.readers):
             if (name := first.get(axis.parameter, axis.parameter)) in on:
                 on[name][axis.dim].append((codes, np.full(group.width, float(axis.positions.shape[1]))))
     for name, axes in on.items():
-        yield 1.0, [_filled(length, parts) for length, parts in zip(coupling.shapes[name], axes, strict=True)]
+        factors = [_filled(length, parts) for length, parts in zip(coupling.shapes[name], axes, strict=True)]
+        order = sorted(range(len(factors)), key=lambda dim: (name, dim) in made)  # as of MACs: what it makes is last
+        yield 1.0, [factors[dim] for dim in order]
 
 
 def _filled(length: int, parts: list[_Factor]) -> _Factor:

@@ -38,7 +38,12 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The MACs of one contraction at the analysed input; they scale with the share of each axis."""
+    """The MACs of one contraction at the analysed input.
+
+    Attributes:
+        macs: multiply-accumulates.
+        axes: with the share of each they scale; the last has the channels that it makes, if it makes any.
+    """
 
     macs: int
     axes: tuple[Codes, ...]

@@ -253,7 +253,7 @@ class Call:
         return places
 
     def count_macs(self, macs: int, *axes: Ids | None) -> None:
-        """Count multiply-accumulates that scale with the width of each of these axes."""
+        """Count multiply-accumulates, which scale with each axis; the last is what they make."""
         if self.node is not None:
             scaled = [ids for ids in axes if ids is not None]
             self._state.notes.macs.setdefault(self.node.name, []).append((macs, scaled))

@@ -227,8 +227,8 @@ def _measured(result: Result, records: Sequence[Record], absent: list[str]) -> l
         note = "After each epoch, then after the snap and the trim."
         charts.append(Chart(f"{measure.heading} over steps", scores(epochs, after, measure), note))
     if any(row.eager_ms or row.onnxruntime_ms for row in result.stages):
-        pairs = f", medians of {result.pairs} pairs, wide and narrow in turn" if result.pairs else ""
-        note = f"One {measure.unit}, on the machine of the run{pairs}. Dashed: if time shrank as MACs do."
+        how = ", ".join(filter(None, (f"One {measure.unit}, on the machine of the run", result.timed)))
+        note = f"{how}. Dashed: if time shrank as MACs do."
         charts.append(Chart("Latency against MACs", latencies(result.stages, measure.unit), note))
     return charts
 

@@ -106,7 +106,7 @@ class Result:
             f"narrow against wide{' with repeated channels' if self.folded else ''}: "
             f"{self.max_rel_error:.1e} in float64; "
             f"onnxruntime against PyTorch: {self.onnx_rel_error:.1e} in float32, opset {self.opset}",
-            *([f"times: medians of {self.pairs} pairs, wide and narrow in turn"] if self.pairs else []),
+            *([f"times: {self.timed}"] if self.timed else []),
             f"{sum(self.seconds.values()):.0f} s: {phases}",
         ]
 
@@ -126,6 +126,11 @@ class Result:
             f"{'samples' if own else 'images'}"
             + (f", with running statistics of {self.settled} training images" if self.settled else ""),
         ]
+
+    @property
+    def timed(self) -> str:
+        """How times were taken, for a sentence; empty where an earlier version does not say."""
+        return f"medians of {self.pairs} pairs, wide and narrow in turn" if self.pairs else ""
 
     def direction(self, first: Row, last: Row) -> str:
         """Say whether the metric of the last row is better than that of the first."""

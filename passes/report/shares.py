@@ -58,8 +58,7 @@ def _by_group(plan: Plan, budget: Budget) -> NDArray[np.int64]:
     on_groups[by_group.rows, by_group.columns] = by_group.weights
     on_groups = on_groups[:, :groups]
     of_factor = np.where(on_groups.any(axis=1), on_groups.argmax(axis=1), groups)
-    owners = of_factor[terms.factors]  # [terms, factors]; a parameter's first axis is what it makes, of MACs the last
-    owners = owners if budget == "params" else owners[:, ::-1]
+    owners = of_factor[terms.factors][:, ::-1]  # [terms, factors]; first what a weight or a contraction makes
     owner = owners[np.arange(len(owners)), (owners < groups).argmax(axis=1)]
     every = (np.ones(coupling.channels + 1), plan.kept.astype(np.float64))
     costs = [terms.scale * terms.lengths(share).prod(axis=1) for share in every]

@@ -144,7 +144,8 @@ def _table_note(contents: Contents) -> str:
     measure = contents.result.measure
     what = measure.changed[:1].lower() + measure.changed[1:]
     whose = "that" if measure.unit == "image" else "those"
-    return f"changed: {what} from {whose} of {against}. Times are for one {measure.unit}."
+    times = ", ".join(filter(None, (f"Times are for one {measure.unit}", contents.result.timed)))
+    return f"changed: {what} from {whose} of {against}. {times}."
 
 
 def _answers_note(contents: Contents) -> str:

@@ -15,6 +15,7 @@ from helpers.hand_made import plain
 from helpers.jobs import report_made
 from helpers.jobs.damage import list_again
 from PIL import Image
+from torch import nn
 
 import fxprune
 from fxprune.cli import main
@@ -100,8 +101,9 @@ def test_a_page_has_every_section_and_every_picture_describes_itself(folder):
 
 
 def test_a_fold_has_a_page_without_training(tmp_path):
-    found = report_made.fold_result(tmp_path)
+    found = report_made.fold_result(tmp_path, pairs=17)
     page = page_of(report_made.write(tmp_path, found, report_made.recording()))
+    assert " ".join(page.words).count("medians of 17 pairs, wide and narrow in turn") == 2  # picture, table
     assert headings(tmp_path) == SECTIONS
     text = " ".join(page.words)
     assert "agreement" in text and "2 layers had too few images" in text and "Accuracy over steps" not in text
@@ -242,6 +244,18 @@ def test_shares_add_up_to_the_cost_of_the_network():
         assert sum(share.params[when] for share in shares) == cost.params
         assert sum(share.macs[when] for share in shares) == cost.macs // batch
     assert {share.name: share.width for share in shares if share.name} == plan.widths
+
+
+def test_a_weight_counts_for_the_channels_that_it_makes():
+    layers = (nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 8, 2, 2), nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1))
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, 2))
+    plan = fxprune.plan(fxprune.couple(network, torch.randn(2, 3, 9, 9)), keep=0.5, method="even")
+    assert {share.name: (share.params[0], share.macs[0]) for share in shares_of(plan)} == {
+        "0.weight": (4 * 27 + 4, 4 * 27 * 49),
+        "1.weight": (4 * 8 * 4 + 8, 4 * 8 * 4 * 49),
+        "2.weight": (6 * 8 + 6 + 12, 6 * 8 * 196 + 12),  # and what only reads it
+        "": (2, 0),
+    }
 
 
 def test_many_groups_are_added_up_by_part():

@@ -44,6 +44,8 @@ def test_a_result_prints_as_one_table(tmp_path):
     assert "accuracy +10.00 points" in lines[5]
     assert "changed the class of 1 of 10 test images, with running statistics of 4000 training images" in lines[6]
     assert "10 s: train 10 s" in lines[-2]
+    words = " medians of 25 pairs, wide and narrow in turn\n"
+    assert words not in str(result(tmp_path)) and f"\ntimes:{words}" in str(replace(result(tmp_path), pairs=25))
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_wrapped_lines(tmp_path):

@@ -51,8 +51,9 @@ def convolution(call: Call) -> Axes:
         call.tie(on_bias)
         rows = rows if on_bias is None else paired(call, rows, on_bias)
     of = x if transposed else call.out
-    per_position = on_x[1] if transposed else rows  # the other channels of a weight are those of one group
-    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), per_position, label.axes[1], on_x[0], *space)
+    # Of the two axes of a weight, the second has the channels of one group only.
+    read, made = (on_x[1], label.axes[1]) if transposed else (label.axes[1], rows)
+    call.count_macs(len(of) * of.shape[2:].numel() * weight.numel(), read, on_x[0], *space, made)
     return (on_x[0], rows, *space)
 
 
