@@ -231,7 +231,7 @@ def test_a_graph_joins_the_layers_of_a_group():
 # A gram matrix is of the batch. With one image its kernels are no groups, and merge too; that is exact at any batch.
 ANY_BATCH = [name for name, sample in SAMPLES.items() if sample.other is not None and name != "gram matrix"]
 # A kernel of each image becomes groups of a convolution, which one image does not have: fewer channels merge.
-BY_IMAGE = ("a kernel of each image", "a kernel modulated for each sample")
+BY_IMAGE = ("a kernel of each image", "a kernel modulated for each sample", "a transposed kernel of each image")
 CASES = [(name, batch) for name in ANY_BATCH for batch in (1, 3) if batch > 1 or name not in BY_IMAGE]
 
 
