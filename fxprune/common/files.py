@@ -51,6 +51,22 @@ def written_aside(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def written_with_weights(path: Path, weights: Path) -> Iterator[Path]:
+    """Yield a temporary path for ``path``; if the block succeeds, move it and its weights.
+
+    The weights go first, if the block wrote any: without them the other file is useless. Whatever else the block leaves
+    in the folder is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
+        yield Path(folder, path.name)
+        for target in (weights, path):
+            if (made := Path(folder, target.name)).exists():
+                with written_aside(target) as part:
+                    os.replace(made, part)
+
+
+@contextlib.contextmanager
 def named_in_errors(path: Path, temporary: str | None = None) -> Iterator[None]:
     """Name a file in an error of the block that names none, or its temporary one."""
     try:

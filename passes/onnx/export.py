@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import nn
 
 from fxprune.arguments.batches import ANY_BATCH, BatchRange
-from fxprune.common.files import named_in_errors, written_aside
+from fxprune.common.files import named_in_errors, written_with_weights
 from fxprune.common.silence import silenced
 from fxprune.common.table import table
 from fxprune.errors import ExportError
@@ -144,18 +144,11 @@ def _write(program: ONNXProgram, path: Path, opset: int, bound: BatchRange) -> i
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
-        aside = Path(folder) / path.name
+    with written_with_weights(path, data := path.with_name(f"{path.name}.data")) as aside:
         with silenced(), named_in_errors(path):
-            onnx_ir.save(model, aside, external_data=f"{path.name}.data" if weights >= INLINE_BYTES else None)
+            onnx_ir.save(model, aside, external_data=data.name if weights >= INLINE_BYTES else None)
         _check_file(aside, opset, bound)
-        files = sorted(Path(folder).iterdir(), reverse=True)  # the weights first: the file is useless without them
-        size = sum(file.stat().st_size for file in files)
-        for file in files:
-            with written_aside(path.parent / file.name) as part:
-                os.replace(file, part)
-    return size
+        return sum(file.stat().st_size for file in aside.parent.iterdir())
 
 
 def _check_file(path: Path, opset: int, bound: BatchRange) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.arguments.batches import admitted
 from fxprune.arguments.inputs import tensors_of
-from fxprune.common.files import written_aside
+from fxprune.common.files import written_with_weights
 from fxprune.errors import OptionError
 from fxprune.passes.verify import random_batch
 
@@ -55,9 +54,7 @@ def export_openvino(
     if os.path.lexists(weights) and not path.exists():
         raise OptionError(f"{weights} would be replaced by the weights of {path.name}: choose another name.")
     openvino, eager = _load(), eager_on_cpu(module)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
-        aside = Path(folder, path.name)
+    with written_with_weights(path, weights) as aside:
         export_onnx(module, inputs, aside.with_suffix(".onnx"), tolerance=tolerance, batches=batches)
         with export_errors(module, str(path)):
             model = openvino.convert_model(aside.with_suffix(".onnx"))
@@ -66,9 +63,6 @@ def export_openvino(
             bound = batches_of(eager, inputs)
             example, sizes = random_batch(inputs, exported_size(inputs, bound), seed=0), admitted(batches, bound)
             worst = largest_error(eager, lambda given: run(*tensors_of(given)), example, str(path), tolerance, sizes)
-        for file in (aside.with_suffix(".bin"), aside):  # the weights first: the file is useless without them
-            with written_aside(path.parent / file.name) as part:
-                os.replace(file, part)
     return worst
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import operator
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
-from fxprune.common.files import written_aside
+from fxprune.common.files import written_with_weights
 from fxprune.common.table import table
 from fxprune.errors import ExportError, ModelError, OptionError, first_line
 from fxprune.passes.lowering import lower, meta_values
@@ -95,18 +94,13 @@ def export_python(
     _check_place(path)
     network, text = source_of(narrow, inputs)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
-        aside = Path(folder) / path.name
+    with written_with_weights(path, path.with_suffix(".safetensors")) as aside:
         aside.write_text(text, encoding="utf-8")
         try:
             save_file(tensors, aside.with_suffix(".safetensors"))
         except KeyError as error:
             raise ExportError(f"weights of type {error} have no place in a safetensors file: convert them.") from error
         errors, trains = check_source(narrow, aside, inputs, batches)
-        for file in (aside.with_suffix(".safetensors"), aside):  # the weights first: the file is useless without them
-            with written_aside(path.parent / file.name) as part:
-                os.replace(file, part)
     names = tuple(template.name for template in network.templates)
     return SourceReport(path, text.count("\n"), names, errors, trains)
 

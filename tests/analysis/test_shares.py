@@ -22,6 +22,7 @@ MODELS = (
 ROWS = {row.model: row for row in read_lines(DOCS / "coverage.csv") if row.depth in ("onnx", "fold")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_no_share_is_lost(model):
     form, row = _form(Task(model)), ROWS[model]

@@ -240,6 +240,7 @@ def test_a_copy_of_the_optimizer_holds_wide_state(copied):
     assert "__getstate__" not in vars(optimizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others_write", [False, True])  # as what restores weights after trying others
 def test_small_pulls_of_float32_add_up(others_write):
     case = plain()

@@ -40,6 +40,7 @@ def interrupted_at(count, optimizer):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("narrow", "before"), [(True, 0), (True, 2), (False, 2)])
 def test_a_signal_in_the_hook_loses_at_most_the_step(narrow, before):
     count, broken = 1, True

@@ -56,6 +56,7 @@ def images(size: int = 32) -> Tensor:
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet_gn"])
 def test_networks_of_timm_graft(name: str) -> None:
     x = images(160 if "vit" in name else 64)

@@ -15,6 +15,8 @@ from benchmarks.grafts.interface import untrue
 from fxprune.passes.verify import randomised, scattered
 from fxprune.pytorch.modules import map_tensors
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["test_resnet", "test_vit", "test_convnext", "mobilenetv3_small_050"]
 # Convolutions, attention, and both; a token for the class, a bias for positions, computed weights.
 FAMILIES = ["test_vit", "test_vit_relpos", "test_coatnet", "test_nfnet"]

@@ -22,6 +22,8 @@ from fxprune.models_zoo import ModelSpec
 from fxprune.passes.graft import write_timm
 from fxprune.passes.verify import randomised
 
+pytestmark = pytest.mark.slow
+
 
 def images(channels: int = 3) -> Tensor:
     return torch.randn(2, channels, 64, 64, generator=torch.Generator().manual_seed(0))

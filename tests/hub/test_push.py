@@ -21,6 +21,8 @@ from fxprune.models_zoo import ModelSpec
 from fxprune.passes.hub import card
 from fxprune.passes.verify import randomised
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -36,6 +36,7 @@ def error(wanted, found):
     return float((wanted - found).abs().max() / wanted.abs().max())
 
 
+@pytest.mark.slow
 def test_it_compiles(loaded):
     torch.compiler.reset()
     compiled = torch.compile(loaded, backend="aot_eager")
@@ -44,6 +45,7 @@ def test_it_compiles(loaded):
         assert error(loaded(X), compiled(X)) < 1e-5
 
 
+@pytest.mark.slow
 def test_it_trains(loaded):
     network = copy.deepcopy(loaded).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -73,6 +75,7 @@ def test_it_runs_under_autocast(loaded):
         assert error(loaded(X), found) < 0.1
 
 
+@pytest.mark.slow
 def test_it_exports_with_a_dynamic_batch(loaded):
     program = torch.export.export(loaded, (X,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for batch in (1, 3):
@@ -98,6 +101,7 @@ def in_eight_bits(network, folder, calibration, images):
     return (onnx_runner(folder / f"{kind}.onnx")(images)[0] for kind in ("float", "int8"))
 
 
+@pytest.mark.slow
 def test_it_runs_in_eight_bits(loaded, tmp_path):
     wanted, found = map(np.asarray, in_eight_bits(loaded, tmp_path, X, X))
     # 8 bits keep two digits in each of some ten layers. With random weights logits differ little between images: 0.89
