@@ -37,7 +37,7 @@ from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 
 from .calls import CASES
 from .positions import guard_flat
-from .site import WIDE, Site, product
+from .site import EXAMPLE, WIDE, Site, product
 from .sums import scaled_input
 
 
@@ -59,6 +59,8 @@ def rewrite(coupling: Coupling, plan: Plan) -> fx.Graph:
             env[node] = _sizes_read(graph, node, env, plan, unsure=node in unsure)
         else:
             env[node] = _copy(graph, node, env, coupling, plan)
+        if isinstance(env[node], fx.Node) and isinstance(number := coupling.nodes[node.name].value, int):
+            env[node].meta[EXAMPLE] = number
     for made in reversed(graph.nodes):
         # Remove the sizes that nothing uses. What the model itself computes stays, used or not.
         if WIDE not in made.meta and not made.users and not made.is_impure():

@@ -14,7 +14,7 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 
-from .site import Site, standing_for
+from .site import WIDE, Site, standing_for
 
 
 def sliced(site: Site) -> fx.Node | None:
@@ -67,8 +67,7 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
     if isinstance(item, slice):
         if item == slice(None):
             return item
-        if any(isinstance(bound, fx.Node) for bound in (item.start, item.stop, item.step)):
-            raise RewriteError(f"a slice among channels at node `{site.node}` has bounds that are computed.")
+        item = slice(*map(site.number, (item.start, item.stop, item.step)))
         taken = np.arange(len(codes))[item]
     else:
         known = site.coupling.nodes[site.node.name].places
@@ -87,11 +86,11 @@ def _bounds(site: Site, codes: Codes, item: Any) -> Any:
 
 def _narrowed(site: Site, on_x: Shape) -> fx.Node | None:
     dim = site.parameter(1, "dim") % len(on_x.sizes)
-    start, length = site.parameter(2, "start"), site.parameter(3, "length")
     codes = on_x.axes[dim]
     if codes is None:
         return None
     site.guard_length(dim, on_x)
+    start, length = site.number(site.parameter(2, "start")), site.number(site.parameter(3, "length"))
     kept, start = site.kept(codes), start % len(codes) if start < 0 else start
     before, inside = int(kept[:start].sum()), int(kept[start : start + length].sum())
     if length == 1 and not inside:  # as in `_bounds`
@@ -127,6 +126,13 @@ def picked(site: Site) -> fx.Node | None:
     return standing_for(site.node, made)
 
 
+def _is_met(site: Site, table: Any, codes: Codes) -> bool:
+    """Tell whether a table is a mask that meets the channels position by position."""
+    value = site.coupling.nodes[table.meta[WIDE]].value if isinstance(table, fx.Node) else None
+    on_table = value.axes[0] if isinstance(value, Shape) and value.sizes else None
+    return on_table is not None and np.array_equal(on_table, codes)
+
+
 def put(site: Site) -> fx.Node | None:
     """index_copy, slice_scatter and others: values are put at places among the kept positions."""
     on_x, kind = site.shape_of(0), site.kind
@@ -134,14 +140,15 @@ def put(site: Site) -> fx.Node | None:
     tables = given.get("indices")
     dim = given.get("dim", 0) if tables is None else next(d for d, table in enumerate(tables) if table is not None)
     codes = on_x.axes[dim] if on_x.sizes else None
-    if codes is None:
+    if codes is None or (tables is not None and _is_met(site, tables[dim], codes)):
         return None
     site.guard_length(dim % len(on_x.sizes), on_x)
     name, item = str(getattr(kind, "__name__", kind)), None
     if name == "slice_scatter":
         item = slice(given.get("start"), given.get("end"), given.get("step", 1))
     elif name == "select_scatter":
-        item = slice(given["index"], given["index"] + 1 or None)
+        place = site.number(given["index"])
+        item = slice(place, place + 1 or None)
     places = _bounds(site, codes, item)
     if name == "select_scatter":
         places = places.start

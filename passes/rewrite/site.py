@@ -19,6 +19,8 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import pytree
 
 WIDE = "fxprune_wide"
+# The number that a narrow node has at the analysed input.
+EXAMPLE = "fxprune_example"
 
 
 def standing_for(wide: fx.Node, made: fx.Node) -> fx.Node:
@@ -104,6 +106,13 @@ class Site:
         codes = shape.axes[dim]
         if dim in shape.varying and codes is not None:
             self.call(guard_equal, self.length(dim), int(self.kept(codes).sum()), f"size {dim} before `{self.node}`")
+
+    def number(self, number: Any) -> Any:
+        """Return a number that this call names among channels, guarded if the model computes it."""
+        if isinstance(number, fx.Node):
+            self.call(guard_equal, number, number.meta[EXAMPLE], f"a place among channels at `{self.node}`")
+            return number.meta[EXAMPLE]
+        return number
 
     def length(self, dim: int) -> fx.Node:
         """Add a call that reads the length of an axis of the first argument at run time."""

@@ -143,7 +143,7 @@ def padded(site: Site) -> fx.Node | None:
         inner, outer = on_x.axes[dim], out.axes[dim]
         if inner is None or outer is None or (narrow_in.axes[dim] is None and narrow_out.axes[dim] is None):
             continue
-        before, after = amounts[2 * i : 2 * i + 2]
+        before, after = map(site.number, amounts[2 * i : 2 * i + 2])
         if before < 0 or after < 0:
             site.guard_length(dim, narrow_in)
         kept_in, kept_out = site.kept(inner), site.kept(outer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.other_sizes import assert_same, images, made
 from samples import Net, conv, linear
 from torch import nn
@@ -51,6 +52,34 @@ def test_sizes_that_are_as_many_as_channels_are_guarded(op, width, kept):
     assert snapped(images(6, 12)).isfinite().all()
     with pytest.raises(SpecialisedError, match=r"size . of `(view|reshape).*` was .*: capture again"):
         narrow(images(6, 12))
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda y, n: y[:, : n // 4],
+        lambda y, n: y.narrow(1, n // 4, 2),
+        lambda y, n: F.pad(y, (0, 0, 0, 0, 0, n - 15)),
+        lambda y, n: y.slice_scatter(y[:, -2:] * 2, 1, n // 8, n // 8 + 2),
+    ],
+)
+def test_places_named_by_a_length_that_agrees_by_chance_are_guarded(cut):
+    """The length is read where no channel leaves; another group is cut by it."""
+    net = Net(lambda s, x: shares_of_rows(cut(s.e(x), by_columns(s.a(x)).shape[1])), a=conv(3, 8), e=conv(3, 8))
+    net = net.double().eval()
+    coupling = fxprune.couple(net, images(8, 8))
+    widths = {name: group.width // 2 for name, group in coupling.groups.items() if name.startswith("e")}
+    plan = fxprune.plan(coupling, widths=widths)
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_same(snapped, narrow, (8, 8), (12, 8))
+    assert snapped(images(8, 16)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
+        narrow(images(8, 16))
+
+
+def by_columns(y):
+    return y.view(y.shape[0], y.shape[3], y.shape[2], -1)
 
 
 def shares_of_rows(y):

@@ -70,6 +70,12 @@ def _masked_at(s, y):
     return z
 
 
+def _masked_in_front(s, y):
+    z, two = y.transpose(0, 1), torch.tensor(2.0)
+    put = torch.index_put(z, (z > 0,), two.to(y)).index_put((y.mean((0, 2, 3)) > 0,), two.to(y), True)
+    return torch.index_put_(put, (put > 1,), two.to(y)).transpose(0, 1)
+
+
 def _masked(s, y):
     z = y.clone()
     z[y > 0] = 0.0
@@ -231,6 +237,7 @@ tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8
 tokens("index_put", _put, {A: 8}, c=linear(8, 8))
 image("index_put of channels", _put_channels, {A: 2, A2: 6, B: 6}, c=conv(8, 2))
 image("one number by a mask", _masked, {A: 8, B: 6})
+image("one number by a mask over channels in front", _masked_in_front, {A: 8, B: 6})
 tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
 image("one number by a mask and an index", _masked_at, {B: 6}, frozen="index picks")
 image("numbers by a mask over channels", _masked_numbers, {A: 3, A2: 5, B: 6}, n=free(8, 8), fixed=True)
