@@ -42,7 +42,7 @@ def keep_copies(module: fx.GraphModule, plan: Plan) -> Mapping[fx.Node, Any]:
     by_name = {node.name: node for node in graph.graph.nodes}
     for node in [node for node in values if node.meta.get(WIDE) in by_name]:
         in_wide = [_shares(by_name[node.meta[WIDE]], wide) for _, _, wide in runs]
-        shared = [_shares(node, narrow) for narrow, _, _ in runs]
+        shared = [_shares(node, narrow, {*by_name}) for narrow, _, _ in runs]
         if all(before or not after for before, after in zip(in_wide, shared, strict=True)):
             continue
         written = any(
@@ -87,9 +87,18 @@ def _other_inputs(inputs: Inputs) -> Iterator[Inputs]:
         yield pytree.tree_map_only(torch.Tensor, resized, inputs)
 
 
-def _shares(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
-    """Tell whether a node returns memory of what it was given."""
-    given = pytree.tree_leaves([values.get(other) for other in node.all_input_nodes])
-    memory = {storage_id(each) for each in given if isinstance(each, torch.Tensor)}
+def _shares(node: fx.Node, values: Mapping[fx.Node, Any], marks: Set[str] = frozenset()) -> bool:
+    """Tell whether a node returns memory of what it was given.
+
+    With ``marks``, it was given what stands for a wide node of these names: what the rewrite makes between is no other.
+    """
+    given, waiting = list[Any](), [*node.all_input_nodes]
+    while waiting:
+        other = waiting.pop()
+        if marks and other.meta.get(WIDE) not in marks:
+            waiting += other.all_input_nodes
+        else:
+            given.append(values.get(other))
+    memory = {storage_id(each) for each in pytree.tree_leaves(given) if isinstance(each, torch.Tensor)}
     value = values.get(node)
     return isinstance(value, torch.Tensor) and storage_id(value) in memory

@@ -154,11 +154,12 @@ def put(site: Site) -> fx.Node | None:
         places = places.start
     items = (*(slice(None) for _ in range(dim % len(on_x.sizes))), places)
     x: fx.Node = site.args[0]
-    if not name.endswith("_"):
-        x = standing_for(site.node, site.graph.create_node("call_method", "clone", (x,), {}, site.node.name))
+    in_place = name.endswith("_")
+    x = x if in_place else site.graph.create_node("call_method", "clone", (x,))
     value = next(given[each] for each in ("source", "value", "values", "src") if each in given)
     if name.startswith("index_add") or given.get("accumulate"):
         scaled = value if given.get("alpha", 1) == 1 else site.call(operator.mul, value, given["alpha"])
         value = site.call(operator.add, site.call(operator.getitem, x, items), scaled)
     site.call(operator.setitem, x, items, value)
-    return x
+    # The copy has other numbers until they are put: what stands for the call comes after.
+    return x if in_place else standing_for(site.node, site.call(operator.getitem, x, slice(None)))
