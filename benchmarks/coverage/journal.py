@@ -63,8 +63,8 @@ def sources(root: Path = ROOT) -> list[Path]:
         f"import sys, {', '.join(CHECKED)}\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'fxprune'), sep='\\n')"
     )
-    told = subprocess.run([sys.executable, "-c", script], cwd=root, check=True, capture_output=True, text=True)
-    return sorted(Path(line).resolve() for line in told.stdout.splitlines() if line)
+    completed = subprocess.run([sys.executable, "-c", script], cwd=root, check=True, capture_output=True, text=True)
+    return sorted(Path(line).resolve() for line in completed.stdout.splitlines() if line)
 
 
 class Journal:

@@ -25,8 +25,8 @@ def reasons(results: Iterable[Result]) -> list[Reason]:
     for result in results:
         for reason in result.frozen:
             found.setdefault(_nameless(reason.why), []).append((result, reason))
-    told = [Reason(why, sum(reason.weights for _, reason in on), *_where(on)) for why, on in found.items()]
-    return sorted(told, key=lambda reason: -reason.weights)
+    reported = [Reason(why, sum(reason.weights for _, reason in on), *_where(on)) for why, on in found.items()]
+    return sorted(reported, key=lambda reason: -reason.weights)
 
 
 def reasons_of(result: Result, most: int = 2) -> str:
@@ -35,8 +35,8 @@ def reasons_of(result: Result, most: int = 2) -> str:
     per_why: dict[str, int] = {}
     for reason in result.frozen:
         per_why[_nameless(reason.why)] = per_why.get(_nameless(reason.why), 0) + reason.weights
-    told = sorted(per_why.items(), key=lambda item: -item[1])[:most]
-    return "; ".join(f"{why} ({weights / total:.1%})" for why, weights in told if weights >= 0.001 * total)
+    reported = sorted(per_why.items(), key=lambda item: -item[1])[:most]
+    return "; ".join(f"{why} ({weights / total:.1%})" for why, weights in reported if weights >= 0.001 * total)
 
 
 def _where(on: list[tuple[Result, FrozenReason]]) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Say what is to be shown at each price, and judge it by the seeds."""
+"""Judge by the seeds what a method shows at each price."""
 
 from __future__ import annotations
 

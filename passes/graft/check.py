@@ -59,9 +59,9 @@ def _message(grafted: nn.Module, narrow: nn.Module, inputs: Inputs, solution: So
     text = f"{type(grafted).__name__} cannot take these widths: {reason}{where}."
     near = [each for each in solution.unsolved if each.node in between] or list(solution.unsolved)
     near = near or [each for each in solution.lengths if each.node in between]
-    told = list(dict.fromkeys(map(str, near)))[:_MOST_TOLD]
-    told += [str(factor) for factor in solution.factors if factor.node in between]
-    return text + (" In the way: " + "; ".join(told) + "." if told else "")
+    reported = list(dict.fromkeys(map(str, near)))[:_MOST_TOLD]
+    reported += [str(factor) for factor in solution.factors if factor.node in between]
+    return text + (" In the way: " + "; ".join(reported) + "." if reported else "")
 
 
 @torch.no_grad()

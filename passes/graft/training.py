@@ -45,10 +45,10 @@ def check_training(
         wanted, drew = _outputs(reference, given, counted)
         if isinstance(wanted, str):
             continue
-        told = [said for a, b in zip(wanted, found, strict=False) if (said := differs(a, b))]
-        if not told and len(wanted) == len(found):
+        reported = [said for a, b in zip(wanted, found, strict=False) if (said := differs(a, b))]
+        if not reported and len(wanted) == len(found):
             return None
-        why = f"an output {told[0]}" if told else f"it returns {len(found)} values instead of {len(wanted)}"
+        why = f"an output {reported[0]}" if reported else f"it returns {len(found)} values instead of {len(wanted)}"
         if not (draws or drew):
             raise GraftError(
                 f"{type(grafted).__name__} computes something else than the narrow network in training mode only: "

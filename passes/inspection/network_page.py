@@ -207,8 +207,8 @@ def _group(group: GroupFacts, numbers: Mapping[str, int], found: Inspection) -> 
     size = f"{group.width}{', clusters of one size' if group.balanced else ''}"
     share = _unbroken(percent(group.params / found.params))
     made, read = (count(len(each), "layer") for each in (group.layers, group.readers))
-    told = f"{group.name}  channels: {size}; {share} of the parameters\nmade or carried by {made}, read by {read}"
-    note = escape(told, quote=True)
+    reported = f"{group.name}  channels: {size}; {share} of the parameters\nmade or carried by {made}, read by {read}"
+    note = escape(reported, quote=True)
     return (
         f'<details><summary data-groups="{number}" data-note="{note}"><i class="c" style="--h:{_hue(number)}"></i> '
         f'<code>{escape(group.name)}</code> <span class="soft">{size}, {share}</span></summary>'

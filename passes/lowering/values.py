@@ -34,5 +34,5 @@ class MetaInterpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; a question for the device gets the graph's own."""
-        told = unlike_meta(n, self.device)
-        return super().run_node(n) if told is None else told[0]
+        of_device = unlike_meta(n, self.device)
+        return super().run_node(n) if of_device is None else of_device[0]

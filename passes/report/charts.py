@@ -33,11 +33,11 @@ def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], st
     """Draw a pair of bars for each row, as long as its values."""
     most = max((row.before for row in rows), default=0)
     most = most if most > 0 else 1  # a metric may be below zero: its bar is as short as one can be
-    parts, told, y = list[Markup](), list[str](), 8.0
+    parts, reported, y = list[Markup](), list[str](), 8.0
     for row in rows:
         values = [(row.colour, row.before)] if row.after is None else [("wide", row.before), ("narrow", row.after)]
         said = " to ".join(words(value) for _, value in values)
-        told.append(f"{row.name}: {said}")
+        reported.append(f"{row.name}: {said}")
         label = row.name if len(row.name) <= _NAME else f"{row.name[: _NAME // 2 - 1]}…{row.name[-_NAME // 2 :]}"
         parts.append(element("text", joined([element("title", row.name), Markup("{}").format(label)]), x=0, y=y + 8))
         parts.append(text(WIDTH, y + 8, said.replace(" to ", " → "), anchor="end", class_="value"))
@@ -45,7 +45,7 @@ def bars(rows: Sequence[Bar], name: str, title: str, words: Callable[[float], st
             length = max(WIDTH * value / most, 1.0 if value else 0.0)
             parts.append(element("rect", x=0, y=y + offset, width=length, height=6, rx=1.5, class_=f"fill {colour}"))
         y += 29.0 + 7.0 * (len(values) - 1)
-    return picture(parts, name=name, title=title, about="; ".join(told) + ".", width=WIDTH, height=y)
+    return picture(parts, name=name, title=title, about="; ".join(reported) + ".", width=WIDTH, height=y)
 
 
 def deviations(phases: Sequence[Sequence[Record]]) -> Markup:
@@ -175,19 +175,19 @@ def latencies(rows: Sequence[Row], unit: str) -> Markup:
         in_units,
         in_units,
     )
-    parts, told = [frame.draw()], []
+    parts, reported = [frame.draw()], []
     for (name, points), kind in zip(pairs.items(), MEASURES):
         wide, places = points[0], frame.at(points)
         parts.append(line(frame.at([(0.0, 0.0), wide]), f"stroke {kind} dashed"))
         parts += [line(places, f"stroke {kind}")]
         parts += [dot(x, y, f"fill {kind}", f"{name}: {three(ms)} ms") for (x, y), (_, ms) in zip(places, points)]
-        told.append(f"{name}: {' to '.join(three(ms) for _, ms in points)} ms")
+        reported.append(f"{name}: {' to '.join(three(ms) for _, ms in points)} ms")
     parts.append(_legend(list(pairs)))
     return picture(
         parts,
         name="latency",
         title="Latency by MACs: dashed, if the time shrank as they do",
-        about="; ".join(told) + ".",
+        about="; ".join(reported) + ".",
         width=WIDTH,
         height=HEIGHT,
     )

@@ -252,9 +252,9 @@ def _on_onnx(network: nn.Module, path: Path, example: Inputs) -> Finding:
 def _on_summary(network: fx.GraphModule, place: Path) -> Finding:
     """Hold the widths and the weights that the results tell of against those of the network."""
     true, result = network.meta["plan"].widths, read_result(place)
-    told = {name: list(widths) for name, widths in result.widths.items()}
-    wrong = [name for name in true if told.get(name) != list(true[name])]
-    reason = f"{SUMMARY} says that `{wrong[0]}` has {told.get(wrong[0])} channels before and after" if wrong else ""
+    reported = {name: list(widths) for name, widths in result.widths.items()}
+    wrong = [name for name in true if reported.get(name) != list(true[name])]
+    reason = f"{SUMMARY} says that `{wrong[0]}` has {reported.get(wrong[0])} channels before and after" if wrong else ""
     if not wrong and result.weights not in ("", read_network(place)["weights"]):
         reason = f"{SUMMARY} tells of a network with other weights"
     return Finding(f"widths and weights with {SUMMARY}", None, 0.0, reason)

@@ -218,9 +218,9 @@ class _ShapeCheck(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.now = n
-        told = unlike_meta(n, self.device)
-        if told is not None:
-            return told[0]
+        of_device = unlike_meta(n, self.device)
+        if of_device is not None:
+            return of_device[0]
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
             (self.versions[n],) = versions_of([value])

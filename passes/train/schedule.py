@@ -91,8 +91,8 @@ def _falls(options: TrainOptions, steps_per_epoch: int) -> dict[str, Any]:
         return {"sched": "step", "decay_rate": 1.0}
     if options.scheduler == "multistep":
         # timm drops one step before a milestone
-        stones = [round(epoch * steps_per_epoch) + 1 for epoch in options.decay_milestones or ()]
-        return {"sched": "multistep", "decay_milestones": stones, "decay_rate": 0.1 if rate is None else rate}
+        milestones = [round(epoch * steps_per_epoch) + 1 for epoch in options.decay_milestones or ()]
+        return {"sched": "multistep", "decay_milestones": milestones, "decay_rate": 0.1 if rate is None else rate}
     if options.scheduler == "step":
         # a whole number of steps, at least one
         steps = max(1, round((30.0 if every is None else every) * steps_per_epoch))
