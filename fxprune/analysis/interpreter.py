@@ -93,7 +93,7 @@ def run_labelled(
             f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error, '')}. "
             f"{remedy}; operations on tensor values cannot be analysed."
         ) from error
-    for node in next(iter(graph_module.graph.find_nodes(op="output"))).all_input_nodes:
+    for node in graph_module.graph.output_node().all_input_nodes:
         state.marks.node = node  # whose line of the model is reported
         for label in map(state.labels.of, tensors_in(interpreter.env[node])):
             state.marks.freeze("graph output", *label.axes, *label.uniform)

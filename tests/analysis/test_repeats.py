@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.analysis import time_steps
+from fxprune.analysis import watched_layers
 from fxprune.costs import cost
 
 
@@ -22,7 +22,7 @@ class Recurrent(nn.Module):
 def test_a_few_time_steps_stand_for_all(monkeypatch):
     net, x = Recurrent().eval(), torch.randn(2, 12, 6)
     few = fxprune.couple(net, x)
-    monkeypatch.setattr(time_steps, "_is_plain", lambda *_: False)
+    monkeypatch.setattr(watched_layers, "_is_plain", lambda *_: False)
     every = fxprune.couple(net, x)
     assert str(few.groups) == str(every.groups)
     assert few.frozen == every.frozen

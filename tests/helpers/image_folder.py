@@ -28,3 +28,19 @@ def make_folder(root, train=("cat", "dog"), test=("cat", "dog"), test_name="val"
 
 # timm's reader opens a file and leaves it to be collected
 timm_leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+class GreyImages(torch.utils.data.Dataset):
+    """Four grey images in two classes, as a data set of torchvision."""
+
+    classes = ("a", "b")
+
+    def __init__(self, **_):
+        self.transform = None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        image = Image.new("L", (28, 28), 51)
+        return self.transform(image) if self.transform else image, index % 2

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.image_folder import make_folder, timm_leaves_files_open, whole
+from helpers.image_folder import GreyImages, make_folder, timm_leaves_files_open, whole
 from PIL import Image
 
 from fxprune.errors import DataError, OptionError
@@ -77,19 +77,7 @@ def test_grey_images_are_repeated():
 
 
 def test_data_of_torchvision_are_converted(tmp_path, monkeypatch):
-    class Grey(torch.utils.data.Dataset):
-        classes = ("a", "b")
-
-        def __init__(self, **_):
-            self.transform = None
-
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, index):
-            return Image.new("L", (28, 28), 51), index % 2
-
-    monkeypatch.setitem(sys.modules["timm.data.dataset_factory"]._TORCH_BASIC_DS, "mnist", Grey)
+    monkeypatch.setitem(sys.modules["timm.data.dataset_factory"]._TORCH_BASIC_DS, "mnist", GreyImages)
     data = load_data("torch/mnist", batch_size=2, root=tmp_path, in_chans=3)
     images, labels = whole(data.test)
     assert images.shape == (4, 3, 28, 28) and labels.tolist() == [0, 1, 0, 1]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.image_folder import make_folder, timm_leaves_files_open, whole
+from helpers.image_folder import GreyImages, make_folder, timm_leaves_files_open, whole
 from PIL import Image, ImageOps
 from timm.data import auto_augment
 
@@ -196,20 +196,7 @@ def test_small_pictures_are_tested_whole(tmp_path):
 
 
 def test_grey_data_of_torchvision(tmp_path, monkeypatch):
-    class Grey(torch.utils.data.Dataset):
-        classes = ("a", "b")
-
-        def __init__(self, **_):
-            self.transform = None
-
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, index):
-            image = Image.new("L", (28, 28), 51)
-            return self.transform(image) if self.transform else image, index % 2
-
-    monkeypatch.setitem(sys.modules["timm.data.dataset_factory"]._TORCH_BASIC_DS, "mnist", Grey)
+    monkeypatch.setitem(sys.modules["timm.data.dataset_factory"]._TORCH_BASIC_DS, "mnist", GreyImages)
     data = load_data("torch/mnist", batch_size=2, root=tmp_path)
     assert (data.num_classes, data.in_chans, data.image_size) == (2, 1, 28)
     images, _ = whole(data.test)
