@@ -31,12 +31,13 @@ from fxprune.pytorch.rewritable import (
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
 
-from .call import Call, unlabelled
+from .call import Call
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
 from .lengths import freeze_cuts
 from .marks import Choices, Event
+from .operation import unlabelled
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
