@@ -211,6 +211,7 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicT
     for each in traced_modules(skeleton, tracer.keeps):
         each.training = True
     again = tracer.again(skeleton)
+    again.notes_lines = False  # the graph has those of eval mode
     try:
         trained = again.trace(skeleton)
     except Exception:  # in training it may do what cannot be traced: then the graph raises an error there
