@@ -26,7 +26,7 @@ def numbers(subject: Subject, folder: Path, whole: dict[str, Any] | None = None)
     found: dict[str, Any] = {}
     doors: dict[str, Callable[[], Any]] = {
         "verify": lambda: _verified(folder, subject),
-        # What `verify` refuses, nobody runs.
+        # What `verify` refuses is not run.
         "load": lambda: _loaded(folder, subject, whole, runs=not isinstance(found["verify"], InputError)),
     }
     if subject.has_results:

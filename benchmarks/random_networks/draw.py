@@ -96,7 +96,7 @@ def _heads(net: RandomNetwork, draw: Draw) -> None:
         read = [last] if at == 0 else [draw.index(last + 1)]
         form = net.steps[read[0]].form
         if kind == "classes":
-            if draw.index(3):  # all that nobody has read so far
+            if draw.index(3):  # all that is unread so far
                 used = {place for step in net.steps for place in step.operands}
                 read += [place for place in range(last) if place not in used][-4:]
             layer: nn.Module = nn.Linear(sum(net.steps[place].form.width for place in read), 5)

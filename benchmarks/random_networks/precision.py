@@ -112,7 +112,7 @@ def _try(result: Precision, trial: Trial, coupling: Coupling, roles: dict[Place,
     (i, *_), (j, *_) = pair[axis]
     found = bool(found_to_merge(coupling, axis, i, j))
     if trial.merges({axis: role for axis, role in roles.items() if role == TIED}, pair):
-        return  # nobody reads these rows
+        return  # these rows have no readers
     result.asked += 1
     if trial.merges(roles, pair):
         result.alone += 1

@@ -30,7 +30,7 @@ from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
-from .refusals import reason_of, untraceable
+from .refusals import untraceable
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .tracing.registered_functions import keeps_functions
@@ -160,7 +160,7 @@ class _Failures:
             return CaptureError(f"cannot capture {name}: no other way is left to try.")
         if self.traced is None:
             assert self.exported is not None
-            error = CaptureError(f"cannot export {name}: {reason_of(self.exported)}")
+            error = CaptureError(f"cannot export {name}: {first_line(self.exported)}")
             error.__cause__ = self.exported
             return error
         return untraceable(self.model, *self.traced, exported=self.exported)

@@ -86,9 +86,9 @@ class Programs:
         if not training:
             self._of_graph = None
         for inputs in examples:
-            quiet = contextlib.redirect_stderr(io.StringIO())  # where the code of a graph prints its errors
+            no_prints = contextlib.redirect_stderr(io.StringIO())  # where the code of a graph prints its errors
             # A network may raise anything.
-            with contextlib.suppress(Exception), quiet, torch.no_grad(), generators_restored():
+            with contextlib.suppress(Exception), no_prints, torch.no_grad(), generators_restored():
                 wanted, found = self._runs or (
                     MetaRun(after or self._model, self._names),
                     MetaRun(self._module, self._names_in_graph),

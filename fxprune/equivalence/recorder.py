@@ -81,7 +81,7 @@ class Recorder(TorchDispatchMode):
 
         def program(outputs: list[Any]) -> Any:
             returned = [self._described(leaf) for leaf in outputs]
-            for place, made in enumerate(self._made, 1):  # the sizes of what nobody reads hang on the device
+            for place, made in enumerate(self._made, 1):  # the device determines the sizes of unread results
                 made[:] = [each for each in made if (place, each[0]) in self._read]
             return returned, self._operators
 

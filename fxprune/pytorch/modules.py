@@ -14,7 +14,7 @@ from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant,
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
 from fxprune.pytorch.modes import is_mode
-from fxprune.pytorch.precision import MixingMode
+from fxprune.pytorch.precision import MixingMode, to_float64
 from fxprune.pytorch.torch_private import (
     NormBase,
     children_of,
@@ -56,6 +56,11 @@ def map_tensors(
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = new
     return _copy(model, memo, only_runs)
+
+
+def float64_copy(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """Copy a model with tensors in float64; other types than floating point stay as they are."""
+    return map_tensors(model, lambda _, tensor: to_float64(tensor, device))
 
 
 def clone_sharing(model: nn.Module) -> nn.Module:

@@ -28,7 +28,7 @@ def converted(image: Any, mode: str) -> Any:
     Pillow itself clips all pixels that have more than 8 bits, so that 16 bits become white.
 
     Raises:
-        ValueError: numbers of which nobody knows what is white.
+        ValueError: numbers of unknown range: it is unclear which is white.
     """
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
     if deep:

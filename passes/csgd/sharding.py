@@ -92,7 +92,7 @@ def check_in_optimizer(tied: Iterable[Tied], optimizer: Optimizer) -> None:
     for each in tied:
         if each.parameter not in held:
             raise OptionError(
-                f"the optimizer no longer holds `{each.name}`, so that C-SGD would pull what nobody trains: something "
+                f"the optimizer no longer holds `{each.name}`, so that C-SGD would pull what is not trained: something "
                 "has replaced its parameters since, such as a sharding of the model. Call `csgd` after that; if the "
                 f"parameters are sharded, it says so. {_INSTEAD}"
             )

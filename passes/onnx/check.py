@@ -73,14 +73,14 @@ def check_onnx(
             raise ExportError(
                 f"{os.fspath(path)} has {len(got)} outputs, the network {len(wanted)}: {', '.join(wanted)}."
             )
-        apart = {name: relative_error(a, b) for (name, a), b in zip(wanted.items(), got)}
-        errors[batch] = max(apart.values())
+        error = {name: relative_error(a, b) for (name, a), b in zip(wanted.items(), got)}
+        errors[batch] = max(error.values())
         swapped = [name for (name, a), b in zip(wanted.items(), got) if not _same_class(a, b, tolerance)]
         if errors[batch] > tolerance or swapped:
-            worst = max(apart, key=lambda name: apart[name]) if errors[batch] > tolerance else swapped[0]
+            worst = max(error, key=lambda name: error[name]) if errors[batch] > tolerance else swapped[0]
             raise ExportError(
                 f"{os.fspath(path)} and the network disagree at a batch of {batch}: `{worst}` differs by "
-                f"{apart[worst]:.3g} of its largest value (tolerance {tolerance:.3g})"
+                f"{error[worst]:.3g} of its largest value (tolerance {tolerance:.3g})"
                 f"{', and a sample changes its class' if swapped else ''}. {_where(eager, path, drawn, tolerance)} "
                 "Do not use the file."
             )

@@ -80,7 +80,7 @@ def rows_of(parameter: torch.Tensor, dim: int, positions: NDArray[np.int64]) -> 
 
 
 def activations(coupling: Coupling, batches: Iterable[Any], *, weighted: bool) -> dict[str, tuple[Points, Points]]:
-    """Map each group to points as far apart as what layers read, and to weights of channels.
+    """Map each group to points whose distances are those of what layers read, and to weights.
 
     Args:
         coupling: the analysis.

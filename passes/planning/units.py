@@ -69,8 +69,8 @@ def _unit(groups: tuple[Group, ...], round_to: int) -> Unit:
 
 def _why_nothing(coupling: Coupling) -> str:
     counts: dict[str, int] = {}
-    for cold in coupling.frozen:
-        counts[cold.why] = counts.get(cold.why, 0) + 1
+    for frozen in coupling.frozen:
+        counts[frozen.why] = counts.get(frozen.why, 0) + 1
     reasons = "; ".join(f"{n} x {why}" for why, n in sorted(counts.items(), key=lambda item: -item[1]))
     return f"no two channels of this network may merge. Frozen: {reasons or 'nothing, it has no weights'}."
 

@@ -57,7 +57,7 @@ class Lock:
         try:
             self._write(0)
             self._thread.start()
-        except BaseException as error:  # a lock of nobody would hold up the next run
+        except BaseException as error:  # a lock without a process would stop the next run
             os.close(self._descriptor)
             self._path.unlink(missing_ok=True)
             if isinstance(error, OSError):

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.outputs import as_outputs, counts, place_of
 from fxprune.common.table import table
 from fxprune.errors import kind_and_line
 from fxprune.plan_file import meta_of, outputs_of
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
-from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .float64 import KeepFloat64, to_float64
+from .batches import as_inputs, random_batch, repeat_to
+from .float64 import KeepFloat64, float64_reader
 from .outputs import named_outputs, relative_error
 from .tensors import differing, tensor_errors
 
@@ -141,7 +141,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Return the outputs at every batch size, on the CPU; the float64 copy is freed at the end."""
-    double = map_tensors(module, as_float64, only_runs=True).eval()
+    double = float64_reader(module)
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
@@ -153,19 +153,6 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
         except Exception as error:  # a network may raise any exception
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive
     return outcomes
-
-
-def as_float64(name: str, tensor: Tensor) -> Tensor:
-    """Convert to float64; parameters that are float64 already are shared, to save memory.
-
-    In eval mode nothing writes to them. Constants that a capture recorded keep their precision, since the code of the
-    model makes them in this precision, too.
-    """
-    if name.rpartition(".")[2].startswith("_tensor_constant"):  # so torch.fx calls them
-        return tensor.detach().clone()
-    if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
-        return tensor.detach()
-    return to_float64(tensor)
 
 
 def _counted(outcome: _Outcome, outputs: Sequence[str] | None) -> _Outcome:

@@ -17,7 +17,7 @@ from torch import nn
 
 from fxprune.analysis import couple
 from fxprune.arguments.batches import admitted
-from fxprune.arguments.inputs import Inputs
+from fxprune.arguments.inputs import Inputs, batch_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
 from fxprune.common.text import count
@@ -28,12 +28,12 @@ from fxprune.passes.planning import plan as make_plan
 from fxprune.passes.planning import widths_for
 from fxprune.passes.rewrite import merged_by
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.modules import float64_copy
+from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
-from .batches import as_inputs, batch_of, random_batch
+from .batches import as_inputs, random_batch
 from .compare import Report, verify
-from .float64 import to_float64
 from .localise import domains_of, first_node
 from .randomise import randomised
 
@@ -116,7 +116,7 @@ def prove(
     """
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Scattered clusters show errors that runs of neighbours could hide; float64 from the start.
-    subject = map_tensors(subject, lambda _, tensor: to_float64(tensor, "cpu")).eval()
+    subject = float64_copy(subject, "cpu").eval()
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
