@@ -110,11 +110,12 @@ class Channels:
         They do not if they are heads. ``others`` are ids on axes beside as many positions: of channels that are not
         split, these are no heads.
         """
-        heads = positions in self._bundles and self.alone(ids) and not any(map(self._is_whole, others))
-        return self._copied(ids, alone=heads)
+        return self._copied(ids, alone=positions in self._bundles and self.alone(ids) and self._are_split(others))
 
-    def _is_whole(self, ids: Ids) -> bool:
-        return not self.differ(ids) or not np.isin(self.channel(ids), self.channel(np.concatenate(self._split))).all()
+    def _are_split(self, others: Sequence[Ids]) -> bool:
+        split = np.zeros(self.count, bool)
+        split[self.channel(np.concatenate(self._split))] = True
+        return all(self.differ(ids) and split[self.channel(ids)].all() for ids in others)
 
     def _copied(self, ids: Ids, *, alone: bool) -> Ids:
         fresh = self.fresh(len(ids))
