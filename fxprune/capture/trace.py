@@ -27,6 +27,7 @@ from fxprune.pytorch.modules import clone_sharing
 from fxprune.pytorch.torch_private import backward_hooks_of
 
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
+from .idle_questions import drop_idle_questions
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
@@ -202,6 +203,8 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
     if reads.found:
         _follow_training(module, model, tracer)
+    if isinstance(tracer, ConcreteTracer):
+        drop_idle_questions(module, model, tracer)
     return module
 
 

@@ -37,6 +37,8 @@ def resized(site: Site) -> fx.Node | None:
         return _unflattened(site, out)
     flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
+    if len(sizes) == 1 < len(out.sizes):  # a list that the graph computes, as `[b, c] + [1] * (x.ndim - 2)`
+        sizes = [site.call(operator.getitem, sizes[0], dim) for dim in range(len(out.sizes))]
     asked = dict(enumerate(sizes))
     for dim, codes in enumerate(out.axes):
         if codes is not None and not is_open(sizes[dim]):
