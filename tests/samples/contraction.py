@@ -235,3 +235,7 @@ tokens("bilinear layer", lambda s, y: s.f(y, s.q(y)), {A: 8, "q.weight": 7, "f.w
        f=nn.Bilinear(8, 7, 6))
 tokens("addmv", lambda s, y: torch.addmv(s.v, s.w, y.mean((0, 1)))[None], {A: 8, "v": 6}, out=6, fixed=True,
        v=free(6), w=free(6, 8))
+net("grouped transposed convolution of an image", lambda s, x: s.head(s.b(s.a(x)).mean((2, 3))),
+    (torch.zeros(2, 4, 6, 6),), (torch.zeros(3, 4, 5, 8),), {B: 6}, a=nn.ConvTranspose2d(4, 8, 2, groups=2),
+    b=conv(8, 6), head=linear(6, 4), frozen="grouped convolution of an input without channels")
+tokens("matrix by vector", lambda s, y: torch.mv(y[0], s.v)[None, :, None] + y, {A: 8}, fixed=True, v=free(8))

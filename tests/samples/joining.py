@@ -65,3 +65,5 @@ tokens("tokens on a diagonal", lambda s, y: s.c(torch.block_diag(y[0], y[1].relu
        "c.weight": 6}, out=6, fixed=True, c=linear(8, 6))
 tokens("vectors on a diagonal", lambda s, y: s.c(torch.block_diag(y[0, 0], y[1])[:, :8]), {"c.weight": 6}, out=6,
        fixed=True, c=linear(8, 6), frozen="vectors put on a diagonal")
+net("image joined with channels, then a sum", lambda s, x: s.head((torch.cat([x, s.a(x)], 1) + s.c(x)).mean((2, 3))),
+    (torch.zeros(2, 3, 8, 8),), (torch.zeros(3, 3, 6, 9),), {A: 6}, a=conv(3, 6), c=conv(3, 9), head=linear(9, 4))

@@ -83,3 +83,4 @@ tokens("channels of bounded length", lambda s, y: torch.renorm(y.flatten(0, 1), 
        fixed=True)
 tokens("tokens of bounded length", lambda s, y: s.c(torch.renorm(y, 1, 1, 0.5)), {"c.weight": 6}, out=6, c=linear(8, 6),
        frozen="a norm runs over them")
+tokens("batch statistics of tokens over channels", lambda s, y: F.batch_norm(y, None, None, training=True), {A: 8})

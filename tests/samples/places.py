@@ -12,6 +12,20 @@ A2 = f"{A}#2"
 TURNED = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
 
 
+def _masked_and_put(s, y):
+    z = y.mean(1).clone()
+    z[torch.ones(2, dtype=torch.bool), torch.tensor([0, 3])] = 0.0
+    return s.c(z)
+
+
+def _tokens_set(s, y):
+    return torch.ops.aten.index_put(y, [None, torch.tensor([0, 3])], y[:, :2].mean(2, keepdim=True))
+
+
+def _channels_set(s, y):
+    return torch.ops.aten.index_put(y, [None, None, torch.tensor([1, 2])], y.mean(2, keepdim=True))
+
+
 def _added(s, y):
     """Messages between tokens, as in a network on a graph."""
     source, target = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 4]])
@@ -264,3 +278,9 @@ tokens("looked up in itself", _in_itself, {"c.weight": 6}, out=6, c=linear(8, 6)
 tokens("all maps of all samples", lambda s, y: _each_map(y, lambda maps: maps[: maps.shape[0]]), {A: 8})
 tokens("maps counted by the samples", lambda s, y: s.c(_each_map(y, lambda maps: maps[: 8 * y.size(0)])),
        {"c.weight": 6}, out=6, c=linear(8, 6), frozen="a slice of channels that hangs on an input")
+tokens("a mask and places take a number", _masked_and_put, {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
+       frozen="an index picks positions")
+tokens("tokens set to one number each", _tokens_set, {A: 8})
+tokens("channels set to one number", _channels_set, {A: 6, A2: 2})
+tokens("two channels at their places", lambda s, y: y[..., [0, 3]], {A: 2, A2: 6}, out=2)
+tokens("at a place without axes", lambda s, y: torch.ops.aten.index(y, [None, torch.tensor(1)]), {A: 8})

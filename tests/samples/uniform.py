@@ -119,6 +119,19 @@ def _repeated_in_front(s, y):
 
 G = {"g": conv(8, 1)}
 
+def _product_of_positions(s, y):
+    e = s.e.expand(8, 4)
+    return s.c(y * e[:, 0] + (y.sum(2) @ e).sum(1)[:, None, None])
+
+
+def _met_and(op):
+    def forward(s, y):
+        e = y.mean(2, keepdim=True).expand(-1, -1, 8)
+        return s.c(y * e + op(e, y))
+
+    return forward
+
+
 # fmt: off
 image("map expanded like another", _gate(lambda g, y: g.expand_as(y)), {A: 8, B: 6}, **G)
 image("map expanded, then squashed", _gate(lambda g, y: torch.sigmoid(g.expand(-1, 8, -1, -1)) + 1), {A: 8, B: 6}, **G)
@@ -177,3 +190,15 @@ tokens("product with an expanded column", lambda s, y: y @ s.w.expand(8, 8), {A:
 tokens("product with a repeated row", lambda s, y: y @ s.w.repeat(8, 1), {A: 8, "w": 8}, w=free(1, 8))
 tokens("linear with an expanded weight", lambda s, y: torch.einsum("nti,oi->nto", y, s.w.expand(8, 8)),
        {A: 8, "w": 8}, w=free(8, 1))
+tokens("tokens without channels, repeated", lambda s, y: y.repeat(1, 2, 1) * y.mean(2, keepdim=True).repeat(1, 2, 1),
+       {A: 8})
+tokens("expanded tokens, joined", lambda s, y: torch.cat([y.new_ones(1, 1, 1).expand_as(y), y.mean(2, keepdim=True)
+       .expand(-1, -1, 8)], 1)[:, :y.shape[1]] + y, {A: 8})
+for name, op in {
+    "repeated": lambda e, y: e.repeat(1, 1, 2).sum(2, keepdim=True),
+    "viewed otherwise": lambda e, y: e.unflatten(2, (2, 4)).sum((2, 3))[..., None],
+}.items():
+    tokens(f"an expanded axis that met channels is {name}", _met_and(op), {"c.weight": 6}, out=6, c=linear(8, 6),
+           frozen=f"an expanded axis is {name}")
+tokens("expanded operand of a product of positions", _product_of_positions, {"c.weight": 6}, out=6, length=8,
+       fixed=True, c=linear(8, 6), e=free(1, 4), frozen="a product over an axis that was expanded")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
-from .table import A, B, conv, free, image
+from .table import A, B, conv, free, image, linear, net
 
 BOXES = torch.tensor([[0.0, 1.0, 1.0, 5.0, 6.0], [1.0, 0.0, 2.0, 4.0, 7.0], [0.0, 3.0, 3.0, 3.5, 3.5]])
 GRID = torch.linspace(-1, 1, 32).view(1, 4, 4, 2)
@@ -53,3 +53,6 @@ for groups, width in ((1, 8), (2, 4)):
           **layers)  # fmt: skip
 image("deformed convolution in groups", lambda s, y: deform_conv2d(y, s.o(y), s.w, padding=1), {B: 6}, out=6,
       o=conv(8, 18, 3), w=free(6, 4, 3, 3), frozen="a deformed convolution in groups")  # fmt: skip
+net("deformed over channels", lambda s, x: s.head(s.b(deform_conv2d(s.a(x).transpose(1, 2), 0 * x[:, :2], s.w)).mean(
+    (2, 3))), (torch.zeros(2, 3, 8, 8),), None, {B: 6}, a=conv(3, 8), w=free(5, 8, 1, 1), b=conv(5, 6),
+    head=linear(6, 4), frozen="treated as space")  # fmt: skip

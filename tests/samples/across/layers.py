@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 
-from ..table import A, B, conv, free, image, linear, tokens
+from ..table import A, B, conv, free, image, linear, net, tokens
 
 IN = "in_proj_weight"
 M, M_IN = f"m.{IN}", "m.weight_ih_l0"
@@ -200,3 +200,7 @@ tokens("transformer layer", lambda s, y: s.m(y), {A: 8, f"m.self_attn.{IN}": 4, 
        "m.linear1.weight": 16}, m=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
 tokens("whole sequence", lambda s, y: s.m(y), {A: 8, "m.0.weight": 6, "m.2.weight": 8},
        m=nn.Sequential(linear(8, 6), nn.GELU(), linear(6, 8)))
+net("a layer called config", lambda s, x: s.head(s.config(x).mean((2, 3))), (torch.zeros(2, 3, 8, 8),),
+    (torch.zeros(3, 3, 6, 9),), {"config.weight": 8}, config=conv(3, 8), head=linear(8, 4))
+image("kept whole, a group norm with a group for each channel", lambda s, y: s.m(y), {B: 6},
+      m=_Whole(lambda x: F.group_norm(x, 8)), frozen="kept whole")
