@@ -245,6 +245,13 @@ def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str,
         for name in dict.fromkeys([*there, *here])
         if there.get(name) != here.get(name)
     ]
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    resized = [name for name in here if name in buffers and name in there and there[name] != here[name]]
+    if differ and len(resized) == len(differ):
+        raise PlanError(
+            f"{where} knows other sizes of buffers than the model has now, since a call has made them anew: "
+            f"{'; '.join(differ[:3])}. Couple after such a call, or register them with `persistent=False`."
+        )
     if differ:
         raise PlanError(
             f"{where} was made for another network: {len(differ)} of {len({*there, *here})} tensors differ, first "

@@ -7,6 +7,8 @@ partner among the ids of a, the same one on every axis of the network; :func:`si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,6 +81,7 @@ class Channels:
         # First and last ids of the axes that also hold positions without channels, in ascending order.
         self._beside: tuple[list[int], list[int]] = [], []
         self._bundles: set[int] = set()
+        self._split: list[Ids] = []
 
     def fresh(self, count: int) -> Ids:
         """Make ids [count] that are not united with any others."""
@@ -93,20 +96,32 @@ class Channels:
 
     def copies(self, ids: Ids) -> Ids:
         """Make fresh ids of the same channels as ``ids``, for other positions with other numbers."""
-        fresh = self.fresh(len(ids))
-        self._channels.union(fresh, ids)
-        self._origins.append((fresh, ids))
-        return fresh
+        return self._copied(ids, alone=self.alone(ids))
 
-    def bundled(self, sizes: list[int]) -> None:
+    def bundled(self, ids: Ids, sizes: list[int]) -> None:
         """Note the sizes of axes into which channels are split, as heads: these stay for all inputs."""
+        self._split.append(ids)
         for size in sizes:
             self._bundles |= {size, *(size * other for other in self._bundles)}
 
-    def beside(self, ids: Ids, positions: int) -> Ids:
-        """Make copies for an axis that also holds positions without channels, which may change."""
-        fresh = self.copies(ids)
-        if positions not in self._bundles:
+    def beside(self, ids: Ids, positions: int, others: Sequence[Ids] = ()) -> Ids:
+        """Make copies for an axis that also holds positions without channels, which may change.
+
+        They do not if they are heads. ``others`` are ids on axes beside as many positions: of channels that are not
+        split, these are no heads.
+        """
+        return self._copied(ids, alone=positions in self._bundles and self.alone(ids) and self._are_split(others))
+
+    def _are_split(self, others: Sequence[Ids]) -> bool:
+        split = np.zeros(self.count, bool)
+        split[self.channel(np.concatenate(self._split))] = True
+        return all(self.differ(ids) and split[self.channel(ids)].all() for ids in others)
+
+    def _copied(self, ids: Ids, *, alone: bool) -> Ids:
+        fresh = self.fresh(len(ids))
+        self._channels.union(fresh, ids)
+        self._origins.append((fresh, ids))
+        if not alone:
             for ends, place in zip(self._beside, (0, -1), strict=True):
                 ends.append(int(fresh[place]))
         return fresh

@@ -17,7 +17,9 @@ def untraceable(
     if isinstance(error, CaptureError):  # it says what to do
         return error
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
-    also = f" Exporting its operations fails too: {first_line(exported)}." if exported is not None else ""
+    # What PyTorch's exporter says of its own symbols and constants helps nobody who did not write it.
+    said = f": {first_line(exported)}" if isinstance(exported, CaptureError) else ""
+    also = f" Exporting its operations fails too{said.rstrip('.')}." if exported is not None else ""
     done = {path: module for path, module in model.named_modules() if path in tracer.finished}
     largest = max(done, key=lambda path: sum(p.numel() for p in done[path].parameters()), default="")
     part = f" (`{largest}` is traced)" if largest else ""

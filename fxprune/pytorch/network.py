@@ -89,5 +89,7 @@ def _check_layer(name: str, module: nn.Module) -> None:
             )
     if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
         raise ModelError(f"`{name}` is quantised, and its columns cannot be summed: give the network from before.")
-    if hasattr(module, "_fsdp_wrapped_module"):
-        raise ModelError(f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel.")
+    if hasattr(module, "_fsdp_wrapped_module") or any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+        raise ModelError(
+            f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel or `fully_shard`."
+        )

@@ -23,7 +23,7 @@ from .operands import OVER, TIMES, Rows, moves, rows_of, table_of
 from .sums import FACTOR, SHARE, Factor
 
 # Those that have no terms but products of their operands.
-_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, "matmul", "bmm")
+_PRODUCTS = (operator.matmul, torch.matmul, torch.bmm, torch.einsum, "matmul", "bmm")
 
 
 def absorb_factors(module: fx.GraphModule, values: Mapping[fx.Node, Any]) -> int:
@@ -55,8 +55,7 @@ def _absorb(module: fx.GraphModule, node: fx.Node, factor: Factor, values: Mappi
             _drop_factor(module, made)
         return
     found = (rows_of(module, each, product, values) for each in product.args[:2] if isinstance(each, fx.Node))
-    only_products = product.args if product.target in _PRODUCTS else ()
-    factors = product.args[1:] if product.target is torch.einsum else only_products
+    factors = product.args if product.target in _PRODUCTS else ()
     tables = (table_of(module, each, product) for each in factors if isinstance(each, fx.Node))
     rows = next((each for each in (*found, *tables) if each is not None), None)
     if rows is None:

@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
-from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
+from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for, tensors_of
 from fxprune.coupling import Coupling
 from fxprune.errors import RewriteError, kind_and_line
 from fxprune.node_facts import Shape
@@ -224,7 +224,7 @@ class _ShapeCheck(OnMeta):
         if facts is None or self.plan is None or n.op == "output":
             return value
         wanted = [narrow_sizes(self.plan, leaf) for leaf in pytree.tree_leaves(facts.value) if isinstance(leaf, Shape)]
-        found = [tuple(leaf.shape) for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        found = [tuple(tensor.shape) for tensor in tensors_of(value)]
         if wanted != found:
             raise RewriteError(
                 f"node `{n}` ({n.format_node()}) has shape {found} in the narrow graph; the plan demands {wanted}."

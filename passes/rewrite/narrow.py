@@ -86,9 +86,9 @@ def merged_by(plan: Plan, model: nn.Module, *, absorb: bool = True) -> tuple[fx.
     module = map_tensors(coupling.graph_module, lambda name, tensor: state.get(name, tensor).detach())
     assert isinstance(module, fx.GraphModule)
     adapt_layers(module, plan)
-    module.graph = rewrite(coupling, plan)
-    show_blocks(module.graph)
-    module.recompile()
+    graph = rewrite(coupling, plan)
+    show_blocks(graph)
+    module.graph = graph  # which compiles it
     module.graph.lint()
     values = keep_copies(module, plan)
     moved = absorb_factors(module, values) if absorb else 0

@@ -19,6 +19,7 @@ from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
 from .parts import guard_parts
+from .places import picked
 from .positions import guard_flat, guard_positions, guard_run, is_open
 from .site import Site, standing_for
 
@@ -192,6 +193,8 @@ def repeated(site: Site) -> fx.Node | None:
 
 def interleaved(site: Site) -> fx.Node | None:
     """repeat_interleave: each position is repeated once for each kept channel that they met."""
+    if site.coupling.nodes[site.node.name].places is not None:
+        return picked(site)
     on_x, out = site.shape_of(0), site.value
     dim = site.parameter(2, "dim")
     codes = out.axes[0 if dim is None else dim]

@@ -159,6 +159,10 @@ def test_an_axis_of_length_one_that_crosses_channels_is_guarded(op, others):
             narrow(images(2, 4))
 
 
+def in_two_heads(y):
+    return y.view(len(y), 2, 4, -1).amax((1, 2, 3))[:, None, None]
+
+
 def in_pairs(y):
     return torch.cat([y, y], 2).reshape(len(y), y.shape[2] * 2, 8, -1).transpose(1, 2)
 
@@ -176,6 +180,8 @@ def in_pairs(y):
         (lambda s, y: s.head(y.flatten(0, 1).flatten().relu())[None, :, None], (2, 8, 4), (4, 8, 2)),
         (lambda s, y: in_pairs(y.view(y.shape[3], y.shape[1], y.shape[0], 1)), (2, 1, 1), (3, 1, 1)),
         (lambda s, y: y.flatten().t().unflatten(0, (y.shape[3], len(y) * 32))[..., None], (2, 4, 4), (2, 4, 8)),
+        (lambda s, y: s.head(y.flatten(1).repeat(1, 2)[:, :512])[..., None], (2, 8, 8), (2, 8, 12)),
+        (lambda s, y: in_two_heads(y) * y.flatten(1)[:, :8, None], (2, 1, 2), (2, 3, 2)),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):

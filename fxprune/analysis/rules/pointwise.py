@@ -49,8 +49,6 @@ def meet(call: Call, operands: list[torch.Tensor], shape: torch.Size) -> Axes:
 def meet_axis(call: Call, here: list[tuple[torch.Tensor, int]]) -> Ids | None:
     """Unite the ids on axes of tensors that meet; freeze them where one has no channels."""
     every = [(call.label(tensor), dim) for tensor, dim in here]
-    if len(every) == 1:
-        return every[0][0].axes[every[0][1]]
     waiting = [label.waiting(dim) for label, dim in every if label.axes[dim] is None]
     labels = [(label, dim) for label, dim in every if label.axes[dim] is not None or label.waiting(dim) is None]
     if any(label.axes[dim] is None for label, dim in labels):

@@ -47,10 +47,9 @@ def view(call: Call) -> Axes:
         wide_left = [dim for dim in left if x.shape[dim] > 1]
         wide_right = [dim for dim in right if out.shape[dim] > 1]
         parts, sizes = [(x.shape[dim], on_x[dim]) for dim in wide_left], [out.shape[dim] for dim in wide_right]
-        if len(parts) > 1 < len(sizes):
-            # [n, c k] -> [n c, k] splits c k before it merges n and c.
-            for middle in _cut([size for size, _ in parts], sizes):
-                parts = list(zip(middle, _through(call, parts, middle), strict=True))
+        # [n, c k] -> [n c, k] splits c k before it merges n and c.
+        for middle in _cut([size for size, _ in parts], sizes):
+            parts = list(zip(middle, _through(call, parts, middle), strict=True))
         for dim, ids in zip(wide_right, _through(call, parts, sizes), strict=True):
             axes[dim] = ids
     _note_lengths(call, on_x, axes)
@@ -124,7 +123,7 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None,
         return ids, (1, len(ids))
     shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
     every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
-    return call.channels.beside(every, len(every) // len(ids)), (stride, stride * len(ids))
+    return call.beside(every, len(every) // len(ids)), (stride, stride * len(ids))
 
 
 def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
@@ -147,7 +146,7 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
         chosen = ranked[call.choose_split(ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
-    call.channels.bundled([size for dim, size in enumerate(sizes) if dim != chosen and not undone])
+    call.channels.bundled(ids, [size for dim, size in enumerate(sizes) if dim != chosen and not undone])
     return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
 
