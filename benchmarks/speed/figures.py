@@ -75,7 +75,7 @@ def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
 
 
 def hook_passes(name: str) -> Numbers:
-    """Measure each pass of the hook over the weights, in seconds and GB, beside a plain copy of them."""
+    """Measure each pass of the hook over the weights in seconds and GB, beside a plain copy."""
     net, example = _made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
     stepping = _with_gradients(net, "SGD")
