@@ -174,18 +174,18 @@ def _traced(
     # Functions registered with `torch.fx.wrap` hide channels, so try first to trace through them.
     for through in (True, False) if keeps_functions() else (True,):
         symbolic = SymbolicTracer(inputs, decomposed, through=through)
-        if "symbolic" in ways and (module := _trace(model, symbolic, failures)):
+        if "symbolic" in ways and (module := _trace(model, symbolic, inputs, failures)):
             yield module
         for literal in (False, True) if "concrete" in ways else ():
             tracer = ConcreteTracer(
                 clone_sharing(model).eval(), as_meta(inputs), decomposed, through=through, literal=literal
             )
-            if module := _trace(model, tracer, failures):
+            if module := _trace(model, tracer, inputs, failures):
                 yield module
                 break  # literal types and devices are only for models that cannot be traced otherwise
 
 
-def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.GraphModule | None:
+def _trace(model: nn.Module, tracer: SymbolicTracer, inputs: Inputs, failures: _Failures) -> fx.GraphModule | None:
     way = "concrete" if isinstance(tracer, ConcreteTracer) else "symbolic"
     skeleton = clone_sharing(model).eval()
     reads = FlagWatcher(traced_modules(skeleton, tracer.keeps))
@@ -204,7 +204,7 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     if reads.found:
         _follow_training(module, model, tracer)
     if isinstance(tracer, ConcreteTracer):
-        drop_idle_questions(module, model, tracer)
+        drop_idle_questions(module, model, tracer, inputs)
     return module
 
 

@@ -100,6 +100,12 @@ def _alike(node: fx.Node, other: fx.Node) -> bool:
     )
 
 
+def equal_arguments(node: fx.Node, other: fx.Node) -> bool:
+    """Tell whether two nodes have equal arguments: nodes of one name, or constants of one type."""
+    pairs = zip(arguments_of(node), arguments_of(other), strict=False)
+    return _structure(node) == _structure(other) and not any(_differ(*pair) for pair in pairs)
+
+
 def _choose(module: fx.GraphModule, node: fx.Node, its: Iterator[Any]) -> None:
     """Make a node read each number that differs in training from a :class:`ModeSwitch`."""
 

@@ -1,5 +1,5 @@
 """Check that a graph and its model agree in two calls, eval and training mode, and autocast."""
 
-from .compare import UNCHECKED, Difference, difference
+from .compare import UNCHECKED, Difference, difference, gradients_difference
 from .observation import Certain, differs, try_to_observe
 from .program import Programs

@@ -189,6 +189,22 @@ def _where_gradients_are_recorded(model: nn.Module, module: nn.Module, inputs: I
     return f"where gradients are recorded, {why}" if why else ""
 
 
+def gradients_difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> str:
+    """Compare where gradients are recorded, in eval and in training mode; return the first difference, or why unknown.
+
+    Arguments are those of :func:`difference`.
+    """
+    if any(tensor.is_meta for _, tensor in named_tensors(model)):
+        return "weights on the meta device have no numbers to compare"
+    pair = Pair(model, module)
+    with attribute_writes(), generators_restored(), _untouched(model), torch.enable_grad():
+        inputs = inputs_for(model, values_of(example_inputs, pair.device))
+        wanted, found = (try_to_observe(each, inputs) for each in pair.copies())
+        if isinstance(wanted, str):
+            return f"the model {wanted}"
+        return _difference_of(wanted, found) or "".join(training_difference(pair, inputs))
+
+
 def _difference_of(wanted: Observation, found: Observation | str) -> str:
     return f"it {found}" if isinstance(found, str) else compare(wanted, found)
 

@@ -56,13 +56,24 @@ def test_whether_gradients_are_recorded_is_no_matter_where_both_answers_give_one
     narrow.train()(IMAGES).sum().backward()
 
 
-def test_a_question_about_gradients_that_only_training_minds_stays():
-    def middle(s, y):
-        return y * 2 if torch.is_grad_enabled() and s.training else y
+def keeps(s, y):
+    s.bn.momentum = 0.5 if torch.is_grad_enabled() else 0.1
+    return y
 
+
+MINDED = {  # what is asked for -> whether training mode minds alone
+    "in training": (lambda s, y: y * 2 if torch.is_grad_enabled() and s.training else y, True),
+    "a number as a tensor": (lambda s, y: y * torch.tensor(2.0 if torch.is_grad_enabled() else 3.0), False),
+    "a setting of a layer": (keeps, False),
+}
+
+
+@pytest.mark.parametrize("name", MINDED)
+def test_a_question_about_gradients_whose_answer_matters_stays(name):
+    middle, training = MINDED[name]
     graph = capture(Small(middle).eval(), (IMAGES,))
     with pytest.raises(SpecialisedError, match="captured "):
-        graph.train()(IMAGES)
+        graph.train(training)(IMAGES)
 
 
 @pytest.mark.parametrize("whole", [True, False])
