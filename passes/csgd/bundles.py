@@ -114,7 +114,7 @@ class Bundle:
         self._places: list[int] = []
         self._versions: list[int] = []
         self._is_loaded = False  # from a state that may be of other parameters
-        self._scratch = like.new_empty(0)  # a copy of the rows, or, where these are one view, of a piece of them
+        self._scratch = like.new_empty(0)  # a copy of the rows where they are no view
         self._plain: list[Tensor] = []
         self._parts: list[Tensor] = []
         self._rows: Tensor | None = None
@@ -202,7 +202,7 @@ class Bundle:
         rows = self.members[0].rows(first)
         self._rows = rows if len(self.members) == 1 and rows.data_ptr() == first.data_ptr() else None
         self._targets = () if self._rows is None else self._rows.split(self._many)
-        shape = (len(self._pieces[0][0]) if self._targets else len(self._cluster), rows.shape[1])
+        shape = (0 if self._targets else len(self._cluster), rows.shape[1])
         if self._scratch.shape != shape:
             self._scratch = self._means.new_empty(shape)
         parts = () if self._targets else self._scratch.split(self._lengths)
