@@ -37,7 +37,7 @@ class BatchRange:
     @property
     def fixed(self) -> bool:
         """Whether only the batch size of the example is known to hold."""
-        return self.most is not None
+        return self.most == self.least
 
     def holds(self, batch: int) -> bool:
         """Tell whether a batch size is in the range."""
@@ -48,6 +48,8 @@ class BatchRange:
             return "unknown"
         if self.fixed:
             return f"{self.least} only"
+        if self.most is not None:
+            return f"{self.least} to {self.most}"
         return "any" if self.least == 1 else f"{self.least} or more"
 
 
@@ -88,8 +90,9 @@ def _refusal(run: Callable[[int], object], batch: int, refusals: tuple[type[Exce
 def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
     """Find the batch sizes that a captured graph takes, by runs on the meta device.
 
-    The graph is bound to the batch of its example where a guard turns at a batch size in the range, or may turn where
-    nothing tells, and where it does not run on the meta device. Nothing is known where inputs share no batch size.
+    A guard that turns at a larger batch than the example's bounds the range there. The graph is bound to the batch of
+    its example where a guard turns at a smaller one, or may turn where nothing tells, and where it does not run on the
+    meta device. Nothing is known where inputs share no batch size.
     """
     samples = {len(x) for x in tensors_of(inputs) if x.dim()}
     root, device = to_meta(module), device_of(module)
@@ -123,9 +126,13 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
     points, unknown = turning_points(module.graph, numbers)
     if unknown is not None:
         return BatchRange(given, given, f"captured where {unknown.args[2]} was {unknown.args[1]}")
+    most = given + 1
     for batch in sorted({_MANY, *(point for point in points if bound.holds(point))}):
         if why := _refusal(run, batch, (Exception,)):
-            return BatchRange(given, given, why)
+            if batch <= most:
+                return BatchRange(given, given, why)
+            return BatchRange(bound.least, most, ", and ".join(filter(None, (bound.why, why))))
+        most = max(most, batch)
     return bound
 
 

@@ -19,8 +19,8 @@ from fxprune.errors import ExportError
 from fxprune.passes.verify import random_batch
 from fxprune.plan_file import meta_of
 
+from .batch_bounds import require_bounds
 from .check import check_onnx
-from .least_batch import require_least
 from .program import batches_of, eager_on_cpu, exported_size, inputs_on_cpu, onnx_program
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def export_onnx(
     eager, path = eager_on_cpu(module), Path(path)
     bound = batches_of(eager, inputs)
     program = onnx_program(eager, random_batch(inputs, exported_size(inputs, bound), seed=0), opset, bound)
-    require_least(program, bound)
+    require_bounds(program, bound)
     if metadata is None and (expects := meta_of(module).get("preprocessing")) is not None:
         metadata = expects.to_metadata()
     program.model.metadata_props.update({**(metadata or {}), **({"batch": str(bound)} if bound.why else {})})

@@ -72,7 +72,7 @@ def batches_of(eager: nn.Module, inputs: Inputs) -> BatchRange:
     if bound.fixed:
         return bound
     found = graph_batches(eager, random_batch(inputs, given, seed=0))
-    return found if found.fixed else bound
+    return bound if found.most is None else found
 
 
 def exported_size(inputs: Inputs, bound: BatchRange) -> int:
@@ -82,7 +82,8 @@ def exported_size(inputs: Inputs, bound: BatchRange) -> int:
 
 def shapes_of(inputs: Inputs, bound: BatchRange) -> Any:
     """Describe what is dynamic, in the structure of the inputs: the batch, unless it is fixed."""
-    axes = {} if bound.fixed else {0: torch.export.Dim("batch", min=bound.least if bound.least > 1 else None)}
+    least = bound.least if bound.least > 1 else None
+    axes = {} if bound.fixed else {0: torch.export.Dim("batch", min=least, max=bound.most)}
     return pytree.tree_map(lambda x: (dict(axes) if x.dim() else {}) if isinstance(x, Tensor) else None, inputs)
 
 

@@ -66,7 +66,7 @@ DECISIONS = {
     "open sizes that are counted": (lambda x, y: sum(size == -1 for size in x.shape) > 0, "any"),
     "a shape stated anew": (lambda x, y: x.shape == (y.shape[0], 3, *x.shape[2:]), "any"),
     "a shape of as many by chance": (lambda x, y: x.shape == (2 * y.shape[0] - 3, 3, *x.shape[2:]), "3 only"),
-    "seven in a shape": (lambda x, y: 7 in x.shape, "3 only"),
+    "seven in a shape": (lambda x, y: 7 in x.shape, "1 to 6"),
     "size of an image": (lambda x, y: x.shape[2] > 4, "any"),
     "whole windows of an image": (lambda x, y: x.shape[2] % 4 == 0, "any"),
     "windows that are counted": (lambda x, y: x.shape[0] * (x.shape[2] // 4) > x.shape[0], "any"),
@@ -74,13 +74,13 @@ DECISIONS = {
     "windows of all samples": (lambda x, y: x.flatten(0, 2).shape[0] // 8 > 1, "any"),
     "windows of some samples": (lambda x, y: x.flatten(0, 2).shape[0] % 16 == 8, "3 only"),
     "windows of a part": (lambda x, y: (8 - x.size()[2:][1] % 8) % 8 > 0, "any"),
-    "many": (lambda x, y: x.shape[0] > 7, "3 only"),
+    "many": (lambda x, y: x.shape[0] > 7, "1 to 7"),
     "a part that is counted": (lambda x, y: len(x.size()[: 1 + (x.shape[0] > 50) * (x.shape[0] < 99)]) == 1, "3 only"),
     "even rows": (lambda x, y: x.flatten(0, 1).shape[0] % 2 == 0, "3 only"),
-    "not many": (lambda x, y: not x.shape[0] >= 8, "3 only"),
-    "none of seven": (lambda x, y: x.shape[0] != 7, "3 only"),
-    "neither one nor seven": (lambda x, y: x.shape[0] != 1 and x.shape[0] != 7, "3 only"),
-    "twice as many": (lambda x, y: 2 * x.shape[0] - 1 >= 15, "3 only"),
+    "not many": (lambda x, y: not x.shape[0] >= 8, "1 to 7"),
+    "none of seven": (lambda x, y: x.shape[0] != 7, "1 to 6"),
+    "neither one nor seven": (lambda x, y: x.shape[0] != 1 and x.shape[0] != 7, "2 to 6"),
+    "twice as many": (lambda x, y: 2 * x.shape[0] - 1 >= 15, "1 to 7"),
     "even": (lambda x, y: x.shape[0] % 2 == 0, "3 only"),
     "one in eleven": (lambda x, y: x.shape[0] % 11 == 5, "3 only"),
     "a few of them": (lambda x, y: y[:50].shape[0] == x.shape[0], "3 only"),
@@ -104,17 +104,20 @@ def test_a_decision_at_any_batch_size_binds_the_batch(case):
     assert str(batches_of(eager_on_cpu(narrowed(coupling, model)), (IMAGES,))) == bound
 
 
-@pytest.mark.parametrize("case", ["many", "none of seven"])
+@pytest.mark.parametrize("case", ["many", "none of seven", "neither one nor seven"])
 def test_no_file_runs_at_a_batch_beyond_a_decision(case, tmp_path):
     model = net(deciding(DECISIONS[case][0]))
     narrow = narrowed(fxprune.couple(model, IMAGES), model)
     report = fxprune.export_onnx(narrow, IMAGES, tmp_path / "x.onnx")
-    assert "batch: 3 only, since captured where " in str(report)
+    bound = DECISIONS[case][1]
+    assert f"batch: {bound}, since captured where " in str(report)
     export_pt2(narrow, IMAGES, tmp_path / "x.pt2")
     for read in (onnx_runner(tmp_path / "x.onnx"), torch.export.load(tmp_path / "x.pt2").module()):
-        read(IMAGES)
-        with pytest.raises(Exception, match=r"dimension|Guard failed"):
-            read(IMAGES.repeat(3, 1, 1, 1)[:8])
+        for batch in map(int, bound.split(" to ")):
+            read(IMAGES.repeat(3, 1, 1, 1)[:batch])
+        for batch in (8, 9, 30, *[1] * bound.startswith("2")):
+            with pytest.raises(Exception, match=r"reshape|dimension|Guard failed|a batch of"):
+                read(IMAGES.repeat(10, 1, 1, 1)[:batch])
 
 
 def needless(s, x):

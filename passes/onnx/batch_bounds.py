@@ -1,4 +1,4 @@
-"""An ONNX file stops at a batch below the smallest one that its network takes."""
+"""An ONNX file stops at a batch that its network does not take."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 
-def require_least(program: ONNXProgram, bound: BatchRange) -> None:
-    """Reshape the first input [N, ...] to [max(N, least), ...], which fails where N is smaller.
+_LARGEST = 2**63 - 1
+
+
+def require_bounds(program: ONNXProgram, bound: BatchRange) -> None:
+    """Reshape the first input [N, ...] to [min(max(N, least), most), ...], which fails where that is not N.
 
     ONNX has no assertions, and runtimes drop what no output depends on.
     """
-    if bound.fixed or bound.least == 1:  # a fixed batch is a size of the inputs
+    if bound.fixed or (bound.least, bound.most) == (1, None):  # a fixed batch is a size of the inputs
         return
     import onnx_ir
 
@@ -24,8 +27,11 @@ def require_least(program: ONNXProgram, bound: BatchRange) -> None:
     users = [use.node for use in given.uses()]
     tape = onnx_ir.tape.Tape()
 
-    least = onnx_ir.tensor([bound.least, *[0] * (len(given.shape) - 1)], dtype=onnx_ir.DataType.INT64)
-    sizes = tape.op("Max", [tape.op("Shape", [given]), tape.op("Constant", [], {"value": least})])
+    sizes = tape.op("Shape", [given])
+    for name, first, others in (("Max", bound.least, 0), ("Min", bound.most, _LARGEST)):
+        if first is not None:
+            limits = onnx_ir.tensor([first, *[others] * (len(given.shape) - 1)], dtype=onnx_ir.DataType.INT64)
+            sizes = tape.op(name, [sizes, tape.op("Constant", [], {"value": limits})])
     checked = tape.op("Reshape", [given, sizes])
     checked.type, checked.shape = given.type, given.shape
     graph.insert_before(graph[0], list(tape.nodes))
