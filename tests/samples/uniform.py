@@ -119,6 +119,7 @@ def _repeated_in_front(s, y):
 
 G = {"g": conv(8, 1)}
 
+
 def _product_of_positions(s, y):
     e = s.e.expand(8, 4)
     return s.c(y * e[:, 0] + (y.sum(2) @ e).sum(1)[:, None, None])
