@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from fxprune.coupling import Coupling, Group
 from fxprune.passes.verify import named_outputs, random_batch, randomised, relative_error
-from fxprune.pytorch.modules import canonical_names
+from fxprune.pytorch.modules import canonical_names, named_tensors
 
 TIED, READER = "tied", "reader"
 Place = tuple[str, int]  # a parameter and one of its axes
@@ -30,9 +30,8 @@ class Trial:
         self.net = randomised(net).double().eval()
         drawn: Any = random_batch(inputs, 2, seed=0)
         self.inputs = tuple(x.double() if x.is_floating_point() else x for x in drawn)
-        tensors = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        self.state = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
-        self.first = canonical_names(self.net)
+        self.first, tensors = canonical_names(self.net), named_tensors(self.net)
+        self.state = {name: x.detach() for name, x in tensors if x.is_floating_point() and self.first[name] == name}
         self.noise = torch.Generator().manual_seed(1)
 
     def axes(self, length: int) -> list[Place]:

@@ -91,7 +91,7 @@ def _explain(error: Exception | KeyboardInterrupt) -> tuple[str, int]:
         said = [f"{place}{error.strerror or error}", *getattr(error, "__notes__", [])]  # a job notes how to go on
         return f"cannot read or write: {'; '.join(said).removesuffix('.')}.", 2
     if is_out_of_memory(error):
-        first = first_line(error, type(error).__name__).rstrip(".")
+        first = first_line(error).rstrip(".")
         return f"out of memory: {'; '.join([first, *getattr(error, '__notes__', [])]).removesuffix('.')}.", 2
     return f"unexpected {kind_and_line(error).removesuffix('.')}. Run again with --debug to see where.", 1
 

@@ -140,10 +140,7 @@ class Coupling:
     @functools.cached_property
     def domains(self) -> tuple[tuple[Group, ...], ...]:
         """The groups by domain; a group without a domain is alone. In the order of groups."""
-        members: dict[int | str, list[Group]] = {}
-        for name, group in self.groups.items():
-            members.setdefault(group.domain if group.balanced else name, []).append(group)
-        return tuple(tuple(groups) for groups in members.values())
+        return domains_of(self.groups)
 
     @functools.cached_property
     def share_prunable(self) -> float:
@@ -246,6 +243,14 @@ def balance_in_words(groups: Iterable[_Grouped]) -> dict[str, str]:
         return "no" if domain < 0 else f"yes ({numbers[domain]})" if domain in numbers else "yes"
 
     return {group.name: words(group.domain) for group in groups}
+
+
+def domains_of(groups: Mapping[str, Group]) -> tuple[tuple[Group, ...], ...]:
+    """Put groups under one average together; a group without a domain is alone."""
+    members: dict[int | str, list[Group]] = {}
+    for name, group in groups.items():
+        members.setdefault(group.domain if group.balanced else name, []).append(group)
+    return tuple(map(tuple, members.values()))
 
 
 def prunable_weights(groups: Mapping[str, Group], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -153,12 +153,12 @@ class ExportError(ProofError):
     """The exported file and the network disagree."""
 
 
-def first_line(error: object, empty: str = "no message") -> str:
-    """Return the first 500 characters of an error's first line, or ``empty`` if it has none."""
-    line = (str(error).strip().splitlines() or [empty])[0]
+def first_line(error: object) -> str:
+    """Return the first 500 characters of an error's first line, or its class if it has none."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 500 else f"{line[:500]}..."
 
 
 def kind_and_line(error: BaseException) -> str:
     """Return the class of an error and the first line of its text."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no message'}"

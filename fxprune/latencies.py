@@ -6,7 +6,6 @@ caches. So whole networks are timed, on the way that a budget of MACs takes, and
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.files import write_text
+from fxprune.common.documents import check_fields, check_format, read_json, write_json
 from fxprune.common.table import table
 from fxprune.common.text import count
 from fxprune.costs import cost, cost_of_one
@@ -162,7 +160,7 @@ class LatencyTable:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON, completely or not at all."""
-        write_text(path, json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n")
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> LatencyTable:

@@ -245,6 +245,13 @@ def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str,
         for name in dict.fromkeys([*there, *here])
         if there.get(name) != here.get(name)
     ]
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    resized = [name for name in here if name in buffers and name in there and there[name] != here[name]]
+    if differ and len(resized) == len(differ):
+        raise PlanError(
+            f"{where} knows other sizes of buffers than the model has now, since a call has made them anew: "
+            f"{'; '.join(differ[:3])}. Couple after such a call, or register them with `persistent=False`."
+        )
     if differ:
         raise PlanError(
             f"{where} was made for another network: {len(differ)} of {len({*there, *here})} tensors differ, first "
@@ -255,7 +262,6 @@ def check_shapes(tensors: Mapping[str, Any], model: torch.nn.Module, where: str,
 
 def _check(plan: Plan) -> None:
     groups = plan.coupling.groups
-    sizes: dict[int, dict[int, str]] = {}
     for name, cluster in plan.clusters.items():
         if name not in groups:
             raise PlanError(f"the plan names a group `{name}` that this network does not have.")
@@ -268,17 +274,16 @@ def _check(plan: Plan) -> None:
         count = np.bincount(cluster) if inside else np.zeros(1, np.int64)
         if not count.all():
             raise PlanError(f"the clusters of group `{name}` are not numbered from 0 without gaps.")
-        if group.balanced:
-            if (count != count[0]).any():
-                raise PlanError(
-                    f"group `{name}` feeds a normalisation or a dot product and needs clusters of one size; "
-                    f"the plan has sizes {count.min()} to {count.max()}."
-                )
-            sizes.setdefault(group.domain, {}).setdefault(int(count[0]), name)
-    for name, group in groups.items():
-        if group.balanced and name not in plan.clusters and group.domain in sizes:
-            sizes[group.domain].setdefault(1, name)
-    for members in sizes.values():
-        if len(members) > 1:
-            parts = ", ".join(f"`{name}` of {size}" for size, name in members.items())
+        if group.balanced and (count != count[0]).any():
+            raise PlanError(
+                f"group `{name}` feeds a normalisation or a dot product and needs clusters of one size; "
+                f"the plan has sizes {count.min()} to {count.max()}."
+            )
+    for domain in plan.coupling.domains:
+        sizes: dict[int, str] = {}
+        for group in domain:
+            size = int((plan.clusters[group.name] == 0).sum()) if group.name in plan.clusters else 1
+            sizes.setdefault(size, group.name)
+        if len(sizes) > 1:
+            parts = ", ".join(f"`{name}` of {size}" for size, name in sizes.items())
             raise PlanError(f"groups under one normalisation need clusters of one common size; the plan has {parts}.")

@@ -20,17 +20,19 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from timm.models import _builder, is_model, model_entrypoint, register_model
+from timm.models import is_model, model_entrypoint, register_model
 from torch import Tensor, nn
 
+from fxprune.common.documents import check_fields, check_format
 from fxprune.errors import CheckpointError, ModelError
 from fxprune.passes.store import EXPORTED, check_listed
+from fxprune.pytorch.timm_private import load_pretrained, loading_by
 
 ARCHITECTURE = "fxprune_narrow"
 FORMAT, VERSION = "fxprune-narrow", 1
+_WHERE = "`narrow` in config.json"
 # More tensors than any network of timm has.
 _MOST = 100_000
 _building = threading.RLock()
@@ -50,19 +52,18 @@ def fxprune_narrow(pretrained: bool = False, *, base: str = "", narrow: Any = No
             check_listed(Path(source["file"], file))
     if not isinstance(base, str) or base == ARCHITECTURE or not is_model(base):
         raise ModelError(f"timm has no network `{str(base)[:60]}` that a narrow one could come from.")
-    load, built, owner = _builder.load_pretrained, list[nn.Module](), threading.get_ident()
+    built, owner = list[nn.Module](), threading.get_ident()
 
     def narrow_and_load(model: nn.Module, *args: Any, strict: bool = True, **options: Any) -> None:
         if threading.get_ident() != owner:  # another thread builds a network of its own
-            load(model, *args, strict=strict, **options)
+            load_pretrained(model, *args, strict=strict, **options)
             return
         narrowed(model, narrow, partial=not strict)
         built.append(model)
         if pretrained:
-            load(model, *args, strict=strict, **options)
+            load_pretrained(model, *args, strict=strict, **options)
 
-    # timm has no hook between the constructor of a model and its weights, except the function that loads these.
-    with _building, mock.patch.object(_builder, "load_pretrained", narrow_and_load):
+    with _building, loading_by(narrow_and_load):
         model: nn.Module = model_entrypoint(base)(pretrained=True, **kwargs)
     if not built:
         raise ModelError(f"timm does not build `{base}` in the usual way, so that it cannot be made narrow.")
@@ -83,12 +84,8 @@ def narrowed(model: nn.Module, narrow: Any, *, partial: bool = False) -> nn.Modu
     Raises:
         CheckpointError: ``narrow`` is damaged, or for another network.
     """
-    match narrow:
-        case {"format": str(kind), "version": int(version), "tensors": dict(), "numbers": dict(), "features": dict()}:
-            if kind != FORMAT or version != VERSION:
-                raise CheckpointError(f"the widths are of format {kind[:40]} {version}, not {FORMAT} {VERSION}.")
-        case _:
-            raise CheckpointError("`narrow` in config.json is damaged: it must hold tensors, numbers and features.")
+    check_format(narrow, FORMAT, VERSION, _WHERE, CheckpointError)
+    check_fields(narrow, dict.fromkeys(("tensors", "numbers", "features"), (dict,)), _WHERE, CheckpointError)
     if len(narrow["tensors"]) > _MOST or len(narrow["numbers"]) > _MOST:
         raise CheckpointError(f"`narrow` in config.json lists more than {_MOST:,} tensors.")
     modules = dict(model.named_modules(remove_duplicate=False))

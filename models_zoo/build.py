@@ -10,7 +10,7 @@ from torch import nn
 
 from fxprune.common.random import seeded
 from fxprune.common.silence import silenced
-from fxprune.errors import ModelError, OptionError, first_line
+from fxprune.errors import ModelError, OptionError, first_line, kind_and_line
 from fxprune.pytorch.modules import MetaMode, to_meta
 
 from .spec import ModelSpec
@@ -113,7 +113,7 @@ def on_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        text = first_line(error, type(error).__name__)
+        text = first_line(error)
         raise OptionError(f"there is no device `{device}` here ({text}); take `cpu` or `auto`.") from error
     return device
 
@@ -133,7 +133,7 @@ def _why_not(model: nn.Module, channels: int, size: tuple[int, int]) -> str:
         with silenced(), MetaMode(), torch.no_grad():  # type: ignore[no-untyped-call]
             to_meta(model).eval()(torch.empty(2, channels, *size, device="meta"))
     except Exception as error:  # a network may raise any exception
-        return f"{type(error).__name__}: {first_line(error, '')}"
+        return kind_and_line(error)
     return ""
 
 

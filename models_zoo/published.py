@@ -101,7 +101,7 @@ _CHECKPOINT = "give a file of weights as `checkpoint` (--checkpoint FILE) in pla
 
 
 def _absent(name: str, file: str, place: str, error: Exception, instead: str = _CHECKPOINT) -> ModelError:
-    why = first_line(error, type(error).__name__).rstrip(".")
+    why = first_line(error).rstrip(".")
     return ModelError(
         f"the published weights of `{name}` are not on this machine and cannot be fetched: put {file} into {place}, or "
         f"{instead}. ({why}.)"

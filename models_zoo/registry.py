@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.errors import ModelError, first_line
+from fxprune.errors import ModelError, kind_and_line
 from fxprune.models_zoo.networks import densenet40, resnet20, resnet56, resnet110, resnet164, vgg16_cifar
 
 OWN: Mapping[str, Callable[..., nn.Module]] = {
@@ -103,8 +103,7 @@ def _build(name: str, build: Callable[..., nn.Module], *args: Any, **kwargs: Any
     try:
         return build(*args, **kwargs)
     except Exception as error:  # builders of three packages may raise any exception
-        first = first_line(error, "no reason given")
-        reason = f"{type(error).__name__}: {first}"
+        reason = kind_and_line(error)
         if kwargs.get("pretrained") or kwargs.get("weights"):
             raise ModelError(
                 f"`{name}` could not be had with its published weights ({asked}): {reason} "

@@ -120,13 +120,14 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
     """The operators that were shown to a rule meanwhile, with the rule's name."""
     from fxprune.analysis import RULES, interpreter
     from fxprune.analysis.rules import pointwise
+    from fxprune.pytorch.torch_private import op_name
 
     asked: set[tuple[str, str]] = set()
 
     def listening(rule: Any) -> Any:
         def call(call: Any) -> Any:
             asked.add(
-                (call.op._schema.name.removeprefix("aten::"), f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}")
+                (op_name(call.op).removeprefix("aten::"), f"{rule.__module__.rpartition('.')[2]}.{rule.__name__}")
             )
             return rule(call)
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from fxprune.analysis import RULES
-from fxprune.pytorch.torch_private import OpOverload, op_arguments
+from fxprune.pytorch.torch_private import OpOverload, is_composed, op_arguments, registered_names
 
 # Suffixes of overloads that write their result into an argument: graphs of models do not call them.
 _OUT = ("out", "_out", "_copy")
-_REGISTERED = frozenset(torch._C._dispatch_get_all_op_names())
+_REGISTERED = frozenset(registered_names())
 
 
 def operators() -> Iterator[OpOverload]:
@@ -39,6 +39,6 @@ def class_of(operator: OpOverload) -> str:
         return "no tensor"
     if torch.Tag.pointwise in operator.tags:
         return "pointwise"
-    if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"):
+    if is_composed(operator):
         return "composed"
     return "freezes"

@@ -80,7 +80,7 @@ def _kept(rows: Sequence[PhotoRow]) -> str:
     return f" (kept: {', '.join(sorted(names))})" if names else ""
 
 
-def _numbers(name: str, rows: Sequence[PhotoRow], label: str) -> Sequence[str]:
+def _numbers(rows: Sequence[PhotoRow], label: str) -> Sequence[str]:
     return (
         label,
         _agreement(rows),
@@ -94,14 +94,14 @@ def _numbers(name: str, rows: Sequence[PhotoRow], label: str) -> Sequence[str]:
 def _taught(found: Found) -> Iterator[Sequence[str]]:
     for name in (*CURVE, "taught"):
         if rows := found.get(Arm(name, TRAINED)):
-            yield _numbers(name, rows, METHODS[name].label)
+            yield _numbers(rows, METHODS[name].label)
 
 
 def _trial(found: Found) -> Iterator[Sequence[str]]:
     for name in ALL_WIDTHS:
         for each, widths in ((name.removeprefix("all "), "inside of blocks"), (name, "all")):
             if rows := found.get(Arm(each, TRIAL)):
-                yield _numbers(each, rows, f"{METHODS[each].label}; widths: {widths}")
+                yield _numbers(rows, f"{METHODS[each].label}; widths: {widths}")
 
 
 def _prices(found: Found) -> Iterator[Sequence[str]]:

@@ -19,7 +19,7 @@ from fxprune.models_zoo.data import Data
 from fxprune.models_zoo.networks import resnet20
 
 from .settings import Arm, Settings, digest
-from .train import Loss, cross_entropy, fit, score
+from .train import Loss, Phase, cross_entropy, fit, score
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Bench:
         self, model: nn.Module, epochs: float, *, phase: int, hook: Any = None, loss: Loss = cross_entropy
     ) -> None:
         """Train after the first epochs; each phase has its own order of images."""
-        settings, seed = self.task.settings, self._seed(phase)
-        fit(model, self.data, settings, epochs=epochs, lr=settings.more_lr, seed=seed, hook=hook, loss=loss)
+        settings = self.task.settings
+        fit(model, self.data, settings, Phase(epochs, settings.more_lr, self._seed(phase)), hook=hook, loss=loss)
 
     def fresh(self, width: float, epochs: float) -> nn.Module:
         """Train a network of this width from its initial weights."""
         model, settings = self.network(width), self.task.settings
-        fit(model, self.data, settings, epochs=epochs, lr=settings.lr, seed=self._seed(0))
+        fit(model, self.data, settings, Phase(epochs, settings.lr, self._seed(0)))
         return model
 
     def wide(self, width: float = 1.0) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,27 +14,18 @@ from fxprune.coupling import Coupling
 from fxprune.passes.csgd import Csgd
 from fxprune.passes.planning import kmeans
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import float64_copy
 
 from .bench import Bench
 from .train import Loss, cross_entropy, score
 
 
-def pull(
-    bench: Bench,
-    model: nn.Module,
-    plan: Plan,
-    epochs: float,
-    *,
-    phase: int,
-    deviation: float | None = None,
-    loss: Loss = cross_entropy,
-) -> float:
+def pull(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int, loss: Loss = cross_entropy) -> float:
     """Train with C-SGD in place, and return the largest deviation of a cluster."""
     hooks: list[Csgd] = []
-    goal = bench.task.settings.deviation if deviation is None else deviation
 
     def hook(optimizer: Optimizer, rates: Sequence[float]) -> Csgd:
-        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=goal, lrs=rates))
+        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=bench.task.settings.deviation, lrs=rates))
         return hooks[0]
 
     bench.train(model, epochs, phase=phase, hook=hook, loss=loss)
@@ -65,7 +55,7 @@ def squeeze(
 
 def error64(bench: Bench, snapped: nn.Module, plan: Plan) -> float:
     """Return max |narrow - snapped| / max |snapped| of the outputs, in float64."""
-    double = copy.deepcopy(snapped).double()
+    double = float64_copy(snapped)
     example = torch.empty_like(plan.coupling.example_inputs[0], dtype=torch.float64)
     small = fxprune.narrow(double, Plan(fxprune.couple(double, example), plan.clusters))
     images = next(iter(bench.data.test))[0][:8]

@@ -27,23 +27,30 @@ def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(images), labels)
 
 
+@dataclass(frozen=True)
+class Phase:
+    """How long an arm trains, from which learning rate, and in which order of images."""
+
+    epochs: float
+    lr: float
+    seed: int
+
+
 def fit(
     model: nn.Module,
     data: Data,
     settings: Settings,
+    phase: Phase,
     *,
-    epochs: float,
-    lr: float,
-    seed: int,
     hook: Hook | None = None,
     loss: Loss = cross_entropy,
 ) -> None:
     """Train the model in place; the seed determines the order of images, whatever the arm."""
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optimizer_for(model, settings, lr)
-    rates = rates_for(settings, lr, round(epochs * len(data.train)))
+    optimizer = optimizer_for(model, settings, phase.lr)
+    rates = rates_for(settings, phase.lr, round(phase.epochs * len(data.train)))
     with hook(optimizer, rates) if hook else nullcontext(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(phase.seed)
         for step, (images, labels) in enumerate(itertools.islice(_endless(data.train), len(rates))):
             for group in optimizer.param_groups:
                 group["lr"] = rates[step]

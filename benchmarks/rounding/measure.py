@@ -36,7 +36,8 @@ def work(task: Task, record: Callable[..., None]) -> None:
     inputs: Any = random_batch(form.example(model), 4, seed=0)
     coupling = fxprune.couple(model, inputs)
     plan = scattered(coupling, keep=0.5, seed=0)
-    wide = settled(fxprune.snap(model, plan).eval(), inputs)
+    wide = fxprune.snap(model, plan).eval()
+    fxprune.settle(wide, [inputs])  # with other statistics, signals vanish and outputs are constant
     narrow = fxprune.narrow(wide, plan).eval()
     others = [permuted(wide, coupling, seed) for seed in range(PERMUTATIONS)]
     record(parameters=form.parameters, image=form.image)
@@ -56,30 +57,8 @@ def work(task: Task, record: Callable[..., None]) -> None:
             for name, optimise in (("onnxruntime", True), ("onnxruntime_plain", False)):
                 record(**{name: (unit, difference(wide, [runner(path, optimise)], inputs))})
     if task.compile:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         record(compile=(unit, difference(wide, [torch.compile(narrow)], inputs)))
-
-
-def settled(model: Any, inputs: Any) -> Any:
-    """Give the network the running statistics of one batch.
-
-    With others, signals vanish and outputs are constant.
-    """
-    import torch
-    from torch.nn.modules.batchnorm import _NormBase
-
-    from fxprune.arguments.inputs import run_on
-
-    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
-    with torch.no_grad():
-        run_on(model, inputs)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    return model.eval()
 
 
 def permuted(model: Any, coupling: Any, seed: int) -> Any:
@@ -125,7 +104,8 @@ def in_format(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
     import copy
 
     import torch
-    from torch.utils import _pytree as pytree
+
+    from fxprune.pytorch.torch_private import pytree
 
     made = copy.deepcopy(model)
     if name == "channels_last":

@@ -74,6 +74,27 @@ def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
     return {**found, "ratio": found["ratio"] - 1.0}
 
 
+def hook_passes(name: str) -> Numbers:
+    """Measure each pass of the hook over the weights in seconds and GB, beside a plain copy."""
+    net, example = _made(name)
+    plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
+    stepping = _with_gradients(net, "SGD")
+    with fxprune.csgd(net, plan, stepping, strength=1e-2, narrow=True) as pulling, torch.no_grad():
+        stepping.step()
+        bundles = pulling._narrow._bundles
+        wide, narrow = (4e-9 * sum(map(torch.numel, each)) for each in zip(*((b._away, b._means) for b in bundles)))
+        one, other = torch.empty(2, round(wide / 4e-9)).unbind()
+        passes: dict[str, tuple[Callable[[], Any], float]] = {
+            "copy": (lambda: one.copy_(other), 2 * wide),
+            "check": (lambda: [bundle.read_again_if_changed() for bundle in bundles], wide),
+            "average": (lambda: [bundle.average_gradients() for bundle in bundles], wide + narrow),
+            "write": (lambda: [bundle.write() for bundle in bundles], 2 * wide + narrow),
+        }
+        taken = [[cpu_seconds(call) for call, _ in passes.values()] for _ in range(16)][1:]
+        seconds = dict(zip(passes, map(median, zip(*taken, strict=True)), strict=True))
+    return {**seconds, **{f"{each}_gb": size for each, (_, size) in passes.items()}}
+
+
 def training(name: str, optimizer: str, batch: int) -> Numbers:
     """Measure a whole step of training with C-SGD against the same step without it."""
     net, example = _made(name)
@@ -208,6 +229,7 @@ FIGURES: dict[str, Callable[[], Numbers]] = {
         for optimizer in _OPTIMIZERS
         for form, narrow in _FORMS.items()
     },
+    "passes resnet50": partial(hook_passes, "resnet50"),
     **{
         f"training {name} {optimizer} {batch}": partial(training, name, optimizer, batch)
         for name, optimizer, batch in (

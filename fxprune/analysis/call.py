@@ -1,10 +1,9 @@
-"""The view that a rule has of one operation, and the methods by which it marks channels."""
+"""What a rule says of one operation: the methods by which it unifies and marks channels."""
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,87 +12,30 @@ import torch
 from torch import fx
 
 from fxprune.pytorch.constants import MASKS, value_of
-from fxprune.pytorch.rewritable import PRODUCTS, CallTarget, canonical_call, scales_input
-from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
+from fxprune.pytorch.rewritable import PRODUCTS, canonical_call, scales_input
 
-from .channels import Axes, Channels, Ids
-from .labels import Label, tensors_in
+from .channels import Axes, Ids
+from .labels import Label
 from .marks import Event
-from .state import AnalysisState
+from .operation import Operation
 
 Rule = Callable[["Call"], "Axes | list[Axes]"]
 _TWO_ROLES = "read by columns and used by rows"
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
-    """One ATen operation as its rule sees it: ``op`` on ``args``, which returned ``out``.
+class Call(Operation):
+    """An operation as its rule sees it.
 
-    A rule reads labels and arguments, and answers by six methods: ``unify``, ``freeze``, ``tie``, ``read``, ``balance``
-    and ``needs_factor``. Rules for views and convolutions also bundle channels (``unify_rows``, ``choose_split``) and
-    declare what the rewrite must do (``needs_rewrite``, ``needs_copy``). All accept None: an axis without channels.
+    A rule answers by six methods: ``unify``, ``freeze``, ``tie``, ``read``, ``balance`` and ``needs_factor``. Rules for
+    views and convolutions also bundle channels (``unify_rows``, ``choose_split``) and declare what the rewrite must do
+    (``needs_rewrite``, ``needs_copy``). All accept None: an axis without channels.
 
     Attributes:
-        op: the operator.
-        args: one entry per argument of the operator's schema, with defaults.
-        out: what it returned.
-        layout: sizes and strides of the first argument before the operation, which may have changed them in place.
-        factor_at: calls of the graph at which the rewrite can restore the factor of this operator's sum.
-        waits: the labels are those of axes that wait for channels.
         woken: identities of the ids that waited before this call, and do so no longer.
     """
 
-    _state: AnalysisState
-    op: OpOverload
-    args: tuple[Any, ...]
-    out: Any
-    layout: tuple[Any, Any] | None = None
-    factor_at: Set[CallTarget] = frozenset()
-    waits: bool = False
     woken: set[int] = field(default_factory=set)
-
-    @property
-    def channels(self) -> Channels:
-        """The algebra of channels, to make new ids."""
-        return self._state.channels
-
-    @property
-    def name(self) -> str:
-        """The operator's name, without library and overload."""
-        return op_name(self.op).split("::")[1]
-
-    @functools.cached_property
-    def outs(self) -> list[torch.Tensor]:
-        """The returned tensors."""
-        return tensors_in(self.out)
-
-    @property
-    def node(self) -> fx.Node | None:
-        """The node of the graph that runs; None in a function that computes a stored weight."""
-        return self._state.marks.node
-
-    @property
-    def inside_layer(self) -> bool:
-        """Whether the operation is in a layer with shape attributes, which the rewrite adapts."""
-        return bool(self._state.layers.inside)
-
-    def arg(self, index: int, default: Any = None) -> Any:
-        """Return an argument by its index in the schema; ``default`` if it is None or absent."""
-        return self.args[index] if index < len(self.args) and self.args[index] is not None else default
-
-    def named(self, name: str) -> Any:
-        """Return an argument by its name in the operator's schema; None if it has no such name."""
-        names = [argument.name for argument in op_arguments(self.op)]
-        return self.args[names.index(name)] if name in names else None
-
-    def label(self, tensor: torch.Tensor) -> Label:
-        """Return the label of an operand."""
-        label = self._state.labels.of(tensor)
-        return Label(label.uniform or unlabelled(tensor)) if self.waits else label
-
-    def axes(self, tensor: torch.Tensor) -> Axes:
-        """Return the ids on the axes of an operand."""
-        return self.label(tensor).axes
 
     def wake(self, ids: Ids) -> Ids:
         """Let ids that waited stand for channels: the caller unifies them."""
@@ -106,10 +48,6 @@ class Call:
         found = self._state.labels.met(ids, label, dim)
         self.woken.add(id(found))
         return found
-
-    def statistic(self, tensor: torch.Tensor) -> Ids | None:
-        """Return the ids of a running statistic [channels]; None if it is computed."""
-        return self._state.origins.statistic(tensor)
 
     def unify(self, left: Ids | None, right: Ids | None) -> Ids | None:
         """Unify two axes of one length: position by position, they hold the same channel."""
@@ -204,10 +142,6 @@ class Call:
         if why := self._state.lengths.unknown(self.node, named):
             self.freeze(f"{what} {why}", ids)
 
-    def sizes_asked(self) -> list[bool | None]:
-        """Tell of each size that the call states whether it hangs on an input; None: it is open."""
-        return self._state.lengths.asked(self.node, self.out.dim())
-
     def guard_lengths(self, dims: list[int]) -> None:
         """Declare that axes of the result only hold channels where they are as long as here."""
         if dims and self.node is not None:
@@ -261,11 +195,6 @@ class Call:
         if self.node is not None:
             scaled = [ids for ids in axes if ids is not None]
             self._state.notes.macs.setdefault(self.node.name, []).append((macs, scaled))
-
-
-def unlabelled(tensor: torch.Tensor) -> Axes:
-    """Return axes without channels."""
-    return (None,) * tensor.dim()
 
 
 def _listed(node: fx.Node | None) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import fx, nn
 
 from fxprune.capture import refuse_training
 from fxprune.pytorch.graph_module import GraphModule
+from fxprune.pytorch.graphs import with_ancestors
 from fxprune.pytorch.modules import MetaMode, clone_sharing, to_meta
 from fxprune.pytorch.torch_private import pytree, tracer_class
 
@@ -95,7 +97,8 @@ def _is_computed(value: Any) -> bool:
 
 def _stored_like(module: fx.GraphModule, weight: fx.Node, shape: tuple[int, ...]) -> str | None:
     """Name the first stored tensor of this shape that a weight depends on."""
-    return next((name for name, stored in _stored(module, _above([weight])) if tuple(stored.shape) == shape), None)
+    stored = _stored(module, with_ancestors([weight]))
+    return next((name for name, tensor in stored if tuple(tensor.shape) == shape), None)
 
 
 def _store_one(
@@ -108,11 +111,11 @@ def _store_one(
     function = _function(module, weights[0])
     if _draws(function) or any(_function(module, weight).code != function.code for weight in weights[1:]):
         return None
-    stored = _tensor(module, name)
+    stored = attrgetter(name)(module)
     with torch.no_grad(), MetaMode():  # type: ignore[no-untyped-call]
         if to_meta(function)().dtype != stored.dtype:
             return None
-    above = _above(weights)
+    above = with_ancestors(weights)
     gone = _unused_without(weights, above)
     for node in module.graph.nodes:
         if node not in reads:
@@ -130,17 +133,6 @@ def _store_one(
     return function
 
 
-def _above(weights: list[fx.Node]) -> list[fx.Node]:
-    """Return the nodes and all that they depend on, in the order of the graph."""
-    found = set(weights)
-    stack = list(weights)
-    while stack:
-        new = [node for node in stack.pop().all_input_nodes if node not in found]
-        found.update(new)
-        stack += new
-    return [node for node in weights[0].graph.nodes if node in found]
-
-
 def _unused_without(weights: list[fx.Node], above: list[fx.Node]) -> set[fx.Node]:
     """Return those of the nodes above that are unused after the weights are stored."""
     gone = set(weights)
@@ -155,7 +147,7 @@ def _stored(module: fx.GraphModule, nodes: Iterable[fx.Node]) -> list[tuple[str,
     found: list[tuple[str, torch.Tensor]] = []
     for node in nodes:
         if node.op == "get_attr":
-            tensor = _tensor(module, str(node.target))
+            tensor = attrgetter(str(node.target))(module)
             if isinstance(tensor, nn.Parameter):
                 found.append((str(node.target), tensor))
         elif node.op == "call_module":
@@ -164,16 +156,11 @@ def _stored(module: fx.GraphModule, nodes: Iterable[fx.Node]) -> list[tuple[str,
     return found
 
 
-def _tensor(module: nn.Module, name: str) -> Any:
-    owner, _, last = name.rpartition(".")
-    return getattr(module.get_submodule(owner), last)
-
-
 def _function(module: fx.GraphModule, weight: fx.Node) -> fx.GraphModule:
     """Make a graph without inputs that returns a weight; equal graphs have equal code."""
     graph = fx.Graph(tracer_cls=tracer_class(module.graph))
     copies: dict[fx.Node, fx.Node] = {}
-    for node in _above([weight]):
+    for node in with_ancestors([weight]):
         args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
         copies[node] = graph.create_node(node.op, node.target, args, kwargs)
         copies[node].meta = dict(node.meta)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs
-from fxprune.coupling import Coupling, Group, prunable_weights
+from fxprune.coupling import Coupling, domains_of, prunable_weights
 from fxprune.pytorch.modules import canonical_names, digest_of_tables, named_tensors
 
 from .channels import Forest, Ids, signatures
@@ -106,15 +106,12 @@ def group_channels(
 
 def _blocked(forks: list[Fork], coding: Coding) -> list[Fork]:
     """Return the forks whose channels cannot merge, or only in clusters of more than four."""
-    groups: list[Group] = list(coding.groups.values())
-    mergeable = np.zeros(sum(group.width for group in groups) + 1, bool)
-    widths: dict[int, list[int]] = defaultdict(list)
-    for group in groups:
-        widths[group.domain].append(group.width)
-    for group in groups:
-        common = math.gcd(*widths[group.domain])
-        usual = not group.balanced or any(common % size == 0 for size in (2, 3, 4))
-        mergeable[group.offset : group.offset + group.width] = usual
+    mergeable = np.zeros(sum(group.width for group in coding.groups.values()) + 1, bool)
+    for domain in domains_of(coding.groups):
+        common = math.gcd(*(group.width for group in domain))
+        usual = not domain[0].balanced or any(common % size == 0 for size in (2, 3, 4))
+        for group in domain:
+            mergeable[group.offset : group.offset + group.width] = usual
     return [fork for fork in forks if not mergeable[coding.of(fork.ids)].any()]
 
 

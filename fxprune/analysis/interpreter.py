@@ -16,6 +16,7 @@ from torch import fx, nn
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
 from fxprune.pytorch.constants import stays
+from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
@@ -30,12 +31,13 @@ from fxprune.pytorch.rewritable import (
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import fills_given, op_arguments, pytree, storage_id
 
-from .call import Call, unlabelled
+from .call import Call
 from .channels import Axes, Ids
 from .computed_weights import CapturedGraph
 from .labels import Label, tensors_in
 from .lengths import freeze_cuts
 from .marks import Choices, Event
+from .operation import unlabelled
 from .rules import RULES
 from .rules.pointwise import pointwise
 from .rules.registry import Entry
@@ -90,7 +92,7 @@ def run_labelled(
         remedy = "Couple a submodule that ends before it" if by_values else "Give example inputs that the model accepts"
         raise CaptureError(
             f"{type(graph_module).__name__} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
-            f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error, '')}. "
+            f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error)}. "
             f"{remedy}; operations on tensor values cannot be analysed."
         ) from error
     for node in graph_module.graph.output_node().all_input_nodes:
@@ -108,12 +110,12 @@ def run_labelled(
 _KNOWS_ITS_WIDTH = "enters or leaves `{}`, which is kept whole and knows its own width"
 
 
-class _Interpreter(fx.Interpreter):
+class _Interpreter(OnMeta):
     """Runs the graph and records what each node returned, with tensors as (sizes, label)."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, state: AnalysisState, device: torch.device) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
-        self.extra_traceback, self.state, self.device = False, state, device
+        super().__init__(root, graph, device, garbage_collect_values=False)
+        self.state = state
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:

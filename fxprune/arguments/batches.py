@@ -13,7 +13,8 @@ from fxprune.arguments.batch_guards import turning_points
 from fxprune.arguments.guards import SpecialisedError, guard_dtype, guard_equal, guard_tensor
 from fxprune.arguments.inputs import Inputs, in_order, tensors_of
 from fxprune.errors import first_line
-from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.pytorch.graphs import OnMeta
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree
 
 
@@ -130,19 +131,6 @@ def graph_batches(module: fx.GraphModule, inputs: Inputs) -> BatchRange:
 
 # A batch size that is larger than those of any decision: a prime, which nothing divides.
 _MANY = 10007
-
-
-class OnMeta(fx.Interpreter):
-    """Runs a graph on the meta device as if it were on another one."""
-
-    def __init__(self, root: torch.nn.Module, graph: fx.Graph, device: torch.device) -> None:
-        super().__init__(root, graph=graph)
-        self.extra_traceback, self.device = False, device
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node; a question for the device gets the graph's own."""
-        values = unlike_meta(n, self.device)
-        return super().run_node(n) if values is None else values[0]
 
 
 class _Unguarded(OnMeta):

@@ -68,6 +68,11 @@ def tensors_of(inputs: Inputs) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
+def batch_of(inputs: Inputs) -> int:
+    """Return the batch size of the arguments: the length of the first tensor that has axes."""
+    return next(len(x) for x in tensors_of(inputs) if x.dim())
+
+
 def as_meta(inputs: Inputs) -> Inputs:
     """Copy the inputs to the meta device, without numbers."""
     meta: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.empty_like(x, device="meta"), inputs)

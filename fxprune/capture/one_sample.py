@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.arguments.batches import OnMeta
 from fxprune.arguments.guards import guard_equal
 from fxprune.arguments.inputs import Inputs, as_meta, in_order, tensors_of
 from fxprune.equivalence import UNCHECKED, Programs
 from fxprune.errors import CaptureError
+from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import pytree

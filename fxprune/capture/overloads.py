@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.arguments.batches import OnMeta
 from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
+from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.torch_private import OpOverloadPacket, overload_of
 

@@ -10,11 +10,6 @@ from fxprune.pytorch.source import source_of_error, source_of_transform
 from .tracing.symbolic import SymbolicTracer
 
 
-def reason_of(error: Exception) -> str:
-    """Return the first line of an error, or its class."""
-    return first_line(error, type(error).__name__)
-
-
 def untraceable(
     model: nn.Module, tracer: SymbolicTracer, error: Exception, *, exported: Exception | None
 ) -> CaptureError:
@@ -22,7 +17,9 @@ def untraceable(
     if isinstance(error, CaptureError):  # it says what to do
         return error
     where = tracer.inside[-1] if tracer.inside else type(model).__name__
-    also = f" Exporting its operations fails too: {reason_of(exported)}." if exported is not None else ""
+    # What PyTorch's exporter says of its own symbols and constants helps nobody who did not write it.
+    said = f": {first_line(exported)}" if isinstance(exported, CaptureError) else ""
+    also = f" Exporting its operations fails too{said.rstrip('.')}." if exported is not None else ""
     done = {path: module for path, module in model.named_modules() if path in tracer.finished}
     largest = max(done, key=lambda path: sum(p.numel() for p in done[path].parameters()), default="")
     part = f" (`{largest}` is traced)" if largest else ""

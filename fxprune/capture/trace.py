@@ -27,10 +27,11 @@ from fxprune.pytorch.modules import clone_sharing
 from fxprune.pytorch.torch_private import backward_hooks_of
 
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
+from .idle_questions import drop_idle_questions
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
-from .refusals import reason_of, untraceable
+from .refusals import untraceable
 from .tracing.concrete import ConcreteTracer
 from .tracing.custom_functions import CUSTOM_GRADIENTS, custom_functions_noted
 from .tracing.registered_functions import keeps_functions
@@ -160,7 +161,7 @@ class _Failures:
             return CaptureError(f"cannot capture {name}: no other way is left to try.")
         if self.traced is None:
             assert self.exported is not None
-            error = CaptureError(f"cannot export {name}: {reason_of(self.exported)}")
+            error = CaptureError(f"cannot export {name}: {first_line(self.exported)}")
             error.__cause__ = self.exported
             return error
         return untraceable(self.model, *self.traced, exported=self.exported)
@@ -202,6 +203,8 @@ def _trace(model: nn.Module, tracer: SymbolicTracer, failures: _Failures) -> fx.
     module.meta[CUSTOM_GRADIENTS] = [*tracer.custom_functions]
     if reads.found:
         _follow_training(module, model, tracer)
+    if isinstance(tracer, ConcreteTracer):
+        drop_idle_questions(module, model, tracer)
     return module
 
 
@@ -211,6 +214,7 @@ def _follow_training(module: fx.GraphModule, model: nn.Module, tracer: SymbolicT
     for each in traced_modules(skeleton, tracer.keeps):
         each.training = True
     again = tracer.again(skeleton)
+    again.notes_lines = False  # the graph has those of eval mode
     try:
         trained = again.trace(skeleton)
     except Exception:  # in training it may do what cannot be traced: then the graph raises an error there

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.pytorch.graphs import arguments_of
+
 Number = bool | int | float
 
 
@@ -83,7 +85,7 @@ def follow_training(module: fx.GraphModule, trained: fx.Graph) -> bool:
     if len(module.graph.nodes) != len(trained.nodes) or not all(_alike(*pair) for pair in pairs):
         return False
     for node, other in pairs:
-        _choose(module, node, iter(_leaves(other)))
+        _choose(module, node, iter(arguments_of(other)))
     module.recompile()
     return True
 
@@ -92,7 +94,7 @@ def _alike(node: fx.Node, other: fx.Node) -> bool:
     """Tell whether two nodes are equal except for numbers."""
     if (node.op, node.target, node.name) != (other.op, other.target, other.name):
         return False
-    mine, its = _leaves(node), _leaves(other)
+    mine, its = arguments_of(node), arguments_of(other)
     return _structure(node) == _structure(other) and all(
         _is_number(a) and _is_number(b) if _differ(a, b) else True for a, b in zip(mine, its, strict=True)
     )
@@ -123,12 +125,6 @@ def _differ(a: Any, b: Any) -> bool:
 
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, bool | int | float)
-
-
-def _leaves(node: fx.Node) -> list[Any]:
-    leaves: list[Any] = []
-    fx.node.map_aggregate((node.args, node.kwargs), leaves.append)
-    return leaves
 
 
 def _structure(node: fx.Node) -> Any:

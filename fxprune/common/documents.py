@@ -1,4 +1,4 @@
-"""Read JSON files that anybody may have written, with limits and checks."""
+"""Write JSON files, and read those that anybody may have written, with limits and checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fxprune.common.files import open_plain
+from fxprune.common.files import open_plain, write_text
 from fxprune.errors import InputError
 
 # Our largest file, a plan for a network of a million channels, has 20 MB, and no file of ours is nested deeper.
@@ -39,6 +39,11 @@ def read_json(path: str | os.PathLike[str], what: str, wrong: type[InputError], 
         return parse_json(text)
     except ValueError as error:
         raise wrong(f"{os.fspath(path)} is not a whole {what}: {error}. {remedy}") from error
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
+    """Write a JSON file completely or not at all, for people to read, too."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_bounded(path: str | os.PathLike[str]) -> str:

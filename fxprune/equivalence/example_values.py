@@ -70,8 +70,8 @@ def is_uniform(x: Tensor) -> bool:
     x = x.detach()
     if not x.is_floating_point() or not x.numel() or x.is_sparse:
         return False
-    few = x.flatten()[:64]  # most tensors show it there
-    return bool((few == few[0]).all() and (x == few[0]).all())
+    few = x.flatten()[:64].tolist()  # most tensors show it there
+    return all(each == few[0] for each in few) and bool((x == few[0]).all())
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,7 +33,8 @@ _CONSTANTS = frozenset({type(None), bool, int, float, str})
 # Other names of the stored tensors of a layer, which no call reads.
 _NAMES = frozenset({"_flat_weights_names", "_all_weights", "_flat_weight_refs"})
 _OWN = frozenset(vars(nn.Module())) - {"training"} | {"forward"} | _NAMES
-_Names = list[tuple[Any, int, dict[str, Any]]]
+# A table, its size, what looks names up there, and what it found.
+_Names = list[tuple[Any, int, Callable[[Any], Any], Any]]
 _known: dict[type[nn.Module], _Names] = {}
 
 
@@ -69,12 +71,21 @@ def _names_of(kind: type[nn.Module]) -> _Names:
             names = names_in(code) - used if code else set()
             used |= names
             waiting += [table[name] for name in names for table in tables if name in table]
-        _known[kind] = [(table, len(table), {name: table[name] for name in used if name in table}) for table in tables]
+        held = [(table, [name for name in used if name in table]) for table in tables]
+        finds = [(table, operator.itemgetter(*names) if names else _nothing) for table, names in held]
+        _known[kind] = [(table, len(table), find, find(table)) for table, find in finds]
     return _known[kind]
 
 
+def _nothing(_: Any) -> None:
+    """Look up no name, in a table whose size alone tells whether one has come."""
+
+
 def _are_held(names: _Names) -> bool:
-    return all(len(table) == size and [*map(table.get, held)] == [*held.values()] for table, size, held in names)
+    try:
+        return all(len(table) == size and find(table) == found for table, size, find, found in names)
+    except KeyError:
+        return False
 
 
 def _is_usual(names: _Names, args: Sequence[Any]) -> bool:

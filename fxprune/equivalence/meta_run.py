@@ -7,18 +7,17 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on
 from fxprune.pytorch.meta_kernels import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, map_tensors
-from fxprune.pytorch.torch_private import OpOverload, draws, op_name, takes_device
+from fxprune.pytorch.torch_private import OpOverload, draws, no_dispatch, op_name, takes_device
 
 from .layers import Settings
 from .observation import leaves_of
-from .recorder import Recorder, device_of, is_number, torch_state
+from .recorder import ATTENTION, Recorder, attention_key, device_of, is_number, torch_state
 
 _META = torch.device("meta")
 # They make what an operator fills at once, as that of dropout.
@@ -48,9 +47,16 @@ class MetaRun(Recorder):
         """Record a call with its results."""
         given = as_meta(inputs)
         with self.recording(given) as program:
-            with _Functions(self._device, self._operators):
+            with _Functions(self._device, self._attention):
                 outputs = leaves_of(run_on(self._network, given))
             return program(outputs)
+
+    def _attended(self, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        if (known := self.attended.get(attention_key(args, kwargs))) is None:
+            return super()._attended(args, kwargs, run)
+        size, stride, kind = known
+        with no_dispatch():
+            return torch.empty_strided(size, stride, dtype=kind, device=_META)
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         # On meta nothing is drawn, so that only a seed changes the generator, which a trace does not record.
@@ -86,19 +92,16 @@ def _asked(value: Any) -> Any:
 
 
 class _Functions(TorchFunctionMode):
-    """A mode in which tensors say that they are on the model's device.
+    """Tensors say that they are on the model's device, and attention is recorded."""
 
-    It records attention, which the meta device decomposes, but autocast sees as one function.
-    """
-
-    def __init__(self, device: torch.device, calls: list[Any]) -> None:
+    def __init__(self, device: torch.device, attention: Callable[[Any, Any], Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._attention = attention
         self._answers = {getattr(Tensor, name).__get__: place(device) for name, place in PLACES.items()}
-        self._calls = calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self._answers:
             return self._answers[func]
-        if func is F.scaled_dot_product_attention:
-            self._calls.append(func)
+        if func is ATTENTION:
+            return self._attention(args, kwargs or {})
         return func(*args, **(kwargs or {}))

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import io
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -114,9 +114,7 @@ class Watch(TorchDispatchMode):
                 if writes and isinstance(value, Tensor) and (found := self._parameters.get(_storage(value))):
                     name, parameter = found
                     self._saved.setdefault(name, (parameter, parameter.detach().clone()))
-        self.operations.append(
-            (func, tuple(leaf.dtype for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)))
-        )
+        self.operations.append((func, (*_dtypes(args),)))
         return func(*args, **kwargs)
 
     def precisions(self) -> set[torch.dtype]:
@@ -248,6 +246,15 @@ def leaves_of(value: Any) -> list[Any]:
     fields = fields_of(value)
     parts = value if isinstance(value, (list, tuple)) else None if fields is None else fields.values()
     return [value] if parts is None else [leaf for each in parts for leaf in leaves_of(each)]
+
+
+def _dtypes(args: Iterable[Any]) -> Iterator[torch.dtype]:
+    """Yield the dtypes of tensors among arguments of an operator."""
+    for value in args:
+        if isinstance(value, Tensor):
+            yield value.dtype
+        elif isinstance(value, (list, tuple)):
+            yield from _dtypes(value)
 
 
 def _storage(tensor: Tensor) -> Any:

@@ -24,8 +24,8 @@ class Pair:
         self.device = devices[0] if devices else torch.device("cpu")
         self.whole = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
         self.programs = Programs(model, module)
-        # Whether both certainly run the same program in eval mode.
-        self.proven = False
+        # Whether both certainly run the same program in eval mode, and in the first call there.
+        self.proven = self.proven_at_first = False
         # Whether both run the same operations and do not use autocast.
         self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"

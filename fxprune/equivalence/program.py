@@ -7,7 +7,8 @@ bit by bit. That holds only if nothing else matters, so a program is *open*, and
 
 - asks for a number, or meets a tensor that no recorded operator made;
 - sets an attribute, changes a list, table, object or variable of its own, replaces a buffer, the data of a tensor, or
-  writes to a parameter, since a later call may read it;
+  writes to a parameter, since a later call may read it (a changed list, table, object or variable leaves the program of
+  the call itself closed: only that of later calls is open);
 - reads or sets autocast, seeds a generator of PyTorch, or draws from one of Python or NumPy.
 """
 
@@ -46,6 +47,7 @@ class Programs:
         self._made: set[Any] = set()
         self._runs: tuple[MetaRun, MetaRun] | None = None
         self._of_graph: Any = None
+        self._attended: dict[Any, tuple[Any, ...]] = {}  # what attention returned on numbers
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
         self._names, self._names_in_graph = (
             {name: first[id(tensor)] for name, tensor in named_tensors(each) if id(tensor) in first}
@@ -56,10 +58,15 @@ class Programs:
 
     def record(self, copied: nn.Module) -> RealRun:
         """Return a record of a call with numbers of a copy of the model."""
-        return RealRun(copied, self._names)
+        run = RealRun(copied, self._names)
+        self._attended = run.attended
+        return run
 
     def is_of_graph(self, run: RealRun) -> bool:
-        """Tell, after :meth:`are_equal`, whether a call with numbers ran the graph's program."""
+        """Tell, after :meth:`are_equal` in eval mode, whether a call ran the graph's program.
+
+        The call is one with numbers. What it keeps for later ones, as in a table of its own, does not count.
+        """
         if self._of_graph is None or run.is_open:
             return False
         (wanted, ours), (found, theirs) = run.program or ([], []), self._of_graph
@@ -76,6 +83,8 @@ class Programs:
             training: in training mode instead of eval mode, which comes first.
             after: copy of the model that has made the first call, with numbers.
         """
+        if not training:
+            self._of_graph = None
         for inputs in examples:
             no_prints = contextlib.redirect_stderr(io.StringIO())  # where the code of a graph prints its errors
             # A network may raise anything.
@@ -86,21 +95,25 @@ class Programs:
                 )
                 self._runs = None  # those of a call that fails are of no more use
                 for run in (wanted, found):
-                    run.views = self._views
+                    run.views, run.attended = self._views, self._attended
                     run.begin(training, frozenset(self._made) if training else None)
                 often = 1 if after is not None and not self._forgets else 2
                 of_graph = found.call(inputs)
+                if not training:
+                    self._of_graph = None if found.is_open else of_graph
                 calls = [wanted.call(inputs) for _ in range(often)]
                 calls += [] if isinstance(self._module, fx.GraphModule) else [found.call(inputs)]
                 self._made |= wanted.made
-                equal = all(call == of_graph for call in calls) and not (wanted.is_open or found.is_open)
+                equal = all(call == of_graph for call in calls)
+                equal = equal and not any(run.is_open or run.keeps for run in (wanted, found))
                 if equal:
-                    self._runs, self._of_graph = (wanted, found), of_graph
+                    self._runs = wanted, found
                 return equal
         return False
 
 
 def _without_devices(operators: list[Any]) -> list[Any]:
     """Return a program as it is on any device: those of a call with numbers are all the same."""
-    calls = [call for call in operators if isinstance(call, tuple)]  # attention is shown by its operators
-    return [(func, args, [each for each in named if each[0] != "device"], made) for func, args, named, made in calls]
+    return [
+        (func, args, [each for each in named if each[0] != "device"], made) for func, args, named, made in operators
+    ]

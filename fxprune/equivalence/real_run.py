@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.torch_private import OpOverload, draws
 
 from .layers import Settings
-from .recorder import OpenError, Recorder, device_of
+from .recorder import ATTENTION, OpenError, Recorder, attention_key, device_of
 
 
 class RealRun(Recorder):
@@ -32,13 +34,29 @@ class RealRun(Recorder):
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call, as a context of :func:`~fxprune.equivalence.observation.observe`."""
-        with super().recording(given) as program:
+        with super().recording(given) as program, self._attention_recorded():
 
             def noted(outputs: list[Any]) -> None:
                 with contextlib.suppress(OpenError):
                     self.program = program(outputs)
 
             yield noted
+
+    @contextlib.contextmanager
+    def _attention_recorded(self) -> Iterator[None]:
+        """Record attention under the name by which networks call it; a mode would show to them."""
+
+        @functools.wraps(ATTENTION)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._attention(args, kwargs)
+
+        given = F.scaled_dot_product_attention
+        if given is ATTENTION:  # not one of somebody else
+            F.scaled_dot_product_attention = call
+        try:
+            yield
+        finally:
+            F.scaled_dot_product_attention = given
 
     def _open(self) -> None:
         self.is_open = True
@@ -50,6 +68,11 @@ class RealRun(Recorder):
 
     def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
         return forward(*args) if self.is_open else super()._layer(layer, settings, forward, args)
+
+    def _attended(self, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        out = super()._attended(args, kwargs, run)
+        self.attended[attention_key(args, kwargs)] = out.shape, out.stride(), out.dtype
+        return out
 
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         elsewhere = kwargs.get("device") not in (None, self._device)

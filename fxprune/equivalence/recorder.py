@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, tensors_of
@@ -22,6 +23,7 @@ from .contents import contents_of
 from .layers import Settings, layers_recorded
 from .observation import autocast_watched
 
+ATTENTION: Any = F.scaled_dot_product_attention
 # They may return their tensor as it is; gradients pass through.
 _VIEWS = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten.slice.Tensor)
 
@@ -31,12 +33,19 @@ class OpenError(Exception):
 
 
 class Recorder(TorchDispatchMode):
-    """A mode that records the operators of a network, and where their tensors come from."""
+    """A mode that records the operators of a network, and where their tensors come from.
+
+    Attributes:
+        is_open: the program depends on what no record shows, or a call changes more than tensors and contents.
+        keeps: a call changed the contents of the network, which a later one may read.
+    """
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_open, self.views = False, True
+        self.is_open, self.keeps, self.views = False, False, True
+        # What attention returned on numbers, by what it got: sizes, strides and type.
+        self.attended: dict[Any, tuple[Any, ...]] = {}
         self._network = network
         # By identity: a tensor, and its stored name; or the call, and its operator or input there.
         self._origins: dict[int, tuple[weakref.ref[Tensor], Any]] = {}
@@ -84,16 +93,17 @@ class Recorder(TorchDispatchMode):
         with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, layers, self:
             yield program
         self._kept = self._state()
-        self.is_open |= self._writes or bool(uses) or before != self._kept
+        self.is_open |= self._writes or bool(uses) or before[0] != self._kept[0]
+        self.keeps |= before[1] != self._kept[1]
 
-    def _state(self) -> Any:
-        """Describe what a call could leave to a later one; nothing for a graph."""
+    def _state(self) -> tuple[Any, Any]:
+        """Describe what a call could leave to a later one, contents apart; nothing for a graph."""
         if isinstance(self._network, fx.GraphModule):
-            return ()
+            return (), {}
         kind, keys, *rest = np.random.get_state()
         tables = [(name, id(tensor)) for name, tensor in named_tensors(self._network)]
-        kept = contents_of(list(self._network.modules()))
-        return tables, kept, random.getstate(), kind, np.asarray(keys).tobytes(), rest, torch_state()
+        state = tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest, torch_state()
+        return state, contents_of(list(self._network.modules()))
 
     def _described(self, value: Any) -> Any:
         """Describe an argument by where it comes from, or by its value and type."""
@@ -162,6 +172,27 @@ class Recorder(TorchDispatchMode):
         finally:
             self._paused = before
 
+    def _attention(self, args: Any, kwargs: Any) -> Any:
+        """Record attention as one operator, since devices decompose it in other ways.
+
+        Autocast sees one function, too. With dropout, which draws, its operators are recorded behind it.
+        """
+        run = functools.partial(ATTENTION, *args, **kwargs)
+        if self._paused or self.is_open:
+            return run()
+        if kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0) != 0.0:
+            self._operators.append(ATTENTION)
+            return run()
+        return self._recorded(ATTENTION, args, kwargs.items(), lambda: self._attended(args, kwargs, run))
+
+    def _attended(self, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+        """Run attention, whose operators are not recorded."""
+        before, self._paused = self._paused, True
+        try:
+            return run()
+        finally:
+            self._paused = before
+
     def _check(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         """Raise OpenError if this call of an operator depends on what no record shows."""
 
@@ -176,6 +207,17 @@ class Recorder(TorchDispatchMode):
             if argument.is_write
         ]
         return any(storage_id(leaf) in self._parameters for leaf in pytree.tree_leaves(written) if leaf is not None)
+
+
+def attention_key(args: Any, kwargs: Any) -> Any:
+    """Describe what the sizes and strides of attention depend on."""
+    return tuple([_sizes(each) for each in (*args, *sorted(kwargs.items()))])
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_sizes, value))
+    return (value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else (type(value), value)
 
 
 def is_number(tensor: Tensor) -> bool:

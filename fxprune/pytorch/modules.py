@@ -14,7 +14,7 @@ from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant,
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
 from fxprune.pytorch.meta_kernels import run_meta
 from fxprune.pytorch.modes import is_mode
-from fxprune.pytorch.precision import MixingMode
+from fxprune.pytorch.precision import MixingMode, to_float64
 from fxprune.pytorch.torch_private import (
     NormBase,
     children_of,
@@ -29,7 +29,8 @@ from fxprune.pytorch.torch_private import (
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 # In the error of a kernel that takes no tensor on the meta device, as of nested tensors.
-_ASSERTION = "INTERNAL ASSERT"
+# What PyTorch says where a tensor on meta lacks the numbers that an operator needs.
+_WITHOUT_NUMBERS = ("INTERNAL ASSERT", "a meta tensor without")
 
 # Attributes of tensors that depend on their device, as functions of it.
 PLACES: dict[str, Callable[[torch.device], Any]] = {
@@ -56,6 +57,11 @@ def map_tensors(
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = new
     return _copy(model, memo, only_runs)
+
+
+def float64_copy(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """Copy a model with tensors in float64; other types than floating point stay as they are."""
+    return map_tensors(model, lambda _, tensor: to_float64(tensor, device))
 
 
 def clone_sharing(model: nn.Module) -> nn.Module:
@@ -227,7 +233,7 @@ class MetaMode(MixingMode):
         try:
             out = run_meta(func, args, kwargs)
         except RuntimeError as error:
-            if not isinstance(error, NotImplementedError) and _ASSERTION not in str(error):
+            if not isinstance(error, NotImplementedError) and not any(each in str(error) for each in _WITHOUT_NUMBERS):
                 raise
             if func is torch.ops.aten.equal.default:
                 left, right = map(value_of, args[:2])

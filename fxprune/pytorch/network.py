@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 from fxprune.errors import ModelError
+from fxprune.pytorch.modules import own_tensors
 from fxprune.pytorch.torch_private import child_of, hooks_of
 
 
@@ -75,7 +76,7 @@ def _other(value: Any) -> str:
 def _check_layer(name: str, module: nn.Module) -> None:
     if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
         raise ModelError(f"`{name}` is a lazy layer without a width: call the network once on its inputs first.")
-    for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+    for own, tensor in own_tensors(module):
         if tensor.layout != torch.strided:
             raise ModelError(
                 f"`{own}` of `{name}` is a sparse tensor, of which no copy can be compared: store it dense."
@@ -88,5 +89,7 @@ def _check_layer(name: str, module: nn.Module) -> None:
             )
     if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
         raise ModelError(f"`{name}` is quantised, and its columns cannot be summed: give the network from before.")
-    if hasattr(module, "_fsdp_wrapped_module"):
-        raise ModelError(f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel.")
+    if hasattr(module, "_fsdp_wrapped_module") or any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+        raise ModelError(
+            f"`{name}` is sharded over processes: couple the network before FullyShardedDataParallel or `fully_shard`."
+        )

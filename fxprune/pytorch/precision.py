@@ -70,3 +70,13 @@ def dtypes_of(values: Iterable[Any]) -> set[torch.dtype]:
 def promoted(args: Any, kwargs: Any) -> Any:
     """Convert the tensors of lower precision among the arguments to float64."""
     return pytree.tree_map_only(torch.Tensor, lambda x: x.double() if x.dtype in LOWER else x, (args, kwargs))
+
+
+def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
+    """Copy a tensor as float64; other types than floating point keep their dtype.
+
+    It is always a copy, so that in-place operations do not change the caller's tensor.
+    """
+    device = tensor.device if device is None else device
+    kind = torch.complex128 if tensor.is_complex() else torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(device, kind, copy=True)

@@ -42,6 +42,9 @@ assert_call = torch._assert
 foreach_add_, foreach_mul_, foreach_copy_ = torch._foreach_add_, torch._foreach_mul_, torch._foreach_copy_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
 
+# Names of all operators and their overloads.
+registered_names = torch._C._dispatch_get_all_op_names
+
 
 def op_name(operator: OpOverload) -> str:
     """Return the operator's name without the overload: ``aten::add_`` for ``aten.add_.Tensor``."""
@@ -86,6 +89,11 @@ def is_mutable(operator: OpOverload) -> bool:
 def fills_given(operator: OpOverload) -> bool:
     """Tell whether an operator puts its results into tensors that it is given as ``out``."""
     return any(argument.is_out for argument in operator._schema.arguments)
+
+
+def is_composed(operator: OpOverload) -> bool:
+    """Tell whether PyTorch takes an operator apart into others before it runs."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"))
 
 
 @functools.cache

@@ -17,8 +17,8 @@ from .tied import Tied
 
 # Tensors of up to this many numbers are bundled: a copy takes less time than the calls that it saves.
 SMALL = 2**16
-# Numbers of a piece that stays in a core's cache while it is made.
-PIECE = 2**17
+# Numbers of a piece that stays in the cache while it is made: smaller ones cost more calls than they save.
+PIECE = 2**19
 # What PyTorch's pointwise optimizers remember of each number; the rest of their state is one number per parameter.
 ROWS = frozenset({
     "momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "acc_delta",
@@ -105,8 +105,10 @@ class Bundle:
         self._means, self._away = self.narrow.detach(), like.new_empty(sum(self._lengths), columns)
         self.means_of, self.away_of = self._means.split(self._widths), self._away.split(self._lengths)
         many = sum(self._lengths) if like.is_cuda else max(1, PIECE * torch.get_num_threads() // max(1, columns))
-        self._many, self._sums = many, like.new_empty(sum(self._lengths))
+        self._many = many
+        self._sums, self._found = like.new_empty(2, sum(self._lengths)).unbind()
         self._pieces = list(zip(self._cluster.split(many), self._away.split(many), self._sums.split(many), strict=True))
+        self._found_pieces = self._found.split(many)
         # Fractions of multiples of the golden ratio: no two numbers of a row count alike.
         self._factors = torch.arange(1, columns + 1, device=device).mul(0.6180339887).frac().add(0.5).to(like.dtype)
         self._places: list[int] = []
@@ -165,8 +167,10 @@ class Bundle:
             self._check_loaded()
         elif places_of(self.parameters) != self._places or versions_of(self.parameters) != self._versions:
             self._read_again()
-        elif not torch.equal(self._sums, self._sums_of(self._rows_of(self.parameters))):
-            self._read_again()  # a write through `.data` leaves no mark but the numbers
+        else:
+            self._sum(self._rows_of(self.parameters), self._found_pieces)
+            if not torch.equal(self._sums, self._found):
+                self._read_again()  # a write through `.data` leaves no mark but the numbers
 
     def _check_loaded(self) -> None:
         """Keep a loaded state where it is that of the parameters, but for rounding elsewhere."""
@@ -182,11 +186,13 @@ class Bundle:
     def _note(self, rows: Tensor) -> None:
         """Note how the parameters are, to see what others write to them; ``rows`` are their numbers."""
         self._versions = versions_of(self.parameters)
-        self._sums.copy_(self._sums_of(rows))
+        self._sum(rows, self._sums.split(self._many))
 
-    def _sums_of(self, rows: Tensor) -> Tensor:
+    def _sum(self, rows: Tensor, sums: Sequence[Tensor]) -> None:
         """Sum each row with weights, in the pieces of :meth:`write`: rounding is the same."""
-        return torch.cat([torch.mv(piece, self._factors) for piece in rows.split(self._many)])
+        pieces = self._targets if rows is self._rows else rows.split(self._many)
+        for piece, out in zip(pieces, sums, strict=True):
+            torch.mv(piece, self._factors, out=out)
 
     def _view(self) -> None:
         """Look at a single parameter as rows in its own memory; copy others, all at once."""
@@ -222,8 +228,8 @@ class Bundle:
         """Write mean + left * deviation to the parameters."""
         if self._rows is not None:
             for (cluster, away, sums), target in zip(self._pieces, self._targets, strict=True):
-                mean = torch.index_select(self._means, 0, cluster, out=self._scratch[: len(target)])
-                torch.add(mean, away, alpha=self.left, out=target)
+                torch.index_select(self._means, 0, cluster, out=target)
+                target.add_(away, alpha=self.left)
                 torch.mv(target, self._factors, out=sums)  # while it is in the cache
             self._versions = versions_of(self.parameters)
         else:

@@ -31,6 +31,7 @@ class NarrowState:
         self._outside: State = {}
         self._inside: State = defaultdict(dict)
         self._noted: tuple[list[Any], list[Any]] = [], []
+        self._tensors: list[Tensor] = []  # of those between steps
         self._copies: tuple[list[Tensor], list[Tensor]] = [], []  # between steps, and what they are copies of
         self._marks: tuple[list[int], list[int]] = [], []
 
@@ -41,8 +42,7 @@ class NarrowState:
 
     def _marked(self) -> tuple[list[int], list[int]]:
         """List the addresses of tensors between steps, and how often copies were written to."""
-        tensors = [each for each in self._noted[0] if isinstance(each, Tensor)]
-        return places_of(tensors), versions_of(self._copies[0])
+        return places_of(self._tensors), versions_of(self._copies[0])
 
     def enter(self, bundles: Sequence[Bundle], *, as_left: bool) -> None:
         """Give the optimizer the state of the bundles, whose parameters have equal scalars each."""
@@ -93,6 +93,7 @@ class NarrowState:
                     copies[0].extend(state[name] for state in states)
                     copies[1].extend([value] * len(states))
         self._noted = _contents(self._outside), _contents(inside)
+        self._tensors = [each for each in self._noted[0] if isinstance(each, Tensor)]
         self._copies, self._inside = copies, inside
 
     def keys(self, bundle: Bundle) -> list[Hashable]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -83,6 +84,21 @@ def _places(model: nn.Module, name: str, parameter: nn.Parameter) -> tuple[tuple
     for each in path:
         places.append((vars(module)["_modules"], each, module := module.get_submodule(each)))
     return (*places, (vars(module)["_parameters"], key, parameter))
+
+
+class Places:
+    """The tables on the ways from a model to its parameters, each place once."""
+
+    def __init__(self, tied: Sequence[Tied]) -> None:
+        """Take those of some parameters."""
+        places = {(id(table), key): (table, key, value) for each in tied for table, key, value in each.places}
+        self._tables = [table for table, _, _ in places.values()]
+        self._keys = [key for _, key, _ in places.values()]
+        self._values = [value for _, _, value in places.values()]
+
+    def hold(self) -> bool:
+        """Tell whether every place still has what it had."""
+        return all(map(operator.is_, map(dict.get, self._tables, self._keys), self._values))
 
 
 def clusters_of_fixed_buffers(model: nn.Module, plan: Plan) -> dict[str, list[Clusters]]:

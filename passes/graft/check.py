@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.inputs import Inputs, inputs_for, run_on
+from fxprune.arguments.inputs import Inputs, batch_of, inputs_for, run_on
 from fxprune.errors import GraftError
 from fxprune.passes.rewrite import WIDE
-from fxprune.passes.verify import KeepFloat64, batch_of, random_batch, randomised, relative_error, to_float64, verify
+from fxprune.passes.verify import KeepFloat64, random_batch, randomised, relative_error, verify
 from fxprune.plan_file import outputs_of
-from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.pytorch.modules import float64_copy, map_tensors, named_tensors
 from fxprune.pytorch.source import source_of, source_of_error
 
 from .computed import Computed, with_computed
@@ -71,7 +71,7 @@ def _first_difference(grafted: nn.Module, narrow: fx.GraphModule, inputs: Inputs
     seen: list[dict[str, list[Tensor]]] = []
     failure: Exception | None = None
     for each in (narrow, grafted):
-        double = map_tensors(each, lambda _, tensor: to_float64(tensor)).eval()
+        double = float64_copy(each).eval()
         returned: dict[str, list[Tensor]] = {}
         for name in {str(node.target) for node in calls}:
             with contextlib.suppress(AttributeError):

@@ -7,14 +7,17 @@ its own result, and multiplies them by a gain: so the result goes into the weigh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import GraftError, kind_and_line
-from fxprune.passes.verify import relative_error, to_float64
-from fxprune.pytorch.modules import map_tensors, named_tensors
+from fxprune.passes.verify import relative_error
+from fxprune.pytorch.graphs import with_ancestors
+from fxprune.pytorch.modules import float64_copy, map_tensors, named_tensors
+from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.rewritable import positional
 from fxprune.pytorch.shaped_layers import is_transposed
 from fxprune.pytorch.source import source_of
@@ -45,7 +48,7 @@ def computed_weights(model: nn.Module, pairs: Iterable[tuple[fx.Node, fx.Node]])
     return {
         name: node
         for name, node in found.items()
-        if name in names and all(each.op != "placeholder" for each in _above(node))
+        if name in names and all(each.op != "placeholder" for each in with_ancestors([node]))
     }
 
 
@@ -62,13 +65,13 @@ def compute(weight: fx.Node, model: nn.Module) -> Tensor:
             return made[leaf]
         return evaluate(leaf.term, numbers) if isinstance(leaf, Traced) else leaf
 
-    for node in _above(weight):
+    for node in with_ancestors([weight]):
         args: Any = fx.node.map_aggregate(node.args, value)
         kwargs: Any = fx.node.map_aggregate(node.kwargs, value)
         if node.op == "get_attr":
             made[node] = to_float64(tensors[str(node.target)])
         elif node.op == "call_module":
-            layer = map_tensors(model.get_submodule(str(node.target)), lambda _, tensor: to_float64(tensor))
+            layer = float64_copy(model.get_submodule(str(node.target)))
             made[node] = layer(*args, **kwargs)
         elif node.op == "call_method":
             made[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -95,13 +98,13 @@ def solve_computed(grafted: nn.Module, model: nn.Module, narrow: nn.Module, comp
     """
     tensors = dict(named_tensors(narrow))
     for name, node in computed.items():
-        wanted, wide = tensors[name], _tensor(model, name).shape
+        wanted, wide = tensors[name], attrgetter(name)(model).shape
         sources = sorted(_sources(node, grafted) - tensors.keys())
         _state_sizes(grafted, name, wanted)
         failure: Exception | None = None
         try:
             for source in sources:
-                _replace(grafted, source, _cut(_tensor(grafted, source), wide, wanted.shape))
+                _replace(grafted, source, _cut(attrgetter(source)(grafted), wide, wanted.shape))
             solved = _is_solved(grafted, node, wanted, sources)
         except Exception as error:  # a wrong size may raise any exception
             solved, failure = False, error
@@ -123,7 +126,7 @@ def _is_solved(grafted: nn.Module, node: fx.Node, wanted: Tensor, gains: list[st
     square = (made * made).sum(rows, keepdim=True)
     ratio = torch.where(square > 0, (wanted * made).sum(rows, keepdim=True) / square, 1.0)
     for name in gains:
-        gain = _tensor(grafted, name)
+        gain = attrgetter(name)(grafted)
         if gain.dim() and len(gain) == len(wanted):
             scaled = to_float64(gain) * ratio.view(-1, *[1] * (gain.dim() - 1))
             _replace(grafted, name, scaled.to(gain.dtype))
@@ -133,21 +136,10 @@ def _is_solved(grafted: nn.Module, node: fx.Node, wanted: Tensor, gains: list[st
     return False
 
 
-def _above(weight: fx.Node) -> list[fx.Node]:
-    """Return a node and all that it depends on, in the order of the graph."""
-    found = {weight: None}
-    stack = [weight]
-    while stack:
-        new = [node for node in stack.pop().all_input_nodes if node not in found]
-        found.update(dict.fromkeys(new))
-        stack += new
-    return [node for node in weight.graph.nodes if node in found]
-
-
 def _sources(weight: fx.Node, model: nn.Module) -> set[str]:
     """Name the tensors that a weight is computed from."""
     found: set[str] = set()
-    for node in _above(weight):
+    for node in with_ancestors([weight]):
         if node.op == "get_attr":
             found.add(str(node.target))
         elif node.op == "call_module":
@@ -172,16 +164,10 @@ def _cut(tensor: Tensor, wide: tuple[int, ...], narrow: tuple[int, ...]) -> Tens
     return tensor[tuple(slice(size) for size in sizes)].clone()
 
 
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    path, _, last = name.rpartition(".")
-    tensor: Tensor = getattr(model.get_submodule(path), last)
-    return tensor
-
-
 def _replace(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, last = name.rpartition(".")
     owner = model.get_submodule(path)
     if last in owner._parameters:
-        owner._parameters[last] = nn.Parameter(tensor, requires_grad=_tensor(model, name).requires_grad)
+        owner._parameters[last] = nn.Parameter(tensor, requires_grad=attrgetter(name)(model).requires_grad)
     else:
         owner._buffers[last] = tensor

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fxprune.arguments.inputs import Inputs, inputs_for, run_on
+from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.errors import GraftError, kind_and_line
-from fxprune.pytorch.torch_private import pytree
 
 from .provenance import Attribute, Number, Traced, assign, attributes_of, number, numbers_of, solve
 
@@ -120,7 +119,7 @@ def _record(shapes: dict[tuple[str, str], list[Any]], path: str) -> Callable[...
 
 
 def _shapes(value: Any) -> list[Any]:
-    return [tuple(leaf.shape) for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [tuple(tensor.shape) for tensor in tensors_of(value)]
 
 
 def classifier_widths(wide: nn.Module, grafted: nn.Module) -> Mapping[Attribute, Number]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.common.files import write_text
+from fxprune.common.documents import write_json
 from fxprune.errors import ExportError, OptionError, kind_and_line
 from fxprune.passes.store import EXPORTED, folder_aside, write_tensors
 from fxprune.pytorch.modules import named_tensors
@@ -72,8 +72,8 @@ def write_timm(
 def write_timm_files(grafted: nn.Module, place: Path, *, preprocessing: Mapping[str, Any] | None = None) -> None:
     """Write the files of :func:`write_timm` into an empty folder, and check them."""
     import timm
-    from timm.models import _hub
 
+    from fxprune.pytorch.timm_private import save_config
     from fxprune.timm import ARCHITECTURE
 
     config: Any = getattr(grafted, "pretrained_cfg", None)
@@ -84,7 +84,7 @@ def write_timm_files(grafted: nn.Module, place: Path, *, preprocessing: Mapping[
     images = {name: value for name, value in dict(preprocessing or {}).items() if value is not None}
     labels = {"label_names": list(images.pop("label_names"))} if images.get("label_names") else {}
     images.pop("label_names", None)
-    _hub.save_config_for_hf(grafted, str(place / CONFIG), model_config=labels, data_config=images)
+    save_config(grafted, place / CONFIG, labels, images)
     content: dict[str, Any] = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     arguments = content.setdefault("model_args", {})
     base = arguments.pop("base", content["architecture"])
@@ -95,7 +95,7 @@ def write_timm_files(grafted: nn.Module, place: Path, *, preprocessing: Mapping[
     content["architecture"] = ARCHITECTURE
     content["pretrained_cfg"]["pool_size"] = _pool_size(config, content["pretrained_cfg"]["input_size"])
     content["model_args"] = {**arguments, "base": base, "narrow": narrow}
-    write_text(place / CONFIG, json.dumps(content, indent=1) + "\n")
+    write_json(place / CONFIG, content)
     write_tensors(grafted.state_dict(), place / TENSORS)
     _check(grafted, place)
 

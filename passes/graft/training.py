@@ -14,10 +14,10 @@ from fxprune.arguments.outputs import counts, place_of
 from fxprune.equivalence import Certain, differs, try_to_observe
 from fxprune.errors import GraftError, PlanError, UncheckedWarning
 from fxprune.passes.merge import expand
-from fxprune.passes.verify import KeepFloat64, named_outputs, random_batch, to_float64
+from fxprune.passes.verify import KeepFloat64, named_outputs, random_batch
 from fxprune.plan_file import outputs_of, plan_of
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.modules import float64_copy
 
 from .computed import Computed, with_computed
 
@@ -73,7 +73,7 @@ def _references(
 @torch.no_grad()
 def _outputs(network: nn.Module, inputs: Inputs, counted: Sequence[str] | None) -> tuple[list[object] | str, bool]:
     """Return what a float64 copy returns in training mode, or why not; and whether it draws."""
-    double = map_tensors(network, lambda _, tensor: to_float64(tensor)).train()
+    double = float64_copy(network).train()
     with KeepFloat64(), Certain():  # type: ignore[no-untyped-call]
         seen = try_to_observe(_Counted(double, counted).train(), inputs_for(double, inputs))
     return (seen, False) if isinstance(seen, str) else (seen.outputs, seen.draws)

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.batches import admitted
+from fxprune.arguments.inputs import batch_of
 from fxprune.common.random import seeded
 from fxprune.errors import FxpruneError, VerifyError, first_line, is_out_of_memory
 from fxprune.models_zoo.data import Task, first_samples
@@ -18,7 +19,7 @@ from fxprune.passes.merge import settle, snap, unsettled
 from fxprune.passes.repair import fold
 from fxprune.passes.rewrite import UNEQUAL, narrow
 from fxprune.passes.train import MOVED, answers
-from fxprune.passes.verify import Report, as_inputs, batch_of, in_float64, repeat_to, verify, worst_group
+from fxprune.passes.verify import Report, as_inputs, in_float64, repeat_to, verify, worst_group
 from fxprune.plans import Plan
 from fxprune.pytorch.torch_private import pytree
 
@@ -73,7 +74,7 @@ def repaired_merge(wide: nn.Module, plan: Plan, data: Data, seed: int) -> fx.Gra
         return fold(wide, plan.of_copy(wide), unlabelled(data, REPAIR_IMAGES, seed=seed))
     except Exception as error:
         if isinstance(error, FxpruneError) or is_out_of_memory(error):
-            print(f"the merge without C-SGD was not repaired: {first_line(error, '')}", file=sys.stderr, flush=True)
+            print(f"the merge without C-SGD was not repaired: {first_line(error)}", file=sys.stderr, flush=True)
             return None
         raise
 

@@ -12,6 +12,7 @@ Functions of libraries are replaced by what they call, and outputs in classes of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -82,17 +83,12 @@ def _install(module: fx.GraphModule, path: str, lowered: fx.GraphModule) -> None
         if node.op == "call_module":
             _set(module, f"{path}.{inner}" if inner else path, lowered.get_submodule(str(node.target)))
         else:
-            _set(module, f"{path}.{inner}", _value_at(lowered, str(node.target)))
+            _set(module, f"{path}.{inner}", attrgetter(str(node.target))(lowered))
 
 
 def _inner(target: str) -> str:
     """Return a path within the host as a path within its layer."""
     return target.removeprefix(LAYER).removeprefix(".")
-
-
-def _value_at(module: nn.Module, path: str) -> Any:
-    owner, _, last = path.rpartition(".")
-    return getattr(module.get_submodule(owner), last)
 
 
 def _set(module: nn.Module, path: str, value: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.arguments.inputs import as_inputs, run_on, tensors_of
+from fxprune.arguments.inputs import as_inputs, batch_of, run_on
 from fxprune.plans import Plan
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import BatchNorm, pytree
@@ -61,7 +61,7 @@ def settle(model: nn.Module, batches: Iterable[Any], *, images: int = ENOUGH) ->
         for batch in batches:
             inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device), as_inputs(batch))
             run_on(model, inputs)
-            seen += next(len(x) for x in tensors_of(inputs) if x.dim())
+            seen += batch_of(inputs)
             if seen >= images:
                 break
     finally:

@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_batches
 from fxprune.arguments.guards import guard_equal
-from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.common.silence import silenced
 from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
-from fxprune.passes.verify import as_inputs, batch_of, named_outputs, random_batch, relative_error, repeat_to
+from fxprune.passes.verify import as_inputs, named_outputs, random_batch, relative_error, repeat_to
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import pytree
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Integral
@@ -16,6 +15,7 @@ from fxprune.coupling import Coupling, Group
 from fxprune.errors import OptionError
 from fxprune.latencies import LatencyTable
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
 from fxprune.select import select
 
 from .features import activations, features, inner_products
@@ -158,9 +158,7 @@ def _check_cluster(cluster: str, method: str, batches: Iterable[Any] | None) -> 
 
 def _check_weights(coupling: Coupling) -> None:
     """Raise ModelError if a weight or constant of a group is not finite."""
-    network = coupling.network
-    every = network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
-    weights = dict(itertools.chain(*every))
+    weights = dict(named_tensors(coupling.network))
     groups = coupling.groups.values()
     names = dict.fromkeys(axis.parameter for group in groups for axis in (*group.tied, *group.readers))
     check_finite((name, weights[name]) for name in names if name in weights)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from fxprune.arguments.inputs import Inputs, inputs_for, tensors_of
+from fxprune.arguments.inputs import batch_of, inputs_for
 from fxprune.passes.calibration import Calibration, Contraction, Execution, Observer
 from fxprune.pytorch.modules import device_of, named_tensors
 from fxprune.pytorch.torch_private import pytree, storage_id
@@ -27,14 +27,9 @@ def inputs_needed(narrow: fx.GraphModule, inputs: Calibration) -> dict[str, int]
     for node in execution.nodes:
         execution.compute(node, 0, observer if node.op.startswith("call") else None)
         execution.free(node)
-    share = sum(map(size_of, inputs.batches)) / inputs.count  # the others are held back
+    share = sum(map(batch_of, inputs.batches)) / inputs.count  # the others are held back
     return {
-        storages[storage_id(call.weight)]: math.ceil(call.features * size_of(batch) / len(call.rows(call.out)) / share)
+        storages[storage_id(call.weight)]: math.ceil(call.features * batch_of(batch) / len(call.rows(call.out)) / share)
         for call in observer.seen
         if isinstance(call, Contraction)
     }
-
-
-def size_of(batch: Inputs) -> int:
-    """Return how many samples a batch holds."""
-    return next(len(x) for x in tensors_of(batch) if x.dim())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, batch_of, inputs_for, run_on, tensors_of
 from fxprune.common.finite import check_numbers
 from fxprune.errors import DataError, ModelError, OptionError, PlanError
 from fxprune.passes.calibration import MOST_INPUTS, Calibration, Shares, calibration
@@ -24,7 +24,7 @@ from fxprune.pytorch.network import network_of
 from fxprune.pytorch.torch_private import BatchNorm, pytree
 
 from .align import align_norms
-from .enough import inputs_needed, size_of
+from .enough import inputs_needed
 from .layers import Repair, fit_layers
 
 REPAIRS = ("none", "variance", "statistics", "readers")
@@ -179,7 +179,7 @@ class _Repaired:
         judge = self.inputs.held or self.inputs.batches
         reference = _outputs(self.wide, judge)
         tried, made = {"none": make()}, dict[str, list[Repair]]()
-        several = [batch for batch in self.inputs.batches if size_of(batch) > 1]  # one sample may have no variance
+        several = [batch for batch in self.inputs.batches if batch_of(batch) > 1]  # one sample may have no variance
         for name in ("statistics", "readers")[: _LEVELS.index(wish)]:
             network = make()
             if name == "readers":

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.files import write_text
+from fxprune.common.documents import check_fields, check_format, read_json, write_json
 from fxprune.coupling import Frozen
 from fxprune.errors import CheckpointError
 from fxprune.passes.store import RECORDING
@@ -77,8 +75,7 @@ class Recording:
 
     def write(self, folder: Path) -> None:
         """Write ``report.json``, completely or not at all."""
-        value = {"format": FORMAT, "version": VERSION} | asdict(self)
-        write_text(folder / RECORDING, json.dumps(value, indent=1) + "\n")
+        write_json(folder / RECORDING, {"format": FORMAT, "version": VERSION} | asdict(self))
 
 
 def reasons_of(frozen: Sequence[Frozen]) -> tuple[Reason, ...]:

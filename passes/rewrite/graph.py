@@ -18,12 +18,13 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
-from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for
+from fxprune.arguments.inputs import Inputs, as_meta, in_order, inputs_for, tensors_of
 from fxprune.coupling import Coupling
-from fxprune.errors import RewriteError, first_line
+from fxprune.errors import RewriteError, kind_and_line
 from fxprune.node_facts import Shape
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
+from fxprune.pytorch.graphs import OnMeta
+from fxprune.pytorch.modules import MetaMode, device_of, to_meta
 from fxprune.pytorch.rewritable import (
     EXPANSIONS,
     FACTORIES,
@@ -202,25 +203,20 @@ def run_on_meta(
     except Exception as error:
         raise RewriteError(
             f"the narrow graph does not run: node `{interpreter.now}` ({interpreter.now.format_node()}): "
-            f"{type(error).__name__}: {first_line(error, '')}"
+            + kind_and_line(error)
         ) from error
     return interpreter.env, interpreter.versions
 
 
-class _ShapeCheck(fx.Interpreter):
+class _ShapeCheck(OnMeta):
     def __init__(self, root: torch.nn.Module, graph: fx.Graph, plan: Plan | None, device: torch.device) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=graph)
-        self.extra_traceback = False
+        super().__init__(root, graph, device, garbage_collect_values=False)
         self.plan = plan
         self.now: fx.Node = next(iter(graph.nodes))
-        self.device = device
         self.versions: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         self.now = n
-        of_device = unlike_meta(n, self.device)
-        if of_device is not None:
-            return of_device[0]
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
             (self.versions[n],) = versions_of([value])
@@ -228,7 +224,7 @@ class _ShapeCheck(fx.Interpreter):
         if facts is None or self.plan is None or n.op == "output":
             return value
         wanted = [narrow_sizes(self.plan, leaf) for leaf in pytree.tree_leaves(facts.value) if isinstance(leaf, Shape)]
-        found = [tuple(leaf.shape) for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+        found = [tuple(tensor.shape) for tensor in tensors_of(value)]
         if wanted != found:
             raise RewriteError(
                 f"node `{n}` ({n.format_node()}) has shape {found} in the narrow graph; the plan demands {wanted}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxprune.pytorch.modules import named_tensors
+from fxprune.pytorch.modules import float64_copy, named_tensors
 from fxprune.pytorch.torch_private import BatchNorm, ConvNd, hooks_of, pytree
 
 # Calls that only move what goes in, as methods and as functions.
@@ -200,7 +199,7 @@ def _is_homogeneous(module: fx.GraphModule, maker: fx.Node, made: Rows) -> bool:
     layer = module.get_submodule(str(maker.target))
     if isinstance(layer, ConvNd):
         return type(layer).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
-    layer = copy.deepcopy(layer).double().cpu().eval()
+    layer = float64_copy(layer, "cpu").eval()
     weight = layer.weight
     assert isinstance(weight, Tensor)
     axes = {nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}

@@ -110,13 +110,14 @@ def _ranged(site: Site, on_x: Shape) -> fx.Node | None:
 
 
 def picked(site: Site) -> fx.Node | None:
-    """index_select, aten.index: the places that a constant index names, among kept positions."""
+    """index_select, aten.index, repeat_interleave: places of a constant, among kept ones."""
     on_x = site.shape_of(0)
     if site.kind is torch.ops.aten.index:
         tables = site.parameter(1, "indices")
         dim = next(dim for dim, table in enumerate(tables) if table is not None)
     else:
-        dim = site.parameter(1, "dim") % max(len(on_x.sizes), 1)
+        at = 2 if site.kind in surface.INTERLEAVED else 1
+        dim = site.parameter(at, "dim") % max(len(on_x.sizes), 1)
     codes = on_x.axes[dim] if on_x.sizes else None
     if codes is None:
         return None
@@ -155,8 +156,10 @@ def put(site: Site) -> fx.Node | None:
     items = (*(slice(None) for _ in range(dim % len(on_x.sizes))), places)
     x: fx.Node = site.args[0]
     in_place = name.endswith("_")
-    x = x if in_place else site.graph.create_node("call_method", "clone", (x,))
     value = next(given[each] for each in ("source", "value", "values", "src") if each in given)
+    if not in_place:  # of the type of what is put: where both are not of one, a check in float64 promotes new zeros
+        x = site.graph.create_node("call_method", "type_as", (x, value)) if isinstance(value, fx.Node) else x
+        x = site.graph.create_node("call_method", "clone", (x,))
     if name.startswith("index_add") or given.get("accumulate"):
         scaled = value if given.get("alpha", 1) == 1 else site.call(operator.mul, value, given["alpha"])
         value = site.call(operator.add, site.call(operator.getitem, x, items), scaled)

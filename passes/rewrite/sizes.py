@@ -19,6 +19,7 @@ from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
 from .parts import guard_parts
+from .places import picked
 from .positions import guard_flat, guard_positions, guard_run, is_open
 from .site import Site, standing_for
 
@@ -36,6 +37,8 @@ def resized(site: Site) -> fx.Node | None:
         return _unflattened(site, out)
     flat = len(site.args) > 1 and not isinstance(site.args[1], (tuple, list))
     sizes = list(site.args[1:] if flat else site.parameter(1, "shape", site.kwargs.get("size")))
+    if len(sizes) == 1 < len(out.sizes):  # a list that the graph computes, as `[b, c] + [1] * (x.ndim - 2)`
+        sizes = [site.call(operator.getitem, sizes[0], dim) for dim in range(len(out.sizes))]
     asked = dict(enumerate(sizes))
     for dim, codes in enumerate(out.axes):
         if codes is not None and not is_open(sizes[dim]):
@@ -192,6 +195,8 @@ def repeated(site: Site) -> fx.Node | None:
 
 def interleaved(site: Site) -> fx.Node | None:
     """repeat_interleave: each position is repeated once for each kept channel that they met."""
+    if site.coupling.nodes[site.node.name].places is not None:
+        return picked(site)
     on_x, out = site.shape_of(0), site.value
     dim = site.parameter(2, "dim")
     codes = out.axes[0 if dim is None else dim]

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from fxprune.pytorch.torch_private import op_name, packet_of, pytree
+from fxprune.arguments.inputs import tensors_of
+from fxprune.pytorch.torch_private import op_name, packet_of
 
 # Functions of matrices take as many steps for each number as a matrix has rows, some dozen times.
 _OF_MATRICES = ("linalg_", "_linalg_", "cholesky", "geqrf", "lu_", "matrix_exp", "ormqr", "orgqr", "triangular_solve")
@@ -20,7 +21,7 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
 
     It is a lower bound for operators that take many steps for each number and are not known here.
     """
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+    tensors = tensors_of((args, kwargs, out))
     numbers = sum(x.numel() for x in tensors)
     if count := flop_registry.get(packet_of(func)):
         return numbers + int(count(*args, **kwargs, out_val=out))

@@ -15,6 +15,7 @@ The numbers of the tensors are not in it.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def _target(module: fx.GraphModule, node: fx.Node) -> str:
     target = str(node.target)
     if node.op == "call_method" and target not in methods():
         raise _refused(node, "it is not in the list of methods")
-    if node.op == "get_attr" and not isinstance(_attribute(module, target), torch.Tensor):
+    if node.op == "get_attr" and not isinstance(attrgetter(target)(module), torch.Tensor):
         raise _refused(node, f"`{target}` is no tensor")
     return target
 
@@ -81,11 +82,6 @@ def _target(module: fx.GraphModule, node: fx.Node) -> str:
 def _refused(node: fx.Node, why: str) -> ModelError:
     line = " ".join(str(node.format_node()).split())[:120]
     return ModelError(f"this network cannot be written down: node `{node}` ({line}): {why}.")
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    owner, _, last = path.rpartition(".")
-    return getattr(module.get_submodule(owner), last)
 
 
 def _layers(module: fx.GraphModule) -> dict[str, Any]:

@@ -85,12 +85,12 @@ def check_source(
         if len(names) != len(b):
             raise ExportError(f"{path.name} returns {len(b)} values in {mode} mode, and the network {len(names)}.")
         for (name, value), other in zip(names.items(), b, strict=True):
-            error = relative_error(value, torch.as_tensor(other))
+            distance = relative_error(value, torch.as_tensor(other))
             key = f"{name}, {mode} mode"
-            errors[key] = max(errors.get(key, 0.0), error)
-            if not error <= bound:
+            errors[key] = max(errors.get(key, 0.0), distance)
+            if not distance <= bound:
                 raise ExportError(
-                    f"{path.name} does not compute what the network does: `{name}` differs by {error:.3g} of its "
+                    f"{path.name} does not compute what the network does: `{name}` differs by {distance:.3g} of its "
                     f"largest value in {mode} mode (tolerance {bound:.0e}). It was removed."
                 )
     return errors, bool(training)

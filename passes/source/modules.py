@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from fxprune.capture import EvalOnly, ModeSwitch
 from fxprune.passes.lowering import short_settings
+from fxprune.pytorch.modules import named_tensors
 
 from .blocks import find_blocks, inner, is_chain
 from .body import UnwritableNodeError, Writer
@@ -181,7 +182,7 @@ class Builder:
                 settings = short_settings(layer)
             except Exception as error:
                 raise UnwritableNodeError(node, str(error)) from error
-            for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            for name, tensor in named_tensors(layer):
                 self.tensors[f"{path}.{name}"] = tensor
             return Spec(f"nn.{type(layer).__name__}", settings)
         owner, _, last = path.rpartition(".")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 from torch import fx
 
 from fxprune.arguments.guards import guard_dtype, guard_equal, guard_tensor
 from fxprune.capture import ModeSwitch
+from fxprune.pytorch.graphs import arguments_of
 from fxprune.pytorch.torch_private import assert_call
 
 from .code import Code
@@ -45,7 +45,7 @@ class Nesting(Scope):
         between = self.items[place + 1 : readers[0]]
         if not isinstance(reader, fx.Node) or not all(isinstance(n, fx.Node) and self._is_atom(n) for n in between):
             return False
-        if sum(self._source(a) is node for a in _leaves(reader)) != 1:
+        if sum(self._source(a) is node for a in arguments_of(reader)) != 1:
             return False
         first = self._source(reader.args[0]) if reader.args else None
         chained = reader.op == "call_method" or reader.target in (operator.getitem, getattr)
@@ -95,9 +95,3 @@ class Nesting(Scope):
 
 def _augments(node: fx.Node) -> bool:
     return node.op == "call_method" and str(node.target).endswith("_")
-
-
-def _leaves(node: fx.Node) -> list[Any]:
-    leaves: list[Any] = []
-    fx.node.map_aggregate((node.args, node.kwargs), leaves.append)
-    return leaves

@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.question import with_integers
+from fxprune.common.documents import write_json
 from fxprune.common.files import write_text
 from fxprune.composition import remember
 from fxprune.errors import CheckpointError, ExportError, ModelError, OptionError, PlanError, first_line
@@ -108,8 +109,8 @@ class _Stored:
         write_tensors(self.tensors, folder / WEIGHTS)
         write_text(folder / GRAPH, json.dumps(self.graph) + "\n")
         write_tensors(self.answer, folder / PROBE)
-        write_text(folder / PLAN, json.dumps(self.plan, indent=1) + "\n")
-        write_text(folder / NETWORK, json.dumps(self.network, indent=1) + "\n")
+        write_json(folder / PLAN, self.plan)
+        write_json(folder / NETWORK, self.network)
 
 
 @with_data()
@@ -280,11 +281,11 @@ def check_probe(network: fx.GraphModule, directory: str | os.PathLike[str]) -> t
     try:
         whole = check_sizes(network, with_integers(example, below))
     except Exception as error:
-        why = first_line(error, type(error).__name__)[:200]
+        why = first_line(error)[:200]
         raise CheckpointError(f"{folder / GRAPH} is damaged: {why.rstrip('.')}. {REMEDY}") from error
     try:
         _, found = ask(network, example, precision=precision, below=below, run=run_on if whole else run_bounded)
     except Exception as error:
-        why = first_line(error, type(error).__name__)[:200]
+        why = first_line(error)[:200]
         raise CheckpointError(f"the network in {folder} does not run on its own example: {why}") from error
     return disagreement(wanted, found), BOUNDS[precision]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fxprune.common.documents import check_format
 from fxprune.errors import CheckpointError, kind_and_line
 
 from .own_files import OwnFiles
@@ -83,12 +84,13 @@ class Checkpoint:
                     reasons.append(f"{path}: {flaw}")
                     continue
                 whole = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
-                found, identity, state = (whole["format"], whole["version"]), whole["identity"], whole["state"]
+                check_format(whole, FORMAT, VERSION, path, CheckpointError)
+                identity, state = whole["identity"], whole["state"]
+            except CheckpointError as error:
+                reasons.append(str(error).removesuffix("."))
+                continue
             except _UNREADABLE as error:
                 reasons.append(f"{path}: {kind_and_line(error)}")
-                continue
-            if found != (FORMAT, VERSION):
-                reasons.append(f"{path}: it is of another format or version: {found[0]} {found[1]}")
                 continue
             self._compare(identity, path)
             if reasons and not peek and self.path.exists():  # after a crash between two renames it is only absent

@@ -48,5 +48,5 @@ def build_graph(path: Path, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     except CheckpointError:
         raise
     except Exception as error:  # whatever PyTorch says of names, sizes and arguments that cannot be
-        why = first_line(error, type(error).__name__)[:300]
+        why = first_line(error)[:300]
         raise CheckpointError(f"{path} is damaged: {why.rstrip('.')}. {REMEDY}") from error

@@ -12,7 +12,6 @@ While results appear, ``replaces`` lists the files that they replace; it stays i
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from fxprune import __version__
-from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.files import open_plain, write_text
+from fxprune.common.documents import check_fields, check_format, read_json, write_json
+from fxprune.common.files import open_plain
 from fxprune.errors import CheckpointError
 
 from .layout import EXPORTED, MANIFEST, is_result
@@ -103,7 +102,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, completely or not at all."""
         value = {"format": FORMAT, "version": VERSION, "fxprune": __version__} | asdict(self)
-        write_text(folder / MANIFEST, json.dumps(value, indent=1) + "\n")
+        write_json(folder / MANIFEST, value)
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:

@@ -13,7 +13,6 @@ that.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -21,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fxprune.common.documents import check_fields, check_format, read_json
-from fxprune.common.files import remove_parts, write_text
+from fxprune.common.documents import check_fields, check_format, read_json, write_json
+from fxprune.common.files import remove_parts
 from fxprune.errors import CheckpointError, OptionError
 
 from .layout import EVENTS, LATENCY, LIST, METRICS, RECIPE
@@ -157,7 +156,7 @@ class OwnFiles:
 
     def _write(self, state: str, names: dict[str, Any]) -> None:
         value = {"format": FORMAT, "version": VERSION, "state": state, "files": names}
-        write_text(self.folder / LIST, json.dumps(value, indent=1) + "\n")
+        write_json(self.folder / LIST, value)
 
 
 def _foreign(path: Path) -> OptionError:

@@ -13,8 +13,9 @@ from fxprune.arguments.inputs import Inputs, inputs_for, run_on, tensors_of
 from fxprune.arguments.question import question
 from fxprune.common.silence import silenced
 from fxprune.errors import ModelError, first_line
-from fxprune.passes.verify import KeepFloat64, as_float64, named_outputs, relative_error, to_float64
+from fxprune.passes.verify import KeepFloat64, float64_reader, named_outputs, relative_error
 from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
 # Error allowed by the precision of the computation. Sums in another order keep these in float64 and in float32; in 16
@@ -48,7 +49,7 @@ def first_answer(network: nn.Module, inputs: Inputs) -> tuple[str, int, dict[str
         except Exception as error:  # a network may raise any exception
             failure = error
     assert failure is not None
-    why = first_line(failure, type(failure).__name__)[:200]
+    why = first_line(failure)[:200]
     raise ModelError(f"this network does not run on inputs like its example: {why}") from failure
 
 
@@ -86,7 +87,7 @@ def _answer(
 ) -> tuple[str, dict[str, Tensor]]:
     if precision in ("", "float64"):
         try:
-            double = map_tensors(network, lambda name, tensor: as_float64(name, tensor).cpu()).eval()
+            double = float64_reader(network, "cpu")
             asked = pytree.tree_map_only(Tensor, to_float64, given)
             with torch.no_grad(), KeepFloat64():  # type: ignore[no-untyped-call]
                 return "float64", _copied(named_outputs(run(double, asked)))

@@ -16,12 +16,13 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.common.documents import check_format
 from fxprune.common.files import open_plain
 from fxprune.common.text import listed
 from fxprune.errors import CheckpointError
-from fxprune.pytorch.modules import canonical_names
+from fxprune.pytorch.modules import canonical_names, named_tensors
 
-from .checkpoint import FORMAT
+from .checkpoint import FORMAT, VERSION
 from .manifest import check_listed
 from .seal import check_seal, is_sealed
 from .tensors import kinds_of, read_tensors, unreadable, write_tensors
@@ -32,8 +33,7 @@ SUFFIX = ".safetensors"
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter and buffer, also non-persistent ones, once, under its first name."""
     first = canonical_names(model)
-    named = (*model.named_parameters(), *model.named_buffers())
-    return {name: tensor.detach() for name, tensor in named if first[name] == name}
+    return {name: tensor.detach() for name, tensor in named_tensors(model) if first[name] == name}
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -164,7 +164,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             state = load_state_dict(os.fspath(path), use_ema=False)
         if state.get("format") == FORMAT and not whole:
             check_seal(path)  # its message says how much of the file is left
-        state = _of_training(state)
+        state = _of_training(state, path)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise unreadable(path, error, _why_unreadable(path, error)) from error
     tensors = {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
@@ -175,10 +175,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _of_training(whole: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of_training(whole: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Return the final weights in a training checkpoint; return anything else as it is."""
     if whole.get("format") != FORMAT:
         return whole
+    check_format(whole, FORMAT, VERSION, path, CheckpointError)
     state = whole["state"]
     return state.get("ema") or state.get("model") or {}
 

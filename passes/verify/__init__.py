@@ -1,8 +1,8 @@
 """Check that two networks compute the same, within a given tolerance, or name what differs."""
 
-from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .compare import Report, as_float64, verify
-from .float64 import KeepFloat64, in_float64, to_float64
+from .batches import as_inputs, random_batch, repeat_to
+from .compare import Report, verify
+from .float64 import KeepFloat64, float64_reader, in_float64
 from .localise import worst_group
 from .outputs import named_outputs, rebuilt, relative_error
 from .prove import Proof, prove, scattered

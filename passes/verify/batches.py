@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.arguments.inputs import Inputs, tensors_of
+from fxprune.arguments.inputs import Inputs, batch_of, tensors_of
 from fxprune.arguments.inputs import as_inputs as structured
 from fxprune.errors import OptionError
 from fxprune.pytorch.torch_private import pytree
@@ -34,11 +34,6 @@ def as_inputs(example_inputs: Any) -> Inputs:
             f"the example inputs have shapes {shapes}: axis 0 must be the batch, at least 1 and equal in all of them."
         )
     return inputs
-
-
-def batch_of(inputs: Inputs) -> int:
-    """Return the batch size of the arguments."""
-    return next(len(x) for x in tensors_of(inputs) if x.dim())
 
 
 def repeat_to(inputs: Inputs, batch: int) -> Inputs:

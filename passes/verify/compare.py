@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.arguments.inputs import Inputs, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
 from fxprune.arguments.outputs import as_outputs, counts, place_of
 from fxprune.common.table import table
 from fxprune.errors import kind_and_line
 from fxprune.plan_file import meta_of, outputs_of
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
-from .batches import as_inputs, batch_of, random_batch, repeat_to
-from .float64 import KeepFloat64, to_float64
+from .batches import as_inputs, random_batch, repeat_to
+from .float64 import KeepFloat64, float64_reader
 from .outputs import named_outputs, relative_error
 from .tensors import differing, tensor_errors
 
@@ -111,21 +112,46 @@ def verify(
         >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
         True
     """
-    inputs = as_inputs(example_inputs)
-    unknown = [x for x in tensors_of(inputs) if x.is_meta]
-    notes = [_Finding(note=_ZEROS)] if any(not x.is_floating_point() for x in unknown) else []
-    if unknown:
-        inputs = random_batch(inputs, batch_of(inputs), seed=0)
-    sizes = dict.fromkeys([batch_of(inputs), *batches])
-    trials = {size: repeat_to(inputs, size) for size in sizes}
-    wanted, got = _run(reference, trials), _run(candidate, trials)
-    if isinstance(refusal := wanted[batch_of(inputs)], Exception):
-        why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
-        return _report([_Finding(failure=why)], tolerance)
-    counted = as_outputs(outputs) or outputs_of(candidate)
-    pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in trials}
-    findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
-    return _report([*notes, *findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
+    return Verifier(example_inputs).verify(reference, candidate, tolerance=tolerance, batches=batches, outputs=outputs)
+
+
+class Verifier:
+    """Verifies networks on one example; each runs once at a batch size."""
+
+    def __init__(self, example_inputs: Any) -> None:
+        """Take inputs as :func:`verify` does."""
+        self._inputs = as_inputs(example_inputs)
+        unknown = [x for x in tensors_of(self._inputs) if x.is_meta]
+        self._notes = [_Finding(note=_ZEROS)] if any(not x.is_floating_point() for x in unknown) else []
+        if unknown:
+            self._inputs = random_batch(self._inputs, batch_of(self._inputs), seed=0)
+        self._known: weakref.WeakKeyDictionary[nn.Module, dict[int, _Outcome]] = weakref.WeakKeyDictionary()
+
+    def verify(
+        self,
+        reference: nn.Module,
+        candidate: nn.Module,
+        *,
+        tolerance: float,
+        batches: Sequence[int] = (),
+        outputs: Sequence[str | int] | str | int | None = None,
+    ) -> Report:
+        """Compare two networks, neither of which changes as long as this is used."""
+        size = batch_of(self._inputs)
+        wanted, got = (self._outcomes(each, dict.fromkeys([size, *batches])) for each in (reference, candidate))
+        if isinstance(refusal := wanted[size], Exception):
+            why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
+            return _report([_Finding(failure=why)], tolerance)
+        counted = as_outputs(outputs) or outputs_of(candidate)
+        pairs = {each: (_counted(wanted[each], counted), _counted(got[each], counted)) for each in wanted}
+        findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
+        return _report([*self._notes, *findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
+
+    def _outcomes(self, network: nn.Module, sizes: Iterable[int]) -> dict[int, _Outcome]:
+        known = self._known.setdefault(network, {})
+        if missing := {size: repeat_to(self._inputs, size) for size in sizes if size not in known}:
+            known |= _run(network, missing)
+        return {size: known[size] for size in sizes}
 
 
 def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:
@@ -141,7 +167,7 @@ def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: floa
 @torch.no_grad()
 def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]:
     """Return the outputs at every batch size, on the CPU; the float64 copy is freed at the end."""
-    double = map_tensors(module, as_float64, only_runs=True).eval()
+    double = float64_reader(module)
     device = next((x.device for x in (*double.parameters(), *double.buffers())), torch.device("cpu"))
     outcomes: dict[int, _Outcome] = {}
     for size, inputs in trials.items():
@@ -153,19 +179,6 @@ def _run(module: nn.Module, trials: Mapping[int, Inputs]) -> dict[int, _Outcome]
         except Exception as error:  # a network may raise any exception
             outcomes[size] = error.with_traceback(None)  # a traceback would keep the activations alive
     return outcomes
-
-
-def as_float64(name: str, tensor: Tensor) -> Tensor:
-    """Convert to float64; parameters that are float64 already are shared, to save memory.
-
-    In eval mode nothing writes to them. Constants that a capture recorded keep their precision, since the code of the
-    model makes them in this precision, too.
-    """
-    if name.rpartition(".")[2].startswith("_tensor_constant"):  # so torch.fx calls them
-        return tensor.detach().clone()
-    if isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64:
-        return tensor.detach()
-    return to_float64(tensor)
 
 
 def _counted(outcome: _Outcome, outputs: Sequence[str] | None) -> _Outcome:

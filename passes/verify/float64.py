@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from fxprune.arguments.guards import float64_stands_in
 from fxprune.plan_file import plan_for
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors
-from fxprune.pytorch.precision import LOWER, MixingMode, dtypes_of, promoted
+from fxprune.pytorch.modules import float64_copy, map_tensors
+from fxprune.pytorch.precision import LOWER, MixingMode, dtypes_of, promoted, to_float64
 from fxprune.pytorch.torch_private import is_mutable
 
 
@@ -50,17 +51,24 @@ class KeepFloat64(MixingMode):
         return func(*args, **kwargs)
 
 
-def in_float64(model: torch.nn.Module, plan: Plan) -> tuple[torch.nn.Module, Plan]:
-    """Copy a network in float64, and put the plan on that copy."""
-    double = map_tensors(model, lambda _, tensor: to_float64(tensor))
-    return double, plan_for(double, plan)
+def float64_reader(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """Copy a model in float64 that only runs, in eval mode.
 
-
-def to_float64(tensor: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
-    """Copy a tensor as float64; other types than floating point keep their dtype.
-
-    It is always a copy, so that in-place operations do not change the caller's tensor.
+    It shares parameters that are float64 already. Constants that a capture recorded keep their precision, since the
+    code of the model makes them in this precision, too.
     """
-    device = tensor.device if device is None else device
-    kind = torch.complex128 if tensor.is_complex() else torch.float64 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to(device, kind, copy=True)
+
+    def converted(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.device if device is None else device
+        if name.rpartition(".")[2].startswith("_tensor_constant"):  # so torch.fx calls them
+            return tensor.detach().to(place, copy=True)
+        shared = isinstance(tensor, nn.Parameter) and tensor.dtype == torch.float64
+        return tensor.detach().to(place) if shared else to_float64(tensor, place)
+
+    return map_tensors(model, converted, only_runs=True).eval()
+
+
+def in_float64(model: nn.Module, plan: Plan) -> tuple[nn.Module, Plan]:
+    """Copy a network in float64, and put the plan on that copy."""
+    double = float64_copy(model)
+    return double, plan_for(double, plan)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.arguments.inputs import Inputs, as_inputs, in_order, run_on
+from fxprune.arguments.inputs import Inputs, as_inputs, in_order, run_on, tensors_of
 from fxprune.errors import FxpruneError
 from fxprune.node_facts import Shape
 from fxprune.passes.merge import snap
@@ -66,7 +66,7 @@ class _Listener(fx.Interpreter):
 
     def _compare(self, node: fx.Node, name: str, value: Any) -> None:
         shapes = [s for s in pytree.tree_leaves(self.plan.coupling.nodes[name].value) if isinstance(s, Shape)]
-        pairs = zip(_tensors(self.wanted[name]), _tensors(value), shapes, strict=False)
+        pairs = zip(tensors_of(self.wanted[name]), tensors_of(value), shapes, strict=False)
         for wide, found, shape in pairs:
             if relative_error(self._kept(wide, found, shape), found) > self.tolerance:
                 raise _FoundError(f"{node.name} ({source_of(node)})")
@@ -76,10 +76,6 @@ class _Listener(fx.Interpreter):
             if codes is not None and wide.shape[dim] != narrow.shape[dim]:
                 wide = wide.index_select(dim, torch.from_numpy(self.plan.kept[codes].nonzero()[0]))
         return wide
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import nn
 
 from fxprune.analysis import couple
 from fxprune.arguments.batches import admitted
-from fxprune.arguments.inputs import Inputs
+from fxprune.arguments.inputs import Inputs, batch_of
 from fxprune.common.progress import phase, steps
 from fxprune.common.table import table
 from fxprune.common.text import count
@@ -28,12 +28,12 @@ from fxprune.passes.planning import plan as make_plan
 from fxprune.passes.planning import widths_for
 from fxprune.passes.rewrite import merged_by
 from fxprune.plans import Plan
-from fxprune.pytorch.modules import map_tensors
+from fxprune.pytorch.modules import float64_copy
+from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
-from .batches import as_inputs, batch_of, random_batch
-from .compare import Report, verify
-from .float64 import to_float64
+from .batches import as_inputs, random_batch
+from .compare import Report, Verifier, verify
 from .localise import domains_of, first_node
 from .randomise import randomised
 
@@ -116,7 +116,7 @@ def prove(
     """
     subject = randomised(model, seed=seed) if weights == "random" else model
     # Scattered clusters show errors that runs of neighbours could hide; float64 from the start.
-    subject = map_tensors(subject, lambda _, tensor: to_float64(tensor, "cpu")).eval()
+    subject = float64_copy(subject, "cpu").eval()
     given = as_inputs(example_inputs)
     drawn = random_batch(given, max(2, batch_of(given)), seed=seed)
     inputs: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: to_float64(x, "cpu"), drawn)
@@ -124,11 +124,12 @@ def prove(
     plan = scattered(couple(subject, inputs, outputs=outputs), keep=keep, seed=seed)
     phase("prove", "the analysis, by concentrated columns, in float64")
     snapped = snap(subject, plan)
-    change = verify(subject, snapped, inputs, batches=(), outputs=outputs).max_rel_error
+    verifier = Verifier(inputs)
+    change = verifier.verify(subject, snapped, tolerance=1e-9, outputs=outputs).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
-    on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=(), outputs=outputs)
+    on_analysis = verifier.verify(snapped, concentrate(subject, plan), tolerance=1e-12, outputs=outputs)
     phase("prove", "the rewrite, by the narrow network, in float64")
-    on_rewrite, error = _try_narrow(snapped, plan, inputs)
+    on_rewrite, error = _try_narrow(snapped, plan, verifier)
     passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
     del snapped  # each of the wide networks takes twice the memory of the one given
     found = [] if passed else list(_culprits(subject, plan, inputs))
@@ -160,10 +161,10 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
     return Plan(coupling, clusters, f"scattered, keep {keep:g}", seed)
 
 
-def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
+def _try_narrow(snapped: nn.Module, plan: Plan, verifier: Verifier) -> tuple[Report | None, str]:
     try:
         narrow, sizes = merged_by(plan.of_copy(snapped), snapped)[0], admitted((1, 3), plan.coupling.batch)
-        return verify(snapped, narrow, inputs, tolerance=1e-9, batches=sizes), ""
+        return verifier.verify(snapped, narrow, tolerance=1e-9, batches=sizes), ""
     except FxpruneError as error:
         return None, str(error)
 

@@ -7,11 +7,12 @@ import torch
 from helpers.proved import narrowed, proved
 from samples import SAMPLES
 
+from fxprune.arguments.inputs import batch_of
 from fxprune.node_facts import Shape
 from fxprune.passes.calibration import Execution, merge_value
 from fxprune.passes.merge import captured_with
 from fxprune.passes.rewrite import WIDE, narrow
-from fxprune.passes.verify.batches import as_inputs, batch_of, random_batch
+from fxprune.passes.verify.batches import as_inputs, random_batch
 from fxprune.passes.verify.float64 import KeepFloat64
 from fxprune.pytorch.torch_private import pytree
 

@@ -38,6 +38,33 @@ def test_a_branch_that_would_be_another_one_stops_the_narrow_network(name):
         run(narrow)
 
 
+IDLE = {
+    "no checkpoints": lambda s, y: y * 2 if torch.is_grad_enabled() and s.checkpoints else y,
+    "none in training": lambda s, y: y * 2 if s.training and torch.is_grad_enabled() and s.checkpoints else y,
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_whether_gradients_are_recorded_is_no_matter_where_both_answers_give_one_graph(name):
+    model = Small(IDLE[name]).eval()
+    model.checkpoints = False
+    plan = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    narrow = fxprune.narrow(fxprune.snap(model, plan), plan)
+    with torch.no_grad():
+        wanted = narrow(IMAGES)
+    assert torch.equal(narrow(IMAGES), wanted)
+    narrow.train()(IMAGES).sum().backward()
+
+
+def test_a_question_about_gradients_that_only_training_minds_stays():
+    def middle(s, y):
+        return y * 2 if torch.is_grad_enabled() and s.training else y
+
+    graph = capture(Small(middle).eval(), (IMAGES,))
+    with pytest.raises(SpecialisedError, match="captured "):
+        graph.train()(IMAGES)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_compiled_network_stops_as_well(whole):
     model = Small(lambda s, y: y * 2 if y.shape[2] == 8 and y.shape[0] != 4 else y).eval()

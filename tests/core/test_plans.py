@@ -161,6 +161,16 @@ def test_a_damaged_file_is_refused(tmp_path, changes, words):
         load_plan(altered(tmp_path, **changes), MODEL)
 
 
+def test_a_buffer_that_a_call_made_anew_is_blamed_not_the_plan():
+    model = chain()
+    model.register_buffer("grid", torch.zeros(1))
+    given = fxprune.plan(fxprune.couple(model, IMAGES), keep=0.5)
+    model.grid = torch.zeros(8)
+    words = r"other sizes of buffers than the model has now, .* grid: \(1,\) in the plan, \(8,\) in the model\."
+    with pytest.raises(PlanError, match=words):
+        fxprune.snap(model, given)
+
+
 def test_a_half_written_file_and_none_at_all_are_refused(tmp_path):
     path = altered(tmp_path)
     path.write_text(path.read_text()[:-40])

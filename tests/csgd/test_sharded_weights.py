@@ -13,7 +13,8 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from fxprune.errors import OptionError
+from fxprune.analysis import couple
+from fxprune.errors import ModelError, OptionError
 from fxprune.passes.csgd.hook import csgd
 from fxprune.pytorch.network import unwrap_model
 
@@ -61,6 +62,8 @@ def test_dtensors_are_refused():
     fully_shard(case.model)
     with pytest.raises(OptionError, match=rf"`conv1.weight`, which is a DTensor .*{INSTEAD}"):
         csgd(case.model, plan, sgd(case.model), strength=2.0)
+    with pytest.raises(ModelError, match="is sharded over processes: couple the network before"):
+        couple(case.model, case.inputs)
 
 
 def test_sharding_after_the_hook_is_refused_at_the_next_step():

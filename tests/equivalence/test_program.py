@@ -34,6 +34,24 @@ def keeps(s, x):
     return s.kept[0]
 
 
+def attends(s, x):
+    heads = s.a(x).view(1, 2, 2, 2)
+    return F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).reshape(2, 4)
+
+
+def caches(s, x):
+    if not s.kept:
+        s.kept.append(s.b.bias.exp())
+    return s.a(x) + s.kept[0]
+
+
+def turns(s, x):
+    if s.kept:
+        return s.b(x)
+    s.kept.append(0)
+    return s.a(x)
+
+
 def sets(s, x):
     s.last = s.a(x)
     return s.last
@@ -48,6 +66,7 @@ SAME = {
     "dropout": lambda s, x: F.dropout(s.a(x), 0.5, s.training),
     "its own device": lambda s, x: s.a(x) + torch.ones(4, device=x.device),
     "a number of no module": lambda s, x: s.a(x) / NUMBER,
+    "attention, with other strides on meta": attends,
 }
 OPEN = {
     "asks for a number": lambda s, x: s.a(x) if x.sum() > 0 else s.b(x),
@@ -85,6 +104,16 @@ def test_a_call_with_numbers_shows_the_program(forward):
     with torch.no_grad():
         observe(copied, X, run.recording)
     assert programs.are_equal([X], training=False, after=copied) and programs.is_of_graph(run)
+
+
+def test_a_first_call_shows_the_program_though_it_keeps_a_table():
+    net = Net(caches).eval()
+    programs = Programs(net, capture(net, X, check=False))
+    run = programs.record(copied := copy.deepcopy(net))
+    with torch.no_grad():
+        observe(copied, X, run.recording)
+    assert not programs.are_equal([X], training=False, after=copied)
+    assert programs.is_of_graph(run) and run.keeps
 
 
 def in_double(s, x):
@@ -154,6 +183,7 @@ HIDDEN = {
     "asks what a proxy is": lambda s, x: s.b(s.a(x)) * (2 if torch.overrides.has_torch_function((x,)) else 1),
     "autocast by a function": in_bfloat16,
     "gives a parameter other data": gives_data,
+    "turns elsewhere at a second call": turns,
 }
 
 

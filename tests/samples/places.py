@@ -57,6 +57,14 @@ def _added_to(s, y):
     return torch.index_add(y, 1, index=at, source=z) + y.index_add(1, at, z, alpha=0.5) + y.clone().index_add_(1, at, z)
 
 
+def _put_in_zeros(s, y):
+    at, (n, _, h, w) = torch.arange(8) + 1, y.shape
+    z = torch.zeros(n, 10, h, w, dtype=y.dtype).index_copy(1, at, y) + y.new_ones(n, 10, h, w).index_add(1, at, s.c(y))
+    put = y.new_zeros(n, 10, h, w)
+    put[:, at] = y
+    return z + put
+
+
 def _put_in_front(s, y):
     at = (torch.tensor([5, 2]),)
     z, source = y.transpose(0, 1), s.c(y).transpose(0, 1)
@@ -234,6 +242,7 @@ image("gather over channels", lambda s, y: y.gather(1, s.c(y).argmax(1, keepdim=
 tokens("index_add", _added, {A: 8}, fixed=True, c=linear(8, 8))
 tokens("index_copy", lambda s, y: y.index_copy(1, torch.tensor([3, 1]), s.c(y)[:, :2]), {A: 8}, c=linear(8, 8))
 image("index_add of channels", _added_to, {A: 6, A2: 2, B: 6}, c=conv(8, 2))
+image("channels put in zeros and ones", _put_in_zeros, {A: 8, B: 6}, out=10, c=conv(8, 8))
 image("index_put of channels in front", _put_in_front, {A: 6, A2: 2, B: 6}, c=conv(8, 2))
 image("index_add to one channel twice", lambda s, y: y.index_add(1, torch.tensor([1, 1]), s.c(y)), {B: 6},
       c=conv(8, 2), frozen="index picks")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .across.constants import Constants
 from .table import A, B, conv, free, image, linear, net, tokens
 
 
@@ -127,6 +128,13 @@ image("space to depth by view", _space_to_depth, {A: 8, B: 6}, out=32)
 image("repeat and tile", _repeated, {A: 8, B: 6}, out=16)
 image("repeat_interleave", lambda s, y: y.repeat_interleave(2, dim=1), {A: 8, B: 6}, out=16)
 image("repeat_interleave in space", lambda s, y: torch.repeat_interleave(y, 2, 3), {A: 8, B: 6})
+image("view by a list of computed length", lambda s, y: y * s.c(y.mean((2, 3), True)).view(
+      [y.shape[0], y.shape[1]] + [1] * (y.ndim - 2)), {A: 8, B: 6}, c=conv(8, 8))
+image("repeat_interleave by a table", lambda s, y: y.repeat_interleave(s.k.often, 1), {A: 4, f"{A}#2": 4, B: 6}, out=12,
+      k=Constants(often=torch.tensor([1, 2] * 4)))
+image("repeat_interleave by a table, of flattened means", lambda s, y: y * y.mean((0, 2, 3)).repeat_interleave(
+      torch.ones(8).long())[:, None, None], {B: 6}, frozen="an index picks positions")
+tokens("tokens repeated by a table", lambda s, y: y.repeat_interleave(torch.full((y.shape[1],), 2), 1), {A: 8})
 image("repeat_interleave of all", lambda s, y: y.repeat_interleave(2).view(y.shape[0], -1, 1, 1), {A: 8, B: 6},
       out=1024,
       fixed=True)

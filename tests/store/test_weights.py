@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from fxprune.passes.store import (
     seal,
     write_tensors,
 )
-from fxprune.passes.store.checkpoint import Checkpoint
+from fxprune.passes.store.checkpoint import FORMAT, Checkpoint
 
 
 def filled(model, seed=0):
@@ -233,6 +234,11 @@ REFUSED = {
         "train.pt",
         lambda path: (of_training(path, model=filled(Plain())), path.write_bytes(path.read_bytes()[: -seal.SIZE])),
         "train.pt is damaged: its last .* are no seal",
+    ),
+    "a checkpoint of a later version": (
+        "train.pt",
+        lambda path: seal.write_sealed(path, partial(torch.save, {"format": FORMAT, "version": 9, "state": {}})),
+        "train.pt has version 9; this fxprune reads version 2. Update fxprune",
     ),
     "integers": (
         "w.safetensors",

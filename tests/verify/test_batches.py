@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fxprune.arguments.inputs import batch_of
 from fxprune.errors import OptionError
-from fxprune.passes.verify.batches import as_inputs, batch_of, random_batch, repeat_to
+from fxprune.passes.verify.batches import as_inputs, random_batch, repeat_to
 
 X, IDS, SCALAR = torch.arange(6.0).reshape(3, 2), torch.tensor([7, 7, 9]), torch.tensor(2.5)
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 import fxprune
 from fxprune.coupling import Axis, Coupling, Group
 from fxprune.plans import Plan
+from fxprune.pytorch.modules import named_tensors
 
 Gone = Mapping[str, NDArray[np.int64]]
 Importance = Mapping[str, NDArray[np.float64]]
@@ -70,7 +71,7 @@ def removal(coupling: Coupling, gone: Gone) -> Plan:
 def remove(model: nn.Module, coupling: Coupling, gone: Gone) -> fx.GraphModule:
     """Make the network without these channels: it computes ``model`` with their maps at zero."""
     bent = copy.deepcopy(model)
-    tensors = {**dict(bent.named_parameters()), **dict(bent.named_buffers())}
+    tensors = dict(named_tensors(bent))
     with torch.no_grad():
         for name, out in gone.items():
             group = coupling.groups[name]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..call import Call, unlabelled
+from ..call import Call
 from ..channels import Axes, Ids
 from ..labels import tensors_in
+from ..operation import unlabelled
 from .pointwise import meet_axis
 from .registry import rule
 from .uniform import moved

@@ -11,9 +11,10 @@ from torch import fx
 
 from fxprune.pytorch.rewritable import is_pattern, positional
 
-from ..call import Call, unlabelled
+from ..call import Call
 from ..channels import Axes
 from ..lengths import bounds_at
+from ..operation import unlabelled
 from .registry import rule
 from .uniform import expanded, moved
 

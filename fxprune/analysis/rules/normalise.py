@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..call import Call, unlabelled
+from ..call import Call
 from ..channels import Axes
+from ..operation import unlabelled
 from .pointwise import paired
 from .registry import rule
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fxprune.pytorch.constants import MASKS
+from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
 
 from ..call import Call
 from ..channels import Axes, Ids
@@ -40,14 +41,16 @@ def index_put(call: Call) -> Axes:
     x, tables, values = call.args[:3]
     axes = list(call.axes(x))
     given = [(place, table) for place, table in enumerate(tables) if table is not None]
-    here = _put(call, *given[0], values) if len(given) == 1 else False
-    if not here and len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
+    here = _put(call, *given[0], values) if len(given) == 1 else None
+    if here is not None:
+        axes[given[0][0]] = here
+    elif len(given) == 1 and given[0][1].dtype in MASKS and values.numel() == 1:
         place, mask = given[0]
         axes[place : place + mask.dim()] = [meet_axis(call, [(x, place + i), (mask, i)]) for i in range(mask.dim())]
         return tuple(axes)
-    dims: list[int | None] = [*range(x.dim())] if here else _picked(call)
+    dims: list[int | None] = _picked(call) if here is None else [*range(x.dim())]
     for behind, dim in enumerate(reversed(dims), 1):
-        if values.dim() < behind or values.shape[-behind] == 1 or (here and dim == given[0][0]):
+        if values.dim() < behind or values.shape[-behind] == 1 or (here is not None and dim == given[0][0]):
             continue
         if dim is None:
             call.freeze(_PICKS, call.axes(values)[-behind])
@@ -69,17 +72,18 @@ def _moved(call: Call, x: torch.Tensor, dim: int, table: torch.Tensor) -> Axes |
     return tuple(axes)
 
 
-def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> bool:
-    """Let channels at the places that a constant index names meet what they are set to."""
+def _put(call: Call, dim: int, table: torch.Tensor, values: Any) -> Ids | None:
+    """Let channels at places of a constant index meet what they are set to; None: not known."""
     x = call.args[0]
-    ids, behind = call.axes(x)[dim], x.dim() - dim
+    behind = x.dim() - dim
     every = not isinstance(values, torch.Tensor) or values.dim() < behind or values.shape[-behind] == 1
     source = None if every else call.axes(values)[-behind]
+    ids = call.met(source, call.label(x), dim)
     places = None if ids is None or (source is None and not every) else call.places(table, ids)
     if ids is None or places is None or len(set(places.tolist())) < len(places):
-        return False
+        return None
     call.unify(call.apart(ids[places]), source)
-    return True
+    return ids
 
 
 def _picked(call: Call) -> list[int | None]:
@@ -111,7 +115,7 @@ def _picked(call: Call) -> list[int | None]:
 def index_fill(call: Call) -> Axes:
     """A table fills positions of one axis: a constant one, channels; those freeze otherwise."""
     x, dim, table, value = call.args[:4]
-    if x.dim() and _put(call, dim % x.dim(), table, value):
+    if x.dim() and _put(call, dim % x.dim(), table, value) is not None:
         return call.axes(x)
     return _along_table(call, call.axes(x))
 
@@ -120,6 +124,8 @@ def index_fill(call: Call) -> Axes:
 def index_select(call: Call) -> Axes:
     """A constant table moves channels, another one freezes them."""
     x, dim, table = call.args[:3]
+    if x.dim() == 1 and call.node is not None and canonical_call(call.node.target) in INTERLEAVED:
+        return _along_table(call, call.axes(x))  # it may have been flattened, where places hang on other axes
     moved = _moved(call, x, dim, table) if x.dim() else None
     return _along_table(call, call.axes(x)) if moved is None else moved
 
@@ -137,9 +143,8 @@ def _along_table(call: Call, on_x: Axes) -> Axes:
 def index_add(call: Call) -> Axes:
     """A table names positions of one axis, which meet those of a source; so do other axes."""
     x, dim, table, source = call.args[:4]
-    if x.dim() and _put(call, dim % x.dim(), table, source):
-        return _beside(call, dim, x, source, on_dim=call.axes(x)[dim])
-    return index_reduce(call)
+    on_dim = _put(call, dim % x.dim(), table, source) if x.dim() else None
+    return index_reduce(call) if on_dim is None else _beside(call, dim, x, source, on_dim=on_dim)
 
 
 @rule("index_reduce", "index_reduce_")

@@ -6,9 +6,10 @@ import torch
 
 from fxprune.pytorch.rewritable import PADS, canonical_call
 
-from ..call import Call, Rule, unlabelled
+from ..call import Call, Rule
 from ..channels import Axes, Ids
 from ..labels import tensors_in
+from ..operation import unlabelled
 from .registry import rule
 from .uniform import filled, met, moved
 

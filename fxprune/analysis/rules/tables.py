@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..call import Call, unlabelled
+from ..call import Call
 from ..channels import Axes
+from ..operation import unlabelled
 from .registry import rule
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from fxprune.pytorch.view_factors import view_factors
 
-from ..call import Call, Rule, unlabelled
+from ..call import Call, Rule
 from ..channels import Axes, Ids
+from ..operation import unlabelled
 from .registry import rule
 from .uniform import repeated
 

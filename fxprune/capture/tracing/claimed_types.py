@@ -42,10 +42,14 @@ def types_claimed(kind: type) -> Iterator[None]:
         TraceError: in the block, for a legacy type of tensors, if types and devices stay dynamic.
     """
     given = builtins.isinstance
+    claims: dict[type, bool] = {}
 
     def answer(value: Any, kinds: Any) -> bool:
         global _claiming
-        if not issubclass(type(value), (kind, OwnTensor)):
+        own = type(value)
+        if own not in claims:
+            claims[own] = issubclass(own, (kind, OwnTensor))
+        if not claims[own]:
             return given(value, kinds)
         legacy = [each for each in pytree.tree_leaves(kinds) if type(each) is _LEGACY]
         if legacy:

@@ -40,6 +40,7 @@ class ConcreteTracer(SymbolicTracer):
     proxy_class = ConcreteProxy
     shape_class = ConcreteShape
     done = False
+    gradients = False  # what the model is told when it asks whether they are recorded
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class ConcreteTracer(SymbolicTracer):
         # If types must be literal, numbers may have to be, too.
         integers = contextlib.nullcontext() if self.literal else integers_recorded(root)
         try:
-            with torch.no_grad(), _calls_recorded(self), integers:
+            with torch.set_grad_enabled(self.gradients), _calls_recorded(self), integers:
                 return super().trace(root, concrete_args)
         finally:
             self.done = True

@@ -53,6 +53,8 @@ class SymbolicTracer(fx.Tracer):
     shape_class: type[InPlaceProxy] = InPlaceShape
     # Whether types and devices of tensors are those of the example, with guards.
     literal = False
+    # Whether nodes know their lines of the model's source.
+    notes_lines = True
 
     def __init__(self, inputs: Inputs, decomposed: frozenset[str] = frozenset(), *, through: bool = True) -> None:
         """Trace with placeholders for ``inputs``, and into the modules named in ``decomposed``.
@@ -129,9 +131,10 @@ class SymbolicTracer(fx.Tracer):
         return (self.shape_class if is_shape(node) else self.proxy_class)(node, self)
 
     def create_node(self, *given: Any, **options: Any) -> fx.Node:
-        """Make a node that knows its lines of the model's source."""
+        """Make a node, with its lines of the model's source."""
         node = super().create_node(*given, **options)
-        node.stack_trace = node.stack_trace or stack_of(sys._getframe(1), SymbolicTracer.trace.__code__) or None
+        if self.notes_lines:
+            node.stack_trace = node.stack_trace or stack_of(sys._getframe(1), SymbolicTracer.trace.__code__) or None
         return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

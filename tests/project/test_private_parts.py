@@ -1,4 +1,4 @@
-"""Private parts of PyTorch are named in one file, fxprune/pytorch/torch_private.py."""
+"""Private parts of PyTorch are named in one file, fxprune/pytorch/torch_private.py; those of timm beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / "fxprune" / "pytorch" / "torch_private.py"
+HOMES = {package: ROOT / "fxprune" / "pytorch" / f"{package}_private.py" for package in ("torch", "timm")}
+FOLDERS = ("fxprune", "passes", "models_zoo", "cli", "benchmarks", "examples")
 # Names of objects of PyTorch in our sources, whose attributes are PyTorch's.
 THEIRS = {"torch", "fx", "nn", "func", "operator", "layer", "module", "program", "graph", "context"}
 
@@ -18,9 +19,9 @@ def is_private(name):
 
 
 def private_parts(source):
-    """Private modules, names and attributes of PyTorch that a source text names."""
+    """Private modules, names and attributes of PyTorch, and modules and names of timm, that a source text names."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in HOMES:
             names = [*node.module.split("."), *(alias.name for alias in node.names)]
             yield from (f"{node.module}: {name}" for name in names if is_private(name))
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
@@ -30,15 +31,16 @@ def private_parts(source):
 
 
 def test_private_parts_stand_in_one_file():
-    sources = [path for folder in ("fxprune", "passes", "models_zoo", "cli") for path in (ROOT / folder).rglob("*.py")]
+    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     found = {
         f"{path.relative_to(ROOT)}: {part}"
         for path in sources
-        if path != HOME
+        if path not in HOMES.values()
         for part in private_parts(path.read_text(encoding="utf-8"))
     }
     assert found == set()
-    assert len(set(private_parts(HOME.read_text(encoding="utf-8")))) > 10
+    counts = {package: len(set(private_parts(home.read_text(encoding="utf-8")))) for package, home in HOMES.items()}
+    assert counts["torch"] > 10 and counts["timm"] > 1, counts
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,7 @@ def test_private_parts_stand_in_one_file():
     [
         ("from torch.utils import _pytree as pytree", 1),
         ("from torch._ops import OpOverload", 1),
+        ("from timm.models import _builder, is_model", 1),
         ("from torch.utils.flop_counter import FlopCounterMode", 0),
         ("torch._C._set_grad_enabled(True)", 2),
         ("call.op._schema", 1),

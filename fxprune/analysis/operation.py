@@ -1,0 +1,96 @@
+"""What a rule reads of one ATen operation: arguments, results, and the ids on their axes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.pytorch.rewritable import CallTarget
+from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
+
+from .channels import Axes, Channels, Ids
+from .labels import Label, tensors_in
+from .state import AnalysisState
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One ATen operation: ``op`` on ``args``, which returned ``out``.
+
+    Attributes:
+        op: the operator.
+        args: one entry per argument of the operator's schema, with defaults.
+        out: what it returned.
+        layout: sizes and strides of the first argument before the operation, which may have changed them in place.
+        factor_at: calls of the graph at which the rewrite can restore the factor of this operator's sum.
+        waits: the labels are those of axes that wait for channels.
+    """
+
+    _state: AnalysisState
+    op: OpOverload
+    args: tuple[Any, ...]
+    out: Any
+    layout: tuple[Any, Any] | None = None
+    factor_at: Set[CallTarget] = frozenset()
+    waits: bool = False
+
+    @property
+    def channels(self) -> Channels:
+        """The algebra of channels, to make new ids."""
+        return self._state.channels
+
+    @property
+    def name(self) -> str:
+        """The operator's name, without library and overload."""
+        return op_name(self.op).split("::")[1]
+
+    @functools.cached_property
+    def outs(self) -> list[torch.Tensor]:
+        """The returned tensors."""
+        return tensors_in(self.out)
+
+    @property
+    def node(self) -> fx.Node | None:
+        """The node of the graph that runs; None in a function that computes a stored weight."""
+        return self._state.marks.node
+
+    @property
+    def inside_layer(self) -> bool:
+        """Whether the operation is in a layer with shape attributes, which the rewrite adapts."""
+        return bool(self._state.layers.inside)
+
+    def arg(self, index: int, default: Any = None) -> Any:
+        """Return an argument by its index in the schema; ``default`` if it is None or absent."""
+        return self.args[index] if index < len(self.args) and self.args[index] is not None else default
+
+    def named(self, name: str) -> Any:
+        """Return an argument by its name in the operator's schema; None if it has no such name."""
+        names = [argument.name for argument in op_arguments(self.op)]
+        return self.args[names.index(name)] if name in names else None
+
+    def label(self, tensor: torch.Tensor) -> Label:
+        """Return the label of an operand."""
+        label = self._state.labels.of(tensor)
+        return Label(label.uniform or unlabelled(tensor)) if self.waits else label
+
+    def axes(self, tensor: torch.Tensor) -> Axes:
+        """Return the ids on the axes of an operand."""
+        return self.label(tensor).axes
+
+    def statistic(self, tensor: torch.Tensor) -> Ids | None:
+        """Return the ids of a running statistic [channels]; None if it is computed."""
+        return self._state.origins.statistic(tensor)
+
+    def sizes_asked(self) -> list[bool | None]:
+        """Tell of each size that the call states whether it hangs on an input; None: it is open."""
+        return self._state.lengths.asked(self.node, self.out.dim())
+
+
+def unlabelled(tensor: torch.Tensor) -> Axes:
+    """Return axes without channels."""
+    return (None,) * tensor.dim()
