@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import timm
 import torch
@@ -146,6 +148,12 @@ def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     torch.testing.assert_close(with_factors(x), snapped(x), rtol=1e-12, atol=1e-12)
     assert absorb(with_factors, with_factors.meta["plan"]) == absorbed and with_factors.meta["factors"] == 1 - absorbed
     torch.testing.assert_close(with_factors(x), narrow(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_scale_behind_the_product_is_that_of_the_narrow_heads():
+    narrow = halved(attention(divided), torch.randn(2, 5, 6).double())[1]
+    scales = [node.args[1] for node in narrow.graph.nodes if node.target is operator.truediv]
+    assert scales == [pytest.approx(4**0.5)]
 
 
 def one_after_another(s, x):
