@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import timm
 import torch
@@ -84,6 +86,14 @@ def of_one_layer(s, x):
     return s.head(s.o(merged(attend(heads(s.q(x)), heads(s.q(x)), heads(s.v(x))))).mean(1))
 
 
+def times(name):
+    def forward(s, x):
+        x = s.n(s.stem(x))
+        return s.head(s.o(merged(attend(heads(s.q(x) * getattr(s, name)), heads(s.k(x)) ** 3, heads(s.v(x))))).mean(1))
+
+    return forward
+
+
 def gelu_between(s, x):
     x = s.stem(x)
     return s.head(s.o(merged(attend(F.gelu(heads(s.q(x))), F.gelu(heads(s.k(x))), heads(s.v(x))))).mean(1))
@@ -118,13 +128,17 @@ ABSORBED = {
     "queries seen elsewhere": (queries_seen_elsewhere, True),
     "queries and keys of one layer": (of_one_layer, False),
     "gelu between": (gelu_between, False),
+    "times a buffer": (times("b"), False),
+    "times the weight of a norm by another name": (times("g"), False),
 }
 
 
 @pytest.mark.parametrize("name", ABSORBED)
 def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     forward, absorbed = ABSORBED[name]
-    model = attention(forward, drop=nn.Dropout())
+    norm = nn.LayerNorm(16)
+    model = attention(forward, drop=nn.Dropout(), n=norm, g=norm.weight)
+    model.register_buffer("b", torch.rand(16).double())
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1)).double()
     snapped, narrow = halved(model, x)
     torch.testing.assert_close(narrow(x), snapped(x), rtol=1e-12, atol=1e-12)  # float64
@@ -134,6 +148,12 @@ def test_what_is_absorbed_and_what_is_not_are_both_exact(name):
     torch.testing.assert_close(with_factors(x), snapped(x), rtol=1e-12, atol=1e-12)
     assert absorb(with_factors, with_factors.meta["plan"]) == absorbed and with_factors.meta["factors"] == 1 - absorbed
     torch.testing.assert_close(with_factors(x), narrow(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_scale_behind_the_product_is_that_of_the_narrow_heads():
+    narrow = halved(attention(divided), torch.randn(2, 5, 6).double())[1]
+    scales = [node.args[1] for node in narrow.graph.nodes if node.target is operator.truediv]
+    assert scales == [pytest.approx(4**0.5)]
 
 
 def one_after_another(s, x):
