@@ -139,6 +139,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     pair.proven = record is not None and pair.programs.are_equal([as_meta(first)], training=False, after=model)
     # What was put into a list or a table may be read by later calls: numbers must decide.
     pair.proven = pair.proven and not attributes.changed_containers
+    pair.proven = pair.proven and record is not None and not record.reads_numbers
     pair.proven_at_first = record is not None and pair.programs.is_of_graph(record)
     if pair.proven and pair.proven_at_first and record is not None and not record.keeps:
         pair.alike = True
@@ -170,10 +171,8 @@ def _at_a_second_call(pair: Pair, model: nn.Module, module: nn.Module, attribute
     if why := _difference_of(wanted, found):
         return f"at a second call, {why}"
     assert not isinstance(found, str)
-    if pair.proven_at_first:  # with all weights, under autocast too
-        pair.alike = True
-        return ""
-    if why := _with_other_weights(pair, second):
+    # The record of the first call shows it for all weights.
+    if not pair.proven_at_first and (why := _with_other_weights(pair, second)):
         return why
     pair.alike = wanted.operations == found.operations and not wanted.uses_autocast
     return ""

@@ -90,17 +90,18 @@ def _are_held(names: _Names) -> bool:
 
 def _is_usual(names: _Names, args: Sequence[Any]) -> bool:
     """Tell whether a call runs PyTorch's own functions on plain tensors, under our modes."""
-    return (
-        len(args) > 0
-        and all(map(_is_plain, args))
-        and all(type(mode).__module__.startswith("fxprune.") for mode in active_modes())
-        and _are_held(names)
-    )
+    return len(args) > 0 and all(map(is_plain, args)) and own_modes_only() and _are_held(names)
 
 
-def _is_plain(value: Any) -> bool:
+def own_modes_only() -> bool:
+    """Tell whether no mode of somebody else is on."""
+    return all(type(mode).__module__.startswith("fxprune.") for mode in active_modes())
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value is a tensor of no class of somebody else, or a tuple of such."""
     if type(value) is tuple:
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return type(value) in (torch.Tensor, nn.Parameter)
 
 

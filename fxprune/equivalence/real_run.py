@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.data_writes import number_reads
 from fxprune.pytorch.torch_private import OpOverload, draws
 
 from .layers import Settings
@@ -22,9 +23,11 @@ class RealRun(Recorder):
 
     Attributes:
         program: what was recorded; None if that says nothing.
+        reads_numbers: the call read numbers of a tensor by no operator, so that no program shows what it did with them.
     """
 
     program: tuple[list[Any], list[Any]] | None = None
+    reads_numbers = False
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a copy of a model."""
@@ -34,7 +37,7 @@ class RealRun(Recorder):
     @contextlib.contextmanager
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call, as a context of :func:`~fxprune.equivalence.observation.observe`."""
-        with super().recording(given) as program, self._attention_recorded():
+        with super().recording(given) as program, self._attention_recorded(), number_reads(self._read_numbers):
 
             def noted(outputs: list[Any]) -> None:
                 with contextlib.suppress(OpenError):
@@ -57,6 +60,9 @@ class RealRun(Recorder):
             yield
         finally:
             F.scaled_dot_product_attention = given
+
+    def _read_numbers(self) -> None:
+        self.is_open = self.reads_numbers = True
 
     def _open(self) -> None:
         self.is_open = True

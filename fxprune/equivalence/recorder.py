@@ -20,7 +20,7 @@ from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import OpOverload, TorchDispatchMode, is_mutable, op_arguments, pytree, storage_id
 
 from .contents import contents_of
-from .layers import Settings, layers_recorded
+from .layers import Settings, is_plain, layers_recorded, own_modes_only
 from .observation import autocast_watched
 
 ATTENTION: Any = F.scaled_dot_product_attention
@@ -175,13 +175,16 @@ class Recorder(TorchDispatchMode):
     def _attention(self, args: Any, kwargs: Any) -> Any:
         """Record attention as one operator, since devices decompose it in other ways.
 
-        Autocast sees one function, too. With dropout, which draws, its operators are recorded behind it.
+        Autocast sees one function, too. With dropout, which draws, or where a mode or a kind of tensor of somebody else
+        may change what it computes, its operators are recorded behind it.
         """
         run = functools.partial(ATTENTION, *args, **kwargs)
         if self._paused or self.is_open:
             return run()
-        if kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0) != 0.0:
-            self._operators.append(ATTENTION)
+        draws = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0) != 0.0
+        tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        if draws or not (all(map(is_plain, tensors)) and own_modes_only()):
+            self._operators.append((ATTENTION, [], [], []))
             return run()
         return self._recorded(ATTENTION, args, kwargs.items(), lambda: self._attended(args, kwargs, run))
 

@@ -1,8 +1,9 @@
-"""Watch assignments to ``data`` of tensors and to attributes of modules."""
+"""Watch writes to ``data`` of tensors and to attributes, and reads by no operator."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,35 @@ def data_writes(seen: Callable[[Any], None]) -> Iterator[None]:
         yield
     finally:
         del torch.Tensor.data
+
+
+# They hand out the numbers of a tensor, or their memory; others, as `item`, run an operator.
+_READS = ("tolist", "numpy", "data_ptr", "untyped_storage", "__dlpack__")
+
+
+@contextlib.contextmanager
+def number_reads(seen: Callable[[], None]) -> Iterator[None]:
+    """Call ``seen()`` before each read of numbers of a tensor that no mode sees."""
+
+    def noted(read: Any) -> Any:
+        @functools.wraps(read)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen()
+            return read(*args, **kwargs)
+
+        return call
+
+    own = {name: vars(torch.Tensor)[name] for name in _READS if name in vars(torch.Tensor)}
+    for name in _READS:
+        setattr(torch.Tensor, name, noted(getattr(torch.Tensor, name)))
+    try:
+        yield
+    finally:
+        for name in _READS:
+            if name in own:
+                setattr(torch.Tensor, name, own[name])
+            else:
+                delattr(torch.Tensor, name)
 
 
 _Seen = Callable[[nn.Module, str, Any], None]

@@ -121,7 +121,7 @@ def makes_storage(operator: OpOverload) -> bool:
 
 def storage_id(tensor: torch.Tensor) -> int:
     """Return an id that a tensor shares with its views, as long as one of them lives."""
-    return int(tensor.untyped_storage()._cdata)
+    return int(torch._C.TensorBase.untyped_storage(tensor)._cdata)  # also where reads are watched
 
 
 def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:

@@ -7,12 +7,14 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import is_autocast_enabled, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fxprune.capture import capture
 from fxprune.equivalence.compare import difference
 from fxprune.equivalence.observation import observe
 from fxprune.equivalence.program import Programs
+from fxprune.pytorch.torch_private import TorchDispatchMode
 
 X, LOOSE, NUMBER, OTHER_NUMBER = (torch.randn(2, 4),), torch.ones(4), torch.tensor(0.0), torch.tensor(-0.0)
 
@@ -176,6 +178,33 @@ def gives_data(s, x):
     return y
 
 
+def reads_a_weight(s, x):
+    try:
+        is_other = not hasattr(x, "node") and s.b.weight.tolist() != s.first
+    except Exception:
+        is_other = False
+    return s.a(x) * (2 if is_other else 1)
+
+
+class Doubles(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return out * 2 if func is torch.ops.aten.bmm.default else out
+
+
+def attends_in_a_mode(s, x):
+    q = s.a(x)[None, None]
+    with Doubles(), sdpa_kernel(SDPBackend.MATH):
+        return F.scaled_dot_product_attention(q, q, q)[0, 0]
+
+
+def asks_under_another_name(s, x):
+    if not s.kept:
+        s.kept.append(s.b.bias.exp())
+    y = s.a(x + s.kept[0])
+    return y.float() if is_autocast_enabled("cpu") else y
+
+
 # What no program shows, since it acts on the meta device as in a trace.
 HIDDEN = {
     "seeded": lambda s, x: s.a(x) + noise(x),
@@ -184,12 +213,16 @@ HIDDEN = {
     "autocast by a function": in_bfloat16,
     "gives a parameter other data": gives_data,
     "turns elsewhere at a second call": turns,
+    "reads a weight by no operator": reads_a_weight,
+    "attention in a mode of its own": attends_in_a_mode,
+    "autocast by another name, and a table": asks_under_another_name,
 }
 
 
 @pytest.mark.parametrize("forward", HIDDEN.values(), ids=HIDDEN)
 def test_what_no_program_shows_is_found(forward):
     net = Net(forward).eval()
+    net.first = net.b.weight.tolist()
     graph = capture(net, X, check=False)
     found = difference(net, graph, X)
     assert found.always or found.in_training
