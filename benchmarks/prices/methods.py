@@ -71,7 +71,8 @@ def train_csgd_loosely(bench: PriceBench, cluster: str, repair: str) -> None:
     wide = bench.wide()
     with bench.clock():
         plan = plan_by(bench, wide, cluster)
-    deviation = pull(bench, wide, plan, bench.more, phase=1, deviation=bench.settings.loose_deviation)
+    train = partial(bench.train, wide, bench.more, phase=1)
+    deviation = pull(train, wide, plan, bench.settings.loose_deviation)
     with bench.clock():
         small = fxprune.fold(wide, plan, bench.images, repair=repair)
     before, found = score(wide, bench.data), score(small, bench.data)

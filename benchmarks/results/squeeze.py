@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,15 +21,15 @@ from .bench import Bench
 from .train import Loss, cross_entropy, score
 
 
-def pull(bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int, loss: Loss = cross_entropy) -> float:
-    """Train with C-SGD in place, and return the largest deviation of a cluster."""
+def pull(train: Callable[..., object], model: nn.Module, plan: Plan, deviation: float) -> float:
+    """Train a network by ``train(hook=)`` with C-SGD, and return the largest deviation of a cluster."""
     hooks: list[Csgd] = []
 
     def hook(optimizer: Optimizer, rates: Sequence[float]) -> Csgd:
-        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=bench.task.settings.deviation, lrs=rates))
+        hooks.append(fxprune.csgd(model, plan, optimizer, deviation=deviation, lrs=rates))
         return hooks[0]
 
-    bench.train(model, epochs, phase=phase, hook=hook, loss=loss)
+    train(hook=hook)
     return hooks[0].deviation().largest
 
 
@@ -36,7 +37,8 @@ def squeeze(
     bench: Bench, model: nn.Module, plan: Plan, epochs: float, *, phase: int, loss: Loss = cross_entropy
 ) -> nn.Module:
     """Train with C-SGD and trim; record the accuracy around the trim, and changed classes."""
-    deviation = pull(bench, model, plan, epochs, phase=phase, loss=loss)
+    train = functools.partial(bench.train, model, epochs, phase=phase, loss=loss)
+    deviation = pull(train, model, plan, bench.task.settings.deviation)
     snapped = fxprune.snap(model, plan)
     small = fxprune.narrow(snapped, plan)
     before, even, trimmed = (score(network, bench.data) for network in (model, snapped, small))

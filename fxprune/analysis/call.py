@@ -56,10 +56,6 @@ class Call(Operation):
         self.channels.unite(left, right)
         return left
 
-    def beside(self, ids: Ids, positions: int) -> Ids:
-        """Make copies of ids for an axis that also holds so many positions without channels."""
-        return self.channels.beside(ids, positions, [*self._state.labels.beside.get(positions, {}).values()])
-
     def apart(self, ids: Ids) -> Ids:
         """Let ids on a part of an axis merge among themselves only."""
         self._state.labels.vectors[id(ids)] = ids

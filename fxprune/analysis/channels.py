@@ -7,8 +7,6 @@ partner among the ids of a, the same one on every axis of the network; :func:`si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,23 +97,30 @@ class Channels:
         return self._copied(ids, alone=self.alone(ids))
 
     def bundled(self, ids: Ids, sizes: list[int]) -> None:
-        """Note the sizes of axes into which channels are split, as heads: these stay for all inputs."""
+        """Note the ids of an axis that a split makes, and the sizes of those beside it, as heads: these stay."""
         self._split.append(ids)
         for size in sizes:
             self._bundles |= {size, *(size * other for other in self._bundles)}
 
-    def beside(self, ids: Ids, positions: int, others: Sequence[Ids] = ()) -> Ids:
-        """Make copies for an axis that also holds positions without channels, which may change.
+    def beside(self, ids: Ids, every: Ids) -> Ids:
+        """Make copies for an axis of channels that also holds positions without channels, which may change.
 
-        They do not if they are heads. ``others`` are ids on axes beside as many positions: of channels that are not
-        split, these are no heads.
+        They do not if they are heads. Beside these no channel is more often than on an axis that a split has made.
+
+        Args:
+            ids: those of the channels.
+            every: for each place on the axis, the one of ``ids`` that is copied.
         """
-        return self._copied(ids, alone=positions in self._bundles and self.alone(ids) and self._are_split(others))
+        heads = len(every) // len(ids) in self._bundles and self.alone(ids) and self._is_split(ids)
+        return self._copied(every, alone=heads)
 
-    def _are_split(self, others: Sequence[Ids]) -> bool:
-        split = np.zeros(self.count, bool)
-        split[self.channel(np.concatenate(self._split))] = True
-        return all(self.differ(ids) and split[self.channel(ids)].all() for ids in others)
+    def _is_split(self, ids: Ids) -> bool:
+        most = np.zeros(self.count, int)
+        for made in self._split:
+            channels, often = np.unique(self.channel(made), return_counts=True)
+            most[channels] = np.maximum(most[channels], often)
+        channels, often = np.unique(self.channel(ids), return_counts=True)
+        return bool((often <= most[channels]).all())
 
     def _copied(self, ids: Ids, *, alone: bool) -> Ids:
         fresh = self.fresh(len(ids))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +54,11 @@ class Labels:
     Attributes:
         vectors: every vector of ids on some axis, by identity.
         carried: those on an axis of an activation.
-        beside: number of positions -> ids on an axis of an activation with as many beside it, batch apart.
     """
 
     def __init__(self) -> None:
         self.vectors: dict[int, Ids] = {}
         self.carried: dict[int, Ids] = {}
-        self.beside: dict[int, dict[int, Ids]] = defaultdict(dict)
         self._found: dict[int, tuple[torch.Tensor, Label]] = {}
 
     def of(self, tensor: torch.Tensor) -> Label:
@@ -77,8 +74,6 @@ class Labels:
                 self.vectors[id(axis)] = axis
                 if not label.from_parameters:
                     self.carried[id(axis)] = axis
-                    for positions in _runs(tensor.shape, label.axes):
-                        self.beside[positions][id(axis)] = axis
 
     def awaken(self, ids: Ids) -> None:
         """Record that ids which waited stand for channels now."""
@@ -91,17 +86,6 @@ class Labels:
             return label.axes[dim]
         self.awaken(waiting)
         return waiting
-
-
-def _runs(sizes: Sequence[int], axes: Axes) -> Iterator[int]:
-    """Yield the length of every run of axes without channels, behind the first axis."""
-    for start in range(1, len(sizes)):
-        length = 1
-        for size, ids in zip(sizes[start:], axes[start:], strict=True):
-            if ids is not None:
-                break
-            length *= size
-            yield length
 
 
 class StridedViews:

@@ -123,7 +123,7 @@ def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None,
         return ids, (1, len(ids))
     shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
     every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
-    return call.beside(every, len(every) // len(ids)), (stride, stride * len(ids))
+    return call.channels.beside(ids, every), (stride, stride * len(ids))
 
 
 def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
@@ -146,8 +146,9 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
         chosen = ranked[call.choose_split(ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
-    call.channels.bundled(ids, [size for dim, size in enumerate(sizes) if dim != chosen and not undone])
-    return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
+    made = call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
+    call.channels.bundled(made, [size for dim, size in enumerate(sizes) if dim != chosen and not undone])
+    return chosen, made
 
 
 def _rows(ids: Ids, dim: int) -> Ids:
