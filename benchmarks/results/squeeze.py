@@ -22,7 +22,7 @@ from .train import Loss, cross_entropy, score
 
 
 def pull(train: Callable[..., object], model: nn.Module, plan: Plan, deviation: float) -> float:
-    """Train a network by ``train(hook=)`` with C-SGD, and return the largest deviation of a cluster."""
+    """Train by ``train(hook=)`` with C-SGD; return the largest deviation of a cluster."""
     hooks: list[Csgd] = []
 
     def hook(optimizer: Optimizer, rates: Sequence[float]) -> Csgd:

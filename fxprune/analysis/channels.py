@@ -97,13 +97,13 @@ class Channels:
         return self._copied(ids, alone=self.alone(ids))
 
     def bundled(self, ids: Ids, sizes: list[int]) -> None:
-        """Note the ids of an axis that a split makes, and the sizes of those beside it, as heads: these stay."""
+        """Note ids on an axis that a split makes, and the sizes of those beside it: these stay."""
         self._split.append(ids)
         for size in sizes:
             self._bundles |= {size, *(size * other for other in self._bundles)}
 
     def beside(self, ids: Ids, every: Ids) -> Ids:
-        """Make copies for an axis of channels that also holds positions without channels, which may change.
+        """Make copies for an axis of channels that also holds positions, which may change.
 
         They do not if they are heads. Beside these no channel is more often than on an axis that a split has made.
 

@@ -189,8 +189,9 @@ def _where_gradients_are_recorded(model: nn.Module, module: nn.Module, inputs: I
 
 
 def gradients_difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> str:
-    """Compare where gradients are recorded, in eval and in training mode; return the first difference, or why unknown.
+    """Compare where gradients are recorded; return the first difference, or why it is unknown.
 
+    Both modes, eval and training, are compared.
     Arguments are those of :func:`difference`.
     """
     if any(tensor.is_meta for _, tensor in named_tensors(model)):

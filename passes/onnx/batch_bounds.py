@@ -14,7 +14,7 @@ _LARGEST = 2**63 - 1
 
 
 def require_bounds(program: ONNXProgram, bound: BatchRange) -> None:
-    """Reshape the first input [N, ...] to [min(max(N, least), most), ...], which fails where that is not N.
+    """Reshape the first input [N, ...] to [min(max(N, least), most), ...]: fails if not N.
 
     ONNX has no assertions, and runtimes drop what no output depends on.
     """
