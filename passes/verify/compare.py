@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,46 +111,21 @@ def verify(
         >>> fxprune.verify(snapped, fxprune.narrow(snapped, plan), images, tolerance=1e-5).passed  # float32 sums
         True
     """
-    return Verifier(example_inputs).verify(reference, candidate, tolerance=tolerance, batches=batches, outputs=outputs)
-
-
-class Verifier:
-    """Verifies networks on one example; each runs once at a batch size."""
-
-    def __init__(self, example_inputs: Any) -> None:
-        """Take inputs as :func:`verify` does."""
-        self._inputs = as_inputs(example_inputs)
-        unknown = [x for x in tensors_of(self._inputs) if x.is_meta]
-        self._notes = [_Finding(note=_ZEROS)] if any(not x.is_floating_point() for x in unknown) else []
-        if unknown:
-            self._inputs = random_batch(self._inputs, batch_of(self._inputs), seed=0)
-        self._known: weakref.WeakKeyDictionary[nn.Module, dict[int, _Outcome]] = weakref.WeakKeyDictionary()
-
-    def verify(
-        self,
-        reference: nn.Module,
-        candidate: nn.Module,
-        *,
-        tolerance: float,
-        batches: Sequence[int] = (),
-        outputs: Sequence[str | int] | str | int | None = None,
-    ) -> Report:
-        """Compare two networks, neither of which changes as long as this is used."""
-        size = batch_of(self._inputs)
-        wanted, got = (self._outcomes(each, dict.fromkeys([size, *batches])) for each in (reference, candidate))
-        if isinstance(refusal := wanted[size], Exception):
-            why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
-            return _report([_Finding(failure=why)], tolerance)
-        counted = as_outputs(outputs) or outputs_of(candidate)
-        pairs = {each: (_counted(wanted[each], counted), _counted(got[each], counted)) for each in wanted}
-        findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
-        return _report([*self._notes, *findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
-
-    def _outcomes(self, network: nn.Module, sizes: Iterable[int]) -> dict[int, _Outcome]:
-        known = self._known.setdefault(network, {})
-        if missing := {size: repeat_to(self._inputs, size) for size in sizes if size not in known}:
-            known |= _run(network, missing)
-        return {size: known[size] for size in sizes}
+    inputs = as_inputs(example_inputs)
+    unknown = [x for x in tensors_of(inputs) if x.is_meta]
+    notes = [_Finding(note=_ZEROS)] if any(not x.is_floating_point() for x in unknown) else []
+    if unknown:
+        inputs = random_batch(inputs, batch_of(inputs), seed=0)
+    sizes = dict.fromkeys([batch_of(inputs), *batches])
+    trials = {size: repeat_to(inputs, size) for size in sizes}
+    wanted, got = _run(reference, trials), _run(candidate, trials)
+    if isinstance(refusal := wanted[batch_of(inputs)], Exception):
+        why = f"the reference itself does not run in float64 on the example inputs: {kind_and_line(refusal)}"
+        return _report([_Finding(failure=why)], tolerance)
+    counted = as_outputs(outputs) or outputs_of(candidate)
+    pairs = {size: (_counted(wanted[size], counted), _counted(got[size], counted)) for size in trials}
+    findings = [finding for size, (a, b) in pairs.items() for finding in _judge(size, a, b, tolerance)]
+    return _report([*notes, *findings, *_compare_tensors(reference, candidate, tolerance)], tolerance)
 
 
 def _compare_tensors(reference: nn.Module, candidate: nn.Module, tolerance: float) -> Iterator[_Finding]:

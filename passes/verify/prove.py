@@ -33,7 +33,7 @@ from fxprune.pytorch.precision import to_float64
 from fxprune.pytorch.torch_private import pytree
 
 from .batches import as_inputs, random_batch
-from .compare import Report, Verifier, verify
+from .compare import Report, verify
 from .localise import domains_of, first_node
 from .randomise import randomised
 
@@ -124,12 +124,11 @@ def prove(
     plan = scattered(couple(subject, inputs, outputs=outputs), keep=keep, seed=seed)
     phase("prove", "the analysis, by concentrated columns, in float64")
     snapped = snap(subject, plan)
-    verifier = Verifier(inputs)
-    change = verifier.verify(subject, snapped, tolerance=1e-9, outputs=outputs).max_rel_error
+    change = verify(subject, snapped, inputs, batches=(), outputs=outputs).max_rel_error
     # Nothing but the order of a sum differs: some 1e-15 per layer.
-    on_analysis = verifier.verify(snapped, concentrate(subject, plan), tolerance=1e-12, outputs=outputs)
+    on_analysis = verify(snapped, concentrate(subject, plan), inputs, tolerance=1e-12, batches=(), outputs=outputs)
     phase("prove", "the rewrite, by the narrow network, in float64")
-    on_rewrite, error = _try_narrow(snapped, plan, verifier)
+    on_rewrite, error = _try_narrow(snapped, plan, inputs)
     passed = on_analysis.passed and on_rewrite is not None and on_rewrite.passed
     del snapped  # each of the wide networks takes twice the memory of the one given
     found = [] if passed else list(_culprits(subject, plan, inputs))
@@ -161,10 +160,10 @@ def scattered(coupling: Coupling, *, keep: float, seed: int) -> Plan:
     return Plan(coupling, clusters, f"scattered, keep {keep:g}", seed)
 
 
-def _try_narrow(snapped: nn.Module, plan: Plan, verifier: Verifier) -> tuple[Report | None, str]:
+def _try_narrow(snapped: nn.Module, plan: Plan, inputs: Inputs) -> tuple[Report | None, str]:
     try:
         narrow, sizes = merged_by(plan.of_copy(snapped), snapped)[0], admitted((1, 3), plan.coupling.batch)
-        return verifier.verify(snapped, narrow, tolerance=1e-9, batches=sizes), ""
+        return verify(snapped, narrow, inputs, tolerance=1e-9, batches=sizes), ""
     except FxpruneError as error:
         return None, str(error)
 
