@@ -46,8 +46,8 @@ HIDDEN = (
     "recurrent, two first states", "recurrent, a learned first state", "attention as a layer, fused",
     "attention with packed heads", "learned queries, fused", "fused attention, scale given",
     "fused attention, scale computed", "transformer layer",
-    "a table per channel of queries and keys", "matrix times vector", "addmv", "a matrix and a vector", "matrix by vector",
-    "products of vectors", "keys that are values, fused",
+    "a table per channel of queries and keys", "matrix times vector", "addmv", "a matrix and a vector",
+    "matrix by vector", "products of vectors", "keys that are values, fused",
 )  # fmt: skip
 
 
