@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.records import fields_of
 from fxprune.errors import kind_and_line
-from fxprune.pytorch.modes import QUESTIONS
+from fxprune.pytorch.modes import question_holders
 from fxprune.pytorch.modules import named_tensors
 from fxprune.pytorch.torch_private import (
     OpOverload,
@@ -70,7 +70,7 @@ def observe(module: nn.Module, inputs: Inputs, recording: Recording | None = Non
     before = {name: tensor.clone() for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)}
     drawn = generator_states()
     record = _unrecorded if recording is None else recording
-    with autocast_watched() as uses, Watch(tensors) as watch, record(given) as note:  # type: ignore[no-untyped-call]
+    with autocast_watched(module) as uses, Watch(tensors) as watch, record(given) as note:  # type: ignore[no-untyped-call]
         outputs = leaves_of(run_on(module, given))
         note(outputs)
         watch.outputs_are_kept(outputs)
@@ -141,8 +141,8 @@ class Watch(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def autocast_watched() -> Iterator[list[None]]:
-    """Yield a list that is no longer empty after autocast was entered or read."""
+def autocast_watched(network: nn.Module) -> Iterator[list[None]]:
+    """Yield a list that is no longer empty after autocast was entered or read by a network."""
     uses: list[None] = []
 
     def noted(function: Any) -> Any:
@@ -152,7 +152,8 @@ def autocast_watched() -> Iterator[list[None]]:
 
         return call
 
-    functions = [(owner, name, getattr(owner, name)) for owner, name in _autocast_functions()]
+    asked = [(holder, name) for holder, name, known in question_holders(network) if "autocast" in known]
+    functions = [(owner, name, getattr(owner, name)) for owner, name in [*_autocast_functions(), *asked]]
     try:
         for owner, name, function in functions:
             setattr(owner, name, noted(function))
@@ -164,8 +165,7 @@ def autocast_watched() -> Iterator[list[None]]:
 
 @functools.cache
 def _autocast_functions() -> list[tuple[Any, str]]:
-    names = [name for name in QUESTIONS if "autocast" in name]
-    names += [name for name in vars(torch) if name.startswith("set_autocast_")]
+    names = [name for name in vars(torch) if name.startswith("set_autocast_")]
     return [(torch.autocast, "__enter__"), *((torch, name) for name in names)]
 
 

@@ -90,7 +90,7 @@ class Recorder(TorchDispatchMode):
 
         self._writes = False
         layers = layers_recorded(self._network, self._layer) if self.views else contextlib.nullcontext()
-        with attribute_writes(noted), data_writes(noted), autocast_watched() as uses, layers, self:
+        with attribute_writes(noted), data_writes(noted), autocast_watched(self._network) as uses, layers, self:
             yield program
         self._kept = self._state()
         self.is_open |= self._writes or bool(uses) or before[0] != self._kept[0]

@@ -8,11 +8,15 @@ and calls such as ``torch.is_grad_enabled()`` become nodes too. Generated code s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+
+from .torch_private import C
 
 # Classes of context managers by their names in `torch`.
 MANAGERS = ("autocast", "no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
@@ -30,6 +34,22 @@ QUESTIONS = (
 _HERE = __name__.replace(".", "_")  # as generated code spells it
 _ENTER = re.compile(rf"(\w+) = {_HERE}_enter\('(\w+)'(?:, )?(.*?)\)(?:;  [\w =]+)?")
 _LEAVE = re.compile(rf"(?:\w+ = )?{_HERE}_leave\((\w+)\)(?:;  [\w =]+)?")
+
+
+def question_holders(model: nn.Module) -> Iterator[tuple[ModuleType, str, str]]:
+    """Yield where modules hold questions of ``torch``: the module, the name there, the name in ``torch``.
+
+    Modules that define classes of the model are looked through; others may hold them under their own names only, as
+    after ``from torch import is_autocast_enabled``. Modules of PyTorch ask for themselves.
+    """
+    names = {id(getattr(torch, name)): name for name in QUESTIONS}
+    own = {type(each).__module__ for each in model.modules()}
+    for path, holder in list(sys.modules.items()):
+        if path.partition(".")[0] == "torch" and holder not in (torch, C):
+            continue
+        held = getattr(holder, "__dict__", {})
+        found = list(held.items()) if path in own else [(name, held.get(name)) for name in QUESTIONS]
+        yield from ((holder, name, names[id(value)]) for name, value in found if id(value) in names)
 
 
 @fx.node.has_side_effect

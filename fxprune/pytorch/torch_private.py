@@ -34,6 +34,8 @@ functions_undisturbed = torch._C.DisableTorchFunctionSubclass
 functions_plain = torch._C.DisableTorchFunction
 # Functions of recurrent layers, by name.
 recurrent_functions = torch._VF
+# Holds the functions that tell modes under names of its own.
+C = torch._C
 # Sets whether gradients are computed, also while `torch.set_grad_enabled` is watched.
 set_grad_enabled = torch._C._set_grad_enabled
 # Raises AssertionError with a message; unlike `assert`, a trace records it.

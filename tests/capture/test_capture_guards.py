@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.middle import IMAGES, Small, drawn
-from torch import nn
+from torch import is_autocast_enabled, nn
+from torch import is_grad_enabled as records
 
 import fxprune
 from fxprune.arguments.guards import SpecialisedError
@@ -21,6 +22,10 @@ STOPS = {
     "is_grad_enabled": (lambda s, y: y * 2 if torch.is_grad_enabled() else y, lambda net: net(IMAGES)),
     "autocast": (lambda s, y: y * 2 if torch.is_autocast_enabled("cpu") else y,
                  lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, by an own name": (lambda s, y: y * 2 if is_autocast_enabled("cpu") else y,
+                                 lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, by a private name": (lambda s, y: y * 2 if torch._C.is_autocast_enabled("cpu") else y,
+                                    lambda net: torch.autocast("cpu")(net)(IMAGES)),
     "device": (lambda s, y: y * 2 if y.device.type == "cpu" else y, lambda net: net.to("meta")(IMAGES.to("meta"))),
     "training": (lambda s, y: y if not s.training else s.b(y), lambda net: net.train()(IMAGES)),
 }  # fmt: skip
@@ -36,6 +41,19 @@ def test_a_branch_that_would_be_another_one_stops_the_narrow_network(name):
         narrow(IMAGES)
     with pytest.raises(SpecialisedError, match="captured "):
         run(narrow)
+
+
+class Asking(Small):
+    """Asks by a name that its module gave to the question."""
+
+    def forward(self, x):
+        return super().forward(x) * (2 if records() else 1)
+
+
+def test_a_question_by_another_name_in_the_module_of_the_model_is_guarded():
+    graph = capture(Asking().eval(), (IMAGES,))
+    with pytest.raises(SpecialisedError, match="captured "):
+        graph(IMAGES)
 
 
 IDLE = {

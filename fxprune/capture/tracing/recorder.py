@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from fxprune.pytorch.modes import MANAGERS, QUESTIONS, enter, leave
+from fxprune.pytorch.modes import MANAGERS, enter, leave, question_holders
 from fxprune.pytorch.source import is_machinery
 from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
 
@@ -33,8 +33,11 @@ class Recorder:
             self.paused = before
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, model: nn.Module) -> Iterator[None]:
         """Record the modes of the model's code inside the block.
+
+        Args:
+            model: the network whose code runs there.
 
         Raises:
             TraceError: the model enters a mode and does not leave it.
@@ -44,8 +47,8 @@ class Recorder:
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())  # a trace may break off in between
             for name in MANAGERS:
                 self._watch_manager(stack, name)
-            for name in QUESTIONS:
-                _replace(stack, torch, name, self._question(getattr(torch, name)))
+            for holder, name, _ in list(question_holders(model)):
+                _replace(stack, holder, name, self._question(getattr(holder, name)))
             for name in ("finfo", "iinfo"):
                 _replace(stack, torch, name, self._on_proxies(getattr(torch, name)))
             yield

@@ -92,7 +92,7 @@ class SymbolicTracer(fx.Tracer):
         through = functions_traced() if self._through else contextlib.nullcontext()
         custom = custom_functions_traced(self.custom_functions)
         own, types = own_tensors_recorded(root, self), types_claimed(self.proxy_class)
-        with through, sizes_recorded(), self.modes.recording(), custom, data_writes(_refuse_proxy), own, types:
+        with through, sizes_recorded(), self.modes.recording(root), custom, data_writes(_refuse_proxy), own, types:
             try:
                 graph = super().trace(root, concrete_args)
             finally:
