@@ -82,7 +82,7 @@ def test_an_extra_that_is_missing_is_no_error(capsys, installed):
     installed["torch-pruning"] = "1.0"  # another one is wanted
     code, found = as_json(capsys)
     lacking = {name for name, each in found["extras"].items() if not each["complete"]}
-    assert (code, lacking) == (0, {"benchmarks", "tensorboard"})
+    assert (code, lacking) == (0, {"benchmarks", "tensorboard", "zoo"})
     out = run(capsys, "checks")[1]
     assert re.search(r"^tensorboard .* tensorboard$", out, re.M) and "pip install 'fxprune[benchmarks]'" in out
 
