@@ -69,6 +69,7 @@ REFUSED = (
     "boxes cut out",
     "cut over channels",
     "deformed convolution",
+    "deformed over channels",
     "kept whole, its width is a legacy tensor",
     "spectral norm",
 )
