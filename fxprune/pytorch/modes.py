@@ -7,6 +7,7 @@ and calls such as ``torch.is_grad_enabled()`` become nodes too. Generated code s
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -43,13 +44,23 @@ def question_holders(model: nn.Module) -> Iterator[tuple[ModuleType, str, str]]:
     after ``from torch import is_autocast_enabled``. Modules of PyTorch ask for themselves.
     """
     names = {id(getattr(torch, name)): name for name in QUESTIONS}
-    own = {type(each).__module__ for each in model.modules()}
-    for path, holder in list(sys.modules.items()):
-        if path.partition(".")[0] == "torch" and holder not in (torch, C):
+    own = {sys.modules.get(type(each).__module__) for each in model.modules()} - {None}
+    for holder in {*_modules_with_questions(len(sys.modules)), *own}:
+        if _is_of_torch(holder):
             continue
-        held = getattr(holder, "__dict__", {})
-        found = list(held.items()) if path in own else [(name, held.get(name)) for name in QUESTIONS]
+        found = list(vars(holder).items()) if holder in own else [(name, vars(holder).get(name)) for name in QUESTIONS]
         yield from ((holder, name, names[id(value)]) for name, value in found if id(value) in names)
+
+
+@functools.lru_cache(1)
+def _modules_with_questions(loaded: int) -> list[ModuleType]:
+    """List the modules that have a name of a question, anew where another number of modules is loaded."""
+    named = (each for each in list(sys.modules.values()) if isinstance(each, ModuleType))
+    return [each for each in named if not vars(each).keys().isdisjoint(QUESTIONS)]
+
+
+def _is_of_torch(module: ModuleType) -> bool:
+    return module.__name__.partition(".")[0] == "torch" and module not in (torch, C)
 
 
 @fx.node.has_side_effect
