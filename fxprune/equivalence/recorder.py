@@ -175,15 +175,15 @@ class Recorder(TorchDispatchMode):
     def _attention(self, args: Any, kwargs: Any) -> Any:
         """Record attention as one operator, since devices decompose it in other ways.
 
-        Autocast sees one function, too. With dropout, which draws, or where a mode or a kind of tensor of somebody else
-        may change what it computes, its operators are recorded behind it.
+        Autocast sees one function, too. With dropout, which draws, where a mode or a kind of tensor of somebody else may
+        change what it computes, or where views do not count, its operators are recorded behind it.
         """
         run = functools.partial(ATTENTION, *args, **kwargs)
         if self._paused or self.is_open:
             return run()
         draws = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0) != 0.0
         tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        if draws or not (all(map(is_plain, tensors)) and own_modes_only()):
+        if draws or not self.views or not (all(map(is_plain, tensors)) and own_modes_only()):
             self._operators.append((ATTENTION, [], [], []))
             return run()
         return self._recorded(ATTENTION, args, kwargs.items(), lambda: self._attended(args, kwargs, run))
