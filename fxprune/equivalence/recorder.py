@@ -175,8 +175,8 @@ class Recorder(TorchDispatchMode):
     def _attention(self, args: Any, kwargs: Any) -> Any:
         """Record attention as one operator, since devices decompose it in other ways.
 
-        Autocast sees one function, too. With dropout, which draws, where a mode or a kind of tensor of somebody else may
-        change what it computes, or where views do not count, its operators are recorded behind it.
+        Autocast sees one function, too. With dropout, which draws, where a mode or a kind of tensor of somebody else
+        may change what it computes, or where views do not count, its operators are recorded behind it.
         """
         run = functools.partial(ATTENTION, *args, **kwargs)
         if self._paused or self.is_open:
