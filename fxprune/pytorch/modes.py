@@ -44,7 +44,7 @@ def question_holders(model: nn.Module) -> Iterator[tuple[ModuleType, str, str]]:
     after ``from torch import is_autocast_enabled``. Modules of PyTorch ask for themselves.
     """
     names = {id(getattr(torch, name)): name for name in QUESTIONS}
-    own = {sys.modules.get(type(each).__module__) for each in model.modules()} - {None}
+    own = {sys.modules[path] for path in {type(each).__module__ for each in model.modules()} if path in sys.modules}
     for holder in {*_modules_with_questions(len(sys.modules)), *own}:
         if _is_of_torch(holder):
             continue
