@@ -38,7 +38,7 @@ _LEAVE = re.compile(rf"(?:\w+ = )?{_HERE}_leave\((\w+)\)(?:;  [\w =]+)?")
 
 
 def question_holders(model: nn.Module) -> Iterator[tuple[ModuleType, str, str]]:
-    """Yield where modules hold questions of ``torch``: the module, the name there, the name in ``torch``.
+    """Yield modules that hold questions of ``torch``, with the name there and in ``torch``.
 
     Modules that define classes of the model are looked through; others may hold them under their own names only, as
     after ``from torch import is_autocast_enabled``. Modules of PyTorch ask for themselves.
@@ -54,7 +54,7 @@ def question_holders(model: nn.Module) -> Iterator[tuple[ModuleType, str, str]]:
 
 @functools.lru_cache(1)
 def _modules_with_questions(loaded: int) -> list[ModuleType]:
-    """List the modules that have a name of a question, anew where another number of modules is loaded."""
+    """List the modules with a name of a question, anew where other modules are loaded."""
     named = (each for each in list(sys.modules.values()) if isinstance(each, ModuleType))
     return [each for each in named if not vars(each).keys().isdisjoint(QUESTIONS)]
 
