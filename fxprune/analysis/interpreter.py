@@ -15,8 +15,8 @@ from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, in_order
 from fxprune.errors import AnalysisError, CaptureError, FxpruneError, first_line
-from fxprune.pytorch.constants import stays
 from fxprune.pytorch.graphs import OnMeta
+from fxprune.pytorch.meta.constants import stays
 from fxprune.pytorch.modules import MetaMode, device_of, to_meta, unlike_meta
 from fxprune.pytorch.rewritable import (
     LINEAR,
