@@ -33,7 +33,7 @@ class RuleMode(MetaMode):
     def done(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layout: tuple[Any, Any] | None
     ) -> Any:
-        """Label the results of an operation as its rule tells; freeze what it writes to and cannot label."""
+        """Label the results of an operation by its rule; freeze what it cannot label."""
         every, writes = _schema(func)
         arguments = (*args, *[kwargs.get(name, default) for name, default in every[len(args) :]])
         entry = RULES.get(func) or (_POINTWISE if torch.Tag.pointwise in func.tags else _UNKNOWN)
