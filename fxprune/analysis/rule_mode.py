@@ -14,6 +14,7 @@ from fxprune.pytorch.torch_private import fills_given, op_arguments
 
 from .call import Call
 from .channels import Axes
+from .fixed_lengths import factors_behind
 from .labels import Label, tensors_in
 from .operation import unlabelled
 from .rules import RULES
@@ -73,8 +74,10 @@ class RuleMode(MetaMode):
             self.state.notes.computed_weight_users.add(call.node.name)
         answer = _checked(call, entry)
         uniform = _uniform(call, entry, every) if waiting or entry.creates_channels else [()] * len(answer)
-        for tensor, axes, waits in zip(call.outs, answer, uniform, strict=True):
-            self.state.labels.attach(tensor, Label(axes, is_parameter, from_parameters, constant, waits))
+        lengths = factors_behind(call, every, answer, pointwise=entry.uniform is met)
+        for tensor, axes, waits, factors in zip(call.outs, answer, uniform, lengths, strict=True):
+            label = Label(axes, is_parameter, from_parameters, constant, waits, factors)
+            self.state.labels.attach(tensor, label)
 
 
 def _uniform(call: Call, entry: Entry, labels: list[Label]) -> list[Axes]:
