@@ -10,6 +10,7 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
+from helpers.few_digits import take_few_digits
 from helpers.image_folder import make_folder, timm_leaves_files_open
 from helpers.pages import PAGES, blocks, read
 from helpers.untimed import time_nothing
@@ -43,6 +44,7 @@ def place(tmp_path_factory):
         patch.setattr(measure._Stopwatch, "time", lambda _, plan: (20.0, measure._share(plan)))
         patch.setitem(registry.OWN, "resnet8", functools.partial(CifarResNet, 1))
         time_nothing(patch)
+        take_few_digits(patch)
         for name in ("photos", "imagenet"):
             make_folder(folder / name, each=8)
         (folder / "more").mkdir()
