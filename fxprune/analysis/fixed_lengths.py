@@ -44,7 +44,7 @@ def _share_known(factors: Factors) -> float:
 def factors_behind(
     operation: Operation, labels: Sequence[Label], answer: Sequence[Axes], *, pointwise: bool
 ) -> list[tuple[Factors, ...]]:
-    """Return for each result the factors of its lengths; empty where none without channels is fixed.
+    """Return the factors of the lengths of each result; empty if none without channels is fixed.
 
     Args:
         operation: which ran.
