@@ -71,7 +71,8 @@ def _told(channels: Channels, factors: Sequence[Factors], axes: Axes) -> tuple[F
 
 
 def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    before, after, asked = operation.args[0].shape, out.shape, operation.sizes_asked()
+    before, after = operation.args[0].shape, out.shape
+    asked = operation.sizes_asked() if operation.states_sizes else [True] * out.dim()
     known = factors_of(operation.channels, labels[0], operation.args[0])
     found: list[Factors] = [(-size,) for size in after]
     for left, right in view_factors(before, after):
@@ -79,8 +80,8 @@ def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) ->
         if len(right) == 1:
             found[right[0]] = factors or (1,)
             continue
-        open_sizes = sum(asked[dim] is not False for dim in right)
-        if is_fixed(factors) or open_sizes <= 1:
+        stated = [asked[dim] for dim in right]
+        if True not in stated and stated.count(None) <= 1:
             pieces = _taken_apart(factors, [after[dim] for dim in right])
             for dim, piece in zip(right, pieces, strict=True):
                 # An open size takes the rest, which changes with a length that does.
@@ -113,18 +114,42 @@ def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
 def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """Return those of the operands' axes at the same places, counted from behind."""
     found: list[Factors] = []
-    operands = [(x, label) for x, label in zip(tensors_in(operation.args), labels, strict=True) if label.factors]
+    operands = list(zip(tensors_in(operation.args), labels, strict=True))
     for behind in range(out.dim(), 0, -1):
         size = out.shape[-behind]
-        here = (label.factors[-behind] for x, label in operands if x.dim() >= behind and x.shape[-behind] == size)
-        found.append(max(here, key=_share_known, default=(-size,)))
+        here = [
+            label.factors[-behind] if label.factors else (-size,)
+            for x, label in operands
+            if x.dim() >= behind and x.shape[-behind] == size
+        ]
+        # Of two lengths that meet one may be 1, and become the other.
+        choose = min if size == 1 else max
+        found.append(choose(here, key=_share_known, default=(-size,)))
+    return found
+
+
+def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """An axis that is cut, expanded or padded keeps its length where no number hangs on an input."""
+    if not operation.hangs:
+        return _aligned(operation, labels, out)
+    dim = operation.named("dim")
+    return [] if dim is None else _except(_aligned(operation, labels, out), dim, out)
+
+
+def _joined(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """An axis that is concatenated has a length of its own."""
+    return _except(_aligned(operation, labels, out), operation.named("dim"), out)
+
+
+def _except(found: list[Factors], dim: int, out: torch.Tensor) -> list[Factors]:
+    found[dim] = (-out.shape[dim],)
     return found
 
 
 def _spatial(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """A window passes over space: what is fixed has another length, but a fixed one."""
     factors = labels[0].factors
-    if not factors:
+    if not factors or operation.hangs:
         return []
     return [
         each if size == before else (size if is_fixed(each) else -size,)
@@ -134,9 +159,9 @@ def _spatial(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 
 def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """The last axes have the sizes that the call states."""
-    node, stated = operation.node, len(operation.args[1])
+    stated = len(operation.args[1])
     found = _aligned(operation, labels, out)
-    if node is None or len(node.all_input_nodes) == 1:
+    if operation.states_sizes and not operation.hangs:
         found[-stated:] = [(size,) for size in out.shape[-stated:]]
     return found
 
@@ -217,12 +242,13 @@ _MAKE = _table(
 # Operators that pass them on, as all pointwise ones do; the rest loses them.
 _PASS = _table(
     aligned=(
-        "clone alias detach contiguous _to_copy to lift_fresh positive dropout cat expand slice split split_with_sizes "
-        "chunk unsafe_split flip roll constant_pad_nd _softmax _safe_softmax _log_softmax cumsum native_layer_norm "
-        "_fused_rms_norm rms_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
-        "native_group_norm",
+        "clone alias detach contiguous _to_copy to lift_fresh positive dropout flip roll _softmax _safe_softmax "
+        "_log_softmax cumsum native_layer_norm _fused_rms_norm rms_norm native_batch_norm _native_batch_norm_legit "
+        "_native_batch_norm_legit_no_training native_group_norm",
         _aligned,
     ),
+    cuts=("expand slice split split_with_sizes chunk unsafe_split constant_pad_nd", _cut),
+    joins=("cat", _joined),
     windows=(
         "convolution avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices", _spatial
     ),

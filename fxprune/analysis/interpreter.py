@@ -116,7 +116,7 @@ class _Interpreter(OnMeta):
         with noting as steps:
             value = super().run_node(n)
         self.state.lengths.note(n, value, self.env, self.state.labels)
-        freeze_cuts(self.state.lengths, n, self.env, self.state.labels, self.state.marks)
+        freeze_cuts(self.state.lengths, n, value, self.env, self.state.labels, self.state.marks)
         if is_opaque(n, self.submodules):
             self._freeze_around(n, value)
         elif foreign or own_code:

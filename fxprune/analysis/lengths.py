@@ -5,6 +5,7 @@ A layer whose attributes state its width has the same width in all its calls.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from fxprune.pytorch.meta.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import PADS, PUTS, VIEWS, canonical_call, positional, put_names, reads_sizes, takes_all
 
 from .channels import Channels
+from .fixed_lengths import factors_of, is_fixed
 from .labels import Label, Labels, tensors_in
 from .marks import Marks
 
@@ -70,6 +72,7 @@ class InputLengths:
         self._channels = channels
         self._hang: dict[fx.Node, bool | tuple[bool, ...]] = {}
         self._masks: set[Any] = set()
+        self._numbers: set[fx.Node] = set()
 
     def note(self, node: fx.Node, value: Any, env: Mapping[fx.Node, Any], labels: Labels) -> None:
         """Note a node that ran: what it returned, and the values of those before it."""
@@ -77,6 +80,8 @@ class InputLengths:
         given = env.get(first) if isinstance(first, fx.Node) else None
         if isinstance(value, torch.Tensor) and value.dtype in MASKS and value.dim() != 1:
             self._masks.add(node)
+        if not tensors_in(value):
+            self._numbers.add(node)
         if node.op == "placeholder":
             self._hang[node] = not isinstance(value, torch.Tensor)
         elif isinstance(given, torch.Tensor) and not tensors_in(value):
@@ -86,8 +91,8 @@ class InputLengths:
             elif value_of(given) is not None:
                 self._hang[node] = self._any(first)
             else:
-                axes = labels.of(given).axes
-                self._hang[node] = _read(node, tuple(ids is None or not self._channels.alone(ids) for ids in axes))
+                lengths = factors_of(self._channels, labels.of(given), given)
+                self._hang[node] = _read(node, tuple(not is_fixed(factors) for factors in lengths))
         else:
             found = self._hang.get(first) if isinstance(first, fx.Node) else None
             at = node.args[1] if node.target is operator.getitem else None
@@ -112,6 +117,10 @@ class InputLengths:
                 value for name, value in given.items() if name in ("indices", "index", "start", "end", "step")
             )
         return "that hangs on an input" if any(map(self._any, _nodes((*items, *named)))) else ""
+
+    def has_open_number(self, node: fx.Node | None) -> bool:
+        """Tell whether a number that a call gets hangs on an input."""
+        return node is not None and any(self._any(each) for each in node.all_input_nodes if each in self._numbers)
 
     def asked(self, node: fx.Node | None, rank: int) -> list[bool | None]:
         """Tell of each size that a view states whether it hangs on an input; None: it is open.
@@ -178,13 +187,22 @@ class InputLengths:
         return any(found) if isinstance(found, tuple) else found
 
 
-def freeze_cuts(lengths: InputLengths, node: fx.Node, env: Mapping[fx.Node, Any], labels: Labels, marks: Marks) -> None:
-    """Freeze the axes of channels that a call may cut at another place for other inputs."""
+def freeze_cuts(
+    lengths: InputLengths, node: fx.Node, value: Any, env: Mapping[fx.Node, Any], labels: Labels, marks: Marks
+) -> None:
+    """Freeze the axes of channels that a call may cut at another place for other inputs.
+
+    No length of what it returns is the same for all of them.
+    """
     given = env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
-    if isinstance(given, torch.Tensor):
-        axes = labels.of(given).axes
-        what = "padding" if canonical_call(node.target) in PADS else "a slice"
-        marks.freeze(f"{what} of channels that hangs on an input", *(axes[d] for d in lengths.cut(node, given.dim())))
+    if not isinstance(given, torch.Tensor) or not (cut := lengths.cut(node, given.dim())):
+        return
+    axes = labels.of(given).axes
+    what = "padding" if canonical_call(node.target) in PADS else "a slice"
+    marks.freeze(f"{what} of channels that hangs on an input", *(axes[dim] for dim in cut))
+    for each in tensors_in(value):
+        if labels.of(each).factors:
+            labels.attach(each, dataclasses.replace(labels.of(each), factors=()))
 
 
 def _read(node: fx.Node, free: tuple[bool, ...]) -> bool | tuple[bool, ...]:

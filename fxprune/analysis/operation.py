@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.rewritable import CallTarget
+from fxprune.pytorch.rewritable import CallTarget, is_own_function, runs_own_code
 from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
@@ -92,9 +92,15 @@ class Operation:
         return self._state.origins.statistic(tensor)
 
     @property
+    def states_sizes(self) -> bool:
+        """Whether the graph states all sizes that the call does: a user's own function may compute some."""
+        node = self.node
+        return node is None or self._state.rewritable or not (runs_own_code(node) or is_own_function(node))
+
+    @property
     def hangs(self) -> bool:
         """Whether a number in the call hangs on an input."""
-        return bool(self._state.lengths.unknown(self.node))
+        return self._state.lengths.has_open_number(self.node)
 
     def sizes_asked(self) -> list[bool | None]:
         """Tell of each size that the call states whether it hangs on an input; None: it is open."""

@@ -252,6 +252,11 @@ def is_foreign(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         # A layer whose attributes the rewrite adapts states no width that it could not change.
         ours = is_shaped(module) or _is_torch(type(module).__module__)
         return not ours and next(module.parameters(), None) is None
+    return is_own_function(node)
+
+
+def is_own_function(node: fx.Node) -> bool:
+    """Tell whether a node calls a function that is not PyTorch's."""
     return node.op == "call_function" and not _is_torch(getattr(node.target, "__module__", None))
 
 

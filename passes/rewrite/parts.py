@@ -15,7 +15,7 @@ from fxprune.node_facts import Codes, Shape
 from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional
 from fxprune.pytorch.view_factors import view_factors
 
-from .positions import axes_before, guard_inputs, is_open, length_in
+from .positions import axes_before, guard_inputs, is_open, is_read, length_in
 from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
@@ -136,12 +136,18 @@ def _guard_cuts(site: Site, base: fx.Node, shape: Shape, asked: Mapping[int, Any
         if codes is None or on[0] in shape.varying:
             continue
         behind = [d for d in left if d > on[0]]
-        block = shape.sizes[on[0]] * math.prod(shape.sizes[d] for d in behind)
+        was = math.prod(shape.sizes[d] for d in behind)
+        block, new = shape.sizes[on[0]] * was, next(d for d in right if site.value.axes[d] is not None)
+        inner = math.prod(site.value.sizes[d] for d in right if d > new)
+        if inner < was and inner * site.value.sizes[new] > block and is_read(site, site.node, site.value.sizes[new]):
+            # `[b, c, h] -> [1, b c h]` has channels at other places where h is larger and b smaller.
+            now = product(site.graph, [_size(site, base, d) for d in behind])
+            site.call(guard_equal, now, was, axes_before(site, behind))
         for at in range(1, len(right)):
             step = math.prod(site.value.sizes[d] for d in right[at:])
             found = product(site.graph, [_asked(site, asked, made, d) for d in right[at:]])
             now = product(site.graph, [_size(site, base, d) for d in behind])
-            was, narrow = block // shape.sizes[on[0]], math.prod(length_in(site, site.value, d) for d in right[at:])
+            narrow = math.prod(length_in(site, site.value, d) for d in right[at:])
             equal: Any = True
             if step > block and step % block == 0:  # in front of all channels
                 whole = product(site.graph, [length_in(site, shape, on[0]), now])

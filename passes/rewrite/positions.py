@@ -66,12 +66,12 @@ def guard_flat(site: Site) -> None:
         front = [d for d in left if d < on[0]]
         behind = [d for d in left if d > on[0] and (wide.axes[d] is None or d in wide.varying)]
         mixed = on[0] in wide.varying
-        if (front or mixed) and (behind or mixed) and _is_read(site, site.node, site.value.sizes[flat[0]]):
+        if (front or mixed) and (behind or mixed) and is_read(site, site.node, site.value.sizes[flat[0]]):
             for dims in filter(None, (front, behind)):
                 _guard_length_of(site, dims)
 
 
-def _is_read(site: Site, node: fx.Node, length: int) -> bool:
+def is_read(site: Site, node: fx.Node, length: int) -> bool:
     """Tell whether an axis of channels beside positions meets a weight, or an index."""
     nodes, module = site.coupling.nodes, site.coupling.graph_module
     for user in node.users:
@@ -82,7 +82,7 @@ def _is_read(site: Site, node: fx.Node, length: int) -> bool:
         named = user.op != "call_module" and canonical_call(user.target) in SLICES | INDICES | SPLITS | PADS
         if owns or named or any(map(_is_constant, user.all_input_nodes)):
             return True
-        if any(value.sizes[d] == length for d in value.varying) and _is_read(site, user, length):
+        if any(value.sizes[d] == length for d in value.varying) and is_read(site, user, length):
             return True
     return False
 

@@ -185,10 +185,16 @@ def in_pairs(y):
         (lambda s, y: in_pairs(y.view(y.shape[3], y.shape[1], y.shape[0], 1)), (2, 1, 1), (3, 1, 1)),
         (lambda s, y: y.flatten().t().unflatten(0, (y.shape[3], len(y) * 32))[..., None], (2, 4, 4), (2, 4, 8)),
         (lambda s, y: s.head(y.flatten(1).repeat(1, 2)[:, :512])[..., None], (2, 8, 8), (2, 8, 12)),
+        (lambda s, y: s.head(y.flatten(0, 1).flatten(0, 1).unflatten(0, (-1, len(y) * 64)).mT), (8, 16, 4), (8, 32, 4)),
         (lambda s, y: in_two_heads(y) * y.flatten(1)[:, :8, None], (2, 1, 2), (2, 3, 2)),
         (lambda s, y: pooled(y.view(len(y) * 2, 4, *y.shape[2:])).flatten(1)[:, :4, None], (2, 4, 8), (2, 8, 8)),
         (lambda s, y: pooled(y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.mean((2, 3)).repeat(1, y.shape[2])[:, -8:, None], (2, 4, 4), (2, 3, 4)),
+        (
+            lambda s, y: y.view(len(y), 2, 4, -1).mean(3)[:, : y.shape[2] // 2].mT.flatten(1)[:, :4, None],
+            (2, 4, 2),
+            (2, 3, 2),
+        ),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
