@@ -28,6 +28,7 @@ from fxprune.pytorch.torch_private import backward_hooks_of
 
 from .exported import EVAL_ONLY, EvalOnly, trace_exported
 from .idle_questions import drop_idle_questions
+from .mode_guards import guard_modes
 from .one_sample import admit_one_sample
 from .outputs import object_returned, select_outputs, without_objects
 from .overloads import choose_overloads, drop_sizes_stated_twice
@@ -107,6 +108,8 @@ def captures(
         model = without_objects(given, outputs)
     failures = _Failures(given)
     for trace in (_traced, _exported):
+        if failures.unasked:  # an export has tensors of a type of its own, too
+            break
         for module in trace(model, example_inputs, decomposed, ways, failures):
             drop_sizes_stated_twice(module)
             choose_overloads(module, example_inputs)
@@ -118,11 +121,13 @@ def captures(
                 continue
             if found.always:
                 failures.unlike.append(found.always)
+                failures.unasked |= found.unasked and module.meta[WAY] == "concrete"
                 if found.hopeless:
                     raise failures.as_error()
                 continue
             if found.in_training:
                 refuse_training(module, found.in_training)
+            guard_modes(module, found.modes)
             module.meta[UNCHECKED] = found.unchecked
             if check and module.meta[WAY] == "concrete":
                 again = functools.partial(capture, model, decomposed=decomposed, ways=["concrete"])
@@ -146,6 +151,7 @@ class _Failures:
     traced: tuple[SymbolicTracer, Exception] | None = None
     exported: Exception | None = None
     unlike: list[str] = field(default_factory=list)
+    unasked: bool = False
 
     def as_error(self) -> CaptureError:
         """Make one error of all the reasons."""

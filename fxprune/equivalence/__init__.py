@@ -2,4 +2,5 @@
 
 from .compare import UNCHECKED, Difference, difference, gradients_difference
 from .observation import Certain, differs, try_to_observe
+from .other_modes import Mode
 from .program import Programs

@@ -11,6 +11,7 @@ of them writes to, random numbers that only one of them draws, a result that is 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.guards import SpecialisedError
-from fxprune.arguments.inputs import Inputs, as_meta, inputs_for, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, as_meta, inputs_for, tensors_of
 from fxprune.errors import CaptureError, kind_and_line
 from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
 from fxprune.pytorch.source import source_of
-from fxprune.pytorch.torch_private import fake_tensor_mode, pytree
+from fxprune.pytorch.torch_private import pytree
 
 from .example_values import changed, doubled_on_meta, values_of
 from .kept_state import KEEPS, Attributes
-from .observation import Observation, Watch, compare, differs, generators_restored, leaves_of, observe, try_to_observe
+from .observation import Observation, compare, differs, generators_restored, leaves_of, observe, try_to_observe
+from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .pair import Pair
+from .real_run import RealRun
 from .training import noise_in_weights, training_difference
+from .under_autocast import difference_under_autocast
 
 # The key in a captured graph's `meta` that says what could not be compared.
 UNCHECKED = "fxprune_unchecked"
@@ -46,12 +49,16 @@ class Difference:
         in_training: in training mode only.
         unchecked: what could not be compared, and why.
         hopeless: no other graph can agree.
+        unasked: only the model asks a tensor for what the graph depends on.
+        modes: those in which the graph is not usable.
     """
 
     always: str = ""
     in_training: str = ""
     unchecked: str = ""
     hopeless: bool = False
+    unasked: bool = False
+    modes: tuple[Mode, ...] = ()
 
 
 def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> Difference:
@@ -87,18 +94,30 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
 def _difference(pair: Pair, inputs: Inputs) -> Difference:
     always = _in_eval(pair, inputs)
     if always:
-        return Difference(always, hopeless=always.startswith(KEEPS))
-    always, unknown = _under_autocast(pair, inputs)
+        return Difference(always, hopeless=always.startswith(KEEPS), unasked=bool(pair.programs.unasked))
+    always, unknown = difference_under_autocast(pair, inputs)
     if always:
         return Difference(always)
     if noise := noise_in_weights(pair):
-        return Difference("", noise, unknown)
+        in_training, why = noise, ""
+    elif _is_proven_in_training(pair, inputs):
+        in_training, why = "", ""
+    else:
+        in_training, why = training_difference(pair, inputs)
+    if pair.programs.unasked and not in_training:
+        in_training = only_the_model_asks(pair.programs.unasked)
+    may_differ = (pair.may_ask_modes or pair.asks_modes or pair.programs.needs_numbers) and not pair.exported
+    modes = modes_that_differ(pair, inputs, certain=pair.asks_modes) if may_differ else []
+    return Difference("", in_training, "; ".join(filter(None, (unknown, why))), modes=tuple(modes))
+
+
+def _is_proven_in_training(pair: Pair, inputs: Inputs) -> bool:
     # Batch normalisation needs more than one value for each channel.
     twice = [as_meta(inputs), doubled_on_meta(inputs)]
-    if pair.proven and pair.programs.are_equal(twice, training=True):
-        return Difference("", "", unknown)
-    in_training, why = training_difference(pair, inputs)
-    return Difference("", in_training, "; ".join(filter(None, (unknown, why))))
+    if not pair.proven or pair.programs.are_equal(twice, training=True, modes=IN_TRAINING):
+        return pair.proven
+    pair.asks_modes |= (equal := pair.programs.are_equal(twice, training=True))
+    return equal
 
 
 @contextlib.contextmanager
@@ -136,8 +155,11 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
         )
     pair.take_caches(wanted, attributes.assigned())
-    pair.proven = record is not None and pair.programs.are_equal([as_meta(first)], training=False, after=model)
+    _prove(pair, record, model, first)
+    if pair.programs.unasked:
+        return only_the_model_asks(pair.programs.unasked)
     # What was put into a list or a table may be read by later calls: numbers must decide.
+    pair.may_ask_modes |= bool(attributes.changed_containers or attributes.assigned())
     pair.proven = pair.proven and not attributes.changed_containers
     pair.proven = pair.proven and record is not None and not record.reads_numbers
     pair.proven_at_first = record is not None and pair.programs.is_of_graph(record)
@@ -155,6 +177,23 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     if why := _at_a_second_call(pair, model, module, attributes, second):
         return why
     return _where_gradients_are_recorded(model, module, second) if pair.exported else ""
+
+
+def only_the_model_asks(question: str) -> str:
+    """Describe a question that no graph of the model asks."""
+    return f"only the model asks for {question}, where it tells tensors from what stands for them in a trace"
+
+
+def _prove(pair: Pair, record: RealRun | None, model: nn.Module, inputs: Inputs) -> None:
+    """Find out whether both certainly run one program in eval mode, and in other modes, too."""
+    if record is None:
+        return
+    prove = functools.partial(pair.programs.are_equal, [as_meta(inputs)], training=False, after=model)
+    pair.programs.needs_numbers = record.reads_numbers
+    pair.proven = prove(modes=IN_EVAL)
+    if not pair.proven and not pair.programs.is_of_model(record):
+        pair.may_ask_modes = True
+        pair.proven = pair.asks_modes = prove()
 
 
 def _at_a_second_call(pair: Pair, model: nn.Module, module: nn.Module, attributes: Attributes, second: Inputs) -> str:
@@ -233,44 +272,6 @@ def _special_kind(output: Any) -> str:
     if not isinstance(output, Tensor) or (output.layout == torch.strided and not output.is_nested):
         return ""
     return "nested" if output.is_nested else str(output.layout).removeprefix("torch.").strip("_").replace("_", " ")
-
-
-def _under_autocast(pair: Pair, inputs: Inputs) -> tuple[str, str]:
-    """Compare the precisions of multiplications under the caller's autocast, without numbers.
-
-    Returns:
-        The difference, and why it is unknown.
-    """
-    kind = pair.device.type
-    if pair.alike or not torch.amp.is_autocast_available(kind):
-        return "", ""
-    precisions = []
-    fake = fake_tensor_mode(allow_non_fake_inputs=True)
-    made: dict[int, Tensor] = {}  # by the tensor of the model: without numbers, both may share them
-
-    def faked(_: str, tensor: Tensor) -> Tensor:
-        if id(tensor) not in made:
-            made[id(tensor)] = fake.from_tensor(tensor.detach())
-        return made[id(tensor)]
-
-    # Outside of the mode, in which nothing else could be copied.
-    pairs = [map_tensors(each, faked, only_runs=True).eval() for each in (pair.model, pair.module)]
-    with fake, torch.autocast(kind, dtype=torch.bfloat16):
-        for module in pairs:
-            try:
-                with Watch({}) as watch:  # type: ignore[no-untyped-call]
-                    outputs = leaves_of(run_on(module, pytree.tree_map_only(Tensor, fake.from_tensor, inputs)))
-            except SpecialisedError:  # the graph raises an error there
-                return "", ""
-            except Exception as error:  # the model may need numbers, which it does not have here
-                return "", f"under autocast: {kind_and_line(error)}"
-            kinds = [leaf.dtype for leaf in outputs if isinstance(leaf, Tensor)]
-            precisions.append((sorted(map(str, watch.precisions())), list(map(str, kinds))))
-    (wanted, returned), (found, given) = precisions
-    if (wanted == found or not wanted) and returned == given:
-        return "", ""
-    what, a, b = ("multiplies in", wanted, found) if wanted != found else ("returns", returned, given)
-    return f"under autocast it {what} {' and '.join(b)} instead of {' and '.join(a)}".replace("torch.", ""), ""
 
 
 def _place(pair: Pair, inputs: Inputs) -> str:

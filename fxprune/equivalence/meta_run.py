@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Mapping, Set
+from types import FrameType
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from fxprune.arguments.inputs import Inputs, as_meta, run_on
 from fxprune.pytorch.meta.kernels import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, map_tensors
+from fxprune.pytorch.source import is_graph, is_machinery, line_of
 from fxprune.pytorch.torch_private import OpOverload, draws, no_dispatch, op_name, takes_device
 
 from .layers import Settings
@@ -24,11 +28,35 @@ _META = torch.device("meta")
 _SCRATCH = ("aten::empty_like", "aten::new_empty")
 
 
+# Questions of sizes by their names; one name stands for all.
+_SIZES = dict.fromkeys(("size", "shape", "numel", "nelement", "__len__"), "size")
+_RANKS = dict.fromkeys(("dim", "ndim", "ndimension"), "number of dimensions")
+_OF_SIZES = {*_SIZES.values(), *_RANKS.values()}
+# Bound here, since that in `torch` is watched.
+_is_autocast = torch.is_autocast_enabled
+# Where a question of a method in Python is handed on.
+_HANDED_ON = tuple(f"{torch.__path__[0]}{os.sep}{name}.py" for name in ("_tensor", "overrides"))
+
+# What is asked, and where the tensor comes from -> line of the question, sizes and type of the tensor.
+Questions = dict[tuple[str, Any], tuple[str, Any]]
+
+
+def autocast_now() -> tuple[bool, bool]:
+    """Tell whether autocast is on, for CPUs and for CUDA devices."""
+    return _is_autocast("cpu"), _is_autocast("cuda")
+
+
 class MetaRun(Recorder):
-    """A copy of a network on the meta device, and a mode that records its operators."""
+    """A copy of a network on the meta device, and a mode that records its operators.
+
+    Attributes:
+        asked: what the latest call asked of computed tensors, for which Python code got no tensor.
+        asked_of_constants: a call asked one, not of sizes, of a tensor that comes of no input and no stored tensor.
+    """
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
-        self._device = device_of(network)
+        self._device, self.asked_of_constants = device_of(network), False
+        self.asked: Questions = {}
 
         def without_numbers(name: str, tensor: Tensor) -> Tensor:
             is_constant = name not in names and is_number(tensor)
@@ -46,10 +74,43 @@ class MetaRun(Recorder):
     def call(self, inputs: Inputs) -> Any:
         """Record a call with its results."""
         given = as_meta(inputs)
+        self.asked = {}
+        if torch.is_grad_enabled():  # asked for, not recorded: PyTorch would run operators of its own
+            self._network.requires_grad_(False)
         with self.recording(given) as program:
-            with _Functions(self._device, self._attention):
+            self._autocast = autocast_now()
+            with _Functions(self._device, self._attention, self._ask, self._note_island):
                 outputs = leaves_of(run_on(self._network, given))
             return program(outputs)
+
+    def _layer(self, layer: nn.Module, settings: Settings, forward: Callable[..., Any], args: Any) -> Any:
+        self._note_island()
+        return super()._layer(layer, settings, forward, args)
+
+    def _note_island(self) -> None:
+        """Note autocast before PyTorch turns it off for the operators inside of a function."""
+        now = autocast_now()
+        self.island = None if now == self._autocast else now
+
+    def _ask(self, function: Any, tensor: Tensor, asker: FrameType) -> None:
+        """Note what code of a network asks of a tensor, or that of its graph."""
+        name = function.__name__ if function.__name__ != "__get__" else function.__self__.__name__
+        while asker.f_code.co_filename in _HANDED_ON and asker.f_code.co_name in ("handle_torch_function", name):
+            assert asker.f_back is not None
+            asker = asker.f_back
+        path = asker.f_code.co_filename
+        if self._paused or (is_machinery(path) and not is_graph(path)):
+            return
+        what = _SIZES.get(name) or _RANKS.get(name) or name
+        origin = self._origin(tensor)
+        if origin is None or not self._is_computed(origin):
+            self.asked_of_constants = self.asked_of_constants or not (what in _OF_SIZES or name in PLACES)
+            return
+        if isinstance(origin, str) and what in _OF_SIZES:  # those of stored tensors stay
+            return
+        place = origin if isinstance(origin, str) else origin[1:]
+        with no_dispatch():
+            self.asked.setdefault((what, place), (line_of(asker), (tuple(tensor.shape), tensor.dtype)))
 
     def _attended(self, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         if (known := self.attended.get(attention_key(args, kwargs))) is None:
@@ -94,14 +155,29 @@ def _asked(value: Any) -> Any:
 class _Functions(TorchFunctionMode):
     """Tensors say that they are on the model's device, and attention is recorded."""
 
-    def __init__(self, device: torch.device, attention: Callable[[Any, Any], Any]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        attention: Callable[[Any, Any], Any],
+        ask: Callable[[Any, Tensor, FrameType], None],
+        note: Callable[[], None],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._attention = attention
+        self._attention, self._ask, self._note = attention, ask, note
         self._answers = {getattr(Tensor, name).__get__: place(device) for name, place in PLACES.items()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._answers:
-            return self._answers[func]
+        self._note()
         if func is ATTENTION:
             return self._attention(args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+        out = self._answers[func] if func in self._answers else func(*args, **(kwargs or {}))
+        if not isinstance(out, Tensor) and args and isinstance(args[0], Tensor) and _is_answer(func, out):
+            self._ask(func, args[0], sys._getframe(1))
+        return out
+
+
+def _is_answer(function: Any, out: Any) -> bool:
+    """Tell whether what a function returned is no tensor, nor one that it may write to."""
+    if out is None:
+        return bool(function.__name__ == "__get__")
+    return not (isinstance(out, (tuple, list)) and any(isinstance(each, Tensor) for each in out))

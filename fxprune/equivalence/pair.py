@@ -26,6 +26,8 @@ class Pair:
         self.programs = Programs(model, module)
         # Whether both certainly run the same program in eval mode, and in the first call there.
         self.proven = self.proven_at_first = False
+        # Whether other modes may change what the model computes; certainly, if both run one program in the usual ones.
+        self.may_ask_modes = self.asks_modes = False
         # Whether both run the same operations and do not use autocast.
         self.alike = False
         self.exported = module.meta.get("fxprune_capture") == "export"

@@ -38,12 +38,14 @@ class Recorder(TorchDispatchMode):
     Attributes:
         is_open: the program depends on what no record shows, or a call changes more than tensors and contents.
         keeps: a call changed the contents of the network, which a later one may read.
+        island: the autocast of the next operator where it is not that of the caller, if it is known.
     """
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         """Take a network whose tensors are those of the model under other ``names``."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.is_open, self.keeps, self.views = False, False, True
+        self.island: Any = None
         # What attention returned on numbers, by what it got: sizes, strides and type.
         self.attended: dict[Any, tuple[Any, ...]] = {}
         self._network = network
@@ -53,9 +55,10 @@ class Recorder(TorchDispatchMode):
         self._stored = [(tensor, names[name]) for name, tensor in reversed(named_tensors(network)) if name in names]
         self._parameters = set(map(storage_id, network.parameters()))
         self._operators: list[Any] = []
+        self._computed: set[int] = set()  # operators that read an input or a stored tensor, or what comes of one
         self._made: list[list[Any]] = []  # by each operator: sizes and types, which may hang on a default type
         self._read: set[tuple[Any, ...]] = set()  # by later operators, or by the caller
-        self._call, self._paused = 0, False
+        self._call, self._paused, self._reads = 0, False, False
         self._begin()
 
     def _begin(self) -> None:
@@ -75,6 +78,7 @@ class Recorder(TorchDispatchMode):
     def recording(self, given: Inputs) -> Iterator[Callable[[list[Any]], Any]]:
         """Record one call; yield what returns the program, given the leaves of its outputs."""
         self._call, self._operators, self._made, self._read = self._call + 1, [], [], set()
+        self._computed, self._gradients, self.island = set(), torch.is_grad_enabled(), None
         for place, tensor in enumerate(tensors_of(given)):
             self._comes_from(tensor, (self._call, "input", place))
         before, self._drawn = self._kept or self._state(), torch_state()
@@ -105,6 +109,15 @@ class Recorder(TorchDispatchMode):
         state = tables, random.getstate(), kind, np.asarray(keys).tobytes(), rest, torch_state()
         return state, contents_of(list(self._network.modules()))
 
+    def _is_computed(self, origin: Any) -> bool:
+        """Tell whether a tensor is an input or a stored one, or comes of one."""
+        return isinstance(origin, str) or origin[1] == "input" or origin[1] in self._computed
+
+    def _own_modes(self) -> Any:
+        """Return the modes in which an operator runs, where they are not those of the caller."""
+        gradients = torch.is_grad_enabled()
+        return None if gradients == self._gradients and self.island is None else (gradients, self.island)
+
     def _described(self, value: Any) -> Any:
         """Describe an argument by where it comes from, or by its value and type."""
         if isinstance(value, Tensor):
@@ -114,6 +127,7 @@ class Recorder(TorchDispatchMode):
             if origin is None:
                 self._open()
                 return None
+            self._reads = self._reads or self._is_computed(origin)
             if isinstance(origin, str):
                 return origin
             self._read.add(origin[1:])
@@ -145,10 +159,13 @@ class Recorder(TorchDispatchMode):
     def _recorded(self, what: Any, args: Any, named: Iterable[tuple[str, Any]], run: Callable[[], Any]) -> Any:
         """Record one operator or layer, and run it."""
         made: list[Any] = []
+        self._reads = False
         described = self._described(args), [(name, self._described(each)) for name, each in named]
-        self._operators.append((what, *described, made))
+        self._operators.append((what, *described, made, self._own_modes()))
         self._made.append(made)
         place = len(self._made)
+        if self._reads:
+            self._computed.add(place)
         out = run()
         for index, leaf in enumerate(pytree.tree_leaves(out) if isinstance(out, (list, tuple)) else [out]):
             if isinstance(leaf, Tensor):
@@ -184,7 +201,7 @@ class Recorder(TorchDispatchMode):
         draws = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0) != 0.0
         tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
         if draws or not self.views or not (all(map(is_plain, tensors)) and own_modes_only()):
-            self._operators.append((ATTENTION, [], [], []))
+            self._operators.append((ATTENTION, [], [], [], self._own_modes()))
             return run()
         return self._recorded(ATTENTION, args, kwargs.items(), lambda: self._attended(args, kwargs, run))
 

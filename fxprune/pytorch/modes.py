@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from .torch_private import C
 
+set_autocast = torch.set_autocast_enabled  # also while that in `torch` is watched
 # Classes of context managers by their names in `torch`.
 MANAGERS = ("autocast", "no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
 QUESTIONS = (

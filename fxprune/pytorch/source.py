@@ -32,6 +32,11 @@ def is_machinery(path: str) -> bool:
     return path.startswith("<") or (path.startswith(_MACHINERY) and not path.startswith(_NETWORKS))
 
 
+def is_graph(path: str) -> bool:
+    """Tell whether a file is the generated code of a graph, which is a model like any other."""
+    return path.startswith("<eval_with_key>")
+
+
 @functools.cache
 def is_tracing_code(path: str) -> bool:
     """Tell whether a file belongs to torch.fx or to fxprune, which look at a model from outside."""

@@ -10,9 +10,24 @@ from torch import is_autocast_enabled, nn
 from torch import is_grad_enabled as records
 
 import fxprune
-from fxprune.arguments.guards import SpecialisedError
+from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.capture.trace import capture
 from fxprune.errors import CaptureError
+
+ASK = {"autocast": is_autocast_enabled, "gradients": records}
+KEY = torch._C.DispatchKey.AutocastCPU
+
+
+def asks_later(s, y):
+    """Ask from the second call on."""
+    asked, s.last_asked = getattr(s, "last_asked", False), True
+    return y * 2 if asked and ASK["autocast"]("cpu") else y
+
+
+def keeps_answer(s, y):
+    """Keep the answer of the first call."""
+    return y * 2 if vars(s).setdefault("answers", {}).setdefault("autocast", ASK["autocast"]("cpu")) else y
+
 
 STOPS = {
     "dtype ==": (lambda s, y: y * 2 if y.dtype == torch.float32 else y, lambda net: net.double()(IMAGES.double())),
@@ -26,6 +41,20 @@ STOPS = {
                                  lambda net: torch.autocast("cpu")(net)(IMAGES)),
     "autocast, by a private name": (lambda s, y: y * 2 if torch._C.is_autocast_enabled("cpu") else y,
                                     lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, in a table": (lambda s, y: y * 2 if ASK["autocast"]("cpu") else y,
+                             lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, by its key": (
+        lambda s, y: y if torch._C._dispatch_tls_is_dispatch_key_excluded(KEY) else y * 2,
+        lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, later": (asks_later, lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, kept": (keeps_answer, lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, only with gradients": (
+        lambda s, y: y * 2 if ASK["autocast"]("cpu") and ASK["gradients"]() else y,
+        lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "gradients, in a table": (lambda s, y: y * 2 if ASK["gradients"]() else y, lambda net: net(IMAGES)),
+    "dtype behind a type": (
+        lambda s, y: y * 2 if isinstance(y, torch.Tensor) and y.dtype == torch.bfloat16 else y,
+        lambda net: torch.autocast("cpu")(net)(IMAGES)),
     "device": (lambda s, y: y * 2 if y.device.type == "cpu" else y, lambda net: net.to("meta")(IMAGES.to("meta"))),
     "training": (lambda s, y: y if not s.training else s.b(y), lambda net: net.train()(IMAGES)),
 }  # fmt: skip
@@ -41,6 +70,24 @@ def test_a_branch_that_would_be_another_one_stops_the_narrow_network(name):
         narrow(IMAGES)
     with pytest.raises(SpecialisedError, match="captured "):
         run(narrow)
+
+
+BEHIND_A_TYPE = {
+    "dtype": lambda s, y: y * 2 if type(y) is torch.Tensor and y.dtype == torch.bfloat16 else y,
+    "size": lambda s, y: y * 2 if type(y) is torch.Tensor and y.shape[0] > 3 else y,
+    "requires_grad": lambda s, y: y * 2 if type(y) is torch.Tensor and y.requires_grad else y,
+}
+
+
+@pytest.mark.parametrize("what", BEHIND_A_TYPE)
+def test_what_no_graph_asks_refuses_the_model(what):
+    with pytest.raises(CaptureError, match=f"only the model asks for `{what}` at capture/test_capture_guards"):
+        capture(Small(BEHIND_A_TYPE[what]).eval(), (IMAGES,))
+
+
+def test_a_model_that_asks_nothing_has_no_guard():
+    graph = capture(Small().eval(), (IMAGES,))
+    assert not graph.graph.find_nodes(op="call_function", target=guard_equal)
 
 
 class Asking(Small):

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.pytorch.modes import MANAGERS, enter, leave, question_holders
-from fxprune.pytorch.source import is_machinery
+from fxprune.pytorch.source import is_graph, is_machinery
 from fxprune.pytorch.torch_private import autocast_arguments, newest_node, pytree, set_grad_enabled
 
 
@@ -99,7 +99,7 @@ class Recorder:
     def _question(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def asked(*args: Any, **kwargs: Any) -> Any:
             name = sys._getframe(1).f_code.co_filename
-            if self.paused or (is_machinery(name) and not _is_graph(name)):
+            if self.paused or (is_machinery(name) and not is_graph(name)):
                 return ask(*args, **kwargs)
             return self.tracer.create_proxy("call_function", ask, args, kwargs)
 
@@ -128,12 +128,7 @@ def _inside_torch(frame: Any) -> bool:
     """Tell whether PyTorch enters a mode for itself, not for a graph or the model's decorator."""
     name = frame.f_code.co_filename
     decorates = frame.f_code.co_name in ("decorate_context", "clone") or name.endswith("autocast_mode.py")
-    return is_machinery(name) and not decorates and not _is_graph(name)
-
-
-def _is_graph(name: str) -> bool:
-    """Tell whether a file is the generated code of a graph, which is a model like any other."""
-    return name.startswith("<eval_with_key>")
+    return is_machinery(name) and not decorates and not is_graph(name)
 
 
 def _has_proxies(given: Any) -> bool:
