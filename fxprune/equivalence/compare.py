@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.arguments.guards import SpecialisedError
-from fxprune.arguments.inputs import Inputs, as_meta, inputs_for, run_on, tensors_of
+from fxprune.arguments.inputs import Inputs, as_meta, inputs_for, run_on
+from fxprune.arguments.unfit import unfit
 from fxprune.errors import CaptureError, kind_and_line
 from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.modules import map_tensors, named_tensors
@@ -126,11 +127,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
         with attributes.watched():
             wanted = observe(model, first, None if record is None else record.recording)
     except Exception as error:
-        shapes = [tuple(x.shape) for x in tensors_of(first)]
-        raise CaptureError(
-            f"{type(model).__name__} does not run on inputs {shapes}: {kind_and_line(error)}. "
-            "Give example inputs that the model accepts."
-        ) from error
+        raise CaptureError(f"{type(model).__name__} {unfit(model, first, error)}") from error
     if kind := next(filter(None, map(_special_kind, wanted.outputs)), ""):
         raise CaptureError(
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."
