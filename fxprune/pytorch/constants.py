@@ -120,10 +120,10 @@ def run_picking(func: OpOverload, args: tuple[Any, ...]) -> torch.Tensor | None:
     Picks.made += 1
     if func is torch.ops.aten.nonzero.default:
         (x,) = args
-        return x.new_empty((Picks.of(x.numel()), x.dim()), dtype=torch.long)
+        return torch.empty((Picks.of(x.numel()), x.dim()), dtype=torch.long, device=x.device)
     if func is torch.ops.aten.masked_select.default:
         x, _ = torch.broadcast_tensors(*args)
-        return x.new_empty((Picks.of(x.numel()),))
+        return torch.empty(Picks.of(x.numel()), dtype=x.dtype, device=x.device)
     if func is torch.ops.aten.index.Tensor:
         tables: list[torch.Tensor | None] = []
         for table in args[1]:

@@ -40,7 +40,7 @@ def test_layers_of_samples_tell_the_truth(name):
     assert_layers_tell_the_truth(narrowed(name)[1])
 
 
-# Where a call hides products from PyTorch's counter, or breaks it; and where values decide how many tokens a layer reads.
+# Where a call hides products from PyTorch's counter, or breaks it, or values decide how many tokens a layer reads.
 HIDDEN = (
     "recurrent", "recurrent, both directions, three layers", "recurrent, last state only",
     "recurrent, two first states", "recurrent, a learned first state", "attention as a layer, fused",
