@@ -1,4 +1,4 @@
-"""Say why a network does not run on given inputs, by the name of the argument that does not fit."""
+"""Say why a network does not run on inputs, and name the argument that does not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IMAGES = (torch.float32, torch.float64)
 
 
 def unfit(network: Any, inputs: Inputs, error: BaseException, remedy: str = "", *, at: str = "") -> str:
-    """Return ``does not run on inputs [...]``, with the reason, where it was ``at``, and what to give instead."""
+    """Return ``does not run on inputs [...]``, with reason, place and what to give instead."""
     given = dict(zip(names_of(network, inputs), inputs.values() if isinstance(inputs, dict) else inputs))
     kind, _, said = kind_and_line(error).rstrip(".").partition(": ")
     said, remedy = f"{kind}{at}: {said}", remedy or "Give example inputs that the model accepts"

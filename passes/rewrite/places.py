@@ -55,7 +55,7 @@ def sliced(site: Site) -> fx.Node | None:
 
 
 def _takes_tuple(site: Site) -> bool:
-    """Tell whether an index is what a call returned in a tuple, and picks from axes without channels."""
+    """Tell whether an index is a tuple that a call returned, for axes without channels."""
     index = site.node.args[1] if len(site.node.args) > 1 else None
     if site.coupling.nodes[site.node.name].places is not None:
         return False

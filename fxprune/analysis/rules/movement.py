@@ -111,7 +111,7 @@ def cut(call: Call) -> Axes:
 
 
 def _is_put(node: fx.Node | None) -> bool:
-    """Tell whether values are put at a slice, which an index can name as well: no view of it is left."""
+    """Tell whether values are put at a slice, which an index can name: no view is left."""
     if node is None or node.target is not operator.setitem:
         return False
     items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)

@@ -115,7 +115,7 @@ class ConcreteTracer(SymbolicTracer):
         return values[node]
 
     def _hangs_on_picks(self, node: fx.Node, kind: Callable[[Any], Any]) -> bool:
-        """Tell whether a number is another one where an operator that decides by values picks none, or more."""
+        """Tell whether a number is another one where operators pick none by values, or more."""
         if Picks.made == self._picks_before:
             return False
         for number, values in self._otherwise.items():

@@ -54,7 +54,7 @@ def _length(value: Any) -> Any:
 
 
 class _OfSizes(type):
-    """The type of a class that stands for ``torch.Size``, and leaves sizes that are proxies in a tuple."""
+    """The type of a class that stands for ``torch.Size``: sizes that are proxies stay a tuple."""
 
     def __call__(cls, *args: Any) -> Any:
         parts = args[0] if args and type(args[0]) in (tuple, list) else ()
@@ -110,7 +110,7 @@ def recorded_method(function: Any) -> Any:
 
 @contextlib.contextmanager
 def sizes_recorded() -> Iterator[None]:
-    """Let methods of plain tensors take several sizes that are proxies, and ``torch.Size`` hold such."""
+    """Let methods of plain tensors, and ``torch.Size``, take several sizes that are proxies."""
 
     def in_tuple(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
