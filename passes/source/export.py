@@ -158,7 +158,7 @@ def _name(narrow: fx.GraphModule) -> str:
     return "Network"
 
 
-def _check_real(narrow: fx.GraphModule) -> None:
+def _check_real(narrow: nn.Module) -> None:
     """Refuse layers of complex weights, which the classes of a file would make real."""
     for name, layer in narrow.named_modules():
         is_layer = name and type(layer).__module__.startswith("torch.nn")
