@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, tensors_of, without_numbers
+from fxprune.arguments.inputs import Inputs, as_inputs, as_meta, without_numbers
 from fxprune.arguments.outputs import Outputs, as_outputs
 from fxprune.capture import WAYS, capture, captures
 from fxprune.coupling import Coupling
 from fxprune.equivalence import UNCHECKED
-from fxprune.errors import CaptureError, OptionError
+from fxprune.errors import CaptureError
 from fxprune.pytorch.devices import with_data
 from fxprune.pytorch.network import network_of
 
@@ -72,8 +72,6 @@ def couple(
         (['0.weight'], 0.992)
     """
     model = network_of(model)
-    if any(x.layout != torch.strided for x in tensors_of(as_inputs(example_inputs))):
-        raise OptionError("the example inputs hold a sparse tensor, which no graph takes apart: give it dense.")
     search = _Search(model, as_inputs(example_inputs), whole, as_outputs(outputs))
     failures: list[CaptureError] = []
     # In inference mode PyTorch does not take functions apart into operators.

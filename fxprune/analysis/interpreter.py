@@ -13,7 +13,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments.inputs import Inputs, in_order
-from fxprune.errors import CaptureError, FxpruneError, first_line
+from fxprune.arguments.unfit import unfit
+from fxprune.errors import CaptureError, FxpruneError
 from fxprune.pytorch.graphs import OnMeta
 from fxprune.pytorch.meta.constants import stays
 from fxprune.pytorch.modules import device_of, to_meta, unlike_meta
@@ -75,11 +76,9 @@ def run_labelled(
     except Exception as error:
         by_values = isinstance(error, NotImplementedError)  # whatever the inputs are
         remedy = "Couple a submodule that ends before it" if by_values else "Give example inputs that the model accepts"
-        raise CaptureError(
-            f"{type(graph_module).__name__} does not run on inputs {[tuple(x.shape) for x in tensors_in(inputs)]}: "
-            f"{type(error).__name__} at node `{state.marks.node}`: {first_line(error)}. "
-            f"{remedy}; operations on tensor values cannot be analysed."
-        ) from error
+        remedy += "; operations on tensor values cannot be analysed"
+        why = unfit(graph_module, inputs, error, remedy, at=f" at node `{state.marks.node}`")
+        raise CaptureError(f"{type(graph_module).__name__} {why}") from error
     for node in graph_module.graph.output_node().all_input_nodes:
         state.marks.node = node  # whose line of the model is reported
         for label in map(state.labels.of, tensors_in(interpreter.env[node])):

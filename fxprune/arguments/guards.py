@@ -69,6 +69,6 @@ def guard_tensor(value: Any, where: str) -> None:
     """
     if not isinstance(value, torch.Tensor):
         raise SpecialisedError(
-            f"captured where {where} was a tensor, run where it is {value}: "
+            f"captured where {where} was a tensor, run where it is {value}: give a tensor, or "
             "capture again with example inputs like these."
         )

@@ -24,10 +24,18 @@ def as_inputs(example_inputs: Any) -> Inputs:
     """Read example inputs: a dict by name, a tuple or list in order, all else as the only one.
 
     For a network whose only argument is a dict or a list, give ``(argument,)``.
+
+    Raises:
+        OptionError: a tensor is sparse or nested.
     """
-    if isinstance(example_inputs, dict):
-        return dict(example_inputs)
-    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    several = isinstance(example_inputs, (tuple, list))
+    by_name = isinstance(example_inputs, dict)
+    inputs: Inputs = dict(example_inputs) if by_name else tuple(example_inputs) if several else (example_inputs,)
+    for x in tensors_of(inputs):
+        if x.is_nested or x.layout != torch.strided:
+            kind, remedy = ("nested", "as a padded batch, with a mask") if x.is_nested else ("sparse", "dense")
+            raise OptionError(f"the example inputs hold a {kind} tensor, which no graph takes apart: give it {remedy}.")
+    return inputs
 
 
 def run_on(module: Any, inputs: Inputs) -> Any:

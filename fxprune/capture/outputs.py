@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.arguments.inputs import Inputs, run_on
+from fxprune.arguments.inputs import Inputs, run_on, tensors_of
 from fxprune.arguments.outputs import Outputs, check_known, counts
 from fxprune.arguments.records import fields_of
+from fxprune.arguments.unfit import unfit
+from fxprune.errors import CaptureError
 from fxprune.pytorch.modules import clone_sharing, device_of
 from fxprune.pytorch.shaped_layers import is_shaped
 from fxprune.pytorch.torch_private import pytree
@@ -60,13 +62,19 @@ def without_objects(model: nn.Module, outputs: Sequence[str]) -> nn.Module:
 
 
 def object_returned(model: nn.Module, inputs: Inputs) -> str:
-    """Name an object that a model returns and no graph holds; empty if there is none."""
+    """Name an object that a model returns and no graph holds; empty if there is none.
+
+    Raises:
+        CaptureError: the model does not run, and an argument that is no tensor may be why.
+    """
     device = device_of(model)
     given: Inputs = pytree.tree_map_only(torch.Tensor, lambda x: torch.zeros_like(x, device=device), inputs)
     try:
         with torch.no_grad():
             returned = run_on(clone_sharing(model).eval(), given)
-    except Exception:  # a model may raise anything
+    except Exception as error:  # a model may raise anything
+        if isinstance(error, TypeError | AttributeError | IndexError) and len(tensors_of(inputs)) < len(inputs):
+            raise CaptureError(f"{type(model).__name__} {unfit(model, inputs, error)}") from error
         return ""
     return next((f"{kind} as `{place or 'output'}`" for place, kind in _objects(returned)), "")
 

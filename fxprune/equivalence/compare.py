@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.arguments.inputs import Inputs, as_meta, inputs_for, tensors_of
-from fxprune.errors import CaptureError, kind_and_line
+from fxprune.arguments.inputs import Inputs, as_meta, inputs_for
+from fxprune.arguments.unfit import unfit
+from fxprune.errors import CaptureError
 from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
@@ -145,11 +146,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
         with attributes.watched():
             wanted = observe(model, first, None if record is None else record.recording)
     except Exception as error:
-        shapes = [tuple(x.shape) for x in tensors_of(first)]
-        raise CaptureError(
-            f"{type(model).__name__} does not run on inputs {shapes}: {kind_and_line(error)}. "
-            "Give example inputs that the model accepts."
-        ) from error
+        raise CaptureError(f"{type(model).__name__} {unfit(model, first, error)}") from error
     if kind := next(filter(None, map(_special_kind, wanted.outputs)), ""):
         raise CaptureError(
             f"{type(model).__name__} returns a {kind} tensor, which no comparison takes: return it dense."

@@ -7,6 +7,7 @@ fxprune; otherwise we write the nodes themselves.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
+from fxprune.errors import OptionError
 from fxprune.pytorch.modes import show_blocks
 from fxprune.pytorch.torch_private import OpOverload, overload_names, tracer_class
 
@@ -29,6 +31,15 @@ _PLANS = ("plan", "earlier", "composed")
 
 class GraphModule(fx.GraphModule):
     """A graph module that can be pickled; the plans in its ``meta`` become JSON values."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; say which argument is no tensor where the graph needs one."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except (AttributeError, TypeError) as error:
+            if why := _not_a_tensor(self.graph, args, kwargs):
+                raise OptionError(why) from error
+            raise
 
     def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
         """Copy under the name of the captured class, which PyTorch's own copy loses."""
@@ -64,6 +75,23 @@ class GraphModule(fx.GraphModule):
         if not isinstance(again, fx.GraphModule) or again.code != self.code:
             return None
         return function, (own, imports), {"meta": meta}
+
+
+def _not_a_tensor(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Say which argument is no tensor although the graph uses it as one."""
+    placeholders = graph.find_nodes(op="placeholder")
+    for node, value in (*zip(placeholders, args), *((n, kwargs[n.target]) for n in placeholders if n.target in kwargs)):
+        parts = [user for user in node.users if user.target not in (operator.getitem, getattr)]
+        if parts and not isinstance(value, (torch.Tensor, fx.Proxy)) and not any(map(_guards, parts)):
+            return (
+                f"argument `{node.target}` is of type {type(value).__name__}, and a tensor in this network: give one, "
+                "as `torch.as_tensor(...)` makes it, or couple the network again with such inputs."
+            )
+    return ""
+
+
+def _guards(node: fx.Node) -> bool:
+    return getattr(node.target, "__module__", "").startswith("fxprune.arguments")
 
 
 @dataclass(frozen=True)

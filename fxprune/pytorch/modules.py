@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.errors import CaptureError
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
-from fxprune.pytorch.meta.constants import holds_places, note, on_meta, run_constant, value_of
+from fxprune.pytorch.meta.constants import holds_places, note, on_meta, run_constant, run_picking, value_of
 from fxprune.pytorch.meta.kernels import run_meta
 from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.precision import MixingMode, to_float64
@@ -246,6 +246,7 @@ class MetaMode(MixingMode):
                     "couple the part of the network before it."
                 ) from error
             out = run_constant(func, args, kwargs)
+            out = run_picking(func, args) if out is None else out
             if out is None:
                 name = op_name(func).split("::")[1]
                 raise NotImplementedError(

@@ -27,6 +27,7 @@ FLATTENS: Calls = frozenset({"flatten", torch.flatten, "ravel", torch.ravel})
 EXPANSIONS: Calls = frozenset({"expand", "broadcast_to", torch.broadcast_to})
 LIKE: Calls = frozenset({"expand_as"})
 REPEATS: Calls = frozenset({"repeat", "tile", torch.tile})
+JOINS: Calls = frozenset({torch.cat, torch.concat, torch.concatenate})
 INTERLEAVED: Calls = frozenset({"repeat_interleave", torch.repeat_interleave})
 FACTORIES: Calls = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, "new_zeros", "new_ones", "new_full"})
 SQUEEZES: Calls = frozenset({"squeeze", "squeeze_", torch.squeeze})
@@ -69,7 +70,7 @@ GROUP_NORMS: Calls = frozenset({F.group_norm, torch.group_norm})
 
 REWRITABLE: Calls = VIEWS | FLATTENS | EXPANSIONS | SQUEEZES | SPLITS | SLICES | PADS
 REWRITABLE |= PRODUCTS | SUMS | LENGTHS | SOFTMAXES | LOGARITHMS | VARIANCES | ATTENTION | CONVOLUTIONS
-REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES | PUTS | INTERLEAVED
+REWRITABLE |= TRANSPOSED | NORMS | GROUP_NORMS | LIKE | REPEATS | FACTORIES | INDICES | PUTS | INTERLEAVED | JOINS
 
 
 def put_names(kind: CallTarget) -> tuple[str, ...]:
@@ -80,6 +81,7 @@ def put_names(kind: CallTarget) -> tuple[str, ...]:
 # Leading arguments of functions that can be given by name; those of all other functions start with `input`.
 _LEADING: dict[CallTarget, tuple[str, ...]] = {
     F.scaled_dot_product_attention: ("query", "key", "value"),
+    **dict.fromkeys(JOINS, ("tensors", "dim")),
     torch.split: ("tensor", "split_size_or_sections", "dim"),
     torch.matmul: ("input", "other"),
     torch.linalg.norm: ("A",),
@@ -127,6 +129,7 @@ _BY_NAME: dict[str, CallTarget] = {
     **{name: getattr(torch, name) for name in ("var", "std", "var_mean", "std_mean", "group_norm")},
     **{f"conv_transpose{rank}d": getattr(F, f"conv_transpose{rank}d") for rank in (1, 2, 3)},
     "linear": F.linear,
+    "cat": torch.cat,
     "linalg_vector_norm": torch.linalg.vector_norm,
     "linalg_vecdot": torch.linalg.vecdot,
     **{name + place: name + place for name in _PUT for place in ("", "_") if name + place in PUTS},

@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.batches import ANY_BATCH, BatchRange, batch_range, graph_batches
-from fxprune.arguments.guards import guard_equal
+from fxprune.arguments.guards import SpecialisedError, guard_equal
 from fxprune.arguments.inputs import Inputs, batch_of, run_on, tensors_of
+from fxprune.arguments.unfit import unfit
 from fxprune.common.silence import silenced
-from fxprune.errors import ExportError, is_out_of_memory, kind_and_line
+from fxprune.errors import ExportError, FxpruneError, OptionError, is_out_of_memory, kind_and_line
 from fxprune.passes.verify import as_inputs, named_outputs, random_batch, relative_error, repeat_to
 from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.torch_private import pytree
@@ -134,7 +135,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRang
     shapes = shapes_of(tensors, bound)
     names = input_names(module, inputs)
     try:
-        results = output_names(run_eager(module, inputs), names)
+        results = output_names(_run(module, inputs), names)
         with silenced(), _PlainOperations():
             program = torch.onnx.export(
                 flattened(module, inputs),
@@ -147,7 +148,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRang
                 verbose=False,
             )
     except Exception as error:  # the exporter may raise any exception
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, OptionError):
             raise
         raise ExportError(
             f"{type(module).__name__} cannot be exported to ONNX opset {opset} with a dynamic batch: {_root(error)}. "
@@ -155,6 +156,17 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRang
         ) from error
     assert program is not None  # dynamo=True always returns one
     return program
+
+
+def _run(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    try:
+        return run_eager(module, inputs)
+    except (FxpruneError, SpecialisedError):
+        raise
+    except Exception as error:  # a network may raise any exception
+        if is_out_of_memory(error):
+            raise
+        raise OptionError(f"{type(module).__name__} {unfit(module, inputs, error)}") from error
 
 
 class _PlainOperations(TorchFunctionMode):

@@ -16,7 +16,7 @@ from fxprune.pytorch import rewritable as surface
 from .functional import convolved, convolved_back, grouped, normalised
 from .places import picked, put, sliced
 from .site import Site
-from .sizes import created, expanded, interleaved, padded, pieces, repeated, resized, squeezed
+from .sizes import created, expanded, interleaved, joined, padded, pieces, repeated, resized, squeezed
 from .sums import attention, corrected, multiplied, shifted
 
 
@@ -45,5 +45,6 @@ CASES = _table(
     (surface.LIKE, expanded),
     (surface.REPEATS, repeated),
     (surface.INTERLEAVED, interleaved),
+    (surface.JOINS, joined),
     (surface.FACTORIES, created),
 )

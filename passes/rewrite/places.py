@@ -23,7 +23,7 @@ def sliced(site: Site) -> fx.Node | None:
     if not isinstance(given, fx.Node) or not isinstance(site.coupling.nodes[given.name].value, Shape):
         return None
     on_x = site.shape_of(0)
-    if not on_x.labelled:
+    if not on_x.labelled or _takes_tuple(site):
         return None
     if site.kind in ("narrow", torch.narrow):
         return _narrowed(site, on_x)
@@ -52,6 +52,14 @@ def sliced(site: Site) -> fx.Node | None:
             x, new[-1] = site.call(operator.getitem, x, (*(slice(None) for _ in range(dim)), new[-1])), slice(None)
         dim += 1
     return site.copy((x, tuple(new), *site.args[2:]), {})
+
+
+def _takes_tuple(site: Site) -> bool:
+    """Tell whether an index is a tuple that a call returned, for axes without channels."""
+    index = site.node.args[1] if len(site.node.args) > 1 else None
+    if site.coupling.nodes[site.node.name].places is not None:
+        return False
+    return isinstance(index, fx.Node) and isinstance(site.coupling.nodes[index.name].value, tuple)
 
 
 def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:

@@ -206,6 +206,17 @@ def interleaved(site: Site) -> fx.Node | None:
     return site.copy((site.args[0], _kept_of(site, each, site.parameter(1, "repeats")), dim), {})
 
 
+def joined(site: Site) -> fx.Node | None:
+    """cat: one map is joined with itself once for each kept channel that the repetitions met."""
+    out, maps, given = site.value, site.parameter(0, "tensors"), site.parameter(1, "dim", 0)
+    if not isinstance(out, Shape) or not isinstance(maps, (tuple, list)) or any(x is not maps[0] for x in maps):
+        return None
+    dim = given % len(out.sizes)
+    if out.axes[dim] is None or out.sizes[dim] != len(maps):
+        return None
+    return site.copy((list(maps[: int(site.kept(out.axes[dim]).sum())]), dim), {})
+
+
 def created(site: Site) -> fx.Node | None:
     """zeros, ones, full and their methods: an axis is as wide as the channels that it met."""
     out, first = site.value, int(isinstance(site.kind, str))

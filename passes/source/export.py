@@ -92,6 +92,7 @@ def export_python(
     """
     inputs, path = as_inputs(example_inputs), Path(path)
     _check_place(path)
+    _check_real(narrow)
     network, text = source_of(narrow, inputs)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.tensors.items()}
     with written_with_weights(path, path.with_suffix(".safetensors")) as aside:
@@ -155,6 +156,17 @@ def _name(narrow: fx.GraphModule) -> str:
         if is_name(name) and name not in RESERVED and "Module" not in name and not hasattr(builtins, name):
             return name
     return "Network"
+
+
+def _check_real(narrow: nn.Module) -> None:
+    """Refuse layers of complex weights, which the classes of a file would make real."""
+    for name, layer in narrow.named_modules():
+        is_layer = name and type(layer).__module__.startswith("torch.nn")
+        if is_layer and any(weight.is_complex() for weight in layer.parameters(recurse=False)):
+            raise ExportError(
+                f"`{name}` is a layer of complex weights, and the file builds real ones: keep the network by "
+                "`fxprune.save`, or write the layer as a function of a parameter."
+            )
 
 
 def _values(module: fx.GraphModule, inputs: Inputs) -> Mapping[fx.Node, Any]:

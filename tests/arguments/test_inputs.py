@@ -18,7 +18,7 @@ import fxprune
 from fxprune.arguments.guards import SpecialisedError
 from fxprune.arguments.inputs import as_inputs, from_json, in_order, inputs_for, run_on, tensors_of, to_json
 from fxprune.capture.trace import capture
-from fxprune.errors import OptionError
+from fxprune.errors import CaptureError, OptionError
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -220,12 +220,56 @@ def test_constants_inside_a_nest_are_guarded():
     [
         ({"x": X, "z": Y}, "does not have: z; it has x, scale, y, mode, mask"),
         ({"y": Y}, "does not give the arguments x"),
+        ({"scale": 2.0, "y": Y}, "does not give the arguments x"),
         ((X, object()), "argument `scale` is of type object"),
+        (None, "hold no tensor: argument `x` is None; give tensors"),
+        ([[1.0], "text"], "hold no tensor: argument `x` is a list and argument `scale` is a str"),
+        (torch.nested.nested_tensor([X[0]], layout=torch.jagged), "hold a nested tensor"),
     ],
 )
 def test_arguments_that_cannot_be_traced_are_named(example, words):
     with pytest.raises(OptionError, match=words):
         fxprune.couple(Both(), example)
+
+
+@pytest.mark.parametrize(
+    ("network", "example", "words"),
+    [
+        (Both, ([X],), r"inputs \[a list\]: argument `x` is a list, not a tensor \(TypeError\). Give tensors"),
+        (Both, (X, 2.0, [1.0]), r"argument `y` is a list, not a tensor \(TypeError\)"),
+        (Both, (X, "2"), r"\(2, 3, 8, 8\), a str\]: .*, where argument `scale` is a str"),
+        (Both, X.to(torch.uint8), r"\[uint8 \(2, 3, 8, 8\)\]: .* `x` is uint8: give `x.float\(\)`"),
+        (Tokens, (IDS.float(), MASK), r"`ids` is float32: give `ids.long\(\)`"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named(network, example, words):
+    with pytest.raises(CaptureError, match=words):
+        fxprune.couple(network().eval(), example)
+
+
+@pytest.mark.parametrize(
+    "asks", [torch.is_tensor, lambda t: not isinstance(t, (int, float)), lambda t: hasattr(t, "shape")]
+)
+def test_a_model_that_asks_for_tensors_is_guarded(asks):
+    """Else the narrow network would go the way of tensors with a number."""
+
+    class Timed(Both):
+        def forward(self, x, t):
+            h = self.a(x) * t if asks(t) else self.a(x) + t
+            return self.head(self.c(h.relu()).mean((2, 3)))
+
+    captured = capture(Timed().eval(), (X, torch.tensor(2.0)))
+    with pytest.raises(SpecialisedError, match=r"argument `t` was a tensor, run where it is 3\.0: give a tensor"):
+        captured(X, 3.0)
+
+
+def test_a_narrow_network_names_what_is_no_tensor():
+    captured = capture(Both().eval(), (X, 2.0, Y))
+    for given in ((None, 2.0, Y), (X, 2.0, [Y]), (X.numpy(), 2.0, Y)):
+        with pytest.raises(OptionError, match=r"argument `[xy]` is of type \w+, and a tensor in this network"):
+            captured(*given)
+    with pytest.raises(TypeError, match="missing 3 required positional arguments"):  # Python says it well
+        captured()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -169,7 +169,8 @@ def test_sequences_of_sizes_may_be_spread():
 UNTRACEABLE = {
     "a branch on values": lambda s, x: s.a(x) if x.sum() > 0 else x,
     "a number out of a tensor": lambda s, x: s.a(x) * float(x.max()),
-    "a number of values": lambda s, x: s.a(x) * len(x.flatten().nonzero()),
+    "a number of values": lambda s, x: s.a(x) * max(len(x.flatten().nonzero()), 1),
+    "a loop over places": lambda s, x: sum(s.a(x) for _ in x.flatten().nonzero()),
     "a loop over values": lambda s, x: sum(s.a(x) for _ in range(int(x.argmax()))),
 }
 

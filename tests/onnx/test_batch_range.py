@@ -65,6 +65,7 @@ DECISIONS = {
     "an open size in a shape": (lambda x, y: -1 in x.shape, "any"),  # as einops asks
     "open sizes that are counted": (lambda x, y: sum(size == -1 for size in x.shape) > 0, "any"),
     "a shape stated anew": (lambda x, y: x.shape == (y.shape[0], 3, *x.shape[2:]), "any"),
+    "a shape as an object": (lambda x, y: x.shape == torch.Size([y.shape[0], 3, *x.shape[2:]]), "any"),
     "a shape of as many by chance": (lambda x, y: x.shape == (2 * y.shape[0] - 3, 3, *x.shape[2:]), "3 only"),
     "seven in a shape": (lambda x, y: 7 in x.shape, "1 to 6"),
     "size of an image": (lambda x, y: x.shape[2] > 4, "any"),

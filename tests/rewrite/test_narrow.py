@@ -40,7 +40,7 @@ def test_layers_of_samples_tell_the_truth(name):
     assert_layers_tell_the_truth(narrowed(name)[1])
 
 
-# Where a call hides products from PyTorch's counter, or breaks it.
+# Where a call hides products from PyTorch's counter, or breaks it, or values decide how many tokens a layer reads.
 HIDDEN = (
     "recurrent", "recurrent, both directions, three layers", "recurrent, last state only",
     "recurrent, two first states", "recurrent, a learned first state", "attention as a layer, fused",
@@ -48,6 +48,7 @@ HIDDEN = (
     "fused attention, scale computed", "transformer layer",
     "a table per channel of queries and keys", "matrix times vector", "addmv", "a matrix and a vector",
     "matrix by vector", "products of vectors", "keys that are values, fused",
+    "experts that a score picks",
 )  # fmt: skip
 
 

@@ -196,6 +196,24 @@ def _each_map(y, cut):
     return maps.relu().view(y.shape[0], -1, y.shape[1]).mT
 
 
+def _picked_tokens(s, y):
+    """A layer for the tokens that a score picks, and their share."""
+    at = s.g(y)[..., 0] > 0
+    z = torch.zeros_like(y)
+    z[at] = s.c(y[at])
+    return (z + y) * len(at.nonzero())
+
+
+def _routed(s, y):
+    """Experts, of which each reads the tokens whose score names it."""
+    f = y.flatten(0, 1)
+    out, best = torch.zeros_like(f), F.one_hot(s.g(f).argmax(1), 2)
+    for place, expert in enumerate((s.c, s.d)):
+        at = torch.where(best[:, place] > 0)
+        out.index_add_(0, at[0], expert(f[at]))
+    return out.view_as(y)
+
+
 # fmt: off
 image("index, then changed in place", _picked_then_changed, {A: 2, A2: 2, B: 6}, out=16,
       k=Constants(first=TURNED < 4))
@@ -280,6 +298,10 @@ tokens("maps counted by the samples", lambda s, y: s.c(_each_map(y, lambda maps:
        {"c.weight": 6}, out=6, c=linear(8, 6), frozen="a slice of channels that hangs on an input")
 tokens("a mask and places take a number", _masked_and_put, {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
        frozen="an index picks positions")
+tokens("tokens that a score picks", _picked_tokens, {A: 8}, c=linear(8, 8), g=linear(8, 1))
+tokens("experts that a score picks", _routed, {A: 8}, c=linear(8, 8), d=linear(8, 8), g=linear(8, 2),
+       frozen="argmax over channels")
+image("channels that values pick", lambda s, y: y * y[y > 0].sum(), {B: 6}, frozen="an index picks positions")
 tokens("tokens set to one number each", _tokens_set, {A: 8})
 tokens("channels set to one number", _channels_set, {A: 6, A2: 2})
 tokens("two channels at their places", lambda s, y: y[..., [0, 3]], {A: 2, A2: 6}, out=2)

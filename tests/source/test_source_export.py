@@ -177,6 +177,13 @@ def test_what_cannot_be_written_is_refused_before_anything_is_written(case, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_layers_of_complex_weights_are_refused(tmp_path):
+    """PyTorch would load them into real ones, of which no error tells."""
+    layer = chain(("call_module", "c", nn.Linear(3, 4, dtype=torch.complex64)))
+    with pytest.raises(ExportError, match=r"`c` is a layer of complex weights, .* `fxprune.save`"):
+        export_python(layer, torch.randn(2, 3, dtype=torch.complex64), tmp_path / "net.py")
+
+
 @pytest.mark.parametrize(
     ("calls", "line"),
     [

@@ -15,7 +15,8 @@ from .uniform import met_axis
 def joined(call: Call, _: Rule) -> list[Axes]:
     """Behind a concatenation or a stack, axes wait along which all operands do.
 
-    Concatenated axes of which some wait go on together; the positions of the others are frozen.
+    Concatenated axes of which some wait go on together; the positions of the others are frozen. One map joined with
+    itself is like an expanded one.
     """
     stacked, operands = call.name == "stack", call.args[0]
     operands, dim = [x for x in operands if stacked or x.dim() == call.out.dim()], call.args[1] % call.out.dim()
@@ -28,11 +29,15 @@ def joined(call: Call, _: Rule) -> list[Axes]:
         axes.insert(dim, None)
     elif all(call.label(x).axes[dim] is None for x in operands):
         parts = [(x.shape[dim], call.label(x).waiting(dim)) for x in operands if x.shape[dim] > 0]
+        if sizes[dim] == 1 and len(operands) > 1 and all(x is operands[0] for x in operands):
+            axes[dim] = call.channels.fresh(len(operands))
+            call.needs_size("a concatenation", axes[dim])
+            return [tuple(axes)]
         axes[dim] = _concatenated(call, parts) if any(ids is not None for _, ids in parts) else None
     return [tuple(axes)]
 
 
-@rule("cat", "concat", keeps_parameters=True, uniform=joined)
+@rule("cat", "concat", keeps_parameters=True, creates_channels=True, uniform=joined)
 def cat(call: Call) -> Axes:
     """One axis is concatenated; on the other axes the operands meet."""
     operands = [x for x in call.args[0] if x.dim() == call.out.dim()]

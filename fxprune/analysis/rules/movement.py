@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -99,13 +101,21 @@ def cut(call: Call) -> Axes:
         if len(taken) != len(ids):
             call.needs_places("a slice of channels", ids, bounds_at(call.node, dim % x.dim(), x.dim()))
             axes[dim] = taken
-            if step > 1:
+            if step > 1 and not _is_put(call.node):
                 call.needs_copy(x, ids)
         if len(taken) <= 1:
             if not (len(taken) and call.node is not None and is_pattern(call.node)):
                 call.freeze("one channel is sliced out", ids)
             axes[dim] = None
     return tuple(axes)
+
+
+def _is_put(node: fx.Node | None) -> bool:
+    """Tell whether values are put at a slice, which an index can name: no view is left."""
+    if node is None or node.target is not operator.setitem:
+        return False
+    items = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return all(isinstance(item, slice | int | EllipsisType | None) for item in items)
 
 
 @rule(

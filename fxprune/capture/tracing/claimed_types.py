@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dis
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,9 @@ def types_claimed(kind: type) -> Iterator[None]:
             claims[own] = issubclass(own, (kind, OwnTensor))
         if not claims[own]:
             return given(value, kinds)
+        if issubclass(own, kind):
+            asker = sys._getframe(1)
+            value.tracer.kind_asked(value, asker.f_back if asker.f_code is torch.is_tensor.__code__ else asker)
         legacy = [each for each in pytree.tree_leaves(kinds) if type(each) is _LEGACY]
         if legacy:
             kinds = tuple(each for each in pytree.tree_leaves(kinds) if type(each) is not _LEGACY)

@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_dtype, guard_equal
 from fxprune.arguments.inputs import Inputs
+from fxprune.pytorch.meta.constants import Picks
 from fxprune.pytorch.modes import QUESTIONS, is_mode
 from fxprune.pytorch.modules import PLACES, MetaMode, device_of, map_tensors
 from fxprune.pytorch.source import line_of
@@ -62,6 +63,8 @@ class ConcreteTracer(SymbolicTracer):
         self._meta_root = map_tensors(root, lambda _, tensor: torch.empty_like(tensor, device="meta"), only_runs=True)
         self._meta = MetaMode()  # type: ignore[no-untyped-call]
         self._values: dict[fx.Node, Any] = {}
+        # Numbers picked otherwise (none, or so many more) -> values of nodes.
+        self._picks_before, self._otherwise = Picks.made, {number: dict[fx.Node, Any]() for number in (0, 1)}
         self._asked: dict[fx.Node, tuple[CallSite, fx.Node]] = {}
 
     def again(self, root: nn.Module) -> ConcreteTracer:
@@ -96,17 +99,34 @@ class ConcreteTracer(SymbolicTracer):
 
     def value(self, node: fx.Node) -> Any:
         """Compute what a node returns at the example's sizes, with tensors on the meta device."""
-        if node not in self._values:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), self.value)
+        return self._value(node, self._values)
+
+    def _value(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        if node not in values:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda given: self._value(given, values))
             if is_mode(node):
-                self._values[node] = None
+                values[node] = None
             elif node.target in _ASKED:  # outside of the block below, so that the modes of the model are active
                 with self.modes.pause():
-                    self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                    values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             else:
                 with functions_undisturbed(), self.modes.pause(), torch.no_grad(), self._meta:
-                    self._values[node] = self._run(node, args, kwargs)
-        return self._values[node]
+                    values[node] = self._run(node, args, kwargs)
+        return values[node]
+
+    def _hangs_on_picks(self, node: fx.Node, kind: Callable[[Any], Any]) -> bool:
+        """Tell whether a number is another one where operators pick none by values, or more."""
+        if Picks.made == self._picks_before:
+            return False
+        for number, values in self._otherwise.items():
+            with Picks.standing_in(lambda places, number=number: number and places + number):  # type: ignore[misc]
+                try:
+                    other = kind(self._value(node, values))
+                except Exception:  # an operator may take no empty tensor
+                    continue
+            if other != kind(self.value(node)):
+                return True
+        return False
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.op == "placeholder":
@@ -136,7 +156,7 @@ class ConcreteTracer(SymbolicTracer):
             TraceError: the value depends on data.
         """
         value = self.value(proxy.node)
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) or self._hangs_on_picks(proxy.node, kind):
             raise self.refusal(fx.proxy.TraceError("control flow depends on the values of a tensor"))
         decided = kind(value)
         if isinstance(value, _KNOWN):

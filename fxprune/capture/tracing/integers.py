@@ -53,6 +53,33 @@ def _length(value: Any) -> Any:
     return value.shape[0] if issubclass(type(value), fx.Proxy) and value.is_tensor() else builtins.len(value)
 
 
+class _OfSizes(type):
+    """The type of a class that stands for ``torch.Size``: sizes that are proxies stay a tuple."""
+
+    def __call__(cls, *args: Any) -> Any:
+        parts = args[0] if args and type(args[0]) in (tuple, list) else ()
+        return tuple(parts) if any(isinstance(each, fx.Proxy) for each in parts) else _SIZE(*args)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _SIZE)
+
+    def __subclasscheck__(cls, other: Any) -> bool:
+        return issubclass(other, _SIZE)
+
+    def __eq__(cls, other: Any) -> bool:
+        return other is _SIZE or other is cls
+
+    def __hash__(cls) -> int:
+        return hash(_SIZE)
+
+
+_SIZE = torch.Size
+
+
+class _Size(metaclass=_OfSizes):
+    """The class that the model finds under the name ``torch.Size``."""
+
+
 _RECORDED = {"int": _Int, "len": _length}
 
 
@@ -83,7 +110,7 @@ def recorded_method(function: Any) -> Any:
 
 @contextlib.contextmanager
 def sizes_recorded() -> Iterator[None]:
-    """Let methods of plain tensors take several sizes that are proxies, not only a tuple."""
+    """Let methods of plain tensors, and ``torch.Size``, take several sizes that are proxies."""
 
     def in_tuple(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -97,8 +124,10 @@ def sizes_recorded() -> Iterator[None]:
     torch.overrides.get_overridable_functions()  # PyTorch lists its methods once: not those that stand for them
     for name in _SIZED:  # those of the class from which `torch.Tensor` derives
         setattr(torch.Tensor, name, in_tuple(getattr(torch.Tensor, name)))
+    torch.Size = _Size  # type: ignore[assignment, misc]
     try:
         yield
     finally:
+        torch.Size = _SIZE  # type: ignore[misc]
         for name in _SIZED:
             delattr(torch.Tensor, name)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
 
 from fxprune.arguments.guards import guard_equal, guard_tensor
-from fxprune.arguments.inputs import Inputs, names_by_place
+from fxprune.arguments.inputs import Inputs, names_by_place, tensors_of
+from fxprune.arguments.unfit import not_tensors
 from fxprune.errors import OptionError
 from fxprune.pytorch.torch_private import pytree
+
+if TYPE_CHECKING:
+    from .symbolic import SymbolicTracer
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.device)
 
 
 def arguments(
-    tracer: fx.Tracer, forward: Callable[..., Any], inputs: Inputs, given: dict[str, Any]
+    tracer: SymbolicTracer, forward: Callable[..., Any], inputs: Inputs, given: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Make placeholders with the names and in the order of the arguments of ``forward``.
 
@@ -40,6 +43,7 @@ def arguments(
     if not isinstance(inputs, dict):
         _check_count(parameters, len(inputs))
         names = names_by_place(forward, len(inputs) + 1)[1:]
+        _check_tensors(names, inputs)
         given |= zip(names, inputs)
         return [_argument(tracer, name, value) for name, value in zip(names, inputs)], {}
     known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -50,8 +54,10 @@ def arguments(
         )
     last = max((place for place, p in enumerate(by_place) if p.name in inputs), default=-1)
     values = {p.name: inputs.get(p.name, p.default) for p in by_place[: last + 1]}
-    if missing := [name for name, value in values.items() if value is inspect.Parameter.empty]:
+    needed = [p.name for p in parameters if p.default is p.empty and p.name in known and p.name not in inputs]
+    if missing := [name for name in needed if name not in values or values[name] is inspect.Parameter.empty]:
         raise OptionError(f"the example does not give the arguments {', '.join(missing)} of `forward`.")
+    _check_tensors([*inputs], tuple(inputs.values()))
     given |= {**inputs, **values}
     gap = next((place for place, name in enumerate(values) if name not in inputs), last + 1)
     positional = [
@@ -77,8 +83,20 @@ def _check_count(parameters: list[inspect.Parameter], given: int) -> None:
         )
 
 
-def _argument(tracer: fx.Tracer, name: str, value: Any, default: tuple[Any, ...] = ()) -> Any:
-    """Replace the tensors of a value by proxies, and guard everything else in it."""
+def _check_tensors(names: list[str], inputs: tuple[Any, ...]) -> None:
+    """Raise OptionError if none of the inputs is a tensor, or holds one."""
+    if inputs and not tensors_of(inputs):
+        raise OptionError(
+            f"the example inputs hold no tensor: {not_tensors(names, inputs)}; give tensors, as `torch.as_tensor(...)` "
+            "makes them."
+        )
+
+
+def _argument(tracer: SymbolicTracer, name: str, value: Any, default: tuple[Any, ...] = ()) -> Any:
+    """Replace the tensors of a value by proxies, and guard everything else in it.
+
+    A tensor is guarded if it may be absent, or else where the model asks whether it is one.
+    """
     proxy: Any = tracer.create_proxy("placeholder", name, default, {})
     leaves, structure = pytree.tree_flatten_with_path(value)
     new: list[Any] = []
@@ -89,14 +107,16 @@ def _argument(tracer: fx.Tracer, name: str, value: Any, default: tuple[Any, ...]
         if isinstance(leaf, torch.Tensor):
             if default:
                 tracer.create_proxy("call_function", guard_tensor, (at, where), {})
+            else:
+                tracer.tensor_arguments[at.node] = where
             new.append(at)
         elif isinstance(leaf, _CONSTANTS):
             tracer.create_proxy("call_function", guard_equal, (at, leaf, where), {})
             new.append(leaf)
         else:
             raise OptionError(
-                f"{where} is of type {type(leaf).__name__}: give tensors, numbers, text and None, in tuples, lists and "
-                "dicts."
+                f"{where} is of type {type(leaf).__name__}: give tensors, as `torch.as_tensor` makes them, numbers, "
+                "text and None, in tuples, lists and dicts."
             )
     return pytree.tree_unflatten(new, structure)
 

@@ -26,6 +26,7 @@ _IN_PLACE = {
     "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "floordiv": "floor_divide_", "mod": "remainder_",
     "pow": "pow_", "and": "bitwise_and_", "or": "bitwise_or_", "xor": "bitwise_xor_",
 }  # fmt: skip
+_READS = {dis.opmap[name] for name in ("LOAD_ATTR", "LOAD_METHOD") if name in dis.opmap}
 _UNPACKS, _EXTENDS = dis.opmap["UNPACK_SEQUENCE"], dis.opmap["EXTENDED_ARG"]
 _SIZES = ("size", "numel", "nelement", "dim", "shape", "ndim")
 _KINDS = ("dtype", "layout", "is_sparse", "is_quantized", "requires_grad", "device", "is_cuda", "is_cpu")
@@ -51,7 +52,10 @@ class InPlaceProxy(fx.Proxy):
         return not _is_size(self.node)
 
     def __getattr__(self, k: str) -> Any:
-        self._is_asked_for(k, sys._getframe(1))
+        asker = sys._getframe(1)
+        self._is_asked_for(k, asker)
+        if asker.f_code.co_code[asker.f_lasti] not in _READS:  # `hasattr`, or `getattr` with a default
+            self.tracer.kind_asked(self, asker)  # type: ignore[attr-defined]
         return (
             self.tracer.create_proxy("call_function", getattr, (self, k), {})
             if k == "shape"

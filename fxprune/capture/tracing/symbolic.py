@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from fxprune.arguments.guards import guard_tensor
 from fxprune.arguments.inputs import Inputs
 from fxprune.pytorch.data_writes import data_writes
 from fxprune.pytorch.modules import named_tensors
@@ -32,6 +33,7 @@ from ..decompose import FUNCTIONS, decomposition, decomposition_for
 from .claimed_types import types_claimed
 from .custom_functions import custom_functions_traced
 from .integers import sizes_recorded
+from .keys import of_model
 from .own_tensors import OwnTensor, own_tensors_recorded
 from .placeholders import arguments
 from .proxies import InPlaceProxy, InPlaceShape, is_shape, unrecorded_write
@@ -80,6 +82,8 @@ class SymbolicTracer(fx.Tracer):
         self._asked_at: CallSite | None = None  # where the refused number was asked for
         # Identity of a parameter or buffer -> it, and what stands for it in the tables of the model that is traced.
         self.held_elsewhere: dict[int, tuple[torch.Tensor, OwnTensor]] = {}
+        # A tensor among the arguments that may be of another kind in a later call -> its name.
+        self.tensor_arguments: dict[fx.Node, str] = {}
         # Name of a parameter or buffer whose ``data`` the model sets -> its proxy.
         self.overwritten: dict[str, Any] = {}
 
@@ -117,6 +121,12 @@ class SymbolicTracer(fx.Tracer):
         """Forget that PyTorch's parser asked for numbers that it then passes on as proxies."""
         if self._asked_at == (caller, caller.f_lasti):
             self._refused = self._asked_at = None
+
+    def kind_asked(self, proxy: fx.Proxy, asker: FrameType) -> None:
+        """Guard a tensor among the arguments where the model asks what kind of value it is."""
+        if proxy.node in self.tensor_arguments and of_model(asker) is not None:
+            where = self.tensor_arguments.pop(proxy.node)
+            self.create_proxy("call_function", guard_tensor, (proxy, where), {})
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Raise TraceError."""

@@ -5,9 +5,10 @@ Operators whose result has as many elements as its values say, as ``nonzero``, r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -89,6 +90,48 @@ def run_constant(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]
         return None
     out = _run(_Recipe(func, args, kwargs, 0))
     return torch.empty_like(out, device="meta") if isinstance(out, torch.Tensor) else None
+
+
+class Picks:
+    """How many of n places an operator picks that decides by values: a stand-in, all of them.
+
+    It is a length of samples or positions, which no width determines, since channels that are picked so freeze.
+
+    Attributes:
+        made: how often it stood in.
+    """
+
+    made = 0
+    of: Callable[[int], int] = staticmethod(lambda places: places)
+
+    @classmethod
+    @contextlib.contextmanager
+    def standing_in(cls, of: Callable[[int], int]) -> Iterator[None]:
+        """Let another number stand in inside the block."""
+        before, cls.of = cls.of, staticmethod(of)
+        try:
+            yield
+        finally:
+            cls.of = staticmethod(before)
+
+
+def run_picking(func: OpOverload, args: tuple[Any, ...]) -> torch.Tensor | None:
+    """Run an operator that picks by values as if they were :class:`Picks`; None: it does more."""
+    Picks.made += 1
+    if func is torch.ops.aten.nonzero.default:
+        (x,) = args
+        return torch.empty((Picks.of(x.numel()), x.dim()), dtype=torch.long, device=x.device)
+    if func is torch.ops.aten.masked_select.default:
+        x, _ = torch.broadcast_tensors(*args)
+        return torch.empty(Picks.of(x.numel()), dtype=x.dtype, device=x.device)
+    if func is torch.ops.aten.index.Tensor:
+        tables: list[torch.Tensor | None] = []
+        for table in args[1]:
+            masked = table is not None and table.dtype in MASKS
+            places = [table.new_empty(Picks.of(table.numel()), dtype=torch.long)] * table.dim() if masked else [table]
+            tables += places
+        return func(args[0], tables)  # type: ignore[no-any-return]
+    return None
 
 
 def _places(table: torch.Tensor | None) -> list[torch.Tensor | None]:

@@ -38,6 +38,13 @@ def _stepped(s, y):
     return y
 
 
+def _interleaved(s, y):
+    z = y.new_zeros(y.shape[0], 16, *y.shape[2:])
+    z[:, 0::2] = y
+    z[:, 1::2, ...] = s.p(y)
+    return z
+
+
 def _relative(s, y):
     """Scores of queries and a table of offsets, stretched to the length of the input."""
     table = F.interpolate(s.t.t()[None], size=2 * y.shape[1] - 1, mode="linear")[0].t()
@@ -61,6 +68,7 @@ def _embedded(s, y):
 image("slice written back", _partial, {A: 4, "a.weight#2": 4, B: 6}, p=conv(4, 4, 3))
 image("channels shifted along space", _shifted, {A: 2, "a.weight#2": 2, "a.weight#3": 4, B: 6})
 image("channels cleared", _cleared, {A: 5, "a.weight#2": 3, B: 6})
+image("channels interleaved", _interleaved, {A: 8, "p.weight": 8, B: 6}, out=16, p=conv(8, 8))
 image("slice with a step written to", _stepped, {B: 6}, frozen="a slice of channels with a step")
 image("functional group norm, a channel each", lambda s, y: F.group_norm(y, 8, s.w, s.v), {"w": 8, B: 6}, w=free(8),
       v=free(8))
