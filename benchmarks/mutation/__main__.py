@@ -34,8 +34,8 @@ FIELDS = ("place", "source", "line", "tests", "outcome", "seconds")
 # What is mutated, and the tests that are to see it. The whole suite sees more, and takes minutes for each.
 SUBJECTS = (
     "fxprune/analysis/rules/*.py",
-    "fxprune/analysis/grouping.py",
-    "fxprune/analysis/codes.py",
+    "fxprune/analysis/groups/grouping.py",
+    "fxprune/analysis/groups/codes.py",
     "passes/merge/*.py",
     "passes/rewrite/*.py",
 )

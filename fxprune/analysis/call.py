@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.pytorch.constants import MASKS, value_of
+from fxprune.pytorch.meta.constants import MASKS, value_of
 from fxprune.pytorch.rewritable import PRODUCTS, canonical_call, scales_input
 
 from .channels import Axes, Ids

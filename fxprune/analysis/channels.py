@@ -78,8 +78,6 @@ class Channels:
         self._origins: list[tuple[Ids, Ids]] = []
         # First and last ids of the axes that also hold positions without channels, in ascending order.
         self._beside: tuple[list[int], list[int]] = [], []
-        self._bundles: set[int] = set()
-        self._split: list[Ids] = []
 
     def fresh(self, count: int) -> Ids:
         """Make ids [count] that are not united with any others."""
@@ -92,37 +90,14 @@ class Channels:
         if left is not right:
             self._channels.union(left, right)
 
-    def copies(self, ids: Ids) -> Ids:
-        """Make fresh ids of the same channels as ``ids``, for other positions with other numbers."""
-        return self._copied(ids, alone=self.alone(ids))
-
-    def bundled(self, ids: Ids, sizes: list[int]) -> None:
-        """Note ids on an axis that a split makes, and the sizes of those beside it: these stay."""
-        self._split.append(ids)
-        for size in sizes:
-            self._bundles |= {size, *(size * other for other in self._bundles)}
-
-    def beside(self, ids: Ids, every: Ids) -> Ids:
-        """Make copies for an axis of channels that also holds positions, which may change.
-
-        They do not if they are heads. Beside these no channel is more often than on an axis that a split has made.
+    def copies(self, ids: Ids, *, beside: bool = False) -> Ids:
+        """Make fresh ids of the same channels as ``ids``, for other positions with other numbers.
 
         Args:
-            ids: those of the channels.
-            every: for each place on the axis, the one of ``ids`` that is copied.
+            ids: of the channels that are copied.
+            beside: the axis also holds positions without channels, of which other inputs have another number.
         """
-        heads = len(every) // len(ids) in self._bundles and self.alone(ids) and self._is_split(ids)
-        return self._copied(every, alone=heads)
-
-    def _is_split(self, ids: Ids) -> bool:
-        most = np.zeros(self.count, int)
-        for made in self._split:
-            channels, often = np.unique(self.channel(made), return_counts=True)
-            most[channels] = np.maximum(most[channels], often)
-        channels, often = np.unique(self.channel(ids), return_counts=True)
-        return bool((often <= most[channels]).all())
-
-    def _copied(self, ids: Ids, *, alone: bool) -> Ids:
+        alone = not beside and self.alone(ids)
         fresh = self.fresh(len(ids))
         self._channels.union(fresh, ids)
         self._origins.append((fresh, ids))

@@ -21,7 +21,7 @@ from fxprune.pytorch.devices import with_data
 from fxprune.pytorch.network import network_of
 
 from .computed_weights import CapturedGraph, store_computed_weights
-from .grouping import Analysis, group_channels
+from .groups import Analysis, group_channels
 from .interpreter import run_labelled
 from .marks import Choices
 from .origins import buffers_with_channels

@@ -14,6 +14,9 @@ from fxprune.pytorch.torch_private import pytree, storage_id
 
 from .channels import Axes, Ids
 
+# Of the length of an axis, the outermost first; a negative one may change with the input.
+Factors = tuple[int, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Label:
@@ -25,6 +28,7 @@ class Label:
         from_parameters: it depends on parameters only, so its axes may be tokens or kernels, which carry no channels.
         constant: it depends on buffers only: numbers that no training moves.
         uniform: per axis, ids that wait for channels (:mod:`fxprune.analysis.rules.uniform`), or None; empty: none do.
+        factors: per axis, the factors of its length (:mod:`fxprune.analysis.fixed_lengths`); empty: all may change.
     """
 
     axes: Axes
@@ -32,6 +36,7 @@ class Label:
     from_parameters: bool = False
     constant: bool = False
     uniform: Axes = ()
+    factors: tuple[Factors, ...] = ()
 
     @functools.cached_property
     def has_channels(self) -> bool:

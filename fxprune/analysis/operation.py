@@ -14,6 +14,7 @@ from fxprune.pytorch.rewritable import CallTarget
 from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
+from .fixed_lengths import factors_of, is_fixed
 from .labels import Label, tensors_in
 from .state import AnalysisState
 
@@ -82,9 +83,18 @@ class Operation:
         """Return the ids on the axes of an operand."""
         return self.label(tensor).axes
 
+    def fixed(self, tensor: torch.Tensor) -> list[bool]:
+        """Tell of each axis of an operand whether it has the same length for all inputs."""
+        return list(map(is_fixed, factors_of(self.channels, self._state.labels.of(tensor), tensor)))
+
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
         """Return the ids of a running statistic [channels]; None if it is computed."""
         return self._state.origins.statistic(tensor)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a number in the call hangs on an input."""
+        return bool(self._state.lengths.unknown(self.node))
 
     def sizes_asked(self) -> list[bool | None]:
         """Tell of each size that the call states whether it hangs on an input; None: it is open."""

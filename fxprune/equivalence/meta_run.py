@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments.inputs import Inputs, as_meta, run_on
-from fxprune.pytorch.meta_kernels import make_again, run_meta
+from fxprune.pytorch.meta.kernels import make_again, run_meta
 from fxprune.pytorch.modules import PLACES, map_tensors
 from fxprune.pytorch.torch_private import OpOverload, draws, no_dispatch, op_name, takes_device
 

@@ -10,9 +10,9 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import CaptureError
-from fxprune.pytorch.constants import holds_places, note, on_meta, run_constant, value_of
 from fxprune.pytorch.deep_copy import copy_attribute, copy_sharing_graph
-from fxprune.pytorch.meta_kernels import run_meta
+from fxprune.pytorch.meta.constants import holds_places, note, on_meta, run_constant, value_of
+from fxprune.pytorch.meta.kernels import run_meta
 from fxprune.pytorch.modes import is_mode
 from fxprune.pytorch.precision import MixingMode, to_float64
 from fxprune.pytorch.torch_private import (

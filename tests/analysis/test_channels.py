@@ -105,8 +105,8 @@ def test_no_axes_no_signatures():
 def test_an_axis_with_positions_beside_its_channels_is_not_alone():
     channels = Channels()
     plain = channels.fresh(4)
-    first = channels.beside(plain, np.tile(plain, 7))
+    first = channels.copies(np.tile(plain, 7), beside=True)
     between = channels.fresh(3)
-    second = channels.beside(between, np.tile(between, 7))
+    second = channels.copies(np.tile(between, 7), beside=True)
     alone = [channels.alone(ids) for ids in (plain, first, between, second, np.concatenate([between, second[-1:]]))]
     assert alone == [True, False, True, False, False]

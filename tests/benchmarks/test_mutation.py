@@ -74,7 +74,7 @@ def test_a_mutant_is_seen_by_those_who_hold_the_function():
 
 
 def test_the_page_tells_survivors_and_their_reasons(monkeypatch, capsys):
-    every = [Mutant("fxprune/analysis/grouping.py", "f", 1, "constant", str(n), "9", n) for n in range(5)]
+    every = [Mutant("fxprune/analysis/groups/grouping.py", "f", 1, "constant", str(n), "9", n) for n in range(5)]
     outcomes = zip([0, 0, 1, 2, 3], ["survived", "killed by a test", "survived", "survived", "no test runs it"])
     rows = [{"place": every[n].place[0], "source": "", "outcome": said} for n, said in outcomes]
     written = {}

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from fxprune.pytorch import meta_kernels
-from fxprune.pytorch.meta_kernels import run_meta
+from fxprune.pytorch.meta import kernels
+from fxprune.pytorch.meta.kernels import run_meta
 
 aten = torch.ops.aten
 
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    monkeypatch.setattr(meta_kernels, "_remembered", {})
+    monkeypatch.setattr(kernels, "_remembered", {})
 
 
 def meta(*sizes, **options):
@@ -56,14 +56,14 @@ def test_the_default_dtype_is_a_part_of_the_key():
 
 def test_each_result_has_its_own_memory():
     outs = [run_meta(aten.relu.default, (X,), {}) for _ in range(3)]
-    assert len(meta_kernels._remembered) == 1
+    assert len(kernels._remembered) == 1
     assert len({x.untyped_storage()._cdata for x in (X, *outs)}) == 4
 
 
 def test_an_operator_in_place_returns_its_argument():
     for x in (meta(2, 3), meta(2, 3)):
         assert run_meta(aten.add_.Tensor, (x, meta(2, 3)), {}) is x
-    assert len(meta_kernels._remembered) == 1
+    assert len(kernels._remembered) == 1
 
 
 NEVER = {
@@ -79,7 +79,7 @@ NEVER = {
 @pytest.mark.parametrize(("operator", "args"), NEVER.values(), ids=NEVER)
 def test_what_depends_on_more_than_a_key_is_not_remembered(operator, args):
     run_meta(operator, args, {})
-    assert not meta_kernels._remembered
+    assert not kernels._remembered
 
 
 def test_an_error_comes_every_time():

@@ -163,6 +163,10 @@ def in_two_heads(y):
     return y.view(len(y), 2, 4, -1).amax((1, 2, 3))[:, None, None]
 
 
+def pooled(y):
+    return F.avg_pool2d(y, 4)
+
+
 def in_pairs(y):
     return torch.cat([y, y], 2).reshape(len(y), y.shape[2] * 2, 8, -1).transpose(1, 2)
 
@@ -182,6 +186,9 @@ def in_pairs(y):
         (lambda s, y: y.flatten().t().unflatten(0, (y.shape[3], len(y) * 32))[..., None], (2, 4, 4), (2, 4, 8)),
         (lambda s, y: s.head(y.flatten(1).repeat(1, 2)[:, :512])[..., None], (2, 8, 8), (2, 8, 12)),
         (lambda s, y: in_two_heads(y) * y.flatten(1)[:, :8, None], (2, 1, 2), (2, 3, 2)),
+        (lambda s, y: pooled(y.view(len(y) * 2, 4, *y.shape[2:])).flatten(1)[:, :4, None], (2, 4, 8), (2, 8, 8)),
+        (lambda s, y: pooled(y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: y.mean((2, 3)).repeat(1, y.shape[2])[:, -8:, None], (2, 4, 4), (2, 3, 4)),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):

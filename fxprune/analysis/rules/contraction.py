@@ -121,8 +121,7 @@ def groups_of_samples(call: Call, x: Ids | None, label: Label, groups: int) -> I
 
 def _of_groups(call: Call, rows: Ids, x: Ids | None, groups: int) -> Ids:
     """Return the ids of the rows of all groups: beside samples if those of the input are."""
-    every = np.tile(rows, groups)
-    return call.channels.copies(every) if x is None or call.channels.alone(x) else call.channels.beside(rows, every)
+    return call.channels.copies(np.tile(rows, groups), beside=x is not None and not call.channels.alone(x))
 
 
 def grouped(call: Call, x: Ids | None, label: Label, groups: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxprune.pytorch.constants import MASKS
+from fxprune.pytorch.meta.constants import MASKS
 from fxprune.pytorch.rewritable import INTERLEAVED, canonical_call
 
 from ..call import Call

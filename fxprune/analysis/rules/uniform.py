@@ -69,7 +69,7 @@ def repeated(call: Call, _: Rule) -> list[Axes]:
 def _blocks(call: Call, count: int, size: int) -> Ids:
     blocks = call.channels.fresh(count)
     call.needs_rewrite("a repetition", blocks)
-    return call.channels.beside(blocks, np.repeat(blocks, size))
+    return call.channels.copies(np.repeat(blocks, size), beside=True)
 
 
 def _repeated(call: Call, lead: int, what: str) -> Axes:

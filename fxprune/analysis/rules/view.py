@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,17 +18,26 @@ from .registry import rule
 from .uniform import repeated
 
 
+class Part(NamedTuple):
+    """An axis that is viewed: its ids, and whether all inputs have it as long as here."""
+
+    size: int
+    ids: Ids | None
+    fixed: bool
+
+
 def viewed(call: Call, _: Rule) -> list[Axes]:
     """Of axes that wait, those that stay alone or merge with others go on waiting."""
     x, out, label = call.args[0], call.out, call.label(call.args[0])
     axes: list[Ids | None] = [None] * out.dim()
+    fixed = call.fixed(x)
     for left, right in view_factors(x.shape, out.shape) if x.numel() else ():
-        before = [(x.shape[dim], label.waiting(dim)) for dim in left if x.shape[dim] > 1]
+        before = [Part(x.shape[dim], label.waiting(dim), fixed[dim]) for dim in left if x.shape[dim] > 1]
         after = [dim for dim in right if out.shape[dim] > 1]
         if len(after) == 1 and all(label.axes[dim] is None for dim in left):
             axes[after[0]] = merged(call, before)[0]
         else:
-            call.freeze("an expanded axis is viewed otherwise", *(ids for _, ids in before))
+            call.freeze("an expanded axis is viewed otherwise", *(part.ids for part in before))
     return [tuple(axes)]
 
 
@@ -42,16 +52,18 @@ def view(call: Call) -> Axes:
         call.freeze("view of an empty tensor", *call.axes(x))
         return unlabelled(out)
     axes: list[Ids | None] = [None] * out.dim()
-    on_x = call.axes(x)
+    on_x, fixed = call.axes(x), call.fixed(x)
     for left, right in view_factors(x.shape, out.shape):
-        wide_left = [dim for dim in left if x.shape[dim] > 1]
         wide_right = [dim for dim in right if out.shape[dim] > 1]
-        parts, sizes = [(x.shape[dim], on_x[dim]) for dim in wide_left], [out.shape[dim] for dim in wide_right]
+        parts = [Part(x.shape[dim], on_x[dim], fixed[dim]) for dim in left if x.shape[dim] > 1]
+        sizes = [out.shape[dim] for dim in wide_right]
         # [n, c k] -> [n c, k] splits c k before it merges n and c.
-        for middle in _cut([size for size, _ in parts], sizes):
-            parts = list(zip(middle, _through(call, parts, middle), strict=True))
-        for dim, ids in zip(wide_right, _through(call, parts, sizes), strict=True):
-            axes[dim] = ids
+        for middle in _cut([part.size for part in parts], sizes):
+            parts = _through(call, parts, middle)
+        # An axis that has length 1 here, but may have more, merges with the channels, too.
+        beside = any(x.shape[dim] == 1 and not fixed[dim] for dim in left)
+        for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
+            axes[dim] = call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
     _note_lengths(call, on_x, axes)
     return tuple(axes)
 
@@ -82,17 +94,18 @@ def _note_lengths(call: Call, on_x: Axes, axes: list[Ids | None]) -> None:
         call.guard_lengths([dim for dim in hang if out.shape[dim] > 1])
 
 
-def _through(call: Call, parts: list[tuple[int, Ids | None]], sizes: list[int]) -> list[Ids | None]:
-    """Return the ids on axes of these sizes, to which axes longer than 1 are viewed, run by run."""
-    axes: list[Ids | None] = [None] * len(sizes)
-    for left, right in view_factors([size for size, _ in parts], sizes):
+def _through(call: Call, parts: list[Part], sizes: list[int]) -> list[Part]:
+    """Return the axes of these sizes to which axes longer than 1 are viewed, run by run."""
+    axes: list[Part] = []
+    for left, right in view_factors([part.size for part in parts], sizes):
         if len(left) == len(right) == 1:
-            axes[right[0]] = parts[left[0]][1]
+            axes.append(parts[left[0]])
             continue
-        ids, inside = merged(call, [parts[dim] for dim in left])
-        if ids is not None:
-            chosen, ids = split(call, ids, [sizes[dim] for dim in right], inside)
-            axes[right[chosen]] = ids
+        before = [parts[dim] for dim in left]
+        ids, inside = merged(call, before)
+        chosen, ids = (0, None) if ids is None else split(call, ids, [sizes[dim] for dim in right], inside)
+        fixed = all(part.fixed for part in before)
+        axes += [Part(sizes[dim], ids if place == chosen else None, fixed) for place, dim in enumerate(right)]
     return axes
 
 
@@ -105,25 +118,27 @@ def _cut(*sides: list[int]) -> Iterator[list[int]]:
         yield [outer // inner for outer, inner in itertools.pairwise(sorted(own | cuts, reverse=True))]
 
 
-def merged(call: Call, parts: list[tuple[int, Ids | None]]) -> tuple[Ids | None, tuple[int, int]]:
+def merged(call: Call, parts: list[Part]) -> tuple[Ids | None, tuple[int, int]]:
     """Return the ids of axes merged into one, and the strides (from, to) of the channels in it.
 
     Each channel occurs once per position of the other axes, every time with a new value.
     """
-    carriers = [i for i, (_, ids) in enumerate(parts) if ids is not None]
+    carriers = [i for i, part in enumerate(parts) if part.ids is not None]
     if not carriers:
         return None, (0, 0)
     # Only one axis with channels can become narrower: the longest stays, the others freeze.
-    chosen = max(carriers, key=lambda i: parts[i][0])
-    call.freeze("merged with another axis of channels", *(parts[i][1] for i in carriers if i != chosen))
-    ids = parts[chosen][1]
+    chosen = max(carriers, key=lambda i: parts[i].size)
+    call.freeze("merged with another axis of channels", *(parts[i].ids for i in carriers if i != chosen))
+    ids = parts[chosen].ids
     assert ids is not None
-    stride = math.prod(size for size, _ in parts[chosen + 1 :])
+    sizes = [part.size for part in parts]
+    stride = math.prod(sizes[chosen + 1 :])
     if len(parts) == 1:
         return ids, (1, len(ids))
-    shape = [size if i == chosen else 1 for i, (size, _) in enumerate(parts)]
-    every = np.broadcast_to(ids.reshape(shape), [size for size, _ in parts]).ravel()
-    return call.channels.beside(ids, every), (stride, stride * len(ids))
+    shape = [size if i == chosen else 1 for i, size in enumerate(sizes)]
+    every = np.broadcast_to(ids.reshape(shape), sizes).ravel()
+    beside = not all(part.fixed for i, part in enumerate(parts) if i != chosen)
+    return call.channels.copies(every, beside=beside), (stride, stride * len(ids))
 
 
 def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tuple[int, Ids]:
@@ -146,9 +161,7 @@ def split(call: Call, ids: Ids, sizes: list[int], inside: tuple[int, int]) -> tu
         ranked = sorted(within or range(len(sizes)), key=lambda dim: (-sizes[dim], -dim))
         chosen = ranked[call.choose_split(ids, len(ranked))]
     shape = " x ".join(map(str, sizes))
-    made = call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
-    call.channels.bundled(made, [size for dim, size in enumerate(sizes) if dim != chosen and not undone])
-    return chosen, made
+    return chosen, call.unify_rows(_rows(ids.reshape(sizes), chosen), f"view as {shape}, channels on {sizes[chosen]}")
 
 
 def _rows(ids: Ids, dim: int) -> Ids:
@@ -227,10 +240,12 @@ def repeat(call: Call) -> Axes:
     """Axes are repeated several times, with new axes in front."""
     x, counts = call.args[0], call.args[1]
     axes = list(call.axes(x))
-    lead = len(counts) - len(axes)
+    lead, hangs = len(counts) - len(axes), call.hangs
     result: list[Ids | None] = [None] * lead
     for count, ids in zip(counts[lead:], axes, strict=True):
-        result.append(ids if ids is None or count == 1 else call.channels.copies(np.tile(ids, count)))
+        if ids is not None and (count != 1 or hangs):
+            ids = call.channels.copies(np.tile(ids, count), beside=hangs)
+        result.append(ids)
     return tuple(result)
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fxprune.coupling import Frozen
 from fxprune.pytorch.source import source_of
 
-from .channels import Channels, Ids, values_in
-from .marks import Event
+from ..channels import Channels, Ids, values_in
+from ..marks import Event
 
 
 @dataclass(frozen=True, eq=False)

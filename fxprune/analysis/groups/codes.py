@@ -14,10 +14,10 @@ from fxprune.coupling import Axis, Group
 from fxprune.node_facts import Codes, NodeFacts, Shape, Work
 from fxprune.pytorch.torch_private import pytree
 
-from .channels import Channels, Ids, values_in
+from ..channels import Channels, Ids, values_in
+from ..labels import Label
+from ..marks import NodeNotes
 from .frozen import ParameterAxis
-from .labels import Label
-from .marks import NodeNotes
 
 
 class _Use(NamedTuple):

@@ -16,12 +16,12 @@ from fxprune.arguments.inputs import Inputs
 from fxprune.coupling import Coupling, domains_of, prunable_weights
 from fxprune.pytorch.modules import canonical_names, digest_of_tables, named_tensors
 
-from .channels import Forest, Ids, signatures
+from ..channels import Forest, Ids, signatures
+from ..computed_weights import CapturedGraph
+from ..marks import Event, Fork
+from ..state import AnalysisState
 from .codes import Coding, owners
-from .computed_weights import CapturedGraph
 from .frozen import FrozenReasons, ParameterAxis
-from .marks import Event, Fork
-from .state import AnalysisState
 
 
 @dataclass(frozen=True, eq=False)

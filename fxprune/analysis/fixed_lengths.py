@@ -1,0 +1,235 @@
+"""Which axes beside the channels have one length for all inputs: heads, groups, kernels.
+
+Lengths of other axes, as of batch and space, change with the input. A view may merge both kinds, so that the length of
+an axis has *factors*, the outermost first; a negative one stands for a length that may change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from fxprune.pytorch.view_factors import view_factors
+
+from .labels import Factors, Label, tensors_in
+
+if TYPE_CHECKING:
+    from .channels import Axes, Channels
+    from .operation import Operation
+
+
+def factors_of(channels: Channels, label: Label, tensor: torch.Tensor) -> list[Factors]:
+    """Return the factors of the length of each axis."""
+    if label.from_parameters:
+        return [(size,) for size in tensor.shape]
+    known = label.factors or [(-size,) for size in tensor.shape]
+    return [
+        each if ids is None or not channels.alone(ids) else (len(ids),)
+        for each, ids in zip(known, label.axes, strict=True)
+    ]
+
+
+def is_fixed(factors: Factors) -> bool:
+    """Tell whether a length is the same for all inputs."""
+    return all(factor > 0 for factor in factors)
+
+
+def _share_known(factors: Factors) -> float:
+    return sum(factor > 0 for factor in factors) / len(factors)
+
+
+def factors_behind(
+    operation: Operation, labels: Sequence[Label], answer: Sequence[Axes], *, pointwise: bool
+) -> list[tuple[Factors, ...]]:
+    """Return for each result the factors of its lengths; empty where none without channels is fixed.
+
+    Args:
+        operation: which ran.
+        labels: those of its operands, in order.
+        answer: the ids on the axes of its results.
+        pointwise: its operands meet position by position.
+    """
+    name = operation.name.rstrip("_")
+    known = any(label.factors for label in labels)
+    behind = _MAKE.get(name)
+    if behind is None and known:
+        behind = _aligned if pointwise else _PASS.get(name)
+    if behind is None:
+        return [()] * len(operation.outs)
+    results = zip(operation.outs, answer, strict=True)
+    return [_told(operation.channels, behind(operation, labels, out), axes) for out, axes in results]
+
+
+def _told(channels: Channels, factors: Sequence[Factors], axes: Axes) -> tuple[Factors, ...]:
+    told = any(
+        max(found) > 0 and (ids is None or not channels.alone(ids)) for found, ids in zip(factors, axes, strict=False)
+    )
+    return tuple(factors) if told else ()
+
+
+def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    before, after, asked = operation.args[0].shape, out.shape, operation.sizes_asked()
+    known = factors_of(operation.channels, labels[0], operation.args[0])
+    found: list[Factors] = [(-size,) for size in after]
+    for left, right in view_factors(before, after):
+        factors = tuple(factor for dim in left for factor in known[dim] if factor != 1)
+        if len(right) == 1:
+            found[right[0]] = factors or (1,)
+            continue
+        open_sizes = sum(asked[dim] is not False for dim in right)
+        if is_fixed(factors) or open_sizes <= 1:
+            pieces = _taken_apart(factors, [after[dim] for dim in right])
+            for dim, piece in zip(right, pieces, strict=True):
+                # An open size takes the rest, which changes with a length that does.
+                if is_fixed(factors) or asked[dim] is False:
+                    found[dim] = piece
+    return found
+
+
+def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
+    """Give each of several axes its factors of a common length."""
+    rest, pieces = list(factors), []
+    for size in sizes:
+        piece: list[int] = []
+        while rest and (size > 1 or rest[0] == -1):
+            factor = rest.pop(0)
+            taken = math.gcd(size, abs(factor))
+            if taken == 1 < size:
+                return [(-each,) for each in sizes]
+            sign = 1 if factor > 0 else -1
+            piece.append(sign * taken)
+            size //= taken
+            if abs(factor) > taken:
+                rest.insert(0, sign * (abs(factor) // taken))
+                if size > 1:
+                    return [(-each,) for each in sizes]
+        pieces.append(tuple(piece) or (1,))
+    return pieces
+
+
+def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """Return those of the operands' axes at the same places, counted from behind."""
+    found: list[Factors] = []
+    operands = [(x, label) for x, label in zip(tensors_in(operation.args), labels, strict=True) if label.factors]
+    for behind in range(out.dim(), 0, -1):
+        size = out.shape[-behind]
+        here = (label.factors[-behind] for x, label in operands if x.dim() >= behind and x.shape[-behind] == size)
+        found.append(max(here, key=_share_known, default=(-size,)))
+    return found
+
+
+def _spatial(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """A window passes over space: what is fixed has another length, but a fixed one."""
+    factors = labels[0].factors
+    if not factors:
+        return []
+    return [
+        each if size == before else (size if is_fixed(each) else -size,)
+        for each, before, size in zip(factors, operation.args[0].shape, out.shape, strict=True)
+    ]
+
+
+def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """The last axes have the sizes that the call states."""
+    node, stated = operation.node, len(operation.args[1])
+    found = _aligned(operation, labels, out)
+    if node is None or len(node.all_input_nodes) == 1:
+        found[-stated:] = [(size,) for size in out.shape[-stated:]]
+    return found
+
+
+def _reduced(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """Axes that are reduced have length 1, or are gone."""
+    rank, dims = operation.args[0].dim(), operation.named("dim")
+    dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    gone = {dim % max(rank, 1) for dim in dims}
+    factors = labels[0].factors or [(-size,) for size in operation.args[0].shape]
+    if out.dim() == rank:
+        return [(1,) if dim in gone else each for dim, each in enumerate(factors)]
+    return [each for dim, each in enumerate(factors) if dim not in gone]
+
+
+def _strided(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    return _aligned(operation, labels, out) if operation.layout and operation.layout[0] == out.shape else []
+
+
+def _permuted(operation: Operation, labels: Sequence[Label], _: torch.Tensor) -> list[Factors]:
+    return [labels[0].factors[dim] for dim in operation.args[1]] if labels[0].factors else []
+
+
+def _transposed(operation: Operation, labels: Sequence[Label], _: torch.Tensor) -> list[Factors]:
+    axes, args = list(labels[0].factors), operation.args
+    if len(axes) > 1:
+        a, b = args[1:3] if len(args) > 2 else (-1, -2)
+        axes[a], axes[b] = axes[b], axes[a]
+    return axes
+
+
+def _unsqueezed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    axes = list(labels[0].factors) or [(-size,) for size in operation.args[0].shape]
+    axes.insert(operation.args[1] % out.dim(), (1,))
+    return axes
+
+
+def _squeezed(operation: Operation, labels: Sequence[Label], _: torch.Tensor) -> list[Factors]:
+    sizes = operation.layout[0] if operation.layout else ()
+    dims = operation.args[1] if len(operation.args) > 1 else range(len(sizes))
+    gone = {dim % len(sizes) for dim in ([dims] if isinstance(dims, int) else dims)}
+    return [each for dim, each in enumerate(labels[0].factors) if dim not in gone or sizes[dim] != 1]
+
+
+def _picked(operation: Operation, labels: Sequence[Label], _: torch.Tensor) -> list[Factors]:
+    axes = list(labels[0].factors)
+    if axes:
+        del axes[operation.args[1] % len(axes)]
+    return axes
+
+
+def _product(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """Return those behind a matrix product: of the left one's rows and the right one's columns."""
+    found: list[Factors] = [(-size,) for size in out.shape]
+    left, right = (label.factors for label in labels[-2:])
+    if left:
+        found[:-1] = left[:-1]
+    if right:
+        found[-1] = right[-1]
+        found[:-2] = [max(pair, key=_share_known) for pair in zip(found[:-2], right[:-2], strict=True)]
+    return found
+
+
+_Behind = Callable[["Operation", Sequence[Label], torch.Tensor], Sequence[Factors]]
+
+
+def _table(**rows: tuple[str, _Behind]) -> dict[str, _Behind]:
+    return {name: behind for names, behind in rows.values() for name in names.split()}
+
+
+# Operators that make axes of fixed lengths.
+_MAKE = _table(
+    views=("view _unsafe_view reshape _reshape_alias flatten unflatten", _viewed),
+    pools=("_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d", _adaptive),
+    reductions=("mean sum amax amin var std var_mean std_mean max min linalg_vector_norm logsumexp", _reduced),
+    unsqueeze=("unsqueeze", _unsqueezed),
+)
+# Operators that pass them on, as all pointwise ones do; the rest loses them.
+_PASS = _table(
+    aligned=(
+        "clone alias detach contiguous _to_copy to lift_fresh positive dropout cat expand slice split split_with_sizes "
+        "chunk unsafe_split flip roll constant_pad_nd _softmax _safe_softmax _log_softmax cumsum native_layer_norm "
+        "_fused_rms_norm rms_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+        "native_group_norm",
+        _aligned,
+    ),
+    windows=(
+        "convolution avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices", _spatial
+    ),
+    strides=("as_strided", _strided),
+    permute=("permute", _permuted),
+    transpose=("transpose swapaxes swapdims t mT", _transposed),
+    squeeze=("squeeze", _squeezed),
+    picks=("select unbind", _picked),
+    products=("mm bmm addmm baddbmm", _product),
+)  # fmt: skip

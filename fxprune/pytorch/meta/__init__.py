@@ -1,0 +1,1 @@
+"""Run operators on the meta device, and tell values that follow without data."""
