@@ -116,6 +116,8 @@ def tensors_in(values: Any) -> list[torch.Tensor]:
             found.append(value)
         elif type(value) in (tuple, list):
             found += tensors_in(value)
+        elif type(value) is dict:
+            found += tensors_in([*value.values()])
         elif value is not None and type(value) not in _NUMBERS:
             found += _inside(value)
     return found

@@ -249,7 +249,7 @@ class _Operators(MetaMode):
 def _given(func: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
     names = [argument.name for argument in op_arguments(func)]
     named = [*zip(names, args, strict=False), *kwargs.items()]
-    found = [(name, leaf) for name, value in named for leaf in pytree.tree_leaves(value)]
+    found = [(name, leaf) for name, value in named for leaf in _leaves(value)]
     given = [
         (name, leaf.tolist() if isinstance(leaf, Tensor) else leaf)
         for name, leaf in found
@@ -262,6 +262,10 @@ def _given(func: Any, args: Any, kwargs: Any) -> list[tuple[str, Any]]:
         return given
     length = args[0].shape[dict(given).get("dim", 0)]
     return [(f"slice {name}", (leaf, length)) if name in ("start", "end") else (name, leaf) for name, leaf in given]
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [value] if type(value) in _VALUES or isinstance(value, Tensor) else pytree.tree_leaves(value)
 
 
 # Whether a reshape copies depends on strides, which narrow inputs do not share.

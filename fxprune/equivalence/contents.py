@@ -87,7 +87,7 @@ def _attributes(holder: Any) -> list[tuple[str, Any]]:
 
 
 def _functions(values: Iterable[Any]) -> list[types.FunctionType]:
-    return [each for each in values if _is_function(each)]
+    return [each for each in values if type(each) is types.FunctionType and _is_own(each)]
 
 
 def _is_function(value: Any) -> TypeGuard[types.FunctionType]:

@@ -80,28 +80,34 @@ def _copy(model: nn.Module, memo: dict[int, Any], only_runs: bool = False) -> nn
     A scripted module copies its own tensors, so they are replaced afterwards. What a model forgets when training
     begins, since it would no longer be true, its copy forgets at once.
     """
-    new = {name: memo[id(tensor)] for name, tensor in named_tensors(model) if id(tensor) in memo}
+    given = dict(memo)  # a copy adds to it
     shares = only_runs and isinstance(model, fx.GraphModule)
     twin: nn.Module = copy_sharing_graph(model, memo) if shares else copy_attribute(model, memo)  # type: ignore[arg-type]
     inside = _inside(twin)
-    for prefix, module in inside:
-        if isinstance(module, torch.jit.ScriptModule):
-            for table in tensor_tables(module):
-                for name in list(table.keys()):
-                    if prefix + name in new:
-                        table[name] = new[prefix + name]
+    scripted = [each for each in inside if isinstance(each[1], torch.jit.ScriptModule)]
+    new = {name: given[id(x)] for name, x in named_tensors(model) if id(x) in given} if scripted else {}
+    for prefix, module in scripted:
+        for table in tensor_tables(module):
+            for name in list(table.keys()):
+                if prefix + name in new:
+                    table[name] = new[prefix + name]
     for module in {id(module): module for _, module in inside}.values():
         if _forgets(module):
             _forget(module)
     return twin
 
 
-def _inside(root: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+def _inside(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """List all modules under all their names, each with its prefix of the names inside it."""
-    found = [(prefix, root)]
-    for name, child in children_of(root):
-        if child is not None:
-            found += _inside(child, f"{prefix}{name}.")
+    found: list[tuple[str, nn.Module]] = []
+
+    def enter(prefix: str, module: nn.Module) -> None:
+        found.append((prefix, module))
+        for name, child in children_of(module):
+            if child is not None:
+                enter(f"{prefix}{name}.", child)
+
+    enter("", root)
     return found
 
 
@@ -113,8 +119,9 @@ def _kept_tensors(module: nn.Module) -> list[torch.Tensor]:
 
 def _forgets(module: nn.Module) -> bool:
     """Tell whether a module may drop tensors by a ``train`` of its own."""
-    fixed = isinstance(module, (fx.GraphModule, torch.jit.ScriptModule))
-    return not fixed and type(module).train is not nn.Module.train and bool(_kept_tensors(module))
+    if type(module).train is nn.Module.train or isinstance(module, (fx.GraphModule, torch.jit.ScriptModule)):
+        return False
+    return bool(_kept_tensors(module))
 
 
 def _forget(module: nn.Module) -> None:

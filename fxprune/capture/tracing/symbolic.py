@@ -205,8 +205,10 @@ class SymbolicTracer(fx.Tracer):
             raise unrecorded_write("data")
 
     def _writes_over(self, m: nn.Module) -> bool:
+        if not self.overwritten:  # as in nearly all models
+            return False
         names = (tensor.fxprune_name for _, tensor in named_tensors(m) if type(tensor) is OwnTensor)
-        return bool(self.overwritten) and not self.overwritten.keys().isdisjoint(names)
+        return not self.overwritten.keys().isdisjoint(names)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **options: Any) -> Any:
         """Record an operation, or its decomposition if it would hide widths."""
