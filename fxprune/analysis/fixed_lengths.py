@@ -129,7 +129,7 @@ def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 
 
 def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """An axis that is cut, expanded or padded keeps its length where no number hangs on an input."""
+    """An axis that is cut keeps a fixed length where no number hangs on an input."""
     if not operation.hangs:
         return _aligned(operation, labels, out)
     dim = operation.named("dim")

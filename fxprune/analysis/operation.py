@@ -93,7 +93,7 @@ class Operation:
 
     @property
     def states_sizes(self) -> bool:
-        """Whether the graph states all sizes that the call does: a user's own function may compute some."""
+        """Whether the graph states all sizes of the call: a user's own function may compute some."""
         node = self.node
         return node is None or self._state.rewritable or not (runs_own_code(node) or is_own_function(node))
 
