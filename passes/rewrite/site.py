@@ -119,8 +119,12 @@ class Site:
         return self.graph.create_node("call_method", "size", (self.args[0], dim), {}, f"{self.node.name}_size")
 
     def share_of(self, size: Any, share: Fraction) -> fx.Node:
-        """Add calls that multiply a size, which the model computes, by a share."""
-        return self.call(operator.floordiv, self.call(operator.mul, size, share.numerator), share.denominator)
+        """Add calls that multiply a computed size by a share, and guard that no rest is left."""
+        scaled = self.call(operator.mul, size, share.numerator)
+        if share.denominator > 1:
+            rest = self.call(operator.mod, scaled, share.denominator)
+            self.call(guard_equal, rest, 0, f"the rest of a size in `{self.node.name}`")
+        return self.call(operator.floordiv, scaled, share.denominator)
 
     def parameter(self, index: int, name: str, default: Any = None) -> Any:
         """Return an argument that was given by position or by name."""

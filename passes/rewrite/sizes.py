@@ -242,8 +242,6 @@ def _kept_of(site: Site, codes: Codes, size: Any) -> Any:
     if isinstance(size, int):
         return kept
     if len(np.unique(codes)) < len(codes):
-        rest = site.call(operator.mod, site.call(operator.mul, size, kept), len(codes))
-        site.call(guard_equal, rest, 0, f"the rest of a size in `{site.node.name}`")
         return site.share_of(size, Fraction(kept, len(codes)))
     site.call(guard_equal, size, len(codes), f"a size in `{site.node.name}`")
     return kept
