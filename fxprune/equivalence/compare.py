@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,13 +62,16 @@ class Difference:
     modes: tuple[Mode, ...] = ()
 
 
-def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs) -> Difference:
+def difference(
+    model: nn.Module, module: fx.GraphModule, example_inputs: Inputs, *, stated: Collection[str] = ()
+) -> Difference:
     """Compare a captured graph with its model on the example, and on other numbers.
 
     Args:
         model: any module; neither it nor any random number generator is changed.
         module: graph that shares its tensors.
         example_inputs: tensors on the meta device are replaced by random numbers.
+        stated: what the model may ask of tensors and the graph need not, since its layers state it themselves.
 
     Raises:
         CaptureError: the model does not run on the example.
@@ -76,6 +79,7 @@ def difference(model: nn.Module, module: fx.GraphModule, example_inputs: Inputs)
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return Difference(unchecked="weights on the meta device have no numbers to compare")
     pair = Pair(model, module)
+    pair.programs.stated = stated
     with attribute_writes(), generators_restored(), _untouched(model), torch.no_grad():
         given = values_of(example_inputs, pair.device)
         suited = inputs_for(model, given)
@@ -233,6 +237,7 @@ def gradients_difference(model: nn.Module, module: fx.GraphModule, example_input
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return "weights on the meta device have no numbers to compare"
     pair = Pair(model, module)
+    pair.programs.stated = stated
     with attribute_writes(), generators_restored(), _untouched(model), torch.enable_grad():
         inputs = inputs_for(model, values_of(example_inputs, pair.device))
         wanted, found = (try_to_observe(each, inputs) for each in pair.copies())

@@ -30,7 +30,8 @@ _SCRATCH = ("aten::empty_like", "aten::new_empty")
 
 # Questions of sizes by their names; one name stands for all.
 _SIZES = dict.fromkeys(("size", "shape", "numel", "nelement", "__len__"), "size")
-_RANKS = dict.fromkeys(("dim", "ndim", "ndimension"), "number of dimensions")
+RANK = "number of dimensions"
+_RANKS = dict.fromkeys(("dim", "ndim", "ndimension"), RANK)
 _OF_SIZES = {*_SIZES.values(), *_RANKS.values()}
 # Bound here, since that in `torch` is watched.
 _is_autocast = torch.is_autocast_enabled

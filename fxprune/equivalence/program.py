@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -54,6 +54,7 @@ class Programs:
         self._of_model: Any = None
         # A question that only the model asks, with its line; and whether answers may hang on more than programs show.
         self.unasked, self.needs_numbers = "", False
+        self.stated: Collection[str] = ()  # questions that the graph need not ask
         self._attended: dict[Any, tuple[Any, ...]] = {}  # what attention returned on numbers
         first = {id(tensor): name for name, tensor in reversed(named_tensors(model))}
         self._names, self._names_in_graph = (
@@ -132,7 +133,7 @@ class Programs:
                 self._of_model = None if wanted.is_open else calls[0]
                 self._made |= wanted.made
                 equal = all(call == of_graph for call in calls)
-                self.unasked = self.unasked or _unasked(wanted, found, equal)
+                self.unasked = self.unasked or _unasked(wanted, found, equal, self.stated)
                 self.needs_numbers = self.needs_numbers or wanted.asked_of_constants
                 equal = equal and not any(run.is_open or run.keeps for run in (wanted, found))
                 if equal:
@@ -172,13 +173,14 @@ class Programs:
         return None if wanted.is_open or found.is_open else (of_graph, calls)
 
 
-def _unasked(wanted: MetaRun, found: MetaRun, equal: bool) -> str:
+def _unasked(wanted: MetaRun, found: MetaRun, equal: bool, stated: Collection[str]) -> str:
     """Name a question that only the model asks, with its line; empty if there is none."""
     if equal:
         missing = wanted.asked.keys() - found.asked.keys()
     else:  # where tensors come from cannot be compared
         known = {(what, kind) for (what, _), (_, kind) in found.asked.items()}
         missing = {key for key, (_, kind) in wanted.asked.items() if (key[0], kind) not in known}
+    missing = {key for key in missing if key[0] not in stated}
     return min((f"`{key[0]}` at {wanted.asked[key][0]}" for key in missing), default="")
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxprune.capture import EvalOnly, SymbolicTracer, capture
-from fxprune.equivalence import difference
+from fxprune.equivalence import RANK, difference
 from fxprune.errors import CaptureError, ModelError, first_line
 from fxprune.pytorch.torch_private import BatchNorm, tracer_class
 
@@ -49,7 +49,7 @@ def lowered_layer(layer: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -
             continue
         if found is None:
             continue
-        differs = difference(host, found, inputs)
+        differs = difference(host, found, inputs, stated={RANK})
         # A dropout draws other random numbers, of the same distribution.
         if why := differs.always or ("" if way is _by_dropout else differs.in_training):
             reasons.append(f"{why}{'' if differs.always else ' (in training mode)'}")
