@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fxprune.pytorch.view_factors import view_factors
+from fxprune.pytorch.rewritable import EXPANSIONS, canonical_call
+from fxprune.pytorch.view_factors import ones_beside, view_factors
 
 from .labels import Factors, Label, tensors_in
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 def factors_of(channels: Channels, label: Label, tensor: torch.Tensor) -> list[Factors]:
     """Return the factors of the length of each axis."""
-    if label.from_parameters:
-        return [(size,) for size in tensor.shape]
     known = label.factors or [(-size,) for size in tensor.shape]
     return [
         each if ids is None or not channels.alone(ids) else (len(ids),)
@@ -56,7 +55,7 @@ def factors_behind(
     known = any(label.factors for label in labels)
     behind = _MAKE.get(name)
     if behind is None and known:
-        behind = _aligned if pointwise else _PASS.get(name)
+        behind = _met if pointwise else _PASS.get(name)
     if behind is None:
         return [()] * len(operation.outs)
     results = zip(operation.outs, answer, strict=True)
@@ -72,22 +71,26 @@ def _told(channels: Channels, factors: Sequence[Factors], axes: Axes) -> tuple[F
 
 def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     before, after = operation.args[0].shape, out.shape
-    asked = operation.sizes_asked() if operation.states_sizes else [True] * out.dim()
+    asked, stated = operation.sizes_asked(), operation.sizes_stated()
     known = factors_of(operation.channels, labels[0], operation.args[0])
     found: list[Factors] = [(-size,) for size in after]
-    for left, right in view_factors(before, after):
-        factors = tuple(factor for dim in left for factor in known[dim] if factor != 1)
+    runs = view_factors(before, after)
+    new = ones_beside(after, before, [(right, left) for left, right in runs])
+    loose: set[int] = set()
+    for (left, right), ones, new_ones in zip(runs, ones_beside(before, after, runs), new, strict=True):
+        factors = tuple(factor for dim in (*left, *ones) for factor in known[dim] if factor != 1)
+        loose.update(() if is_fixed(factors) else new_ones)
+        opened = [asked[dim] for dim in right]
         if len(right) == 1:
             found[right[0]] = factors or (1,)
-            continue
-        stated = [asked[dim] for dim in right]
-        if True not in stated and stated.count(None) <= 1:
-            pieces = _taken_apart(factors, [after[dim] for dim in right])
-            for dim, piece in zip(right, pieces, strict=True):
+        elif operation.states_sizes and True not in opened and opened.count(None) <= 1:
+            for dim, piece in zip(right, _taken_apart(factors, [after[dim] for dim in right]), strict=True):
                 # An open size takes the rest, which changes with a length that does.
-                if is_fixed(factors) or asked[dim] is False:
+                if is_fixed(factors) or (after[dim] > 1 and asked[dim] is False):
                     found[dim] = piece
-    return found
+    # A length of 1 that no number states may be what another input has more of, beside it.
+    found = [(-after[dim],) if dim in loose or asked[dim] else each for dim, each in enumerate(found)]
+    return [(size,) if number else each for size, number, each in zip(after, stated, found, strict=True)]
 
 
 def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
@@ -95,10 +98,10 @@ def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
     rest, pieces = list(factors), []
     for size in sizes:
         piece: list[int] = []
-        while rest and (size > 1 or rest[0] == -1):
+        while rest and size > 1:
             factor = rest.pop(0)
             taken = math.gcd(size, abs(factor))
-            if taken == 1 < size:
+            if taken == 1:
                 return [(-each,) for each in sizes]
             sign = 1 if factor > 0 else -1
             piece.append(sign * taken)
@@ -108,10 +111,10 @@ def _taken_apart(factors: Factors, sizes: Sequence[int]) -> list[Factors]:
                 if size > 1:
                     return [(-each,) for each in sizes]
         pieces.append(tuple(piece) or (1,))
-    return pieces
+    return [(-each,) for each in sizes] if rest else pieces
 
 
-def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+def _met(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """Return those of the operands' axes at the same places, counted from behind."""
     found: list[Factors] = []
     operands = list(zip(tensors_in(operation.args), labels, strict=True))
@@ -128,17 +131,35 @@ def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
     return found
 
 
+def _expanded(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """An axis of length 1 may become as long as what it meets, if the call does not state that it stays."""
+    node = operation.node
+    stays = not operation.hangs and (node is None or canonical_call(node.target) in EXPANSIONS)
+    return [each if size > 1 or stays else (-1,) for each, size in zip(_met(operation, labels, out), out.shape)]
+
+
+def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """Return those of the first operand: a part or a window of what is fixed has a fixed length, too."""
+    factors, before = labels[0].factors, operation.args[0].shape
+    if not factors or len(before) != out.dim():
+        return []
+    return [
+        each if size == was else (size if is_fixed(each) else -size,)
+        for each, was, size in zip(factors, before, out.shape, strict=True)
+    ]
+
+
 def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """An axis that is cut keeps a fixed length where no number hangs on an input."""
-    if not operation.hangs:
-        return _aligned(operation, labels, out)
-    dim = operation.named("dim")
-    return [] if dim is None else _except(_aligned(operation, labels, out), dim, out)
+    """An axis that is cut, or under a window, loses a fixed length where a number hangs on an input."""
+    found, dim = _aligned(operation, labels, out), operation.named("dim")
+    if not operation.hangs or not found:
+        return found
+    return [] if dim is None else _except(found, dim, out)
 
 
 def _joined(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """An axis that is concatenated has a length of its own."""
-    return _except(_aligned(operation, labels, out), operation.named("dim"), out)
+    return _except(_met(operation, labels, out), operation.named("dim"), out)
 
 
 def _except(found: list[Factors], dim: int, out: torch.Tensor) -> list[Factors]:
@@ -146,22 +167,11 @@ def _except(found: list[Factors], dim: int, out: torch.Tensor) -> list[Factors]:
     return found
 
 
-def _spatial(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """A window passes over space: what is fixed has another length, but a fixed one."""
-    factors = labels[0].factors
-    if not factors or operation.hangs:
-        return []
-    return [
-        each if size == before else (size if is_fixed(each) else -size,)
-        for each, before, size in zip(factors, operation.args[0].shape, out.shape, strict=True)
-    ]
-
-
 def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """The last axes have the sizes that the call states."""
     stated = len(operation.args[1])
-    found = _aligned(operation, labels, out)
-    if operation.states_sizes and not operation.hangs:
+    found = _aligned(operation, labels, out) or [(-size,) for size in out.shape]
+    if not operation.hangs:
         found[-stated:] = [(size,) for size in out.shape[-stated:]]
     return found
 
@@ -247,11 +257,13 @@ _PASS = _table(
         "_native_batch_norm_legit_no_training native_group_norm",
         _aligned,
     ),
-    cuts=("expand slice split split_with_sizes chunk unsafe_split constant_pad_nd", _cut),
-    joins=("cat", _joined),
-    windows=(
-        "convolution avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices", _spatial
+    expand=("expand", _expanded),
+    cuts=(
+        "slice split split_with_sizes chunk unsafe_split constant_pad_nd "
+        "convolution avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices",
+        _cut,
     ),
+    joins=("cat", _joined),
     strides=("as_strided", _strided),
     permute=("permute", _permuted),
     transpose=("transpose swapaxes swapdims t mT", _transposed),

@@ -145,6 +145,22 @@ class InputLengths:
         each = [None if type(size) is int and size == -1 else self._hangs(size) for size in stated]
         return each if len(each) == rank else [True] * rank
 
+    def stated(self, node: fx.Node | None, rank: int) -> list[bool]:
+        """Tell which sizes a view states by numbers that hang on no input."""
+        kind = canonical_call(node.target) if node is not None else None
+        if node is None or kind not in VIEWS:
+            return [False] * rank
+        asked = [hangs is False for hangs in self.asked(node, rank)]
+        if kind not in ("unflatten", torch.unflatten):
+            return asked
+        args, named = positional(node.target, node.args, node.kwargs)
+        sizes, dim = named.get("sizes", args[-1]), args[1] if len(args) > 1 else named["dim"]
+        if not isinstance(sizes, (tuple, list)) or not isinstance(dim, int):
+            return [False] * rank
+        first = dim % (rank - len(sizes) + 1)
+        named_here = range(first, first + len(sizes))
+        return [found and at in named_here and sizes[at - first] != -1 for at, found in enumerate(asked)]
+
     def cut(self, node: fx.Node, rank: int) -> list[int]:
         """List the axes that a call cuts or pads by numbers that hang on an input.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.pytorch.rewritable import CallTarget, is_own_function, runs_own_code
+from fxprune.pytorch.rewritable import CallTarget, computes_sizes
 from fxprune.pytorch.torch_private import OpOverload, op_arguments, op_name
 
 from .channels import Axes, Channels, Ids
@@ -93,14 +93,19 @@ class Operation:
 
     @property
     def states_sizes(self) -> bool:
-        """Whether the graph states all sizes of the call: a user's own function may compute some."""
-        node = self.node
-        return node is None or self._state.rewritable or not (runs_own_code(node) or is_own_function(node))
+        """Whether the graph states all sizes of the call."""
+        return self.node is None or self._state.rewritable or not computes_sizes(self.node)
 
     @property
     def hangs(self) -> bool:
-        """Whether a number in the call hangs on an input."""
-        return self._state.lengths.has_open_number(self.node)
+        """Whether a number in the call may hang on an input."""
+        return not self.states_sizes or self._state.lengths.has_open_number(self.node)
+
+    def sizes_stated(self) -> list[bool]:
+        """Tell which sizes of the result a view states by numbers that hang on no input."""
+        if not self.states_sizes:
+            return [False] * self.out.dim()
+        return self._state.lengths.stated(self.node, self.out.dim())
 
     def sizes_asked(self) -> list[bool | None]:
         """Tell of each size that the call states whether it hangs on an input; None: it is open."""

@@ -41,7 +41,9 @@ class Origins:
         """
         if has_channels:
             axes = self._computed[name][0] if name in self._computed else self.start(name, tensor)
-            self._labels.attach(tensor, Label(axes, is_parameter=True, from_parameters=True, constant=constant))
+            lengths = tuple((size,) for size in tensor.shape)
+            label = Label(axes, is_parameter=True, from_parameters=True, constant=constant, factors=lengths)
+            self._labels.attach(tensor, label)
         self._names[id(tensor)] = (tensor, name)
 
     def start(self, name: str, tensor: torch.Tensor) -> Axes:

@@ -237,7 +237,6 @@ def gradients_difference(model: nn.Module, module: fx.GraphModule, example_input
     if any(tensor.is_meta for _, tensor in named_tensors(model)):
         return "weights on the meta device have no numbers to compare"
     pair = Pair(model, module)
-    pair.programs.stated = stated
     with attribute_writes(), generators_restored(), _untouched(model), torch.enable_grad():
         inputs = inputs_for(model, values_of(example_inputs, pair.device))
         wanted, found = (try_to_observe(each, inputs) for each in pair.copies())

@@ -263,6 +263,14 @@ def is_own_function(node: fx.Node) -> bool:
     return node.op == "call_function" and not _is_torch(getattr(node.target, "__module__", None))
 
 
+def computes_sizes(node: fx.Node) -> bool:
+    """Tell whether the code below a call may compute sizes: a user's own, or what scales images."""
+    if runs_own_code(node) or is_own_function(node) or node.target in (F.interpolate, F.upsample):
+        return True
+    owner = node.graph.owning_module if node.op == "call_module" else None
+    return owner is not None and isinstance(owner.get_submodule(str(node.target)), nn.Upsample)
+
+
 def is_opaque(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Tell whether a call has weights inside and states their width in its own way (attention)."""
     if node.op == "call_module":

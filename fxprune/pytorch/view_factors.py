@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 ViewFactor = tuple[tuple[int, ...], tuple[int, ...]]
@@ -38,3 +39,29 @@ def view_factors(before: Sequence[int], after: Sequence[int]) -> list[ViewFactor
         else:
             found.append((left, right))
     return [(tuple(left), tuple(right)) for left, right in found]
+
+
+def ones_beside(before: Sequence[int], after: Sequence[int], runs: Sequence[ViewFactor]) -> list[tuple[int, ...]]:
+    """List for each run the input axes of length 1 beside it, which it may take where they are longer.
+
+    >>> ones_beside((2, 8, 1, 1), (2, 8, 1), view_factors((2, 8, 1, 1), (2, 8, 1)))
+    [(), (2, 3), ()]
+    """
+    found: list[tuple[int, ...]] = [()] * len(runs)
+    wide = [at for at, (left, _) in enumerate(runs) if any(before[dim] > 1 for dim in left)]
+    for first, second in itertools.pairwise([None, *wide, None]):
+        old, new = (_between(runs, side, sizes, first, second) for side, sizes in enumerate((before, after)))
+        if len(old) != len(new):
+            for at in (first, second):
+                if at is not None:
+                    found[at] += old
+    return found
+
+
+def _between(
+    runs: Sequence[ViewFactor], side: int, sizes: Sequence[int], first: int | None, second: int | None
+) -> tuple[int, ...]:
+    """List the axes of length 1 behind the long ones of one run, and in front of those of another."""
+    start = 0 if first is None else 1 + max(dim for dim in runs[first][side] if sizes[dim] > 1)
+    stop = len(sizes) if second is None else min(dim for dim in runs[second][side] if sizes[dim] > 1)
+    return tuple(range(start, stop))

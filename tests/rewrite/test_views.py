@@ -195,13 +195,32 @@ def in_pairs(y):
             (2, 4, 2),
             (2, 3, 2),
         ),
+        (lambda s, y: F.interpolate(y, scale_factor=0.5, mode="area").flatten(1)[:, :32, None], (2, 8, 8), (2, 8, 4)),
+        (lambda s, y: s.up(y).flatten(1)[:, :32, None], (2, 8, 8), (2, 8, 4)),
+        (lambda s, y: y.flatten(1, 2)[:, :4], (2, 1, 1), (2, 2, 1)),
+        (lambda s, y: y.unflatten(3, (4, -1)).mean((2, 3)).flatten(1)[:, :4, None], (2, 4, 4), (2, 4, 8)),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
-    net = Net(
-        lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), head=linear(512, 4), flat=nn.Flatten(0)
-    )
+    layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "up": nn.Upsample(scale_factor=0.5, mode="area")}
+    net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=True)
+
+
+def behind_a_linear_layer(s, x):
+    return s.mix(s.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1)
+
+
+def test_positions_behind_a_linear_layer_are_no_fixed_lengths():
+    """The layer views its input as a matrix, where an image of one position has no axis of its own."""
+    net = Net(lambda s, x: shares_of_rows(behind_a_linear_layer(s, x)[:, :4, None]), a=conv(3, 8), mix=linear(8, 8))
+    plan = fxprune.plan(fxprune.couple(net.double().eval(), images(1, 1)), keep=0.5, method="even")
+    snapped = fxprune.snap(net, plan)
+    narrow = fxprune.narrow(snapped, plan)
+    assert_same(snapped, narrow, (1, 1))
+    assert snapped(images(2, 1)).isfinite().all()
+    with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
+        narrow(images(2, 1))
 
 
 def test_the_length_of_channels_by_chance_is_read_where_all_stay():
@@ -212,6 +231,37 @@ def test_the_length_of_channels_by_chance_is_read_where_all_stay():
     net = Net(op, a=conv(3, 8)).double().eval()
     plan = fxprune.plan(fxprune.couple(net, images(8, 8)), widths={"a.weight": 8})
     assert_same(net, fxprune.narrow(net, plan), (8, 8), (6, 12))
+
+
+def in_heads(y):
+    return y.flatten(2).unflatten(1, (2, 4))
+
+
+def again(y):
+    """Merge heads with their channels, and part them again."""
+    return y.flatten(1, 2).relu().view(y.shape[0], 2, 4, -1)
+
+
+def attended(y):
+    return ((y.mT @ y).softmax(-1) @ y.mT).mT
+
+
+def rotated(q, k, v):
+    return torch.cat([q[:, :1], k[:, 1:]], 1) + torch.stack([v, -q], 3).amax(3)
+
+
+def in_three(y):
+    return y.flatten(2).repeat(1, 3, 1).view(y.shape[0], 3, 2, 4, -1)
+
+
+def pooled_in_heads(y):
+    """As many positions as heads, of which a convolution and a pool leave four."""
+    y = F.max_pool2d(F.pad(y, (0, 1, 0, 1)), 2)
+    return y.flatten(2).transpose(1, 2)[:, :, None].squeeze(2)
+
+
+def excited(y):
+    return F.layer_norm(y * y.mean(2, keepdim=True).sigmoid(), (4,)).roll(1, 1).flip(1).clone()
 
 
 def in_patches(y):
@@ -226,6 +276,12 @@ def in_patches(y):
         (lambda s, y: s.head(y.flatten(1))[..., None], (1, 8, 8), (3, 4, 16)),
         (lambda s, y: y.view(y.shape[0], y.shape[2] * 8, -1).relu().view(y.shape[0], 8, -1), (2, 4, 4), (3, 2, 4)),
         (lambda s, y: in_patches(y).reshape(y.shape[0], 8, -1, 4), (2, 4, 4), (3, 6, 2)),
+        (lambda s, y: again(attended(in_heads(y))), (2, 2, 2), (3, 4, 2)),
+        (lambda s, y: again(F.scaled_dot_product_attention(*[in_heads(y)] * 3)), (2, 2, 2), (3, 4, 2)),
+        (lambda s, y: again(rotated(*in_three(y).unbind(1))), (2, 2, 2), (3, 4, 2)),
+        (lambda s, y: again(excited(in_heads(y).permute(0, 1, 3, 2)).mT), (2, 2, 2), (3, 4, 2)),
+        (lambda s, y: again(pooled_in_heads(F.adaptive_avg_pool2d(y, 4))), (2, 4, 4), (3, 4, 8)),
+        (lambda s, y: again(pooled_in_heads(F.adaptive_max_pool2d(y, 4)).chunk(2, 1)[0]), (2, 4, 4), (3, 4, 8)),
     ],
 )
 def test_views_that_keep_channels_run_at_other_sizes(op, example, other):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fxprune.pytorch.view_factors import view_factors
+from fxprune.pytorch.view_factors import ones_beside, view_factors
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids
@@ -53,7 +53,8 @@ def view(call: Call) -> Axes:
         return unlabelled(out)
     axes: list[Ids | None] = [None] * out.dim()
     on_x, fixed = call.axes(x), call.fixed(x)
-    for left, right in view_factors(x.shape, out.shape):
+    runs = view_factors(x.shape, out.shape)
+    for (left, right), ones in zip(runs, ones_beside(x.shape, out.shape, runs), strict=True):
         wide_right = [dim for dim in right if out.shape[dim] > 1]
         parts = [Part(x.shape[dim], on_x[dim], fixed[dim]) for dim in left if x.shape[dim] > 1]
         sizes = [out.shape[dim] for dim in wide_right]
@@ -61,7 +62,7 @@ def view(call: Call) -> Axes:
         for middle in _cut([part.size for part in parts], sizes):
             parts = _through(call, parts, middle)
         # An axis that has length 1 here, but may have more, merges with the channels, too.
-        beside = any(x.shape[dim] == 1 and not fixed[dim] for dim in left)
+        beside = any(x.shape[dim] == 1 and not fixed[dim] for dim in (*left, *ones))
         for dim, part in zip(wide_right, _through(call, parts, sizes), strict=True):
             axes[dim] = call.channels.copies(part.ids, beside=True) if beside and part.ids is not None else part.ids
     _note_lengths(call, on_x, axes)
