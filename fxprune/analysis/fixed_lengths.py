@@ -158,10 +158,10 @@ def _spatial(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 
 
 def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """The last axes have the sizes that the call states."""
+    """The last axes have the sizes that the call states; None keeps those of the input."""
     stated = len(operation.args[1])
     found = _aligned(operation, labels, out)
-    if operation.states_sizes and not operation.hangs:
+    if operation.states_sizes and not operation.hangs and not operation.keeps_some:
         found[-stated:] = [(size,) for size in out.shape[-stated:]]
     return found
 

@@ -102,6 +102,19 @@ class Operation:
         """Whether a number in the call hangs on an input."""
         return self._state.lengths.has_open_number(self.node)
 
+    @property
+    def keeps_some(self) -> bool:
+        """Whether one of the sizes that the call states is None, as adaptive pooling takes it."""
+        node = self.node
+        if node is None:
+            return False
+        if node.op != "call_module":
+            given = [*node.args, *node.kwargs.values()]
+        else:
+            assert node.graph.owning_module is not None
+            given = [getattr(node.graph.owning_module.get_submodule(str(node.target)), "output_size", None)]
+        return any(None in size for size in given if isinstance(size, (tuple, list)))
+
     def sizes_asked(self) -> list[bool | None]:
         """Tell of each size that the call states whether it hangs on an input; None: it is open."""
         return self._state.lengths.asked(self.node, self.out.dim())
