@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fxprune.pytorch.rewritable import EXPANSIONS, canonical_call
 from fxprune.pytorch.view_factors import view_factors
 
 from .labels import Factors, Label, tensors_in
@@ -136,6 +137,14 @@ def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> li
     return [] if dim is None else _except(_aligned(operation, labels, out), dim, out)
 
 
+def _expanded(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
+    """An axis of length 1 stays one if the call states its size, which no other tensor does."""
+    found, node = _cut(operation, labels, out), operation.node
+    if node is None or canonical_call(node.target) in EXPANSIONS:
+        return found
+    return [(-1,) if size == 1 else each for each, size in zip(found, out.shape, strict=False)]
+
+
 def _joined(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     """An axis that is concatenated has a length of its own."""
     return _except(_aligned(operation, labels, out), operation.named("dim"), out)
@@ -161,19 +170,20 @@ def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) 
     """The last axes have the sizes that the call states; None keeps those of the input."""
     stated = len(operation.args[1])
     found = _aligned(operation, labels, out)
-    if operation.states_sizes and not operation.hangs and not operation.keeps_some:
+    if operation.determines_sizes:
         found[-stated:] = [(size,) for size in out.shape[-stated:]]
     return found
 
 
 def _reduced(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """Axes that are reduced have length 1, or are gone."""
+    """Axes that are reduced have length 1, or are gone; adaptive pooling to as many as 1 reduces, too."""
     rank, dims = operation.args[0].dim(), operation.named("dim")
     dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     gone = {dim % max(rank, 1) for dim in dims}
     factors = labels[0].factors or [(-size,) for size in operation.args[0].shape]
     if out.dim() == rank:
-        return [(1,) if dim in gone else each for dim, each in enumerate(factors)]
+        one = 1 if operation.determines_sizes else -1
+        return [(one,) if dim in gone else each for dim, each in enumerate(factors)]
     return [each for dim, each in enumerate(factors) if dim not in gone]
 
 
@@ -247,7 +257,8 @@ _PASS = _table(
         "_native_batch_norm_legit_no_training native_group_norm",
         _aligned,
     ),
-    cuts=("expand slice split split_with_sizes chunk unsafe_split constant_pad_nd", _cut),
+    expansions=("expand", _expanded),
+    cuts=("slice split split_with_sizes chunk unsafe_split constant_pad_nd", _cut),
     joins=("cat", _joined),
     windows=(
         "convolution avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices max_pool3d_with_indices", _spatial

@@ -103,14 +103,17 @@ class Operation:
         return self._state.lengths.has_open_number(self.node)
 
     @property
-    def keeps_some(self) -> bool:
-        """Whether one of the sizes that the call states is None, as adaptive pooling takes it."""
+    def determines_sizes(self) -> bool:
+        """Whether the call alone determines the sizes that it asks for, whatever its input is."""
+        return self.states_sizes and not self.hangs and not self._keeps_some()
+
+    def _keeps_some(self) -> bool:
+        """Tell whether a size that the call asks for is None, as adaptive pooling takes it."""
         node = self.node
         if node is None:
             return False
-        if node.op != "call_module":
-            given = [*node.args, *node.kwargs.values()]
-        else:
+        given = [*node.args, *node.kwargs.values()]
+        if node.op == "call_module":
             assert node.graph.owning_module is not None
             given = [getattr(node.graph.owning_module.get_submodule(str(node.target)), "output_size", None)]
         return any(None in size for size in given if isinstance(size, (tuple, list)))

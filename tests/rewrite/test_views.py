@@ -190,6 +190,8 @@ def in_pairs(y):
         (lambda s, y: pooled(y.view(len(y) * 2, 4, *y.shape[2:])).flatten(1)[:, :4, None], (2, 4, 8), (2, 8, 8)),
         (lambda s, y: pooled(y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: F.adaptive_avg_pool2d(y, (None, 1)).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: F.adaptive_avg_pool2d(y, y.shape[2] // 4).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: y.mean((2, 3), True).expand_as(y).flatten(1)[:, 2:8, None], (2, 1, 1), (2, 3, 1)),
         (lambda s, y: s.pool(y).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.unflatten(2, (-1, 4)).mean((3, 4)).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.mean((2, 3)).repeat(1, y.shape[2])[:, -8:, None], (2, 4, 4), (2, 3, 4)),
