@@ -168,22 +168,23 @@ def _except(found: list[Factors], dim: int, out: torch.Tensor) -> list[Factors]:
 
 
 def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """The last axes have the sizes that the call states."""
+    """The last axes have the sizes that the call states; None keeps those of the input."""
     stated = len(operation.args[1])
     found = _aligned(operation, labels, out) or [(-size,) for size in out.shape]
-    if not operation.hangs:
+    if operation.determines_sizes:
         found[-stated:] = [(size,) for size in out.shape[-stated:]]
     return found
 
 
 def _reduced(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """Axes that are reduced have length 1, or are gone."""
+    """Axes that are reduced have length 1, or are gone; adaptive pooling to as many as 1 reduces, too."""
     rank, dims = operation.args[0].dim(), operation.named("dim")
     dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     gone = {dim % max(rank, 1) for dim in dims}
     factors = labels[0].factors or [(-size,) for size in operation.args[0].shape]
     if out.dim() == rank:
-        return [(1,) if dim in gone else each for dim, each in enumerate(factors)]
+        one = 1 if operation.determines_sizes else -1
+        return [(one,) if dim in gone else each for dim, each in enumerate(factors)]
     return [each for dim, each in enumerate(factors) if dim not in gone]
 
 

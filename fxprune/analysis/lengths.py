@@ -132,17 +132,17 @@ class InputLengths:
             return [False] * rank
         args, named = positional(node.target, node.args, node.kwargs)
         given: list[Any] = [*args[1:], *(value for name, value in named.items() if name != "dim")]
-        if kind in ("unflatten", torch.unflatten):  # of one axis: what is open has no other choice
+        if kind in ("unflatten", torch.unflatten):
             sizes, dim = given[-1], args[1] if len(args) > 1 else named["dim"]
             if not isinstance(sizes, (tuple, list)) or not isinstance(dim, int):
                 return [True] * rank
             dim %= rank - len(sizes) + 1
-            return [*[False] * dim, *map(self._hangs, sizes), *[False] * (rank - dim - len(sizes))]
+            return [*[False] * dim, *map(self._asks, sizes), *[False] * (rank - dim - len(sizes))]
         stated = given[0] if len(given) == 1 and not isinstance(given[0], int) else given
         if isinstance(stated, fx.Node):
             found = self._hang.get(stated, False)
             return list(found) if isinstance(found, tuple) else [found] * rank
-        each = [None if type(size) is int and size == -1 else self._hangs(size) for size in stated]
+        each = [*map(self._asks, stated)]
         return each if len(each) == rank else [True] * rank
 
     def stated(self, node: fx.Node | None, rank: int) -> list[bool]:
@@ -185,6 +185,9 @@ class InputLengths:
             for dim, bounds in cuts
             if any(map(self._hangs, bounds)) and not takes_all(slice(*bounds[:3]), node.args[0], dim)
         ]
+
+    def _asks(self, size: Any) -> bool | None:
+        return None if type(size) is int and size == -1 else self._hangs(size)
 
     def _hangs(self, size: Any) -> bool:
         return isinstance(size, fx.Node) and self._any(size)

@@ -107,6 +107,22 @@ class Operation:
             return [False] * self.out.dim()
         return self._state.lengths.stated(self.node, self.out.dim())
 
+    @property
+    def determines_sizes(self) -> bool:
+        """Whether the call alone determines the sizes that it asks for, whatever its input is."""
+        return not self.hangs and not self._keeps_some()
+
+    def _keeps_some(self) -> bool:
+        """Tell whether a size that the call asks for is None, as adaptive pooling takes it."""
+        node = self.node
+        if node is None:
+            return False
+        given = [*node.args, *node.kwargs.values()]
+        if node.op == "call_module":
+            assert node.graph.owning_module is not None
+            given = [getattr(node.graph.owning_module.get_submodule(str(node.target)), "output_size", None)]
+        return any(None in size for size in given if isinstance(size, (tuple, list)))
+
     def sizes_asked(self) -> list[bool | None]:
         """Tell of each size that the call states whether it hangs on an input; None: it is open."""
         return self._state.lengths.asked(self.node, self.out.dim())

@@ -189,6 +189,11 @@ def in_pairs(y):
         (lambda s, y: in_two_heads(y) * y.flatten(1)[:, :8, None], (2, 1, 2), (2, 3, 2)),
         (lambda s, y: pooled(y.view(len(y) * 2, 4, *y.shape[2:])).flatten(1)[:, :4, None], (2, 4, 8), (2, 8, 8)),
         (lambda s, y: pooled(y).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: F.adaptive_avg_pool2d(y, (None, 1)).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: F.adaptive_avg_pool2d(y, y.shape[2] // 4).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: y.mean((2, 3), True).expand_as(y).flatten(1)[:, 2:8, None], (2, 1, 1), (2, 3, 1)),
+        (lambda s, y: s.pool(y).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
+        (lambda s, y: y.unflatten(2, (-1, 4)).mean((3, 4)).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.mean((2, 3)).repeat(1, y.shape[2])[:, -8:, None], (2, 4, 4), (2, 3, 4)),
         (
             lambda s, y: y.view(len(y), 2, 4, -1).mean(3)[:, : y.shape[2] // 2].mT.flatten(1)[:, :4, None],
@@ -202,7 +207,8 @@ def in_pairs(y):
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
-    layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "up": nn.Upsample(scale_factor=0.5, mode="area")}
+    layers = {"head": linear(512, 4), "flat": nn.Flatten(0)}
+    layers |= {"pool": nn.AdaptiveMaxPool2d((None, 1)), "up": nn.Upsample(scale_factor=0.5, mode="area")}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=True)
 
