@@ -46,7 +46,7 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 _FORMS = {"default": None, "wide": False}  # of the hook
 
 
-def _made(name: str) -> tuple[nn.Module, torch.Tensor]:
+def made(name: str) -> tuple[nn.Module, torch.Tensor]:
     """Build a network with random weights, and its example."""
     torch.manual_seed(0)
     if name == "resnet56":
@@ -63,7 +63,7 @@ def _with_gradients(net: nn.Module, optimizer: str) -> torch.optim.Optimizer:
 
 def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
     """Measure what the hook adds to a step of the optimizer, as a share of that step."""
-    net, example = _made(name)
+    net, example = made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
     plain, pulled = copy.deepcopy(net), copy.deepcopy(net)
     alone, hooked = (_with_gradients(each, optimizer) for each in (plain, pulled))
@@ -76,7 +76,7 @@ def hook(name: str, optimizer: str, narrow: bool | None) -> Numbers:
 
 def hook_passes(name: str) -> Numbers:
     """Measure each pass of the hook over the weights in seconds and GB, beside a plain copy."""
-    net, example = _made(name)
+    net, example = made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
     stepping = _with_gradients(net, "SGD")
     with fxprune.csgd(net, plan, stepping, strength=1e-2, narrow=True) as pulling, torch.no_grad():
@@ -97,7 +97,7 @@ def hook_passes(name: str) -> Numbers:
 
 def training(name: str, optimizer: str, batch: int) -> Numbers:
     """Measure a whole step of training with C-SGD against the same step without it."""
-    net, example = _made(name)
+    net, example = made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5)
     images = torch.randn(batch, *example.shape[1:])
     plain, pulled = copy.deepcopy(net).train(), copy.deepcopy(net).train()
@@ -114,7 +114,7 @@ def training(name: str, optimizer: str, batch: int) -> Numbers:
 
 def hook_memory(optimizer: str, narrow: bool | None) -> Numbers:
     """Measure the memory that the hook adds to training ResNet-50, in copies of the parameters."""
-    net, example = _made("resnet50")
+    net, example = made("resnet50")
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
     stepping = _with_gradients(net, optimizer)
     stepping.step()
@@ -131,7 +131,7 @@ def couple(name: str) -> Numbers:
     """Measure couple against Torch-Pruning: graph and groups of one network."""
     import torch_pruning
 
-    net, example = _made(name)
+    net, example = made(name)
 
     def theirs() -> Any:
         graph = torch_pruning.DependencyGraph().build_dependency(net, example_inputs=example)
@@ -167,14 +167,14 @@ def giant() -> Numbers:
 
 def plan(name: str) -> Numbers:
     """Measure the CPU seconds of a plan with k-means."""
-    net, example = _made(name)
+    net, example = made(name)
     coupling = fxprune.couple(net, example)
     return {"one": median(cpu_seconds(lambda: fxprune.plan(coupling, keep=0.5)) for _ in range(3))}
 
 
 def narrow_memory(name: str) -> Numbers:
     """Measure the peak memory of narrow beside the model, as a share of the parameters."""
-    net, example = _made(name)
+    net, example = made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
     before = resident()
     forget_peak()
@@ -185,7 +185,7 @@ def narrow_memory(name: str) -> Numbers:
 
 def by_hand(name: str, runtime: str, batch: int) -> Numbers:
     """Measure a narrow network against its class with narrow layers, and that one twice."""
-    net, example = _made(name)
+    net, example = made(name)
     plan = fxprune.plan(fxprune.couple(net, example), keep=0.5, method="even")
     ours = fxprune.narrow(fxprune.snap(net, plan), plan).eval()
     hand = fxprune.graft(net, ours).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.run_cost import __main__ as run_cost
 from benchmarks.speed.page import page
 
 RUN = {"machine": "a processor", "day": "2026-11-26"}
@@ -28,3 +29,17 @@ def test_no_table_is_empty_and_goals_are_judged():
     ):
         assert said in text
     assert "##" not in page({}).replace("# Benchmarks", "")
+
+
+def test_a_run_costs_the_sum_of_its_parts():
+    parts = {"decoding": ("train", "test", "kb"), "passes": ("both", "forward"), "step": ("alone", "hook")}
+    parts |= {"averaging": ("elapsed",), "checkpoint": ("elapsed", "mb")}
+    rows = {part: {"day": "2026-11-26", **dict.fromkeys(names, 3.6)} for part, names in parts.items()}
+    text = run_cost.section(rows)
+    for said in (
+        "| checkpoints | 1,320 | 1.3 | 1.3 |",  # 120 epochs of 5,004 steps: 10 checkpoints and one at the end
+        "| averaging gradients | 600,480 | 0.0 | 600.5 |",
+        "| all | | 320,682 | 161,543 | | |",
+        "at 350 images a second",  # 128,000 images in a hundred times 3.6 s
+    ):
+        assert said in text
