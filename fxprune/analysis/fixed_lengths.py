@@ -132,14 +132,14 @@ def _met(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> li
 
 
 def _expanded(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """An axis of length 1 may become as long as what it meets, if the call does not state that it stays."""
+    """An axis of length 1 may become as long as what it meets, unless the call states it."""
     node = operation.node
     stays = not operation.hangs and (node is None or canonical_call(node.target) in EXPANSIONS)
     return [each if size > 1 or stays else (-1,) for each, size in zip(_met(operation, labels, out), out.shape)]
 
 
 def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """Return those of the first operand: a part or a window of what is fixed has a fixed length, too."""
+    """Return those of the first operand: a part or a window of what is fixed is fixed, too."""
     factors, before = labels[0].factors, operation.args[0].shape
     if not factors or len(before) != out.dim():
         return []
@@ -150,7 +150,7 @@ def _aligned(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -
 
 
 def _cut(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """An axis that is cut, or under a window, loses a fixed length where a number hangs on an input."""
+    """An axis that is cut, or under a window, is fixed where no number hangs on an input."""
     found, dim = _aligned(operation, labels, out), operation.named("dim")
     if not operation.hangs or not found:
         return found
@@ -177,7 +177,7 @@ def _adaptive(operation: Operation, labels: Sequence[Label], out: torch.Tensor) 
 
 
 def _reduced(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
-    """Axes that are reduced have length 1, or are gone; adaptive pooling to as many as 1 reduces, too."""
+    """Axes that are reduced have length 1, or are gone; adaptive pooling to 1 reduces, too."""
     rank, dims = operation.args[0].dim(), operation.named("dim")
     dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     gone = {dim % max(rank, 1) for dim in dims}

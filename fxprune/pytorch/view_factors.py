@@ -42,7 +42,7 @@ def view_factors(before: Sequence[int], after: Sequence[int]) -> list[ViewFactor
 
 
 def ones_beside(before: Sequence[int], after: Sequence[int], runs: Sequence[ViewFactor]) -> list[tuple[int, ...]]:
-    """List for each run the input axes of length 1 beside it, which it may take where they are longer.
+    """List for each run the input axes of length 1 beside it, which it takes if they grow.
 
     >>> ones_beside((2, 8, 1, 1), (2, 8, 1), view_factors((2, 8, 1, 1), (2, 8, 1)))
     [(), (2, 3), ()]
@@ -61,7 +61,7 @@ def ones_beside(before: Sequence[int], after: Sequence[int], runs: Sequence[View
 def _between(
     runs: Sequence[ViewFactor], side: int, sizes: Sequence[int], first: int | None, second: int | None
 ) -> tuple[int, ...]:
-    """List the axes of length 1 behind the long ones of one run, and in front of those of another."""
+    """List the axes of length 1 between the long ones of one run and those of another."""
     start = 0 if first is None else 1 + max(dim for dim in runs[first][side] if sizes[dim] > 1)
     stop = len(sizes) if second is None else min(dim for dim in runs[second][side] if sizes[dim] > 1)
     return tuple(range(start, stop))
