@@ -57,6 +57,8 @@ image("one map that channels follow", lambda s, y: torch.concat(8 * [s.c(y)], di
 image("maps joined with themselves", lambda s, y: torch.cat([s.c(y)] * 4, 1) * y, {A: 2, B: 6}, c=conv(8, 2))
 image("one map, read as channels", lambda s, y: torch.concatenate([s.c(y)] * 6, 1), {A: 8, B: 6}, out=6,
       c=conv(8, 1))
+image("one map, counted by the channels", lambda s, y: torch.cat([s.c(y)] * y.shape[1], 1) * y, {B: 6}, c=conv(8, 1),
+      frozen="meets positions that carry no channels")
 image("row of zeros appended", _padded, {A: 8, B: 6})
 image("zeros in further channels", _beside, {A: 8, B: 6}, out=24)
 image("stacked with ones", _stacked, {A: 8, B: 6}, c=conv(8, 8))

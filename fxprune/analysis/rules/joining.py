@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import fx
 
 from ..call import Call, Rule
 from ..channels import Axes, Ids
@@ -29,12 +30,18 @@ def joined(call: Call, _: Rule) -> list[Axes]:
         axes.insert(dim, None)
     elif all(call.label(x).axes[dim] is None for x in operands):
         parts = [(x.shape[dim], call.label(x).waiting(dim)) for x in operands if x.shape[dim] > 0]
-        if sizes[dim] == 1 and len(operands) > 1 and all(x is operands[0] for x in operands):
+        again = len(operands) > 1 and all(x is operands[0] for x in operands)
+        if sizes[dim] == 1 and again and not _counts_at_run_time(call.node):
             axes[dim] = call.channels.fresh(len(operands))
             call.needs_size("a concatenation", axes[dim])
             return [tuple(axes)]
         axes[dim] = _concatenated(call, parts) if any(ids is not None for _, ids in parts) else None
     return [tuple(axes)]
+
+
+def _counts_at_run_time(node: fx.Node | None) -> bool:
+    """Tell whether the graph makes the list of what a call joins: ``[x] * y.shape[1]``."""
+    return node is not None and node.op == "call_function" and bool(node.args) and isinstance(node.args[0], fx.Node)
 
 
 @rule("cat", "concat", keeps_parameters=True, creates_channels=True, uniform=joined)
