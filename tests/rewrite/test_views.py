@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.other_sizes import assert_same, images, made
-from samples import Net, conv, linear
+from samples import Net, conv, free, linear
 from torch import nn
 
 import fxprune
@@ -167,6 +167,10 @@ def pooled(y):
     return F.avg_pool2d(y, 4)
 
 
+def grown(y, height):
+    return y.mean((2, 3), True).expand(-1, -1, height, -1)
+
+
 def in_pairs(y):
     return torch.cat([y, y], 2).reshape(len(y), y.shape[2] * 2, 8, -1).transpose(1, 2)
 
@@ -192,6 +196,8 @@ def in_pairs(y):
         (lambda s, y: F.adaptive_avg_pool2d(y, (None, 1)).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: F.adaptive_avg_pool2d(y, y.shape[2] // 4).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.mean((2, 3), True).expand_as(y).flatten(1)[:, 2:8, None], (2, 1, 1), (2, 3, 1)),
+        (lambda s, y: grown(y, y.shape[2]).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
+        (lambda s, y: (y * y.mean((2, 3), True)).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: s.pool(y).flatten(1)[:, :16, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.unflatten(2, (-1, 4)).mean((3, 4)).flatten(1)[:, :4, None], (2, 4, 4), (2, 8, 4)),
         (lambda s, y: y.mean((2, 3)).repeat(1, y.shape[2])[:, -8:, None], (2, 4, 4), (2, 3, 4)),
@@ -214,19 +220,25 @@ def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other
 
 
 def behind_a_linear_layer(s, x):
-    return s.mix(s.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1)
-
-
-def test_positions_behind_a_linear_layer_are_no_fixed_lengths():
     """The layer views its input as a matrix, where an image of one position has no axis of its own."""
-    net = Net(lambda s, x: shares_of_rows(behind_a_linear_layer(s, x)[:, :4, None]), a=conv(3, 8), mix=linear(8, 8))
-    plan = fxprune.plan(fxprune.couple(net.double().eval(), images(1, 1)), keep=0.5, method="even")
+    return s.mix(s.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).flatten(1)[:, :4, None]
+
+
+def cut_from_a_parameter(s, x):
+    shift = s.p[:, :, : x.shape[2]].flatten(1)[:, :8]
+    return ((s.a(x) + s.p[:, :, :1]).sigmoid().mean((1, 2, 3)) * shift.square().sum())[:, None, None]
+
+
+@pytest.mark.parametrize(("op", "example", "other"), [(behind_a_linear_layer, 1, 2), (cut_from_a_parameter, 4, 2)])
+def test_positions_of_layers_and_parameters_are_no_fixed_lengths(op, example, other):
+    net = Net(lambda s, x: shares_of_rows(op(s, x)), a=conv(3, 8), mix=linear(8, 8), p=free(1, 8, 16, 1))
+    plan = fxprune.plan(fxprune.couple(net.double().eval(), images(example, 1)), keep=0.5, seed=3)
     snapped = fxprune.snap(net, plan)
     narrow = fxprune.narrow(snapped, plan)
-    assert_same(snapped, narrow, (1, 1))
-    assert snapped(images(2, 1)).isfinite().all()
+    assert_same(snapped, narrow, (example, 1))
+    assert snapped(images(other, 1)).isfinite().all()
     with pytest.raises(SpecialisedError, match=r"was .*: capture again"):
-        narrow(images(2, 1))
+        narrow(images(other, 1))
 
 
 def test_the_length_of_channels_by_chance_is_read_where_all_stay():
