@@ -44,7 +44,8 @@ TESTS = (
     "rewrite/test_absorb.py", "rewrite/test_absorb_tables.py", "rewrite/test_stored.py",
     "analysis/test_computed_weights.py", "analysis/test_precision.py", "analysis/test_uniform.py", "merge/test_snap.py",
     "merge/test_settle.py", "rewrite/test_narrow_networks.py", "rewrite/test_layouts.py", "csgd/test_csgd.py",
-    "rewrite/test_views.py", "analysis/test_channels.py", "analysis/test_repeats.py", "analysis/test_shares.py",
+    "rewrite/test_views.py", "rewrite/test_lengths.py",
+    "analysis/test_channels.py", "analysis/test_repeats.py", "analysis/test_shares.py",
     "calibration/test_merged.py",
 )  # fmt: skip
 # A test that takes longer than this is left out.
