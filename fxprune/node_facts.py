@@ -60,6 +60,7 @@ class NodeFacts:
         works: contractions inside the node.
         places: positions among channels that a constant index picks, or puts values at; None: there is no such index.
         guarded: axes that hold channels only where they are as long as at the analysed input.
+        squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
     """
 
     value: Any
@@ -67,3 +68,4 @@ class NodeFacts:
     works: tuple[Work, ...]
     places: Codes | None = None
     guarded: tuple[int, ...] = ()
+    squeezed: tuple[int, ...] = ()

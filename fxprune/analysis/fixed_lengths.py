@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from .operation import Operation
 
 
-def factors_of(channels: Channels, label: Label, tensor: torch.Tensor) -> list[Factors]:
+def factors_of(channels: Channels, label: Label, sizes: Sequence[int]) -> list[Factors]:
     """Return the factors of the length of each axis."""
-    known = label.factors or [(-size,) for size in tensor.shape]
+    known = label.factors or [(-size,) for size in sizes]
     return [
         each if ids is None or not channels.alone(ids) else (len(ids),)
         for each, ids in zip(known, label.axes, strict=True)
@@ -72,7 +72,7 @@ def _told(channels: Channels, factors: Sequence[Factors], axes: Axes) -> tuple[F
 def _viewed(operation: Operation, labels: Sequence[Label], out: torch.Tensor) -> list[Factors]:
     before, after = operation.args[0].shape, out.shape
     asked, stated = operation.sizes_asked(), operation.sizes_stated()
-    known = factors_of(operation.channels, labels[0], operation.args[0])
+    known = factors_of(operation.channels, labels[0], before)
     found: list[Factors] = [(-size,) for size in after]
     runs = view_factors(before, after)
     new = ones_beside(after, before, [(right, left) for left, right in runs])

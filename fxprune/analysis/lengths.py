@@ -91,7 +91,7 @@ class InputLengths:
             elif value_of(given) is not None:
                 self._hang[node] = self._any(first)
             else:
-                lengths = factors_of(self._channels, labels.of(given), given)
+                lengths = factors_of(self._channels, labels.of(given), given.shape)
                 self._hang[node] = _read(node, tuple(not is_fixed(factors) for factors in lengths))
         else:
             found = self._hang.get(first) if isinstance(first, fx.Node) else None
@@ -211,14 +211,20 @@ def freeze_cuts(
 ) -> None:
     """Freeze the axes of channels that a call may cut at another place for other inputs.
 
-    No length of what it returns is the same for all of them.
+    No length of what it returns is the same for all of them, nor of tensors that are broadcast to each other.
     """
+    if node.target is torch.broadcast_tensors:
+        _forget_lengths(value, labels)
     given = env.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
     if not isinstance(given, torch.Tensor) or not (cut := lengths.cut(node, given.dim())):
         return
     axes = labels.of(given).axes
     what = "padding" if canonical_call(node.target) in PADS else "a slice"
     marks.freeze(f"{what} of channels that hangs on an input", *(axes[dim] for dim in cut))
+    _forget_lengths(value, labels)
+
+
+def _forget_lengths(value: Any, labels: Labels) -> None:
     for each in tensors_in(value):
         if labels.of(each).factors:
             labels.attach(each, dataclasses.replace(labels.of(each), factors=()))

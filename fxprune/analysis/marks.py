@@ -90,6 +90,7 @@ class NodeNotes:
         places: positions that a constant index picks from an axis of channels.
         tables: these indices, with the node and the ids of the axis.
         guarded: axes of results that hold channels only where they are as long as at the analysed input.
+        squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
     """
 
     factors: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
@@ -98,3 +99,4 @@ class NodeNotes:
     places: dict[str, Ids] = field(default_factory=dict)
     tables: list[tuple[torch.Tensor, fx.Node, Ids]] = field(default_factory=list)
     guarded: dict[str, list[int]] = field(default_factory=dict)
+    squeezed: dict[str, list[int]] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +83,13 @@ class Operation:
         """Return the ids on the axes of an operand."""
         return self.label(tensor).axes
 
-    def fixed(self, tensor: torch.Tensor) -> list[bool]:
-        """Tell of each axis of an operand whether it has the same length for all inputs."""
-        return list(map(is_fixed, factors_of(self.channels, self._state.labels.of(tensor), tensor)))
+    def fixed(self, tensor: torch.Tensor, sizes: Sequence[int] | None = None) -> list[bool]:
+        """Tell of each axis of an operand whether it is as long for all inputs.
+
+        ``sizes`` are those before an operation in place.
+        """
+        sizes = tensor.shape if sizes is None else sizes
+        return list(map(is_fixed, factors_of(self.channels, self._state.labels.of(tensor), sizes)))
 
     def statistic(self, tensor: torch.Tensor) -> Ids | None:
         """Return the ids of a running statistic [channels]; None if it is computed."""

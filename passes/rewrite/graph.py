@@ -39,7 +39,11 @@ from fxprune.pytorch.torch_private import pytree, tracer_class, versions_of
 from .calls import CASES
 from .positions import guard_flat
 from .site import EXAMPLE, WIDE, Site, product
+from .sizes import guard_number
 from .sums import scaled_input
+
+# Concatenations along an axis of their own choice.
+_STACKS = {torch.hstack, torch.vstack, torch.row_stack, torch.dstack, torch.column_stack}
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
@@ -86,6 +90,8 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     made = case(site) if case is not None else None
     if _is_flatten(node, coupling):
         guard_flat(site)
+    if node.target in _STACKS:
+        guard_number(site)
     return site.copy(tuple(args), dict(kwargs)) if made is None else made
 
 

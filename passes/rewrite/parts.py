@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
@@ -84,6 +85,30 @@ def _keeps_order(site: Site, node: fx.Node) -> bool:
     elif canonical_call(target) in VIEWS | FLATTENS:
         return True
     return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
+
+
+def read_from_behind(site: Site) -> bool:
+    """Tell whether nothing behind a call counts axes from the front, of which one may be gone."""
+    nodes, module = site.coupling.nodes, site.coupling.graph_module
+    loose = {site.node}
+    for node in module.graph.nodes:
+        given = [each for each in node.all_input_nodes if isinstance(nodes[each.name].value, Shape)]
+        if node.op == "output" or loose.isdisjoint(node.all_input_nodes):
+            continue
+        if canonical_call(node.target) in VIEWS - {"unflatten", torch.unflatten}:
+            if not loose.isdisjoint(node.all_input_nodes[1:]) or node.args[:1] != (given[0],):
+                return False
+        elif (node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Linear)) or (
+            node.target is operator.getitem and isinstance(node.args[1], tuple) and node.args[1][:1] == (...,)
+        ):
+            loose.add(node)
+        elif _keeps_order(site, node) and canonical_call(node.target) not in VIEWS | FLATTENS:
+            rank = len(nodes[node.name].value.sizes)
+            if all(each in loose or len(nodes[each.name].value.sizes) < rank for each in given):
+                loose.add(node)
+        else:
+            return False
+    return True
 
 
 def _stay(base: fx.Node, site: Site, asked: Mapping[int, Any], before: range, after: range) -> bool:

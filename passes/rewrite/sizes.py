@@ -18,7 +18,7 @@ from fxprune.pytorch import rewritable as surface
 from fxprune.pytorch.torch_private import OpOverload
 from fxprune.pytorch.view_factors import view_factors
 
-from .parts import guard_parts
+from .parts import guard_parts, read_from_behind
 from .places import picked
 from .positions import guard_flat, guard_positions, guard_run, is_open
 from .site import Site, standing_for
@@ -111,13 +111,19 @@ def _unflattened(site: Site, out: Shape) -> fx.Node:
 
 
 def squeezed(site: Site) -> fx.Node | None:
-    """Squeeze: axes of channels stay, since a single channel may be left."""
+    """Squeeze: axes of channels stay, since one may be left; others go as in the example."""
     on_x = site.shape_of(0)
     if not on_x.labelled:
         return None
     dims, rank = site.parameter(1, "dim", range(len(on_x.sizes))), len(on_x.sizes)
     asked = [dim % rank for dim in ([dims] if isinstance(dims, int) else dims)]
     gone = tuple(dim for dim in asked if on_x.axes[dim] is None)
+    first = min(dim for dim, codes in enumerate(on_x.axes) if codes is not None)
+    for dim in site.coupling.nodes[site.node.name].squeezed:
+        is_one = on_x.sizes[dim] == 1
+        if is_one or dim > first or not read_from_behind(site):
+            found = site.call(operator.eq, site.length(dim), 1)
+            site.call(guard_equal, found, is_one, f"size {dim} == 1 before `{site.node}`")
     return site.copy((site.args[0], gone), {}, torch.squeeze if isinstance(site.node.target, OpOverload) else None)
 
 
@@ -209,12 +215,24 @@ def interleaved(site: Site) -> fx.Node | None:
 def joined(site: Site) -> fx.Node | None:
     """cat: one map is joined with itself once for each kept channel that the repetitions met."""
     out, maps, given = site.value, site.parameter(0, "tensors"), site.parameter(1, "dim", 0)
+    if isinstance(maps, fx.Node) and isinstance(out, Shape) and out.axes[given % len(out.sizes)] is not None:
+        guard_number(site)
     if not isinstance(out, Shape) or not isinstance(maps, (tuple, list)) or any(x is not maps[0] for x in maps):
         return None
     dim = given % len(out.sizes)
     if out.axes[dim] is None or out.sizes[dim] != len(maps):
         return None
     return site.copy((list(maps[: int(site.kept(out.axes[dim]).sum())]), dim), {})
+
+
+def guard_number(site: Site) -> None:
+    """Guard how many tensors a call joins along channels: pieces of an axis may be more."""
+    args, named = surface.positional(site.kind or site.node.target, site.node.args, site.node.kwargs)
+    given = args[0] if args else named["tensors"]
+    tensors = site.coupling.nodes[given.name].value if isinstance(given, fx.Node) else None
+    if isinstance(tensors, (tuple, list)) and isinstance(site.value, Shape) and site.value.labelled:
+        count = site.call(len, site.parameter(0, "tensors"))
+        site.call(guard_equal, count, len(tensors), f"the number of tensors that `{site.node}` joins")
 
 
 def created(site: Site) -> fx.Node | None:

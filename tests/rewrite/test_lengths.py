@@ -66,10 +66,17 @@ def in_pairs(y):
         (lambda s, y: s.up(y).flatten(1)[:, :32, None], (2, 8, 8), (2, 8, 4)),
         (lambda s, y: y.flatten(1, 2)[:, :4], (2, 1, 1), (2, 2, 1)),
         (lambda s, y: y.unflatten(3, (4, -1)).mean((2, 3)).flatten(1)[:, :4, None], (2, 4, 4), (2, 4, 8)),
+        (lambda s, y: y.squeeze(-1).squeeze(-1)[..., None].flatten(1)[:, :4, None], (2, 1, 1), (2, 2, 1)),
+        (lambda s, y: y.mean(3).squeeze_(2).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
+        (lambda s, y: y.mean((2, 3), True).squeeze()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: s.mix(y.mean((2, 3)).squeeze()).relu()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: torch.broadcast_tensors(y.mean(2, True), y)[0].flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
+        (lambda s, y: torch.cat(y.split(1, 2), 1).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),
+        (lambda s, y: torch.hstack(y.split(1, 2)).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
-    layers = {"head": linear(512, 4), "flat": nn.Flatten(0)}
+    layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "mix": linear(8, 8)}
     layers |= {"pool": nn.AdaptiveMaxPool2d((None, 1)), "up": nn.Upsample(scale_factor=0.5, mode="area")}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=True)

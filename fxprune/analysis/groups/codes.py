@@ -96,6 +96,7 @@ class Coding:
                 tuple(Work(macs, tuple(map(self.of, on))) for macs, on in notes.macs.get(name, ())),
                 notes.places.get(name),
                 tuple(notes.guarded.get(name, ())),
+                tuple(notes.squeezed.get(name, ())),
             )
             for name, value in values.items()
         }

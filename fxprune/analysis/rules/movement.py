@@ -80,6 +80,9 @@ def squeeze(call: Call) -> Axes:
     dims = call.args[1] if len(call.args) > 1 else range(len(sizes))
     gone = {dim % max(len(sizes), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
     call.needs_rewrite("a squeeze of channels", *(axes[dim] for dim in gone if dim < len(axes)))
+    fixed = call.fixed(call.args[0], sizes)
+    if open_dims := [dim for dim in sorted(gone) if dim < len(axes) and axes[dim] is None and not fixed[dim]]:
+        call.guard_squeeze(open_dims, *axes)
     return tuple(ids for dim, ids in enumerate(axes) if dim not in gone or sizes[dim] != 1)
 
 
