@@ -38,14 +38,13 @@ class Mode:
 
 
 @contextlib.contextmanager
-def _autocast(kind: str) -> Iterator[None]:
+def _autocast(kind: str, on_meta: torch.dtype = torch.float16) -> Iterator[None]:
     """Turn autocast on for CPUs and CUDA devices.
 
-    For the meta device, which casts nothing, the precision is one that none has by default.
+    For the meta device, which casts nothing, the precision is one that CPUs do not have by default.
     """
     before = torch.is_autocast_enabled("cuda")
-    dtype = torch.float16 if kind == "meta" else torch.bfloat16
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast("cpu", dtype=on_meta if kind == "meta" else torch.bfloat16):
         set_autocast("cuda", True)
         try:
             yield
@@ -54,9 +53,13 @@ def _autocast(kind: str) -> Iterator[None]:
 
 
 AUTOCAST = Mode((("is_autocast_enabled", ("cpu",)), ("is_autocast_enabled", ("cuda",))), _autocast)
+# In the precision by default, where only the answer whether autocast is on changes.
+BY_DEFAULT = Mode(AUTOCAST.questions, functools.partial(_autocast, on_meta=torch.bfloat16))
 GRADIENTS = Mode((("is_grad_enabled", ()),), lambda _: torch.enable_grad())
 # Each alone, and two where only both together may change an answer. The first one of a row gets the guard.
-_ROWS: tuple[tuple[Mode, ...], ...] = (AUTOCAST,), (GRADIENTS,), (AUTOCAST, GRADIENTS)
+_ROWS: tuple[tuple[Mode, ...], ...] = (
+    (AUTOCAST,), (BY_DEFAULT,), (GRADIENTS,), (AUTOCAST, GRADIENTS), (BY_DEFAULT, GRADIENTS),
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -70,17 +73,20 @@ def entered(*modes: Mode, kind: str = "meta") -> Iterator[None]:
 
 # Those of the records in eval and in training mode: together they show an answer to each mode, and to both.
 IN_EVAL = functools.partial(entered, AUTOCAST, GRADIENTS)
-IN_TRAINING = functools.partial(entered, AUTOCAST)
+IN_TRAINING = functools.partial(entered, BY_DEFAULT)
 
 
 def modes_that_differ(pair: Pair, inputs: Inputs, *, certain: bool) -> list[Mode]:
     """List modes in which a graph runs, but differs from its model; ``certain``: there is one."""
-    if not certain and _are_equal(pair, inputs, (AUTOCAST, GRADIENTS), training=False):
+    both = (AUTOCAST, GRADIENTS), (BY_DEFAULT, GRADIENTS)
+    if not certain and all(_are_equal(pair, inputs, modes, training=False) for modes in both):
         return []
     found: list[Mode] = []
     for row in _ROWS:
+        if {mode.questions for mode in row} & {mode.questions for mode in found}:
+            continue
         equal = (_are_equal(pair, inputs, row, training=training) for training in (False, True))
-        if set(row).isdisjoint(found) and not all(equal):
+        if not all(equal):
             found.append(row[0])
     return found
 
@@ -100,7 +106,8 @@ def _differ(pair: Pair, inputs: Inputs, modes: Sequence[Mode]) -> bool:
             wanted, found = try_to_observe(model, inputs), try_to_observe(module, inputs)
             if isinstance(wanted, str) or isinstance(found, str):  # only where both run, one may be wrong
                 return False
-            if compare(wanted, found) if AUTOCAST not in modes else _are_apart(wanted.outputs, found.outputs):
+            exact = {AUTOCAST, BY_DEFAULT}.isdisjoint(modes)
+            if compare(wanted, found) if exact else _are_apart(wanted.outputs, found.outputs):
                 return True
     return False
 

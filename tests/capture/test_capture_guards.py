@@ -51,6 +51,9 @@ STOPS = {
     "autocast, only with gradients": (
         lambda s, y: y * 2 if ASK["autocast"]("cpu") and ASK["gradients"]() else y,
         lambda net: torch.autocast("cpu")(net)(IMAGES)),
+    "autocast, only in bfloat16": (
+        lambda s, y: y * 2 if torch.get_autocast_dtype("cpu") == torch.bfloat16 and ASK["autocast"]("cpu") else y,
+        lambda net: torch.autocast("cpu", torch.bfloat16)(net)(IMAGES)),
     "gradients, in a table": (lambda s, y: y * 2 if ASK["gradients"]() else y, lambda net: net(IMAGES)),
     "dtype behind a type": (
         lambda s, y: y * 2 if isinstance(y, torch.Tensor) and y.dtype == torch.bfloat16 else y,
