@@ -19,7 +19,7 @@ from fxprune.passes.merge import settle, snap, unsettled
 from fxprune.passes.repair import fold
 from fxprune.passes.rewrite import UNEQUAL, narrow
 from fxprune.passes.train import MOVED, answers
-from fxprune.passes.verify import Report, as_inputs, in_float64, repeat_to, verify, worst_group
+from fxprune.passes.verify import Report, as_inputs, repeat_to, verify_rewrite, worst_group
 from fxprune.plans import Plan
 from fxprune.pytorch.torch_private import pytree
 
@@ -192,10 +192,7 @@ def check_trim(nets: Nets, plan: Plan, data: Tested) -> Report:
     """
     inputs, bound = as_inputs(first_samples(next(iter(data.test))[0], 8)), plan.coupling.batch
     inputs = repeat_to(inputs, admitted([batch_of(inputs)], bound)[0])
-    # Convert to float64 before the merge, which sums columns: float32 would round the sums.
-    snapped, wide_plan = in_float64(nets.snapped, plan)
-    # Sums of a million float64 terms keep 1e-12; a wrong coupling moves an output by 1e-3 and more.
-    report = verify(snapped, narrow(snapped, wide_plan), inputs, tolerance=1e-9, batches=admitted((1, 3), bound))
+    report, snapped, wide_plan = verify_rewrite(nets.snapped, plan, inputs, batches=admitted((1, 3), bound))
     device = next(snapped.parameters()).device
     narrowed, wide = (answers(network, data.test, device, data.task) for network in (nets.narrow, nets.snapped))
     differ = narrowed.changed(wide)

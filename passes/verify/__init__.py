@@ -2,9 +2,10 @@
 
 from .batches import as_inputs, random_batch, repeat_to
 from .compare import Report, verify
-from .float64 import KeepFloat64, float64_reader, in_float64
+from .float64 import KeepFloat64, float64_reader
 from .localise import worst_group
 from .outputs import named_outputs, rebuilt, relative_error
 from .prove import Proof, prove, scattered
 from .randomise import randomised
+from .rewrite import verify_rewrite
 from .tensors import differing, tensor_errors

@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from fxprune.arguments.guards import float64_stands_in
-from fxprune.plan_file import plan_for
-from fxprune.plans import Plan
-from fxprune.pytorch.modules import float64_copy, map_tensors
+from fxprune.pytorch.modules import map_tensors
 from fxprune.pytorch.precision import LOWER, MixingMode, dtypes_of, promoted, to_float64
 from fxprune.pytorch.torch_private import is_mutable
 
@@ -66,9 +64,3 @@ def float64_reader(model: nn.Module, device: torch.device | str | None = None) -
         return tensor.detach().to(place) if shared else to_float64(tensor, place)
 
     return map_tensors(model, converted, only_runs=True).eval()
-
-
-def in_float64(model: nn.Module, plan: Plan) -> tuple[nn.Module, Plan]:
-    """Copy a network in float64, and put the plan on that copy."""
-    double = float64_copy(model)
-    return double, plan_for(double, plan)

@@ -11,7 +11,7 @@ from fxprune.passes.csgd.tied import Deviation
 from fxprune.passes.job import trim as compress_trim
 from fxprune.passes.job.trim import check_equal, check_trim, trim
 from fxprune.passes.rewrite.narrow import narrow
-from fxprune.passes.verify import localise
+from fxprune.passes.verify import localise, rewrite
 
 
 def test_an_exact_trim_passes():
@@ -40,6 +40,7 @@ def test_a_trim_that_goes_wrong_names_the_group(monkeypatch, group, parameter):
 
     model, plan = planned()
     monkeypatch.setattr(compress_trim, "narrow", wrong)
+    monkeypatch.setattr(rewrite, "merged_by", lambda plan, model: (wrong(model, plan), {}))
     monkeypatch.setattr(localise, "narrow", wrong)
     with pytest.raises(VerifyError, match=f"worst group is `{group}`"):
         check_trim(trim(model, model, plan), plan, tiny_data())
