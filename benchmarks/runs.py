@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,32 @@ def run_all(
         for task, facts in run_each(work, tasks, limits, jobs=jobs, preload=preload):
             yield task, facts
             bar.update()
+
+
+def run_missing(
+    measure: Callable[[str, Callable[..., None]], None],
+    names: Iterable[str],
+    journal: Path,
+    args: argparse.Namespace,
+    *,
+    noun: str,
+    preload: Sequence[str],
+    **known: Any,
+) -> int:
+    """Measure what a journal lacks or has as failed, and append it; return how many ran."""
+    done = {name for name, row in newest_rows(journal, noun).items() if "error" not in row}
+    wanted = [name for name in fnmatch.filter(names, args.only) if args.again or name not in done]
+    logs = journal.parent / "logs"
+    tasks = [(name, logs / f"{name.replace(' ', '_')}.log") for name in wanted if not args.report]
+    for name, facts in run_all(measure, tasks, args, noun=noun, preload=preload):
+        append_row(journal, {noun: name, "day": f"{datetime.now(UTC):%Y-%m-%d}", **known, **facts})
+        tqdm.write(f"{name}: {facts.get('error') or facts}")
+    return len(tasks)
+
+
+def newest_rows(path: Path, key: str) -> dict[Any, dict[str, Any]]:
+    """Map each value of a key to its newest row in a journal."""
+    return {row[key]: row for row in read_rows(path)}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from benchmarks import ROOT
 from benchmarks.coverage.classes import read
 from benchmarks.coverage.journal import digest, sources
 from benchmarks.pages import fill
-from benchmarks.runs import add_limits, append_row, read_rows, run_all
+from benchmarks.runs import add_limits, append_row, newest_rows, run_all
 from benchmarks.trust_page import write_section
 
 from .measure import FORMATS, PERMUTATIONS, Task, work
@@ -31,20 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     points = sorted(read(), key=lambda point: point.parameters)
     names = [point.name for point in points][: args.classes]
-    sha, before = digest(sources()), measured()
+    sha, before = digest(sources()), newest_rows(JOURNAL, "model")
     todo = [] if args.report else [name for name in names if args.again or name not in before]
     tasks = [(Task(name, args.compile), WORK / "logs" / f"{name}.log") for name in todo]
     for task, facts in run_all(work, tasks, args, noun="network"):
         append_row(JOURNAL, {"model": task.model, "digest": sha, **facts})
-    rows = measured()
+    rows = newest_rows(JOURNAL, "model")
     write_section("Rounding", page(rows, len(points)))
     print(f"{len(rows)} of {len(points)} classes measured; see docs/reports/trust.md")
     return 0
-
-
-def measured() -> dict[str, dict[str, Any]]:
-    """Map each model to its newest result."""
-    return {row["model"]: row for row in read_rows(JOURNAL)}
 
 
 def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:

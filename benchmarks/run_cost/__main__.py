@@ -5,17 +5,13 @@ Each part has a process of its own, on one thread; an interrupted run continues.
 
 from __future__ import annotations
 
-import fnmatch
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from benchmarks import ROOT
 from benchmarks.pages import fill
-from benchmarks.runs import append_row, parser_of, read_rows, run_all
+from benchmarks.runs import newest_rows, parser_of, run_missing
 from fxprune.common.files import write_text
 from fxprune.passes.options import Job
 
@@ -63,13 +59,8 @@ def section(rows: Rows) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing and write the section; the exit code is 1 if a part failed."""
     args = parser_of("run_cost", __doc__ or "", "part", "step", seconds=600.0, jobs=False).parse_args(argv)
-    known = {row["part"] for row in read_rows(JOURNAL) if "error" not in row}
-    wanted = [name for name in PARTS if fnmatch.fnmatch(name, args.only) and (args.again or name not in known)]
-    tasks = [(name, WORK / "logs" / f"{name}.log") for name in wanted if not args.report]
-    for name, facts in run_all(measure, tasks, args, noun="part", preload=("benchmarks.run_cost.parts",)):
-        append_row(JOURNAL, {"part": name, "day": f"{datetime.now(UTC):%Y-%m-%d}", **facts})
-        tqdm.write(f"{name}: {facts.get('error') or facts}")
-    rows = {row["part"]: row for row in read_rows(JOURNAL) if "error" not in row}
+    run_missing(measure, PARTS, JOURNAL, args, noun="part", preload=("benchmarks.run_cost.parts",))
+    rows = {name: row for name, row in newest_rows(JOURNAL, "part").items() if "error" not in row}
     if missing := sorted(PARTS.keys() - rows):
         print(f"not measured: {', '.join(missing)}; see {WORK / 'logs'}")
         return 1

@@ -32,3 +32,24 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
         file.write('{"a": ')
     runs.append_row(path, {"a": 2})
     assert runs.read_rows(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_what_is_missing_or_has_failed_runs(monkeypatch, tmp_path):
+    ran, journal = [], tmp_path / "results.jsonl"
+
+    def fake(work, tasks, limits, *, jobs, preload):
+        ran.append([(task, log.name) for task, log in tasks])
+        yield from ((task, {"error": "died"} if task == "a 2" and len(ran) == 1 else {"one": 1}) for task, _ in tasks)
+
+    def measured(*line):
+        args = runs.parser_of("x", "About.", "part", "a *", seconds=1.0, jobs=False).parse_args(line)
+        count = runs.run_missing(print, ("a 1", "a 2", "b"), journal, args, noun="part", preload=(), machine="m")
+        return count, sorted(name for name, row in runs.newest_rows(journal, "part").items() if row.get("one"))
+
+    monkeypatch.setattr(runs, "run_each", fake)
+    assert measured("--only", "a *") == (2, ["a 1"])
+    assert measured("--report") == (0, ["a 1"])
+    assert measured() == (2, ["a 1", "a 2", "b"])
+    assert measured("--again", "--only", "b") == (1, ["a 1", "a 2", "b"])
+    assert ran == [[("a 1", "a_1.log"), ("a 2", "a_2.log")], [], [("a 2", "a_2.log"), ("b", "b.log")], [("b", "b.log")]]
+    assert all(row["machine"] == "m" and row["day"] for row in runs.read_rows(journal))
