@@ -61,6 +61,7 @@ class NodeFacts:
         places: positions among channels that a constant index picks, or puts values at; None: there is no such index.
         guarded: axes that hold channels only where they are as long as at the analysed input.
         squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
+        is_mask: the value is a tensor of truth values: as an index, it takes as many axes as it has.
     """
 
     value: Any
@@ -69,3 +70,4 @@ class NodeFacts:
     places: Codes | None = None
     guarded: tuple[int, ...] = ()
     squeezed: tuple[int, ...] = ()
+    is_mask: bool = False

@@ -128,6 +128,8 @@ class _Interpreter(OnMeta):
             if fixed is None or len(fixed):
                 self._freeze_memory_of(tensors_in(self.fetch_args_kwargs_from_env(n)))
         self._freeze_sizes(n, value, steps)
+        if isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8):
+            self.state.notes.masks.add(n.name)
         self.values[n.name] = pytree.tree_map_only(
             torch.Tensor, lambda tensor: (tensor.shape, self.state.labels.of(tensor)), value
         )

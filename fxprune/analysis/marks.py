@@ -91,6 +91,7 @@ class NodeNotes:
         tables: these indices, with the node and the ids of the axis.
         guarded: axes of results that hold channels only where they are as long as at the analysed input.
         squeezed: axes of what a squeeze gets that it may remove, or leave, for other inputs.
+        masks: nodes that are tensors of truth values: as an index, such a tensor takes as many axes as it has.
     """
 
     factors: dict[str, list[tuple[Ids, float]]] = field(default_factory=dict)
@@ -100,3 +101,4 @@ class NodeNotes:
     tables: list[tuple[torch.Tensor, fx.Node, Ids]] = field(default_factory=list)
     guarded: dict[str, list[int]] = field(default_factory=dict)
     squeezed: dict[str, list[int]] = field(default_factory=dict)
+    masks: set[str] = field(default_factory=set)

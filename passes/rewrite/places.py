@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,14 @@ def sliced(site: Site) -> fx.Node | None:
     if isinstance(site.node.target, OpOverload):
         return _ranged(site, on_x)
     items = site.args[1] if isinstance(site.args[1], tuple) else (site.args[1],)
-    items = _without_ellipsis(items, len(on_x.sizes))
-    beside = not all(isinstance(item, slice | int | None) for item in items)
+    beside = not all(isinstance(item, slice | int | EllipsisType | None) for item in items)
     wide = site.node.args[1] if isinstance(site.node.args[1], tuple) else (site.node.args[1],)
-    asked = _without_ellipsis(wide, len(on_x.sizes))
+    taken = [_axes_taken(site, item, wide, len(on_x.sizes)) for item in wide]
     dim, new, x = 0, list[Any](), site.args[0]
-    for item, before in zip(items, asked, strict=True):
-        if item is None:
-            new.append(item)
+    for item, before, axes in zip(items, wide, taken, strict=True):
+        if before is Ellipsis or axes != 1:
+            new += [slice(None)] * axes if before is Ellipsis else [item]
+            dim += axes
             continue
         codes = on_x.axes[dim]
         item = slice(None) if surface.takes_all(before, given, dim) else item
@@ -62,12 +63,13 @@ def _takes_tuple(site: Site) -> bool:
     return isinstance(index, fx.Node) and isinstance(site.coupling.nodes[index.name].value, tuple)
 
 
-def _without_ellipsis(items: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
-    taken = sum(item is not None and item is not Ellipsis for item in items)
-    if Ellipsis not in [item for item in items if not isinstance(item, fx.Node)]:
-        return items
-    place = next(i for i, item in enumerate(items) if item is Ellipsis)
-    return (*items[:place], *(slice(None) for _ in range(rank - taken)), *items[place + 1 :])
+def _axes_taken(site: Site, item: Any, items: tuple[Any, ...], rank: int) -> int:
+    """Count the axes that one item of an index takes; a mask takes as many as it has."""
+    if item is Ellipsis:
+        return rank - sum(_axes_taken(site, other, items, rank) for other in items if other is not Ellipsis)
+    if isinstance(item, fx.Node) and site.coupling.nodes[item.name].is_mask:
+        return len(site.coupling.nodes[item.name].value.sizes)
+    return int(item is not None and not isinstance(item, bool))
 
 
 def _bounds(site: Site, codes: Codes, item: Any) -> Any:

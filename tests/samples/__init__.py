@@ -4,6 +4,7 @@ from . import (
     across,
     contraction,
     joining,
+    masks,
     matrices,
     movement,
     normalise,
@@ -19,6 +20,6 @@ from . import (
 from .table import SAMPLES, Net, Sample, conv, free, linear
 
 __all__ = [
-    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "matrices",
+    "SAMPLES", "Net", "Sample", "across", "contraction", "conv", "free", "joining", "linear", "masks", "matrices",
     "movement", "normalise", "places", "pointwise", "pool", "products", "reduce", "uniform", "view", "vision",
 ]  # fmt: skip

@@ -12,12 +12,6 @@ A2 = f"{A}#2"
 TURNED = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
 
 
-def _masked_and_put(s, y):
-    z = y.mean(1).clone()
-    z[torch.ones(2, dtype=torch.bool), torch.tensor([0, 3])] = 0.0
-    return s.c(z)
-
-
 def _tokens_set(s, y):
     return torch.ops.aten.index_put(y, [None, torch.tensor([0, 3])], y[:, :2].mean(2, keepdim=True))
 
@@ -84,37 +78,6 @@ def _channels_put(s, y):
 def _put_by_height(s, y):
     half = y.shape[2] // 4
     return y.slice_scatter(s.c(y)[:, :half], 1, 0, half)
-
-
-def _masked_at(s, y):
-    z = y.clone()
-    z[y.mean((1, 2, 3)) > -9, torch.tensor([1])] = 2.0
-    return z
-
-
-def _masked_in_front(s, y):
-    z, two = y.transpose(0, 1), torch.tensor(2.0)
-    put = torch.index_put(z, (z > 0,), two.to(y)).index_put((y.mean((0, 2, 3)) > 0,), two.to(y), True)
-    return torch.index_put_(put, (put > 1,), two.to(y)).transpose(0, 1)
-
-
-def _masked(s, y):
-    z = y.clone()
-    z[y > 0] = 0.0
-    return z
-
-
-def _token_masked(s, y):
-    """A learned token in place of every second one, as in masked pretraining."""
-    z = y.clone()
-    z[:, torch.arange(y.shape[1]) % 2 == 0] = s.t
-    return z
-
-
-def _masked_numbers(s, y):
-    z = y.clone()
-    z[:, torch.arange(8) < 3] = s.n
-    return z
 
 
 def _scattered(s, y):
@@ -184,34 +147,10 @@ def _kept_turning(s, y):
     return z
 
 
-def _put_behind_a_mask(s, y):
-    z = y.permute(2, 3, 1, 0).clone()
-    z[torch.eye(*z.shape[:2]) > 0, 1:5] = 0.0
-    return z.permute(3, 2, 0, 1)
-
-
 def _each_map(y, cut):
     """All channels of all samples side by side, of which a slice takes all."""
     maps = cut(y.mT.flatten(0, 1))
     return maps.relu().view(y.shape[0], -1, y.shape[1]).mT
-
-
-def _picked_tokens(s, y):
-    """A layer for the tokens that a score picks, and their share."""
-    at = s.g(y)[..., 0] > 0
-    z = torch.zeros_like(y)
-    z[at] = s.c(y[at])
-    return (z + y) * len(at.nonzero())
-
-
-def _routed(s, y):
-    """Experts, of which each reads the tokens whose score names it."""
-    f = y.flatten(0, 1)
-    out, best = torch.zeros_like(f), F.one_hot(s.g(f).argmax(1), 2)
-    for place, expert in enumerate((s.c, s.d)):
-        at = torch.where(best[:, place] > 0)
-        out.index_add_(0, at[0], expert(f[at]))
-    return out.view_as(y)
 
 
 # fmt: off
@@ -224,7 +163,6 @@ image("index by new numbers", lambda s, y: y * y[:, torch.tensor([y.shape[2] - 7
 image("split by the size of an image", _split_by_height, {B: 6}, frozen="a split of channels that hangs on an input")
 image("index that the network changes", _kept_turning, {B: 6}, frozen="an index that the network changes",
       k=Constants(turned=TURNED.clone()))
-image("slice behind a mask of two axes", _put_behind_a_mask, {B: 6}, frozen="behind a mask")
 image("slice with a step, beside an index", lambda s, y: y[:, ::2, [0, 1, 2]], {A: 4, A2: 4, B: 6}, out=4)
 image("put nothing", _nothing_put, {A: 8, B: 6})
 image("index", lambda s, y: y[:, [6, 2, 4, 0]], {A: 4, A2: 4, B: 6}, out=4)
@@ -277,11 +215,6 @@ tokens("one token put", lambda s, y: torch.select_scatter(y, s.c(y).mean(1), 1, 
 tokens("index_fill", lambda s, y: y.index_fill(1, torch.tensor([1]), 2.0), {A: 8})
 tokens("index_put", _put, {A: 8}, c=linear(8, 8))
 image("index_put of channels", _put_channels, {A: 2, A2: 6, B: 6}, c=conv(8, 2))
-image("one number by a mask", _masked, {A: 8, B: 6})
-image("one number by a mask over channels in front", _masked_in_front, {A: 8, B: 6})
-tokens("one vector by a mask of tokens", _token_masked, {"t": 8}, t=free(8))
-image("one number by a mask and an index", _masked_at, {B: 6}, frozen="index picks")
-image("numbers by a mask over channels", _masked_numbers, {A: 3, A2: 5, B: 6}, n=free(8, 8), fixed=True)
 tokens("scatter by channels of another", lambda s, y: y.scatter(1, s.d(y).argsort(1), s.c(y)), {A: 8}, c=linear(8, 8),
        d=linear(8, 8))
 tokens("scatter, alike in all channels", _scattered, {A: 8}, c=linear(8, 8))
@@ -296,12 +229,6 @@ tokens("looked up in itself", _in_itself, {"c.weight": 6}, out=6, c=linear(8, 6)
 tokens("all maps of all samples", lambda s, y: _each_map(y, lambda maps: maps[: maps.shape[0]]), {A: 8})
 tokens("maps counted by the samples", lambda s, y: s.c(_each_map(y, lambda maps: maps[: 8 * y.size(0)])),
        {"c.weight": 6}, out=6, c=linear(8, 6), frozen="a slice of channels that hangs on an input")
-tokens("a mask and places take a number", _masked_and_put, {"c.weight": 6}, out=6, fixed=True, c=linear(8, 6),
-       frozen="an index picks positions")
-tokens("tokens that a score picks", _picked_tokens, {A: 8}, c=linear(8, 8), g=linear(8, 1))
-tokens("experts that a score picks", _routed, {A: 8}, c=linear(8, 8), d=linear(8, 8), g=linear(8, 2),
-       frozen="argmax over channels")
-image("channels that values pick", lambda s, y: y * y[y > 0].sum(), {B: 6}, frozen="an index picks positions")
 tokens("tokens set to one number each", _tokens_set, {A: 8})
 tokens("channels set to one number", _channels_set, {A: 6, A2: 2})
 tokens("two channels at their places", lambda s, y: y[..., [0, 3]], {A: 2, A2: 6}, out=2)

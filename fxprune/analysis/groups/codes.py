@@ -97,6 +97,7 @@ class Coding:
                 notes.places.get(name),
                 tuple(notes.guarded.get(name, ())),
                 tuple(notes.squeezed.get(name, ())),
+                name in notes.masks,
             )
             for name, value in values.items()
         }
