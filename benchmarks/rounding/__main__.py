@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def page(rows: Mapping[str, Mapping[str, Any]], classes: int) -> str:
     """Write the table by format, and the networks whose error is far above the unit."""
     good = {name: row for name, row in rows.items() if "float32" in row}
-    failed = {name: row.get("error", "") for name, row in rows.items() if name not in good}
+    failed = {name: why for name, row in rows.items() if (why := row.get("error") or row.get("onnx_refused"))}
     table = []
     for name in FORMATS:
         ratios = sorted(ratio for _, ratio in _ratios(good, name))
