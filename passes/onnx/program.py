@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -151,8 +153,7 @@ def onnx_program(module: nn.Module, inputs: Inputs, opset: int, bound: BatchRang
         if is_out_of_memory(error) or isinstance(error, OptionError):
             raise
         raise ExportError(
-            f"{type(module).__name__} cannot be exported to ONNX opset {opset} with a dynamic batch: {_root(error)}. "
-            "Make that line independent of the batch size and of tensor values, or ask for another opset."
+            f"{type(module).__name__} cannot be exported to ONNX opset {opset} with a dynamic batch: {_why(error)}."
         ) from error
     assert program is not None  # dynamo=True always returns one
     return program
@@ -174,7 +175,7 @@ class _PlainOperations(TorchFunctionMode):
 
     The exporter converts fused attention for [b, h, n, d] only, and with a mask it assumes strides that do not hold.
     A clamp between tensors is also replaced: the exporter names the bounds after the clamped tensor, and if that is
-    clamped twice, its file is not valid.
+    clamped twice, its file is not valid. It knows no clamp between an int and a float.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -184,9 +185,16 @@ class _PlainOperations(TorchFunctionMode):
             plain = not kwargs.get("is_causal") and not kwargs.get("enable_gqa")
             if plain and (mask is not None or args[0].dim() != 4):
                 return _attention(*args, **kwargs)
+        if func in _CLAMPS and len({type(bound) for bound in (*args[1:], *kwargs.values())} - {Tensor, NoneType}) > 1:
+            args = (args[0], *map(_as_float, args[1:]))
+            kwargs = {name: _as_float(bound) for name, bound in kwargs.items()}
         if func in _CLAMPS and any(isinstance(bound, Tensor) for bound in (*args[1:], *kwargs.values())):
             return _clamp(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _as_float(bound: Any) -> Any:
+    return float(bound) if isinstance(bound, int) else bound
 
 
 _CLAMPS = (torch.clamp, torch.clip, Tensor.clamp, Tensor.clip)
@@ -216,9 +224,15 @@ def _attention(
     return weights.softmax(-1) @ value
 
 
-def _root(error: BaseException) -> str:
-    """Describe the first error of the chain; the exporter wraps it in pages of advice."""
+def _why(error: BaseException) -> str:
+    """Describe the first error of the chain, and what to do; the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
+    said = f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
+    if missing := re.search(r"No ONNX function found for <OpOverload\(op='aten\.(\w+)'", said):
+        return (
+            f"PyTorch's exporter has no conversion of `{missing[1]}`, at any width of the network. Compute it by other "
+            "operations, or write a file of `torch.export` (`fxprune export --format pt2`)"
+        )
+    return f"{said}. Make that line independent of the batch size and of tensor values, or ask for another opset"

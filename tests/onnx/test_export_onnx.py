@@ -47,7 +47,7 @@ class Two(nn.Module):
 
 
 class Clamped(nn.Module):
-    """One value clamped twice, between bounds that are tensors."""
+    """One value clamped twice, between bounds that are tensors, and another between an int and a float."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +56,7 @@ class Clamped(nn.Module):
         self.register_buffer("high", torch.tensor(0.3))
 
     def forward(self, x):
-        hidden = self.a(x) * 2
+        hidden = self.a(x.clamp(-1, max=0.9)) * 2
         return self.b(hidden.clamp(self.low, self.high)) + self.b(torch.clamp(hidden, max=self.high, min=self.low))
 
 
@@ -129,6 +129,11 @@ class Frozen(nn.Module):
         return x + self.row.expand(2, 4)
 
 
+class Determinant(nn.Module):
+    def forward(self, x):
+        return x * torch.slogdet(x[:, :2, :2])[1].view(-1, 1, 1)
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -139,6 +144,12 @@ REFUSED = {
     "an opset that cannot be had": (nn.AdaptiveAvgPool2d(1), torch.zeros(2, 3, 4, 4), 17, "opset 17 .* wrote opset 18"),
     "a batch that is baked in": (Frozen(), torch.zeros(2, 4), 18, "froze the batch of input `x` at 2"),
     "a branch on values": (Branches(), torch.zeros(2, 4), 18, "Branches cannot be exported .*data-dependent"),
+    "an operator of PyTorch alone": (
+        Determinant(),
+        torch.ones(2, 2, 2) + torch.eye(2),
+        18,
+        "no conversion of `_linalg_slogdet`.*pt2",
+    ),
     "inputs that do not fit": (nn.Linear(3, 4), torch.zeros(2, 4), 18, r"Linear does not run .*\(2, 4\).*shapes"),
 }
 
