@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
-from helpers.csgd_made import PLAIN, assert_shrunk, away, backward, plan_of, steps
+from helpers.csgd_made import CHOSEN, PLAIN, assert_shrunk, away, backward, copies, plan_of, steps
 from helpers.hand_made import plain
 from timm.optim import Lamb
 
 from fxprune.errors import OptionError
 from fxprune.passes.csgd.hook import csgd
 from fxprune.passes.csgd.narrow_step import POINTWISE
-
-CHOSEN = ("conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias", "conv2.weight")
 
 
 def made():
@@ -32,10 +29,6 @@ def started(kind=torch.optim.AdamW, lr=0.05, case=None, narrow=True, coupled=Fal
     optimizer = kind(case.model.parameters(), lr=lr, **options)
     hook = csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow, coupled=coupled)
     return case, optimizer, hook
-
-
-def copies(tensors):
-    return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
 @pytest.mark.parametrize("kind", POINTWISE)
@@ -153,59 +146,6 @@ def test_what_others_write_between_steps_counts(write, small, monkeypatch):
     optimizer.step()
     assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)
     torch.testing.assert_close(case.model.conv1.weight[[0, 2, 6, 7]].mean(0), means, rtol=1e-12, atol=1e-13)  # float64
-
-
-def test_a_step_that_fails_inside_the_optimizer_leaves_no_trace(monkeypatch):
-    case, optimizer, hook = started(torch.optim.SGD, momentum=0.9)
-    steps(case.model, case, optimizer, 1)
-    old = copies(case.model.named_parameters())
-    places = [id(p) for p in optimizer.param_groups[0]["params"]]
-    backward(case.model, case, 1)
-
-    def fail(*_, **__):
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["torch.optim.sgd"], "sgd", fail)
-        with pytest.raises(MemoryError):
-            optimizer.step()
-    for name, parameter in case.model.named_parameters():
-        assert torch.equal(parameter, old[name])
-    optimizer.zero_grad()
-    shapes = [tuple(s["momentum_buffer"].shape) for s in optimizer.state_dict()["state"].values()]
-    assert shapes == [tuple(p.shape) for p in case.model.parameters()]
-    assert [id(p) for p in optimizer.param_groups[0]["params"]] == places
-    assert all(case.model.get_parameter(name).grad is None for name in CHOSEN)
-    before = away(case.model, plan_of(case, PLAIN))
-    steps(case.model, case, optimizer, 1)
-    assert_shrunk(before, away(case.model, plan_of(case, PLAIN)), 0.9)
-    hook.remove()
-
-
-@pytest.mark.parametrize("options", [{"narrow": True}, {"narrow": False}, {"narrow": False, "coupled": True}])
-def test_a_step_that_fails_is_undone_at_once(options, monkeypatch):
-    case, optimizer, hook = started(torch.optim.SGD, momentum=0.9, **options)
-    steps(case.model, case, optimizer, 2)
-    before = copies(case.model.named_parameters())
-    backward(case.model, case, 1)
-    gradients = {name: parameter.grad.clone() for name, parameter in case.model.named_parameters()}
-
-    def fail(*_, **__):
-        raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["torch.optim.sgd"], "sgd", fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            optimizer.step()
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    assert all(a is b for a, b in zip(held, case.model.parameters(), strict=True))
-    for name, parameter in case.model.named_parameters():
-        torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-15, atol=1e-16)  # one rounding
-        assert torch.equal(parameter.grad, gradients[name])
-    optimizer.zero_grad()
-    assert all(parameter.grad is None for parameter in case.model.parameters())
-    hook.remove()
-    assert "step" not in vars(optimizer)
 
 
 @pytest.mark.parametrize("scheduled_first", [True, False])

@@ -13,6 +13,7 @@ from helpers.hand_made import plain
 
 PLAIN = {"conv1.weight": [0, 1, 0, 2, 1, 3, 0, 0], "conv2.weight": [0, 1, 2, 1, 0, 2]}
 SQUARE = {"rows.weight": [0, 1, 1, 0, 2, 1], "columns.weight": [0, 0, 1, 2, 3, 2, 1, 4]}
+CHOSEN = ("conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias", "conv2.weight")
 
 
 def plan_of(case, clusters):
@@ -45,6 +46,10 @@ def started(kind=torch.optim.AdamW, narrow=None, coupled=False, **options):
     optimizer = kind(case.model.parameters(), lr=0.05, **options)
     hook = csgd(case.model, plan_of(case, PLAIN), optimizer, strength=2.0, narrow=narrow, coupled=coupled)
     return case, optimizer, hook
+
+
+def copies(tensors):
+    return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
 def steps(model, case, optimizer, count, scheduler=None):

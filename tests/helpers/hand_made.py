@@ -179,3 +179,12 @@ def randomise(model, seed):
                 if name.endswith("running_var"):
                     tensor.abs_().add_(0.5)
     return model
+
+
+def filled(model, seed=0):
+    return randomise(model, seed).float()
+
+
+def same_state(one, other):
+    state = other.state_dict()
+    return all(tensor.equal(state[name]) for name, tensor in one.state_dict().items())

@@ -10,6 +10,7 @@ from torch import nn
 
 import fxprune
 from fxprune.errors import UnequalClustersWarning
+from fxprune.passes.verify import randomised
 
 
 def narrow_unequal(model, plan, **options):
@@ -28,6 +29,18 @@ def snapped_and_narrow(model: nn.Module, plan: fxprune.Plan, **options) -> tuple
 def narrow_snapped(model: nn.Module, plan: fxprune.Plan, **options) -> nn.Module:
     """The narrow network of :func:`snapped_and_narrow`."""
     return snapped_and_narrow(model, plan, **options)[1]
+
+
+def narrow_randomised(net: nn.Module, x: torch.Tensor, **options: object) -> tuple[nn.Module, torch.fx.GraphModule]:
+    """A network with random weights in eval mode, and its snapped and narrow one."""
+    net = randomised(net.eval()).eval()
+    plan = fxprune.plan(fxprune.couple(net, x), **(options or {"keep": 0.5}))
+    return net, narrow_snapped(net, plan)
+
+
+def halved(model, inputs, **options):
+    """Snapped and narrow network of half the width."""
+    return snapped_and_narrow(model, fxprune.plan(fxprune.couple(model, inputs), keep=0.5, method="even"), **options)
 
 
 def heads(x):
