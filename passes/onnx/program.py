@@ -225,7 +225,7 @@ def _attention(
 
 
 def _why(error: BaseException) -> str:
-    """Describe the first error of the chain, and what to do; the exporter wraps it in pages of advice."""
+    """Describe the first error of the chain, which the exporter wraps in pages, and what to do."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
