@@ -42,8 +42,8 @@ from .site import EXAMPLE, WIDE, Site, product
 from .sizes import guard_number
 from .sums import scaled_input
 
-# Concatenations along an axis of their own choice.
-_STACKS = {torch.hstack, torch.vstack, torch.row_stack, torch.dstack, torch.column_stack}
+# Concatenations along an axis of their own.
+_STACKS = {torch.hstack: 1, torch.vstack: 0, torch.row_stack: 0, torch.dstack: 2, torch.column_stack: 1}
 
 
 def narrow_sizes(plan: Plan, shape: Shape) -> tuple[int, ...]:
@@ -90,8 +90,10 @@ def _copy(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, Any], coupling: Cou
     made = case(site) if case is not None else None
     if _is_flatten(node, coupling):
         guard_flat(site)
-    if node.target in _STACKS:
-        guard_number(site)
+    if node.target in _STACKS and isinstance(site.value, Shape):
+        dim = min(_STACKS[node.target], len(site.value.sizes) - 1)  # vectors are joined along their own axis
+        if site.value.axes[dim] is not None:
+            guard_number(site)
     return site.copy(tuple(args), dict(kwargs)) if made is None else made
 
 

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxprune.arguments.guards import guard_equal
 from fxprune.node_facts import Codes, Shape
-from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional
+from fxprune.pytorch.rewritable import FLATTENS, VIEWS, canonical_call, positional, runs_own_code
 from fxprune.pytorch.view_factors import view_factors
 
 from .positions import axes_before, guard_inputs, is_open, is_read, length_in
@@ -21,7 +21,8 @@ from .site import WIDE, Site, product
 
 _IN_ORDER = frozenset({
     "relu", "gelu", "silu", "sigmoid", "tanh", "mul", "truediv", "add", "sub", "neg", "clone", "contiguous", "dropout",
-    "flatten", "identity",
+    "flatten", "identity", "relu6", "leaky_relu", "leakyrelu", "elu", "selu", "celu", "mish", "softplus", "hardswish",
+    "hardsigmoid", "hardtanh", "logsigmoid", "clamp", "pow", "exp", "log", "sqrt", "abs",
 })  # fmt: skip
 
 
@@ -87,20 +88,32 @@ def _keeps_order(site: Site, node: fx.Node) -> bool:
     return str(getattr(target, "__name__", target)).lower() in _IN_ORDER
 
 
+def _is_narrower(site: Site, value: Any) -> bool:
+    """Tell whether a tensor loses channels; any other is that of the wide network."""
+    axes = value.axes if isinstance(value, Shape) else ()
+    return any(codes is not None and not site.plan.kept[codes].all() for codes in axes)
+
+
 def read_from_behind(site: Site) -> bool:
     """Tell whether nothing behind a call counts axes from the front, of which one may be gone."""
     nodes, module = site.coupling.nodes, site.coupling.graph_module
+    if "squeeze_" in str(site.node.target).split("."):
+        return False  # what else reads the tensor is not known
     loose = {site.node}
     for node in module.graph.nodes:
         given = [each for each in node.all_input_nodes if isinstance(nodes[each.name].value, Shape)]
         if node.op == "output" or loose.isdisjoint(node.all_input_nodes):
             continue
-        if canonical_call(node.target) in VIEWS - {"unflatten", torch.unflatten}:
+        if node.op == "call_module":
+            layer = module.get_submodule(str(node.target))
+            if runs_own_code(node) or not (type(layer) in (nn.Linear, nn.LayerNorm) or _keeps_order(site, node)):
+                return False
+            if _is_narrower(site, nodes[node.name].value):
+                loose.add(node)
+        elif canonical_call(node.target) in VIEWS - {"unflatten", torch.unflatten}:
             if not loose.isdisjoint(node.all_input_nodes[1:]) or node.args[:1] != (given[0],):
                 return False
-        elif (node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Linear)) or (
-            node.target is operator.getitem and isinstance(node.args[1], tuple) and node.args[1][:1] == (...,)
-        ):
+        elif node.target is operator.getitem and isinstance(node.args[1], tuple) and node.args[1][:1] == (...,):
             loose.add(node)
         elif _keeps_order(site, node) and canonical_call(node.target) not in VIEWS | FLATTENS:
             rank = len(nodes[node.name].value.sizes)

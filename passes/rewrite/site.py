@@ -127,5 +127,7 @@ class Site:
         return self.call(operator.floordiv, scaled, share.denominator)
 
     def parameter(self, index: int, name: str, default: Any = None) -> Any:
-        """Return an argument that was given by position or by name."""
-        return self.args[index] if index < len(self.args) else self.kwargs.get(name, default)
+        """Return an argument given by position or by name, for which ``dim`` may be ``axis``."""
+        if index < len(self.args):
+            return self.args[index]
+        return self.kwargs.get("axis" if name == "dim" and "axis" in self.kwargs else name, default)

@@ -31,6 +31,16 @@ def in_pairs(y):
     return torch.cat([y, y], 2).reshape(len(y), y.shape[2] * 2, 8, -1).transpose(1, 2)
 
 
+class Shares(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).softmax(0)
+
+
+def squeezed_in_place(s, z):
+    z.squeeze_()
+    return s.mix(z.softmax(0))[..., None, None]
+
+
 @pytest.mark.parametrize(
     ("op", "example", "other"),
     [
@@ -69,14 +79,18 @@ def in_pairs(y):
         (lambda s, y: y.squeeze(-1).squeeze(-1)[..., None].flatten(1)[:, :4, None], (2, 1, 1), (2, 2, 1)),
         (lambda s, y: y.mean(3).squeeze_(2).flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
         (lambda s, y: y.mean((2, 3), True).squeeze()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
-        (lambda s, y: s.mix(y.mean((2, 3)).squeeze()).relu()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: y.mean((2, 3)).squeeze().relu()[:4, ..., None, None], (2, 1, 1), (1, 1, 1)),
         (lambda s, y: torch.broadcast_tensors(y.mean(2, True), y)[0].flatten(1)[:, :4, None], (2, 1, 1), (2, 3, 1)),
         (lambda s, y: torch.cat(y.split(1, 2), 1).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),
         (lambda s, y: torch.hstack(y.split(1, 2)).flatten(1)[:, :4, None], (2, 2, 1), (2, 1, 2)),
+        (lambda s, y: squeezed_in_place(s, y.mean((2, 3), True)), (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: s.view(y.mean((2, 3)).squeeze()).softmax(0)[..., None, None], (2, 1, 1), (1, 1, 1)),
+        (lambda s, y: s.shares(y.mean((2, 3)).squeeze())[..., None, None], (2, 1, 1), (1, 1, 1)),
     ],
 )
 def test_views_that_agree_with_channels_by_chance_are_guarded(op, example, other):
     layers = {"head": linear(512, 4), "flat": nn.Flatten(0), "mix": linear(8, 8)}
+    layers |= {"view": nn.LayerNorm(8), "shares": Shares(8, 8)}
     layers |= {"pool": nn.AdaptiveMaxPool2d((None, 1)), "up": nn.Upsample(scale_factor=0.5, mode="area")}
     net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=True)
@@ -163,10 +177,14 @@ def in_patches(y):
         (lambda s, y: again(excited(in_heads(y).permute(0, 1, 3, 2)).mT), (2, 2, 2), (3, 4, 2)),
         (lambda s, y: again(pooled_in_heads(F.adaptive_avg_pool2d(y, 4))), (2, 4, 4), (3, 4, 8)),
         (lambda s, y: again(pooled_in_heads(F.adaptive_max_pool2d(y, 4)).chunk(2, 1)[0]), (2, 4, 4), (3, 4, 8)),
+        (lambda s, y: y.mean((2, 3), True).squeeze(axis=(2, 3))[..., None, None], (2, 4, 4), (1, 4, 4)),
+        (lambda s, y: s.out(F.relu6(y.mean((2, 3)).squeeze())).softmax(-1).view(-1, 4, 1), (2, 4, 4), (1, 4, 4)),
+        (lambda s, y: torch.vstack(y.split(2, 2)), (2, 4, 4), (2, 6, 4)),
     ],
 )
 def test_views_that_keep_channels_run_at_other_sizes(op, example, other):
-    net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), head=linear(512, 4))
+    layers = {"head": linear(512, 4), "out": linear(8, 4)}
+    net = Net(lambda s, x: shares_of_rows(op(s, s.a(x)).flatten(2)), a=conv(3, 8), **layers)
     narrow_at(net.double().eval(), example, other, refused=False)
 
 
