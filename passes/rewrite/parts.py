@@ -113,8 +113,6 @@ def read_from_behind(site: Site) -> bool:
         elif canonical_call(node.target) in VIEWS - {"unflatten", torch.unflatten}:
             if not loose.isdisjoint(node.all_input_nodes[1:]) or node.args[:1] != (given[0],):
                 return False
-        elif node.target is operator.getitem and isinstance(node.args[1], tuple) and node.args[1][:1] == (...,):
-            loose.add(node)
         elif _keeps_order(site, node) and canonical_call(node.target) not in VIEWS | FLATTENS:
             rank = len(nodes[node.name].value.sizes)
             if all(each in loose or len(nodes[each.name].value.sizes) < rank for each in given):

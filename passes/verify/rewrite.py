@@ -23,8 +23,8 @@ def verify_rewrite(
     """Check to 1e-9 that a narrow network computes in float64 what the snapped one does.
 
     The weights are float64 before the merge, which sums columns: float32 would round the sums. They go into the graph
-    of the plan. Where the network branches by its precision, that graph does not run or disagrees; so before this
-    counts, the copy is analysed anew.
+    of the plan. Where that graph does not run or disagrees, as where the network branches by its precision, the copy is
+    analysed anew before this counts.
 
     Returns:
         The report, the copy in float64, and the plan on that copy.
