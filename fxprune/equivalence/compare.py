@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,12 @@ from fxprune.errors import CaptureError
 from fxprune.pytorch.data_writes import attribute_writes
 from fxprune.pytorch.modules import map_tensors, named_tensors
 from fxprune.pytorch.precision import PromoteMixed
-from fxprune.pytorch.source import source_of
 from fxprune.pytorch.torch_private import pytree
 
 from .example_values import changed, doubled_on_meta, values_of
+from .first_layer import first_layer
 from .kept_state import KEEPS, Attributes
-from .observation import Observation, compare, differs, generators_restored, leaves_of, observe, try_to_observe
+from .observation import Observation, compare, generators_restored, observe, try_to_observe
 from .other_modes import IN_EVAL, IN_TRAINING, Mode, modes_that_differ
 from .pair import Pair
 from .real_run import RealRun
@@ -170,7 +170,7 @@ def _in_two_calls(pair: Pair, model: nn.Module, attributes: Attributes, first: I
     module = pair.copy(pair.module)
     found = try_to_observe(module, first)
     if isinstance(found, str) or (why := compare(wanted, found)):
-        return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{_place(pair, first)}"
+        return f"it {found}" if isinstance(found, str) else f"{attributes.with_lines(why)}{first_layer(pair, first)}"
     # What Python code can tell from tensors on the meta device has shown by now, except in what one call leaves behind.
     if pair.proven:
         pair.alike = True
@@ -273,29 +273,3 @@ def _special_kind(output: Any) -> str:
     if not isinstance(output, Tensor) or (output.layout == torch.strided and not output.is_nested):
         return ""
     return "nested" if output.is_nested else str(output.layout).removeprefix("torch.").strip("_").replace("_", " ")
-
-
-def _place(pair: Pair, inputs: Inputs) -> str:
-    """Name the first layer of the graph with another output than in the model, and its line."""
-    model, module = pair.copies()
-    targets = [node for node in pair.module.graph.nodes if node.op == "call_module"]
-    seen: list[dict[str, list[Tensor]]] = []
-    for each in (model, module):
-        returned: dict[str, list[Tensor]] = {}
-        for name in {str(node.target) for node in targets}:
-            with contextlib.suppress(AttributeError):
-                each.get_submodule(name).register_forward_hook(_record(returned, name))
-        try_to_observe(each, inputs)
-        seen.append(returned)
-    for node in targets:
-        wanted, found = (returned.get(str(node.target), []) for returned in seen)
-        if len(wanted) != len(found) or any(differs(a, b) for a, b in zip(wanted, found, strict=True)):
-            return f"; the first layer to differ is `{node.target}`, called at {source_of(node)}"
-    return f"; all layers agree, so the line is behind `{targets[-1].target}`" if targets else ""
-
-
-def _record(returned: dict[str, list[Tensor]], name: str) -> Callable[..., None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        returned.setdefault(name, []).extend(x.detach().clone() for x in leaves_of(output) if isinstance(x, Tensor))
-
-    return hook
